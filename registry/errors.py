@@ -1,0 +1,135 @@
+"""The closed family of errors a user can meet.
+
+Every error has a stable ``code`` from `CODES` and a message of one sentence that names the thing,
+says what was expected and what to do. Faces (CLI, HTTP) map the *class* to an exit code or a status;
+the code says which rule it was. Once shipped, codes stay.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+CODES: Final[dict[str, str]] = {
+    # usage
+    "usage": "An option or argument is malformed or contradicts another.",
+    "bad_name": "A name is outside the grammar of base models, adapters, tags or references.",
+    "parent_ambiguous": "The parent has several revisions and nothing proves which one was trained on.",
+    # not found
+    "not_found": "The named base model, adapter, revision, tag or file does not exist.",
+    # invalid adapter or base
+    "missing_file": "A file that must be there is not.",
+    "checkpoint_folders": "The folder holds only trainer checkpoints; one of them must be named.",
+    "pickle": "Weights are only there as a pickle, which is never read.",
+    "link_outside": "A symbolic link leads out of the folder.",
+    "path_traversal": "A file name leads out of its folder.",
+    "bad_safetensors": "A safetensors file breaks the format.",
+    "bad_index": "A weight index disagrees with the files it describes.",
+    "bad_config": "A configuration file is malformed, or a field has a wrong type or value.",
+    "unknown_config_field": "The adapter configuration has a field that this version does not know.",
+    "unsupported_peft_type": "The adapter is not a LoRA.",
+    "not_supported_yet": "A LoRA feature that this version can't compose yet.",
+    "not_mergeable": "The adapter has no weight equivalent, so it can't be merged.",
+    "base_shifting_init": "The initialisation changed the base weights, so W + BA is wrong.",
+    "layer_replication": "The adapter belongs to an expanded stack of layers.",
+    "quantised_base": "The base weights are quantised.",
+    "bad_dtype": "A tensor has a dtype that is not allowed there.",
+    "empty_tensor": "A tensor has no elements.",
+    "non_finite": "A tensor holds NaN or infinity.",
+    "unexpected_tensor": "A tensor name is outside the grammar of PEFT checkpoints.",
+    "incomplete_pair": "A LoRA pair lacks its A or its B.",
+    "incomplete_adapter": "The configuration targets a module for which there are no tensors.",
+    "unknown_target": "The adapter names a module that the base model does not have.",
+    "shape_mismatch": "A tensor's shape does not fit the base model.",
+    "rank_mismatch": "A tensor's rank is not the rank that the configuration gives.",
+    "dora_incomplete": "use_dora and the magnitude vectors disagree.",
+    "bad_token_index": "A trainable token index is outside the vocabulary.",
+    "tied_partial": "Only one of two tied weights is adapted.",
+    "architecture": "The model's structure can't be worked out from its configuration.",
+    "overflow": "A merged weight is too large for the output dtype.",
+    # conflict
+    "other_weights": "The name is taken by a base model with other weights.",
+    "lineage_mismatch": "The adapter was trained on another parent.",
+    "parent_mismatch": "The given parent contradicts the receipt or the path.",
+    "folder_taken": "The output folder holds something else.",
+    "name_taken": "The name is already used for something else.",
+    # integrity
+    "corrupt": "Stored bytes are not the bytes that were published.",
+    "wrong_base": "The base weights are not those that the adapter was trained on.",
+    "verify_failed": "A fetched folder is not what the registry says it is.",
+    # not allowed
+    "not_allowed": "The token does not allow this.",
+    "read_only": "The registry can't be written.",
+    # accuracy
+    "accuracy": "The asked-for accuracy can't be reached.",
+    # unavailable
+    "unavailable": "The registry, its database or its storage can't be reached or used.",
+    "disk_full": "There is no space left.",
+    "busy": "Another process holds the registry for too long.",
+    "schema_newer": "The registry's database was written by a newer version.",
+    "numerics": "This machine's arithmetic can't make the asked-for bytes.",
+    "missing_package": "An optional package is needed for this.",
+}
+
+
+class RegistryError(Exception):
+    """Base of all errors that a user can cause; ``str(error)`` is the sentence to show."""
+
+    default_code: ClassVar[str] = "unavailable"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code: str = code or self.default_code
+        if self.code not in CODES:
+            raise AssertionError(f"error code {self.code!r} is not in CODES")
+
+
+class UnavailableError(RegistryError):
+    """The registry or something it stands on can't be used now (exit 1)."""
+
+
+class UsageError(RegistryError):
+    """The call is malformed (exit 2)."""
+
+    default_code = "usage"
+
+
+class NotFoundError(RegistryError):
+    """A named thing does not exist (exit 3)."""
+
+    default_code = "not_found"
+
+
+class InvalidAdapterError(RegistryError):
+    """The adapter can't be accepted (exit 4)."""
+
+    default_code = "bad_config"
+
+
+class InvalidBaseError(RegistryError):
+    """The base model can't be accepted (exit 4)."""
+
+    default_code = "bad_config"
+
+
+class ConflictError(RegistryError):
+    """The call contradicts what is there (exit 5)."""
+
+    default_code = "name_taken"
+
+
+class IntegrityError(RegistryError):
+    """Bytes are not what they should be (exit 6)."""
+
+    default_code = "corrupt"
+
+
+class NotAllowedError(RegistryError):
+    """The caller may not do this (exit 7)."""
+
+    default_code = "not_allowed"
+
+
+class AccuracyError(RegistryError):
+    """The asked-for accuracy is not reachable (exit 8)."""
+
+    default_code = "accuracy"

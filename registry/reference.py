@@ -1,0 +1,169 @@
+"""Names and references: the grammar of everything a user types.
+
+``PATH`` (newest revision), ``PATH@3`` (number), ``PATH@prod`` (tag), ``PATH@sha256:...`` (unique prefix of at
+least 8 hex digits). A path is ``BASE/name/name``; the base model alone is a reference too, with an empty lineage.
+A path maps one to one to a Hub repo id: ``BASE/a/b/c`` is ``BASE/a.b.c`` and the base itself ``BASE/_``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from registry.errors import UsageError
+
+RESERVED: Final = frozenset(
+    "api datasets spaces models kernels buckets hf resolve tree revision refs git".split()
+)
+MAX_BASE: Final = 96
+MAX_ADAPTER: Final = 64
+MAX_BELOW_BASE: Final = 96
+MAX_TAG: Final = 64
+
+_BASE = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+_ADAPTER = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
+_TAG = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+_DIGEST_PREFIX = re.compile(r"sha256:[0-9a-f]{8,64}")
+
+
+def _bad(what: str, text: str, rule: str) -> UsageError:
+    return UsageError(f"{what} {text!r} is not allowed: {rule}.", code="bad_name")
+
+
+def check_base_name(name: str) -> str:
+    """Return ``name`` if it can name a base model.
+
+    Raises:
+        UsageError: ``bad_name``, with the rule that it breaks.
+    """
+    if len(name) > MAX_BASE or not _BASE.fullmatch(name):
+        raise _bad(
+            "Base model name",
+            name,
+            f"at most {MAX_BASE} of a-z 0-9 . _ - are expected, beginning and ending with a letter or digit",
+        )
+    if ".." in name or "--" in name or name.endswith(".git"):
+        raise _bad("Base model name", name, "it may not hold '..' or '--' or end in '.git'")
+    if name in RESERVED:
+        raise _bad("Base model name", name, "the word is reserved")
+    return name
+
+
+def check_adapter_name(name: str) -> str:
+    """Return ``name`` if it can be one segment of a path below the base model.
+
+    Raises:
+        UsageError: ``bad_name``, with the rule that it breaks.
+    """
+    if len(name) > MAX_ADAPTER or not _ADAPTER.fullmatch(name):
+        raise _bad(
+            "Adapter name",
+            name,
+            f"at most {MAX_ADAPTER} of a-z 0-9 _ - are expected, beginning and ending with a letter or digit",
+        )
+    if "--" in name:
+        raise _bad("Adapter name", name, "it may not hold '--'")
+    if name in RESERVED:
+        raise _bad("Adapter name", name, "the word is reserved")
+    return name
+
+
+def check_tag(tag: str) -> str:
+    """Return ``tag`` if it can name a revision: it must not look like a number, a commit or ``main``.
+
+    Raises:
+        UsageError: ``bad_name``, with the rule that it breaks.
+    """
+    if len(tag) > MAX_TAG or not _TAG.fullmatch(tag) or ".." in tag:
+        raise _bad(
+            "Tag",
+            tag,
+            f"at most {MAX_TAG} of a-z 0-9 . _ - are expected, no '..', beginning and ending with a letter or digit",
+        )
+    if tag == "main" or tag.isdigit() or re.fullmatch(r"r[0-9]+|[0-9a-f]{40}", tag):
+        raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits mean something else")
+    return tag
+
+
+@dataclass(frozen=True, order=True)
+class Path:
+    """Where an adapter stands in the tree: its base model and the names down to it."""
+
+    base: str
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Path:
+        """Read ``BASE/name/name``.
+
+        Raises:
+            UsageError: ``bad_name`` when a segment or the length is outside the grammar.
+        """
+        base, *names = text.split("/")
+        check_base_name(base)
+        for name in names:
+            check_adapter_name(name)
+        below = "/".join(names)
+        if len(below) > MAX_BELOW_BASE:
+            raise _bad("Path", text, f"the part below the base model may have {MAX_BELOW_BASE} characters at most")
+        return cls(base, tuple(names))
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this names the base model itself."""
+        return not self.names
+
+    @property
+    def parent(self) -> Path | None:
+        """The path above, or None for the base model."""
+        return None if self.is_base else Path(self.base, self.names[:-1])
+
+    @property
+    def name(self) -> str:
+        """The last segment."""
+        return self.names[-1] if self.names else self.base
+
+    @property
+    def repo_id(self) -> str:
+        """The Hub repo id that stands for this path."""
+        return f"{self.base}/{'.'.join(self.names) or '_'}"
+
+    def __str__(self) -> str:
+        return "/".join((self.base, *self.names))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A text that names a revision; at most one of the selectors is set, none means the newest."""
+
+    path: Path
+    number: int | None = None
+    tag: str | None = None
+    digest_prefix: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference.
+
+        Raises:
+            UsageError: ``bad_name`` when the text is outside the grammar.
+        """
+        path_text, at, selector = text.partition("@")
+        path = Path.parse(path_text)
+        if not at:
+            return cls(path)
+        if path.is_base:
+            raise _bad("Reference", text, "a base model has no revisions, name it without '@'")
+        if _NUMBER.fullmatch(selector):
+            return cls(path, number=int(selector))
+        if selector.startswith("sha256:"):
+            if not _DIGEST_PREFIX.fullmatch(selector):
+                raise _bad("Reference", text, "'sha256:' needs 8 to 64 lowercase hex digits")
+            return cls(path, digest_prefix=selector)
+        return cls(path, tag=check_tag(selector))
+
+    def __str__(self) -> str:
+        selector = self.number if self.number is not None else self.tag or self.digest_prefix
+        return str(self.path) if selector is None else f"{self.path}@{selector}"

@@ -1,0 +1,76 @@
+"""Bytes by range: the only way in which the tensor core reads files, wherever they are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from registry.errors import IntegrityError
+
+
+class ByteSource(Protocol):
+    """Bytes of known size, readable by range from many threads at once."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``offset``; raises `IntegrityError` when the bytes are not there or not right."""
+
+
+def read_range(source: ByteSource, start: int, stop: int) -> bytearray:
+    """The bytes ``start`` to ``stop`` of a source, in memory."""
+    data = bytearray(stop - start)
+    source.read_into(start, memoryview(data))
+    return data
+
+
+class FileSource:
+    """A local file, read with ``pread``: no shared position, no mapping that a truncation could turn into a crash."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = os.fstat(self._fd).st_size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        while buffer:
+            count = os.preadv(self._fd, [buffer], offset)
+            if count == 0:
+                raise IntegrityError(f"{self._path} ends at byte {offset}, more was expected: it was cut while in use.")
+            buffer = buffer[count:]
+            offset += count
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class MemorySource:
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._data = memoryview(data).cast("B")
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        if offset + len(buffer) > len(self._data):
+            raise IntegrityError(f"{len(self._data)} bytes are there, {offset + len(buffer)} were expected.")
+        buffer[:] = self._data[offset : offset + len(buffer)]
