@@ -41,9 +41,7 @@ class Registry(Protocol):
     def url(self) -> str:
         """Where this registry is: a folder, or an address."""
 
-    def add_base(
-        self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT
-    ) -> BaseAdded:
+    def add_base(self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT) -> BaseAdded:
         """Add the base model in ``folder`` (Hugging Face layout) under ``name``."""
 
     def bases(self) -> tuple[BaseSummary, ...]:

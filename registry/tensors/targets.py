@@ -1,7 +1,7 @@
 """The target table: what a runtime module name means in the files of its base model.
 
-A PEFT checkpoint names modules of the *runtime* module tree; base files name tensors. The table is frozen and digested when
-the base is added, so that publishing and merging need no model code. It is made by
+A PEFT checkpoint names modules of the *runtime* module tree; base files name tensors. The table is frozen and
+digested when the base is added, so that publishing and merging need no model code. It is made by
 `registry.tensors.architecture` (from transformers, in a child process) or straight from the tensor names.
 """
 
@@ -73,8 +73,8 @@ class TargetTable:
     def find(self, module: str) -> Target | None:
         """The target that a checkpoint's module name means.
 
-        Exact name first, then with the base model prefix put before it or taken away (a headless model and a model with a
-        head name the same module with and without it). None when no target, or more than one, is meant.
+        Exact name first, then with the base model prefix put before it or taken away (a headless model and a model
+        with a head name the same module with and without it). None when no target is meant.
         """
         exact = self.targets.get(module)
         if exact is not None or not self.prefix:
