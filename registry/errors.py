@@ -68,6 +68,7 @@ CODES: Final[dict[str, str]] = {
     "schema_newer": "The registry's database was written by a newer version.",
     "numerics": "This machine's arithmetic can't make the asked-for bytes.",
     "missing_package": "An optional package is needed for this.",
+    "unexpected": "Something that should never happen did: a bug in the registry.",
 }
 
 

@@ -1,0 +1,1 @@
+"""Bytes under their digests: object drivers (dumb) and the blob store above them (hashes, verifies, idempotent)."""

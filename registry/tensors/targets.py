@@ -8,7 +8,7 @@ digested when the base is added, so that publishing and merging need no model co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Final
@@ -16,6 +16,9 @@ from typing import Any, Final
 from registry.digest import document_digest
 
 FORMAT: Final = 1
+
+TENSOR_NAMES: Final = "tensor names"
+"""`TargetTable.source` of a table that was made without knowing the model."""
 
 
 class TargetKind(StrEnum):
@@ -32,15 +35,34 @@ class TargetKind(StrEnum):
 
 @dataclass(frozen=True)
 class Target:
-    """One module of the base model that has a weight of two or more dimensions."""
+    """One module of the base model that has a weight of two or more dimensions.
+
+    Tied weights: both sides name a partner in `tie`. The side that the files hold has the `tensor`; a side that they
+    lack has ``tensor=None``, and its ``tie`` is the module that has it. Where the files hold a copy for each side
+    (saved twice, with a config that ties them), each side has its own tensor, and `tie` still says that they are one
+    weight.
+
+    EXPERTS and UNKNOWN: `tensor` is None when the files keep the weight in another form (merged, split or transposed
+    on loading). ``geometry["parameters"]`` then lists what the module holds, in the order of registration.
+    """
 
     module: str  # runtime path, model.layers.0.self_attn.q_proj
     kind: TargetKind
-    tensor: str | None  # name in the base files; None: a tie to a tensor kept under another name (see `tie`)
+    tensor: str | None  # name in the base files; None: tied to another module's, or not kept as one tensor
     shape: tuple[int, ...]  # as stored
     rows: tuple[int, int] | None = None  # the module is these stored rows of the tensor; None: all
-    tie: str | None = None  # module whose weight this one shares, where they are tied
+    tie: str | None = None  # a module that shares this weight; where `tensor` is None, the one that holds it
     geometry: Mapping[str, Any] = field(default_factory=dict)  # groups, dilation, ... where they matter
+
+    def as_embedding(self) -> Target:
+        """The same tensor read as an embedding, stored (vocabulary, features).
+
+        For a LINEAR target of a table that does not know kinds (`TargetTable.knows_kinds` is false): an adapter with
+        ``lora_embedding_A`` on it tells that it is an embedding. The caller checks the shapes of the factors.
+        """
+        if self.kind is not TargetKind.LINEAR:
+            raise ValueError(f"{self.module} is {self.kind}, which is not a reading of a name")
+        return replace(self, kind=TargetKind.EMBEDDING)
 
     @property
     def transposed(self) -> bool:
@@ -69,6 +91,11 @@ class TargetTable:
     prefix: str = ""  # base_model_prefix: names with and without it mean the same module
     output_module: str | None = None  # the output embedding, which target_modules="all-linear" leaves out
     notices: tuple[str, ...] = ()
+
+    @property
+    def knows_kinds(self) -> bool:
+        """Whether the kinds come from model code; else every 2-D weight is LINEAR (see `Target.as_embedding`)."""
+        return self.source != TENSOR_NAMES
 
     def find(self, module: str) -> Target | None:
         """The target that a checkpoint's module name means.

@@ -1,0 +1,64 @@
+# Every target does its own set-up, from nothing but Python 3.11 to 3.13: a virtual environment in .venv, made again
+# when pyproject.toml changes. `make PYTHON=python3.12 test` picks the Python for a new one.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar off --quiet
+
+# One thread a test process: the processes are what runs in parallel, and tests of threads set their own number.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist worksteal
+# Narrows a run: make test ARGS='tests/tensors -k compose'
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench mutants clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## See the main job on real weights: a tree of adapters, trained, composed, merged and checked.
+	$(VENV)/bin/registry demo
+
+test: $(VENV)/.dev ## Run the tests (at most 8 minutes on 2 cores, set-up included).
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-slow: $(VENV)/.dev ## Run the tests that take minutes.
+	$(PYTEST) -m slow $(ARGS)
+
+lint: $(VENV)/.dev ## Check format, style, types and the direction of imports.
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the list of modules in docs/.
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+	$(PY) -m tests.house.module_map
+
+bench: $(VENV)/.dev ## Measure speed and memory beside the peers (about 15 minutes, 12 GB in the temp folder).
+	$(PY) -m benchmarks.startup
+	$(PY) -m benchmarks.merge $(ARGS)
+
+mutants: $(VENV)/.dev ## Plant bugs in a copy, one at a time, and see that the tests catch each.
+	$(TEST_ENV) $(PY) -m tests.house.mutants $(ARGS)
+
+clean: ## Remove what the targets made: .venv, caches, build output, results.
+	rm -rf $(VENV) build dist demo-registry benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find registry tests benchmarks alembic migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else "Python 3.11 to 3.13 is needed, this is %d.%d: name another with make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(PY)
+	@echo 'Installing what the demo needs into $(VENV), once (torch is large: a minute or more).'
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(PY)
+	@echo 'Installing what tests and lint need into $(VENV), once (torch is large: a minute or more).'
+	$(PIP) -e '.[demo,test,lint]'
+	@touch $@ $(VENV)/.demo

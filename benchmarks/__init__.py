@@ -1,0 +1,1 @@
+"""Measurements beside their peers: each prints a table and writes JSON under ``benchmarks/results/``."""

@@ -1,0 +1,112 @@
+"""One measured piece of work in a process of its own; prints a JSON line of seconds and bytes.
+
+The time of imports is told apart, and peak memory is what the work needed above that after the imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _status(field: str) -> int:
+    """A size from the kernel's account of this process, in bytes; 0 where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":")), 0)
+
+
+class Measure:
+    """Seconds and memory of one piece of work, from the end of the imports."""
+
+    def __init__(self, imported: float) -> None:
+        self._imports = imported
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
+        except OSError:
+            sys.stderr.write("The peak of memory can't be reset here: that of the imports counts too.\n")
+        self._before = _status("VmRSS")
+        self._began = time.perf_counter()
+
+    def report(self, **more: float) -> None:
+        """Print what was measured since the start."""
+        seconds = time.perf_counter() - self._began
+        peak = _status("VmHWM") - self._before
+        print(json.dumps({"seconds": seconds, "imports": self._imports, "peak": peak, **more}))
+
+
+def fetch(registry: str, reference: str, out: str) -> None:
+    """Our merge to disk, until the bytes are on the medium."""
+    start = time.perf_counter()
+    import torch  # noqa: F401  its import isn't part of the work, whichever module asks for it first
+
+    from registry.services.local import LocalRegistry
+
+    measure = Measure(time.perf_counter() - start)
+    with_registry = LocalRegistry.open(Path(registry))
+    opened = time.perf_counter()
+    with_registry.fetch(reference, out, kind="merged")
+    fetched = time.perf_counter()
+    os.sync()
+    measure.report(fetch=fetched - opened, sync=time.perf_counter() - fetched)
+    with_registry.close()
+
+
+def publish(registry: str, folder: str, path: str) -> None:
+    """Publish one adapter."""
+    start = time.perf_counter()
+    import torch  # noqa: F401  its import isn't part of the work, whichever module asks for it first
+
+    from registry.services.local import LocalRegistry
+
+    measure = Measure(time.perf_counter() - start)
+    with_registry = LocalRegistry.open(Path(registry))
+    answer = with_registry.publish(folder, path)
+    measure.report()
+    with_registry.close()
+    if not answer.created:
+        raise SystemExit("The adapter was there already, so nothing was measured.")
+
+
+def read_and_hash(folder: str) -> None:
+    """The peer of publish: read an adapter's files and take their sha256."""
+    import hashlib
+
+    measure = Measure(0.0)
+    for file in sorted(Path(folder).iterdir()):
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, "sha256")
+    measure.report()
+
+
+def peft(base: str, out: str, *adapters: str) -> None:
+    """The peer of fetch: load the model, merge one adapter after the other, save it, and sync."""
+    start = time.perf_counter()
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    measure = Measure(time.perf_counter() - start)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    for adapter in adapters:
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    model.save_pretrained(out)
+    os.sync()
+    measure.report()
+
+
+WORK: dict[str, Callable[..., None]] = {
+    "fetch": fetch,
+    "publish": publish,
+    "read_and_hash": read_and_hash,
+    "peft": peft,
+}
+
+if __name__ == "__main__":
+    WORK[sys.argv[1]](*sys.argv[2:])

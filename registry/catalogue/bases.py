@@ -1,0 +1,193 @@
+"""Base models: the frozen roots of the tree, known by the digest of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.catalogue import blobs, events
+from registry.catalogue.blobs import FileRef, StoredFile
+from registry.catalogue.nearest import offered
+from registry.catalogue.tables import Adapter, BaseFile, BaseModelRecord, Blob
+from registry.errors import ConflictError, NotFoundError
+from registry.reference import check_base_name
+from registry.schemas import BaseSummary, FileEntry
+
+
+@dataclass(frozen=True)
+class NewBase:
+    """A base model to add; all its blobs are recorded already."""
+
+    name: str
+    digest: str  # of the weights
+    table_digest: str
+    files_digest: str
+    architecture: str | None
+    table_source: str
+    parameters: int
+    tensors: int
+    size: int  # bytes of all files
+    index_blob: str  # digest of the JSON that lists the tensors
+    table_blob: str  # digest of the target table's JSON
+    notices: tuple[str, ...]
+    files: tuple[FileRef, ...]
+
+
+@dataclass(frozen=True)
+class BaseRow:
+    """Everything that is known about a base model."""
+
+    id: int
+    name: str
+    digest: str
+    table_digest: str
+    files_digest: str
+    architecture: str | None
+    table_source: str
+    parameters: int
+    tensors: int
+    size: int
+    index_blob: str
+    table_blob: str
+    notices: tuple[str, ...]
+    created_at: datetime
+    files: tuple[StoredFile, ...]  # by path
+
+
+def add(session: Session, new: NewBase, actor: str) -> tuple[BaseSummary, bool]:
+    """Add a base model; False: the same weights were there under this name already, and nothing was changed.
+
+    Raises:
+        ConflictError: ``other_weights``, the name is taken by other weights.
+    """
+    check_base_name(new.name)
+    taken = session.scalar(select(BaseModelRecord.digest).where(BaseModelRecord.name == new.name))
+    if taken is not None:
+        if taken != new.digest:
+            raise ConflictError(
+                f"Base model {new.name} is there with other weights: it has {taken}, the folder has {new.digest}. "
+                "Choose another name.",
+                code="other_weights",
+            )
+        return summary(session, new.name), False
+    blobs.require(session, [*(file.digest for file in new.files), new.index_blob, new.table_blob], new.name)
+    row = BaseModelRecord(
+        name=new.name,
+        digest=new.digest,
+        table_digest=new.table_digest,
+        files_digest=new.files_digest,
+        architecture=new.architecture,
+        table_source=new.table_source,
+        parameters=new.parameters,
+        tensors=new.tensors,
+        size=new.size,
+        index_blob=new.index_blob,
+        table_blob=new.table_blob,
+        notices=list(new.notices),
+        created_at=datetime.now(UTC),
+    )
+    session.add(row)
+    session.flush()
+    session.add_all(BaseFile(base_id=row.id, path=file.path, digest=file.digest) for file in new.files)
+    events.record(session, "base add", new.name, actor, {"digest": new.digest, "table": new.table_digest})
+    session.flush()
+    return summary(session, new.name), True
+
+
+def get(session: Session, name: str) -> BaseRow:
+    """A base model.
+
+    Raises:
+        NotFoundError: there is none of this name; offers the nearest.
+    """
+    row = session.scalar(select(BaseModelRecord).where(BaseModelRecord.name == name))
+    if row is None:
+        raise missing(session, name)
+    return _value(row, _files(session, row.id)[row.id])
+
+
+def missing(session: Session, name: str) -> NotFoundError:
+    """The error for a base model that does not exist."""
+    names = session.scalars(select(BaseModelRecord.name)).all()
+    hint = offered(name, names, "base models") if names else " Add one with `registry base add`."
+    return NotFoundError(f"There is no base model {name}.{hint}")
+
+
+def summary(session: Session, name: str) -> BaseSummary:
+    """A base model, as lists show it.
+
+    Raises:
+        NotFoundError: there is none of this name; offers the nearest.
+    """
+    found = _summaries(session, name)
+    if not found:
+        raise missing(session, name)
+    return found[0]
+
+
+def summaries(session: Session) -> tuple[BaseSummary, ...]:
+    """All base models, by name."""
+    return _summaries(session, None)
+
+
+def _summaries(session: Session, name: str | None) -> tuple[BaseSummary, ...]:
+    query = select(BaseModelRecord).order_by(BaseModelRecord.name)
+    counts = select(Adapter.base_id, func.count()).group_by(Adapter.base_id)
+    if name is not None:
+        query = query.where(BaseModelRecord.name == name)
+        counts = counts.join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id).where(BaseModelRecord.name == name)
+    rows = session.scalars(query).all()
+    adapters = dict(session.execute(counts).tuples().all())
+    files = _files(session, *(row.id for row in rows))
+    return tuple(
+        BaseSummary(
+            name=row.name,
+            digest=row.digest,
+            table_digest=row.table_digest,
+            architecture=row.architecture,
+            table_source=row.table_source,
+            parameters=row.parameters,
+            tensors=row.tensors,
+            size=row.size,
+            files=tuple(FileEntry(path=file.path, size=file.size, digest=file.digest) for file in files[row.id]),
+            adapters=adapters.get(row.id, 0),
+            created_at=row.created_at,
+            notices=tuple(row.notices),
+        )
+        for row in rows
+    )
+
+
+def _files(session: Session, *base_ids: int) -> dict[int, tuple[StoredFile, ...]]:
+    query = (
+        select(BaseFile.base_id, BaseFile.path, Blob.digest, Blob.size, Blob.blocks_digest)
+        .join(Blob, Blob.digest == BaseFile.digest)
+        .where(BaseFile.base_id.in_(base_ids))
+    )
+    files: dict[int, list[StoredFile]] = {base_id: [] for base_id in base_ids}
+    for base_id, path, digest, size, blocks_digest in session.execute(query):
+        files[base_id].append(StoredFile(path, digest, size, blocks_digest))
+    return {base_id: tuple(sorted(found, key=lambda file: file.path)) for base_id, found in files.items()}
+
+
+def _value(row: BaseModelRecord, files: tuple[StoredFile, ...]) -> BaseRow:
+    return BaseRow(
+        id=row.id,
+        name=row.name,
+        digest=row.digest,
+        table_digest=row.table_digest,
+        files_digest=row.files_digest,
+        architecture=row.architecture,
+        table_source=row.table_source,
+        parameters=row.parameters,
+        tensors=row.tensors,
+        size=row.size,
+        index_blob=row.index_blob,
+        table_blob=row.table_blob,
+        notices=tuple(row.notices),
+        created_at=row.created_at,
+        files=files,
+    )

@@ -1,0 +1,237 @@
+"""Revisions: found by reference, with their lineage and files. `registry.catalogue.publishing` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Select, literal, select
+from sqlalchemy.orm import Session, aliased
+
+from registry.catalogue import bases
+from registry.catalogue.blobs import StoredFile
+from registry.catalogue.nearest import did_you_mean, offered
+from registry.catalogue.tables import Adapter, BaseModelRecord, Blob, Revision, RevisionFile, Tag
+from registry.digest import PREFIX, is_digest
+from registry.errors import NotFoundError, UsageError
+from registry.reference import Path, Reference
+
+if TYPE_CHECKING:
+    _Found = Select[Revision, str, int, str, str, int]  # with the path, the base model and the parent's path and number
+
+_CANDIDATES = 5000  # names among which the nearest is looked for
+
+
+@dataclass(frozen=True)
+class RevisionRow:
+    """A revision with its manifest. ``parent`` is a reference ``PATH@N``, or the base model's name."""
+
+    id: int
+    adapter_id: int
+    path: str
+    number: int
+    digest: str
+    parent_id: int | None
+    parent: str
+    base_id: int
+    base: str
+    manifest: str
+    message: str
+    author: str
+    created_at: datetime
+    rank: int
+    parameters: int
+    size: int
+    trained_on: str | None
+    notices: tuple[str, ...]
+
+    @property
+    def reference(self) -> str:
+        """``PATH@N``."""
+        return f"{self.path}@{self.number}"
+
+
+def find(session: Session, reference: Reference) -> RevisionRow:
+    """The revision that a reference means now.
+
+    Raises:
+        NotFoundError: naming what is missing and offering the nearest.
+        UsageError: a digest prefix that several revisions share, or the reference of a base model.
+    """
+    adapter_id = adapter(session, reference.path)
+    query = _rows().where(Revision.adapter_id == adapter_id)
+    if reference.number is not None:
+        query = query.where(Revision.number == reference.number)
+    elif reference.tag is not None:
+        query = query.join(Tag, Tag.revision_id == Revision.id).where(
+            Tag.adapter_id == adapter_id, Tag.name == reference.tag
+        )
+    elif reference.digest_prefix is not None:
+        query = _by_digest(query, reference.digest_prefix)
+    found = _values(session, query.order_by(Revision.number.desc()).limit(2))
+    if not found:
+        raise _missing_revision(session, reference, adapter_id)
+    if reference.digest_prefix is not None and len(found) > 1:
+        numbers = " and ".join(f"@{row.number}" for row in reversed(found))
+        raise UsageError(f"{reference} means several revisions, {numbers} among them: give more digits or a number.")
+    return found[0]
+
+
+def get(session: Session, revision_id: int) -> RevisionRow:
+    """A revision by its row's key.
+
+    Raises:
+        NotFoundError: it does not exist any more.
+    """
+    found = _values(session, _rows().where(Revision.id == revision_id))
+    if not found:
+        raise NotFoundError("The revision does not exist any more.")
+    return found[0]
+
+
+def of_adapter(session: Session, path: Path, limit: int | None = None) -> tuple[RevisionRow, ...]:
+    """Revisions of an adapter, newest first.
+
+    Raises:
+        NotFoundError: there is no such adapter; offers the nearest.
+    """
+    query = _rows().where(Revision.adapter_id == adapter(session, path)).order_by(Revision.number.desc())
+    return tuple(_values(session, query.limit(limit)))
+
+
+def lineage(session: Session, revision_id: int) -> tuple[RevisionRow, ...]:
+    """The revisions from the one on the base model down to the given one, root first, inclusive."""
+    up = select(Revision.id, Revision.parent_id, literal(0).label("height")).where(Revision.id == revision_id)
+    chain = up.cte("chain", recursive=True)
+    above = aliased(Revision)
+    chain = chain.union_all(
+        select(above.id, above.parent_id, chain.c.height + 1).join(chain, above.id == chain.c.parent_id)
+    )
+    query = _rows().join(chain, chain.c.id == Revision.id).order_by(chain.c.height.desc())
+    return tuple(_values(session, query))
+
+
+def manifest(session: Session, revision_id: int) -> str:
+    """The canonical JSON text of a revision.
+
+    Raises:
+        NotFoundError: it does not exist any more.
+    """
+    return get(session, revision_id).manifest
+
+
+def files(session: Session, revision_id: int) -> tuple[StoredFile, ...]:
+    """The files of a revision, by path."""
+    query = (
+        select(RevisionFile.path, Blob.digest, Blob.size, Blob.blocks_digest)
+        .join(Blob, Blob.digest == RevisionFile.digest)
+        .where(RevisionFile.revision_id == revision_id)
+    )
+    return tuple(sorted((StoredFile(*row) for row in session.execute(query).tuples()), key=lambda file: file.path))
+
+
+def adapter(session: Session, path: Path) -> int:
+    """The key of an adapter's row.
+
+    Raises:
+        NotFoundError: there is no such adapter; offers the nearest.
+        UsageError: the path names a base model.
+    """
+    if path.is_base:
+        bases.get(session, path.base)
+        raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
+    found = session.scalar(select(Adapter.id).where(Adapter.path == str(path)))
+    if found is None:
+        raise missing_adapter(session, path)
+    return found
+
+
+def missing_adapter(session: Session, path: Path) -> NotFoundError:
+    """The error for an adapter that does not exist: names the first segment that is not there."""
+    if session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == path.base)) is None:
+        return bases.missing(session, path.base)
+    above = [Path(path.base, path.names[:count]) for count in range(1, len(path.names) + 1)]
+    there = set(session.scalars(select(Adapter.path).where(Adapter.path.in_([str(one) for one in above]))))
+    first = next((one for one in above if str(one) not in there), path)
+    names = session.scalars(
+        select(Adapter.path)
+        .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
+        .where(BaseModelRecord.name == path.base)
+        .limit(_CANDIDATES)
+    ).all()
+    hint = did_you_mean(str(path), names) or offered(str(first), names, "adapters")
+    return NotFoundError(f"There is no adapter {first}.{hint}")
+
+
+def _by_digest(query: _Found, prefix: str) -> _Found:
+    if is_digest(prefix):
+        return query.where(Revision.digest == prefix)
+    # Hex digits end before "g": a range uses the index on every database, LIKE does not.
+    return query.where(Revision.digest >= prefix, Revision.digest < prefix + "g")
+
+
+def _missing_revision(session: Session, reference: Reference, adapter_id: int) -> NotFoundError:
+    numbers = session.scalars(
+        select(Revision.number).where(Revision.adapter_id == adapter_id).order_by(Revision.number.desc())
+    ).all()
+    path = reference.path
+    if not numbers:
+        return NotFoundError(f"{path} has no revisions.")
+    if reference.number is not None:
+        near = min(numbers, key=lambda number: (abs(number - reference.number), -number) if reference.number else ())
+        newest = "" if near == numbers[0] else f", the nearest is {path}@{near}"
+        return NotFoundError(f"{path} has no revision {reference.number}: its newest is {path}@{numbers[0]}{newest}.")
+    if reference.tag is not None:
+        tags = session.scalars(select(Tag.name).where(Tag.adapter_id == adapter_id)).all()
+        hint = offered(reference.tag, tags, f"tags of {path}") if tags else " It has no tags."
+        return NotFoundError(f"{path} has no tag {reference.tag}.{hint}")
+    digits = (reference.digest_prefix or "").removeprefix(PREFIX)
+    return NotFoundError(
+        f"{path} has no revision whose digest begins with {digits}: its newest is {path}@{numbers[0]}."
+    )
+
+
+def _rows() -> _Found:
+    parent, parent_adapter = aliased(Revision), aliased(Adapter)
+    return (
+        select(
+            Revision,
+            Adapter.path,
+            Adapter.base_id,
+            BaseModelRecord.name.label("base"),
+            parent_adapter.path.label("parent_path"),
+            parent.number.label("parent_number"),
+        )
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
+        .outerjoin(parent, parent.id == Revision.parent_id)
+        .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
+    )
+
+
+def _values(session: Session, query: _Found) -> Sequence[RevisionRow]:
+    return [
+        RevisionRow(
+            id=row.Revision.id,
+            adapter_id=row.Revision.adapter_id,
+            path=row.path,
+            number=row.Revision.number,
+            digest=row.Revision.digest,
+            parent_id=row.Revision.parent_id,
+            parent=row.base if row.parent_path is None else f"{row.parent_path}@{row.parent_number}",
+            base_id=row.base_id,
+            base=row.base,
+            manifest=row.Revision.manifest,
+            message=row.Revision.message,
+            author=row.Revision.author,
+            created_at=row.Revision.created_at,
+            rank=row.Revision.rank,
+            parameters=row.Revision.parameters,
+            size=row.Revision.size,
+            trained_on=row.Revision.trained_on,
+            notices=tuple(row.Revision.notices),
+        )
+        for row in session.execute(query)
+    ]

@@ -1,0 +1,170 @@
+"""Answers about one thing: a revision, a base model, a publish, a fetch, a verify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from registry.cli.lists import BEHIND, QUIET, REFERENCE, tags_of
+from registry.cli.screen import Line, Span, fields, phrase, table, words
+from registry.cli.words import amount, clean, counted, metrics, moment, numbers, percent, short_digest, size
+
+if TYPE_CHECKING:
+    from registry.schemas import (
+        BaseAdded,
+        BaseSummary,
+        FileEntry,
+        LineageEntry,
+        Published,
+        RevisionSummary,
+        Shown,
+        Verified,
+    )
+
+Items = list[list[Span]]
+
+
+def show_lines(shown: Shown, width: int | None) -> list[Line]:
+    """Everything about a revision or a base model."""
+    lines: list[Line] = []
+    if shown.revision is None:
+        lines += [(Span(shown.base.name, REFERENCE),), *_base_fields(shown.base, shown.repo_id, width)]
+    else:
+        lines += [(Span(shown.revision.reference, REFERENCE),), *_revision_fields(shown, shown.revision, width)]
+        lines += _section("Lineage", _lineage(shown, width))
+        targets = [
+            (
+                [phrase(group.name), Span(counted(group.modules, "module"))],
+                [
+                    [Span("rank"), Span(", ".join(map(str, group.ranks)))],
+                    words(f"scaling {numbers(group.scalings)}", QUIET),
+                ],
+            )
+            for group in shown.targets
+        ]
+        lines += _section("Targets", table(targets, width, indent=2, right=(1,)))
+    lines += _section("Files", _files(shown.files, width))
+    return lines
+
+
+def _section(title: str, lines: Sequence[Line]) -> list[Line]:
+    return [(), (Span(title, "bold"),), *lines] if lines else []
+
+
+def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None) -> list[Line]:
+    share = f"({percent(shown.share_of_model)} of the model)"
+    pairs: list[tuple[str, Items]] = [
+        ("behind", [words(_behind(shown.lineage), BEHIND)] if revision.behind else []),
+        *_one_a_line("message", revision.message.splitlines()),
+        ("tags", tags_of(revision)),
+        ("metrics", [[Span(metric)] for metric in metrics(revision.metrics)]),
+        *_one_a_line("annotations", [f"{name}={text}" for name, text in sorted(revision.annotations.items())]),
+        ("published", [words(f"{moment(revision.created_at)} UTC by {revision.author}")]),
+        ("trained on", [words(revision.trained_on or "")]),
+        ("rank", [[Span(str(revision.rank))]]),
+        ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
+        ("repo id", [[phrase(shown.repo_id)]]),
+        ("digest", [[Span(revision.digest)]]),
+        *(("notice", [words(notice, BEHIND)]) for notice in revision.notices),
+    ]
+    return fields(pairs, width)
+
+
+def _one_a_line(name: str, texts: Sequence[str]) -> list[tuple[str, Items]]:
+    return [("" if index else name, [words(text)]) for index, text in enumerate(texts)]
+
+
+def _behind(lineage: Sequence[LineageEntry]) -> str:
+    """Which ancestors have newer revisions than the pinned ones."""
+    old = [entry for entry in lineage[:-1] if entry.number is not None and entry.newest not in {None, entry.number}]
+    return (
+        "; ".join(f"pinned to {entry.reference}, newest is @{entry.newest}" for entry in old) or "an ancestor is newer"
+    )
+
+
+def _lineage(shown: Shown, width: int | None) -> list[Line]:
+    rows = []
+    for entry in shown.lineage:
+        items: Items = [words("base model" if entry.number is None else f"rank {entry.rank}", QUIET)]
+        if entry.number is not None and entry.newest not in {None, entry.number}:
+            items.append(words(f"newest is @{entry.newest}", BEHIND if entry is not shown.lineage[-1] else QUIET))
+        rows.append(([phrase(entry.reference), Span(short_digest(entry.digest), QUIET)], items))
+    return table(rows, width, indent=2)
+
+
+def _files(files: Sequence[FileEntry], width: int | None) -> list[Line]:
+    rows = [([Span(size(entry.size)), Span(short_digest(entry.digest), QUIET)], [words(entry.path)]) for entry in files]
+    return table(rows, width, indent=2, right=(0,))
+
+
+def _base_fields(base: BaseSummary, repo_id: str, width: int | None) -> list[Line]:
+    pairs: list[tuple[str, Items]] = [
+        ("architecture", [words(base.architecture or "not known")]),
+        (
+            "size",
+            [words(f"{size(base.size)}, {amount(base.parameters)} parameters in {counted(base.tensors, 'tensor')}")],
+        ),
+        ("adapters", [[Span(str(base.adapters))]]),
+        ("added", [words(f"{moment(base.created_at)} UTC")]),
+        ("repo id", [[phrase(repo_id)]]),
+        ("digest", [[Span(base.digest)]]),
+        ("table", [[Span(base.table_digest)], words(f"from {base.table_source}", QUIET)]),
+        *(("notice", [words(notice, BEHIND)]) for notice in base.notices),
+    ]
+    return fields(pairs, width)
+
+
+def published_lines(answer: Published, width: int | None) -> list[Line]:
+    """The reference alone first, for scripts; then what was pinned, kept and left out."""
+    revision = answer.revision
+    stored = f"{size(answer.bytes_stored)}" if answer.created else "nothing, the adapter had this revision already"
+    pairs: list[tuple[str, Items]] = [
+        ("digest", [[Span(revision.digest)]]),
+        (
+            "parent",
+            [
+                [phrase(revision.parent), Span(short_digest(answer.parent_digest), QUIET)],
+                words(f"because {answer.parent_reason}", QUIET),
+            ],
+        ),
+        ("tags", tags_of(revision)),
+        ("left out", [words(f"{item.path} ({item.reason})") for item in answer.left_out]),
+        ("stored", [words(stored)]),
+        ("registry", [[phrase(answer.registry)]]),
+    ]
+    return [(Span(revision.reference, REFERENCE),), *fields(pairs, width)]
+
+
+def base_added_lines(answer: BaseAdded, width: int | None) -> list[Line]:
+    """The name alone first, for scripts."""
+    base = answer.base
+    how = {"copy": "copied", "reflink": "by reflink", "link": "as hard links", "none": ""}[answer.stored_by]
+    stored = f"{size(answer.bytes_stored)} {how}" if answer.created else "nothing, the same weights were there already"
+    pairs: list[tuple[str, Items]] = [
+        (
+            "architecture",
+            [words(base.architecture or "not known"), words(f"(targets from {base.table_source})", QUIET)],
+        ),
+        (
+            "size",
+            [words(f"{size(base.size)}, {amount(base.parameters)} parameters in {counted(base.tensors, 'tensor')}")],
+        ),
+        ("digest", [[Span(base.digest)]]),
+        ("left out", [words(f"{item.path} ({item.reason})") for item in answer.left_out]),
+        ("stored", [words(stored)]),
+        ("registry", [[phrase(answer.registry)]]),
+    ]
+    return [(Span(base.name, REFERENCE),), *fields(pairs, width)]
+
+
+def verified_lines(answer: Verified, width: int | None) -> list[Line]:
+    """Equal or not, in one line, and every tensor that is not."""
+    subject = f"{answer.reference} as {answer.kind}"
+    if answer.equal:
+        how = "byte for byte" if answer.exact else "within the rounding bound (this machine's arithmetic is another)"
+        return table([([Span("equal", "green")], [words(f"{subject}, {counted(answer.files, 'file')}, {how}")])], width)
+    rows = [
+        ([phrase(wrong.file)], [words(f"{wrong.tensor}:" if wrong.tensor else ""), words(wrong.reason)])
+        for wrong in answer.mismatches
+    ]
+    return [(Span("differs", "red"), Span(f"  {clean(subject)}")), *table(rows, width, indent=2)]

@@ -1,0 +1,82 @@
+"""Commands that bring weights to the caller and check them: fetch, verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from registry.cli.options import FloatType, Json, Kind, Ref, Url
+from registry.cli.screen import Span
+from registry.cli.session import session
+from registry.cli.words import counted, size
+from registry.errors import IntegrityError
+
+if TYPE_CHECKING:
+    pass
+
+
+def fetch(
+    ref: Ref,
+    *,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="DIR", help="The folder to fill. Default: a folder in the cache."),
+    ] = None,
+    kind: Annotated[
+        Kind,
+        typer.Option("--as", help="One composed LoRA, the merged model, or the bytes as published."),
+    ] = Kind.LORA,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="REF", help="Only the links after this ancestor, to put on its weights."),
+    ] = None,
+    dtype: Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what an earlier fetch wrote to DIR, and only that.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Write the weights of a reference into a folder.
+
+    Prints the folder. A receipt beside the files says what was computed; train on the folder, and a later publish
+    reads its parent there.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.fetch(
+            ref,
+            out,
+            kind=kind.value,
+            since=since,
+            dtype=dtype.value if dtype else None,
+            force=force,
+            progress=run.progress,
+        )
+        run.answer(answer, lambda _width: [(Span(answer.folder),)])
+        total = sum(file.size for file in answer.files)
+        state = "written" if answer.fresh else "checked, was there already"
+        run.say(f"{answer.reference} as {answer.kind}: {counted(len(answer.files), 'file')}, {size(total)}, {state}")
+        run.notices(answer.notices)
+
+
+def verify(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that fetch wrote.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Check a fetched folder, file by file and tensor by tensor.
+
+    First against its receipt, then against the registry, which computes it again.
+    """
+    from registry.cli.details import verified_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.verify(folder, progress=run.progress)
+        run.answer(answer, lambda width: verified_lines(answer, width))
+        if not answer.equal:
+            raise IntegrityError(
+                f"{answer.folder} is not {answer.reference} as {answer.kind}: "
+                f"{counted(len(answer.mismatches), 'difference')}; fetch it again with --force.",
+                code="verify_failed",
+            )

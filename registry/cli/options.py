@@ -1,0 +1,89 @@
+"""Options that several commands share, and how ``name=value`` is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from registry.errors import UsageError
+
+
+class Kind(StrEnum):
+    """What ``fetch --as`` hands out."""
+
+    LORA = "lora"
+    MERGED = "merged"
+    PUBLISHED = "published"
+
+
+class FloatType(StrEnum):
+    """What ``fetch --dtype`` takes."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+def _from_root(context: typer.Context, value: Any) -> Any:
+    """An option that was not given to the command may have been given before it."""
+    name = "url" if isinstance(value, str | None) else "as_json"
+    return value or context.find_root().params.get(name) or value
+
+
+JSON_HELP = "Print one JSON document."
+URL_HELP = "Where the registry is: a folder. Default: REGISTRY_URL, else the user's data folder."
+
+Json = Annotated[bool, typer.Option("--json", help=JSON_HELP, callback=_from_root)]
+Url = Annotated[str | None, typer.Option("--url", help=URL_HELP, metavar="URL", callback=_from_root)]
+Ref = Annotated[str, typer.Argument(metavar="REF", help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...")]
+AdapterPath = Annotated[str, typer.Argument(metavar="PATH", help="An adapter: BASE/name/name...")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", metavar="NAME=NUMBER", help="A metric of the revision; may be repeated."),
+]
+Annotations = Annotated[
+    list[str] | None,
+    typer.Option("--annotation", metavar="NAME=TEXT", help="A free annotation; may be repeated."),
+]
+
+
+def parse_annotations(texts: Sequence[str] | None) -> dict[str, str]:
+    """Read ``name=text`` options.
+
+    Raises:
+        UsageError: one has no name or no ``=``, or a name is given twice with other values.
+    """
+    return _pairs("--annotation", "name=text", texts)
+
+
+def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
+    """Read ``name=number`` options; the numbers are finite.
+
+    Raises:
+        UsageError: one is malformed, or a name is given twice with other values.
+    """
+    metrics: dict[str, float] = {}
+    for name, text in _pairs("--metric", "name=number", texts).items():
+        try:
+            metrics[name] = float(text)
+        except ValueError:
+            metrics[name] = math.nan
+        if not math.isfinite(metrics[name]):
+            raise UsageError(f"--metric {name}={text!s} is malformed: name=number is expected, such as acc=0.91.")
+    return metrics
+
+
+def _pairs(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"{option} {text!s} is malformed: {form} is expected.")
+        name = name.strip()
+        if pairs.setdefault(name, value) != value:
+            raise UsageError(f"{option} {name} is given twice, with {pairs[name]!r} and {value!r}; give it once.")
+    return pairs

@@ -1,0 +1,72 @@
+"""What every command works with: the registry, the screens and the progress bar."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from registry.cli.bar import RichProgress
+from registry.cli.screen import Line, Screen, stderr, stdout
+
+if TYPE_CHECKING:
+    from registry.schemas import Schema
+    from registry.services.protocol import Registry
+
+
+@dataclass(frozen=True)
+class Session:
+    """One command: results go to ``out``, talk to ``talk``, both silent where ``--json`` is asked."""
+
+    registry: Registry
+    as_json: bool
+    out: Screen
+    talk: Screen
+    progress: RichProgress
+
+    def answer(self, answer: Schema | Sequence[Schema], lines: Callable[[int | None], Iterable[Line]]) -> None:
+        """Print a result: one JSON document, or the lines that ``lines`` lays out for a width."""
+        self.progress.pause()
+        if self.as_json:
+            print_json(answer)
+        else:
+            self.out.show(lines(self.out.width))
+
+    def say(self, text: str, style: str = "dim") -> None:
+        """Tell something that is not the result."""
+        if not self.as_json:
+            self.progress.pause()
+            self.talk.say(text, style)
+
+    def notices(self, notices: Iterable[str]) -> None:
+        """Tell what the user should know about a result."""
+        for notice in notices:
+            self.say(f"notice: {notice}", "yellow")
+
+
+def print_json(answer: Schema | Sequence[Schema]) -> None:
+    """Print one JSON document on stdout: the schema as it is, or a list of them."""
+    document: object
+    if isinstance(answer, Sequence):
+        document = [item.model_dump(mode="json") for item in answer]
+    else:
+        document = answer.model_dump(mode="json")
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=not utf8, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def session(url: str | None, as_json: bool, *, create: bool = False) -> Iterator[Session]:
+    """Open the registry for one command and close it after."""
+    from registry.app import open_registry
+
+    with RichProgress() as progress:
+        registry = open_registry(url, create=create)
+        try:
+            yield Session(registry, as_json, stdout(), stderr(), progress)
+        finally:
+            registry.close()

@@ -1,0 +1,150 @@
+"""One pass over a base model's files: a digest per file and a digest per tensor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from registry.digest import PREFIX, document_digest
+from registry.progress import Progress
+from registry.services.model_files import ModelFiles
+from registry.tensors.header import Header, TensorEntry
+from registry.tensors.source import FileSource
+
+INDEX_FORMAT: Final = 1
+_CHUNK: Final = 8 << 20
+
+
+@dataclass(frozen=True)
+class IndexedTensor:
+    """A tensor of a base model: what it is, its digest, and its place."""
+
+    entry: TensorEntry
+    digest: str
+    file: str
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """All tensors of a base model with their digests, and the digests of all its files."""
+
+    tensors: Mapping[str, IndexedTensor]
+    files: Mapping[str, tuple[str, int]]  # path -> (digest, size)
+
+    @property
+    def weights_digest(self) -> str:
+        """What the base model is known by: dtype, shape and digest of every tensor, wherever it lies."""
+        return document_digest(
+            {
+                name: {"dtype": tensor.entry.dtype, "shape": list(tensor.entry.shape), "digest": tensor.digest}
+                for name, tensor in self.tensors.items()
+            }
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(tensor.entry.elements for tensor in self.tensors.values())
+
+    def to_document(self) -> dict[str, Any]:
+        """The index as a JSON document, which is kept as a blob."""
+        return {
+            "format": INDEX_FORMAT,
+            "tensors": {
+                name: {
+                    "dtype": tensor.entry.dtype,
+                    "shape": list(tensor.entry.shape),
+                    "digest": tensor.digest,
+                    "file": tensor.file,
+                    "start": tensor.entry.start,
+                    "stop": tensor.entry.stop,
+                }
+                for name, tensor in sorted(self.tensors.items())
+            },
+        }
+
+
+def weight_files(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the files that hold weights, from an index document."""
+    return tuple(sorted({tensor["file"] for tensor in document["tensors"].values()}))
+
+
+def files_digest(files: Mapping[str, tuple[str, int]]) -> str:
+    """Digest of a list of files: which blobs lie under which names."""
+    return document_digest({path: digest for path, (digest, _) in files.items()})
+
+
+def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
+    """Hash all files of a base folder, each tensor on its own and each file as a whole."""
+    files = model.files
+    progress.begin("Hashing the base model", sum(found.file.stat().st_size for found in files))
+    tensors: dict[str, IndexedTensor] = {}
+    digests: dict[str, tuple[str, int]] = {}
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as second:
+        for found in files:
+            header = model.headers.get(found.path)
+            digest, size, by_tensor = _hash_file(found.file, header, second, progress)
+            digests[found.path] = (digest, size)
+            for name, tensor_digest in by_tensor.items():
+                if header is not None:
+                    tensors[name] = IndexedTensor(header.entries[name], tensor_digest, found.path)
+    return ModelIndex(tensors, digests)
+
+
+def _hash_file(
+    file: Path, header: Header | None, second: ThreadPoolExecutor, progress: Progress
+) -> tuple[str, int, dict[str, str]]:
+    """Digest and size of a file, and digests of its tensors; the two hash on two threads (hashlib frees the GIL)."""
+    whole = hashlib.sha256()
+    parts = _TensorHashes(header)
+    with closing(FileSource(file)) as source:
+        buffers = (bytearray(min(_CHUNK, source.size)), bytearray(min(_CHUNK, source.size)))
+        pending = None
+        for turn, (start, stop) in enumerate(_ranges(source.size)):
+            chunk = memoryview(buffers[turn % 2])[: stop - start]
+            source.read_into(start, chunk)
+            if pending is not None:
+                pending.result()
+            pending = second.submit(whole.update, chunk)
+            parts.update(start, chunk)
+            progress.advance(stop - start)
+        if pending is not None:
+            pending.result()
+        return PREFIX + whole.hexdigest(), source.size, parts.digests()
+
+
+def _ranges(size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, size, _CHUNK):
+        yield start, min(start + _CHUNK, size)
+
+
+class _TensorHashes:
+    """sha256 of each tensor's bytes, fed with the file's chunks in order."""
+
+    def __init__(self, header: Header | None) -> None:
+        self._entries = list(header.entries.values()) if header else []
+        self._hashes = [hashlib.sha256() for _ in self._entries]
+        self._next = 0
+
+    def update(self, offset: int, chunk: memoryview) -> None:
+        end = offset + len(chunk)
+        while self._next < len(self._entries):
+            entry = self._entries[self._next]
+            if entry.start >= end and entry.stop > entry.start:
+                return
+            first, last = max(entry.start, offset), min(entry.stop, end)
+            if first < last:
+                self._hashes[self._next].update(chunk[first - offset : last - offset])
+            if entry.stop > end:
+                return
+            self._next += 1
+
+    def digests(self) -> dict[str, str]:
+        return {
+            entry.name: PREFIX + hashed.hexdigest() for entry, hashed in zip(self._entries, self._hashes, strict=True)
+        }

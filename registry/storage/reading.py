@@ -1,0 +1,157 @@
+"""Blobs read by range, where no byte is handed out before its block was checked."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Final
+
+from registry.digest import sha256_digest
+from registry.errors import IntegrityError, NotFoundError
+from registry.storage.blocks import BLOCK, DIGEST_SIZE, block_count, block_digest, list_size
+from registry.storage.driver import ObjectDriver, ObjectReader
+from registry.storage.layout import blob_key, blocks_key
+
+_KEPT_BLOCKS: Final = 4
+_ADVICE: Final = "restore this file from a backup, or add or publish the same files again"
+
+
+def corrupt(digest: str, place: str, what: str) -> IntegrityError:
+    """The error of a blob that is not what was stored; ``what`` completes "The blob ... is damaged: "."""
+    return IntegrityError(f"The blob {digest} in {place} is damaged: {what}; {_ADVICE}.", code="corrupt")
+
+
+class BlobReader:
+    """A `registry.tensors.source.ByteSource` over one blob; safe for many threads.
+
+    Blocks that a read covers whole go straight into the caller's buffer and are checked there; on a mismatch the
+    buffer is cleared and the read raises `IntegrityError`. The blocks at the edges of a read are checked in a buffer
+    of their own, and the last few are kept, because neighbouring reads share them.
+    """
+
+    def __init__(
+        self, driver: ObjectDriver, digest: str, size: int, blocks_digest: str, block_list: bytes | None = None
+    ) -> None:
+        self._driver = driver
+        self._digest = digest
+        self._size = size
+        self._blocks_digest = blocks_digest
+        self._list = block_list
+        self._edges: OrderedDict[int, bytearray] = OrderedDict()
+        self._lock = threading.Lock()
+        self._object = self._open_object()
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer = buffer.cast("B")
+        stop = offset + len(buffer)
+        if offset < 0 or stop > self._size:
+            raise IntegrityError(
+                f"Bytes {offset} to {stop} of the blob {self._digest} were asked for, but it has {self._size}."
+            )
+        try:
+            self._read(offset, stop, buffer)
+        except BaseException:
+            buffer[:] = bytes(len(buffer))
+            raise
+
+    def check(self) -> None:
+        """Check every block; raises `IntegrityError`."""
+        scratch = memoryview(bytearray(min(BLOCK, self._size)))
+        for index in range(block_count(self._size)):
+            self._read_block(index, scratch[: self._length(index)])
+
+    def close(self) -> None:
+        """Release the blob. Closing twice is allowed; reads after it fail."""
+        self._object.close()
+        with self._lock:
+            self._edges.clear()
+
+    def __enter__(self) -> BlobReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _open_object(self) -> ObjectReader:
+        try:
+            opened = self._driver.open(blob_key(self._digest))
+        except NotFoundError as error:
+            raise self._corrupt("its file is missing") from error
+        if opened.size != self._size:
+            opened.close()
+            raise self._corrupt(f"it has {opened.size} bytes instead of {self._size}")
+        return opened
+
+    def _read(self, offset: int, stop: int, buffer: memoryview) -> None:
+        at = offset
+        while at < stop:
+            index, skip = divmod(at, BLOCK)
+            length = min(BLOCK - skip, stop - at)
+            part = buffer[at - offset : at - offset + length]
+            if length == self._length(index):
+                self._read_block(index, part)
+            else:
+                part[:] = memoryview(self._edge(index))[skip : skip + length]
+            at += length
+
+    def _length(self, index: int) -> int:
+        return min(BLOCK, self._size - index * BLOCK)
+
+    def _edge(self, index: int) -> bytearray:
+        with self._lock:
+            block = self._edges.get(index)
+            if block is not None:
+                self._edges.move_to_end(index)
+                return block
+        block = bytearray(self._length(index))
+        self._read_block(index, memoryview(block))
+        with self._lock:
+            self._edges[index] = block
+            while len(self._edges) > _KEPT_BLOCKS:
+                self._edges.popitem(last=False)
+        return block
+
+    def _read_block(self, index: int, block: memoryview) -> None:
+        start = index * BLOCK
+        try:
+            self._object.read_into(start, block)
+        except IntegrityError as error:
+            raise self._corrupt(f"it ends before byte {start + len(block)} of {self._size}") from error
+        if not self._right(index, block_digest(block)):
+            raise self._corrupt(f"bytes {start} to {start + len(block)} are not those that were stored")
+
+    def _right(self, index: int, found: bytes) -> bool:
+        if not list_size(self._size):
+            return sha256_digest(found) == self._blocks_digest
+        at = index * DIGEST_SIZE
+        return self._block_list()[at : at + DIGEST_SIZE] == found
+
+    def _block_list(self) -> bytes:
+        if self._list is None:
+            # Two threads may both load it: they load the same bytes.
+            self._list = load_list(self._driver, self._digest, self._size, self._blocks_digest)
+        return self._list
+
+    def _corrupt(self, what: str) -> IntegrityError:
+        return corrupt(self._digest, self._driver.place, what)
+
+
+def load_list(driver: ObjectDriver, digest: str, size: int, blocks_digest: str) -> bytes:
+    """The stored block list of a blob of several blocks, checked; raises `IntegrityError` when it is not right."""
+    try:
+        opened = driver.open(blocks_key(digest))
+    except NotFoundError as error:
+        raise corrupt(digest, driver.place, "the list of its block digests is missing") from error
+    try:
+        data = bytearray(list_size(size))
+        if opened.size == len(data):
+            opened.read_into(0, memoryview(data))
+        if opened.size != len(data) or sha256_digest(data) != blocks_digest:
+            raise corrupt(digest, driver.place, "the list of its block digests is not the one that was stored")
+    finally:
+        opened.close()
+    return bytes(data)

@@ -1,0 +1,229 @@
+"""Which modules a configuration targets, held against the tensors that are there.
+
+The tensors decide what is adapted. But a targeted module without tensors is a hole that PEFT fills with a fresh pair
+and a warning, so it is refused here. What can't be known from the files is the class of the model that was trained:
+it may lack heads, poolers or a whole tower that the base has, or name modules with another prefix. So unless the
+class is known to be that of the base, only modules in numbered layers of a stack that has tensors are sure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
+
+from registry.errors import InvalidAdapterError
+from registry.tensors.lora_config import LoraAdapterConfig
+from registry.tensors.patterns import PatternBudget, ends
+from registry.tensors.strict_json import shown
+from registry.tensors.targets import Target, TargetKind, TargetTable
+
+ALL_LINEAR: Final = "all-linear"
+TENSOR_NAMES: Final = "tensor names"
+_COVERED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
+_FIRST_INDEX: Final = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
+_NUMBERED: Final = re.compile(r"(?P<stack>.*?)(?:^|\.)\d+\.")
+_TASK_CLASSES: Final = {
+    "CAUSAL_LM": ("ForCausalLM", "LMHeadModel"),
+    "SEQ_2_SEQ_LM": ("ForConditionalGeneration",),
+    "SEQ_CLS": ("ForSequenceClassification",),
+    "TOKEN_CLS": ("ForTokenClassification",),
+    "QUESTION_ANS": ("ForQuestionAnswering",),
+}
+_CLASSIFIERS: Final = ("score", "classifier")
+
+NameTest = Callable[[str], bool]
+
+
+def targeted_modules(
+    config: LoraAdapterConfig,
+    table: TargetTable,
+    *,
+    trained: Collection[str] = (),
+    budget: PatternBudget | None = None,
+) -> list[str]:
+    """Canonical names of the base's modules that the configuration targets.
+
+    Args:
+        config: the adapter's configuration.
+        table: the base's modules.
+        trained: module names as the checkpoint spells them, from which is seen whether the model that was trained had
+            the base model prefix; patterns speak of the names that it had.
+        budget: time for the publisher's patterns.
+    """
+    if config.target_modules is None:
+        return []
+    test = name_test(config, budget or PatternBudget())
+    spelling = _spelling(trained, table)
+    found: list[str] = []
+    for module, target in table.targets.items():
+        name = spelling(module)
+        if target.kind not in _COVERED or name is None or _inside_attention(module, table):
+            continue
+        if _is_all_linear(config):
+            hit = _is_linear(config, module, target, table) and not _excluded(config, budget)(name)
+        else:
+            hit = test(name)
+        if hit:
+            found.append(module)
+    return found
+
+
+def check_coverage(config: LoraAdapterConfig, table: TargetTable, pairs: Mapping[str, str], budget: PatternBudget) -> list[str]:
+    """Refuse an adapter that lacks tensors for a module that its configuration targets.
+
+    Args:
+        config: the adapter's configuration.
+        table: the base's modules.
+        pairs: canonical name -> name in the checkpoint, of every module that has a pair.
+        budget: time for the publisher's patterns.
+
+    Returns:
+        Notices about what can't be decided, and about tensors that PEFT would not load.
+
+    Raises:
+        InvalidAdapterError: ``incomplete_adapter``, naming the modules.
+    """
+    if config.target_modules is None:
+        return []
+    targeted = targeted_modules(config, table, trained=pairs.values(), budget=budget)
+    missing = [module for module in targeted if module not in pairs]
+    surely = _sure(config, table, pairs)
+    holes = [module for module in missing if surely(module)]
+    if holes:
+        raise InvalidAdapterError(
+            f"The configuration targets {_listed(holes)}, for which the adapter has no tensors. Save the adapter again, or "
+            "correct target_modules.",
+            code="incomplete_adapter",
+        )
+    notices = []
+    if missing:
+        notices.append(
+            f"The configuration targets {_listed(missing)} of the base model, for which the adapter has no tensors: "
+            "taken as modules that the trained model did not have."
+        )
+    if not _is_all_linear(config):
+        test = name_test(config, budget)
+        unasked = [name for name in pairs.values() if not test(name)]
+        if unasked:
+            notices.append(
+                f"The adapter has tensors for {_listed(unasked)}, which its configuration does not target: they count "
+                "here, PEFT would leave them out."
+            )
+    return notices
+
+
+def name_test(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
+    """Whether PEFT would adapt a module of that name (``check_target_module_exists`` in PEFT 0.21)."""
+    excluded = _excluded(config, budget)
+    if isinstance(config.target_modules, str):
+        expression = budget.compile(config.target_modules, field="target_modules", whole=True)
+        return lambda name: not excluded(name) and expression.match(name) is not None
+    names = frozenset(config.target_modules or ())
+    layers = _layer_test(config, budget)
+
+    def test(name: str) -> bool:
+        if excluded(name):
+            return False
+        return name in names or (any(end in names for end in ends(name)) and layers(name))
+
+    return test
+
+
+def _excluded(config: LoraAdapterConfig, budget: PatternBudget | None) -> NameTest:
+    exclude = config.exclude_modules
+    if not exclude:
+        return lambda _: False
+    if isinstance(exclude, str):
+        expression = (budget or PatternBudget()).compile(exclude, field="exclude_modules", whole=True)
+        return lambda name: expression.match(name) is not None
+    names = frozenset(exclude)
+    return lambda name: any(end in names for end in ends(name))
+
+
+def _layer_test(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
+    if not config.layers_to_transform:
+        return lambda _: True
+    layers = frozenset(config.layers_to_transform)
+    if not config.layers_pattern:
+
+        def first(name: str) -> bool:
+            found = _FIRST_INDEX.match(name)
+            return found is not None and int(found["idx"]) in layers
+
+        return first
+    expressions = [
+        budget.compile(rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\..*", field="layers_pattern", whole=True)
+        for pattern in config.layers_pattern
+    ]
+
+    def named(name: str) -> bool:
+        found = next(filter(None, (expression.match(name) for expression in expressions)), None)
+        return found is not None and int(found["idx"]) in layers
+
+    return named
+
+
+def _is_all_linear(config: LoraAdapterConfig) -> bool:
+    return isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR
+
+
+def _is_linear(config: LoraAdapterConfig, module: str, target: Target, table: TargetTable) -> bool:
+    """Whether "all-linear" means the module; a table from tensor names can't tell linear layers from embeddings."""
+    if table.source == TENSOR_NAMES or target.kind is TargetKind.EMBEDDING or module == table.output_module:
+        return False
+    return not (config.task_type == "SEQ_CLS" and module in _CLASSIFIERS)
+
+
+def _inside_attention(module: str, table: TargetTable) -> bool:
+    parent = table.targets.get(module.rpartition(".")[0])
+    return parent is not None and parent.kind is TargetKind.ATTENTION
+
+
+def _spelling(trained: Iterable[str], table: TargetTable) -> Callable[[str], str | None]:
+    """How the trained model spelled a canonical name; None for modules that it can't have had."""
+    lead = table.prefix + "."
+    if table.prefix:
+        for name in trained:
+            if name in table.targets:
+                continue
+            if lead + name in table.targets:
+                return lambda module: module[len(lead) :] if module.startswith(lead) else None
+            if name.startswith(lead) and name[len(lead) :] in table.targets:
+                return lambda module: lead + module
+    return lambda module: module
+
+
+def _sure(config: LoraAdapterConfig, table: TargetTable, pairs: Collection[str]) -> NameTest:
+    """Whether the trained model surely had a module of the base."""
+    if table.source == TENSOR_NAMES or _same_class(config, table):
+        return lambda _: True
+    lead = table.prefix + "."
+    if not table.prefix or not any(module.startswith(lead) for module in table.targets):
+        lead = ""
+    stacks = {_stack(module) for module in pairs}
+
+    def sure(module: str) -> bool:
+        stack = _stack(module)
+        return stack is not None and stack in stacks and module.startswith(lead)
+
+    return sure
+
+
+def _same_class(config: LoraAdapterConfig, table: TargetTable) -> bool:
+    if table.architecture is None:
+        return False
+    if config.trained_class is not None:
+        return config.trained_class == table.architecture
+    return table.architecture.endswith(_TASK_CLASSES.get(config.task_type or "", ("/",)))
+
+
+def _stack(module: str) -> str | None:
+    """The path before the first number of a name: decoder.layers of decoder.layers.3.fc1."""
+    found = _NUMBERED.match(module)
+    return found["stack"] if found else None
+
+
+def _listed(names: list[str]) -> str:
+    some = ", ".join(shown(name) for name in names[:4])
+    return some if len(names) <= 4 else f"{some} and {len(names) - 4} more"

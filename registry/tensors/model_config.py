@@ -1,0 +1,55 @@
+"""The JSON files of a merged model that depend on its weights: the dtype in config.json, the size in the index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from registry.tensors.dtypes import CONFIG_NAMES, FLOATS
+from registry.tensors.header import Header
+
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+
+
+def config_with_dtype(config: Mapping[str, Any], dtype: str) -> bytes:
+    """config.json for weights of another dtype (``BF16``): every dtype field of it and of the configs inside it.
+
+    A config without such a field gets ``dtype``, so that it says what the weights are.
+    """
+    changed = _with_dtype(config, CONFIG_NAMES[dtype])
+    if not any(key in config for key in _DTYPE_KEYS):
+        changed["dtype"] = CONFIG_NAMES[dtype]
+    return _dump(changed)
+
+
+def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    changed: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            changed[key] = _with_dtype(value, name)
+        elif key in _DTYPE_KEYS and (value is None or str(value).removeprefix("torch.") in CONFIG_NAMES.values()):
+            changed[key] = name
+        else:
+            changed[key] = value
+    return changed
+
+
+def index_with_size(index: Mapping[str, Any], headers: Mapping[str, Header]) -> bytes:
+    """The weight index for files of these headers: same map, the sizes of the new tensors."""
+    metadata = dict(index.get("metadata") or {})
+    entries = [entry for header in headers.values() for entry in header.entries.values()]
+    if "total_size" in metadata:
+        metadata["total_size"] = sum(entry.stop - entry.start for entry in entries)
+    return _dump({**index, "metadata": metadata})
+
+
+def changes_dtype(headers: Mapping[str, Header], dtype: str) -> bool:
+    """Whether any float tensor of these files has another dtype."""
+    return any(
+        entry.dtype in FLOATS and entry.dtype != dtype for header in headers.values() for entry in header.entries.values()
+    )
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

@@ -1,0 +1,52 @@
+"""One rounding at the end: from the sum's precision to the output dtype, and what is too large for it.
+
+torch rounds float64 to bf16 and fp16 by way of float32, that is twice. Here the step to float32 rounds *to odd*
+(Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008),
+after which the second rounding gives the nearest value, ties to even, of the float64.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+_LIMITS: Final[dict[torch.dtype, float]] = {
+    torch.float16: 65520.0,
+    torch.bfloat16: float.fromhex("0x1.ffp127"),
+    torch.float32: float.fromhex("0x1.ffffffp127"),
+    torch.float64: float("inf"),
+}
+"""Magnitudes from here on round to infinity: the largest finite value and half a unit in the last place."""
+
+
+def sum_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """Precision of sums: float64 where a float64 tensor takes part, else float32."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def round_into(out: torch.Tensor, values: torch.Tensor) -> None:
+    """Round ``values`` (float64 or float32) into ``out``, once, to nearest, ties to even."""
+    if values.dtype is torch.float64 and out.dtype in (torch.bfloat16, torch.float16):
+        values = _to_odd(values)
+    out.copy_(values)
+
+
+def _to_odd(values: torch.Tensor) -> torch.Tensor:
+    """float64 -> float32, an inexact result taking whichever neighbour has an odd significand."""
+    near = values.to(torch.float32)
+    back = near.to(torch.float64)
+    bits = near.view(torch.int32)
+    even_and_inexact = (back != values) & ((bits & 1) == 0) & values.isfinite()
+    # One step of the integer moves to the neighbour: outward where the magnitude was rounded down, else inward.
+    step = torch.where(back.abs() < values.abs(), 1, -1).to(torch.int32)
+    return torch.where(even_and_inexact, bits + step, bits).view(torch.float32)
+
+
+def fits(values: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether every one of ``values`` is finite and stays so when rounded to ``dtype``."""
+    if values.numel() == 0:
+        return True
+    low, high = torch.aminmax(values)
+    limit = _LIMITS[dtype]
+    return low.item() > -limit and high.item() < limit  # false for NaN too

@@ -1,0 +1,149 @@
+"""Publishing: numbers, pinned parents, refusals that leave nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from registry.catalogue import blobs, events, publishing, revisions
+from registry.catalogue.database import Database
+from registry.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError, UsageError
+from registry.reference import Path, Reference
+from sqlalchemy import text
+
+from tests.catalogue.conftest import Writer, digest_of
+
+
+def counts(database: Database) -> dict[str, int]:
+    tables = ["adapters", "revisions", "revision_files", "revision_targets", "events"]
+    with database.read() as session:
+        return {table: session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in tables}
+
+
+def test_numbers_count_up_and_the_parent_stays_pinned(filled: Database) -> None:
+    with filled.read() as session:
+        french = revisions.find(session, Reference.parse("llama/support/french"))
+        newest = revisions.find(session, Reference.parse("llama/support"))
+        files = revisions.files(session, french.id)
+    assert (newest.reference, french.reference) == ("llama/support@2", "llama/support/french@1")
+    assert (french.parent, newest.parent, newest.parent_id) == ("llama/support@1", "llama", None)
+    assert [(file.path, file.digest, file.size) for file in files] == [
+        ("adapter_model.safetensors", digest_of("f1"), 2)
+    ]
+    assert files[0].blocks_digest == digest_of("f1 blocks")
+    assert french.created_at.utcoffset() is not None
+
+
+def test_what_the_adapter_has_already_is_given_back(filled: Database, writer: Writer) -> None:
+    before = counts(filled)
+    with filled.write() as session:
+        row, created = publishing.publish(session, writer.new("llama/support", "s1", None), "tester")
+    assert (row.reference, created) == ("llama/support@1", False)
+    assert counts(filled) == before
+
+
+def test_the_same_manifest_digest_may_stand_in_two_adapters(filled: Database, writer: Writer) -> None:
+    new = writer.new("llama/support", "s1", None)
+    with filled.write() as session:
+        row, created = publishing.publish(session, replace(new, path=Path.parse("llama/other")), "tester")
+    assert (row.reference, created, row.digest) == ("llama/other@1", True, new.digest)
+
+
+def test_a_deleted_number_is_never_given_again(filled: Database, writer: Writer) -> None:
+    with filled.write() as session:
+        row = writer.publish(session, "llama/code", "c2")
+        for table in ("revision_files", "revision_targets"):
+            session.execute(text(f"DELETE FROM {table} WHERE revision_id = :id"), {"id": row.id})
+        session.execute(text("DELETE FROM revisions WHERE id = :id"), {"id": row.id})
+    with filled.write() as session:
+        assert writer.publish(session, "llama/code", "c3").reference == "llama/code@3"
+
+
+@pytest.mark.parametrize(
+    ("path", "parent", "error", "code", "sentence"),
+    [
+        ("llama/support/new", None, ConflictError, "parent_mismatch", "a revision of llama/support is expected"),
+        ("llama/support/new", "llama/code@1", ConflictError, "parent_mismatch", "llama/code@1"),
+        ("llama/support/french/new", "llama/support@2", ConflictError, "parent_mismatch", "llama/support/french"),
+        ("llama/new", "llama/support@1", ConflictError, "parent_mismatch", "the base model llama is expected"),
+        ("llama/suport/new", "llama/support@1", NotFoundError, "not_found", "Did you mean llama/support"),
+        ("lama/new", None, NotFoundError, "not_found", "There is no base model lama. Did you mean llama?"),
+        ("llama", None, UsageError, "usage", "llama is a base model"),
+    ],
+)
+def test_a_wrong_parent_is_refused_and_nothing_is_left(
+    filled: Database,
+    writer: Writer,
+    path: str,
+    parent: str | None,
+    error: type[RegistryError],
+    code: str,
+    sentence: str,
+) -> None:
+    before = counts(filled)
+    with pytest.raises(error) as caught, filled.write() as session:
+        pinned = revisions.find(session, Reference.parse(parent)) if parent else None
+        writer.publish(session, path, "x", pinned)
+    assert caught.value.code == code
+    assert sentence in str(caught.value)
+    assert counts(filled) == before
+
+
+def test_a_parent_that_is_gone(filled: Database, writer: Writer) -> None:
+    with pytest.raises(NotFoundError, match="does not exist any more"), filled.write() as session:
+        publishing.publish(session, writer.new("llama/support/x", "f1", 999), "tester")
+
+
+def test_other_base_weights_than_those_checked_against(filled: Database, writer: Writer) -> None:
+    new = writer.new("llama/code", "s1", None, base_digest=digest_of("other"))
+    with pytest.raises(ConflictError) as caught, filled.write() as session:
+        publishing.publish(session, new, "tester")
+    assert caught.value.code == "other_weights"
+
+
+def test_a_row_that_points_at_no_bytes_is_impossible(filled: Database, writer: Writer) -> None:
+    before = counts(filled)
+    with pytest.raises(UnavailableError, match="are not stored"), filled.write() as session:
+        publishing.publish(session, writer.new("llama/code", "never stored", None), "tester")
+    with pytest.raises(UnavailableError, match="refused a change"), filled.write() as session:
+        session.execute(text("INSERT INTO revision_files VALUES (1, 'x', 'sha256:none')"))
+    assert counts(filled) == before
+
+
+def test_a_manifest_that_is_not_its_digest(filled: Database, writer: Writer) -> None:
+    new = replace(writer.new("llama/code", "s1", None), digest=digest_of("something else"))
+    with pytest.raises(IntegrityError, match="manifest"), filled.write() as session:
+        publishing.publish(session, new, "tester")
+
+
+@pytest.mark.parametrize("message", ["a\x00b", "\ud800", "x" * 10_001])
+def test_texts_that_no_database_keeps(filled: Database, writer: Writer, message: str) -> None:
+    with pytest.raises(UsageError, match="The message"), filled.write() as session:
+        writer.publish(session, "llama/code", "c9", message=message)
+
+
+def test_publishing_is_an_event(filled: Database) -> None:
+    with filled.read() as session:
+        event = events.recent(session, 1)[0]
+        everything = events.recent(session, 100)
+    assert (event.action, event.subject, event.actor) == ("publish", "llama/code@1", "tester")
+    assert event.detail["parent"] == "llama"
+    assert [one.action for one in everything].count("publish") == 5
+    with pytest.raises(UsageError, match="1 or more"), filled.read() as session:
+        events.recent(session, 0)
+
+
+def test_blobs_are_noted_once(filled: Database) -> None:
+    row = blobs.BlobRow(digest_of("s1"), 2, digest_of("s1 blocks"))
+    many = [blobs.BlobRow(digest_of(f"many {n}"), n, digest_of("b")) for n in range(1201)]
+    with filled.write() as session:
+        blobs.record(session, [row, *many])
+        blobs.record(session, [*many, row])
+    with filled.read() as session:
+        assert blobs.get(session, row.digest) == row
+        wanted = [one.digest for one in many]
+        assert blobs.known(session, [*wanted, digest_of("unknown")]) == frozenset(wanted)
+        with pytest.raises(NotFoundError, match="no blob"):
+            blobs.get(session, digest_of("unknown"))
+    with pytest.raises(IntegrityError, match="is noted with"), filled.write() as session:
+        blobs.record(session, [replace(row, size=3)])

@@ -1,0 +1,267 @@
+"""What commands print: results on stdout, talk on stderr, one JSON document, lines that fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from conftest import ANSWERS, COMMANDS, DIFFERS, FRENCH, PUBLISHED, SHOWN_BASE, CannedRegistry, Run
+
+from registry.schemas import Schema, SearchResult, Tree
+
+ESCAPE = "\x1b"
+
+
+def text_without_layout(text: str) -> str:
+    return re.sub(r"\s+", " ", text)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_json_is_one_document_that_reads_back_into_its_schema(name: str, canned: CannedRegistry, run: Run) -> None:
+    args, method = COMMANDS[name]
+    ended = run(*args, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    document = json.loads(ended.out)
+    expected = ANSWERS[method]
+    if isinstance(expected, Schema):
+        assert type(expected).model_validate_json(ended.out) == expected
+    else:
+        assert (
+            tuple(
+                type(item).model_validate_json(json.dumps(given))
+                for item, given in zip(expected, document, strict=True)
+            )
+            == expected
+        )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_lines_for_people_fit_80_columns_and_are_plain_in_a_pipe(
+    name: str, canned: CannedRegistry, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ended = run(*COMMANDS[name][0])
+    assert ended.code == 0
+    assert ended.out.strip()
+    for line in (ended.out + ended.err).splitlines():
+        assert len(line) <= 80
+        assert line == line.rstrip()
+        assert line.isprintable()
+    assert not re.search("[│├└─┃━╭╮]", ended.out)
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "publish -r"])
+def test_every_width_says_the_same(
+    name: str, columns: int, canned: CannedRegistry, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlimited = run(*COMMANDS[name][0])
+    monkeypatch.setenv("COLUMNS", str(columns))
+    narrow = run(*COMMANDS[name][0])
+
+    def words(text: str) -> list[str]:
+        return sorted(text.split())
+
+    assert words(narrow.out) == words(unlimited.out)
+
+
+def test_in_a_pipe_a_record_is_one_line(canned: CannedRegistry, run: Run) -> None:
+    assert len(run("search").out.splitlines()) == 3
+    assert len(run("resolve", "llama-1b/support/french").out.splitlines()) == 3
+    assert len(run("tree").out.splitlines()) == 5
+
+
+def test_publish_prints_the_reference_alone_first(canned: CannedRegistry, run: Run) -> None:
+    ended = run("publish", "dir", "llama-1b/support/french")
+    first, *rest = ended.out.splitlines()
+    assert first == "llama-1b/support/french@2"
+    said = text_without_layout("\n".join(rest))
+    for part in (
+        FRENCH.digest,
+        "llama-1b/support@2 222222222222 because the receipt in ./output/merged says so",
+        "training_args.bin (a pickle)",
+        "stored 6.29 MB",
+        "registry /data/registry",
+    ):
+        assert part in said
+    assert "unsloth/llama-bnb-4bit" in ended.err
+
+
+def test_publishing_again_says_that_nothing_was_stored(canned: CannedRegistry, run: Run) -> None:
+    canned.answers["publish"] = PUBLISHED.model_copy(update={"created": False, "bytes_stored": 0})
+    assert "nothing, the adapter had this revision already" in run("publish", "dir", "llama-1b/support/french").out
+
+
+def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> None:
+    run(
+        *(
+            "publish",
+            "dir",
+            "llama-1b/x",
+            "--parent",
+            "llama-1b",
+            "-m",
+            "first",
+            "--metric",
+            "acc=0.5",
+            "--metric",
+            "f1=1e-2",
+        ),
+        *("--tag", "prod", "--tag", "best", "--annotation", "team=nlp=x", "--url", "/somewhere"),
+    )
+    opened, published = canned.calls
+    assert opened == ("open", ("/somewhere",), {"create": False})
+    options = dict(published[2])
+    del options["progress"]
+    assert published[:2] == ("publish", ("dir", "llama-1b/x"))
+    assert options == {
+        "parent": "llama-1b",
+        "receipt": None,
+        "message": "first",
+        "metrics": {"acc": 0.5, "f1": 0.01},
+        "tags": ("prod", "best"),
+        "annotations": {"team": "nlp=x"},
+    }
+    assert canned.closed
+
+
+def test_publish_recursively_prints_one_reference_a_line(canned: CannedRegistry, run: Run) -> None:
+    ended = run("publish", "-r", "dir", "llama-1b")
+    assert ended.out == "llama-1b/support/french@2\n"
+    assert "parent llama-1b/support@2 because" in text_without_layout(ended.err)
+
+
+def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None:
+    ended = run(
+        "fetch",
+        "llama-1b/support/french",
+        "-o",
+        "out",
+        "--as",
+        "merged",
+        "--since",
+        "llama-1b",
+        "--dtype",
+        "fp16",
+        "--force",
+    )
+    assert ended.out == "/data/out\n"
+    assert "1 file, 6.29 MB, written" in ended.err
+    assert "Rank 24" in ended.err
+    name, args, options = canned.calls[-1]
+    assert (name, args) == ("fetch", ("llama-1b/support/french", "out"))
+    assert {key: value for key, value in options.items() if key != "progress"} == {
+        "kind": "merged",
+        "since": "llama-1b",
+        "dtype": "fp16",
+        "force": True,
+    }
+
+
+def test_only_base_add_makes_a_registry(canned: CannedRegistry, run: Run) -> None:
+    for args, _ in COMMANDS.values():
+        run(*args)
+    made = [options["create"] for name, _, options in canned.calls if name == "open"]
+    assert made == [name == "base add" for name in COMMANDS]
+
+
+def test_url_and_json_may_stand_before_the_command(canned: CannedRegistry, run: Run) -> None:
+    ended = run("--url", "/before", "--json", "tree")
+    assert Tree.model_validate_json(ended.out)
+    run("--url", "/before", "tree", "--url", "/after")
+    run("--url", "/before", "base", "list")
+    places = [args[0] for name, args, _ in canned.calls if name == "open"]
+    assert places == ["/before", "/after", "/before"]
+
+
+def test_tree_says_what_is_behind_and_why(canned: CannedRegistry, run: Run) -> None:
+    lines = [text_without_layout(line).strip() for line in run("tree").out.splitlines()]
+    assert lines[0] == "llama-1b LlamaForCausalLM 1.10 B parameters 2.20 GB"
+    assert lines[2] == "support @3 [prod] [stable] rank 16 6.29 MB"
+    assert lines[3] == "french @2 [prod] rank 8 6.29 MB behind: pinned to support@2, newest is @3"
+    assert lines[4] == "legal @1 rank 8 6.29 MB behind: french@2 is behind"
+
+
+def test_show_has_lineage_targets_files_and_shares(canned: CannedRegistry, run: Run) -> None:
+    said = text_without_layout(run("show", "llama-1b/support/french").out)
+    for part in (
+        "behind pinned to llama-1b/support@2, newest is @3",
+        "metrics acc=0.9",
+        "data=tickets of April and May",
+        "team=nlp",
+        "2026-03-04 05:06 UTC by anna",
+        "trained on ./output/merged",
+        "6.29 MB, 1.57 M parameters (0.29 % of the model)",
+        "repo id llama-1b/support.french",
+        "llama-1b aaaaaaaaaaaa base model llama-1b/support@2 222222222222 rank 16 newest is @3",
+        "q_proj 22 modules rank 8 scaling 2 down_proj 1 module rank 4, 8 scaling 1.41421, 2",
+        "6.29 MB eeeeeeeeeeee adapter_model.safetensors",
+        "notice base_model_name_or_path names a quantised copy",
+    ):
+        assert part in said
+
+
+def test_show_of_a_base_model(canned: CannedRegistry, run: Run) -> None:
+    canned.answers["show"] = SHOWN_BASE
+    said = text_without_layout(run("show", "llama-1b").out)
+    assert "2.20 GB, 1.10 B parameters in 201 tensors" in said
+    assert "from transformers 5.24.0" in said
+
+
+def test_what_differs_is_listed_and_ends_with_6(canned: CannedRegistry, run: Run) -> None:
+    canned.answers["verify"] = DIFFERS
+    ended = run("verify", "dir")
+    assert ended.code == 6
+    assert "adapter_model.safetensors base_model.model.q_proj.lora_A.weight: other bytes" in text_without_layout(
+        ended.out
+    )
+    assert "2 differences" in ended.err
+    as_json = run("verify", "dir", "--json")
+    assert as_json.code == 6
+    assert type(DIFFERS).model_validate_json(as_json.out) == DIFFERS
+    assert json.loads(as_json.err)["code"] == "verify_failed"
+
+
+def test_nothing_found_is_no_error(canned: CannedRegistry, run: Run) -> None:
+    canned.answers |= {"search": SearchResult(revisions=()), "tree": Tree(roots=()), "bases": ()}
+    for args in (["search", "x"], ["tree"], ["base", "list"]):
+        ended = run(*args)
+        assert (ended.code, ended.out) == (0, "")
+        assert ended.err
+
+
+HOSTILE = "\x1b[31mred\x07 [bold]not markup[/bold] \u202eback\n\x1b]0;title"
+
+
+@pytest.mark.parametrize("name", ["log", "search", "show", "tree", "publish", "events"])
+def test_text_of_strangers_cannot_reach_the_terminal(name: str, canned: CannedRegistry, run: Run) -> None:
+    canned.answers = _with_text(HOSTILE)
+    ended = run(*COMMANDS[name][0])
+    for char in (ESCAPE, "\x07", "\u202e"):
+        assert char not in ended.out + ended.err
+    if name in {"log", "search", "show"}:
+        assert "[bold]not markup[/bold]" in ended.out
+
+
+def _with_text(text: str) -> dict[str, Any]:
+    hostile = FRENCH.model_copy(
+        update={
+            "message": text,
+            "author": text,
+            "annotations": {text: text},
+            "metrics": {text: 1.0},
+            "trained_on": text,
+            "notices": (text,),
+        }
+    )
+    answers: dict[str, Any] = dict(ANSWERS)
+    answers["log"] = answers["log"].model_copy(update={"revisions": (hostile,)})
+    answers["search"] = SearchResult(revisions=(hostile,))
+    answers["show"] = answers["show"].model_copy(update={"revision": hostile})
+    answers["publish"] = PUBLISHED.model_copy(update={"revision": hostile, "parent_reason": text, "registry": text})
+    answers["events"] = tuple(
+        event.model_copy(update={"actor": text, "subject": text, "detail": {text: text}}) for event in ANSWERS["events"]
+    )
+    return answers

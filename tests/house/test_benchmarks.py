@@ -1,0 +1,35 @@
+"""The benchmarks run: a tiny model through every measured piece, so that they don't rot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import merge, running, startup
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(running, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_merge_measures_every_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = merge.main(["--tiny", "--runs", "1", "--peer-runs", "1", "--cache", str(tmp_path / "cache")])
+    document = json.loads(file.read_text())
+    assert set(document["samples"]) >= {"copy", "merge depth 4", "merge depth 16", "peft depth 4", "publish"}
+    assert all(figure["value"] > 0 for figure in document["figures"] if "error" in figure["name"])
+    (ours,) = document["samples"]["merge depth 4"]
+    (peft,) = document["samples"]["peft depth 4"]
+    assert ours["error"] < peft["error"]  # one rounding against four
+    assert "merge to disk, depth 4" in capsys.readouterr().out
+    assert not list((tmp_path / "cache").glob("registry-*"))
+
+
+def test_startup_measures_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(startup.main(["--runs", "1"]).read_text())
+    assert [figure["name"] for figure in document["figures"]][:2] == ["registry --help", "registry tree"]
+    assert document["samples"]["heavy"] == {"registry --help": [], "registry tree": []}
+    assert "Start-up" in capsys.readouterr().out

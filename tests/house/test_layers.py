@@ -1,0 +1,65 @@
+"""Imports go one way, and the rule that says so notices when they don't."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--config", "pyproject.toml", "--no-cache"]
+    return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package and its rules, free to be spoilt."""
+    shutil.copytree(ROOT / "registry", tmp_path / "registry", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def plant(folder: Path, module: str, line: str) -> None:
+    file = folder / "registry" / module
+    file.parent.mkdir(exist_ok=True)
+    file.write_text((file.read_text() if file.exists() else "") + f"\n{line}\n")
+
+
+def test_the_contracts_hold() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("tensors/dtypes.py", "import sqlalchemy", "The tensor core is pure"),
+        ("tensors/dtypes.py", "import boto3", "The tensor core is pure"),
+        ("tensors/dtypes.py", "from registry.storage import driver", "Imports go down only"),
+        ("tensors/dtypes.py", "from registry.catalogue import __init__", "Imports go down only"),
+        ("catalogue/__init__.py", "import torch", "The catalogue knows no tensors"),
+        ("storage/driver.py", "import safetensors", "Storage knows bytes only"),
+        ("storage/driver.py", "from registry.services import protocol", "Imports go down only"),
+        ("errors.py", "import registry.digest", "Imports go down only"),
+        ("planted.py", "import registry.errors", "Imports go down only"),
+    ],
+)
+def test_a_planted_import_is_caught(copy: Path, module: str, line: str, broken: str) -> None:
+    plant(copy, module, line)
+    done = lint_imports(copy)
+    assert done.returncode != 0
+    assert f"{broken} BROKEN" in done.stdout, done.stdout + done.stderr
+
+
+def test_an_indirect_import_is_caught(copy: Path) -> None:
+    """The tensor core may not reach a database through a leaf either."""
+    plant(copy, "errors.py", "import sqlalchemy")
+    done = lint_imports(copy)
+    assert done.returncode != 0
+    assert "The tensor core is pure BROKEN" in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,113 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.house import module_map
+
+ROOT = Path(__file__).parents[2]
+MOST_LINES = 350
+VAGUE_NAMES = {"utils", "common", "helpers", "base", "core"}
+# Joined here, so that this file doesn't name them either.
+REGISTRY_HOSTS = [
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("download", "pytorch", "org"),
+        ("npmjs", "org"),
+        ("npmjs", "com"),
+        ("deb", "debian", "org"),
+        ("crates", "io"),
+        ("golang", "org"),
+        ("anaconda", "org"),
+    )
+]
+
+
+def tracked_files() -> list[Path]:
+    """Everything that is in the repository or would be added to it."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so what is tracked isn't known")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in (ROOT / "registry").rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def text_of(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", errors="replace")
+
+
+def test_no_tracked_file_names_a_package_registry() -> None:
+    found = [
+        (path.relative_to(ROOT), host) for path in tracked_files() for host in REGISTRY_HOSTS if host in text_of(path)
+    ]
+    assert found == []
+
+
+def test_no_tracked_file_holds_a_path_of_this_machine() -> None:
+    here = [str(ROOT), str(Path.home()) + "/"]
+    patterns = [re.compile(r"(?<![\w.])" + re.escape(path)) for path in here if len(path) > 2]
+    found = [
+        path.relative_to(ROOT) for path in tracked_files() for pattern in patterns if pattern.search(text_of(path))
+    ]
+    assert found == []
+
+
+def test_no_tracked_file_is_large() -> None:
+    """Weights and results don't belong into the repository."""
+    assert [path.relative_to(ROOT) for path in tracked_files() if path.stat().st_size > 1 << 20] == []
+
+
+def test_modules_fit_in_the_head() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules()}
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
+
+
+def test_modules_are_named_for_what_they_do() -> None:
+    assert [path for path in modules() if path.stem in VAGUE_NAMES or path.parent.name in VAGUE_NAMES] == []
+
+
+def test_the_architecture_page_lists_every_module_as_it_is() -> None:
+    page = module_map.PAGE.read_text(encoding="utf-8")
+    assert page == module_map.with_map(page, ROOT / "registry"), "run `make format`, which writes the list"
+
+
+def test_the_architecture_page_draws_every_layer() -> None:
+    page = module_map.PAGE.read_text(encoding="utf-8")
+    drawing = page.partition("## Layers")[2].partition("## What happens")[0]
+    parts = [path.name for path in (ROOT / "registry").iterdir() if (path / "__init__.py").exists()]
+    parts += [path.stem for path in (ROOT / "registry").glob("*.py") if path.stem != "__init__"]
+    assert [part for part in parts if not re.search(rf"\b{part}\b", drawing)] == []
+
+
+def test_decisions_are_numbered_without_gaps_and_fit_a_page() -> None:
+    files = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [int(path.name[:4]) for path in files] == list(range(1, len(files) + 1))
+    for path in files:
+        words = len(path.read_text().split())
+        assert words <= 500, f"{path.name} has {words} words"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())]
+    local = [(page, link) for page, link in links if not link.startswith(("http:", "https:", "mailto:"))]
+    dead = [(page.name, link) for page, link in local if not (page.parent / link).exists()]
+    assert dead == []
+
+
+def test_make_help_lists_every_target() -> None:
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    phony = next(line for line in lines if line.startswith(".PHONY:")).split()[1:]
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert [line.split()[1] for line in shown.splitlines()] == phony

@@ -1,0 +1,98 @@
+"""The same things made and merged by transformers and PEFT themselves: slow, and the judge of how we read them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_AUTO = {"llama": "AutoModelForCausalLM", "gpt2": "AutoModelForCausalLM", "bert": "AutoModel"}
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The model of a folder, by the auto class of its type, in ``dtype``, for evaluation."""
+    import transformers
+
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    auto = getattr(transformers, _AUTO[kind])
+    return auto.from_pretrained(folder, dtype=dtype).eval()
+
+
+def save_model(folder: Path, base: Path, *, max_shard_size: str = "5GB", dtype: torch.dtype = torch.float32) -> Path:
+    """Load ``base`` and save it with ``save_pretrained``: a folder as transformers itself writes it."""
+    load_model(base, dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    return folder
+
+
+def train_adapter(folder: Path, model: Any, *, seed: int = 0, b_scale: float = 0.1, **config: Any) -> Any:
+    """Put a LoRA made by PEFT on ``model``, fill its B with random values, save it; returns the merged model.
+
+    ``config`` goes to ``LoraConfig``. The model is changed: it becomes what a child of this adapter is trained on.
+    """
+    import peft
+
+    torch.manual_seed(seed)
+    with between_themselves():
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(**config))
+        with torch.no_grad():
+            for name, parameter in wrapped.named_parameters():
+                if "lora_B" in name or "lora_embedding" in name:
+                    parameter.copy_(torch.randn_like(parameter) * b_scale)
+        wrapped.save_pretrained(folder)
+        return wrapped.merge_and_unload()
+
+
+def peft_merge(base: Path, adapters: Sequence[Path], dtype: torch.dtype = torch.float32) -> Any:
+    """PEFT's own step-by-step merge of a path."""
+    import peft
+
+    model = load_model(base, dtype)
+    for adapter in adapters:
+        with between_themselves():
+            model = peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return model.eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    """The model's output for a fixed input."""
+    with torch.no_grad():
+        out = model(input_ids=torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]]))
+    result: torch.Tensor = out.logits if hasattr(out, "logits") else out.last_hidden_state
+    return result
+
+
+@contextmanager
+def between_themselves() -> Iterator[None]:
+    """Leave out the warnings that are about PEFT's use of transformers or about saving whole embeddings."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`.*", category=UserWarning)
+        yield
+
+
+@contextmanager
+def no_complaints() -> Iterator[None]:
+    """Fail when PEFT or transformers log a warning inside (their `warnings` are errors in every test already)."""
+    records: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    keep = Keep(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("peft", "transformers")]
+    for logger in loggers:
+        logger.addHandler(keep)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(keep)
+    if records:
+        raise AssertionError("; ".join(record.getMessage() for record in records))
