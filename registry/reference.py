@@ -13,7 +13,9 @@ from typing import Final
 
 from registry.errors import UsageError
 
-RESERVED: Final = frozenset(["api", "datasets", "spaces", "models", "kernels", "buckets", "hf", "resolve", "tree", "revision", "refs", "git"])
+RESERVED: Final = frozenset(
+    ["api", "datasets", "spaces", "models", "kernels", "buckets", "hf", "resolve", "tree", "revision", "refs", "git"]
+)
 MAX_BASE: Final = 96
 MAX_ADAPTER: Final = 64
 MAX_BELOW_BASE: Final = 96

@@ -140,7 +140,7 @@ def _summaries(session: Session, name: str | None) -> tuple[BaseSummary, ...]:
         query = query.where(BaseModelRecord.name == name)
         counts = counts.join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id).where(BaseModelRecord.name == name)
     rows = session.scalars(query).all()
-    adapters = dict(session.execute(counts).tuples().all())
+    adapters = dict(session.execute(counts).all())
     files = _files(session, *(row.id for row in rows))
     return tuple(
         BaseSummary(

@@ -225,7 +225,7 @@ def _newest_of(session: Session, adapter_ids: Iterable[int]) -> dict[int, int]:
         .where(Revision.adapter_id.in_(list(adapter_ids)))
         .group_by(Revision.adapter_id)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def targets(session: Session, revision_id: int) -> tuple[TargetGroup, ...]:

@@ -129,7 +129,7 @@ def files(session: Session, revision_id: int) -> tuple[StoredFile, ...]:
         .join(Blob, Blob.digest == RevisionFile.digest)
         .where(RevisionFile.revision_id == revision_id)
     )
-    return tuple(sorted((StoredFile(*row) for row in session.execute(query).tuples()), key=lambda file: file.path))
+    return tuple(sorted((StoredFile(*row) for row in session.execute(query)), key=lambda file: file.path))
 
 
 def adapter(session: Session, path: Path) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from registry.cli.lists import BEHIND, QUIET, REFERENCE, tags_of
-from registry.cli.screen import Line, Span, fields, phrase, table, words
+from registry.cli.lists import tags_of
+from registry.cli.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.words import amount, clean, counted, metrics, moment, numbers, percent, short_digest, size
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from registry.cli.options import (
     parse_annotations,
     parse_metrics,
 )
-from registry.cli.screen import Span
+from registry.cli.screen import REFERENCE, Line, Span
 from registry.cli.session import Session, session
 from registry.errors import UsageError
 
 if TYPE_CHECKING:
-    from registry.schemas import Published
+    from registry.schemas import Published, Tagged
 
 
 def base_add(
@@ -111,7 +111,7 @@ def _publish_tree(run: Session, folder: str, base: str) -> None:
         if run.as_json:
             return
         run.progress.pause()
-        run.out.show([(Span(answer.revision.reference, "bold"),)])
+        run.out.show([(Span(answer.revision.reference, REFERENCE),)])
         state = "published" if answer.created else "was there already"
         run.say(f"{answer.revision.reference} {state}, parent {answer.revision.parent} because {answer.parent_reason}")
         for item in answer.left_out:
@@ -135,7 +135,7 @@ def tag(
     """
     with session(url, as_json) as run:
         answer = run.registry.tag(ref, tag)
-        run.answer(answer, lambda _width: [(Span(f"{answer.path}@{answer.tag}"), Span(f" -> {answer.reference}"))])
+        run.answer(answer, lambda _width: [_tag_line(answer, f"-> {answer.reference}")])
         if answer.previous not in {None, answer.reference}:
             run.say(f"The tag named {answer.previous} before.")
 
@@ -149,9 +149,11 @@ def untag(
     """Remove a tag; the revision stays."""
     with session(url, as_json) as run:
         answer = run.registry.untag(path, tag)
-        run.answer(
-            answer, lambda _width: [(Span(f"{answer.path}@{answer.tag}"), Span(f" removed, was {answer.previous}"))]
-        )
+        run.answer(answer, lambda _width: [_tag_line(answer, f"removed, was {answer.previous}")])
+
+
+def _tag_line(answer: Tagged, what: str) -> Line:
+    return (Span(f"{answer.path}@{answer.tag}", REFERENCE), Span(f" {what}"))
 
 
 def annotate(

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from registry.cli.screen import Line, Span, flow, phrase, table, words
+from registry.cli.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
 from registry.cli.words import amount, counted, metrics, moment, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas import BaseSummary, Event, Log, Resolved, RevisionSummary, SearchResult, Tree, TreeNode
-
-REFERENCE = "bold"
-TAG = "cyan"
-BEHIND = "yellow"
-QUIET = "dim"
 
 
 def tags_of(revision: RevisionSummary) -> list[list[Span]]:

@@ -15,6 +15,12 @@ from typing import TextIO
 
 from registry.cli.words import clean
 
+# Styles by what they mark.
+REFERENCE = "bold"
+TAG = "cyan"
+BEHIND = "yellow"
+QUIET = "dim"
+
 GAP = 2
 HANG = 4
 _MIN_FLOWING = 32  # columns that text needs beside fixed cells, else it goes below them

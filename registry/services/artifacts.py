@@ -181,7 +181,8 @@ def by_tensor(targets: Mapping[str, TargetLinks]) -> dict[str, TargetLinks]:
         tensor = links.target.tensor
         if tensor is None or tensor in found:
             raise InvalidAdapterError(
-                f"Target module {module!r} does not have a tensor of its own in the base files.", code="not_supported_yet"
+                f"Target module {module!r} does not have a tensor of its own in the base files.",
+                code="not_supported_yet",
             )
         found[tensor] = links
     return found

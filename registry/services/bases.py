@@ -35,9 +35,7 @@ def add_base(deployment: Deployment, name: str, folder: Path, *, link: bool, pro
     there = _existing(deployment, name, index.weights_digest)
     if there is not None:
         return _answer(deployment, there, model.left_out, (), created=False)
-    table = make_table(
-        model.config, {name: (entry.dtype, entry.shape) for name, (_, entry) in model.tensors().items()}
-    )
+    table = make_table(model.config, {name: (entry.dtype, entry.shape) for name, (_, entry) in model.tensors().items()})
     stored = _store(deployment, model, index, link=link, progress=progress)
     index_blob = deployment.blobs.put_bytes(canonical_json(index.to_document()))
     table_blob = deployment.blobs.put_bytes(canonical_json(table.to_document()))

@@ -72,7 +72,9 @@ def scan(folder: Path, error: type[RegistryError]) -> Folder:
         else:
             leave(path, reason)
         if len(files) > MAX_FILES:
-            raise error(f"{folder} holds more than {MAX_FILES} files; publish the folder of one model.", code="bad_config")
+            raise error(
+                f"{folder} holds more than {MAX_FILES} files; publish the folder of one model.", code="bad_config"
+            )
     files.sort(key=lambda found: found.path)
     return Folder(root, tuple(files), tuple(sorted(left_out, key=lambda left: left.path)))
 
@@ -186,4 +188,6 @@ def adapter_folder(folder: Path) -> Folder:
             code="pickle",
         )
     missing = ADAPTER_WEIGHTS if has_config else ADAPTER_CONFIG
-    raise InvalidAdapterError(f"{folder} has no {missing}; a folder written by PEFT's save_pretrained is expected.", code="missing_file")
+    raise InvalidAdapterError(
+        f"{folder} has no {missing}; a folder written by PEFT's save_pretrained is expected.", code="missing_file"
+    )

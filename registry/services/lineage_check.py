@@ -92,7 +92,9 @@ def _compare(
         first = index * merge.rows_a_block
         found = read_rows(source, copy, first, first + expected.shape[0]).to(torch.float64)
         scale = torch.maximum(expected.abs(), weight.abs())
-        unit = torch.maximum(scale * max(torch.finfo(coarser).eps, _SUM_ERROR), torch.full_like(scale, torch.finfo(coarser).tiny))
+        unit = torch.maximum(
+            scale * max(torch.finfo(coarser).eps, _SUM_ERROR), torch.full_like(scale, torch.finfo(coarser).tiny)
+        )
         excess = (found - expected).abs() - roundings * unit
         at = int(excess.argmax())
         return excess.flatten()[at].item(), first + at // merge.columns, at % merge.columns

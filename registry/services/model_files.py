@@ -24,7 +24,18 @@ _QUANTISED_TAILS: Final = re.compile(
     r"\.(absmax|nested_absmax|quant_map|nested_quant_map|quant_state\..+|SCB|qweight|qzeros|g_idx|weight_scale|"
     r"weight_scale_inv|weight_packed|weight_shape|weight_zero_point|.+_blocks|.+_scales)"
 )
-_OTHER_FORMATS: Final = (".onnx", ".onnx_data", ".h5", ".msgpack", ".gguf", ".ggml", ".tflite", ".ot", ".mlmodel", ".nemo")
+_OTHER_FORMATS: Final = (
+    ".onnx",
+    ".onnx_data",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".ggml",
+    ".tflite",
+    ".ot",
+    ".mlmodel",
+    ".nemo",
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +55,7 @@ class ModelFiles:
 
     def tensors(self) -> dict[str, tuple[str, TensorEntry]]:
         """Every tensor with the file it lies in."""
-        return {
-            entry.name: (path, entry) for path, header in self.headers.items() for entry in header.entries.values()
-        }
+        return {entry.name: (path, entry) for path, header in self.headers.items() for entry in header.entries.values()}
 
 
 def read_model_files(folder: Path) -> ModelFiles:
@@ -104,7 +113,8 @@ def _shards(folder: Folder, index: Mapping[str, Any] | None) -> list[str]:
         )
     if SINGLE in weights:
         raise InvalidBaseError(
-            f"{folder.root} has both {SINGLE} and {INDEX}, and loaders differ in which they take; remove one.", code="bad_index"
+            f"{folder.root} has both {SINGLE} and {INDEX}, and loaders differ in which they take; remove one.",
+            code="bad_index",
         )
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
@@ -113,7 +123,8 @@ def _shards(folder: Folder, index: Mapping[str, Any] | None) -> list[str]:
     for shard in shards:
         if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
             raise InvalidBaseError(
-                f"{INDEX} names the file {shard!r}, which is not a plain file name in the folder.", code="path_traversal"
+                f"{INDEX} names the file {shard!r}, which is not a plain file name in the folder.",
+                code="path_traversal",
             )
         if shard not in weights:
             raise InvalidBaseError(f"{INDEX} names {shard!r}, which is not in the folder.", code="bad_index")
@@ -134,7 +145,8 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
         for entry in header.entries.values():
             if entry.name in places:
                 raise InvalidBaseError(
-                    f"Tensor {entry.name!r} is in {places[entry.name]} and in {path}; one place is expected.", code="bad_index"
+                    f"Tensor {entry.name!r} is in {places[entry.name]} and in {path}; one place is expected.",
+                    code="bad_index",
                 )
             places[entry.name] = path
             if _is_quantised(entry):

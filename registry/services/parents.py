@@ -148,7 +148,8 @@ def _by_receipt(
         )
     if receipt.plan.base != base.digest:
         raise ConflictError(
-            f"{why} is of the base weights {receipt.plan.base}, but {base.name} has {base.digest}.", code="parent_mismatch"
+            f"{why} is of the base weights {receipt.plan.base}, but {base.name} has {base.digest}.",
+            code="parent_mismatch",
         )
     if receipt.tip is None and above.is_base:
         return None

@@ -118,9 +118,7 @@ def _check(
     """Every check that reads no weights."""
     found = adapter_folder(folder)
     config = parse_config(_read_small(found, ADAPTER_CONFIG))
-    above = find_parent(
-        deployment, path, parent=parent, receipt=receipt, trained_on=config.base_model_name_or_path
-    )
+    above = find_parent(deployment, path, parent=parent, receipt=receipt, trained_on=config.base_model_name_or_path)
     lineage = load_path(deployment, Reference.parse(above.reference))
     with FileSource(_weights(found)) as source:
         header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
@@ -170,9 +168,7 @@ def _manifest(candidate: _Candidate, staged: Mapping[str, StagedBlob]) -> dict[s
         "base": candidate.parent.base.digest,
         "parent": row.digest if row else None,
         "config": dict(candidate.config.document),
-        "files": [
-            {"path": path, "digest": blob.digest, "size": blob.size} for path, blob in sorted(staged.items())
-        ],
+        "files": [{"path": path, "digest": blob.digest, "size": blob.size} for path, blob in sorted(staged.items())],
     }
 
 
@@ -234,5 +230,3 @@ def _existing(deployment: Deployment, path: TreePath, digest: str) -> RevisionSu
     """The adapter's revision of this digest."""
     with deployment.database.read() as session:
         return browse.with_digest(session, path, digest)
-
-

@@ -94,7 +94,9 @@ def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Rec
         with file.open("rb") as stream:
             data = stream.read(MAX_RECEIPT + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"There is no receipt {str(file)!r}; `registry fetch` writes one.", code="missing_file") from None
+        raise NotFoundError(
+            f"There is no receipt {str(file)!r}; `registry fetch` writes one.", code="missing_file"
+        ) from None
     except OSError as problem:
         raise error(f"The receipt {str(file)!r} can't be read: {problem.strerror}.") from None
     try:

@@ -12,7 +12,15 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 _DEFINITIONS: Final = frozenset(
-    {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json"}
+    {
+        "tokenizer.json",
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+    }
 )
 _TOKENIZER: Final = _DEFINITIONS | {
     "tokenizer_config.json",

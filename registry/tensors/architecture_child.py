@@ -157,27 +157,27 @@ def _kind(module: Any) -> tuple[str, dict[str, Any]]:
     from transformers.pytorch_utils import Conv1D
 
     cls = type(module)
-    kind, geometry = "unknown", {}
-    own = next(
-        (
-            known
-            for known in (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-            if issubclass(cls, known)
-        ),
-        None,
-    )
+    known = {
+        nn.Linear: "linear",
+        Conv1D: "conv1d",
+        nn.Embedding: "embedding",
+        nn.Conv1d: "conv",
+        nn.Conv2d: "conv",
+        nn.Conv3d: "conv",
+    }
+    own = next((entry for entry in known if issubclass(cls, entry)), None)
+    kind = "unknown"
     if hasattr(module, "parametrizations"):
         pass  # its weight is computed from others
     elif own is not None:
-        plain = cls.forward is own.forward or cls.__name__ in _PLAIN_LINEARS or hasattr(module, "embed_scale")
-        kind = {nn.Linear: "linear", Conv1D: "conv1d", nn.Embedding: "embedding"}.get(own, "conv") if plain else kind
-        geometry = _geometry(module) if kind == "conv" else {}
+        if cls.forward is own.forward or cls.__name__ in _PLAIN_LINEARS or hasattr(module, "embed_scale"):
+            kind = known[own]
     elif isinstance(module, nn.MultiheadAttention):
-        kind = "attention" if module.in_proj_weight is not None else kind
+        kind = "attention" if module._qkv_same_embed_dim else kind
     elif "Experts" in cls.__name__ or hasattr(module, "num_experts"):
         fused = any(value is not None and value.dim() == 3 for value in module._parameters.values())
         kind = "experts" if fused else kind
-    return kind, geometry
+    return kind, _geometry(module) if kind == "conv" else {}
 
 
 def _modules(model: Any) -> list[list[Any]]:

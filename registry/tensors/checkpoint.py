@@ -1,8 +1,8 @@
 """A PEFT LoRA checkpoint held against the base model that it belongs to.
 
 From names, dtypes and shapes alone: no weight is read. What comes out is one pair (A, B) and its scale for each target
-module, in the orientation of the base; whatever has no place there is refused by name (the order of the checks is
-that of the publish checklist: names, pairs, dtypes, targets, shapes, ranks, coverage).
+module, in the orientation of the base; whatever has no place there is refused by name (in the order of the publish
+checklist: names, pairs, dtypes, targets, shapes, ranks, coverage).
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.tensors.adapter_parts import PAIRS, Parts, sort_parts
 from registry.tensors.coverage import check_coverage
-from registry.tensors.dtypes import FLOATS
-from registry.tensors.fit import Modules, check_copy, fitted, resolve_modules
+from registry.tensors.fit import as_folded, check_copy, check_factors, may_be_copied, resolve
 from registry.tensors.header import TensorEntry
-from registry.tensors.key_grammar import ParsedKey, Part, parse_key
+from registry.tensors.key_grammar import Part
 from registry.tensors.lora_config import LoraAdapterConfig
-from registry.tensors.patterns import PatternBudget, PatternMap
+from registry.tensors.patterns import PatternBudget
+from registry.tensors.scales import Scales
 from registry.tensors.strict_json import shown
 from registry.tensors.targets import Target, TargetTable
-
-_PAIRS: Final = ((Part.A, Part.B), (Part.EMBEDDING_A, Part.EMBEDDING_B))
 
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The pair of one target module: the module's weight changes by ``scaling`` B A in oriented space (out x in)."""
+    """The pair of one target module: its weight changes by ``scaling`` B A in oriented space (out x in)."""
 
     module: str  # canonical name in the target table
     target: Target
@@ -46,7 +44,7 @@ class Checkpoint:
 
     config: LoraAdapterConfig
     pairs: Mapping[str, LoraPair]  # by canonical module name, sorted
-    copies: Mapping[str, TensorEntry]  # canonical module name -> copy of the module's whole weight as it was trained on
+    copies: Mapping[str, TensorEntry]  # canonical module name -> copy of its whole weight, as it was trained on
     notices: tuple[str, ...]
 
     @cached_property
@@ -60,9 +58,7 @@ class Checkpoint:
         return sum(pair.a.elements + pair.b.elements for pair in self.pairs.values())
 
 
-def read_checkpoint(
-    config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry], table: TargetTable
-) -> Checkpoint:
+def read_checkpoint(config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry], table: TargetTable) -> Checkpoint:
     """Check an adapter's tensors against its configuration and its base.
 
     Args:
@@ -70,37 +66,32 @@ def read_checkpoint(
         tensors: the tensors of adapter_model.safetensors by name.
         table: the target table of the base model.
 
+    Returns:
+        The pairs, the copies of whole weights (that these equal the composed parent is for the caller to check), and
+        notices for people.
+
     Raises:
-        InvalidAdapterError: what is wrong, naming the tensor or the field; the code says which rule it was.
+        InvalidAdapterError: naming the tensor, module or field; the code says which rule it was.
     """
-    parts, notices = _by_module(config, tensors)
-    _check_pairs(parts)
-    _check_dora(config, parts)
-    for entry in tensors.values():
-        _check_dtype(entry)
-    modules = resolve_modules(parts, table)
-    copies = {
-        modules.canonical[name]: check_copy(found[part], modules.target(name))
-        for name, found in parts.items()
-        for part in (Part.COPY, Part.PARAMETER)
-        if part in found
-    }
+    parts, notices = sort_parts(config, tensors)
+    targets = _targets(parts, table)
     budget = PatternBudget()
-    scales = _Scales(config, budget)
-    pairs = {}
-    for name, found in parts.items():
-        for first, second in _PAIRS:
+    scales = Scales(config, budget)
+    copies: dict[str, TensorEntry] = {}
+    pairs: dict[str, LoraPair] = {}
+    spelled: dict[str, str] = {}
+    for name, found in sorted(parts.items()):
+        target = targets[name]
+        copy = found.get(Part.COPY, found.get(Part.PARAMETER))
+        if copy is not None:
+            check_copy(copy, target)
+            copies[target.module] = copy
+        for first, second in PAIRS:
             if first in found:
-                canonical = modules.canonical[name]
-                pairs[canonical] = _pair(config, scales, name, modules, found[first], found[second], first)
-    if not pairs:
-        raise InvalidAdapterError("The adapter holds no LoRA pair: there is nothing to add to the base.", code="incomplete_adapter")
-    if config.use_dora:
-        raise InvalidAdapterError(
-            "adapter_config.json: use_dora is true; DoRA can't be composed by this version yet. Train a plain LoRA.",
-            code="not_supported_yet",
-        )
-    spelled = {modules.canonical[name]: name for name in parts if modules.canonical[name] in pairs}
+                target = as_folded(name, target, embedding=first is Part.EMBEDDING_A, table=table)
+                pairs[target.module] = _pair(scales, name, target, found[first], found[second])
+                spelled[target.module] = name
+    _check_whole(config, pairs)
     notices += scales.notices() + check_coverage(config, table, spelled, budget)
     return Checkpoint(
         config=config,
@@ -108,3 +99,186 @@ def read_checkpoint(
         copies=MappingProxyType(dict(sorted(copies.items()))),
         notices=tuple(notices),
     )
+
+
+def _targets(parts: Parts, table: TargetTable) -> dict[str, Target]:
+    """The target of every module that the checkpoint names; two names for one target are refused."""
+    targets: dict[str, Target] = {}
+    named: dict[str, str] = {}
+    for name, found in parts.items():
+        whole = found.get(Part.PARAMETER)
+        if whole is not None:
+            meant = table.find(name)
+            if meant is None or not may_be_copied(meant, table):
+                raise InvalidAdapterError(
+                    f"Tensor {shown(whole.name)} is a whole weight, but modules_to_save in adapter_config.json does "
+                    "not name it. Save the adapter again, or remove the tensor.",
+                    code="unexpected_tensor",
+                )
+        target = targets[name] = resolve(name, table)
+        if target.module in named:
+            raise InvalidAdapterError(
+                f"The modules {shown(named[target.module])} and {shown(name)} of the adapter are the same module of "
+                "the base model. Keep one of them.",
+                code="unexpected_tensor",
+            )
+        named[target.module] = name
+    return targets
+
+
+def _pair(scales: Scales, name: str, target: Target, a: TensorEntry, b: TensorEntry) -> LoraPair:
+    rank = check_factors(name, target, a, b)
+    expected, alpha, reason = scales.of(name)
+    if rank != expected:
+        raise InvalidAdapterError(
+            f"Tensor {shown(a.name)} has rank {rank}, but adapter_config.json gives {expected} for {shown(name)} "
+            f"({reason}). Save the adapter again with the configuration that it was trained with.",
+            code="rank_mismatch",
+        )
+    return LoraPair(target.module, target, a, b, rank, alpha, scales.config.scaling(rank, alpha))
+
+
+def _check_whole(config: LoraAdapterConfig, pairs: Mapping[str, LoraPair]) -> None:
+    if not pairs:
+        raise InvalidAdapterError(
+            "The adapter holds no LoRA pair, so there is nothing to add to the base. Save the adapter again.",
+            code="incomplete_adapter",
+        )
+    if config.use_dora:
+        raise InvalidAdapterError(
+            "adapter_config.json: use_dora is true; DoRA can't be composed by this version yet. Train a plain LoRA.",
+            code="not_supported_yet",
+        )
+
+
+def _by_module(
+    config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry]
+) -> tuple[dict[str, dict[Part, TensorEntry]], list[str]]:
+    """The tensors by module and part; parts that mean nothing at merge time are left out with a notice."""
+    parts: dict[str, dict[Part, TensorEntry]] = {}
+    ignored = []
+    for name, entry in tensors.items():
+        key = parse_key(name)
+        if key.part in _TRAINING_ONLY:
+            ignored.append(name)
+            continue
+        _check_kept(config, entry, key)
+        found = parts.setdefault(key.module, {})
+        if key.part in found:
+            raise InvalidAdapterError(
+                f"Tensors {shown(found[key.part].name)} and {shown(name)} are the same part of one module; keep one.",
+                code="unexpected_tensor",
+            )
+        found[key.part] = entry
+    notices = [f"{len(ignored)} tensors that only training uses were left out of the maths."] if ignored else []
+    return parts, notices
+
+
+def _check_kept(config: LoraAdapterConfig, entry: TensorEntry, key: ParsedKey) -> None:
+    """Refuse the parts that this version does not compose, by name."""
+    if key.part is Part.DIAGONAL:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} belongs to KaSA, which cuts the base weights. Train a plain LoRA instead.",
+            code="base_shifting_init",
+        )
+    later = _LATER.get(key.part)
+    if later is None and key.part is Part.PARAMETER and key.parameter != "weight":
+        later = "a whole parameter"
+    if later is not None:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} is {later}, which can't be composed by this version yet. Train without it.",
+            code="not_supported_yet",
+        )
+    if key.part is Part.MAGNITUDE and not config.use_dora:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} is a DoRA magnitude, but adapter_config.json does not say use_dora; "
+            "PEFT would leave it out. Correct the configuration.",
+            code="dora_incomplete",
+        )
+
+
+def _check_pairs(parts: Mapping[str, Mapping[Part, TensorEntry]]) -> None:
+    for found in parts.values():
+        kinds = [(first, second) for first, second in _PAIRS if first in found or second in found]
+        for first, second in kinds:
+            if (first in found) is not (second in found):
+                there, missing = (first, second) if first in found else (second, first)
+                raise InvalidAdapterError(
+                    f"Tensor {shown(found[there].name)} has no partner {missing.value}: half a pair is a zero delta. "
+                    "Save the adapter again.",
+                    code="incomplete_pair",
+                )
+        if len(kinds) > 1:
+            raise InvalidAdapterError(
+                f"Tensors {shown(found[Part.A].name)} and {shown(found[Part.EMBEDDING_A].name)} adapt one module twice.",
+                code="unexpected_tensor",
+            )
+
+
+def _check_dora(config: LoraAdapterConfig, parts: Mapping[str, Mapping[Part, TensorEntry]]) -> None:
+    for module, found in parts.items():
+        paired = Part.A in found or Part.EMBEDDING_A in found
+        if config.use_dora and paired and Part.MAGNITUDE not in found:
+            raise InvalidAdapterError(
+                f"adapter_config.json says use_dora, but module {shown(module)} has no lora_magnitude_vector; PEFT "
+                "would invent one. Save the adapter again.",
+                code="dora_incomplete",
+            )
+
+
+def _check_dtype(entry: TensorEntry) -> None:
+    if entry.elements == 0:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} is empty, shape {list(entry.shape)}; gather sharded weights (ZeRO-3) before saving.",
+            code="empty_tensor",
+        )
+    if entry.dtype not in FLOATS:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} has dtype {entry.dtype}; {', '.join(FLOATS)} are expected.", code="bad_dtype"
+        )
+
+
+class _Scales:
+    """Rank and alpha of each module, by the configuration's patterns."""
+
+    def __init__(self, config: LoraAdapterConfig, budget: PatternBudget) -> None:
+        self._config = config
+        self._ranks = PatternMap(config.rank_pattern, field="rank_pattern", budget=budget)
+        self._alphas = PatternMap(config.alpha_pattern, field="alpha_pattern", budget=budget)
+        self._ambiguous: dict[tuple[str, tuple[str, ...]], str] = {}
+
+    def of(self, module: str) -> tuple[int, float]:
+        """Rank and alpha of a module, by its name in the checkpoint."""
+        rank, rank_keys = self._ranks.resolve(module)
+        alpha, alpha_keys = self._alphas.resolve(module)
+        for patterns, keys in ((self._ranks, rank_keys), (self._alphas, alpha_keys)):
+            if len(keys) > 1 and patterns.conflict(keys):
+                self._ambiguous.setdefault((patterns.field, keys), module)
+        return (
+            self._config.r if rank is None else rank,
+            float(self._config.lora_alpha if alpha is None else alpha),
+        )
+
+    def notices(self) -> list[str]:
+        """What the publisher should know about the patterns."""
+        return [
+            f"ambiguous_pattern: {field} has {len(keys)} keys with different values for {module} "
+            f"({', '.join(map(shown, keys[:3]))}); the first in the file rules, as in every reload, but training may "
+            "have used another order."
+            for (field, keys), module in self._ambiguous.items()
+        ]
+
+
+def _pair(
+    config: LoraAdapterConfig,
+    scales: _Scales,
+    name: str,
+    modules: Modules,
+    a: TensorEntry,
+    b: TensorEntry,
+    part: Part,
+) -> LoraPair:
+    rank, alpha = scales.of(name)
+    target: Target = modules.target(name)
+    fitted(target, a, b, rank=rank, embedding=part is Part.EMBEDDING_A)
+    return LoraPair(modules.canonical[name], target, a, b, rank, alpha, config.scaling(rank, alpha))

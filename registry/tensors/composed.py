@@ -109,7 +109,12 @@ class ComposedPair:
 
 
 def composed_files(
-    targets: Mapping[str, TargetLinks], table: TargetTable, *, dtype: str, base_repo: str | None, hints: Mapping[str, Any]
+    targets: Mapping[str, TargetLinks],
+    table: TargetTable,
+    *,
+    dtype: str,
+    base_repo: str | None,
+    hints: Mapping[str, Any],
 ) -> tuple[ArtifactFile, ArtifactFile]:
     """The two files of the composed adapter.
 

@@ -19,7 +19,6 @@ from registry.tensors.strict_json import shown
 from registry.tensors.targets import Target, TargetKind, TargetTable
 
 ALL_LINEAR: Final = "all-linear"
-TENSOR_NAMES: Final = "tensor names"
 _COVERED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
 _FIRST_INDEX: Final = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
 _NUMBERED: Final = re.compile(r"(?P<stack>.*?)(?:^|\.)\d+\.")
@@ -53,23 +52,24 @@ def targeted_modules(
     """
     if config.target_modules is None:
         return []
-    test = name_test(config, budget or PatternBudget())
+    budget = budget or PatternBudget()
+    everything = _is_all_linear(config)
+    excluded = _excluded(config, budget)
+    test = excluded if everything else name_test(config, budget)
     spelling = _spelling(trained, table)
     found: list[str] = []
     for module, target in table.targets.items():
         name = spelling(module)
         if target.kind not in _COVERED or name is None or _inside_attention(module, table):
             continue
-        if _is_all_linear(config):
-            hit = _is_linear(config, module, target, table) and not _excluded(config, budget)(name)
-        else:
-            hit = test(name)
-        if hit:
+        if _is_linear(config, module, target, table) and not excluded(name) if everything else test(name):
             found.append(module)
     return found
 
 
-def check_coverage(config: LoraAdapterConfig, table: TargetTable, pairs: Mapping[str, str], budget: PatternBudget) -> list[str]:
+def check_coverage(
+    config: LoraAdapterConfig, table: TargetTable, pairs: Mapping[str, str], budget: PatternBudget
+) -> list[str]:
     """Refuse an adapter that lacks tensors for a module that its configuration targets.
 
     Args:
@@ -92,7 +92,7 @@ def check_coverage(config: LoraAdapterConfig, table: TargetTable, pairs: Mapping
     holes = [module for module in missing if surely(module)]
     if holes:
         raise InvalidAdapterError(
-            f"The configuration targets {_listed(holes)}, for which the adapter has no tensors. Save the adapter again, or "
+            f"The configuration targets {_listed(holes)}, for which the adapter has no tensors. Save it again, or "
             "correct target_modules.",
             code="incomplete_adapter",
         )
@@ -130,12 +130,12 @@ def name_test(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
     return test
 
 
-def _excluded(config: LoraAdapterConfig, budget: PatternBudget | None) -> NameTest:
+def _excluded(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
     exclude = config.exclude_modules
     if not exclude:
         return lambda _: False
     if isinstance(exclude, str):
-        expression = (budget or PatternBudget()).compile(exclude, field="exclude_modules", whole=True)
+        expression = budget.compile(exclude, field="exclude_modules", whole=True)
         return lambda name: expression.match(name) is not None
     names = frozenset(exclude)
     return lambda name: any(end in names for end in ends(name))
@@ -170,7 +170,7 @@ def _is_all_linear(config: LoraAdapterConfig) -> bool:
 
 def _is_linear(config: LoraAdapterConfig, module: str, target: Target, table: TargetTable) -> bool:
     """Whether "all-linear" means the module; a table from tensor names can't tell linear layers from embeddings."""
-    if table.source == TENSOR_NAMES or target.kind is TargetKind.EMBEDDING or module == table.output_module:
+    if not table.knows_kinds or target.kind is TargetKind.EMBEDDING or module == table.output_module:
         return False
     return not (config.task_type == "SEQ_CLS" and module in _CLASSIFIERS)
 
@@ -196,7 +196,7 @@ def _spelling(trained: Iterable[str], table: TargetTable) -> Callable[[str], str
 
 def _sure(config: LoraAdapterConfig, table: TargetTable, pairs: Collection[str]) -> NameTest:
     """Whether the trained model surely had a module of the base."""
-    if table.source == TENSOR_NAMES or _same_class(config, table):
+    if not table.knows_kinds or _same_class(config, table):
         return lambda _: True
     lead = table.prefix + "."
     if not table.prefix or not any(module.startswith(lead) for module in table.targets):

@@ -58,9 +58,13 @@ _TWO: Final = {
     },
 }
 _SEGMENT: Final = re.compile(r"[^\s.\x00-\x1f\x7f]+(?:\.[^\s.\x00-\x1f\x7f]+)*")
-_RAW: Final = re.compile(r"(.*\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.([\w-]+?)((?:\.weight|\.bias)?)")
+_RAW: Final = re.compile(
+    r"(.*\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.([\w-]+?)((?:\.weight|\.bias)?)"
+)
 _KOHYA: Final = re.compile(r"lora_(?:unet|te\d?|transformer)_|.*\.(?:lora_down|lora_up|hada_\w+|lokr_\w+|dora_scale)\b")
-_DIFFUSERS: Final = re.compile(r"(?:unet|transformer|text_encoder(?:_2|_3)?)\.|.*(?:processor|_lora|\.lora)\.(?:up|down)\b")
+_DIFFUSERS: Final = re.compile(
+    r"(?:unet|transformer|text_encoder(?:_2|_3)?)\.|.*(?:processor|_lora|\.lora)\.(?:up|down)\b"
+)
 
 
 def parse_key(name: str) -> ParsedKey:
@@ -100,7 +104,9 @@ def _refusal(name: str) -> InvalidAdapterError:
             "is part of a raw state dict with a replaced module. Save the adapter with PEFT's save_pretrained."
         )
     if _KOHYA.match(name) or _DIFFUSERS.match(name):
-        return unexpected("is named as kohya or diffusers name LoRA tensors. Convert the adapter to PEFT's format first.")
+        return unexpected(
+            "is named as kohya or diffusers name LoRA tensors. Convert the adapter to PEFT's format first."
+        )
     if not name.startswith(LEAD):
         return unexpected(f"lacks the prefix {LEAD!r} that PEFT writes. Save the adapter with PEFT's save_pretrained.")
     return unexpected("is not a part of a PEFT LoRA. Remove it, or save the adapter with PEFT's save_pretrained.")

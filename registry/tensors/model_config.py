@@ -47,7 +47,9 @@ def index_with_size(index: Mapping[str, Any], headers: Mapping[str, Header]) -> 
 def changes_dtype(headers: Mapping[str, Header], dtype: str) -> bool:
     """Whether any float tensor of these files has another dtype."""
     return any(
-        entry.dtype in FLOATS and entry.dtype != dtype for header in headers.values() for entry in header.entries.values()
+        entry.dtype in FLOATS and entry.dtype != dtype
+        for header in headers.values()
+        for entry in header.entries.values()
     )
 
 

@@ -18,7 +18,7 @@ MAX_GROUPS_DEEP: Final = 40
 _TOKEN: Final = re.compile(
     r"""(?P<escape>\\.)
       | (?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])
-      | (?P<open>\((?:\?(?:P<\w+>|P=|<?[=!]|>|[aims-]*:|\(\w+\)|[aims]+(?=\))))?)
+      | (?P<open>\((?:\?(?:P<\w+>|P=|<?[=!]|>|[aims-]*:|\(\w+\)|[aims]+(?=\))))?(?!\?))
       | (?P<close>\))
       | (?P<repeat>(?:\{(?P<low>\d*)(?P<range>,(?P<high>\d*))?\}|[*+?])[?+]?)
       | (?P<bar>\|)
@@ -56,6 +56,7 @@ def check(pattern: str, *, whole: bool) -> int:
 
 def _steps(pattern: str) -> int:
     totals, last, at = [0], 0, 0
+    endless, last_endless = [False], False  # whether an open group, or what stands last, holds a repeat without end
     while at < len(pattern):
         token = _TOKEN.match(pattern, at)
         if token is None:
@@ -64,24 +65,39 @@ def _steps(pattern: str) -> int:
         kind = token.lastgroup
         if kind == "open":
             totals.append(0)
-            last = 0
+            endless.append(False)
+            last, last_endless = 0, False
             if len(totals) > MAX_GROUPS_DEEP:
                 raise PatternFaultError(f"its groups are nested deeper than {MAX_GROUPS_DEEP} levels")
         elif kind == "close":
             if len(totals) == 1:
                 raise PatternFaultError(f"the ')' at position {at - 1} closes nothing")
-            last = totals.pop() + 1
+            last, last_endless = totals.pop() + 1, endless.pop()
             totals[-1] += last
+            endless[-1] |= last_endless
         elif token["repeat"]:
             grown = last * _copies(token["repeat"], token["low"], token["high"])
+            if _is_endless(token):
+                if last_endless:
+                    raise PatternFaultError(
+                        "it repeats what holds a repeat, which takes PEFT exponential time to match"
+                    )
+                endless[-1] = last_endless = True
             totals[-1] += grown - last
             last = grown
         else:
-            last = _set_steps(token[0]) if kind == "set" else 1
+            last, last_endless = _set_steps(token[0]) if kind == "set" else 1, False
             totals[-1] += last
         if totals[-1] > MAX_EXPANDED:
             raise PatternFaultError(f"its repeats come to more than {MAX_EXPANDED} steps")
     return sum(totals)
+
+
+def _is_endless(token: re.Match[str]) -> bool:
+    """A repeat without end, or so long that it is as slow."""
+    if token["repeat"][0] in "*+" or (token["range"] and not token["high"]):
+        return True
+    return any(int(digits[:9]) >= 10 for digits in (token["low"], token["high"]) if digits)
 
 
 def _set_steps(text: str) -> int:

@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 
 @dataclass
 class PatternBudget:
-    """The time and the text that all patterns of one checkpoint share."""
+    """What all patterns of one checkpoint share: steps, and time on a processor, not on the clock."""
 
     seconds: float = SECONDS
     _stop: float = 0.0
@@ -42,7 +42,7 @@ class PatternBudget:
     _steps: int = 0
 
     def __post_init__(self) -> None:
-        self._stop = time.monotonic() + self.seconds
+        self._stop = time.thread_time() + self.seconds
 
     def compile(self, pattern: str, *, field: str, whole: bool = False) -> Expression:
         """Compile a publisher's expression; ``whole`` takes it as it is, else PEFT's ``(.*\\.)?(...)$`` is put around.
@@ -70,7 +70,7 @@ class PatternBudget:
 
     def left(self, pattern: str, field: str) -> float:
         """Seconds left; raises `InvalidAdapterError` (``bad_config``), naming the pattern, when there are none."""
-        left = self._stop - time.monotonic()
+        left = self._stop - time.thread_time()
         if left <= 0:
             raise self.spent(pattern, field)
         return left

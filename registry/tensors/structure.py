@@ -145,7 +145,9 @@ def _with_ties(
 def _is_held(target: Target, files: _Files) -> bool:
     keys = [place["name"] for place in target.geometry.get("parameters", ())]
     names = [_join(target.module, key) for key in keys]
-    return target.tensor is not None or any(name in files.one or name in files.computed for name in names)
+    if target.tensor is not None or any(name in files.one or name in files.computed for name in names):
+        return True
+    return any(parameter.startswith(f"{target.module}.parametrizations.") for parameter in files.one)
 
 
 def _owner(parameter: str) -> str:

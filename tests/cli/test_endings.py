@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CannedRegistry, Run
 
 from registry import errors
 from registry.cli.exits import EXIT_CODES
+from tests.cli.canned import CannedRegistry
+from tests.cli.conftest import Run
 
 COMMAND = [sys.executable, "-m", "registry.cli.main"]
 
@@ -67,8 +68,8 @@ def test_an_error_is_one_sentence_and_its_exit_code(
         (["fetch", "x", "--forse"], "--force"),
         (["fetch", "x", "--as", "gguf"], "gguf"),
         (["fetch", "x", "--dtype", "int8"], "int8"),
-        (["events", "--limit", "0"], "0"),
-        (["events", "--limit", "many"], "many"),
+        (["events", "--limit", "0"], "--limit"),
+        (["events", "--limit", "many"], "--limit"),
         (["base", "ad"], "add"),
         (["annotate", "x"], "--metric"),
         (["annotate", "x", "--metric", "acc"], "name=number"),

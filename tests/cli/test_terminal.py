@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from conftest import COMMANDS, FETCHED, CannedRegistry
+
+from tests.cli.canned import COMMANDS, FETCHED, CannedRegistry
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

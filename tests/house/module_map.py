@@ -1,4 +1,4 @@
-"""Writes the list of modules in docs/architecture.md: the first line of each, by ``python -m tests.house.module_map``."""
+"""Writes the list of modules in docs/architecture.md, the first line of each: ``python -m tests.house.module_map``."""
 
 from __future__ import annotations
 

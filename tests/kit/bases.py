@@ -84,11 +84,16 @@ def plain_base(
     seed: int = 0,
     shards: int = 1,
     scale: float = 0.1,
+    named: bool = False,
 ) -> Base:
-    """A net that no library knows: every 2-D tensor ``NAME.weight`` is a Linear (out, in) named ``NAME``."""
+    """A net that no library knows: every 2-D tensor ``NAME.weight`` is a Linear (out, in) named ``NAME``.
+
+    Its config says nothing, or with ``named`` an architecture that no library knows (which costs seconds to find out).
+    """
     if shapes is None:
         shapes = {"body.one.weight": (12, 8), "body.one.bias": (12,), "body.two.weight": (8, 12), "head.weight": (5, 8)}
-    _write(folder, {"model_type": "plain-net", "architectures": ["PlainNet"]}, shapes, dtype, seed, shards, scale)
+    config = {"model_type": "plain-net", "architectures": ["PlainNet"]} if named else {}
+    _write(folder, config, shapes, dtype, seed, shards, scale)
     names = [name for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")]
     modules = {
         name.removesuffix(".weight"): Module(name.removesuffix(".weight"), name, "linear", _pair(shapes[name]))

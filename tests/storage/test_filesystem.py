@@ -9,7 +9,7 @@ import random
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from registry.storage.filesystem import FilesystemDriver
 from registry.storage.layout import blob_key
 from registry.storage.medium import medium_error
 
-from .conftest import StartScript
-
 BLOCK = 256 * 1024
+
+StartScript = Callable[..., "subprocess.Popen[str]"]
 
 
 def noise(size: int) -> bytes:

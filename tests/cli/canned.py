@@ -1,0 +1,265 @@
+"""Canned answers, and a registry that gives them: to see how rare answers look, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from registry.schemas import (
+    BaseAdded,
+    BaseSummary,
+    Event,
+    Fetched,
+    FileEntry,
+    LeftOut,
+    LineageEntry,
+    Log,
+    OutputFile,
+    Published,
+    Resolved,
+    RevisionSummary,
+    Schema,
+    SearchResult,
+    Shown,
+    Tagged,
+    TargetGroup,
+    TensorMismatch,
+    Tree,
+    TreeNode,
+    Verified,
+)
+
+WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+def digest_of(letter: str) -> str:
+    return "sha256:" + (letter * 64)
+
+
+def revision_of(path: str, number: int, parent: str, **changes: Any) -> RevisionSummary:
+    fields: dict[str, Any] = {
+        "reference": f"{path}@{number}",
+        "path": path,
+        "number": number,
+        "digest": digest_of(f"{number:x}"),
+        "parent": parent,
+        "behind": False,
+        "rank": 8,
+        "parameters": 1_572_864,
+        "size": 6_291_456,
+        "message": "",
+        "author": "anna",
+        "created_at": WHEN,
+        "tags": (),
+        "metrics": {},
+        "annotations": {},
+        "trained_on": None,
+        "notices": (),
+    }
+    return RevisionSummary.model_validate(fields | changes)
+
+
+BASE = BaseSummary(
+    name="llama-1b",
+    digest=digest_of("a"),
+    table_digest=digest_of("b"),
+    architecture="LlamaForCausalLM",
+    table_source="transformers 5.24.0",
+    parameters=1_100_048_384,
+    tensors=201,
+    size=2_200_119_864,
+    files=(FileEntry(path="config.json", size=608, digest=digest_of("c")),),
+    adapters=4,
+    created_at=WHEN,
+    notices=(),
+)
+SUPPORT = revision_of(
+    "llama-1b/support",
+    3,
+    "llama-1b",
+    rank=16,
+    tags=("prod", "stable"),
+    metrics={"acc": 0.8125, "f1": 0.79},
+    message="Trained on the tickets of April, cleaned by hand, and on the answers that the second line gave to them."
+    "\nMore.",
+)
+FRENCH = revision_of(
+    "llama-1b/support/french",
+    2,
+    "llama-1b/support@2",
+    behind=True,
+    tags=("prod",),
+    annotations={
+        "team": "nlp",
+        "data": "tickets of April and May, without those of the pilot customers, see the data sheet",
+    },
+    trained_on="./output/merged",
+    notices=("base_model_name_or_path names a quantised copy, unsloth/llama-bnb-4bit.",),
+    metrics={"acc": 0.9},
+    message="French tickets",
+)
+LEGAL = revision_of("llama-1b/support/french/legal", 1, "llama-1b/support/french@2", behind=True)
+LONG = revision_of(
+    "llama-1b/a-name-that-is-as-long-as-names-can-be-and-then-a-little-more-0123",
+    12,
+    "llama-1b",
+    tags=("a-very-long-tag-with-many-words-in-it", "and-another-one", "third"),
+)
+
+
+def node(revision: RevisionSummary, *children: TreeNode) -> TreeNode:
+    return TreeNode(path=revision.path, name=revision.path.rpartition("/")[2], revision=revision, children=children)
+
+
+TREE = Tree(
+    roots=(
+        TreeNode(
+            path=BASE.name,
+            name=BASE.name,
+            revision=None,
+            children=(node(LONG), node(SUPPORT, node(FRENCH, node(LEGAL)))),
+        ),
+    )
+)
+LINEAGE = (
+    LineageEntry(reference="llama-1b", digest=digest_of("a"), number=None, rank=None, newest=None),
+    LineageEntry(reference="llama-1b/support@2", digest=digest_of("2"), number=2, rank=16, newest=3),
+    LineageEntry(reference="llama-1b/support/french@2", digest=digest_of("2"), number=2, rank=8, newest=2),
+)
+SHOWN = Shown(
+    revision=FRENCH,
+    base=BASE,
+    lineage=LINEAGE,
+    targets=(
+        TargetGroup(name="q_proj", modules=22, ranks=(8,), scalings=(2.0,)),
+        TargetGroup(name="down_proj", modules=1, ranks=(4, 8), scalings=(1.4142135623, 2.0)),
+    ),
+    files=(
+        FileEntry(path="adapter_config.json", size=712, digest=digest_of("d")),
+        FileEntry(path="adapter_model.safetensors", size=6_291_456, digest=digest_of("e")),
+    ),
+    share_of_model=0.00286,
+    repo_id="llama-1b/support.french",
+)
+SHOWN_BASE = Shown(
+    revision=None,
+    base=BASE,
+    lineage=LINEAGE[:1],
+    targets=(),
+    files=BASE.files,
+    share_of_model=0.0,
+    repo_id="llama-1b/_",
+)
+RESOLVED = Resolved(
+    reference=FRENCH.reference, digest=FRENCH.digest, base=BASE.name, base_digest=BASE.digest, lineage=LINEAGE
+)
+PUBLISHED = Published(
+    revision=FRENCH,
+    created=True,
+    parent_digest=digest_of("2"),
+    parent_reason="the receipt in ./output/merged says so",
+    left_out=(LeftOut(path="training_args.bin", reason="a pickle"),),
+    bytes_stored=6_292_168,
+    registry="/data/registry",
+)
+FETCHED = Fetched(
+    reference=FRENCH.reference,
+    kind="lora",
+    folder="/data/out",
+    rendering=digest_of("f"),
+    fresh=True,
+    files=(OutputFile(path="adapter_model.safetensors", size=6_291_456, blake3="0" * 64),),
+    notices=("Rank 24 is above what some engines take.",),
+)
+VERIFIED = Verified(
+    folder="/data/out", reference=FRENCH.reference, kind="lora", equal=True, exact=True, files=2, mismatches=()
+)
+DIFFERS = VERIFIED.model_copy(
+    update={
+        "equal": False,
+        "mismatches": (
+            TensorMismatch(
+                file="adapter_model.safetensors", tensor="base_model.model.q_proj.lora_A.weight", reason="other bytes"
+            ),
+            TensorMismatch(file="README.md", tensor=None, reason="is missing"),
+        ),
+    }
+)
+EVENTS = (
+    Event(
+        at=WHEN, action="publish", subject="llama-1b/support@3", actor="anna", detail={"bytes": 12, "tags": ["prod"]}
+    ),
+    Event(at=WHEN, action="base add", subject="llama-1b", actor="anna", detail={}),
+)
+
+
+@dataclass
+class CannedRegistry:
+    """Gives the answers above, whatever is asked; or raises ``error``. Keeps what it was called with."""
+
+    url: str = "/data/registry"
+    error: BaseException | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
+    calls: list[tuple[str, tuple[Any, ...], Mapping[str, Any]]] = field(default_factory=list)
+    closed: bool = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in ANSWERS:
+            raise AttributeError(name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            self.calls.append((name, args, options))
+            if self.error is not None:
+                raise self.error
+            answer = self.answers.get(name, ANSWERS[name])
+            if name == "publish_tree":
+                for item in answer:
+                    options["published"](item)
+            return answer
+
+        return call
+
+
+ANSWERS: dict[str, Schema | tuple[Schema, ...]] = {
+    "add_base": BaseAdded(
+        base=BASE, created=True, bytes_stored=2_200_119_864, stored_by="copy", left_out=(), registry="/data/registry"
+    ),
+    "bases": (BASE,),
+    "publish": PUBLISHED,
+    "publish_tree": (PUBLISHED,),
+    "tree": TREE,
+    "log": Log(path="llama-1b/support", revisions=(SUPPORT, SUPPORT.model_copy(update={"number": 2}))),
+    "show": SHOWN,
+    "resolve": RESOLVED,
+    "search": SearchResult(revisions=(LONG, SUPPORT, FRENCH)),
+    "tag": Tagged(path="llama-1b/support", tag="prod", reference="llama-1b/support@3", previous="llama-1b/support@2"),
+    "untag": Tagged(path="llama-1b/support", tag="prod", reference=None, previous="llama-1b/support@3"),
+    "annotate": SUPPORT,
+    "fetch": FETCHED,
+    "verify": VERIFIED,
+    "events": EVENTS,
+}
+
+# One command line for each command that asks the registry something, and the method that answers it.
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "base add": (["base", "add", "llama-1b", "dir"], "add_base"),
+    "base list": (["base", "list"], "bases"),
+    "publish": (["publish", "dir", "llama-1b/support/french"], "publish"),
+    "publish -r": (["publish", "-r", "dir", "llama-1b"], "publish_tree"),
+    "tree": (["tree"], "tree"),
+    "log": (["log", "llama-1b/support"], "log"),
+    "show": (["show", "llama-1b/support/french"], "show"),
+    "resolve": (["resolve", "llama-1b/support/french"], "resolve"),
+    "search": (["search", "tickets"], "search"),
+    "tag": (["tag", "llama-1b/support@3", "prod"], "tag"),
+    "untag": (["untag", "llama-1b/support", "prod"], "untag"),
+    "annotate": (["annotate", "llama-1b/support", "--metric", "acc=0.8"], "annotate"),
+    "fetch": (["fetch", "llama-1b/support/french"], "fetch"),
+    "verify": (["verify", "dir"], "verify"),
+    "events": (["events"], "events"),
+}

@@ -1,0 +1,220 @@
+"""Plants bugs in a copy of the package, one at a time, and sees that the tests catch each.
+
+    python -m tests.house.mutants [NAME]...
+
+A mutant is caught when the tests named with it fail; the same tests pass without it, which is tried first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("registry", "tests", "benchmarks", "alembic", "migrations", "pyproject.toml", "README.md")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug: in ``file``, the one place that reads ``old`` reads ``new``; ``tests`` are to notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MERGE = "tests/tensors/test_merge_values.py"
+COMPOSE = "tests/tensors/test_compose_values.py"
+SAME = "tests/tensors/test_same_bytes.py"
+CONFIG = "tests/tensors/test_lora_config.py"
+STORE = "tests/storage"
+CATALOGUE = "tests/catalogue"
+
+MUTANTS = (
+    Mutant("scale-dropped", "tensors/factors.py", ".mul_(self.scale)", "", MERGE),
+    Mutant(
+        "coefficient-dropped", "tensors/factors.py", "self.pair.scaling * self.coefficient", "self.pair.scaling", MERGE
+    ),
+    Mutant("rslora-as-plain", "tensors/lora_config.py", "alpha / math.sqrt(rank) if", "alpha / rank if", CONFIG),
+    Mutant("wrong-transposition", "tensors/targets.py", "in (TargetKind.CONV1D, TargetKind.EMBEDDING)", "in ()", MERGE),
+    Mutant(
+        "conv1d-as-linear",
+        "tensors/targets.py",
+        "(TargetKind.CONV1D, TargetKind.EMBEDDING)",
+        "(TargetKind.EMBEDDING,)",
+        MERGE,
+    ),
+    Mutant(
+        "rank-order",
+        "tensors/factors.py",
+        "[link.b_rows(start, end, dtype) for link in self.links]",
+        "[link.b_rows(start, end, dtype) for link in reversed(self.links)]",
+        MERGE,
+    ),
+    Mutant(
+        "rank-order-composed",
+        "tensors/composed.py",
+        "for link in self.links.links:",
+        "for link in reversed(self.links.links):",
+        COMPOSE,
+    ),
+    Mutant(
+        "round-twice",
+        "tensors/rounding.py",
+        "values = _to_odd(values)",
+        "values = values.to(torch.float32)",
+        "tests/tensors",
+    ),
+    Mutant(
+        "round-a-slice",
+        "tensors/blocks.py",
+        "        accumulator.addmm_(",
+        "        accumulator.copy_(accumulator.bfloat16()).addmm_(",
+        MERGE,
+    ),
+    Mutant("sum-in-bf16", "tensors/merged.py", "sums[:rows].copy_(base)", "sums[:rows].copy_(base.bfloat16())", MERGE),
+    Mutant(
+        "last-rank-slice-lost",
+        "tensors/blocks.py",
+        "left.shape[1], RANK_SLICE)",
+        "left.shape[1] - 1, RANK_SLICE)",
+        "tests/tensors",
+    ),
+    Mutant(
+        "tail-not-padded",
+        "tensors/merged.py",
+        "torch.empty(self.rows_a_block,",
+        "torch.empty(rows + 0 * index,",
+        "tests/tensors",
+    ),
+    Mutant(
+        "first-block-again",
+        "tensors/merged.py",
+        "first = index * self.rows_a_block\n        add",
+        "first = 0\n        add",
+        MERGE,
+    ),
+    Mutant(
+        "overflow-let-through",
+        "tensors/rounding.py",
+        "low.item() > -limit and high.item() < limit",
+        "low.item() == low.item()",
+        "tests/tensors",
+    ),
+    Mutant(
+        "last-pattern-wins", "tensors/patterns.py", "self._values[found[0]]", "self._values[found[-1]]", "tests/tensors"
+    ),
+    Mutant("scale-not-one", "tensors/composed.py", '"lora_alpha": rank,', '"lora_alpha": 2 * rank,', COMPOSE),
+    Mutant(
+        "block-not-checked", "storage/reading.py", "if not self._right(index, block_digest(block)):", "if False:", STORE
+    ),
+    Mutant(
+        "block-list-not-checked",
+        "storage/reading.py",
+        "if not self._right(",
+        "if self._list is None and not self._right(",
+        STORE,
+    ),
+    Mutant(
+        "number-given-again",
+        "catalogue/publishing.py",
+        "adapter.next_number += 1",
+        "adapter.next_number += 0",
+        CATALOGUE,
+    ),
+    Mutant(
+        "grandparent-not-looked-at",
+        "catalogue/browse.py",
+        "(outdated[parent] or is_behind(parent))",
+        "outdated[parent]",
+        CATALOGUE,
+    ),
+    Mutant(
+        "wrong-parent", "services/parents.py", "row.digest == receipt.tip), None)", "True), None)", "tests/services"
+    ),
+    Mutant(
+        "parent-guessed", "services/parents.py", "if len(candidates) > 1:", "if len(candidates) > 99:", "tests/services"
+    ),
+    Mutant("lineage-not-compared", "services/lineage_check.py", "if not excess <= 0:", "if False:", "tests/services"),
+)
+
+
+def copy_to(folder: Path) -> None:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+        else:
+            shutil.copy(source, folder)
+
+
+def places(mutant: Mutant, root: Path = ROOT) -> int:
+    """How often the text that the mutant changes stands in its file; anything but 1 makes it useless."""
+    file = root / "registry" / mutant.file
+    return file.read_text(encoding="utf-8").count(mutant.old) if file.exists() else 0
+
+
+def run_tests(folder: Path, tests: str) -> tuple[int, str]:
+    """Exit code of pytest in the copy, and its last lines; child processes see the copy too."""
+    # Bytecode is kept by a file's size and second: planting and taking away within one second would go unseen.
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "-n", "logical"]
+    done = subprocess.run(
+        [*command, "--maxprocesses", "8", tests],
+        cwd=folder,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, "\n".join((done.stdout + done.stderr).splitlines()[-3:])
+
+
+def try_one(mutant: Mutant, folder: Path) -> str | None:
+    """None when the mutant is caught, else why not."""
+    if places(mutant, folder) != 1:
+        return f"the text it changes stands {places(mutant, folder)} times in {mutant.file}"
+    file = folder / "registry" / mutant.file
+    sound = file.read_text(encoding="utf-8")
+    file.write_text(sound.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        code, last = run_tests(folder, mutant.tests)
+    finally:
+        file.write_text(sound, encoding="utf-8")
+    if code == 1:
+        return None
+    return f"SURVIVED {mutant.tests}" if code == 0 else f"pytest ended with {code}: {last}"
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        sys.exit(f"No such mutant: {', '.join(sorted(unknown))}.")
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    bad = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        folder = Path(scratch)
+        copy_to(folder)
+        for tests in sorted({mutant.tests for mutant in chosen}):
+            code, last = run_tests(folder, tests)
+            if code != 0:
+                sys.exit(f"{tests} fails without any mutant, so it shows nothing (pytest ended with {code}):\n{last}")
+        for mutant in chosen:
+            start = time.perf_counter()
+            why = try_one(mutant, folder)
+            bad += why is not None
+            print(f"{mutant.name:<28} {why or 'caught'} ({time.perf_counter() - start:.0f} s)", flush=True)
+    print(f"{len(chosen) - bad} passed, {bad} failed")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
