@@ -4,7 +4,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar off --quiet
+# Bytecode is made when a module is first imported: most of what torch and transformers bring never is.
+PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar off --no-compile --quiet
 
 # One thread a test process: the processes are what runs in parallel, and tests of threads set their own number.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false

@@ -38,7 +38,13 @@ def open_registry(url: str | PathLike[str] | None = None, token: str | None = No
 
     from registry.services.local import LocalRegistry
 
-    return LocalRegistry.open(folder, actor=settings.author, create=create)
+    return LocalRegistry.open(
+        folder,
+        actor=settings.author,
+        create=create,
+        cache_folder=settings.cache_dir,
+        cache_limit=settings.cache_size,
+    )
 
 
 def registry_folder(url: str | PathLike[str] | None, settings: Settings) -> Path:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue import migrations, sqlite
 from registry.catalogue.faults import from_system, translated
-from registry.errors import IntegrityError, NotAllowedError, NotFoundError, UnavailableError, UsageError
+from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 
 BUSY_TIMEOUT: Final = 30.0  # seconds
 _MIGRATION_LOCK: Final = 0x72656769  # any fixed number: PostgreSQL's advisory locks are named by numbers
@@ -161,12 +161,9 @@ class Database:
         path = self._path
         if path is None:
             return self._writer
-        if path.exists() and sqlite.is_frozen(path):
-            raise NotAllowedError(
-                f"The database {self._where} can't be written: its folder is read-only.", code="read_only"
-            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            sqlite.check_writable(path)
         except OSError as error:
             raise from_system(error, self._where) from error
         engine = create_engine(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Select, literal, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue import bases
@@ -103,14 +103,17 @@ def of_adapter(session: Session, path: Path, limit: int | None = None) -> tuple[
 
 def lineage(session: Session, revision_id: int) -> tuple[RevisionRow, ...]:
     """The revisions from the one on the base model down to the given one, root first, inclusive."""
-    up = select(Revision.id, Revision.parent_id, literal(0).label("height")).where(Revision.id == revision_id)
-    chain = up.cte("chain", recursive=True)
+    chain = select(Revision.id, Revision.parent_id).where(Revision.id == revision_id).cte("chain", recursive=True)
     above = aliased(Revision)
-    chain = chain.union_all(
-        select(above.id, above.parent_id, chain.c.height + 1).join(chain, above.id == chain.c.parent_id)
-    )
-    query = _rows().join(chain, chain.c.id == Revision.id).order_by(chain.c.height.desc())
-    return tuple(_values(session, query))
+    chain = chain.union_all(select(above.id, above.parent_id).join(chain, above.id == chain.c.parent_id))
+    # Ordered here: a join with the chain lets SQLite read the whole table.
+    rows = {row.id: row for row in _values(session, _rows().where(Revision.id.in_(select(chain.c.id))))}
+    links: list[RevisionRow] = []
+    at: int | None = revision_id if rows else None
+    while at is not None:
+        links.append(rows[at])
+        at = rows[at].parent_id
+    return tuple(reversed(links))
 
 
 def manifest(session: Session, revision_id: int) -> str:

@@ -5,6 +5,7 @@ https://docs.sqlalchemy.org/en/20/dialects/sqlite.html (transactions with pysqli
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -24,6 +25,12 @@ def _log_of(path: Path) -> Path:
 def is_frozen(path: Path) -> bool:
     """Whether SQLite can't make the files beside the database that even reading a write-ahead log needs."""
     return path.exists() and not os.access(path.parent, os.W_OK) and not _log_of(path).exists()
+
+
+def check_writable(path: Path) -> None:
+    """Raise what the system would say of a database that can't be changed, or made, in its folder."""
+    if is_frozen(path) or not (path.exists() or os.access(path.parent, os.W_OK)):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def stamp(path: Path) -> tuple[int, int, int, bool]:

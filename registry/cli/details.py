@@ -124,7 +124,7 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
             "parent",
             [
                 [phrase(revision.parent), Span(short_digest(answer.parent_digest), QUIET)],
-                words(f"because {answer.parent_reason}", QUIET),
+                words(f"({answer.parent_reason})", QUIET),
             ],
         ),
         ("tags", tags_of(revision)),

@@ -113,7 +113,7 @@ def _publish_tree(run: Session, folder: str, base: str) -> None:
         run.progress.pause()
         run.out.show([(Span(answer.revision.reference, REFERENCE),)])
         state = "published" if answer.created else "was there already"
-        run.say(f"{answer.revision.reference} {state}, parent {answer.revision.parent} because {answer.parent_reason}")
+        run.say(f"{answer.revision.reference} {state}, parent {answer.revision.parent} ({answer.parent_reason})")
         for item in answer.left_out:
             run.say(f"left out: {item.path} ({item.reason})")
         run.notices(answer.revision.notices)

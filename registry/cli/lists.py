@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from registry.cli.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
 from registry.cli.words import amount, counted, metrics, moment, short_digest, size
+from registry.digest import is_digest
 
 if TYPE_CHECKING:
     from registry.schemas import BaseSummary, Event, Log, Resolved, RevisionSummary, SearchResult, Tree, TreeNode
@@ -88,7 +89,11 @@ def event_lines(events: Sequence[Event], width: int | None) -> list[Line]:
             [Span(moment(event.at), QUIET), phrase(event.action), phrase(event.actor)],
             [
                 [phrase(event.subject, REFERENCE)],
-                *(words(f"{name}={_detail(value)}", QUIET) for name, value in sorted(event.detail.items())),
+                *(
+                    words(f"{name}={_detail(value)}", QUIET)
+                    for name, value in sorted(event.detail.items())
+                    if value not in (None, "", [], {})
+                ),
             ],
         )
         for event in events
@@ -101,7 +106,8 @@ def _detail(value: object) -> str:
         return ",".join(f"{name}:{inner}" for name, inner in sorted(value.items()))
     if isinstance(value, list | tuple):
         return ",".join(str(inner) for inner in value)
-    return str(value)
+    text = str(value)
+    return short_digest(text) if is_digest(text) else text
 
 
 def tree_lines(tree: Tree, bases: Mapping[str, BaseSummary], width: int | None, *, guides: bool) -> Iterator[Line]:

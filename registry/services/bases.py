@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final, Literal
 
 from registry.catalogue import bases as base_rows
 from registry.catalogue import blobs as blob_rows
@@ -19,6 +20,10 @@ from registry.services.model_files import ModelFiles, read_model_files
 from registry.storage.blobs import StoredBlob
 from registry.tensors.architecture import make_table
 from registry.tensors.targets import TargetTable
+
+
+StoredBy = Literal["copy", "reflink", "link", "none"]
+_WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # the last that occurs is told
 
 
 def add_base(deployment: Deployment, name: str, folder: Path, *, link: bool, progress: Progress) -> BaseAdded:
@@ -106,12 +111,15 @@ def _answer(
     created: bool,
 ) -> BaseAdded:
     ways = {blob.stored_by for blob in stored}
-    by = next((way for way in ("link", "reflink", "copy") if way in ways), "none")
+    by: StoredBy = "none"
+    for way in _WAYS:
+        if way in ways:
+            by = way
     return BaseAdded(
         base=summary,
         created=created,
         bytes_stored=sum(blob.stored for blob in stored),
-        stored_by=by,  # type: ignore[arg-type] - one of the literals above
+        stored_by=by,
         left_out=left_out,
         registry=deployment.url,
     )

@@ -7,12 +7,13 @@ from functools import lru_cache
 
 from registry.catalogue import bases as base_rows
 from registry.catalogue import blobs as blob_rows
-from registry.catalogue import revisions
+from registry.catalogue import browse, revisions
 from registry.catalogue.bases import BaseRow
 from registry.catalogue.blobs import BlobRow, StoredFile
 from registry.catalogue.revisions import RevisionRow
 from registry.errors import UsageError
 from registry.reference import Reference
+from registry.schemas import TargetGroup
 from registry.services.deployment import Deployment
 from registry.tensors.targets import TargetTable
 
@@ -62,12 +63,10 @@ def load_path(deployment: Deployment, reference: Reference) -> LoadedPath:
         NotFoundError: it names nothing.
     """
     with deployment.database.read() as session:
-        if reference.path.is_base:
-            base, found = base_rows.get(session, reference.path.base), ()
-        else:
-            row = revisions.find(session, reference)
-            base = base_rows.get(session, row.base)
-            found = revisions.lineage(session, row.id)
+        base = base_rows.get(session, reference.path.base)
+        found: tuple[RevisionRow, ...] = ()
+        if not reference.path.is_base:
+            found = revisions.lineage(session, revisions.find(session, reference).id)
         links = tuple(Link(row, revisions.files(session, row.id)) for row in found)
         index, table = blob_rows.get(session, base.index_blob), blob_rows.get(session, base.table_blob)
     return LoadedPath(links[-1].row.reference if links else base.name, base, index, table, links)
@@ -77,3 +76,9 @@ def load_path(deployment: Deployment, reference: Reference) -> LoadedPath:
 def target_table(deployment: Deployment, blob: BlobRow) -> TargetTable:
     """The target table of a base model."""
     return TargetTable.from_document(deployment.read_document(blob))
+
+
+def target_groups_of(deployment: Deployment, path: LoadedPath) -> list[tuple[TargetGroup, ...]]:
+    """The target modules of each link, by leaf name."""
+    with deployment.database.read() as session:
+        return [browse.targets(session, link.row.id) for link in path.links]

@@ -44,6 +44,7 @@ class ReceiptLink(Schema):
     """A link of the lineage, root first, with the scalings that went into it."""
 
     reference: str
+    number: int
     digest: str
     scalings: tuple[float, ...]  # the distinct ones, ascending
     rank: int

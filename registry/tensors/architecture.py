@@ -24,7 +24,7 @@ from registry.tensors.structure import table_from_facts
 from registry.tensors.targets import TargetTable
 from registry.tensors.tensor_names import table_from_names
 
-MEMORY_LIMIT: Final = 4 << 30
+MEMORY_LIMIT: Final = 3 << 30
 """Bytes of private memory that the child may take; importing torch and transformers takes 0.45 GB of them."""
 
 _KEPT_VARIABLES: Final = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -112,7 +112,7 @@ def _ask_child(
 def _run(arguments: list[str], request: bytes, time_limit: float) -> bytes:
     """The child's standard output; the child and all that it started are gone when this returns."""
     environment = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ} | _SET_VARIABLES
-    child = subprocess.Popen(  # noqa: S603 (this interpreter, a file of this package, numbers)
+    with subprocess.Popen(  # noqa: S603 (this interpreter, a file of this package, numbers)
         [sys.executable, "-I", "-X", "utf8", architecture_child.__file__, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -120,17 +120,19 @@ def _run(arguments: list[str], request: bytes, time_limit: float) -> bytes:
         cwd=os.sep,
         env=environment,
         start_new_session=True,
-    )
-    try:
-        out, _ = child.communicate(request, timeout=time_limit)
-    except subprocess.TimeoutExpired as expired:
-        raise _refused(
-            f"building the model took longer than {time_limit:g} s, so config.json asks for too much"
-        ) from expired
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
+    ) as child:
+        try:
+            out, _ = child.communicate(request, timeout=time_limit)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise _too_long(time_limit) from error
+            raise
     if child.returncode == -signal.SIGXCPU:
-        raise _refused(f"building the model took longer than {time_limit:g} s, so config.json asks for too much")
+        raise _too_long(time_limit)
     return out
+
+
+def _too_long(time_limit: float) -> InvalidBaseError:
+    return _refused(f"building the model took longer than {time_limit:g} s, so config.json asks for too much")

@@ -276,7 +276,13 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except RecursionError:
         return {"status": "refused", "reason": "it is nested too deeply"}
     except Exception as error:  # noqa: BLE001 (a stranger's config can make model code raise anything at all)
-        return {"status": "refused", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        return {"status": "refused", "reason": _sentence(error)}
+
+
+def _sentence(error: Exception) -> str:
+    """What an exception says, on one line, without the frames that torch adds and without a full stop."""
+    text = " ".join(str(error).partition("Exception raised from")[0].split())
+    return f"{type(error).__name__}: {text[:200]}".rstrip(" .:")
 
 
 def _stay_inside() -> None:

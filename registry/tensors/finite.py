@@ -1,80 +1,93 @@
-"""Whether all weights of a file are finite, seen chunk by chunk while the file is read once for other reasons."""
+"""Whether all weights of a file are finite, checked while its bytes pass by."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.dtypes import FLOATS, SIZES
+from registry.tensors.dtypes import SIZES
 from registry.tensors.header import TensorEntry
 from registry.tensors.strict_json import shown
 
-_SPAN: Final = 1 << 16  # elements looked at together: their temporaries stay in the cache
-_EXPONENT: Final[dict[str, tuple[type[np.unsignedinteger], int]]] = {
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
-    "F32": (np.uint32, 0x7F800000),
-    "F64": (np.uint64, 0x7FF0000000000000),
+_BLOCK: Final = 256 * 1024  # bytes that are looked at twice, so they should stay in the cache
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Infinity of a float dtype as bits: all patterns from it on, of either sign, are infinity or NaN (IEEE 754)."""
+
+    unsigned: str
+    signed: str
+    infinity: int
+    negative: int
+
+
+_LAYOUTS: Final = {
+    "F64": _Layout("<u8", "<i8", 0x7FF0 << 48, 0xFFF0 << 48),
+    "F32": _Layout("<u4", "<i4", 0x7F80 << 16, 0xFF80 << 16),
+    "BF16": _Layout("<u2", "<i2", 0x7F80, 0xFF80),
+    "F16": _Layout("<u2", "<i2", 0x7C00, 0xFC00),
 }
-"""Integer of the same width, and the exponent bits: all set means NaN or infinity (IEEE 754)."""
 
 
 class FiniteWatch:
-    """Call it with every chunk of the file, in order; chunks may end anywhere, also inside an element.
+    """Call it with each chunk of the file, from the first byte on and in order; chunks may end inside an element.
 
     Raises:
-        InvalidAdapterError: ``non_finite``, naming the tensor and the element.
+        InvalidAdapterError: ``non_finite``, naming the tensor and the first bad element.
     """
 
     def __init__(self, entries: Mapping[str, TensorEntry]) -> None:
-        floats = [entry for entry in entries.values() if entry.dtype in FLOATS and entry.stop > entry.start]
-        self._entries = sorted(floats, key=lambda entry: entry.start)
-        self._next = 0
-        self._kept = bytearray()  # the beginning of an element that the last chunk cut
+        self._entries = sorted(
+            (entry for entry in entries.values() if entry.dtype in _LAYOUTS), key=lambda entry: entry.start
+        )
+        self._next = 0  # entry that the next byte may belong to
+        self._at = 0
+        self._carry = bytearray()  # bytes of an element that the last chunk cut
 
     def __call__(self, offset: int, chunk: memoryview) -> None:
+        if offset != self._at:
+            raise ValueError(f"chunk at byte {offset}, expected {self._at}")
         chunk = chunk.cast("B")
-        end = offset + len(chunk)
+        self._at = stop = offset + len(chunk)
         while self._next < len(self._entries):
             entry = self._entries[self._next]
-            if entry.start >= end:
-                return
-            self._look(entry, offset, chunk)
-            if entry.stop > end:
+            first, last = max(entry.start, offset), min(entry.stop, stop)
+            if first < last:
+                self._take(entry, first, chunk[first - offset : last - offset])
+            if entry.stop > stop:
                 return
             self._next += 1
 
-    def _look(self, entry: TensorEntry, offset: int, chunk: memoryview) -> None:
-        first, last = max(entry.start, offset), min(entry.stop, offset + len(chunk))
+    def _take(self, entry: TensorEntry, start: int, piece: memoryview) -> None:
         size = SIZES[entry.dtype]
-        data = chunk[first - offset : last - offset]
-        if self._kept:
-            need = size - len(self._kept)
-            self._kept += data[:need]
-            if len(self._kept) < size:
+        if self._carry:
+            missing = size - len(self._carry)
+            self._carry += piece[:missing]
+            if len(self._carry) < size:
                 return
-            self._check(entry, (first - entry.start) // size, memoryview(self._kept))
-            self._kept = bytearray()
-            data, first = data[need:], first + need
-        whole = len(data) // size * size
-        self._check(entry, (first - entry.start) // size, data[:whole])
-        self._kept += data[whole:]
+            self._check(entry, (start - entry.start) // size, memoryview(bytes(self._carry)))
+            self._carry.clear()
+            start, piece = start + missing, piece[missing:]
+        whole = len(piece) - len(piece) % size
+        self._carry += piece[whole:]
+        for at in range(0, whole, _BLOCK):
+            self._check(entry, (start - entry.start + at) // size, piece[at : min(at + _BLOCK, whole)])
 
-    def _check(self, entry: TensorEntry, index: int, data: memoryview) -> None:
-        integer, exponent = _EXPONENT[entry.dtype]
-        values: NDArray[np.unsignedinteger] = np.frombuffer(data, dtype=integer)
-        mask = integer(exponent)
-        for start in range(0, len(values), _SPAN):
-            bad = (values[start : start + _SPAN] & mask) == mask
-            if bad.any():
-                at = index + start + int(bad.argmax())
-                place = tuple(int(axis) for axis in np.unravel_index(at, entry.shape))
-                raise InvalidAdapterError(
-                    f"Tensor {shown(entry.name)} holds NaN or infinity at {list(place)}; the training run diverged. "
-                    "Publish a checkpoint from before that.",
-                    code="non_finite",
-                )
+    def _check(self, entry: TensorEntry, index: int, block: memoryview) -> None:
+        layout = _LAYOUTS[entry.dtype]
+        bits = np.frombuffer(block, dtype=layout.unsigned)
+        signed = bits.view(layout.signed)
+        if bits.max() < layout.negative and signed.max() < layout.infinity:
+            return
+        bad = index + int(np.argmax((bits >= layout.negative) | (signed >= layout.infinity)))
+        place = [int(at) for at in np.unravel_index(bad, entry.shape)]
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} of shape {entry.shape} holds NaN or infinity, first at element {place}. Such "
+            "an adapter has no meaning: publish a checkpoint from before the training diverged, or save it again.",
+            code="non_finite",
+        )

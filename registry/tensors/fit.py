@@ -1,151 +1,152 @@
-"""Where a checkpoint's modules lie in the base model, and whether their shapes fit there."""
+"""Whether the tensors of an adapter fit the modules of its base: names, kinds, oriented shapes.
+
+The expected shape of a factor is known from the base alone: A is (rank, in_features) and B (out_features, rank), in
+the orientation that the target table gives. A square matrix that is read the wrong way would fit, so shapes check the
+table and never choose between readings.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Final
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.header import TensorEntry
-from registry.tensors.key_grammar import Part
 from registry.tensors.strict_json import shown
 from registry.tensors.targets import Target, TargetKind, TargetTable
 
-_LATER: Final = {
+_FOLDED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
+_NOT_YET: Final = {
     TargetKind.CONV: "a convolution",
-    TargetKind.ATTENTION: "an nn.MultiheadAttention",
-    TargetKind.EXPERTS: "a stack of experts",
+    TargetKind.ATTENTION: "a fused attention (nn.MultiheadAttention)",
+    TargetKind.EXPERTS: "a group of experts",
     TargetKind.UNKNOWN: "a module of unknown kind",
 }
+_EMBEDDINGS: Final = ("embed_tokens", "lm_head")  # PEFT's names, for tables that don't know kinds
+_COMPARED: Final = 2000  # names that are compared to find the nearest
 
 
-@dataclass(frozen=True)
-class Modules:
-    """The targets of a checkpoint's modules, by the names that the checkpoint gives them."""
-
-    canonical: Mapping[str, str]  # name in the checkpoint -> name in the target table
-    targets: Mapping[str, Target]
-
-    def target(self, name: str) -> Target:
-        """The target of a module, by its name in the checkpoint."""
-        return self.targets[name]
-
-
-def resolve_modules(parts: Mapping[str, Mapping[Part, TensorEntry]], table: TargetTable) -> Modules:
-    """Find every module of a checkpoint in the base.
+def resolve(name: str, table: TargetTable) -> Target:
+    """The target that a checkpoint's module name means.
 
     Raises:
-        InvalidAdapterError: ``unknown_target``; or ``not_supported_yet``, for a kind that can't be composed yet.
+        InvalidAdapterError: ``unknown_target``, with the nearest name that the base has.
     """
-    canonical: dict[str, str] = {}
-    targets: dict[str, Target] = {}
-    taken: dict[str, str] = {}
-    for name, found in parts.items():
-        target = table.find(name)
-        if target is None:
-            raise _unknown(name, table)
-        if target.module in taken:
-            raise InvalidAdapterError(
-                f"The adapter names the module {shown(target.module)} twice, as {shown(taken[target.module])} and as "
-                f"{shown(name)}; keep one of them.",
-                code="unexpected_tensor",
-            )
-        taken[target.module] = name
-        canonical[name] = target.module
-        targets[name] = _reading(_supported(target), found, table)
-    return Modules(canonical, targets)
-
-
-def _unknown(name: str, table: TargetTable) -> InvalidAdapterError:
-    near = difflib.get_close_matches(name, list(table.targets)[:20_000], n=1, cutoff=0.5)
-    hint = f" The nearest is {shown(near[0])}." if near else ""
-    return InvalidAdapterError(
-        f"The adapter adapts the module {shown(name)}, which the base model does not have.{hint} "
-        "Publish it on the base that it was trained on.",
+    target = table.find(name)
+    if target is not None:
+        return target
+    near = _nearest(name, table.targets)
+    hint = f"The nearest module is {shown(near)}. " if near else ""
+    raise InvalidAdapterError(
+        f"The adapter names the module {shown(name)}, which the base model does not have. {hint}"
+        "Publish it under the base model that it was trained on.",
         code="unknown_target",
     )
 
 
-def _supported(target: Target) -> Target:
-    if target.kind in _LATER:
-        raise _not_yet(target, f"is {_LATER[target.kind]}, which can't be composed by this version yet")
+def _nearest(name: str, modules: Collection[str]) -> str | None:
+    leaf = name.rpartition(".")[2]
+    like = [module for module in modules if module.rpartition(".")[2] == leaf] or list(modules)
+    return next(iter(difflib.get_close_matches(name[:200], like[:_COMPARED], n=1, cutoff=0.3)), None)
+
+
+def as_folded(name: str, target: Target, *, embedding: bool, table: TargetTable) -> Target:
+    """The target as the pair reads it; ``embedding`` says that the factors are those of an embedding.
+
+    Raises:
+        InvalidAdapterError: ``not_supported_yet`` for kinds and ties that can't be composed, ``shape_mismatch`` for
+            factors of another kind of module.
+    """
+    if target.kind not in _FOLDED:
+        raise _not_yet(f"Module {shown(name)} is {_NOT_YET[target.kind]}", "Train on linear modules and embeddings.")
     if target.tie is not None:
         raise _not_yet(
-            target, f"is tied to {shown(target.tie)}; adapters on tied weights can't be composed by this version yet"
+            f"Module {shown(name)} shares its weight with {shown(target.tie)} (tied)",
+            "Train without it, or untie the base model first.",
         )
     if target.tensor is None or target.rows is not None:
         raise _not_yet(
-            target, "shares a tensor of the base files with others, which can't be composed by this version yet"
+            f"The weight of module {shown(name)} is not one tensor of the base's files", "Train without that module."
         )
-    return target
-
-
-def _not_yet(target: Target, why: str) -> InvalidAdapterError:
-    return InvalidAdapterError(
-        f"Target module {shown(target.module)} {why}. Train without it among target_modules.", code="not_supported_yet"
-    )
-
-
-def _reading(target: Target, found: Iterable[Part], table: TargetTable) -> Target:
-    """The target, read as an embedding where only the adapter tells that it is one."""
-    if Part.EMBEDDING_A in found and not table.knows_kinds and target.kind is TargetKind.LINEAR:
+    if embedding and target.kind is TargetKind.LINEAR and not table.knows_kinds:
         return target.as_embedding()
-    return target
-
-
-def fitted(target: Target, a: TensorEntry, b: TensorEntry, *, rank: int, embedding: bool) -> None:
-    """Check a pair against its target: A (rank, in_features), B (out_features, rank).
-
-    Raises:
-        InvalidAdapterError: ``shape_mismatch`` or ``rank_mismatch``.
-    """
     if embedding is not (target.kind is TargetKind.EMBEDDING):
-        form = "lora_embedding_A and lora_embedding_B" if not embedding else "lora_A.weight and lora_B.weight"
+        needs = "lora_A.weight" if embedding else "lora_embedding_A"
         raise InvalidAdapterError(
-            f"Tensor {shown(a.name)} does not go with {shown(target.module)}, which is "
-            f"{'an embedding' if not embedding else 'not an embedding'}; {form} are expected.",
+            f"Module {shown(name)} of the base model is of kind {target.kind}, whose pair is named {needs}; the "
+            "adapter has the tensors of another kind. Publish it under the base model that it was trained on.",
             code="shape_mismatch",
         )
-    for entry in (a, b):
-        if len(entry.shape) != 2:
-            raise InvalidAdapterError(
-                f"Tensor {shown(entry.name)} has shape {list(entry.shape)}; two dimensions are expected for "
-                f"{shown(target.module)}.",
-                code="shape_mismatch",
-            )
-    for entry, axis in ((a, 0), (b, 1)):
-        if entry.shape[axis] != rank:
-            raise InvalidAdapterError(
-                f"Tensor {shown(entry.name)} has rank {entry.shape[axis]}, but adapter_config.json gives {rank} for "
-                f"{shown(target.module)} (r, rank_pattern); both must say the same.",
-                code="rank_mismatch",
-            )
-    for entry, expected, side in (
-        (a, (rank, target.in_features), f"the module has {target.in_features} inputs"),
-        (b, (target.out_features, rank), f"the module has {target.out_features} outputs"),
-    ):
-        if entry.shape != expected:
-            raise InvalidAdapterError(
-                f"Tensor {shown(entry.name)} has shape {list(entry.shape)}, expected {list(expected)}: {side}. "
-                "Publish it on the base that it was trained on.",
-                code="shape_mismatch",
-            )
+    return target
 
 
-def check_copy(entry: TensorEntry, target: Target) -> TensorEntry:
-    """Check the copy of a whole weight, which PEFT saves beside an adapted embedding.
+def _not_yet(what: str, instead: str) -> InvalidAdapterError:
+    return InvalidAdapterError(
+        f"{what}: LoRA on it can't be composed by this version yet. {instead}", code="not_supported_yet"
+    )
+
+
+def check_factors(name: str, target: Target, a: TensorEntry, b: TensorEntry) -> int:
+    """The rank of a pair whose factors fit the target.
 
     Raises:
-        InvalidAdapterError: ``shape_mismatch``.
+        InvalidAdapterError: ``shape_mismatch`` naming tensor, shape and expectation; ``rank_mismatch`` when A and B
+            have different ranks.
     """
-    if entry.shape == target.shape:
-        return entry
-    resized = len(entry.shape) == 2 and entry.shape[1:] == target.shape[1:]
-    why = "the vocabulary was resized, which is not supported" if resized else "it is not this base's weight"
-    raise InvalidAdapterError(
-        f"Tensor {shown(entry.name)} has shape {list(entry.shape)}, but the base has {list(target.shape)}: {why}. "
-        "Train on the base as it is.",
-        code="shape_mismatch",
-    )
+    for entry, axis, size, side in ((a, 1, target.in_features, "in"), (b, 0, target.out_features, "out")):
+        if len(entry.shape) != 2 or entry.shape[axis] != size:
+            expected = f"(rank, {size})" if axis else f"({size}, rank)"
+            raise InvalidAdapterError(
+                f"Tensor {shown(entry.name)} has shape {entry.shape}, expected {expected}: "
+                f"module {shown(target.module)} of the base model ({target.kind}, stored as {target.shape}) has {size} "
+                f"{side} features.{_turned_hint(target, a, b)}",
+                code="shape_mismatch",
+            )
+    if a.shape[0] != b.shape[1]:
+        raise InvalidAdapterError(
+            f"The pair of {shown(name)} has rank {a.shape[0]} in A and {b.shape[1]} in B; they must be equal.",
+            code="rank_mismatch",
+        )
+    return a.shape[0]
+
+
+def _turned_hint(target: Target, a: TensorEntry, b: TensorEntry) -> str:
+    if len(a.shape) == len(b.shape) == 2 and (a.shape[1], b.shape[0]) == (target.out_features, target.in_features):
+        return (
+            " The factors fit the transposed weight: the net may store it as (in, out), which its name does not tell."
+        )
+    return ""
+
+
+def check_copy(entry: TensorEntry, target: Target) -> None:
+    """Check the copy of a whole weight that PEFT saved along.
+
+    Raises:
+        InvalidAdapterError: ``shape_mismatch``, or ``not_supported_yet`` where there is no tensor to compare it with.
+    """
+    if entry.shape != target.shape:
+        resized = len(entry.shape) == 2 and entry.shape[1:] == target.shape[1:]
+        why = (
+            "the vocabulary was resized before training. Add the model with the resized vocabulary as a base model."
+            if resized
+            else "it is not a copy of that weight. Publish it under the base model that it was trained on."
+        )
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} has shape {entry.shape}, the base's {shown(target.module)} has "
+            f"{target.shape}: {why}",
+            code="shape_mismatch",
+        )
+    if target.tensor is None:
+        raise InvalidAdapterError(
+            f"Tensor {shown(entry.name)} is a copy of a weight that is tied or not one tensor of the base's files: it "
+            "can't be checked by this version yet. Save the adapter with save_embedding_layers=False.",
+            code="not_supported_yet",
+        )
+
+
+def may_be_copied(target: Target, table: TargetTable) -> bool:
+    """Whether PEFT saves ``MODULE.weight`` whole without being told to: input and output embeddings."""
+    if target.kind is TargetKind.EMBEDDING or target.module == table.output_module:
+        return True
+    return not table.knows_kinds and target.module.rpartition(".")[2] in _EMBEDDINGS

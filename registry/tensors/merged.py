@@ -30,7 +30,7 @@ Factors = tuple[torch.Tensor, torch.Tensor]
 
 def as_buffer(tensor: torch.Tensor) -> memoryview:
     """A contiguous tensor's bytes, without a copy."""
-    return memoryview(tensor.view(torch.uint8).reshape(-1).numpy())
+    return tensor.view(torch.uint8).reshape(-1).numpy().data
 
 
 class _RecentFactors:

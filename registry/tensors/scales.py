@@ -26,7 +26,7 @@ class Scales:
         reason = f"rank_pattern {shown(rank_keys[0])}" if rank_keys else "r"
         return (
             self.config.r if rank is None else rank,
-            self.config.lora_alpha if alpha is None else alpha,
+            float(self.config.lora_alpha if alpha is None else alpha),
             reason,
         )
 
@@ -41,6 +41,6 @@ class Scales:
         for patterns in (self._ranks, self._alphas):
             unused = patterns.unused
             if unused:
-                more = f" and {len(unused) - 1} more keys" if len(unused) > 1 else ""
-                told.append(f"{shown(unused[0])}{more} of {patterns.field} match no module of the adapter.")
+                more = f" and {len(unused) - 1} more keys of {patterns.field} match" if len(unused) > 1 else ""
+                told.append(f"{shown(unused[0])}{more or f' of {patterns.field} matches'} no module of the adapter.")
         return told

@@ -129,8 +129,9 @@ def _with_ties(
     """(targets that the files hold, with their ties; modules that the files do not hold)."""
     held = {name: target for name, target in candidates.items() if _is_held(target, files)}
     for group in _groups(facts["ties"]):
-        modules = [_owner(parameter) for parameter in group if _owns(candidates, parameter)]
-        holders = [module for module in modules if module in held]
+        weights = [parameter for parameter in group if _owns(candidates, parameter)]
+        modules = [_owner(parameter) for parameter in weights]
+        holders = [_owner(parameter) for parameter in weights if parameter in files.one]
         if len(modules) < 2 or not holders:
             continue
         holder = holders[0]

@@ -1,99 +1,30 @@
-"""A catalogue in a temporary folder, and a writer of base models and revisions into it."""
+"""A catalogue in a temporary folder."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy.orm import Session
 
-from registry.catalogue import annotations, bases, blobs, publishing, tags
 from registry.catalogue.database import Database, sqlite_url
-from registry.catalogue.revisions import RevisionRow
-from registry.digest import canonical_json, sha256_digest
-from registry.reference import Path as TreePath
-from registry.schemas import TargetGroup
-
-
-def digest_of(text: str) -> str:
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-class Writer:
-    """Adds what a service would add, with bytes that are only names."""
-
-    def base(self, session: Session, name: str, weights: str = "w") -> None:
-        names = [f"{name} {weights} model.safetensors", f"{name} config.json", f"{name} index", f"{name} table"]
-        blobs.record(session, (blobs.BlobRow(digest_of(one), len(one), digest_of(one + " blocks")) for one in names))
-        bases.add(session, self.new_base(name, weights), "tester")
-
-    def new_base(self, name: str, weights: str = "w") -> bases.NewBase:
-        return bases.NewBase(
-            name=name,
-            digest=digest_of(weights),
-            table_digest=digest_of("table"),
-            files_digest=digest_of(f"{name} files"),
-            architecture="LlamaForCausalLM",
-            table_source="tensor names",
-            parameters=1000,
-            tensors=3,
-            size=2048,
-            index_blob=digest_of(f"{name} index"),
-            table_blob=digest_of(f"{name} table"),
-            notices=("a notice",),
-            files=(
-                blobs.FileRef("model.safetensors", digest_of(f"{name} {weights} model.safetensors")),
-                blobs.FileRef("config.json", digest_of(f"{name} config.json")),
-            ),
-        )
-
-    def new(self, path: str, content: str, parent_id: int | None, **other: Any) -> publishing.NewRevision:
-        manifest = canonical_json({"path": path, "content": content, "parent": parent_id}).decode()
-        fields: dict[str, Any] = {
-            "path": TreePath.parse(path),
-            "base_digest": digest_of("w"),
-            "parent_id": parent_id,
-            "digest": sha256_digest(manifest.encode()),
-            "manifest": manifest,
-            "message": f"message of {content}",
-            "author": "ann",
-            "rank": 8,
-            "parameters": 100,
-            "size": 400,
-            "trained_on": None,
-            "notices": (),
-            "files": (blobs.FileRef("adapter_model.safetensors", digest_of(content)),),
-            "targets": (TargetGroup(name="q_proj", modules=2, ranks=(8,), scalings=(2.0,)),),
-        }
-        return publishing.NewRevision(**(fields | other))
-
-    def publish(
-        self,
-        session: Session,
-        path: str,
-        content: str,
-        parent: RevisionRow | None = None,
-        *,
-        tag: str | None = None,
-        metrics: Mapping[str, float] = {},
-        notes: Mapping[str, str] = {},
-        **other: Any,
-    ) -> RevisionRow:
-        blobs.record(session, [blobs.BlobRow(digest_of(content), len(content), digest_of(content + " blocks"))])
-        new = self.new(path, content, None if parent is None else parent.id, **other)
-        row, _ = publishing.publish(session, new, "tester")
-        if tag is not None:
-            tags.set_tag(session, row.id, tag, "tester")
-        annotations.annotate(session, row.id, metrics=metrics, annotations=notes, actor="tester")
-        return row
+from tests.catalogue.rows import Writer
 
 
 @pytest.fixture
 def writer() -> Writer:
     return Writer()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty migrated database to copy, for tests that need many."""
+    path = tmp_path_factory.mktemp("template") / "catalogue.sqlite"
+    made = Database(sqlite_url(path))
+    made.prepare()
+    made.dispose()
+    return path
 
 
 @pytest.fixture
@@ -102,9 +33,9 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def database(url: str) -> Iterator[Database]:
+def database(url: str, tmp_path: Path, template: Path) -> Iterator[Database]:
+    shutil.copy(template, tmp_path / "catalogue.sqlite")
     made = Database(url)
-    made.prepare()
     yield made
     made.dispose()
 

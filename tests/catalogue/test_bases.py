@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+
 from registry.catalogue import bases
 from registry.catalogue.database import Database
 from registry.errors import ConflictError, NotFoundError, UnavailableError, UsageError
-
-from tests.catalogue.conftest import Writer, digest_of
+from tests.catalogue.rows import Writer, digest_of
 
 
 def test_everything_about_a_base_model(filled: Database) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
+
 from registry.catalogue import browse, revisions, tags
 from registry.catalogue.database import Database
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference
-from sqlalchemy import text
-
-from tests.catalogue.conftest import Writer, digest_of
+from tests.catalogue.rows import Writer, digest_of
 
 
 def found(database: Database, reference: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
+
 from registry.catalogue import blobs, events, publishing, revisions
 from registry.catalogue.database import Database
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
-from sqlalchemy import text
-
-from tests.catalogue.conftest import Writer, digest_of
+from tests.catalogue.rows import Writer, digest_of
 
 
 def counts(database: Database) -> dict[str, int]:
@@ -81,8 +81,9 @@ def test_a_wrong_parent_is_refused_and_nothing_is_left(
     sentence: str,
 ) -> None:
     before = counts(filled)
-    with pytest.raises(error) as caught, filled.write() as session:
+    with filled.read() as session:
         pinned = revisions.find(session, Reference.parse(parent)) if parent else None
+    with pytest.raises(error) as caught, filled.write() as session:
         writer.publish(session, path, "x", pinned)
     assert caught.value.code == code
     assert sentence in str(caught.value)

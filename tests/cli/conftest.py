@@ -39,7 +39,7 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> CannedRegistry:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command line in this process, with the streams of a pipe."""
-    from registry.cli.main import run as run_command_line
+    from registry.cli.program import run as run_command_line
 
     for name in ("COLUMNS", "NO_COLOR", "REGISTRY_DEBUG", "REGISTRY_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -87,7 +87,7 @@ def test_publish_prints_the_reference_alone_first(canned: CannedRegistry, run: R
     said = text_without_layout("\n".join(rest))
     for part in (
         FRENCH.digest,
-        "llama-1b/support@2 222222222222 because the receipt in ./output/merged says so",
+        "llama-1b/support@2 222222222222 (the receipt in ./output/merged says so)",
         "training_args.bin (a pickle)",
         "stored 6.29 MB",
         "registry /data/registry",
@@ -137,7 +137,7 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
 def test_publish_recursively_prints_one_reference_a_line(canned: CannedRegistry, run: Run) -> None:
     ended = run("publish", "-r", "dir", "llama-1b")
     assert ended.out == "llama-1b/support/french@2\n"
-    assert "parent llama-1b/support@2 because" in text_without_layout(ended.err)
+    assert "parent llama-1b/support@2 (the receipt" in text_without_layout(ended.err)
 
 
 def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None:

@@ -11,7 +11,7 @@ import pytest
 SCRIPT = """
 import io, json, sys
 sys.stdout, real = io.StringIO(), sys.stdout
-from registry.cli.main import run
+from registry.cli.program import run
 code = run(json.loads(sys.argv[1]))
 loaded = sorted({name.partition(".")[0] for name in sys.modules})
 print(json.dumps([code, loaded]), file=real)

@@ -61,7 +61,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def run_on(terminal: Terminal, args: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) -> str:
-    from registry.cli.main import run
+    from registry.cli.program import run
 
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)

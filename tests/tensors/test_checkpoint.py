@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import RegistryError
@@ -272,17 +272,19 @@ def test_patterns_that_disagree_are_told() -> None:
     )
     assert found.pairs[V].alpha == 40
     assert found.notices[0].startswith("ambiguous_pattern: 'layers.0.attn.v_proj' and 'v_proj' of alpha_pattern")
-    assert found.notices[1] == "'roj' of alpha_pattern match no module of the adapter."
+    assert found.notices[1] == "'roj' of alpha_pattern matches no module of the adapter."
     agreeing = check(pair(V, 6, 4), alpha_pattern={"attn.v_proj": 2, "v_proj": 2}, target_modules=["v_proj"])
-    assert len(agreeing.notices) == 1
+    assert agreeing.notices == ()
 
 
 KEYS = st.sampled_from(
-    [*pair(Q, 6, 8), *pair(V, 6, 4), *embedding(EMBED, 40, 6), f"{LEAD}{HEAD}.weight", f"{LEAD}{EMBED}.base_layer.weight",
+    [*pair(Q, 6, 8), *pair(V, 6, 4), *embedding(EMBED, 40, 6), f"{LEAD}{HEAD}.weight",
+     f"{LEAD}{EMBED}.base_layer.weight",
      f"{LEAD}{Q}.lora_magnitude_vector", f"{LEAD}{Q}.lora_B.bias", f"{LEAD}layers.0.attn.q_proj.lora_A.weight"]
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(KEYS | st.text("lora_AB.weight", max_size=30).map(LEAD.__add__),
                     st.lists(st.sampled_from([0, 1, 2, 4, 6, 8, 40]), max_size=3).map(tuple), max_size=8),

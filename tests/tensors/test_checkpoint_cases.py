@@ -1,4 +1,4 @@
-"""The shared cases, as far as names, shapes and configuration decide them: refused by the expected code, or accepted."""
+"""The shared cases, as far as names, shapes and configuration decide: refused by the expected code, or accepted."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_accepted(name: str) -> None:
             tensor = str(pair.target.tensor)
             ranks[tensor] = ranks.get(tensor, 0) + pair.rank
             assert module == pair.module
-    expected = (case.get("factored") or {}).get("ranks")
+    expected = case["factored"]["ranks"]
     assert ranks == {f"{module}.weight": rank for module, rank in expected.items()}
     if name.startswith("quirk"):
         assert "ambiguous_pattern" in found[0].notices[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def test_gpt2(targets: Any, tmp_path: Path) -> None:
 
 def agrees(make: Any, fields: dict[str, Any], folder: Path) -> None:
     config = peft.LoraConfig(**{"r": 4, "lora_alpha": 6, **fields})
-    with between_themselves():
+    with between_themselves(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to (True|False)", category=UserWarning)
         peft.get_peft_model(make(), config).save_pretrained(folder)
         reloaded = peft.PeftModel.from_pretrained(make(), folder)
     found = read_folder(folder, table_of(make()))
@@ -138,7 +140,8 @@ def test_trained_with_a_head_on_a_headless_base(tmp_path: Path) -> None:
 
 def test_a_converted_pissa_is_a_plain_lora(tmp_path: Path) -> None:
     config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj"], init_lora_weights="pissa", use_rslora=True)
-    with between_themselves():
+    with between_themselves(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="PiSSA changes the base weights", category=UserWarning)
         model = peft.get_peft_model(llama(), config)
         model.peft_config["default"].init_lora_weights = True
         model.save_pretrained(tmp_path / "initial")

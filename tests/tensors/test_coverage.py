@@ -69,7 +69,7 @@ def test_every_way_to_name_targets(fields: dict[str, Any], expected: list[str]) 
 
 def test_names_are_those_of_the_model_that_was_trained() -> None:
     found = config(r"layers\.\d\.attn\.q_proj|lm_head")
-    assert targeted_modules(found, TABLE) == []
+    assert targeted_modules(found, TABLE) == ["lm_head"]
     assert targeted_modules(found, TABLE, trained=["layers.0.attn.q_proj"]) == Q
     headless = table_of([name.removeprefix("model.") for name in LEAVES], output_module=None)
     full = config(r"model\.layers\.\d\.attn\.q_proj")

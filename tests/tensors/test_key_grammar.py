@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
@@ -68,11 +68,13 @@ def test_other_names_are_refused_with_the_way_out(name: str, part: str) -> None:
     assert part in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40) | st.text("abelormd_AB.wight0", max_size=60).map("base_model.model.".__add__))
 def test_any_name_is_read_or_refused(name: str) -> None:
+    code = "read"
     try:
         key = parse_key(name)
-    except InvalidAdapterError as problem:
-        assert problem.code == "unexpected_tensor"
-    else:
         assert name.startswith(f"base_model.model.{key.module}.")
+    except InvalidAdapterError as problem:
+        code = problem.code
+    assert code in ("read", "unexpected_tensor")

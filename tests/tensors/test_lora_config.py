@@ -8,7 +8,7 @@ from typing import Any
 
 import peft
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import RegistryError
@@ -64,8 +64,19 @@ def test_required_fields(field: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *[("r", value) for value in ("4", 4.0, True, None, 0, -1, 65537, [4])],
-        *[("lora_alpha", value) for value in ("8", True, None, [8], {})],
+        ("r", "4"),
+        ("r", 4.0),
+        ("r", True),
+        ("r", None),
+        ("r", 0),
+        ("r", -1),
+        ("r", 65537),
+        ("r", [4]),
+        ("lora_alpha", "8"),
+        ("lora_alpha", True),
+        ("lora_alpha", None),
+        ("lora_alpha", [8]),
+        ("lora_alpha", {}),
         ("use_rslora", "true"),
         ("use_rslora", 1),
         ("use_dora", "no"),
@@ -162,6 +173,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*RULES, "strange"]), VALUES, max_size=6))
 def test_any_document_is_read_or_refused(fields: dict[str, Any]) -> None:
     try:

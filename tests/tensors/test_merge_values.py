@@ -171,7 +171,7 @@ def _whole_numbers(shelf: Shelf, dtype: str) -> tuple[Base, list[Path]]:
     for number in range(4):
         adapter = write_adapter(shelf.folder(), base, ["a"], r=4, alpha=4)
         pair = {
-            "base_model.model.a.lora_A.weight": RawTensor.of(draw(9, (4, 40), 2.0**-11), "F32"),
+            "base_model.model.a.lora_A.weight": RawTensor.of(draw(99, (4, 40), 2.0**-15), "F32"),
             "base_model.model.a.lora_B.weight": RawTensor.of(draw(9, (48, 4), 2.0**-number), "F32"),
         }
         write_tensors(adapter / "adapter_model.safetensors", pair)

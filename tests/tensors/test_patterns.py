@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
@@ -30,9 +30,10 @@ def as_peft(patterns: dict[str, int], name: str) -> list[str]:
     "key",
     [
         "q_proj", "roj", "proj", "^q_proj", "^model.layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj",
-        "model.layers.0", r"^model\.layers\.0\.self_attn\.q_proj", ".q_proj", "self_attn.q_proj", "model.layers.0|lm_head",
+        "model.layers.0", r"^model\.layers\.0\.self_attn\.q_proj", ".q_proj", "self_attn.q_proj",
+        "model.layers.0|lm_head",
         r".*\.(q|v)_proj", r"layers\.[01]\..*", r"(?:q|k)_proj", r"(?i:Q_PROJ)", r"\bq_proj", r"layers.\d+.mlp.up_proj",
-        r"layers.\d{2}.*", r"(?P<a>q)_proj", "(?!lm)[a-z]+_head", "", r"model.layers.0", "q_proj$", r"\w+_proj", "a++b",
+        r"layers.\d{2}.*", r"(?P<a>q)_proj", "(?!lm)[a-z]+_head", "", "q_proj$", r"\w+_proj", "a++b",
         "(?>q|v)_proj", r"layers\.1+\..*",
     ],
 )  # fmt: skip
@@ -130,20 +131,24 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @example("(.)(.*)$?", NAMES[0])
 @given(st.lists(PIECES, max_size=9).map("".join), st.sampled_from(NAMES) | st.text("qv.p_01", max_size=12))
 def test_a_pattern_means_what_it_means_in_peft_or_is_refused(key: str, name: str) -> None:
+    code = "matched"
     try:
-        found = resolve_pattern({key: 7}, name)[1]
+        assert list(resolve_pattern({key: 7}, name)[1]) == as_peft({key: 7}, name)
     except InvalidAdapterError as problem:
-        assert problem.code == "bad_config"
-        return
-    assert list(found) == as_peft({key: 7}, name)
+        code = problem.code
+    assert code in ("matched", "bad_config")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_a_pattern_or_refused(key: str) -> None:
+    code = "matched"
     try:
         resolve_pattern({key: 7}, "model.layers.0.self_attn.q_proj")
     except InvalidAdapterError as problem:
-        assert problem.code == "bad_config"
+        code = problem.code
+    assert code in ("matched", "bad_config")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
@@ -69,14 +69,18 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.booleans())
 def test_what_is_written_is_read_back(document: Any, plain: bool) -> None:
     assert read(json.dumps(document, ensure_ascii=plain).encode()) == document
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60) | st.text('{}[]",:\\u0dn1e-+.NaIfity', max_size=40).map(str.encode))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    code = "read"
     try:
         read(data)
     except InvalidAdapterError as problem:
-        assert problem.code == "bad_config"
+        code = problem.code
+    assert code in ("read", "bad_config")

@@ -1,0 +1,111 @@
+"""The command ``registry``: its commands put together, and one command line run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from registry.cli import browsing, fetching, keeping
+from registry.cli.exits import INTERRUPTED, PIPE_CLOSED, report, wants_json
+from registry.cli.options import JSON_HELP, URL_HELP
+from registry.version import __version__
+
+
+class _BaseFirst(TyperGroup):
+    """Help lists ``base`` first, as it is used first; typer would put groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name != "base")
+
+
+def build_app() -> typer.Typer:
+    """All commands, in the order in which help shows them."""
+    # Help for people at a terminal has panels; in a pipe it is plain text, which starts faster and can be searched.
+    app = typer.Typer(
+        cls=_BaseFirst,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich" if sys.stdout.isatty() else None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_root)
+    base = typer.Typer(help="Add and list base models.", rich_markup_mode=app.rich_markup_mode)
+    base.callback(invoke_without_command=True)(_base)
+    base.command("add")(keeping.base_add)
+    base.command("list")(browsing.base_list)
+    app.add_typer(base, name="base")
+    for command in (
+        keeping.publish,
+        browsing.tree,
+        browsing.log,
+        browsing.show,
+        browsing.resolve,
+        browsing.search,
+        keeping.tag,
+        keeping.untag,
+        keeping.annotate,
+        fetching.fetch,
+        fetching.verify,
+        browsing.events,
+    ):
+        app.command()(command)
+    return app
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"adapter-registry {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    context: typer.Context,
+    url: Annotated[str | None, typer.Option("--url", metavar="URL", help=URL_HELP)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Keep LoRA adapters as a tree, and compose or merge the weights along any path of it."""
+    del url, as_json, version  # the commands read them from here, see `registry.cli.options`
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _base(context: typer.Context) -> None:
+    """Add and list base models."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and return its exit code; whatever went wrong has been said on stderr."""
+    try:
+        # Not `command.main`: it turns interrupts and closed pipes into endings of its own.
+        command = get_command(build_app())
+        with command.make_context("registry", list(args)) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as end:
+        return end.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _drop_stdout()
+        return PIPE_CLOSED
+    except Exception as error:  # noqa: BLE001 - the last net: a user sees a sentence, never a traceback
+        return report(error, as_json=wants_json(args))
+    return 0
+
+
+def _drop_stdout() -> None:
+    """Let the interpreter's last flush go nowhere, the reader has left."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,51 @@
+"""The folders that ``fetch`` fills when no output folder is given: one a rendering, bounded in size together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from registry.digest import hex_of
+from registry.services.folders import RECEIPT
+
+DEFAULT_LIMIT: Final = 20 << 30
+
+
+@dataclass(frozen=True)
+class FetchCache:
+    """Fetched folders by rendering; the least recently used go first."""
+
+    folder: Path
+    limit: int = DEFAULT_LIMIT
+
+    def place(self, rendering: str) -> Path:
+        """Where a rendering lies, or will."""
+        return self.folder / hex_of(rendering)
+
+    def used(self, place: Path) -> None:
+        """Note that a folder was handed out just now."""
+        os.utime(place / RECEIPT, (time.time(), time.time()))
+
+    def shrink(self, *, keep: Path, remove: Callable[[Path], None] = shutil.rmtree) -> None:
+        """Remove the folders that were used longest ago until the rest fits; ``keep`` stays whatever it takes."""
+        folders = sorted(
+            (entry for entry in self.folder.iterdir() if (entry / RECEIPT).is_file() and entry != keep),
+            key=lambda entry: (entry / RECEIPT).stat().st_mtime,
+        )
+        sizes = {entry: _size(entry) for entry in folders}
+        total = sum(sizes.values()) + _size(keep)
+        for entry in folders:
+            if total <= self.limit:
+                return
+            (entry / RECEIPT).unlink()  # without it the folder does not pass for a complete one while it goes
+            remove(entry)
+            total -= sizes[entry]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,267 @@
+"""The tree, the log, behind, metrics and annotations; few queries and the right indexes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from registry.catalogue import browse, events, publishing, revisions
+from registry.catalogue.annotations import annotate
+from registry.catalogue.database import Database, sqlite_url
+from registry.catalogue.revisions import RevisionRow
+from registry.catalogue.search import search
+from registry.errors import NotFoundError, UsageError
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.schemas import TargetGroup, TreeNode
+from tests.catalogue.rows import Writer, digest_of
+
+
+def drawn(node: TreeNode, depth: int = 0) -> list[str]:
+    what = "" if node.revision is None else f"@{node.revision.number}{' behind' if node.revision.behind else ''}"
+    return [f"{'  ' * depth}{node.name}{what}", *(line for child in node.children for line in drawn(child, depth + 1))]
+
+
+def test_the_whole_tree(filled: Database, writer: Writer) -> None:
+    with filled.write() as session:
+        writer.base(session, "bert")
+    with filled.read() as session:
+        roots = browse.tree(session).roots
+    assert [line for root in roots for line in drawn(root)] == [
+        "bert",
+        "llama",
+        "  code@1",
+        "  support@2",
+        "    french@1 behind",
+        "      legal@1 behind",
+    ]
+    support = roots[1].children[1].revision
+    assert support is not None
+    assert (support.tags, support.metrics, support.parent) == ((), {"acc": 0.75, "loss": -1.5}, "llama")
+    french = roots[1].children[1].children[0]
+    assert (french.path, french.name) == ("llama/support/french", "french")
+    assert french.revision is not None
+    assert (french.revision.parent, french.revision.annotations) == ("llama/support@1", {"team": "Straße"})
+
+
+def test_part_of_the_tree(filled: Database, writer: Writer) -> None:
+    with filled.write() as session:
+        writer.publish(session, "llama/support-2", "x")  # stands between support and support/french in byte order
+        writer.publish(session, "llama/support0", "y")
+    with filled.read() as session:
+        support = browse.tree(session, TreePath.parse("llama/support")).roots
+        llama = browse.tree(session, TreePath.parse("llama")).roots
+        with pytest.raises(NotFoundError, match="Did you mean llama/support"):
+            browse.tree(session, TreePath.parse("llama/suport"))
+        with pytest.raises(NotFoundError, match="no base model lama"):
+            browse.tree(session, TreePath.parse("lama"))
+    assert [line for root in support for line in drawn(root)] == [
+        "support@2",
+        "  french@1 behind",
+        "    legal@1 behind",
+    ]
+    assert [child.name for child in llama[0].children] == ["code", "support", "support-2", "support0"]
+
+
+def test_an_empty_tree(database: Database) -> None:
+    with database.read() as session:
+        assert browse.tree(session).roots == ()
+
+
+def test_the_log_is_newest_first(filled: Database) -> None:
+    with filled.read() as session:
+        log = browse.log(session, TreePath.parse("llama/support"))
+        with pytest.raises(NotFoundError, match="llama/suport"):
+            browse.log(session, TreePath.parse("llama/suport"))
+        with pytest.raises(UsageError, match="is a base model"):
+            browse.log(session, TreePath.parse("llama"))
+    assert [one.reference for one in log.revisions] == ["llama/support@2", "llama/support@1"]
+    assert log.revisions[1].tags == ("prod",)
+
+
+def test_targets_by_leaf_name(filled: Database, writer: Writer) -> None:
+    groups = (
+        TargetGroup(name="v_proj", modules=3, ranks=(4, 8), scalings=(0.5, 2.0)),
+        TargetGroup(name="down_proj", modules=1, ranks=(16,), scalings=(1.0,)),
+    )
+    with filled.write() as session:
+        row = writer.publish(session, "llama/code", "c2", targets=groups)
+    with filled.read() as session:
+        assert browse.targets(session, row.id) == (groups[1], groups[0])
+
+
+def test_a_revision_that_is_gone(filled: Database) -> None:
+    with filled.read() as session, pytest.raises(NotFoundError, match="does not exist any more"):
+        browse.summary(session, 999)
+
+
+def test_metrics_and_annotations_change_with_their_history(filled: Database) -> None:
+    with filled.write() as session:
+        row = revisions.find(session, Reference.parse("llama/support@1"))
+        annotate(session, row.id, metrics={"acc": 0.5}, annotations={}, actor="bob")
+        annotate(session, row.id, metrics={"acc": 0.6, "f1@10": 1}, annotations={"team": "a=b, \n c"}, actor="bob")
+    with filled.read() as session:
+        summary = browse.summary(session, row.id)
+        changes = [(one.subject, one.detail) for one in events.recent(session, 3)]
+        assert [one.actor for one in events.recent(session, 4)] == ["bob", "bob", "bob", "tester"]
+    assert (summary.metrics, summary.annotations) == ({"acc": 0.6, "f1@10": 1.0}, {"team": "a=b, \n c"})
+    assert changes == [
+        ("llama/support@1", {"annotation": "team", "old": None, "new": "a=b, \n c"}),
+        ("llama/support@1", {"metric": "f1@10", "old": None, "new": 1.0}),
+        ("llama/support@1", {"metric": "acc", "old": 0.5, "new": 0.6}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "notes"),
+    [
+        ({"acc": float("nan")}, {}),
+        ({"acc": float("-inf")}, {}),
+        ({"a>b": 1.0}, {}),
+        ({"": 1.0}, {}),
+        ({"acc": 10**400}, {}),
+        ({}, {"two words": "x"}),
+        ({}, {"key": "a\x00b"}),
+    ],
+)
+def test_what_can_not_be_said_about_a_revision(
+    filled: Database, metrics: dict[str, float], notes: dict[str, str]
+) -> None:
+    with pytest.raises(UsageError), filled.write() as session:
+        annotate(session, 1, metrics={"good": 1.0} | metrics, annotations=notes, actor="bob")
+    with filled.read() as session:
+        assert "good" not in browse.summary(session, 1).metrics
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 99)),
+        min_size=1,
+        max_size=25,
+    )
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_behind_is_what_a_plain_reading_of_its_meaning_gives(
+    template: Path, tmp_path: Path, steps: list[tuple[int, int]]
+) -> None:
+    """Each step publishes to one of ten adapters in four levels, pinned to any revision that its parent has."""
+    above = [None, None, 0, 0, 1, 2, 2, 3, 5, 5]
+    names = ["a", "b", "a/c", "a/d", "b/e", "a/c/f", "a/c/g", "a/d/h", "a/c/f/i", "a/c/f/j"]
+    published: list[list[RevisionRow]] = [[] for _ in above]
+    pins: dict[str, RevisionRow | None] = {}
+    path = tmp_path / "behind.sqlite"
+    shutil.copy(template, path)
+    database = Database(sqlite_url(path))
+    with database.write() as session:
+        Writer().base(session, "llama")
+        for count, (adapter, choice) in enumerate(steps):
+            parent_adapter = above[adapter]
+            parents = [] if parent_adapter is None else published[parent_adapter]
+            if parent_adapter is not None and not parents:
+                continue
+            pinned = parents[choice % len(parents)] if parents else None
+            row = Writer().publish(session, f"llama/{names[adapter]}", f"step {count}", pinned)
+            published[adapter].append(row)
+            pins[row.reference] = pinned
+
+    def behind(reference: str) -> bool:
+        pinned = pins[reference]
+        if pinned is None:
+            return False
+        newest = max(row.number for row in published[names.index(pinned.path.removeprefix("llama/"))])
+        return newest > pinned.number or behind(pinned.reference)
+
+    with database.read() as session:
+        for adapter, rows in enumerate(published):
+            if rows:
+                log = browse.log(session, TreePath.parse(f"llama/{names[adapter]}"))
+                assert {one.reference: one.behind for one in log.revisions} == {
+                    row.reference: behind(row.reference) for row in rows
+                }
+        shown = [node for root in browse.tree(session).roots for node in walk(root) if node.revision]
+        assert {node.path: node.revision.behind for node in shown if node.revision} == {
+            rows[-1].path: behind(rows[-1].reference) for rows in published if rows
+        }
+    database.dispose()
+
+
+def walk(node: TreeNode) -> Iterator[TreeNode]:
+    yield node
+    for child in node.children:
+        yield from walk(child)
+
+
+@contextmanager
+def statements() -> Iterator[list[tuple[str, Any]]]:
+    """Every SELECT that is sent meanwhile, with what was bound to it."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(connection: object, cursor: object, statement: str, parameters: object, *rest: object) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            sent.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def grow(session: Session, writer: Writer, width: int) -> None:
+    for first in range(width):
+        row = writer.publish(session, f"llama/wide-{first}", f"wide {first}")
+        writer.publish(session, f"llama/wide-{first}/child", f"child {first}", row, metrics={"acc": 0.5}, tag="prod")
+
+
+def test_the_number_of_queries_does_not_grow_with_the_tree(filled: Database, writer: Writer) -> None:
+    counted = []
+    for width in (2, 30):
+        with filled.write() as session:
+            grow(session, writer, width)
+        with filled.read() as session, statements() as sent:
+            browse.tree(session)
+            search(session, "wide", tag="prod")
+            browse.log(session, TreePath.parse("llama/support"))
+        counted.append(len(sent))
+    assert counted[0] == counted[1] < 25
+
+
+def test_hot_queries_use_indexes(filled: Database, writer: Writer) -> None:
+    """No whole table is read to find, publish, or show one revision among many."""
+    with filled.write() as session:
+        grow(session, writer, 40)
+        session.execute(text("ANALYZE"))
+    with filled.write() as session, statements() as sent:
+        row = revisions.find(session, Reference.parse("llama/wide-7/child"))
+        for selector in ("1", "prod", row.digest, row.digest[:20]):
+            assert revisions.find(session, Reference.parse(f"{row.path}@{selector}")).id == row.id
+        revisions.lineage(session, row.id)
+        revisions.files(session, row.id)
+        browse.targets(session, row.id)
+        browse.lineage_entries(session, row.id)
+        browse.summary(session, row.id)
+        browse.tree(session, TreePath.parse("llama/wide-7"))
+        publishing.publish(session, writer.new("llama/wide-7", "wide 8", None), "tester")
+        session.execute(text("SELECT id FROM revisions WHERE parent_id = :id"), {"id": row.id})
+        session.execute(text("SELECT revision_id FROM revision_files WHERE digest = :d"), {"d": digest_of("wide 8")})
+        looked_at = list(sent)
+    assert len(looked_at) > 20
+    with filled.read() as session:
+        tables = {row[0] for row in session.execute(text("SELECT name FROM sqlite_schema WHERE type = 'table'"))}
+        for statement, parameters in looked_at:
+            plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            steps = [str(row[3]).split() for row in plan]
+            scanned = {step[1].rstrip("_0123456789") for step in steps if step[0] == "SCAN"} & tables
+            assert not scanned, (statement, steps)

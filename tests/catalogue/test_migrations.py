@@ -1,0 +1,177 @@
+"""The schema: made by migrating, the same as the records say, upgraded after a copy, refused when newer."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from registry.catalogue import migrations, revisions
+from registry.catalogue.database import Database, Schema, sqlite_url
+from registry.catalogue.tables import Record
+from registry.errors import NotAllowedError, UnavailableError
+from registry.reference import Reference
+from tests.catalogue.rows import Writer
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_records_and_the_migrated_schema_are_the_same(database: Database) -> None:
+    with database.migrating() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Record.metadata) == []
+
+
+def test_the_history_in_code_is_that_of_the_files() -> None:
+    script = ScriptDirectory.from_config(migrations.configuration())
+    assert tuple(one.revision for one in reversed(list(script.walk_revisions()))) == migrations.HISTORY
+    assert script.get_heads() == [migrations.HISTORY[-1]]
+
+
+def test_down_and_up_again(database: Database, writer: Writer) -> None:
+    with database.migrating() as connection:
+        command.downgrade(migrations.configuration(connection), "base")
+        assert inspect(connection).get_table_names() == [migrations.VERSION_TABLE]
+    assert database.schema() is Schema.ABSENT
+    database.prepare()
+    with database.write() as session:
+        writer.base(session, "llama")
+
+
+def test_every_constraint_has_a_name() -> None:
+    for table in Record.metadata.tables.values():
+        for constraint in table.constraints:
+            assert constraint.name, (table.name, constraint)
+
+
+def test_the_migrations_can_be_written_out_for_postgresql() -> None:
+    config = migrations.configuration()
+    config.output_buffer = io.StringIO()
+    command.upgrade(config, "head", sql=True)
+    script = config.output_buffer.getvalue()
+    assert "SET LOCAL lock_timeout" in script
+    assert 'path VARCHAR COLLATE "C" NOT NULL' in script
+
+
+def test_a_current_schema_needs_no_alembic(filled: Database, url: str) -> None:
+    code = (
+        "import sys\n"
+        "from registry.catalogue import browse\n"
+        "from registry.catalogue.database import Database\n"
+        f"with Database({url!r}).read() as session: assert browse.tree(session).roots\n"
+        f"with Database({url!r}).write() as session: pass\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('alembic', 'torch')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_newer_schema_is_refused(filled: Database, url: str) -> None:
+    with filled.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    fresh = Database(url)
+    for use in (fresh.schema, fresh.prepare, fresh.read().__enter__, fresh.write().__enter__):
+        with pytest.raises(UnavailableError, match="written by a newer version") as caught:
+            use()
+        assert caught.value.code == "schema_newer"
+    fresh.dispose()
+
+
+SECOND = '''
+"""A second migration, which makes a table anew."""
+import sqlalchemy as sa
+from alembic import op
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+def upgrade():
+    with op.batch_alter_table("adapters", recreate="always") as batch:
+        batch.add_column(sa.Column("colour", sa.String(), nullable=False, server_default="red"))
+    {then}
+'''
+
+
+def with_second(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
+    script, versions = migrations.folders()
+    shutil.copytree(versions, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "0002_second.py").write_text(SECOND.format(then=then))
+    monkeypatch.setattr(migrations, "folders", lambda: (script, folder))
+    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002"))
+
+
+def test_an_older_one_is_upgraded_after_a_copy(
+    filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.dispose()
+    with_second(monkeypatch, tmp_path / "versions")
+    fresh = Database(url)
+    assert fresh.schema() is Schema.OLDER
+    with fresh.read() as session:
+        assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
+        assert set(session.execute(text("SELECT colour FROM adapters")).scalars()) == {"red"}
+    fresh.dispose()
+    copies = list(tmp_path.glob("catalogue.sqlite.before-0002-from-0001*"))
+    assert len(copies) == 1
+    with sqlite3.connect(copies[0]) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
+    connection.close()
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_a_migration_that_would_lose_rows_changes_nothing(
+    filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.dispose()
+    with_second(monkeypatch, tmp_path / "versions", then='op.execute("DELETE FROM adapters")')
+    fresh = Database(url)
+    with pytest.raises(Exception, match="rows that point at nothing"):
+        fresh.prepare()
+    assert fresh.schema() is Schema.OLDER
+    with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM adapters").fetchone() == (4,)
+    connection.close()
+    fresh.dispose()
+
+
+def test_an_older_one_that_can_not_be_written(
+    filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.dispose()
+    with_second(monkeypatch, tmp_path / "versions")
+    monkeypatch.setattr("registry.catalogue.sqlite.is_frozen", lambda path: True)
+    with pytest.raises(NotAllowedError) as caught, Database(url).read():
+        pass
+    assert caught.value.code == "read_only"
+
+
+def test_the_folders_of_an_installed_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_PACKAGE", tmp_path / "registry")
+    assert migrations.folders() == (tmp_path / "alembic", tmp_path / "migrations")
+    (tmp_path / "registry" / "_alembic").mkdir(parents=True)
+    assert migrations.folders() == (tmp_path / "registry/_alembic", tmp_path / "registry/_migrations")
+
+
+def test_alembic_itself_works_in_a_checkout(tmp_path: Path) -> None:
+    environment = os.environ | {"REGISTRY_DATABASE_URL": sqlite_url(tmp_path / "dev.sqlite")}
+    for arguments in (["upgrade", "head"], ["check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,175 @@
+"""Search: every condition alone and together, against a filter written in plain Python."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from registry.catalogue import browse, revisions, tags
+from registry.catalogue.database import Database, sqlite_url
+from registry.catalogue.search import search
+from registry.errors import NotFoundError, UsageError
+from registry.schemas import RevisionSummary, TargetGroup
+from tests.catalogue.rows import Writer
+
+
+def found(database: Database, text: str | None = None, **conditions: str | None) -> list[str]:
+    with database.read() as session:
+        return [one.reference for one in search(session, text, **conditions)]
+
+
+@pytest.mark.parametrize(
+    ("text", "conditions", "references"),
+    [
+        (
+            None,
+            {},
+            ["llama/code@1", "llama/support@2", "llama/support/french@1", "llama/support/french/legal@1"],
+        ),
+        ("FRENCH", {}, ["llama/support/french@1", "llama/support/french/legal@1"]),
+        ("100% of", {}, ["llama/code@1"]),
+        ("100_ of", {}, []),
+        ("code_l", {}, ["llama/code@1"]),
+        ("über", {}, ["llama/code@1"]),
+        ("STRAßE", {}, ["llama/support/french@1"]),
+        ("team", {}, ["llama/support/french@1"]),
+        (None, {"tag": "prod"}, ["llama/support@1"]),
+        (None, {"rank": "<=8"}, ["llama/support@2", "llama/support/french/legal@1"]),
+        (None, {"rank": "16"}, ["llama/support/french@1"]),
+        (None, {"rank": " > 16 "}, ["llama/code@1"]),
+        (None, {"metric": "acc>0.6"}, ["llama/support@2"]),
+        (None, {"metric": "acc<0.6"}, ["llama/support@1"]),
+        (None, {"metric": "acc < .6"}, ["llama/support@1"]),
+        (None, {"metric": "loss<=-1.5"}, ["llama/support@2"]),
+        (None, {"metric": "loss"}, ["llama/support@2"]),
+        (None, {"metric": "acc=5e-1", "tag": "prod"}, ["llama/support@1"]),
+        (None, {"metric": "acc>0.6", "tag": "prod"}, []),
+        (None, {"target": "q_proj", "base": "llama", "rank": ">=64"}, ["llama/code@1"]),
+        (None, {"target": "v_proj"}, []),
+    ],
+)
+def test_conditions(filled: Database, text: str | None, conditions: dict[str, str], references: list[str]) -> None:
+    assert found(filled, text, **conditions) == references
+
+
+@pytest.mark.parametrize(
+    ("conditions", "form"),
+    [
+        ({"rank": "<=x"}, "16, '<=16' or '>8' is expected"),
+        ({"rank": "-1"}, "is expected"),
+        ({"rank": "!=4"}, "is expected"),
+        ({"metric": "acc>"}, "'acc>0.8', 'loss<=0.2' or 'acc' is expected"),
+        ({"metric": "acc>nan"}, "is expected"),
+        ({"metric": "acc=>1"}, "is expected"),
+        ({"metric": ">0.8"}, "is expected"),
+        ({"metric": ""}, "is expected"),
+        ({"text": "x" * 10_001}, "at most 10000"),
+        ({"target": "\ud800"}, "plain text is expected"),
+    ],
+)
+def test_a_malformed_condition_says_the_form(filled: Database, conditions: dict[str, str], form: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        found(filled, **conditions)
+    assert form in str(caught.value)
+
+
+def test_an_unknown_base_offers_the_nearest(filled: Database) -> None:
+    with pytest.raises(NotFoundError, match="Did you mean llama"):
+        found(filled, base="lama")
+
+
+MESSAGES = st.text(alphabet="aBé%_\\/ß ", max_size=4)
+REVISION = st.fixed_dictionaries(
+    {
+        "path": st.sampled_from(["llama/a", "llama/b", "bert/a"]),
+        "message": MESSAGES,
+        "rank": st.integers(1, 4),
+        "metrics": st.dictionaries(st.sampled_from(["acc", "loss"]), st.sampled_from([-1.0, 0.0, 0.5]), max_size=2),
+        "notes": st.dictionaries(
+            st.sampled_from(["aé", "b"]).map(lambda key: key.replace("é", "e")), MESSAGES, max_size=1
+        ),
+        "tag": st.none() | st.sampled_from(["prod", "dev"]),
+        "targets": st.sampled_from([("q_proj",), ("q_proj", "v_proj"), ()]),
+    }
+)
+CONDITIONS = st.fixed_dictionaries(
+    {
+        "text": st.none() | MESSAGES,
+        "base": st.none() | st.sampled_from(["llama", "bert"]),
+        "tag": st.none() | st.sampled_from(["prod", "dev"]),
+        "rank": st.none() | st.tuples(st.sampled_from(["<=", ">=", "<", ">", "=", ""]), st.integers(1, 4)),
+        "metric": st.none()
+        | st.tuples(
+            st.sampled_from(["acc", "loss"]),
+            st.none() | st.tuples(st.sampled_from(["<=", ">=", "<", ">", "="]), st.sampled_from([-1.0, 0.0, 0.5])),
+        ),
+        "target": st.none() | st.sampled_from(["q_proj", "v_proj"]),
+    }
+)
+
+
+def holds(value: float, sign: str, bound: float) -> bool:
+    return {"<=": value <= bound, ">=": value >= bound, "<": value < bound, ">": value > bound}.get(
+        sign, value == bound
+    )
+
+
+def meets(one: RevisionSummary, targets: set[str], wanted: dict[str, Any]) -> bool:
+    texts = [one.path, one.message, *one.annotations, *one.annotations.values()]
+    metric = wanted["metric"]
+    return (
+        (not wanted["text"] or any(wanted["text"].lower() in text.lower() for text in texts))
+        and wanted["base"] in (None, one.path.split("/")[0])
+        and (wanted["tag"] is None or wanted["tag"] in one.tags)
+        and (wanted["rank"] is None or holds(one.rank, *wanted["rank"]))
+        and (
+            metric is None
+            or (metric[0] in one.metrics and (not metric[1] or holds(one.metrics[metric[0]], *metric[1])))
+        )
+        and (wanted["target"] is None or wanted["target"] in targets)
+    )
+
+
+@given(st.lists(REVISION, max_size=8), st.lists(CONDITIONS, min_size=1, max_size=5))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+def test_search_is_what_a_plain_filter_finds(
+    template: Path, tmp_path: Path, published: list[dict[str, Any]], asked: list[dict[str, Any]]
+) -> None:
+    path = tmp_path / "search.sqlite"
+    shutil.copy(template, path)
+    database = Database(sqlite_url(path))
+    targets: dict[str, set[str]] = {}
+    with database.write() as session:
+        for base in ("llama", "bert"):
+            Writer().base(session, base)
+        for count, one in enumerate(published):
+            groups = tuple(TargetGroup(name=name, modules=1, ranks=(1,), scalings=(1.0,)) for name in one["targets"])
+            row = Writer().publish(session, content=f"{count}", **(one | {"targets": groups}))
+            targets[row.reference] = set(one["targets"])
+    with database.read() as session:
+        everything = [browse.summary(session, count + 1) for count in range(len(published))]
+        for wanted in asked:
+            newest: dict[str, RevisionSummary] = {}
+            for one_summary in everything:
+                if meets(one_summary, targets[one_summary.reference], wanted):
+                    newest[one_summary.path] = one_summary
+            rank, metric = wanted["rank"], wanted["metric"]
+            spelt = wanted | {
+                "rank": rank and f"{rank[0]}{rank[1]}",
+                "metric": metric and (metric[0] + (f"{metric[1][0]}{metric[1][1]}" if metric[1] else "")),
+            }
+            assert list(search(session, **spelt)) == [newest[one_path] for one_path in sorted(newest)]
+    database.dispose()
+
+
+def test_a_moved_tag_is_found_at_its_new_place(filled: Database) -> None:
+    with filled.write() as session:
+        tags.set_tag(session, revisions.get(session, 4).id, "prod", "tester")
+    assert found(filled, tag="prod") == ["llama/support@2"]

@@ -1,0 +1,127 @@
+"""Processes that use a catalogue: `worker.py URL ACTION+ACTION ARGUMENTS`, and `worker.py URL many COUNT ACTION ARGUMENTS`.
+
+The many are forked from one that has imported everything, so that they really are there at the same time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Final
+
+from registry.catalogue import browse
+from registry.catalogue.database import Database
+from registry.errors import RegistryError
+from tests.catalogue.rows import Writer
+
+
+def publish(database: Database, worker: str, count: str) -> None:
+    """Publish in turn to an adapter that all workers share and to one of its own; print what was acknowledged."""
+    writer = Writer()
+    for number in range(int(count)):
+        for path in ("llama/shared", f"llama/own-{worker}"):
+            with database.write() as session:
+                row = writer.publish(session, path, f"{path} {worker} {number}")
+            os.write(1, f"{row.reference} {row.digest}\n".encode())  # whole lines also when eight write
+
+
+def prepare(database: Database) -> None:
+    database.prepare()
+    os.write(1, f"{database.schema().value}\n".encode())
+
+
+def die(database: Database, moment: str) -> None:
+    """Be killed inside a transaction that has written everything, or right after it was committed."""
+    with database.write() as session:
+        Writer().publish(session, "llama/shared", "killed")
+        if moment == "inside":
+            print("reached", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    print("reached", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_migrating(database: Database) -> None:
+    with database.migrating() as connection:
+        connection.exec_driver_sql("CREATE TABLE half (id INTEGER)")
+        print("reached", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hold(database: Database) -> None:
+    """Hold the lock for writing until standard input ends."""
+    with database.write():
+        print("reached", flush=True)
+        sys.stdin.read()
+
+
+def read(database: Database) -> None:
+    with database.read() as session:
+        print(len(browse.tree(session).roots), browse.tree(session).roots[0].children[0].path)
+
+
+def write(database: Database) -> None:
+    with database.write() as session:
+        Writer().publish(session, "llama/shared", "new")
+    print("written")
+
+
+def become(user: int) -> None:
+    """Give up root's rights, after everything is imported: another user may not be able to read this Python."""
+    with tempfile.TemporaryDirectory() as folder:
+        used = Database(f"sqlite:///{folder}/used.sqlite")
+        with used.write() as session:
+            Writer().base(session, "llama")
+            Writer().publish(session, "llama/shared", "first")
+        read(used)
+        used.dispose()
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+
+
+ACTIONS: Final[dict[str, Callable[..., None]]] = {
+    "publish": publish,
+    "prepare": prepare,
+    "die": die,
+    "die_migrating": die_migrating,
+    "hold": hold,
+    "read": read,
+    "write": write,
+}
+
+
+def many(url: str, count: str, action: str, *arguments: str) -> int:
+    """Run an action in several processes, each with its number in place of "#"; the number of those that failed."""
+    importlib.import_module("alembic.command")
+    children = []
+    for number in range(int(count)):
+        child = os.fork()
+        if child == 0:
+            ACTIONS[action](Database(url), *(str(number) if one == "#" else one for one in arguments))
+            sys.stdout.flush()
+            os._exit(0)
+        children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+def main(url: str, action: str, *arguments: str) -> int:
+    if action == "many":
+        return many(url, *arguments)
+    if "WORKER_USER" in os.environ:
+        become(int(os.environ["WORKER_USER"]))
+        print("---")
+    for one in action.split("+"):
+        try:
+            ACTIONS[one](Database(url), *arguments)
+        except RegistryError as error:
+            print(error.code, error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,139 @@
+"""The reference pages and the code say the same: every command, option, exit code, error code and setting."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from registry import errors
+from registry.cli.exits import EXIT_CODES, INTERRUPTED, PIPE_CLOSED, exit_code
+from registry.cli.program import build_app
+from registry.errors import CODES
+from registry.settings import SETTINGS
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+SHARED = {"--url", "--json", "-h", "--help"}
+
+
+def commands(group: Any, prefix: str = "registry") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+LIVE = dict(commands(get_command(build_app())))
+
+
+def sections() -> dict[str, str]:
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## (registry .*)$", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def option_rows(text: str) -> list[str]:
+    """The first cells of a section's table of options."""
+    return re.findall(r"^\| (`-.*?) \| ", text, flags=re.MULTILINE)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of all tables on a page, as cells."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_every_command_has_a_section_and_no_other() -> None:
+    assert sorted(sections()) == sorted(LIVE)
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_every_option_has_a_row_and_no_other(name: str) -> None:
+    documented = [set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", row)) for row in option_rows(sections()[name])]
+    live = [set(option.opts) for option in LIVE[name].params if option.opts[0].startswith("-")]
+    live = [options for options in live if not options & SHARED]
+    assert sorted(map(sorted, documented)) == sorted(map(sorted, live))
+    for options in live:
+        usage = sections()[name].split("```")[1]
+        assert any(option in usage for option in options)
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_every_argument_is_in_the_usage_and_every_section_has_an_example(name: str) -> None:
+    usage, _, example = sections()[name].split("```")[1:4]
+    for parameter in LIVE[name].params:
+        if not parameter.opts[0].startswith("-"):
+            assert re.search(rf"\b{parameter.metavar}\b", usage)
+    assert f"$ {name}" in example
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_every_command_takes_url_and_json(name: str) -> None:
+    taken = {option for parameter in LIVE[name].params for option in parameter.opts}
+    assert {"--url", "--json"} <= taken
+
+
+def test_examples_fit_80_columns_except_full_digests_in_a_pipe() -> None:
+    for name, text in sections().items():
+        for block in text.split("```")[1::2]:
+            for line in block.splitlines():
+                assert len(line) <= 80 or (name == "registry resolve" and "sha256:" in line)
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = (DOCS / "cli.md").read_text(encoding="utf-8").partition("### Exit codes")[2].partition("\n## ")[0]
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)}
+    assert documented == {0, INTERRUPTED, PIPE_CLOSED} | set(EXIT_CODES.values())
+
+
+def test_every_class_of_error_is_documented_with_its_exit_code() -> None:
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| `(\w+Error)` \| (\d) \|", page, flags=re.MULTILINE))
+    assert documented == {kind.__name__: str(code) for kind, code in EXIT_CODES.items()}
+
+
+def documented_codes() -> dict[str, tuple[set[int], str]]:
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| `([a-z_]+)` \| ([\d, ]+) \| (.*) \|$", page, flags=re.MULTILINE)
+    return {code: ({int(status) for status in exits.split(", ")}, meaning) for code, exits, meaning in found}
+
+
+def test_every_error_code_is_documented_with_its_meaning() -> None:
+    assert {code: meaning for code, (_, meaning) in documented_codes().items()} == CODES
+
+
+def raised() -> Iterator[tuple[str, str, int]]:
+    """Where, which code and which exit code: of every error that the package raises by the name of its class."""
+    for file in sorted((ROOT / "registry").rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+                continue
+            kind = getattr(errors, call.func.id, None)
+            if not isinstance(kind, type) or not issubclass(kind, errors.RegistryError):
+                continue
+            given = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
+            if not given:
+                yield f"{file.name}:{call.lineno}", kind.default_code, exit_code(kind("x"))
+            elif isinstance(given[0], ast.Constant):
+                yield f"{file.name}:{call.lineno}", str(given[0].value), exit_code(kind("x"))
+
+
+def test_every_error_that_is_raised_has_a_documented_code_and_exit_code() -> None:
+    documented = documented_codes()
+    wrong = [(place, code, status) for place, code, status in raised() if status not in documented[code][0]]
+    assert not wrong
+
+
+def test_every_setting_is_documented_and_no_other() -> None:
+    page = (DOCS / "settings.md").read_text(encoding="utf-8")
+    documented = [row for row in rows(page) if row[0].startswith("`REGISTRY_")]
+    assert documented == [
+        [f"`{setting.name}`", setting.form, setting.default, setting.meaning] for setting in SETTINGS.values()
+    ]

