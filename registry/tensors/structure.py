@@ -183,12 +183,13 @@ def _notices(facts: Mapping[str, Any], tensors: Tensors, missing: list[str]) -> 
             f"files (for example {missing[0]}): no adapter can change {'it' if len(missing) == 1 else 'them'}."
         )
     used = set(facts["direct"]) | set(facts["computed"])
-    unused = sorted(set(tensors) - used)
+    # not the integers (position ids, masks): they are no weights, and loaders drop them in silence
+    unused = sorted(name for name in set(tensors) - used if tensors[name][0].startswith(("F", "BF")))
     if unused:
         elements = sum(math.prod(tensors[name][1]) for name in unused)
         yield (
             f"{len(unused)} {'tensor' if len(unused) == 1 else 'tensors'} in the files not explained by {architecture} "
-            f"(for example {unused[0]}; {elements} numbers in all): copied as they are."
+            f"(for example {unused[0]}; {elements} numbers in all): copied as is."
         )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue import browse, events, publishing, revisions
 from registry.catalogue.annotations import annotate
-from registry.catalogue.database import Database, sqlite_url
+from registry.catalogue.database import Database
 from registry.catalogue.revisions import RevisionRow
 from registry.catalogue.search import search
 from registry.errors import NotFoundError, UsageError
@@ -151,19 +149,22 @@ def test_what_can_not_be_said_about_a_revision(
     )
 )
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-def test_behind_is_what_a_plain_reading_of_its_meaning_gives(
-    template: Path, tmp_path: Path, steps: list[tuple[int, int]]
-) -> None:
+def test_behind_is_what_a_plain_reading_of_its_meaning_gives(database: Database, steps: list[tuple[int, int]]) -> None:
     """Each step publishes to one of ten adapters in four levels, pinned to any revision that its parent has."""
     above = [None, None, 0, 0, 1, 2, 2, 3, 5, 5]
     names = ["a", "b", "a/c", "a/d", "b/e", "a/c/f", "a/c/g", "a/d/h", "a/c/f/i", "a/c/f/j"]
     published: list[list[RevisionRow]] = [[] for _ in above]
     pins: dict[str, RevisionRow | None] = {}
-    path = tmp_path / "behind.sqlite"
-    shutil.copy(template, path)
-    database = Database(sqlite_url(path))
+
+    def behind(reference: str) -> bool:
+        pinned = pins[reference]
+        if pinned is None:
+            return False
+        newest = max(row.number for row in published[names.index(pinned.path.removeprefix("llama/"))])
+        return newest > pinned.number or behind(pinned.reference)
+
     with database.write() as session:
         Writer().base(session, "llama")
         for count, (adapter, choice) in enumerate(steps):
@@ -175,26 +176,16 @@ def test_behind_is_what_a_plain_reading_of_its_meaning_gives(
             row = Writer().publish(session, f"llama/{names[adapter]}", f"step {count}", pinned)
             published[adapter].append(row)
             pins[row.reference] = pinned
-
-    def behind(reference: str) -> bool:
-        pinned = pins[reference]
-        if pinned is None:
-            return False
-        newest = max(row.number for row in published[names.index(pinned.path.removeprefix("llama/"))])
-        return newest > pinned.number or behind(pinned.reference)
-
-    with database.read() as session:
-        for adapter, rows in enumerate(published):
-            if rows:
-                log = browse.log(session, TreePath.parse(f"llama/{names[adapter]}"))
-                assert {one.reference: one.behind for one in log.revisions} == {
-                    row.reference: behind(row.reference) for row in rows
-                }
-        shown = [node for root in browse.tree(session).roots for node in walk(root) if node.revision]
+        for rows in filter(None, published):
+            log = browse.log(session, TreePath.parse(rows[0].path))
+            assert {one.reference: one.behind for one in log.revisions} == {
+                row.reference: behind(row.reference) for row in rows
+            }
+        shown = [node for root in browse.tree(session).roots for node in walk(root)]
         assert {node.path: node.revision.behind for node in shown if node.revision} == {
             rows[-1].path: behind(rows[-1].reference) for rows in published if rows
         }
-    database.dispose()
+        session.rollback()
 
 
 def walk(node: TreeNode) -> Iterator[TreeNode]:
@@ -263,5 +254,8 @@ def test_hot_queries_use_indexes(filled: Database, writer: Writer) -> None:
         for statement, parameters in looked_at:
             plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
             steps = [str(row[3]).split() for row in plan]
-            scanned = {step[1].rstrip("_0123456789") for step in steps if step[0] == "SCAN"} & tables
+            # One base model is read as fast without an index.
+            scanned = {step[1].rstrip("_0123456789") for step in steps if step[0] == "SCAN"} & (
+                tables - {"base_models"}
+            )
             assert not scanned, (statement, steps)

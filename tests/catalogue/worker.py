@@ -1,4 +1,4 @@
-"""Processes that use a catalogue: `worker.py URL ACTION+ACTION ARGUMENTS`, and `worker.py URL many COUNT ACTION ARGUMENTS`.
+"""Processes that use a catalogue: `URL ACTION+ACTION ARGUMENTS`, and `URL many COUNT ACTION ARGUMENTS`.
 
 The many are forked from one that has imported everything, so that they really are there at the same time.
 """

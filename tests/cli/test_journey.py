@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +19,35 @@ from registry.schemas import Fetched, Published, Resolved, Tree, Verified
 from tests.cli.conftest import Ended, Run
 from tests.kit import add_tokenizer, llama_base, write_adapter
 
-COMMAND = [sys.executable, "-m", "registry.cli.main"]
 Adapter = Callable[..., Path]
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    made = llama_base(tmp_path / "base", dtype="BF16", shards=2)
+    return write_base(tmp_path)
+
+
+def write_base(root: Path) -> Path:
+    made = llama_base(root / "base", dtype="BF16", shards=2)
     add_tokenizer(made.folder)
     return made.folder
+
+
+@pytest.fixture(scope="module")
+def with_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry that holds the base model: making its target table takes seconds, copying it none."""
+    root = tmp_path_factory.mktemp("with-base")
+    opened = registry.connect(root / "registry")
+    opened.add_base("tiny", write_base(root))
+    opened.close()
+    return root / "registry"
+
+
+@pytest.fixture
+def tiny(here: Run, with_base: Path, tmp_path: Path) -> Run:
+    """Runs command lines on a registry that holds the base model `tiny`."""
+    shutil.copytree(with_base, tmp_path / "registry")
+    return here
 
 
 @pytest.fixture
@@ -98,12 +119,11 @@ def test_the_main_job(here: Run, base: Path, adapter: Adapter, tmp_path: Path) -
     assert Tree.model_validate_json(ok(here("tree", "tiny/support", "--json"))).roots[0].path == "tiny/support"
 
 
-def test_a_nested_folder_is_published_parents_first(here: Run, base: Path, adapter: Adapter, tmp_path: Path) -> None:
-    ok(here("base", "add", "tiny", str(base)))
+def test_a_nested_folder_is_published_parents_first(tiny: Run, adapter: Adapter, tmp_path: Path) -> None:
     adapter("nested/support", 1)
     adapter("nested/support/french", 2)
-    assert ok(here("publish", "-r", "nested", "tiny")).splitlines() == ["tiny/support@1", "tiny/support/french@1"]
-    answers = json.loads(ok(here("publish", "-r", "nested", "tiny", "--json")))
+    assert ok(tiny("publish", "-r", "nested", "tiny")).splitlines() == ["tiny/support@1", "tiny/support/french@1"]
+    answers = json.loads(ok(tiny("publish", "-r", "nested", "tiny", "--json")))
     assert [answer["created"] for answer in answers] == [False, False]
 
 
@@ -131,41 +151,41 @@ def test_refusals_have_their_exit_codes(here: Run, base: Path, adapter: Adapter,
     assert here("--url", "https://registry.example.com", "tree").code == 2
 
 
-def test_python_and_the_command_line_see_the_same_registry(
-    here: Run, base: Path, adapter: Adapter, tmp_path: Path
-) -> None:
+def test_python_and_the_command_line_see_the_same_registry(tiny: Run, adapter: Adapter, tmp_path: Path) -> None:
     opened = registry.connect(tmp_path / "registry")
-    opened.add_base("tiny", base)
     opened.publish(adapter("a", 1), "tiny/support")
     expected = opened.tree()
     opened.close()
-    assert Tree.model_validate_json(ok(here("tree", "--json"))) == expected
-    assert Tree.model_validate_json(ok(here("tree", "--json", "--url", "registry"))) == expected
+    assert Tree.model_validate_json(ok(tiny("tree", "--json"))) == expected
+    assert Tree.model_validate_json(ok(tiny("tree", "--json", "--url", "registry"))) == expected
 
 
 @pytest.mark.parametrize("args", [["tree"], ["log", "tiny/support"], ["show", "tiny/support"], ["search"], ["events"]])
-def test_browsing_loads_no_tensor_library(args: list[str], here: Run, base: Path, adapter: Adapter) -> None:
+def test_browsing_loads_no_tensor_library(args: list[str], tiny: Run, adapter: Adapter) -> None:
     from tests.cli.test_start import loaded_by
 
-    ok(here("base", "add", "tiny", str(base)))
-    ok(here("publish", str(adapter("a", 1)), "tiny/support"))
+    ok(tiny("publish", str(adapter("a", 1)), "tiny/support"))
     loaded = loaded_by(*args)
     assert "sqlalchemy" in loaded
     assert not {"torch", "numpy", "safetensors", "transformers", "alembic", "rich"} & loaded
 
 
-def test_ctrl_c_in_a_publish_is_quiet_and_leaves_a_registry_that_works(here: Run, base: Path, adapter: Adapter) -> None:
-    ok(here("base", "add", "tiny", str(base)))
+@pytest.mark.parametrize("delay", [0, 0.2, 0.7, 1.5])
+def test_ctrl_c_in_a_publish_is_quiet_and_leaves_a_registry_that_works(
+    delay: float, tiny: Run, adapter: Adapter
+) -> None:
     folder = adapter("a", 1)
-    with subprocess.Popen(
-        [*COMMAND, "publish", str(folder), "tiny/support"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    script = "from registry.cli.main import main; print('ready', flush=True); main()"
+    command = [sys.executable, "-c", script, "publish", str(folder), "tiny/support"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
         assert process.stderr
+        assert process.stdout.readline() == b"ready\n"
         # Wherever it strikes: while modules load, in the work, or at the end.
-        time.sleep(0.7)
+        time.sleep(delay)
         os.kill(process.pid, signal.SIGINT)
         code = process.wait(timeout=60)
         said = process.stderr.read().decode()
     assert code in {0, 130}, said
     assert "Traceback" not in said
-    assert ok(here("publish", str(folder), "tiny/support")).splitlines()[0] == "tiny/support@1"
+    assert ok(tiny("publish", str(folder), "tiny/support")).splitlines()[0] == "tiny/support@1"

@@ -69,22 +69,55 @@ def test_a_net_that_transformers_does_not_know_is_read_by_its_names() -> None:
     }
 
 
+def test_ten_million_layers() -> None:
+    with pytest.raises(InvalidBaseError) as caught:
+        make_table(LLAMA | {"num_hidden_layers": 10_000_000}, Q_PROJ)
+    assert caught.value.code == "architecture"
+    assert str(caught.value) == (
+        "The structure of the base can't be worked out: the model of config.json (LlamaForCausalLM) can't be built: "
+        "it describes more than 20040 modules and weights, far more than the files hold."
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"num_hidden_layers": 10_000_000}, "far more than the files hold"),
+        ({"num_hidden_layers": 10**18}, "far more than the files hold"),
+        ({"num_hidden_layers": 1e3}, "num_hidden_layers"),
         ({"hidden_size": "16"}, "hidden_size"),
+        ({"hidden_size": None}, "hidden_size"),
         ({"hidden_size": -16}, "negative dimension"),
+        ({"hidden_size": 10**30}, "Overflow"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"hidden_act": "os.system"}, "os.system"),
+        ({"text_config": {"text_config": {"text_config": {}}}}, "AttributeError"),
+        ({"rope_parameters": {"rope_type": "none"}}, "none"),
+        ({"architectures": ["TimmWrapperModel"], "model_type": "timm_wrapper"}, "timm"),
     ],
 )
-def test_a_hostile_config_ends_in_one_sentence(change: dict[str, Any], reason: str) -> None:
-    with pytest.raises(InvalidBaseError, match=reason) as caught:
-        make_table(LLAMA | change, Q_PROJ)
-    assert caught.value.code == "architecture"
-    message = str(caught.value)
-    assert "LlamaForCausalLM" in message
-    assert "\n" not in message
-    assert len(message) < 500
+def test_a_hostile_config_has_a_reason_on_one_line(change: dict[str, Any], reason: str) -> None:
+    facts = architecture_child.answer({"config": LLAMA | change, "tensors": {name: [16, 16] for name in Q_PROJ}})
+    assert facts["status"] == "refused"
+    assert reason in facts["reason"]
+    assert "\n" not in facts["reason"]
+    assert len(facts["reason"]) < 300
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architectures": ["pipeline"]},
+        {"architectures": ["__class__"]},
+        {"architectures": ["AutoModel"]},
+        {"architectures": ["PreTrainedModel"]},
+        {"architectures": ["os.system"], "model_type": ["llama"]},
+        {"architectures": [["LlamaForCausalLM"]]},
+        {"architectures": {}, "model_type": 3},
+        {"architectures": ["EvilNet"], "model_type": "evil", "auto_map": {"AutoConfig": "evil--EvilConfig"}},
+    ],
+)
+def test_only_model_classes_of_transformers_are_models(config: dict[str, Any]) -> None:
+    assert architecture_child.answer({"config": config, "tensors": {}}) == {"status": "unknown"}
 
 
 def test_a_config_nested_beyond_reason() -> None:
@@ -95,26 +128,9 @@ def test_a_config_nested_beyond_reason() -> None:
         make_table(LLAMA | {"text_config": deep}, Q_PROJ)
 
 
-def test_a_size_that_the_files_contradict_names_the_tensor_and_both_shapes() -> None:
-    with pytest.raises(InvalidBaseError) as caught:
-        make_table(LLAMA | {"hidden_size": 10**9}, Q_PROJ)
-    assert caught.value.code == "shape_mismatch"
-    assert str(caught.value) == (
-        "The tensor model.layers.0.self_attn.q_proj.weight has shape [16, 16], but model.layers.0.self_attn.q_proj.weight"
-        " of LlamaForCausalLM has shape [1000000000, 1000000000] by config.json: give the config.json that these weights"
-        " were saved with."
-    )
-
-
-def test_weights_of_another_model() -> None:
-    with pytest.raises(InvalidBaseError, match="None of the 1 tensors") as caught:
-        make_table(LLAMA, {"layers.0.attention.wq.weight": ("F32", (16, 16))})
-    assert caught.value.code == "architecture"
-
-
 def test_a_config_that_asks_for_memory() -> None:
     labels = LLAMA | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 10**12}
-    with pytest.raises(InvalidBaseError, match="more memory than is allowed|MB of memory") as caught:
+    with pytest.raises(InvalidBaseError, match="memory") as caught:
         make_table(labels, Q_PROJ, memory_limit=700 << 20)
     assert caught.value.code == "architecture"
 
@@ -172,22 +188,16 @@ def test_the_child_does_not_see_the_folder_it_is_called_from(monkeypatch: pytest
     assert set(seen["path"]) >= {entry for entry in sys.path if entry.endswith("site-packages")}
 
 
-@pytest.mark.parametrize(
-    ("name", "kinds"),
-    [
-        ("gpt2_conv1d_d2", {"transformer.h.0.attn.c_proj": TargetKind.CONV1D, "transformer.wte": TargetKind.EMBEDDING}),
-        ("llama_sharded_d2", {"model.layers.0.mlp.gate_proj": TargetKind.LINEAR, "lm_head": TargetKind.LINEAR}),
-    ],
-)
-def test_the_cases(name: str, kinds: dict[str, TargetKind]) -> None:
-    folder = CASES / name / "base"
+def test_a_case_with_names_as_on_the_hub() -> None:
+    folder = CASES / "gpt2_conv1d_d2" / "base"
     if not folder.is_dir():
-        pytest.skip(f"no case {name} here")
+        pytest.skip("the shared cases are not here")
     tensors = headers(folder)
     table = make_table(config_of(folder), tensors)
-    assert {module: table.targets[module].kind for module in kinds} == kinds
-    assert {target.tensor for target in table.targets.values() if target.tensor} <= set(tensors)
     assert table.notices == ()
+    assert table.targets["transformer.h.0.attn.c_proj"].kind is TargetKind.CONV1D
+    assert table.targets["transformer.wte"].tie == "lm_head"
+    assert {target.tensor for target in table.targets.values() if target.tensor} <= set(tensors)
 
 
 def test_no_config_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,8 +262,7 @@ def test_weights_that_the_files_lack_are_left_out_and_named(tmp_path: Path) -> N
     assert "pooler.dense" not in table.targets
     assert table.notices == (
         "1 module of BertModel with no weights in the files (for example pooler.dense): no adapter can change it.",
-        "1 tensor in the files not explained by BertModel (for example extra.weight; 6 numbers in all): "
-        "copied as they are.",
+        "1 tensor in the files not explained by BertModel (for example extra.weight; 6 numbers in all): copied as is.",
     )
 
 

@@ -55,12 +55,28 @@ def test_two_tensors_for_one_weight() -> None:
     assert caught.value.code == "architecture"
 
 
+def test_weights_of_another_model() -> None:
+    with pytest.raises(
+        InvalidBaseError, match=r"None of the 3 tensors .* \(for example a\.bias\) belongs to Net"
+    ) as caught:
+        table_from_facts(facts(direct={}), TENSORS)
+    assert caught.value.code == "architecture"
+
+
+def test_tensors_that_nothing_explains_are_named_and_integers_are_not() -> None:
+    more = {"x.weight": ("BF16", (2, 2)), "y.weight": ("F32", (3,)), "position_ids": ("I64", (1, 512))}
+    assert table_from_facts(facts(), TENSORS | more).notices == (
+        "2 tensors in the files not explained by Net (for example x.weight; 7 numbers in all): copied as is.",
+    )
+
+
 @pytest.mark.parametrize(("tensor", "shape"), [("a.weight", (3, 4)), ("a.bias", (3,)), ("e.weight", (7, 3, 1))])
 def test_another_shape(tensor: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidBaseError, match=tensor) as caught:
         table_from_facts(facts(), TENSORS | {tensor: ("F32", shape)})
     assert caught.value.code == "shape_mismatch"
     assert str(list(shape)) in str(caught.value)
+    assert str(list(TENSORS[tensor][1])) in str(caught.value)
 
 
 def test_a_weight_that_is_computed_from_tensors_is_never_one_tensor() -> None:
