@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from sqlalchemy import Executable, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Session
 
 from registry.catalogue.tables import Blob
@@ -71,6 +71,8 @@ def record(session: Session, blobs: Iterable[BlobRow]) -> None:
 def _insert_new(session: Session) -> Executable:
     # The same clause on both, but no common construct for it.
     if session.get_bind().dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql  # slow to import, and not needed with SQLite
+
         return postgresql.insert(Blob).on_conflict_do_nothing(index_elements=[Blob.digest])
     return sqlite.insert(Blob).on_conflict_do_nothing(index_elements=[Blob.digest])
 

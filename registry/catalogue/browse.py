@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
@@ -45,29 +47,6 @@ def with_digest(session: Session, path: Path, digest: str) -> RevisionSummary | 
 
 def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummary]:
     """The revisions whose keys a query gives, by key."""
-    parent, parent_adapter = aliased(Revision), aliased(Adapter)
-    query = (
-        select(
-            Revision.id,
-            Revision.number,
-            Revision.digest,
-            Revision.rank,
-            Revision.parameters,
-            Revision.size,
-            Revision.message,
-            Revision.author,
-            Revision.created_at,
-            Revision.trained_on,
-            Revision.notices,
-            Adapter.path,
-            parent_adapter.path.label("parent_path"),
-            parent.number.label("parent_number"),
-        )
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .outerjoin(parent, parent.id == Revision.parent_id)
-        .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
-        .where(Revision.id.in_(chosen))
-    )
     tags: dict[int, list[str]] = defaultdict(list)
     for revision_id, tag in session.execute(select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(chosen))):
         tags[revision_id].append(tag)
@@ -102,8 +81,34 @@ def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummar
             trained_on=row.trained_on,
             notices=tuple(row.notices),
         )
-        for row in session.execute(query)
+        for row in session.execute(_shown().where(Revision.id.in_(chosen)))
     }
+
+
+@cache  # made once: it takes longer to make than to run
+def _shown() -> Select[*tuple[Any, ...]]:
+    parent, parent_adapter = aliased(Revision), aliased(Adapter)
+    return (
+        select(
+            Revision.id,
+            Revision.number,
+            Revision.digest,
+            Revision.rank,
+            Revision.parameters,
+            Revision.size,
+            Revision.message,
+            Revision.author,
+            Revision.created_at,
+            Revision.trained_on,
+            Revision.notices,
+            Adapter.path,
+            parent_adapter.path.label("parent_path"),
+            parent.number.label("parent_number"),
+        )
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .outerjoin(parent, parent.id == Revision.parent_id)
+        .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
+    )
 
 
 def newest_number(adapter_id: ColumnElement[int] | InstrumentedAttribute[int]) -> ColumnElement[int]:

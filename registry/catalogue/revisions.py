@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Select, select
@@ -196,6 +197,7 @@ def _missing_revision(session: Session, reference: Reference, adapter_id: int) -
     )
 
 
+@cache  # made once: it takes longer to make than to run
 def _rows() -> _Found:
     parent, parent_adapter = aliased(Revision), aliased(Adapter)
     return (

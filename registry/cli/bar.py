@@ -17,7 +17,8 @@ _REDRAW_SECONDS = 0.1
 class RichProgress:
     """`registry.progress.Progress` drawn by rich; leaving the ``with`` block removes the bar."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_bytes: bool = True) -> None:
+        self._counts_bytes = counts_bytes
         self._enabled = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._display: Progress | None = None
         self._task: TaskID | None = None
@@ -45,15 +46,21 @@ class RichProgress:
             self._pending = 0
             self._drawn = now
 
-    @staticmethod
-    def _start() -> Progress:
+    def _start(self) -> Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         display = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            DownloadColumn(),
+            DownloadColumn() if self._counts_bytes else MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             console=Console(file=sys.stderr, stderr=True),
             transient=True,

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from registry.cli import browsing, fetching, keeping
+from registry.cli import browsing, demo, fetching, keeping
 from registry.cli.exits import INTERRUPTED, PIPE_CLOSED, report, wants_json
 from registry.cli.options import JSON_HELP, URL_HELP
 from registry.version import __version__
@@ -54,6 +54,7 @@ def build_app() -> typer.Typer:
         fetching.fetch,
         fetching.verify,
         browsing.events,
+        demo.demo,
     ):
         app.command()(command)
     return app

@@ -31,9 +31,14 @@ class Session:
         """Print a result: one JSON document, or the lines that ``lines`` lays out for a width."""
         self.progress.pause()
         if self.as_json:
-            print_json(answer)
+            print_json(as_document(answer))
         else:
             self.out.show(lines(self.out.width))
+
+    def show(self, lines: Iterable[Line]) -> None:
+        """Print lines of a result that has no JSON form."""
+        self.progress.pause()
+        self.out.show(lines)
 
     def say(self, text: str, style: str = "dim") -> None:
         """Tell something that is not the result."""
@@ -47,13 +52,15 @@ class Session:
             self.say(f"notice: {notice}", "yellow")
 
 
-def print_json(answer: Schema | Sequence[Schema]) -> None:
-    """Print one JSON document on stdout: the schema as it is, or a list of them."""
-    document: object
+def as_document(answer: Schema | Sequence[Schema]) -> object:
+    """The JSON document of an answer: the schema as it is, or a list of them."""
     if isinstance(answer, Sequence):
-        document = [item.model_dump(mode="json") for item in answer]
-    else:
-        document = answer.model_dump(mode="json")
+        return [item.model_dump(mode="json") for item in answer]
+    return answer.model_dump(mode="json")
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document on stdout."""
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=not utf8, allow_nan=False) + "\n")
     sys.stdout.flush()

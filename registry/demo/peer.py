@@ -13,18 +13,29 @@ from registry.demo.encoder import Encoder, load_encoder, quiet
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest absolute difference between two models, of any weight and of any number of an embedding."""
+    """The largest absolute difference between two models: of any weight, and of any number of an embedding."""
 
     weights: float
     embeddings: float
 
 
-def merge_step_by_step(base: Path, adapters: Sequence[Path]) -> Encoder:
-    """The base with every adapter merged into it, root first, in float32."""
-    encoder = load_encoder(base)
-    for adapter in adapters:
-        encoder = merge_into(with_adapter(encoder, adapter))
-    return encoder
+@dataclass(frozen=True)
+class Snapshot:
+    """What two models are compared by: all weights by name, and the embeddings of some sentences."""
+
+    weights: dict[str, torch.Tensor]
+    embeddings: torch.Tensor
+
+    def difference(self, other: Snapshot) -> Difference:
+        """The largest differences between two models with the same names of weights."""
+        if self.weights.keys() != other.weights.keys():
+            raise AssertionError(f"weights of one model only: {sorted(self.weights.keys() ^ other.weights.keys())}")
+        of_weights = (_largest(weight, other.weights[name]) for name, weight in self.weights.items())
+        return Difference(max(of_weights), _largest(self.embeddings, other.embeddings))
+
+
+def _largest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours.double() - theirs.double()).abs().max())
 
 
 def with_adapter(encoder: Encoder, adapter: Path) -> Encoder:
@@ -35,28 +46,30 @@ def with_adapter(encoder: Encoder, adapter: Path) -> Encoder:
         return Encoder(PeftModel.from_pretrained(encoder.model, adapter).eval(), encoder.tokenizer)
 
 
-def merge_into(encoder: Encoder) -> Encoder:
+def merge(encoder: Encoder) -> Encoder:
     """The LoRA folded into the weights by PEFT."""
     return Encoder(encoder.model.merge_and_unload(), encoder.tokenizer)
 
 
+def merge_step_by_step(base: Path, adapters: Sequence[Path], out: Path) -> Encoder:
+    """The base with every adapter merged into it, root first, in float32; written to ``out``."""
+    encoder = load_encoder(base)
+    for adapter in adapters:
+        encoder = merge(with_adapter(encoder, adapter))
+    with quiet():
+        encoder.model.save_pretrained(out)
+    return encoder
+
+
 @torch.no_grad()
-def embeddings_of(encoder: Encoder, texts: Sequence[str]) -> torch.Tensor:
-    """Embeddings to compare."""
-    return encoder.embed(texts)
+def snapshot(encoder: Encoder, texts: Sequence[str]) -> Snapshot:
+    """The state of a merged or plain model."""
+    return Snapshot(dict(encoder.model.state_dict()), encoder.embed(texts))
 
 
-def weights_of(encoder: Encoder) -> dict[str, torch.Tensor]:
-    """Copies of all weights by name, since the next merge changes them in place."""
-    return {name: weight.clone() for name, weight in encoder.model.state_dict().items()}
-
-
-def largest_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """The largest absolute difference between tensors of the same names.
-
-    Raises:
-        ValueError: the names differ, so the models can't be compared.
-    """
-    if ours.keys() != theirs.keys():
-        raise ValueError(f"tensors of only one model: {sorted(ours.keys() ^ theirs.keys())}")
-    return max(float((ours[name].double() - theirs[name].double()).abs().max()) for name in ours)
+@torch.no_grad()
+def adapter_snapshot(base: Path, adapter: Path, texts: Sequence[str]) -> Snapshot:
+    """The base with a LoRA on it: embeddings with the LoRA beside the weights, then the weights with it merged."""
+    encoder = with_adapter(load_encoder(base), adapter)
+    embeddings = encoder.embed(texts)
+    return Snapshot(dict(merge(encoder).model.state_dict()), embeddings)

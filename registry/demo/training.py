@@ -26,7 +26,9 @@ class Recipe:
     seed: int = 0
 
 
-def train_link(parent: Encoder, link: Link, examples: Examples, recipe: Recipe, step_done: Callable[[], None]) -> Encoder:
+def train_link(
+    parent: Encoder, link: Link, examples: Examples, recipe: Recipe, step_done: Callable[[], None]
+) -> Encoder:
     """Put a new LoRA on the parent's model and train it to tell the labels apart.
 
     In each step, sentences are drawn for each label; the loss is the cross entropy of cosine / temperature between the

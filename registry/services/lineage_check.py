@@ -16,7 +16,7 @@ from registry.errors import InvalidAdapterError
 from registry.services.artifacts import by_tensor, open_checkpoint
 from registry.services.deployment import Deployment
 from registry.services.hashing import weight_files
-from registry.services.paths import LoadedPath
+from registry.services.paths import LoadedPath, target_table
 from registry.tensors.checkpoint import Checkpoint
 from registry.tensors.dtypes import FLOATS
 from registry.tensors.factors import TargetLinks, by_target, read_rows
@@ -47,14 +47,16 @@ def check_lineage(deployment: Deployment, parent: LoadedPath, checkpoint: Checkp
             links.append((list(above.pairs.values()), blob, 1.0))
         by_target([*links, (list(checkpoint.pairs.values()), source, 1.0)])
         targets = by_tensor(by_target(links))
+        table = target_table(deployment, parent.table)
         for module, copy in checkpoint.copies.items():
-            tensor = checkpoint.pairs[module].target.tensor if module in checkpoint.pairs else None
-            if tensor is None:
+            target = table.find(module)
+            if target is None or target.tensor is None:
                 raise InvalidAdapterError(
-                    f"Tensor {copy.name!r} is a copy of a weight that the adapter does not adapt; replaced modules are not "
-                    "supported by this version yet.",
+                    f"Tensor {copy.name!r} is a copy of a weight that has no tensor of its own in the base files; adapters "
+                    "on tied weights can't be composed by this version yet.",
                     code="not_supported_yet",
                 )
+            tensor = target.tensor
             base, entry = _base_tensor(deployment, parent, tensor, open_blobs)
             _compare(copy, source, base, entry, targets, parent)
 

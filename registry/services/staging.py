@@ -39,15 +39,23 @@ def staged_folder(place: Path) -> Iterator[Path]:
     """A new folder beside ``place``, removed at leaving unless `put_in_place` moved it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     clear_litter(place)
-    staging = place.with_name(f".{place.name[:100]}{_MARK}{secrets.token_hex(6)}")
-    staging.mkdir()
-    lock = os.open(staging, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    staging, lock = _locked_folder(place)
     try:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         os.close(lock)
+
+
+def _locked_folder(place: Path) -> tuple[Path, int]:
+    while True:
+        staging = place.with_name(f".{place.name[:100]}{_MARK}{secrets.token_hex(6)}")
+        staging.mkdir()
+        lock = os.open(staging, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if staging.is_dir():
+            return staging, lock
+        os.close(lock)  # another run took it for litter before it was locked
 
 
 def clear_litter(place: Path) -> None:

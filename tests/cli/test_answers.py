@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,3 +274,58 @@ def _with_text(text: str) -> dict[str, Any]:
         event.model_copy(update={"actor": text, "subject": text, "detail": {text: text}}) for event in EVENTS
     )
     return answers
+
+
+def test_the_demo_needs_its_packages_before_it_makes_anything(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("registry.demo.needs.find_spec", lambda name: None)
+    ended = run("demo", "--json")
+    assert ended.code == 1
+    assert json.loads(ended.err)["code"] == "missing_package"
+    assert "pip install 'adapter-registry[demo]'" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_demo_tells_is_printed_by_kind(
+    canned: CannedRegistry, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Check:
+        links: int
+
+    @dataclass(frozen=True)
+    class Outcome:
+        revisions = (FRENCH,)
+        trained = (FRENCH.path,)
+        check = Check(3)
+        commands = ("registry tree",)
+
+    def told(registry: Any, report: Any, *, base: Path) -> Outcome:
+        report.heading("What the registry holds")
+        report.tree(registry.tree())
+        report.lineage(registry.resolve("x"))
+        report.say("Comparing.")
+        report.steps.begin("Training", 2)
+        report.steps.advance(1)
+        report.lines(["registry tree --url /data/registry"])
+        return Outcome()
+
+    monkeypatch.setattr("registry.demo.needs.bundled_base_model", lambda: Path("base"))
+    monkeypatch.setattr("registry.demo.main.run", told)
+    ended = run("demo", "--url", "/data/registry")
+    assert (ended.code, ended.err) == (0, "")
+    assert "What the registry holds" in ended.out
+    assert "support  @3" in ended.out
+    assert FRENCH.digest in ended.out
+    assert ended.out.endswith("Comparing.\nregistry tree --url /data/registry\n")
+    as_json = run("demo", "--json")
+    assert as_json.err == ""
+    document = json.loads(as_json.out)
+    assert document["revisions"] == [FRENCH.model_dump(mode="json")]
+    assert document["check"] == {"links": 3}
+    assert [call[1:] for call in canned.calls if call[0] == "open"] == [
+        (("/data/registry",), {"create": True}),
+        (("demo-registry",), {"create": True}),
+    ]

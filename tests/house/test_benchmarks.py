@@ -16,6 +16,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
+@pytest.mark.slow
 def test_merge_measures_every_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = merge.main(["--tiny", "--runs", "1", "--peer-runs", "1", "--cache", str(tmp_path / "cache")])
     document = json.loads(file.read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from registry.errors import UsageError
 from registry.schemas import ArtifactKind
 from registry.tensors.artifact import Artifact
-from tests.kit import RawTensor, gpt2_base, llama_base, plain_base, read_model, write_chain
+from tests.kit import plain_base, write_chain
 from tests.kit.shelf import Shelf, artifact_tensors
 
 KINDS: list[ArtifactKind] = ["published", "lora", "merged"]
@@ -133,10 +134,11 @@ def test_the_callers_threads_neither_matter_nor_change(shelf: Shelf, deep: str, 
 
 SCRIPT = """
 import hashlib, sys
+from pathlib import Path
 import torch
 from registry.services.local import LocalRegistry
 digest = hashlib.sha256()
-registry = LocalRegistry.open(sys.argv[1], create=False)
+registry = LocalRegistry.open(Path(sys.argv[1]), create=False)
 for kind in ("lora", "merged"):
     with registry.artifact(sys.argv[2], kind=kind) as artifact:
         print(artifact.rendering)
@@ -152,8 +154,6 @@ def test_any_process(shelf: Shelf, deep: str) -> None:
     """Other processes, with other thread settings, give the same renderings and the same bytes."""
     answers = set()
     for threads in ("1", "2", "4"):
-        import os
-
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         command = [sys.executable, "-c", SCRIPT, str(shelf.root / "registry"), deep]
         done = subprocess.run(
@@ -175,18 +175,11 @@ def test_the_same_registry_twice_names_the_same_rendering(shelf: Shelf, deep: st
 
 
 @pytest.mark.parametrize("kind", ["lora", "merged"])
-def test_tensors_come_one_by_one_and_are_those_of_the_files(shelf: Shelf, kind: ArtifactKind) -> None:
-    for name, make, targets in (("llama", llama_base, ["q_proj", "embed_tokens"]), ("gpt2", gpt2_base, ["c_attn"])):
-        base = shelf.base(name, make, dtype="BF16")
-        reference = shelf.path(name, write_chain(shelf.folder(), base, 2, targets))
-        with shelf.registry.artifact(reference, kind=kind) as artifact:
-            tensors = list(artifact.tensors())
-            files = artifact_tensors(artifact)
-        assert [tensor_name for tensor_name, _ in tensors] == list(files)
-        for tensor_name, tensor in tensors:
-            raw = files[tensor_name]
-            assert tuple(tensor.shape) == raw.shape
-            assert tensor.contiguous().view(torch.uint8).numpy().tobytes() == raw.data
-        if kind == "merged":
-            assert list(files) == list(read_model(base.folder))
-            assert all(isinstance(raw, RawTensor) for raw in files.values())
+def test_tensors_come_one_by_one_and_are_those_of_the_files(shelf: Shelf, reference: str, kind: ArtifactKind) -> None:
+    with shelf.registry.artifact(reference, kind=kind) as artifact:
+        tensors = list(artifact.tensors())
+        files = artifact_tensors(artifact)
+    assert [name for name, _ in tensors] == list(files)
+    for name, tensor in tensors:
+        assert tuple(tensor.shape) == files[name].shape
+        assert tensor.contiguous().view(torch.uint8).numpy().tobytes() == files[name].data
