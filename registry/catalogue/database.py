@@ -136,12 +136,17 @@ class Database:
             with self.migrating() as connection:
                 state = self._schema_on(connection)
                 if state is Schema.OLDER and self._path is not None:
-                    was = connection.scalar(migrations.VERSION)
-                    target = self._path.with_name(f"{self._path.name}.before-{migrations.HISTORY[-1]}-from-{was}")
-                    sqlite.copy(self._path, target, self._busy_timeout)
+                    self._keep_copy(self._path, connection.scalar(migrations.VERSION))
                 if state is not Schema.CURRENT:
                     migrations.upgrade(connection)
         self._checked = True
+
+    def _keep_copy(self, path: Path, version: str | None) -> None:
+        target = path.with_name(f"{path.name}.before-{migrations.HISTORY[-1]}-from-{version}")
+        try:
+            sqlite.copy(path, target, self._busy_timeout)
+        except OSError as error:
+            raise from_system(error, self._where) from error
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -194,7 +199,7 @@ class Database:
         """A team's database is upgraded when its operator says so, an embedded one when it is opened."""
         if self._path is None:
             raise UnavailableError(
-                f"The schema of the database {self._where} is older than this program: run `registry db upgrade`."
+                f"The database {self._where} has no schema yet or an older one: run `registry db upgrade`."
             )
         self.prepare()
 

@@ -62,7 +62,7 @@ def accuracy(encoder: Encoder, task: Task) -> float:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences what says nothing about the weights: the bar of loading, and PEFT's use of a property that was renamed."""
+    """Silences noise only: the bar of loading, and a property that PEFT asks for by its former name."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()

@@ -9,14 +9,7 @@ from pathlib import Path
 import torch
 
 from registry.demo.encoder import Encoder, load_encoder, quiet
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The largest absolute difference between two models: of any weight, and of any number of an embedding."""
-
-    weights: float
-    embeddings: float
+from registry.demo.outcome import Difference
 
 
 @dataclass(frozen=True)
@@ -31,7 +24,7 @@ class Snapshot:
         if self.weights.keys() != other.weights.keys():
             raise AssertionError(f"weights of one model only: {sorted(self.weights.keys() ^ other.weights.keys())}")
         of_weights = (_largest(weight, other.weights[name]) for name, weight in self.weights.items())
-        return Difference(max(of_weights), _largest(self.embeddings, other.embeddings))
+        return Difference(weights=max(of_weights), embeddings=_largest(self.embeddings, other.embeddings))
 
 
 def _largest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -68,7 +61,7 @@ def snapshot(encoder: Encoder, texts: Sequence[str]) -> Snapshot:
 
 
 @torch.no_grad()
-def adapter_snapshot(base: Path, adapter: Path, texts: Sequence[str]) -> Snapshot:
+def lora_snapshot(base: Path, adapter: Path, texts: Sequence[str]) -> Snapshot:
     """The base with a LoRA on it: embeddings with the LoRA beside the weights, then the weights with it merged."""
     encoder = with_adapter(load_encoder(base), adapter)
     embeddings = encoder.embed(texts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -47,7 +46,7 @@ def train_link(
         encoder.model.train()
         for _ in range(recipe.steps):
             optimizer.zero_grad()
-            _loss(encoder, examples, recipe).backward()
+            torch.autograd.backward(_loss(encoder, examples, recipe))
             optimizer.step()
             schedule.step()
             step_done()
@@ -84,8 +83,3 @@ def _repeatable(seed: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-def save_link(encoder: Encoder, folder: Path) -> None:
-    """Write what PEFT leaves after a training: the two files of an adapter."""
-    encoder.model.save_pretrained(folder)

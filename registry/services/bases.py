@@ -21,7 +21,6 @@ from registry.storage.blobs import StoredBlob
 from registry.tensors.architecture import make_table
 from registry.tensors.targets import TargetTable
 
-
 StoredBy = Literal["copy", "reflink", "link", "none"]
 _WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # the last that occurs is told
 

@@ -1,8 +1,8 @@
 """What an adapter's copies of whole weights tell about its parent.
 
-PEFT saves ``M.base_layer.weight`` for an adapted embedding (``save_embedding_layers="auto"``). It is the weight that the
-adapter was trained on, so it must be the composed parent's. A parent that was merged step by step in the base's dtype
-rounds once a link, which is allowed for; anything beyond shows another parent.
+PEFT saves ``M.base_layer.weight`` for an adapted embedding (``save_embedding_layers="auto"``). It is the weight that
+the adapter was trained on, so it must be the composed parent's. A parent that was merged step by step in the base's
+dtype rounds once a link, which is allowed for; anything beyond shows another parent.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def check_lineage(deployment: Deployment, parent: LoadedPath, checkpoint: Checkp
             target = table.find(module)
             if target is None or target.tensor is None:
                 raise InvalidAdapterError(
-                    f"Tensor {copy.name!r} is a copy of a weight that has no tensor of its own in the base files; adapters "
-                    "on tied weights can't be composed by this version yet.",
+                    f"Tensor {copy.name!r} is a copy of a weight that has no tensor of its own in the base files; "
+                    "adapters on tied weights can't be composed by this version yet.",
                     code="not_supported_yet",
                 )
             tensor = target.tensor

@@ -1,4 +1,4 @@
-"""The registry in process: an embedded folder with SQLite and blobs. Implements `registry.services.protocol.Registry`."""
+"""The registry in process: an embedded folder with SQLite and blobs (`registry.services.protocol.Registry`)."""
 
 from __future__ import annotations
 

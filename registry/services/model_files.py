@@ -104,11 +104,12 @@ def _shards(folder: Folder, index: Mapping[str, Any] | None) -> list[str]:
             return [SINGLE] if SINGLE in weights else weights
         if weights:
             raise InvalidBaseError(
-                f"{folder.root} has {len(weights)} safetensors files and no {INDEX} that says how they belong together.",
+                f"{folder.root} has {len(weights)} safetensors files and no {INDEX} that says how they go together.",
                 code="bad_index",
             )
         raise InvalidBaseError(
-            f"{folder.root} has no safetensors weights; save the model with save_pretrained(..., safe_serialization=True).",
+            f"{folder.root} has no safetensors weights; save the model with "
+            "save_pretrained(..., safe_serialization=True).",
             code="missing_file",
         )
     if SINGLE in weights:
@@ -151,7 +152,8 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
             places[entry.name] = path
             if _is_quantised(entry):
                 raise InvalidBaseError(
-                    f"Tensor {entry.name!r} ({entry.dtype}) belongs to quantised weights; add the model they were made from.",
+                    f"Tensor {entry.name!r} ({entry.dtype}) belongs to quantised weights; add the model that they were "
+                    "made from.",
                     code="quantised_base",
                 )
     if not places:

@@ -1,7 +1,7 @@
 """The parent of a publish: proved by what the adapter was trained on, never guessed.
 
-In this order: ``--parent``; the receipt (given, or that of the folder which ``base_model_name_or_path`` names); else the
-only revision that the path's parent has.
+In this order: ``--parent``; the receipt (given, or that of the folder which ``base_model_name_or_path`` names); else
+the only revision that the path's parent has.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Registry(Protocol):
         folder: Folder,
         base: str,
         *,
-        published: Callable[[Published], None] = lambda answer: None,
+        published: Callable[[Published], None] = lambda _: None,
         progress: Progress = SILENT,
     ) -> tuple[Published, ...]:
         """Publish every adapter in a nested folder, parents first: nesting is the path below ``base``.

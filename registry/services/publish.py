@@ -19,7 +19,7 @@ from registry.errors import InvalidAdapterError
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference, check_tag
-from registry.schemas import LeftOut, Published, RevisionSummary, TargetGroup
+from registry.schemas import Published, RevisionSummary, TargetGroup
 from registry.services.deployment import Deployment, blob_row
 from registry.services.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, adapter_folder
 from registry.services.lineage_check import check_lineage
@@ -203,10 +203,11 @@ def _new_revision(
 def _quantised_notice(trained_on: str | None) -> tuple[str, ...]:
     marks = ("bnb-4bit", "bnb-8bit", "-4bit", "-8bit", "-gptq", "-awq", "-int4", "-int8", "-fp8")
     if trained_on and trained_on.lower().rstrip("/").endswith(marks):
-        return (
+        notice = (
             f"The adapter was trained on {trained_on}, a quantised copy: on the unquantised base it is a slightly "
-            "different function.",
+            "different function."
         )
+        return (notice,)
     return ()
 
 

@@ -43,7 +43,7 @@ def publish_tree(
     root = TreePath.parse(base)
     if not root.is_base:
         raise UsageError(
-            f"publish -r takes the name of a base model, {root.base}; the nesting gives the path below it."
+            f"publish -r takes the name of a base model, {root.base}; nesting gives the rest."
         )
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")

@@ -83,7 +83,7 @@ def _against_receipt(folder: Path, receipt: Receipt, progress: Progress) -> Iter
             yield TensorMismatch(file=file.path, tensor=None, reason=reason)
 
 
-def _against_registry(folder: Path, artifact: Artifact, exact: bool, progress: Progress) -> Iterator[TensorMismatch]:  # noqa: FBT001 - two ways to compare
+def _against_registry(folder: Path, artifact: Artifact, exact: bool, progress: Progress) -> Iterator[TensorMismatch]:
     for file in artifact.files.values():
         try:
             with FileSource(folder / file.path) as source:

@@ -1,8 +1,8 @@
 """Whether two renderings of a tensor, made by different arithmetic, say the same.
 
-Each is within 0.5 ulp of the output and 2^-20 (|w| + sum |s b a|) of the exact value. The sum of magnitudes is not known
-from the tensor alone; the largest magnitude of the tensor stands for it, which is generous for small elements and far
-below any change of weights.
+Each is within 0.5 ulp of the output and 2^-20 (|w| + sum |s b a|) of the exact value. The sum of magnitudes is not
+known from the tensor alone; the largest magnitude of the tensor stands for it, which is generous for small elements
+and far below any change of weights.
 """
 
 from __future__ import annotations

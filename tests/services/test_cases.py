@@ -73,7 +73,9 @@ def _publish(registry: LocalRegistry, adapters: list[Path]) -> str:
 
 def _stored(registry: LocalRegistry) -> set[Path]:
     """Every file of the store: blobs, their block lists, whatever was left on the way."""
-    return {path for path in Path(registry.url).rglob("*") if path.is_file() and "sqlite" not in path.name}
+    return {
+        path for path in Path(registry.url).rglob("*") if path.is_file() and not path.name.startswith("registry.db")
+    }
 
 
 def _paths(registry: LocalRegistry) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from registry.demo.encoder import load_encoder
-from registry.demo.peer import Difference, adapter_snapshot, merge_step_by_step, snapshot
+from registry.demo.outcome import Check
+from registry.demo.peer import lora_snapshot, merge_step_by_step, snapshot
 
 if TYPE_CHECKING:
     from registry.progress import Progress
@@ -19,32 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Check:
-    """Differences from PEFT's result, and the seconds that each side took to write its files."""
-
-    links: int
-    lora: Difference
-    lora_seconds: float
-    merged: Difference
-    merged_seconds: float
-    peft_seconds: float
-
-    def table(self) -> list[str]:
-        """The figures in columns."""
-        return [
-            "                           seconds   weights   embeddings",
-            _row("registry: one LoRA", self.lora_seconds, self.lora),
-            _row("registry: merged model", self.merged_seconds, self.merged),
-            f"PEFT: {self.links} merges and save  {self.peft_seconds:8.2f}   compared with this",
-        ]
-
-
-def _row(what: str, seconds: float, difference: Difference) -> str:
-    return f"{what:25}{seconds:9.2f}{difference.weights:10.1e}{difference.embeddings:13.1e}"
-
-
-def check_path(
+def compare(
     registry: Registry, resolved: Resolved, base: Path, texts: Sequence[str], work: Path, progress: Progress
 ) -> Check:
     """Fetch a path as one LoRA and merged, merge its published links with PEFT, and compare the three."""
@@ -54,14 +29,20 @@ def check_path(
         return Path(registry.fetch(reference, folder, kind=kind, progress=progress).folder)
 
     links = [entry.reference for entry in resolved.lineage if entry.number is not None]
+    published = [fetch(link, "published") for link in links]
+    # Imports are not timed on either side, nor is what the registry does once a process: it probes the arithmetic of
+    # this machine. This fetch does both.
+    fetch(links[0], "lora")
     lora, lora_seconds = _timed(lambda: fetch(resolved.reference, "lora"))
     merged, merged_seconds = _timed(lambda: fetch(resolved.reference, "merged"))
-    published = [fetch(link, "published") for link in links]
     stepwise, peft_seconds = _timed(lambda: merge_step_by_step(base, published, work / "peft"))
+
     truth = snapshot(stepwise, texts)
     return Check(
+        reference=resolved.reference,
         links=len(links),
-        lora=adapter_snapshot(base, lora, texts).difference(truth),
+        texts=len(texts),
+        lora=lora_snapshot(base, lora, texts).difference(truth),
         lora_seconds=lora_seconds,
         merged=snapshot(load_encoder(merged), texts).difference(truth),
         merged_seconds=merged_seconds,
