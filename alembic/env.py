@@ -36,7 +36,7 @@ def run_on(connection: Connection | None, **options: Any) -> None:
 
 
 def database_url() -> str:
-    url = os.environ.get("REGISTRY_DATABASE_URL") or context.config.get_main_option("sqlalchemy.url")
+    url = os.environ.get("REGISTRY_DATABASE_URL")
     if url:
         return url
     path = Path(__file__).parents[1] / DEVELOPMENT

@@ -20,7 +20,7 @@ from registry.errors import NotFoundError
 if TYPE_CHECKING:
     from registry.demo.report import Report
     from registry.demo.training import Recipe
-    from registry.schemas import Fetched, RevisionSummary
+    from registry.schemas import Fetched, Published, RevisionSummary
     from registry.services.protocol import Registry
 
 DEFAULT_FOLDER: Final = "demo-registry"
@@ -80,13 +80,17 @@ class _Demo:
 
     def _ensure_published(self, link: Link) -> bool:
         """Train and publish a link that no earlier run has published; answers whether it did."""
+        say = self.report.say
         try:
-            revision, reason, fresh = self._newest(link.path), "published by an earlier run", False
+            revision, fresh = self._newest(link.path), False
         except NotFoundError:
-            revision, reason = self._train_and_publish(link)
-            fresh = True
-        self.report.say(f"{revision.reference}: {link.message}")
-        self.report.say(f"Its parent is {revision.parent}: {reason}.")
+            published, fresh = self._train_and_publish(link), True
+            revision = published.revision
+            say(f"{revision.reference}: {link.message}")
+            say(f"Its parent is {revision.parent}: {published.parent_reason}.")
+        else:
+            say(f"{revision.reference}: {link.message}")
+            say(f"Published by an earlier run, on top of {revision.parent}.")
         before, after = (revision.metrics.get(name) for name in ("accuracy_parent", "accuracy"))
         if before is not None and after is not None:
             texts = len(load_task(link.task).held_out.texts)
@@ -95,27 +99,27 @@ class _Demo:
             )
         return fresh
 
-    def _train_and_publish(self, link: Link) -> tuple[RevisionSummary, str]:
-        """Train a link on its parent's merged weights; answers its revision and why it has this parent."""
+    def _train_and_publish(self, link: Link) -> Published:
+        """Train a link on its parent's merged weights, and publish it with what it gained."""
         from registry.demo.encoder import accuracy, load_encoder
         from registry.demo.training import train_link
 
         task, steps = load_task(link.task), self.report.steps
         parent = load_encoder(Path(self._merged(link.parent).folder))
         before = accuracy(parent, task)
+        self.report.say(f"Training {link.path} on {len(task.train.texts)} sentences.")
         steps.begin(f"Training {link.path}", self.recipe.steps)
         encoder = train_link(parent, link, task.train, self.recipe, lambda: steps.advance(1))
         folder = self.work / f"trained-{link.task}"
         encoder.model.save_pretrained(folder)
         # No parent is named here. PEFT wrote down which folder the model came from, and the receipt there says it.
-        published = self.registry.publish(
+        return self.registry.publish(
             folder,
             link.path,
             message=link.message,
             metrics={"accuracy": accuracy(encoder, task), "accuracy_parent": before},
             progress=self.report.transfers,
         )
-        return published.revision, published.parent_reason
 
     def _merged(self, path: str) -> Fetched:
         """What siblings are trained on is fetched once."""

@@ -20,7 +20,7 @@ class Recipe:
 
     steps: int = 36
     learning_rate: float = 3e-3  # falls to 0 in a line
-    sentences: int = 8  # of each label in a step: half make its prototype, half are to be told apart
+    sentences: int = 8  # of each label, drawn for a step: half make its prototype, half are to be told apart
     temperature: float = 0.1
     seed: int = 0
 

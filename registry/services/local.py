@@ -70,7 +70,7 @@ class LocalRegistry:
     @classmethod
     def open(
         cls,
-        folder: Path,
+        folder: Folder,
         *,
         actor: str | None = None,
         create: bool = True,
@@ -82,7 +82,7 @@ class LocalRegistry:
         Raises:
             NotFoundError: there is none, and ``create`` is false.
         """
-        folder = folder.expanduser().absolute()
+        folder = Path(folder).expanduser().absolute()
         if not create and not (folder / DATABASE).is_file():
             raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")
         database = Database(sqlite_url(folder / DATABASE))

@@ -42,9 +42,7 @@ def publish_tree(
     """
     root = TreePath.parse(base)
     if not root.is_base:
-        raise UsageError(
-            f"publish -r takes the name of a base model, {root.base}; nesting gives the rest."
-        )
+        raise UsageError(f"publish -r takes a base model, {root.base}; nesting gives the rest.")
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
     nodes = list(_nodes(folder, root))

@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from registry.catalogue import migrations, revisions
-from registry.catalogue.database import Database, Schema, sqlite_url
+from registry.catalogue.database import Database, Schema
 from registry.catalogue.tables import Record
 from registry.errors import NotAllowedError, UnavailableError
 from registry.reference import Reference
@@ -163,15 +163,16 @@ def test_the_folders_of_an_installed_package_come_first(tmp_path: Path, monkeypa
     assert migrations.folders() == (tmp_path / "registry/_alembic", tmp_path / "registry/_migrations")
 
 
-def test_alembic_itself_works_in_a_checkout(tmp_path: Path) -> None:
-    environment = os.environ | {"REGISTRY_DATABASE_URL": sqlite_url(tmp_path / "dev.sqlite")}
+@pytest.mark.parametrize("named", [True, False])
+def test_alembic_itself_works_in_a_checkout(tmp_path: Path, named: bool) -> None:
+    checkout = tmp_path / "checkout"
+    for folder in ("alembic", "migrations"):
+        shutil.copytree(ROOT / folder, checkout / folder)
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"REGISTRY_DATABASE_URL": f"sqlite:///{tmp_path}/x"} if named else {})
     for arguments in (["upgrade", "head"], ["check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "alembic", *arguments],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command_line = [sys.executable, "-m", "alembic", *arguments]
+        done = subprocess.run(command_line, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x" if named else checkout / "build/development.sqlite").exists()

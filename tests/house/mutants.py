@@ -40,9 +40,6 @@ CATALOGUE = "tests/catalogue"
 
 MUTANTS = (
     Mutant("scale-dropped", "tensors/factors.py", ".mul_(self.scale)", "", MERGE),
-    Mutant(
-        "coefficient-dropped", "tensors/factors.py", "self.pair.scaling * self.coefficient", "self.pair.scaling", MERGE
-    ),
     Mutant("rslora-as-plain", "tensors/lora_config.py", "alpha / math.sqrt(rank) if", "alpha / rank if", CONFIG),
     Mutant("wrong-transposition", "tensors/targets.py", "in (TargetKind.CONV1D, TargetKind.EMBEDDING)", "in ()", MERGE),
     Mutant(
@@ -189,7 +186,8 @@ def try_one(mutant: Mutant, folder: Path) -> str | None:
         code, last = run_tests(folder, mutant.tests)
     finally:
         file.write_text(sound, encoding="utf-8")
-    if code == 1:
+    closing = last.splitlines()[-1] if last else ""
+    if code in (1, 2) and " failed" in closing and " error" not in closing:  # xdist ends with 2 when it stops early
         return None
     return f"SURVIVED {mutant.tests}" if code == 0 else f"pytest ended with {code}: {last}"
 

@@ -25,7 +25,7 @@ BASES: dict[str, tuple[Callable[..., Base], Links]] = {
             {"r": 3, "rank_pattern": {"q_proj": 6}, "alpha_pattern": {"v_proj": 1}, "target_modules": LLAMA},
             {"r": 2, "target_modules": LLAMA, "layers_to_transform": [0], "init_lora_weights": "gaussian"},
             {"r": 2, "target_modules": ["embed_tokens", "lm_head"]},
-            {"r": 3, "target_modules": ["embed_tokens", "q_proj"], "init_lora_weights": "orthogonal", "lora_alpha": 4},
+            {"r": 4, "target_modules": ["embed_tokens", "q_proj"], "init_lora_weights": "orthogonal", "lora_alpha": 4},
         ],
     ),
     "gpt2": (

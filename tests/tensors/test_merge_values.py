@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
+from registry.schemas import Dtype
 from tests.kit import (
     Base,
     RawTensor,
@@ -38,7 +39,7 @@ from tests.kit.floats import Array
 from tests.kit.shelf import Shelf
 
 DTYPES = ["F32", "F16", "BF16", "F64"]
-OPTIONS = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
+OPTIONS: dict[Dtype, str] = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 SHAPES = {
     "wide.weight": (3, 300),
     "tall.weight": (130, 5),
@@ -136,8 +137,8 @@ GENERATED = settings(
 
 
 @GENERATED
-@given(data=st.data(), links=st.lists(LINKS, min_size=1, max_size=5), out=st.sampled_from([None, "fp32", "bf16"]))
-def test_generated_paths(shelf: Shelf, data: st.DataObject, links: list[dict[str, Any]], out: str | None) -> None:
+@given(data=st.data(), links=st.lists(LINKS, min_size=1, max_size=5), out=st.sampled_from([None, *OPTIONS]))
+def test_generated_paths(shelf: Shelf, data: st.DataObject, links: list[dict[str, Any]], out: Dtype | None) -> None:
     kind = data.draw(st.sampled_from(["plain", "llama", "gpt2"]))
     if kind == "plain":
         name, base = _plain(shelf, data.draw(st.sampled_from(DTYPES)))
@@ -265,7 +266,7 @@ def test_mixed_dtypes_and_integers_stay(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("option", sorted(OPTIONS))
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dtype_option_applies_to_all_float_tensors(shelf: Shelf, dtype: str, option: str) -> None:
+def test_dtype_option_applies_to_all_float_tensors(shelf: Shelf, dtype: str, option: Dtype) -> None:
     name, base = _plain(shelf, dtype)
     path = write_chain(shelf.folder(), base, 2, ["wide", "square"], r=3)
     out = shelf.folder()

@@ -1,0 +1,89 @@
+"""The README's commands, run as they are written, on small real files under the names that the README uses."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kit import Base, add_tokenizer, bert_base, llama_base, write_adapter
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(sys.executable).with_name("registry")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def _block(word: str, language: str = "") -> str:
+    found = [block for block in _blocks(language) if word in block]
+    assert len(found) == 1, f"one block with {word!r} is expected, there are {len(found)}"
+    return found[0]
+
+
+def _shell(commands: str, folder: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}
+    environment |= {"PATH": f"{SCRIPT.parent}:{os.environ['PATH']}", "XDG_DATA_HOME": str(folder / "data")}
+    run = subprocess.run(
+        ["sh", "-eu", "-c", commands], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Path:
+    """A folder with a base model and two trained adapters, the second one trained on ./support-merged."""
+    base: Base = llama_base(tmp_path / "Llama-3.2-1B", dtype="BF16")
+    add_tokenizer(base.folder)
+    write_adapter(tmp_path / "out/support", base, ["q_proj", "v_proj"], r=4)
+    trained_on = {"base_model_name_or_path": "./support-merged"}
+    write_adapter(tmp_path / "out/french", base, ["q_proj"], r=2, rslora=True, seed=1, config=trained_on)
+    return tmp_path
+
+
+def test_with_your_own_model(workshop: Path) -> None:
+    first, second = _block("registry base add"), _block("registry publish ./out/french")
+    commands = [line for line in (first + second).splitlines() if not line.startswith("pip install")]
+    out = _shell("\n".join(commands), workshop)
+    assert "llama/support@1\n" in out
+    assert "llama/support/french@1\n" in out
+    assert "the receipt in" in out  # why the parent was pinned
+    assert (workshop / "french-lora/adapter_model.safetensors").is_file()
+    assert (workshop / "french/model.safetensors").is_file()
+
+
+def test_in_python(workshop: Path) -> None:
+    program = workshop / "program.py"
+    program.write_text(_block("import registry", "python").replace("    ...", "    print(name, tuple(tensor.shape))"))
+    out = _shell(f"'{sys.executable}' program.py", workshop)
+    assert "model.layers.0.self_attn.q_proj.weight (16, 16)" in out
+    assert (workshop / "support-merged/registry-receipt.json").is_file()
+
+
+def test_the_next_five_commands(tmp_path: Path) -> None:
+    """On a registry of the demonstration's names; the demonstration itself is tests/demo."""
+    base = bert_base(tmp_path / "base")
+    write_adapter(tmp_path / "support", base, ["query", "value"], r=4)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/registry").symlink_to(SCRIPT)
+    _shell(
+        "registry base add minilm base --url ./demo-registry\n"
+        "registry publish support minilm/support --url demo-registry",
+        tmp_path,
+    )
+    out = _shell(_block("registry tree"), tmp_path)
+    assert "minilm/support@1" in out
+    assert "support-lora" in out
+
+
+def test_every_target_that_the_readme_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {name for block in _blocks("") for name in re.findall(r"^make ([a-z-]+)", block, flags=re.MULTILINE)}
+    assert named
+    assert named <= targets

@@ -1,0 +1,324 @@
+"""The registry protocol: one suite for every implementation of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from registry.errors import ConflictError, InvalidAdapterError, InvalidBaseError, NotFoundError, UsageError
+from registry.services.local import LocalRegistry
+from registry.services.protocol import Registry
+from tests.kit import Base, add_tokenizer, plain_base, write_adapter
+
+Opener = Callable[[Path], Registry]
+
+
+def _embedded(folder: Path) -> Registry:
+    return LocalRegistry.open(folder / "registry", create=True, cache_folder=folder / "cache")
+
+
+IMPLEMENTATIONS: dict[str, Opener] = {"embedded": _embedded}
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
+    opened = IMPLEMENTATIONS[request.param](tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def base(registry: Registry, tmp_path: Path) -> Base:
+    made = plain_base(tmp_path / "base", {"a.weight": (24, 16), "b.weight": (16, 24)})
+    add_tokenizer(made.folder)
+    registry.add_base("net", made.folder)
+    return made
+
+
+def _adapter(tmp_path: Path, base: Base, name: str, seed: int = 0, **options: object) -> Path:
+    return write_adapter(tmp_path / name, base, ["a", "b"], r=2, seed=seed, **options)  # type: ignore[arg-type]
+
+
+def test_the_same_weights_are_the_same_base(registry: Registry, base: Base, tmp_path: Path) -> None:
+    again = registry.add_base("net", base.folder)
+    assert not again.created
+    assert again.bytes_stored == 0
+    other = plain_base(tmp_path / "other", {"a.weight": (24, 16), "b.weight": (16, 24)}, seed=1)
+    with pytest.raises(ConflictError) as refused:
+        registry.add_base("net", other.folder)
+    assert refused.value.code == "other_weights"
+
+
+def test_a_link_shares_the_bytes(registry: Registry, tmp_path: Path) -> None:
+    made = plain_base(tmp_path / "base")
+    added = registry.add_base("net", made.folder, link=True)
+    assert added.stored_by == "link"
+    assert (made.folder / "model.safetensors").stat().st_nlink == 2
+
+
+def test_publishing_twice_gives_the_revision_back(registry: Registry, base: Base, tmp_path: Path) -> None:
+    folder = _adapter(tmp_path, base, "one")
+    first = registry.publish(folder, "net/one", metrics={"acc": 0.5})
+    again = registry.publish(folder, "net/one", metrics={"acc": 0.75}, tags=["prod"])
+    assert (first.created, again.created) == (True, False)
+    assert again.bytes_stored == 0
+    assert again.revision.reference == first.revision.reference == "net/one@1"
+    assert again.revision.metrics == {"acc": 0.75}
+    assert again.revision.tags == ("prod",)
+    assert len(registry.log("net/one").revisions) == 1
+    assert {event.action for event in registry.events()} >= {"base add", "publish", "annotate", "tag"}
+
+
+def test_the_parent_is_proved_or_asked_for(registry: Registry, base: Base, tmp_path: Path) -> None:
+    registry.publish(_adapter(tmp_path, base, "one"), "net/one")
+    merged = registry.fetch("net/one", tmp_path / "merged", kind="merged")
+    only = registry.publish(_adapter(tmp_path, base, "two", seed=2), "net/one/two")
+    assert (only.revision.parent, only.parent_reason) == ("net/one@1", "the only revision of net/one")
+    registry.publish(_adapter(tmp_path, base, "one-again", seed=9), "net/one")
+    child = _adapter(tmp_path, base, "child", seed=3)
+    with pytest.raises(UsageError) as unclear:
+        registry.publish(child, "net/one/child")
+    assert unclear.value.code == "parent_ambiguous"
+    assert "net/one@1" in str(unclear.value)
+    said = registry.publish(child, "net/one/child", parent="net/one@2")
+    assert said.revision.parent == "net/one@2"
+    proved = registry.publish(
+        _adapter(tmp_path, base, "proved", seed=4, config={"base_model_name_or_path": merged.folder}), "net/one/proved"
+    )
+    assert proved.revision.parent == "net/one@1"
+    assert proved.revision.behind
+    given = registry.publish(_adapter(tmp_path, base, "given", seed=5), "net/one/given", receipt=merged.folder)
+    assert given.revision.parent == "net/one@1"
+
+
+def test_proofs_that_contradict_are_refused(registry: Registry, base: Base, tmp_path: Path) -> None:
+    registry.publish(_adapter(tmp_path, base, "one"), "net/one")
+    registry.publish(_adapter(tmp_path, base, "one-again", seed=9), "net/one")
+    registry.publish(_adapter(tmp_path, base, "other", seed=8), "net/other")
+    merged = registry.fetch("net/one@1", tmp_path / "merged", kind="merged")
+    child = _adapter(tmp_path, base, "child", seed=3, config={"base_model_name_or_path": merged.folder})
+    for path, parent in (("net/one/child", "net/one@2"), ("net/one/child", "net/other@1"), ("net/other/child", None)):
+        with pytest.raises(ConflictError) as refused:
+            registry.publish(child, path, parent=parent)
+        assert refused.value.code == "parent_mismatch"
+    with pytest.raises(NotFoundError, match="net/absent"):
+        registry.publish(child, "net/absent/child")
+    assert len(registry.search().revisions) == 2
+
+
+def test_what_is_left_out_is_told(registry: Registry, base: Base, tmp_path: Path) -> None:
+    folder = _adapter(tmp_path, base, "one")
+    for name in (
+        "training_args.bin",
+        "optimizer.pt",
+        "rng_state_0.pth",
+        "adapter_model.bin",
+        "notes/model.pkl",
+        ".git/x",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\x80\x04")
+    (folder / "checkpoint-10").mkdir()
+    (folder / "README.md").write_text("# one")
+    answer = registry.publish(folder, "net/one")
+    left = {entry.path for entry in answer.left_out}
+    assert left == {
+        "training_args.bin",
+        "optimizer.pt",
+        "rng_state_0.pth",
+        "adapter_model.bin",
+        "notes/model.pkl",
+        ".git",
+        "checkpoint-10",
+    }
+    kept = {file.path for file in registry.show("net/one").files}
+    assert kept == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+
+
+def test_folders_that_are_not_one_adapter(registry: Registry, base: Base, tmp_path: Path) -> None:
+    only = tmp_path / "run"
+    _adapter(tmp_path, base, "run/checkpoint-10")
+    with pytest.raises(InvalidAdapterError, match="checkpoint-10") as checkpoints:
+        registry.publish(only, "net/one")
+    assert checkpoints.value.code == "checkpoint_folders"
+    pickled = _adapter(tmp_path, base, "pickled")
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    with pytest.raises(InvalidAdapterError) as pickle:
+        registry.publish(pickled, "net/one")
+    assert pickle.value.code == "pickle"
+    linked = _adapter(tmp_path, base, "linked")
+    (linked / "notes.txt").symlink_to("/etc/hostname")
+    with pytest.raises(InvalidAdapterError) as link:
+        registry.publish(linked, "net/one")
+    assert link.value.code == "link_outside"
+    assert registry.search().revisions == ()
+
+
+def test_the_links_of_a_hub_cache_are_followed(registry: Registry, base: Base, tmp_path: Path) -> None:
+    source = _adapter(tmp_path, base, "one")
+    snapshot = tmp_path / "hub/models--x--y/snapshots/0123"
+    blobs = tmp_path / "hub/models--x--y/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted(source.iterdir())):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    assert registry.publish(snapshot, "net/one").created
+
+
+def test_a_nested_folder_goes_on_where_it_was_stopped(registry: Registry, base: Base, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    for seed, name in enumerate(("a", "a/b", "a/b/c", "d")):
+        _adapter(root, base, name, seed=seed)
+    (root / "a/b/c/adapter_config.json").write_text("{}")
+    with pytest.raises(InvalidAdapterError):
+        registry.publish_tree(root, "net")
+    assert [revision.path for revision in registry.search().revisions] == ["net/a", "net/a/b"]
+    _adapter(root, base, "a/b/c", seed=2)
+    answers = registry.publish_tree(root, "net")
+    assert [(answer.revision.path, answer.created) for answer in answers] == [
+        ("net/a", False),
+        ("net/a/b", False),
+        ("net/a/b/c", True),
+        ("net/d", True),
+    ]
+
+
+def test_a_folder_is_filled_kept_refused_or_replaced(registry: Registry, base: Base, tmp_path: Path) -> None:
+    registry.publish(_adapter(tmp_path, base, "one"), "net/one")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert registry.fetch("net/one", out, kind="merged").fresh
+    assert not registry.fetch("net/one", out, kind="merged").fresh
+    with pytest.raises(ConflictError) as other:
+        registry.fetch("net/one", out, kind="lora")
+    assert other.value.code == "folder_taken"
+    assert registry.fetch("net/one", out, kind="lora", force=True).fresh
+    assert not (out / "model.safetensors").exists()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(ConflictError, match=r"mine\.txt"):
+        registry.fetch("net/one", out, kind="merged", force=True)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "mine.txt").write_text("mine")
+    with pytest.raises(ConflictError):
+        registry.fetch("net/one", foreign, kind="merged", force=True)
+    assert [path.name for path in foreign.iterdir()] == ["mine.txt"]
+    assert not [path for path in tmp_path.iterdir() if ".fetch-" in path.name]
+
+
+def test_the_cache_keeps_renderings_within_its_size(tmp_path: Path) -> None:
+    registry = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache", cache_limit=1)
+    made = plain_base(tmp_path / "base")
+    registry.add_base("net", made.folder)
+    one = write_adapter(tmp_path / "one", made, list(made.modules), r=2)
+    registry.publish(one, "net/one")
+    first = registry.fetch("net/one", kind="merged")
+    assert not registry.fetch("net/one", kind="merged").fresh
+    second = registry.fetch("net/one", kind="lora")
+    assert not Path(first.folder).exists()
+    assert Path(second.folder).is_dir()
+    registry.close()
+
+
+def test_verify_names_the_tensor_that_was_changed(registry: Registry, base: Base, tmp_path: Path) -> None:
+    registry.publish(_adapter(tmp_path, base, "one"), "net/one")
+    out = tmp_path / "out"
+    registry.fetch("net/one", out, kind="merged")
+    assert registry.verify(out).equal
+    weights = out / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    found = registry.verify(out)
+    assert not found.equal
+    assert [(mismatch.file, mismatch.tensor) for mismatch in found.mismatches] == [("model.safetensors", "b.weight")]
+    (out / "tokenizer.json").unlink()
+    assert {mismatch.file for mismatch in registry.verify(out).mismatches} == {"model.safetensors", "tokenizer.json"}
+    receipt = json.loads((out / "registry-receipt.json").read_text())
+    receipt["plan_digest"] = "sha256:" + "0" * 64
+    (out / "registry-receipt.json").write_text(json.dumps(receipt))
+    with pytest.raises(Exception, match="plan"):
+        registry.verify(out)
+
+
+def test_verify_on_another_arithmetic_is_within_the_bound(
+    registry: Registry, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.publish(_adapter(tmp_path, base, "one"), "net/one")
+    out = tmp_path / "out"
+    registry.fetch("net/one", out, kind="merged")
+    monkeypatch.setattr("registry.tensors.plan.fingerprint", lambda: "another")
+    found = registry.verify(out)
+    assert (found.equal, found.exact) == (True, False)
+    weights = out / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 0x10  # the leading fraction bits of the last float
+    weights.write_bytes(data)
+    assert [mismatch.tensor for mismatch in registry.verify(out).mismatches] == ["b.weight"]
+
+
+def test_the_tokenizer_comes_from_the_youngest_that_brings_one(registry: Registry, base: Base, tmp_path: Path) -> None:
+    one, two = _adapter(tmp_path, base, "one"), _adapter(tmp_path, base, "two", seed=2)
+    add_tokenizer(one, "two")
+    (two / "chat_template.jinja").write_text("{# youngest #}")
+    registry.publish(one, "net/one")
+    registry.publish(two, "net/one/two")
+    with registry.artifact("net/one/two", kind="merged") as merged:
+        assert b'"two"' in merged.file("tokenizer.json").read()
+        assert merged.file("chat_template.jinja").read() == b"{# youngest #}"
+        assert "additional_chat_templates/tools.jinja" not in merged.files
+    with registry.artifact("net", kind="merged") as untouched:
+        assert b'"one"' in untouched.file("tokenizer.json").read()
+
+
+def test_unknown_names_offer_the_nearest(registry: Registry, base: Base, tmp_path: Path) -> None:
+    registry.publish(_adapter(tmp_path, base, "one"), "net/support")
+    for reference, near in (("net/suport", "net/support"), ("nett/x", "net"), ("net/support@7", "net/support@1")):
+        with pytest.raises(NotFoundError, match=near):
+            registry.show(reference)
+    with pytest.raises(UsageError):
+        registry.fetch("net", kind="lora")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_range_is_cut_from_the_same_bytes(registry: Registry, tmp_path: Path, data: st.DataObject) -> None:
+    if not registry.bases():
+        made = plain_base(tmp_path / "base", {"a.weight": (70, 33), "b.weight": (16, 24)}, dtype="BF16")
+        registry.add_base("net", made.folder)
+        registry.publish(write_adapter(tmp_path / "one", made, ["a", "b"], r=3), "net/one")
+    kind = data.draw(st.sampled_from(["published", "lora", "merged"]))
+    with registry.artifact("net/one", kind=kind) as artifact:
+        file = artifact.file(data.draw(st.sampled_from(sorted(artifact.files))))
+        whole = file.read()
+        assert len(whole) == file.size
+        start = data.draw(st.integers(0, file.size))
+        stop = data.draw(st.integers(start, file.size))
+        assert file.read(start, stop) == whole[start:stop]
+
+
+def test_broken_bases_are_refused_before_anything_is_stored(registry: Registry, tmp_path: Path) -> None:
+    made = plain_base(tmp_path / "base", shards=2)
+    index = made.folder / "model.safetensors.index.json"
+    document = json.loads(index.read_text())
+    name = next(iter(document["weight_map"]))
+    shards = sorted(set(document["weight_map"].values()))
+    document["weight_map"][name] = next(shard for shard in shards if shard != document["weight_map"][name])
+    index.write_text(json.dumps(document))
+    with pytest.raises(InvalidBaseError) as disagrees:
+        registry.add_base("net", made.folder)
+    assert disagrees.value.code == "bad_index"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InvalidBaseError) as none:
+        registry.add_base("net", empty)
+    assert none.value.code == "missing_file"
+    assert registry.bases() == ()
+    assert not list(Path(registry.url).rglob("blobs/**/*")) or os.name == "nt"
