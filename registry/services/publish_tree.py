@@ -48,7 +48,8 @@ def publish_tree(
     nodes = list(_nodes(folder, root))
     if not nodes:
         raise InvalidAdapterError(
-            f"{folder} holds no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are expected.",
+            f"{folder} holds no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are "
+            "expected.",
             code="missing_file",
         )
     answers: dict[TreePath, Published] = {}

@@ -15,7 +15,7 @@ from tests.kit.floats import Array
 from tests.kit.reference import ROOT, scaling_of
 from tests.kit.tensor_files import RawTensor, read_model, write_tensors
 
-Fill = Literal["normal", "positive", "zero"]
+Fill = Literal["normal", "positive", "aligned", "zero"]
 
 DEFAULTS: Final[dict[str, Any]] = {
     "alora_invocation_tokens": None,
@@ -96,6 +96,7 @@ def write_adapter(
         dtype: Of all factors.
         seed: Other seeds give other values.
         fill: ``normal``: A as PEFT draws it, B normal. ``positive``: all factors positive, so that no error cancels.
+            ``aligned``: positive, and the same for every rank, so that rounding errors repeat in one direction.
             ``zero``: B is zero, as before training.
         size: Norm of each delta as a share of the norm of its weight (by scaling B). None: as drawn.
         copies: Adapter folders of the parents: whole embeddings are saved too (``base_layer.weight``), as PEFT does
@@ -165,6 +166,9 @@ def linear_names(base: Base) -> list[str]:
 
 def _factors(module: Module, rank: int, generator: np.random.Generator, fill: Fill) -> tuple[Array, Array]:
     out_features, in_features = module.oriented
+    if fill == "aligned":
+        a, b = generator.uniform(0.1, 1.0, (1, in_features)), generator.uniform(0.1, 1.0, (out_features, 1))
+        return np.repeat(a, rank, axis=0), np.repeat(b, rank, axis=1)
     if fill == "positive":
         return generator.uniform(0.1, 1.0, (rank, in_features)), generator.uniform(0.1, 1.0, (out_features, rank))
     a = generator.standard_normal((rank, in_features)) / math.sqrt(in_features)

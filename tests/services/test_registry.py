@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import ConflictError, InvalidAdapterError, InvalidBaseError, NotFoundError, UsageError
+from registry.schemas import ArtifactKind
 from registry.services.local import LocalRegistry
 from registry.services.protocol import Registry
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
@@ -294,7 +295,8 @@ def test_any_range_is_cut_from_the_same_bytes(registry: Registry, tmp_path: Path
         made = plain_base(tmp_path / "base", {"a.weight": (70, 33), "b.weight": (16, 24)}, dtype="BF16")
         registry.add_base("net", made.folder)
         registry.publish(write_adapter(tmp_path / "one", made, ["a", "b"], r=3), "net/one")
-    kind = data.draw(st.sampled_from(["published", "lora", "merged"]))
+    kinds: list[ArtifactKind] = ["published", "lora", "merged"]
+    kind = data.draw(st.sampled_from(kinds))
     with registry.artifact("net/one", kind=kind) as artifact:
         file = artifact.file(data.draw(st.sampled_from(sorted(artifact.files))))
         whole = file.read()

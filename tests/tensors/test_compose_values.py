@@ -135,6 +135,21 @@ def test_embeddings(shelf: Shelf) -> None:
     assert not [key for key in keys if "base_layer" in key]
 
 
+def test_embeddings_past_their_width(shelf: Shelf) -> None:
+    """Ranks above the 16 features: B is the identity's side, and the pair is still an embedding's."""
+    name, base = _llama(shelf)
+    path = write_chain(shelf.folder(), base, 3, ["embed_tokens"], r=7)
+    composed = shelf.composed(shelf.path(name, path))
+    pair = read_pairs(composed)["model.embed_tokens"]
+    assert pair.embedding
+    assert pair.a.shape == (16, 40)
+    assert np.array_equal(pair.b, np.eye(16))
+    _assert_equal_to(path, composed, base)
+    state = peft_merge(base.folder, [composed]).state_dict()
+    merged = base.reference(path)["model.embed_tokens.weight"]
+    assert np.abs(state["model.embed_tokens.weight"].double().numpy() - merged.values).max() < 1e-5
+
+
 LINKS = st.fixed_dictionaries(
     {
         "r": st.integers(1, 30),

@@ -28,6 +28,7 @@ from tests.kit import (
     other_files,
     plain_base,
     read_model,
+    read_pairs,
     round_once,
     used_bound,
     write_adapter,
@@ -36,6 +37,7 @@ from tests.kit import (
     write_tensors,
 )
 from tests.kit.floats import Array
+from tests.kit.reference import SUM_ERROR
 from tests.kit.shelf import Shelf
 
 DTYPES = ["F32", "F16", "BF16", "F64"]
@@ -325,14 +327,21 @@ def test_ten_links_in_bf16_lose_a_third_of_what_merging_step_by_step_loses(shelf
     assert ours <= lost(steps) / 3
 
 
-@pytest.mark.parametrize("shape", [(160, 320), (320, 160)])
-@pytest.mark.parametrize(("links", "rank"), [(1, 16), (16, 16), (4, 256)])
-def test_sums_without_cancellation_stay_within_the_bound(
-    shelf: Shelf, links: int, rank: int, shape: tuple[int, int]
-) -> None:
-    """Positive factors: rounding errors of a long sum all have the same sign of term and can't hide."""
-    name = f"positive-{shape[0]}"
-    base = shelf.base(name, plain_base, shapes={"a.weight": shape}, dtype="F32", seed=2)
-    path = write_chain(shelf.folder(), base, links, ["a"], r=rank, alpha=rank, fill="positive")
-    merged = base.reference(path)
-    assert used_bound(merged, shelf.merged(shelf.path(name, path))) <= 1
+@pytest.mark.parametrize("fill", ["positive", "aligned"])
+@pytest.mark.parametrize(("links", "rank"), [(1, 16), (1, 64), (1, 128), (16, 16), (4, 256)])
+def test_sums_without_cancellation_stay_within_the_bound(shelf: Shelf, links: int, rank: int, fill: str) -> None:
+    """Positive factors: rounding errors of a long sum can't hide; aligned ones even add up, as with plain sums."""
+    base = shelf.base("positive", plain_base, shapes={"a.weight": (480, 640)}, dtype="F32", seed=2)
+    path = write_chain(shelf.folder(), base, links, ["a"], r=rank, alpha=rank, fill=fill)
+    assert used_bound(base.reference(path), shelf.merged(shelf.path("positive", path))) <= 1
+
+
+@pytest.mark.parametrize("fill", ["positive", "aligned"])
+def test_the_composed_factors_carry_the_same_sum(shelf: Shelf, fill: str) -> None:
+    """Where ranks pass the matrix, the composed adapter holds the delta itself: summed as carefully."""
+    base = shelf.base("narrow", plain_base, shapes={"a.weight": (300, 96)}, dtype="F32", seed=2)
+    path = write_chain(shelf.folder(), base, 2, ["a"], r=64, alpha=64, fill=fill)
+    composed = read_pairs(shelf.composed(shelf.path("narrow", path)))["a"]
+    assert composed.rank == 96
+    delta = sum(read_pairs(adapter)["a"].delta for adapter in path)
+    assert (np.abs(composed.delta - delta) <= SUM_ERROR * np.abs(delta)).all()
