@@ -16,7 +16,8 @@ from registry.tensors.rounding import fits, round_into
 BLOCK_ELEMENTS: Final = 1 << 20
 MIN_ROWS: Final = 16
 MAX_ROWS: Final = 8192
-RANK_SLICE: Final = 128
+RANK_SLICE: Final = 32
+RANK_GROUP: Final = 256
 
 
 def block_rows(rows: int, columns: int) -> int:
@@ -33,9 +34,19 @@ def pad_rows(matrix: torch.Tensor, multiple: int) -> torch.Tensor:
 
 
 def add_product(accumulator: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """accumulator (rows, columns) += left (rows, R) @ right (R, columns), in the accumulator's precision."""
-    for start in range(0, left.shape[1], RANK_SLICE):
-        accumulator.addmm_(left[:, start : start + RANK_SLICE], right[start : start + RANK_SLICE])
+    """accumulator (rows, columns) += left (rows, R) @ right (R, columns), in the accumulator's precision.
+
+    Short slices, summed in groups, bound the error of the sum: it grows with the length of a slice plus the number of
+    slices plus the number of groups, not with R (pairwise summation, Higham 1993, cut off at two levels).
+    """
+    rank = left.shape[1]
+    for group in range(0, rank, RANK_GROUP):
+        sums = accumulator if rank <= RANK_GROUP else torch.zeros_like(accumulator)
+        for start in range(group, min(group + RANK_GROUP, rank), RANK_SLICE):
+            stop = min(start + RANK_SLICE, rank)
+            sums.addmm_(left[:, start:stop], right[start:stop])
+        if sums is not accumulator:
+            accumulator += sums
 
 
 def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:

@@ -33,10 +33,14 @@ class Mutant:
 
 MERGE = "tests/tensors/test_merge_values.py"
 COMPOSE = "tests/tensors/test_compose_values.py"
-SAME = "tests/tensors/test_same_bytes.py"
 CONFIG = "tests/tensors/test_lora_config.py"
-STORE = "tests/storage"
-CATALOGUE = "tests/catalogue"
+ROUNDING = "tests/tensors/test_rounding.py"
+PATTERNS = "tests/tensors/test_patterns.py"
+DAMAGE = "tests/storage/test_damage.py"
+PUBLISHING = "tests/catalogue/test_publishing.py"
+BROWSE = "tests/catalogue/test_browse.py"
+PARENTS = "tests/services/test_registry.py"
+LINEAGE = "tests/services/test_lineage_copies.py"
 
 MUTANTS = (
     Mutant("scale-dropped", "tensors/factors.py", ".mul_(self.scale)", "", MERGE),
@@ -68,7 +72,7 @@ MUTANTS = (
         "tensors/rounding.py",
         "values = _to_odd(values)",
         "values = values.to(torch.float32)",
-        "tests/tensors",
+        ROUNDING,
     ),
     Mutant(
         "round-a-slice",
@@ -77,20 +81,19 @@ MUTANTS = (
         "        accumulator.copy_(accumulator.bfloat16()).addmm_(",
         MERGE,
     ),
-    Mutant("sum-in-bf16", "tensors/merged.py", "sums[:rows].copy_(base)", "sums[:rows].copy_(base.bfloat16())", MERGE),
+    Mutant(
+        "base-rounded-first",
+        "tensors/merged.py",
+        "sums[:rows].copy_(base)",
+        "sums[:rows].copy_(base.bfloat16())",
+        MERGE,
+    ),
     Mutant(
         "last-rank-slice-lost",
         "tensors/blocks.py",
         "left.shape[1], RANK_SLICE)",
         "left.shape[1] - 1, RANK_SLICE)",
-        "tests/tensors",
-    ),
-    Mutant(
-        "tail-not-padded",
-        "tensors/merged.py",
-        "torch.empty(self.rows_a_block,",
-        "torch.empty(rows + 0 * index,",
-        "tests/tensors",
+        MERGE,
     ),
     Mutant(
         "first-block-again",
@@ -104,43 +107,41 @@ MUTANTS = (
         "tensors/rounding.py",
         "low.item() > -limit and high.item() < limit",
         "low.item() == low.item()",
-        "tests/tensors",
+        ROUNDING,
     ),
-    Mutant(
-        "last-pattern-wins", "tensors/patterns.py", "self._values[found[0]]", "self._values[found[-1]]", "tests/tensors"
-    ),
+    Mutant("last-pattern-wins", "tensors/patterns.py", "self._values[found[0]]", "self._values[found[-1]]", PATTERNS),
     Mutant("scale-not-one", "tensors/composed.py", '"lora_alpha": rank,', '"lora_alpha": 2 * rank,', COMPOSE),
     Mutant(
-        "block-not-checked", "storage/reading.py", "if not self._right(index, block_digest(block)):", "if False:", STORE
+        "block-not-checked",
+        "storage/reading.py",
+        "if not self._right(index, block_digest(block)):",
+        "if False:",
+        DAMAGE,
     ),
     Mutant(
         "block-list-not-checked",
         "storage/reading.py",
-        "if not self._right(",
-        "if self._list is None and not self._right(",
-        STORE,
+        "opened.size != len(data) or sha256_digest(data) != blocks_digest",
+        "opened.size != len(data)",
+        DAMAGE,
     ),
     Mutant(
         "number-given-again",
         "catalogue/publishing.py",
         "adapter.next_number += 1",
         "adapter.next_number += 0",
-        CATALOGUE,
+        PUBLISHING,
     ),
     Mutant(
         "grandparent-not-looked-at",
         "catalogue/browse.py",
         "(outdated[parent] or is_behind(parent))",
         "outdated[parent]",
-        CATALOGUE,
+        BROWSE,
     ),
-    Mutant(
-        "wrong-parent", "services/parents.py", "row.digest == receipt.tip), None)", "True), None)", "tests/services"
-    ),
-    Mutant(
-        "parent-guessed", "services/parents.py", "if len(candidates) > 1:", "if len(candidates) > 99:", "tests/services"
-    ),
-    Mutant("lineage-not-compared", "services/lineage_check.py", "if not excess <= 0:", "if False:", "tests/services"),
+    Mutant("wrong-parent", "services/parents.py", "row.digest == receipt.tip), None)", "True), None)", PARENTS),
+    Mutant("parent-guessed", "services/parents.py", "if len(candidates) > 1:", "if len(candidates) > 99:", PARENTS),
+    Mutant("lineage-not-compared", "services/lineage_check.py", "if not excess <= 0:", "if False:", LINEAGE),
 )
 
 

@@ -1,4 +1,4 @@
-"""The independent test kit: real folders made quickly, and the right answer in float64. Imports nothing of `registry`.
+"""The independent test kit: real folders made quickly, and the right answer in float64; no code of `registry` in it.
 
 Make folders (by hand, milliseconds, no torch)::
 
@@ -21,6 +21,9 @@ The right answer::
 
 Peers (seconds: they import transformers and PEFT), in `tests.kit.peers`: ``save_model``, ``train_adapter``,
 ``peft_merge``, ``load_model``, ``logits``, ``no_complaints``.
+
+A registry to try them on (the one module here that imports `registry`), in `tests.kit.shelf`: `Shelf` adds bases,
+publishes paths under names of its own, and gives back tensors.
 """
 
 from tests.kit.adapters import DEFAULTS, linear_names, write_adapter, write_chain

@@ -142,10 +142,19 @@ def merge_reference(
 
 
 def used_bound(merged: Mapping[str, MergedTensor], out: Mapping[str, RawTensor], dtype: str | None = None) -> float:
-    """The largest error of a merged output as a share of its bound: right when at most 1."""
+    """The largest error of a merged output as a share of its bound: right when at most 1.
+
+    Infinite where a value is not finite, or a tensor has another shape or dtype than it should.
+    """
     worst = 0.0
     for name, tensor in merged.items():
-        error = np.abs(out[name].values - tensor.values)
+        found = out[name]
+        if found.shape != tensor.base.shape or found.dtype != (dtype or tensor.base.dtype):
+            return math.inf
+        values = found.values
+        if not np.isfinite(values).all():
+            return math.inf
+        error = np.abs(values - tensor.values)
         if error.size:
             worst = max(worst, float(np.max(np.where(error == 0, 0.0, error / tensor.bound(dtype)))))
     return worst

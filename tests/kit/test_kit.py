@@ -27,6 +27,7 @@ from tests.kit import (
     round_once,
     spacing,
     to_bytes,
+    used_bound,
     write_adapter,
 )
 from tests.kit.peers import load_model, logits, no_complaints, peft_merge, save_model, train_adapter
@@ -169,3 +170,14 @@ def test_plain_base_has_linear_modules(tmp_path: Path) -> None:
     base = plain_base(tmp_path, {"a.weight": (3, 2), "a.bias": (3,), "b.c.weight": (4, 3)}, dtype="F64")
     assert sorted(base.modules) == ["a", "b.c"]
     assert isinstance(read_model(base.folder)["a.weight"], RawTensor)
+
+
+def test_used_bound_sees_what_is_no_number_and_what_has_another_form(tmp_path: Path) -> None:
+    base = plain_base(tmp_path, {"a.weight": (3, 2)})
+    merged, right = base.reference([]), read_model(base.folder)["a.weight"]
+    assert used_bound(merged, {"a.weight": right}) == 0
+    wrong = right.values.copy()
+    wrong[1, 1] = np.nan
+    for bad in (RawTensor.of(wrong, "F32"), RawTensor.of(right.values.T, "F32"), RawTensor.of(right.values, "BF16")):
+        assert used_bound(merged, {"a.weight": bad}) == np.inf
+    assert used_bound(merged, {"a.weight": RawTensor.of(right.values * (1 + 2**-18), "F32")}) > 1
