@@ -93,7 +93,7 @@ def _compare(
         expected, weight = merge.block(index), merge.base_block(index).to(torch.float64)
         first = index * merge.rows_a_block
         found = read_rows(source, copy, first, first + expected.shape[0]).to(torch.float64)
-        scale = torch.maximum(expected.abs(), weight.abs())
+        scale = expected.abs() + weight.abs()  # bounds the delta too, which a step-by-step merge rounds as well
         unit = torch.maximum(
             scale * max(torch.finfo(coarser).eps, _SUM_ERROR), torch.full_like(scale, torch.finfo(coarser).tiny)
         )

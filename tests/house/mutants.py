@@ -77,8 +77,8 @@ MUTANTS = (
     Mutant(
         "round-a-slice",
         "tensors/blocks.py",
-        "        accumulator.addmm_(",
-        "        accumulator.copy_(accumulator.bfloat16()).addmm_(",
+        "            sums.addmm_(",
+        "            sums.copy_(sums.bfloat16()).addmm_(",
         MERGE,
     ),
     Mutant(
@@ -91,8 +91,8 @@ MUTANTS = (
     Mutant(
         "last-rank-slice-lost",
         "tensors/blocks.py",
-        "left.shape[1], RANK_SLICE)",
-        "left.shape[1] - 1, RANK_SLICE)",
+        "RANK_GROUP, rank), RANK_SLICE)",
+        "RANK_GROUP, rank) - 1, RANK_SLICE)",
         MERGE,
     ),
     Mutant(
