@@ -102,6 +102,22 @@ def test_links_of_different_dtypes(shelf: Shelf, adapter_dtypes: tuple[str, ...]
     assert used_bound(base.reference(path), shelf.merged(shelf.path(name, path))) <= 1
 
 
+@pytest.mark.parametrize("shape", [(1300, 900), (9000, 30), (20, 60000), (33, 40000)])
+def test_matrices_of_several_blocks(shelf: Shelf, shape: tuple[int, int]) -> None:
+    """Blocks are rows of about a million elements; the last one is short."""
+    name = f"blocks-{shape[0]}"
+    base = shelf.base(name, plain_base, shapes={"a.weight": shape}, dtype="BF16")
+    path = write_chain(shelf.folder(), base, 2, ["a"], r=3)
+    reference = shelf.path(name, path)
+    assert used_bound(base.reference(path), shelf.read_merged(reference)) <= 1
+    composed = read_pairs(shelf.composed(reference))["a"]
+    both = [read_pairs(adapter)["a"] for adapter in path]
+    assert np.array_equal(composed.a, np.concatenate([pair.a for pair in both]))
+    assert np.allclose(
+        composed.b, np.concatenate([pair.scaling * pair.b for pair in both], axis=1), rtol=2**-23, atol=0
+    )
+
+
 def test_scales(shelf: Shelf) -> None:
     """Plain, rsLoRA, fractional, negative and zero alpha, patterns by leaf, by path and by regex, in one path."""
     name, base, _ = _known(shelf, "llama")
