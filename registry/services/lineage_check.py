@@ -84,16 +84,18 @@ def _compare(
 ) -> None:
     base_dtype, copy_dtype = FLOATS[entry.dtype], FLOATS[copy.dtype]
     coarser = max(base_dtype, copy_dtype, key=lambda dtype: torch.finfo(dtype).eps)
-    roundings = len(parent.links) + (coarser is not base_dtype)
-    links = targets.get(entry.name)
-    merge = BlockMerge(base, entry, links or TargetLinks.nothing(entry), torch.float64)
+    links = targets.get(entry.name, TargetLinks.nothing(entry))
+    roundings = len(links.links) + (coarser is not base_dtype)
+    merge = BlockMerge(base, entry, links, torch.float64)
+    alone = [BlockMerge(base, entry, TargetLinks(links.target, (link,)), torch.float64) for link in links.links]
 
     def worst(index: int) -> tuple[float, int, int]:
         """Largest excess over the tolerance in a block, and where."""
         expected, weight = merge.block(index), merge.base_block(index).to(torch.float64)
         first = index * merge.rows_a_block
         found = read_rows(source, copy, first, first + expected.shape[0]).to(torch.float64)
-        scale = expected.abs() + weight.abs()  # bounds the delta too, which a step-by-step merge rounds as well
+        # A step-by-step merge rounds each delta and each partial sum; this is at least as large as any of them.
+        scale = sum(((one.block(index) - weight).abs() for one in alone), start=weight.abs())
         unit = torch.maximum(
             scale * max(torch.finfo(coarser).eps, _SUM_ERROR), torch.full_like(scale, torch.finfo(coarser).tiny)
         )

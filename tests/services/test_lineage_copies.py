@@ -74,7 +74,7 @@ def test_copies_of_the_composed_parent_are_accepted(shelf: Shelf, dtype: str, de
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", [0.01])
+@pytest.mark.parametrize("size", [0.01, 0.3])
 def test_a_parent_merged_step_by_step_in_the_bases_dtype_is_accepted(shelf: Shelf, dtype: str, size: float) -> None:
     """Each step rounds what is there by then, which can be larger than both the base weight and the end."""
     name, base = _base(shelf, dtype)
@@ -88,7 +88,7 @@ def test_a_parent_merged_step_by_step_in_the_bases_dtype_is_accepted(shelf: Shel
         assert shelf.path(name, [*parents, child])
 
 
-@pytest.mark.parametrize("b_scale", [0.03])
+@pytest.mark.parametrize("b_scale", [0.03, 0.1])
 def test_a_path_that_peft_trained_and_merged_in_bf16_is_accepted(shelf: Shelf, b_scale: float) -> None:
     """PEFT rounds each delta too, before it adds it."""
     name, base = _base(shelf, "BF16")
