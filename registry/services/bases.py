@@ -70,6 +70,7 @@ def _existing(deployment: Deployment, name: str, digest: str) -> BaseSummary | N
 def _store(
     deployment: Deployment, model: ModelFiles, index: ModelIndex, *, link: bool, progress: Progress
 ) -> list[StoredBlob]:
+    deployment.blobs.clear_litter()
     progress.begin("Storing the base model", sum(size for _, size in index.files.values()))
     return [
         deployment.blobs.keep(found.file, index.files[found.path][0], link=link, advance=progress.advance)

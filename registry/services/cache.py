@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from registry.digest import hex_of
 from registry.services.folders import RECEIPT
+from registry.services.staging import clear_litter
 
 DEFAULT_LIMIT: Final = 20 << 30
 
@@ -31,8 +31,15 @@ class FetchCache:
         """Note that a folder was handed out just now."""
         os.utime(place / RECEIPT, (time.time(), time.time()))
 
-    def shrink(self, *, keep: Path, remove: Callable[[Path], None] = shutil.rmtree) -> None:
-        """Remove the folders that were used longest ago until the rest fits; ``keep`` stays whatever it takes."""
+    def shrink(self, *, keep: Path) -> None:
+        """Remove the folders that were used longest ago until the rest fits; ``keep`` stays whatever it takes.
+
+        What killed runs left, half written or half removed, goes first.
+        """
+        clear_litter(self.folder)
+        for entry in self.folder.iterdir():
+            if not entry.name.startswith(".") and not (entry / RECEIPT).is_file():
+                shutil.rmtree(entry, ignore_errors=True)
         folders = sorted(
             (entry for entry in self.folder.iterdir() if (entry / RECEIPT).is_file() and entry != keep),
             key=lambda entry: (entry / RECEIPT).stat().st_mtime,
@@ -43,7 +50,7 @@ class FetchCache:
             if total <= self.limit:
                 return
             (entry / RECEIPT).unlink()  # without it the folder does not pass for a complete one while it goes
-            remove(entry)
+            shutil.rmtree(entry, ignore_errors=True)
             total -= sizes[entry]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from registry.catalogue import bases, revisions
 from registry.catalogue.bases import BaseRow
 from registry.catalogue.revisions import RevisionRow
-from registry.errors import ConflictError, InvalidAdapterError, NotFoundError, UsageError
+from registry.errors import ConflictError, InvalidAdapterError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.services.deployment import Deployment
@@ -161,13 +161,3 @@ def _by_receipt(
             code="parent_mismatch",
         )
     return row
-
-
-def parent_exists(deployment: Deployment, path: TreePath) -> bool:
-    """Whether the adapter above ``path`` is there."""
-    try:
-        if path.parent is not None:
-            _candidates(deployment, path.parent)
-    except NotFoundError:
-        return False
-    return True

@@ -146,6 +146,7 @@ def _stage(
 ) -> dict[str, StagedBlob]:
     """Hash all files and check the weights' values, with nothing visible yet."""
     files = candidate.folder.files
+    deployment.blobs.clear_litter()
     progress.begin("Publishing", sum(found.file.stat().st_size for found in files))
     finite = FiniteWatch(candidate.header.entries)
     with FileSource(_weights(candidate.folder)) as source:

@@ -38,7 +38,7 @@ def filesystem_error(place: Path, problem: OSError) -> RegistryError:
 def staged_folder(place: Path) -> Iterator[Path]:
     """A new folder beside ``place``, removed at leaving unless `put_in_place` moved it."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    clear_litter(place)
+    clear_litter(place.parent, _escaped(place.name[:100]))
     staging, lock = _locked_folder(place)
     try:
         yield staging
@@ -58,9 +58,9 @@ def _locked_folder(place: Path) -> tuple[Path, int]:
         os.close(lock)  # another run took it for litter before it was locked
 
 
-def clear_litter(place: Path) -> None:
-    """Remove what killed runs left for this place."""
-    for litter in place.parent.glob(f".{_escaped(place.name[:100])}{_MARK}*"):
+def clear_litter(parent: Path, name: str = "*") -> None:
+    """Remove what killed runs left in ``parent`` for the place ``name``, a glob pattern."""
+    for litter in parent.glob(f".{name}{_MARK}*"):
         try:
             lock = os.open(litter, os.O_RDONLY)
         except FileNotFoundError:

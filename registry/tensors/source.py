@@ -58,19 +58,3 @@ class FileSource:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class MemorySource:
-    """Bytes in memory."""
-
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
-        self._data = memoryview(data).cast("B")
-
-    @property
-    def size(self) -> int:
-        return len(self._data)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        if offset + len(buffer) > len(self._data):
-            raise IntegrityError(f"{len(self._data)} bytes are there, {offset + len(buffer)} were expected.")
-        buffer[:] = self._data[offset : offset + len(buffer)]

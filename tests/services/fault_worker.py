@@ -65,6 +65,8 @@ def publishing(root: Path, adapters: list[str]) -> int:
         again = opened(root)
         assert again.publish(adapters[step % len(adapters)], f"net/step{step}").revision.number == 1
         again.close()
+        left = [path.name for path in (root / "registry/tmp").iterdir()]
+        assert left == [], left
 
 
 def fetching(root: Path, reference: str) -> int:
