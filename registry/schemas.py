@@ -18,7 +18,7 @@ Dtype = Literal["bf16", "fp16", "fp32"]
 class Schema(BaseModel):
     """Base of all schemas: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class FileEntry(Schema):

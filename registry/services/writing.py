@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from queue import Queue
 from typing import Final
 
 from blake3 import blake3
@@ -13,7 +14,7 @@ from registry.progress import Progress
 from registry.schemas import OutputFile
 from registry.tensors.artifact import Artifact, ArtifactFile
 
-_FLUSH_EVERY: Final = 128 << 20
+_START_EVERY: Final = 32 << 20
 
 
 def write_files(artifact: Artifact, folder: Path, progress: Progress) -> tuple[OutputFile, ...]:
@@ -27,22 +28,20 @@ def _write(file: ArtifactFile, target: Path, flusher: _Flusher, progress: Progre
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = blake3()
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    handed_over = False
     try:
-        written = 0
+        waiting = 0
         for chunk in file.chunks():
             digest.update(chunk)
             _write_all(fd, chunk)
-            written += len(chunk)
             progress.advance(len(chunk))
-            if written >= _FLUSH_EVERY:
-                flusher.begin(fd)
-                written = 0
-        flusher.finish(fd)
-        handed_over = True
-    finally:
-        if not handed_over:
-            os.close(fd)
+            waiting += len(chunk)
+            if waiting >= _START_EVERY:
+                _start_writing(fd)
+                waiting = 0
+    except BaseException:
+        os.close(fd)
+        raise
+    flusher.finish(fd)
     return OutputFile(path=file.path, size=file.size, blake3=digest.hexdigest())
 
 
@@ -51,57 +50,42 @@ def _write_all(fd: int, data: memoryview) -> None:
         data = data[os.write(fd, data) :]
 
 
-class _Flusher:
-    """Pushes written bytes to the disk on a thread of its own, while the next ones are computed.
+def _start_writing(fd: int) -> None:
+    """Let the disk begin with what the file holds, and the page cache give up what is on the disk already.
 
-    Without it the disk idles during the computation and everything waits for it at the end.
+    Else the disk idles during the computation, and pages of a file that may be larger than memory push out the base's.
     """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class _Flusher:
+    """Waits for the disk on a thread of its own, while the next file is computed."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._wanted: list[int] = []  # descriptors, closed when they are done
+        self._files: Queue[int | None] = Queue()  # descriptors; None: no more of them
         self._error: OSError | None = None
-        self._closed = False
         self._thread = threading.Thread(target=self._run, name="flush")
 
-    def begin(self, fd: int) -> None:
-        """Start pushing out what a file holds so far."""
-        with self._condition:
-            if not self._wanted:
-                self._wanted.append(os.dup(fd))
-                self._condition.notify()
-
     def finish(self, fd: int) -> None:
-        """Push out the rest of a file and close it."""
-        with self._condition:
-            self._wanted.append(fd)
-            self._condition.notify()
+        """Make a file durable and close it."""
+        self._files.put(fd)
 
     def _run(self) -> None:
-        while True:
-            with self._condition:
-                while not self._wanted and not self._closed:
-                    self._condition.wait()
-                if not self._wanted:
-                    return
-                fd = self._wanted[0]
+        while (fd := self._files.get()) is not None:
             try:
                 os.fsync(fd)
             except OSError as problem:
                 self._error = self._error or problem
             finally:
                 os.close(fd)
-            with self._condition:
-                self._wanted.pop(0)
 
     def __enter__(self) -> _Flusher:
         self._thread.start()
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        with self._condition:
-            self._closed = True
-            self._condition.notify()
+        self._files.put(None)
         self._thread.join()
         if kind is None and self._error is not None:
             raise self._error
