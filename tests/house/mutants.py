@@ -128,8 +128,8 @@ MUTANTS = (
     Mutant(
         "number-given-again",
         "catalogue/publishing.py",
-        "adapter.next_number += 1",
-        "adapter.next_number += 0",
+        "number=adapter.next_number,",
+        "number=1 + len(session.scalars(select(Revision.id).where(Revision.adapter_id == adapter.id)).all()),",
         PUBLISHING,
     ),
     Mutant(
