@@ -38,10 +38,16 @@ class Bench:
     adapters: tuple[Path, ...]
     registry: Path
     scratch: Path
+    dora: Path  # a DoRA that takes the place of the second adapter in the path below `DORA`
 
     def reference(self, depth: int) -> str:
         """The path of the adapter that stands on ``depth - 1`` others."""
         return "/".join(["llama", *(f"a{number:02d}" for number in range(1, depth + 1))])
+
+    def with_dora(self, depth: int) -> str:
+        """The same path with a DoRA as its second link."""
+        names = ["llama", "a01", "dora", *(f"a{number:02d}" for number in range(3, depth + 1))]
+        return "/".join(names[: depth + 1])
 
 
 def prepare(cache: Path, shape: synthetic.Shape) -> Bench:
@@ -51,17 +57,20 @@ def prepare(cache: Path, shape: synthetic.Shape) -> Bench:
     cache.mkdir(parents=True, exist_ok=True)
     base = synthetic.base_model(cache, shape)
     adapters = tuple(synthetic.adapter(cache, shape, seed=seed) for seed in range(1, DEEP + 1))
-    bench = Bench(base, adapters, Path(tempfile.mkdtemp(prefix="registry-", dir=cache)), cache / "scratch")
+    folder = Path(tempfile.mkdtemp(prefix="registry-", dir=cache))
+    bench = Bench(base, adapters, folder, cache / "scratch", synthetic.adapter(cache, shape, seed=2, dora=True))
     shutil.rmtree(bench.scratch, ignore_errors=True)
     bench.scratch.mkdir()
     registry = LocalRegistry.open(bench.registry, create=True)
     start = time.perf_counter()
     added = registry.add_base("llama", base)
     sys.stderr.write(f"  base add, by {added.stored_by}: {time.perf_counter() - start:.1f} s\n")
-    for depth, folder in enumerate(adapters, start=1):
-        registry.publish(folder, bench.reference(depth))
+    for depth, adapter in enumerate(adapters, start=1):
+        registry.publish(adapter, bench.reference(depth))
+    for depth, adapter in enumerate([bench.dora, *adapters[2:DEPTH]], start=2):
+        registry.publish(adapter, bench.with_dora(depth))
     registry.close()
-    running.warm(bench.base, *bench.adapters, bench.registry)
+    running.warm(bench.base, *bench.adapters, bench.dora, bench.registry)
     return bench
 
 
@@ -92,6 +101,10 @@ def _ours(bench: Bench, depth: int) -> Callable[[Path], Sample]:
         return {**sample, "error": delta_error(bench, out)} if depth == DEPTH else sample
 
     return side
+
+
+def _with_dora(bench: Bench) -> Callable[[Path], Sample]:
+    return lambda out: running.run_child("fetch", str(bench.registry), bench.with_dora(DEPTH), str(out))
 
 
 def _peft(bench: Bench) -> Callable[[Path], Sample]:
@@ -125,6 +138,7 @@ def measure(bench: Bench, runs: int, peer_runs: int) -> dict[str, list[Sample]]:
     sides: dict[str, Callable[[Path], Sample]] = {
         "copy": lambda out: running.copy_and_sync(bench.base, out),
         "merge depth 4": _ours(bench, DEPTH),
+        "merge depth 4, one DoRA": _with_dora(bench),
         "merge depth 1": _ours(bench, 1),
         "merge depth 16": _ours(bench, DEEP),
         "peft depth 4": _peft(bench),
@@ -149,6 +163,14 @@ def figures(samples: dict[str, list[Sample]]) -> list[Figure]:
         Figure("  times the copy", mid["merge depth 4"] / mid["copy"], "x", "at most 1.4"),
         Figure("  error of the sum of deltas", 100 * running.median(merge, "error"), "%"),
         Figure("  peak memory above imports", max(s["peak"] for s in merge) / 1e6, "MB", "under 500"),
+        Figure("merge to disk, depth 4 with a DoRA link", mid["merge depth 4, one DoRA"], "s"),
+        Figure("  times that without", mid["merge depth 4, one DoRA"] / mid["merge depth 4"], "x", "at most 1.6"),
+        Figure(
+            "  peak memory above imports",
+            max(s["peak"] for s in samples["merge depth 4, one DoRA"]) / 1e6,
+            "MB",
+            "under 500",
+        ),
         Figure("merge to disk, depth 1", mid["merge depth 1"], "s"),
         Figure("merge to disk, depth 16", mid["merge depth 16"], "s"),
         Figure("  times depth 1", mid["merge depth 16"] / mid["merge depth 1"], "x", "at most 1.8"),

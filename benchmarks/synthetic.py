@@ -113,7 +113,7 @@ def _write_base(folder: Path, shape: Shape) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
 
 
-def _write_adapter(folder: Path, shape: Shape, rank: int, seed: int) -> None:
+def _write_adapter(folder: Path, shape: Shape, rank: int, seed: int, *, dora: bool) -> None:
     generator = torch.Generator().manual_seed(1000 + seed)
     scaling = 2.0
     std_b = WEIGHT_STD * RELATIVE_DELTA / (scaling * math.sqrt(rank) * WEIGHT_STD)
@@ -122,6 +122,9 @@ def _write_adapter(folder: Path, shape: Shape, rank: int, seed: int) -> None:
         prefix = f"base_model.model.{name}"
         tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) * WEIGHT_STD
         tensors[f"{prefix}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * std_b
+        if dora:
+            spread = 1 + RELATIVE_DELTA * torch.randn(rows, generator=generator)
+            tensors[f"{prefix}.lora_magnitude_vector"] = WEIGHT_STD * math.sqrt(columns) * spread
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -133,6 +136,7 @@ def _write_adapter(folder: Path, shape: Shape, rank: int, seed: int) -> None:
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
+        "use_dora": dora,
         "inference_mode": True,
         "base_model_name_or_path": "synthetic/llama",
     }
@@ -162,10 +166,10 @@ def base_model(cache: Path, shape: Shape) -> Path:
     return folder
 
 
-def adapter(cache: Path, shape: Shape, *, seed: int, rank: int = 16) -> Path:
+def adapter(cache: Path, shape: Shape, *, seed: int, rank: int = 16, dora: bool = False) -> Path:
     """A PEFT adapter of fp32 pairs on all linear modules, written on the first call."""
-    folder = cache / f"adapter-{_key(shape)}-r{rank}-{seed:02d}"
+    folder = cache / f"adapter-{_key(shape)}-r{rank}-{seed:02d}{'-dora' if dora else ''}"
     if (partial := _once(folder)) is not None:
-        _write_adapter(partial, shape, rank, seed)
+        _write_adapter(partial, shape, rank, seed, dora=dora)
         partial.rename(folder)
     return folder

@@ -43,7 +43,11 @@ CODES: Final[dict[str, str]] = {
     "rank_mismatch": "A tensor's rank is not the rank that the configuration gives.",
     "dora_incomplete": "use_dora and the magnitude vectors disagree.",
     "bad_token_index": "A trainable token index is outside the vocabulary.",
-    "tied_partial": "Only one of two tied weights is adapted.",
+    "tied_partial": "Only some of several tied weights are adapted, and the model's configuration can't part them.",
+    "zero_norm": "DoRA divides by the norm of an output feature that is zero.",
+    "not_composable": "No single PEFT adapter equals the path; it can be fetched as merged.",
+    "unsupported_layout": "The base's files keep a weight in a form that the adapter's tensors can't be laid over.",
+    "bad_declaration": "The base's registry.json is malformed or contradicts the model.",
     "architecture": "The model's structure can't be worked out from its configuration.",
     "overflow": "A merged weight is too large for the output dtype.",
     # conflict
@@ -55,6 +59,7 @@ CODES: Final[dict[str, str]] = {
     # integrity
     "corrupt": "Stored bytes are not the bytes that were published.",
     "wrong_base": "The base weights are not those that the adapter was trained on.",
+    "table_format": "A stored target table has a form that this version can't read.",
     "verify_failed": "A fetched folder is not what the registry says it is.",
     # not allowed
     "not_allowed": "The token does not allow this.",

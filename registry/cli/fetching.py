@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from registry.cli.options import FloatType, Json, Kind, Ref, Url
 from registry.cli.screen import Span
 from registry.cli.session import session
+from registry.cli.truncation import truncation_line, write_report
 from registry.cli.words import counted, size
-from registry.errors import IntegrityError
-
-if TYPE_CHECKING:
-    pass
+from registry.errors import IntegrityError, UsageError
 
 
 def fetch(
@@ -31,6 +29,25 @@ def fetch(
         str | None,
         typer.Option("--since", metavar="REF", help="Only the links after this ancestor, to put on its weights."),
     ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", metavar="N", help="Truncate the composed LoRA: at most this rank in each module."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            "--max-error",
+            metavar="E",
+            help="Truncate it to the smallest ranks with this relative error over all modules, such as 0.05.",
+        ),
+    ] = None,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="Fill the composed LoRA with zeros to one rank for all modules.")
+    ] = False,
+    report: Annotated[
+        str | None,
+        typer.Option("--report", metavar="FILE", help="Write what the truncation lost to this JSON file."),
+    ] = None,
     dtype: Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace what an earlier fetch wrote to DIR, and only that.")
@@ -43,12 +60,17 @@ def fetch(
     Prints the folder. A receipt beside the files says what was computed; train on the folder, and a later publish
     reads its parent there.
     """
+    if report is not None and rank is None and max_error is None:
+        raise UsageError("--report tells what a truncation lost; it goes with --rank or --max-error.")
     with session(url, as_json) as run:
         answer = run.registry.fetch(
             ref,
             out,
             kind=kind.value,
             since=since,
+            rank=rank,
+            max_error=max_error,
+            uniform=uniform,
             dtype=dtype.value if dtype else None,
             force=force,
             progress=run.progress,
@@ -57,6 +79,10 @@ def fetch(
         total = sum(file.size for file in answer.files)
         state = "written" if answer.fresh else "checked, was there already"
         run.say(f"{answer.reference} as {answer.kind}: {counted(len(answer.files), 'file')}, {size(total)}, {state}")
+        if answer.truncation is not None:
+            run.say(truncation_line(answer.truncation))
+            if report is not None:
+                write_report(answer.truncation, report)
         run.notices(answer.notices)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from registry.catalogue.blobs import StoredFile
 from registry.errors import IntegrityError, InvalidAdapterError, UsageError
 from registry.reference import Path, Reference
-from registry.schemas import ArtifactKind, Dtype
+from registry.schemas import Dtype, Options, Truncation
 from registry.services import side_files
 from registry.services.deployment import Deployment
 from registry.services.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -18,77 +19,81 @@ from registry.services.hashing import weight_files
 from registry.services.model_files import CONFIG, INDEX
 from registry.services.paths import Link, LoadedPath, load_path, target_table
 from registry.tensors.artifact import Artifact, ArtifactFile, generated_file, source_file
-from registry.tensors.checkpoint import Checkpoint, read_checkpoint
-from registry.tensors.composed import composed_files
+from registry.tensors.checkpoint import read_checkpoint
+from registry.tensors.composed import Composition
 from registry.tensors.dtypes import OPTION_DTYPES
-from registry.tensors.factors import TargetLinks, by_target
-from registry.tensors.header import Header, read_header
+from registry.tensors.header import Header, TensorEntry, read_header
 from registry.tensors.lora_config import parse_config
 from registry.tensors.merged import merged_file
-from registry.tensors.model_config import changes_dtype, config_with_dtype, index_with_size
+from registry.tensors.model_config import changes_dtype, config_with_dtype, index_of, untied_config, write_json
+from registry.tensors.origins import BaseTensors
 from registry.tensors.plan import Plan, PlanLink
+from registry.tensors.programs import BoundLink, NewTensor, PathPrograms, path_programs
+from registry.tensors.rank_choice import check_options
 from registry.tensors.source import ByteSource
 
 
-def open_artifact(
-    deployment: Deployment, ref: str, *, kind: ArtifactKind, since: str | None, dtype: Dtype | None
-) -> Artifact:
+def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifact:
     """The artifact that a reference means; see `registry.services.protocol.Registry.artifact`.
 
     Raises:
         UsageError: the options contradict each other or the reference.
         NotFoundError: the reference names nothing.
+        AccuracyError: the asked-for error can't be reached.
     """
     path = load_path(deployment, Reference.parse(ref))
-    ancestor = None if since is None else load_path(deployment, Reference.parse(since))
-    return build_artifact(deployment, path, kind=kind, ancestor=ancestor, dtype=dtype)
+    ancestor = None if options.since is None else load_path(deployment, Reference.parse(options.since))
+    return build_artifact(deployment, path, ancestor, options)
 
 
-def build_artifact(
-    deployment: Deployment,
-    path: LoadedPath,
-    *,
-    kind: ArtifactKind,
-    ancestor: LoadedPath | None = None,
-    dtype: Dtype | None = None,
-) -> Artifact:
-    """The artifact of a loaded path."""
-    plan, links = make_plan(path, kind=kind, ancestor=ancestor, dtype=dtype)
+def build_artifact(deployment: Deployment, path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> Artifact:
+    """The artifact of a loaded path; ``ancestor`` is what ``options.since`` names."""
+    _check_options(options, path)
+    links = path.links if ancestor is None else path.since(ancestor)
+    plan = make_plan(path, path.links[-1:] if options.kind == "published" else links, ancestor, options)
     with ExitStack() as open_blobs:
         builder = _Builder(deployment, path, open_blobs)
-        if kind == "published":
+        if options.kind == "published":
             files = builder.published()
-        elif kind == "lora":
-            files = builder.lora(links, plan)
+        elif options.kind == "lora":
+            files, plan = builder.lora(links, plan, options)
         else:
-            files = builder.merged(links, dtype)
-        return Artifact(plan, files, notices=builder.notices, release=open_blobs.pop_all().close)
+            files = builder.merged(links, options.dtype)
+        release = open_blobs.pop_all().close
+        return Artifact(plan, files, notices=builder.notices, truncation=builder.truncation, release=release)
 
 
-def make_plan(
-    path: LoadedPath, *, kind: ArtifactKind, ancestor: LoadedPath | None, dtype: Dtype | None
-) -> tuple[Plan, tuple[Link, ...]]:
-    """What will be computed, and the links that take part."""
-    if kind == "published" and dtype is not None:
+def _check_options(options: Options, path: LoadedPath) -> None:
+    """Refuse options that contradict each other."""
+    if options.kind == "published" and options.dtype is not None:
         raise UsageError("--dtype can't be given with --as published: these are the bytes as they were published.")
-    if kind != "lora" and ancestor is not None:
-        raise UsageError("--since goes with --as lora: only a composed adapter can leave links out.")
-    if kind == "lora" and not path.links:
+    only_lora = {
+        "--since": options.since,
+        "--rank": options.rank,
+        "--max-error": options.max_error,
+        "--uniform": options.uniform or None,
+    }
+    given = next((name for name, value in only_lora.items() if value is not None), None)
+    if options.kind != "lora" and given is not None:
+        raise UsageError(f"{given} goes with --as lora, not with --as {options.kind}: it is about composed adapters.")
+    if options.kind == "lora" and not path.links:
         raise UsageError(f"{path.reference} is a base model: it has no adapters to compose; fetch it --as merged.")
-    links = path.links if ancestor is None else path.since(ancestor)
-    if kind == "published":
-        links = path.links[-1:]
-    plan = Plan(
-        kind=kind,
+    check_options(options.rank, options.max_error)
+
+
+def make_plan(path: LoadedPath, links: Sequence[Link], ancestor: LoadedPath | None, options: Options) -> Plan:
+    """What will be computed, as far as it does not depend on values."""
+    return Plan(
+        kind=options.kind,
         base=path.base.digest,
         base_files=path.base.files_digest,
         table=path.base.table_digest,
         links=tuple(PlanLink(link.row.digest) for link in links),
         since=ancestor.links[-1].row.digest if ancestor and ancestor.links else None,
-        dtype=dtype,
-        base_repo=_repo_of(path, ancestor) if kind == "lora" else None,
+        dtype=options.dtype,
+        uniform=options.uniform,
+        base_repo=_repo_of(path, ancestor) if options.kind == "lora" else None,
     )
-    return plan, links
 
 
 def _repo_of(path: LoadedPath, ancestor: LoadedPath | None) -> str:
@@ -104,6 +109,7 @@ class _Builder:
         self._open_blobs = open_blobs
         self._table = target_table(deployment, path.table)
         self.notices: list[str] = []
+        self.truncation: Truncation | None = None
 
     def published(self) -> list[ArtifactFile]:
         stored = self._path.links[-1].files if self._path.links else self._path.base.files
@@ -114,48 +120,73 @@ class _Builder:
             files.append(source_file(file.path, source, header))
         return files
 
-    def lora(self, links: tuple[Link, ...], plan: Plan) -> list[ArtifactFile]:
-        read = [(link, *self._checkpoint(link)) for link in links]
-        targets = by_target([(list(checkpoint.pairs.values()), source, 1.0) for _, checkpoint, source in read])
+    def lora(self, links: tuple[Link, ...], plan: Plan, options: Options) -> tuple[list[ArtifactFile], Plan]:
+        bound = self._bound(self._path.links)
+        since = len(bound) - len(links)
+        base = BaseTensors(base_tensors(self._deployment, self._path, self._open_blobs)[1])
+        composition = Composition(bound, since, path_programs(bound, self._table), base, self._table)
+        if options.rank is not None or options.max_error is not None:
+            report = composition.truncate(rank=options.rank, max_error=options.max_error)
+            self.truncation = Truncation.model_validate(report.document())
+            plan = replace(plan, ranks=composition.ranks)
+        if options.uniform:
+            composition.make_uniform()
+        self.notices += composition.notices
         hints: dict[str, Any] = {}
-        for _, checkpoint, _ in read:
-            document = checkpoint.config.document
+        for link in bound[since:]:
+            document = link.checkpoint.config.document
             hints.update({key: document[key] for key in ("task_type", "auto_mapping") if document.get(key) is not None})
         dtype = OPTION_DTYPES[plan.dtype or "fp32"]
-        return list(composed_files(targets, self._table, dtype=dtype, base_repo=plan.base_repo, hints=hints))
+        return composition.files(dtype=dtype, base_repo=plan.base_repo, hints=hints), plan
 
     def merged(self, links: tuple[Link, ...], dtype: Dtype | None) -> list[ArtifactFile]:
-        read = [self._checkpoint(link) for link in links]
-        targets = by_tensor(by_target([(list(checkpoint.pairs.values()), source, 1.0) for checkpoint, source in read]))
-        by_name = {file.path: file for file in self._path.base.files}
-        weights = weight_files(self._deployment.read_document(self._path.index))
-        sources = {name: self._source(by_name.pop(name)) for name in weights}
-        headers = {name: read_header(source, what=name, error=IntegrityError) for name, source in sources.items()}
+        paths = path_programs(self._bound(links), self._table)
+        headers, tensors = base_tensors(self._deployment, self._path, self._open_blobs)
+        base = BaseTensors(tensors)
+        changed = paths.by_tensor()
+        new = _by_file(paths.new.values(), headers)
         out_dtype = OPTION_DTYPES[dtype] if dtype else None
-        files = [merged_file(name, sources[name], headers[name], targets, out_dtype) for name in weights]
+        files = [
+            merged_file(name, header, base, changed, new.get(name, ()), out_dtype) for name, header in headers.items()
+        ]
+        by_name = {file.path: file for file in self._path.base.files if file.path not in headers}
         side = side_files.choose(by_name, [{file.path: file for file in link.files} for link in links])
-        if dtype and changes_dtype(headers, OPTION_DTYPES[dtype]):
-            files += self._rewritten(side, files, OPTION_DTYPES[dtype])
+        files += self._rewritten(side, files, headers, paths, out_dtype)
+        self.notices += _merged_notices(paths)
         return files + [source_file(name, self._source(file)) for name, file in side.items()]
 
-    def _rewritten(self, side: dict[str, StoredFile], weights: list[ArtifactFile], dtype: str) -> list[ArtifactFile]:
-        """config.json and the index for another dtype; takes them out of ``side``."""
+    def _rewritten(
+        self,
+        side: dict[str, StoredFile],
+        weights: list[ArtifactFile],
+        headers: Mapping[str, Header],
+        paths: PathPrograms,
+        dtype: str | None,
+    ) -> list[ArtifactFile]:
+        """config.json and the index where the weights are of another dtype or more; takes them out of ``side``."""
         files = []
-        if CONFIG in side:
+        recast = dtype is not None and changes_dtype(headers, dtype)
+        if CONFIG in side and (recast or paths.untied):
             config = json.loads(self._deployment.read_blob(side.pop(CONFIG)))
-            files.append(generated_file(CONFIG, config_with_dtype(config, dtype)))
-        if INDEX in side:
+            config = config_with_dtype(config, dtype) if recast and dtype else config
+            files.append(generated_file(CONFIG, write_json(untied_config(config) if paths.untied else config)))
+        if INDEX in side and (recast or paths.new):
             index = json.loads(self._deployment.read_blob(side.pop(INDEX)))
-            headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}
-            files.append(generated_file(INDEX, index_with_size(index, headers)))
+            out_headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}
+            files.append(generated_file(INDEX, write_json(index_of(index, out_headers))))
         return files
 
-    def _checkpoint(self, link: Link) -> tuple[Checkpoint, ByteSource]:
-        try:
-            return open_checkpoint(self._deployment, link, self._path, self._open_blobs)
-        except InvalidAdapterError as problem:
-            # It was accepted when it was published, so a rule has become stricter since, or a byte was changed.
-            raise InvalidAdapterError(f"{link.row.reference} can't be used: {problem}", code=problem.code) from problem
+    def _bound(self, links: tuple[Link, ...]) -> list[BoundLink]:
+        found = []
+        for link in links:
+            try:
+                found.append(bind_link(self._deployment, link, self._path, self._open_blobs))
+            except InvalidAdapterError as problem:
+                # It was accepted when it was published, so a rule has become stricter, or a byte was changed.
+                raise InvalidAdapterError(
+                    f"{link.row.reference} can't be used: {problem}", code=problem.code
+                ) from problem
+        return found
 
     def _source(self, file: StoredFile) -> ByteSource:
         reader = self._deployment.open_blob(file)
@@ -163,29 +194,51 @@ class _Builder:
         return reader
 
 
-def open_checkpoint(
-    deployment: Deployment, link: Link, path: LoadedPath, open_blobs: ExitStack
-) -> tuple[Checkpoint, ByteSource]:
-    """A published revision's checkpoint, and the open file that holds its tensors."""
+def bind_link(deployment: Deployment, link: Link, path: LoadedPath, open_blobs: ExitStack) -> BoundLink:
+    """A published revision's checkpoint with the open file that holds its tensors."""
     config = parse_config(deployment.read_blob(link.file(ADAPTER_CONFIG)))
     source = deployment.open_blob(link.file(ADAPTER_WEIGHTS))
     open_blobs.callback(source.close)
     header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
-    return read_checkpoint(config, header.entries, target_table(deployment, path.table)), source
+    return BoundLink(read_checkpoint(config, header.entries, target_table(deployment, path.table)), source)
 
 
-def by_tensor(targets: Mapping[str, TargetLinks]) -> dict[str, TargetLinks]:
-    """The same links by the base tensor that they change."""
-    found: dict[str, TargetLinks] = {}
-    for module, links in targets.items():
-        tensor = links.target.tensor
-        if tensor is None or tensor in found:
-            raise InvalidAdapterError(
-                f"Target module {module!r} does not have a tensor of its own in the base files.",
-                code="not_supported_yet",
-            )
-        found[tensor] = links
+def base_tensors(
+    deployment: Deployment, path: LoadedPath, open_blobs: ExitStack
+) -> tuple[dict[str, Header], dict[str, tuple[ByteSource, TensorEntry]]]:
+    """Headers of the base's weight files, and every tensor with the open file that holds it."""
+    by_name = {file.path: file for file in path.base.files}
+    headers: dict[str, Header] = {}
+    tensors: dict[str, tuple[ByteSource, TensorEntry]] = {}
+    for name in weight_files(deployment.read_document(path.index)):
+        source = deployment.open_blob(by_name[name])
+        open_blobs.callback(source.close)
+        headers[name] = read_header(source, what=name, error=IntegrityError)
+        tensors.update({tensor: (source, entry) for tensor, entry in headers[name].entries.items()})
+    return headers, tensors
+
+
+def _by_file(new: Iterable[NewTensor], headers: Mapping[str, Header]) -> dict[str, list[NewTensor]]:
+    """The weight file that each new tensor goes into: that of the weight it was tied to, else the last."""
+    found: dict[str, list[NewTensor]] = {}
+    for tensor in new:
+        file = next((name for name, header in headers.items() if tensor.beside in header.entries), max(headers))
+        found.setdefault(file, []).append(tensor)
     return found
+
+
+def _merged_notices(paths: PathPrograms) -> Iterator[str]:
+    if paths.untied:
+        yield (
+            f"{' and '.join(map(repr, paths.untied))} share one weight in the base model and not after this path: both "
+            "are in the files, and config.json says tie_word_embeddings false."
+        )
+    heads = [name for name, tensor in paths.new.items() if tensor.beside is None]
+    if heads:
+        yield (
+            f"The files hold {', '.join(map(repr, heads))}, which the base model lacks: load them with the class that "
+            "the adapter was trained with."
+        )
 
 
 def _is_weights(path: str) -> bool:

@@ -19,6 +19,8 @@ from registry.services.hashing import ModelIndex, files_digest, index_model
 from registry.services.model_files import ModelFiles, read_model_files
 from registry.storage.blobs import StoredBlob
 from registry.tensors.architecture import make_table
+from registry.tensors.declaration import FILE as DECLARATION
+from registry.tensors.declaration import declare
 from registry.tensors.targets import TargetTable
 
 StoredBy = Literal["copy", "reflink", "link", "none"]
@@ -31,15 +33,19 @@ def add_base(deployment: Deployment, name: str, folder: Path, *, link: bool, pro
     Raises:
         UsageError: ``bad_name``.
         InvalidBaseError: the folder is not an intact, unquantised safetensors model.
-        ConflictError: ``other_weights``.
+        ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
     """
     check_base_name(name)
     model = read_model_files(folder)
     index = index_model(model, progress)
     there = _existing(deployment, name, index.weights_digest)
     if there is not None:
+        _check_declaration(there, index)
         return _answer(deployment, there, model.left_out, (), created=False)
-    table = make_table(model.config, {name: (entry.dtype, entry.shape) for name, (_, entry) in model.tensors().items()})
+    shapes = {name: (entry.dtype, entry.shape) for name, (_, entry) in model.tensors().items()}
+    table = make_table(model.config, shapes)
+    if model.declaration is not None:
+        table = declare(table, model.declaration)
     stored = _store(deployment, model, index, link=link, progress=progress)
     index_blob = deployment.blobs.put_bytes(canonical_json(index.to_document()))
     table_blob = deployment.blobs.put_bytes(canonical_json(table.to_document()))
@@ -65,6 +71,17 @@ def _existing(deployment: Deployment, name: str, digest: str) -> BaseSummary | N
             code="other_weights",
         )
     return summary
+
+
+def _check_declaration(there: BaseSummary, index: ModelIndex) -> None:
+    """A base that is there keeps its target table: a declaration that came later must not pass unheard."""
+    stored = {file.path: file.digest for file in there.files}
+    if DECLARATION in index.files and index.files[DECLARATION][0] != stored.get(DECLARATION):
+        raise ConflictError(
+            f"Base model {there.name} is there with these weights and {'another' if DECLARATION in stored else 'no'} "
+            f"{DECLARATION}. Add it under another name to use this one.",
+            code="name_taken",
+        )
 
 
 def _store(

@@ -12,7 +12,7 @@ from blake3 import blake3
 from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
 from registry.progress import Progress
 from registry.reference import Reference
-from registry.schemas import ArtifactKind, Dtype, Fetched, OutputFile
+from registry.schemas import Fetched, Options, OutputFile
 from registry.services.artifacts import build_artifact
 from registry.services.cache import FetchCache
 from registry.services.deployment import Deployment
@@ -40,10 +40,8 @@ def fetch(
     cache: FetchCache,
     ref: str,
     out: Path | None,
+    options: Options,
     *,
-    kind: ArtifactKind,
-    since: str | None,
-    dtype: Dtype | None,
     force: bool,
     progress: Progress,
 ) -> Fetched:
@@ -51,11 +49,12 @@ def fetch(
 
     Raises:
         ConflictError: ``folder_taken``, the folder holds something else.
+        AccuracyError: the asked-for error can't be reached.
         UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
     """
     path = load_path(deployment, Reference.parse(ref))
-    ancestor = None if since is None else load_path(deployment, Reference.parse(since))
-    with build_artifact(deployment, path, kind=kind, ancestor=ancestor, dtype=dtype) as artifact:
+    ancestor = None if options.since is None else load_path(deployment, Reference.parse(options.since))
+    with build_artifact(deployment, path, ancestor, options) as artifact:
         place = cache.place(artifact.rendering) if out is None else _absolute(out)
         there = _there(place, artifact, progress)
         if there is not None:
@@ -84,6 +83,7 @@ def _answer(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
         fresh=fresh,
         files=receipt.files,
         notices=receipt.notices,
+        truncation=receipt.truncation,
     )
 
 
@@ -214,5 +214,6 @@ def _receipt(
             python=platform.python_version(),
         ),
         notices=artifact.notices,
+        truncation=artifact.truncation,
         files=files,
     )

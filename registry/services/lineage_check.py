@@ -7,23 +7,25 @@ dtype rounds once a link, which is allowed for; anything beyond shows another pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 
 import torch
 
 from registry.errors import InvalidAdapterError
-from registry.services.artifacts import by_tensor, open_checkpoint
+from registry.services.artifacts import base_tensors, bind_link
 from registry.services.deployment import Deployment
-from registry.services.hashing import weight_files
 from registry.services.paths import LoadedPath, target_table
-from registry.tensors.checkpoint import Checkpoint
+from registry.tensors.adapter import Checkpoint
 from registry.tensors.dtypes import FLOATS
-from registry.tensors.factors import TargetLinks, by_target, read_rows
-from registry.tensors.header import TensorEntry, read_header
+from registry.tensors.factor_matrices import read_rows
+from registry.tensors.header import TensorEntry
 from registry.tensors.lanes import in_order
-from registry.tensors.merged import BlockMerge
+from registry.tensors.origins import BaseTensors
+from registry.tensors.programs import BoundLink, Program, origin_of, path_programs
+from registry.tensors.slot_values import SlotValues
+from registry.tensors.slots import slot_of_target
 from registry.tensors.source import ByteSource
+from registry.tensors.steps import Rescale, SetRows
 
 _SUM_ERROR = 2.0**-20
 
@@ -38,75 +40,72 @@ def check_lineage(deployment: Deployment, parent: LoadedPath, checkpoint: Checkp
         source: its adapter_model.safetensors.
 
     Raises:
-        InvalidAdapterError: ``lineage_mismatch``.
+        InvalidAdapterError: ``lineage_mismatch``, or what `registry.tensors.programs.path_programs` raises.
     """
     with ExitStack() as open_blobs:
-        links = []
-        for link in parent.links:
-            above, blob = open_checkpoint(deployment, link, parent, open_blobs)
-            links.append((list(above.pairs.values()), blob, 1.0))
-        by_target([*links, (list(checkpoint.pairs.values()), source, 1.0)])
-        targets = by_tensor(by_target(links))
         table = target_table(deployment, parent.table)
+        links = [bind_link(deployment, link, parent, open_blobs) for link in parent.links]
+        path_programs([*links, BoundLink(checkpoint, source)], table)
+        if not checkpoint.copies:
+            return
+        programs = path_programs(links, table).programs
+        base = BaseTensors(base_tensors(deployment, parent, open_blobs)[1])
         for module, copy in checkpoint.copies.items():
-            target = table.find(module)
-            if target is None or target.tensor is None:
-                raise InvalidAdapterError(
-                    f"Tensor {copy.name!r} is a copy of a weight that has no tensor of its own in the base files; "
-                    "adapters on tied weights can't be composed by this version yet.",
-                    code="not_supported_yet",
-                )
-            tensor = target.tensor
-            base, entry = _base_tensor(deployment, parent, tensor, open_blobs)
-            _compare(copy, source, base, entry, targets, parent)
+            slot = slot_of_target(table.targets[module])
+            program = programs.get(slot) or Program(slot, (), origin_of(slot, table))
+            _compare(copy, source, base, program, parent)
 
 
-def _base_tensor(
-    deployment: Deployment, parent: LoadedPath, tensor: str, open_blobs: ExitStack
-) -> tuple[ByteSource, TensorEntry]:
-    by_name = {file.path: file for file in parent.base.files}
-    for name in weight_files(deployment.read_document(parent.index)):
-        source = deployment.open_blob(by_name[name])
-        open_blobs.callback(source.close)
-        header = read_header(source, what=name, error=InvalidAdapterError)
-        if tensor in header.entries:
-            return source, header.entries[tensor]
-    raise AssertionError(f"the target table names the tensor {tensor!r}, which the index lacks")
-
-
-def _compare(
-    copy: TensorEntry,
-    source: ByteSource,
-    base: ByteSource,
-    entry: TensorEntry,
-    targets: Mapping[str, TargetLinks],
-    parent: LoadedPath,
-) -> None:
-    base_dtype, copy_dtype = FLOATS[entry.dtype], FLOATS[copy.dtype]
+def _compare(copy: TensorEntry, source: ByteSource, base: BaseTensors, program: Program, parent: LoadedPath) -> None:
+    copy_dtype = FLOATS[copy.dtype]
+    base_dtype = copy_dtype if program.origin is None else FLOATS[base.entry(program.origin.tensor).dtype]
     coarser = max(base_dtype, copy_dtype, key=lambda dtype: torch.finfo(dtype).eps)
-    links = targets.get(entry.name, TargetLinks.nothing(entry))
-    roundings = len(links.links) + (coarser is not base_dtype)
-    merge = BlockMerge(base, entry, links, torch.float64)
-    alone = [BlockMerge(base, entry, TargetLinks(links.target, (link,)), torch.float64) for link in links.links]
+    roundings = len({step.link for step in program.steps}) + (coarser is not base_dtype)
+    values = base.values(program, torch.float64, merge_products=False)
 
     def worst(index: int) -> tuple[float, int, int]:
         """Largest excess over the tolerance in a block, and where."""
-        expected, weight = merge.block(index), merge.base_block(index).to(torch.float64)
-        first = index * merge.rows_a_block
+        expected, scale = _with_scale(values, index)
+        first = index * values.rows_a_block
         found = read_rows(source, copy, first, first + expected.shape[0]).to(torch.float64)
-        # A step-by-step merge rounds each delta and each partial sum; this is at least as large as any of them.
-        scale = sum(((one.block(index) - weight).abs() for one in alone), start=weight.abs())
         unit = torch.maximum(
             scale * max(torch.finfo(coarser).eps, _SUM_ERROR), torch.full_like(scale, torch.finfo(coarser).tiny)
         )
         excess = (found - expected).abs() - roundings * unit
         at = int(excess.argmax())
-        return excess.flatten()[at].item(), first + at // merge.columns, at % merge.columns
+        return excess.flatten()[at].item(), first + at // expected.shape[1], at % expected.shape[1]
 
-    for excess, row, column in in_order(worst, range(merge.blocks)):
+    for excess, row, column in in_order(worst, range(values.blocks)):
         if not excess <= 0:
             raise InvalidAdapterError(
                 f"Tensor {copy.name!r} is not the weight of the parent {parent.reference}: element ({row}, {column}) "
                 "differs by more than rounding. The adapter was trained on another parent; publish it under that one.",
                 code="lineage_mismatch",
             )
+
+
+def _with_scale(values: SlotValues, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A block of the parent's weight, and what its roundings are relative to.
+
+    A step-by-step merge rounds each delta and each partial sum; the scale is at least as large as any of them.
+    """
+    before = scale = torch.empty(0)
+    for step, now in values.trace(index):
+        if step is None:
+            scale = now.abs()
+        elif isinstance(step, Rescale):
+            # a rescaling is by the same factor for the whole oriented row, whatever the element
+            norms = [_norms(block, transposed=values.slot.transposed) for block in (before, now)]
+            scale = torch.maximum(scale * (norms[1] / norms[0]).nan_to_num(1.0), now.abs())
+        elif isinstance(step, SetRows):
+            scale = torch.where(now != before, now.abs(), scale)
+        else:
+            scale = scale + (now - before).abs()
+        before = now.clone()
+    return before, scale
+
+
+def _norms(block: torch.Tensor, *, transposed: bool) -> torch.Tensor:
+    """Norms of a block's oriented rows (the rows of this block alone where they are columns), to be broadcast."""
+    norms: torch.Tensor = torch.linalg.vector_norm(block, dim=0 if transposed else 1, keepdim=True)
+    return norms

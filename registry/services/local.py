@@ -10,13 +10,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import platformdirs
+from pydantic import ValidationError
 
 from registry.catalogue import annotations as annotation_rows
 from registry.catalogue import bases as base_rows
 from registry.catalogue import browse, events, revisions, tags
 from registry.catalogue import search as searching
 from registry.catalogue.database import Database, sqlite_url
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, UsageError
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -28,6 +29,7 @@ from registry.schemas import (
     Event,
     Fetched,
     Log,
+    Options,
     Published,
     Resolved,
     RevisionSummary,
@@ -199,11 +201,20 @@ class LocalRegistry:
             return events.recent(session, limit)
 
     def artifact(
-        self, ref: str, *, kind: ArtifactKind = "lora", since: str | None = None, dtype: Dtype | None = None
+        self,
+        ref: str,
+        *,
+        kind: ArtifactKind = "lora",
+        since: str | None = None,
+        rank: int | None = None,
+        max_error: float | None = None,
+        uniform: bool = False,
+        dtype: Dtype | None = None,
     ) -> Artifact:
         from registry.services.artifacts import open_artifact
 
-        return open_artifact(self._deployment, ref, kind=kind, since=since, dtype=dtype)
+        options = _options(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        return open_artifact(self._deployment, ref, options)
 
     def fetch(
         self,
@@ -212,6 +223,9 @@ class LocalRegistry:
         *,
         kind: ArtifactKind = "lora",
         since: str | None = None,
+        rank: int | None = None,
+        max_error: float | None = None,
+        uniform: bool = False,
         dtype: Dtype | None = None,
         force: bool = False,
         progress: Progress = SILENT,
@@ -219,17 +233,8 @@ class LocalRegistry:
         from registry.services.fetch import fetch
 
         place = None if out is None else Path(out)
-        return fetch(
-            self._deployment,
-            self._cache,
-            ref,
-            place,
-            kind=kind,
-            since=since,
-            dtype=dtype,
-            force=force,
-            progress=progress,
-        )
+        options = _options(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        return fetch(self._deployment, self._cache, ref, place, options, force=force, progress=progress)
 
     def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
         from registry.services.verify import verify
@@ -238,6 +243,15 @@ class LocalRegistry:
 
     def close(self) -> None:
         self._database.dispose()
+
+
+def _options(**given: object) -> Options:
+    try:
+        return Options.model_validate(given)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        name = str(first["loc"][0])
+        raise UsageError(f"{name} is {given[name]!r}: {first['msg'].lower()}.") from None
 
 
 def _user() -> str:

@@ -11,9 +11,10 @@ from typing import Any, Final
 from registry.errors import InvalidBaseError
 from registry.schemas import LeftOut
 from registry.services.folders import Folder, FoundFile, scan
+from registry.tensors.declaration import FILE as DECLARATION
 from registry.tensors.header import Header, TensorEntry, read_header
 from registry.tensors.source import FileSource
-from registry.tensors.strict_json import parse
+from registry.tensors.strict_json import parse, shown
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
@@ -22,7 +23,7 @@ _MAX_JSON: Final = 64 << 20
 
 _QUANTISED_TAILS: Final = re.compile(
     r"\.(absmax|nested_absmax|quant_map|nested_quant_map|quant_state\..+|SCB|qweight|qzeros|g_idx|weight_scale|"
-    r"weight_scale_inv|weight_packed|weight_shape|weight_zero_point|.+_blocks|.+_scales)"
+    r"weight_scale_inv|weight_packed|weight_shape|weight_zero_point|[^.]+_blocks|[^.]+_scales)"
 )
 _OTHER_FORMATS: Final = (
     ".onnx",
@@ -46,6 +47,7 @@ class ModelFiles:
     config: Mapping[str, Any] | None
     headers: Mapping[str, Header]  # by file, the weights only
     left_out: tuple[LeftOut, ...]
+    declaration: Mapping[str, Any] | None = None  # registry.json: what the tensors can't tell
 
     @property
     def files(self) -> tuple[FoundFile, ...]:
@@ -64,15 +66,16 @@ def read_model_files(folder: Path) -> ModelFiles:
     Raises:
         NotFoundError: there is no such folder.
         InvalidBaseError: ``missing_file``, ``bad_index``, ``path_traversal``, ``bad_safetensors``, ``quantised_base``,
-            ``bad_config``.
+            ``bad_config``, ``bad_declaration``.
     """
     found = scan(folder, InvalidBaseError)
     config = _json(found, CONFIG)
     if config is not None and config.get("quantization_config"):
         method = config["quantization_config"]
-        name = method.get("quant_method", "unknown method") if isinstance(method, dict) else "unknown method"
+        name = method.get("quant_method") if isinstance(method, dict) else None
         raise InvalidBaseError(
-            f"The base in {folder} is quantised (config.json: quantization_config, {name}); merging needs the weights "
+            f"The base in {folder} is quantised (config.json: quantization_config, "
+            f"{name if isinstance(name, str) and name.isidentifier() and len(name) < 40 else 'unknown method'}); merging needs the weights "
             "it was quantised from. Add that model; adapters trained on the quantised copy may be published on it.",
             code="quantised_base",
         )
@@ -81,18 +84,19 @@ def read_model_files(folder: Path) -> ModelFiles:
     headers = {path: _header(found, path) for path in shards}
     _check_tensors(headers, None if index is None else index["weight_map"])
     others = [left for path in found.files if (left := _other_weights(path, shards)) is not None]
-    return ModelFiles(found, config, headers, tuple(sorted([*found.left_out, *others], key=lambda left: left.path)))
+    left_out = tuple(sorted([*found.left_out, *others], key=lambda left: left.path))
+    return ModelFiles(found, config, headers, left_out, _json(found, DECLARATION, "bad_declaration"))
 
 
-def _json(folder: Folder, path: str) -> dict[str, Any] | None:
+def _json(folder: Folder, path: str, code: str = "bad_config") -> dict[str, Any] | None:
     file = folder.find(path)
     if file is None:
         return None
     if file.stat().st_size > _MAX_JSON:
-        raise InvalidBaseError(f"{path} has more than {_MAX_JSON} bytes.", code="bad_config")
-    document = parse(file.read_bytes(), what=path, limit=_MAX_JSON, error=InvalidBaseError, code="bad_config")
+        raise InvalidBaseError(f"{path} has more than {_MAX_JSON} bytes.", code=code)
+    document = parse(file.read_bytes(), what=path, limit=_MAX_JSON, error=InvalidBaseError, code=code)
     if not isinstance(document, dict):
-        raise InvalidBaseError(f"{path} is not a JSON object.", code="bad_config")
+        raise InvalidBaseError(f"{path} is not a JSON object.", code=code)
     return document
 
 
@@ -124,11 +128,11 @@ def _shards(folder: Folder, index: Mapping[str, Any] | None) -> list[str]:
     for shard in shards:
         if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
             raise InvalidBaseError(
-                f"{INDEX} names the file {shard!r}, which is not a plain file name in the folder.",
+                f"{INDEX} names the file {shown(shard)}, which is not a plain file name in the folder.",
                 code="path_traversal",
             )
         if shard not in weights:
-            raise InvalidBaseError(f"{INDEX} names {shard!r}, which is not in the folder.", code="bad_index")
+            raise InvalidBaseError(f"{INDEX} names {shown(shard)}, which is not in the folder.", code="bad_index")
     return shards
 
 
@@ -146,13 +150,13 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
         for entry in header.entries.values():
             if entry.name in places:
                 raise InvalidBaseError(
-                    f"Tensor {entry.name!r} is in {places[entry.name]} and in {path}; one place is expected.",
+                    f"Tensor {shown(entry.name)} is in {places[entry.name]} and in {path}; one place is expected.",
                     code="bad_index",
                 )
             places[entry.name] = path
             if _is_quantised(entry):
                 raise InvalidBaseError(
-                    f"Tensor {entry.name!r} ({entry.dtype}) belongs to quantised weights; add the model that they were "
+                    f"Tensor {shown(entry.name)} ({entry.dtype}) belongs to quantised weights; add the model that they were "
                     "made from.",
                     code="quantised_base",
                 )
@@ -161,7 +165,7 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
     if weight_map is not None and dict(weight_map) != places:
         name = min(set(weight_map.items()) ^ set(places.items()))[0]
         raise InvalidBaseError(
-            f"{INDEX} puts tensor {name!r} in {weight_map.get(name)!r}, the files have it in {places.get(name)!r}.",
+            f"{INDEX} puts tensor {shown(name)} in {shown(weight_map.get(name))}, the files have it in {places.get(name)!r}.",
             code="bad_index",
         )
 

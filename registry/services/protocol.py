@@ -114,9 +114,21 @@ class Registry(Protocol):
         """What was changed, newest first."""
 
     def artifact(
-        self, ref: str, *, kind: ArtifactKind = "lora", since: str | None = None, dtype: Dtype | None = None
+        self,
+        ref: str,
+        *,
+        kind: ArtifactKind = "lora",
+        since: str | None = None,
+        rank: int | None = None,
+        max_error: float | None = None,
+        uniform: bool = False,
+        dtype: Dtype | None = None,
     ) -> Artifact:
-        """The files that a reference means, readable by range, without writing anything."""
+        """The files that a reference means, readable by range, without writing anything.
+
+        ``rank`` and ``max_error`` truncate a composed adapter: a cap for each module, and a bound of the relative
+        Frobenius error over all of them. ``uniform`` fills it with zeros to one rank.
+        """
 
     def fetch(
         self,
@@ -125,6 +137,9 @@ class Registry(Protocol):
         *,
         kind: ArtifactKind = "lora",
         since: str | None = None,
+        rank: int | None = None,
+        max_error: float | None = None,
+        uniform: bool = False,
         dtype: Dtype | None = None,
         force: bool = False,
         progress: Progress = SILENT,

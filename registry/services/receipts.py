@@ -12,7 +12,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from registry.errors import IntegrityError, NotFoundError, RegistryError
-from registry.schemas import ArtifactKind, Dtype, OutputFile, Schema
+from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
 from registry.services.folders import RECEIPT
 
 RECEIPT_FORMAT: Final = 1
@@ -37,6 +37,8 @@ class ReceiptPlan(Schema):
     links: tuple[ReceiptPlanLink, ...]
     since: str | None
     dtype: Dtype | None
+    ranks: dict[str, int] | None
+    uniform: bool
     base_repo: str | None
 
 
@@ -75,7 +77,20 @@ class Receipt(Schema):
     registry: str
     versions: ReceiptVersions
     notices: tuple[str, ...]
+    truncation: Truncation | None
     files: tuple[OutputFile, ...]
+
+    @property
+    def options(self) -> Options:
+        """What was asked for."""
+        return Options(
+            kind=self.kind,
+            since=self.since,
+            dtype=self.plan.dtype,
+            rank=self.truncation.rank if self.truncation else None,
+            max_error=self.truncation.max_error if self.truncation else None,
+            uniform=self.plan.uniform,
+        )
 
     @property
     def tip(self) -> str | None:

@@ -35,7 +35,7 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
     receipt = read_receipt(folder)
     path = _path(deployment, receipt, receipt.reference, receipt.tip)
     ancestor = None if receipt.since is None else _path(deployment, receipt, receipt.since, receipt.plan.since)
-    with build_artifact(deployment, path, kind=receipt.kind, ancestor=ancestor, dtype=receipt.plan.dtype) as artifact:
+    with build_artifact(deployment, path, ancestor, receipt.options) as artifact:
         if artifact.plan.digest != receipt.plan_digest:
             raise IntegrityError(
                 f"The receipt in {folder} says the plan {receipt.plan_digest}, but the registry's plan for "

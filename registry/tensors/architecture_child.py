@@ -1,11 +1,12 @@
 """Runs alone in a limited child process: builds a model class of transformers on the meta device and says what it saw.
 
-It is run as a script in isolated mode (``python -I architecture_child.py CPU_SECONDS MEMORY_BYTES``), so it imports
-nothing of this package. The request comes on stdin and the answer goes to stdout, one JSON document each:
+It is run as a script in isolated mode (``python -I architecture_child.py CPU_SECONDS MEMORY_BYTES``). The request comes
+on stdin and the answer goes to stdout, one JSON document each:
 
 - request: ``path`` (where Python packages lie), ``config`` (a parsed config.json), ``tensors`` (file tensor -> shape);
 - answer: ``{"status": "unknown"}`` when transformers has no such model, ``{"status": "refused", "reason": ...}``, or
-  ``{"status": "built", ...}`` with plain facts, which `registry.tensors.structure` turns into a table.
+  ``{"status": "built", ...}`` with the facts of `registry.tensors.architecture_facts`, which
+  `registry.tensors.structure` turns into a table.
 
 The config is a stranger's. No code but that of the installed packages is run: ``auto_map`` is dropped, nothing is
 downloaded, and sockets and new processes are refused by an audit hook.
@@ -19,6 +20,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 # Keys that choose code, downloads or kernels. The structure of a model does not depend on any of them.
@@ -37,17 +39,16 @@ _REFUSED_EVENTS: Final = frozenset(
 _ALLOWED_PARTS: Final = 20_000
 _ALLOWED_PARTS_A_TENSOR: Final = 40
 
-# Subclasses of nn.Linear whose own forward is the same product, written differently.
-_PLAIN_LINEARS: Final = frozenset({"FalconLinear"})
-
 
 class _Refused(Exception):  # noqa: N818 (it is an answer, not a fault)
     """The model can't be built; the text is the reason to show."""
 
 
 def _cleaned(value: Any) -> Any:
-    """A config without the keys that choose code."""
+    """A config without the keys that choose code, and with the floats that transformers spells for JSON."""
     if isinstance(value, dict):
+        if set(value) == {"__float__"} and value["__float__"] in ("NaN", "Infinity", "-Infinity"):
+            return float(value["__float__"])
         return {key: _cleaned(item) for key, item in value.items() if key not in _DROPPED}
     return [_cleaned(item) for item in value] if isinstance(value, list) else value
 
@@ -138,128 +139,11 @@ def _build(cls: Any, config_class: Any, config: dict[str, Any], limit: int) -> A
         return cls(built)
 
 
-def _geometry(conv: Any) -> dict[str, Any]:
-    return {
-        "kernel": list(conv.kernel_size),
-        "groups": conv.groups,
-        "dilation": list(conv.dilation),
-        "padding_mode": conv.padding_mode,
-    }
-
-
-def _kind(module: Any) -> tuple[str, dict[str, Any]]:
-    """(`TargetKind`, geometry) of a module that holds a weight.
-
-    A subclass with its own ``forward`` may do something else with its weight (grouped products, scaled outputs), and
-    then W + BA is not what PEFT trained: it is unknown, unless it is a scaled embedding, whose scale PEFT applies too.
-    """
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    cls = type(module)
-    known = {
-        nn.Linear: "linear",
-        Conv1D: "conv1d",
-        nn.Embedding: "embedding",
-        nn.Conv1d: "conv",
-        nn.Conv2d: "conv",
-        nn.Conv3d: "conv",
-    }
-    own = next((entry for entry in known if issubclass(cls, entry)), None)
-    kind = "unknown"
-    if hasattr(module, "parametrizations"):
-        pass  # its weight is computed from others
-    elif own is not None:
-        if cls.forward is own.forward or cls.__name__ in _PLAIN_LINEARS or hasattr(module, "embed_scale"):
-            kind = known[own]
-    elif isinstance(module, nn.MultiheadAttention):
-        kind = "attention" if module._qkv_same_embed_dim else kind
-    elif "Experts" in cls.__name__ or hasattr(module, "num_experts"):
-        fused = any(value is not None and value.dim() == 3 for value in module._parameters.values())
-        kind = "experts" if fused else kind
-    return kind, _geometry(module) if kind == "conv" else {}
-
-
-def _modules(model: Any) -> list[list[Any]]:
-    """[name, kind, geometry, [[parameter, shape], ...]] of every module, parameters in the order of registration."""
-    found = []
-    for name, module in model.named_modules(remove_duplicate=False):
-        parameters = [[key, list(value.shape)] for key, value in module._parameters.items() if value is not None]
-        if hasattr(module, "parametrizations"):
-            parameters += [[key, list(getattr(module, key).shape)] for key in module.parametrizations]
-        if parameters:
-            found.append([name, *_kind(module), parameters])
-    return found
-
-
-def _names(model: Any, tensors: dict[str, Any]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """(file tensor -> runtime parameter that holds it as it is, file tensor -> runtime parameters computed from it).
-
-    The renaming is transformers' own, called as its loader calls it.
-    """
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
-
-    state, prefix = model.state_dict(), model.base_model_prefix
-    mapping = get_model_conversion_mapping(model)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    targets = {source: entry.target_patterns for entry in converters for source in entry.source_patterns}
-    direct: dict[str, str] = {}
-    computed: dict[str, list[str]] = {}
-    for tensor in sorted(tensors, key=lambda name: (dot_natural_key(name), name)):
-        renamed, source = rename_source_key(tensor, renamings, converters, prefix, state)
-        if renamed not in state and tensor in state:
-            renamed, source = rename_source_key(tensor, [], [], prefix, state)
-        if renamed not in state:
-            continue
-        if source is None:
-            direct[tensor] = renamed
-        else:
-            computed[tensor] = [renamed.replace(targets[source][0], target) for target in targets[source]]
-    return direct, computed
-
-
-def _ties(model: Any) -> list[list[str]]:
-    """Groups of parameters that are one weight, the one that gives its value first."""
-    groups: dict[str, list[str]] = {}
-    for target, source in model.all_tied_weights_keys.items():
-        groups.setdefault(source, [source]).append(target)
-    shared: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        shared.setdefault(id(parameter), []).append(name)
-    return [*groups.values(), *(names for names in shared.values() if len(names) > 1)]
-
-
-def _output_module(model: Any) -> str | None:
-    try:
-        output = model.get_output_embeddings()
-    except (AttributeError, NotImplementedError):
-        return None
-    return next((name for name, module in model.named_modules() if module is output), None) if output else None
-
-
-def _facts(model: Any, tensors: dict[str, Any], named: bool) -> dict[str, Any]:
-    import transformers
-
-    direct, computed = _names(model, tensors)
-    return {
-        "status": "built",
-        "transformers": transformers.__version__,
-        "architecture": type(model).__name__,
-        "named": named,
-        "model_type": model.config.model_type or None,
-        "prefix": model.base_model_prefix,
-        "output_module": _output_module(model),
-        "modules": _modules(model),
-        "direct": direct,
-        "computed": computed,
-        "ties": _ties(model),
-    }
-
-
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to a request; every fault of a config is an answer too."""
+    # here and not at the top: as a script, this file knows no package before it has read where packages lie
+    from registry.tensors.architecture_facts import explained, facts_of
+
     tensors = request["tensors"]
     try:
         classes, config_class, named = _classes(request["config"])
@@ -267,8 +151,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             return {"status": "unknown"}
         config = _cleaned(request["config"])
         limit = _ALLOWED_PARTS + _ALLOWED_PARTS_A_TENSOR * len(tensors)
-        answers = [_facts(_build(cls, config_class, config, limit), tensors, named) for cls in classes]
-        return max(answers, key=lambda facts: len(facts["direct"]) + len(facts["computed"]))
+        answers = [facts_of(_build(cls, config_class, config, limit), tensors, named) for cls in classes]
+        return max(answers, key=explained)
     except _Refused as refusal:
         return {"status": "refused", "reason": str(refusal)}
     except MemoryError:
@@ -312,7 +196,8 @@ def main() -> None:
     stdout = os.dup(1)
     os.dup2(2, 1)
     request = json.load(sys.stdin.buffer)
-    sys.path[:] = request["path"]
+    # this package last: its folder may be the current one, which is not to hide what is installed
+    sys.path[:] = [*request["path"], str(Path(__file__).parents[2])]
     _stay_inside()
     text = json.dumps(answer(request))
     with os.fdopen(stdout, "w", encoding="utf-8") as out:

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 
 from registry.errors import NotFoundError, UsageError
-from registry.schemas import ArtifactKind
+from registry.schemas import ArtifactKind, Truncation
 from registry.tensors.dtypes import TORCH
 from registry.tensors.header import Header
 from registry.tensors.lanes import in_order
@@ -119,11 +119,13 @@ class Artifact:
         files: Sequence[ArtifactFile],
         *,
         notices: Sequence[str] = (),
+        truncation: Truncation | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
         self.files: Mapping[str, ArtifactFile] = {file.path: file for file in sorted(files, key=lambda file: file.path)}
         self.notices = tuple(notices)
+        self.truncation = truncation
         self._release = release
 
     @property

@@ -1,189 +1,241 @@
-"""Composed adapters: one PEFT LoRA that equals a whole path.
-
-Scale-1 normal form: the links' factors side by side with the scales folded into B, ``lora_alpha == r``,
-``use_rslora = false``, and per-module ranks and alphas that are equal, so that alpha / r is 1 for readers that honour
-the patterns and for those that ignore them (PEFT's ``LoraLayer.update_layer``; vLLM scales with one alpha / r).
-Where the sum of ranks passes the matrix, one factor is the identity and the other the delta itself: exact, and no SVD
-whose bits would depend on the machine.
-"""
+"""Composed adapters: one PEFT adapter that equals a whole path."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from registry.tensors.artifact import ArtifactFile, Buffer, Region, bytes_region, generated_file
-from registry.tensors.blocks import add_product, block_rows, pad_rows, rounded
+from registry.tensors.artifact import ArtifactFile, generated_file
+from registry.tensors.composed_config import CONFIG, ComposedNames, composed_config
+from registry.tensors.composed_experts import ComposedExperts
+from registry.tensors.composed_forms import attention_of, forms_of, not_composable, rescales
+from registry.tensors.composed_pair import ComposedPair, pair_tensors
+from registry.tensors.composed_tensors import LEAD, AdapterTensor, Rows, weights_file, whole_value
+from registry.tensors.composed_truncated import TruncatedExperts, TruncatedPair, expert_spectrum, spectrum
 from registry.tensors.dtypes import FLOATS
-from registry.tensors.factors import TargetLinks
-from registry.tensors.header import write_header
-from registry.tensors.merged import as_buffer, overflow
-from registry.tensors.rounding import sum_dtype
-from registry.tensors.targets import TargetKind, TargetTable
-
-WEIGHTS: Final = "adapter_model.safetensors"
-CONFIG: Final = "adapter_config.json"
-_PREFIX: Final = "base_model.model."
-
-Rows = Callable[[int, int], torch.Tensor]  # rows start to stop of a factor, in the precision of sums
+from registry.tensors.lanes import in_order
+from registry.tensors.origins import BaseTensors
+from registry.tensors.programs import BoundLink, PathPrograms, Program, weight_name
+from registry.tensors.rank_choice import ModuleSpectrum, choose_ranks
+from registry.tensors.slots import Slot, slot_of_parameter, slot_of_target
+from registry.tensors.steps import SetRows
+from registry.tensors.targets import Target, TargetKind, TargetTable
+from registry.tensors.truncation_report import TruncationReport, report
 
 
-@dataclass(frozen=True)
-class ComposedPair:
-    """The one pair that stands for all links on a target."""
-
-    module: str
-    links: TargetLinks
-
-    @property
-    def dense(self) -> bool:
-        """Whether the links' ranks together pass the matrix, so that the delta itself is smaller."""
-        return self.links.rank > min(self.links.target.in_features, self.links.target.out_features)
-
-    @property
-    def rank(self) -> int:
-        """Rank of the composed pair."""
-        target = self.links.target
-        return min(target.in_features, target.out_features) if self.dense else self.links.rank
-
-    def tensors(self) -> tuple[tuple[str, tuple[int, int], Rows], tuple[str, tuple[int, int], Rows]]:
-        """Name, shape and rows of A (rank, in_features) and of B (out_features, rank)."""
-        target = self.links.target
-        kind = "embedding" if target.kind is TargetKind.EMBEDDING else "linear"
-        name_a, name_b = (
-            _PREFIX + self.module + tail
-            for tail in {
-                "embedding": (".lora_embedding_A", ".lora_embedding_B"),
-                "linear": (".lora_A.weight", ".lora_B.weight"),
-            }[kind]
-        )
-        rows_a, rows_b = self._rows()
-        return (
-            (name_a, (self.rank, target.in_features), rows_a),
-            (name_b, (target.out_features, self.rank), rows_b),
-        )
-
-    def _rows(self) -> tuple[Rows, Rows]:
-        dtype = sum_dtype(*self.links.dtypes)
-        if not self.dense:
-            return self._links_a(dtype), lambda start, stop: self.links.b(dtype, start, stop)
-        target = self.links.target
-        identity: Rows = lambda start, stop: torch.eye(self.rank, dtype=dtype)[start:stop]  # noqa: E731 - a row source like the others
-        if target.in_features <= target.out_features:
-            return identity, self._delta(dtype)
-        return self._delta(dtype), identity
-
-    def _links_a(self, dtype: torch.dtype) -> Rows:
-        def rows(start: int, stop: int) -> torch.Tensor:
-            parts, at = [], 0
-            for link in self.links.links:
-                rank = link.pair.rank
-                first, last = max(start, at), min(stop, at + rank)
-                if first < last:
-                    parts.append(link.a_rows(first - at, last - at, dtype))
-                at += rank
-            return torch.cat(parts)
-
-        return rows
-
-    def _delta(self, dtype: torch.dtype) -> Rows:
-        """Rows of the delta, always computed in whole blocks of the grid."""
-
-        def rows(start: int, stop: int) -> torch.Tensor:
-            right = self.links.a(dtype)
-            step = block_rows(self.links.target.out_features, right.shape[1])
-            if start % step:
-                raise AssertionError("deltas are read on the grid of their blocks")
-            left = pad_rows(self.links.b(dtype, start, stop), step)
-            sums = torch.zeros(left.shape[0], right.shape[1], dtype=dtype)
-            for first in range(0, left.shape[0], step):
-                add_product(sums[first : first + step], left[first : first + step], right)
-            return sums[: stop - start]
-
-        return rows
-
-
-def composed_files(
-    targets: Mapping[str, TargetLinks],
-    table: TargetTable,
-    *,
-    dtype: str,
-    base_repo: str | None,
-    hints: Mapping[str, Any],
-) -> tuple[ArtifactFile, ArtifactFile]:
-    """The two files of the composed adapter.
+class Composition:
+    """A path as one adapter: what it holds is known from headers, its numbers are made when they are read.
 
     Args:
-        targets: links by target module.
+        links: the whole path, root first.
+        since: number of the first link that the adapter holds; those before it are in the weights that it goes on.
+        paths: the path's programs.
+        base: the base's tensors.
         table: the base's target table.
-        dtype: of the factors (``F32``).
-        base_repo: what the config calls the model that the adapter belongs on.
-        hints: fields that do not change the maths (``task_type``, ``auto_mapping``), from the youngest link.
+
+    Raises:
+        InvalidAdapterError: ``not_composable``, no single PEFT adapter equals this path.
     """
-    pairs = [ComposedPair(module, links) for module, links in targets.items()]
-    return _weights(pairs, dtype), generated_file(CONFIG, _config(pairs, table, base_repo, hints))
+
+    def __init__(
+        self, links: Sequence[BoundLink], since: int, paths: PathPrograms, base: BaseTensors, table: TargetTable
+    ) -> None:
+        self._since, self._paths, self._base, self._table = since, paths, base, table
+        self._forms = forms_of(links, since, paths, table)
+        # PEFT has one switch for all modules: a single link that rescales makes every pair a DoRA
+        self.dora = any(rescales(program, since) for _, program in self._forms.pairs)
+        self._pairs: list[ComposedPair | TruncatedPair] = [
+            self._pair(target, program) for target, program in self._forms.pairs
+        ]
+        self._experts: list[ComposedExperts | TruncatedExperts] = list(self._all_experts())
+        self._fill_up(uniform=False)
+
+    @property
+    def notices(self) -> list[str]:
+        """What a person should know about the adapter."""
+        told = []
+        if any(attention_of(pair.target, self._table) for pair in self._pairs):
+            told.append(
+                "The composed adapter has the output projection of a fused attention, whose delta PEFT up to 0.21.2 "
+                "applies twice: its B is halved for those versions."
+            )
+        if self._paths.untied:
+            told.append(
+                f"The path changes {' and '.join(map(repr, self._paths.untied))} differently, which share one weight "
+                "in the base model: merge with this registry, since PEFT would merge both into the shared weight."
+            )
+        return told
+
+    def truncate(self, *, rank: int | None, max_error: float | None) -> TruncationReport:
+        """Lower the ranks to a cap for each module, or as far as an error over all modules allows, or both.
+
+        Raises:
+            UsageError: an option is out of its range.
+            AccuracyError: the cap can't reach the error.
+        """
+        pairs = [pair for pair in self._pairs if isinstance(pair, ComposedPair)]
+        experts = [one for one in self._experts if isinstance(one, ComposedExperts)]
+        parts: list[ComposedPair | ComposedExperts] = [*pairs, *experts]
+        spectra = list(in_order(_spectrum, parts))
+        ranks = choose_ranks(spectra, rank=rank, max_error=max_error)
+        self._pairs = [TruncatedPair(pair, ranks[pair.target.module]) for pair in pairs]
+        self._experts = [TruncatedExperts(one, ranks[one.parameter]) for one in experts]
+        self._fill_up(uniform=False)
+        scaled = frozenset(pair.target.module for pair in pairs if self.dora)
+        return report(spectra, ranks, rank=rank, max_error=max_error, scaled=scaled)
+
+    def make_uniform(self) -> None:
+        """Fill every pair with zeros up to the largest rank, for engines that need a single one."""
+        self._fill_up(uniform=True)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank of each module and parameter as it is written."""
+        found = {pair.target.module: pair.rank for pair in self._pairs}
+        return found | {experts.parameter: experts.rank for experts in self._experts}
+
+    def files(self, *, dtype: str, base_repo: str | None, hints: Mapping[str, Any]) -> list[ArtifactFile]:
+        """The two files; ``dtype`` is that of all tensors (``F32``)."""
+        tensors: list[AdapterTensor] = [tensor for pair in self._pairs for tensor in pair.tensors()]
+        tensors += [tensor for experts in self._experts for tensor in experts.tensors()]
+        tensors += self._value_tensors(FLOATS[dtype])
+        tokens = {module: _rows_of(program, self._since) for module, program in self._forms.tokens.items()}
+        tensors += [_token_tensor(self._spelled(module), rows) for module, rows in tokens.items()]
+        names = self._names({module: sorted(rows) for module, rows in tokens.items()})
+        if not names.ranks:
+            target = self._spare_target(names.saved)
+            tensors += pair_tensors(target.module, target, 1, _zeros(target.in_features), _zeros(1), None)
+            names = replace(names, ranks={target.module: 1}, modules=[target.module])
+        config = composed_config(names, self._table, base_repo, hints)
+        return [weights_file(tensors, dtype), generated_file(CONFIG, config)]
+
+    # ------------------------------------------------------------------ pairs
+
+    def _pair(self, target: Target, program: Program) -> ComposedPair:
+        # PEFT up to 0.21.2 applies the delta of an attention's output projection twice
+        factor = 0.5 if attention_of(target, self._table) else 1.0
+        name = self._spelled(target.module)
+        return ComposedPair(name, target, program, self._since, self._base, self.dora, factor)
+
+    def _spelled(self, module: str) -> str:
+        """A module's name in the adapter's tensors."""
+        target = self._table.targets.get(module)
+        attention = attention_of(target, self._table) if target is not None else None
+        return f"{attention.module}.base_layer.out_proj" if attention else module
+
+    def _all_experts(self) -> Iterable[ComposedExperts]:
+        for module, changed in self._forms.experts.items():
+            # the parameter that the module registers first is in the innermost wrapper
+            nested = [one for one in self._table.targets[module].fused if one in changed]
+            for at, fused in enumerate(nested):
+                name = module + ".base_layer" * (len(nested) - 1 - at)
+                yield ComposedExperts(name, f"{module}.{fused.name}", fused, self._paths.programs, self._since)
+
+    def _fill_up(self, *, uniform: bool) -> None:
+        """Give a rank to all pairs that must share it: an attention's two, or all."""
+        most: dict[str, int] = {}
+        for name, rank in self.ranks.items():
+            group = self._rank_group(name, uniform=uniform)
+            most[group] = max(most.get(group, 0), rank)
+        self._pairs = [
+            replace(pair, at_least=most[self._rank_group(pair.target.module, uniform=uniform)]) for pair in self._pairs
+        ]
+        self._experts = [
+            replace(one, at_least=most[self._rank_group(one.parameter, uniform=uniform)]) for one in self._experts
+        ]
+
+    def _rank_group(self, name: str, *, uniform: bool) -> str:
+        target = self._table.targets.get(name)
+        attention = attention_of(target, self._table) if target is not None else None
+        return "" if uniform else attention.module if attention else name
+
+    # ------------------------------------------------------------------ values
+
+    def _value_tensors(self, dtype: torch.dtype) -> list[AdapterTensor]:
+        """Modules that are saved whole, with all their parameters, and biases."""
+        found = []
+        for module, target in self._forms.saved.items():
+            for name, shape, slot in self._parameters_of(module, target):
+                program = self._paths.programs.get(slot) or Program(slot, (), slot)
+                found.append(whole_value(LEAD + name, shape, self._base.values(program, dtype)))
+        adapted = {target.module for target, _ in self._forms.pairs}
+        for name, program in self._forms.values.items():
+            module, _, leaf = name.rpartition(".")
+            if module in self._forms.saved:
+                continue  # written with its module
+            wrapped = ".base_layer" if self._forms.is_bias(name) and module in adapted else ""
+            held = self._table.parameters.get(name)
+            shape = held.shape if held is not None else self._paths.new[name].shape
+            spelled = f"{LEAD}{self._spelled(module)}{wrapped}.{leaf}"
+            found.append(whole_value(spelled, shape, self._base.values(program, dtype)))
+        return found
+
+    def _parameters_of(self, module: str, target: Target) -> Iterable[tuple[str, tuple[int, ...], Slot]]:
+        weight = weight_name(target)
+        yield f"{module}.{weight}", target.shape, slot_of_target(target)
+        for name, held in self._table.parameters.items():
+            parent, _, leaf = name.rpartition(".")
+            if parent == module and leaf != weight:
+                yield name, held.shape, slot_of_parameter(held)
+
+    # ------------------------------------------------------------------ what the configuration says
+
+    def _names(self, tokens: Mapping[str, Sequence[int]]) -> ComposedNames:
+        projections = {pair.target.module for pair in self._pairs if attention_of(pair.target, self._table)}
+        by_name = {pair.target.module for pair in self._pairs if pair.target.kind is TargetKind.UNKNOWN}
+        targeted = {module: f"{module}.weight" for module in by_name}
+        targeted |= {experts.parameter: experts.parameter for experts in self._experts}
+        ranks = {targeted.get(name, name): rank for name, rank in self.ranks.items() if name not in projections}
+        adapted = {pair.target.module for pair in self._pairs}
+        biased = {name.rpartition(".")[0] for name in self._forms.values if self._forms.is_bias(name)}
+        return ComposedNames(
+            ranks=dict(sorted(ranks.items())),
+            modules=sorted(set(ranks) - set(targeted.values())),
+            parameters=sorted(targeted.values()),
+            saved=self._forms.saved_modules(),
+            tokens=tokens,
+            bias=("lora_only" if biased <= adapted else "all") if biased else "none",
+            dora=self.dora,
+            conv1d=any(pair.target.kind is TargetKind.CONV1D for pair in self._pairs),
+            tied=bool({*adapted, *self._forms.saved} & set(self._paths.tied)),
+            doubled=bool(projections),
+        )
+
+    def _spare_target(self, taken: Sequence[str]) -> Target:
+        """A module for a pair of zeros: PEFT loads no LoRA without a pair."""
+        for module, target in self._table.targets.items():
+            if target.kind is TargetKind.LINEAR and target.tie is None and module not in taken:
+                return target
+        raise not_composable("The path only replaces whole modules")
 
 
-def _weights(pairs: Sequence[ComposedPair], dtype: str) -> ArtifactFile:
-    tensors = sorted((tensor for pair in pairs for tensor in pair.tensors()), key=lambda tensor: tensor[0])
-    lead, header = write_header(((name, dtype, shape) for name, shape, _ in tensors), {"format": "pt"})
-    regions = [bytes_region(0, lead)]
-    for name, shape, rows in tensors:
-        entry = header.entries[name]
-        step = block_rows(*shape)
-        row_bytes = shape[1] * FLOATS[dtype].itemsize
-        make = _maker(name, shape[0], step, rows, FLOATS[dtype])
-        regions.append(Region(entry.start, entry.stop, step * row_bytes, make))
-    return ArtifactFile(WEIGHTS, regions, header)
+def _spectrum(part: ComposedPair | ComposedExperts) -> ModuleSpectrum:
+    return expert_spectrum(part) if isinstance(part, ComposedExperts) else spectrum(part)
 
 
-def _maker(name: str, rows: int, step: int, source: Rows, dtype: torch.dtype) -> Callable[[int], Buffer]:
-    def make(index: int) -> Buffer:
-        values = rounded(source(index * step, min((index + 1) * step, rows)), dtype)
-        if values is None:
-            raise overflow(name, dtype)
-        return as_buffer(values)
-
-    return make
-
-
-def _config(
-    pairs: Sequence[ComposedPair], table: TargetTable, base_repo: str | None, hints: Mapping[str, Any]
-) -> bytes:
-    rank = max(pair.rank for pair in pairs)
-    # A pattern is a regex that PEFT matches as (.*\.)?(key)$; anchored full names can't match another module.
-    pattern = {"^" + re.escape(pair.module): pair.rank for pair in pairs if pair.rank != rank}
-    document = {
-        "peft_type": "LORA",
-        "task_type": hints.get("task_type"),
-        "auto_mapping": hints.get("auto_mapping"),
-        "base_model_name_or_path": base_repo,
-        "revision": None,
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": rank,
-        "rank_pattern": pattern,
-        "alpha_pattern": pattern,
-        "use_rslora": False,
-        "use_dora": False,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "init_lora_weights": True,
-        "fan_in_fan_out": any(pair.links.target.kind is TargetKind.CONV1D for pair in pairs),
-        "modules_to_save": None,
-        "target_modules": _target_modules([pair.module for pair in pairs], table),
-    }
-    return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode("utf-8")
+def _rows_of(program: Program, since: int) -> dict[int, tuple[SetRows, int]]:
+    """Token -> where its row is; the last writer wins."""
+    found: dict[int, tuple[SetRows, int]] = {}
+    for step in program.since(since):
+        if isinstance(step, SetRows):
+            found.update({row: (step, at) for at, row in enumerate(step.rows)})
+    return dict(sorted(found.items()))
 
 
-def _target_modules(modules: Sequence[str], table: TargetTable) -> list[str] | str:
-    """Full names; as a regex where a name is also the end of another module's name, which PEFT would match too."""
-    others = set(table.targets) - set(modules)
-    if any(other.endswith("." + module) for other in others for module in modules):
-        return "(" + "|".join(re.escape(module) for module in modules) + ")"
-    return list(modules)
+def _token_tensor(module: str, rows: Mapping[int, tuple[SetRows, int]]) -> AdapterTensor:
+    columns = next(iter(rows.values()))[0].entry.shape[1]
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        wanted = list(rows.values())[start:stop]
+        whole = {step.link: step.read() for step, _ in wanted}
+        wide = torch.float64 if any(values.dtype is torch.float64 for values in whole.values()) else torch.float32
+        return torch.stack([whole[step.link][at].to(wide) for step, at in wanted])
+
+    return AdapterTensor(f"{LEAD}{module}.token_adapter.trainable_tokens_delta", (len(rows), columns), read)
+
+
+def _zeros(columns: int) -> Rows:
+    return lambda start, stop: torch.zeros(stop - start, columns)

@@ -13,13 +13,20 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.lora_config import LoraAdapterConfig
+from registry.tensors.adapter_config import LoraAdapterConfig
 from registry.tensors.patterns import PatternBudget, ends
 from registry.tensors.strict_json import shown
 from registry.tensors.targets import Target, TargetKind, TargetTable
 
 ALL_LINEAR: Final = "all-linear"
-_COVERED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
+_COVERED: Final = (
+    TargetKind.LINEAR,
+    TargetKind.CONV1D,
+    TargetKind.EMBEDDING,
+    TargetKind.CONV,
+    TargetKind.ATTENTION,
+)
+_ALL_LINEAR: Final = (TargetKind.LINEAR, TargetKind.CONV1D)
 _FIRST_INDEX: Final = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
 _NUMBERED: Final = re.compile(r"(?P<stack>.*?)(?:^|\.)\d+\.")
 _TASK_CLASSES: Final = {
@@ -30,6 +37,12 @@ _TASK_CLASSES: Final = {
     "QUESTION_ANS": ("ForQuestionAnswering",),
 }
 _CLASSIFIERS: Final = ("score", "classifier")
+_HEADS: Final = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
+}
+_PLAIN_NAME: Final = re.compile(r"[\w.-]+", re.ASCII)
 
 NameTest = Callable[[str], bool]
 
@@ -53,7 +66,7 @@ def targeted_modules(
     if config.target_modules is None:
         return []
     budget = budget or PatternBudget()
-    everything = _is_all_linear(config)
+    everything = is_all_linear(config)
     excluded = _excluded(config, budget)
     test = excluded if everything else name_test(config, budget)
     spelling = _spelling(trained, table)
@@ -84,11 +97,11 @@ def check_coverage(
     Raises:
         InvalidAdapterError: ``incomplete_adapter``, naming the modules.
     """
-    if config.target_modules is None:
+    if not config.target_modules:
         return []
     targeted = targeted_modules(config, table, trained=pairs.values(), budget=budget)
     missing = [module for module in targeted if module not in pairs]
-    surely = _sure(config, table, pairs)
+    surely = sure_test(config, table, pairs)
     holes = [module for module in missing if surely(module)]
     if holes:
         raise InvalidAdapterError(
@@ -102,7 +115,7 @@ def check_coverage(
             f"The configuration targets {_listed(missing)} of the base model, for which the adapter has no tensors: "
             "taken as modules that the trained model did not have."
         )
-    if not _is_all_linear(config):
+    if not is_all_linear(config):
         test = name_test(config, budget)
         unasked = [name for name in pairs.values() if not test(name)]
         if unasked:
@@ -130,7 +143,33 @@ def name_test(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
     return test
 
 
+def saved_names(config: LoraAdapterConfig) -> tuple[str, ...]:
+    """The ends of module paths that are trained whole: modules_to_save, and the heads that PEFT adds for a task."""
+    return (*config.modules_to_save, *_HEADS.get(config.task_type or "", ()))
+
+
 def _excluded(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
+    tests = (_excluded_by_name(config, budget), _saved_whole(config, budget))
+    return lambda name: any(test(name) for test in tests)
+
+
+def _saved_whole(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
+    """What PEFT leaves out because it is trained whole: ``re.match(rf"(^|.*\\.){name}($|\\..*)", module)``."""
+    plain = [f".{name}." for name in saved_names(config) if _PLAIN_NAME.fullmatch(name)]
+    others = [
+        budget.compile(rf"(^|.*\.){name}($|\..*)", field="modules_to_save", whole=True)
+        for name in saved_names(config)
+        if not _PLAIN_NAME.fullmatch(name)
+    ]
+
+    def test(name: str) -> bool:
+        dotted = f".{name}."
+        return any(part in dotted for part in plain) or any(other.match(name) is not None for other in others)
+
+    return test
+
+
+def _excluded_by_name(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
     exclude = config.exclude_modules
     if not exclude:
         return lambda _: False
@@ -164,13 +203,14 @@ def _layer_test(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
     return named
 
 
-def _is_all_linear(config: LoraAdapterConfig) -> bool:
+def is_all_linear(config: LoraAdapterConfig) -> bool:
+    """Whether target_modules is PEFT's shorthand for all linear modules."""
     return isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR
 
 
 def _is_linear(config: LoraAdapterConfig, module: str, target: Target, table: TargetTable) -> bool:
     """Whether "all-linear" means the module; a table from tensor names can't tell linear layers from embeddings."""
-    if not table.knows_kinds or target.kind is TargetKind.EMBEDDING or module == table.output_module:
+    if not table.knows_kinds or target.kind not in _ALL_LINEAR or module == table.output_module:
         return False
     return not (config.task_type == "SEQ_CLS" and module in _CLASSIFIERS)
 
@@ -194,8 +234,8 @@ def _spelling(trained: Iterable[str], table: TargetTable) -> Callable[[str], str
     return lambda module: module
 
 
-def _sure(config: LoraAdapterConfig, table: TargetTable, pairs: Collection[str]) -> NameTest:
-    """Whether the trained model surely had a module of the base."""
+def sure_test(config: LoraAdapterConfig, table: TargetTable, pairs: Collection[str]) -> NameTest:
+    """Whether the trained model surely had a module or parameter of the base; ``pairs`` are the modules adapted."""
     if not table.knows_kinds or _same_class(config, table):
         return lambda _: True
     lead = table.prefix + "."

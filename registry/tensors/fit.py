@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.header import TensorEntry
 from registry.tensors.strict_json import shown
-from registry.tensors.targets import Target, TargetKind, TargetTable
+from registry.tensors.targets import FusedParameter, Target, TargetKind, TargetTable
 
 _FOLDED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
-_NOT_YET: Final = {
-    TargetKind.CONV: "a convolution",
-    TargetKind.ATTENTION: "a fused attention (nn.MultiheadAttention)",
-    TargetKind.EXPERTS: "a group of experts",
-    TargetKind.UNKNOWN: "a module of unknown kind",
-}
 _EMBEDDINGS: Final = ("embed_tokens", "lm_head")  # PEFT's names, for tables that don't know kinds
 _COMPARED: Final = 2000  # names that are compared to find the nearest
+_OTHER_BASE: Final = "Publish it under the base model that it was trained on."
 
 
 def resolve(name: str, table: TargetTable) -> Target:
@@ -39,8 +35,7 @@ def resolve(name: str, table: TargetTable) -> Target:
     near = _nearest(name, table.targets)
     hint = f"The nearest module is {shown(near)}. " if near else ""
     raise InvalidAdapterError(
-        f"The adapter names the module {shown(name)}, which the base model does not have. {hint}"
-        "Publish it under the base model that it was trained on.",
+        f"The adapter names the module {shown(name)}, which the base model does not have. {hint}{_OTHER_BASE}",
         code="unknown_target",
     )
 
@@ -51,102 +46,156 @@ def _nearest(name: str, modules: Collection[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name[:200], like[:_COMPARED], n=1, cutoff=0.3)), None)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A parameter of the running model."""
+
+    parameter: str  # canonical runtime name: lm_head.weight
+    shape: tuple[int, ...]
+    target: Target | None = None  # of its module
+    fused: FusedParameter | None = None
+
+
+def weight_name(target: Target) -> str:
+    """The parameter of a module that its target stands for."""
+    return "in_proj_weight" if target.kind is TargetKind.ATTENTION else "weight"
+
+
+def find_place(module: str, parameter: str, table: TargetTable) -> Place | None:
+    """The parameter of the base that a checkpoint means, also where it is tied or one of several experts."""
+    target = table.find(module)
+    held = table.find_parameter(f"{module}.{parameter}")
+    if held is not None:
+        return Place(held[0], held[1].shape, target)
+    if target is None:
+        return None
+    if parameter == weight_name(target) and (target.tensor is not None or target.tie is not None):
+        return Place(f"{target.module}.{parameter}", target.shape, target)
+    for fused in target.fused:
+        if fused.name == parameter:
+            sides = (
+                (fused.in_features, fused.out_features) if fused.transposed else (fused.out_features, fused.in_features)
+            )
+            return Place(f"{target.module}.{parameter}", (fused.experts, *sides), target, fused)
+    return None
+
+
+def unsupported(name: str, why: str, instead: str) -> InvalidAdapterError:
+    """The error for a module that a LoRA can't be folded into."""
+    return InvalidAdapterError(f"Module {shown(name)} {why}. {instead}", code="unsupported_layout")
+
+
 def as_folded(name: str, target: Target, *, embedding: bool, table: TargetTable) -> Target:
     """The target as the pair reads it; ``embedding`` says that the factors are those of an embedding.
 
     Raises:
-        InvalidAdapterError: ``not_supported_yet`` for kinds and ties that can't be composed, ``shape_mismatch`` for
-            factors of another kind of module.
+        InvalidAdapterError: ``unsupported_layout`` for a kind that can't be composed, ``shape_mismatch`` for factors of
+            another kind of module.
     """
+    if target.kind is TargetKind.EXPERTS:
+        raise unsupported(
+            name,
+            "is a group of experts, and target_parameters in adapter_config.json names none of its parameters",
+            "Save the adapter again with the configuration that it was trained with.",
+        )
     if target.kind not in _FOLDED:
-        raise _not_yet(f"Module {shown(name)} is {_NOT_YET[target.kind]}", "Train on linear modules and embeddings.")
-    if target.tie is not None:
-        raise _not_yet(
-            f"Module {shown(name)} shares its weight with {shown(target.tie)} (tied)",
-            "Train without it, or untie the base model first.",
+        raise unsupported(
+            name,
+            "multiplies in a way that is not known from the base model's files and configuration",
+            "Train without it, or say what it is in the base folder's registry.json.",
         )
-    if target.tensor is None or target.rows is not None:
-        raise _not_yet(
-            f"The weight of module {shown(name)} is not one tensor of the base's files", "Train without that module."
-        )
-    if embedding and target.kind is TargetKind.LINEAR and not table.knows_kinds:
+    check_kept(name, target)
+    if embedding and target.kind is TargetKind.LINEAR and not table.knows_kind(target):
         return target.as_embedding()
     if embedding is not (target.kind is TargetKind.EMBEDDING):
         needs = "lora_A.weight" if embedding else "lora_embedding_A"
         raise InvalidAdapterError(
             f"Module {shown(name)} of the base model is of kind {target.kind}, whose pair is named {needs}; the "
-            "adapter has the tensors of another kind. Publish it under the base model that it was trained on.",
+            f"adapter has the tensors of another kind. {_OTHER_BASE}",
             code="shape_mismatch",
         )
     return target
 
 
-def _not_yet(what: str, instead: str) -> InvalidAdapterError:
-    return InvalidAdapterError(
-        f"{what}: LoRA on it can't be composed by this version yet. {instead}", code="not_supported_yet"
-    )
+def check_kept(name: str, target: Target) -> None:
+    """Refuse a module whose weight the files keep in another form."""
+    if target.tensor is None and target.tie is None:
+        raise unsupported(
+            name,
+            "has a weight that is not one tensor of the base's files as the running model holds it",
+            "Train without it.",
+        )
 
 
-def check_factors(name: str, target: Target, a: TensorEntry, b: TensorEntry) -> int:
-    """The rank of a pair whose factors fit the target.
+def check_factors(
+    name: str, target: Target, a: TensorEntry, b: TensorEntry, blocks_a: int = 1, blocks_b: int = 1
+) -> int:
+    """The rank of a pair whose factors fit the target; with blocks, a factor is the blocks of a diagonal alone.
 
     Raises:
         InvalidAdapterError: ``shape_mismatch`` naming tensor, shape and expectation; ``rank_mismatch`` when A and B
             have different ranks.
     """
     for entry, axis, size, side in ((a, 1, target.in_features, "in"), (b, 0, target.out_features, "out")):
-        if len(entry.shape) != 2 or entry.shape[axis] != size:
-            expected = f"(rank, {size})" if axis else f"({size}, rank)"
+        blocks = blocks_a if axis else 1
+        if len(entry.shape) != 2 or entry.shape[axis] * blocks != size:
+            part = f" in {blocks} blocks" if blocks > 1 else ""
+            expected = f"(rank, {size}){part}" if axis else f"({size}, rank)"
             raise InvalidAdapterError(
                 f"Tensor {shown(entry.name)} has shape {entry.shape}, expected {expected}: "
                 f"module {shown(target.module)} of the base model ({target.kind}, stored as {target.shape}) has {size} "
                 f"{side} features.{_turned_hint(target, a, b)}",
                 code="shape_mismatch",
             )
-    if a.shape[0] != b.shape[1]:
+    rank = a.shape[0]
+    if rank != b.shape[1] * blocks_b:
         raise InvalidAdapterError(
-            f"The pair of {shown(name)} has rank {a.shape[0]} in A and {b.shape[1]} in B; they must be equal.",
+            f"The pair of {shown(name)} has rank {rank} in A and {b.shape[1] * blocks_b} in B; they must be equal.",
             code="rank_mismatch",
         )
-    return a.shape[0]
+    if rank % blocks_a or b.shape[0] % blocks_b:
+        raise InvalidAdapterError(
+            f"The pair of {shown(name)} has a factor of {rank if blocks_a > 1 else b.shape[0]} rows, which are not "
+            f"{max(blocks_a, blocks_b)} blocks of one height (use_bdlora). Save the adapter again.",
+            code="shape_mismatch",
+        )
+    return rank
 
 
 def _turned_hint(target: Target, a: TensorEntry, b: TensorEntry) -> str:
     if len(a.shape) == len(b.shape) == 2 and (a.shape[1], b.shape[0]) == (target.out_features, target.in_features):
         return (
-            " The factors fit the transposed weight: the net may store it as (in, out), which its name does not tell."
+            " The factors fit the transposed weight: the net may store it as (in, out), which its name does not tell; "
+            "the base folder's registry.json can say so."
         )
     return ""
 
 
-def check_copy(entry: TensorEntry, target: Target) -> None:
-    """Check the copy of a whole weight that PEFT saved along.
+def check_shape(entry: TensorEntry, shape: tuple[int, ...], name: str) -> None:
+    """Check a tensor that takes the place of a whole parameter, or is a copy of one.
 
     Raises:
-        InvalidAdapterError: ``shape_mismatch``, or ``not_supported_yet`` where there is no tensor to compare it with.
+        InvalidAdapterError: ``shape_mismatch``.
     """
-    if entry.shape != target.shape:
-        resized = len(entry.shape) == 2 and entry.shape[1:] == target.shape[1:]
-        why = (
-            "the vocabulary was resized before training. Add the model with the resized vocabulary as a base model."
-            if resized
-            else "it is not a copy of that weight. Publish it under the base model that it was trained on."
-        )
-        raise InvalidAdapterError(
-            f"Tensor {shown(entry.name)} has shape {entry.shape}, the base's {shown(target.module)} has "
-            f"{target.shape}: {why}",
-            code="shape_mismatch",
-        )
-    if target.tensor is None:
-        raise InvalidAdapterError(
-            f"Tensor {shown(entry.name)} is a copy of a weight that is tied or not one tensor of the base's files: it "
-            "can't be checked by this version yet. Save the adapter with save_embedding_layers=False.",
-            code="not_supported_yet",
-        )
+    if entry.shape == shape:
+        return
+    resized = len(entry.shape) == 2 and entry.shape[1:] == shape[1:]
+    why = (
+        "the vocabulary, or the number of labels, was changed before training. Add the model as it was trained as a "
+        "base model."
+        if resized
+        else f"it is not a value of that parameter. {_OTHER_BASE}"
+    )
+    raise InvalidAdapterError(
+        f"Tensor {shown(entry.name)} has shape {entry.shape}, the base's {shown(name)} has {shape}: {why}",
+        code="shape_mismatch",
+    )
 
 
 def may_be_copied(target: Target, table: TargetTable) -> bool:
     """Whether PEFT saves ``MODULE.weight`` whole without being told to: input and output embeddings."""
     if target.kind is TargetKind.EMBEDDING or target.module == table.output_module:
         return True
+    if target.tie is not None and target.tie in table.targets:
+        return table.targets[target.tie].kind is TargetKind.EMBEDDING
     return not table.knows_kinds and target.module.rpartition(".")[2] in _EMBEDDINGS

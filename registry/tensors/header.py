@@ -16,12 +16,15 @@ from typing import Any, Final
 from registry.errors import RegistryError
 from registry.tensors.dtypes import SIZES
 from registry.tensors.source import ByteSource, read_range
-from registry.tensors.strict_json import parse
+from registry.tensors.strict_json import parse, shown
 
 MAX_HEADER: Final = 100_000_000
 MAX_TENSORS: Final = 1_000_000
 MAX_DIMENSIONS: Final = 16
 MAX_DIMENSION: Final = 2**48
+MAX_BYTES: Final = 2**63 - 1
+MAX_NAME: Final = 1024
+"""Characters of a tensor's name: what looks at a name may take time that grows with the square of its length."""
 _LENGTH: Final = 8
 _ALIGN: Final = 8
 
@@ -100,7 +103,7 @@ def _check(document: Any, *, data_start: int, file_size: int) -> Header:
     for entry in entries:
         if entry.start != at:
             fault = "overlaps another tensor" if entry.start < at else "leaves a hole before it"
-            raise _HeaderError(f"tensor {entry.name!r} {fault}")
+            raise _HeaderError(f"tensor {shown(entry.name)} {fault}")
         at = entry.stop
     if at != file_size:
         raise _HeaderError(f"its tensors end at byte {at} but the file has {file_size}")
@@ -112,20 +115,26 @@ def _is_size(value: object) -> bool:
 
 
 def _entry(name: str, value: Any, data_start: int) -> TensorEntry:
+    if len(name) > MAX_NAME:
+        raise _HeaderError(f"the name {shown(name)} has more than {MAX_NAME} characters")
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise _HeaderError(f"tensor {name!r} needs exactly dtype, shape and data_offsets")
+        raise _HeaderError(f"tensor {shown(name)} needs exactly dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in SIZES:
-        raise _HeaderError(f"tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}")
+        raise _HeaderError(f"tensor {shown(name)} has the unknown dtype {shown(dtype)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
-        raise _HeaderError(f"tensor {name!r} has a malformed shape")
+        raise _HeaderError(f"tensor {shown(name)} has a malformed shape")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise _HeaderError(f"tensor {name!r} has malformed data_offsets")
+        raise _HeaderError(f"tensor {shown(name)} has malformed data_offsets")
+    # A dimension of 0 hides an overflow from the product, but not from programs that multiply one by one.
+    if math.prod(size or 1 for size in shape) * SIZES[dtype] > MAX_BYTES:
+        raise _HeaderError(f"tensor {shown(name)} has a shape whose product is out of range")
     start, stop = offsets
-    if stop - start != math.prod(shape) * SIZES[dtype]:
+    needed = math.prod(shape) * SIZES[dtype]
+    if stop - start != needed:
         raise _HeaderError(
-            f"tensor {name!r} of shape {shape} and dtype {dtype} needs {math.prod(shape) * SIZES[dtype]} bytes, "
-            f"its data_offsets give {stop - start}"
+            f"tensor {shown(name)} of shape {shape} and dtype {dtype} needs {needed} bytes, its data_offsets give "
+            f"{stop - start}"
         )
     return TensorEntry(name, dtype, tuple(shape), data_start + start, data_start + stop)
 

@@ -1,112 +1,73 @@
 """The names of tensors in a PEFT LoRA checkpoint.
 
-``base_model.model.`` MODULE ``.`` TAIL, where the tail says which part of the adapter of MODULE the tensor is. MODULE
-is a path in the runtime module tree, not a name in the base files. Everything else is refused; other dialects are
-recognised, so that the message can say how to come to this one.
+``base_model.model.`` MODULE ``.`` TAIL, where the tail says which part of the adapter of MODULE the tensor is; the
+tails are those of all variants. MODULE is a path in the runtime module tree, not a name in the base files. A name
+without such a tail is a whole parameter. Everything else is refused; other dialects are recognised, so that the message
+can give the name that the tensor should have (`registry.tensors.foreign_names`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.tensors.foreign_names import advice
 from registry.tensors.strict_json import shown
+from registry.tensors.variants.table import TAILS
 
 LEAD: Final = "base_model.model."
+PARAMETER: Final = "parameter"
 
-
-class Part(Enum):
-    """Which part of a module's adapter a tensor is."""
-
-    A = "lora_A.weight"
-    B = "lora_B.weight"
-    EMBEDDING_A = "lora_embedding_A"
-    EMBEDDING_B = "lora_embedding_B"
-    BIAS = "lora_B.bias"
-    MAGNITUDE = "lora_magnitude_vector"
-    COPY = "base_layer.weight"
-    COPY_BIAS = "base_layer.bias"
-    TOKENS = "token_adapter.trainable_tokens_delta"
-    DIAGONAL = "lora_diag"
-    VELORA = "lora_velora_embed"
-    MONTECLORA = "lora_monteclora_sampler"
-    PARAMETER = "parameter"  # a whole parameter of the module: ParsedKey.parameter names it
+_LONGEST: Final = max(tail.count(".") + 1 for tail in TAILS)
+_SEGMENTS: Final = re.compile(r"[^\s.\x00-\x1f\x7f]+(?:\.[^\s.\x00-\x1f\x7f]+)*")
+_RESERVED: Final = ("original_module", "modules_to_save", "token_adapter")
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedKey:
-    """What a tensor's name says."""
+    """What a tensor's name says: a part of the adapter of a module, or a whole parameter of it."""
 
     module: str
-    part: Part
-    parameter: str = ""
+    part: str  # PARAMETER, or one of the parts of the variants' tails
+    parameter: str = ""  # of a whole parameter: its name
 
 
-_ONE: Final = {
-    part.value: part
-    for part in (Part.EMBEDDING_A, Part.EMBEDDING_B, Part.MAGNITUDE, Part.DIAGONAL, Part.VELORA)
-}  # fmt: skip
-_TWO: Final = {
-    **{part.value: part for part in (Part.A, Part.B, Part.BIAS, Part.COPY, Part.COPY_BIAS, Part.TOKENS)},
-    "lora_magnitude_vector.weight": Part.MAGNITUDE,
-    **{
-        f"lora_monteclora_sampler.{name}": Part.MONTECLORA
-        for name in ("expert_weights", "expert_weights_prior", "gaussian_var_prior", "std_prior")
-    },
-}
-_SEGMENT: Final = re.compile(r"[^\s.\x00-\x1f\x7f]+(?:\.[^\s.\x00-\x1f\x7f]+)*")
-_RAW: Final = re.compile(
-    r"(.*\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.([\w-]+?)((?:\.weight|\.bias)?)"
-)
-_KOHYA: Final = re.compile(r"lora_(?:unet|te\d?|transformer)_|.*\.(?:lora_down|lora_up|hada_\w+|lokr_\w+|dora_scale)\b")
-_DIFFUSERS: Final = re.compile(
-    r"(?:unet|transformer|text_encoder(?:_2|_3)?)\.|.*(?:processor|_lora|\.lora)\.(?:up|down)\b"
-)
-
-
-def parse_key(name: str) -> ParsedKey:
+def parse_key(name: str, modules: Collection[str] = ()) -> ParsedKey:
     """Read a tensor's name.
+
+    Args:
+        name: the name.
+        modules: names of the base's modules, for the advice on names that flatten them.
 
     Raises:
         InvalidAdapterError: ``unexpected_tensor``, saying what the name looks like and what to do.
     """
-    if not name.startswith(LEAD) or _SEGMENT.fullmatch(name) is None:
-        raise _refusal(name)
-    path = name[len(LEAD) :]
-    before, _, last = path.rpartition(".")
-    module, _, second = before.rpartition(".")
-    part = _TWO.get(f"{second}.{last}")
-    if part is not None and module:
-        return ParsedKey(module, part)
-    part = _ONE.get(last)
-    if part is not None and before:
-        return ParsedKey(before, part)
-    if not before or "lora_" in path or ".original_module." in path or ".modules_to_save." in path:
-        raise _refusal(name)
-    return ParsedKey(before, Part.PARAMETER, last)
+    if not name.startswith(LEAD) or _SEGMENTS.fullmatch(name) is None:
+        raise _refusal(name, modules)
+    segments = name[len(LEAD) :].split(".")
+    for length in range(min(_LONGEST, len(segments) - 1), 0, -1):
+        part = TAILS.get(".".join(segments[-length:]))
+        if part is not None:
+            return ParsedKey(".".join(segments[:-length]), part)
+    inside = _inside_wrapper(segments)
+    if inside is not None:
+        return inside
+    if len(segments) < 2 or "lora_" in name or any(segment in _RESERVED for segment in segments):
+        raise _refusal(name, modules)
+    return ParsedKey(".".join(segments[:-1]), PARAMETER, segments[-1])
 
 
-def _refusal(name: str) -> InvalidAdapterError:
-    def unexpected(why: str) -> InvalidAdapterError:
-        return InvalidAdapterError(f"Tensor {shown(name)} {why}", code="unexpected_tensor")
+def _inside_wrapper(segments: list[str]) -> ParsedKey | None:
+    """A bias below a module that PEFT wraps whole: head.modules_to_save.dense.bias is of head.dense."""
+    for wrapper in ("modules_to_save", "original_module"):
+        part = TAILS.get(f"{wrapper}.{segments[-1]}")
+        if part is not None and segments.count(wrapper) == 1 and segments[0] != wrapper:
+            return ParsedKey(".".join(segment for segment in segments[:-1] if segment != wrapper), part)
+    return None
 
-    raw = _RAW.fullmatch(name)
-    if raw is not None and raw[2] not in ("weight", "bias"):
-        return unexpected(
-            f"carries the adapter name {raw[2]!r}: this is a raw state dict. Save the adapter with save_pretrained, "
-            f"or rename the tensor to {shown(raw[1] + raw[3])}."
-        )
-    if ".original_module." in name or ".modules_to_save." in name:
-        return unexpected(
-            "is part of a raw state dict with a replaced module. Save the adapter with PEFT's save_pretrained."
-        )
-    if _KOHYA.match(name) or _DIFFUSERS.match(name):
-        return unexpected(
-            "is named as kohya or diffusers name LoRA tensors. Convert the adapter to PEFT's format first."
-        )
-    if not name.startswith(LEAD):
-        return unexpected(f"lacks the prefix {LEAD!r} that PEFT writes. Save the adapter with PEFT's save_pretrained.")
-    return unexpected("is not a part of a PEFT LoRA. Remove it, or save the adapter with PEFT's save_pretrained.")
+
+def _refusal(name: str, modules: Collection[str]) -> InvalidAdapterError:
+    return InvalidAdapterError(f"Tensor {shown(name)} {advice(name, modules)}", code="unexpected_tensor")

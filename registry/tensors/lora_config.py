@@ -1,48 +1,20 @@
-"""A PEFT LoRA configuration, read and checked."""
+"""A PEFT LoRA configuration, read and checked: each field by the rule of the variant that it belongs to."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.lora_rules import RULES, says_something
+from registry.tensors.adapter_config import LoraAdapterConfig, PeftVersion
+from registry.tensors.field_rules import says_something
 from registry.tensors.strict_json import parse, shown
+from registry.tensors.variants.table import RULES
+
+__all__ = ["FILE", "MAX_BYTES", "REQUIRED", "LoraAdapterConfig", "PeftVersion", "parse_config"]
 
 FILE: Final = "adapter_config.json"
 MAX_BYTES: Final = 8 * 1024 * 1024
 REQUIRED: Final = ("peft_type", "r", "lora_alpha")
-
-
-@dataclass(frozen=True)
-class LoraAdapterConfig:
-    """What adapter_config.json says about the weights.
-
-    ``document`` is the file as it is, keys in file order: the order of patterns carries meaning.
-    """
-
-    document: Mapping[str, Any]
-    r: int
-    lora_alpha: float
-    use_rslora: bool = False
-    use_dora: bool = False
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
-    target_modules: tuple[str, ...] | str | None = None  # a string is a regular expression or "all-linear"
-    exclude_modules: tuple[str, ...] | str | None = None
-    layers_to_transform: tuple[int, ...] = ()
-    layers_pattern: tuple[str, ...] = ()
-    base_model_name_or_path: str | None = None
-    revision: str | None = None
-    task_type: str | None = None
-    peft_version: str | None = None
-    trained_class: str | None = None  # class of the model that was trained, where PEFT recorded it
-
-    def scaling(self, rank: int, alpha: float) -> float:
-        """Factor of B A for a module: alpha / rank, or alpha / sqrt(rank) with rsLoRA (Kalajdzievski 2023)."""
-        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
 
 def parse_config(data: bytes) -> LoraAdapterConfig:
@@ -55,6 +27,8 @@ def parse_config(data: bytes) -> LoraAdapterConfig:
     document = parse(data, what=FILE, limit=MAX_BYTES, error=InvalidAdapterError, code="bad_config")
     if not isinstance(document, dict):
         raise InvalidAdapterError(f"{FILE} is not a JSON object.")
+    if "peft_type" in document:
+        RULES["peft_type"]("peft_type", document["peft_type"])  # other tuners have other fields: this one comes first
     for name in REQUIRED:
         if name not in document:
             raise InvalidAdapterError(f"{FILE} lacks the field {name!r}, which has no default here. Add it.")
@@ -67,7 +41,9 @@ def parse_config(data: bytes) -> LoraAdapterConfig:
                 code="unknown_config_field",
             )
     kept = {name: values[name] for name in LoraAdapterConfig.__dataclass_fields__ if name in values}
-    return LoraAdapterConfig(document=document, trained_class=_trained_class(document.get("auto_mapping")), **kept)
+    return LoraAdapterConfig(
+        document=document, trained_class=_trained_class(document.get("auto_mapping")), values=values, **kept
+    )
 
 
 def _trained_class(auto_mapping: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""The JSON files of a merged model that depend on its weights: the dtype in config.json, the size in the index."""
+"""The JSON files of a merged model that depend on its weights: config.json and the index."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from registry.tensors.dtypes import CONFIG_NAMES, FLOATS
 from registry.tensors.header import Header
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
+_TIE = "tie_word_embeddings"
+_LANGUAGE_CONFIGS = ("text_config", "language_config", "llm_config", "decoder")
 
 
-def config_with_dtype(config: Mapping[str, Any], dtype: str) -> bytes:
-    """config.json for weights of another dtype (``BF16``): every dtype field of it and of the configs inside it.
+def config_with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A config for weights of another dtype (``BF16``): every dtype field of it and of the configs inside it.
 
     A config without such a field gets ``dtype``, so that it says what the weights are.
     """
     changed = _with_dtype(config, CONFIG_NAMES[dtype])
     if not any(key in config for key in _DTYPE_KEYS):
         changed["dtype"] = CONFIG_NAMES[dtype]
-    return _dump(changed)
+    return changed
+
+
+def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose input embedding and output head are two weights, in it and in that of the language model."""
+    changed = {**config, _TIE: False}
+    for key, value in config.items():
+        if isinstance(value, dict) and (_TIE in value or key in _LANGUAGE_CONFIGS):
+            changed[key] = untied_config(value)
+    return changed
 
 
 def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -35,13 +46,14 @@ def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return changed
 
 
-def index_with_size(index: Mapping[str, Any], headers: Mapping[str, Header]) -> bytes:
-    """The weight index for files of these headers: same map, the sizes of the new tensors."""
+def index_of(index: Mapping[str, Any], headers: Mapping[str, Header]) -> dict[str, Any]:
+    """The weight index for files of these headers: the base's own with the tensors and the size that they have."""
     metadata = dict(index.get("metadata") or {})
     entries = [entry for header in headers.values() for entry in header.entries.values()]
     if "total_size" in metadata:
         metadata["total_size"] = sum(entry.stop - entry.start for entry in entries)
-    return _dump({**index, "metadata": metadata})
+    added = {name: file for file, header in headers.items() for name in header.entries}
+    return {**index, "metadata": metadata, "weight_map": {**added, **index["weight_map"]}}
 
 
 def changes_dtype(headers: Mapping[str, Header], dtype: str) -> bool:
@@ -53,5 +65,6 @@ def changes_dtype(headers: Mapping[str, Header], dtype: str) -> bool:
     )
 
 
-def _dump(document: Mapping[str, Any]) -> bytes:
+def write_json(document: Mapping[str, Any]) -> bytes:
+    """A JSON file as transformers lays it out."""
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

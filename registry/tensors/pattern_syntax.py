@@ -11,8 +11,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-MAX_EXPANDED: Final = 65_536
-"""Steps of a pattern after its repeats are written out."""
+from registry.tensors.strict_json import shown
+
+MAX_EXPANDED: Final = 8192
+"""Steps of a pattern after its repeats are written out: compiling can't be stopped, and takes up to 20 us a step."""
+MAX_LENGTH: Final = 16_384
+MAX_REPEAT_DIGITS: Final = 9
 MAX_GROUPS_DEEP: Final = 40
 
 _TOKEN: Final = re.compile(
@@ -25,7 +29,7 @@ _TOKEN: Final = re.compile(
       | (?P<other>[^\\\[\](){}*+?|])""",
     re.VERBOSE | re.ASCII,
 )
-_CODE_POINTS: Final = re.compile(r"\\[xuUN0-7]")
+_CODE_POINTS: Final = re.compile(r"\\[xuUN0-9]")
 _SET_OPERATORS: Final = ("[", "--", "&&", "~~", "||")
 
 
@@ -42,6 +46,8 @@ def check(pattern: str, *, whole: bool) -> int:
     Raises:
         PatternFaultError: the pattern must not be compiled.
     """
+    if len(pattern) > MAX_LENGTH:
+        raise PatternFaultError(f"it has more than {MAX_LENGTH} characters")
     if not (pattern.isascii() and pattern.isprintable()):
         raise PatternFaultError("it has characters other than printable ASCII")
     if _CODE_POINTS.search(pattern.replace("\\\\", "")):
@@ -49,61 +55,91 @@ def check(pattern: str, *, whole: bool) -> int:
     steps = _steps(pattern)
     try:
         re.compile(pattern if whole else rf"(.*\.)?({pattern})$")  # what PEFT would meet
-    except (re.error, OverflowError, RecursionError) as problem:
-        raise PatternFaultError(f"it is not a regular expression ({problem})") from None
+    except (OverflowError, RecursionError):
+        raise PatternFaultError("its repeats or groups are beyond what programs count") from None
+    except re.error as problem:
+        raise PatternFaultError(f"it is not a regular expression ({problem.msg})") from None
     return steps
 
 
 def _steps(pattern: str) -> int:
-    totals, last, at = [0], 0, 0
-    endless, last_endless = [False], False  # whether an open group, or what stands last, holds a repeat without end
+    scan, at = _Scan(), 0
     while at < len(pattern):
         token = _TOKEN.match(pattern, at)
         if token is None:
             raise PatternFaultError(f"the character {pattern[at]!r} at position {at} has no plain meaning there")
         at = token.end()
-        kind = token.lastgroup
-        if kind == "open":
-            totals.append(0)
-            endless.append(False)
-            last, last_endless = 0, False
-            if len(totals) > MAX_GROUPS_DEEP:
-                raise PatternFaultError(f"its groups are nested deeper than {MAX_GROUPS_DEEP} levels")
-        elif kind == "close":
-            if len(totals) == 1:
-                raise PatternFaultError(f"the ')' at position {at - 1} closes nothing")
-            last, last_endless = totals.pop() + 1, endless.pop()
-            totals[-1] += last
-            endless[-1] |= last_endless
+        if token["open"]:
+            scan.open(token)
+        elif token["close"]:
+            scan.close(at)
         elif token["repeat"]:
-            grown = last * _copies(token["repeat"], token["low"], token["high"])
-            if _is_endless(token):
-                if last_endless:
-                    raise PatternFaultError(
-                        "it repeats what holds a repeat, which takes PEFT exponential time to match"
-                    )
-                endless[-1] = last_endless = True
-            totals[-1] += grown - last
-            last = grown
+            scan.repeat(token)
         else:
-            last, last_endless = _set_steps(token[0]) if kind == "set" else 1, False
-            totals[-1] += last
-        if totals[-1] > MAX_EXPANDED:
+            scan.add(_set_steps(token[0]) if token["set"] else 1)
+        if scan.totals[-1] > MAX_EXPANDED:
             raise PatternFaultError(f"its repeats come to more than {MAX_EXPANDED} steps")
-    return sum(totals)
+    return sum(scan.totals)
+
+
+class _Scan:
+    """What is known of a pattern up to a token."""
+
+    def __init__(self) -> None:
+        self.totals = [0]  # steps of the whole and of each open group
+        self._endless = [False]  # whether the whole and each open group holds a repeat without end
+        self._last = 0  # steps of what stands last, which a repeat would repeat
+        self._last_endless = False
+        self._last_is_group = False
+        self._opened = -1  # where the group that was opened last began
+
+    def open(self, token: re.Match[str]) -> None:
+        self._opened = -1 if token[0][-1].isalpha() else token.end()  # (?i) is whole as it is
+        self.totals.append(0)
+        self._endless.append(False)
+        self._last, self._last_endless, self._last_is_group = 0, False, False
+        if len(self.totals) > MAX_GROUPS_DEEP:
+            raise PatternFaultError(f"its groups are nested deeper than {MAX_GROUPS_DEEP} levels")
+
+    def close(self, at: int) -> None:
+        if len(self.totals) == 1:
+            raise PatternFaultError(f"the ')' at position {at - 1} closes nothing")
+        if self._opened == at - 1:
+            # regex compiles a run of empty groups in time that grows with the square of their number
+            raise PatternFaultError(f"the group that ends at position {at - 1} holds nothing")
+        endless = self._endless.pop()
+        self.add(self.totals.pop() + 1)
+        self._last_endless, self._last_is_group = endless, True
+        self._endless[-1] |= endless
+
+    def add(self, steps: int) -> None:
+        self._last, self._last_endless, self._last_is_group = steps, False, False
+        self.totals[-1] += steps
+
+    def repeat(self, token: re.Match[str]) -> None:
+        possessive = len(token["repeat"]) > 1 and token["repeat"].endswith("+")
+        if possessive and self._last_is_group:
+            raise PatternFaultError("it repeats a group possessively, which programs do not agree on")
+        grown = self._last * _copies(token["repeat"], token["low"], token["high"])
+        if _is_endless(token):
+            if self._last_endless:
+                raise PatternFaultError("it repeats what holds a repeat, which takes PEFT exponential time to match")
+            self._endless[-1] = self._last_endless = True
+        self.totals[-1] += grown - self._last
+        self._last, self._last_is_group = grown, False
 
 
 def _is_endless(token: re.Match[str]) -> bool:
     """A repeat without end, or so long that it is as slow."""
     if token["repeat"][0] in "*+" or (token["range"] and not token["high"]):
         return True
-    return any(int(digits[:9]) >= 10 for digits in (token["low"], token["high"]) if digits)
+    return any(int(digits) >= 10 for digits in (token["low"], token["high"]) if digits)
 
 
 def _set_steps(text: str) -> int:
     inner = text[1:-1]
     if any(operator in inner for operator in _SET_OPERATORS):
-        raise PatternFaultError(f"the set {text!r} holds a set or an operator on sets")
+        raise PatternFaultError(f"the set {shown(text)} holds a set or an operator on sets")
     return len(text)
 
 
@@ -113,7 +149,10 @@ def _copies(repeat: str, low: str | None, high: str | None) -> int:
         return 1
     if repeat[0] == "+":
         return 2
-    numbers = [int(digits[:9]) for digits in (low, high) if digits]
-    if not numbers:
-        raise PatternFaultError(f"the repeat {repeat!r} has no number")
+    digits = [digits for digits in (low, high) if digits]
+    if not digits:
+        raise PatternFaultError(f"the repeat {shown(repeat)} has no number")
+    if max(map(len, digits)) > MAX_REPEAT_DIGITS:
+        raise PatternFaultError(f"a repeat has a number of more than {MAX_REPEAT_DIGITS} digits")
+    numbers = [int(number) for number in digits]
     return max(numbers) + 1

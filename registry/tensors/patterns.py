@@ -22,11 +22,17 @@ from registry.errors import InvalidAdapterError
 from registry.tensors.pattern_syntax import PatternFaultError, check
 from registry.tensors.strict_json import shown
 
-SECONDS: Final = 2.0
+SECONDS: Final = 0.5
 MAX_EXPRESSIONS: Final = 1024
-MAX_STEPS: Final = 131_072
+MAX_STEPS: Final = 65_536
 """Steps of all expressions of a checkpoint, after their repeats are written out."""
+MAX_MATCHES: Final = 64
+"""Keys of one field that match one module: more would be told about than anybody reads."""
+MAX_PLAIN: Final = 4096
+"""Characters of a plain name: longer than that of any module, with every dot escaped."""
 
+_LETTERS: Final = re.compile(r"\\[wWbBdDsS]|\(\?[a-z]*i")
+_FREE_SHAPES: Final = 32
 _PLAIN: Final = re.compile(r"\^?(?:[\w.-]|\\[.-])+", re.ASCII)
 
 Value = TypeVar("Value")
@@ -34,15 +40,15 @@ Value = TypeVar("Value")
 
 @dataclass
 class PatternBudget:
-    """What all patterns of one checkpoint share: steps, and time on a processor, not on the clock."""
+    """What all patterns of one checkpoint share: steps, and time on a processor, not on the clock.
+
+    Only time spent on patterns counts, so that a large checkpoint is not taken for a slow pattern.
+    """
 
     seconds: float = SECONDS
-    _stop: float = 0.0
+    _used: float = 0.0
     _expressions: int = 0
     _steps: int = 0
-
-    def __post_init__(self) -> None:
-        self._stop = time.thread_time() + self.seconds
 
     def compile(self, pattern: str, *, field: str, whole: bool = False) -> Expression:
         """Compile a publisher's expression; ``whole`` takes it as it is, else PEFT's ``(.*\\.)?(...)$`` is put around.
@@ -50,13 +56,15 @@ class PatternBudget:
         Raises:
             InvalidAdapterError: ``bad_config``, for a pattern that is malformed, too large or one too many.
         """
+        start = time.thread_time()
         try:
             compiled = self._compile(pattern, whole=whole)
         except (PatternFaultError, regex.error, OverflowError, RecursionError) as problem:
+            why = str(problem)[:200]
             raise InvalidAdapterError(
-                f"{field} holds the pattern {shown(pattern)}, which is refused: {problem}. Name the modules in full."
+                f"{field} holds the pattern {shown(pattern)}, which is refused: {why}. Name the modules in full."
             ) from None
-        self.left(pattern, field)
+        self.charge(start, pattern, field)
         return Expression(pattern, field, compiled, self, whole)
 
     def _compile(self, pattern: str, *, whole: bool) -> regex.Pattern[str]:
@@ -66,21 +74,27 @@ class PatternBudget:
         self._steps += check(pattern, whole=whole)
         if self._steps > MAX_STEPS:
             raise PatternFaultError(f"the patterns of the adapter come to more than {MAX_STEPS} steps")
-        return regex.compile(pattern if whole else rf"(.*\.)?({pattern})$", regex.V0)
+        compiled = regex.compile(pattern if whole else rf"(.*\.)?({pattern})$", regex.V0, cache_pattern=False)
+        regex.purge()  # it remembers the text of every pattern that it has seen, without end
+        return compiled
 
-    def left(self, pattern: str, field: str) -> float:
-        """Seconds left; raises `InvalidAdapterError` (``bad_config``), naming the pattern, when there are none."""
-        left = self._stop - time.thread_time()
-        if left <= 0:
-            raise self.spent(pattern, field)
-        return left
+    @property
+    def left(self) -> float:
+        """Seconds left."""
+        return self.seconds - self._used
 
-    def spent(self, pattern: str, field: str) -> InvalidAdapterError:
-        """The error that says which pattern used up the time."""
-        return InvalidAdapterError(
-            f"{field} holds the pattern {shown(pattern)}, which takes too long to match (more than {self.seconds:g} "
-            "seconds for the checkpoint). Name the modules in full instead."
-        )
+    def charge(self, start: float, pattern: str, field: str) -> None:
+        """Count the time since ``start`` (of `time.thread_time`).
+
+        Raises:
+            InvalidAdapterError: ``bad_config``, naming the pattern, when no time is left.
+        """
+        self._used += time.thread_time() - start
+        if self._used >= self.seconds:
+            raise InvalidAdapterError(
+                f"{field} holds the pattern {shown(pattern)}, which takes too long to match (more than "
+                f"{self.seconds:g} seconds for the checkpoint). Name the modules in full instead.",
+            )
 
 
 @dataclass(frozen=True)
@@ -94,14 +108,27 @@ class Expression:
     _whole: bool
 
     def match(self, name: str) -> regex.Match[str] | None:
-        """The match at the start of ``name`` (over all of it for a pattern taken as a whole)."""
-        timeout = self._budget.left(self.pattern, self.field)
-        try:
-            if self._whole:
-                return self._compiled.fullmatch(name, timeout=timeout)
-            return self._compiled.match(name, timeout=timeout)
-        except TimeoutError:
-            raise self._budget.spent(self.pattern, self.field) from None
+        """The match at the start of ``name`` (over all of it for a pattern taken as a whole).
+
+        Raises:
+            InvalidAdapterError: ``bad_config``, when no time is left, or for a name outside ASCII and a pattern that
+                asks for the class or the case of letters, where `re`, which PEFT uses, and `regex` differ.
+        """
+        if not name.isascii() and _LETTERS.search(self.pattern):
+            raise InvalidAdapterError(
+                f"{self.field} holds the pattern {shown(self.pattern)}, which programs match differently with the "
+                f"module {shown(name)}. Name the modules in full."
+            )
+        match = self._compiled.fullmatch if self._whole else self._compiled.match
+        while True:
+            start = time.thread_time()
+            try:
+                found = match(name, timeout=self._budget.left)
+            except TimeoutError:  # regex counts the time of all threads: the budget says whether it was this one's
+                self._budget.charge(start, self.pattern, self.field)
+                continue
+            self._budget.charge(start, self.pattern, self.field)
+            return found
 
 
 def ends(name: str) -> Iterator[str]:
@@ -134,8 +161,9 @@ class PatternMap(Generic[Value]):
 
     def __init__(self, patterns: Mapping[str, Value], *, field: str, budget: PatternBudget) -> None:
         self.field = field
+        self._patterns = dict(patterns)
         self._keys = tuple(patterns)
-        self._values = tuple(patterns.values())
+        self._budget = budget
         self._shapes: dict[tuple[int, bool], dict[tuple[int, ...], _Shape]] = {}
         self._expressions: list[tuple[int, Expression]] = []
         self._used: set[int] = set()
@@ -146,34 +174,69 @@ class PatternMap(Generic[Value]):
                 self._expressions.append((place, budget.compile(key, field=field)))
 
     def _add_plain(self, place: int, key: str) -> None:
+        if len(key) > MAX_PLAIN:
+            raise InvalidAdapterError(
+                f"{self.field} has the key {shown(key)} of {len(key)} characters, at most {MAX_PLAIN} are expected."
+            )
         anchored = key.startswith("^")
-        pieces = re.findall(r"\\?.", key.removeprefix("^"))
-        wild = tuple(at for at, piece in enumerate(pieces) if piece == ".")
-        text = "".join(piece[-1] for piece in pieces)
+        pieces = key[anchored:] if "\\" not in key else re.findall(r"\\?.", key[anchored:])
+        wild = tuple([at for at, piece in enumerate(pieces) if piece == "."])
+        text = "".join([piece[-1] for piece in pieces]) if isinstance(pieces, list) else pieces
         shape = self._shapes.setdefault((len(text), anchored), {}).setdefault(wild, _Shape(wild))
         shape.keys.setdefault(text, []).append(place)
 
     def matches(self, name: str) -> list[int]:
-        """Places of all keys that match, in file order."""
-        found: list[int] = []
-        for end in ends(name) if self._shapes else ():
-            for anchored in (False, True) if end is name else (False,):
-                for shape in self._shapes.get((len(end), anchored), {}).values():
-                    found.extend(shape.keys.get(shape.masked(end), ()))
-        found.extend(place for place, expression in self._expressions if expression.match(name))
+        """Places of all keys that match, in file order.
+
+        Raises:
+            InvalidAdapterError: ``bad_config``, for keys that take too long, or when too many match.
+        """
+        found = self._plain_matches(name) if self._shapes else []
+        for place, expression in self._expressions:
+            if expression.match(name):
+                found.append(place)
+        if len(found) > MAX_MATCHES:
+            raise InvalidAdapterError(
+                f"{self.field} has {len(found)} keys that match the module {shown(name)}, at most {MAX_MATCHES} are "
+                "expected. Give each module one key."
+            )
         return sorted(found)
 
+    def _plain_matches(self, name: str) -> list[int]:
+        """Names of modules share a few shapes, and looking these up is free: their number is that of the modules."""
+        found: list[int] = []
+        free, start = _FREE_SHAPES, 0.0
+        for end in ends(name):
+            for anchored in (False, True) if end is name else (False,):
+                shapes = self._shapes.get((len(end), anchored))
+                if not shapes:
+                    continue
+                free -= len(shapes)
+                if free < 0 and not start:
+                    start = time.thread_time()
+                for shape in shapes.values():
+                    found.extend(shape.keys.get(shape.masked(end), ()))
+        if start:
+            self._budget.charge(start, self._keys[found[0] if found else 0], self.field)
+        return found
+
     def resolve(self, name: str) -> tuple[Value | None, tuple[str, ...]]:
-        """The value for a module (None: no key matches) and all keys that match, the one that rules first."""
+        """The value for a module (None: no key matches) and all keys that match, the one that rules first.
+
+        A name that no key matches as a pattern may still be a key as it is (PEFT looks it up in the end): ``a+b``.
+        """
         found = self.matches(name)
+        if not found and name in self._patterns:
+            found = [self._keys.index(name)]
         self._used.update(found)
         if not found:
             return None, ()
-        return self._values[found[0]], tuple(self._keys[place] for place in found)
+        keys = tuple(self._keys[place] for place in found)
+        return self._patterns[keys[0]], keys
 
     def conflict(self, keys: Iterable[str]) -> bool:
         """Whether keys of this map have different values."""
-        return len({self._values[self._keys.index(key)] for key in keys}) > 1
+        return len({self._patterns[key] for key in keys}) > 1
 
     @property
     def unused(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ also depend on: the version of the artifact format (header and config writers) a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -37,6 +38,8 @@ class Plan:
     links: tuple[PlanLink, ...]
     since: str | None = None  # digest of the revision on whose merged weights the links go; None: the base
     dtype: Dtype | None = None
+    ranks: Mapping[str, int] | None = None  # what each module of a truncated adapter is cut to
+    uniform: bool = False  # filled with zeros to one rank
     base_repo: str | None = None  # what a composed adapter calls the model it belongs on
 
     def document(self) -> dict[str, Any]:
@@ -50,6 +53,8 @@ class Plan:
             "links": [{"revision": link.revision, "coefficient": link.coefficient} for link in self.links],
             "since": self.since,
             "dtype": self.dtype,
+            "ranks": None if self.ranks is None else dict(self.ranks),
+            "uniform": self.uniform,
             "base_repo": self.base_repo,
         }
 

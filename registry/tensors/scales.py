@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.tensors.lora_config import LoraAdapterConfig
+from registry.tensors.adapter_config import LoraAdapterConfig
 from registry.tensors.patterns import PatternBudget, PatternMap
 from registry.tensors.strict_json import shown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from registry.errors import IntegrityError
 
@@ -25,6 +25,20 @@ def read_range(source: ByteSource, start: int, stop: int) -> bytearray:
     data = bytearray(stop - start)
     source.read_into(start, memoryview(data))
     return data
+
+
+class _Nowhere:
+    """A source without bytes, for what is in memory already."""
+
+    @property
+    def size(self) -> int:
+        return 0
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        raise AssertionError(f"nothing is at byte {offset}")
+
+
+NOWHERE: Final = _Nowhere()
 
 
 class FileSource:

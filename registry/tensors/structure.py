@@ -1,6 +1,6 @@
 """From what a model class says of itself to the target table: which file tensor each module's weight is.
 
-The facts come from `registry.tensors.architecture_child`. Nothing here needs torch or transformers.
+The facts come from `registry.tensors.architecture_facts`. Nothing here needs torch or transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from registry.errors import InvalidBaseError
-from registry.tensors.targets import Target, TargetKind, TargetTable
+from registry.tensors.conversions import pieces_of, pieces_of_tensor
+from registry.tensors.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, tuple[str, Shape]]
@@ -26,8 +27,9 @@ class _Files:
     """Where the runtime parameters lie in the files."""
 
     architecture: str
-    one: Mapping[str, str]  # runtime parameter -> the file tensor that is loaded into it as it is
-    computed: frozenset[str]  # runtime parameters that are computed from file tensors (merged, split, transposed)
+    shapes: Mapping[str, Shape]  # of the file tensors
+    one: Mapping[str, str]  # runtime parameter or buffer -> the file tensor that is loaded into it as it is
+    computed: Mapping[str, Mapping[str, Any]]  # runtime parameter -> how it is computed (merged, split, transposed)
 
 
 def table_from_facts(facts: Mapping[str, Any], tensors: Tensors) -> TargetTable:
@@ -37,12 +39,17 @@ def table_from_facts(facts: Mapping[str, Any], tensors: Tensors) -> TargetTable:
     ``architecture`` when two file tensors are the same parameter, or when none belongs to the model.
     """
     files = _files(facts, tensors)
-    _check_shapes(facts, files, tensors)
+    _check_shapes(facts, files)
     modules = [_module(entry, files) for entry in facts["modules"] if entry[0]]
     candidates = {target.module: target for target in modules if target is not None}
     held, missing = _with_ties(facts, files, candidates)
     return TargetTable(
         targets={name: held[name] for name in sorted(held)},
+        parameters={
+            name: FileParameter(files.one[name], files.shapes[files.one[name]])
+            for name in sorted(files.one)
+            if name not in files.computed
+        },
         source=f"transformers {facts['transformers']}",
         architecture=facts["architecture"],
         model_type=facts["model_type"],
@@ -54,14 +61,14 @@ def table_from_facts(facts: Mapping[str, Any], tensors: Tensors) -> TargetTable:
 
 def _files(facts: Mapping[str, Any], tensors: Tensors) -> _Files:
     architecture = facts["architecture"]
-    if not facts["direct"] and not facts["computed"]:
+    if not facts["direct"] and not facts["conversions"]:
         example = min(tensors) if tensors else "none"
         raise InvalidBaseError(
             f"None of the {len(tensors)} tensors in the files (for example {example}) belongs to {architecture}, which "
             "config.json names: give the config.json that these weights were saved with.",
             code="architecture",
         )
-    computed = frozenset(name for names in facts["computed"].values() for name in names)
+    computed = {name: entry for entry in facts["conversions"] for name in entry["targets"]}
     found: dict[str, list[str]] = defaultdict(list)
     for tensor, parameter in facts["direct"].items():
         found[parameter].append(tensor)
@@ -73,17 +80,18 @@ def _files(facts: Mapping[str, Any], tensors: Tensors) -> _Files:
                 "one counts: keep one of them in the files.",
                 code="architecture",
             )
-    return _Files(architecture, {parameter: names[0] for parameter, names in found.items()}, computed)
+    shapes = {name: shape for name, (_, shape) in tensors.items()}
+    return _Files(architecture, shapes, {parameter: names[0] for parameter, names in found.items()}, computed)
 
 
-def _check_shapes(facts: Mapping[str, Any], files: _Files, tensors: Tensors) -> None:
+def _check_shapes(facts: Mapping[str, Any], files: _Files) -> None:
     for name, _, _, parameters in facts["modules"]:
         for key, shape in parameters:
             parameter = _join(name, key)
             tensor = files.one.get(parameter)
             if tensor is None or parameter in files.computed:
                 continue
-            held = tensors[tensor][1]
+            held = files.shapes[tensor]
             if tuple(shape) != held:
                 raise InvalidBaseError(
                     f"The tensor {tensor} has shape {list(held)}, but {parameter} of {files.architecture} has "
@@ -98,36 +106,46 @@ def _module(entry: list[Any], files: _Files) -> Target | None:
     `Target.tensor` is None where the files lack the parameter or keep it in another form.
     """
     name, kind, geometry, parameters = entry[0], TargetKind(entry[1]), entry[2], entry[3]
-    wide = [(key, tuple(shape)) for key, shape in parameters if len(shape) >= 2]
+    wide = {key: tuple(shape) for key, shape in parameters if len(shape) >= 2}
     if not wide:
         return None
+    first = next(iter(wide.values()))
+    if kind is TargetKind.EXPERTS:
+        deep = [(key, shape) for key, shape in wide.items() if len(shape) == 3]
+        fused = tuple(_fused(name, key, shape, geometry["transposed"], files) for key, shape in deep)
+        return Target(name, kind, None, deep[0][1], fused=fused)
     key = _WEIGHT.get(kind, "weight")
-    shapes = dict(wide)
-    if kind in (TargetKind.EXPERTS, TargetKind.UNKNOWN) or key not in shapes:
-        return _opaque(name, kind, wide, files)
     parameter = _join(name, key)
+    if kind is TargetKind.UNKNOWN or key not in wide or parameter in files.computed:
+        return Target(name, TargetKind.UNKNOWN, _only(name, wide, files), first)
+    return Target(name, kind, files.one.get(parameter), wide[key], geometry=geometry)
+
+
+def _only(name: str, wide: Mapping[str, Shape], files: _Files) -> str | None:
+    """The tensor of a module whose product is not known, where it has one weight and that is one tensor."""
+    parameters = [_join(name, key) for key in wide]
+    return files.one.get(parameters[0]) if len(wide) == 1 and parameters[0] not in files.computed else None
+
+
+def _fused(name: str, key: str, shape: Shape, transposed: bool, files: _Files) -> FusedParameter:
+    parameter = _join(name, key)
+    pieces: tuple[Piece, ...] = ()
     if parameter in files.computed:
-        return _opaque(name, TargetKind.UNKNOWN, wide, files)
-    return Target(name, kind, files.one.get(parameter), shapes[key], geometry=geometry)
-
-
-def _opaque(name: str, kind: TargetKind, wide: list[tuple[str, Shape]], files: _Files) -> Target:
-    """A module whose product is not known; with one weight that is one tensor, that tensor is named."""
-    kind = kind if kind is TargetKind.EXPERTS else TargetKind.UNKNOWN
-    places = [
-        {"name": key, "shape": list(shape), "tensor": None if parameter in files.computed else files.one.get(parameter)}
-        for key, shape in wide
-        for parameter in [_join(name, key)]
-    ]
-    tensor = places[0]["tensor"] if len(places) == 1 else None
-    return Target(name, kind, tensor if isinstance(tensor, str) else None, wide[0][1], geometry={"parameters": places})
+        if parameter not in files.one:
+            pieces = pieces_of(files.computed[parameter], parameter, shape, files.shapes, transposed=transposed)
+    elif parameter in files.one:
+        pieces = pieces_of_tensor(files.one[parameter], shape, transposed=transposed)
+    experts, rows, columns = shape
+    out_features, in_features = (columns, rows) if transposed else (rows, columns)
+    return FusedParameter(key, experts, out_features, in_features, transposed, pieces)
 
 
 def _with_ties(
     facts: Mapping[str, Any], files: _Files, candidates: Mapping[str, Target]
 ) -> tuple[dict[str, Target], list[str]]:
     """(targets that the files hold, with their ties; modules that the files do not hold)."""
-    held = {name: target for name, target in candidates.items() if _is_held(target, files)}
+    present = _present(facts, files)
+    held = {name: target for name, target in candidates.items() if name in present}
     for group in _groups(facts["ties"]):
         weights = [parameter for parameter in group if _owns(candidates, parameter)]
         modules = [_owner(parameter) for parameter in weights]
@@ -143,12 +161,16 @@ def _with_ties(
     return held, sorted(set(candidates) - set(held))
 
 
-def _is_held(target: Target, files: _Files) -> bool:
-    keys = [place["name"] for place in target.geometry.get("parameters", ())]
-    names = [_join(target.module, key) for key in keys]
-    if target.tensor is not None or any(name in files.one or name in files.computed for name in names):
-        return True
-    return any(parameter.startswith(f"{target.module}.parametrizations.") for parameter in files.one)
+def _present(facts: Mapping[str, Any], files: _Files) -> set[str]:
+    """Modules of which the files hold a weight of two or more dimensions, in whatever form."""
+    found = {
+        parameter.partition(".parametrizations.")[0] for parameter in files.one if ".parametrizations." in parameter
+    }
+    for name, _, _, parameters in facts["modules"]:
+        wide = [_join(name, key) for key, shape in parameters if len(shape) >= 2]
+        if any(parameter in files.one or parameter in files.computed for parameter in wide):
+            found.add(name)
+    return found
 
 
 def _owner(parameter: str) -> str:
@@ -182,7 +204,7 @@ def _notices(facts: Mapping[str, Any], tensors: Tensors, missing: list[str]) -> 
             f"{len(missing)} {'module' if len(missing) == 1 else 'modules'} of {architecture} with no weights in the "
             f"files (for example {missing[0]}): no adapter can change {'it' if len(missing) == 1 else 'them'}."
         )
-    used = set(facts["direct"]) | set(facts["computed"])
+    used = set(facts["direct"]).union(*(names for entry in facts["conversions"] for names in entry["sources"]))
     # not the integers (position ids, masks): they are no weights, and loaders drop them in silence
     unused = sorted(name for name in set(tensors) - used if tensors[name][0].startswith(("F", "BF")))
     if unused:

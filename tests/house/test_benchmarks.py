@@ -20,7 +20,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_merge_measures_every_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = merge.main(["--tiny", "--runs", "1", "--peer-runs", "1", "--cache", str(tmp_path / "cache")])
     document = json.loads(file.read_text())
-    assert set(document["samples"]) >= {"copy", "merge depth 4", "merge depth 16", "peft depth 4", "publish"}
+    assert set(document["samples"]) >= {"copy", "merge depth 4", "merge depth 4, one DoRA", "peft depth 4", "publish"}
     assert all(figure["value"] > 0 for figure in document["figures"] if "error" in figure["name"])
     (ours,) = document["samples"]["merge depth 4"]
     (peft,) = document["samples"]["peft depth 4"]

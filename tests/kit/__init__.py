@@ -38,7 +38,9 @@ from tests.kit.bases import (
     plain_base,
 )
 from tests.kit.floats import FORMATS, from_bytes, round_once, spacing, to_bytes
-from tests.kit.reference import MergedTensor, merge_reference, read_pairs, used_bound
+from tests.kit.merged_tensor import MergedTensor, used_bound
+from tests.kit.reference import read_pairs
+from tests.kit.simulate import Simulated, simulate
 from tests.kit.tensor_files import (
     RawTensor,
     other_files,
@@ -55,6 +57,7 @@ __all__ = [
     "MergedTensor",
     "Module",
     "RawTensor",
+    "Simulated",
     "add_integers",
     "add_tokenizer",
     "bert_base",
@@ -62,13 +65,13 @@ __all__ = [
     "gpt2_base",
     "linear_names",
     "llama_base",
-    "merge_reference",
     "other_files",
     "plain_base",
     "read_model",
     "read_pairs",
     "read_tensors",
     "round_once",
+    "simulate",
     "spacing",
     "to_bytes",
     "used_bound",

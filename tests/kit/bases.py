@@ -6,19 +6,24 @@ Names, shapes and configs are those that transformers writes (tests/kit's own te
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from tests.kit.floats import Array
-from tests.kit.reference import GPT2_CONV1D, MergedTensor, merge_reference
+from tests.kit.layouts import Layout, layout_of
+from tests.kit.merged_tensor import MergedTensor
+from tests.kit.reference import GPT2_CONV1D
+from tests.kit.simulate import Simulated, simulate
 from tests.kit.tensor_files import RawTensor, read_tensors, write_model, write_tensors
 
-Kind = Literal["linear", "conv1d", "embedding"]
+Kind = Literal["linear", "conv1d", "embedding", "conv", "attention"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -29,12 +34,13 @@ class Module:
     name: str  # runtime path, as adapters name it
     tensor: str  # its weight in the files
     kind: Kind
-    shape: tuple[int, int]  # as stored
+    shape: tuple[int, ...]  # as stored
 
     @property
     def oriented(self) -> tuple[int, int]:
-        """(out, in)."""
-        return self.shape if self.kind == "linear" else (self.shape[1], self.shape[0])
+        """(out, in); of a convolution (out, in * kernel)."""
+        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        return (columns, rows) if self.kind in ("conv1d", "embedding") else (rows, columns)
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,18 @@ class Base:
     modules: Mapping[str, Module]
     architecture: str | None
 
+    @cached_property
+    def layout(self) -> Layout:
+        """What the parameters of the running model are in the files."""
+        return layout_of(self.folder)
+
+    def simulate(self, adapters: Sequence[Path]) -> Simulated:
+        """The merged model in float64, and whether a tie was undone (see `tests.kit.simulate`)."""
+        return simulate(self.folder, adapters, self.layout)
+
     def reference(self, adapters: Sequence[Path]) -> dict[str, MergedTensor]:
-        """The merged model in float64 (see `merge_reference`)."""
-        conv1d = GPT2_CONV1D if any(module.kind == "conv1d" for module in self.modules.values()) else ()
-        tensors = {name: module.tensor for name, module in self.modules.items()}
-        return merge_reference(self.folder, adapters, conv1d=conv1d, tensors=tensors)
+        """The merged model in float64."""
+        return self.simulate(adapters).tensors
 
     def named(self, *names: str) -> list[Module]:
         """Modules whose full name or leaf is one of the names (none given: all)."""
@@ -62,9 +75,10 @@ def draw(name: str, shape: tuple[int, ...], seed: int, scale: float) -> Array:
     return generator.standard_normal(shape) * scale
 
 
-def _write(
+def write_base(
     folder: Path, config: Mapping[str, Any], shapes: Shapes, dtype: str, seed: int, shards: int, scale: float
 ) -> None:
+    """Write tensors of these shapes, drawn from the seed, and the config."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, shape in shapes.items():
@@ -93,7 +107,7 @@ def plain_base(
     if shapes is None:
         shapes = {"body.one.weight": (12, 8), "body.one.bias": (12,), "body.two.weight": (8, 12), "head.weight": (5, 8)}
     config = {"model_type": "plain-net", "architectures": ["PlainNet"]} if named else {}
-    _write(folder, config, shapes, dtype, seed, shards, scale)
+    write_base(folder, config, shapes, dtype, seed, shards, scale)
     names = [name for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")]
     modules = {
         name.removesuffix(".weight"): Module(name.removesuffix(".weight"), name, "linear", _pair(shapes[name]))
@@ -155,7 +169,7 @@ def llama_base(
         "tie_word_embeddings": tied,
         "vocab_size": vocab,
     }
-    _write(folder, config, shapes, dtype, seed, shards, scale)
+    write_base(folder, config, shapes, dtype, seed, shards, scale)
     return Base(folder, _modules(shapes, {"embed_tokens": "embedding"}, ""), "LlamaForCausalLM")
 
 
@@ -205,7 +219,7 @@ def gpt2_base(
         "tie_word_embeddings": True,
         "vocab_size": vocab,
     }
-    _write(folder, config, shapes, dtype, seed, shards, scale)
+    write_base(folder, config, shapes, dtype, seed, shards, scale)
     kinds: dict[str, Kind] = {"wte": "embedding", "wpe": "embedding"}
     for leaf in GPT2_CONV1D:
         kinds[leaf] = "conv1d"
@@ -260,7 +274,7 @@ def bert_base(
         "type_vocab_size": 2,
         "vocab_size": vocab,
     }
-    _write(folder, config, shapes, dtype, seed, shards, scale)
+    write_base(folder, config, shapes, dtype, seed, shards, scale)
     names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
     return Base(folder, _modules(shapes, dict.fromkeys(names, "embedding"), ""), "BertModel")
 

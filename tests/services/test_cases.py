@@ -6,6 +6,8 @@ They lie beside the checkout; without them these tests are skipped, and the smal
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,24 +17,13 @@ import pytest
 
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
 from registry.services.local import LocalRegistry
-from tests.kit import RawTensor, read_model, read_tensors, spacing
+from tests.kit import RawTensor, read_model, read_tensors, simulate, spacing
 from tests.kit.tensor_files import tensor_files
 
 CASES = Path(__file__).parents[2] / "../shared/cases"
 
-NOT_YET = {
-    "conv_net_d3",
-    "llama_dora_mid_d3",
-    "llama_mts_then_lora_d2",
-    "llama_tokens_override_d3",
-    "mixtral_target_params_d2",
-    "opt_biases_d3",
-    "quirk_tied_lm_head_mts_untie_d1",
-}
-"""Cases of features that come with the next issue: refused by name until then."""
-
-NOT_YET_BROKEN = {"neg_mts_shape", "neg_token_index_oob", "neg_vocab_resized"}
-"""Wrong uses of those features: until then either reason is right."""
+QUIRKS = ["quirk_alpha_pattern_overlap_d1", "quirk_tied_lm_head_mts_untie_d1"]
+"""Cases where PEFT is wrong or unclear, and that are merged as the case says is right."""
 
 LEFT_OUT = {"neg_pickle_alongside": "adapter_model.bin"}
 """Cases where a file may be left out instead, and is."""
@@ -82,15 +73,10 @@ def _paths(registry: LocalRegistry) -> list[str]:
     return sorted(one.path for one in registry.search().revisions)
 
 
-@pytest.mark.parametrize("name", [*_all("positive"), "quirk_alpha_pattern_overlap_d1"])
+@pytest.mark.parametrize("name", [*_all("positive"), *QUIRKS])
 def test_positive(registry: LocalRegistry, name: str, tmp_path: Path) -> None:
     case, base, adapters = _given(name if (CASES / name).exists() else "absent")
     registry.add_base("base", base)
-    if name in NOT_YET:
-        with pytest.raises(InvalidAdapterError) as caught:
-            _publish(registry, adapters)
-        assert caught.value.code == "not_supported_yet", caught.value
-        return
     reference = _publish(registry, adapters)
     tolerance = case["tolerance"]
     expected = {key: raw.values for key, raw in read_tensors(CASES / name / "expected/merged.safetensors").items()}
@@ -103,10 +89,14 @@ def test_positive(registry: LocalRegistry, name: str, tmp_path: Path) -> None:
     registry.fetch(reference, tmp_path / "native", kind="merged")
     native, before = read_model(tmp_path / "native"), read_model(base)
     assert [path.name for path in tensor_files(tmp_path / "native")] == [path.name for path in tensor_files(base)]
+    assert set(native) - set(before) == set(case["new_tensors"])
     for key, raw in native.items():
-        assert raw.dtype == before[key].dtype
         if key not in case["changed_tensors"]:
             assert raw == before[key], key
+        elif key in before:
+            assert raw.dtype == before[key].dtype
+    config = json.loads((tmp_path / "native" / "config.json").read_text())
+    assert config == json.loads((base / "config.json").read_text()) | case["config_changes"]
     if "native" in tolerance:
         rounded = read_tensors(CASES / name / tolerance["native"]["file"])
         for key, raw in rounded.items():
@@ -123,37 +113,49 @@ def test_overlapping_patterns_are_flagged(registry: LocalRegistry) -> None:
     assert any("alpha_pattern" in notice for notice in notices), notices
 
 
-@pytest.mark.parametrize("name", [*_all("positive"), "quirk_alpha_pattern_overlap_d1"])
+@pytest.mark.parametrize("name", [*_all("positive"), *QUIRKS])
 def test_composed_ranks_and_values(registry: LocalRegistry, name: str, tmp_path: Path) -> None:
     case, base, adapters = _given(name if (CASES / name).exists() else "absent")
-    if name in NOT_YET:
-        pytest.skip("comes with the next issue")
     registry.add_base("base", base)
-    registry.fetch(_publish(registry, adapters), tmp_path / "composed")
-    tensors = read_tensors(tmp_path / "composed" / "adapter_model.safetensors")
-    ranks, deltas = _composed(tensors)
-    limit = {key: min(delta.shape) for key, delta in deltas.items()}
-    assert ranks == {key: min(rank, limit[key]) for key, rank in case["factored"]["ranks"].items()}
-    before = {key: raw.values for key, raw in read_model(base).items()}
+    composed = tmp_path / "composed"
+    registry.fetch(_publish(registry, adapters), composed)
+    tensors = read_tensors(composed / "adapter_model.safetensors")
+    factored = case["factored"]
+    if factored["composable"]:
+        config = json.loads((composed / "adapter_config.json").read_text())
+        assert config["use_dora"] is (factored["form"] == "dora")
+        assert _ranks(tensors, config) == _limited(factored["ranks"], tensors)
+    simulated = simulate(base, [composed]).tensors
     expected = {key: raw.values for key, raw in read_tensors(CASES / name / "expected/merged.safetensors").items()}
-    changed = {key: expected[key] - before[key] for key in case["changed_tensors"]}
-    assert len(deltas) == len(changed)
-    for module, delta in deltas.items():
-        (key,) = [key for key in changed if key == f"{module}.weight" or f"{module}.weight".endswith("." + key)]
-        fits = [turned for turned in (delta, delta.T) if turned.shape == changed[key].shape]
-        assert any(np.allclose(turned, changed[key], rtol=1e-5, atol=1e-5) for turned in fits), module
+    assert sorted(simulated) == sorted(expected)
+    for key, values in expected.items():
+        assert np.allclose(simulated[key].values, values, rtol=1e-5, atol=1e-5), key
 
 
-def _composed(tensors: dict[str, RawTensor]) -> tuple[dict[str, int], dict[str, Any]]:
-    ranks, deltas = {}, {}
+def _ranks(tensors: dict[str, RawTensor], config: dict[str, Any]) -> dict[str, int]:
+    """Rank of each module and parameter, as the configuration gives it and the tensors agree."""
+    patterns = {re.sub(r"\\(.)", r"\1", key[1:]): rank for key, rank in config["rank_pattern"].items()}
+    targets = config["target_modules"]
+    modules = list(targets) if isinstance(targets, list) else re.sub(r"\\(.)", r"\1", targets[1:-1]).split("|")
+    ranks = {name: patterns.get(name, config["r"]) for name in [*modules, *config.get("target_parameters", [])]}
+    for module in modules:
+        lead = f"base_model.model.{module}."
+        (a,) = [raw for key, raw in tensors.items() if key in (f"{lead}lora_A.weight", f"{lead}lora_embedding_A")]
+        assert a.shape[0] == ranks[module]
+    return ranks
+
+
+def _limited(ranks: dict[str, int], tensors: dict[str, RawTensor]) -> dict[str, int]:
+    """The sums of ranks, where they pass the matrix its smaller side."""
+    limits = {}
     for key, raw in tensors.items():
-        for tail_a, tail_b in ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B")):
-            if key.endswith(tail_a):
-                stem = key.removesuffix(tail_a)
-                module = stem.removeprefix("base_model.model.")
-                ranks[module] = raw.shape[0]
-                deltas[module] = tensors[stem + tail_b].values @ raw.values
-    return ranks, deltas
+        for tail in (".lora_B.weight", ".lora_embedding_B"):
+            a = tensors.get(key.replace("lora_B", "lora_A").replace("embedding_B", "embedding_A"))
+            if key.endswith(tail) and a is not None:
+                limits[key.removeprefix("base_model.model.").removesuffix(tail)] = min(
+                    raw.shape[0], math.prod(a.shape[1:])
+                )
+    return {name: min(rank, limits.get(name, rank)) for name, rank in ranks.items()}
 
 
 @pytest.mark.parametrize("name", _all("negative"))
@@ -180,8 +182,7 @@ def test_negative(registry: LocalRegistry, name: str, tmp_path: Path) -> None:
         return
     with pytest.raises(RegistryError) as refused:
         registry.publish(bad, path)
-    allowed = {expect["code"], "not_supported_yet"} if name in NOT_YET_BROKEN else {expect["code"]}
-    assert refused.value.code in allowed, refused.value
+    assert refused.value.code == expect["code"], refused.value
     assert _stored(registry) == before
     assert _paths(registry) == paths
 

@@ -152,6 +152,7 @@ def test_a_config_that_asks_for_time_and_its_process_is_gone(monkeypatch: pytest
     assert caught.value.code == "architecture"
     pids = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
     assert len(pids) == 2
+    left = pids
     # the kernel takes a moment to end an orphan that was killed
     for _ in range(1000):
         left = [pid for pid in pids if _runs(pid)]
@@ -205,6 +206,19 @@ def test_a_case_with_names_as_on_the_hub() -> None:
     assert table.targets["transformer.h.0.attn.c_proj"].kind is TargetKind.CONV1D
     assert table.targets["transformer.wte"].tie == "lm_head"
     assert {target.tensor for target in table.targets.values() if target.tensor} <= set(tensors)
+
+
+def test_a_case_with_experts() -> None:
+    folder = CASES / "mixtral_target_params_d2" / "base"
+    if not folder.is_dir():
+        pytest.skip("the shared cases are not here")
+    tensors = headers(folder)
+    gate_up, down = make_table(config_of(folder), tensors).targets["model.layers.0.mlp.experts"].fused
+    assert (gate_up.name, gate_up.experts, gate_up.out_features, gate_up.in_features) == ("gate_up_proj", 3, 24, 16)
+    assert [piece.out for piece in gate_up.pieces] == [(0, 12), (12, 24)] * 3
+    assert {piece.tensor for piece in (*gate_up.pieces, *down.pieces)} == {
+        name for name in tensors if ".experts." in name
+    }
 
 
 def test_no_config_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:

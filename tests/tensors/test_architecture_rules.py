@@ -27,7 +27,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             ["net.norm", "unknown", {}, [["weight", [3]]]],
         ],
         "direct": {"a.weight": "net.a.weight", "a.bias": "net.a.bias", "e.weight": "net.e.weight"},
-        "computed": {},
+        "conversions": [],
         "ties": [["net.e.weight", "head.weight"]],
     } | changes
 
@@ -82,12 +82,15 @@ def test_another_shape(tensor: str, shape: tuple[int, ...]) -> None:
 def test_a_weight_that_is_computed_from_tensors_is_never_one_tensor() -> None:
     # a is also there by name: what is computed wins, because the loader converts it
     table = table_from_facts(
-        facts(computed={"qkv.weight": ["net.a.weight"]}), TENSORS | {"qkv.weight": ("F32", (9, 9))}
+        facts(
+            conversions=[
+                {"targets": ["net.a.weight"], "sources": [["qkv.weight"]], "operations": [["Chunk", {"dim": 0}]]}
+            ]
+        ),
+        TENSORS | {"qkv.weight": ("F32", (9, 9))},
     )
-    assert table.targets["net.a"] == Target(
-        "net.a", TargetKind.UNKNOWN, None, (4, 3),
-        geometry={"parameters": [{"name": "weight", "shape": [4, 3], "tensor": None}]},
-    )  # fmt: skip
+    assert table.targets["net.a"] == Target("net.a", TargetKind.UNKNOWN, None, (4, 3))
+    assert set(table.parameters) == {"net.a.bias", "net.e.weight"}
 
 
 def test_a_tie_that_the_files_do_not_hold_is_left_out() -> None:

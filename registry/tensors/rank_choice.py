@@ -1,0 +1,281 @@
+"""Which rank each module of a composed adapter keeps: under a cap, within an error, or both.
+
+The error is that of all modules together, ||D - D'||_F / ||D||_F, with D all deltas side by side. Keeping rank k of a
+module leaves out the squares of its other singular values, and the squares of all modules add up. So every singular
+value is an item that costs one rank of its module and pays its square, whatever else is kept: an error bound is met by
+leaving out the items that pay least for what they cost. Cost is counted in elements of the adapter, as these are what
+is stored, sent and multiplied by; one rank of a wide module costs more than one of a narrow module.
+
+Leaving out as many elements as possible within a budget of energy is a knapsack, but one with very few distinct costs
+(a model has few shapes). Within one cost the best is to leave out the smallest values, so only *how many* of each cost
+remains to be found, and the linear relaxation (by energy per element) is never more than one item away. A search over
+these counts that drops whatever the relaxation can't lift above the best found is exact; should it meet its limit of
+steps, the answer is still within one rank of one module of the optimum, and no single rank can be taken off it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.errors import AccuracyError, UsageError
+
+SEARCH_STEPS: Final = 2000
+_ROUNDING: Final = 1e-12  # of sums over all singular values of a model
+
+
+@dataclass(frozen=True)
+class ModuleSpectrum:
+    """The singular values of one module's delta (diag(c) B A for DoRA), and what a rank of it costs.
+
+    A module of several matrices that must have one rank (experts) has one spectrum for each.
+    """
+
+    module: str
+    rank: int  # of the composed pair before it is truncated
+    cost: int  # elements that one rank takes: (in_features + out_features) for each matrix
+    spectra: tuple[tuple[float, ...], ...]  # one for each matrix, largest first, zeros left out
+
+    @cached_property
+    def energies(self) -> tuple[float, ...]:
+        """What each further rank adds to the squared Frobenius norm, largest first."""
+        return tuple(
+            math.fsum(values[k] ** 2 for values in self.spectra if k < len(values)) for k in range(self._length)
+        )
+
+    @cached_property
+    def tails(self) -> tuple[float, ...]:
+        """The energy that is left out when rank k is kept, for k = 0 (the whole delta) to the rank of the delta."""
+        tails = [0.0]
+        for energy in reversed(self.energies):
+            tails.append(tails[-1] + energy)
+        return tuple(reversed(tails))
+
+    @property
+    def most(self) -> int:
+        """The largest rank that makes sense: that of the delta, and 1 for a zero delta, as a pair has a rank."""
+        return max(1, self._length)
+
+    def discarded(self, rank: int) -> float:
+        """||D - D'||_F^2 of this module when ``rank`` is kept."""
+        return self.tails[min(rank, self._length)]
+
+    def singular_value(self, index: int) -> float:
+        """The largest of its matrices' singular values number ``index`` (from 0); 0 beyond the last."""
+        return max((values[index] for values in self.spectra if index < len(values)), default=0.0)
+
+    @property
+    def _length(self) -> int:
+        return max((len(values) for values in self.spectra), default=0)
+
+
+def relative_error(modules: Sequence[ModuleSpectrum], ranks: Mapping[str, int]) -> float:
+    """||D - D'||_F / ||D||_F over all modules together, with the rank of each by its name; 0 where D is zero."""
+    total = math.fsum(module.tails[0] for module in modules)
+    left_out = math.fsum(module.discarded(ranks[module.module]) for module in modules)
+    return math.sqrt(left_out / total) if total > 0 else 0.0
+
+
+def capped(modules: Sequence[ModuleSpectrum], rank: int) -> dict[str, int]:
+    """The rank of each module under a cap: a delta of a lower rank keeps that."""
+    return {module.module: min(rank, module.most) for module in modules}
+
+
+def enough_rank(modules: Sequence[ModuleSpectrum], error: float) -> int:
+    """The smallest cap, the same for every module, with which the relative error is at most ``error``."""
+    low, high = 1, max((module.most for module in modules), default=1)
+    while low < high:
+        middle = (low + high) // 2
+        if relative_error(modules, capped(modules, middle)) <= error:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def choose_ranks(
+    modules: Sequence[ModuleSpectrum], *, rank: int | None = None, max_error: float | None = None
+) -> dict[str, int]:
+    """The rank of each module, by name.
+
+    Args:
+        modules: every module of the composed adapter.
+        rank: cap for each module; a module whose delta has a lower rank keeps that.
+        max_error: bound of the relative error over all modules together; the ranks with the fewest elements are chosen.
+
+    Returns:
+        Ranks of at least 1. With neither option, the ranks that lose nothing.
+
+    Raises:
+        UsageError: an option is out of its range.
+        AccuracyError: the cap can't reach the error; says what can be reached.
+    """
+    check_options(rank, max_error)
+    caps = capped(modules, max((module.most for module in modules), default=1) if rank is None else rank)
+    if max_error is None:
+        return caps
+    reached = relative_error(modules, caps)
+    if reached > max_error:
+        raise AccuracyError(
+            f"With rank {rank} at most in every module the error is {_rounded_up(reached)}, more than the asked "
+            f"{max_error:g}; ask for --rank {enough_rank(modules, max_error)} or more, or for --max-error "
+            f"{_rounded_up(reached)} or more."
+        )
+    # The sums of the search and of `relative_error` round differently; what counts is the latter.
+    for slack in (1 + _ROUNDING, 1.0, 1 - _ROUNDING):
+        ranks = _fewest_elements(modules, caps, max_error**2 * slack)
+        if relative_error(modules, ranks) <= max_error:
+            return ranks
+    return caps
+
+
+def check_options(rank: int | None, max_error: float | None) -> None:
+    """Refuse options that mean nothing, before any work is done.
+
+    Raises:
+        UsageError: ``rank`` is below 1, or ``max_error`` is not a number from 0 up to, not including, 1.
+    """
+    if rank is not None and rank < 1:
+        raise UsageError(f"--rank must be 1 or more, not {rank}.")
+    if max_error is not None and not 0 <= max_error < 1:
+        raise UsageError(f"--max-error must be 0 or more and less than 1 (0.05 is 5 %), not {max_error}.")
+
+
+def _rounded_up(error: float) -> str:
+    """A few digits of an error between 0 and 1, never below it and never 1: asking for what is printed works."""
+    for digits in range(3, 17):
+        unit = math.floor(math.log10(error)) + 1 - digits
+        count = math.ceil(error * 10.0**-unit)
+        text = f"{float(f'{count}e{unit}'):.{digits}g}"
+        if error <= float(text) < 1:
+            return text
+    return repr(error)
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The ranks of one cost that may be left out, those with the least energy first."""
+
+    cost: int
+    modules: tuple[str, ...]  # of each item
+    energy: NDArray[np.float64]  # of each item
+    left_out: NDArray[np.float64]  # energy of the first j items, j = 0 to all
+
+    @property
+    def saved(self) -> NDArray[np.float64]:
+        """Elements saved with the first j items left out."""
+        return self.cost * np.arange(len(self.left_out), dtype=np.float64)
+
+    def most_within(self, budget: float) -> int:
+        """How many items can be left out within a budget of energy."""
+        return max(0, int(np.searchsorted(self.left_out, budget, side="right")) - 1)
+
+
+def _fewest_elements(modules: Sequence[ModuleSpectrum], caps: Mapping[str, int], error: float) -> dict[str, int]:
+    """Ranks of at most ``caps`` with the fewest elements whose squared relative error is at most ``error``."""
+    total = math.fsum(module.tails[0] for module in modules)
+    budget = error * total - math.fsum(module.discarded(caps[module.module]) for module in modules)
+    groups = _by_cost(modules, caps)
+    ranks = dict(caps)
+    for group, count in zip(groups, _Search(groups).best(budget), strict=True):
+        for module in group.modules[:count]:
+            ranks[module] -= 1
+    return ranks
+
+
+def _by_cost(modules: Sequence[ModuleSpectrum], caps: Mapping[str, int]) -> list[_Items]:
+    """Every rank beyond a module's first and within its cap, in groups of one cost, dearest first."""
+    found: dict[int, list[tuple[float, int, str]]] = {}
+    for module in modules:
+        for k in range(1, caps[module.module]):
+            # Of equal values the last goes first, so that a module always keeps its leading directions.
+            found.setdefault(module.cost, []).append((module.energies[k], -k, module.module))
+    groups = []
+    for cost in sorted(found, reverse=True):
+        items = sorted(found[cost])
+        energy = np.array([item[0] for item in items])
+        groups.append(_Items(cost, tuple(item[2] for item in items), energy, np.append(0.0, np.cumsum(energy))))
+    return groups
+
+
+class _Relaxation:
+    """The most elements that could be saved if items could be left out in part: an upper bound for whole ones."""
+
+    def __init__(self, groups: Sequence[_Items]) -> None:
+        cost = np.concatenate([np.full(len(group.energy), float(group.cost)) for group in groups])
+        energy = np.concatenate([group.energy for group in groups])
+        self.group = np.concatenate([np.full(len(group.energy), number) for number, group in enumerate(groups)])
+        self.order = np.argsort(energy / cost, kind="stable")
+        self._energy = np.append(energy[self.order], np.inf)
+        self._cost = np.append(cost[self.order], 0.0)
+        self._left_out = np.append(0.0, np.cumsum(energy[self.order]))
+        self._saved = np.append(0.0, np.cumsum(cost[self.order]))
+
+    def whole(self, budget: float) -> NDArray[np.int64]:
+        """How many items of each group are left out whole, the one in part not counted."""
+        count = max(0, int(np.searchsorted(self._left_out, budget, side="right")) - 1)
+        return np.bincount(self.group[self.order[:count]], minlength=int(self.group.max()) + 1)
+
+    def bound(self, budgets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The bound for each budget, none of them negative."""
+        count = np.searchsorted(self._left_out, budgets, side="right") - 1
+        part: NDArray[np.float64] = (budgets - self._left_out[count]) / self._energy[count]
+        bound: NDArray[np.float64] = self._saved[count] + part * self._cost[count]
+        return bound
+
+
+class _Search:
+    """How many items of each group to leave out."""
+
+    def __init__(self, groups: Sequence[_Items]) -> None:
+        self._groups = groups
+        self._unit = math.gcd(*(group.cost for group in groups))
+        self._relaxed = [_Relaxation(groups[number:]) for number in range(len(groups))]
+        self._steps = 0
+        self._saved = -1.0
+        self._best: tuple[int, ...] = ()
+
+    def best(self, budget: float) -> tuple[int, ...]:
+        """The counts that save the most elements within a budget of energy."""
+        if not self._groups or budget < 0:
+            return (0,) * len(self._groups)
+        self._start(budget)
+        self._branch((), 0.0, budget)
+        return self._best
+
+    def _start(self, budget: float) -> None:
+        """Begin with the relaxation's whole items, and what still fits beside them."""
+        counts = [int(count) for count in self._relaxed[0].whole(budget)]
+        for number, group in enumerate(self._groups):
+            others = math.fsum(
+                other.left_out[count]
+                for place, (other, count) in enumerate(zip(self._groups, counts, strict=True))
+                if place != number
+            )
+            counts[number] = max(counts[number], group.most_within(budget - others))
+        self._best = tuple(counts)
+        self._saved = float(sum(group.cost * count for group, count in zip(self._groups, counts, strict=True)))
+
+    def _branch(self, counts: tuple[int, ...], saved: float, budget: float) -> None:
+        """Try the counts of the next group, the most promising first."""
+        self._steps += 1
+        group = self._groups[len(counts)]
+        last = len(counts) + 1 == len(self._groups)
+        most = group.most_within(budget)
+        if last:
+            if saved + group.cost * most > self._saved:
+                self._saved, self._best = saved + group.cost * most, (*counts, most)
+            return
+        left = budget - group.left_out[: most + 1]
+        bounds = saved + group.saved[: most + 1] + self._relaxed[len(counts) + 1].bound(left)
+        bounds = np.floor(bounds * (1 + _ROUNDING) / self._unit) * self._unit  # savings are whole units
+        for count in np.argsort(-bounds, kind="stable"):
+            if bounds[count] <= self._saved or self._steps >= SEARCH_STEPS:
+                return
+            self._branch((*counts, int(count)), saved + group.cost * int(count), float(left[count]))

@@ -1,0 +1,136 @@
+"""Patterns of strangers mean here what they mean in PEFT, or are refused; none takes long."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from registry.errors import InvalidAdapterError
+from registry.tensors.coverage import name_test
+from registry.tensors.lora_config import parse_config
+from registry.tensors.patterns import SECONDS, PatternBudget, PatternMap
+from tests.fuzz.effort import LONG, QUICK, said_well
+from tests.fuzz.pattern_texts import BOMBS, NAMES, PATTERNS, PLAIN
+
+
+@pytest.fixture(scope="module")
+def peft() -> Any:
+    """PEFT's own functions."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.other import get_pattern_key
+
+    return SimpleNamespace(key=get_pattern_key, targets=check_target_module_exists)
+
+
+def compare(peft: Any, keys: list[str], names: list[str]) -> None:
+    patterns = {key: place for place, key in enumerate(keys)}
+    try:
+        ours = PatternMap(patterns, field="rank_pattern", budget=PatternBudget())
+        found = {name: ours.resolve(name)[0] for name in names}
+    except InvalidAdapterError as problem:
+        said_well(problem)
+        return
+    for name in names:
+        assert found[name] == patterns.get(peft.key(patterns, name)), name
+
+
+@settings(QUICK, max_examples=600)
+@given(st.lists(PATTERNS, min_size=1, max_size=2), st.lists(NAMES, min_size=1, max_size=4))
+def test_the_key_that_rules(peft: Any, keys: list[str], names: list[str]) -> None:
+    compare(peft, keys, names)
+
+
+@settings(QUICK)
+@given(st.lists(PLAIN | NAMES, max_size=8), st.lists(NAMES | PLAIN, min_size=1, max_size=4))
+@example(["a+b"], ["a+b", "x.a+b"])
+def test_the_plain_name_that_rules(peft: Any, keys: list[str], names: list[str]) -> None:
+    compare(peft, keys, names)
+
+
+@pytest.mark.slow
+@settings(LONG)
+@given(st.lists(PATTERNS | PLAIN, min_size=1, max_size=3), st.lists(NAMES | PLAIN, min_size=1, max_size=6))
+def test_the_key_that_rules_long(peft: Any, keys: list[str], names: list[str]) -> None:
+    compare(peft, keys, names)
+
+
+UNUSUAL = ["ſ", "K.q", "İ", "ı", "ß", "é.q", "q.\u0301", "Ⅳ.q", "٣.q", "a\u200bb", "i", "k", "s.q"]
+
+
+@settings(QUICK)
+@given(
+    PATTERNS | st.sampled_from([r"\w+", r"(?i:k|s|i)", r".*\b.", r"[^\W_]+", r"\d\.q", ".*q", "[^a]+"]),
+    st.sampled_from(UNUSUAL),
+)
+def test_names_outside_ascii(peft: Any, key: str, name: str) -> None:
+    compare(peft, [key], [name])
+
+
+PARTS = st.sampled_from(["layers", "a", "q_proj", "a.q_proj", "layers.0.q_proj", "b1", "0", "q", ""])
+TARGETS = st.fixed_dictionaries(
+    {"target_modules": st.lists(PARTS, max_size=4) | PATTERNS},
+    optional={
+        "exclude_modules": st.none() | st.lists(PARTS, max_size=2) | PATTERNS,
+        "layers_to_transform": st.none() | st.integers(0, 2) | st.lists(st.integers(0, 11), max_size=2),
+        "layers_pattern": st.none() | PARTS | st.lists(PARTS | PATTERNS, max_size=2),
+    },
+)
+
+
+def compare_targets(peft: Any, fields: dict[str, Any], names: list[str]) -> None:
+    document = {"peft_type": "LORA", "r": 4, "lora_alpha": 8} | fields
+    try:
+        config = parse_config(json.dumps(document).encode())
+        test = name_test(config, PatternBudget())
+        ours = {name: bool(test(name)) for name in names}
+    except InvalidAdapterError as problem:
+        said_well(problem)
+        return
+    asked = SimpleNamespace(
+        modules_to_save=None, target_parameters=None, exclude_modules=None, layers_to_transform=None
+    )
+    asked.layers_pattern = None
+    asked.__dict__.update(fields)
+    for name in names:
+        try:
+            expected = peft.targets(asked, name)
+        except (re.error, UnboundLocalError, ValueError, IndexError):
+            assume(False)
+        assert ours[name] is (bool(expected) and "Excluded" not in type(expected).__name__), name
+
+
+@settings(QUICK, max_examples=400)
+@given(TARGETS, st.lists(NAMES, min_size=1, max_size=4))
+def test_the_modules_that_are_targeted(peft: Any, fields: dict[str, Any], names: list[str]) -> None:
+    compare_targets(peft, fields, names)
+
+
+@pytest.mark.slow
+@settings(LONG)
+@given(TARGETS, st.lists(NAMES, min_size=1, max_size=4))
+def test_the_modules_that_are_targeted_long(peft: Any, fields: dict[str, Any], names: list[str]) -> None:
+    compare_targets(peft, fields, names)
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_bomb_is_matched_or_refused(bomb: str, whole: bool) -> None:
+    """That it happens in time is for `test_bounds` to measure; this says that it happens at all, and well."""
+    budget = PatternBudget()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            expression = budget.compile(bomb, field="target_modules", whole=whole)
+            for name in ("model.layers.0.self_attn.q_proj", "a" * 60, "a." * 30):
+                expression.match(name)
+        except InvalidAdapterError as problem:
+            assert problem.code == "bad_config"
+            said_well(problem)
+    assert budget.left <= SECONDS

@@ -1,0 +1,242 @@
+"""Every variant, on every kind of base, at every depth: merged and composed are what the independent reference says.
+
+The reference (`tests.kit.simulate`) knows PEFT's checkpoints and no code of the registry. A composed adapter is judged
+by it too: applied to the original base it must give what the path gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from registry.errors import InvalidAdapterError
+from tests.kit import Base, read_tensors, used_bound
+from tests.kit.merged_tensor import SUM_ERROR
+from tests.kit.recipes import Recipe, write_recipes
+from tests.kit.shelf import Shelf
+from tests.kit.variants import MAKERS, VARIANTS
+
+DTYPES = ["F32", "BF16", "F16"]
+EVERY = [(kind, name) for kind, recipes in VARIANTS.items() for name in recipes]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    made = Shelf(tmp_path_factory.mktemp("shelf"))
+    yield made
+    made.close()
+
+
+def _base(shelf: Shelf, kind: str, dtype: str) -> tuple[str, Base]:
+    name = f"{kind.replace(' ', '-').replace('_', '-')}-{dtype.lower()}"
+    return name, shelf.base(name, MAKERS[kind], dtype=dtype)
+
+
+def _recipes(kind: str, names: Sequence[str], **changes: Any) -> list[Recipe]:
+    """The recipes of these names, each with a seed of its own."""
+    return [
+        dataclasses.replace(VARIANTS[kind][name], seed=number, **changes) for number, name in enumerate(names, start=1)
+    ]
+
+
+def _check(shelf: Shelf, kind: str, dtype: str, recipes: Sequence[Recipe]) -> None:
+    """Publish the path; merged and composed are right."""
+    name, base = _base(shelf, kind, dtype)
+    path = write_recipes(shelf.folder(), base, recipes)
+    reference = shelf.path(name, path)
+    expected = base.simulate(path)
+    out = shelf.folder()
+    shelf.registry.fetch(reference, out, kind="merged")
+    _check_merged(base, out, path)
+    try:
+        composed = shelf.composed(reference)
+    except InvalidAdapterError as refused:
+        assert refused.code == "not_composable"
+        assert _beyond_peft(kind, recipes), refused
+        return
+    assert _differences(base, composed, path) == {}
+    config = json.loads((composed / "adapter_config.json").read_text())
+    if not any(recipe.dora for recipe in recipes):
+        assert not config["use_dora"]
+    if expected.untied:
+        assert not config.get("ensure_weight_tying")
+
+
+def _check_merged(base: Base, out: Path, path: Sequence[Path]) -> None:
+    from tests.kit import read_model
+
+    expected, found = base.simulate(path), read_model(out)
+    floats = {name for name, raw in found.items() if raw.dtype in ("F64", "F32", "F16", "BF16")}
+    assert floats == set(expected.tensors)
+    before = read_model(base.folder)
+    assert used_bound(expected.tensors, found) <= 1
+    assert [name for name, one in expected.tensors.items() if not one.touched and found[name] != before[name]] == []
+    config, old = (json.loads((folder / "config.json").read_text()) for folder in (out, base.folder))
+    changed = {name for name in {*config, *old} if config.get(name) != old.get(name)}
+    assert changed <= ({"tie_word_embeddings"} if expected.untied else set())
+    if expected.untied:
+        assert config["tie_word_embeddings"] is False
+
+
+def _differences(base: Base, composed: Path, path: Sequence[Path]) -> dict[str, float]:
+    """Tensors that the composed adapter makes of the base, and the path doesn't: largest error as a share of the bound.
+
+    Twice the error of a sum: the factors of the composed adapter are rounded, and its magnitudes are norms.
+    """
+    expected, found = base.simulate(path), base.simulate([composed])
+    assert set(found.tensors) == set(expected.tensors)
+    shares = {
+        name: float(np.max(np.abs(found.tensors[name].values - one.values) / (2 * SUM_ERROR * one.magnitude + 1e-30)))
+        for name, one in expected.tensors.items()
+    }
+    return {name: share for name, share in shares.items() if share > 1}
+
+
+def _beyond_peft(kind: str, recipes: Sequence[Recipe]) -> bool:
+    """Whether no single adapter of PEFT can be the path: DoRA beside experts or nn.MultiheadAttention."""
+    others = [recipe for recipe in recipes if recipe.parameters or {"attn", "w1", "w3"} & set(recipe.targets)]
+    return any(recipe.dora for recipe in recipes) and bool(others)
+
+
+# --- each variant alone, and after itself ---
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_one_link(shelf: Shelf, kind: str, name: str) -> None:
+    _check(shelf, kind, "F32", _recipes(kind, [name]))
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_twice_on_a_narrow_base(shelf: Shelf, kind: str, name: str) -> None:
+    dtype = "F16" if len(name) % 2 else "BF16"
+    _check(shelf, kind, dtype, _recipes(kind, [name, name]))
+
+
+# --- DoRA anywhere, on every kind of module ---
+
+DORA = {
+    "llama": ("plain", "dora"),
+    "gpt2": ("plain", "dora"),
+    "opt": ("plain", "dora"),
+    "conv": ("plain", "dora"),
+    "tied llama": ("head", "dora head"),
+}
+PLACES = {
+    "root": (1, 0, 0),
+    "middle": (0, 1, 0),
+    "leaf": (0, 0, 1),
+    "twice": (1, 0, 1),
+    "in a row": (0, 1, 1, 0),
+    "everywhere": (1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+@pytest.mark.parametrize("kind", sorted(DORA))
+def test_dora_anywhere(shelf: Shelf, kind: str, place: str) -> None:
+    names = [DORA[kind][dora] for dora in PLACES[place]]
+    _check(shelf, kind, "F32", _recipes(kind, names))
+
+
+def test_dora_of_other_modules_than_its_neighbours(shelf: Shelf) -> None:
+    _check(shelf, "llama", "BF16", _recipes("llama", ["plain", "dora", "dora of others", "one layer"]))
+
+
+def test_dead_dora_leaves_a_plain_adapter(shelf: Shelf) -> None:
+    """All that DoRA did is replaced later: what remains is no DoRA."""
+    recipes = [Recipe(("lm_head",), dora=True, seed=1), Recipe(("q_proj",), replaced=("lm_head",), seed=2)]
+    name, base = _base(shelf, "llama", "F32")
+    path = write_recipes(shelf.folder(), base, recipes)
+    composed = shelf.composed(shelf.path(name, path))
+    assert _differences(base, composed, path) == {}
+    assert json.loads((composed / "adapter_config.json").read_text())["use_dora"] is False
+
+
+def test_a_negative_magnitude(shelf: Shelf) -> None:
+    """Training may take a magnitude through zero; the row changes its sign."""
+    name, base = _base(shelf, "llama", "F32")
+    path = write_recipes(shelf.folder(), base, _recipes("llama", ["dora", "plain"]))
+    _flip_magnitudes(path[0], -1.0)
+    reference = shelf.path(name, path)
+    assert used_bound(base.reference(path), shelf.merged(reference)) <= 1
+    assert _differences(base, shelf.composed(reference), path) == {}
+
+
+def test_a_zero_magnitude_is_never_nan(shelf: Shelf) -> None:
+    """A row of zeros is what PEFT makes of it; what follows is right or refused by name."""
+    name, base = _base(shelf, "llama", "F32")
+    path = write_recipes(shelf.folder(), base, _recipes("llama", ["dora", "plain"]))
+    _flip_magnitudes(path[0], 0.0)
+    try:
+        reference = shelf.path(name, path)
+        merged = shelf.merged(reference)
+    except InvalidAdapterError as refused:
+        assert "magnitude" in str(refused)
+        return
+    assert used_bound(base.reference(path), merged) <= 1
+    try:
+        composed = shelf.composed(reference)
+    except InvalidAdapterError as refused:
+        assert refused.code == "not_composable"
+        return
+    assert _differences(base, composed, path) == {}
+
+
+def _flip_magnitudes(folder: Path, factor: float) -> None:
+    """Every second magnitude times ``factor``."""
+    from tests.kit import RawTensor, write_tensors
+
+    file = folder / "adapter_model.safetensors"
+    tensors = read_tensors(file)
+    for key, raw in tensors.items():
+        if key.endswith("lora_magnitude_vector"):
+            values = raw.values
+            values[::2] *= factor
+            tensors[key] = RawTensor.of(values, raw.dtype)
+    write_tensors(file, tensors)
+
+
+# --- any path ---
+
+
+@st.composite
+def _paths(draw: st.DrawFn) -> tuple[str, str, list[Recipe]]:
+    kind = draw(st.sampled_from(sorted(VARIANTS)))
+    names = draw(st.lists(st.sampled_from(sorted(VARIANTS[kind])), min_size=2, max_size=4))
+    changes = {
+        "dtype": draw(st.sampled_from(["F32", "F32", "BF16", "F16", "F64"])),
+        "r": draw(st.sampled_from([2, 4, 6])),
+        "scale": draw(st.sampled_from([0.1, 1.0, 20.0])),
+    }
+    recipes = [dataclasses.replace(one, copies=False) for one in _recipes(kind, names, **changes)]
+    return kind, draw(st.sampled_from(DTYPES)), recipes
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn=_paths())
+def test_any_path(shelf: Shelf, drawn: tuple[str, str, list[Recipe]]) -> None:
+    _check(shelf, *drawn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", sorted(VARIANTS))
+def test_every_pair_of_links(shelf: Shelf, kind: str, dtype: str) -> None:
+    for names in itertools.product(VARIANTS[kind], repeat=2):
+        _check(shelf, kind, dtype, _recipes(kind, names))
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(drawn=_paths())
+def test_any_path_at_length(shelf: Shelf, drawn: tuple[str, str, list[Recipe]]) -> None:
+    _check(shelf, *drawn)
