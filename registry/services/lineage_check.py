@@ -26,6 +26,7 @@ from registry.tensors.slot_values import SlotValues
 from registry.tensors.slots import slot_of_target
 from registry.tensors.source import ByteSource
 from registry.tensors.steps import Rescale, SetRows
+from registry.tensors.twins import check_twins
 
 _SUM_ERROR = 2.0**-20
 
@@ -40,12 +41,14 @@ def check_lineage(deployment: Deployment, parent: LoadedPath, checkpoint: Checkp
         source: its adapter_model.safetensors.
 
     Raises:
-        InvalidAdapterError: ``lineage_mismatch``, or what `registry.tensors.programs.path_programs` raises.
+        InvalidAdapterError: ``lineage_mismatch``; ``tied_partial`` where tied tensors differ; or what
+            `registry.tensors.programs.path_programs` raises.
     """
     with ExitStack() as open_blobs:
         table = target_table(deployment, parent.table)
         links = [bind_link(deployment, link, parent, open_blobs) for link in parent.links]
         path_programs([*links, BoundLink(checkpoint, source)], table)
+        check_twins(checkpoint, source)
         if not checkpoint.copies:
             return
         programs = path_programs(links, table).programs

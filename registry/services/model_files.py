@@ -74,9 +74,8 @@ def read_model_files(folder: Path) -> ModelFiles:
         method = config["quantization_config"]
         name = method.get("quant_method") if isinstance(method, dict) else None
         raise InvalidBaseError(
-            f"The base in {folder} is quantised (config.json: quantization_config, "
-            f"{name if isinstance(name, str) and name.isidentifier() and len(name) < 40 else 'unknown method'}); merging needs the weights "
-            "it was quantised from. Add that model; adapters trained on the quantised copy may be published on it.",
+            f"The base in {folder} is quantised (config.json: quantization_config"
+            f"{f', {shown(name)}' if isinstance(name, str) else ''}); merging needs the weights it was quantised from. Add that model; adapters trained on the quantised copy may be published on it.",
             code="quantised_base",
         )
     index = _json(found, INDEX)
@@ -156,8 +155,8 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
             places[entry.name] = path
             if _is_quantised(entry):
                 raise InvalidBaseError(
-                    f"Tensor {shown(entry.name)} ({entry.dtype}) belongs to quantised weights; add the model that they were "
-                    "made from.",
+                    f"Tensor {shown(entry.name)} ({entry.dtype}) belongs to quantised weights; add the model that they "
+                    "were made from.",
                     code="quantised_base",
                 )
     if not places:
@@ -165,7 +164,8 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
     if weight_map is not None and dict(weight_map) != places:
         name = min(set(weight_map.items()) ^ set(places.items()))[0]
         raise InvalidBaseError(
-            f"{INDEX} puts tensor {shown(name)} in {shown(weight_map.get(name))}, the files have it in {places.get(name)!r}.",
+            f"{INDEX} puts tensor {shown(name)} in {shown(weight_map.get(name))}, the files have it in "
+            f"{shown(places.get(name))}.",
             code="bad_index",
         )
 

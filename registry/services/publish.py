@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,8 @@ from registry.services.lineage_check import check_lineage
 from registry.services.parents import Parent, find_parent
 from registry.services.paths import LoadedPath, load_path, target_table
 from registry.storage.blobs import StagedBlob
-from registry.tensors.checkpoint import Checkpoint, read_checkpoint
+from registry.tensors.adapter import Checkpoint
+from registry.tensors.checkpoint import read_checkpoint
 from registry.tensors.finite import FiniteWatch
 from registry.tensors.header import Header, read_header
 from registry.tensors.lora_config import MAX_BYTES, LoraAdapterConfig, parse_config
@@ -195,10 +196,24 @@ def _new_revision(
         parameters=candidate.checkpoint.parameters,
         size=sum(blob.size for blob in staged.values()),
         trained_on=trained_on,
-        notices=(*candidate.checkpoint.notices, *_quantised_notice(trained_on)),
+        notices=(
+            *candidate.checkpoint.notices,
+            *absolute_parts(candidate.checkpoint),
+            *_quantised_notice(trained_on),
+        ),
         files=tuple(FileRef(name, blob.digest) for name, blob in sorted(staged.items())),
         targets=target_groups(candidate.checkpoint),
     )
+
+
+def absolute_parts(checkpoint: Checkpoint) -> Iterator[str]:
+    """What an adapter sets instead of adding to it, for people."""
+    values = list(checkpoint.values)
+    if values:
+        more = f" and {len(values) - 3} more" if len(values) > 3 else ""
+        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole: what its parents did to them is gone."
+    for module, rows in checkpoint.tokens.items():
+        yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
 
 
 def _quantised_notice(trained_on: str | None) -> tuple[str, ...]:

@@ -22,18 +22,18 @@ from registry.errors import InvalidAdapterError
 from registry.tensors.pattern_syntax import PatternFaultError, check
 from registry.tensors.strict_json import shown
 
-SECONDS: Final = 0.5
+SECONDS: Final = 0.4
 MAX_EXPRESSIONS: Final = 1024
 MAX_STEPS: Final = 65_536
 """Steps of all expressions of a checkpoint, after their repeats are written out."""
 MAX_MATCHES: Final = 64
 """Keys of one field that match one module: more would be told about than anybody reads."""
 MAX_PLAIN: Final = 4096
-"""Characters of a plain name: longer than that of any module, with every dot escaped."""
+"""Characters of a key that is looked up as a name: more than the name of any module has, with every dot escaped."""
 
 _LETTERS: Final = re.compile(r"\\[wWbBdDsS]|\(\?[a-z]*i")
 _FREE_SHAPES: Final = 32
-_PLAIN: Final = re.compile(r"\^?(?:[\w.-]|\\[.-])+", re.ASCII)
+_PLAIN: Final = re.compile(r"\^?(?:[\w.-]++|\\[.-])++", re.ASCII)
 
 Value = TypeVar("Value")
 
@@ -140,7 +140,7 @@ def ends(name: str) -> Iterator[str]:
         at = name.find(".", at + 1)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Shape:
     """Plain keys with wildcards at the same places: one look-up answers for all of them."""
 
@@ -168,21 +168,18 @@ class PatternMap(Generic[Value]):
         self._expressions: list[tuple[int, Expression]] = []
         self._used: set[int] = set()
         for place, key in enumerate(self._keys):
-            if _PLAIN.fullmatch(key):
+            if len(key) <= MAX_PLAIN and _PLAIN.fullmatch(key):
                 self._add_plain(place, key)
             else:
                 self._expressions.append((place, budget.compile(key, field=field)))
 
     def _add_plain(self, place: int, key: str) -> None:
-        if len(key) > MAX_PLAIN:
-            raise InvalidAdapterError(
-                f"{self.field} has the key {shown(key)} of {len(key)} characters, at most {MAX_PLAIN} are expected."
-            )
         anchored = key.startswith("^")
         pieces = key[anchored:] if "\\" not in key else re.findall(r"\\?.", key[anchored:])
-        wild = tuple([at for at, piece in enumerate(pieces) if piece == "."])
+        wild = tuple([at for at, piece in enumerate(pieces) if piece == "."]) if "." in pieces else ()
         text = "".join([piece[-1] for piece in pieces]) if isinstance(pieces, list) else pieces
-        shape = self._shapes.setdefault((len(text), anchored), {}).setdefault(wild, _Shape(wild))
+        shapes = self._shapes.setdefault((len(text), anchored), {})
+        shape = shapes.get(wild) or shapes.setdefault(wild, _Shape(wild))
         shape.keys.setdefault(text, []).append(place)
 
     def matches(self, name: str) -> list[int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Recipe:
             "target_modules_bd_a": list(self.blocks_a) or None,
             "target_modules_bd_b": list(self.blocks_b) or None,
         }
+        # PEFT takes a tied head out of both lists
+        kept = set(_heads(base)) if self.ensure_tied else set()
         found = {
             **DEFAULTS,
             "alpha_pattern": dict(self.alpha_pattern),
@@ -70,11 +72,11 @@ class Recipe:
             "ensure_weight_tying": self.ensure_tied,
             "lora_alpha": self.alpha,
             "lora_bias": self.lora_bias,
-            "modules_to_save": list(self.replaced) or None,
+            "modules_to_save": [name for name in self.replaced if name not in kept] or None,
             "peft_version": self.peft_version,
             "r": self.r,
             "rank_pattern": dict(self.rank_pattern),
-            "target_modules": list(self.targets),
+            "target_modules": [name for name in self.targets if name not in kept],
             "target_parameters": list(self.parameters) or None,
             "task_type": "CAUSAL_LM" if causal else None,
             "trainable_token_indices": tokens,
@@ -87,8 +89,9 @@ class Recipe:
         return {name: value for name, value in found.items() if value is not ...}
 
 
-def named(base: Base, names: Sequence[str]) -> list[str]:
+def named(base: Base, names: Iterable[str]) -> list[str]:
     """Full names of the modules with these leaf names or full names: those of `Base.modules`, a tied head, norms."""
+    names = list(names)
     others = sorted({name.rpartition(".")[0] for name in base.layout.parameters} - set(base.modules))
     return [name for name in (*base.modules, *others) if name in names or name.rpartition(".")[2] in names]
 
@@ -149,8 +152,11 @@ class _Writer:
                 self._pair(module)
         self._experts()
         self._values()
-        for name, rows in self._recipe.tokens.items():
+        tokens = self._recipe.tokens
+        for name, rows in tokens.items():
             (full,) = named(self._base, [name])
+            if full in _heads(self._base) and len(tokens) > 1 and len(set(tokens.values())) == 1:
+                continue  # PEFT keeps the rows of the embedding for both
             width = self._state.views[f"{full}.weight"].values.shape[1]
             self._put(f"{full}.token_adapter.trainable_tokens_delta", self._normal(len(rows), width) * 0.1)
 

@@ -29,6 +29,7 @@ ATTENTION_FIXED_AFTER: Final = (0, 21, 2)
 
 _PAIR: Final = re.compile(r"(.+)\.(lora_A\.weight|lora_embedding_A)")
 _PART: Final = re.compile(r".+\.(lora_[AB]\.(weight|bias)|lora_embedding_[AB]|lora_magnitude_vector(\.weight)?)")
+_ROWS: Final = ".token_adapter.trainable_tokens_delta"
 _IGNORED: Final = re.compile(r".+\.(lora_velora_embed.*|lora_monteclora_sampler\..+)")
 
 
@@ -83,8 +84,8 @@ def apply(state: State, folder: Path) -> None:
     for key in tensors:
         if key in parts:
             continue
-        if key.endswith(".token_adapter.trainable_tokens_delta"):
-            _set_rows(state, key.removesuffix(".token_adapter.trainable_tokens_delta"), tensors[key], config)
+        if key.endswith(_ROWS):
+            _set_rows(state, key.removesuffix(_ROWS), tensors, config)
         elif not key.endswith(".base_layer.weight"):
             _set_value(state, key.replace(".base_layer.", "."), raw[key], config)
     for stem in stems:
@@ -105,18 +106,17 @@ def _set_value(state: State, parameter: str, raw: RawTensor, config: Mapping[str
         state.views[one].replace(raw.values)
 
 
-def _set_rows(state: State, module: str, rows: Array, config: Mapping[str, Any]) -> None:
+def _set_rows(state: State, module: str, tensors: Mapping[str, Array], config: Mapping[str, Any]) -> None:
     given = config["trainable_token_indices"]
-    own = not isinstance(given, dict) or len(given) == 1
     if isinstance(given, dict):
         (tokens,) = [found for name, found in given.items() if module == name or module.endswith(f".{name}")]
     else:
         tokens = given
-    parameter = f"{module}.weight"
     # the head follows a tied embedding, unless it has rows of its own
-    followers = [name for name, holder in state.tied.items() if holder == parameter] if own else []
-    for one in (parameter, *followers):
-        _replace_rows(state.views[one], tokens, rows)
+    heads = [name for name, holder in state.tied.items() if holder == f"{module}.weight"]
+    followers = [name for name in heads if name.removesuffix(".weight") + _ROWS not in tensors]
+    for one in (f"{module}.weight", *followers):
+        _replace_rows(state.views[one], tokens, tensors[module + _ROWS])
 
 
 def _replace_rows(view: View, tokens: Sequence[int], rows: Array) -> None:

@@ -83,5 +83,5 @@ def test_ties_by_what_was_trained(bases: dict[str, Base], name: str, tmp_path: P
     found = base.simulate(path)
     ours = _untied(base, tmp_path / "untied", {key: view.values for key, view in found.state.views.items()})
     assert torch.allclose(trained, logits(ours), atol=1e-5)
-    assert found.untied == (name not in ("plain", "kept", "new kept", "tokens"))
+    assert found.untied == (name not in ("plain", "kept", "new kept", "tokens", "tokens of both"))
     assert ("lm_head.weight" in found.tensors) == found.untied

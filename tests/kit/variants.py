@@ -59,9 +59,10 @@ VARIANTS: Final[Mapping[str, Mapping[str, Recipe]]] = {
         "dora head": Recipe(("lm_head",), dora=True),
         "new head": Recipe(("q_proj",), replaced=("lm_head",)),
         "new embedding": Recipe(("q_proj",), replaced=("embed_tokens",)),
-        "new kept": Recipe(("q_proj",), replaced=("embed_tokens",), ensure_tied=True),
+        "new kept": Recipe(("q_proj",), replaced=("embed_tokens", "lm_head"), ensure_tied=True),
         "tokens": Recipe(("q_proj",), tokens={"embed_tokens": (3, 4)}),
         "head tokens": Recipe(("q_proj",), tokens={"lm_head": (3, 9)}),
+        "tokens of both": Recipe(("q_proj",), tokens={"embed_tokens": (3, 4), "lm_head": (3, 4)}),
         "tokens of each": Recipe(("q_proj",), tokens={"embed_tokens": (3, 4), "lm_head": (2, 3)}),
     },
     "gpt2": {

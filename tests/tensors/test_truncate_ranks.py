@@ -95,6 +95,7 @@ def test_search_cut_short_is_within_one_rank_and_not_wasteful(
         assert fewer[module.module] == 0 or relative_error(modules, fewer) > error * (1 - 1e-9)
 
 
+@settings(deadline=None)
 @given(modules=models(), cap=st.integers(1, 5))
 def test_asking_for_a_reported_error_gives_no_more_elements(modules: list[ModuleSpectrum], cap: int) -> None:
     ranks = choose_ranks(modules, rank=cap)
@@ -104,6 +105,7 @@ def test_asking_for_a_reported_error_gives_no_more_elements(modules: list[Module
     assert elements(modules, choose_ranks(modules, rank=cap, max_error=reached)) <= elements(modules, ranks)
 
 
+@settings(deadline=None)
 @given(modules=models(), error=errors)
 def test_enough_rank_is_the_smallest_cap(modules: list[ModuleSpectrum], error: float) -> None:
     enough = enough_rank(modules, error)
@@ -151,6 +153,7 @@ def test_cap_that_misses_the_error_says_what_can_be_reached() -> None:
     assert choose_ranks(modules, rank=1, max_error=reachable) == {"a": 1, "b": 1}
 
 
+@settings(deadline=None)
 @given(error=st.floats(1e-9, 1, exclude_max=True))
 def test_printed_error_is_one_that_works(error: float) -> None:
     printed = float(rank_choice._rounded_up(error))

@@ -1,0 +1,41 @@
+"""Tensors that PEFT saves twice because two modules share a weight: both must hold the same numbers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from registry.errors import InvalidAdapterError
+from registry.tensors.adapter import Checkpoint, Twin
+from registry.tensors.factor_matrices import read_rows
+from registry.tensors.slots import as_matrix
+from registry.tensors.source import ByteSource
+
+_STEP: Final = 4096
+
+
+def check_twins(checkpoint: Checkpoint, source: ByteSource) -> None:
+    """Compare every tensor with its twin.
+
+    Raises:
+        InvalidAdapterError: ``tied_partial``, naming both.
+    """
+    for twin in checkpoint.twins:
+        if not _equal(twin, source):
+            raise InvalidAdapterError(
+                f"adapter_config.json: ensure_weight_tying is true, but the tensors {twin.first.name!r} and "
+                f"{twin.second.name!r} hold different numbers. Save the adapter again, or set the field to false.",
+                code="tied_partial",
+            )
+
+
+def _equal(twin: Twin, source: ByteSource) -> bool:
+    rows, _ = as_matrix(twin.second.shape)
+    whole = read_rows(source, twin.first, 0, twin.first.shape[0]).T if twin.transposed else None
+    for start in range(0, rows, _STEP):
+        stop = min(start + _STEP, rows)
+        first = read_rows(source, twin.first, start, stop) if whole is None else whole[start:stop]
+        if not torch.equal(first.double(), read_rows(source, twin.second, start, stop).double()):
+            return False
+    return True
