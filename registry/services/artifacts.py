@@ -25,7 +25,15 @@ from registry.tensors.dtypes import OPTION_DTYPES
 from registry.tensors.header import Header, TensorEntry, read_header
 from registry.tensors.lora_config import parse_config
 from registry.tensors.merged import merged_file
-from registry.tensors.model_config import changes_dtype, config_with_dtype, index_of, untied_config, write_json
+from registry.tensors.model_config import (
+    changes_dtype,
+    config_with_dtype,
+    index_of,
+    labelled_config,
+    labels_of_new_head,
+    untied_config,
+    write_json,
+)
 from registry.tensors.origins import BaseTensors
 from registry.tensors.plan import Plan, PlanLink
 from registry.tensors.programs import BoundLink, NewTensor, PathPrograms, path_programs
@@ -166,10 +174,13 @@ class _Builder:
         """config.json and the index where the weights are of another dtype or more; takes them out of ``side``."""
         files = []
         recast = dtype is not None and changes_dtype(headers, dtype)
-        if CONFIG in side and (recast or paths.untied):
+        labels = labels_of_new_head({name: one.shape for name, one in paths.new.items() if one.beside is None})
+        if CONFIG in side and (recast or paths.untied or labels):
             config = json.loads(self._deployment.read_blob(side.pop(CONFIG)))
             config = config_with_dtype(config, dtype) if recast and dtype else config
-            files.append(generated_file(CONFIG, write_json(untied_config(config) if paths.untied else config)))
+            config = untied_config(config) if paths.untied else config
+            config = labelled_config(config, labels) if labels else config
+            files.append(generated_file(CONFIG, write_json(config)))
         if INDEX in side and (recast or paths.new):
             index = json.loads(self._deployment.read_blob(side.pop(INDEX)))
             out_headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}

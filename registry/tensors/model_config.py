@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,27 @@ def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if isinstance(value, dict) and (_TIE in value or key in _LANGUAGE_CONFIGS):
             changed[key] = untied_config(value)
+    return changed
+
+
+def labels_of_new_head(new: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Number of labels of a classification head among tensors that the base lacks; None where none is seen.
+
+    The heads of transformers are ``score`` or ``classifier``, or end in ``classifier.out_proj``.
+    """
+    heads = [
+        shape[0]
+        for name, shape in new.items()
+        if len(shape) == 2 and re.search(r"(^|\.)(score|classifier|classifier\.out_proj)\.weight$", name)
+    ]
+    return heads[0] if len(heads) == 1 else None
+
+
+def labelled_config(config: Mapping[str, Any], labels: int) -> dict[str, Any]:
+    """A config for a head with that many labels; names of labels that don't fit it are dropped."""
+    changed = {**config, "num_labels": labels}
+    if len(config.get("id2label") or {}) != labels:
+        changed = {key: value for key, value in changed.items() if key not in ("id2label", "label2id")}
     return changed
 
 
