@@ -41,6 +41,7 @@ format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the lis
 
 bench: $(VENV)/.dev ## Measure speed and memory beside the peers (about 15 minutes, 12 GB in the temp folder).
 	$(PY) -m benchmarks.startup
+	$(PY) -m benchmarks.truncate
 	$(PY) -m benchmarks.merge $(ARGS)
 
 mutants: $(VENV)/.dev ## Plant bugs in a copy, one at a time, and see that the tests catch each.

@@ -15,6 +15,7 @@ import math
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,11 +107,14 @@ class Peer:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         self._names = [f"link{number}" for number in range(len(adapters))]
-        self._model: Any = PeftModel.from_pretrained(model, adapters[0], adapter_name=self._names[0])
-        for name, folder in zip(self._names[1:], adapters[1:], strict=True):
-            self._model.load_adapter(folder, adapter_name=name)
+        with warnings.catch_warnings():
+            # PEFT reads an attribute that transformers is about to rename.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+            model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+            self._model: Any = PeftModel.from_pretrained(model, adapters[0], adapter_name=self._names[0])
+            for name, folder in zip(self._names[1:], adapters[1:], strict=True):
+                self._model.load_adapter(folder, adapter_name=name)
 
     def run(self, block: Block, *, full_matrices: bool) -> tuple[Sample, Pairs]:
         """One `add_weighted_adapter`; what it made is taken off again."""

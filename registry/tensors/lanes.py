@@ -30,6 +30,8 @@ def available_cores() -> int:
 
 def _single_threaded() -> None:
     torch.set_num_threads(1)
+    # torch takes its default over into a thread at the thread's first tensor work; this is that moment, while it is 1
+    torch.get_num_threads()
 
 
 def _pool(lanes: int) -> ThreadPoolExecutor:

@@ -14,6 +14,8 @@ import torch
 
 from registry.tensors.blocks import add_product, rounded
 from registry.tensors.lanes import run_alone
+from registry.tensors.slot_values import column_squares, row_norms
+from registry.tensors.truncate import decompose
 
 
 def _numbers(rows: int, columns: int, salt: int, dtype: torch.dtype) -> torch.Tensor:
@@ -33,8 +35,16 @@ def _probe() -> str:
                 values = rounded(sums, out_dtype)
                 if values is None:
                     raise AssertionError("the probe's values fit every dtype")
-                digest.update(values.view(torch.uint8).numpy().tobytes())
+                digest.update(_bytes(values))
+        b, a = _numbers(200, 12, 4, dtype), _numbers(12, 150, 5, dtype)
+        digest.update(_bytes(row_norms(b)) + _bytes(column_squares(b)))
+        kept = decompose(b, a).keep(7)
+        digest.update(_bytes(kept.to_a) + _bytes(kept.to_b))
     return digest.hexdigest()[:16]
+
+
+def _bytes(values: torch.Tensor) -> bytes:
+    return values.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 @cache

@@ -16,7 +16,8 @@ steps, the answer is still within one rank of one module of the optimum, and no 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -127,12 +128,7 @@ def choose_ranks(
             f"{max_error:g}; ask for --rank {enough_rank(modules, max_error)} or more, or for --max-error "
             f"{_rounded_up(reached)} or more."
         )
-    # The sums of the search and of `relative_error` round differently; what counts is the latter.
-    for slack in (1 + _ROUNDING, 1.0, 1 - _ROUNDING):
-        ranks = _fewest_elements(modules, caps, max_error**2 * slack)
-        if relative_error(modules, ranks) <= max_error:
-            return ranks
-    return caps
+    return _fewest_elements(modules, caps, max_error)
 
 
 def check_options(rank: int | None, max_error: float | None) -> None:
@@ -177,16 +173,23 @@ class _Items:
         return max(0, int(np.searchsorted(self.left_out, budget, side="right")) - 1)
 
 
-def _fewest_elements(modules: Sequence[ModuleSpectrum], caps: Mapping[str, int], error: float) -> dict[str, int]:
-    """Ranks of at most ``caps`` with the fewest elements whose squared relative error is at most ``error``."""
-    total = math.fsum(module.tails[0] for module in modules)
-    budget = error * total - math.fsum(module.discarded(caps[module.module]) for module in modules)
+def _fewest_elements(modules: Sequence[ModuleSpectrum], caps: Mapping[str, int], max_error: float) -> dict[str, int]:
+    """Ranks of at most ``caps``, which are within the bound, with the fewest elements."""
     groups = _by_cost(modules, caps)
-    ranks = dict(caps)
-    for group, count in zip(groups, _Search(groups).best(budget), strict=True):
-        for module in group.modules[:count]:
-            ranks[module] -= 1
-    return ranks
+    if not groups:
+        return dict(caps)
+
+    def without(counts: Sequence[int]) -> dict[str, int]:
+        ranks = dict(caps)
+        for group, count in zip(groups, counts, strict=True):
+            for module in group.modules[:count]:
+                ranks[module] -= 1
+        return ranks
+
+    allowed = max_error**2 * math.fsum(module.tails[0] for module in modules)
+    spent = math.fsum(module.discarded(caps[module.module]) for module in modules)
+    search = _Search(groups, lambda counts: relative_error(modules, without(counts)) <= max_error)
+    return without(search.best(allowed - spent, _ROUNDING * allowed))
 
 
 def _by_cost(modules: Sequence[ModuleSpectrum], caps: Mapping[str, int]) -> list[_Items]:
@@ -231,22 +234,25 @@ class _Relaxation:
 
 
 class _Search:
-    """How many items of each group to leave out."""
+    """How many items of each group to leave out.
 
-    def __init__(self, groups: Sequence[_Items]) -> None:
+    The search's own sums round differently from `relative_error`, which is what counts. So it looks a little beyond its
+    budget of energy, and takes nothing that ``fits`` doesn't confirm.
+    """
+
+    def __init__(self, groups: Sequence[_Items], fits: Callable[[Sequence[int]], bool]) -> None:
         self._groups = groups
+        self._fits = fits
         self._unit = math.gcd(*(group.cost for group in groups))
         self._relaxed = [_Relaxation(groups[number:]) for number in range(len(groups))]
         self._steps = 0
-        self._saved = -1.0
-        self._best: tuple[int, ...] = ()
+        self._saved = 0.0
+        self._best = (0,) * len(groups)
 
-    def best(self, budget: float) -> tuple[int, ...]:
-        """The counts that save the most elements within a budget of energy."""
-        if not self._groups or budget < 0:
-            return (0,) * len(self._groups)
-        self._start(budget)
-        self._branch((), 0.0, budget)
+    def best(self, budget: float, margin: float) -> tuple[int, ...]:
+        """The counts that save the most elements within a budget of energy that is known up to a margin."""
+        self._start(budget - margin)
+        self._branch((), 0.0, budget + margin)
         return self._best
 
     def _start(self, budget: float) -> None:
@@ -259,23 +265,32 @@ class _Search:
                 if place != number
             )
             counts[number] = max(counts[number], group.most_within(budget - others))
-        self._best = tuple(counts)
-        self._saved = float(sum(group.cost * count for group, count in zip(self._groups, counts, strict=True)))
+        if self._fits(counts):
+            self._best = tuple(counts)
+            self._saved = float(sum(group.cost * count for group, count in zip(self._groups, counts, strict=True)))
 
     def _branch(self, counts: tuple[int, ...], saved: float, budget: float) -> None:
         """Try the counts of the next group, the most promising first."""
         self._steps += 1
         group = self._groups[len(counts)]
-        last = len(counts) + 1 == len(self._groups)
         most = group.most_within(budget)
-        if last:
-            if saved + group.cost * most > self._saved:
-                self._saved, self._best = saved + group.cost * most, (*counts, most)
+        if len(counts) + 1 == len(self._groups):
+            self._finish(counts, saved, most)
             return
-        left = budget - group.left_out[: most + 1]
+        left = np.maximum(budget - group.left_out[: most + 1], 0.0)
         bounds = saved + group.saved[: most + 1] + self._relaxed[len(counts) + 1].bound(left)
         bounds = np.floor(bounds * (1 + _ROUNDING) / self._unit) * self._unit  # savings are whole units
         for count in np.argsort(-bounds, kind="stable"):
             if bounds[count] <= self._saved or self._steps >= SEARCH_STEPS:
                 return
             self._branch((*counts, int(count)), saved + group.cost * int(count), float(left[count]))
+
+    def _finish(self, counts: tuple[int, ...], saved: float, most: int) -> None:
+        """Leave out as many items of the last group as fit, if that is better than the best found."""
+        cost = self._groups[-1].cost
+        enough = max(0, math.floor((self._saved - saved) / cost) + 1)
+        # More items never fit where fewer don't.
+        fitting = bisect_left(range(enough, most + 1), True, key=lambda count: not self._fits((*counts, count)))
+        if fitting > 0:
+            count = enough + fitting - 1
+            self._saved, self._best = saved + cost * count, (*counts, count)

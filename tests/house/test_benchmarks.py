@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import merge, running, startup
+from benchmarks import merge, running, startup, truncate
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +34,13 @@ def test_startup_measures_both_commands(capsys: pytest.CaptureFixture[str]) -> N
     assert [figure["name"] for figure in document["figures"]][:2] == ["registry --help", "registry tree"]
     assert document["samples"]["heavy"] == {"registry --help": [], "registry tree": []}
     assert "Start-up" in capsys.readouterr().out
+
+
+def test_truncation_is_measured_beside_its_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = truncate.main(["--tiny", "--runs", "1", "--peer-runs", "1", "--cache", str(tmp_path / "cache")])
+    document = json.loads(file.read_text())
+    assert set(document["samples"]) == {"ours", "peft", "peft thin"}
+    (ours,), (peft,) = document["samples"]["ours"], document["samples"]["peft"]
+    assert ours["claimed"] == pytest.approx(ours["error"], rel=1e-6)
+    assert ours["error"] <= peft["error"] * (1 + 1e-6)
+    assert "times ours" in capsys.readouterr().out
