@@ -134,8 +134,8 @@ class _Builder:
         base = BaseTensors(base_tensors(self._deployment, self._path, self._open_blobs)[1])
         composition = Composition(bound, since, path_programs(bound, self._table), base, self._table)
         if options.rank is not None or options.max_error is not None:
-            report = composition.truncate(rank=options.rank, max_error=options.max_error)
-            self.truncation = Truncation.model_validate(report.document())
+            dtype = OPTION_DTYPES[options.dtype or "fp32"]
+            self.truncation = composition.truncate(rank=options.rank, max_error=options.max_error, dtype=dtype)
             plan = replace(plan, ranks=composition.ranks)
         if options.uniform:
             composition.make_uniform()

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 
+from registry.errors import AccuracyError
+from registry.schemas import Truncation
 from registry.tensors.artifact import ArtifactFile, generated_file
 from registry.tensors.composed_config import CONFIG, ComposedNames, composed_config
 from registry.tensors.composed_experts import ComposedExperts
 from registry.tensors.composed_forms import attention_of, forms_of, not_composable, rescales
 from registry.tensors.composed_pair import ComposedPair, pair_tensors
 from registry.tensors.composed_tensors import LEAD, AdapterTensor, Rows, weights_file, whole_value
-from registry.tensors.composed_truncated import TruncatedExperts, TruncatedPair, expert_spectrum, spectrum
+from registry.tensors.composed_truncated import (
+    TruncatedExperts,
+    TruncatedPair,
+    expert_spectrum,
+    spectrum,
+    written_error,
+)
 from registry.tensors.dtypes import FLOATS
 from registry.tensors.lanes import in_order
 from registry.tensors.origins import BaseTensors
@@ -23,7 +32,9 @@ from registry.tensors.rank_choice import ModuleSpectrum, choose_ranks
 from registry.tensors.slots import Slot, slot_of_parameter, slot_of_target
 from registry.tensors.steps import SetRows
 from registry.tensors.targets import Target, TargetKind, TargetTable
-from registry.tensors.truncation_report import TruncationReport, report
+from registry.tensors.truncation_report import report
+
+_TRIES: Final = 5
 
 
 class Composition:
@@ -69,23 +80,48 @@ class Composition:
             )
         return told
 
-    def truncate(self, *, rank: int | None, max_error: float | None) -> TruncationReport:
+    def truncate(self, *, rank: int | None, max_error: float | None, dtype: str) -> Truncation:
         """Lower the ranks to a cap for each module, or as far as an error over all modules allows, or both.
+
+        ``dtype`` is that of the factors as they will be written; a 16-bit one has an error of its own, which counts.
 
         Raises:
             UsageError: an option is out of its range.
-            AccuracyError: the cap can't reach the error.
+            AccuracyError: the cap or the dtype can't reach the error.
         """
         pairs = [pair for pair in self._pairs if isinstance(pair, ComposedPair)]
         experts = [one for one in self._experts if isinstance(one, ComposedExperts)]
         parts: list[ComposedPair | ComposedExperts] = [*pairs, *experts]
         spectra = list(in_order(_spectrum, parts))
-        ranks = choose_ranks(spectra, rank=rank, max_error=max_error)
-        self._pairs = [TruncatedPair(pair, ranks[pair.target.module]) for pair in pairs]
-        self._experts = [TruncatedExperts(one, ranks[one.parameter]) for one in experts]
+        asked, written = max_error, None
+        for _ in range(_TRIES):
+            ranks = self._shared(choose_ranks(spectra, rank=rank, max_error=asked), spectra)
+            self._pairs = [TruncatedPair(pair, ranks[pair.target.module]) for pair in pairs]
+            self._experts = [TruncatedExperts(one, ranks[one.parameter]) for one in experts]
+            written = self._written_error(spectra, FLOATS[dtype])
+            if max_error is None or asked is None or written is None or written <= max_error:
+                break
+            # the rounding's share of the error hardly depends on the ranks: leave room for it
+            asked = math.sqrt(max(0.0, asked**2 - 1.1 * (written**2 - max_error**2)))
+        else:
+            raise AccuracyError(
+                f"Written in {dtype} the error is {written:.3g}, more than the asked {max_error:g}, which rounding "
+                "alone takes up; fetch with --dtype fp32, or ask for a larger --max-error."
+            )
         self._fill_up(uniform=False)
         scaled = frozenset(pair.target.module for pair in pairs if self.dora)
-        return report(spectra, ranks, rank=rank, max_error=max_error, scaled=scaled)
+        return report(spectra, ranks, rank=rank, max_error=max_error, scaled=scaled, written=written)
+
+    def _written_error(self, spectra: Sequence[ModuleSpectrum], dtype: torch.dtype) -> float | None:
+        """Relative error of the truncated pairs with their rounding; None where that adds next to nothing."""
+        if dtype.itemsize > 2:
+            return None
+        parts: list[TruncatedPair | TruncatedExperts] = [
+            part for part in (*self._pairs, *self._experts) if isinstance(part, TruncatedPair | TruncatedExperts)
+        ]
+        error = math.hypot(*in_order(lambda part: written_error(part, dtype), parts))
+        total = math.sqrt(math.fsum(module.tails[0] for module in spectra))
+        return error / total if total > 0 else 0.0
 
     def make_uniform(self) -> None:
         """Fill every pair with zeros up to the largest rank, for engines that need a single one."""
@@ -146,6 +182,14 @@ class Composition:
         self._experts = [
             replace(one, at_least=most[self._rank_group(one.parameter, uniform=uniform)]) for one in self._experts
         ]
+
+    def _shared(self, ranks: Mapping[str, int], spectra: Sequence[ModuleSpectrum]) -> dict[str, int]:
+        """Of pairs that must share a rank each keeps as much as the one that keeps most: zeros would cost the same."""
+        most: dict[str, int] = {}
+        for name, rank in ranks.items():
+            group = self._rank_group(name, uniform=False)
+            most[group] = max(most.get(group, 0), rank)
+        return {one.module: min(one.most, most[self._rank_group(one.module, uniform=False)]) for one in spectra}
 
     def _rank_group(self, name: str, *, uniform: bool) -> str:
         target = self._table.targets.get(name)

@@ -7,6 +7,7 @@ matrices, and are made when they are read (`registry.tensors.truncate`).
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, field
 
@@ -19,15 +20,16 @@ from registry.tensors.composed_tensors import AdapterTensor
 from registry.tensors.factor_matrices import Held
 from registry.tensors.programs import Program
 from registry.tensors.rank_choice import ModuleSpectrum
+from registry.tensors.rounding import round_into
 from registry.tensors.source import NOWHERE
 from registry.tensors.steps import Add, BoundPair
 from registry.tensors.targets import Target
-from registry.tensors.truncate import Decomposition, KeptDirections, from_triangles, triangle
+from registry.tensors.truncate import Decomposition, KeptDirections, distance, from_triangles, triangle
 
 
 def spectrum(pair: ComposedPair) -> ModuleSpectrum:
-    """Singular values of a pair's delta."""
-    values = _decompose(pair).singular_values
+    """Singular values of a pair's delta, as large as PEFT makes it."""
+    values = tuple(value / pair.factor for value in _decompose(pair).singular_values)
     return ModuleSpectrum(pair.target.module, pair.own_rank, pair.in_features + pair.out_features, (values,))
 
 
@@ -57,6 +59,19 @@ def _decompose_expert(experts: ComposedExperts, expert: int) -> Decomposition:
     if not a.shape[0]:
         return Decomposition((), torch.zeros(0, 0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64))
     return from_triangles(triangle([b]), triangle([a.T]), name=repr(experts.parameter))
+
+
+def written_error(part: TruncatedPair | TruncatedExperts, dtype: torch.dtype) -> float:
+    """||D - D'||_F of a truncated pair whose factors are rounded to ``dtype`` when they are written."""
+    if isinstance(part, TruncatedPair):
+        return part.pair_error(dtype)
+    return math.hypot(*(part.expert_error(number, dtype) for number in range(part.experts.fused.experts)))
+
+
+def _as_written(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    out = torch.empty(values.shape, dtype=dtype)
+    round_into(out, values)
+    return out
 
 
 class _Once:
@@ -101,6 +116,15 @@ class TruncatedPair:
         rows_b = columns_filled(self._b_rows, self.rank)
         return pair_tensors(pair.name, pair.target, self.rank, rows_a, rows_b, self._magnitude if pair.dora else None)
 
+    def pair_error(self, dtype: torch.dtype) -> float:
+        """See `written_error`."""
+        pair = self.pair
+        c = pair.scales()[1] if pair.dora else None
+        a, b = pair.a_rows(0, pair.links_rank), pair.b_rows(0, pair.out_features)
+        kept = self._kept()
+        new = _as_written(kept.b_rows(b), dtype), _as_written(kept.a_rows(a), dtype)
+        return distance(b, a, *new, c)[0] / pair.factor
+
     def _kept(self) -> KeptDirections:
         return self._directions.get(0, self.pair, self.kept)
 
@@ -142,6 +166,14 @@ class TruncatedExperts:
     def tensors(self) -> list[AdapterTensor]:
         """A and B."""
         return expert_tensors(self.experts.name, self.experts.fused, self.rank, self._a, self._b_rows)
+
+    def expert_error(self, expert: int, dtype: torch.dtype) -> float:
+        """See `written_error`; of one expert."""
+        a, b = self.experts.a(expert), self.experts.b_rows(expert, 0, self.experts.fused.out_features)
+        if not a.shape[0]:
+            return 0.0
+        kept = self._directions.get(expert, self.experts, self.kept)
+        return distance(b, a, _as_written(kept.b_rows(b), dtype), _as_written(kept.a_rows(a), dtype))[0]
 
     def _a(self, expert: int) -> torch.Tensor:
         return self._directions.get(expert, self.experts, self.kept).a_rows(self.experts.a(expert))

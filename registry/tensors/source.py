@@ -35,7 +35,7 @@ class _Nowhere:
         return 0
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        raise AssertionError(f"nothing is at byte {offset}")
+        raise AssertionError(f"nothing is at byte {offset}, {len(buffer)} bytes were asked for")
 
 
 NOWHERE: Final = _Nowhere()

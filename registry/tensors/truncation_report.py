@@ -16,6 +16,8 @@ The document:
 ``total``
     The same over all deltas side by side, that is as the blocks of one block-diagonal matrix: energies add up, and the
     spectral norm is the largest of the modules'. ``parameters_before`` and ``parameters_after`` count factor elements.
+    ``written``, for 16-bit factors, is the relative Frobenius error of the factors as they are written: there their
+    rounding counts beside what was left out, and ``max_error`` bounds both. In fp32 it adds less than 1e-6.
 ``enough_for``
     By relative Frobenius error over all modules (``"0.01"``, ``"0.05"``, ``"0.1"``), the smallest ``--rank`` with which
     the error is no larger.
@@ -27,59 +29,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
+from registry.schemas import ModuleTruncation, Truncation, TruncationTotal
 from registry.tensors.rank_choice import ModuleSpectrum, enough_rank, relative_error
 
 ASKED_ERRORS: Final = (0.01, 0.05, 0.1)
-
-
-@dataclass(frozen=True)
-class ModuleTruncation:
-    """What one module lost; the fields are those of the document."""
-
-    module: str
-    rank_before: int
-    rank_after: int
-    energy: float
-    discarded: float
-    relative_frobenius: float
-    relative_spectral: float
-    scaled: bool
-
-
-@dataclass(frozen=True)
-class TruncationTotal:
-    """What all modules lost together; the fields are those of the document."""
-
-    energy: float
-    discarded: float
-    relative_frobenius: float
-    relative_spectral: float
-    parameters_before: int
-    parameters_after: int
-
-
-@dataclass(frozen=True)
-class TruncationReport:
-    """What truncating a path lost."""
-
-    rank: int | None
-    max_error: float | None
-    modules: tuple[ModuleTruncation, ...]  # by name
-    total: TruncationTotal
-    enough_for: tuple[tuple[float, int], ...]  # relative error -> smallest cap
-
-    def document(self) -> dict[str, Any]:
-        """The report as a JSON document."""
-        return {
-            "rank": self.rank,
-            "max_error": self.max_error,
-            "modules": [asdict(module) for module in self.modules],
-            "total": asdict(self.total),
-            "enough_for": {f"{error:g}": rank for error, rank in self.enough_for},
-        }
 
 
 def report(
@@ -89,7 +44,8 @@ def report(
     rank: int | None = None,
     max_error: float | None = None,
     scaled: frozenset[str] = frozenset(),
-) -> TruncationReport:
+    written: float | None = None,
+) -> Truncation:
     """Report what is lost when each module keeps the given rank.
 
     Args:
@@ -97,14 +53,15 @@ def report(
         ranks: rank that each keeps, by name (`registry.tensors.rank_choice.choose_ranks`).
         rank, max_error: what was asked for.
         scaled: modules whose spectra are those of diag(c) B A.
+        written: relative error of the factors as they are written, where it was measured.
     """
     entries = [_module(module, ranks[module.module], module.module in scaled) for module in modules]
-    return TruncationReport(
-        rank,
-        max_error,
-        tuple(sorted(entries, key=lambda entry: entry.module)),
-        _total(modules, ranks),
-        tuple((error, enough_rank(modules, error)) for error in ASKED_ERRORS),
+    return Truncation(
+        rank=rank,
+        max_error=max_error,
+        modules=tuple(sorted(entries, key=lambda entry: entry.module)),
+        total=_total(modules, ranks, written),
+        enough_for={f"{error:g}": enough_rank(modules, error) for error in ASKED_ERRORS},
     )
 
 
@@ -122,7 +79,7 @@ def _module(module: ModuleSpectrum, kept: int, scaled: bool) -> ModuleTruncation
     )
 
 
-def _total(modules: Sequence[ModuleSpectrum], ranks: Mapping[str, int]) -> TruncationTotal:
+def _total(modules: Sequence[ModuleSpectrum], ranks: Mapping[str, int], written: float | None) -> TruncationTotal:
     first_left_out = max((module.singular_value(ranks[module.module]) for module in modules), default=0.0)
     return TruncationTotal(
         energy=math.fsum(module.tails[0] for module in modules),
@@ -131,6 +88,7 @@ def _total(modules: Sequence[ModuleSpectrum], ranks: Mapping[str, int]) -> Trunc
         relative_spectral=_ratio(first_left_out, max((module.singular_value(0) for module in modules), default=0.0)),
         parameters_before=sum(module.cost * module.rank for module in modules),
         parameters_after=sum(module.cost * ranks[module.module] for module in modules),
+        written=written,
     )
 
 

@@ -81,19 +81,18 @@ def test_claims_are_what_the_pairs_show(
 
 def test_says_which_rank_would_have_been_enough(modules: list[ModuleSpectrum]) -> None:
     made = report(modules, choose_ranks(modules, rank=2), rank=2)
-    assert [error for error, _ in made.enough_for] == [0.01, 0.05, 0.1]
-    for error, enough in made.enough_for:
-        assert report(modules, choose_ranks(modules, rank=enough)).total.relative_frobenius <= error
-        assert report(modules, choose_ranks(modules, rank=enough - 1)).total.relative_frobenius > error
+    assert list(made.enough_for) == ["0.01", "0.05", "0.1"]
+    for error, enough in made.enough_for.items():
+        assert report(modules, choose_ranks(modules, rank=enough)).total.relative_frobenius <= float(error)
+        assert report(modules, choose_ranks(modules, rank=enough - 1)).total.relative_frobenius > float(error)
 
 
 def test_document_is_canonical_json(modules: list[ModuleSpectrum]) -> None:
     made = report(modules, choose_ranks(modules, max_error=0.1), max_error=0.1, scaled=frozenset({"k"}))
-    document = json.loads(canonical_json(made.document()))
+    document = json.loads(canonical_json(made.model_dump(mode="json")))
     assert set(document) == {"rank", "max_error", "modules", "total", "enough_for"}
     assert (document["rank"], document["max_error"]) == (None, 0.1)
     assert document["enough_for"].keys() == {"0.01", "0.05", "0.1"}
-    assert document["enough_for"]["0.1"] == dict(made.enough_for)[0.1]
     assert [entry["scaled"] for entry in document["modules"]] == [False, True, False]
     assert set(document["modules"][0]) == {
         "module",
@@ -112,7 +111,7 @@ def test_nothing_lost_and_nothing_there() -> None:
     made = report([zero], choose_ranks([zero], rank=4), rank=4)
     assert made.total.relative_frobenius == made.total.relative_spectral == made.total.discarded == 0
     assert made.modules[0].rank_after == 1
-    assert made.enough_for == ((0.01, 1), (0.05, 1), (0.1, 1))
+    assert made.enough_for == {"0.01": 1, "0.05": 1, "0.1": 1}
     whole = ModuleSpectrum("whole", 2, 10, ((3.0, 1.0),))
     assert report([whole], choose_ranks([whole])).total.discarded == 0
-    assert report([], {}).document()["modules"] == []
+    assert report([], {}).modules == ()
