@@ -217,7 +217,7 @@ class TruncationTotal(Schema):
     relative_spectral: float
     parameters_before: int
     parameters_after: int
-    written: float | None = None  # ||D - D'|| / ||D|| with the rounding of D' to a 16-bit dtype, where one was asked for
+    written: float | None = None  # relative_frobenius with the rounding to a 16-bit dtype, where one was asked for
 
 
 class Truncation(Schema):

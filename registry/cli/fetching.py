@@ -9,7 +9,7 @@ import typer
 from registry.cli.options import FloatType, Json, Kind, Ref, Url
 from registry.cli.screen import Span
 from registry.cli.session import session
-from registry.cli.truncation import truncation_line, write_report
+from registry.cli.truncation import check_report, truncation_line, write_report
 from registry.cli.words import counted, size
 from registry.errors import IntegrityError, UsageError
 
@@ -62,6 +62,8 @@ def fetch(
     """
     if report is not None and rank is None and max_error is None:
         raise UsageError("--report tells what a truncation lost; it goes with --rank or --max-error.")
+    if report is not None:
+        check_report(report, out)
     with session(url, as_json) as run:
         answer = run.registry.fetch(
             ref,

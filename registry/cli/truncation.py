@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from registry.errors import UnavailableError
+from registry.errors import UnavailableError, UsageError
 from registry.schemas import Truncation
 
 
@@ -20,19 +20,38 @@ def truncation_line(truncation: Truncation) -> str:
     )
 
 
+def check_report(file: str, out: str | None) -> None:
+    """Refuse a place for the report that can't be one, before any work is done.
+
+    Raises:
+        UsageError: it is a folder, or in a folder that is absent and will not be made (``out``).
+    """
+    place = Path(file).absolute()
+    if place.is_dir():
+        raise UsageError(f"--report {file!r} is a folder; name a file.")
+    if not place.parent.is_dir() and (out is None or place.parent != Path(out).absolute()):
+        raise UsageError(f"--report {file!r}: there is no folder {str(place.parent)!r}; make it or choose another.")
+
+
 def write_report(truncation: Truncation, file: str) -> None:
-    """Write the report; the file appears when it is complete.
+    """Write the report; a file appears when it is complete, a pipe or a link is written through.
 
     Raises:
         UnavailableError: the file can't be written.
     """
-    place = Path(file)
+    place = Path(file).absolute()
+    text = truncation.model_dump_json(indent=2) + "\n"
     draft = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        draft.write_text(truncation.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        draft.replace(place)
+        if place.is_symlink() or (place.exists() and not place.is_file()):
+            place.write_text(text, encoding="utf-8")  # such as /dev/stdout, which a rename would put an end to
+            return
+        try:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(place)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as problem:
-        draft.unlink(missing_ok=True)
         raise UnavailableError(
             f"The report {file!r} can't be written: {problem.strerror}. Choose another file."
         ) from None

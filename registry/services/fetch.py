@@ -60,7 +60,8 @@ def fetch(
         if there is not None:
             if out is None:
                 cache.used(place)
-            return _answer(there, place, fresh=False)
+            # other options may mean the same ranks: the report is about what was asked for now
+            return _answer(there, place, fresh=False).model_copy(update={"truncation": artifact.truncation})
         replace = _may_fill(place, force=force or out is None)
         receipt = _write(deployment, artifact, path, ancestor, place, replace=replace, progress=progress)
     if out is None:

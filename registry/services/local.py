@@ -247,7 +247,7 @@ class LocalRegistry:
 
 def _options(**given: object) -> Options:
     try:
-        return Options.model_validate(given)
+        return Options.model_validate(given, strict=True)  # True is no rank, and "3" none either
     except ValidationError as problem:
         first = problem.errors()[0]
         name = str(first["loc"][0])

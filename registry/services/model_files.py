@@ -75,7 +75,8 @@ def read_model_files(folder: Path) -> ModelFiles:
         name = method.get("quant_method") if isinstance(method, dict) else None
         raise InvalidBaseError(
             f"The base in {folder} is quantised (config.json: quantization_config"
-            f"{f', {shown(name)}' if isinstance(name, str) else ''}); merging needs the weights it was quantised from. Add that model; adapters trained on the quantised copy may be published on it.",
+            f"{f', {shown(name)}' if isinstance(name, str) else ''}); merging needs the weights it was quantised from. "
+            "Add that model; adapters trained on the quantised copy may be published on it.",
             code="quantised_base",
         )
     index = _json(found, INDEX)

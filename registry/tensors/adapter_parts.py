@@ -6,9 +6,11 @@ from collections.abc import Collection, Mapping
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.adapter_config import LoraAdapterConfig
+from registry.tensors.coverage import saved_names
 from registry.tensors.dtypes import FLOATS
 from registry.tensors.header import TensorEntry
 from registry.tensors.key_grammar import PARAMETER, parse_key
+from registry.tensors.name_ends import NameEnds
 from registry.tensors.strict_json import shown
 from registry.tensors.variants.draft import Parts
 from registry.tensors.variants.pairs import check_whole
@@ -42,9 +44,10 @@ def sort_parts(
         found[part] = entry
     for module, found in parts.items():
         check_whole(module, found)
+    saved = NameEnds(saved_names(config))
     for module, found in (*parts.items(), *whole.items()):
         for part, entry in found.items():
-            if not is_counter(module, part, config):
+            if not is_counter(module, part, saved):
                 _check_values(entry)
     return parts, whole
 

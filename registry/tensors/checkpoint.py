@@ -45,8 +45,11 @@ def read_checkpoint(config: LoraAdapterConfig, tensors: Mapping[str, TensorEntry
         if variant.fold is not None:
             variant.fold(draft)
     _check_something(draft)
+    for variant in VARIANTS:
+        if variant.finish is not None:
+            variant.finish(draft)
     draft.notices += draft.scales.notices()
-    draft.notices += check_coverage(config, table, draft.adapted, draft.budget)
+    draft.notices += check_coverage(config, table, draft.adapted, draft.budget, draft.implied)
     return draft.checkpoint()
 
 

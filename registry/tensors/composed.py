@@ -153,7 +153,8 @@ class Composition:
     def _pair(self, target: Target, program: Program) -> ComposedPair:
         # PEFT up to 0.21.2 applies the delta of an attention's output projection twice
         factor = 0.5 if attention_of(target, self._table) else 1.0
-        name = self._spelled(target.module)
+        path = self._forms.named.get(target.module)
+        name = path.rpartition(".")[0] if path else self._spelled(target.module)
         return ComposedPair(name, target, program, self._since, self._base, self.dora, factor)
 
     def _spelled(self, module: str) -> str:
@@ -229,8 +230,7 @@ class Composition:
 
     def _names(self, tokens: Mapping[str, Sequence[int]]) -> ComposedNames:
         projections = {pair.target.module for pair in self._pairs if attention_of(pair.target, self._table)}
-        by_name = {pair.target.module for pair in self._pairs if pair.target.kind is TargetKind.UNKNOWN}
-        targeted = {module: f"{module}.weight" for module in by_name}
+        targeted = dict(self._forms.named)
         targeted |= {experts.parameter: experts.parameter for experts in self._experts}
         ranks = {targeted.get(name, name): rank for name, rank in self.ranks.items() if name not in projections}
         adapted = {pair.target.module for pair in self._pairs}

@@ -28,6 +28,7 @@ class Forms:
     """What a composed adapter is made of, by module as the base names it."""
 
     pairs: list[tuple[Target, Program]] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)  # of pairs that only ``target_parameters`` asks for: path
     experts: dict[str, list[FusedParameter]] = field(default_factory=dict)
     saved: dict[str, Target] = field(default_factory=dict)
     tokens: dict[str, Program] = field(default_factory=dict)
@@ -54,6 +55,7 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
     """
     forms = Forms()
     own = _own_targets(links[since:], table)
+    named = _only_by_name(links[since:])
     fused = {
         slot_of_piece(piece, parameter): (target.module, parameter)
         for target in table.targets.values()
@@ -74,8 +76,11 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
         elif slot in own:
             token_rows = any(own[slot].module in link.checkpoint.tokens for link in links[since:])
             _sort_target(forms, own[slot], program, since, token_rows=token_rows, tied=paths.tied)
+            if slot in named:
+                forms.named[own[slot].module] = named[slot]
         else:
             forms.values[parameters.get(slot, slot.tensor)] = program
+    _check_named(forms)
     _check_dora(forms, since, table)
     return forms
 
@@ -110,6 +115,19 @@ def _own_targets(links: Sequence[BoundLink], table: TargetTable) -> Mapping[Slot
     return found
 
 
+def _only_by_name(links: Sequence[BoundLink]) -> dict[Slot, str]:
+    """Paths of the parameters of two dimensions that ``target_parameters`` asks for, and no link's target_modules."""
+    by_name: dict[Slot, str] = {}
+    by_module: set[Slot] = set()
+    for link in links:
+        for pair in link.checkpoint.pairs.values():
+            if pair.fused is None and pair.parameter:
+                by_name[slot_of_target(pair.target)] = pair.module
+            elif pair.fused is None:
+                by_module.add(slot_of_target(pair.target))
+    return {slot: path for slot, path in by_name.items() if slot not in by_module}
+
+
 def _sort_target(
     forms: Forms, target: Target, program: Program, since: int, *, token_rows: bool, tied: Sequence[str]
 ) -> None:
@@ -129,12 +147,21 @@ def _check_experts(program: Program, since: int, module: str) -> None:
         raise not_composable(f"The path replaces the parameters of the experts {module!r} as a whole")
 
 
+def _check_named(forms: Forms) -> None:
+    """PEFT nests the wrappers of one module's parameters in an order that only the module's class knows."""
+    modules = [path.rpartition(".")[0] for path in forms.named.values()]
+    for module in modules:
+        if modules.count(module) > 1 or module in forms.experts:
+            raise not_composable(f"The path adapts several parameters of {module!r} by their names")
+
+
 def _check_dora(forms: Forms, since: int, table: TargetTable) -> None:
     if not any(rescales(program, since) for _, program in forms.pairs):
         return
     kinds = dict.fromkeys(forms.experts, TargetKind.EXPERTS)
     for target, _ in forms.pairs:
         kinds[target.module] = TargetKind.ATTENTION if attention_of(target, table) else target.kind
+    kinds |= dict.fromkeys(forms.named, TargetKind.UNKNOWN)
     for module, kind in kinds.items():
         if kind in _NO_DORA:
             raise not_composable(

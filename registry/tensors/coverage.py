@@ -9,7 +9,7 @@ class is known to be that of the base, only modules in numbered layers of a stac
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from registry.errors import InvalidAdapterError
@@ -81,7 +81,11 @@ def targeted_modules(
 
 
 def check_coverage(
-    config: LoraAdapterConfig, table: TargetTable, pairs: Mapping[str, str], budget: PatternBudget
+    config: LoraAdapterConfig,
+    table: TargetTable,
+    pairs: Mapping[str, str],
+    budget: PatternBudget,
+    implied: Collection[str] = (),
 ) -> list[str]:
     """Refuse an adapter that lacks tensors for a module that its configuration targets.
 
@@ -90,6 +94,7 @@ def check_coverage(
         table: the base's modules.
         pairs: canonical name -> name in the checkpoint, of every module that has a pair.
         budget: time for the publisher's patterns.
+        implied: modules of ``pairs`` that PEFT adapts without being told.
 
     Returns:
         Notices about what can't be decided, and about tensors that PEFT would not load.
@@ -117,7 +122,7 @@ def check_coverage(
         )
     if not is_all_linear(config):
         test = name_test(config, budget)
-        unasked = [name for name in pairs.values() if not test(name)]
+        unasked = [name for module, name in pairs.items() if module not in implied and not test(name)]
         if unasked:
             notices.append(
                 f"The adapter has tensors for {_listed(unasked)}, which its configuration does not target: they count "
@@ -149,13 +154,16 @@ def saved_names(config: LoraAdapterConfig) -> tuple[str, ...]:
 
 
 def _excluded(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
-    tests = (_excluded_by_name(config, budget), _saved_whole(config, budget))
-    return lambda name: any(test(name) for test in tests)
+    by_name = _excluded_by_name(config, budget)
+    if not saved_names(config):
+        return by_name
+    whole = _saved_whole(config, budget)
+    return lambda name: by_name(name) or whole(name)
 
 
 def _saved_whole(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
     """What PEFT leaves out because it is trained whole: ``re.match(rf"(^|.*\\.){name}($|\\..*)", module)``."""
-    plain = [f".{name}." for name in saved_names(config) if _PLAIN_NAME.fullmatch(name)]
+    plain = frozenset(name for name in saved_names(config) if _PLAIN_NAME.fullmatch(name))
     others = [
         budget.compile(rf"(^|.*\.){name}($|\..*)", field="modules_to_save", whole=True)
         for name in saved_names(config)
@@ -163,10 +171,19 @@ def _saved_whole(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
     ]
 
     def test(name: str) -> bool:
-        dotted = f".{name}."
-        return any(part in dotted for part in plain) or any(other.match(name) is not None for other in others)
+        return any(part in plain for part in parts(name)) or any(other.match(name) is not None for other in others)
 
     return test
+
+
+def parts(name: str) -> Iterator[str]:
+    """All runs of whole segments of a name."""
+    for end in ends(name):
+        at = end.find(".")
+        while at >= 0:
+            yield end[:at]
+            at = end.find(".", at + 1)
+        yield end
 
 
 def _excluded_by_name(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.strict_json import shown
@@ -19,9 +19,9 @@ MAX_LIST: Final = 65_536
 Rule = Callable[[str, Any], Any]
 
 
-def refuse(field: str, value: object, why: str, code: str = "bad_config") -> NoReturn:
-    """Raise the error for one field of the configuration."""
-    raise InvalidAdapterError(f"adapter_config.json: {field} is {shown(value)}; {why}", code=code)
+def fault(field: str, value: object, why: str, code: str = "bad_config") -> InvalidAdapterError:
+    """The error for one field of the configuration."""
+    return InvalidAdapterError(f"adapter_config.json: {field} is {shown(value)}; {why}", code=code)
 
 
 def says_something(value: object) -> bool:
@@ -38,14 +38,14 @@ def boolean(field: str, value: Any) -> bool:
     """True or false; null is false."""
     if value is None or isinstance(value, bool):
         return bool(value)
-    refuse(field, value, "expected true or false.")
+    raise fault(field, value, "expected true or false.")
 
 
 def text(field: str, value: Any) -> str | None:
     """A string, or null."""
     if value is None or isinstance(value, str):
         return value
-    refuse(field, value, "expected a string.")
+    raise fault(field, value, "expected a string.")
 
 
 def rank(field: str, value: Any) -> int:
@@ -57,14 +57,14 @@ def count(field: str, value: Any, limit: int = MAX_RANK) -> int:
     """A number of things, at least one."""
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= limit:
         return value
-    refuse(field, value, f"expected an integer from 1 to {limit}.")
+    raise fault(field, value, f"expected an integer from 1 to {limit}.")
 
 
 def number(field: str, value: Any) -> float:
     """A finite number of any sign; an integer stays one."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return value
-    refuse(field, value, "expected a finite number.")
+    raise fault(field, value, "expected a finite number.")
 
 
 def fraction(field: str, value: Any) -> Any:
@@ -78,14 +78,14 @@ def strings(field: str, value: Any) -> tuple[str, ...]:
         return ()
     if isinstance(value, list) and len(value) <= MAX_LIST and all(isinstance(item, str) for item in value):
         return tuple(value)
-    refuse(field, value, f"expected a list of at most {MAX_LIST} strings.")
+    raise fault(field, value, f"expected a list of at most {MAX_LIST} strings.")
 
 
 def names(field: str, value: Any) -> tuple[str, ...]:
     """A list of names that are not empty; null is empty."""
     found = strings(field, value)
     if "" in found:
-        refuse(field, value, "an empty name names everything. Name the modules.")
+        raise fault(field, value, "an empty name names everything. Name the modules.")
     return found
 
 
@@ -106,7 +106,7 @@ def layer_numbers(field: str, value: Any) -> tuple[int, ...]:
     found = [value] if isinstance(value, int) else [] if value is None else value
     if isinstance(found, list) and len(found) <= MAX_LIST and all(type(item) is int for item in found):
         return tuple(found)
-    refuse(field, value, "expected a layer number or a list of them.")
+    raise fault(field, value, "expected a layer number or a list of them.")
 
 
 def patterns(of: Rule) -> Rule:
@@ -116,7 +116,7 @@ def patterns(of: Rule) -> Rule:
         if value is None:
             return {}
         if not isinstance(value, dict) or len(value) > MAX_LIST:
-            refuse(field, value, f"expected a map of at most {MAX_LIST} patterns.")
+            raise fault(field, value, f"expected a map of at most {MAX_LIST} patterns.")
         return {key: of(f"{field}[{shown(key)}]", item) for key, item in value.items()}
 
     return rule
@@ -127,6 +127,6 @@ def nothing(code: str, why: str) -> Rule:
 
     def rule(field: str, value: Any) -> None:
         if says_something(value):
-            refuse(field, value, why, code)
+            raise fault(field, value, why, code)
 
     return rule

@@ -29,7 +29,7 @@ def resolve(name: str, table: TargetTable) -> Target:
     Raises:
         InvalidAdapterError: ``unknown_target``, with the nearest name that the base has.
     """
-    target = table.find(name)
+    target = meant(name, table)
     if target is not None:
         return target
     near = _nearest(name, table.targets)
@@ -38,6 +38,23 @@ def resolve(name: str, table: TargetTable) -> Target:
         f"The adapter names the module {shown(name)}, which the base model does not have. {hint}{_OTHER_BASE}",
         code="unknown_target",
     )
+
+
+def meant(name: str, table: TargetTable) -> Target | None:
+    """The target of a name of the running model, or of the files where these still have an older one; else None."""
+    found = table.find(name)
+    if found is not None:
+        return found
+    held = table.find_file_module(name)
+    return held.target if held is not None and held.piece is None else None
+
+
+def table_spellings(path: str, table: TargetTable) -> tuple[str, ...]:
+    """A path as it is, and with the prefix of the base model put before it or taken away."""
+    if not table.prefix:
+        return (path,)
+    lead = table.prefix + "."
+    return path, path[len(lead) :] if path.startswith(lead) else lead + path
 
 
 def _nearest(name: str, modules: Collection[str]) -> str | None:
@@ -63,7 +80,7 @@ def weight_name(target: Target) -> str:
 
 def find_place(module: str, parameter: str, table: TargetTable) -> Place | None:
     """The parameter of the base that a checkpoint means, also where it is tied or one of several experts."""
-    target = table.find(module)
+    target = meant(module, table)
     held = table.find_parameter(f"{module}.{parameter}")
     if held is not None:
         return Place(held[0], held[1].shape, target)
@@ -181,8 +198,8 @@ def check_shape(entry: TensorEntry, shape: tuple[int, ...], name: str) -> None:
         return
     resized = len(entry.shape) == 2 and entry.shape[1:] == shape[1:]
     why = (
-        "the vocabulary, or the number of labels, was changed before training. Add the model as it was trained as a "
-        "base model."
+        "the vocabulary was resized, or the number of labels changed, before training. Add the model as it was trained "
+        "as a base model."
         if resized
         else f"it is not a value of that parameter. {_OTHER_BASE}"
     )

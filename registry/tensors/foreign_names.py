@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from registry.tensors.strict_json import shown
-
 _LEAD: Final = "base_model.model."
 _SAVE: Final = "Save the adapter with PEFT's save_pretrained."
 _TAIL: Final = re.compile(
@@ -17,7 +15,7 @@ _TAIL: Final = re.compile(
 _RAW: Final = re.compile(
     r"(.*\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector))\.(?!weight$|bias$)([\w-]+)((?:\.weight|\.bias)?)"
 )
-_ADALORA: Final = re.compile(r".*\.(?:lora_[ABE]|ranknum)(?:\.[\w-]+)?")
+_ADALORA: Final = re.compile(r".*\.(?:lora_[ABE]|ranknum)")
 _KOHYA: Final = re.compile(
     r"lora_(unet|te\d?|transformer)_(\w+)\.(lora_down\.weight|lora_up\.weight|alpha|lora_mid\.weight|dora_scale|[\w.]+)"
 )
@@ -42,8 +40,13 @@ def advice(name: str, modules: Collection[str] = ()) -> str:
     )
 
 
+def is_foreign(name: str) -> bool:
+    """Whether a name is certainly of another dialect, although it could be that of a whole parameter."""
+    return _LYCORIS.fullmatch(name) is not None
+
+
 def _rename(to: str) -> str:
-    return f"rename it to {shown(to)}"
+    return f"rename it to {to!a}"  # in full: names are bounded by the grammar
 
 
 def _raw(name: str, _: Collection[str]) -> str | None:
@@ -101,7 +104,7 @@ def _kohya(name: str, modules: Collection[str]) -> str | None:
         return "is a part of a kohya adapter that is no pair of two factors. Convert it to a plain LoRA first."
     return (
         "is named as kohya or diffusers name LoRA tensors; "
-        f"{_rename(f'{_LEAD}{_unflattened(flat, modules)}.{factor}')}, and its alpha tensor to an entry of alpha_pattern."
+        f"{_rename(f'{_LEAD}{_unflattened(flat, modules)}.{factor}')}, and put its alpha into alpha_pattern."
     )
 
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.foreign_names import advice
+from registry.tensors.foreign_names import advice, is_foreign
 from registry.tensors.strict_json import shown
 from registry.tensors.variants.table import TAILS
 
 LEAD: Final = "base_model.model."
+MAX_LENGTH: Final = 512
+MAX_SEGMENTS: Final = 64
 PARAMETER: Final = "parameter"
 
 _LONGEST: Final = max(tail.count(".") + 1 for tail in TAILS)
@@ -45,6 +47,12 @@ def parse_key(name: str, modules: Collection[str] = ()) -> ParsedKey:
     Raises:
         InvalidAdapterError: ``unexpected_tensor``, saying what the name looks like and what to do.
     """
+    if len(name) > MAX_LENGTH or name.count(".") > MAX_SEGMENTS:
+        raise InvalidAdapterError(
+            f"Tensor {shown(name)} has a name of {len(name)} characters and {name.count('.') + 1} segments; at most "
+            f"{MAX_LENGTH} and {MAX_SEGMENTS} are allowed.",
+            code="unexpected_tensor",
+        )
     if not name.startswith(LEAD) or _SEGMENTS.fullmatch(name) is None:
         raise _refusal(name, modules)
     segments = name[len(LEAD) :].split(".")
@@ -55,7 +63,7 @@ def parse_key(name: str, modules: Collection[str] = ()) -> ParsedKey:
     inside = _inside_wrapper(segments)
     if inside is not None:
         return inside
-    if len(segments) < 2 or "lora_" in name or any(segment in _RESERVED for segment in segments):
+    if len(segments) < 2 or "lora_" in name or is_foreign(name) or any(segment in _RESERVED for segment in segments):
         raise _refusal(name, modules)
     return ParsedKey(".".join(segments[:-1]), PARAMETER, segments[-1])
 

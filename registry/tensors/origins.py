@@ -45,7 +45,8 @@ class BaseTensors:
         merge_products: bool = True,
     ) -> SlotValues:
         """The values of a program's slot, in float64 where the base or the output is float64, else in float32."""
-        origin, dtypes = _no_rows, [out_dtype]
+        origin: MatrixRows = _no_rows
+        dtypes = [out_dtype]
         if program.origin is not None:
             origin = self.rows(program.origin)
             dtypes.append(FLOATS[self.entry(program.origin.tensor).dtype])

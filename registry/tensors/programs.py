@@ -105,9 +105,8 @@ def _steps_of(
     for value in link.checkpoint.values.values():
         yield from _replacements(number, link.source, value, table, new)
     for rows in link.checkpoint.tokens.values():
-        for target in _sides(rows.target, table, all_of_them=True):
-            step = SetRows(number, rows.entry, link.source, rows.tokens, tied=rows.target.tie is not None)
-            yield slot_of_target(target), step
+        for target in _sides(rows.target, table, all_of_them=rows.tied):
+            yield slot_of_target(target), SetRows(number, rows.entry, link.source, rows.tokens, tied=rows.tied)
     for pair in link.checkpoint.pairs.values():
         scale = pair.scaling * link.coefficient
         for slot, bound in _bound_pairs(pair, scale, link.source, table):

@@ -102,7 +102,7 @@ def _check_depth(document: Any, refuse: Callable[[str], NoReturn]) -> None:
         below: list[Any] = []
         for value in level:
             for child in value.values() if type(value) is dict else value if type(value) is list else ():
-                if (type(child) is list or type(child) is dict) and child:
+                if type(child) is list or type(child) is dict:
                     below.append(child)  # noqa: PERF401 (a comprehension for each small container takes twice the time)
         if not below:
             return

@@ -1,4 +1,4 @@
-"""Tensors that PEFT saves twice because two modules share a weight: both must hold the same numbers."""
+"""Tensors that PEFT saves twice, such as those of two modules that share a weight: both must hold the same numbers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def check_twins(checkpoint: Checkpoint, source: ByteSource) -> None:
     for twin in checkpoint.twins:
         if not _equal(twin, source):
             raise InvalidAdapterError(
-                f"adapter_config.json: ensure_weight_tying is true, but the tensors {twin.first.name!r} and "
-                f"{twin.second.name!r} hold different numbers. Save the adapter again, or set the field to false.",
+                f"The tensors {twin.first.name!r} and {twin.second.name!r} stand for one weight, but hold different "
+                "numbers. Save the adapter again.",
                 code="tied_partial",
             )
 

@@ -18,20 +18,13 @@ def _tree(path: str) -> ast.Module:
     return ast.parse((Path(spec.origin).parent / path).read_text())
 
 
-@cache
-def functions(path: str, *names: str) -> dict[str, Any]:
-    """Functions and classes of a module of PEFT that need nothing but `re`."""
-    wanted = [
-        node for node in _tree(path).body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in names
-    ]
-    assert len(wanted) == len(names)
-    for node in wanted:
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-            for argument in node.args.args:
-                argument.annotation = None
+def functions(*wanted: tuple[str, str]) -> dict[str, Any]:
+    """Functions and classes of PEFT, given as (file, name), that need nothing but `re` and one another."""
     space: dict[str, Any] = {"re": re}
-    exec(compile(ast.Module(body=list(wanted), type_ignores=[]), path, "exec"), space)
+    for path, name in wanted:
+        node = next(node for node in _tree(path).body if getattr(node, "name", None) == name)
+        code = "from __future__ import annotations\n" + ast.unparse(node)
+        exec(compile(code, path, "exec"), space)
     return space
 
 

@@ -30,6 +30,10 @@ _ESCAPES: Final = {
 }
 
 
+Content = tuple[dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, str]]
+"""Tensors by name (dtype, shape, bytes) and the metadata."""
+
+
 class RefusedError(Exception):
     """The file is not strictly valid."""
 
@@ -41,8 +45,8 @@ class Fraction:
     text: str
 
 
-def read_strictly(file: bytes) -> tuple[dict[str, tuple[str, tuple[int, ...], bytes]], dict[str, str]]:
-    """Tensors by name (dtype, shape, bytes) and the metadata.
+def read_strictly(file: bytes) -> Content:
+    """What a file holds.
 
     Raises:
         RefusedError: the file is not strictly valid.
@@ -55,11 +59,7 @@ def read_strictly(file: bytes) -> tuple[dict[str, tuple[str, tuple[int, ...], by
     head, body = file[8:end], file[end:]
     if head[:1] != b"{":
         _refuse("first byte")
-    try:
-        text = head.decode("utf-8", "strict")
-    except UnicodeDecodeError:
-        _refuse("not UTF-8")
-    document = _Reader(text).document()
+    document = read_json(head)
     metadata = document.pop("__metadata__", {})
     if type(metadata) is not dict or any(type(value) is not str for value in metadata.values()):
         _refuse("metadata")
@@ -74,6 +74,19 @@ def read_strictly(file: bytes) -> tuple[dict[str, tuple[str, tuple[int, ...], by
     if at != len(body):
         _refuse("bytes left over")
     return tensors, metadata
+
+
+def read_json(data: bytes) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        RefusedError: it is not strictly valid.
+    """
+    try:
+        text = data.decode("utf-8", "strict")
+    except UnicodeDecodeError:
+        _refuse("not UTF-8")
+    return _Reader(text).document()
 
 
 def _span(name: str, value: Any) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
@@ -19,7 +20,7 @@ from registry.tensors.header import Header, read_header, write_header
 from registry.tensors.source import read_range
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.fuzz.header_files import Draft, drafts, entry, faulty_drafts, mutated
-from tests.fuzz.strict_reader import RefusedError, read_strictly
+from tests.fuzz.strict_reader import Content, RefusedError, read_strictly
 from tests.kit import RawTensor, write_tensors
 
 
@@ -38,19 +39,25 @@ def ours(file: bytes) -> Header | None:
     try:
         return read_header(Bytes(file), what="x.safetensors", error=InvalidAdapterError)
     except InvalidAdapterError as problem:
-        assert problem.code == "bad_safetensors"
-        said_well(problem)
+        said_well(problem, "bad_safetensors")
         return None
+
+
+def strictly(file: bytes) -> Content | RefusedError:
+    try:
+        return read_strictly(file)
+    except RefusedError as why:
+        return why
 
 
 def judge(file: bytes) -> bool:
     """Compare the three readers; whether the file was accepted."""
     header = ours(file)
-    try:
-        tensors, metadata = read_strictly(file)
-    except RefusedError as why:
-        assert header is None, f"accepted, but: {why}"
+    strict = strictly(file)
+    if isinstance(strict, RefusedError):
+        assert header is None, f"accepted, but: {strict}"
         return False
+    tensors, metadata = strict
     assert header is not None, "refused, but strictly valid"
     assert header.metadata == metadata
     source = Bytes(file)
@@ -59,9 +66,8 @@ def judge(file: bytes) -> bool:
         for name, one in header.entries.items()
     }
     assert found == tensors
-    theirs = {
-        name: (one["dtype"], tuple(one["shape"]), bytes(one["data"])) for name, one in safetensors.deserialize(file)
-    }
+    opened: list[Any] = safetensors.deserialize(file)  # type: ignore[no-untyped-call] # it has no annotations
+    theirs = {name: (one["dtype"], tuple(one["shape"]), bytes(one["data"])) for name, one in opened}
     assert theirs == found
     return True
 
@@ -104,13 +110,13 @@ def test_every_valid_file_is_accepted(draft: Draft) -> None:
     assert judge(draft.file())
 
 
-@settings(QUICK)
+@settings(QUICK, max_examples=250)
 @given(faulty_drafts())
 def test_planted_faults(file: bytes) -> None:
     judge(file)
 
 
-@settings(QUICK)
+@settings(QUICK, max_examples=400)
 @given(mutated(SEEDS))
 def test_broken_bytes(file: bytes) -> None:
     judge(file)
@@ -141,7 +147,7 @@ def test_every_byte_and_every_cut(seed: bytes) -> None:
         judge(seed[:at] + seed[at + 1 :])
 
 
-@settings(QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(QUICK, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drafts())
 def test_what_is_accepted_opens_with_safetensors(tmp_path: Path, draft: Draft) -> None:
     """`safe_open` reads by another way than `deserialize`: from a mapped file."""

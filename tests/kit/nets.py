@@ -1,4 +1,4 @@
-"""The nets of `conv_base`, `attention_base` and `declared_base` as torch modules: PEFT can wrap them, transformers doesn't know them."""
+"""`conv_base`, `attention_base` and `declared_base` as torch nets: PEFT wraps them, transformers knows none of them."""
 
 from __future__ import annotations
 
@@ -72,14 +72,23 @@ class DeclaredNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Module()
-        self.body.turned = Conv1D(12, 12)
-        self.body.straight = nn.Linear(12, 12, bias=False)
-        self.body.experts = _Experts()
+        self.body = _Body()
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.one_hot(input_ids, 12).to(self.body.straight.weight.dtype)
-        found: torch.Tensor = self.body.experts(torch.tanh(self.body.straight(self.body.turned(x))))
+        x = nn.functional.one_hot(input_ids, 12).to(next(self.parameters()).dtype)
+        found: torch.Tensor = self.body(x)
+        return found
+
+
+class _Body(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned = Conv1D(12, 12)
+        self.straight = nn.Linear(12, 12, bias=False)
+        self.experts = _Experts()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.experts(torch.tanh(self.straight(self.turned(x))))
         return found
 
 

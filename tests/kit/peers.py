@@ -19,7 +19,7 @@ _AUTO = dict.fromkeys(("llama", "gpt2", "opt", "mixtral", "gpt_oss"), "AutoModel
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The model of a folder, by the auto class of its type, in ``dtype``, for evaluation; or a net of `tests.kit.nets`."""
+    """The model of a folder by the auto class of its type, or a net of `tests.kit.nets`; in ``dtype``, to evaluate."""
     import transformers
 
     kind = json.loads((folder / "config.json").read_text()).get("model_type")

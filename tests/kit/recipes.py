@@ -247,7 +247,7 @@ class _Writer:
                     self.tensors[ROOT + name] = self.tensors[ROOT + holder]
 
     def copy(self, parents: Sequence[Path]) -> None:
-        """Whole weights of targeted embeddings and of a targeted head, as PEFT saves them from a materialised parent."""
+        """Whole weights of targeted embeddings and of a targeted head: PEFT saves them from a materialised parent."""
         views = simulate(self._base.folder, parents, self._base.layout).state.views
         names = named(self._base, self._recipe.targets)
         for name in names:

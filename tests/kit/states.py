@@ -90,13 +90,14 @@ class State:
         return cls(layout, views, files, tied=dict(layout.ties))
 
     def settle_ties(self) -> None:
-        """After a link: a tie holds on when both sides are still the same, else each goes its own way."""
-        for name, holder in list(self.tied.items()):
+        """After a link: sides that are the same are one weight, others go their own way."""
+        for name, holder in self.layout.ties.items():
             mine, other = self.views[name], self.views[holder]
             if np.all(np.abs(mine.values - other.values) <= SAME * (mine.magnitude + other.magnitude)):
                 self.views[name] = View(other.values.copy(), other.magnitude.copy(), other.touched.copy())
+                self.tied[name] = holder
             else:
-                del self.tied[name]
+                self.tied.pop(name, None)
 
     def tensors(self) -> dict[str, MergedTensor]:
         """Every float tensor of the merged model's files, untied and new ones too."""

@@ -11,7 +11,7 @@ import torch
 
 from tests.kit import Base, read_model
 from tests.kit.peers import load_model, logits, peft_load, peft_merge, save_model, with_weights
-from tests.kit.recipes import Recipe, write_recipe, write_recipes
+from tests.kit.recipes import write_recipe, write_recipes
 from tests.kit.variants import MAKERS, VARIANTS
 
 TRANSFORMERS = ["opt", "mixtral", "gpt_oss"]

@@ -203,9 +203,25 @@ def test_a_head_of_its_own_in_a_tied_model(shelf: Shelf) -> None:
     _check_composed(shelf, base, reference, trained)
 
 
+def test_token_rows_on_a_parent_that_untied(shelf: Shelf) -> None:
+    """The parent's model has a head of its own, so PEFT trains rows of the embedding alone."""
+    _, base = _base(shelf, "tied llama")
+    head, rows, parent, child = (shelf.folder() for _ in range(4))
+    wrap(head, load_model(base.folder), r=2, target_modules=["lm_head"], b_scale=0.5)
+    shelf.registry.publish(head, "tied-llama/head")
+    shelf.registry.fetch("tied-llama/head", parent, kind="merged")
+    options: dict[str, Any] = {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": [3, 9]}
+    trained = logits(wrap(rows, load_model(parent), **options))
+    shelf.registry.publish(rows, "tied-llama/head/rows", receipt=parent / "registry-receipt.json")
+    shelf.registry.fetch("tied-llama/head/rows", child, kind="merged")
+    with no_complaints():
+        assert torch.allclose(logits(load_model(child)), trained, atol=1e-5)
+    _check_composed(shelf, base, "tied-llama/head/rows", trained)
+
+
 # --- adapters by hand, composed: PEFT loads each and it is the merged model ---
 
-PAIRS = {
+PAIRS: dict[str, list[tuple[str, ...]]] = {
     "llama": [
         ("plain", "dora", "dora embedding"),
         ("new head", "embedding and head", "tokens"),
@@ -227,6 +243,12 @@ PAIRS = {
         ("both", "tokens"),
         ("dora head", "plain"),
         ("tokens of each", "plain"),
+        ("tokens", "head"),
+        ("tokens", "new head"),
+        ("tokens", "dora head"),
+        ("tokens", "embedding"),
+        ("head", "tokens"),
+        ("new head", "tokens"),
     ],
     "gpt2": [("dora", "lora bias"), ("biases", "new linear"), ("bias", "positions"), ("dora positions", "new norm")],
     "opt": [("bias", "lora bias"), ("biases", "dora"), ("new linear", "plain", "bias"), ("dora bias", "plain")],

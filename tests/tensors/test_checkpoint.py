@@ -2,83 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import RegistryError
-from registry.tensors.checkpoint import Checkpoint, read_checkpoint
-from registry.tensors.header import TensorEntry
-from registry.tensors.lora_config import parse_config
-from registry.tensors.targets import TENSOR_NAMES, Target, TargetKind, TargetTable
-
-LEAD = "base_model.model."
-Q, V, EMBED, HEAD = "model.layers.0.attn.q_proj", "model.layers.0.attn.v_proj", "model.embed_tokens", "lm_head"
-C1 = "model.layers.0.c_attn"
-SHAPES: dict[str, tuple[TargetKind, tuple[int, ...]]] = {
-    Q: (TargetKind.LINEAR, (8, 6)),
-    V: (TargetKind.LINEAR, (4, 6)),
-    C1: (TargetKind.CONV1D, (6, 18)),
-    EMBED: (TargetKind.EMBEDDING, (40, 6)),
-    HEAD: (TargetKind.LINEAR, (40, 6)),
-    "model.layers.0.conv": (TargetKind.CONV, (4, 4, 3)),
-    "model.layers.0.mha": (TargetKind.ATTENTION, (18, 6)),
-    "model.layers.0.experts": (TargetKind.EXPERTS, (2, 4, 6)),
-    "model.layers.0.odd": (TargetKind.UNKNOWN, (4, 6)),
-}
-TABLE = TargetTable(
-    {name: Target(name, kind, f"{name}.weight", shape) for name, (kind, shape) in SHAPES.items()},
-    source="transformers 5",
-    architecture="LlamaForCausalLM",
-    prefix="model",
-    output_module=HEAD,
-)
-NAMES_ONLY = replace(
+from registry.tensors.targets import TargetKind
+from tests.tensors.adapter_headers import (
+    C1,
+    EMBED,
+    EXPERTS,
+    HEAD,
+    LEAD,
+    NAMES_ONLY,
+    ODD,
     TABLE,
-    source=TENSOR_NAMES,
-    prefix="",
-    targets={name: Target(name, TargetKind.LINEAR, f"{name}.weight", SHAPES[name][1]) for name in (Q, V, EMBED)},
+    TIED,
+    Q,
+    V,
+    check,
+    embedding,
+    pair,
+    refused,
 )
-
-
-def entries(shapes: Mapping[str, tuple[int, ...]], dtype: str = "F32") -> dict[str, TensorEntry]:
-    found, at = {}, 64
-    for name, shape in shapes.items():
-        stop = at + 4 * math.prod(shape)
-        found[name] = TensorEntry(name, dtype, shape, at, stop)
-        at = stop
-    return found
-
-
-def pair(module: str, inputs: int, outputs: int, rank: int = 2) -> dict[str, tuple[int, ...]]:
-    return {f"{LEAD}{module}.lora_A.weight": (rank, inputs), f"{LEAD}{module}.lora_B.weight": (outputs, rank)}
-
-
-def embedding(module: str, vocabulary: int, features: int, rank: int = 2) -> dict[str, tuple[int, ...]]:
-    return {
-        f"{LEAD}{module}.lora_embedding_A": (rank, vocabulary),
-        f"{LEAD}{module}.lora_embedding_B": (features, rank),
-    }
-
-
-def check(
-    shapes: Mapping[str, tuple[int, ...]], *, table: TargetTable = TABLE, dtype: str = "F32", **fields: Any
-) -> Checkpoint:
-    document = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["none_such"], **fields}
-    return read_checkpoint(parse_config(json.dumps(document).encode()), entries(shapes, dtype), table)
-
-
-def refused(code: str, shapes: Mapping[str, tuple[int, ...]], **fields: Any) -> str:
-    with pytest.raises(RegistryError) as caught:
-        check(shapes, **fields)
-    assert caught.value.code == code, caught.value
-    return str(caught.value)
 
 
 def test_pairs_of_every_kind_with_their_scales() -> None:
@@ -187,32 +135,23 @@ def test_ranks() -> None:
     assert "rank 2 in A and 3 in B" in refused("rank_mismatch", broken)
 
 
-def test_dora() -> None:
-    magnitude = {f"{LEAD}{Q}.lora_magnitude_vector": (8,)}
-    refused("dora_incomplete", pair(Q, 6, 8), use_dora=True)
-    refused("dora_incomplete", {**pair(Q, 6, 8), **magnitude})
-    refused("dora_incomplete", {**pair(Q, 6, 8), **pair(V, 6, 4), **magnitude}, use_dora=True)
-    refused("dora_incomplete", magnitude, use_dora=True)
-    refused("not_supported_yet", {**pair(Q, 6, 8), **magnitude}, use_dora=True)
+@pytest.mark.parametrize("module", [ODD, EXPERTS])
+def test_kinds_that_no_pair_can_be_laid_over(module: str) -> None:
+    assert f"'{module}'" in refused("unsupported_layout", pair(module, 6, 4))
 
 
-@pytest.mark.parametrize("module", ["conv", "mha", "experts", "odd"])
-def test_kinds_that_are_not_supported_yet(module: str) -> None:
-    name = f"model.layers.0.{module}"
-    assert f"'{name}'" in refused("not_supported_yet", pair(name, 6, 4))
+def test_a_weight_that_the_files_keep_in_another_form() -> None:
+    table = replace(TABLE, targets={**TABLE.targets, Q: replace(TABLE.targets[Q], tensor=None)})
+    assert "not one tensor" in refused("unsupported_layout", pair(Q, 6, 8), table=table)
 
 
-@pytest.mark.parametrize("tensor", [None, f"{HEAD}.weight"])
-def test_either_side_of_tied_weights(tensor: str | None) -> None:
-    targets = {
-        **TABLE.targets,
-        EMBED: replace(TABLE.targets[EMBED], tie=HEAD),
-        HEAD: replace(TABLE.targets[HEAD], tie=EMBED, tensor=tensor),
-    }
-    table = replace(TABLE, targets=targets)
-    assert "tied" in refused("not_supported_yet", pair(HEAD, 6, 40), table=table)
-    assert "tied" in refused("not_supported_yet", embedding(EMBED, 40, 6), table=table)
-    assert check(pair(Q, 6, 8), table=table).rank == 2
+def test_a_module_by_the_name_that_the_files_have() -> None:
+    table = replace(
+        TABLE,
+        targets={**TABLE.targets, Q: replace(TABLE.targets[Q], tensor="old.q.weight")},
+        parameters={**TABLE.parameters, f"{Q}.weight": replace(TABLE.parameters[f"{Q}.weight"], tensor="old.q.weight")},
+    )
+    assert list(check(pair("old.q", 6, 8), table=table).pairs) == [Q]
 
 
 def test_copies_of_whole_embeddings() -> None:
@@ -228,6 +167,24 @@ def test_copies_of_whole_embeddings() -> None:
         EMBED: f"{LEAD}{EMBED}.base_layer.weight",
     }
     assert list(found.pairs) == [EMBED]
+
+
+@pytest.mark.parametrize("module", [EMBED, HEAD])
+def test_copies_of_tied_embeddings(module: str) -> None:
+    shapes = {**embedding(EMBED, 40, 6), f"{LEAD}{module}.base_layer.weight": (40, 6)}
+    assert list(check(shapes, table=TIED).copies) == [module]
+
+
+def test_the_bias_of_an_output_embedding_comes_with_its_copy() -> None:
+    held = replace(TABLE.parameters[f"{Q}.bias"], tensor=f"{HEAD}.bias", shape=(40,))
+    table = replace(TABLE, parameters={**TABLE.parameters, f"{HEAD}.bias": held})
+    bias = {f"{LEAD}{HEAD}.base_layer.bias": (40,)}
+    found = check({**pair(HEAD, 6, 40), f"{LEAD}{HEAD}.base_layer.weight": (40, 6), **bias}, table=table)
+    assert (list(found.copies), list(found.values)) == ([HEAD], [f"{HEAD}.bias"])
+    refused("unexpected_tensor", {**pair(HEAD, 6, 40), **bias}, table=table)
+    whole = {f"{LEAD}{HEAD}.weight": (40, 6), f"{LEAD}{HEAD}.bias": (40,)}
+    found = check({**pair(Q, 6, 8), **whole}, table=table)
+    assert (list(found.copies), list(found.values)) == ([HEAD], [f"{HEAD}.bias"])
 
 
 def test_a_resized_vocabulary() -> None:
@@ -246,8 +203,8 @@ def test_a_resized_vocabulary() -> None:
         ("unexpected_tensor", f"{EMBED}.token_adapter.trainable_tokens_delta"),
         ("unexpected_tensor", f"{Q}.lora_velora_embed"),
         ("unexpected_tensor", f"{Q}.lora_A.default.weight"),
-        ("not_supported_yet", f"{HEAD}.base_layer.bias"),
-        ("not_supported_yet", "model.layers.0.mlp.experts.base_layer.lora_A.weight"),
+        ("unexpected_tensor", f"{HEAD}.base_layer.bias"),
+        ("unexpected_tensor", f"{HEAD}.modules_to_save.bias"),
         ("base_shifting_init", f"{Q}.lora_diag"),
     ],
 )
@@ -263,6 +220,7 @@ def test_tensors_that_only_training_uses() -> None:
 
 def test_an_adapter_without_pairs() -> None:
     refused("incomplete_adapter", {})
+    refused("incomplete_adapter", {}, target_modules="dummy-target-modules")
     refused("incomplete_adapter", {f"{LEAD}{HEAD}.weight": (40, 6)})
 
 

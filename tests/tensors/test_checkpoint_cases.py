@@ -34,7 +34,7 @@ REFUSED = {
     "neg_missing_B": "incomplete_pair",
     "neg_missing_r": "bad_config",
     "neg_missing_target": "incomplete_adapter",
-    "neg_mts_shape": "not_supported_yet",  # shape_mismatch once replaced modules are supported
+    "neg_mts_shape": "shape_mismatch",
     "neg_nan": "non_finite",
     "neg_offset_hole": "bad_safetensors",
     "neg_overlapping_offsets": "bad_safetensors",
@@ -44,7 +44,7 @@ REFUSED = {
     "neg_rank_pattern_vs_tensor": "rank_mismatch",
     "neg_regex_bomb": "bad_config",
     "neg_shape_out": "shape_mismatch",
-    "neg_token_index_oob": "not_supported_yet",  # bad_token_index once token rows are supported
+    "neg_token_index_oob": "bad_token_index",
     "neg_truncated": "bad_safetensors",
     "neg_type_loha": "unsupported_peft_type",
     "neg_unknown_config_field": "unknown_config_field",
@@ -89,7 +89,7 @@ def test_refused(name: str, code: str) -> None:
     with pytest.raises(RegistryError) as caught:
         read_adapter(folder / case["expect"]["offending"], table_of(folder / "base"))
     assert caught.value.code == code
-    assert code in (case["expect"]["code"], "not_supported_yet")
+    assert code == case["expect"]["code"]
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

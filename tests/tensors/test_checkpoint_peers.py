@@ -47,7 +47,11 @@ def table_of(model: Any) -> TargetTable:
     }
     output = next((n for n, m in model.named_modules() if m is model.get_output_embeddings()), None)
     return TargetTable(
-        targets, "transformers 5", type(model).__name__, prefix=model.base_model_prefix, output_module=output
+        targets,
+        "transformers 5",
+        architecture=type(model).__name__,
+        prefix=model.base_model_prefix,
+        output_module=output,
     )
 
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import RegistryError
-from registry.tensors.lora_config import LoraAdapterConfig, parse_config
-from registry.tensors.lora_rules import RULES
+from registry.tensors.lora_config import LoraAdapterConfig, PeftVersion, parse_config
+from registry.tensors.variants.other_tuners import WAYS
+from registry.tensors.variants.table import RULES, VARIANTS
 
 PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
 
@@ -96,6 +97,20 @@ def test_required_fields(field: str) -> None:
         ("bias", "some"),
         ("bias", ["none"]),
         ("base_model_name_or_path", 5),
+        ("modules_to_save", "lm_head"),
+        ("modules_to_save", [""]),
+        ("target_parameters", "experts.down_proj"),
+        ("target_parameters", ["a", 1]),
+        ("lora_bias", "yes"),
+        ("ensure_weight_tying", 1),
+        ("trainable_token_indices", [1, True]),
+        ("trainable_token_indices", [1.0]),
+        ("trainable_token_indices", {"embed_tokens": 3}),
+        ("trainable_token_indices", {"": [3]}),
+        ("use_bdlora", True),
+        ("use_bdlora", {"nblocks": 0}),
+        ("use_bdlora", {"target_modules_bd_a": "q"}),
+        ("use_bdlora", {"target_modules_bd_a": [""]}),
         ("lora_dropout", "x"),
     ],
 )
@@ -114,14 +129,9 @@ def test_types(field: str, value: Any) -> None:
         ("not_mergeable", "arrow_config", {"top_k": 2}),
         ("not_mergeable", "use_qalora", True),
         ("not_mergeable", "enable_lora", [True, False, True]),
-        ("not_supported_yet", "modules_to_save", ["lm_head"]),
-        ("not_supported_yet", "trainable_token_indices", [3]),
-        ("not_supported_yet", "target_parameters", ["mlp.experts.down_proj"]),
-        ("not_supported_yet", "bias", "all"),
-        ("not_supported_yet", "lora_bias", True),
-        ("not_supported_yet", "use_bdlora", {"nblocks": 2}),
-        ("not_supported_yet", "megatron_config", {"a": 1}),
-        ("not_supported_yet", "ensure_weight_tying", True),
+        ("not_mergeable", "megatron_config", {"a": 1}),
+        ("unknown_config_field", "use_bdlora", {"nblocks": 2, "shape": 3}),
+        ("bad_token_index", "trainable_token_indices", [3, 3]),
         ("base_shifting_init", "kasa_config", {"beta": 0.1}),
         ("base_shifting_init", "loftq_config", {"loftq_bits": 4}),
         ("unknown_config_field", "use_superlora", True),
@@ -133,9 +143,13 @@ def test_kinds_that_have_no_place(code: str, field: str, value: Any) -> None:
     assert field in refused(code, **{field: value})
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "PiSSA", "olora", "OLoRA", "corda", "lora_ga", "loftq"])
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "PiSSA", "olora", "OLoRA", "corda", "lora_ga"])
 def test_base_shifting_initialisations_name_the_conversion(init: str) -> None:
     assert "path_initial_model_for_weight_conversion" in refused("base_shifting_init", init_lora_weights=init)
+
+
+def test_loftq_names_the_base_that_it_needs() -> None:
+    assert "residual" in refused("base_shifting_init", init_lora_weights="loftq", loftq_config={"loftq_bits": 4})
 
 
 @pytest.mark.parametrize("init", [True, False, None, "gaussian", "orthogonal", "eva", "mica"])
@@ -150,6 +164,45 @@ def test_unknown_fields_that_say_nothing_are_harmless(value: Any) -> None:
 
 def test_every_field_of_the_installed_peft_has_a_rule() -> None:
     assert {field.name for field in dataclasses.fields(peft.LoraConfig)} <= set(RULES) | {"runtime_config"}
+
+
+def test_every_variant_has_fields_and_tails_of_its_own() -> None:
+    for kind in ("fields", "tails"):
+        names = [name for variant in VARIANTS for name in getattr(variant, kind)]
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("kind", sorted({kind.value for kind in peft.PeftType} - {"LORA"}))
+def test_every_other_tuner_of_the_installed_peft_is_refused_with_a_way(kind: str) -> None:
+    assert kind in WAYS
+    assert kind in refused("unsupported_peft_type", peft_type=kind)
+
+
+def test_other_tuners_are_refused_before_the_fields_that_they_lack() -> None:
+    with pytest.raises(RegistryError) as caught:
+        parse_config(b'{"peft_type": "IA3", "feedforward_modules": ["w0"]}')
+    assert caught.value.code == "unsupported_peft_type"
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("0.21.2", PeftVersion(0, 21, 2)),
+        ("0.18.0@abc", PeftVersion(0, 18, 0)),
+        ("0.22", PeftVersion(0, 22, 0)),
+        ("0.20.0.post1", PeftVersion(0, 20, 0)),
+        ("0.20.1.dev0", PeftVersion(0, 20, 1, final=False)),
+        ("0.20.1rc1", PeftVersion(0, 20, 1, final=False)),
+        ("UNKNOWN", None),
+        (None, None),
+    ],
+)
+def test_versions_of_peft(text: str | None, version: PeftVersion | None) -> None:
+    assert config(peft_version=text).version == version
+
+
+def test_a_development_version_comes_before_its_release() -> None:
+    assert PeftVersion(0, 20, 0) < PeftVersion(0, 20, 1, final=False) < PeftVersion(0, 20, 1)
 
 
 def test_what_peft_writes_is_read(tmp_path: Any) -> None:

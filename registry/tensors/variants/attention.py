@@ -12,7 +12,7 @@ from typing import Final
 from registry.errors import InvalidAdapterError
 from registry.tensors.adapter import LoraPair
 from registry.tensors.adapter_config import PeftVersion
-from registry.tensors.fit import check_factors, check_kept, resolve
+from registry.tensors.fit import check_factors, check_kept, meant, resolve
 from registry.tensors.strict_json import shown
 from registry.tensors.targets import Target, TargetKind, TargetTable
 from registry.tensors.variants.draft import Draft
@@ -34,7 +34,7 @@ def fold(draft: Draft) -> None:
     """The pairs of all attentions."""
     doubled: list[str] = []
     for name in list(draft.having(A)):
-        target = draft.table.find(name)
+        target = meant(name, draft.table)
         if target is None or target.kind is not TargetKind.ATTENTION:
             continue
         if draft.config.use_dora:
@@ -86,7 +86,7 @@ def _times(draft: Draft, name: str) -> float:
 def _leave_out_unused(draft: Draft) -> None:
     left_out = []
     for name in list(draft.having(A)):
-        target = draft.table.find(name)
+        target = meant(name, draft.table)
         if target is not None and holder_of(target.module, draft.table) is not None:
             for part in list(draft.parts[name]):
                 if part.startswith("lora_"):

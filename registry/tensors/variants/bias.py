@@ -1,7 +1,8 @@
 """Biases: ``lora_bias`` adds s b to the bias of a module with a pair, ``bias`` replaces biases by trained ones.
 
 With ``bias="lora_only"`` the file has the bias of every adapted module (``X.base_layer.bias``), with ``"all"`` every
-parameter of the model that is called ``bias``.
+parameter of the model that is called ``bias``. PEFT up to 0.20 took every name that has "bias" in it for ``"all"``, and
+for ``"lora_only"`` trained the biases but did not find them when it saved.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.adapter import LoraPair, NewValue
+from registry.tensors.adapter_config import PeftVersion
 from registry.tensors.coverage import sure_test
-from registry.tensors.field_rules import boolean, refuse
+from registry.tensors.field_rules import boolean, fault
 from registry.tensors.fit import check_shape, find_place
+from registry.tensors.header import TensorEntry
 from registry.tensors.strict_json import shown
 from registry.tensors.targets import TargetKind
 from registry.tensors.variants.draft import Draft, refuse_tensor
-from registry.tensors.variants.saved_modules import is_saved
 from registry.tensors.variants.variant import Variant
 
 ADDED: Final = "lora_B.bias"
 REPLACED: Final = "base_layer.bias"
 _LEAF: Final = "bias"
+_BY_LEAF: Final = PeftVersion(0, 21, 0)
 
 
 def bias(field: str, value: Any) -> str:
@@ -30,7 +33,7 @@ def bias(field: str, value: Any) -> str:
         return "none"
     if value in ("none", "all", "lora_only"):
         return str(value)
-    refuse(field, value, "expected none, all or lora_only.")
+    raise fault(field, value, "expected none, all or lora_only.")
 
 
 def fold(draft: Draft) -> None:
@@ -42,7 +45,7 @@ def fold(draft: Draft) -> None:
     for name in draft.having(ADDED):
         refuse_tensor(
             draft.parts[name][ADDED],
-            "is a bias, but lora_bias is not set in adapter_config.json, or the module has no pair: PEFT would drop it.",
+            "is a bias, but lora_bias is not set in adapter_config.json, or the module has no pair: PEFT drops it.",
             "unexpected_tensor",
         )
     which = draft.config.values.get("bias", "none")
@@ -54,13 +57,13 @@ def fold(draft: Draft) -> None:
 def _check_field(draft: Draft) -> None:
     if draft.config.use_dora:
         raise InvalidAdapterError(
-            "adapter_config.json sets lora_bias and use_dora; PEFT has no DoRA with a bias. Save the adapter again with "
-            "the configuration that it was trained with.",
+            "adapter_config.json sets lora_bias and use_dora; PEFT has no DoRA with a bias. Save the adapter again "
+            "with the configuration that it was trained with.",
             code="bad_config",
         )
 
 
-def _added(draft: Draft, name: str, pair: LoraPair) -> Any:
+def _added(draft: Draft, name: str, pair: LoraPair) -> TensorEntry:
     if pair.fused is not None or pair.parameter or pair.target.kind in (TargetKind.EMBEDDING, TargetKind.ATTENTION):
         raise InvalidAdapterError(
             f"adapter_config.json: lora_bias is true, but {shown(name)} is an embedding, a parameter or an "
@@ -96,12 +99,16 @@ def _replace(draft: Draft, which: str) -> None:
     if which != "all":
         return
     for module in sorted(draft.whole):
-        if _LEAF in draft.whole[module] and not is_saved(module, draft.config):
-            _keep(draft, module.replace(".base_layer", ""), draft.take_whole(module, _LEAF), module)
+        if draft.is_saved(module):
+            continue
+        for parameter in sorted(draft.whole[module]):
+            if _LEAF in f"{module}.{parameter}":
+                entry = draft.take_whole(module, parameter)
+                _keep(draft, module.replace(".base_layer", ""), entry, module, parameter)
 
 
-def _keep(draft: Draft, module: str, entry: Any, spelled: str) -> None:
-    place = find_place(module, _LEAF, draft.table)
+def _keep(draft: Draft, module: str, entry: TensorEntry, spelled: str, parameter: str = _LEAF) -> None:
+    place = find_place(module, parameter, draft.table)
     if place is None:
         refuse_tensor(
             entry,
@@ -120,19 +127,32 @@ def _check_all_there(draft: Draft, which: str) -> None:
         wanted = [f"{module}.{_LEAF}" for module in modules if f"{module}.{_LEAF}" in draft.table.parameters]
     else:
         surely = sure_test(draft.config, draft.table, draft.modules)
-        saved = draft.config
         wanted = [
             name
             for name in draft.table.parameters
-            if name.endswith(f".{_LEAF}") and surely(name) and not is_saved(name.rpartition(".")[0], saved)
+            if _is_trained(name, draft.config.version) and surely(name) and not draft.is_saved(name.rpartition(".")[0])
         ]
     missing = [name for name in wanted if name not in draft.values]
     if missing:
         raise InvalidAdapterError(
             f"adapter_config.json: bias is {shown(which)}, but the adapter has no tensor for {shown(missing[0])}"
-            f"{f' and {len(missing) - 1} more biases' if len(missing) > 1 else ''}. Save the adapter again.",
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}{_hint(draft.config.version, which)}. "
+            "Save the adapter again.",
             code="incomplete_adapter",
         )
+
+
+def _is_trained(parameter: str, version: PeftVersion | None) -> bool:
+    """Whether PEFT trains and saves a parameter for bias="all"; of an unknown version only what all of them do."""
+    if version is not None and version < _BY_LEAF:
+        return _LEAF in parameter
+    return parameter.endswith(f".{_LEAF}")
+
+
+def _hint(version: PeftVersion | None, which: str) -> str:
+    if which == "lora_only" and (version is None or version < _BY_LEAF):
+        return f" (PEFT before {_BY_LEAF} trains these biases and does not save them)"
+    return ""
 
 
 VARIANT: Final = Variant(

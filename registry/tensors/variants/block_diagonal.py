@@ -11,11 +11,13 @@ from typing import Any, Final, NoReturn
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.adapter_config import LoraAdapterConfig
-from registry.tensors.field_rules import boolean, count, refuse, says_something, strings
+from registry.tensors.field_rules import Rule, boolean, count, fault, names, says_something
 from registry.tensors.strict_json import shown
 from registry.tensors.targets import Target, TargetKind
 from registry.tensors.variants.draft import Draft
 from registry.tensors.variants.variant import Variant
+
+_MAX_NAMES: Final = 256
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,16 @@ def bdlora(field: str, value: Any) -> BlockDiagonalConfig | None:
     if not says_something(value):
         return None
     if not isinstance(value, dict):
-        refuse(field, value, "expected a map with target_modules_bd_a, target_modules_bd_b and nblocks.")
-    rules = {"target_modules_bd_a": strings, "target_modules_bd_b": strings, "nblocks": count, "match_strict": boolean}
+        raise fault(field, value, "expected a map with target_modules_bd_a, target_modules_bd_b and nblocks.")
+    rules: dict[str, Rule] = {
+        "target_modules_bd_a": _few_names,
+        "target_modules_bd_b": _few_names,
+        "nblocks": count,
+        "match_strict": boolean,
+    }
     for name, item in value.items():
         if name not in rules and says_something(item):
-            refuse(f"{field}.{name}", item, "this version does not know it.", "unknown_config_field")
+            raise fault(f"{field}.{name}", item, "this version does not know it.", "unknown_config_field")
     read = {name: rule(f"{field}.{name}", value[name]) for name, rule in rules.items() if name in value}
     return BlockDiagonalConfig(
         read.get("target_modules_bd_a", ()),
@@ -45,6 +52,13 @@ def bdlora(field: str, value: Any) -> BlockDiagonalConfig | None:
         read.get("nblocks", 1),
         read.get("match_strict", True),
     )
+
+
+def _few_names(field: str, value: Any) -> tuple[str, ...]:
+    found = names(field, value)
+    if len(found) > _MAX_NAMES:
+        raise fault(field, value, f"at most {_MAX_NAMES} names are allowed.")
+    return found
 
 
 def blocks_of(config: LoraAdapterConfig, name: str, target: Target) -> tuple[int, int]:

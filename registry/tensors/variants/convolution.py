@@ -11,7 +11,7 @@ from typing import Final
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.adapter import LoraPair
-from registry.tensors.fit import check_kept
+from registry.tensors.fit import check_kept, meant
 from registry.tensors.header import TensorEntry
 from registry.tensors.strict_json import shown
 from registry.tensors.targets import Target, TargetKind
@@ -24,7 +24,7 @@ def fold(draft: Draft) -> None:
     """The pairs of all convolutions."""
     assumed: list[str] = []
     for name in list(draft.having(A)):
-        target = draft.table.find(name)
+        target = meant(name, draft.table)
         if target is None or target.kind is not TargetKind.CONV:
             continue
         check_kept(name, target)

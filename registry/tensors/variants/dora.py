@@ -39,8 +39,8 @@ def fold(draft: Draft) -> None:
 def _incomplete(draft: Draft, name: str, *, has: bool) -> InvalidAdapterError:
     return InvalidAdapterError(
         f"Module {shown(name)} {'has' if has else 'lacks'} a {MAGNITUDE}, but use_dora is "
-        f"{str(draft.config.use_dora).lower()} in adapter_config.json: DoRA needs both, on every pair. Save the adapter "
-        "again.",
+        f"{str(draft.config.use_dora).lower()} in adapter_config.json: DoRA needs both, on every pair. Save the "
+        "adapter again.",
         code="dora_incomplete",
     )
 

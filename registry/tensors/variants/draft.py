@@ -10,7 +10,9 @@ from typing import NoReturn, TypeVar
 from registry.errors import InvalidAdapterError
 from registry.tensors.adapter import Checkpoint, LoraPair, NewValue, TokenRows, Twin
 from registry.tensors.adapter_config import LoraAdapterConfig
+from registry.tensors.coverage import saved_names
 from registry.tensors.header import TensorEntry
+from registry.tensors.name_ends import NameEnds
 from registry.tensors.patterns import PatternBudget
 from registry.tensors.scales import Scales
 from registry.tensors.strict_json import shown
@@ -45,14 +47,20 @@ class Draft:
     twins: list[Twin] = field(default_factory=list)
     spelled: dict[str, str] = field(default_factory=dict)  # `LoraPair.module` -> module as the checkpoint spells it
     adapted: dict[str, str] = field(default_factory=dict)  # module in the table -> as spelled; of `target_modules` only
+    implied: set[str] = field(default_factory=set)  # of `adapted`: PEFT adds them without being told
 
     def __post_init__(self) -> None:
         self.scales = Scales(self.config, self.budget)
+        self.saved = NameEnds(saved_names(self.config))
 
     @property
     def modules(self) -> set[str]:
         """Modules of the base that have a pair."""
         return {pair.target.module for pair in self.pairs.values()}
+
+    def is_saved(self, module: str) -> bool:
+        """Whether a module is, or lies in, one that is trained whole."""
+        return self.saved.outermost(module) is not None
 
     def having(self, part: str) -> Iterator[str]:
         """Modules that have an unclaimed tensor of that part, sorted."""

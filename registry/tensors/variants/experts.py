@@ -18,7 +18,7 @@ from registry.tensors.adapter import LoraPair
 from registry.tensors.adapter_config import LoraAdapterConfig, PeftVersion
 from registry.tensors.coverage import sure_test
 from registry.tensors.field_rules import names
-from registry.tensors.fit import unsupported
+from registry.tensors.fit import meant, unsupported
 from registry.tensors.header import TensorEntry
 from registry.tensors.patterns import ends
 from registry.tensors.strict_json import shown
@@ -67,7 +67,6 @@ def fold(draft: Draft) -> None:
         order = _order(module, wrappers, fused, plain, entries)
         for wrapper, wanted, (a, b) in zip(wrappers, order, entries, strict=True):
             _add(draft, module, wrapper, wanted, a, b)
-    _check_all_there(draft, asked)
 
 
 def _wrapped_modules(draft: Draft) -> dict[str, list[str]]:
@@ -88,7 +87,7 @@ def is_asked(path: str, asked: frozenset[str]) -> bool:
 
 def _wanted(draft: Draft, module: str, asked: frozenset[str]) -> tuple[list[Wanted], list[Wanted]]:
     """The parameters of a module that are adapted: the fused ones in their order, and those of two dimensions."""
-    target = draft.table.find(module)
+    target = meant(module, draft.table)
     if target is None:
         return [], []
     fused = [Wanted(one.name, target, one) for one in target.fused if is_asked(f"{module}.{one.name}", asked)]
@@ -205,9 +204,9 @@ def _is_turned(config: LoraAdapterConfig, path: str, fused: FusedParameter, righ
         return False
     raise InvalidAdapterError(
         f"The parameter {shown(path)} has {fused.in_features} features on both sides, and peft_version in "
-        f"adapter_config.json is {shown(config.peft_version)}: PEFT before {FIRST_RIGHT} could take in and out for each "
-        f"other, and nothing in the file tells. Load and save the adapter with PEFT {FIRST_RIGHT} or later, and check "
-        "its outputs.",
+        f"adapter_config.json is {shown(config.peft_version)}: PEFT before {FIRST_RIGHT} could take in and out for "
+        f"each other, and nothing in the file tells. Load it with PEFT {FIRST_RIGHT} or later, check what it does, and "
+        "save it again.",
         code="unsupported_layout",
     )
 
@@ -228,8 +227,11 @@ def _misfit(path: str, wanted: Wanted, a: TensorEntry, b: TensorEntry) -> Invali
     )
 
 
-def _check_all_there(draft: Draft, asked: frozenset[str]) -> None:
+def finish(draft: Draft) -> None:
     """Refuse an adapter that has pairs for some parameters of a name and not for others of the same stack."""
+    asked = frozenset(draft.config.target_parameters)
+    if not asked:
+        return
     surely = sure_test(draft.config, draft.table, draft.modules)
     paths = [f"{module}.{fused.name}" for module, target in draft.table.targets.items() for fused in target.fused] + [
         name for name, held in draft.table.parameters.items() if len(held.shape) == 2
@@ -244,4 +246,4 @@ def _check_all_there(draft: Draft, asked: frozenset[str]) -> None:
         )
 
 
-VARIANT: Final = Variant("parameters", fields={"target_parameters": names}, fold=fold)
+VARIANT: Final = Variant("parameters", fields={"target_parameters": names}, fold=fold, finish=finish)

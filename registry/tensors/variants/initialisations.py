@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from registry.tensors.field_rules import any_value, nothing, refuse
+from registry.tensors.field_rules import any_value, fault, nothing
 from registry.tensors.variants.draft import Draft, refuse_tensor
 from registry.tensors.variants.variant import Variant
 
@@ -32,21 +32,21 @@ def initialisation(field: str, value: Any) -> bool | str:
     if value is None or isinstance(value, bool):
         return bool(value)
     if not isinstance(value, str):
-        refuse(field, value, "expected true, false or the name of an initialisation.")
+        raise fault(field, value, "expected true, false or the name of an initialisation.")
     name = value.lower()
     if name in ADDITIVE:
         return name
     if name in CONVERTED_BY_PEFT or name.startswith("pissa"):
-        refuse(field, value, f"this initialisation changes the base weights, {CONVERT}", "base_shifting_init")
+        raise fault(field, value, f"this initialisation changes the base weights, {CONVERT}", "base_shifting_init")
     if name == "loftq":
-        refuse(
+        raise fault(
             field,
             value,
             "the adapter was trained on the quantised residual that LoftQ leaves, so W + BA is wrong on the original "
             f"base. Add that residual, dequantised, as a base model; or {OWN_BASE}",
             "base_shifting_init",
         )
-    refuse(field, value, f"known are true, false, {', '.join(ADDITIVE)}; others may change the base weights.")
+    raise fault(field, value, f"known are true, false, {', '.join(ADDITIVE)}; others may change the base weights.")
 
 
 def _beside(instead: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from registry.tensors.field_rules import refuse
+from registry.tensors.field_rules import fault
 from registry.tensors.variants.variant import Variant
 
 _DENSE: Final = "merge it with merge_and_unload(), save the model, and add that as a base model."
@@ -50,7 +50,7 @@ def peft_type(field: str, value: Any) -> str:
     if value == "LORA":
         return "LORA"
     way = WAYS.get(value, _DENSE) if isinstance(value, str) else "expected 'LORA'."
-    refuse(field, value, f"only LORA adapters are kept: {way}", "unsupported_peft_type")
+    raise fault(field, value, f"only LORA adapters are kept: {way}", "unsupported_peft_type")
 
 
 VARIANT: Final = Variant("other tuners", fields={"peft_type": peft_type})

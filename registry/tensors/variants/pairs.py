@@ -26,10 +26,10 @@ from registry.tensors.variants.block_diagonal import blocks_of
 from registry.tensors.variants.draft import Draft
 from registry.tensors.variants.variant import Variant
 
-A: Final = "lora_A.weight"
-B: Final = "lora_B.weight"
-EMBEDDING_A: Final = "lora_embedding_A"
-EMBEDDING_B: Final = "lora_embedding_B"
+A: Final[str] = "lora_A.weight"
+B: Final[str] = "lora_B.weight"
+EMBEDDING_A: Final[str] = "lora_embedding_A"
+EMBEDDING_B: Final[str] = "lora_embedding_B"
 PAIRS: Final = ((A, B), (EMBEDDING_A, EMBEDDING_B))
 
 

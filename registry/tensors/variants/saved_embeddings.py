@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from registry.tensors.adapter import NewValue
-from registry.tensors.fit import check_kept, check_shape, find_place, may_be_copied, resolve
+from registry.tensors.fit import check_kept, check_shape, find_place, may_be_copied, meant, resolve
 from registry.tensors.header import TensorEntry
 from registry.tensors.strict_json import shown
 from registry.tensors.targets import Target
@@ -33,6 +33,9 @@ def fold(draft: Draft) -> None:
     for module in sorted(draft.whole):
         if "weight" in draft.whole[module]:
             _keep_unasked(draft, module)
+    for module in sorted(draft.whole):
+        if "bias" in draft.whole[module]:
+            _keep_unasked_bias(draft, module)
 
 
 def _keep(draft: Draft, name: str, target: Target, entry: TensorEntry) -> None:
@@ -58,7 +61,7 @@ def _keep_bias(draft: Draft, name: str) -> None:
 
 
 def _keep_unasked(draft: Draft, module: str) -> None:
-    target = draft.table.find(module)
+    target = meant(module, draft.table)
     entry = draft.whole[module]["weight"]
     if target is None or not may_be_copied(target, draft.table):
         refuse_tensor(
@@ -67,7 +70,28 @@ def _keep_unasked(draft: Draft, module: str) -> None:
             "adapter again, or remove the tensor.",
             "unexpected_tensor",
         )
-    _keep(draft, module, target, draft.take_whole(module, "weight"))
+    entry = draft.take_whole(module, "weight")
+    if _follows_value(draft, target):
+        check_shape(entry, target.shape, target.module)
+        draft.add_value(NewValue(entry, f"{target.module}.weight"))
+    else:
+        _keep(draft, module, target, entry)
+
+
+def _keep_unasked_bias(draft: Draft, module: str) -> None:
+    """The bias of an output embedding, saved along with its weight."""
+    place = find_place(module, "bias", draft.table)
+    if place is not None and place.parameter.rpartition(".")[0] in draft.copies:
+        entry = draft.take_whole(module, "bias")
+        check_shape(entry, place.shape, place.parameter)
+        draft.add_value(NewValue(entry, place.parameter))
+
+
+def _follows_value(draft: Draft, target: Target) -> bool:
+    """Whether it is the other side of an embedding that was trained whole, which PEFT saves along without naming it."""
+    if not draft.config.values.get("ensure_weight_tying"):
+        return False
+    return any(f"{module}.weight" in draft.values for module in draft.table.tie_group(target.module))
 
 
 VARIANT: Final = Variant("saved embeddings", tails={WRAPPED: WRAPPED, UNDER_TOKENS: UNDER_TOKENS}, fold=fold)

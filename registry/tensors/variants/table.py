@@ -1,4 +1,4 @@
-"""The table of all variants: what the configuration's rules, the names of tensors and the checks are put together from."""
+"""The table of all variants, from which the rules of the configuration, the names of tensors and the checks come."""
 
 from __future__ import annotations
 

@@ -23,17 +23,39 @@ _TIED_BY_PEFT: Final = ("embed_tokens", "lm_head")
 
 
 def fold(draft: Draft) -> None:
-    """Bring what was trained as one into one."""
-    if not draft.config.values.get("ensure_weight_tying"):
-        return
-    for module, target in draft.table.targets.items():
-        if target.kind is not TargetKind.EMBEDDING or target.tie is None:
-            continue
-        for other, found in draft.table.targets.items():
-            one_weight = found.tie == module or target.tie == other or found.tie == target.tie
-            if other != module and found.tie is not None and one_weight and found.kind is not TargetKind.EMBEDDING:
-                _tie_pairs(draft, module, other)
-                _tie_values(draft, module, other)
+    """Bring what was trained as one into one, and tell what comes apart."""
+    groups = {draft.table.tie_group(module) for module, target in draft.table.targets.items() if target.tie is not None}
+    for group in sorted(groups):
+        if draft.config.values.get("ensure_weight_tying"):
+            _tie(draft, group)
+        _tell_apart(draft, group)
+
+
+def _tie(draft: Draft, group: tuple[str, ...]) -> None:
+    embeddings = [module for module in group if draft.table.targets[module].kind is TargetKind.EMBEDDING]
+    for other in group:
+        if embeddings and other not in embeddings:
+            _tie_pairs(draft, embeddings[0], other)
+            _tie_values(draft, embeddings[0], other)
+
+
+def _tell_apart(draft: Draft, group: tuple[str, ...]) -> None:
+    """A change that is not of all modules of a group: the merged model keeps a weight for each."""
+    alone = sorted(
+        {pair.target.module for pair in draft.pairs.values() if not pair.tied}.intersection(group)
+        | {module for module in group if _is_alone(draft, module)}
+    )
+    if alone:
+        others = ", ".join(shown(module) for module in group if module != alone[0])
+        draft.notices.append(
+            f"{shown(alone[0])} shares its weight with {others}, and this adapter does not change them as one: they "
+            "come apart in a merged model, which says tie_word_embeddings=false."
+        )
+
+
+def _is_alone(draft: Draft, module: str) -> bool:
+    value, rows = draft.values.get(f"{module}.weight"), draft.tokens.get(module)
+    return (value is not None and not value.tied) or (rows is not None and not rows.tied)
 
 
 def _tie_pairs(draft: Draft, module: str, other: str) -> None:
@@ -41,7 +63,7 @@ def _tie_pairs(draft: Draft, module: str, other: str) -> None:
     if one is None or two is None:
         _refuse_half(draft, module, other, one is not None, two is not None)
         return
-    draft.adapted.pop(other, None)  # PEFT targets the embedding alone, and adds this side by itself
+    draft.implied.add(other)
     if one.magnitude is not None or two.magnitude is not None:
         return  # DoRA has a magnitude for each side, so the sides differ although the factors are one
     if one.scaling != two.scaling or not _transposed(one, two):
@@ -76,10 +98,10 @@ def _refuse_half(draft: Draft, module: str, other: str, has: bool, other_has: bo
     if has is other_has:
         return
     there, missing = (module, other) if has else (other, module)
-    if any(name.rpartition(".")[2] in _TIED_BY_PEFT for name in (module, other)):
+    if there.rpartition(".")[2] in _TIED_BY_PEFT:
         raise InvalidAdapterError(
-            f"adapter_config.json: ensure_weight_tying is true, but the adapter has tensors for {shown(there)} and none "
-            f"for {shown(missing)}, which shares its weight. Save the adapter again, or set the field to false.",
+            f"adapter_config.json: ensure_weight_tying is true, but the adapter has tensors for {shown(there)} and "
+            f"none for {shown(missing)}, which shares its weight. Save the adapter again, or set the field to false.",
             code="tied_partial",
         )
     draft.notices.append(

@@ -1,4 +1,4 @@
-"""``trainable_token_indices``: rows of an embedding that were trained alone. Despite its name the delta is their value."""
+"""``trainable_token_indices``: rows of an embedding, trained alone. The tensor that is called delta is their value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.adapter import TokenRows, Twin
-from registry.tensors.field_rules import MAX_LIST, refuse
+from registry.tensors.field_rules import fault
 from registry.tensors.fit import check_kept, resolve
 from registry.tensors.header import TensorEntry
 from registry.tensors.strict_json import shown
@@ -15,6 +15,7 @@ from registry.tensors.targets import Target, TargetKind
 from registry.tensors.variants.draft import Draft, refuse_tensor
 from registry.tensors.variants.variant import Variant
 
+_MAX_MODULES: Final = 64
 ROWS: Final = "token_adapter.trainable_tokens_delta"
 
 Tokens = tuple[int, ...]
@@ -25,17 +26,17 @@ def token_indices(field: str, value: Any) -> Tokens | dict[str, Tokens]:
     if value is None:
         return ()
     if isinstance(value, dict):
-        if len(value) > MAX_LIST or "" in value:
-            refuse(field, value, "expected a map of module names.")
+        if len(value) > _MAX_MODULES or "" in value:
+            raise fault(field, value, f"expected a map of at most {_MAX_MODULES} module names.")
         return {name: _tokens(f"{field}[{shown(name)}]", item) for name, item in value.items()}
     return _tokens(field, value)
 
 
 def _tokens(field: str, value: Any) -> Tokens:
     if not isinstance(value, list) or not all(type(item) is int for item in value):
-        refuse(field, value, "expected a list of token numbers.")
+        raise fault(field, value, "expected a list of token numbers.")
     if len(set(value)) != len(value):
-        refuse(field, value, "a token is named twice, so its row is not known. Name each once.", "bad_token_index")
+        raise fault(field, value, "a token is named twice, so its row is not known. Name each once.", "bad_token_index")
     return tuple(value)
 
 
@@ -50,7 +51,7 @@ def fold(draft: Draft) -> None:
         _check(target, tokens, entry)
         if any(module == target.module for module in draft.adapted):
             raise InvalidAdapterError(
-                f"The module {shown(name)} has a LoRA pair and trained token rows in one adapter; PEFT can't load that. "
+                f"The module {shown(name)} has a LoRA pair and trained token rows, which PEFT can't load together. "
                 "Save the adapter again with one of them.",
                 code="bad_config",
             )
@@ -114,9 +115,7 @@ def _tie(draft: Draft) -> None:
         target = rows.target
         if target.kind is not TargetKind.EMBEDDING or target.tie is None:
             continue
-        others = [
-            other for other, found in draft.tokens.items() if other != module and _one_weight(target, found.target)
-        ]
+        others = [other for other in draft.table.tie_group(module) if other != module and other in draft.tokens]
         same = [other for other in others if draft.tokens[other].tokens == rows.tokens]
         if same != others:
             continue
@@ -124,10 +123,6 @@ def _tie(draft: Draft) -> None:
             draft.twins.append(Twin(rows.entry, draft.tokens.pop(other).entry))
         draft.tokens[module] = TokenRows(rows.entry, target, rows.tokens, tied=True)
         return
-
-
-def _one_weight(one: Target, other: Target) -> bool:
-    return other.tie == one.module or one.tie == other.module or (one.tie is not None and one.tie == other.tie)
 
 
 def _check_all_there(draft: Draft, asked: Tokens | Mapping[str, Tokens]) -> None:

@@ -1,4 +1,4 @@
-"""Variants that change training alone: VeLoRA the backward pass, MonteCLoRA the noise. What is merged is the plain pair.
+"""Variants that change training alone: VeLoRA the backward pass, MonteCLoRA by noise. The plain pair is merged.
 
 Both keep tensors of their own in the file; PEFT's merge and its evaluation do not look at them.
 """

@@ -1,0 +1,51 @@
+"""Parameters of two dimensions named by ``target_parameters``: a router, a linear module's weight; PEFT as the peer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.kit.kinds_of_bases import mixtral_base
+from tests.kit.peers import load_model, logits, no_complaints, peft_load, train_adapter
+from tests.kit.shelf import Shelf
+
+PATHS = {"mlp.gate.weight": "model.layers.0.mlp.gate.weight", "v_proj.weight": "model.layers.0.self_attn.v_proj.weight"}
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    made = Shelf(tmp_path_factory.mktemp("shelf"))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("parameters", [["mlp.gate.weight"], ["mlp.gate.weight", "v_proj.weight"]])
+def test_merged_and_composed_are_what_peft_trained(shelf: Shelf, tmp_path: Path, parameters: list[str]) -> None:
+    base = shelf.base("mixtral", mixtral_base)
+    model = load_model(base.folder)
+    for seed in (1, 2):
+        model = train_adapter(
+            tmp_path / str(seed),
+            model,
+            seed=seed,
+            target_parameters=parameters,
+            target_modules=["q_proj"],
+            r=2,
+            lora_alpha=4 * seed,
+        )
+    reference = shelf.path("mixtral", [tmp_path / "1", tmp_path / "2"])
+    out = shelf.folder()
+    shelf.registry.fetch(reference, out, kind="merged")
+    assert torch.allclose(logits(load_model(out)), logits(model), atol=2e-6)
+
+    composed = shelf.composed(reference)
+    config = json.loads((composed / "adapter_config.json").read_text())
+    assert set(config["target_parameters"]) == {PATHS[name] for name in parameters}
+    assert config["r"] == 4
+    with no_complaints():
+        loaded = peft_load(base.folder, [composed])
+    assert torch.allclose(logits(loaded), logits(model), atol=2e-6)
