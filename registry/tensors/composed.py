@@ -221,10 +221,9 @@ class Composition:
     def _parameters_of(self, module: str, target: Target) -> Iterable[tuple[str, tuple[int, ...], Slot]]:
         weight = weight_name(target)
         yield f"{module}.{weight}", target.shape, slot_of_target(target)
-        for name, held in self._table.parameters.items():
-            parent, _, leaf = name.rpartition(".")
-            if parent == module and leaf != weight:
-                yield name, held.shape, slot_of_parameter(held)
+        for leaf, held in self._table.parameters_of(module).items():
+            if leaf != weight:
+                yield f"{module}.{leaf}", held.shape, slot_of_parameter(held)
 
     # ------------------------------------------------------------------ what the configuration says
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from registry.tensors.adapter_config import LoraAdapterConfig
 from registry.tensors.patterns import PatternBudget, PatternMap
 from registry.tensors.strict_json import shown
+
+_TOLD: Final = 20  # notices are kept with the revision
 
 
 class Scales:
@@ -36,8 +40,10 @@ class Scales:
             f"ambiguous_pattern: {' and '.join(shown(key) for key in keys[:4])} of {field} give {shown(names[0])}"
             f"{f' and {len(names) - 1} more modules' if len(names) > 1 else ''} different values; the first in the "
             "file counts, as in PEFT after loading, even if training used another order."
-            for (field, keys), names in self._ambiguous.items()
+            for (field, keys), names in list(self._ambiguous.items())[:_TOLD]
         ]
+        if len(self._ambiguous) > _TOLD:
+            told.append(f"ambiguous_pattern: so do {len(self._ambiguous) - _TOLD} more sets of patterns.")
         for patterns in (self._ranks, self._alphas):
             unused = patterns.unused
             if unused:

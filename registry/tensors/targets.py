@@ -192,6 +192,10 @@ class TargetTable:
         """
         return next((self._by_file[name] for name in self._spellings(name) if name in self._by_file), None)
 
+    def parameters_of(self, module: str) -> Mapping[str, FileParameter]:
+        """A module's own parameters and buffers by their names in it."""
+        return self._by_module.get(module, {})
+
     def tie_group(self, module: str) -> tuple[str, ...]:
         """All modules that share the weight of ``module``, a runtime name: the one that holds it first.
 
@@ -204,6 +208,14 @@ class TargetTable:
             return (name,)
         lead = self.prefix + "."
         return (name, name[len(lead) :] if name.startswith(lead) else lead + name)
+
+    @cached_property
+    def _by_module(self) -> Mapping[str, Mapping[str, FileParameter]]:
+        found: dict[str, dict[str, FileParameter]] = {}
+        for name, held in self.parameters.items():
+            module, _, leaf = name.rpartition(".")
+            found.setdefault(module, {})[leaf] = held
+        return found
 
     @cached_property
     def _by_tensor(self) -> Mapping[str, str]:

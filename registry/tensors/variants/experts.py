@@ -92,10 +92,8 @@ def _wanted(draft: Draft, module: str, asked: frozenset[str]) -> tuple[list[Want
         return [], []
     fused = [Wanted(one.name, target, one) for one in target.fused if is_asked(f"{module}.{one.name}", asked)]
     plain = []
-    lead = target.module + "."
-    for name, held in draft.table.parameters.items():
-        leaf = name.removeprefix(lead)
-        if name.startswith(lead) and "." not in leaf and len(held.shape) == 2 and is_asked(f"{module}.{leaf}", asked):
+    for leaf, held in draft.table.parameters_of(target.module).items():
+        if len(held.shape) == 2 and is_asked(f"{module}.{leaf}", asked):
             plain.append(Wanted(leaf, _linear(module, target, leaf, held.tensor, held.shape)))
     if not plain and target.tensor is None and target.tie is not None and is_asked(f"{module}.weight", asked):
         raise unsupported(
