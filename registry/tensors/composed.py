@@ -28,7 +28,7 @@ from registry.tensors.dtypes import FLOATS
 from registry.tensors.lanes import in_order
 from registry.tensors.origins import BaseTensors
 from registry.tensors.programs import BoundLink, PathPrograms, Program, weight_name
-from registry.tensors.rank_choice import ModuleSpectrum, choose_ranks
+from registry.tensors.rank_choice import ModuleSpectrum, choose_ranks, relative_error, rounded_up
 from registry.tensors.slots import Slot, slot_of_parameter, slot_of_target
 from registry.tensors.steps import SetRows
 from registry.tensors.targets import Target, TargetKind, TargetTable
@@ -93,21 +93,27 @@ class Composition:
         experts = [one for one in self._experts if isinstance(one, ComposedExperts)]
         parts: list[ComposedPair | ComposedExperts] = [*pairs, *experts]
         spectra = list(in_order(_spectrum, parts))
-        asked, written = max_error, None
-        for _ in range(_TRIES):
-            ranks = self._shared(choose_ranks(spectra, rank=rank, max_error=asked), spectra)
+        most, wanted = choose_ranks(spectra, rank=rank), choose_ranks(spectra, rank=rank, max_error=max_error)
+        asked, tries = max_error, 0
+        while True:
+            ranks = self._shared(wanted, spectra)
             self._pairs = [TruncatedPair(pair, ranks[pair.target.module]) for pair in pairs]
             self._experts = [TruncatedExperts(one, ranks[one.parameter]) for one in experts]
             written = self._written_error(spectra, FLOATS[dtype])
             if max_error is None or asked is None or written is None or written <= max_error:
                 break
+            if wanted == most:
+                cap = "" if rank is None else f" with rank {rank} at most in every module"
+                raise AccuracyError(
+                    f"Written in {dtype}{cap} the error is {rounded_up(written)}, more than the asked {max_error:g}, "
+                    f"because of its rounding; fetch with --dtype fp32, or ask for --max-error {rounded_up(written)} "
+                    "or more."
+                )
             # the rounding's share of the error hardly depends on the ranks: leave room for it
             asked = math.sqrt(max(0.0, asked**2 - 1.1 * (written**2 - max_error**2)))
-        else:
-            raise AccuracyError(
-                f"Written in {dtype} the error is {written:.3g}, more than the asked {max_error:g}, which rounding "
-                "alone takes up; fetch with --dtype fp32, or ask for a larger --max-error."
-            )
+            tries += 1
+            within = tries < _TRIES and relative_error(spectra, most) <= asked
+            wanted = choose_ranks(spectra, rank=rank, max_error=asked) if within else most
         self._fill_up(uniform=False)
         scaled = frozenset(pair.target.module for pair in pairs if self.dora)
         return report(spectra, ranks, rank=rank, max_error=max_error, scaled=scaled, written=written)

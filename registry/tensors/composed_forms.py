@@ -75,7 +75,9 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
                 listed.append(parameter)
         elif slot in own:
             token_rows = any(own[slot].module in link.checkpoint.tokens for link in links[since:])
-            _sort_target(forms, own[slot], program, since, token_rows=token_rows, tied=paths.tied)
+            # PEFT lays the rows of one side of a tie over the other side too, whatever that is by then
+            as_rows = token_rows and own[slot].module not in paths.untied
+            _sort_target(forms, own[slot], program, since, as_rows=as_rows, tied=paths.tied)
             if slot in named:
                 forms.named[own[slot].module] = named[slot]
         else:
@@ -129,14 +131,14 @@ def _only_by_name(links: Sequence[BoundLink]) -> dict[Slot, str]:
 
 
 def _sort_target(
-    forms: Forms, target: Target, program: Program, since: int, *, token_rows: bool, tied: Sequence[str]
+    forms: Forms, target: Target, program: Program, since: int, *, as_rows: bool, tied: Sequence[str]
 ) -> None:
     kinds = {type(step) for step in program.since(since)}
     if not kinds & {Replace, SetRows}:
         forms.pairs.append((target, program))
     elif kinds != {SetRows}:
         forms.saved[target.module] = target
-    elif token_rows:
+    elif as_rows:
         forms.tokens[target.module] = program
     elif target.module not in tied:  # else it follows the embedding that has the rows
         forms.saved[target.module] = target

@@ -141,7 +141,7 @@ class ComposedPair:
 
     @property
     def normal_form(self) -> NormalForm:
-        """c and the magnitude; reads the base's weight unless only the last link rescales."""
+        """c and the magnitude; reads the base's weight."""
         with self._lock:
             if not self._made:
                 self._made.append(self._normal_form())
@@ -150,9 +150,9 @@ class ComposedPair:
     def _normal_form(self) -> NormalForm:
         steps = self.program.since(self.since)
         last = steps[-1]
+        before, c, norms = self.scales()  # also sees to it that every feature has a norm to divide by
         if isinstance(last, Rescale) and sum(isinstance(step, Rescale) for step in steps) == 1:
-            return NormalForm((None,) * len(self.pairs), last.read(torch.float64))
-        before, c, norms = self.scales()
+            return NormalForm(before, last.read(torch.float64))
         magnitude = last.read(torch.float64).abs() if isinstance(last, Rescale) else norms
         return NormalForm(before, magnitude if c is None else magnitude * c.sign())
 

@@ -6,7 +6,7 @@ that share a weight have a slot each: where the path does the same to both they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from registry.errors import InvalidAdapterError
@@ -79,7 +79,8 @@ def path_programs(links: Sequence[BoundLink], table: TargetTable) -> PathProgram
     turned: dict[Slot, bool] = {}
     new: dict[str, NewTensor] = {}
     for number, link in enumerate(links):
-        for slot, step in _steps_of(number, link, table, new):
+        parted = _parted(steps, table)
+        for slot, step in _steps_of(number, link, table, new, parted):
             if isinstance(step, Add | Rescale) and turned.setdefault(slot, slot.transposed) is not slot.transposed:
                 raise InvalidAdapterError(
                     f"Two adapters of the path read the tensor {slot.tensor!r} in two ways, one as (out, in), the "
@@ -99,14 +100,18 @@ def path_programs(links: Sequence[BoundLink], table: TargetTable) -> PathProgram
 
 
 def _steps_of(
-    number: int, link: BoundLink, table: TargetTable, new: dict[str, NewTensor]
+    number: int, link: BoundLink, table: TargetTable, new: dict[str, NewTensor], parted: frozenset[str]
 ) -> Iterator[tuple[Slot, Step]]:
-    """What one link does: values first, then rows, then products, then magnitudes (PEFT's loader and merge)."""
+    """What one link does: values first, then rows, then products, then magnitudes (PEFT's loader and merge).
+
+    ``parted`` are the tied modules that earlier links parted: what is done to one of them is done to it alone.
+    """
     for value in link.checkpoint.values.values():
         yield from _replacements(number, link.source, value, table, new)
     for rows in link.checkpoint.tokens.values():
-        for target in _sides(rows.target, table, all_of_them=rows.tied):
-            yield slot_of_target(target), SetRows(number, rows.entry, link.source, rows.tokens, tied=rows.tied)
+        tied = rows.tied and rows.target.module not in parted
+        for target in _sides(rows.target, table, all_of_them=tied):
+            yield slot_of_target(target), SetRows(number, rows.entry, link.source, rows.tokens, tied=tied)
     for pair in link.checkpoint.pairs.values():
         scale = pair.scaling * link.coefficient
         for slot, bound in _bound_pairs(pair, scale, link.source, table):
@@ -202,7 +207,7 @@ def _with_ties(programs: dict[Slot, Program], new: dict[str, NewTensor], table: 
     untied: list[str] = []
     for group in _touched_groups(programs, table):
         sides = {module: slot_of_target(table.targets[module]) for module in group}
-        if _stay_tied([programs.get(slot) for slot in sides.values()]):
+        if _stay_tied([programs[slot].steps if slot in programs else () for slot in sides.values()]):
             tied += group
             continue
         _check_may_part(group, table)
@@ -235,19 +240,26 @@ def _origin(slot: Slot, held: Mapping[str, str]) -> Slot:
     return replace(slot, tensor=held.get(slot.tensor, slot.tensor))
 
 
-def _touched_groups(programs: Mapping[Slot, Program], table: TargetTable) -> list[tuple[str, ...]]:
+def _touched_groups(slots: Container[Slot], table: TargetTable) -> list[tuple[str, ...]]:
     groups = dict.fromkeys(
         table.tie_group(module)
         for module, target in table.targets.items()
-        if target.tie is not None and slot_of_target(target) in programs
+        if target.tie is not None and slot_of_target(target) in slots
     )
     return list(groups)
 
 
-def _stay_tied(sides: Sequence[Program | None]) -> bool:
+def _parted(steps: Mapping[Slot, Sequence[Step]], table: TargetTable) -> frozenset[str]:
+    """Modules whose weights are no longer one after these steps."""
+    groups = _touched_groups(steps, table)
+    sides = {group: [steps.get(slot_of_target(table.targets[module]), ()) for module in group] for group in groups}
+    return frozenset(module for group in groups if not _stay_tied(sides[group]) for module in group)
+
+
+def _stay_tied(sides: Sequence[Sequence[Step]]) -> bool:
     """Whether every side gets the same from every link."""
-    done = [[(type(step), step.link) for step in side.steps] if side else [] for side in sides]
-    return all(one == done[0] for one in done) and all(step.tied for side in sides if side for step in side.steps)
+    done = [[(type(step), step.link) for step in steps] for steps in sides]
+    return all(one == done[0] for one in done) and all(step.tied for steps in sides for step in steps)
 
 
 def _check_may_part(group: tuple[str, ...], table: TargetTable) -> None:

@@ -124,9 +124,9 @@ def choose_ranks(
     reached = relative_error(modules, caps)
     if reached > max_error:
         raise AccuracyError(
-            f"With rank {rank} at most in every module the error is {_rounded_up(reached)}, more than the asked "
+            f"With rank {rank} at most in every module the error is {rounded_up(reached)}, more than the asked "
             f"{max_error:g}; ask for --rank {enough_rank(modules, max_error)} or more, or for --max-error "
-            f"{_rounded_up(reached)} or more."
+            f"{rounded_up(reached)} or more."
         )
     return _fewest_elements(modules, caps, max_error)
 
@@ -143,7 +143,7 @@ def check_options(rank: int | None, max_error: float | None) -> None:
         raise UsageError(f"--max-error must be 0 or more and less than 1 (0.05 is 5 %), not {max_error}.")
 
 
-def _rounded_up(error: float) -> str:
+def rounded_up(error: float) -> str:
     """A few digits of an error between 0 and 1, never below it and never 1: asking for what is printed works."""
     for digits in range(3, 17):
         unit = math.floor(math.log10(error)) + 1 - digits

@@ -164,6 +164,9 @@ def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None
     assert {key: value for key, value in options.items() if key != "progress"} == {
         "kind": "merged",
         "since": "llama-1b",
+        "rank": None,
+        "max_error": None,
+        "uniform": False,
         "dtype": "fp16",
         "force": True,
     }

@@ -13,14 +13,21 @@ Make folders (by hand, milliseconds, no torch)::
 
 Change a folder at will: ``read_tensors`` / ``write_tensors`` (dicts of `RawTensor`), ``read_model`` / ``write_model``.
 
+Of every variant (`tests.kit.recipes`, on more bases of `tests.kit.kinds_of_bases`)::
+
+    base = mixtral_base(tmp_path / "base")            # also opt_, conv_, attention_, gpt_oss_, declared_base
+    path = write_recipes(tmp_path / "path", base, [Recipe(("q_proj",), dora=True), Recipe(("w1", "w3"), seed=2)])
+    VARIANTS["mixtral"]["fused"]                      # `tests.kit.variants`: named recipes for each of its MAKERS
+
 The right answer::
 
+    found = base.simulate(path)                       # .tensors, .untied, .state (parameters of the running model)
     merged = base.reference([one, two])        # tensor name -> MergedTensor(values float64, magnitude, touched)
     used_bound(merged, read_model(fetched))    # largest error as a share of its bound: at most 1 is right
     merged[name].rounded("BF16"), merged[name].bound("BF16")
 
-Peers (seconds: they import transformers and PEFT), in `tests.kit.peers`: ``save_model``, ``train_adapter``,
-``peft_merge``, ``load_model``, ``logits``, ``no_complaints``.
+Peers (seconds: they import transformers and PEFT), in `tests.kit.peers`: ``save_model``, ``wrap``, ``train_adapter``,
+``peft_load``, ``peft_merge``, ``load_model``, ``with_weights``, ``logits``, ``no_complaints``.
 
 A registry to try them on (the one module here that imports `registry`), in `tests.kit.shelf`: `Shelf` adds bases,
 publishes paths under names of its own, and gives back tensors.

@@ -187,6 +187,26 @@ def test_unreachable_errors_say_what_can_be_reached(shelf: Shelf, uneven: Made, 
     assert report.total.relative_frobenius <= reachable <= 1.01 * report.total.relative_frobenius
 
 
+@pytest.mark.parametrize("rank", [3, 5, None])
+def test_errors_that_rounding_makes_unreachable(shelf: Shelf, uneven: Made, rank: int | None) -> None:
+    """Bounds between the error of the cap and that of its rounded factors: the advice must not lead in circles."""
+    exact, _ = fetch(shelf, uneven, rank=rank or 6, dtype="bf16")
+    written = exact.total.written
+    assert written is not None
+    between = (exact.total.relative_frobenius + written) / 2
+    out = shelf.folder()
+    with pytest.raises(AccuracyError, match=f"{between:g}") as refused:
+        shelf.registry.fetch(uneven.reference, out, rank=rank, max_error=between, dtype="bf16")
+    assert not out.exists()
+    found = re.search(r"--dtype fp32, or ask for --max-error (\S+) or more", str(refused.value))
+    assert found is not None, refused.value
+    assert fetch(shelf, uneven, rank=rank, max_error=between, dtype="fp32")[0].total.relative_frobenius <= between
+    followed, _ = fetch(shelf, uneven, rank=rank, max_error=float(found[1]), dtype="bf16")
+    assert followed.total.written is not None
+    assert followed.total.written <= float(found[1])
+    assert fetch(shelf, uneven, rank=rank, max_error=written, dtype="bf16")[0].total.written == pytest.approx(written)
+
+
 def test_the_pairs_of_an_attention_share_the_rank_that_they_are_written_with(shelf: Shelf) -> None:
     path = made(shelf, "attention", "plain", "ranks", "rslora")
     for error in (0.4, 0.2, 0.1):

@@ -260,7 +260,10 @@ PAIRS: dict[str, list[tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "names"), [(kind, names) for kind, paths in PAIRS.items() for names in paths])
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [pytest.param(kind, names, id=f"{kind}: {', '.join(names)}") for kind, paths in PAIRS.items() for names in paths],
+)
 def test_composed_loads_in_peft(shelf: Shelf, kind: str, names: tuple[str, ...]) -> None:
     """What PEFT makes of the composed adapter, not merged, is what transformers makes of the merged model."""
     base_name, base = _base(shelf, kind)

@@ -154,7 +154,7 @@ def test_cap_that_misses_the_error_says_what_can_be_reached() -> None:
 @settings(deadline=None)
 @given(error=st.floats(1e-9, 1, exclude_max=True))
 def test_printed_error_is_one_that_works(error: float) -> None:
-    printed = float(rank_choice._rounded_up(error))
+    printed = float(rank_choice.rounded_up(error))
     assert error <= printed < 1
     assert printed <= error * 1.011 or printed > 0.99
 
