@@ -14,9 +14,9 @@ from registry.schemas import Truncation
 from registry.tensors.artifact import ArtifactFile, generated_file
 from registry.tensors.composed_config import CONFIG, ComposedNames, composed_config
 from registry.tensors.composed_experts import ComposedExperts
-from registry.tensors.composed_forms import attention_of, forms_of, not_composable, rescales
+from registry.tensors.composed_forms import attention_of, forms_of, not_composable, rescales, twins_of
 from registry.tensors.composed_pair import ComposedPair, pair_tensors
-from registry.tensors.composed_tensors import LEAD, AdapterTensor, Rows, weights_file, whole_value
+from registry.tensors.composed_tensors import LEAD, AdapterTensor, Rows, turned, weights_file, whole_value
 from registry.tensors.composed_truncated import (
     TruncatedExperts,
     TruncatedPair,
@@ -58,8 +58,10 @@ class Composition:
         self._forms = forms_of(links, since, paths, table)
         # PEFT has one switch for all modules: a single link that rescales makes every pair a DoRA
         self.dora = any(rescales(program, since) for _, program in self._forms.pairs)
+        # of modules that share one weight and one change, PEFT keeps the pair of the embedding and its transpose
+        self._twins = {} if self.dora else twins_of(self._forms.pairs, paths.tied, table)
         self._pairs: list[ComposedPair | TruncatedPair] = [
-            self._pair(target, program) for target, program in self._forms.pairs
+            self._pair(target, program) for target, program in self._forms.pairs if target.module not in self._twins
         ]
         self._experts: list[ComposedExperts | TruncatedExperts] = list(self._all_experts())
         self._fill_up(uniform=False)
@@ -137,11 +139,13 @@ class Composition:
     def ranks(self) -> dict[str, int]:
         """Rank of each module and parameter as it is written."""
         found = {pair.target.module: pair.rank for pair in self._pairs}
+        found |= {module: found[other] for module, other in self._twins.items()}
         return found | {experts.parameter: experts.rank for experts in self._experts}
 
     def files(self, *, dtype: str, base_repo: str | None, hints: Mapping[str, Any]) -> list[ArtifactFile]:
         """The two files; ``dtype`` is that of all tensors (``F32``)."""
         tensors: list[AdapterTensor] = [tensor for pair in self._pairs for tensor in pair.tensors()]
+        tensors += self._twin_tensors()
         tensors += [tensor for experts in self._experts for tensor in experts.tensors()]
         tensors += self._value_tensors(FLOATS[dtype])
         tokens = {module: _rows_of(program, self._since) for module, program in self._forms.tokens.items()}
@@ -168,6 +172,13 @@ class Composition:
         target = self._table.targets.get(module)
         attention = attention_of(target, self._table) if target is not None else None
         return f"{attention.module}.base_layer.out_proj" if attention else module
+
+    def _twin_tensors(self) -> Iterable[AdapterTensor]:
+        pairs = {pair.target.module: pair for pair in self._pairs}
+        for module, other in self._twins.items():
+            a, b = pairs[other].tensors()
+            yield turned(b, f"{LEAD}{module}.lora_A.weight")
+            yield turned(a, f"{LEAD}{module}.lora_B.weight")
 
     def _all_experts(self) -> Iterable[ComposedExperts]:
         for module, changed in self._forms.experts.items():
@@ -238,7 +249,7 @@ class Composition:
         targeted = dict(self._forms.named)
         targeted |= {experts.parameter: experts.parameter for experts in self._experts}
         ranks = {targeted.get(name, name): rank for name, rank in self.ranks.items() if name not in projections}
-        adapted = {pair.target.module for pair in self._pairs}
+        adapted = {target.module for target, _ in self._forms.pairs}
         biased = {name.rpartition(".")[0] for name in self._forms.values if self._forms.is_bias(name)}
         return ComposedNames(
             ranks=dict(sorted(ranks.items())),
@@ -249,7 +260,7 @@ class Composition:
             bias=("lora_only" if biased <= adapted else "all") if biased else "none",
             dora=self.dora,
             conv1d=any(pair.target.kind is TargetKind.CONV1D for pair in self._pairs),
-            tied=bool({*adapted, *self._forms.saved} & set(self._paths.tied)),
+            tied=bool({*self._twins, *self._forms.saved} & set(self._paths.tied)),
             doubled=bool(projections),
         )
 

@@ -92,6 +92,17 @@ def rescales(program: Program, since: int) -> bool:
     return any(isinstance(step, Rescale) for step in program.since(since))
 
 
+def twins_of(pairs: Sequence[tuple[Target, Program]], tied: Sequence[str], table: TargetTable) -> dict[str, str]:
+    """Linear modules that share weight and change with an embedding, and that embedding."""
+    kinds = {target.module: target.kind for target, _ in pairs}
+    found = {}
+    for module in tied:
+        others = [one for one in table.tie_group(module) if kinds.get(one) is TargetKind.EMBEDDING]
+        if kinds.get(module) is TargetKind.LINEAR and others:
+            found[module] = others[0]
+    return found
+
+
 def attention_of(target: Target, table: TargetTable) -> Target | None:
     """The nn.MultiheadAttention that a module is the output projection of."""
     parent, _, leaf = target.module.rpartition(".")

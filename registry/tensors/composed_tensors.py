@@ -49,6 +49,18 @@ def whole_value(name: str, shape: tuple[int, ...], values: SlotValues) -> Adapte
     return AdapterTensor(name, shape, rows)
 
 
+def turned(tensor: AdapterTensor, name: str) -> AdapterTensor:
+    """The transpose of a matrix, under another name, number for number."""
+    rows, columns = tensor.matrix
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        step = block_rows(rows, columns)
+        parts = [tensor.rows(first, min(first + step, rows))[:, start:stop] for first in range(0, rows, step)]
+        return torch.cat(parts).T.contiguous()
+
+    return AdapterTensor(name, (columns, rows), read)
+
+
 def weights_file(tensors: Sequence[AdapterTensor], dtype: str) -> ArtifactFile:
     """adapter_model.safetensors with these tensors, by name, all in one dtype (``F32``)."""
     in_order = sorted(tensors, key=lambda tensor: tensor.name)
