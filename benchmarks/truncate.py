@@ -26,9 +26,9 @@ from safetensors.torch import load_file
 
 from benchmarks import running, synthetic
 from benchmarks.running import Figure, Sample
-from registry.tensors.lanes import in_order
-from registry.tensors.rank_choice import ModuleSpectrum, relative_error
-from registry.tensors.truncate import decompose
+from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.truncation.rank_choice import ModuleSpectrum, relative_error
+from registry.tensors.truncation.truncate import decompose
 
 DEPTH = 4
 RANK = 16

@@ -16,8 +16,8 @@ import pytest
 
 from registry.digest import document_digest
 from registry.services import bases
-from registry.tensors.architecture import make_table
-from registry.tensors.targets import TargetTable
+from registry.tensors.table.architecture import make_table
+from registry.tensors.table.targets import TargetTable
 
 
 @pytest.fixture(scope="session")

@@ -18,14 +18,9 @@ from registry.services.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.services.hashing import weight_files
 from registry.services.model_files import CONFIG, INDEX
 from registry.services.paths import Link, LoadedPath, load_path, target_table
-from registry.tensors.artifact import Artifact, ArtifactFile, generated_file, source_file
-from registry.tensors.checkpoint import read_checkpoint
-from registry.tensors.composed import Composition
-from registry.tensors.dtypes import OPTION_DTYPES
-from registry.tensors.header import Header, TensorEntry, read_header
-from registry.tensors.lora_config import parse_config
-from registry.tensors.merged import merged_file
-from registry.tensors.model_config import (
+from registry.tensors.artifacts.artifact import Artifact, ArtifactFile, generated_file, source_file
+from registry.tensors.artifacts.merged import merged_file
+from registry.tensors.artifacts.model_config import (
     changes_dtype,
     config_with_dtype,
     index_of,
@@ -34,11 +29,16 @@ from registry.tensors.model_config import (
     untied_config,
     write_json,
 )
-from registry.tensors.origins import BaseTensors
-from registry.tensors.plan import Plan, PlanLink
-from registry.tensors.programs import BoundLink, NewTensor, PathPrograms, path_programs
-from registry.tensors.rank_choice import check_options
-from registry.tensors.source import ByteSource
+from registry.tensors.artifacts.plan import Plan, PlanLink
+from registry.tensors.checkpoint.lora_config import parse_config
+from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.composed.composition import Composition
+from registry.tensors.files.dtypes import OPTION_DTYPES
+from registry.tensors.files.header import Header, TensorEntry, read_header
+from registry.tensors.files.source import ByteSource
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import BoundLink, NewTensor, PathPrograms, path_programs
+from registry.tensors.truncation.rank_choice import check_options
 
 
 def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifact:

@@ -18,10 +18,10 @@ from registry.services.deployment import Deployment, blob_row
 from registry.services.hashing import ModelIndex, files_digest, index_model
 from registry.services.model_files import ModelFiles, read_model_files
 from registry.storage.blobs import StoredBlob
-from registry.tensors.architecture import make_table
-from registry.tensors.declaration import FILE as DECLARATION
-from registry.tensors.declaration import declare
-from registry.tensors.targets import TargetTable
+from registry.tensors.table.architecture import make_table
+from registry.tensors.table.declaration import FILE as DECLARATION
+from registry.tensors.table.declaration import declare
+from registry.tensors.table.targets import TargetTable
 
 StoredBy = Literal["copy", "reflink", "link", "none"]
 _WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # the last that occurs is told

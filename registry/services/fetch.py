@@ -28,8 +28,8 @@ from registry.services.receipts import (
 )
 from registry.services.staging import filesystem_error, put_in_place, staged_folder
 from registry.services.writing import write_files
-from registry.tensors.artifact import Artifact
-from registry.tensors.plan import ARTIFACT_FORMAT
+from registry.tensors.artifacts.artifact import Artifact
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 from registry.version import __version__
 
 _READ: int = 8 << 20

@@ -13,8 +13,8 @@ from typing import Any, Final
 from registry.digest import PREFIX, document_digest
 from registry.progress import Progress
 from registry.services.model_files import ModelFiles
-from registry.tensors.header import Header, TensorEntry
-from registry.tensors.source import FileSource
+from registry.tensors.files.header import Header, TensorEntry
+from registry.tensors.files.source import FileSource
 
 INDEX_FORMAT: Final = 1
 _CHUNK: Final = 8 << 20

@@ -15,18 +15,18 @@ from registry.errors import InvalidAdapterError
 from registry.services.artifacts import base_tensors, bind_link
 from registry.services.deployment import Deployment
 from registry.services.paths import LoadedPath, target_table
-from registry.tensors.adapter import Checkpoint
-from registry.tensors.dtypes import FLOATS
-from registry.tensors.factor_matrices import read_rows
-from registry.tensors.header import TensorEntry
-from registry.tensors.lanes import in_order
-from registry.tensors.origins import BaseTensors
-from registry.tensors.programs import BoundLink, Program, origin_of, path_programs
-from registry.tensors.slot_values import SlotValues
-from registry.tensors.slots import slot_of_target
-from registry.tensors.source import ByteSource
-from registry.tensors.steps import Rescale, SetRows
-from registry.tensors.twins import check_twins
+from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.checkpoint.adapter import Checkpoint
+from registry.tensors.checkpoint.twins import check_twins
+from registry.tensors.factors.matrices import read_rows
+from registry.tensors.factors.slots import slot_of_target
+from registry.tensors.files.dtypes import FLOATS
+from registry.tensors.files.header import TensorEntry
+from registry.tensors.files.source import ByteSource
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import BoundLink, Program, origin_of, path_programs
+from registry.tensors.path.slot_values import SlotValues
+from registry.tensors.path.steps import Rescale, SetRows
 
 _SUM_ERROR = 2.0**-20
 
@@ -42,7 +42,7 @@ def check_lineage(deployment: Deployment, parent: LoadedPath, checkpoint: Checkp
 
     Raises:
         InvalidAdapterError: ``lineage_mismatch``; ``tied_partial`` where tied tensors differ; or what
-            `registry.tensors.programs.path_programs` raises.
+            `registry.tensors.path.programs.path_programs` raises.
     """
     with ExitStack() as open_blobs:
         table = target_table(deployment, parent.table)

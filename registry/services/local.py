@@ -47,7 +47,7 @@ from registry.storage.filesystem import FilesystemDriver
 
 if TYPE_CHECKING:
     from registry.services.protocol import Folder
-    from registry.tensors.artifact import Artifact
+    from registry.tensors.artifacts.artifact import Artifact
 
 DATABASE: Final = "registry.db"
 NO_METRICS: Final[Mapping[str, float]] = MappingProxyType({})

@@ -11,10 +11,10 @@ from typing import Any, Final
 from registry.errors import InvalidBaseError
 from registry.schemas import LeftOut
 from registry.services.folders import Folder, FoundFile, scan
-from registry.tensors.declaration import FILE as DECLARATION
-from registry.tensors.header import Header, TensorEntry, read_header
-from registry.tensors.source import FileSource
-from registry.tensors.strict_json import parse, shown
+from registry.tensors.files.header import Header, TensorEntry, read_header
+from registry.tensors.files.source import FileSource
+from registry.tensors.files.strict_json import parse, shown
+from registry.tensors.table.declaration import FILE as DECLARATION
 
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"

@@ -15,7 +15,7 @@ from registry.errors import UsageError
 from registry.reference import Reference
 from registry.schemas import TargetGroup
 from registry.services.deployment import Deployment
-from registry.tensors.targets import TargetTable
+from registry.tensors.table.targets import TargetTable
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from registry.schemas import (
 )
 
 if TYPE_CHECKING:
-    from registry.tensors.artifact import Artifact
+    from registry.tensors.artifacts.artifact import Artifact
 
 Folder = str | PathLike[str]
 

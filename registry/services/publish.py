@@ -26,12 +26,12 @@ from registry.services.lineage_check import check_lineage
 from registry.services.parents import Parent, find_parent
 from registry.services.paths import LoadedPath, load_path, target_table
 from registry.storage.blobs import StagedBlob
-from registry.tensors.adapter import Checkpoint
-from registry.tensors.checkpoint import read_checkpoint
-from registry.tensors.finite import FiniteWatch
-from registry.tensors.header import Header, read_header
-from registry.tensors.lora_config import MAX_BYTES, LoraAdapterConfig, parse_config
-from registry.tensors.source import FileSource
+from registry.tensors.checkpoint.adapter import Checkpoint
+from registry.tensors.checkpoint.lora_config import MAX_BYTES, LoraAdapterConfig, parse_config
+from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.files.finite import FiniteWatch
+from registry.tensors.files.header import Header, read_header
+from registry.tensors.files.source import FileSource
 
 MANIFEST_FORMAT: Final = 1
 

@@ -27,7 +27,7 @@ class ReceiptPlanLink(Schema):
 
 
 class ReceiptPlan(Schema):
-    """The plan, as `registry.tensors.plan.Plan` writes it."""
+    """The plan, as `registry.tensors.artifacts.plan.Plan` writes it."""
 
     format: int
     kind: ArtifactKind

@@ -17,10 +17,10 @@ from registry.services.deployment import Deployment
 from registry.services.fetch import file_is_right
 from registry.services.paths import LoadedPath, load_path
 from registry.services.receipts import Receipt, read_receipt
-from registry.tensors.artifact import Artifact, ArtifactFile
-from registry.tensors.closeness import TensorComparison
-from registry.tensors.header import Header, read_header
-from registry.tensors.source import FileSource, read_range
+from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
+from registry.tensors.artifacts.closeness import TensorComparison
+from registry.tensors.files.header import Header, read_header
+from registry.tensors.files.source import FileSource, read_range
 
 _READ: Final = 4 << 20
 

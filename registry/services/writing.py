@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from registry.progress import Progress
 from registry.schemas import OutputFile
-from registry.tensors.artifact import Artifact, ArtifactFile
+from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 
 _START_EVERY: Final = 32 << 20
 

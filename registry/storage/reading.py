@@ -22,7 +22,7 @@ def corrupt(digest: str, place: str, what: str) -> IntegrityError:
 
 
 class BlobReader:
-    """A `registry.tensors.source.ByteSource` over one blob; safe for many threads.
+    """A `registry.tensors.files.source.ByteSource` over one blob; safe for many threads.
 
     Blocks that a read covers whole go straight into the caller's buffer and are checked there; on a mismatch the
     buffer is cleared and the read raises `IntegrityError`. The blocks at the edges of a read are checked in a buffer

@@ -19,10 +19,10 @@ from typing import Any
 
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
 from registry.services.model_files import read_model_files
-from registry.tensors.checkpoint import read_checkpoint
-from registry.tensors.header import read_header
-from registry.tensors.lora_config import parse_config
-from registry.tensors.patterns import PatternBudget, PatternMap
+from registry.tensors.checkpoint.lora_config import parse_config
+from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
+from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.files.header import read_header
 from tests.fuzz import worst_files
 
 STOPPED_AFTER = 20

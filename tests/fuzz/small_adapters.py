@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from registry.tensors.header import TensorEntry
-from registry.tensors.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
+from registry.tensors.files.header import TensorEntry
+from registry.tensors.table.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
 
 WIDTH: Final = 4
 

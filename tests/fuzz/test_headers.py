@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.header import Header, read_header, write_header
-from registry.tensors.source import read_range
+from registry.tensors.files.header import Header, read_header, write_header
+from registry.tensors.files.source import read_range
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.fuzz.header_files import Draft, drafts, entry, faulty_drafts, mutated
 from tests.fuzz.strict_reader import Content, RefusedError, read_strictly

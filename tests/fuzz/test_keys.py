@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.key_grammar import LEAD, PARAMETER, ParsedKey, parse_key
-from registry.tensors.variants.table import TAILS
+from registry.tensors.checkpoint.key_grammar import LEAD, PARAMETER, ParsedKey, parse_key
+from registry.tensors.checkpoint.variants.table import TAILS
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.fuzz.small_adapters import MODULES
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
-from registry.tensors.header import write_header
-from registry.tensors.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
+from registry.tensors.files.header import write_header
+from registry.tensors.table.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
 from tests.fuzz.pattern_texts import BOMBS
 
 MOST: Final = 1_000_000

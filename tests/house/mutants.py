@@ -31,11 +31,11 @@ class Mutant:
     tests: str
 
 
-MERGE = "tests/tensors/test_merge_values.py"
-COMPOSE = "tests/tensors/test_compose_values.py"
-CONFIG = "tests/tensors/test_lora_config.py"
-ROUNDING = "tests/tensors/test_rounding.py"
-PATTERNS = "tests/tensors/test_patterns.py"
+MERGE = "tests/tensors/artifacts/test_merge_values.py"
+COMPOSE = "tests/tensors/composed/test_compose_values.py"
+CONFIG = "tests/tensors/checkpoint/test_lora_config.py"
+ROUNDING = "tests/tensors/arithmetic/test_rounding.py"
+PATTERNS = "tests/tensors/checkpoint/test_patterns.py"
 DAMAGE = "tests/storage/test_damage.py"
 PUBLISHING = "tests/catalogue/test_publishing.py"
 BROWSE = "tests/catalogue/test_browse.py"
@@ -44,11 +44,19 @@ LINEAGE = "tests/services/test_lineage_copies.py"
 
 MUTANTS = (
     Mutant("scale-dropped", "tensors/factors.py", ".mul_(self.scale)", "", MERGE),
-    Mutant("rslora-as-plain", "tensors/lora_config.py", "alpha / math.sqrt(rank) if", "alpha / rank if", CONFIG),
-    Mutant("wrong-transposition", "tensors/targets.py", "in (TargetKind.CONV1D, TargetKind.EMBEDDING)", "in ()", MERGE),
+    Mutant(
+        "rslora-as-plain", "tensors/checkpoint/lora_config.py", "alpha / math.sqrt(rank) if", "alpha / rank if", CONFIG
+    ),
+    Mutant(
+        "wrong-transposition",
+        "tensors/table/targets.py",
+        "in (TargetKind.CONV1D, TargetKind.EMBEDDING)",
+        "in ()",
+        MERGE,
+    ),
     Mutant(
         "conv1d-as-linear",
-        "tensors/targets.py",
+        "tensors/table/targets.py",
         "(TargetKind.CONV1D, TargetKind.EMBEDDING)",
         "(TargetKind.EMBEDDING,)",
         MERGE,
@@ -62,55 +70,63 @@ MUTANTS = (
     ),
     Mutant(
         "rank-order-composed",
-        "tensors/composed.py",
+        "tensors/composed/composition.py",
         "for link in self.links.links:",
         "for link in reversed(self.links.links):",
         COMPOSE,
     ),
     Mutant(
         "round-twice",
-        "tensors/rounding.py",
+        "tensors/arithmetic/rounding.py",
         "values = _to_odd(values)",
         "values = values.to(torch.float32)",
         ROUNDING,
     ),
     Mutant(
         "round-a-slice",
-        "tensors/blocks.py",
+        "tensors/arithmetic/blocks.py",
         "            sums.addmm_(",
         "            sums.copy_(sums.bfloat16()).addmm_(",
         MERGE,
     ),
     Mutant(
         "base-rounded-first",
-        "tensors/merged.py",
+        "tensors/artifacts/merged.py",
         "sums[:rows].copy_(base)",
         "sums[:rows].copy_(base.bfloat16())",
         MERGE,
     ),
     Mutant(
         "last-rank-slice-lost",
-        "tensors/blocks.py",
+        "tensors/arithmetic/blocks.py",
         "RANK_GROUP, rank), RANK_SLICE)",
         "RANK_GROUP, rank) - 1, RANK_SLICE)",
         MERGE,
     ),
     Mutant(
         "first-block-again",
-        "tensors/merged.py",
+        "tensors/artifacts/merged.py",
         "first = index * self.rows_a_block\n        add",
         "first = 0\n        add",
         MERGE,
     ),
     Mutant(
         "overflow-let-through",
-        "tensors/rounding.py",
+        "tensors/arithmetic/rounding.py",
         "low.item() > -limit and high.item() < limit",
         "low.item() == low.item()",
         ROUNDING,
     ),
-    Mutant("last-pattern-wins", "tensors/patterns.py", "self._values[found[0]]", "self._values[found[-1]]", PATTERNS),
-    Mutant("scale-not-one", "tensors/composed.py", '"lora_alpha": rank,', '"lora_alpha": 2 * rank,', COMPOSE),
+    Mutant(
+        "last-pattern-wins",
+        "tensors/checkpoint/patterns.py",
+        "self._values[found[0]]",
+        "self._values[found[-1]]",
+        PATTERNS,
+    ),
+    Mutant(
+        "scale-not-one", "tensors/composed/composition.py", '"lora_alpha": rank,', '"lora_alpha": 2 * rank,', COMPOSE
+    ),
     Mutant(
         "block-not-checked",
         "storage/reading.py",

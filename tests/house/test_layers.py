@@ -39,10 +39,10 @@ def test_the_contracts_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [
-        ("tensors/dtypes.py", "import sqlalchemy", "The tensor core is pure"),
-        ("tensors/dtypes.py", "import boto3", "The tensor core is pure"),
-        ("tensors/dtypes.py", "from registry.storage import driver", "Imports go down only"),
-        ("tensors/dtypes.py", "from registry.catalogue import __init__", "Imports go down only"),
+        ("tensors/files/dtypes.py", "import sqlalchemy", "The tensor core is pure"),
+        ("tensors/files/dtypes.py", "import boto3", "The tensor core is pure"),
+        ("tensors/files/dtypes.py", "from registry.storage import driver", "Imports go down only"),
+        ("tensors/files/dtypes.py", "from registry.catalogue import __init__", "Imports go down only"),
         ("catalogue/__init__.py", "import torch", "The catalogue knows no tensors"),
         ("storage/driver.py", "import safetensors", "Storage knows bytes only"),
         ("storage/driver.py", "from registry.services import protocol", "Imports go down only"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.services.local import LocalRegistry
-from registry.tensors.artifact import Artifact
+from registry.tensors.artifacts.artifact import Artifact
 from tests.kit.bases import Base
 from tests.kit.tensor_files import RawTensor, parse_tensors, read_model
 

@@ -259,7 +259,7 @@ def test_verify_on_another_arithmetic_is_within_the_bound(
     registry.publish(_adapter(tmp_path, base, "one"), "net/one")
     out = tmp_path / "out"
     registry.fetch("net/one", out, kind="merged")
-    monkeypatch.setattr("registry.tensors.plan.fingerprint", lambda: "another")
+    monkeypatch.setattr("registry.tensors.artifacts.plan.fingerprint", lambda: "another")
     found = registry.verify(out)
     assert (found.equal, found.exact) == (True, False)
     weights = out / "model.safetensors"

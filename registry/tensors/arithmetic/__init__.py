@@ -1,0 +1,1 @@
+"""Products, sums and roundings that give the same bytes every time."""

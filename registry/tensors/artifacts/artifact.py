@@ -1,0 +1,173 @@
+"""Artifacts: named files of known size whose bytes are made when they are read.
+
+A file is a row of *regions*, each a run of equal pieces that can be made one by one: a generated header, a copied range
+of a blob, a grid of merged blocks. Any byte range is cut out of whole pieces, so the bytes do not depend on how they
+are asked for. Writing to disk, a range over HTTP and a check are all readers of the same file.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from registry.errors import NotFoundError, UsageError
+from registry.schemas import ArtifactKind, Truncation
+from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.artifacts.plan import Plan
+from registry.tensors.files.dtypes import TORCH
+from registry.tensors.files.header import Header
+from registry.tensors.files.source import ByteSource, read_range
+
+COPY_STEP: Final = 2 << 20
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Region:
+    """Bytes ``start`` to ``stop`` of a file, made in pieces of ``step`` bytes (the last may be shorter)."""
+
+    start: int
+    stop: int
+    step: int
+    make: Callable[[int], Buffer]  # index of a piece -> its bytes
+
+
+def bytes_region(start: int, data: bytes) -> Region:
+    """A region of bytes that are known already."""
+    return Region(start, start + len(data), max(1, len(data)), lambda _: data)
+
+
+def copy_region(start: int, source: ByteSource, source_start: int, length: int) -> Region:
+    """A region copied from ``length`` bytes of a source."""
+
+    def make(index: int) -> Buffer:
+        at = index * COPY_STEP
+        return read_range(source, source_start + at, source_start + min(at + COPY_STEP, length))
+
+    return Region(start, start + length, COPY_STEP, make)
+
+
+class ArtifactFile:
+    """One file of an artifact; ``header`` is set where it is a safetensors file."""
+
+    def __init__(self, path: str, regions: Sequence[Region], header: Header | None = None) -> None:
+        self.path = path
+        self.header = header
+        self._regions = [region for region in regions if region.stop > region.start]
+        self._starts = [region.start for region in self._regions]
+        self.size = self._regions[-1].stop if self._regions else 0
+
+    def chunks(self, start: int = 0, stop: int | None = None, *, lanes: int | None = None) -> Iterator[memoryview]:
+        """The bytes ``start`` to ``stop`` in order, in chunks of a few MiB, made on several threads.
+
+        Raises:
+            UsageError: the range is not inside the file.
+            IntegrityError: stored bytes turn out to be damaged; nothing of the damaged piece was yielded.
+        """
+        end = self.size if stop is None else stop
+        if not 0 <= start <= end <= self.size:
+            raise UsageError(f"Bytes {start} to {end} are not inside {self.path!r}, which has {self.size} bytes.")
+        return in_order(_make_piece, self._pieces(start, end), lanes=lanes)
+
+    def read(self, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes ``start`` to ``stop``, in memory."""
+        return b"".join(self.chunks(start, stop))
+
+    def _pieces(self, start: int, stop: int) -> Iterator[_Piece]:
+        index = max(0, bisect_right(self._starts, start) - 1)
+        for region in self._regions[index:]:
+            if region.start >= stop:
+                return
+            first, last = max(start, region.start), min(stop, region.stop)
+            for piece in range((first - region.start) // region.step, -(-(last - region.start) // region.step)):
+                at = region.start + piece * region.step
+                yield _Piece(region, piece, max(0, first - at), min(region.step, last - at))
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    region: Region
+    index: int
+    first: int
+    last: int
+
+
+def _make_piece(piece: _Piece) -> memoryview:
+    return memoryview(piece.region.make(piece.index)).cast("B")[piece.first : piece.last]
+
+
+def source_file(path: str, source: ByteSource, header: Header | None = None) -> ArtifactFile:
+    """A file that is a stored blob, byte for byte."""
+    return ArtifactFile(path, [copy_region(0, source, 0, source.size)], header)
+
+
+def generated_file(path: str, data: bytes) -> ArtifactFile:
+    """A file whose bytes were made while planning."""
+    return ArtifactFile(path, [bytes_region(0, data)])
+
+
+class Artifact:
+    """Named files handed out for a plan. Close it, or use it as a context manager, to release the blobs it reads."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        files: Sequence[ArtifactFile],
+        *,
+        notices: Sequence[str] = (),
+        truncation: Truncation | None = None,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.plan = plan
+        self.files: Mapping[str, ArtifactFile] = {file.path: file for file in sorted(files, key=lambda file: file.path)}
+        self.notices = tuple(notices)
+        self.truncation = truncation
+        self._release = release
+
+    @property
+    def kind(self) -> ArtifactKind:
+        """published, lora or merged."""
+        return self.plan.kind
+
+    @property
+    def rendering(self) -> str:
+        """Digest that names the artifact's bytes."""
+        return self.plan.rendering
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files.values())
+
+    def file(self, path: str) -> ArtifactFile:
+        """The file of that name; raises `NotFoundError`."""
+        if path not in self.files:
+            raise NotFoundError(f"The artifact has no file {path!r}; it has {', '.join(self.files)}.")
+        return self.files[path]
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and tensors of all weights, one by one, in the order of their bytes."""
+        for file in self.files.values():
+            for entry in file.header.entries.values() if file.header else ():
+                data = bytearray(entry.stop - entry.start)
+                at = 0
+                for chunk in file.chunks(entry.start, entry.stop):
+                    data[at : at + len(chunk)] = chunk
+                    at += len(chunk)
+                dtype = TORCH[entry.dtype]
+                flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+                yield entry.name, flat.reshape(entry.shape)
+
+    def close(self) -> None:
+        """Release the blobs."""
+        self._release()
+
+    def __enter__(self) -> Artifact:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,180 @@
+"""Merged tensor files: a base file with a path folded in, block by block, each value rounded once.
+
+A tensor that the path does not change is copied byte for byte. A tensor that the base lacks (a head of another task, an
+untied weight) is laid out after the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import torch
+
+from registry.errors import IntegrityError, InvalidAdapterError
+from registry.tensors.arithmetic.blocks import rounded
+from registry.tensors.arithmetic.rounding import fits, round_into
+from registry.tensors.artifacts.artifact import ArtifactFile, Buffer, Region, bytes_region, copy_region
+from registry.tensors.files.dtypes import FLOATS
+from registry.tensors.files.header import Header, TensorEntry, write_header
+from registry.tensors.files.source import ByteSource, read_range
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import NewTensor, Program
+from registry.tensors.path.slot_values import RecentFactors, SlotValues
+
+_CAST_ELEMENTS: Final = 1 << 20
+
+
+def as_buffer(tensor: torch.Tensor) -> memoryview:
+    """A contiguous tensor's bytes, without a copy."""
+    return tensor.view(torch.uint8).reshape(-1).numpy().data
+
+
+def merged_file(
+    path: str,
+    header: Header,
+    base: BaseTensors,
+    changed: Mapping[str, Sequence[Program]],
+    new: Sequence[NewTensor],
+    dtype: str | None,
+) -> ArtifactFile:
+    """The file ``path`` of the merged model.
+
+    Args:
+        path: its name.
+        header: of the base's file of that name.
+        base: the base's tensors.
+        changed: by tensor name, the programs of its slots; names that this file lacks are another file's.
+        new: tensors that this file gets and the base lacks.
+        dtype: output dtype of all float tensors (``BF16``); None keeps each tensor's own.
+
+    Raises, when a block is read: InvalidAdapterError (``overflow``) naming the tensor.
+    """
+    source = base.tensors[next(iter(header.entries))][0] if header.entries else None
+    lead, out_header = _lay_out(source, header, base, new, dtype)
+    recent = RecentFactors()
+    regions = [bytes_region(0, lead)]
+    for out in out_header.entries.values():
+        entry = header.entries.get(out.name)
+        programs = changed.get(out.name, ())
+        at = 0
+        for program in programs:
+            first = program.slot.first * program.slot.columns
+            if entry is not None:
+                regions += _unchanged(base, entry, out, at, first)
+            regions.append(_merge_region(base, program, out, recent))
+            at = first + program.slot.rows * program.slot.columns
+        if entry is not None:
+            regions += _unchanged(base, entry, out, at, out.elements)
+    return ArtifactFile(path, regions, out_header)
+
+
+def _lay_out(
+    source: ByteSource | None, header: Header, base: BaseTensors, new: Sequence[NewTensor], dtype: str | None
+) -> tuple[bytes, Header]:
+    """Bytes before the first tensor and the header they say: the base's own, unless a dtype or a tensor changes."""
+
+    def out_dtype(own: str) -> str:
+        return dtype if dtype and own in FLOATS else own
+
+    same = all(out_dtype(entry.dtype) == entry.dtype for entry in header.entries.values())
+    if same and not new and source is not None:
+        return bytes(read_range(source, 0, header.size)), header
+    old = [(entry.name, out_dtype(entry.dtype), entry.shape) for entry in header.entries.values()]
+    added = [(one.name, out_dtype(dtype_of(one, base)), one.shape) for one in sorted(new, key=lambda one: one.name)]
+    return write_header([*old, *added], header.metadata)
+
+
+def dtype_of(new: NewTensor, base: BaseTensors) -> str:
+    """Dtype of a tensor that the base lacks: its own, or that of the tensor it was tied to."""
+    if new.dtype is not None:
+        return new.dtype
+    if new.beside is None:
+        raise AssertionError(f"the new tensor {new.name!r} has a dtype or a tensor that it was tied to")
+    return base.entry(new.beside).dtype
+
+
+def _unchanged(base: BaseTensors, entry: TensorEntry, out: TensorEntry, first: int, stop: int) -> Iterator[Region]:
+    """Elements ``first`` to ``stop`` of a tensor, in the output's dtype."""
+    if first >= stop and entry.elements:
+        return
+    source = base.tensors[entry.name][0]
+    if out.dtype != entry.dtype:
+        yield _cast_region(source, entry, out, first, stop)
+    else:
+        size = (entry.stop - entry.start) // max(1, entry.elements)
+        yield copy_region(out.start + first * size, source, entry.start + first * size, (stop - first) * size)
+
+
+def _merge_region(base: BaseTensors, program: Program, out: TensorEntry, recent: RecentFactors) -> Region:
+    rounding = RoundedSlot(base.values(program, FLOATS[out.dtype], recent=recent), FLOATS[out.dtype])
+    start = out.start + program.slot.first * program.slot.columns * rounding.dtype.itemsize
+    return rounding.region(start)
+
+
+class RoundedSlot:
+    """A slot's values rounded once to an output dtype, by blocks of the grid."""
+
+    def __init__(self, values: SlotValues, dtype: torch.dtype) -> None:
+        self.values = values
+        self.dtype = dtype
+
+    def region(self, start: int) -> Region:
+        """The whole slot as bytes of a file from ``start`` on."""
+        slot = self.values.slot
+        row = slot.columns * self.dtype.itemsize
+        return Region(start, start + slot.rows * row, self.values.rows_a_block * row, self.block_bytes)
+
+    def block(self, index: int) -> torch.Tensor:
+        """Stored rows of block ``index``.
+
+        Raises:
+            InvalidAdapterError: ``overflow``, a value is too large for the dtype.
+            IntegrityError: ``non_finite``, the base holds NaN or infinity.
+        """
+        merged = rounded(self.values.block(index), self.dtype)
+        if merged is None:
+            raise self._too_large(self.values.origin_block(index))
+        return merged
+
+    def block_bytes(self, index: int) -> Buffer:
+        """The bytes of `block`."""
+        return as_buffer(self.block(index))
+
+    def _too_large(self, origin: torch.Tensor) -> Exception:
+        name = self.values.slot.tensor
+        if not bool(origin.isfinite().all()):
+            return IntegrityError(
+                f"Base tensor {name!r} holds NaN or infinity, so nothing can be merged into it; "
+                "add the base model again from intact files.",
+                code="non_finite",
+            )
+        return overflow(name, self.dtype)
+
+
+def overflow(tensor: str, dtype: torch.dtype) -> InvalidAdapterError:
+    """The error for a value that rounds to infinity."""
+    name = str(dtype).removeprefix("torch.")
+    return InvalidAdapterError(
+        f"Tensor {tensor!r} has values too large for {name} once it is merged; fetch with --dtype fp32 or bf16.",
+        code="overflow",
+    )
+
+
+def _cast_region(source: ByteSource, entry: TensorEntry, out: TensorEntry, first: int, last: int) -> Region:
+    """Elements ``first`` to ``last`` of a tensor that no link changes, in another dtype."""
+    from_dtype, to_dtype = FLOATS[entry.dtype], FLOATS[out.dtype]
+    end = entry.start + last * from_dtype.itemsize
+
+    def make(index: int) -> Buffer:
+        start = entry.start + (first + index * _CAST_ELEMENTS) * from_dtype.itemsize
+        stop = min(start + _CAST_ELEMENTS * from_dtype.itemsize, end)
+        values = torch.frombuffer(read_range(source, start, stop), dtype=from_dtype)
+        if not fits(values[values.isfinite()], to_dtype):
+            raise overflow(entry.name, to_dtype)
+        cast = torch.empty(values.shape, dtype=to_dtype)
+        round_into(cast, values)
+        return as_buffer(cast)
+
+    start, stop = out.start + first * to_dtype.itemsize, out.start + last * to_dtype.itemsize
+    return Region(start, stop, _CAST_ELEMENTS * to_dtype.itemsize, make)

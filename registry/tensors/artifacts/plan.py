@@ -1,0 +1,79 @@
+"""Plans: what will be computed, as digests; and the rendering, which names the bytes that come out.
+
+A plan knows no registry, no path and no tag, so it means the same on every machine. A rendering adds what the bytes
+also depend on: the version of the artifact format (header and config writers) and the numerics fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from registry.digest import document_digest
+from registry.schemas import ArtifactKind, Dtype
+from registry.tensors.artifacts.numerics import fingerprint
+
+PLAN_FORMAT: Final = 1
+ARTIFACT_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class PlanLink:
+    """One revision of the path, root first."""
+
+    revision: str  # digest
+    coefficient: float = 1.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be computed."""
+
+    kind: ArtifactKind
+    base: str  # digest of the base's weights
+    base_files: str  # digest of the list of the base's files: how the weights lie in shards, and everything beside them
+    table: str  # digest of the target table
+    links: tuple[PlanLink, ...]
+    since: str | None = None  # digest of the revision on whose merged weights the links go; None: the base
+    dtype: Dtype | None = None
+    ranks: Mapping[str, int] | None = None  # what each module of a truncated adapter is cut to
+    uniform: bool = False  # filled with zeros to one rank
+    base_repo: str | None = None  # what a composed adapter calls the model it belongs on
+
+    def document(self) -> dict[str, Any]:
+        """The plan as a JSON document."""
+        return {
+            "format": PLAN_FORMAT,
+            "kind": self.kind,
+            "base": self.base,
+            "base_files": self.base_files,
+            "table": self.table,
+            "links": [{"revision": link.revision, "coefficient": link.coefficient} for link in self.links],
+            "since": self.since,
+            "dtype": self.dtype,
+            "ranks": None if self.ranks is None else dict(self.ranks),
+            "uniform": self.uniform,
+            "base_repo": self.base_repo,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """Says what is meant, on every machine."""
+        return document_digest(self.document())
+
+    @property
+    def numerics(self) -> str | None:
+        """The fingerprint that the bytes depend on; None where bytes are only copied."""
+        return None if self.kind == "published" else fingerprint()
+
+    @cached_property
+    def rendering(self) -> str:
+        """Names the bytes."""
+        return rendering_of(self.digest, self.numerics)
+
+
+def rendering_of(plan_digest: str, numerics: str | None) -> str:
+    """The rendering of a plan under an arithmetic."""
+    return document_digest({"plan": plan_digest, "artifact_format": ARTIFACT_FORMAT, "numerics": numerics})

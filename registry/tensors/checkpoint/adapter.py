@@ -1,0 +1,133 @@
+"""What an adapter does to its base: the content of a checkpoint, by module, once every check has passed.
+
+Two sorts of parts: pairs (A, B), which add ``scaling * B A``, with a bias that is added and a DoRA magnitude beside
+them; and absolute values, which replace what is there (whole parameters, biases, token rows). Within one adapter the
+values are set first, then the pairs are added, then DoRA rescales: the order of PEFT's loader and merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
+from registry.tensors.factors.matrices import BlockDiagonal, ExpertA, ExpertB, FactorMatrix, Plain
+from registry.tensors.factors.turned_experts import TurnedExpertA, TurnedExpertB
+from registry.tensors.files.header import TensorEntry
+from registry.tensors.table.targets import FusedParameter, Piece, Target
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """The pair of one target: its weight changes by ``scaling`` B A in oriented space (out x in).
+
+    For experts (`fused` is set) A is (experts * rank, in_features), expert-major, and B (out_features, rank * experts),
+    rank-major: one pair of the given rank for each expert. Read the factors of one by `expert_matrices`.
+    """
+
+    module: str  # canonical name in the target table; for a parameter its path, ...experts.gate_up_proj
+    target: Target  # of the module
+    a: TensorEntry  # (rank, in_features); for a convolution (rank, in / groups, kernel...)
+    b: TensorEntry  # (out_features, rank); for a convolution (out, rank, 1...)
+    rank: int
+    alpha: float
+    scaling: float
+    magnitude: TensorEntry | None = None  # DoRA: out_features elements
+    bias: TensorEntry | None = None  # lora_bias: the module's bias changes by scaling * bias
+    fused: FusedParameter | None = None
+    piece: Piece | None = None  # with `fused`: the pair is of this piece alone (an expert of transformers 4)
+    parameter: str = ""  # of `target_parameters`: its name in the module (weight, gate_up_proj); `module` ends with it
+    turned: bool = False  # with `fused`: written by a PEFT that took in and out for each other, see `turned_experts`
+    blocks_a: int = 1  # BD-LoRA: A is the blocks of a block-diagonal matrix
+    blocks_b: int = 1
+    tied: bool = False  # ensure_weight_tying: also changes the module that shares the weight
+
+    @property
+    def a_matrix(self) -> FactorMatrix:
+        """A as a matrix (rank, in_features); not for experts."""
+        return Plain(self.a) if self.blocks_a == 1 else BlockDiagonal(self.a, self.blocks_a)
+
+    @property
+    def b_matrix(self) -> FactorMatrix:
+        """B as a matrix (out_features, rank); not for experts."""
+        return Plain(self.b) if self.blocks_b == 1 else BlockDiagonal(self.b, self.blocks_b)
+
+    def expert_matrices(self, piece: Piece) -> tuple[FactorMatrix, FactorMatrix]:
+        """A (rank, in_features) and B (output features of the piece, rank) of one piece of `fused`."""
+        if self.fused is None:
+            raise ValueError(f"{self.module} is no group of experts")
+        if self.piece is not None:
+            return self.a_matrix, self.b_matrix
+        if self.turned:
+            return (
+                TurnedExpertA(self.b, piece.expert, self.fused.experts),
+                TurnedExpertB(self.a, piece.expert, self.rank, piece.out),
+            )
+        return (
+            ExpertA(self.a, piece.expert, self.rank),
+            ExpertB(self.b, piece.expert, self.fused.experts, piece.out),
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all its tensors."""
+        return sum(entry.elements for entry in (self.a, self.b, self.magnitude, self.bias) if entry is not None)
+
+
+@dataclass(frozen=True)
+class NewValue:
+    """A whole parameter that is replaced (modules_to_save, a trained bias), or one that the base lacks."""
+
+    entry: TensorEntry
+    parameter: str  # canonical runtime name: lm_head.weight
+    tied: bool = False  # the module that shares the weight takes the value too
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Rows of an embedding that are replaced (``trainable_token_indices``)."""
+
+    entry: TensorEntry  # (tokens, features)
+    target: Target
+    tokens: tuple[int, ...]  # row i of `entry` belongs to token tokens[i]
+    tied: bool = True  # the modules that share the weight take the rows too; False: this module alone
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two tensors of a checkpoint that have to hold the same numbers: PEFT saves what is tied once for each side.
+
+    Names and shapes fit; that the numbers are equal is for the caller to check.
+    """
+
+    first: TensorEntry  # the one that counts
+    second: TensorEntry
+    transposed: bool = False  # second is first, transposed
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What an adapter does to its base, from its headers."""
+
+    config: LoraAdapterConfig
+    pairs: Mapping[str, LoraPair]  # by `LoraPair.module`, sorted
+    values: Mapping[str, NewValue]  # by `NewValue.parameter`, sorted
+    tokens: Mapping[str, TokenRows]  # by module, sorted
+    copies: Mapping[str, TensorEntry]  # module -> copy of its whole weight, as it was trained on
+    notices: tuple[str, ...]
+    twins: tuple[Twin, ...] = ()
+
+    @cached_property
+    def rank(self) -> int:
+        """The largest rank of a pair; 0 where there is none."""
+        return max((pair.rank for pair in self.pairs.values()), default=0)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Elements of everything that was trained."""
+        return (
+            sum(pair.parameters for pair in self.pairs.values())
+            + sum(value.entry.elements for value in self.values.values())
+            + sum(rows.entry.elements for rows in self.tokens.values())
+        )

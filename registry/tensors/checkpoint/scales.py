@@ -1,0 +1,52 @@
+"""Rank and alpha of each module, from the configuration and its patterns."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
+from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
+from registry.tensors.files.strict_json import shown
+
+_TOLD: Final = 20  # notices are kept with the revision
+
+
+class Scales:
+    """Answers for one checkpoint, and remembers what a person should be told about its patterns."""
+
+    def __init__(self, config: LoraAdapterConfig, budget: PatternBudget) -> None:
+        self.config = config
+        self._ranks = PatternMap(config.rank_pattern, field="rank_pattern", budget=budget)
+        self._alphas = PatternMap(config.alpha_pattern, field="alpha_pattern", budget=budget)
+        self._ambiguous: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+
+    def of(self, name: str) -> tuple[int, float, str]:
+        """Rank and alpha of a module (its name as the checkpoint spells it), and which field gave the rank."""
+        rank, rank_keys = self._ranks.resolve(name)
+        alpha, alpha_keys = self._alphas.resolve(name)
+        for patterns, keys in ((self._ranks, rank_keys), (self._alphas, alpha_keys)):
+            if len(keys) > 1 and patterns.conflict(keys):
+                self._ambiguous.setdefault((patterns.field, keys), []).append(name)
+        reason = f"rank_pattern {shown(rank_keys[0])}" if rank_keys else "r"
+        return (
+            self.config.r if rank is None else rank,
+            float(self.config.lora_alpha if alpha is None else alpha),
+            reason,
+        )
+
+    def notices(self) -> list[str]:
+        """What is ambiguous or without effect in the patterns, once all modules were asked for."""
+        told = [
+            f"ambiguous_pattern: {' and '.join(shown(key) for key in keys[:4])} of {field} give {shown(names[0])}"
+            f"{f' and {len(names) - 1} more modules' if len(names) > 1 else ''} different values; the first in the "
+            "file counts, as in PEFT after loading, even if training used another order."
+            for (field, keys), names in list(self._ambiguous.items())[:_TOLD]
+        ]
+        if len(self._ambiguous) > _TOLD:
+            told.append(f"ambiguous_pattern: so do {len(self._ambiguous) - _TOLD} more sets of patterns.")
+        for patterns in (self._ranks, self._alphas):
+            unused = patterns.unused
+            if unused:
+                more = f" and {len(unused) - 1} more keys of {patterns.field} match" if len(unused) > 1 else ""
+                told.append(f"{shown(unused[0])}{more or f' of {patterns.field} matches'} no module of the adapter.")
+        return told

@@ -1,0 +1,85 @@
+"""How A and B began: additive initialisations leave the base as it is, the others take their part out of its weights.
+
+Trained from the residual W - s B0 A0, an adapter (A, B) means W + s (B A - B0 A0) on the original base. PEFT writes
+that as a plain LoRA of twice the rank, if it is given the state before training.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from registry.tensors.checkpoint.field_rules import any_value, fault, nothing
+from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
+from registry.tensors.checkpoint.variants.variant import Variant
+
+DIAGONAL: Final = "lora_diag"
+
+ADDITIVE: Final = ("gaussian", "orthogonal", "eva", "mica")
+CONVERTED_BY_PEFT: Final = ("pissa", "olora", "corda", "lora_ga")
+
+CONVERT: Final = (
+    "so W + BA is wrong on the original base. Set init_lora_weights to true in the adapter before training and save it "
+    "to a folder INIT, set it back, train, and save with "
+    "save_pretrained(..., path_initial_model_for_weight_conversion=INIT): that is a plain LoRA."
+)
+OWN_BASE: Final = (
+    "merge it with merge_and_unload(), save the model, and add that as a base model; or train a plain LoRA."
+)
+
+
+def initialisation(field: str, value: Any) -> bool | str:
+    """An initialisation that leaves the base weights as they are."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if not isinstance(value, str):
+        raise fault(field, value, "expected true, false or the name of an initialisation.")
+    name = value.lower()
+    if name in ADDITIVE:
+        return name
+    if name in CONVERTED_BY_PEFT or name.startswith("pissa"):
+        raise fault(field, value, f"this initialisation changes the base weights, {CONVERT}", "base_shifting_init")
+    if name == "loftq":
+        raise fault(
+            field,
+            value,
+            "the adapter was trained on the quantised residual that LoftQ leaves, so W + BA is wrong on the original "
+            f"base. Add that residual, dequantised, as a base model; or {OWN_BASE}",
+            "base_shifting_init",
+        )
+    raise fault(field, value, f"known are true, false, {', '.join(ADDITIVE)}; others may change the base weights.")
+
+
+def _beside(instead: str) -> Any:
+    """The settings of a base-shifting initialisation; they stay in the file when the name was set to true by hand."""
+    return nothing(
+        "base_shifting_init",
+        "it belongs to an initialisation that changes the base weights. If the adapter was converted with "
+        f"save_pretrained(path_initial_model_for_weight_conversion=INIT), set the field to null; if not, {instead}",
+    )
+
+
+def fold(draft: Draft) -> None:
+    """Refuse the diagonal of KaSA, which may come without its field."""
+    for module in draft.having(DIAGONAL):
+        refuse_tensor(
+            draft.parts[module][DIAGONAL],
+            f"belongs to KaSA, which cuts the base weights: {OWN_BASE}",
+            "base_shifting_init",
+        )
+
+
+VARIANT: Final = Variant(
+    "initialisations",
+    fields={
+        "kasa_config": nothing(
+            "base_shifting_init", f"KaSA cuts the smallest singular values off the base weights: {OWN_BASE}"
+        ),
+        "init_lora_weights": initialisation,
+        "loftq_config": _beside("add the dequantised residual as a base model."),
+        "corda_config": _beside("convert it that way."),
+        "lora_ga_config": _beside("convert it that way."),
+        "eva_config": any_value,  # EVA is additive
+    },
+    tails={DIAGONAL: DIAGONAL},
+    fold=fold,
+)

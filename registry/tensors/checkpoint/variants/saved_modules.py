@@ -1,0 +1,168 @@
+"""``modules_to_save``: modules that were trained whole. Their tensors replace those of the base, or are new there.
+
+PEFT wraps every module whose path ends with one of the names, and adds the heads of its task: ``classifier`` and
+``score``, or ``qa_outputs``. A head that the base lacks is new, and the configuration names it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Container, Mapping
+from typing import Final
+
+from registry.errors import InvalidAdapterError
+from registry.tensors.checkpoint.adapter import NewValue, Twin
+from registry.tensors.checkpoint.coverage import sure_test
+from registry.tensors.checkpoint.field_rules import names
+from registry.tensors.checkpoint.fit import Place, check_shape, find_place, table_spellings, unsupported, weight_name
+from registry.tensors.checkpoint.name_ends import NameEnds
+from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
+from registry.tensors.checkpoint.variants.variant import Variant
+from registry.tensors.files.header import TensorEntry
+from registry.tensors.files.strict_json import shown
+from registry.tensors.table.targets import TargetTable
+
+RAW: Final = "modules_to_save.bias"
+ORIGINAL: Final = "original_module.bias"
+COUNTER: Final = "num_batches_tracked"
+_NUMBERED: Final = re.compile(r"(?:^|\.)\d+(?:\.|$)")
+
+
+def is_counter(module: str, parameter: str, saved: NameEnds) -> bool:
+    """Whether it is the count of batches of a saved batch norm: an integer that only training uses."""
+    return parameter == COUNTER and saved.outermost(module) is not None
+
+
+def fold(draft: Draft) -> None:
+    """The values of all saved modules."""
+    roots: dict[str, list[str]] = {}
+    for module in sorted(draft.whole):
+        root = draft.saved.outermost(module)
+        if root is not None:
+            roots.setdefault(root, []).append(module)
+    _drop_doubles(draft)
+    below = _below(draft.table) if roots else {}
+    _check_no_pair(draft, roots)
+    for root, modules in roots.items():
+        inside = _parameters_under(root, draft.table, below)
+        found = [
+            _value(draft, root, inside, module, parameter)
+            for module in modules
+            for parameter in sorted(draft.whole[module])
+        ]
+        _check_complete(root, inside, {value.parameter for value in found if value is not None})
+    _check_present(draft)
+
+
+def _value(draft: Draft, root: str, inside: Collection[str], module: str, parameter: str) -> NewValue | None:
+    entry = draft.take_whole(module, parameter)
+    if parameter == COUNTER:
+        return None  # only training counts batches
+    place = find_place(module, parameter, draft.table)
+    if place is None:
+        _check_new(root, inside, entry)
+        value = NewValue(entry, f"{module}.{parameter}")
+    else:
+        _check_kept(module, place)
+        check_shape(entry, place.shape, place.parameter)
+        value = NewValue(entry, place.parameter)
+    draft.add_value(value)
+    return value
+
+
+def _check_kept(module: str, place: Place) -> None:
+    if place.fused is not None and not place.fused.pieces:
+        raise unsupported(
+            module, f"has the parameter {shown(place.parameter)}, which the base's files keep in a form that is not "
+            "followed", "Train without that module."
+        )  # fmt: skip
+
+
+def _check_new(root: str, inside: Collection[str], entry: TensorEntry) -> None:
+    """A parameter that the base lacks has to be of a module that it lacks altogether, and of no layer of a stack."""
+    if inside or _NUMBERED.search(root):
+        refuse_tensor(
+            entry,
+            f"is a parameter of the module {shown(root)}, which modules_to_save in adapter_config.json names; the base "
+            "model has no such parameter. Publish it under the base model that it was trained on.",
+            "unknown_target",
+        )
+
+
+def _parameters_under(root: str, table: TargetTable, below: Mapping[str, list[str]]) -> list[str]:
+    """Canonical names of all parameters that the base has in a module, as it is spelled there or in a checkpoint."""
+    return next((found for path in table_spellings(root, table) if (found := below.get(path))), [])
+
+
+def _below(table: TargetTable) -> dict[str, list[str]]:
+    """Path of a module -> the parameters of the base in it and below it, also those that are tied or of experts."""
+    names = set(table.parameters)
+    for module, target in table.targets.items():
+        names.update(f"{module}.{fused.name}" for fused in target.fused)
+        if target.tensor is None and not target.fused:
+            names.add(f"{module}.{weight_name(target)}")
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        at = name.find(".")
+        while at >= 0:
+            found.setdefault(name[:at], []).append(name)
+            at = name.find(".", at + 1)
+    return found
+
+
+def _check_complete(root: str, inside: Collection[str], found: set[str]) -> None:
+    missing = [name for name in inside if name not in found and not name.endswith(COUNTER)]
+    if missing:
+        raise InvalidAdapterError(
+            f"The module {shown(root)} was trained whole (modules_to_save), but the adapter has no tensor for its "
+            f"parameter {shown(missing[0])}. Save the adapter again.",
+            code="incomplete_adapter",
+        )
+
+
+def _check_no_pair(draft: Draft, roots: Container[str]) -> None:
+    for spelled in draft.spelled.values():
+        if draft.saved.outermost(spelled) in roots:
+            raise InvalidAdapterError(
+                f"The module {shown(spelled)} has a LoRA pair and was trained whole (modules_to_save) in one adapter; "
+                "PEFT can't load that. Save the adapter again with one of them.",
+                code="bad_config",
+            )
+
+
+def _check_present(draft: Draft) -> None:
+    """Refuse an adapter without the tensors of a module of the base that its configuration saves."""
+    if not draft.saved:
+        return
+    surely = sure_test(draft.config, draft.table, draft.modules)
+    for name in draft.table.parameters:
+        module = name.rpartition(".")[0]
+        if draft.is_saved(module) and name not in draft.values and surely(name) and COUNTER not in name:
+            raise InvalidAdapterError(
+                f"adapter_config.json: modules_to_save names {shown(module)}, but the adapter has no tensor for "
+                f"{shown(name)}. Save the adapter again.",
+                code="incomplete_adapter",
+            )
+
+
+def _drop_doubles(draft: Draft) -> None:
+    """With ``bias="all"`` PEFT also writes the biases of its wrapper: the trained one again, and the original."""
+    for part in (RAW, ORIGINAL):
+        for module in list(draft.having(part)):
+            trained = draft.whole.get(module, {}).get("bias")
+            entry = draft.parts[module][part]
+            if trained is None or draft.config.values.get("bias") != "all" or not draft.is_saved(module):
+                refuse_tensor(
+                    entry,
+                    "is part of a raw state dict with a replaced module. Save the adapter with PEFT's save_pretrained.",
+                    "unexpected_tensor",
+                )
+            draft.take(module, part)
+            check_shape(entry, trained.shape, trained.name)
+            if part == RAW:
+                draft.twins.append(Twin(trained, entry))
+
+
+VARIANT: Final = Variant(
+    "saved modules", fields={"modules_to_save": names}, tails={RAW: RAW, ORIGINAL: ORIGINAL}, fold=fold
+)

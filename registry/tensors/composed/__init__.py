@@ -1,0 +1,1 @@
+"""One PEFT adapter that equals a whole path."""

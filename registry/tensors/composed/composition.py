@@ -1,0 +1,301 @@
+"""Composed adapters: one PEFT adapter that equals a whole path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+
+from registry.errors import AccuracyError
+from registry.schemas import Truncation
+from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
+from registry.tensors.composed.adapter_tensors import LEAD, AdapterTensor, Rows, turned, weights_file, whole_value
+from registry.tensors.composed.config import CONFIG, ComposedNames, composed_config
+from registry.tensors.composed.experts import ComposedExperts
+from registry.tensors.composed.forms import attention_of, forms_of, not_composable, rescales, twins_of
+from registry.tensors.composed.pair import ComposedPair, pair_tensors
+from registry.tensors.composed.truncated import (
+    TruncatedExperts,
+    TruncatedPair,
+    expert_spectrum,
+    spectrum,
+    written_error,
+)
+from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_target
+from registry.tensors.files.dtypes import FLOATS
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import BoundLink, PathPrograms, Program, weight_name
+from registry.tensors.path.steps import SetRows
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from registry.tensors.truncation.rank_choice import ModuleSpectrum, choose_ranks, relative_error, rounded_up
+from registry.tensors.truncation.report import report
+
+_TRIES: Final = 5
+
+
+class Composition:
+    """A path as one adapter: what it holds is known from headers, its numbers are made when they are read.
+
+    Args:
+        links: the whole path, root first.
+        since: number of the first link that the adapter holds; those before it are in the weights that it goes on.
+        paths: the path's programs.
+        base: the base's tensors.
+        table: the base's target table.
+
+    Raises:
+        InvalidAdapterError: ``not_composable``, no single PEFT adapter equals this path.
+    """
+
+    def __init__(
+        self, links: Sequence[BoundLink], since: int, paths: PathPrograms, base: BaseTensors, table: TargetTable
+    ) -> None:
+        self._since, self._paths, self._base, self._table = since, paths, base, table
+        self._forms = forms_of(links, since, paths, table)
+        # PEFT has one switch for all modules: a single link that rescales makes every pair a DoRA
+        self.dora = any(rescales(program, since) for _, program in self._forms.pairs)
+        # of modules that share one weight and one change, PEFT keeps the pair of the embedding and its transpose
+        self._twins = {} if self.dora else twins_of(self._forms.pairs, paths.tied, table)
+        self._pairs: list[ComposedPair | TruncatedPair] = [
+            self._pair(target, program) for target, program in self._forms.pairs if target.module not in self._twins
+        ]
+        self._experts: list[ComposedExperts | TruncatedExperts] = list(self._all_experts())
+        self._fill_up(uniform=False)
+
+    @property
+    def notices(self) -> list[str]:
+        """What a person should know about the adapter."""
+        told = []
+        if any(attention_of(pair.target, self._table) for pair in self._pairs):
+            told.append(
+                "The composed adapter has the output projection of a fused attention, whose delta PEFT up to 0.21.2 "
+                "applies twice: its B is halved for those versions."
+            )
+        if self._paths.untied:
+            told.append(
+                f"The path changes {' and '.join(map(repr, self._paths.untied))} differently, which share one weight "
+                "in the base model: merge with this registry, since PEFT would merge both into the shared weight."
+            )
+        return told
+
+    def truncate(self, *, rank: int | None, max_error: float | None, dtype: str) -> Truncation:
+        """Lower the ranks to a cap for each module, or as far as an error over all modules allows, or both.
+
+        ``dtype`` is that of the factors as they will be written; a 16-bit one has an error of its own, which counts.
+
+        Raises:
+            UsageError: an option is out of its range.
+            AccuracyError: the cap or the dtype can't reach the error.
+        """
+        pairs = [pair for pair in self._pairs if isinstance(pair, ComposedPair)]
+        experts = [one for one in self._experts if isinstance(one, ComposedExperts)]
+        parts: list[ComposedPair | ComposedExperts] = [*pairs, *experts]
+        spectra = list(in_order(_spectrum, parts))
+        most, wanted = choose_ranks(spectra, rank=rank), choose_ranks(spectra, rank=rank, max_error=max_error)
+        asked, tries = max_error, 0
+        while True:
+            ranks = self._shared(wanted, spectra)
+            self._pairs = [TruncatedPair(pair, ranks[pair.target.module]) for pair in pairs]
+            self._experts = [TruncatedExperts(one, ranks[one.parameter]) for one in experts]
+            written = self._written_error(spectra, FLOATS[dtype])
+            if max_error is None or asked is None or written is None or written <= max_error:
+                break
+            if wanted == most:
+                cap = "" if rank is None else f" with rank {rank} at most in every module"
+                raise AccuracyError(
+                    f"Written in {dtype}{cap} the error is {rounded_up(written)}, more than the asked {max_error:g}, "
+                    f"because of its rounding; fetch with --dtype fp32, or ask for --max-error {rounded_up(written)} "
+                    "or more."
+                )
+            # the rounding's share of the error hardly depends on the ranks: leave room for it
+            asked = math.sqrt(max(0.0, asked**2 - 1.1 * (written**2 - max_error**2)))
+            tries += 1
+            within = tries < _TRIES and relative_error(spectra, most) <= asked
+            wanted = choose_ranks(spectra, rank=rank, max_error=asked) if within else most
+        self._fill_up(uniform=False)
+        scaled = frozenset(pair.target.module for pair in pairs if self.dora)
+        return report(spectra, ranks, rank=rank, max_error=max_error, scaled=scaled, written=written)
+
+    def _written_error(self, spectra: Sequence[ModuleSpectrum], dtype: torch.dtype) -> float | None:
+        """Relative error of the truncated pairs with their rounding; None where that adds next to nothing."""
+        if dtype.itemsize > 2:
+            return None
+        parts: list[TruncatedPair | TruncatedExperts] = [
+            part for part in (*self._pairs, *self._experts) if isinstance(part, TruncatedPair | TruncatedExperts)
+        ]
+        error = math.hypot(*in_order(lambda part: written_error(part, dtype), parts))
+        total = math.sqrt(math.fsum(module.tails[0] for module in spectra))
+        return error / total if total > 0 else 0.0
+
+    def make_uniform(self) -> None:
+        """Fill every pair with zeros up to the largest rank, for engines that need a single one."""
+        self._fill_up(uniform=True)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank of each module and parameter as it is written."""
+        found = {pair.target.module: pair.rank for pair in self._pairs}
+        found |= {module: found[other] for module, other in self._twins.items()}
+        return found | {experts.parameter: experts.rank for experts in self._experts}
+
+    def files(self, *, dtype: str, base_repo: str | None, hints: Mapping[str, Any]) -> list[ArtifactFile]:
+        """The two files; ``dtype`` is that of all tensors (``F32``)."""
+        tensors: list[AdapterTensor] = [tensor for pair in self._pairs for tensor in pair.tensors()]
+        tensors += self._twin_tensors()
+        tensors += [tensor for experts in self._experts for tensor in experts.tensors()]
+        tensors += self._value_tensors(FLOATS[dtype])
+        tokens = {module: _rows_of(program, self._since) for module, program in self._forms.tokens.items()}
+        tensors += [_token_tensor(self._spelled(module), rows) for module, rows in tokens.items()]
+        names = self._names({module: sorted(rows) for module, rows in tokens.items()})
+        if not names.ranks:
+            target = self._spare_target(names.saved)
+            tensors += pair_tensors(target.module, target, 1, _zeros(target.in_features), _zeros(1), None)
+            names = replace(names, ranks={target.module: 1}, modules=[target.module])
+        config = composed_config(names, self._table, base_repo, hints)
+        return [weights_file(tensors, dtype), generated_file(CONFIG, config)]
+
+    # ------------------------------------------------------------------ pairs
+
+    def _pair(self, target: Target, program: Program) -> ComposedPair:
+        # PEFT up to 0.21.2 applies the delta of an attention's output projection twice
+        factor = 0.5 if attention_of(target, self._table) else 1.0
+        path = self._forms.named.get(target.module)
+        name = path.rpartition(".")[0] if path else self._spelled(target.module)
+        return ComposedPair(name, target, program, self._since, self._base, self.dora, factor)
+
+    def _spelled(self, module: str) -> str:
+        """A module's name in the adapter's tensors."""
+        target = self._table.targets.get(module)
+        attention = attention_of(target, self._table) if target is not None else None
+        return f"{attention.module}.base_layer.out_proj" if attention else module
+
+    def _twin_tensors(self) -> Iterable[AdapterTensor]:
+        pairs = {pair.target.module: pair for pair in self._pairs}
+        for module, other in self._twins.items():
+            a, b = pairs[other].tensors()
+            yield turned(b, f"{LEAD}{module}.lora_A.weight")
+            yield turned(a, f"{LEAD}{module}.lora_B.weight")
+
+    def _all_experts(self) -> Iterable[ComposedExperts]:
+        for module, changed in self._forms.experts.items():
+            # the parameter that the module registers first is in the innermost wrapper
+            nested = [one for one in self._table.targets[module].fused if one in changed]
+            for at, fused in enumerate(nested):
+                name = module + ".base_layer" * (len(nested) - 1 - at)
+                yield ComposedExperts(name, f"{module}.{fused.name}", fused, self._paths.programs, self._since)
+
+    def _fill_up(self, *, uniform: bool) -> None:
+        """Give a rank to all pairs that must share it: an attention's two, or all."""
+        most: dict[str, int] = {}
+        for name, rank in self.ranks.items():
+            group = self._rank_group(name, uniform=uniform)
+            most[group] = max(most.get(group, 0), rank)
+        self._pairs = [
+            replace(pair, at_least=most[self._rank_group(pair.target.module, uniform=uniform)]) for pair in self._pairs
+        ]
+        self._experts = [
+            replace(one, at_least=most[self._rank_group(one.parameter, uniform=uniform)]) for one in self._experts
+        ]
+
+    def _shared(self, ranks: Mapping[str, int], spectra: Sequence[ModuleSpectrum]) -> dict[str, int]:
+        """Of pairs that must share a rank each keeps as much as the one that keeps most: zeros would cost the same."""
+        most: dict[str, int] = {}
+        for name, rank in ranks.items():
+            group = self._rank_group(name, uniform=False)
+            most[group] = max(most.get(group, 0), rank)
+        return {one.module: min(one.most, most[self._rank_group(one.module, uniform=False)]) for one in spectra}
+
+    def _rank_group(self, name: str, *, uniform: bool) -> str:
+        target = self._table.targets.get(name)
+        attention = attention_of(target, self._table) if target is not None else None
+        return "" if uniform else attention.module if attention else name
+
+    # ------------------------------------------------------------------ values
+
+    def _value_tensors(self, dtype: torch.dtype) -> list[AdapterTensor]:
+        """Modules that are saved whole, with all their parameters, and biases."""
+        found = []
+        for module, target in self._forms.saved.items():
+            for name, shape, slot in self._parameters_of(module, target):
+                program = self._paths.programs.get(slot) or Program(slot, (), slot)
+                found.append(whole_value(LEAD + name, shape, self._base.values(program, dtype)))
+        adapted = {target.module for target, _ in self._forms.pairs}
+        for name, program in self._forms.values.items():
+            module, _, leaf = name.rpartition(".")
+            if module in self._forms.saved:
+                continue  # written with its module
+            wrapped = ".base_layer" if self._forms.is_bias(name) and module in adapted else ""
+            held = self._table.parameters.get(name)
+            shape = held.shape if held is not None else self._paths.new[name].shape
+            spelled = f"{LEAD}{self._spelled(module)}{wrapped}.{leaf}"
+            found.append(whole_value(spelled, shape, self._base.values(program, dtype)))
+        return found
+
+    def _parameters_of(self, module: str, target: Target) -> Iterable[tuple[str, tuple[int, ...], Slot]]:
+        weight = weight_name(target)
+        yield f"{module}.{weight}", target.shape, slot_of_target(target)
+        for leaf, held in self._table.parameters_of(module).items():
+            if leaf != weight:
+                yield f"{module}.{leaf}", held.shape, slot_of_parameter(held)
+
+    # ------------------------------------------------------------------ what the configuration says
+
+    def _names(self, tokens: Mapping[str, Sequence[int]]) -> ComposedNames:
+        projections = {pair.target.module for pair in self._pairs if attention_of(pair.target, self._table)}
+        targeted = dict(self._forms.named)
+        targeted |= {experts.parameter: experts.parameter for experts in self._experts}
+        ranks = {targeted.get(name, name): rank for name, rank in self.ranks.items() if name not in projections}
+        adapted = {target.module for target, _ in self._forms.pairs}
+        biased = {name.rpartition(".")[0] for name in self._forms.values if self._forms.is_bias(name)}
+        return ComposedNames(
+            ranks=dict(sorted(ranks.items())),
+            modules=sorted(set(ranks) - set(targeted.values())),
+            parameters=sorted(targeted.values()),
+            saved=self._forms.saved_modules(),
+            tokens=tokens,
+            bias=("lora_only" if biased <= adapted else "all") if biased else "none",
+            dora=self.dora,
+            conv1d=any(pair.target.kind is TargetKind.CONV1D for pair in self._pairs),
+            tied=bool({*self._twins, *self._forms.saved} & set(self._paths.tied)),
+            doubled=bool(projections),
+        )
+
+    def _spare_target(self, taken: Sequence[str]) -> Target:
+        """A module for a pair of zeros: PEFT loads no LoRA without a pair."""
+        for module, target in self._table.targets.items():
+            if target.kind is TargetKind.LINEAR and target.tie is None and module not in taken:
+                return target
+        raise not_composable("The path only replaces whole modules")
+
+
+def _spectrum(part: ComposedPair | ComposedExperts) -> ModuleSpectrum:
+    return expert_spectrum(part) if isinstance(part, ComposedExperts) else spectrum(part)
+
+
+def _rows_of(program: Program, since: int) -> dict[int, tuple[SetRows, int]]:
+    """Token -> where its row is; the last writer wins."""
+    found: dict[int, tuple[SetRows, int]] = {}
+    for step in program.since(since):
+        if isinstance(step, SetRows):
+            found.update({row: (step, at) for at, row in enumerate(step.rows)})
+    return dict(sorted(found.items()))
+
+
+def _token_tensor(module: str, rows: Mapping[int, tuple[SetRows, int]]) -> AdapterTensor:
+    columns = next(iter(rows.values()))[0].entry.shape[1]
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        wanted = list(rows.values())[start:stop]
+        whole = {step.link: step.read() for step, _ in wanted}
+        wide = torch.float64 if any(values.dtype is torch.float64 for values in whole.values()) else torch.float32
+        return torch.stack([whole[step.link][at].to(wide) for step, at in wanted])
+
+    return AdapterTensor(f"{LEAD}{module}.token_adapter.trainable_tokens_delta", (len(rows), columns), read)
+
+
+def _zeros(columns: int) -> Rows:
+    return lambda start, stop: torch.zeros(stop - start, columns)

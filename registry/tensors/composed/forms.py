@@ -1,0 +1,182 @@
+"""Which form each part of a path takes in a composed adapter.
+
+Only products on a module: one pair, or a DoRA where a link rescales. Only token rows: the rows. Anything that replaces
+values and then adds to them: the module's whole values (``modules_to_save``). Everything else that is replaced, such as
+biases and norms: its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from registry.errors import InvalidAdapterError
+from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
+from registry.tensors.path.programs import BoundLink, PathPrograms, Program
+from registry.tensors.path.steps import Add, Replace, Rescale, SetRows
+from registry.tensors.table.targets import FusedParameter, Target, TargetKind, TargetTable
+
+_NO_DORA = {
+    TargetKind.ATTENTION: "a fused attention (nn.MultiheadAttention)",
+    TargetKind.EXPERTS: "a group of experts",
+    TargetKind.UNKNOWN: "a parameter that is targeted by its name",
+}
+
+
+@dataclass
+class Forms:
+    """What a composed adapter is made of, by module as the base names it."""
+
+    pairs: list[tuple[Target, Program]] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)  # of pairs that only ``target_parameters`` asks for: path
+    experts: dict[str, list[FusedParameter]] = field(default_factory=dict)
+    saved: dict[str, Target] = field(default_factory=dict)
+    tokens: dict[str, Program] = field(default_factory=dict)
+    values: dict[str, Program] = field(default_factory=dict)  # by parameter
+
+    def is_bias(self, parameter: str) -> bool:
+        """Whether a value is the bias of a module whose other parameters the path leaves or adapts."""
+        module, _, leaf = parameter.rpartition(".")
+        if leaf not in ("bias", "in_proj_bias") or module in self.saved:
+            return False
+        return not any(other != parameter and other.rpartition(".")[0] == module for other in self.values)
+
+    def saved_modules(self) -> list[str]:
+        """Names of all modules that are saved whole."""
+        by_value = {name.rpartition(".")[0] for name in self.values if not self.is_bias(name)}
+        return sorted({*self.saved, *by_value})
+
+
+def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table: TargetTable) -> Forms:
+    """Sort out what the links from number ``since`` on do.
+
+    Raises:
+        InvalidAdapterError: ``not_composable``, no single PEFT adapter equals this path.
+    """
+    forms = Forms()
+    own = _own_targets(links[since:], table)
+    named = _only_by_name(links[since:])
+    fused = {
+        slot_of_piece(piece, parameter): (target.module, parameter)
+        for target in table.targets.values()
+        for parameter in target.fused
+        for piece in parameter.pieces
+    }
+    parameters = {slot_of_parameter(held): name for name, held in table.parameters.items()}
+    for slot in sorted(paths.programs):
+        program = paths.programs[slot]
+        if not program.since(since):
+            continue
+        if slot in fused:
+            module, parameter = fused[slot]
+            _check_experts(program, since, module)
+            listed = forms.experts.setdefault(module, [])
+            if parameter not in listed:
+                listed.append(parameter)
+        elif slot in own:
+            token_rows = any(own[slot].module in link.checkpoint.tokens for link in links[since:])
+            # PEFT lays the rows of one side of a tie over the other side too, whatever that is by then
+            as_rows = token_rows and own[slot].module not in paths.untied
+            _sort_target(forms, own[slot], program, since, as_rows=as_rows, tied=paths.tied)
+            if slot in named:
+                forms.named[own[slot].module] = named[slot]
+        else:
+            forms.values[parameters.get(slot, slot.tensor)] = program
+    _check_named(forms)
+    _check_dora(forms, since, table)
+    return forms
+
+
+def rescales(program: Program, since: int) -> bool:
+    """Whether a link from number ``since`` on rescales the slot."""
+    return any(isinstance(step, Rescale) for step in program.since(since))
+
+
+def twins_of(pairs: Sequence[tuple[Target, Program]], tied: Sequence[str], table: TargetTable) -> dict[str, str]:
+    """Linear modules that share weight and change with an embedding, and that embedding."""
+    kinds = {target.module: target.kind for target, _ in pairs}
+    found = {}
+    for module in tied:
+        others = [one for one in table.tie_group(module) if kinds.get(one) is TargetKind.EMBEDDING]
+        if kinds.get(module) is TargetKind.LINEAR and others:
+            found[module] = others[0]
+    return found
+
+
+def attention_of(target: Target, table: TargetTable) -> Target | None:
+    """The nn.MultiheadAttention that a module is the output projection of."""
+    parent, _, leaf = target.module.rpartition(".")
+    found = table.targets.get(parent)
+    return found if leaf == "out_proj" and found is not None and found.kind is TargetKind.ATTENTION else None
+
+
+def not_composable(what: str) -> InvalidAdapterError:
+    """The error for a path that no single PEFT adapter equals."""
+    return InvalidAdapterError(
+        f"{what}: no single PEFT adapter equals this path. Fetch it --as merged.", code="not_composable"
+    )
+
+
+def _own_targets(links: Sequence[BoundLink], table: TargetTable) -> Mapping[Slot, Target]:
+    """The target of every slot that is a module's weight, as the links read it."""
+    whole = [one for one in table.targets.values() if not one.fused and (one.tensor is not None or one.tie is not None)]
+    found = {slot_of_target(target): target for target in whole}
+    for link in links:
+        read = [pair.target for pair in link.checkpoint.pairs.values() if pair.fused is None]
+        read += [rows.target for rows in link.checkpoint.tokens.values()]
+        found.update({slot_of_target(target): target for target in read})
+    return found
+
+
+def _only_by_name(links: Sequence[BoundLink]) -> dict[Slot, str]:
+    """Paths of the parameters of two dimensions that ``target_parameters`` asks for, and no link's target_modules."""
+    by_name: dict[Slot, str] = {}
+    by_module: set[Slot] = set()
+    for link in links:
+        for pair in link.checkpoint.pairs.values():
+            if pair.fused is None and pair.parameter:
+                by_name[slot_of_target(pair.target)] = pair.module
+            elif pair.fused is None:
+                by_module.add(slot_of_target(pair.target))
+    return {slot: path for slot, path in by_name.items() if slot not in by_module}
+
+
+def _sort_target(
+    forms: Forms, target: Target, program: Program, since: int, *, as_rows: bool, tied: Sequence[str]
+) -> None:
+    kinds = {type(step) for step in program.since(since)}
+    if not kinds & {Replace, SetRows}:
+        forms.pairs.append((target, program))
+    elif kinds != {SetRows}:
+        forms.saved[target.module] = target
+    elif as_rows:
+        forms.tokens[target.module] = program
+    elif target.module not in tied:  # else it follows the embedding that has the rows
+        forms.saved[target.module] = target
+
+
+def _check_experts(program: Program, since: int, module: str) -> None:
+    if not all(isinstance(step, Add) for step in program.since(since)):
+        raise not_composable(f"The path replaces the parameters of the experts {module!r} as a whole")
+
+
+def _check_named(forms: Forms) -> None:
+    """PEFT nests the wrappers of one module's parameters in an order that only the module's class knows."""
+    modules = [path.rpartition(".")[0] for path in forms.named.values()]
+    for module in modules:
+        if modules.count(module) > 1 or module in forms.experts:
+            raise not_composable(f"The path adapts several parameters of {module!r} by their names")
+
+
+def _check_dora(forms: Forms, since: int, table: TargetTable) -> None:
+    if not any(rescales(program, since) for _, program in forms.pairs):
+        return
+    kinds = dict.fromkeys(forms.experts, TargetKind.EXPERTS)
+    for target, _ in forms.pairs:
+        kinds[target.module] = TargetKind.ATTENTION if attention_of(target, table) else target.kind
+    kinds |= dict.fromkeys(forms.named, TargetKind.UNKNOWN)
+    for module, kind in kinds.items():
+        if kind in _NO_DORA:
+            raise not_composable(
+                f"The path has DoRA links and adapts {module!r}, {_NO_DORA[kind]}, which PEFT can't do in one adapter"
+            )

@@ -1,0 +1,183 @@
+"""Truncated pairs of a composed adapter: the best pairs of a lower rank, certified.
+
+What is approximated is the delta as it is felt: diag(c) B A for a DoRA, so that the error is that of the merged weight.
+The singular values are found while planning, one pass over the factors; the new factors are the old ones times small
+matrices, and are made when they are read (`registry.tensors.truncation.truncate`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+
+import torch
+
+from registry.tensors.arithmetic.blocks import block_rows
+from registry.tensors.arithmetic.rounding import round_into
+from registry.tensors.composed.adapter_tensors import AdapterTensor
+from registry.tensors.composed.experts import ComposedExperts, expert_tensors
+from registry.tensors.composed.pair import ComposedPair, columns_filled, pair_tensors, rows_filled
+from registry.tensors.factors.matrices import Held
+from registry.tensors.files.source import NOWHERE
+from registry.tensors.path.programs import Program
+from registry.tensors.path.steps import Add, BoundPair
+from registry.tensors.table.targets import Target
+from registry.tensors.truncation.rank_choice import ModuleSpectrum
+from registry.tensors.truncation.truncate import Decomposition, KeptDirections, distance, from_triangles, triangle
+
+
+def spectrum(pair: ComposedPair) -> ModuleSpectrum:
+    """Singular values of a pair's delta, as large as PEFT makes it."""
+    values = tuple(value / pair.factor for value in _decompose(pair).singular_values)
+    return ModuleSpectrum(pair.target.module, pair.own_rank, pair.in_features + pair.out_features, (values,))
+
+
+def expert_spectrum(experts: ComposedExperts) -> ModuleSpectrum:
+    """Singular values of the delta of each expert; all of them get one rank."""
+    fused = experts.fused
+    values = tuple(_decompose_expert(experts, number).singular_values for number in range(fused.experts))
+    cost = (fused.in_features + fused.out_features) * fused.experts
+    return ModuleSpectrum(experts.parameter, experts.rank, cost, values)
+
+
+def _decompose(pair: ComposedPair) -> Decomposition:
+    c = pair.scales()[1] if pair.dora else None
+    step = block_rows(pair.out_features, pair.links_rank)
+
+    def blocks(start: int) -> torch.Tensor:
+        rows = pair.b_rows(start, min(start + step, pair.out_features)).to(torch.float64)
+        return rows if c is None else rows * c[start : start + step].unsqueeze(1)
+
+    b = triangle(blocks(start) for start in range(0, pair.out_features, step))
+    a = triangle([pair.a_rows(0, pair.links_rank).T])
+    return from_triangles(b, a, name=repr(pair.target.module))
+
+
+def _decompose_expert(experts: ComposedExperts, expert: int) -> Decomposition:
+    a, b = experts.a(expert), experts.b_rows(expert, 0, experts.fused.out_features)
+    if not a.shape[0]:
+        return Decomposition((), torch.zeros(0, 0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64))
+    return from_triangles(triangle([b]), triangle([a.T]), name=repr(experts.parameter))
+
+
+def written_error(part: TruncatedPair | TruncatedExperts, dtype: torch.dtype) -> float:
+    """||D - D'||_F of a truncated pair whose factors are rounded to ``dtype`` when they are written."""
+    if isinstance(part, TruncatedPair):
+        return part.pair_error(dtype)
+    return math.hypot(*(part.expert_error(number, dtype) for number in range(part.experts.fused.experts)))
+
+
+def _as_written(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    out = torch.empty(values.shape, dtype=dtype)
+    round_into(out, values)
+    return out
+
+
+class _Once:
+    """The kept directions, made once when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[int, KeptDirections] = {}
+
+    def get(self, key: int, pair: ComposedPair | ComposedExperts, rank: int) -> KeptDirections:
+        """Directions of a pair, or of one expert."""
+        with self._lock:
+            if key not in self._made:
+                found = _decompose_expert(pair, key) if isinstance(pair, ComposedExperts) else _decompose(pair)
+                self._made[key] = found.keep(rank)
+            return self._made[key]
+
+
+@dataclass(frozen=True)
+class TruncatedPair:
+    """A composed pair cut to ``kept`` directions."""
+
+    pair: ComposedPair
+    kept: int
+    at_least: int = 0
+    _directions: _Once = field(default_factory=_Once, compare=False, repr=False)
+
+    @property
+    def target(self) -> Target:
+        """The module."""
+        return self.pair.target
+
+    @property
+    def rank(self) -> int:
+        """Rank that the pair is written with."""
+        return max(self.kept, self.at_least)
+
+    def tensors(self) -> list[AdapterTensor]:
+        """A, B and, for a DoRA, the magnitude, made again for the weight as it is now."""
+        pair = self.pair
+        rows_a = rows_filled(self._a_rows, self.kept, pair.in_features)
+        rows_b = columns_filled(self._b_rows, self.rank)
+        return pair_tensors(pair.name, pair.target, self.rank, rows_a, rows_b, self._magnitude if pair.dora else None)
+
+    def pair_error(self, dtype: torch.dtype) -> float:
+        """See `written_error`."""
+        pair = self.pair
+        c = pair.scales()[1] if pair.dora else None
+        a, b = pair.a_rows(0, pair.links_rank), pair.b_rows(0, pair.out_features)
+        kept = self._kept()
+        new = _as_written(kept.b_rows(b), dtype), _as_written(kept.a_rows(a), dtype)
+        return distance(b, a, *new, c)[0] / pair.factor
+
+    def _kept(self) -> KeptDirections:
+        return self._directions.get(0, self.pair, self.kept)
+
+    def _a_rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._kept().a_rows(self.pair.a_rows(0, self.pair.links_rank), start, stop)
+
+    def _b_rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._kept().b_rows(self.pair.b_rows(start, stop))
+
+    def _magnitude(self, start: int, stop: int) -> torch.Tensor:
+        """``c |W + B' A'|`` row by row: the same c as before, on the weight with the new pair."""
+        pair = self.pair
+        _, c, _ = pair.scales()
+        new = BoundPair(Held(self._a_rows(0, self.kept)), Held(self._b_rows(0, pair.out_features)), 1.0, NOWHERE)
+        steps = (*pair.program.steps[: -len(pair.program.since(pair.since))], Add(pair.since, new))
+        _, norms = pair.base.values(Program(pair.program.slot, steps, pair.program.origin), torch.float64).rescalings()
+        return (norms if c is None else norms * c)[start:stop].unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class TruncatedExperts:
+    """The composed pair of a fused parameter, every expert cut to ``kept`` directions."""
+
+    experts: ComposedExperts
+    kept: int
+    at_least: int = 0
+    _directions: _Once = field(default_factory=_Once, compare=False, repr=False)
+
+    @property
+    def parameter(self) -> str:
+        """Full path of the parameter."""
+        return self.experts.parameter
+
+    @property
+    def rank(self) -> int:
+        """Rank that each expert is written with."""
+        return max(self.kept, self.at_least)
+
+    def tensors(self) -> list[AdapterTensor]:
+        """A and B."""
+        return expert_tensors(self.experts.name, self.experts.fused, self.rank, self._a, self._b_rows)
+
+    def expert_error(self, expert: int, dtype: torch.dtype) -> float:
+        """See `written_error`; of one expert."""
+        a, b = self.experts.a(expert), self.experts.b_rows(expert, 0, self.experts.fused.out_features)
+        if not a.shape[0]:
+            return 0.0
+        kept = self._directions.get(expert, self.experts, self.kept)
+        return distance(b, a, _as_written(kept.b_rows(b), dtype), _as_written(kept.a_rows(a), dtype))[0]
+
+    def _a(self, expert: int) -> torch.Tensor:
+        return self._directions.get(expert, self.experts, self.kept).a_rows(self.experts.a(expert))
+
+    def _b_rows(self, expert: int, start: int, stop: int) -> torch.Tensor:
+        rows = self.experts.b_rows(expert, start, stop)
+        return self._directions.get(expert, self.experts, self.kept).b_rows(rows)

@@ -1,0 +1,1 @@
+"""Slots of the base, and the factors that change them, as matrices."""

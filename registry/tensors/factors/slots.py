@@ -1,0 +1,62 @@
+"""Slots: the matrices of the base's files that a path may change.
+
+Every float tensor is seen as a matrix of stored rows: (out, in), (in, out) for a transposed one, (out, in * kernel) for
+a convolution, (experts * rows, columns) for a fused one, and a vector as one column. A slot is a run of those rows that
+has one oriented matrix (out x in) of its own, so that a path's changes to it are one small program
+(`registry.tensors.path.programs`), whatever kind of module it belongs to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from registry.tensors.table.targets import FileParameter, FusedParameter, Piece, Target
+
+
+@dataclass(frozen=True, order=True)
+class Slot:
+    """Stored rows ``first`` to ``first + rows`` of a tensor that is seen as a matrix with ``columns`` columns.
+
+    Which way it multiplies is no part of what it is: it is still the same slot, so it does not count in comparisons.
+    """
+
+    tensor: str  # name in the base's files, or the name that an untied or new weight gets there
+    first: int
+    rows: int
+    columns: int
+    transposed: bool = field(default=False, compare=False)  # the rows are input features
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the slot's matrix in oriented space (out x in)."""
+        return self.columns if self.transposed else self.rows
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the slot's matrix in oriented space (out x in)."""
+        return self.rows if self.transposed else self.columns
+
+
+def slot_of_target(target: Target) -> Slot:
+    """The whole weight of a module that is one tensor; a tied one gets the name that it has once it is untied."""
+    tensor = target.tensor or f"{target.module}.weight"
+    columns = math.prod(target.shape[1:])
+    return Slot(tensor, 0, target.shape[0], columns, target.transposed)
+
+
+def slot_of_parameter(parameter: FileParameter) -> Slot:
+    """A whole parameter whose orientation does not matter: it is only ever replaced."""
+    return Slot(parameter.tensor, 0, *as_matrix(parameter.shape))
+
+
+def slot_of_piece(piece: Piece, parameter: FusedParameter) -> Slot:
+    """The rows of one piece of a fused parameter."""
+    size = piece.out[1] - piece.out[0]
+    rows, columns = (parameter.in_features, size) if piece.transposed else (size, parameter.in_features)
+    return Slot(piece.tensor, piece.matrix * rows, rows, columns, piece.transposed)
+
+
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, columns) of a tensor that is seen as a matrix: the first dimension by the rest; a vector is a column."""
+    return (shape[0], math.prod(shape[1:])) if shape else (1, 1)

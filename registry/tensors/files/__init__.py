@@ -1,0 +1,1 @@
+"""Bytes by range, safetensors headers, dtypes, and JSON that strangers wrote: read strictly."""

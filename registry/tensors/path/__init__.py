@@ -1,0 +1,1 @@
+"""What the adapters of a path do to each slot, and the values that come out."""

@@ -1,0 +1,273 @@
+"""From the adapters of a path to one small program for each slot that they change.
+
+Links come root first. A replacement makes everything before it dead, so it is dropped; the last writer wins. Modules
+that share a weight have a slot each: where the path does the same to both they stay one weight, else they are untied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from registry.errors import InvalidAdapterError
+from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue
+from registry.tensors.factors.matrices import Ones, Plain, Turned
+from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
+from registry.tensors.files.source import ByteSource
+from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
+from registry.tensors.table.targets import FileParameter, FusedParameter, Target, TargetKind, TargetTable
+
+
+@dataclass(frozen=True)
+class BoundLink:
+    """One adapter of a path with its open file."""
+
+    checkpoint: Checkpoint
+    source: ByteSource
+    coefficient: float = 1.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a path does to one slot, root first; a `Replace` can only be the first step."""
+
+    slot: Slot
+    steps: tuple[Step, ...]
+    origin: Slot | None  # the base's rows that it starts from; None: the base has none, the first step replaces
+
+    def since(self, link: int) -> tuple[Step, ...]:
+        """The steps of the links from number ``link`` on."""
+        return tuple(step for step in self.steps if step.link >= link)
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor that the merged model has and the base's files lack."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str | None  # None: that of the tensor it was tied to
+    beside: str | None  # the base tensor whose file it goes into
+
+
+@dataclass(frozen=True)
+class PathPrograms:
+    """Everything that a path changes."""
+
+    programs: Mapping[Slot, Program]
+    new: Mapping[str, NewTensor] = field(default_factory=dict)
+    untied: tuple[str, ...] = ()  # modules that shared one weight and no longer do
+    tied: tuple[str, ...] = ()  # changed modules that still share one weight; each has a program, all the same
+
+    def by_tensor(self) -> dict[str, list[Program]]:
+        """Programs of each tensor of the merged model, in the order of its rows."""
+        found: dict[str, list[Program]] = {}
+        for slot in sorted(self.programs):
+            if slot.tensor in self.new or self.programs[slot].origin == slot:
+                found.setdefault(slot.tensor, []).append(self.programs[slot])
+        return found
+
+
+def path_programs(links: Sequence[BoundLink], table: TargetTable) -> PathPrograms:
+    """The programs of a path.
+
+    Raises:
+        InvalidAdapterError: ``lineage_mismatch`` where two links read one tensor in two ways, ``tied_weights`` where
+            modules that share a weight would have to part and can't.
+    """
+    steps: dict[Slot, list[Step]] = {}
+    turned: dict[Slot, bool] = {}
+    new: dict[str, NewTensor] = {}
+    for number, link in enumerate(links):
+        parted = _parted(steps, table)
+        for slot, step in _steps_of(number, link, table, new, parted):
+            if isinstance(step, Add | Rescale) and turned.setdefault(slot, slot.transposed) is not slot.transposed:
+                raise InvalidAdapterError(
+                    f"Two adapters of the path read the tensor {slot.tensor!r} in two ways, one as (out, in), the "
+                    "other as (in, out); one of them was trained on another model.",
+                    code="lineage_mismatch",
+                )
+            so_far = steps.setdefault(slot, [])
+            if isinstance(step, Replace):
+                so_far.clear()
+            so_far.append(step)
+    held = _held_by_another(table)
+    programs = {}
+    for key, found in steps.items():
+        slot = replace(key, transposed=turned.get(key, key.transposed))
+        programs[slot] = Program(slot, tuple(found), None if slot.tensor in new else _origin(slot, held))
+    return _with_ties(programs, new, table)
+
+
+def _steps_of(
+    number: int, link: BoundLink, table: TargetTable, new: dict[str, NewTensor], parted: frozenset[str]
+) -> Iterator[tuple[Slot, Step]]:
+    """What one link does: values first, then rows, then products, then magnitudes (PEFT's loader and merge).
+
+    ``parted`` are the tied modules that earlier links parted: what is done to one of them is done to it alone.
+    """
+    for value in link.checkpoint.values.values():
+        yield from _replacements(number, link.source, value, table, new)
+    for rows in link.checkpoint.tokens.values():
+        tied = rows.tied and rows.target.module not in parted
+        for target in _sides(rows.target, table, all_of_them=tied):
+            yield slot_of_target(target), SetRows(number, rows.entry, link.source, rows.tokens, tied=tied)
+    for pair in link.checkpoint.pairs.values():
+        scale = pair.scaling * link.coefficient
+        for slot, bound in _bound_pairs(pair, scale, link.source, table):
+            yield slot, Add(number, bound, tied=pair.tied)
+        if pair.bias is not None:
+            held = _bias_of(pair.target, table)
+            bias = BoundPair(Ones(pair.bias), Plain(pair.bias), scale, link.source)
+            yield slot_of_parameter(held), Add(number, bias)
+        if pair.magnitude is not None:
+            yield slot_of_target(pair.target), Rescale(number, pair.magnitude, link.source, tied=pair.tied)
+
+
+def _replacements(
+    number: int, source: ByteSource, value: NewValue, table: TargetTable, new: dict[str, NewTensor]
+) -> Iterator[tuple[Slot, Step]]:
+    entry = value.entry
+    module, _, leaf = value.parameter.rpartition(".")
+    target = table.targets.get(module)
+    if target is not None and leaf == weight_name(target):
+        for side in _sides(target, table, all_of_them=value.tied):
+            slot = slot_of_target(side)
+            yield slot, Replace(number, entry, source, slot.columns, tied=value.tied)
+        return
+    fused = next((one for one in target.fused if one.name == leaf), None) if target is not None else None
+    if fused is not None:
+        yield from _fused_replacements(number, source, value, fused)
+        return
+    held = table.parameters.get(value.parameter)
+    if held is None:
+        # a module that the base lacks, such as the head of another task: its runtime name is its name in the files
+        new[value.parameter] = NewTensor(value.parameter, entry.shape, entry.dtype, None)
+        held = FileParameter(value.parameter, entry.shape)
+    slot = slot_of_parameter(held)
+    yield slot, Replace(number, entry, source, slot.columns)
+
+
+def _fused_replacements(
+    number: int, source: ByteSource, value: NewValue, fused: FusedParameter
+) -> Iterator[tuple[Slot, Step]]:
+    for piece in fused.pieces:
+        whole = piece.out == (0, fused.out_features)
+        if piece.transposed is not fused.transposed or (fused.transposed and not whole):
+            raise InvalidAdapterError(
+                f"Tensor {value.entry.name!r} replaces a parameter of experts that the base's files keep transposed; "
+                "that is not supported. Train a LoRA on it instead.",
+                code="unsupported_layout",
+            )
+        slot = slot_of_piece(piece, fused)
+        a_matrix = fused.in_features if fused.transposed else fused.out_features
+        first = piece.expert * a_matrix + (0 if fused.transposed else piece.out[0])
+        yield slot, Replace(number, value.entry, source, slot.columns, first)
+
+
+def _bound_pairs(
+    pair: LoraPair, scale: float, source: ByteSource, table: TargetTable
+) -> Iterator[tuple[Slot, BoundPair]]:
+    if pair.fused is None:
+        bound = BoundPair(pair.a_matrix, pair.b_matrix, scale, source)
+        for side in _sides(pair.target, table, all_of_them=pair.tied):
+            # the same numbers, read the other way where the other side keeps the weight transposed
+            turned = side.transposed is not pair.target.transposed
+            yield slot_of_target(side), _turned(pair, scale, source) if turned else bound
+        return
+    for piece in pair.fused.pieces if pair.piece is None else (pair.piece,):
+        a, b = pair.expert_matrices(piece)
+        yield slot_of_piece(piece, pair.fused), BoundPair(a, b, scale, source)
+
+
+def _turned(pair: LoraPair, scale: float, source: ByteSource) -> BoundPair:
+    return BoundPair(Turned(pair.b), Turned(pair.a), scale, source)
+
+
+def weight_name(target: Target) -> str:
+    """The parameter of a module that its target stands for."""
+    return "in_proj_weight" if target.kind is TargetKind.ATTENTION else "weight"
+
+
+def _bias_of(target: Target, table: TargetTable) -> FileParameter:
+    name = f"{target.module}.{'in_proj_bias' if target.kind is TargetKind.ATTENTION else 'bias'}"
+    return table.parameters[name]
+
+
+def _sides(target: Target, table: TargetTable, *, all_of_them: bool) -> list[Target]:
+    """A module, and on demand all that share its weight."""
+    if not all_of_them or target.tie is None:
+        return [target]
+    return [table.targets[module] for module in table.tie_group(target.module)]
+
+
+def _with_ties(programs: dict[Slot, Program], new: dict[str, NewTensor], table: TargetTable) -> PathPrograms:
+    """Says which modules stay tied, and gives those that part a tensor each."""
+    tied: list[str] = []
+    untied: list[str] = []
+    for group in _touched_groups(programs, table):
+        sides = {module: slot_of_target(table.targets[module]) for module in group}
+        if _stay_tied([programs[slot].steps if slot in programs else () for slot in sides.values()]):
+            tied += group
+            continue
+        _check_may_part(group, table)
+        untied += group
+        for module, slot in sides.items():
+            target = table.targets[module]
+            if target.tensor is None:
+                holder = table.targets[table.tie_group(module)[0]]
+                new[slot.tensor] = NewTensor(slot.tensor, target.shape, None, holder.tensor)
+                programs.setdefault(slot, Program(slot, (), origin_of(slot, table)))
+    return PathPrograms(programs, new, tuple(untied), tuple(tied))
+
+
+def _held_by_another(table: TargetTable) -> dict[str, str]:
+    """For the weights of tied modules that the files lack: the tensor that holds them."""
+    found = {}
+    for target in table.targets.values():
+        if target.tensor is None and target.tie is not None:
+            holder = table.targets[table.tie_group(target.module)[0]]
+            found[slot_of_target(target).tensor] = holder.tensor or ""
+    return found
+
+
+def origin_of(slot: Slot, table: TargetTable) -> Slot:
+    """The base's rows that a slot starts from: its own, or those of the module that holds its weight."""
+    return _origin(slot, _held_by_another(table))
+
+
+def _origin(slot: Slot, held: Mapping[str, str]) -> Slot:
+    return replace(slot, tensor=held.get(slot.tensor, slot.tensor))
+
+
+def _touched_groups(slots: Container[Slot], table: TargetTable) -> list[tuple[str, ...]]:
+    groups = dict.fromkeys(
+        table.tie_group(module)
+        for module, target in table.targets.items()
+        if target.tie is not None and slot_of_target(target) in slots
+    )
+    return list(groups)
+
+
+def _parted(steps: Mapping[Slot, Sequence[Step]], table: TargetTable) -> frozenset[str]:
+    """Modules whose weights are no longer one after these steps."""
+    groups = _touched_groups(steps, table)
+    sides = {group: [steps.get(slot_of_target(table.targets[module]), ()) for module in group] for group in groups}
+    return frozenset(module for group in groups if not _stay_tied(sides[group]) for module in group)
+
+
+def _stay_tied(sides: Sequence[Sequence[Step]]) -> bool:
+    """Whether every side gets the same from every link."""
+    done = [[(type(step), step.link) for step in steps] for steps in sides]
+    return all(one == done[0] for one in done) and all(step.tied for steps in sides for step in steps)
+
+
+def _check_may_part(group: tuple[str, ...], table: TargetTable) -> None:
+    """Only the input embedding and the output head of a model can part: its configuration has a switch for them."""
+    if len(group) != 2 or table.output_module not in group:
+        raise InvalidAdapterError(
+            f"The modules {', '.join(map(repr, group))} share one weight in the base model, and the path changes only "
+            "some of them; the model's configuration can't tell them apart. Train on all of them with "
+            "ensure_weight_tying=True, or on none.",
+            code="tied_partial",
+        )

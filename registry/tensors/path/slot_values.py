@@ -1,0 +1,248 @@
+"""The values of one slot after its path, block by block: the kernel under merged files, full values and DoRA norms.
+
+A block starts as the origin's stored rows in the precision of sums and goes through the path's steps in order, with
+consecutive products as one. Nothing is rounded on the way. Oriented rows that are stored rows have their norms in the
+block itself; those that are stored columns (embeddings, Conv1D) need a pass over the whole slot for each rescaling.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from registry.errors import InvalidAdapterError
+from registry.tensors.arithmetic.blocks import add_product, block_rows, pad_rows
+from registry.tensors.factors.slots import Slot
+from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
+
+_KEPT: Final = 4
+_NORM_CHUNK: Final = 128
+
+Factors = tuple[torch.Tensor, torch.Tensor]
+MatrixRows = Callable[[int, int], torch.Tensor]
+"""Stored rows start to stop of a slot before any step, in the dtype that they are kept in."""
+
+
+class RecentFactors:
+    """Factors in use: made once each, the least recently used dropped; shared by the slots of a file."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, tuple[threading.Lock, list[Factors]]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Factors]) -> Factors:
+        """The factors of that key."""
+        with self._lock:
+            slot = self._kept.setdefault(key, (threading.Lock(), []))
+            self._kept.move_to_end(key)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        lock, made = slot
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+
+@dataclass(frozen=True)
+class _Product:
+    pairs: tuple[BoundPair, ...]
+
+
+_Stage = _Product | SetRows | Rescale
+
+
+class SlotValues:
+    """Any block of a slot's values after some steps.
+
+    Args:
+        slot: which rows of which tensor.
+        origin: its rows before the steps; not used where the first step replaces them.
+        steps: what the path does to it, root first.
+        dtype: precision of sums.
+        recent: where factors are kept between blocks.
+        merge_products: False keeps each product a stage of its own, for `trace`.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        origin: MatrixRows,
+        steps: Sequence[Step],
+        dtype: torch.dtype,
+        recent: RecentFactors | None = None,
+        *,
+        merge_products: bool = True,
+    ) -> None:
+        self.slot = slot
+        self.rows_a_block = block_rows(slot.rows, slot.columns)
+        self.blocks = -(-slot.rows // self.rows_a_block)
+        self.dtype = dtype
+        first = steps[0] if steps else None
+        self._read = first.read if isinstance(first, Replace) else origin
+        self._stages = _stages(steps[1:] if isinstance(first, Replace) else steps, merge_products)
+        self._recent = recent or RecentFactors()
+        self._column_factors: dict[int, torch.Tensor] = {}
+        self._lock = threading.Lock()
+
+    def origin_block(self, index: int) -> torch.Tensor:
+        """Stored rows of block ``index`` before the steps, in the dtype that they are kept in."""
+        start = index * self.rows_a_block
+        return self._read(start, min(start + self.rows_a_block, self.slot.rows))
+
+    def block(self, index: int) -> torch.Tensor:
+        """Stored rows of block ``index`` after the steps, not rounded, shape (rows, columns)."""
+        values, rows = self._begin(index)
+        for stage in range(len(self._stages)):
+            self._apply(stage, index, values, rows)
+        return values[:rows]
+
+    def trace(self, index: int) -> Iterator[tuple[SetRows | Add | Rescale | None, torch.Tensor]]:
+        """The block before the steps (None) and after each of them; the tensor is changed by the next turn."""
+        values, rows = self._begin(index)
+        yield None, values[:rows]
+        for number, stage in enumerate(self._stages):
+            self._apply(number, index, values, rows)
+            yield Add(0, stage.pairs[0]) if isinstance(stage, _Product) else stage, values[:rows]
+
+    def _begin(self, index: int) -> tuple[torch.Tensor, int]:
+        stored = self.origin_block(index)
+        rows = stored.shape[0]
+        values = torch.empty(self.rows_a_block, self.slot.columns, dtype=self.dtype)
+        values[:rows].copy_(stored)
+        values[rows:].zero_()
+        return values, rows
+
+    def _apply(self, number: int, index: int, values: torch.Tensor, rows: int) -> None:
+        stage = self._stages[number]
+        first = index * self.rows_a_block
+        if isinstance(stage, _Product):
+            left, right = self._recent.get((self.slot, number), lambda: self._factors(stage.pairs))
+            add_product(values, left[first : first + self.rows_a_block], right)
+        elif isinstance(stage, SetRows):
+            _set_rows(values, stage, first, rows)
+        elif self.slot.transposed:
+            values *= self._by_column(number)
+        else:
+            values[:rows] *= self._by_row(stage, values[:rows], first).unsqueeze(1)
+
+    def _factors(self, pairs: Sequence[BoundPair]) -> Factors:
+        """Left (stored rows, R), padded to whole blocks, and right (R, stored columns) of a product as it is stored."""
+        a = torch.cat([pair.a_rows(0, pair.rank, self.dtype) for pair in pairs])
+        b = torch.cat([pair.b_rows(0, self.slot.out_features, self.dtype) for pair in pairs], dim=1)
+        left, right = (a.T.contiguous(), b.T.contiguous()) if self.slot.transposed else (b, a)
+        return pad_rows(left, self.rows_a_block), right
+
+    def _by_row(self, stage: Rescale, values: torch.Tensor, first: int) -> torch.Tensor:
+        magnitude = stage.read(torch.float64)[first : first + values.shape[0]]
+        return self._ratio(stage, magnitude, row_norms(values), first)
+
+    def _by_column(self, number: int) -> torch.Tensor:
+        """Factors of the columns at a rescaling; they need all rows, so they are made once."""
+        with self._lock:
+            if number not in self._column_factors:
+                for earlier, stage in enumerate(self._stages[: number + 1]):
+                    if isinstance(stage, Rescale) and earlier not in self._column_factors:
+                        self._column_factors[earlier] = self._make_by_column(earlier, stage)
+            return self._column_factors[number]
+
+    def _make_by_column(self, number: int, stage: Rescale) -> torch.Tensor:
+        squares = torch.zeros(self.slot.columns, dtype=torch.float64)
+        for index in range(self.blocks):
+            squares += column_squares(self._before(number, index))
+        return self._ratio(stage, stage.read(torch.float64), squares.sqrt(), 0)
+
+    def _before(self, number: int, index: int) -> torch.Tensor:
+        """Block ``index`` before stage ``number``, all earlier column factors being known."""
+        values, rows = self._begin(index)
+        for earlier in range(number):
+            known = self._column_factors.get(earlier)
+            if known is None:
+                self._apply(earlier, index, values, rows)
+            else:
+                values *= known
+        return values[:rows]
+
+    def _ratio(self, stage: Rescale, magnitude: torch.Tensor, norms: torch.Tensor, first: int) -> torch.Tensor:
+        factors = magnitude / norms
+        bad = (norms == 0) | ~factors.isfinite()
+        if bool(bad.any()):
+            at = int(bad.nonzero()[0, 0])
+            raise InvalidAdapterError(
+                f"Tensor {stage.entry.name!r}: DoRA divides by the norm of output feature {first + at} of "
+                f"{self.slot.tensor!r}, which is {norms[at].item():g}. The feature has no direction to scale: train "
+                "this module without DoRA.",
+                code="zero_norm",
+            )
+        return factors.to(self.dtype)
+
+    def rescalings(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Factors (out_features,) of each rescaling in order, and the norms of the oriented rows after all steps."""
+        numbers = [number for number, stage in enumerate(self._stages) if isinstance(stage, Rescale)]
+        if self.slot.transposed:
+            factors = [self._by_column(number) for number in numbers]
+            squares = torch.zeros(self.slot.columns, dtype=torch.float64)
+            for index in range(self.blocks):
+                squares += column_squares(self.block(index))
+            return factors, squares.sqrt()
+        found: list[list[torch.Tensor]] = [[] for _ in numbers]
+        norms = []
+        for index in range(self.blocks):
+            values, rows = self._begin(index)
+            first = index * self.rows_a_block
+            for number, stage in enumerate(self._stages):
+                if isinstance(stage, Rescale):
+                    factors_here = self._by_row(stage, values[:rows], first)
+                    found[numbers.index(number)].append(factors_here)
+                    values[:rows] *= factors_here.unsqueeze(1)
+                else:
+                    self._apply(number, index, values, rows)
+            norms.append(row_norms(values[:rows]))
+        return [torch.cat(parts) for parts in found], torch.cat(norms)
+
+
+def _stages(steps: Sequence[Step], merge_products: bool) -> tuple[_Stage, ...]:
+    """Steps after a replacement as stages; a replacement drops what is before it, so there is no other."""
+    stages: list[_Stage] = []
+    for step in steps:
+        if isinstance(step, SetRows | Rescale):
+            stages.append(step)
+        elif isinstance(step, Add):
+            last = stages[-1] if stages else None
+            if merge_products and isinstance(last, _Product):
+                stages[-1] = _Product((*last.pairs, step.pair))
+            else:
+                stages.append(_Product((step.pair,)))
+    return tuple(stages)
+
+
+def _set_rows(values: torch.Tensor, stage: SetRows, first: int, rows: int) -> None:
+    here = [(at, row - first) for at, row in enumerate(stage.rows) if first <= row < first + rows]
+    if here:
+        new = stage.read()
+        for at, row in here:
+            values[row] = new[at].to(values.dtype)
+
+
+def row_norms(values: torch.Tensor) -> torch.Tensor:
+    """Euclidean norms of the rows in float64: exact to the precision of the values, at the speed of float32.
+
+    Chunks of a row are summed in the values' own precision and the chunks in float64, so the error does not grow with
+    the length of the row.
+    """
+    whole = values.shape[1] // _NORM_CHUNK * _NORM_CHUNK
+    squares: torch.Tensor = torch.linalg.vector_norm(values[:, whole:], dim=1, dtype=torch.float64).square()
+    if whole:
+        chunks = torch.unflatten(values[:, :whole], 1, (-1, _NORM_CHUNK))
+        squares += torch.linalg.vector_norm(chunks, dim=2).to(torch.float64).square().sum(1)
+    return squares.sqrt()
+
+
+def column_squares(values: torch.Tensor) -> torch.Tensor:
+    """Sums of the squares of the columns, in float64."""
+    return values.to(torch.float64).square_().sum(0)

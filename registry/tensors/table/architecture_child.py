@@ -1,0 +1,208 @@
+"""Runs alone in a limited child process: builds a model class of transformers on the meta device and says what it saw.
+
+It is run as a script in isolated mode (``python -I architecture_child.py CPU_SECONDS MEMORY_BYTES``). The request comes
+on stdin and the answer goes to stdout, one JSON document each:
+
+- request: ``path`` (where Python packages lie), ``config`` (a parsed config.json), ``tensors`` (file tensor -> shape);
+- answer: ``{"status": "unknown"}`` when transformers has no such model, ``{"status": "refused", "reason": ...}``, or
+  ``{"status": "built", ...}`` with the facts of `registry.tensors.table.architecture_facts`, which
+  `registry.tensors.table.structure` turns into a table.
+
+The config is a stranger's. No code but that of the installed packages is run: ``auto_map`` is dropped, nothing is
+downloaded, and sockets and new processes are refused by an audit hook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+# Keys that choose code, downloads or kernels. The structure of a model does not depend on any of them.
+_DROPPED: Final = frozenset(
+    {
+        "auto_map", "custom_pipelines", "quantization_config", "compression_config", "_name_or_path",
+        "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
+        "experts_implementation", "_experts_implementation", "_experts_implementation_internal", "fusion_config",
+    }
+)  # fmt: skip
+_REFUSED_EVENTS: Final = frozenset(
+    {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn"}
+)
+
+# Weights and modules that a model may register: a fixed number, and some for each tensor that the files hold.
+_ALLOWED_PARTS: Final = 20_000
+_ALLOWED_PARTS_A_TENSOR: Final = 40
+
+
+class _Refused(Exception):  # noqa: N818 (it is an answer, not a fault)
+    """The model can't be built; the text is the reason to show."""
+
+
+def _cleaned(value: Any) -> Any:
+    """A config without the keys that choose code, and with the floats that transformers spells for JSON."""
+    if isinstance(value, dict):
+        if set(value) == {"__float__"} and value["__float__"] in ("NaN", "Infinity", "-Infinity"):
+            return float(value["__float__"])
+        return {key: _cleaned(item) for key, item in value.items() if key not in _DROPPED}
+    return [_cleaned(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_model(cls: Any) -> bool:
+    from transformers import PreTrainedModel
+
+    return isinstance(cls, type) and issubclass(cls, PreTrainedModel) and getattr(cls, "config_class", None) is not None
+
+
+def _named_class(name: str, config_class: Any) -> Any:
+    """The model class of that name in transformers, or None."""
+    import importlib
+
+    import transformers
+
+    cls = getattr(transformers, name, None)
+    if backends := getattr(cls, "_backends", None):
+        raise _Refused(f"it needs the Python packages {', '.join(backends)}: install them")
+    if cls is None and config_class is not None:
+        # not every class is exported at the top: look beside the config class, configuration_x -> modeling_x
+        head, _, leaf = config_class.__module__.rpartition(".")
+        with contextlib.suppress(ImportError):
+            cls = getattr(importlib.import_module(f"{head}.{leaf.replace('configuration', 'modeling')}"), name, None)
+    return cls if _is_model(cls) else None
+
+
+def _classes(config: dict[str, Any]) -> tuple[list[Any], Any, bool]:
+    """(model classes to try, config class, whether the config itself names the class)."""
+    import transformers
+
+    model_type, named = config.get("model_type"), config.get("architectures")
+    config_class = None
+    if isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING:
+        config_class = transformers.CONFIG_MAPPING[model_type]
+    name = named[0] if isinstance(named, list) and named else None
+    if isinstance(name, str) and name.isidentifier() and not name.startswith("_"):
+        cls = _named_class(name, config_class)
+        # transformers' own loaders go by the model type: a class of another type is not what they would build
+        if cls is not None and model_type in (None, cls.config_class.model_type):
+            return [cls], config_class or cls.config_class, True
+    if config_class is None:
+        return [], None, False
+    found = []
+    for mapping in (transformers.MODEL_MAPPING, transformers.MODEL_FOR_CAUSAL_LM_MAPPING):
+        cls = mapping.get(config_class, None)
+        cls = cls[0] if isinstance(cls, (list, tuple)) else cls
+        if _is_model(cls) and cls not in found:
+            found.append(cls)
+    return found, config_class, False
+
+
+@contextlib.contextmanager
+def _part_limit(limit: int) -> Iterator[None]:
+    """Stop a construction that registers more modules and weights than the files could ever fill."""
+    from torch.nn.modules import module as hooks
+
+    count = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise _Refused(f"it describes more than {limit} modules and weights, far more than the files hold")
+
+    handles = [
+        hooks.register_module_parameter_registration_hook(counted),
+        hooks.register_module_module_registration_hook(counted),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _build(cls: Any, config_class: Any, config: dict[str, Any], limit: int) -> Any:
+    import torch
+    from transformers import initialization
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_part_limit(limit))
+        for name in ("no_tie_weights", "meta_device_safe_creation_ops"):
+            if hasattr(initialization, name):
+                stack.enter_context(getattr(initialization, name)())
+        built = config_class.from_dict(config)
+        stack.enter_context(torch.device("meta"))
+        return cls(built)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a request; every fault of a config is an answer too."""
+    # here and not at the top: as a script, this file knows no package before it has read where packages lie
+    from registry.tensors.table.architecture_facts import explained, facts_of
+
+    tensors = request["tensors"]
+    try:
+        classes, config_class, named = _classes(request["config"])
+        if not classes:
+            return {"status": "unknown"}
+        config = _cleaned(request["config"])
+        limit = _ALLOWED_PARTS + _ALLOWED_PARTS_A_TENSOR * len(tensors)
+        answers = [facts_of(_build(cls, config_class, config, limit), tensors, named) for cls in classes]
+        return max(answers, key=explained)
+    except _Refused as refusal:
+        return {"status": "refused", "reason": str(refusal)}
+    except MemoryError:
+        return {"status": "refused", "reason": "it needs more memory than is allowed for this"}
+    except RecursionError:
+        return {"status": "refused", "reason": "it is nested too deeply"}
+    except Exception as error:  # noqa: BLE001 (a stranger's config can make model code raise anything at all)
+        return {"status": "refused", "reason": _sentence(error)}
+
+
+def _sentence(error: Exception) -> str:
+    """What an exception says, on one line, without the frames that torch adds and without a full stop."""
+    text = " ".join(str(error).partition("Exception raised from")[0].split())
+    return f"{type(error).__name__}: {text[:200]}".rstrip(" .:")
+
+
+def _stay_inside() -> None:
+    """From here on: no word on the streams, no sockets, no new processes."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    import torch  # noqa: F401 (before the hook: loading it may start processes)
+    import transformers  # noqa: F401
+
+    def refuse(event: str, _: Any) -> None:
+        if event in _REFUSED_EVENTS:
+            raise _Refused("it asks for something outside of this process")
+
+    sys.addaudithook(refuse)
+
+
+def main() -> None:
+    """Set the limits, read the request, answer."""
+    seconds, memory = int(sys.argv[1]), int(sys.argv[2])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # what libraries print must not end up in the answer
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    request = json.load(sys.stdin.buffer)
+    # this package last: its folder may be the current one, which is not to hide what is installed
+    sys.path[:] = [*request["path"], str(Path(__file__).parents[2])]
+    _stay_inside()
+    text = json.dumps(answer(request))
+    with os.fdopen(stdout, "w", encoding="utf-8") as out:
+        out.write(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What a base folder's ``registry.json`` declares of its modules, because the tensors can't tell it.
+
+For nets that transformers does not know. The keys are described in docs/bases.md; a key, a module or a value that is
+not known is refused, because a declaration that is half understood gives wrong weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final, NoReturn
+
+from registry.errors import InvalidBaseError
+from registry.tensors.files.strict_json import shown
+from registry.tensors.table.targets import FusedParameter, Piece, Target, TargetKind, TargetTable
+
+FILE: Final = "registry.json"
+
+_PADDING_MODES: Final = ("zeros", "reflect", "replicate", "circular")
+_Apply = Callable[[str, Mapping[str, Any], TargetTable], Target]
+
+
+def declare(table: TargetTable, document: Any) -> TargetTable:
+    """The table with what a parsed registry.json says of its modules.
+
+    Raises `InvalidBaseError` (``bad_declaration``): the document is malformed, names a module that the files do not
+    have, does not fit its shape, or contradicts what transformers says of the model.
+    """
+    if not isinstance(document, dict):
+        _refuse("it is not a JSON object")
+    _check_keys("it", document, {"modules"})
+    modules = document.get("modules", {})
+    if not isinstance(modules, dict):
+        _refuse("modules is not an object from module names to what they are")
+    declared = {name: _target(name, entry, table) for name, entry in modules.items()}
+    if table.knows_kinds:
+        for target in declared.values():
+            _check_agreement(target, table)
+        return table
+    targets = {**table.targets, **declared}
+    return replace(table, targets={name: targets[name] for name in sorted(targets)})
+
+
+def _target(name: str, entry: Any, table: TargetTable) -> Target:
+    if not isinstance(entry, dict):
+        _refuse(f"{shown(name)} is not an object with a kind")
+    kind = entry.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        _refuse(f"the kind of {shown(name)} is {shown(kind)}, and one of {', '.join(_KINDS)} is expected")
+    keys, apply = _KINDS[kind]
+    _check_keys(shown(name), entry, {"kind", *keys})
+    return apply(name, entry, table)
+
+
+def _linear(name: str, entry: Mapping[str, Any], table: TargetTable) -> Target:
+    kind = TargetKind.CONV1D if _flag(name, entry, "transposed") else TargetKind.LINEAR
+    return _of_kind(name, kind, (2, 2), table)
+
+
+def _embedding(name: str, _: Mapping[str, Any], table: TargetTable) -> Target:
+    return _of_kind(name, TargetKind.EMBEDDING, (2, 2), table)
+
+
+def _conv(name: str, entry: Mapping[str, Any], table: TargetTable) -> Target:
+    target = _of_kind(name, TargetKind.CONV, (3, 5), table)
+    kernel = list(target.shape[2:])
+    groups, dilation = entry.get("groups", 1), entry.get("dilation", [1] * len(kernel))
+    mode = entry.get("padding_mode", "zeros")
+    if not _is_count(groups) or target.shape[0] % groups:
+        _refuse(
+            f"groups of {name} is {shown(groups)}, and a divisor of its {target.shape[0]} output features is expected"
+        )
+    if not isinstance(dilation, list) or len(dilation) != len(kernel) or not all(map(_is_count, dilation)):
+        _refuse(
+            f"dilation of {name} is {shown(dilation)}, and a list of {len(kernel)} positive numbers is expected, one "
+            f"for each dimension of its kernel {kernel}"
+        )
+    if mode not in _PADDING_MODES:
+        _refuse(f"padding_mode of {name} is {shown(mode)}, and one of {', '.join(_PADDING_MODES)} is expected")
+    geometry = {"kernel": kernel, "groups": groups, "dilation": dilation, "padding_mode": mode}
+    return replace(target, geometry=geometry)
+
+
+def _experts(name: str, entry: Mapping[str, Any], table: TargetTable) -> Target:
+    transposed = _flag(name, entry, "transposed")
+    keys = entry.get("parameters")
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) for key in keys):
+        _refuse(
+            f"parameters of {shown(name)} is {shown(keys)}, and a list of names is expected, in the order in which the "
+            "class registers them"
+        )
+    if len(set(keys)) != len(keys):
+        _refuse(f"parameters of {shown(name)} names one twice")
+    fused = tuple(_fused(name, key, transposed, table) for key in keys)
+    first = table.parameters[f"{name}.{keys[0]}"].shape
+    return Target(name, TargetKind.EXPERTS, None, first, fused=fused, declared=True)
+
+
+def _fused(name: str, key: str, transposed: bool, table: TargetTable) -> FusedParameter:
+    held = table.parameters.get(f"{name}.{key}")
+    if held is None or len(held.shape) != 3:
+        _refuse(f"the files have no tensor {shown(f'{name}.{key}')} with three dimensions (experts, rows, columns)")
+    experts, rows, columns = held.shape
+    out_features, in_features = (columns, rows) if transposed else (rows, columns)
+    pieces = (Piece(held.tensor, expert, (0, out_features), expert, transposed) for expert in range(experts))
+    return FusedParameter(key, experts, out_features, in_features, transposed, tuple(pieces))
+
+
+_KINDS: Final[Mapping[str, tuple[tuple[str, ...], _Apply]]] = {
+    "linear": (("transposed",), _linear),
+    "embedding": ((), _embedding),
+    "conv": (("groups", "dilation", "padding_mode"), _conv),
+    "experts": (("parameters", "transposed"), _experts),
+}
+"""Kind -> the keys that it may have beside ``kind``, and what makes its target."""
+
+
+def _of_kind(name: str, kind: TargetKind, dimensions: tuple[int, int], table: TargetTable) -> Target:
+    """The module's target, read as that kind; its weight has to have a fitting number of dimensions."""
+    target = table.targets.get(name)
+    if target is None or target.kind in (TargetKind.ATTENTION, TargetKind.EXPERTS):
+        _refuse(f"the model has no module {shown(name)} with a weight of two or more dimensions")
+    low, high = dimensions
+    if not low <= len(target.shape) <= high:
+        expected = f"{low}" if low == high else f"{low} to {high}"
+        _refuse(
+            f"{name} is declared as {kind}, which has {expected} dimensions, and its weight is {list(target.shape)}"
+        )
+    return replace(target, kind=kind, geometry={}, declared=True)
+
+
+def _check_agreement(declared: Target, table: TargetTable) -> None:
+    known = table.targets.get(declared.module)
+    if known is None or replace(declared, declared=False) != known:
+        _refuse(
+            f"{declared.module} of {table.architecture} is {_described(known)} in transformers, and it is declared as "
+            f"{_described(declared)}"
+        )
+
+
+def _described(target: Target | None) -> str:
+    if target is None:
+        return "no module with a weight"
+    if target.kind is TargetKind.UNKNOWN:
+        return "a module with arithmetic of its own"
+    if target.kind is TargetKind.CONV1D:
+        return "a transposed linear"
+    details = [f"{key} {value}" for key, value in target.geometry.items()]
+    return " with ".join([target.kind.value, ", ".join(details)]) if details else target.kind.value
+
+
+def _check_keys(what: str, entry: Mapping[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(entry) - known)
+    if unknown:
+        _refuse(f"{what} has the key {shown(unknown[0])}, and only {', '.join(sorted(known))} may be there")
+
+
+def _flag(name: str, entry: Mapping[str, Any], key: str) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        _refuse(f"{key} of {shown(name)} is {shown(value)}, and true or false is expected")
+    return value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise InvalidBaseError(f"{FILE} of the base can't be used: {reason}.", code="bad_declaration")

@@ -1,0 +1,154 @@
+"""PEFT's patterns: the same answers as `re` gives PEFT, and no pattern that takes long."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from registry.errors import InvalidAdapterError
+from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap, resolve_pattern
+
+NAMES = [
+    "model.layers.0.self_attn.q_proj",
+    "model.layers.1.self_attn.q_proj",
+    "model.layers.11.self_attn.v_proj",
+    "model.layers.1.mlp.up_proj",
+    "q_proj",
+    "modelXlayers.0",
+    "lm_head",
+]
+
+
+def as_peft(patterns: dict[str, int], name: str) -> list[str]:
+    return [key for key in patterns if re.match(rf"(.*\.)?({key})$", name)]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "q_proj", "roj", "proj", "^q_proj", "^model.layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj",
+        "model.layers.0", r"^model\.layers\.0\.self_attn\.q_proj", ".q_proj", "self_attn.q_proj",
+        "model.layers.0|lm_head",
+        r".*\.(q|v)_proj", r"layers\.[01]\..*", r"(?:q|k)_proj", r"(?i:Q_PROJ)", r"\bq_proj", r"layers.\d+.mlp.up_proj",
+        r"layers.\d{2}.*", r"(?P<a>q)_proj", "(?!lm)[a-z]+_head", "", "q_proj$", r"\w+_proj", "a++b",
+        "(?>q|v)_proj", r"layers\.1+\..*",
+    ],
+)  # fmt: skip
+def test_one_key_matches_what_it_matches_in_peft(key: str) -> None:
+    for name in NAMES:
+        assert list(resolve_pattern({key: 7}, name)[1]) == as_peft({key: 7}, name), (key, name)
+
+
+def test_the_first_key_of_the_file_rules() -> None:
+    patterns = {"v_proj": 2, "layers.11.self_attn.v_proj": 40, r".*v_proj": 3}
+    assert resolve_pattern(patterns, NAMES[2]) == (2, tuple(patterns))
+    turned = dict(reversed(patterns.items()))
+    assert resolve_pattern(turned, NAMES[2]) == (3, tuple(turned))
+    assert resolve_pattern(patterns, "lm_head") == (None, ())
+
+
+def test_unused_keys_are_known() -> None:
+    patterns = PatternMap({"q_proj": 1, "roj": 2}, field="rank_pattern", budget=PatternBudget())
+    patterns.resolve("a.q_proj")
+    assert patterns.unused == ("roj",)
+
+
+def test_a_key_for_each_of_many_modules() -> None:
+    names = [f"model.layers.{layer}.self_attn.{leaf}_proj" for layer in range(600) for leaf in "qkvo"]
+    patterns = PatternMap({name: at for at, name in enumerate(names)}, field="rank_pattern", budget=PatternBudget())
+    assert [patterns.resolve(name) for name in names] == [(at, (name,)) for at, name in enumerate(names)]
+
+
+BOMBS = {
+    "catastrophic": "([a-z_.0-9]+)+X",
+    "catastrophic star": "(x*)*y",
+    "nested counts": "((a{1000}){1000}){1000}",
+    "nested plus": "(?:" * 30 + "a|b" + "+)" * 30,
+    "long count": "a{4294967294}",
+    "huge count": "a{99999999999999999999}",
+    "deep groups": "(" * 5000 + "a" + ")" * 5000,
+    "fuzzy for regex only": "(?:q_proj){e<=2}",
+    "set in a set": "[[:alpha:]]+",
+    "set operator": "[a-z--b]+",
+    "verbose": "(?x:a )",
+    "comment": "(a)(?#x)+",
+    "unbalanced": "a)|(b",
+    "open": "(a",
+    "set": "[a",
+    "flag inside": "(?i)q",
+    "recursion": "(?R)",
+    "property": r"\p{L}",
+    "back reference": r"(a)\1",
+    "nothing to repeat": "*a",
+    "repeat of a repeat": "a**",
+    "not ascii": "é+",
+    "newline": "a\n+",
+    "name": r"\N{DIGIT ONE}",
+    "lookbehind": "(?<=a*)b",
+}
+
+
+@pytest.mark.parametrize("pattern", BOMBS.values(), ids=BOMBS.keys())
+def test_bombs_and_dialects_are_refused_by_name(pattern: str) -> None:
+    with pytest.raises(InvalidAdapterError, match="rank_pattern holds the pattern") as caught:
+        resolve_pattern({pattern: 1}, "a" * 30)
+    assert caught.value.code == "bad_config"
+    assert len(str(caught.value)) < 400
+
+
+def test_time_is_bounded_over_all_patterns() -> None:
+    slow = "(a|a|b)" * 3 + "(?:a|a|aa){1,9}" * 6 + "X"
+    with pytest.raises(InvalidAdapterError, match=r"takes too long to match .more than 0\.05"):
+        resolve_pattern({slow: 1}, "a" * 60, budget=PatternBudget(seconds=0.05))
+
+
+def test_steps_are_bounded_over_all_patterns() -> None:
+    with pytest.raises(InvalidAdapterError, match="steps") as caught:
+        resolve_pattern({f"[a-z]{{{900 + at}}}": 1 for at in range(60)}, "a")
+    assert caught.value.code == "bad_config"
+
+
+PIECES = st.sampled_from(
+    [
+        *"qvk_.01^$|()*+?",
+        "q_proj",
+        "layers",
+        r"\.",
+        r"\d",
+        r"\w",
+        "[qv]",
+        "[^q]",
+        "{2}",
+        "{1,}",
+        "(?:",
+        ".*",
+        r"\b",
+        "(?i:",
+    ]
+)
+
+
+@settings(deadline=None)
+@example("(.)(.*)$?", NAMES[0])
+@given(st.lists(PIECES, max_size=9).map("".join), st.sampled_from(NAMES) | st.text("qv.p_01", max_size=12))
+def test_a_pattern_means_what_it_means_in_peft_or_is_refused(key: str, name: str) -> None:
+    code = "matched"
+    try:
+        assert list(resolve_pattern({key: 7}, name)[1]) == as_peft({key: 7}, name)
+    except InvalidAdapterError as problem:
+        code = problem.code
+    assert code in ("matched", "bad_config")
+
+
+@settings(deadline=None)
+@given(st.text(max_size=30))
+def test_any_text_is_a_pattern_or_refused(key: str) -> None:
+    code = "matched"
+    try:
+        resolve_pattern({key: 7}, "model.layers.0.self_attn.q_proj")
+    except InvalidAdapterError as problem:
+        code = problem.code
+    assert code in ("matched", "bad_config")
