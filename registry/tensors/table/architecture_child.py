@@ -197,7 +197,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.load(sys.stdin.buffer)
     # this package last: its folder may be the current one, which is not to hide what is installed
-    sys.path[:] = [*request["path"], str(Path(__file__).parents[2])]
+    sys.path[:] = [*request["path"], str(Path(__file__).parents[3])]
     _stay_inside()
     text = json.dumps(answer(request))
     with os.fdopen(stdout, "w", encoding="utf-8") as out:
