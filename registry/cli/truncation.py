@@ -10,14 +10,12 @@ from registry.schemas import Truncation
 
 
 def truncation_line(truncation: Truncation) -> str:
-    """One line: the error over all modules, and which rank would have been enough for less."""
+    """One line: the error over all modules, and which single rank would be enough for a given one."""
     total = truncation.total
     kept = 100 * total.parameters_after / max(1, total.parameters_before)
-    enough = ", ".join(f"{float(error):.0%}: {rank}" for error, rank in truncation.enough_for.items())
-    return (
-        f"truncated to {kept:.3g}% of the parameters, relative error {total.relative_frobenius:.3g} "
-        f"(one rank that is enough for an error of {enough})"
-    )
+    error = total.relative_frobenius if total.written is None else total.written
+    enough = ", ".join(f"{float(bound):.0%} with --rank {rank}" for bound, rank in truncation.enough_for.items())
+    return f"truncated to {kept:.3g}% of the parameters with an error of {100 * error:.3g}%; at most {enough}"
 
 
 def check_report(file: str, out: str | None) -> None:

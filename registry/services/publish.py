@@ -198,7 +198,7 @@ def _new_revision(
         trained_on=trained_on,
         notices=(
             *candidate.checkpoint.notices,
-            *absolute_parts(candidate.checkpoint),
+            *beyond_pairs(candidate.checkpoint),
             *_quantised_notice(trained_on),
         ),
         files=tuple(FileRef(name, blob.digest) for name, blob in sorted(staged.items())),
@@ -206,12 +206,14 @@ def _new_revision(
     )
 
 
-def absolute_parts(checkpoint: Checkpoint) -> Iterator[str]:
-    """What an adapter sets instead of adding to it, for people."""
+def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
+    """What an adapter does besides adding pairs, for people."""
+    if checkpoint.config.use_dora:
+        yield "The adapter is a DoRA: it also rescales the weights of its target modules to magnitudes of its own."
     values = list(checkpoint.values)
     if values:
         more = f" and {len(values) - 3} more" if len(values) > 3 else ""
-        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole: what its parents did to them is gone."
+        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole: what was there before is gone."
     for module, rows in checkpoint.tokens.items():
         yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
 

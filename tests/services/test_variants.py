@@ -257,7 +257,7 @@ def test_every_pair_of_links(shelf: Shelf, kind: str, dtype: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=_paths(dict.fromkeys(VARIANTS, DTYPES)))
 def test_any_path_at_length(shelf: Shelf, drawn: tuple[str, str, list[Recipe]]) -> None:
     _check(shelf, *drawn)
