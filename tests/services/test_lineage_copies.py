@@ -23,7 +23,9 @@ from tests.kit import (
     write_tensors,
 )
 from tests.kit.floats import Array
+from tests.kit.kinds_of_bases import conv_base
 from tests.kit.peers import load_model, train_adapter
+from tests.kit.recipes import Recipe, write_recipe
 from tests.kit.shelf import Shelf
 
 WEIGHTS = "adapter_model.safetensors"
@@ -149,3 +151,16 @@ def test_a_copy_with_another_vocabulary_is_refused(shelf: Shelf) -> None:
     values = base.reference([])[EMBEDDING].values
     child = _with_copy(write_adapter(shelf.folder(), base, TARGETS), np.vstack([values, values[:2]]), "F32")
     assert _refused(shelf, child, f"{name}/larger").code == "shape_mismatch"
+
+
+def test_a_double_with_other_numbers_is_refused(shelf: Shelf) -> None:
+    """With bias="all" PEFT writes the bias of a module that it saves whole twice."""
+    base = shelf.base("conv", conv_base)
+    child = write_recipe(shelf.folder(), base, Recipe(("c1",), bias="all", replaced=("c2",)))
+    tensors = read_tensors(child / WEIGHTS)
+    bias = tensors["base_model.model.c2.bias"].values
+    double = "base_model.model.c2.modules_to_save.bias"
+    write_tensors(child / WEIGHTS, tensors | {double: RawTensor.of(bias + 1, "F32")})
+    assert _refused(shelf, child, "conv/wrong").code == "tied_partial"
+    write_tensors(child / WEIGHTS, tensors | {double: RawTensor.of(bias, "F32")})
+    assert shelf.path("conv", [child])

@@ -165,6 +165,13 @@ class TestSavedModules:
         refused("incomplete_adapter", pair(Q, 6, 8), modules_to_save=["norm"])
         refused("incomplete_adapter", pair(Q, 6, 8), modules_to_save=["lm_head"], task_type="CAUSAL_LM")
 
+    def test_a_parameter_is_missing_where_the_trained_class_is_not_known(self) -> None:
+        with_bias = replace(TABLE, parameters={**TABLE.parameters, f"{HEAD}.bias": FileParameter("b", (40,))})
+        half = {**pair(Q, 6, 8), **HEADS}
+        assert f"'{HEAD}.bias'" in refused("incomplete_adapter", half, table=with_bias, modules_to_save=["lm_head"])
+        whole = {**half, **named(HEAD, bias=(40,))}
+        assert len(check(whole, table=with_bias, modules_to_save=["lm_head"]).values) == 2
+
     def test_a_head_that_the_base_lacks_is_new(self) -> None:
         shapes = {**pair(Q, 6, 8), **named("score.dense", weight=(3, 6), bias=(3,))}
         assert list(check(shapes, modules_to_save=["score"]).values) == ["score.dense.bias", "score.dense.weight"]

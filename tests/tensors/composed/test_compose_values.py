@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft.utils.other import get_pattern_key
 
 from tests.kit import (
     Base,
@@ -307,3 +308,20 @@ def test_the_config_has_no_pattern_for_other_modules(shelf: Shelf) -> None:
         model = peft.PeftModel.from_pretrained(Net(), str(composed))
     adapted = [key for key in model.state_dict() if "lora_A" in key]
     assert adapted == ["base_model.model.proj.lora_A.default.weight"], target_modules
+
+
+def test_a_pattern_is_of_one_module(shelf: Shelf) -> None:
+    """Modules of two ranks, one of whose names is the end of the other's: each gets its own from PEFT's look-up."""
+    base = shelf.base("ends", plain_base, shapes={"proj.weight": (8, 8), "deep.proj.weight": (8, 8)})
+    path = []
+    for name, rank in (("proj", 2), ("deep.proj", 5)):
+        adapter = write_adapter(shelf.folder(), base, r=rank, config={"target_modules": re.escape(name)})
+        tensors = read_tensors(adapter / "adapter_model.safetensors")
+        kept = {key: raw for key, raw in tensors.items() if f".model.{name}." in key}
+        write_tensors(adapter / "adapter_model.safetensors", kept)
+        path.append(adapter)
+    config = _config(shelf.composed(shelf.path("ends", path)))
+    for name, rank in (("proj", 2), ("deep.proj", 5)):
+        for field, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+            key = get_pattern_key(config[field].keys(), name)
+            assert config[field].get(key, config[default]) == rank, (name, config)

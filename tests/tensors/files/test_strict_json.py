@@ -33,6 +33,7 @@ def refusal(data: bytes, limit: int = 1_000_000) -> str:
         (b'{"a": NaN}', "NaN"),
         (b'{"a": [-Infinity]}', "-Infinity"),
         (b'{"a": 1e999}', "'1e999'"),
+        (b'{"a": -0}', "integer -0"),
         (b'{"a": ' + b"9" * 5000 + b"}", "20 digits"),
         (b'{"a": "\xff"}', "not UTF-8 (byte 7)"),
         (b"\xef\xbb\xbf{}", "not valid JSON"),
