@@ -72,7 +72,7 @@ def path_programs(links: Sequence[BoundLink], table: TargetTable) -> PathProgram
     """The programs of a path.
 
     Raises:
-        InvalidAdapterError: ``lineage_mismatch`` where two links read one tensor in two ways, ``tied_weights`` where
+        InvalidAdapterError: ``lineage_mismatch`` where two links read one tensor in two ways, ``tied_partial`` where
             modules that share a weight would have to part and can't.
     """
     steps: dict[Slot, list[Step]] = {}
@@ -87,16 +87,21 @@ def path_programs(links: Sequence[BoundLink], table: TargetTable) -> PathProgram
                     "other as (in, out); one of them was trained on another model.",
                     code="lineage_mismatch",
                 )
-            so_far = steps.setdefault(slot, [])
             if isinstance(step, Replace):
-                so_far.clear()
-            so_far.append(step)
+                _drop(slot, steps, new)
+            steps.setdefault(slot, []).append(step)
     held = _held_by_another(table)
     programs = {}
     for key, found in steps.items():
         slot = replace(key, transposed=turned.get(key, key.transposed))
         programs[slot] = Program(slot, tuple(found), None if slot.tensor in new else _origin(slot, held))
     return _with_ties(programs, new, table)
+
+
+def _drop(slot: Slot, steps: dict[Slot, list[Step]], new: Mapping[str, NewTensor]) -> None:
+    """What a replacement makes dead; a tensor that the base lacks may have had another shape."""
+    for other in [one for one in steps if one.tensor == slot.tensor] if slot.tensor in new else [slot]:
+        steps.pop(other, None)
 
 
 def _steps_of(
