@@ -89,12 +89,12 @@ def main(names: list[str]) -> int:
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         copies: SimpleQueue[Path] = SimpleQueue()
-        for number in range(SIDE_BY_SIDE):
-            folder = Path(scratch, str(number))
+        folders = [Path(scratch, str(number)) for number in range(SIDE_BY_SIDE)]
+        for folder in folders:
             folder.mkdir()
             copy_to(folder)
             copies.put(folder)
-        broken = unsound(folder, [mutant.tests for mutant in chosen])
+        broken = unsound(folders[0], [mutant.tests for mutant in chosen])
 
         def judge(mutant: Mutant) -> bool:
             start, own = time.perf_counter(), copies.get()
