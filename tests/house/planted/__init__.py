@@ -1,0 +1,18 @@
+"""The list of planted bugs: one sign, one transposition, one missing scale, one skipped check each.
+
+`tests.house.mutants` plants them. The tests named are the narrowest that notice, mostly on bases that need no target
+table of a transformers model, which takes seconds to make.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
+from tests.house.planted.checks import CHECKS
+from tests.house.planted.handed_out import COMPOSED, REGISTRY, TRUNCATION
+from tests.house.planted.mutant import Mutant
+
+__all__ = ["MUTANTS", "Mutant"]
+
+MUTANTS: Final = (*ARITHMETIC, *PATH, *FACTORS, *CHECKS, *COMPOSED, *TRUNCATION, *REGISTRY)
