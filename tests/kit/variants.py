@@ -112,6 +112,7 @@ VARIANTS: Final[Mapping[str, Mapping[str, Recipe]]] = {
         "each expert": Recipe(("w1", "w2", "w3")),
         "one of each": Recipe(("w3", "q_proj"), r=1),
         "attention": Recipe(("q_proj", "o_proj"), dora=True),
+        "new experts": Recipe(("q_proj",), replaced=("experts",)),
     },
     "gpt_oss": {
         "fused": Recipe(("q_proj",), (_DOWN, _GATE_UP)),
@@ -119,6 +120,7 @@ VARIANTS: Final[Mapping[str, Mapping[str, Recipe]]] = {
         "down only": Recipe((), (_DOWN,), r=1, rslora=True),
         "attention": Recipe(("q_proj", "o_proj"), lora_bias=True),
         "dora": Recipe(("k_proj",), dora=True),
+        "new experts": Recipe(("q_proj",), replaced=("experts",)),
     },
     "declared": {
         "linear": Recipe(("turned", "straight")),

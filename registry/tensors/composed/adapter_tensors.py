@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -30,11 +31,14 @@ class AdapterTensor:
     name: str
     shape: tuple[int, ...]
     rows: Rows
+    columns: int | None = None  # of the matrix as which it is seen; None: as `as_matrix` sees its shape
 
     @property
     def matrix(self) -> tuple[int, int]:
         """(rows, columns) as which `rows` gives it."""
-        return as_matrix(self.shape)
+        if self.columns is None:
+            return as_matrix(self.shape)
+        return math.prod(self.shape) // self.columns, self.columns
 
 
 def whole_value(name: str, shape: tuple[int, ...], values: SlotValues) -> AdapterTensor:

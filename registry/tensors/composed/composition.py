@@ -25,10 +25,12 @@ from registry.tensors.composed.truncated import (
     spectrum,
     written_error,
 )
-from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_target
+from registry.tensors.composed.whole_experts import whole_experts
+from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.files.dtypes import FLOATS
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program, weight_name
+from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.path.steps import SetRows
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, choose_ranks, relative_error, rounded_up
@@ -221,12 +223,13 @@ class Composition:
         found = []
         for module, target in self._forms.saved.items():
             for name, shape, slot in self._parameters_of(module, target):
-                program = self._paths.programs.get(slot) or Program(slot, (), slot)
-                found.append(whole_value(LEAD + name, shape, self._base.values(program, dtype)))
+                found.append(whole_value(LEAD + name, shape, self._values(slot, dtype)))
+        for module in self._forms.saved_experts:
+            found += self._experts_saved_whole(module, dtype)
         adapted = {target.module for target, _ in self._forms.pairs}
         for name, program in self._forms.values.items():
             module, _, leaf = name.rpartition(".")
-            if module in self._forms.saved:
+            if module in self._forms.saved or module in self._forms.saved_experts:
                 continue  # written with its module
             wrapped = ".base_layer" if self._forms.is_bias(name) and module in adapted else ""
             held = self._table.parameters.get(name)
@@ -234,6 +237,19 @@ class Composition:
             spelled = f"{LEAD}{self._spelled(module)}{wrapped}.{leaf}"
             found.append(whole_value(spelled, shape, self._base.values(program, dtype)))
         return found
+
+    def _experts_saved_whole(self, module: str, dtype: torch.dtype) -> Iterable[AdapterTensor]:
+        for fused in self._table.targets[module].fused:
+            slots = [slot_of_piece(piece, fused) for piece in fused.pieces]
+            yield whole_experts(f"{LEAD}{module}.{fused.name}", fused, [self._values(slot, dtype) for slot in slots])
+        for leaf, held in self._table.parameters_of(module).items():
+            if leaf not in {fused.name for fused in self._table.targets[module].fused}:
+                values = self._values(slot_of_parameter(held), dtype)
+                yield whole_value(f"{LEAD}{module}.{leaf}", held.shape, values)
+
+    def _values(self, slot: Slot, dtype: torch.dtype) -> SlotValues:
+        """A slot's values after the path, or as the base has them."""
+        return self._base.values(self._paths.programs.get(slot) or Program(slot, (), slot), dtype)
 
     def _parameters_of(self, module: str, target: Target) -> Iterable[tuple[str, tuple[int, ...], Slot]]:
         weight = weight_name(target)

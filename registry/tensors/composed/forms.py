@@ -31,6 +31,7 @@ class Forms:
     named: dict[str, str] = field(default_factory=dict)  # of pairs that only ``target_parameters`` asks for: path
     experts: dict[str, list[FusedParameter]] = field(default_factory=dict)
     saved: dict[str, Target] = field(default_factory=dict)
+    saved_experts: list[str] = field(default_factory=list)  # modules of experts that are saved whole
     tokens: dict[str, Program] = field(default_factory=dict)
     values: dict[str, Program] = field(default_factory=dict)  # by parameter
 
@@ -44,7 +45,7 @@ class Forms:
     def saved_modules(self) -> list[str]:
         """Names of all modules that are saved whole."""
         by_value = {name.rpartition(".")[0] for name in self.values if not self.is_bias(name)}
-        return sorted({*self.saved, *by_value})
+        return sorted({*self.saved, *self.saved_experts, *by_value})
 
 
 def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table: TargetTable) -> Forms:
@@ -69,10 +70,11 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
             continue
         if slot in fused:
             module, parameter = fused[slot]
-            _check_experts(program, since, module)
             listed = forms.experts.setdefault(module, [])
             if parameter not in listed:
                 listed.append(parameter)
+            if module not in forms.saved_experts and not _only_adds(program, since):
+                forms.saved_experts.append(module)
         elif slot in own:
             token_rows = any(own[slot].module in link.checkpoint.tokens for link in links[since:])
             # PEFT lays the rows of one side of a tie over the other side too, whatever that is by then
@@ -82,6 +84,8 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
                 forms.named[own[slot].module] = named[slot]
         else:
             forms.values[parameters.get(slot, slot.tensor)] = program
+    for module in forms.saved_experts:  # with all of their parameters, whatever was done to each
+        del forms.experts[module]
     _check_named(forms)
     _check_dora(forms, since, table)
     return forms
@@ -155,9 +159,8 @@ def _sort_target(
         forms.saved[target.module] = target
 
 
-def _check_experts(program: Program, since: int, module: str) -> None:
-    if not all(isinstance(step, Add) for step in program.since(since)):
-        raise not_composable(f"The path replaces the parameters of the experts {module!r} as a whole")
+def _only_adds(program: Program, since: int) -> bool:
+    return all(isinstance(step, Add) for step in program.since(since))
 
 
 def _check_named(forms: Forms) -> None:
