@@ -175,6 +175,8 @@ def test_ctrl_c_of_a_real_process_is_quiet() -> None:
     # The registry's place is a pipe that nobody writes to: the command waits in the middle of its work.
     script = (
         "import sys, os, signal\n"
+        # as Python itself does where whoever started the tests has not ignored Ctrl-C, as a shell's `&` does
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import registry.app\n"
         "def wait(*args, **options):\n"
         "    print('ready', flush=True)\n"
@@ -189,5 +191,8 @@ def test_ctrl_c_of_a_real_process_is_quiet() -> None:
         assert process.stderr
         assert process.stdout.readline() == b"ready\n"
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        try:
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
         assert process.stderr.read() == b""

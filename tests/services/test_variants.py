@@ -104,9 +104,13 @@ def _differences(base: Base, composed: Path, path: Sequence[Path]) -> dict[str, 
 
 
 def _beyond_peft(recipes: Sequence[Recipe]) -> bool:
-    """Whether no single adapter of PEFT can be the path: DoRA beside experts or nn.MultiheadAttention."""
+    """Whether no single adapter of PEFT can be the path: DoRA beside pairs on experts or on nn.MultiheadAttention.
+
+    Experts that a link replaces are saved whole, with all that comes after.
+    """
     others = [recipe for recipe in recipes if recipe.parameters or {"attn", "w1", "w3"} & set(recipe.targets)]
-    return any(recipe.dora for recipe in recipes) and bool(others)
+    whole = any("experts" in recipe.replaced for recipe in recipes)
+    return any(recipe.dora for recipe in recipes) and bool(others) and not whole
 
 
 # --- each variant alone, and after itself ---

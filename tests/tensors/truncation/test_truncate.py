@@ -47,8 +47,8 @@ def tail(values: Decomposition | NDArray[np.float64], rank: int) -> float:
 
 
 def noise(b: torch.Tensor, a: torch.Tensor) -> float:
-    """What rounding can do to the SVD of the product, in float64: this and the oracle's own."""
-    return 1e-14 * b.shape[1] * float(b.double().norm() * a.double().norm()) + 1e-300
+    """What rounding can do to the SVD of the product, in float64: this and the oracle's own; squares end at 1e-308."""
+    return 1e-14 * b.shape[1] * float(b.double().norm() * a.double().norm()) + 1e-150
 
 
 @st.composite
