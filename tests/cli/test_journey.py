@@ -186,6 +186,8 @@ def test_ctrl_c_in_a_publish_is_quiet_and_leaves_a_registry_that_works(
         os.kill(process.pid, signal.SIGINT)
         code = process.wait(timeout=60)
         said = process.stderr.read().decode()
-    assert code in {0, 130}, said
+    # While the interpreter takes itself down, its own handler is gone: the signal then ends it as it would end any
+    # program, and a shell says 130 too.
+    assert code in {0, 130, -signal.SIGINT}, said
     assert "Traceback" not in said
     assert ok(tiny("publish", str(folder), "tiny/support")).splitlines()[0] == "tiny/support@1"
