@@ -16,6 +16,7 @@ CODES: Final[dict[str, str]] = {
     "parent_ambiguous": "The parent has several revisions and nothing proves which one was trained on.",
     # not found
     "not_found": "The named base model, adapter, revision, tag or file does not exist.",
+    "retracted": "The revision, or one that it was trained on, was retracted; it can't be fetched any more.",
     # invalid adapter or base
     "missing_file": "A file that must be there is not.",
     "checkpoint_folders": "The folder holds only trainer checkpoints; one of them must be named.",
@@ -56,13 +57,18 @@ CODES: Final[dict[str, str]] = {
     "parent_mismatch": "The given parent contradicts the receipt or the path.",
     "folder_taken": "The output folder holds something else.",
     "name_taken": "The name is already used for something else.",
+    "has_children": "Other revisions were trained on the revision, so it can't be deleted.",
     # integrity
     "corrupt": "Stored bytes are not the bytes that were published.",
     "wrong_base": "The base weights are not those that the adapter was trained on.",
     "table_format": "A stored target table has a form that this version can't read.",
     "verify_failed": "A fetched folder is not what the registry says it is.",
+    "upload_mismatch": "The bytes that were uploaded are not those that were announced.",
+    "damaged": "A check of the whole registry found damage.",
     # not allowed
     "not_allowed": "The token does not allow this.",
+    "bad_token": "A token is needed, or the given one is unknown, expired or revoked.",
+    "protected_tag": "The tag is protected; only admins move it.",
     "read_only": "The registry can't be written.",
     # accuracy
     "accuracy": "The asked-for accuracy can't be reached.",
@@ -71,6 +77,11 @@ CODES: Final[dict[str, str]] = {
     "disk_full": "There is no space left.",
     "busy": "Another process holds the registry for too long.",
     "schema_newer": "The registry's database was written by a newer version.",
+    "schema_older": "The registry's database has an older schema; `registry db upgrade` brings it up.",
+    "too_large": "A request is larger than the service takes.",
+    "too_slow": "The other side took too long.",
+    "not_a_registry": "What answers at the address is not a registry.",
+    "other_version": "The other side speaks a version of the protocol that this one doesn't.",
     "numerics": "This machine's arithmetic can't make the asked-for bytes.",
     "missing_package": "An optional package is needed for this.",
     "unexpected": "Something that should never happen did: a bug in the registry.",
@@ -103,6 +114,12 @@ class NotFoundError(RegistryError):
     """A named thing does not exist (exit 3)."""
 
     default_code = "not_found"
+
+
+class RetractedError(NotFoundError):
+    """The revision was taken back: it stays in the history and is not handed out (exit 3)."""
+
+    default_code = "retracted"
 
 
 class InvalidAdapterError(RegistryError):

@@ -10,11 +10,11 @@ from typing import Any
 
 from registry.catalogue.blobs import StoredFile
 from registry.errors import IntegrityError, InvalidAdapterError, UsageError
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.reference import Path, Reference
 from registry.schemas import Dtype, Options, Truncation
 from registry.services import side_files
 from registry.services.deployment import Deployment
-from registry.services.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.services.hashing import weight_files
 from registry.services.model_files import CONFIG, INDEX
 from registry.services.paths import Link, LoadedPath, load_path, target_table

@@ -18,6 +18,7 @@ from registry.catalogue import browse, events, revisions, tags
 from registry.catalogue import search as searching
 from registry.catalogue.database import Database, sqlite_url
 from registry.errors import NotFoundError, UsageError
+from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -39,7 +40,6 @@ from registry.schemas import (
     Tree,
     Verified,
 )
-from registry.services.cache import DEFAULT_LIMIT, FetchCache
 from registry.services.deployment import Deployment
 from registry.services.showing import resolved, shown
 from registry.storage.blobs import BlobStore

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from registry.errors import InvalidBaseError
+from registry.folders.scan import Folder, FoundFile, scan
 from registry.schemas import LeftOut
-from registry.services.folders import Folder, FoundFile, scan
 from registry.tensors.files.header import Header, TensorEntry, read_header
 from registry.tensors.files.source import FileSource
 from registry.tensors.files.strict_json import parse, shown

@@ -13,11 +13,11 @@ from registry.catalogue import bases, revisions
 from registry.catalogue.bases import BaseRow
 from registry.catalogue.revisions import RevisionRow
 from registry.errors import ConflictError, InvalidAdapterError, UsageError
+from registry.folders.receipts import Receipt, read_receipt
+from registry.folders.scan import RECEIPT
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.services.deployment import Deployment
-from registry.services.folders import RECEIPT
-from registry.services.receipts import Receipt, read_receipt
 
 _LISTED = 10
 

@@ -1,37 +1,110 @@
-"""The registry as its users see it: one protocol, implemented in process here and over HTTP later.
+"""The registry as its users see it: one protocol, implemented in process and over HTTP.
 
-Every implementation passes the same conformance suite. All errors are `registry.errors`.
+Every implementation passes the same conformance suite. All errors are `registry.errors`. `registry.services.transfer`
+is what registries say to each other below this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Protocol
 
 from registry.progress import SILENT, Progress
+from registry.rights import Role
 from registry.schemas import (
     ArtifactKind,
     BaseAdded,
     BaseSummary,
+    Checked,
+    Collected,
+    Copied,
+    Deleted,
     Dtype,
     Event,
     Fetched,
+    Identity,
     Log,
+    ProtectedTag,
     Published,
     Resolved,
+    Retracted,
     RevisionSummary,
     SearchResult,
     Shown,
     Tagged,
+    Token,
+    TokenCreated,
     Tree,
+    Truncation,
     Verified,
 )
 
 if TYPE_CHECKING:
-    from registry.tensors.artifacts.artifact import Artifact
+    import torch
+
+    from registry.services.transfer import Transfer
 
 Folder = str | PathLike[str]
+
+
+class ReadableFile(Protocol):
+    """One file of an artifact."""
+
+    @property
+    def path(self) -> str:
+        """Its name, ``/``-separated."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
+        """The bytes ``start`` to ``stop`` in order, in pieces."""
+
+    def read(self, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes ``start`` to ``stop``, in memory."""
+
+
+class ReadableArtifact(Protocol):
+    """Named files handed out for a plan, wherever they are computed. Close it, or use it as a context manager."""
+
+    @property
+    def kind(self) -> ArtifactKind:
+        """published, lora or merged."""
+
+    @property
+    def rendering(self) -> str:
+        """Digest that names the artifact's bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+
+    @property
+    def files(self) -> Mapping[str, ReadableFile]:
+        """The files by name."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a user should know about it."""
+
+    @property
+    def truncation(self) -> Truncation | None:
+        """The report, where ranks were lowered."""
+
+    def file(self, path: str) -> ReadableFile:
+        """The file of that name; raises `NotFoundError`."""
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and tensors of all weights, one by one, in the order of their bytes."""
+
+    def close(self) -> None:
+        """Release what it reads from."""
+
+    def __enter__(self) -> ReadableArtifact: ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 class Registry(Protocol):
@@ -113,6 +186,38 @@ class Registry(Protocol):
     def events(self, *, limit: int = 100) -> tuple[Event, ...]:
         """What was changed, newest first."""
 
+    def delete(self, ref: str) -> Deleted:
+        """Delete a revision that nothing was trained on; its number is never given again."""
+
+    def retract(self, ref: str, *, reason: str = "", undo: bool = False) -> Retracted:
+        """Stop handing out a revision and everything that contains it, or ``undo`` that; history stays readable."""
+
+    def protect_tag(self, base: str, pattern: str, *, remove: bool = False) -> tuple[ProtectedTag, ...]:
+        """Let only admins move the tags that match a pattern; answers with all that is protected at this base."""
+
+    def copy(self, ref: str, to: Transfer, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
+        """Copy a path, or a whole subtree, with its lineage into another registry; goes on where it stopped."""
+
+    def gc(self, *, dry_run: bool = False, progress: Progress = SILENT) -> Collected:
+        """Collect the blobs that no revision needs, past their grace period."""
+
+    def fsck(self, *, deep: bool = False, progress: Progress = SILENT) -> Checked:
+        """Check that every row has its blob and, ``deep``, every blob its bytes."""
+
+    def whoami(self) -> Identity:
+        """Who acts, with which rights, and which versions answer."""
+
+    def create_token(
+        self, role: Role, *, name: str = "", scopes: Iterable[str] = (), expires_in: int | None = None
+    ) -> TokenCreated:
+        """Make a token; ``expires_in`` in seconds. Its secret is in this answer and nowhere else."""
+
+    def tokens(self) -> tuple[Token, ...]:
+        """All tokens, newest first."""
+
+    def revoke_token(self, token: str) -> Token:
+        """Make a token, named by its id, worthless at once."""
+
     def artifact(
         self,
         ref: str,
@@ -123,7 +228,7 @@ class Registry(Protocol):
         max_error: float | None = None,
         uniform: bool = False,
         dtype: Dtype | None = None,
-    ) -> Artifact:
+    ) -> ReadableArtifact:
         """The files that a reference means, readable by range, without writing anything.
 
         ``rank`` and ``max_error`` truncate a composed adapter: a cap for each module, and a bound of the relative
@@ -142,9 +247,14 @@ class Registry(Protocol):
         uniform: bool = False,
         dtype: Dtype | None = None,
         force: bool = False,
+        base_dir: Folder | None = None,
         progress: Progress = SILENT,
     ) -> Fetched:
-        """Write an artifact into a folder, with a receipt beside its files."""
+        """Write an artifact into a folder, with a receipt beside its files.
+
+        ``base_dir`` holds the base model's files on this machine: a merged model is then computed here, from the
+        adapters alone, where the registry is a service. Its digests are checked.
+        """
 
     def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
         """Check a fetched folder against its receipt and, by computing it again, against the registry."""

@@ -16,12 +16,12 @@ from registry.catalogue.publishing import NewRevision
 from registry.catalogue.texts import check_annotations, check_metrics, check_text
 from registry.digest import canonical_json, sha256_digest
 from registry.errors import InvalidAdapterError
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, adapter_folder
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference, check_tag
 from registry.schemas import Published, RevisionSummary, TargetGroup
 from registry.services.deployment import Deployment, blob_row
-from registry.services.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, adapter_folder
 from registry.services.lineage_check import check_lineage
 from registry.services.parents import Parent, find_parent
 from registry.services.paths import LoadedPath, load_path, target_table

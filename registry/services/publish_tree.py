@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import InvalidAdapterError, NotFoundError, UsageError
+from registry.folders.scan import ADAPTER_CONFIG, holds_adapter
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import check_adapter_name
 from registry.schemas import Published
 from registry.services.deployment import Deployment
-from registry.services.folders import ADAPTER_CONFIG, holds_adapter
 from registry.services.publish import Labels, publish
 
 

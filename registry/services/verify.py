@@ -8,15 +8,15 @@ from typing import Final
 
 from registry.catalogue import revisions
 from registry.errors import IntegrityError, InvalidAdapterError, NotFoundError
+from registry.folders.filling import file_is_right
+from registry.folders.receipts import Receipt, read_receipt
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import TensorMismatch, Verified
 from registry.services.artifacts import build_artifact
 from registry.services.deployment import Deployment
-from registry.services.fetch import file_is_right
 from registry.services.paths import LoadedPath, load_path
-from registry.services.receipts import Receipt, read_receipt
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.closeness import TensorComparison
 from registry.tensors.files.header import Header, read_header

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
+from registry.folders.receipts import read_receipt
 from registry.schemas import Fetched
-from registry.services.receipts import read_receipt
 from tests.kit import Base, RawTensor, plain_base, read_tensors, write_tensors
 from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.shelf import Shelf

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from registry.errors import AccuracyError, RegistryError, UsageError
+from registry.folders.receipts import read_receipt
 from registry.schemas import Truncation
 from registry.services.local import LocalRegistry
-from registry.services.receipts import read_receipt
 from tests.kit import Base, read_tensors
 from tests.kit.peers import load_model, logits, no_complaints, peft_load, with_weights
 from tests.kit.recipes import Recipe, module_of, write_recipes

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from registry.digest import hex_of
-from registry.services.folders import RECEIPT
-from registry.services.staging import clear_litter
+from registry.folders.scan import RECEIPT
+from registry.folders.staging import clear_litter
 
 DEFAULT_LIMIT: Final = 20 << 30
 

@@ -12,8 +12,8 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from registry.errors import IntegrityError, NotFoundError, RegistryError
+from registry.folders.scan import RECEIPT
 from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
-from registry.services.folders import RECEIPT
 
 RECEIPT_FORMAT: Final = 1
 MAX_RECEIPT: Final = 64 << 20

@@ -4,27 +4,54 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Queue
-from typing import Final
+from typing import Final, Protocol
 
 from blake3 import blake3
 
 from registry.progress import Progress
 from registry.schemas import OutputFile
-from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 
 _START_EVERY: Final = 32 << 20
 
 
-def write_files(artifact: Artifact, folder: Path, progress: Progress) -> tuple[OutputFile, ...]:
+class WritableFile(Protocol):
+    """A file of an artifact, wherever its bytes come from."""
+
+    @property
+    def path(self) -> str:
+        """Its name, ``/``-separated."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def chunks(self) -> Iterator[memoryview]:
+        """All bytes in order."""
+
+
+class Writable(Protocol):
+    """An artifact as far as writing it goes."""
+
+    @property
+    def files(self) -> Mapping[str, WritableFile]:
+        """The files by name."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+
+
+def write_files(artifact: Writable, folder: Path, progress: Progress) -> tuple[OutputFile, ...]:
     """Write all files of an artifact; raises OSError for what the file system refuses."""
     progress.begin("Writing", artifact.size)
     with _Flusher() as flusher:
         return tuple(_write(file, folder / path, flusher, progress) for path, file in artifact.files.items())
 
 
-def _write(file: ArtifactFile, target: Path, flusher: _Flusher, progress: Progress) -> OutputFile:
+def _write(file: WritableFile, target: Path, flusher: _Flusher, progress: Progress) -> OutputFile:
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = blake3()
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

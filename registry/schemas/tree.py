@@ -1,24 +1,11 @@
-"""What every implementation of the registry answers with: one frozen schema an answer.
-
-The CLI's ``--json`` prints these as they are, the HTTP service sends them, the client reads them. Names of fields stay.
-Sizes are bytes, times are UTC, digests are ``sha256:hex``.
-"""
+"""Base models, revisions and the tree: what publishing and browsing answer."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-ArtifactKind = Literal["published", "lora", "merged"]
-Dtype = Literal["bf16", "fp16", "fp32"]
-
-
-class Schema(BaseModel):
-    """Base of all schemas: immutable, unknown fields refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+from registry.schemas.form import Schema
 
 
 class FileEntry(Schema):
@@ -64,6 +51,15 @@ class BaseAdded(Schema):
     registry: str
 
 
+class Retraction(Schema):
+    """Why a revision is not handed out any more, though it stays in the history."""
+
+    reference: str  # what was retracted: the revision itself or an ancestor
+    reason: str
+    actor: str
+    at: datetime
+
+
 class RevisionSummary(Schema):
     """A revision, as lists show it."""
 
@@ -84,6 +80,7 @@ class RevisionSummary(Schema):
     annotations: dict[str, str]
     trained_on: str | None  # base_model_name_or_path as the trainer wrote it
     notices: tuple[str, ...]
+    retracted: Retraction | None = None  # of itself, or of the nearest ancestor that was
 
 
 class Published(Schema):
@@ -127,7 +124,7 @@ class LineageEntry(Schema):
     digest: str
     number: int | None
     rank: int | None
-    newest: int | None  # newest number of that adapter, to see what is behind
+    newest: int | None  # newest number of that adapter, to see what is behind; None where that may not be seen
 
 
 class TargetGroup(Schema):
@@ -174,100 +171,3 @@ class Tagged(Schema):
     tag: str
     reference: str | None
     previous: str | None
-
-
-class OutputFile(Schema):
-    """A file of a fetched folder."""
-
-    path: str
-    size: int
-    blake3: str  # hex
-
-
-class Options(Schema):
-    """How an artifact is asked for, beside its reference."""
-
-    kind: ArtifactKind = "lora"
-    since: str | None = None  # reference of an ancestor: only the links after it
-    dtype: Dtype | None = None
-    rank: int | None = None  # cap for each module
-    max_error: float | None = None  # bound of ||D - D'|| / ||D|| (Frobenius) over all modules
-    uniform: bool = False  # one rank for all modules
-
-
-class ModuleTruncation(Schema):
-    """What truncation left out of one module; D is its delta, diag(c) B A where ``scaled``."""
-
-    module: str
-    rank_before: int
-    rank_after: int
-    energy: float  # ||D||^2 (Frobenius)
-    discarded: float  # ||D - D'||^2 (Frobenius)
-    relative_frobenius: float
-    relative_spectral: float
-    scaled: bool  # the path has DoRA links: the error is that of the merged weight
-
-
-class TruncationTotal(Schema):
-    """What truncation left out of all modules together, D being all deltas side by side."""
-
-    energy: float
-    discarded: float
-    relative_frobenius: float
-    relative_spectral: float
-    parameters_before: int
-    parameters_after: int
-    written: float | None = None  # relative_frobenius with the rounding to a 16-bit dtype, where one was asked for
-
-
-class Truncation(Schema):
-    """The report of a truncation: every figure is that of the best pairs of these ranks (Eckart and Young 1936)."""
-
-    rank: int | None
-    max_error: float | None
-    modules: tuple[ModuleTruncation, ...]
-    total: TruncationTotal
-    enough_for: dict[str, int]  # relative error ("0.01") -> the smallest --rank that reaches it
-
-
-class Fetched(Schema):
-    """Answer of ``fetch``."""
-
-    reference: str
-    kind: ArtifactKind
-    folder: str
-    rendering: str
-    fresh: bool  # False: the folder held this rendering already
-    files: tuple[OutputFile, ...]
-    notices: tuple[str, ...]
-    truncation: Truncation | None = None
-
-
-class TensorMismatch(Schema):
-    """A tensor of a fetched folder that is not what the registry gives."""
-
-    file: str
-    tensor: str | None  # None: not a tensor file, or its header
-    reason: str
-
-
-class Verified(Schema):
-    """Answer of ``verify``."""
-
-    folder: str
-    reference: str
-    kind: ArtifactKind
-    equal: bool
-    exact: bool  # False: compared within the bound, because this machine's arithmetic is another
-    files: int
-    mismatches: tuple[TensorMismatch, ...]
-
-
-class Event(Schema):
-    """Something that was changed."""
-
-    at: datetime
-    action: str
-    subject: str
-    actor: str
-    detail: dict[str, object]

@@ -1,0 +1,133 @@
+"""Filling a folder with an artifact: it appears when it is complete, and replaces only what an earlier fetch wrote."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
+from registry.folders.receipts import Receipt, read_receipt, write_receipt
+from registry.folders.scan import RECEIPT
+from registry.folders.staging import filesystem_error, put_in_place, staged_folder
+from registry.folders.writing import Writable, write_files
+from registry.progress import Progress
+from registry.schemas import Fetched, OutputFile
+
+_READ: Final = 8 << 20
+
+MakeReceipt = Callable[[tuple[OutputFile, ...]], Receipt]
+
+
+def absolute(out: Path) -> Path:
+    """The folder itself, behind a link that the user gave."""
+    out = out.expanduser()
+    return out.resolve() if out.is_symlink() else out.absolute()
+
+
+def fetched(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
+    """The answer of a fetch whose folder holds what a receipt says."""
+    return Fetched(
+        reference=receipt.reference,
+        kind=receipt.kind,
+        folder=str(place),
+        rendering=receipt.rendering,
+        fresh=fresh,
+        files=receipt.files,
+        notices=receipt.notices,
+        truncation=receipt.truncation,
+    )
+
+
+def receipt_of_rendering(place: Path, rendering: str, size: int, progress: Progress) -> Receipt | None:
+    """The receipt in the folder, where it is of this very rendering and every file is what it says."""
+    try:
+        receipt = read_receipt(place) if place.is_dir() else None
+    except (NotFoundError, IntegrityError):
+        return None
+    if receipt is None or receipt.rendering != rendering:
+        return None
+    progress.begin("Checking what is there", size)
+    return receipt if all(file_is_right(place, file, progress) for file in receipt.files) else None
+
+
+def file_is_right(folder: Path, file: OutputFile, progress: Progress) -> bool:
+    """Whether a file of a fetched folder has the size and the BLAKE3 that the receipt says."""
+    digest = blake3()
+    try:
+        with (folder / file.path).open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != file.size:
+                return False
+            while data := stream.read(_READ):
+                digest.update(data)
+                progress.advance(len(data))
+    except OSError:
+        return False
+    return digest.hexdigest() == file.blake3
+
+
+def may_fill(place: Path, *, force: bool) -> bool:
+    """Whether the folder has to be replaced.
+
+    Raises:
+        ConflictError: ``folder_taken``, it holds what may not be replaced.
+    """
+    if not place.exists():
+        return False
+    if not place.is_dir():
+        raise ConflictError(f"{place} is a file; a folder that is absent or empty is expected.", code="folder_taken")
+    names = {entry.relative_to(place).as_posix() for entry in place.rglob("*") if not entry.is_dir()}
+    if not names:
+        return any(place.iterdir())
+    try:
+        receipt = read_receipt(place)
+    except (NotFoundError, IntegrityError):
+        raise ConflictError(
+            f"{place} holds files that no fetch wrote; choose a folder that is absent or empty.", code="folder_taken"
+        ) from None
+    foreign = sorted(names - {RECEIPT, *(file.path for file in receipt.files)})
+    if not force:
+        raise ConflictError(
+            f"{place} holds something else, {receipt.reference} as {receipt.kind} or a changed copy of it; "
+            "--force replaces what an earlier fetch wrote.",
+            code="folder_taken",
+        )
+    if foreign:
+        raise ConflictError(
+            f"{place} holds {foreign[0]!r}, which no fetch wrote, so --force can't replace the folder; move it away.",
+            code="folder_taken",
+        )
+    return True
+
+
+def fill(place: Path, artifact: Writable, make_receipt: MakeReceipt, *, replace: bool, progress: Progress) -> Receipt:
+    """Write all files and the receipt beside them, and give the folder its name.
+
+    Raises:
+        ConflictError: ``folder_taken``, something came there meanwhile.
+        UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
+    """
+    try:
+        with staged_folder(place) as staging:
+            _check_space(place, artifact.size)
+            receipt = make_receipt(write_files(artifact, staging, progress))
+            with (staging / RECEIPT).open("xb") as stream:
+                stream.write(write_receipt(receipt))
+                stream.flush()
+                os.fsync(stream.fileno())
+            put_in_place(staging, place, replace=replace)
+            return receipt
+    except OSError as problem:
+        raise filesystem_error(place, problem) from problem
+
+
+def _check_space(place: Path, size: int) -> None:
+    free = shutil.disk_usage(place.parent).free
+    if free < size:
+        raise UnavailableError(
+            f"{place} needs {size} bytes and {free} are free; free some or choose another disk.", code="disk_full"
+        )

@@ -1,0 +1,142 @@
+"""What keeping a registry answers: who acts, tokens, the life of a tree, its store and its database."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from registry.rights import Role
+from registry.schemas.form import Schema
+
+
+class Event(Schema):
+    """Something that was changed."""
+
+    at: datetime
+    action: str
+    subject: str
+    actor: str
+    detail: dict[str, object]
+    token: str | None = None  # id of the token, where one was used
+    source: str | None = None  # address of the client, where it came over the network
+
+
+class Identity(Schema):
+    """Answer of ``whoami``."""
+
+    url: str
+    name: str
+    role: Role
+    scopes: tuple[str, ...]  # empty: everything
+    token: str | None  # its id
+    expires_at: datetime | None
+    version: str  # of this program
+    service_version: str | None  # None: not over HTTP
+
+
+class Token(Schema):
+    """A token, as lists show it: never its secret."""
+
+    id: str
+    name: str
+    role: Role
+    scopes: tuple[str, ...]
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class TokenCreated(Schema):
+    """Answer of ``token create``: the only time that the secret is shown."""
+
+    token: Token
+    secret: str
+
+
+class ProtectedTag(Schema):
+    """Tags of a base model's adapters that only admins move; ``pattern`` as in file names (``prod``, ``release-*``)."""
+
+    base: str
+    pattern: str
+
+
+class Deleted(Schema):
+    """Answer of ``delete``; its number is never given again."""
+
+    reference: str
+    digest: str
+    tags: tuple[str, ...]  # that named it and are gone: PATH@tag
+
+
+class Retracted(Schema):
+    """Answer of ``retract``."""
+
+    reference: str
+    reason: str | None  # None: undone
+    descendants: tuple[str, ...]  # PATH@N of every revision that contains it
+    tags: tuple[str, ...]  # PATH@tag that name it or one of them
+
+
+class CollectedBlob(Schema):
+    """Stored bytes that no revision needs."""
+
+    digest: str | None  # None: an object that no row names
+    key: str
+    size: int
+
+
+class Collected(Schema):
+    """Answer of ``gc``."""
+
+    dry_run: bool
+    blobs: tuple[CollectedBlob, ...]
+    uploads: int  # forgotten uploads
+    bytes: int
+    kept_for_grace: int  # blobs that nothing needs and that are too young
+
+
+class Damage(Schema):
+    """Something that is wrong in the store, and what it takes down."""
+
+    digest: str
+    key: str
+    problem: str
+    takes_down: tuple[str, ...]  # PATH@N, or names of base models
+
+
+class Checked(Schema):
+    """Answer of ``fsck``."""
+
+    deep: bool  # the bytes were read, not only looked for
+    blobs: int
+    bytes: int
+    damage: tuple[Damage, ...]
+    orphans: int  # objects that no row names: `gc` collects them
+
+
+class CopiedRevision(Schema):
+    """A revision that was copied; ``reference`` is what the target calls it."""
+
+    source: str
+    reference: str
+    created: bool
+
+
+class Copied(Schema):
+    """Answer of ``copy``."""
+
+    source: str
+    target: str
+    base: str
+    base_created: bool
+    revisions: tuple[CopiedRevision, ...]  # parents first
+    bytes_copied: int
+
+
+class Upgraded(Schema):
+    """Answer of ``db upgrade``."""
+
+    database: str
+    before: str | None  # None: there was nothing
+    after: str

@@ -1,0 +1,62 @@
+"""What registries say to each other: bytes by digest, and what is published with them.
+
+Publishing over HTTP, copying between registries and merging on the client's machine are made of these. The bytes of a
+blob are uploaded under an id, in parts, resumable; a commit reads them back, hashes them and only then publishes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from registry.progress import SILENT, Progress
+from registry.schemas import BaseAdded, Published
+from registry.tensors.files.source import ByteSource
+from registry.wire import (
+    BaseCommit,
+    BasePlan,
+    BaseRequest,
+    BlobEntry,
+    Bundle,
+    PublishCommit,
+    PublishPlan,
+    PublishRequest,
+)
+
+
+class ClosableSource(ByteSource, Protocol):
+    """Bytes by range, released when they are not needed any more."""
+
+    def close(self) -> None:
+        """Release them."""
+
+
+class Transfer(Protocol):
+    """A registry as another registry's partner."""
+
+    @property
+    def url(self) -> str:
+        """Where this registry is."""
+
+    def bundle(self, ref: str) -> Bundle:
+        """A path as digests, with all that composing or copying it needs."""
+
+    def subtree(self, path: str) -> tuple[str, ...]:
+        """References of all revisions at and under a path, parents first."""
+
+    def open_blob(self, ref: str, blob: BlobEntry) -> ClosableSource:
+        """Open a blob of a bundle; ``ref`` is the bundle's reference. What is read is checked against the digests."""
+
+    def plan_publish(self, request: PublishRequest) -> PublishPlan:
+        """Check everything but the weights, and tell which bytes are missing."""
+
+    def plan_base(self, request: BaseRequest) -> BasePlan:
+        """Check everything but the weights, and tell which bytes are missing."""
+
+    def upload(self, digest: str, source: ByteSource, *, progress: Progress = SILENT) -> str:
+        """Upload the bytes of a digest, going on with an earlier try; answers with the upload's id."""
+
+    def commit_publish(self, commit: PublishCommit, *, progress: Progress = SILENT) -> Published:
+        """Publish an adapter whose bytes are there or uploaded."""
+
+    def commit_base(self, commit: BaseCommit, *, progress: Progress = SILENT) -> BaseAdded:
+        """Add a base model whose bytes are there or uploaded."""
