@@ -39,10 +39,11 @@ format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the lis
 	$(PY) -m ruff check --fix .
 	$(PY) -m tests.house.module_map
 
-bench: $(VENV)/.dev ## Measure speed and memory beside the peers (about 15 minutes, 12 GB in the temp folder).
+bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure speed and memory beside the peers (about half an hour, 20 GB in the temp folder).
 	$(PY) -m benchmarks.startup
 	$(PY) -m benchmarks.truncate
 	$(PY) -m benchmarks.merge $(ARGS)
+	$(PY) -m benchmarks.service
 
 mutants: $(VENV)/.dev ## Plant bugs in a copy, one at a time, and see that the tests catch each.
 	$(TEST_ENV) $(PY) -m tests.house.mutants $(ARGS)
@@ -64,3 +65,9 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 	@echo 'Installing what tests and lint need into $(VENV), once (torch is large: a minute or more).'
 	$(PIP) -e '.[demo,test,lint]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/peers/.made: benchmarks/peers.txt | $(PY)
+	@echo 'Installing MLflow and boto3 with CRT into $(VENV)/peers, once: apart, so that they change nothing for us.'
+	$(PY) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip --disable-pip-version-check install --progress-bar off --quiet -r benchmarks/peers.txt
+	@touch $@

@@ -10,7 +10,8 @@ from alembic import context
 from sqlalchemy import Connection
 
 from registry.catalogue.database import Database
-from registry.catalogue.tables import Record, UtcTime
+from registry.catalogue.tables import UtcTime
+from registry.catalogue.team_tables import METADATA
 
 DEVELOPMENT: Final = "build/development.sqlite"  # below the checkout, for `alembic check` without any setting
 
@@ -24,7 +25,7 @@ def render_item(kind: str, item: Any, autogen: Any) -> str | Literal[False]:
 def run_on(connection: Connection | None, **options: Any) -> None:
     context.configure(
         connection=connection,
-        target_metadata=Record.metadata,
+        target_metadata=METADATA,
         render_item=render_item,
         render_as_batch=True,  # SQLite changes a table by making it anew
         compare_type=True,

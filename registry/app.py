@@ -4,70 +4,237 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from registry.errors import UsageError
-from registry.settings import Settings, read_settings
+from registry.folders.cache import DEFAULT_LIMIT, FetchCache
+from registry.settings import Settings, read_settings, without_password
 
 if TYPE_CHECKING:
-    from registry.services.protocol import Registry
+    from registry.client.arithmetic import Arithmetic
+    from registry.client.credentials import Credentials
+    from registry.client.remote import RemoteRegistry
+    from registry.schemas import Identity, Upgraded
+    from registry.services.local import LocalRegistry
+    from registry.storage.staging import StagingDriver
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
-def connect(url: str | PathLike[str] | None = None, token: str | None = None) -> Registry:
-    """Open the registry at ``url``, and make it if there is none.
+@dataclass(frozen=True)
+class Place:
+    """Where a registry is; one of them is set, or none: the team's database and store that the settings name."""
 
-    ``url`` is a folder. Without it, `REGISTRY_URL` says where, else the user's data folder is taken.
+    folder: Path | None = None
+    address: str | None = None
 
-    Raises:
-        UsageError: the place, the token or a setting is malformed or not supported yet.
-        UnavailableError: the registry can't be opened.
-    """
+
+def connect(url: str | PathLike[str] | None = None, token: str | None = None) -> LocalRegistry | RemoteRegistry:
+    """Open the registry at ``url``; see `registry.connect`."""
     return open_registry(url, token, create=True)
 
 
-def open_registry(url: str | PathLike[str] | None = None, token: str | None = None, *, create: bool) -> Registry:
-    """Open the registry at ``url``; without ``create``, one that is not there raises `NotFoundError`."""
+def open_registry(
+    url: str | PathLike[str] | None = None, token: str | None = None, *, create: bool
+) -> LocalRegistry | RemoteRegistry:
+    """Open the registry at ``url``; without ``create``, a folder that holds none raises `NotFoundError`."""
     settings = read_settings(os.environ)
-    folder = registry_folder(url, settings)
+    place = find_place(url, settings)
+    if place.address is not None:
+        return _remote(place.address, token, settings)
     if token is not None:
-        raise UsageError(f"A token is for a registry over HTTP, but {folder} is a folder; leave the token out.")
+        where = place.folder or "the team's database"
+        raise UsageError(f"A token is for a registry over HTTP, but {where} is opened in process; leave the token out.")
+    return _in_process(place, settings, create=create)
 
+
+def find_place(url: str | PathLike[str] | None, settings: Settings) -> Place:
+    """Where the registry is: what is given, else set, else what login chose, else the user's data folder.
+
+    Raises:
+        UsageError: the place is neither a folder nor an address.
+    """
+    said = os.fspath(url) if url is not None else settings.url
+    if said is None and settings.database_url is not None:
+        return Place()
+    if said is None:
+        said = _credentials().default_url()
+    if said is None:
+        return Place(folder=_data_folder())
+    if (match := _SCHEME.match(said)) is None:
+        return Place(folder=_folder(said))
+    if match[1].lower() not in {"http", "https"}:
+        raise UsageError(
+            f"{without_password(said)} can't be the place of a registry; give a folder or an address http(s)://HOST."
+        )
+    return Place(address=said)
+
+
+def _data_folder() -> Path:
+    import platformdirs
+
+    return platformdirs.user_data_path("adapter-registry", appauthor=False)
+
+
+def _folder(said: str) -> Path:
+    if not said or "\0" in said:
+        raise UsageError(f"The place of the registry is {said!r}, but a folder or an address is expected.")
+    try:
+        return Path(said).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"{said} names the home folder of a user who is not known; give a folder.") from error
+
+
+def _remote(address: str, token: str | None, settings: Settings) -> RemoteRegistry:
+    from registry.client.remote import RemoteRegistry
+
+    secret = token if token is not None else _token_for(address, settings)
+    arithmetic = _arithmetic if find_spec("torch") is not None else None
+    return RemoteRegistry(address, secret, cache=_cache(settings), arithmetic=arithmetic)
+
+
+def _token_for(address: str, settings: Settings) -> str | None:
+    """The token for an address: that of the settings, where they name the same host, else what login kept."""
+    from registry.client.address import Address
+
+    asked = Address.parse(address)
+    if settings.token is not None and settings.url is not None and asked.is_origin_of(settings.url):
+        return settings.token
+    return _credentials().token(address)
+
+
+def _arithmetic() -> Arithmetic:
+    from registry.services.merging_here import LocalArithmetic
+
+    return LocalArithmetic()
+
+
+def _credentials() -> Credentials:
+    from registry.client.credentials import Credentials
+
+    return Credentials.of_user()
+
+
+def _cache(settings: Settings) -> FetchCache:
+    import platformdirs
+
+    folder = settings.cache_dir or platformdirs.user_cache_path("adapter-registry", appauthor=False) / "fetched"
+    return FetchCache(folder.absolute(), DEFAULT_LIMIT if settings.cache_size is None else settings.cache_size)
+
+
+def _in_process(place: Place, settings: Settings, *, create: bool) -> LocalRegistry:
     from registry.services.local import LocalRegistry
 
-    return LocalRegistry.open(
-        folder,
+    if place.folder is not None:
+        return LocalRegistry.open(
+            place.folder,
+            actor=settings.author,
+            create=create,
+            cache_folder=settings.cache_dir,
+            cache_limit=settings.cache_size,
+            **_grace(settings),
+        )
+    if settings.database_url is None or settings.store_url is None:
+        raise AssertionError("the settings name a database and a store together, or neither")
+    return LocalRegistry.of(
+        settings.database_url,
+        _store(settings.store_url, settings),
         actor=settings.author,
-        create=create,
         cache_folder=settings.cache_dir,
         cache_limit=settings.cache_size,
+        **_grace(settings),
     )
 
 
-def registry_folder(url: str | PathLike[str] | None, settings: Settings) -> Path:
-    """The folder that ``url``, else the settings, else the user's data folder names.
+def _grace(settings: Settings) -> dict[str, float]:
+    return {} if settings.gc_grace is None else {"gc_grace": float(settings.gc_grace)}
+
+
+def _store(url: str, settings: Settings) -> StagingDriver:
+    """Where a team's registry keeps bytes: a bucket, or a folder that all replicas share."""
+    if url.startswith("s3://"):
+        from registry.storage.s3 import S3Driver
+
+        return S3Driver(url, public_url=settings.store_public_url, proxy_blobs=settings.proxy_blobs)
+    from registry.storage.filesystem import FilesystemDriver
+
+    return FilesystemDriver(Path(url).expanduser().absolute())
+
+
+def serve(
+    url: str | PathLike[str] | None = None, *, host: str, port: int, anonymous: Literal["none", "read"] = "none"
+) -> None:
+    """Serve the registry at ``url``, a folder or the team's, until this process is asked to end.
 
     Raises:
-        UsageError: the place is not a folder.
+        UsageError: ``url`` is the address of a service.
+        NotAllowedError: it may not be served at this address without tokens.
     """
-    place = os.fspath(url) if url is not None else settings.url
-    if place is None:
-        import platformdirs
+    settings = read_settings(os.environ)
+    place = _own_place(url, settings, "served")
+    from registry.api.server import serve as serve_registry
 
-        return platformdirs.user_data_path("adapter-registry", appauthor=False)
-    if not place or "\0" in place:
-        raise UsageError(f"The place of the registry is {place!r}, but a folder is expected.")
-    if match := _SCHEME.match(place):
-        if match[1].lower() in {"http", "https"}:
-            raise UsageError(
-                f"{place} is an address, but registries over HTTP are not supported yet; give a folder.",
-                code="not_supported_yet",
-            )
-        raise UsageError(f"{place} can't be the place of a registry; give a folder.")
+    embedded = place.folder is not None
+    with closing(_in_process(place, settings, create=True)) as registry:
+        serve_registry(
+            registry,
+            host=host,
+            port=port,
+            anonymous=anonymous,
+            embedded=embedded,
+            trusted_proxies=settings.trusted_proxies,
+        )
+
+
+def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:
+    """Bring the schema of the registry at ``url``, a folder or the team's, up to this program's."""
+    settings = read_settings(os.environ)
+    place = _own_place(url, settings, "upgraded")
+    from registry.catalogue.database import Database, sqlite_url
+    from registry.schemas import Upgraded
+    from registry.services.local import DATABASE
+
+    found = settings.database_url if place.folder is None else sqlite_url(place.folder / DATABASE)
+    database = Database(found or "")
     try:
-        return Path(place).expanduser().absolute()
-    except RuntimeError as error:
-        raise UsageError(f"{place} names the home folder of a user who is not known; give a folder.") from error
+        before = database.version()
+        database.prepare()
+        return Upgraded(database=database.where, before=before, after=database.version() or "")
+    finally:
+        database.dispose()
+
+
+def _own_place(url: str | PathLike[str] | None, settings: Settings, what: str) -> Place:
+    """A place that this process works on directly; what login chose does not count, since it is never that."""
+    own = url if url is not None or settings.url or settings.database_url else _data_folder()
+    place = find_place(own, settings)
+    if place.address is not None:
+        raise UsageError(
+            f"{place.address} is a service, which can't be {what} from here; give a folder, or set "
+            "REGISTRY_DATABASE_URL and REGISTRY_STORE_URL."
+        )
+    return place
+
+
+def log_in(url: str, token: str | None) -> Identity:
+    """Check a token with the service at ``url``, keep it for that host, and make that registry the default.
+
+    Raises:
+        UnavailableError, NotAllowedError: the service can't be reached, or does not know the token; nothing is kept.
+    """
+    from registry.client.remote import RemoteRegistry
+
+    with closing(RemoteRegistry(url, token, cache=_cache(read_settings(os.environ)))) as registry:
+        identity = registry.whoami()
+        _credentials().keep(registry.url, token)
+    return identity
+
+
+def log_out(url: str | None = None) -> str:
+    """Forget the token of a service, by default of the one that login chose; answers with its address."""
+    return _credentials().forget(url)

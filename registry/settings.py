@@ -7,9 +7,10 @@ not in the table is refused, because a misspelt setting that is silently ignored
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,12 @@ _UNITS: Final = {"B": 1} | {
     for power, prefix in enumerate("kMGT", start=1)
     for suffix, step in (("B", 1000), ("iB", 1024))
 }
+_DURATION: Final = re.compile(r"([0-9]{1,9}) ?([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):.*@", re.DOTALL)  # rather too much than a password with a slash
+_DATABASE: Final = re.compile(r"postgresql(\+psycopg)?://.+|sqlite:///.+", re.DOTALL)
+_BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?")
+_ADDRESS: Final = re.compile(r"https?://[^/?#@]+(/[^?#]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Setting:
     form: str  # what a value looks like, for messages and the reference
     default: str  # in words
     parse: Callable[[str], Any]
+    shown: Callable[[str], str] = repr  # how a message may show a value: secrets are left out
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,16 @@ class Settings:
     """The values of all settings, parsed and checked; None means that the variable is not set."""
 
     url: str | None = None
+    token: str | None = field(default=None, repr=False)
     author: str | None = None
     cache_dir: Path | None = None
     cache_size: int | None = None
+    database_url: str | None = field(default=None, repr=False)
+    store_url: str | None = None
+    store_public_url: str | None = None
+    proxy_blobs: bool = False
+    gc_grace: int | None = None  # seconds
+    trusted_proxies: tuple[str, ...] = ()  # networks
     debug: bool = False
 
 
@@ -53,6 +68,19 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError(text)
     return int(float(match[1]) * _UNITS[match[2] or "B"])
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of a duration such as ``90d``, ``12h``, ``30m`` or ``45s``."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError(text)
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown: what stands between the user's name and the host is left out."""
+    return _PASSWORD.sub(r"\1:***@", url)
 
 
 def _parse_switch(text: str) -> bool:
@@ -71,13 +99,51 @@ def _parse_folder(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def _parse_token(text: str) -> str:
+    # It travels in a header: anything else was cut out or pasted badly.
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("not a token")
+    return text
+
+
+def _parse_database(text: str) -> str:
+    if not _DATABASE.fullmatch(text):
+        raise ValueError("not a database")  # not the text: tracebacks are shown, and it may hold a password
+    return text
+
+
+def _parse_store(text: str) -> str:
+    if "\0" in text or ("://" in text and not _BUCKET.fullmatch(text)):
+        raise ValueError(text)
+    return text
+
+
+def _parse_address(text: str) -> str:
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def _parse_networks(text: str) -> tuple[str, ...]:
+    return tuple(str(ipaddress.ip_network(part.strip())) for part in text.split(","))
+
+
 SETTINGS: Final[dict[str, Setting]] = {
     "url": Setting(
         name="REGISTRY_URL",
         meaning="Where the registry is. The option --url wins over it.",
-        form="a folder",
-        default="the user's data folder",
+        form="a folder, or http(s)://HOST",
+        default="the database and the store below, else what `registry login` chose, else the user's data folder",
         parse=str,
+        shown=lambda text: repr(without_password(text)),
+    ),
+    "token": Setting(
+        name="REGISTRY_TOKEN",
+        meaning="Shows a registry over HTTP who asks. It is sent to the host of REGISTRY_URL and to no other.",
+        form="the secret that `registry token create` printed",
+        default="what `registry login` keeps for that host",
+        parse=_parse_token,
+        shown=lambda _text: "not readable (it is a secret and not shown)",
     ),
     "author": Setting(
         name="REGISTRY_AUTHOR",
@@ -100,6 +166,49 @@ SETTINGS: Final[dict[str, Setting]] = {
         default="20GiB",
         parse=parse_size,
     ),
+    "database_url": Setting(
+        name="REGISTRY_DATABASE_URL",
+        meaning="The database of a team's registry: for `serve`, `db upgrade`, and for working on it in process.",
+        form="postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or sqlite:///FILE",
+        default="the folder that is served has its own",
+        parse=_parse_database,
+        shown=lambda text: repr(without_password(text)),
+    ),
+    "store_url": Setting(
+        name="REGISTRY_STORE_URL",
+        meaning="Where a team's registry keeps bytes; endpoint and credentials are those of the AWS_* variables.",
+        form="s3://BUCKET/PREFIX, or a folder that all replicas share",
+        default="the folder that is served has its own",
+        parse=_parse_store,
+    ),
+    "store_public_url": Setting(
+        name="REGISTRY_STORE_PUBLIC_URL",
+        meaning="Where clients reach the S3 endpoint, where that is not AWS_ENDPOINT_URL; presigned requests go there.",
+        form="http(s)://HOST",
+        default="the endpoint that the service uses",
+        parse=_parse_address,
+    ),
+    "proxy_blobs": Setting(
+        name="REGISTRY_PROXY_BLOBS",
+        meaning="Let all bytes go through the service: for clients that can't reach the store.",
+        form="0 or 1",
+        default="0: with S3, bytes go between client and bucket",
+        parse=_parse_switch,
+    ),
+    "gc_grace": Setting(
+        name="REGISTRY_GC_GRACE",
+        meaning="How old bytes that nothing needs must be before `gc` collects them.",
+        form="a duration such as 90d, 12h or 30m",
+        default="24h",
+        parse=parse_duration,
+    ),
+    "trusted_proxies": Setting(
+        name="REGISTRY_TRUSTED_PROXIES",
+        meaning="Proxies before the service whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+        form="addresses or networks, such as 10.0.0.7,172.16.0.0/12",
+        default="none: the address of the connection is the client's",
+        parse=_parse_networks,
+    ),
     "debug": Setting(
         name="REGISTRY_DEBUG",
         meaning="Show the Python traceback of every error on the command line.",
@@ -109,15 +218,19 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
 }
 
-# Announced for team deployments: a value must not be ignored until they work.
-_LATER: Final = frozenset({"REGISTRY_TOKEN", "REGISTRY_DATABASE_URL", "REGISTRY_STORE_URL"})
+# Each says what it needs, so that a setting that nothing would read is not taken for one that works.
+_TOGETHER: Final = (
+    ("store_url", "database_url", "the rows that say what lies in a store are in a database"),
+    ("database_url", "store_url", "the bytes that a database tells of lie in a store"),
+    ("store_public_url", "store_url", "it is the address of an S3 store"),
+)
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read all settings from environment variables; an empty value counts as not set.
 
     Raises:
-        UsageError: a value is malformed, or a ``REGISTRY_*`` variable is not a setting.
+        UsageError: a value is malformed, a ``REGISTRY_*`` variable is not a setting, or two contradict each other.
     """
     by_name = {setting.name: field for field, setting in SETTINGS.items()}
     values: dict[str, Any] = {}
@@ -130,16 +243,33 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         try:
             values[by_name[name]] = setting.parse(environ[name])
         except (ValueError, RuntimeError) as error:
-            raise UsageError(f"{name} is {environ[name]!r}, but {setting.form} is expected.") from error
-    return Settings(**values)
+            raise UsageError(f"{name} is {setting.shown(environ[name])}, but {setting.form} is expected.") from error
+    settings = Settings(**values)
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    for one, needed, why in _TOGETHER:
+        if getattr(settings, one) is not None and getattr(settings, needed) is None:
+            raise UsageError(
+                f"{SETTINGS[one].name} is set and {SETTINGS[needed].name} is not, but {why}: set both, or neither."
+            )
+    if settings.store_public_url is None:
+        return
+    if settings.store_url is not None and not settings.store_url.startswith("s3://"):
+        raise UsageError(
+            f"REGISTRY_STORE_PUBLIC_URL is set, but REGISTRY_STORE_URL is the folder {settings.store_url}, "
+            "which clients reach through the service only; unset it."
+        )
+    if settings.proxy_blobs:
+        raise UsageError(
+            "REGISTRY_PROXY_BLOBS=1 lets all bytes go through the service, so that nobody would use "
+            "REGISTRY_STORE_PUBLIC_URL; unset one of them."
+        )
 
 
 def _unknown(name: str, known: list[str]) -> UsageError:
-    if name in _LATER:
-        return UsageError(
-            f"{name} is set, but registries over HTTP, PostgreSQL or S3 are not supported yet; unset it.",
-            code="not_supported_yet",
-        )
     near = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}."
     return UsageError(f"{name} is not a setting of the registry; {advice}")

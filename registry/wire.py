@@ -6,10 +6,11 @@ bytes are missing and where they go, and publishes after it has read them back. 
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Base64Bytes, Field
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from registry.folders.receipts import Receipt, ReceiptLink, ReceiptPlan
 from registry.schemas import (
@@ -24,6 +25,20 @@ from registry.schemas import (
     Schema,
     Truncation,
 )
+
+
+def _decoded(value: object) -> object:
+    """Text from JSON as the bytes that it stands for; bytes, given in Python, are themselves."""
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
+Base64 = Annotated[
+    bytes,
+    BeforeValidator(_decoded),
+    PlainSerializer(lambda data: base64.b64encode(data).decode("ascii"), return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+]
+"""Bytes: as they are in Python, base64 in JSON."""
 
 PROTOCOL: Final = 1
 API: Final = "/api/v1"
@@ -79,8 +94,8 @@ class PublishRequest(Schema):
     metrics: dict[str, float] = Field(default_factory=dict)
     tags: tuple[str, ...] = ()
     annotations: dict[str, str] = Field(default_factory=dict)
-    config: Base64Bytes  # adapter_config.json
-    header: Base64Bytes  # the first 8 + N bytes of adapter_model.safetensors
+    config: Base64  # adapter_config.json
+    header: Base64  # the first 8 + N bytes of adapter_model.safetensors
     files: tuple[FileClaim, ...]
     left_out: tuple[LeftOut, ...] = ()
     origin: Origin | None = None
@@ -100,8 +115,8 @@ class BaseRequest(Schema):
 
     name: str
     files: tuple[FileClaim, ...]
-    documents: dict[str, Base64Bytes]  # config.json, the index, registry.json: those that are there
-    headers: dict[str, Base64Bytes]  # the first 8 + N bytes of every safetensors file
+    documents: dict[str, Base64]  # config.json, the index, registry.json: those that are there
+    headers: dict[str, Base64]  # the first 8 + N bytes of every safetensors file
     left_out: tuple[LeftOut, ...] = ()
     table: dict[str, Any] | None = None  # a copied base keeps its target table, whatever made it
     origin: str | None = None  # registry that it is copied from
@@ -273,7 +288,7 @@ class ArtifactFileEntry(Schema):
     path: str
     size: int
     etag: str
-    header: Base64Bytes | None  # the first 8 + N bytes of a safetensors file
+    header: Base64 | None  # the first 8 + N bytes of a safetensors file
 
 
 class ArtifactPlan(Schema):

@@ -1,14 +1,16 @@
-"""Shared by all tests: the target table of a base model is made once a base, not once a test.
+"""Shared by all tests: target tables made once a base, and real servers started once a run.
 
-Making one imports transformers in a child process, which takes seconds; many tests add the same small models. The
-tests of the maker itself call it directly and are not touched.
+Making the table of a base model imports transformers in a child process, which takes seconds; many tests add the same
+small models. The tests of the maker itself call it directly and are not touched.
+
+A server that does not start fails the test, with what the server wrote; no test is skipped for it.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ from registry.digest import document_digest
 from registry.services import bases
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetTable
+from tests.kit.servers import Postgres, S3Place, S3Server
+from tests.kit.servers_home import Home
+from tests.kit.servers_service import ServiceProcess
+from tests.kit.servers_shared import SharedServers, SharedService
+
+StartService = Callable[..., ServiceProcess]
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +52,75 @@ def tables_made_once(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return table
 
     monkeypatch.setattr(bases, "make_table", remembered)
+
+
+@pytest.fixture(scope="session")
+def shared_servers(table_folder: Path) -> Iterator[SharedServers]:
+    """What all worker processes of one run share; nothing is started before a test asks for it."""
+    home = Home.of_run(table_folder.parent)
+    yield SharedServers(home)
+    home.leave()
+
+
+@pytest.fixture(scope="session")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Where the servers of single tests run; they end with this process at the latest."""
+    home = Home.of_process(tmp_path_factory.getbasetemp())
+    yield home
+    home.leave()
+
+
+@pytest.fixture
+def postgres_url(shared_servers: SharedServers) -> Iterator[str]:
+    """A new, empty database on the run's PostgreSQL."""
+    with shared_servers.postgres(migrated=False) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_migrated_url(shared_servers: SharedServers) -> Iterator[str]:
+    """A new database with the current schema and no rows, on the run's PostgreSQL."""
+    with shared_servers.postgres(migrated=True) as url:
+        yield url
+
+
+@pytest.fixture
+def private_postgres(own_home: Home) -> Iterator[Postgres]:
+    """A PostgreSQL of this test alone, to `.stop()`, `.kill()` and `.start()`; `.database()` makes a database."""
+    server = Postgres.started(own_home)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_store(shared_servers: SharedServers) -> S3Place:
+    """A new bucket on the run's S3 server."""
+    return shared_servers.s3()
+
+
+@pytest.fixture
+def private_s3(own_home: Home) -> Iterator[S3Server]:
+    """An S3 server of this test alone, to `.stop()` and `.start()`; `.place()` makes a bucket."""
+    server = S3Server.started(own_home)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start_service(own_home: Home) -> Iterator[StartService]:
+    """Starts a service with the settings and options of this test; what still runs at its end is killed."""
+    services: list[ServiceProcess] = []
+
+    def start(environ: Mapping[str, str], *options: str, **more: Any) -> ServiceProcess:
+        services.append(ServiceProcess.started(own_home, environ, options, **more))
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.close()
+
+
+@pytest.fixture(scope="session")
+def shared_service(shared_servers: SharedServers) -> SharedService:
+    """A service on PostgreSQL and S3 that other tests use too."""
+    return shared_servers.service()

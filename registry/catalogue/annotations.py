@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue import events, revisions
 from registry.catalogue.tables import Annotation, Metric
 from registry.catalogue.texts import check_annotations, check_metrics
+from registry.rights import Principal
 
 
 def annotate(
@@ -17,7 +18,7 @@ def annotate(
     *,
     metrics: Mapping[str, float],
     annotations: Mapping[str, str],
-    actor: str,
+    principal: Principal,
 ) -> None:
     """Add or replace metrics and annotations; a value that is there already is no change.
 
@@ -35,7 +36,7 @@ def annotate(
         else:
             metric.value = value
         if old != value:
-            events.record(session, "annotate", reference, actor, {"metric": name, "old": old, "new": value})
+            events.record(session, "annotate", reference, principal, {"metric": name, "old": old, "new": value})
     for key, text in texts.items():
         annotation = session.get(Annotation, (revision_id, key))
         before = None if annotation is None else annotation.value
@@ -44,5 +45,5 @@ def annotate(
         else:
             annotation.value = text
         if before != text:
-            events.record(session, "annotate", reference, actor, {"annotation": key, "old": before, "new": text})
+            events.record(session, "annotate", reference, principal, {"annotation": key, "old": before, "new": text})
     session.flush()

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue import blobs, events
 from registry.catalogue.blobs import FileRef, StoredFile
 from registry.catalogue.nearest import offered
-from registry.catalogue.tables import Adapter, BaseFile, BaseModelRecord, Blob
+from registry.catalogue.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob
 from registry.errors import ConflictError, NotFoundError
 from registry.reference import check_base_name
+from registry.rights import Principal
 from registry.schemas import BaseSummary, FileEntry
 
 
@@ -57,7 +58,7 @@ class BaseRow:
     files: tuple[StoredFile, ...]  # by path
 
 
-def add(session: Session, new: NewBase, actor: str) -> tuple[BaseSummary, bool]:
+def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSummary, bool]:
     """Add a base model; False: the same weights were there under this name already, and nothing was changed.
 
     Raises:
@@ -92,7 +93,7 @@ def add(session: Session, new: NewBase, actor: str) -> tuple[BaseSummary, bool]:
     session.add(row)
     session.flush()
     session.add_all(BaseFile(base_id=row.id, path=file.path, digest=file.digest) for file in new.files)
-    events.record(session, "base add", new.name, actor, {"digest": new.digest, "table": new.table_digest})
+    events.record(session, "base add", new.name, principal, {"digest": new.digest, "table": new.table_digest})
     session.flush()
     return summary(session, new.name), True
 
@@ -122,24 +123,25 @@ def summary(session: Session, name: str) -> BaseSummary:
     Raises:
         NotFoundError: there is none of this name; offers the nearest.
     """
-    found = _summaries(session, name)
+    found = _summaries(session, select(BaseModelRecord).where(BaseModelRecord.name == name))
     if not found:
         raise missing(session, name)
     return found[0]
 
 
-def summaries(session: Session) -> tuple[BaseSummary, ...]:
-    """All base models, by name."""
-    return _summaries(session, None)
+def summaries(session: Session, *, after: str | None = None, limit: int | None = None) -> tuple[BaseSummary, ...]:
+    """All base models, by name; those after a name, at most ``limit``."""
+    query = select(BaseModelRecord).order_by(BaseModelRecord.name).limit(limit)
+    return _summaries(session, query if after is None else query.where(BaseModelRecord.name > after))
 
 
-def _summaries(session: Session, name: str | None) -> tuple[BaseSummary, ...]:
-    query = select(BaseModelRecord).order_by(BaseModelRecord.name)
-    counts = select(Adapter.base_id, func.count()).group_by(Adapter.base_id)
-    if name is not None:
-        query = query.where(BaseModelRecord.name == name)
-        counts = counts.join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id).where(BaseModelRecord.name == name)
+def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSummary, ...]:
     rows = session.scalars(query).all()
+    counts = (
+        select(Adapter.base_id, func.count())
+        .where(Adapter.base_id.in_([row.id for row in rows]), HAS_REVISIONS)
+        .group_by(Adapter.base_id)
+    )
     adapters = dict(session.execute(counts).all())
     files = _files(session, *(row.id for row in rows))
     return tuple(
@@ -163,13 +165,13 @@ def _summaries(session: Session, name: str | None) -> tuple[BaseSummary, ...]:
 
 def _files(session: Session, *base_ids: int) -> dict[int, tuple[StoredFile, ...]]:
     query = (
-        select(BaseFile.base_id, BaseFile.path, Blob.digest, Blob.size, Blob.blocks_digest)
+        select(BaseFile.base_id, BaseFile.path, Blob.digest, Blob.size, Blob.blocks_digest, Blob.key)
         .join(Blob, Blob.digest == BaseFile.digest)
         .where(BaseFile.base_id.in_(base_ids))
     )
     files: dict[int, list[StoredFile]] = {base_id: [] for base_id in base_ids}
-    for base_id, path, digest, size, blocks_digest in session.execute(query):
-        files[base_id].append(StoredFile(path, digest, size, blocks_digest))
+    for row in session.execute(query):
+        files[row.base_id].append(StoredFile(row.path, row.digest, row.size, row.blocks_digest, row.key))
     return {base_id: tuple(sorted(found, key=lambda file: file.path)) for base_id, found in files.items()}
 
 

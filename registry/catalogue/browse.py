@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue import bases, revisions
+from registry.catalogue.ancestry import ancestry, newest_number
+from registry.catalogue.sight import at_and_under
 from registry.catalogue.tables import (
     Adapter,
     Annotation,
@@ -60,7 +61,7 @@ def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummar
         select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(chosen))
     ):
         annotations[revision_id][key] = text
-    behind = _behind(session, chosen)
+    about = ancestry(session, chosen)
     return {
         row.id: RevisionSummary(
             reference=f"{row.path}@{row.number}",
@@ -68,7 +69,7 @@ def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummar
             number=row.number,
             digest=row.digest,
             parent=row.path.split("/")[0] if row.parent_path is None else f"{row.parent_path}@{row.parent_number}",
-            behind=row.id in behind,
+            behind=row.id in about.behind,
             rank=row.rank,
             parameters=row.parameters,
             size=row.size,
@@ -80,6 +81,7 @@ def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummar
             annotations=dict(sorted(annotations[row.id].items())),
             trained_on=row.trained_on,
             notices=tuple(row.notices),
+            retracted=about.retracted.get(row.id),
         )
         for row in session.execute(_shown().where(Revision.id.in_(chosen)))
     }
@@ -111,43 +113,6 @@ def _shown() -> Select[*tuple[Any, ...]]:
     )
 
 
-def newest_number(adapter_id: ColumnElement[int] | InstrumentedAttribute[int]) -> ColumnElement[int]:
-    """The number of an adapter's newest revision, as an expression."""
-    other = aliased(Revision)
-    return select(func.max(other.number)).where(other.adapter_id == adapter_id).scalar_subquery()
-
-
-def _behind(session: Session, chosen: Select[int]) -> frozenset[int]:
-    """Those revisions, among the chosen and their ancestors, that are behind."""
-    start = select(Revision.id, Revision.parent_id, Revision.adapter_id, Revision.number).where(Revision.id.in_(chosen))
-    found = start.cte("found", recursive=True)
-    above = aliased(Revision)
-    found = found.union(
-        select(above.id, above.parent_id, above.adapter_id, above.number).join(found, above.id == found.c.parent_id)
-    )
-    parents: dict[int, int | None] = {}
-    outdated: dict[int, bool] = {}
-    for key, parent_id, old in session.execute(
-        select(found.c.id, found.c.parent_id, found.c.number < newest_number(found.c.adapter_id))
-    ):
-        parents[key], outdated[key] = parent_id, old
-    behind: dict[int | None, bool] = {None: False}
-
-    def is_behind(key: int) -> bool:
-        if key not in behind:
-            parent = parents[key]
-            behind[key] = parent is not None and (outdated[parent] or is_behind(parent))
-        return behind[key]
-
-    return frozenset(key for key in parents if is_behind(key))
-
-
-def at_and_under(path: Path) -> ColumnElement[bool]:
-    """The condition that an adapter is at a path or below it."""
-    # "0" is the character after "/": a range uses the index on every database, LIKE does not.
-    return or_(Adapter.path == str(path), (Adapter.path > f"{path}/") & (Adapter.path < f"{path}0"))
-
-
 def tree(session: Session, path: Path | None = None) -> Tree:
     """Adapters with their newest revisions as a tree: everything, or what is at and under ``path``.
 
@@ -155,9 +120,9 @@ def tree(session: Session, path: Path | None = None) -> Tree:
         NotFoundError: there is nothing at ``path``; offers the nearest.
     """
     roots = [path] if path is not None else [Path(name) for name in session.scalars(select(BaseModelRecord.name))]
-    under = at_and_under(path) if path is not None else Adapter.id.is_not(None)
     if path is not None:
         _check_there(session, path)
+    under = at_and_under(path) if path is not None else Adapter.id.is_not(None)
     newest = (
         select(Revision.id)
         .join(Adapter, Adapter.id == Revision.adapter_id)
@@ -165,14 +130,22 @@ def tree(session: Session, path: Path | None = None) -> Tree:
     )
     shown = {one.path: one for one in summaries(session, newest).values()}
     names: dict[str, list[str]] = defaultdict(list)
-    for below in session.scalars(select(Adapter.path).where(under)):
-        names[below.rpartition("/")[0]].append(below)
+    for below in shown:
+        names[_seen_above(below, shown)].append(below)
 
-    def node(at: str) -> TreeNode:
-        children = tuple(node(below) for below in sorted(names[at]))
-        return TreeNode(path=at, name=at.rpartition("/")[2], revision=shown.get(at), children=children)
+    def node(at: str, above: str) -> TreeNode:
+        children = tuple(node(below, at) for below in sorted(names[at]))
+        return TreeNode(path=at, name=at.removeprefix(f"{above}/"), revision=shown.get(at), children=children)
 
-    return Tree(roots=tuple(node(str(root)) for root in sorted(roots)))
+    return Tree(roots=tuple(node(str(root), str(root.parent or "")) for root in sorted(roots)))
+
+
+def _seen_above(path: str, seen: Collection[str]) -> str:
+    """The path of the node that an adapter hangs from: where those between are hidden, one further up."""
+    above = path.rpartition("/")[0]
+    while "/" in above and above not in seen:
+        above = above.rpartition("/")[0]
+    return above
 
 
 def _check_there(session: Session, path: Path) -> None:
@@ -182,16 +155,33 @@ def _check_there(session: Session, path: Path) -> None:
         raise bases.missing(session, path.base)
 
 
-def log(session: Session, path: Path) -> Log:
-    """All revisions of an adapter, newest first.
+def log(session: Session, path: Path, *, before: int | None = None, limit: int | None = None) -> Log:
+    """All revisions of an adapter, newest first; those below a number, at most ``limit``.
 
     Raises:
         NotFoundError: there is no such adapter; offers the nearest.
         UsageError: the path names a base model.
     """
     adapter_id = revisions.adapter(session, path)
-    found = summaries(session, select(Revision.id).where(Revision.adapter_id == adapter_id))
+    chosen = select(Revision.id).where(Revision.adapter_id == adapter_id)
+    if before is not None:
+        chosen = chosen.where(Revision.number < before)
+    if limit is not None:
+        chosen = chosen.order_by(Revision.number.desc()).limit(limit)
+    found = summaries(session, chosen)
     return Log(path=str(path), revisions=tuple(sorted(found.values(), key=lambda one: -one.number)))
+
+
+def subtree(session: Session, path: Path) -> tuple[str, ...]:
+    """References of all revisions at and under a path, parents before children: in the order of publishing.
+
+    Raises:
+        NotFoundError: there is nothing at ``path``; offers the nearest.
+    """
+    _check_there(session, path)
+    query = select(Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    found = session.execute(query.where(at_and_under(path)).order_by(Revision.id))
+    return tuple(f"{at}@{number}" for at, number in found)
 
 
 def lineage_entries(session: Session, revision_id: int) -> tuple[LineageEntry, ...]:
@@ -212,7 +202,7 @@ def lineage_entries(session: Session, revision_id: int) -> tuple[LineageEntry, .
                 digest=link.digest,
                 number=link.number,
                 rank=link.rank,
-                newest=newest[link.adapter_id],
+                newest=newest.get(link.adapter_id),
             )
             for link in links
         ),
@@ -234,6 +224,7 @@ def base_entry(session: Session, name: str) -> LineageEntry:
 def _newest_of(session: Session, adapter_ids: Iterable[int]) -> dict[int, int]:
     query = (
         select(Revision.adapter_id, func.max(Revision.number))
+        .join(Adapter, Adapter.id == Revision.adapter_id)
         .where(Revision.adapter_id.in_(list(adapter_ids)))
         .group_by(Revision.adapter_id)
     )

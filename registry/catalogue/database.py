@@ -1,35 +1,45 @@
 """The database behind the catalogue: transactions, its schema's age, and its errors as errors of the registry.
 
-SQLite in a folder of its own now, PostgreSQL with the same code and migrations. Services are handed a `Database` and
+SQLite in a folder of its own, or PostgreSQL, with the same code and migrations. Services are handed a `Database` and
 open at most one write transaction a request, with no slow work inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from registry.catalogue import migrations, sqlite
+from registry.catalogue import faults, fitting, migrations, postgresql, sqlite
 from registry.catalogue.faults import from_system, translated
+from registry.catalogue.fitting import Schema
+from registry.catalogue.retrying import retried
+from registry.catalogue.sight import open_session
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.rights import UNLIMITED, Rights
+
+__all__ = ["BUSY_TIMEOUT", "Database", "PoolUse", "Schema", "sqlite_url"]
+
+T = TypeVar("T")
 
 BUSY_TIMEOUT: Final = 30.0  # seconds
 _MIGRATION_LOCK: Final = 0x72656769  # any fixed number: PostgreSQL's advisory locks are named by numbers
 
 
-class Schema(Enum):
-    """How the database's schema compares with this program's."""
+@dataclass(frozen=True)
+class PoolUse:
+    """Connections to the database: how many work now, wait for work, and may be open (None: as many as are needed)."""
 
-    ABSENT = "absent"
-    OLDER = "older"
-    CURRENT = "current"
+    in_use: int
+    idle: int
+    size: int | None
 
 
 def sqlite_url(path: Path) -> str:
@@ -41,7 +51,7 @@ class Database:
     """A catalogue's database. Opening one touches nothing.
 
     Every error of the database leaves as a `RegistryError`: ``busy``, ``disk_full``, ``read_only``, ``schema_newer``,
-    ``corrupt`` or ``unavailable``.
+    ``schema_older``, ``corrupt`` or ``unavailable``. Sessions see what the rights allow that they are opened with.
 
     Args:
         url: ``sqlite:///FILE`` or a URL of PostgreSQL.
@@ -55,11 +65,15 @@ class Database:
         self._busy_timeout = busy_timeout
         self._checked = False
         try:
-            parsed = make_url(url)
-        except ArgumentError as error:
-            raise UsageError(f"The database URL {url!r} is malformed: expected sqlite:///FILE.") from error
-        self._path = Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
-        self._where = str(self._path or parsed.render_as_string(hide_password=True))
+            parsed = postgresql.with_driver(make_url(url))
+        except (ArgumentError, ValueError) as error:
+            # The URL itself stays out of the message: it may hold a password.
+            raise UsageError(
+                "The database URL is malformed: expected sqlite:///FILE or postgresql://USER@HOST/NAME."
+            ) from error
+        embedded = parsed.get_backend_name() == "sqlite" and parsed.database not in {None, "", ":memory:"}
+        self._path = Path(parsed.database or "") if embedded else None
+        self._where = str(self._path) if embedded else postgresql.shown(parsed)
         engine = self._open(parsed)
         self._engine = engine
         self._reader = engine.execution_options(**{sqlite.MODE: "read"})
@@ -69,15 +83,14 @@ class Database:
             self._reader = self._reader.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def _open(self, url: URL) -> Engine:
-        backend = url.get_backend_name()
-        if backend == "sqlite" and self._path is not None and str(self._path) != ":memory:":
+        if self._path is not None:
             return sqlite.engine(self._path, self._busy_timeout)
-        if backend != "postgresql":
+        if url.drivername != "postgresql+psycopg":
             raise UsageError(
-                f"The database URL {self._where!r} can't be used: expected sqlite:///FILE or postgresql://..."
+                f"The database URL with {url.drivername}:// can't be used: expected sqlite:///FILE or postgresql://..."
             )
         try:
-            return create_engine(url, pool_pre_ping=True)
+            return postgresql.engine(url)
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise UnavailableError(
                 f"The database {self._where} needs a driver that is not installed: {error}.", code="missing_package"
@@ -89,7 +102,7 @@ class Database:
         return self._where
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
+    def read(self, rights: Rights = UNLIMITED) -> Iterator[Session]:
         """A read transaction: all queries see one state of the database, and nothing can be changed.
 
         Raises:
@@ -98,23 +111,62 @@ class Database:
         if not self._checked:
             self._check_before_reading()
         frozen = sqlite.stamp(self._path) if self._path is not None and sqlite.is_frozen(self._path) else None
-        with translated(self._where, self._folder), Session(self._reader, expire_on_commit=False) as session:
+        with translated(self._where, self._folder), open_session(self._reader, rights) as session:
             yield session
         if frozen is not None and self._path is not None and frozen != sqlite.stamp(self._path):
             raise UnavailableError(f"The database {self._where} was changed while it was read: try again.", code="busy")
 
-    @contextmanager
-    def write(self) -> Iterator[Session]:
-        """A write transaction, committed when the block is left and rolled back when it raises.
+    def change(self, work: Callable[[Session], T], *, rights: Rights = UNLIMITED) -> T:
+        """What ``work`` answers, done in one write transaction.
 
-        The lock for writing is held from the beginning. The schema is created or upgraded before the first one.
+        ``work`` is called again, with a new session, when its transaction lost against another one or its connection
+        broke before the commit; so it must do nothing but read and change the database. When the connection breaks in
+        the commit, nobody knows what came of it, and `UnavailableError` says so.
         """
         if not self._checked:
             self._check_before_writing()
-        with translated(self._where, self._folder), Session(self._writer, expire_on_commit=False) as session:
+        with translated(self._where, self._folder):
+            return retried(partial(self._attempt, work, rights))
+
+    def _attempt(self, work: Callable[[Session], T], rights: Rights) -> T:
+        with open_session(self._writer, rights) as session:
+            session.connection()
+            answer = work(session)
+            session.flush()
+            try:
+                session.commit()
+            except DBAPIError as error:
+                unknown = faults.committing(error, self._where)
+                if unknown is None:
+                    raise
+                raise unknown from error
+            return answer
+
+    @contextmanager
+    def write(self, rights: Rights = UNLIMITED) -> Iterator[Session]:
+        """A write transaction that is tried once, committed when the block is left and rolled back when it raises.
+
+        The schema is created or upgraded before the first one. Services use `change`.
+        """
+        if not self._checked:
+            self._check_before_writing()
+        with translated(self._where, self._folder), open_session(self._writer, rights) as session:
             session.connection()
             yield session
             session.commit()
+
+    def ping(self) -> None:
+        """See that the database answers and its schema fits this program; raise what is wrong with it."""
+        state = self.schema()
+        if state is not Schema.CURRENT:
+            raise self._unfit()
+
+    def pool(self) -> PoolUse:
+        """The connections of this process."""
+        pool = self._engine.pool
+        if not isinstance(pool, QueuePool):
+            return PoolUse(0, 0, None)
+        return PoolUse(pool.checkedout(), pool.checkedin(), postgresql.POOL_MOST if self._path is None else None)
 
     def schema(self) -> Schema:
         """Compare the database's schema with this program's, without Alembic.
@@ -125,7 +177,14 @@ class Database:
         if self._path is not None and not self._path.exists():
             return Schema.ABSENT
         with translated(self._where, self._folder), self._reader.connect() as connection:
-            return self._schema_on(connection)
+            return fitting.compare(connection, self._where)
+
+    def version(self) -> str | None:
+        """The newest migration that was applied; None: there is no registry yet."""
+        if self._path is not None and not self._path.exists():
+            return None
+        with translated(self._where, self._folder), self._reader.connect() as connection:
+            return fitting.version_on(connection)
 
     def prepare(self) -> None:
         """Create the schema, or upgrade it; a copy of a SQLite database is kept next to it before it is upgraded.
@@ -134,7 +193,7 @@ class Database:
         """
         if self.schema() is not Schema.CURRENT:
             with self.migrating() as connection:
-                state = self._schema_on(connection)
+                state = fitting.compare(connection, self._where)
                 if state is Schema.OLDER and self._path is not None:
                     self._keep_copy(self._path, connection.scalar(migrations.VERSION))
                 if state is not Schema.CURRENT:
@@ -151,12 +210,27 @@ class Database:
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """The connection and the transaction that a change of the schema runs in; one at a time on all machines."""
-        with translated(self._where, self._folder), self._migration_engine().begin() as connection:
-            if self._path is None:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            yield connection
-            if self._path is not None and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
-                raise IntegrityError(f"A migration of {self._where} would leave rows that point at nothing.")
+        with translated(self._where, self._folder):
+            try:
+                with self._migration_engine().begin() as connection:
+                    if self._path is None:
+                        self._wait_for_turn(connection)
+                    yield connection
+                    if self._path is not None and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                        raise IntegrityError(f"A migration of {self._where} would leave rows that point at nothing.")
+            except DBAPIError as error:
+                if faults.sqlstate(error) != "55P03":
+                    raise
+                raise UnavailableError(
+                    f"The database {self._where} could not be upgraded, because others held its tables, or were "
+                    "upgrading it, for too long: nothing was changed. Try again, when there is less going on.",
+                    code="busy",
+                ) from error
+
+    def _wait_for_turn(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{int(self._busy_timeout * 1000)}ms'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
 
     def dispose(self) -> None:
         """Close all connections."""
@@ -183,9 +257,9 @@ class Database:
 
     def _check_before_reading(self) -> None:
         state = self.schema()
-        if state is Schema.ABSENT:
+        if state is Schema.ABSENT and self._path is not None:
             raise NotFoundError(f"There is no registry at {self._where} yet: `registry base add` makes one.")
-        if state is Schema.OLDER:
+        if state is not Schema.CURRENT:
             self._upgrade_own()
         self._checked = True
 
@@ -194,32 +268,16 @@ class Database:
             self.prepare()
         elif self.schema() is not Schema.CURRENT:
             self._upgrade_own()
+        self._checked = True
 
     def _upgrade_own(self) -> None:
         """A team's database is upgraded when its operator says so, an embedded one when it is opened."""
         if self._path is None:
-            raise UnavailableError(
-                f"The database {self._where} has no schema yet or an older one: run `registry db upgrade`."
-            )
+            raise self._unfit()
         self.prepare()
 
-    def _schema_on(self, connection: Connection) -> Schema:
-        tables = set(inspect(connection).get_table_names())
-        version = None
-        if migrations.VERSION_TABLE in tables:
-            version = connection.scalar(migrations.VERSION)
-        if version is None:
-            if tables - {migrations.VERSION_TABLE}:
-                raise UnavailableError(
-                    f"The database {self._where} holds something else than a registry: name an empty one."
-                )
-            return Schema.ABSENT
-        if version == migrations.HISTORY[-1]:
-            return Schema.CURRENT
-        if version in migrations.HISTORY:
-            return Schema.OLDER
-        raise UnavailableError(
-            f"The database {self._where} was written by a newer version of the registry (schema {version}, this one "
-            f"knows {migrations.HISTORY[-1]}): upgrade this program.",
-            code="schema_newer",
+    def _unfit(self) -> UnavailableError:
+        return UnavailableError(
+            f"The database {self._where} has no schema yet or an older one: run `registry db upgrade`.",
+            code="schema_older",
         )

@@ -1,32 +1,78 @@
-"""What was changed, by whom: written in the transaction of the change itself."""
+"""What was changed, by whom, and from where: written in the transaction of the change itself. And what was refused."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.tables import EventRecord
-from registry.errors import UsageError
+from registry.errors import RegistryError, UsageError
+from registry.rights import Principal
 from registry.schemas import Event
 
 
-def record(session: Session, action: str, subject: str, actor: str, detail: Mapping[str, object]) -> None:
-    """Note a change of ``subject`` (a base model, a path or a reference)."""
-    session.add(EventRecord(at=datetime.now(UTC), action=action, subject=subject, actor=actor, detail=dict(detail)))
+@dataclass(frozen=True)
+class EventPage:
+    """Events, newest first; ``next`` is the ``before`` of the page after this one, None after the last."""
+
+    events: tuple[Event, ...]
+    next: int | None
 
 
-def recent(session: Session, limit: int) -> tuple[Event, ...]:
+def record(session: Session, action: str, subject: str, principal: Principal, detail: Mapping[str, object]) -> None:
+    """Note a change of ``subject`` (a base model, a path, a reference, or the id of a token)."""
+    session.add(
+        EventRecord(
+            at=datetime.now(UTC),
+            action=action,
+            subject=subject,
+            actor=principal.name,
+            detail=dict(detail),
+            token=principal.token,
+            source=principal.source,
+        )
+    )
+
+
+def record_refusal(session: Session, action: str, subject: str, principal: Principal, error: RegistryError) -> None:
+    """Note that ``action`` on ``subject`` was refused, and with which sentence."""
+    record(session, "refused", subject, principal, {"tried": action, "code": error.code, "why": str(error)})
+
+
+def recent(session: Session, limit: int, before: int | None = None) -> tuple[Event, ...]:
     """The newest events, newest first.
+
+    Raises:
+        UsageError: ``limit`` is not positive.
+    """
+    return page(session, limit, before).events
+
+
+def page(session: Session, limit: int, before: int | None = None) -> EventPage:
+    """The same, with where to go on.
 
     Raises:
         UsageError: ``limit`` is not positive.
     """
     if limit < 1:
         raise UsageError(f"A limit of {limit} events is not possible: 1 or more is expected.")
-    rows = session.scalars(select(EventRecord).order_by(EventRecord.id.desc()).limit(min(limit, 1 << 31)))
-    return tuple(
-        Event(at=row.at, action=row.action, subject=row.subject, actor=row.actor, detail=row.detail) for row in rows
+    limit = min(limit, 1 << 31)
+    query = select(EventRecord).order_by(EventRecord.id.desc()).limit(limit + 1)
+    rows = session.scalars(query if before is None else query.where(EventRecord.id < before)).all()
+    events = tuple(
+        Event(
+            at=row.at,
+            action=row.action,
+            subject=row.subject,
+            actor=row.actor,
+            detail=row.detail,
+            token=row.token,
+            source=row.source,
+        )
+        for row in rows[:limit]
     )
+    return EventPage(events, rows[limit - 1].id if len(rows) > limit else None)

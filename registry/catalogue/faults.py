@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm.exc import StaleDataError
 
 from registry import errors
 
@@ -47,8 +48,26 @@ def translated(where: str, folder: Path | None = None) -> Iterator[None]:
         raise _from_driver(error, where, folder) from error
     except sqlite3.Error as error:
         raise _from_sqlite(error, where, folder) from error
+    except StaleDataError as error:
+        raise _refused(error, where) from error
     except PoolTimeout as error:
         raise _busy(where) from error
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """PostgreSQL's code of an error, https://www.postgresql.org/docs/current/errcodes-appendix.html."""
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    return state
+
+
+def committing(error: DBAPIError, where: str) -> errors.RegistryError | None:
+    """The error for a connection that was lost during a commit; None for any other."""
+    if not error.connection_invalidated:
+        return None
+    return errors.UnavailableError(
+        f"The connection to the database {where} was lost while a change was committed: whether it was made isn't "
+        "known. Do it again; what is there already is not made twice."
+    )
 
 
 def _from_driver(error: DBAPIError, where: str, folder: Path | None) -> errors.RegistryError:
@@ -56,13 +75,11 @@ def _from_driver(error: DBAPIError, where: str, folder: Path | None) -> errors.R
         return _from_sqlite(error.orig, where, folder)
     if isinstance(error, IntegrityError):
         return _refused(error.orig, where)
-    state = getattr(error.orig, "sqlstate", None)  # of PostgreSQL
-    if state in {"55P03", "40P01", "40001", "57014"}:
-        return _busy(where)
-    if state == "53100":
-        return _full(where)
-    if state in {"25006", "42501"}:
-        return _read_only(where)
+    state = sqlstate(error)
+    if state in _BY_STATE:
+        return _BY_STATE[state](where)
+    if state is None and isinstance(error, OperationalError):
+        return errors.UnavailableError(f"The database {where} can't be reached: {_line(error.orig)}")
     return errors.UnavailableError(f"The database {where} can't be used: {_line(error.orig)}")
 
 
@@ -151,4 +168,10 @@ _SHORT: Final = {
     "SQLITE_AUTH": _read_only,
     "SQLITE_PROTOCOL": _unlockable,
     "SQLITE_CANTOPEN": _closed,
+}
+
+_BY_STATE: Final = {  # PostgreSQL: locks not available, deadlock, serialisation, cancelled for time, too many clients
+    **dict.fromkeys(("55P03", "40P01", "40001", "57014", "53300"), _busy),
+    "53100": _full,
+    **dict.fromkeys(("25006", "42501"), _read_only),
 }

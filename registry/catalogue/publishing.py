@@ -12,11 +12,13 @@ from sqlalchemy.orm import Session
 from registry.catalogue import bases, blobs, events, revisions
 from registry.catalogue.blobs import FileRef
 from registry.catalogue.revisions import RevisionRow
-from registry.catalogue.tables import Adapter, BaseModelRecord, Revision, RevisionFile, RevisionTarget
+from registry.catalogue.sight import EVERYTHING
+from registry.catalogue.tables import Adapter, BaseModelRecord, EventRecord, Revision, RevisionFile, RevisionTarget
 from registry.catalogue.texts import check_text
 from registry.digest import sha256_digest
 from registry.errors import ConflictError, IntegrityError, NotFoundError, UsageError
 from registry.reference import Path
+from registry.rights import Principal
 from registry.schemas import TargetGroup
 
 
@@ -38,9 +40,11 @@ class NewRevision:
     notices: tuple[str, ...]
     files: tuple[FileRef, ...]
     targets: tuple[TargetGroup, ...]
+    number: int | None = None  # of a copy: the number that it has where it comes from, taken where it is free
+    created_at: datetime | None = None  # of a copy: when it was published first
 
 
-def publish(session: Session, new: NewRevision, actor: str) -> tuple[RevisionRow, bool]:
+def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[RevisionRow, bool]:
     """Make a revision visible; False: the adapter has this very revision already, and nothing was changed.
 
     The adapter is made with its first revision; the adapter above it must be there.
@@ -63,7 +67,11 @@ def publish(session: Session, new: NewRevision, actor: str) -> tuple[RevisionRow
     blobs.require(session, [file.digest for file in new.files], str(new.path))
     row = _insert(session, new, adapter)
     events.record(
-        session, "publish", row.reference, actor, {"digest": row.digest, "parent": row.parent, "message": row.message}
+        session,
+        "publish",
+        row.reference,
+        principal,
+        {"digest": row.digest, "parent": row.parent, "message": row.message},
     )
     session.flush()
     return row, True
@@ -89,13 +97,14 @@ def _check_base(session: Session, new: NewRevision) -> int:
 def _check_parent(session: Session, new: NewRevision) -> int | None:
     """The key of the adapter above, None for the base model."""
     above = new.path.parent
-    expected = None if above is None or above.is_base else revisions.adapter(session, above)
+    expected = None if above is None or above.is_base else revisions.adapter(session, above, everything=True)
     parent = None
     if new.parent_id is not None:
         parent = session.execute(
             select(Revision.adapter_id, Adapter.path, Revision.number)
             .join(Adapter, Adapter.id == Revision.adapter_id)
-            .where(Revision.id == new.parent_id)
+            .where(Revision.id == new.parent_id),
+            execution_options=EVERYTHING,
         ).one_or_none()
         if parent is None:
             raise NotFoundError(f"The parent revision of {new.path} does not exist any more.")
@@ -134,20 +143,20 @@ def _adapter(session: Session, path: Path, base_id: int, above_id: int | None) -
 def _insert(session: Session, new: NewRevision, adapter: Adapter) -> RevisionRow:
     row = Revision(
         adapter_id=adapter.id,
-        number=adapter.next_number,
+        number=_number(session, new, adapter),
         digest=new.digest,
         parent_id=new.parent_id,
         manifest=new.manifest,
         message=new.message,
         author=new.author,
-        created_at=datetime.now(UTC),
+        created_at=new.created_at or datetime.now(UTC),
         rank=new.rank,
         parameters=new.parameters,
         size=new.size,
         trained_on=new.trained_on,
         notices=list(new.notices),
     )
-    adapter.next_number += 1
+    adapter.next_number = max(adapter.next_number, row.number + 1)
     session.add(row)
     session.flush()
     session.add_all(RevisionFile(revision_id=row.id, path=file.path, digest=file.digest) for file in new.files)
@@ -163,3 +172,18 @@ def _insert(session: Session, new: NewRevision, adapter: Adapter) -> RevisionRow
     )
     session.flush()
     return revisions.get(session, row.id)
+
+
+def _number(session: Session, new: NewRevision, adapter: Adapter) -> int:
+    """The next number; for a copy the one that it had, unless another revision has it here, or had it."""
+    wanted = new.number
+    if wanted is None or wanted >= adapter.next_number:
+        return wanted or adapter.next_number
+    taken = select(Revision.id).where(Revision.adapter_id == adapter.id, Revision.number == wanted)
+    deleted = select(EventRecord.id).where(
+        EventRecord.action == "delete", EventRecord.subject == f"{new.path}@{wanted}"
+    )
+    for query in (taken, deleted):
+        if session.scalar(query.limit(1), execution_options=EVERYTHING) is not None:
+            return adapter.next_number
+    return wanted

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, aliased
 
-from registry.catalogue import bases
+from registry.catalogue import bases, sight
+from registry.catalogue.ancestry import retraction_of
 from registry.catalogue.blobs import StoredFile
 from registry.catalogue.nearest import did_you_mean, offered
-from registry.catalogue.tables import Adapter, BaseModelRecord, Blob, Revision, RevisionFile, Tag
+from registry.catalogue.sight import EVERYTHING
+from registry.catalogue.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Blob, Revision, RevisionFile, Tag
 from registry.digest import PREFIX, is_digest
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference
+from registry.schemas import Retraction
 
 if TYPE_CHECKING:
     _Found = Select[Revision, str, int, str, str, int]  # with the path, the base model and the parent's path and number
@@ -47,6 +50,7 @@ class RevisionRow:
     size: int
     trained_on: str | None
     notices: tuple[str, ...]
+    retracted: Retraction | None  # of this very revision
 
     @property
     def reference(self) -> str:
@@ -102,13 +106,40 @@ def of_adapter(session: Session, path: Path, limit: int | None = None) -> tuple[
     return tuple(_values(session, query.limit(limit)))
 
 
+def pinnable(session: Session, path: Path, *, digest: str | None = None) -> tuple[RevisionRow, ...]:
+    """Revisions that a revision of the adapter ``path`` may be pinned to, newest first; with ``digest``, only that one.
+
+    Where the session does not see the adapter above, it knows of the revisions that those it sees were trained on, and
+    of one whose whole digest it knows: from a receipt.
+
+    Raises:
+        NotFoundError: there is no adapter above ``path``.
+    """
+    above = path.parent
+    if above is None or above.is_base:
+        return ()
+    adapter_id = adapter(session, above, everything=True)
+    query = _rows().where(Revision.adapter_id == adapter_id).order_by(Revision.number.desc())
+    if digest is not None:
+        return tuple(_values(session, query.where(Revision.digest == digest), everything=True))
+    if not sight.rights_of(session).covers(above):
+        child = aliased(Revision)
+        seen = select(child.parent_id).join(Adapter, Adapter.id == child.adapter_id).where(Adapter.path == str(path))
+        query = query.where(Revision.id.in_(seen))
+    return tuple(_values(session, query, everything=True))
+
+
 def lineage(session: Session, revision_id: int) -> tuple[RevisionRow, ...]:
-    """The revisions from the one on the base model down to the given one, root first, inclusive."""
+    """The revisions from the one on the base model down to the given one, root first, inclusive.
+
+    Composing needs all of them: those above the session's scopes are there too.
+    """
     chain = select(Revision.id, Revision.parent_id).where(Revision.id == revision_id).cte("chain", recursive=True)
     above = aliased(Revision)
     chain = chain.union_all(select(above.id, above.parent_id).join(chain, above.id == chain.c.parent_id))
     # Ordered here: a join with the chain lets SQLite read the whole table.
-    rows = {row.id: row for row in _values(session, _rows().where(Revision.id.in_(select(chain.c.id))))}
+    found = _values(session, _rows().where(Revision.id.in_(select(chain.c.id))), everything=True)
+    rows = {row.id: row for row in found}
     links: list[RevisionRow] = []
     at: int | None = revision_id if rows else None
     while at is not None:
@@ -129,15 +160,15 @@ def manifest(session: Session, revision_id: int) -> str:
 def files(session: Session, revision_id: int) -> tuple[StoredFile, ...]:
     """The files of a revision, by path."""
     query = (
-        select(RevisionFile.path, Blob.digest, Blob.size, Blob.blocks_digest)
+        select(RevisionFile.path, Blob.digest, Blob.size, Blob.blocks_digest, Blob.key)
         .join(Blob, Blob.digest == RevisionFile.digest)
         .where(RevisionFile.revision_id == revision_id)
     )
     return tuple(sorted((StoredFile(*row) for row in session.execute(query)), key=lambda file: file.path))
 
 
-def adapter(session: Session, path: Path) -> int:
-    """The key of an adapter's row.
+def adapter(session: Session, path: Path, *, everything: bool = False) -> int:
+    """The key of an adapter's row; with ``everything``, also of one that the session does not see.
 
     Raises:
         NotFoundError: there is no such adapter; offers the nearest.
@@ -146,7 +177,8 @@ def adapter(session: Session, path: Path) -> int:
     if path.is_base:
         bases.get(session, path.base)
         raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
-    found = session.scalar(select(Adapter.id).where(Adapter.path == str(path)))
+    query = select(Adapter.id).where(Adapter.path == str(path), HAS_REVISIONS)
+    found = session.scalar(query, execution_options=EVERYTHING if everything else {})
     if found is None:
         raise missing_adapter(session, path)
     return found
@@ -157,12 +189,13 @@ def missing_adapter(session: Session, path: Path) -> NotFoundError:
     if session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == path.base)) is None:
         return bases.missing(session, path.base)
     above = [Path(path.base, path.names[:count]) for count in range(1, len(path.names) + 1)]
-    there = set(session.scalars(select(Adapter.path).where(Adapter.path.in_([str(one) for one in above]))))
-    first = next((one for one in above if str(one) not in there), path)
+    there = set(session.scalars(select(Adapter.path).where(Adapter.path.in_(map(str, above)), HAS_REVISIONS)))
+    # Those above one that is seen may be hidden.
+    first = next((one for one, over in zip(above[::-1], above[-2::-1], strict=False) if str(over) in there), above[0])
     names = session.scalars(
         select(Adapter.path)
         .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
-        .where(BaseModelRecord.name == path.base)
+        .where(BaseModelRecord.name == path.base, HAS_REVISIONS)
         .limit(_CANDIDATES)
     ).all()
     hint = did_you_mean(str(path), names) or offered(str(first), names, "adapters")
@@ -216,7 +249,7 @@ def _rows() -> _Found:
     )
 
 
-def _values(session: Session, query: _Found) -> Sequence[RevisionRow]:
+def _values(session: Session, query: _Found, *, everything: bool = False) -> Sequence[RevisionRow]:
     return [
         RevisionRow(
             id=row.Revision.id,
@@ -237,6 +270,7 @@ def _values(session: Session, query: _Found) -> Sequence[RevisionRow]:
             size=row.Revision.size,
             trained_on=row.Revision.trained_on,
             notices=tuple(row.Revision.notices),
+            retracted=retraction_of(row.Revision, row.path),
         )
-        for row in session.execute(query)
+        for row in session.execute(query, execution_options=EVERYTHING if everything else {})
     ]

@@ -16,6 +16,7 @@ from registry.catalogue import bases, browse
 from registry.catalogue.tables import Adapter, Annotation, BaseModelRecord, Metric, Revision, RevisionTarget, Tag
 from registry.catalogue.texts import check_text
 from registry.errors import UsageError
+from registry.reference import Path
 from registry.schemas import RevisionSummary
 
 _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
@@ -27,6 +28,8 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "==": operator.eq,
     "": operator.eq,
 }
+# The order of paths segment by segment: a space comes before all that names are made of, "/" does not.
+_IN_ORDER: Final = func.replace(Adapter.path, "/", " ")
 _RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
 _METRIC: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*(?:(<=|>=|==|<|>|=)\s*(\S+))?\s*")
 
@@ -40,6 +43,8 @@ def search(
     rank: str | None = None,
     metric: str | None = None,
     target: str | None = None,
+    after: Path | None = None,
+    limit: int | None = None,
 ) -> tuple[RevisionSummary, ...]:
     """The newest revision of each adapter that meets every given condition, by path.
 
@@ -51,6 +56,8 @@ def search(
         rank: ``16``, ``<=16``, ``>8``: the largest rank of the revision's own pairs.
         metric: ``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
         target: leaf name of a target module, ``q_proj``.
+        after: only paths after this one.
+        limit: at most so many.
 
     Raises:
         UsageError: a condition is malformed; says the form.
@@ -73,11 +80,15 @@ def search(
                 RevisionTarget.revision_id == Revision.id, RevisionTarget.name == check_text("The target", target)
             )
         )
+    if after is not None:
+        conditions.append(_IN_ORDER.op(">")(str(after).replace("/", " ")))
     matching = (
         select(Revision.adapter_id, func.max(Revision.number).label("number"))
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .where(*conditions)
-        .group_by(Revision.adapter_id)
+        .group_by(Revision.adapter_id, Adapter.path)
+        .order_by(_IN_ORDER)
+        .limit(limit)
         .subquery()
     )
     chosen = select(Revision.id).join(

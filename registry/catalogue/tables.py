@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy records.
+"""The tables, as SQLAlchemy records: what is published. `registry.catalogue.team_tables` has the rest.
 
 A row that points at nothing is impossible: everything stored is a row of `blobs`, and files refer to it by foreign
 key. Times are UTC. Text that is compared by range (paths, digests) has the byte order on every database.
@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    exists,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -58,10 +59,10 @@ class UtcTime(TypeDecorator[datetime]):
 
 # SQLite counts up only columns of the type INTEGER, which hold 64 bits there.
 _KEY = BigInteger().with_variant(Integer, "sqlite")
-_ORDERED = String().with_variant(String(collation="C"), "postgresql")
+ORDERED = String().with_variant(String(collation="C"), "postgresql")
 
 Key = Annotated[int, mapped_column(_KEY, primary_key=True)]
-Digest = Annotated[str, mapped_column(_ORDERED)]
+Digest = Annotated[str, mapped_column(ORDERED)]
 Time = Annotated[datetime, mapped_column(UtcTime)]
 
 
@@ -81,7 +82,11 @@ class Record(DeclarativeBase):
 
 
 class Blob(Record):
-    """Stored bytes. `blocks_digest` is the digest of the list of block digests that range reads are checked against."""
+    """Stored bytes, and the key under which the store has them.
+
+    `blocks_digest` is the digest of the list of block digests that range reads are checked against. `used_at` is when
+    someone last relied on the bytes: a collector's grace counts from there.
+    """
 
     __tablename__ = "blobs"
 
@@ -89,6 +94,8 @@ class Blob(Record):
     size: Mapped[int]
     blocks_digest: Mapped[Digest]
     created_at: Mapped[Time]
+    key: Mapped[str] = mapped_column(ORDERED, unique=True)
+    used_at: Mapped[Time]
 
 
 class BaseModelRecord(Record):
@@ -97,7 +104,7 @@ class BaseModelRecord(Record):
     __tablename__ = "base_models"
 
     id: Mapped[Key]
-    name: Mapped[str] = mapped_column(_ORDERED, unique=True)
+    name: Mapped[str] = mapped_column(ORDERED, unique=True)
     digest: Mapped[Digest]
     table_digest: Mapped[Digest]
     files_digest: Mapped[Digest]
@@ -128,7 +135,7 @@ class Adapter(Record):
     __tablename__ = "adapters"
 
     id: Mapped[Key]
-    path: Mapped[str] = mapped_column(_ORDERED, unique=True)
+    path: Mapped[str] = mapped_column(ORDERED, unique=True)
     name: Mapped[str]
     base_id: Mapped[int] = mapped_column(ForeignKey("base_models.id"), index=True)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapters.id"), index=True)
@@ -156,6 +163,13 @@ class Revision(Record):
     size: Mapped[int]
     trained_on: Mapped[str | None]
     notices: Mapped[list[str]]
+    retracted_at: Mapped[Time | None]
+    retracted_reason: Mapped[str | None] = mapped_column(Text)
+    retracted_by: Mapped[str | None]
+
+
+HAS_REVISIONS: Final = exists().where(Revision.adapter_id == Adapter.id)
+"""The condition that an adapter is there: one whose revisions were all deleted only keeps their numbers taken."""
 
 
 class RevisionFile(Record):
@@ -212,13 +226,15 @@ class Annotation(Record):
 
 
 class EventRecord(Record):
-    """Something that was changed."""
+    """Something that was changed, or refused."""
 
     __tablename__ = "events"
 
     id: Mapped[Key]
     at: Mapped[Time]
     action: Mapped[str]
-    subject: Mapped[str]
+    subject: Mapped[str] = mapped_column(ORDERED)
     actor: Mapped[str]
     detail: Mapped[dict[str, Any]]
+    token: Mapped[str | None]
+    source: Mapped[str | None]

@@ -5,23 +5,26 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalogue import events, revisions
+from registry.catalogue import events, protection, revisions
 from registry.catalogue.nearest import offered
 from registry.catalogue.tables import Revision, Tag
 from registry.errors import NotFoundError
 from registry.reference import Path, check_tag
+from registry.rights import Principal
 from registry.schemas import Tagged
 
 
-def set_tag(session: Session, revision_id: int, tag: str, actor: str) -> Tagged:
+def set_tag(session: Session, revision_id: int, tag: str, principal: Principal) -> Tagged:
     """Let ``tag`` name a revision of its adapter, moving it if it named another.
 
     Raises:
         UsageError: ``bad_name``, the tag is outside the grammar.
         NotFoundError: the revision does not exist any more.
+        NotAllowedError: ``protected_tag``.
     """
     check_tag(tag)
     row = revisions.get(session, revision_id)
+    protection.check_movable(session, Path.parse(row.path), tag, principal)
     held = session.get(Tag, (row.adapter_id, tag), with_for_update=True)
     previous = None if held is None else _reference(session, row.path, held)
     if held is None:
@@ -29,16 +32,17 @@ def set_tag(session: Session, revision_id: int, tag: str, actor: str) -> Tagged:
     else:
         held.revision_id = revision_id
     if previous != row.reference:
-        events.record(session, "tag", row.path, actor, {"tag": tag, "old": previous, "new": row.reference})
+        events.record(session, "tag", row.path, principal, {"tag": tag, "old": previous, "new": row.reference})
     session.flush()
     return Tagged(path=row.path, tag=tag, reference=row.reference, previous=previous)
 
 
-def remove_tag(session: Session, path: Path, tag: str, actor: str) -> Tagged:
+def remove_tag(session: Session, path: Path, tag: str, principal: Principal) -> Tagged:
     """Remove a tag of an adapter.
 
     Raises:
         NotFoundError: there is no such adapter or tag; offers the nearest.
+        NotAllowedError: ``protected_tag``.
     """
     adapter_id = revisions.adapter(session, path)
     held = session.get(Tag, (adapter_id, tag), with_for_update=True)
@@ -46,9 +50,10 @@ def remove_tag(session: Session, path: Path, tag: str, actor: str) -> Tagged:
         tags = session.scalars(select(Tag.name).where(Tag.adapter_id == adapter_id)).all()
         hint = offered(tag, tags, f"tags of {path}") if tags else " It has no tags."
         raise NotFoundError(f"{path} has no tag {tag}.{hint}")
+    protection.check_movable(session, path, tag, principal)
     previous = _reference(session, str(path), held)
     session.delete(held)
-    events.record(session, "untag", str(path), actor, {"tag": tag, "old": previous, "new": None})
+    events.record(session, "untag", str(path), principal, {"tag": tag, "old": previous, "new": None})
     session.flush()
     return Tagged(path=str(path), tag=tag, reference=None, previous=previous)
 

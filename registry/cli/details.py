@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from registry.cli.lists import tags_of
-from registry.cli.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
+from registry.cli.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.words import amount, clean, counted, metrics, moment, numbers, percent, short_digest, size
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         FileEntry,
         LineageEntry,
         Published,
+        Retraction,
         RevisionSummary,
         Shown,
         Verified,
@@ -54,6 +55,7 @@ def _section(title: str, lines: Sequence[Line]) -> list[Line]:
 def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None) -> list[Line]:
     share = f"({percent(shown.share_of_model)} of the model)"
     pairs: list[tuple[str, Items]] = [
+        ("retracted", [words(_retracted(revision.retracted), GONE)] if revision.retracted else []),
         ("behind", [words(_behind(shown.lineage), BEHIND)] if revision.behind else []),
         *_one_a_line("message", revision.message.splitlines()),
         ("tags", tags_of(revision)),
@@ -72,6 +74,14 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
 
 def _one_a_line(name: str, texts: Sequence[str]) -> list[tuple[str, Items]]:
     return [("" if index else name, [words(text)]) for index, text in enumerate(texts)]
+
+
+def _retracted(retraction: Retraction) -> str:
+    """What was taken back, why, and who did it."""
+    return (
+        f"{retraction.reference}: {retraction.reason} "
+        f"({moment(retraction.at)} UTC by {retraction.actor}); no weights of it are handed out"
+    )
 
 
 def _behind(lineage: Sequence[LineageEntry]) -> str:

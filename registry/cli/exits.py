@@ -75,6 +75,10 @@ def report(error: BaseException, *, as_json: bool) -> int:
             code, status, message = _from_system(error)
         case _ if isinstance(error, PARSER_ERROR):
             code, status, message = "usage", EXIT_CODES[UsageError], _from_parser(error)
+        case ModuleNotFoundError() if error.name and not error.name.startswith("registry"):
+            # A client may be installed without what opens a registry in process.
+            code, status = "missing_package", EXIT_CODES[UnavailableError]
+            message = f"The package {error.name.partition('.')[0]} is needed for this, and it is not installed here."
         case MemoryError():
             code, status, message = "unavailable", UNEXPECTED, "There is not enough memory for this."
         case _:

@@ -49,6 +49,14 @@ def fetch(
         typer.Option("--report", metavar="FILE", help="Write what the truncation lost to this JSON file."),
     ] = None,
     dtype: Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")] = None,
+    base_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--base-dir",
+            metavar="DIR",
+            help="The base model's files on this machine: a service then sends the adapters only.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace what an earlier fetch wrote to DIR, and only that.")
     ] = False,
@@ -75,6 +83,7 @@ def fetch(
             uniform=uniform,
             dtype=dtype.value if dtype else None,
             force=force,
+            base_dir=base_dir,
             progress=run.progress,
         )
         run.answer(answer, lambda _width: [(Span(answer.folder),)])

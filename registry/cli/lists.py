@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from registry.cli.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
+from registry.cli.screen import BEHIND, GONE, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
 from registry.cli.words import amount, counted, metrics, moment, short_digest, size
 from registry.digest import is_digest
 
 if TYPE_CHECKING:
-    from registry.schemas import BaseSummary, Event, Log, Resolved, RevisionSummary, SearchResult, Tree, TreeNode
+    from registry.schemas import (
+        BaseSummary,
+        Event,
+        Log,
+        Resolved,
+        Retraction,
+        RevisionSummary,
+        SearchResult,
+        Tree,
+        TreeNode,
+    )
 
 
 def tags_of(revision: RevisionSummary) -> list[list[Span]]:
@@ -21,6 +31,8 @@ def tags_of(revision: RevisionSummary) -> list[list[Span]]:
 def _remarks(revision: RevisionSummary) -> list[list[Span]]:
     """What a list says about a revision beside its numbers: tags, behind, metrics, the first line of its message."""
     items = tags_of(revision)
+    if revision.retracted:
+        items.append([Span("retracted", GONE)])
     if revision.behind:
         items.append([Span("behind", BEHIND)])
     items += [[Span(metric)] for metric in metrics(revision.metrics)]
@@ -89,6 +101,8 @@ def event_lines(events: Sequence[Event], width: int | None) -> list[Line]:
             [Span(moment(event.at), QUIET), phrase(event.action), phrase(event.actor)],
             [
                 [phrase(event.subject, REFERENCE)],
+                words(f"from {event.source}" if event.source else "", QUIET),
+                words(f"token {event.token}" if event.token else "", QUIET),
                 *(
                     words(f"{name}={_detail(value)}", QUIET)
                     for name, value in sorted(event.detail.items())
@@ -162,9 +176,17 @@ def _about_revision(revision: RevisionSummary, above: TreeNode | None) -> list[l
         [Span(f"rank {revision.rank}", QUIET)],
         [Span(size(revision.size), QUIET)],
     ]
+    if revision.retracted:
+        about.append([*words(_why_retracted(revision, revision.retracted), GONE)])
     if revision.behind:
         about.append([*words(_why_behind(revision, above), BEHIND)])
     return about
+
+
+def _why_retracted(revision: RevisionSummary, retraction: Retraction) -> str:
+    if retraction.reference == revision.reference:
+        return "retracted"
+    return f"{retraction.reference.rpartition('/')[2]} is retracted"
 
 
 def _why_behind(revision: RevisionSummary, above: TreeNode | None) -> str:

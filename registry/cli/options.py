@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from registry.errors import UsageError
+from registry.settings import parse_duration
 
 
 class Kind(StrEnum):
@@ -28,6 +29,14 @@ class FloatType(StrEnum):
     FP32 = "fp32"
 
 
+class RoleName(StrEnum):
+    """What ``token create --role`` takes; each may do what those before it may."""
+
+    READER = "reader"
+    WRITER = "writer"
+    ADMIN = "admin"
+
+
 def _from_root(context: typer.Context, value: Any) -> Any:
     """An option that was not given to the command may have been given before it."""
     name = "url" if isinstance(value, str | None) else "as_json"
@@ -35,7 +44,7 @@ def _from_root(context: typer.Context, value: Any) -> Any:
 
 
 JSON_HELP = "Print one JSON document."
-URL_HELP = "Where the registry is: a folder. Default: REGISTRY_URL, else the user's data folder."
+URL_HELP = "Where the registry is: a folder, or http(s)://HOST. Default: REGISTRY_URL, or what login chose."
 
 Json = Annotated[bool, typer.Option("--json", help=JSON_HELP, callback=_from_root)]
 Url = Annotated[str | None, typer.Option("--url", help=URL_HELP, metavar="URL", callback=_from_root)]
@@ -49,6 +58,23 @@ Annotations = Annotated[
     list[str] | None,
     typer.Option("--annotation", metavar="NAME=TEXT", help="A free annotation; may be repeated."),
 ]
+
+
+def parse_expiry(text: str | None) -> int | None:
+    """Seconds of an ``--expires`` option.
+
+    Raises:
+        UsageError: it is not a duration, or no time at all.
+    """
+    if text is None:
+        return None
+    try:
+        seconds = parse_duration(text)
+    except ValueError:
+        seconds = 0
+    if not seconds:
+        raise UsageError(f"--expires {text!s} is malformed: a duration such as 90d or 12h is expected.")
+    return seconds
 
 
 def parse_annotations(texts: Sequence[str] | None) -> dict[str, str]:

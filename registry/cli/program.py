@@ -5,42 +5,50 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from registry.cli import browsing, demo, fetching, keeping
+from registry.cli import (
+    access,
+    browsing,
+    collecting,
+    copying,
+    database,
+    demo,
+    fetching,
+    keeping,
+    life,
+    serving,
+    tokens,
+)
 from registry.cli.exits import INTERRUPTED, PIPE_CLOSED, report, wants_json
 from registry.cli.options import JSON_HELP, URL_HELP
 from registry.version import __version__
 
 
-class _BaseFirst(TyperGroup):
-    """Help lists ``base`` first, as it is used first; typer would put groups last."""
+class _Ordered(TyperGroup):
+    """Help lists ``base`` first, as it is used first, and ``demo`` last; typer would put groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=lambda name: name != "base")
+        return sorted(super().list_commands(ctx), key=lambda name: {"base": 0, "demo": 2}.get(name, 1))
 
 
 def build_app() -> typer.Typer:
     """All commands, in the order in which help shows them."""
     # Help for people at a terminal has panels; in a pipe it is plain text, which starts faster and can be searched.
     app = typer.Typer(
-        cls=_BaseFirst,
+        cls=_Ordered,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich" if sys.stdout.isatty() else None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    base = typer.Typer(help="Add and list base models.", rich_markup_mode=app.rich_markup_mode)
-    base.callback(invoke_without_command=True)(_base)
-    base.command("add")(keeping.base_add)
-    base.command("list")(browsing.base_list)
-    app.add_typer(base, name="base")
+    _add_group(app, "base", _base, add=keeping.base_add, list=browsing.base_list, protect_tag=life.protect_tag)
     for command in (
         keeping.publish,
         browsing.tree,
@@ -53,11 +61,31 @@ def build_app() -> typer.Typer:
         keeping.annotate,
         fetching.fetch,
         fetching.verify,
+        life.delete,
+        life.retract,
+        copying.copy,
+        access.login,
+        access.logout,
+        access.whoami,
         browsing.events,
+        collecting.gc,
+        collecting.fsck,
+        serving.serve,
         demo.demo,
     ):
         app.command()(command)
+    _add_group(app, "token", _token, create=tokens.create, list=tokens.list_, revoke=tokens.revoke)
+    _add_group(app, "db", _db, upgrade=database.upgrade)
     return app
+
+
+def _add_group(app: typer.Typer, name: str, about: Callable[..., None], **commands: Callable[..., None]) -> None:
+    """Commands under one word; alone it shows its help."""
+    group = typer.Typer(help=about.__doc__, rich_markup_mode=app.rich_markup_mode)
+    group.callback(invoke_without_command=True)(about)
+    for word, command in commands.items():
+        group.command(word.replace("_", "-"))(command)
+    app.add_typer(group, name=name)
 
 
 def _version(value: bool) -> None:
@@ -82,6 +110,20 @@ def _root(
 
 def _base(context: typer.Context) -> None:
     """Add and list base models."""
+    _help_alone(context)
+
+
+def _token(context: typer.Context) -> None:
+    """Make, list and revoke tokens."""
+    _help_alone(context)
+
+
+def _db(context: typer.Context) -> None:
+    """Keep the database."""
+    _help_alone(context)
+
+
+def _help_alone(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

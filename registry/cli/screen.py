@@ -19,6 +19,7 @@ from registry.cli.words import clean
 REFERENCE = "bold"
 TAG = "cyan"
 BEHIND = "yellow"
+GONE = "red"
 QUIET = "dim"
 
 GAP = 2

@@ -66,6 +66,17 @@ def print_json(document: object) -> None:
     sys.stdout.flush()
 
 
+def answer_alone(
+    answer: Schema | Sequence[Schema], lines: Callable[[int | None], Iterable[Line]], *, as_json: bool
+) -> None:
+    """Print the result of a command that opens no registry."""
+    if as_json:
+        print_json(as_document(answer))
+        return
+    out = stdout()
+    out.show(lines(out.width))
+
+
 @contextmanager
 def session(url: str | None, as_json: bool, *, create: bool = False) -> Iterator[Session]:
     """Open the registry for one command and close it after."""

@@ -104,15 +104,25 @@ def may_fill(place: Path, *, force: bool) -> bool:
     return True
 
 
-def fill(place: Path, artifact: Writable, make_receipt: MakeReceipt, *, replace: bool, progress: Progress) -> Receipt:
+def fill(
+    place: Path,
+    artifact: Writable,
+    make_receipt: MakeReceipt,
+    *,
+    replace: bool,
+    progress: Progress,
+    resumable: bool = False,
+) -> Receipt:
     """Write all files and the receipt beside them, and give the folder its name.
+
+    ``resumable``: what was written before an interruption stays beside the place, hidden, for the next run.
 
     Raises:
         ConflictError: ``folder_taken``, something came there meanwhile.
         UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
     """
     try:
-        with staged_folder(place) as staging:
+        with staged_folder(place, leave=resumable) as staging:
             _check_space(place, artifact.size)
             receipt = make_receipt(write_files(artifact, staging, progress))
             with (staging / RECEIPT).open("xb") as stream:

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError
@@ -126,11 +126,18 @@ def _reason(path: Path, root: Path, error: type[RegistryError]) -> str | None:
         _check_link(path, root, error)
     if not stat.S_ISREG(path.stat().st_mode):
         return "not a regular file"
-    if path.name == RECEIPT:
+    return reason_by_name(path.name)
+
+
+def reason_by_name(name: str) -> str | None:
+    """Why a file of that name, without folders, is left out; None where it is taken."""
+    if name.startswith("."):
+        return _HIDDEN_REASON
+    if name == RECEIPT:
         return "receipt of a fetch"
-    if _TRAINER.fullmatch(path.name):
+    if _TRAINER.fullmatch(name):
         return "trainer state"
-    if path.suffix.lower() in _PICKLES:
+    if PurePosixPath(name).suffix.lower() in _PICKLES:
         return "pickle"
     return None
 

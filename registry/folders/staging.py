@@ -35,16 +35,42 @@ def filesystem_error(place: Path, problem: OSError) -> RegistryError:
 
 
 @contextmanager
-def staged_folder(place: Path) -> Iterator[Path]:
-    """A new folder beside ``place``, removed at leaving unless `put_in_place` moved it."""
+def staged_folder(place: Path, *, leave: bool = False) -> Iterator[Path]:
+    """A new folder beside ``place``, removed at leaving unless `put_in_place` moved it.
+
+    ``leave``: what was interrupted is left as a killed run leaves it, for the next one to go on with; see `abandoned`.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     clear_litter(place.parent, _escaped(place.name[:100]))
     staging, lock = _locked_folder(place)
+    left = False
     try:
         yield staging
+    except (UnavailableError, KeyboardInterrupt) as problem:
+        left = leave and getattr(problem, "code", "") != "disk_full"
+        raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if not left:
+            shutil.rmtree(staging, ignore_errors=True)
         os.close(lock)
+
+
+def abandoned(place: Path) -> list[Path]:
+    """The folders that interrupted runs were filling for ``place``; the next `staged_folder` clears them."""
+    found = []
+    for folder in place.parent.glob(f".{_escaped(place.name[:100])}{_MARK}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found.append(folder)
+        except BlockingIOError:
+            pass  # its run is alive
+        finally:
+            os.close(lock)
+    return found
 
 
 def _locked_folder(place: Path) -> tuple[Path, int]:

@@ -132,6 +132,7 @@ class Copied(Schema):
     base_created: bool
     revisions: tuple[CopiedRevision, ...]  # parents first
     bytes_copied: int
+    notices: tuple[str, ...] = ()
 
 
 class Upgraded(Schema):

@@ -8,16 +8,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from registry.catalogue.blobs import StoredFile
 from registry.errors import IntegrityError, InvalidAdapterError, UsageError
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from registry.reference import Path, Reference
+from registry.reference import Path
 from registry.schemas import Dtype, Options, Truncation
 from registry.services import side_files
-from registry.services.deployment import Deployment
 from registry.services.hashing import weight_files
-from registry.services.model_files import CONFIG, INDEX
-from registry.services.paths import Link, LoadedPath, load_path, target_table
+from registry.services.lineage import Blobs, Link, LoadedPath, read_blob, read_document, target_table
+from registry.services.model_listing import CONFIG, INDEX
+from registry.storage.place import BlobPlace
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile, generated_file, source_file
 from registry.tensors.artifacts.merged import merged_file
 from registry.tensors.artifacts.model_config import (
@@ -41,26 +40,18 @@ from registry.tensors.path.programs import BoundLink, NewTensor, PathPrograms, p
 from registry.tensors.truncation.rank_choice import check_options
 
 
-def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifact:
-    """The artifact that a reference means; see `registry.services.protocol.Registry.artifact`.
+def build_artifact(blobs: Blobs, path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> Artifact:
+    """The artifact of a loaded path; ``ancestor`` is what ``options.since`` names.
 
     Raises:
         UsageError: the options contradict each other or the reference.
-        NotFoundError: the reference names nothing.
         AccuracyError: the asked-for error can't be reached.
     """
-    path = load_path(deployment, Reference.parse(ref))
-    ancestor = None if options.since is None else load_path(deployment, Reference.parse(options.since))
-    return build_artifact(deployment, path, ancestor, options)
-
-
-def build_artifact(deployment: Deployment, path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> Artifact:
-    """The artifact of a loaded path; ``ancestor`` is what ``options.since`` names."""
     _check_options(options, path)
     links = path.links if ancestor is None else path.since(ancestor)
     plan = make_plan(path, path.links[-1:] if options.kind == "published" else links, ancestor, options)
     with ExitStack() as open_blobs:
-        builder = _Builder(deployment, path, open_blobs)
+        builder = _Builder(blobs, path, open_blobs)
         if options.kind == "published":
             files = builder.published()
         elif options.kind == "lora":
@@ -96,8 +87,8 @@ def make_plan(path: LoadedPath, links: Sequence[Link], ancestor: LoadedPath | No
         base=path.base.digest,
         base_files=path.base.files_digest,
         table=path.base.table_digest,
-        links=tuple(PlanLink(link.row.digest) for link in links),
-        since=ancestor.links[-1].row.digest if ancestor and ancestor.links else None,
+        links=tuple(PlanLink(link.digest) for link in links),
+        since=ancestor.links[-1].digest if ancestor and ancestor.links else None,
         dtype=options.dtype,
         uniform=options.uniform,
         base_repo=_repo_of(path, ancestor) if options.kind == "lora" else None,
@@ -106,16 +97,16 @@ def make_plan(path: LoadedPath, links: Sequence[Link], ancestor: LoadedPath | No
 
 def _repo_of(path: LoadedPath, ancestor: LoadedPath | None) -> str:
     """Repo id of the model that a composed adapter goes on, as the Hub views spell it."""
-    below = ancestor.links[-1].row.path if ancestor and ancestor.links else path.base.name
+    below = ancestor.links[-1].path if ancestor and ancestor.links else path.base.name
     return Path.parse(below).repo_id
 
 
 class _Builder:
-    def __init__(self, deployment: Deployment, path: LoadedPath, open_blobs: ExitStack) -> None:
-        self._deployment = deployment
+    def __init__(self, blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> None:
+        self._blobs = blobs
         self._path = path
         self._open_blobs = open_blobs
-        self._table = target_table(deployment, path.table)
+        self._table = target_table(blobs, path.base)
         self.notices: list[str] = []
         self.truncation: Truncation | None = None
 
@@ -123,7 +114,7 @@ class _Builder:
         stored = self._path.links[-1].files if self._path.links else self._path.base.files
         files = []
         for file in stored:
-            source = self._source(file)
+            source = self._source(file.place)
             header = read_header(source, what=file.path, error=IntegrityError) if _is_weights(file.path) else None
             files.append(source_file(file.path, source, header))
         return files
@@ -131,7 +122,7 @@ class _Builder:
     def lora(self, links: tuple[Link, ...], plan: Plan, options: Options) -> tuple[list[ArtifactFile], Plan]:
         bound = self._bound(self._path.links)
         since = len(bound) - len(links)
-        base = BaseTensors(base_tensors(self._deployment, self._path, self._open_blobs)[1])
+        base = BaseTensors(base_tensors(self._blobs, self._path, self._open_blobs)[1])
         composition = Composition(bound, since, path_programs(bound, self._table), base, self._table)
         if options.rank is not None or options.max_error is not None:
             dtype = OPTION_DTYPES[options.dtype or "fp32"]
@@ -149,7 +140,7 @@ class _Builder:
 
     def merged(self, links: tuple[Link, ...], dtype: Dtype | None) -> list[ArtifactFile]:
         paths = path_programs(self._bound(links), self._table)
-        headers, tensors = base_tensors(self._deployment, self._path, self._open_blobs)
+        headers, tensors = base_tensors(self._blobs, self._path, self._open_blobs)
         base = BaseTensors(tensors)
         changed = paths.by_tensor()
         new = _by_file(paths.new.values(), headers)
@@ -157,15 +148,15 @@ class _Builder:
         files = [
             merged_file(name, header, base, changed, new.get(name, ()), out_dtype) for name, header in headers.items()
         ]
-        by_name = {file.path: file for file in self._path.base.files if file.path not in headers}
-        side = side_files.choose(by_name, [{file.path: file for file in link.files} for link in links])
+        by_name = {file.path: file.place for file in self._path.base.files if file.path not in headers}
+        side = side_files.choose(by_name, [{file.path: file.place for file in link.files} for link in links])
         files += self._rewritten(side, files, headers, paths, out_dtype)
         self.notices += _merged_notices(paths)
-        return files + [source_file(name, self._source(file)) for name, file in side.items()]
+        return files + [source_file(name, self._source(place)) for name, place in side.items()]
 
     def _rewritten(
         self,
-        side: dict[str, StoredFile],
+        side: dict[str, BlobPlace],
         weights: list[ArtifactFile],
         headers: Mapping[str, Header],
         paths: PathPrograms,
@@ -176,13 +167,13 @@ class _Builder:
         recast = dtype is not None and changes_dtype(headers, dtype)
         labels = labels_of_new_head({name: one.shape for name, one in paths.new.items() if one.beside is None})
         if CONFIG in side and (recast or paths.untied or labels):
-            config = json.loads(self._deployment.read_blob(side.pop(CONFIG)))
+            config = json.loads(read_blob(self._blobs, side.pop(CONFIG)))
             config = config_with_dtype(config, dtype) if recast and dtype else config
             config = untied_config(config) if paths.untied else config
             config = labelled_config(config, labels) if labels else config
             files.append(generated_file(CONFIG, write_json(config)))
         if INDEX in side and (recast or paths.new):
-            index = json.loads(self._deployment.read_blob(side.pop(INDEX)))
+            index = json.loads(read_blob(self._blobs, side.pop(INDEX)))
             out_headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}
             files.append(generated_file(INDEX, write_json(index_of(index, out_headers))))
         return files
@@ -191,38 +182,36 @@ class _Builder:
         found = []
         for link in links:
             try:
-                found.append(bind_link(self._deployment, link, self._path, self._open_blobs))
+                found.append(bind_link(self._blobs, link, self._path, self._open_blobs))
             except InvalidAdapterError as problem:
                 # It was accepted when it was published, so a rule has become stricter, or a byte was changed.
-                raise InvalidAdapterError(
-                    f"{link.row.reference} can't be used: {problem}", code=problem.code
-                ) from problem
+                raise InvalidAdapterError(f"{link.reference} can't be used: {problem}", code=problem.code) from problem
         return found
 
-    def _source(self, file: StoredFile) -> ByteSource:
-        reader = self._deployment.open_blob(file)
+    def _source(self, place: BlobPlace) -> ByteSource:
+        reader = self._blobs.open_blob(place)
         self._open_blobs.callback(reader.close)
         return reader
 
 
-def bind_link(deployment: Deployment, link: Link, path: LoadedPath, open_blobs: ExitStack) -> BoundLink:
+def bind_link(blobs: Blobs, link: Link, path: LoadedPath, open_blobs: ExitStack) -> BoundLink:
     """A published revision's checkpoint with the open file that holds its tensors."""
-    config = parse_config(deployment.read_blob(link.file(ADAPTER_CONFIG)))
-    source = deployment.open_blob(link.file(ADAPTER_WEIGHTS))
+    config = parse_config(read_blob(blobs, link.file(ADAPTER_CONFIG)))
+    source = blobs.open_blob(link.file(ADAPTER_WEIGHTS))
     open_blobs.callback(source.close)
     header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
-    return BoundLink(read_checkpoint(config, header.entries, target_table(deployment, path.table)), source)
+    return BoundLink(read_checkpoint(config, header.entries, target_table(blobs, path.base)), source)
 
 
 def base_tensors(
-    deployment: Deployment, path: LoadedPath, open_blobs: ExitStack
+    blobs: Blobs, path: LoadedPath, open_blobs: ExitStack
 ) -> tuple[dict[str, Header], dict[str, tuple[ByteSource, TensorEntry]]]:
     """Headers of the base's weight files, and every tensor with the open file that holds it."""
-    by_name = {file.path: file for file in path.base.files}
+    by_name = {file.path: file.place for file in path.base.files}
     headers: dict[str, Header] = {}
     tensors: dict[str, tuple[ByteSource, TensorEntry]] = {}
-    for name in weight_files(deployment.read_document(path.index)):
-        source = deployment.open_blob(by_name[name])
+    for name in weight_files(read_document(blobs, path.base.index)):
+        source = blobs.open_blob(by_name[name])
         open_blobs.callback(source.close)
         headers[name] = read_header(source, what=name, error=IntegrityError)
         tensors.update({tensor: (source, entry) for tensor, entry in headers[name].entries.items()})

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
+
+from sqlalchemy.orm import Session
 
 from registry.catalogue import bases as base_rows
-from registry.catalogue import blobs as blob_rows
 from registry.catalogue.bases import NewBase
 from registry.catalogue.blobs import BlobRow, FileRef
 from registry.digest import canonical_json
 from registry.errors import ConflictError, NotFoundError
 from registry.progress import Progress
+from registry.reference import Path as TreePath
 from registry.reference import check_base_name
 from registry.schemas import BaseAdded, BaseSummary, LeftOut
-from registry.services.deployment import Deployment, blob_row
+from registry.services.deployment import Deployment
 from registry.services.hashing import ModelIndex, files_digest, index_model
-from registry.services.model_files import ModelFiles, read_model_files
-from registry.storage.blobs import StoredBlob
+from registry.services.intake import BytesGoneError, Intake
+from registry.services.model_files import CheckedModel, ModelFiles, read_model_files
+from registry.services.model_listing import DECLARATION
+from registry.storage.place import StoredBlob
 from registry.tensors.table.architecture import make_table
-from registry.tensors.table.declaration import FILE as DECLARATION
 from registry.tensors.table.declaration import declare
 from registry.tensors.table.targets import TargetTable
 
+T = TypeVar("T")
 StoredBy = Literal["copy", "reflink", "link", "none"]
 _WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # the last that occurs is told
 
@@ -31,52 +36,81 @@ def add_base(deployment: Deployment, name: str, folder: Path, *, link: bool, pro
     """Add the base model in ``folder`` under ``name``; see `registry.services.protocol.Registry.add_base`.
 
     Raises:
+        NotAllowedError: the token may not add this base model.
         UsageError: ``bad_name``.
         InvalidBaseError: the folder is not an intact, unquantised safetensors model.
         ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
     """
-    check_base_name(name)
-    model = read_model_files(folder)
-    index = index_model(model, progress)
-    there = _existing(deployment, name, index.weights_digest)
+    require_adding(deployment, name)
+    files = read_model_files(folder)
+    index = index_model(files, progress)
+    there = existing(deployment, name)
     if there is not None:
-        _check_declaration(there, index)
-        return _answer(deployment, there, model.left_out, (), created=False)
-    shapes = {name: (entry.dtype, entry.shape) for name, (_, entry) in model.tensors().items()}
-    table = make_table(model.config, shapes)
-    if model.declaration is not None:
-        table = declare(table, model.declaration)
-    stored = _store(deployment, model, index, link=link, progress=progress)
-    index_blob = deployment.blobs.put_bytes(canonical_json(index.to_document()))
-    table_blob = deployment.blobs.put_bytes(canonical_json(table.to_document()))
-    blobs = [blob_row(blob) for blob in (*stored, index_blob, table_blob)]
-    new = _new_base(name, index, table, index_blob, table_blob)
-    with deployment.database.write() as session:
-        blob_rows.record(session, _unique(blobs))
-        summary, created = base_rows.add(session, new, deployment.actor)
-    return _answer(deployment, summary, model.left_out, (*stored, index_blob, table_blob), created=created)
+        check_same(there, index.weights_digest, {path: digest for path, (digest, _) in index.files.items()})
+        return answer(deployment, there, files.left_out, (), created=False)
+    table = understood(files.model)
+    return once_more(lambda: _add(deployment, name, files, index, table, link=link, progress=progress))
 
 
-def _existing(deployment: Deployment, name: str, digest: str) -> BaseSummary | None:
-    """The base of this name, where it has these weights."""
+def _add(
+    deployment: Deployment,
+    name: str,
+    files: ModelFiles,
+    index: ModelIndex,
+    table: TargetTable,
+    *,
+    link: bool,
+    progress: Progress,
+) -> BaseAdded:
+    progress.begin("Storing the base model", sum(size for _, size in index.files.values()))
+    with Intake(deployment, progress) as intake:
+        stored = [intake.keep(found.file, index.files[found.path][0], link=link) for found in files.files]
+        return make_visible(deployment, intake, name, index, table, stored, files.left_out)
+
+
+def require_adding(deployment: Deployment, name: str) -> None:
+    """Refuse a name that is none, and what the token may not do; raises `UsageError`, `NotAllowedError`."""
+    deployment.rights.require_on("writer", TreePath(check_base_name(name)), "add a base model")
+
+
+def once_more(work: Callable[[], T]) -> T:
+    """Run ``work``, and again where a collector came between."""
     try:
-        with deployment.database.read() as session:
-            summary = base_rows.summary(session, name)
+        return work()
+    except BytesGoneError:
+        return work()
+
+
+def existing(deployment: Deployment, name: str) -> BaseSummary | None:
+    """The base model of this name."""
+    try:
+        with deployment.read() as session:
+            return base_rows.summary(session, name)
     except NotFoundError:
         return None
-    if summary.digest != digest:
-        raise ConflictError(
-            f"Base model {name} is there with other weights: it has {summary.digest}, the folder has {digest}. "
-            "Choose another name.",
-            code="other_weights",
-        )
-    return summary
 
 
-def _check_declaration(there: BaseSummary, index: ModelIndex) -> None:
-    """A base that is there keeps its target table: a declaration that came later must not pass unheard."""
+def other_weights(there: BaseSummary, found: str) -> ConflictError:
+    """The error of a name that is taken; ``found`` is what the new one has."""
+    return ConflictError(
+        f"Base model {there.name} is there with other weights: it has {there.digest}, the folder has {found}. "
+        "Choose another name.",
+        code="other_weights",
+    )
+
+
+def check_same(there: BaseSummary, digest: str, files: Mapping[str, str]) -> None:
+    """Whether a base model may pass for the one that is there.
+
+    That one keeps its target table: a declaration that came later must not pass unheard.
+
+    Raises:
+        ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
+    """
+    if there.digest != digest:
+        raise other_weights(there, digest)
     stored = {file.path: file.digest for file in there.files}
-    if DECLARATION in index.files and index.files[DECLARATION][0] != stored.get(DECLARATION):
+    if DECLARATION in files and files[DECLARATION] != stored.get(DECLARATION):
         raise ConflictError(
             f"Base model {there.name} is there with these weights and {'another' if DECLARATION in stored else 'no'} "
             f"{DECLARATION}. Add it under another name to use this one.",
@@ -84,19 +118,34 @@ def _check_declaration(there: BaseSummary, index: ModelIndex) -> None:
         )
 
 
-def _store(
-    deployment: Deployment, model: ModelFiles, index: ModelIndex, *, link: bool, progress: Progress
-) -> list[StoredBlob]:
-    deployment.blobs.clear_litter()
-    progress.begin("Storing the base model", sum(size for _, size in index.files.values()))
-    return [
-        deployment.blobs.keep(found.file, index.files[found.path][0], link=link, advance=progress.advance)
-        for found in model.files
-    ]
+def understood(model: CheckedModel) -> TargetTable:
+    """The target table of a base model, made in a child process."""
+    table = make_table(model.config, model.shapes)
+    return table if model.declaration is None else declare(table, model.declaration)
 
 
-def _unique(blobs: list[BlobRow]) -> list[BlobRow]:
-    return list({blob.digest: blob for blob in blobs}.values())
+def make_visible(
+    deployment: Deployment,
+    intake: Intake,
+    name: str,
+    index: ModelIndex,
+    table: TargetTable,
+    stored: Iterable[StoredBlob],
+    left_out: tuple[LeftOut, ...],
+) -> BaseAdded:
+    """Store what was worked out, then the one transaction, and what comes after it."""
+    index_blob = intake.put(canonical_json(index.to_document()))
+    table_blob = intake.put(canonical_json(table.to_document()))
+    new = _new_base(name, index, table, index_blob, table_blob)
+
+    def work(session: Session) -> tuple[BaseSummary, bool, Mapping[str, BlobRow]]:
+        noted = intake.record(session)
+        summary, created = base_rows.add(session, new, deployment.principal)
+        return summary, created, noted
+
+    summary, created, noted = deployment.change(work)
+    intake.settle(noted)
+    return answer(deployment, summary, left_out, (*stored, index_blob, table_blob), created=created)
 
 
 def _new_base(
@@ -119,7 +168,7 @@ def _new_base(
     )
 
 
-def _answer(
+def answer(
     deployment: Deployment,
     summary: BaseSummary,
     left_out: tuple[LeftOut, ...],
@@ -127,6 +176,7 @@ def _answer(
     *,
     created: bool,
 ) -> BaseAdded:
+    """What adding a base model answers."""
     ways = {blob.stored_by for blob in stored}
     by: StoredBy = "none"
     for way in _WAYS:

@@ -2,54 +2,80 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from registry.catalogue import blobs as blob_rows
+from sqlalchemy.orm import Session
+
 from registry.catalogue.blobs import BlobRow, StoredFile
 from registry.catalogue.database import Database
-from registry.storage.blobs import BlobStore, StoredBlob
+from registry.rights import UNLIMITED, Principal, Rights
+from registry.services.lineage import PathFile
+from registry.storage.blobs import BlobStore
+from registry.storage.place import BlobPlace, StoredBlob
 
 if TYPE_CHECKING:
     from registry.storage.reading import BlobReader
 
+T = TypeVar("T")
+GRACE: Final = 24 * 3600.0
+"""Seconds that bytes which nothing needs are kept: far longer than storing and publishing anything takes."""
+
 
 @dataclass(frozen=True)
 class Deployment:
-    """One registry in process."""
+    """One registry in process, for one who acts. A service makes one for each request, with another ``principal``."""
 
     database: Database
     blobs: BlobStore
-    actor: str
+    principal: Principal
     url: str
+    clears_litter: bool = False  # whether publishing removes what killed writers left; else the collector does
+    gc_grace: float = GRACE  # seconds
 
-    def open_blob(self, stored: StoredFile | BlobRow) -> BlobReader:
-        """Open a stored file for checked reads."""
-        return self.blobs.open(stored.digest, stored.size, stored.blocks_digest)
+    @property
+    def actor(self) -> str:
+        """The name of who acts."""
+        return self.principal.name
 
-    def read_blob(self, stored: StoredFile | BlobRow) -> bytes:
-        """A whole stored file in memory; for small ones."""
-        reader = self.open_blob(stored)
-        try:
-            data = bytearray(reader.size)
-            reader.read_into(0, memoryview(data))
-            return bytes(data)
-        finally:
-            reader.close()
+    @property
+    def rights(self) -> Rights:
+        """What is allowed."""
+        return self.principal.rights
 
-    def read_document(self, stored: BlobRow) -> Mapping[str, Any]:
-        """A stored JSON document that this program wrote."""
-        document: Mapping[str, Any] = json.loads(self.read_blob(stored))
-        return document
+    def read(self) -> AbstractContextManager[Session]:
+        """A read transaction that sees what the rights allow."""
+        return self.database.read(self.rights)
 
-    def blob(self, digest: str) -> BlobRow:
-        """The row of a blob."""
-        with self.database.read() as session:
-            return blob_rows.get(session, digest)
+    def read_everything(self) -> AbstractContextManager[Session]:
+        """A read transaction that sees everything: for what lies above a scope, and is needed to publish into it."""
+        return self.database.read(UNLIMITED)
+
+    def change(self, work: Callable[[Session], T]) -> T:
+        """Run a write transaction that sees what the rights allow; ``work`` may be run again."""
+        return self.database.change(work, rights=self.rights)
+
+    def change_everything(self, work: Callable[[Session], T]) -> T:
+        """The same, seeing everything: for checks of a database against itself, after the rights were checked."""
+        return self.database.change(work, rights=UNLIMITED)
+
+    def open_blob(self, place: BlobPlace) -> BlobReader:
+        """Open a blob for checked reads."""
+        return self.blobs.open(place)
+
+
+def place_of(stored: StoredFile | BlobRow) -> BlobPlace:
+    """Where bytes are that the catalogue names."""
+    return BlobPlace(stored.digest, stored.size, stored.blocks_digest, stored.key)
+
+
+def path_files(files: Iterable[StoredFile]) -> tuple[PathFile, ...]:
+    """Files of a base model or a revision, as paths are made of them."""
+    return tuple(PathFile(file.path, place_of(file)) for file in files)
 
 
 def blob_row(stored: StoredBlob) -> BlobRow:
     """What the catalogue notes of a stored blob."""
-    return BlobRow(stored.digest, stored.size, stored.blocks_digest)
+    return BlobRow(stored.digest, stored.size, stored.blocks_digest, stored.key)

@@ -69,6 +69,16 @@ class ModelIndex:
         }
 
 
+def weights_digest(document: Mapping[str, Any]) -> str:
+    """What a base model is known by, from an index document."""
+    return document_digest(
+        {
+            name: {"dtype": tensor["dtype"], "shape": tensor["shape"], "digest": tensor["digest"]}
+            for name, tensor in document["tensors"].items()
+        }
+    )
+
+
 def weight_files(document: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the files that hold weights, from an index document."""
     return tuple(sorted({tensor["file"] for tensor in document["tensors"].values()}))
@@ -77,6 +87,11 @@ def weight_files(document: Mapping[str, Any]) -> tuple[str, ...]:
 def files_digest(files: Mapping[str, tuple[str, int]]) -> str:
     """Digest of a list of files: which blobs lie under which names."""
     return document_digest({path: digest for path, (digest, _) in files.items()})
+
+
+def tensors_of(path: str, header: Header, digests: Mapping[str, str]) -> dict[str, IndexedTensor]:
+    """The tensors of one weight file, from its header and their digests."""
+    return {name: IndexedTensor(entry, digests[name], path) for name, entry in header.entries.items()}
 
 
 def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
@@ -90,9 +105,8 @@ def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
             header = model.headers.get(found.path)
             digest, size, by_tensor = _hash_file(found.file, header, second, progress)
             digests[found.path] = (digest, size)
-            for name, tensor_digest in by_tensor.items():
-                if header is not None:
-                    tensors[name] = IndexedTensor(header.entries[name], tensor_digest, found.path)
+            if header is not None:
+                tensors |= tensors_of(found.path, header, by_tensor)
     return ModelIndex(tensors, digests)
 
 
@@ -101,7 +115,7 @@ def _hash_file(
 ) -> tuple[str, int, dict[str, str]]:
     """Digest and size of a file, and digests of its tensors; the two hash on two threads (hashlib frees the GIL)."""
     whole = hashlib.sha256()
-    parts = _TensorHashes(header)
+    parts = TensorHashes(header)
     with closing(FileSource(file)) as source:
         buffers = (bytearray(min(_CHUNK, source.size)), bytearray(min(_CHUNK, source.size)))
         pending = None
@@ -111,7 +125,7 @@ def _hash_file(
             if pending is not None:
                 pending.result()
             pending = second.submit(whole.update, chunk)
-            parts.update(start, chunk)
+            parts(start, chunk)
             progress.advance(stop - start)
         if pending is not None:
             pending.result()
@@ -123,15 +137,15 @@ def _ranges(size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + _CHUNK, size)
 
 
-class _TensorHashes:
-    """sha256 of each tensor's bytes, fed with the file's chunks in order."""
+class TensorHashes:
+    """sha256 of each tensor's bytes: call it with the file's chunks in order."""
 
     def __init__(self, header: Header | None) -> None:
         self._entries = list(header.entries.values()) if header else []
         self._hashes = [hashlib.sha256() for _ in self._entries]
         self._next = 0
 
-    def update(self, offset: int, chunk: memoryview) -> None:
+    def __call__(self, offset: int, chunk: memoryview) -> None:
         end = offset + len(chunk)
         while self._next < len(self._entries):
             entry = self._entries[self._next]
@@ -145,6 +159,7 @@ class _TensorHashes:
             self._next += 1
 
     def digests(self) -> dict[str, str]:
+        """The digests by tensor name, after the last chunk."""
         return {
             entry.name: PREFIX + hashed.hexdigest() for entry, hashed in zip(self._entries, self._hashes, strict=True)
         }

@@ -13,8 +13,7 @@ import torch
 
 from registry.errors import InvalidAdapterError
 from registry.services.artifacts import base_tensors, bind_link
-from registry.services.deployment import Deployment
-from registry.services.paths import LoadedPath, target_table
+from registry.services.lineage import Blobs, LoadedPath, target_table
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.twins import check_twins
@@ -31,11 +30,11 @@ from registry.tensors.path.steps import Rescale, SetRows
 _SUM_ERROR = 2.0**-20
 
 
-def check_lineage(deployment: Deployment, parent: LoadedPath, checkpoint: Checkpoint, source: ByteSource) -> None:
+def check_lineage(blobs: Blobs, parent: LoadedPath, checkpoint: Checkpoint, source: ByteSource) -> None:
     """Check a new adapter against its whole path.
 
     Args:
-        deployment: where the parent's blobs are.
+        blobs: where the parent's blobs are.
         parent: the path of the parent revision.
         checkpoint: the new adapter, checked on its own.
         source: its adapter_model.safetensors.
@@ -45,14 +44,14 @@ def check_lineage(deployment: Deployment, parent: LoadedPath, checkpoint: Checkp
             `registry.tensors.path.programs.path_programs` raises.
     """
     with ExitStack() as open_blobs:
-        table = target_table(deployment, parent.table)
-        links = [bind_link(deployment, link, parent, open_blobs) for link in parent.links]
+        table = target_table(blobs, parent.base)
+        links = [bind_link(blobs, link, parent, open_blobs) for link in parent.links]
         path_programs([*links, BoundLink(checkpoint, source)], table)
         check_twins(checkpoint, source)
         if not checkpoint.copies:
             return
         programs = path_programs(links, table).programs
-        base = BaseTensors(base_tensors(deployment, parent, open_blobs)[1])
+        base = BaseTensors(base_tensors(blobs, parent, open_blobs)[1])
         for module, copy in checkpoint.copies.items():
             slot = slot_of_target(table.targets[module])
             program = programs.get(slot) or Program(slot, (), origin_of(slot, table))

@@ -1,16 +1,16 @@
-"""The registry in process: an embedded folder with SQLite and blobs (`registry.services.protocol.Registry`)."""
+"""The registry in process: an embedded folder, or a team's database and store."""
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import platformdirs
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from registry.catalogue import annotations as annotation_rows
 from registry.catalogue import bases as base_rows
@@ -22,31 +22,46 @@ from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
+from registry.rights import Principal, Role
 from registry.schemas import (
     ArtifactKind,
     BaseAdded,
     BaseSummary,
+    Checked,
+    Collected,
+    Copied,
+    Deleted,
     Dtype,
     Event,
     Fetched,
+    Identity,
     Log,
     Options,
+    ProtectedTag,
     Published,
     Resolved,
+    Retracted,
     RevisionSummary,
     SearchResult,
     Shown,
     Tagged,
+    Token,
+    TokenCreated,
     Tree,
     Verified,
 )
-from registry.services.deployment import Deployment
+from registry.services import life
+from registry.services.deployment import GRACE, Deployment
+from registry.services.exchange import Exchange
+from registry.services.identity import create_token, listed_tokens, of_this_machine, revoke_token, whoami
 from registry.services.showing import resolved, shown
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
 
 if TYPE_CHECKING:
     from registry.services.protocol import Folder
+    from registry.services.transfer import Transfer
+    from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
 
 DATABASE: Final = "registry.db"
@@ -58,16 +73,15 @@ def _nothing(answer: Published) -> None:
     del answer
 
 
-class LocalRegistry:
-    """A registry whose catalogue and blobs this process reads and writes itself.
+class LocalRegistry(Exchange):
+    """A registry whose catalogue and blobs this process reads and writes itself: see `registry.services.protocol`.
 
     Tensor work is imported by the methods that need it, so that browsing starts fast.
     """
 
     def __init__(self, deployment: Deployment, cache: FetchCache) -> None:
-        self._deployment = deployment
+        super().__init__(deployment)
         self._cache = cache
-        self._database = deployment.database
 
     @classmethod
     def open(
@@ -78,6 +92,7 @@ class LocalRegistry:
         create: bool = True,
         cache_folder: Path | None = None,
         cache_limit: int | None = None,
+        gc_grace: float = GRACE,
     ) -> LocalRegistry:
         """Open the embedded registry in ``folder``.
 
@@ -90,21 +105,41 @@ class LocalRegistry:
         database = Database(sqlite_url(folder / DATABASE))
         if create:
             database.prepare()
-        deployment = Deployment(database, BlobStore(FilesystemDriver(folder)), actor or _user(), str(folder))
-        cache = cache_folder or Path(platformdirs.user_cache_dir("adapter-registry", appauthor=False)) / "fetched"
-        return cls(deployment, FetchCache(cache.absolute(), DEFAULT_LIMIT if cache_limit is None else cache_limit))
+        store = BlobStore(FilesystemDriver(folder))
+        deployment = Deployment(database, store, of_this_machine(actor), str(folder), clears_litter=True, gc_grace=gc_grace)
+        return cls(deployment, _cache(cache_folder, cache_limit))
+
+    @classmethod
+    def of(
+        cls,
+        database_url: str,
+        store: StagingDriver,
+        *,
+        actor: str | None = None,
+        cache_folder: Path | None = None,
+        cache_limit: int | None = None,
+        gc_grace: float = GRACE,
+    ) -> LocalRegistry:
+        """Open a team's registry; its database is made and upgraded by its operator."""
+        database = Database(database_url)
+        deployment = Deployment(database, BlobStore(store), of_this_machine(actor), database.where, gc_grace=gc_grace)
+        return cls(deployment, _cache(cache_folder, cache_limit))
+
+    def with_principal(self, principal: Principal) -> LocalRegistry:
+        """The same registry for another who acts. Close this one, not that."""
+        return LocalRegistry(replace(self.deployment, principal=principal), self._cache)
 
     @property
     def url(self) -> str:
-        return self._deployment.url
+        return self.deployment.url
 
     def add_base(self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT) -> BaseAdded:
         from registry.services.bases import add_base
 
-        return add_base(self._deployment, name, Path(folder), link=link, progress=progress)
+        return add_base(self.deployment, name, Path(folder), link=link, progress=progress)
 
     def bases(self) -> tuple[BaseSummary, ...]:
-        with self._database.read() as session:
+        with self.deployment.read() as session:
             return base_rows.summaries(session)
 
     def publish(
@@ -120,10 +155,11 @@ class LocalRegistry:
         annotations: Mapping[str, str] = NO_TEXTS,
         progress: Progress = SILENT,
     ) -> Published:
-        from registry.services.publish import Labels, publish
+        from registry.services.candidates import Labels
+        from registry.services.publish import publish
 
         return publish(
-            self._deployment,
+            self.deployment,
             Path(folder),
             path,
             parent=parent,
@@ -142,22 +178,22 @@ class LocalRegistry:
     ) -> tuple[Published, ...]:
         from registry.services.publish_tree import publish_tree
 
-        return publish_tree(self._deployment, Path(folder), base, published=published, progress=progress)
+        return publish_tree(self.deployment, Path(folder), base, published=published, progress=progress)
 
     def tree(self, path: str | None = None) -> Tree:
-        with self._database.read() as session:
+        with self.deployment.read() as session:
             return browse.tree(session, None if path is None else TreePath.parse(path))
 
     def log(self, path: str) -> Log:
-        with self._database.read() as session:
+        with self.deployment.read() as session:
             return browse.log(session, TreePath.parse(path))
 
     def show(self, ref: str) -> Shown:
-        with self._database.read() as session:
+        with self.deployment.read() as session:
             return shown(session, Reference.parse(ref))
 
     def resolve(self, ref: str) -> Resolved:
-        with self._database.read() as session:
+        with self.deployment.read() as session:
             return resolved(session, Reference.parse(ref))
 
     def search(
@@ -170,35 +206,76 @@ class LocalRegistry:
         metric: str | None = None,
         target: str | None = None,
     ) -> SearchResult:
-        with self._database.read() as session:
+        with self.deployment.read() as session:
             found = searching.search(session, text, base=base, tag=tag, rank=rank, metric=metric, target=target)
             return SearchResult(revisions=found)
 
     def tag(self, ref: str, tag: str) -> Tagged:
-        reference = Reference.parse(ref)
-        with self._database.write() as session:
-            row = revisions.find(session, reference)
-            return tags.set_tag(session, row.id, tag, self._deployment.actor)
+        reference, principal = Reference.parse(ref), self.deployment.principal
+        principal.rights.require_on("writer", reference.path, "tag")
+        return self.deployment.change(
+            lambda session: tags.set_tag(session, revisions.find(session, reference).id, tag, principal)
+        )
 
     def untag(self, path: str, tag: str) -> Tagged:
-        tree_path = TreePath.parse(path)
-        with self._database.write() as session:
-            return tags.remove_tag(session, tree_path, tag, self._deployment.actor)
+        tree_path, principal = TreePath.parse(path), self.deployment.principal
+        principal.rights.require_on("writer", tree_path, "remove tags")
+        return self.deployment.change(lambda session: tags.remove_tag(session, tree_path, tag, principal))
 
     def annotate(
         self, ref: str, *, metrics: Mapping[str, float] = NO_METRICS, annotations: Mapping[str, str] = NO_TEXTS
     ) -> RevisionSummary:
-        reference = Reference.parse(ref)
-        with self._database.write() as session:
-            row = revisions.find(session, reference)
-            annotation_rows.annotate(
-                session, row.id, metrics=metrics, annotations=annotations, actor=self._deployment.actor
-            )
-            return browse.summary(session, row.id)
+        reference, principal = Reference.parse(ref), self.deployment.principal
+        principal.rights.require_on("writer", reference.path, "annotate")
+
+        def work(session: Session) -> RevisionSummary:
+            found = revisions.find(session, reference).id
+            annotation_rows.annotate(session, found, metrics=metrics, annotations=annotations, principal=principal)
+            return browse.summary(session, found)
+
+        return self.deployment.change(work)
 
     def events(self, *, limit: int = 100) -> tuple[Event, ...]:
-        with self._database.read() as session:
+        with self.deployment.read() as session:
             return events.recent(session, limit)
+
+    def delete(self, ref: str) -> Deleted:
+        return life.delete(self.deployment, ref)
+
+    def retract(self, ref: str, *, reason: str = "", undo: bool = False) -> Retracted:
+        return life.retract(self.deployment, ref, reason, undo)
+
+    def protect_tag(self, base: str, pattern: str, *, remove: bool = False) -> tuple[ProtectedTag, ...]:
+        return life.protect_tag(self.deployment, base, pattern, remove)
+
+    def copy(self, ref: str, to: Transfer, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
+        from registry.services.copying import copy
+
+        return copy(self, ref, to, recursive=recursive, progress=progress)
+
+    def gc(self, *, dry_run: bool = False, progress: Progress = SILENT) -> Collected:
+        from registry.services.collect import collect
+
+        return collect(self.deployment, dry_run=dry_run, progress=progress, grace=self.deployment.gc_grace)
+
+    def fsck(self, *, deep: bool = False, progress: Progress = SILENT) -> Checked:
+        from registry.services.check import check
+
+        return check(self.deployment, deep=deep, progress=progress)
+
+    def whoami(self) -> Identity:
+        return whoami(self.deployment)
+
+    def create_token(
+        self, role: Role, *, name: str = "", scopes: Iterable[str] = (), expires_in: int | None = None
+    ) -> TokenCreated:
+        return create_token(self.deployment, role, name=name, scopes=scopes, expires_in=expires_in)
+
+    def tokens(self) -> tuple[Token, ...]:
+        return listed_tokens(self.deployment)
+
+    def revoke_token(self, token: str) -> Token:
+        return revoke_token(self.deployment, token)
 
     def artifact(
         self,
@@ -211,10 +288,10 @@ class LocalRegistry:
         uniform: bool = False,
         dtype: Dtype | None = None,
     ) -> Artifact:
-        from registry.services.artifacts import open_artifact
+        from registry.services.handing_out import open_artifact
 
-        options = _options(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
-        return open_artifact(self._deployment, ref, options)
+        options = options_of(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        return open_artifact(self.deployment, ref, options)
 
     def fetch(
         self,
@@ -228,24 +305,29 @@ class LocalRegistry:
         uniform: bool = False,
         dtype: Dtype | None = None,
         force: bool = False,
+        base_dir: Folder | None = None,
         progress: Progress = SILENT,
     ) -> Fetched:
         from registry.services.fetch import fetch
 
+        if base_dir is not None and kind != "merged":
+            raise UsageError(f"--base-dir goes with --as merged, not with --as {kind}: it is merged there.")
         place = None if out is None else Path(out)
-        options = _options(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
-        return fetch(self._deployment, self._cache, ref, place, options, force=force, progress=progress)
+        options = options_of(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        return fetch(self.deployment, self._cache, ref, place, options, force=force, progress=progress)
 
     def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
         from registry.services.verify import verify
 
-        return verify(self._deployment, Path(folder), progress)
+        return verify(self.deployment, Path(folder), progress)
 
     def close(self) -> None:
-        self._database.dispose()
+        self.deployment.blobs.close()
+        self.deployment.database.dispose()
 
 
-def _options(**given: object) -> Options:
+def options_of(**given: object) -> Options:
+    """How an artifact is asked for; raises `UsageError`, naming the option that is malformed."""
     try:
         return Options.model_validate(given, strict=True)  # True is no rank, and "3" none either
     except ValidationError as problem:
@@ -254,9 +336,6 @@ def _options(**given: object) -> Options:
         raise UsageError(f"{name} is {given[name]!r}: {first['msg'].lower()}.") from None
 
 
-def _user() -> str:
-    """Who acts, where nobody says so."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no such user in the system's list (a container)
-        return socket.gethostname()
+def _cache(folder: Path | None, limit: int | None) -> FetchCache:
+    place = folder or Path(platformdirs.user_cache_dir("adapter-registry", appauthor=False)) / "fetched"
+    return FetchCache(place.absolute(), DEFAULT_LIMIT if limit is None else limit)

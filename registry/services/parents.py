@@ -6,18 +6,20 @@ the only revision that the path's parent has.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+
+from sqlalchemy.orm import Session
 
 from registry.catalogue import bases, revisions
 from registry.catalogue.bases import BaseRow
 from registry.catalogue.revisions import RevisionRow
-from registry.errors import ConflictError, InvalidAdapterError, UsageError
-from registry.folders.receipts import Receipt, read_receipt
-from registry.folders.scan import RECEIPT
+from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.services.deployment import Deployment
+from registry.wire import GivenReceipt
 
 _LISTED = 10
 
@@ -41,22 +43,14 @@ class Parent:
         return self.row.digest if self.row else self.base.digest
 
 
-def find_parent(
-    deployment: Deployment,
-    path: TreePath,
-    *,
-    parent: str | None,
-    receipt: Path | None,
-    trained_on: str | None,
-) -> Parent:
+def find_parent(deployment: Deployment, path: TreePath, *, parent: str | None, receipt: GivenReceipt | None) -> Parent:
     """The parent revision of a new revision of ``path``.
 
     Args:
         deployment: where to look.
         path: the adapter that is published.
         parent: reference given by the user.
-        receipt: receipt file, or a fetched folder, given by the user.
-        trained_on: ``base_model_name_or_path`` of the adapter's configuration.
+        receipt: given by the user, or found in the folder that the adapter was trained on.
 
     Raises:
         NotFoundError: the base model, the adapter above or the given revision does not exist.
@@ -67,8 +61,8 @@ def find_parent(
     if above is None:
         raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
     base, candidates = _candidates(deployment, above)
-    proof, why = _receipt(receipt, trained_on)
-    from_receipt = None if proof is None else _Found(_by_receipt(base, above, candidates, proof, why), why)
+    why = "" if receipt is None else receipt.words
+    from_receipt = None if receipt is None else _Found(_by_receipt(base, above, candidates, receipt), why)
     if parent is not None:
         given = _Found(_by_reference(deployment, above, parent), f"given as {parent}")
         if from_receipt is not None and from_receipt.row != given.row:
@@ -84,8 +78,9 @@ def find_parent(
         return Parent(base, None, "the path is directly under the base model")
     if len(candidates) > 1:
         names = ", ".join(row.reference for row in candidates[:_LISTED])
+        told = f" ({names})" if deployment.rights.sees(above) else ""
         raise UsageError(
-            f"{above} has several revisions ({names}) and nothing shows which one this adapter was trained on; "
+            f"{above} has several revisions{told} and nothing shows which one this adapter was trained on; "
             "say it with --parent REF, or with --receipt FILE of the folder it was trained on.",
             code="parent_ambiguous",
         )
@@ -102,8 +97,30 @@ def _name(base: BaseRow, row: RevisionRow | None) -> str:
     return row.reference if row else f"the base model {base.name}"
 
 
+@contextmanager
+def reading_above(deployment: Deployment, above: TreePath) -> Iterator[Session]:
+    """A read transaction in which the parent of what is published is seen, also above the token's scope.
+
+    What it is not told there: which other names there are.
+
+    Raises:
+        NotFoundError: what is looked for does not exist.
+    """
+    if deployment.rights.sees(above):
+        with deployment.read() as session:
+            yield session
+        return
+    try:
+        with deployment.read_everything() as session:
+            yield session
+    except NotFoundError as problem:
+        if problem.code != "not_found":
+            raise
+        raise NotFoundError(f"There is no such parent at {above}, which the path names.") from None
+
+
 def _candidates(deployment: Deployment, above: TreePath) -> tuple[BaseRow, tuple[RevisionRow, ...]]:
-    with deployment.database.read() as session:
+    with reading_above(deployment, above) as session:
         base = bases.get(session, above.base)
         return base, () if above.is_base else revisions.of_adapter(session, above)
 
@@ -116,30 +133,15 @@ def _by_reference(deployment: Deployment, above: TreePath, text: str) -> Revisio
         )
     if above.is_base:
         return None
-    with deployment.database.read() as session:
+    with reading_above(deployment, above) as session:
         return revisions.find(session, reference)
 
 
-def _receipt(given: Path | None, trained_on: str | None) -> tuple[Receipt | None, str]:
-    """The receipt that proves the parent, and how to call it."""
-    if given is not None:
-        return read_receipt(given, InvalidAdapterError), f"the receipt {given}"
-    if not trained_on or "\0" in trained_on:
-        return None, ""
-    folder = Path(trained_on).expanduser()
-    try:
-        there = (folder / RECEIPT).is_file()
-    except OSError:  # a name too long for a path is no folder of this machine
-        there = False
-    if not there:
-        return None, ""
-    return read_receipt(folder, InvalidAdapterError), f"the receipt in {folder}, which the adapter was trained on"
-
-
 def _by_receipt(
-    base: BaseRow, above: TreePath, candidates: tuple[RevisionRow, ...], receipt: Receipt, why: str
+    base: BaseRow, above: TreePath, candidates: tuple[RevisionRow, ...], given: GivenReceipt
 ) -> RevisionRow | None:
     """The revision that a receipt proves."""
+    receipt, why = given.receipt, given.words
     if receipt.kind == "published" or receipt.since is not None:
         raise ConflictError(
             f"{why} is of a {receipt.kind} artifact that is not the whole path; train on a merged one, "

@@ -1,84 +1,45 @@
-"""What a reference means: its base model and the links down to it, with all that is needed to read them."""
+"""What a reference means: its base model and the links down to it, as the catalogue has them now."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from sqlalchemy.orm import Session
 
 from registry.catalogue import bases as base_rows
 from registry.catalogue import blobs as blob_rows
-from registry.catalogue import browse, revisions
-from registry.catalogue.bases import BaseRow
-from registry.catalogue.blobs import BlobRow, StoredFile
+from registry.catalogue import browse, retraction, revisions
 from registry.catalogue.revisions import RevisionRow
-from registry.errors import UsageError
 from registry.reference import Reference
-from registry.schemas import TargetGroup
-from registry.services.deployment import Deployment
-from registry.tensors.table.targets import TargetTable
-
-
-@dataclass(frozen=True)
-class Link:
-    """One revision of a path, with its files."""
-
-    row: RevisionRow
-    files: tuple[StoredFile, ...]
-
-    def file(self, path: str) -> StoredFile:
-        """The stored file of that name."""
-        return next(file for file in self.files if file.path == path)
-
-
-@dataclass(frozen=True)
-class LoadedPath:
-    """A path as digests: nothing of it changes any more, whatever is published meanwhile."""
-
-    reference: str  # PATH@N, or the base model's name
-    base: BaseRow
-    index: BlobRow
-    table: BlobRow
-    links: tuple[Link, ...]  # root first
-
-    def since(self, ancestor: LoadedPath) -> tuple[Link, ...]:
-        """The links after an ancestor.
-
-        Raises:
-            UsageError: it is not an ancestor of this path.
-        """
-        digests = [link.row.digest for link in ancestor.links]
-        mine = [link.row.digest for link in self.links[: len(digests)]]
-        if ancestor.base.digest != self.base.digest or digests != mine or len(digests) >= len(self.links):
-            lineage = ", ".join([self.base.name, *(link.row.reference for link in self.links[:-1])])
-            raise UsageError(
-                f"{ancestor.reference} is not an ancestor of {self.reference}; its ancestors are {lineage}."
-            )
-        return self.links[len(digests) :]
+from registry.services.deployment import Deployment, path_files, place_of
+from registry.services.lineage import Link, LoadedPath, PathBase
 
 
 def load_path(deployment: Deployment, reference: Reference) -> LoadedPath:
-    """Look a reference up.
+    """Look a reference up, to compute with it or to hand it out.
 
     Raises:
         NotFoundError: it names nothing.
+        RetractedError: it was retracted, or something that it was trained on.
     """
-    with deployment.database.read() as session:
-        base = base_rows.get(session, reference.path.base)
-        found: tuple[RevisionRow, ...] = ()
-        if not reference.path.is_base:
-            found = revisions.lineage(session, revisions.find(session, reference).id)
-        links = tuple(Link(row, revisions.files(session, row.id)) for row in found)
-        index, table = blob_rows.get(session, base.index_blob), blob_rows.get(session, base.table_blob)
-    return LoadedPath(links[-1].row.reference if links else base.name, base, index, table, links)
+    with deployment.read() as session:
+        return path_in(session, reference)
 
 
-@lru_cache(maxsize=8)
-def target_table(deployment: Deployment, blob: BlobRow) -> TargetTable:
-    """The target table of a base model."""
-    return TargetTable.from_document(deployment.read_document(blob))
+def path_in(session: Session, reference: Reference) -> LoadedPath:
+    """The same, in a session."""
+    base = base_rows.get(session, reference.path.base)
+    found: tuple[RevisionRow, ...] = ()
+    if not reference.path.is_base:
+        found = revisions.lineage(session, revisions.find(session, reference).id)
+        retraction.check(found)
+    files = path_files(base.files)
+    index, table = (place_of(blob_rows.get(session, digest)) for digest in (base.index_blob, base.table_blob))
+    links = tuple(_link(session, row) for row in found)
+    root = PathBase(base.name, base.digest, base.table_digest, base.files_digest, files, index, table)
+    return LoadedPath(links[-1].reference if links else base.name, root, links)
 
 
-def target_groups_of(deployment: Deployment, path: LoadedPath) -> list[tuple[TargetGroup, ...]]:
-    """The target modules of each link, by leaf name."""
-    with deployment.database.read() as session:
-        return [browse.targets(session, link.row.id) for link in path.links]
+def _link(session: Session, row: RevisionRow) -> Link:
+    groups = browse.targets(session, row.id)
+    scalings = tuple(sorted({scale for group in groups for scale in group.scalings}))
+    files = path_files(revisions.files(session, row.id))
+    return Link(row.path, row.number, row.digest, row.rank, scalings, files)

@@ -1,72 +1,39 @@
-"""Publishing: every check first, then bytes, then one short transaction that makes the revision visible."""
+"""Publishing: every check first, then bytes, then one short transaction that makes the revision visible.
+
+A folder of this machine and a request from a client go the same way; they differ in where the bytes come from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+
+from sqlalchemy.orm import Session
 
 from registry.catalogue import annotations as annotation_rows
-from registry.catalogue import blobs as blob_rows
 from registry.catalogue import browse, publishing, tags
-from registry.catalogue.blobs import FileRef
+from registry.catalogue.blobs import BlobRow
 from registry.catalogue.publishing import NewRevision
-from registry.catalogue.texts import check_annotations, check_metrics, check_text
-from registry.digest import canonical_json, sha256_digest
 from registry.errors import InvalidAdapterError
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, adapter_folder
-from registry.progress import Progress
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
+from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
-from registry.reference import Reference, check_tag
-from registry.schemas import Published, RevisionSummary, TargetGroup
-from registry.services.deployment import Deployment, blob_row
+from registry.schemas import Published
+from registry.services.candidates import Candidate, Draft, Labels, check_draft, require_publishing
+from registry.services.claims import Head, SameHead, check_claims, check_document
+from registry.services.deployment import Deployment
+from registry.services.intake import BytesGoneError, Intake
 from registry.services.lineage_check import check_lineage
-from registry.services.parents import Parent, find_parent
-from registry.services.paths import LoadedPath, load_path, target_table
-from registry.storage.blobs import StagedBlob
-from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.tensors.checkpoint.lora_config import MAX_BYTES, LoraAdapterConfig, parse_config
-from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.services.manifests import Files, new_revision
+from registry.services.requests import given_receipt, read_config, weights_file
+from registry.services.uploads import drop_taken, take, wanted_bytes
+from registry.storage.place import StoredBlob
 from registry.tensors.files.finite import FiniteWatch
-from registry.tensors.files.header import Header, read_header
 from registry.tensors.files.source import FileSource
+from registry.wire import FileClaim, PublishCommit, PublishPlan, PublishRequest
 
-MANIFEST_FORMAT: Final = 1
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is said about a revision: not part of its digest, and free to change later."""
-
-    message: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def checked(
-        cls, message: str, metrics: Mapping[str, float], tags: Iterable[str], annotations: Mapping[str, str]
-    ) -> Labels:
-        """Labels that can be kept; raises `UsageError` naming what can't."""
-        return cls(
-            check_text("The message", message),
-            check_metrics(metrics),
-            tuple(check_tag(tag) for tag in tags),
-            check_annotations(annotations),
-        )
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """An adapter that passed every check that needs no weights."""
-
-    folder: Folder
-    config: LoraAdapterConfig
-    header: Header
-    checkpoint: Checkpoint
-    parent: Parent
+Take = Callable[[Intake, Candidate], Files]
+"""Brings all bytes of a candidate; names, digests and sizes of its files."""
 
 
 def publish(
@@ -82,170 +49,176 @@ def publish(
     """Publish an adapter; see `registry.services.protocol.Registry.publish`.
 
     Raises:
+        NotAllowedError: the token may not publish at this path.
         UsageError, NotFoundError, ConflictError: the path or the parent; see `registry.services.parents`.
         InvalidAdapterError: the adapter is not one that can be composed exactly; the code says which rule.
     """
     tree_path = TreePath.parse(path)
-    candidate, lineage = _check(deployment, folder, tree_path, parent=parent, receipt=receipt)
-    with ExitStack() as staging:
-        staged = _stage(deployment, candidate, lineage, staging, progress)
-        manifest = _manifest(candidate, staged)
-        new = _new_revision(deployment, tree_path, candidate, staged, manifest, labels)
-        existing = _existing(deployment, tree_path, new.digest)
-        stored = [] if existing else deployment.blobs.commit(list(staged.values()))
-    with deployment.database.write() as session:
-        blob_rows.record(session, {blob.digest: blob_row(blob) for blob in stored}.values())
-        row, created = publishing.publish(session, new, deployment.actor)
+    require_publishing(deployment, tree_path)
+    found = adapter_folder(folder)
+    config = read_config(found)
+    with FileSource(weights_file(found)) as weights:
+        given = given_receipt(receipt, config)
+        draft = Draft(tree_path, parent, given, labels, config, weights, found.left_out)
+
+        def take_files(intake: Intake, candidate: Candidate) -> Files:
+            progress.begin("Publishing", sum(one.file.stat().st_size for one in found.files))
+            watch = _watch(candidate)
+            return {
+                one.path: intake.file(one.file, watch if one.path == ADAPTER_WEIGHTS else None) for one in found.files
+            }
+
+        return _published(deployment, draft, None, take_files, progress)
+
+
+def plan_publish(deployment: Deployment, request: PublishRequest) -> PublishPlan:
+    """Check a request; see `registry.services.transfer.Transfer.plan_publish`.
+
+    Raises:
+        What `publish` raises.
+    """
+    claims = _claims(deployment, request)
+    candidate = check_draft(deployment, _draft(request, claims))
+    new = new_revision(candidate, _files(claims), deployment.actor)
+    missing: tuple[str, ...] = ()
+    if _existing(deployment, new) is None:
+        missing = wanted_bytes(deployment, claims.values(), {}).missing
+    return PublishPlan(
+        parent=candidate.parent.reference,
+        parent_digest=candidate.parent.digest,
+        parent_reason=candidate.parent.reason,
+        missing=missing,
+    )
+
+
+def commit_publish(deployment: Deployment, commit: PublishCommit, progress: Progress = SILENT) -> Published:
+    """Publish what was planned and uploaded; see `registry.services.transfer.Transfer.commit_publish`.
+
+    Raises:
+        What `publish` raises, and
+        NotFoundError: bytes are neither stored nor uploaded.
+        IntegrityError: ``upload_mismatch``, or a copy that does not arrive at its digest.
+    """
+    claims = _claims(deployment, commit.request)
+    draft = _draft(commit.request, claims)
+
+    def take_uploads(intake: Intake, candidate: Candidate) -> Files:
+        wanted = wanted_bytes(deployment, claims.values(), commit.uploads)
+        progress.begin("Checking what was uploaded", wanted.size)
+        take(wanted, intake, {claims[ADAPTER_WEIGHTS].digest: _watch(candidate)})
+        return _files(claims)
+
+    published = _published(deployment, draft, _files(claims), take_uploads, progress)
+    drop_taken(deployment, commit.uploads)
+    return published
+
+
+def _claims(deployment: Deployment, request: PublishRequest) -> dict[str, FileClaim]:
+    """The files of a request whose documents are those that it names."""
+    require_publishing(deployment, TreePath.parse(request.path))
+    claims = check_claims(request.files, InvalidAdapterError)
+    for path in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if path not in claims:
+            raise InvalidAdapterError(
+                f"{request.path} has no {path}; a folder written by PEFT's save_pretrained is expected.",
+                code="missing_file",
+            )
+    check_document(claims, ADAPTER_CONFIG, request.config)
+    return claims
+
+
+def _files(claims: Mapping[str, FileClaim]) -> Files:
+    return {path: (claim.digest, claim.size) for path, claim in claims.items()}
+
+
+def _draft(request: PublishRequest, claims: Mapping[str, FileClaim]) -> Draft:
+    return Draft(
+        TreePath.parse(request.path),
+        request.parent,
+        request.receipt,
+        Labels.checked(request.message, request.metrics, request.tags, request.annotations),
+        request.config,
+        Head(ADAPTER_WEIGHTS, request.header, claims[ADAPTER_WEIGHTS].size, InvalidAdapterError),
+        request.left_out,
+        request.origin,
+    )
+
+
+def _watch(candidate: Candidate) -> Callable[[int, memoryview], None]:
+    """What the weights have to pass on their way: the header that was checked, and finite numbers."""
+    head = SameHead(ADAPTER_WEIGHTS, candidate.draft.weights, candidate.header.size, InvalidAdapterError)
+    finite = FiniteWatch(candidate.header.entries)
+
+    def both(offset: int, chunk: memoryview) -> None:
+        head(offset, chunk)
+        finite(offset, chunk)
+
+    return both
+
+
+def _published(
+    deployment: Deployment, draft: Draft, claimed: Files | None, bring: Take, progress: Progress
+) -> Published:
+    """Check, bring the bytes, publish; once more where a collector came between."""
+    try:
+        return _publish_once(deployment, draft, claimed, bring, progress)
+    except BytesGoneError:
+        return _publish_once(deployment, draft, claimed, bring, progress)
+
+
+def _publish_once(
+    deployment: Deployment, draft: Draft, claimed: Files | None, bring: Take, progress: Progress
+) -> Published:
+    candidate = check_draft(deployment, draft)
+    if claimed is not None:
+        new = new_revision(candidate, claimed, deployment.actor)
+        if _existing(deployment, new) is not None:
+            return _make_visible(deployment, candidate, new, Intake(deployment, progress), ())
+    with Intake(deployment, progress) as intake:
+        files = bring(intake, candidate)
+        with intake.opened(files[ADAPTER_WEIGHTS][0]) as weights:
+            check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
+        new = new_revision(candidate, files, deployment.actor)
+        stored = () if _existing(deployment, new) is not None else intake.commit()
+        return _make_visible(deployment, candidate, new, intake, stored)
+
+
+def _make_visible(
+    deployment: Deployment,
+    candidate: Candidate,
+    new: NewRevision,
+    intake: Intake,
+    stored: tuple[StoredBlob, ...],
+) -> Published:
+    """The one transaction, and what comes after it."""
+    labels, principal = candidate.draft.labels, deployment.principal
+
+    def work(session: Session) -> tuple[int, bool, Mapping[str, BlobRow]]:
+        noted = intake.record(session)
+        row, created = publishing.publish(session, new, principal)
         for tag in labels.tags:
-            tags.set_tag(session, row.id, tag, deployment.actor)
+            tags.set_tag(session, row.id, tag, principal)
         annotation_rows.annotate(
-            session, row.id, metrics=labels.metrics, annotations=labels.annotations, actor=deployment.actor
+            session, row.id, metrics=labels.metrics, annotations=labels.annotations, principal=principal
         )
-        summary = browse.summary(session, row.id)
+        return row.id, created, noted
+
+    revision_id, created, noted = deployment.change(work)
+    intake.settle(noted)
+    with deployment.read() as session:
+        summary = browse.summary(session, revision_id)
     return Published(
         revision=summary,
         created=created,
         parent_digest=candidate.parent.digest,
         parent_reason=candidate.parent.reason,
-        left_out=candidate.folder.left_out,
+        left_out=candidate.draft.left_out,
         bytes_stored=sum(blob.stored for blob in stored),
         registry=deployment.url,
     )
 
 
-def _check(
-    deployment: Deployment, folder: Path, path: TreePath, *, parent: str | None, receipt: Path | None
-) -> tuple[_Candidate, LoadedPath]:
-    """Every check that reads no weights."""
-    found = adapter_folder(folder)
-    config = parse_config(_read_small(found, ADAPTER_CONFIG))
-    above = find_parent(deployment, path, parent=parent, receipt=receipt, trained_on=config.base_model_name_or_path)
-    lineage = load_path(deployment, Reference.parse(above.reference))
-    with FileSource(_weights(found)) as source:
-        header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
-        checkpoint = read_checkpoint(config, header.entries, target_table(deployment, lineage.table))
-    return _Candidate(found, config, header, checkpoint, above), lineage
-
-
-def _weights(folder: Folder) -> Path:
-    file = folder.find(ADAPTER_WEIGHTS)
-    if file is None:
-        raise AssertionError("an adapter folder has its weights")
-    return file
-
-
-def _read_small(folder: Folder, path: str) -> bytes:
-    file = folder.find(path)
-    if file is None:
-        raise AssertionError("an adapter folder has its configuration")
-    with file.open("rb") as stream:
-        return stream.read(MAX_BYTES + 1)
-
-
-def _stage(
-    deployment: Deployment, candidate: _Candidate, lineage: LoadedPath, staging: ExitStack, progress: Progress
-) -> dict[str, StagedBlob]:
-    """Hash all files and check the weights' values, with nothing visible yet."""
-    files = candidate.folder.files
-    deployment.blobs.clear_litter()
-    progress.begin("Publishing", sum(found.file.stat().st_size for found in files))
-    finite = FiniteWatch(candidate.header.entries)
-    with FileSource(_weights(candidate.folder)) as source:
-        check_lineage(deployment, lineage, candidate.checkpoint, source)
-    return {
-        found.path: staging.enter_context(
-            deployment.blobs.stage(
-                found.file, watch=finite if found.path == ADAPTER_WEIGHTS else None, advance=progress.advance
-            )
-        )
-        for found in files
-    }
-
-
-def _manifest(candidate: _Candidate, staged: Mapping[str, StagedBlob]) -> dict[str, Any]:
-    """What a revision's digest is the digest of."""
-    row = candidate.parent.row
-    return {
-        "format": MANIFEST_FORMAT,
-        "base": candidate.parent.base.digest,
-        "parent": row.digest if row else None,
-        "config": dict(candidate.config.document),
-        "files": [{"path": path, "digest": blob.digest, "size": blob.size} for path, blob in sorted(staged.items())],
-    }
-
-
-def _new_revision(
-    deployment: Deployment,
-    path: TreePath,
-    candidate: _Candidate,
-    staged: Mapping[str, StagedBlob],
-    manifest: Mapping[str, Any],
-    labels: Labels,
-) -> NewRevision:
-    text = canonical_json(manifest)
-    trained_on = candidate.config.base_model_name_or_path
-    return NewRevision(
-        path=path,
-        base_digest=candidate.parent.base.digest,
-        parent_id=candidate.parent.row.id if candidate.parent.row else None,
-        digest=sha256_digest(text),
-        manifest=text.decode("utf-8"),
-        message=labels.message,
-        author=deployment.actor,
-        rank=candidate.checkpoint.rank,
-        parameters=candidate.checkpoint.parameters,
-        size=sum(blob.size for blob in staged.values()),
-        trained_on=trained_on,
-        notices=(
-            *candidate.checkpoint.notices,
-            *beyond_pairs(candidate.checkpoint),
-            *_quantised_notice(trained_on),
-        ),
-        files=tuple(FileRef(name, blob.digest) for name, blob in sorted(staged.items())),
-        targets=target_groups(candidate.checkpoint),
-    )
-
-
-def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
-    """What an adapter does besides adding pairs, for people."""
-    if checkpoint.config.use_dora:
-        yield "The adapter is a DoRA: it also rescales the weights of its target modules to magnitudes of its own."
-    values = list(checkpoint.values)
-    if values:
-        more = f" and {len(values) - 3} more" if len(values) > 3 else ""
-        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole: what was there before is gone."
-    for module, rows in checkpoint.tokens.items():
-        yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
-
-
-def _quantised_notice(trained_on: str | None) -> tuple[str, ...]:
-    marks = ("bnb-4bit", "bnb-8bit", "-4bit", "-8bit", "-gptq", "-awq", "-int4", "-int8", "-fp8")
-    if trained_on and trained_on.lower().rstrip("/").endswith(marks):
-        notice = (
-            f"The adapter was trained on {trained_on}, a quantised copy: on the unquantised base it is a slightly "
-            "different function."
-        )
-        return (notice,)
-    return ()
-
-
-def target_groups(checkpoint: Checkpoint) -> tuple[TargetGroup, ...]:
-    """The target modules by leaf name."""
-    groups: dict[str, list[tuple[int, float]]] = {}
-    for module, pair in checkpoint.pairs.items():
-        groups.setdefault(module.rpartition(".")[2], []).append((pair.rank, pair.scaling))
-    return tuple(
-        TargetGroup(
-            name=name,
-            modules=len(pairs),
-            ranks=tuple(sorted({rank for rank, _ in pairs})),
-            scalings=tuple(sorted({scaling for _, scaling in pairs})),
-        )
-        for name, pairs in sorted(groups.items())
-    )
-
-
-def _existing(deployment: Deployment, path: TreePath, digest: str) -> RevisionSummary | None:
+def _existing(deployment: Deployment, new: NewRevision) -> object | None:
     """The adapter's revision of this digest."""
-    with deployment.database.read() as session:
-        return browse.with_digest(session, path, digest)
+    with deployment.read() as session:
+        return browse.with_digest(session, new.path, new.digest)

@@ -1,1 +1,1 @@
-"""Bytes under their digests: object drivers (dumb) and the blob store above them (hashes, verifies, idempotent)."""
+"""Bytes under keys of their own: object drivers (dumb) and the blob store above them (hashes, verifies)."""

@@ -1,51 +1,44 @@
-"""Blobs: bytes stored once under their sha256, checked when they are written and whenever they are read.
+"""Blobs: bytes under a key of their own, checked when they are written and whenever they are read.
 
-What drivers do not know lives here: hashing, block lists, and what happens when a blob is already there. Such a blob
-is read back and compared before it is relied on (BLAKE3, a fraction of the sha256 that the caller pays anyway), and
-replaced when it is damaged. So storing the same files again mends a store.
+What drivers do not know lives here: hashing, block lists, and what happens when the catalogue knows a blob of the same
+bytes already. That blob is read back and compared before it is relied on (BLAKE3, a fraction of the sha256 that the
+caller pays anyway): if it is right, nothing is stored, and if it is damaged, the new bytes are stored beside it under
+another key, which the caller notes. So storing the same files again mends a store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, NotFoundError, RegistryError
 from registry.storage.blocks import Digests, Fill, digest_pass, list_size
-from registry.storage.driver import Commit, ObjectDriver, ObjectReader, ObjectWriter
-from registry.storage.layout import blob_key, blocks_key
+from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter
+from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_blob_key
+from registry.storage.place import BlobPlace, StoredBlob
 from registry.storage.reading import BlobReader, corrupt, load_list
+from registry.storage.staging import Staging, StagingDriver
 from registry.storage.streams import BytesStream, FileStream, ObjectStream
 
 Watch = Callable[[int, memoryview], None]
 Advance = Callable[[int], None]
 
-
-@dataclass(frozen=True)
-class StoredBlob:
-    """A blob that is in the store, and how it came there.
-
-    ``stored`` is how many bytes this call added: 0 when the blob was there, was linked, or shares its blocks.
-    """
-
-    digest: str
-    size: int
-    blocks_digest: str
-    stored: int
-    stored_by: Literal["copy", "reflink", "link", "none"]
+log = logging.getLogger(__name__)
 
 
 class StagedBlob:
     """Hashed bytes that are not visible yet. Leaving the ``with`` block without `commit` leaves nothing behind."""
 
-    def __init__(self, store: BlobStore, writer: ObjectWriter, digests: Digests) -> None:
+    def __init__(self, store: BlobStore, writer: ObjectWriter, digests: Digests, key: str | None = None) -> None:
         self._store = store
         self._digests = digests
         self._open = ExitStack()
         self.writer = self._open.enter_context(writer)
+        self.key = key or new_blob_key(digests.digest)
+        self.upload: Staging | None = None
 
     @property
     def digests(self) -> Digests:
@@ -67,9 +60,9 @@ class StagedBlob:
         """The digest of the block list, for the catalogue."""
         return self._digests.blocks_digest
 
-    def commit(self) -> StoredBlob:
+    def commit(self, known: BlobPlace | None = None) -> StoredBlob:
         """Make the blob visible and durable; see `BlobStore.commit`."""
-        return self._store.commit([self])[0]
+        return self._store.commit([self], {} if known is None else {known.digest: known})[0]
 
     def close(self) -> None:
         """Release the bytes, and drop them if they were not committed. Closing twice is allowed."""
@@ -83,10 +76,23 @@ class StagedBlob:
 
 
 class BlobStore:
-    """Blobs on one driver."""
+    """Blobs on one driver. ``known`` is everywhere what the catalogue says is stored already."""
 
-    def __init__(self, driver: ObjectDriver) -> None:
+    def __init__(self, driver: StagingDriver) -> None:
         self._driver = driver
+
+    @property
+    def place(self) -> str:
+        """Where the blobs are, for people: a folder or a URL without credentials."""
+        return self._driver.place
+
+    def ping(self) -> None:
+        """See cheaply that the store can be used; raises the error that says what is wrong."""
+        self._driver.ping()
+
+    def close(self) -> None:
+        """Release what the store holds open."""
+        self._driver.close()
 
     def stage(self, file: Path, *, watch: Watch | None = None, advance: Advance | None = None) -> StagedBlob:
         """Hash and write a file in one pass, without making it visible.
@@ -99,54 +105,85 @@ class BlobStore:
         with FileStream(file) as stream:
             return self._stage(stream.fill, watch, advance)
 
-    def put_bytes(self, data: bytes | bytearray | memoryview) -> StoredBlob:
+    def adopt(
+        self, staging: Staging, digest: str, *, watch: Watch | None = None, advance: Advance | None = None
+    ) -> StagedBlob:
+        """Take what a client uploaded: copied to where no client can write, and that copy read back and hashed.
+
+        ``watch`` and ``advance`` as for `stage`; what ``watch`` raises removes the copy and keeps the upload. The
+        commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) when the bytes are not ``digest``, of
+        which nothing is left then, not even the upload, and what `StagingDriver.take_staging` raises.
+        """
+        key = new_blob_key(digest)
+        with ExitStack() as undo:
+            writer = undo.enter_context(self._driver.take_staging(staging, key))
+            digests = self._digest_object(writer.open(), watch, advance)
+            if (digests.digest, digests.size) != (digest, staging.size):
+                self._drop_taken(staging)
+                raise IntegrityError(
+                    f"What was uploaded is not what was announced: {digest} of {staging.size} bytes was expected, "
+                    f"{digests.digest} of {digests.size} bytes came; upload it again.",
+                    code="upload_mismatch",
+                )
+            undo.pop_all()
+        staged = StagedBlob(self, writer, digests, key)
+        staged.upload = staging
+        return staged
+
+    def put_bytes(self, data: bytes | bytearray | memoryview, known: BlobPlace | None = None) -> StoredBlob:
         """Store bytes in memory as a blob."""
         with self._stage(BytesStream(data).fill, None, None) as staged:
-            return staged.commit()
+            return staged.commit(known)
 
-    def commit(self, staged: Sequence[StagedBlob]) -> list[StoredBlob]:
+    def commit(self, staged: Sequence[StagedBlob], known: Mapping[str, BlobPlace] | None = None) -> list[StoredBlob]:
         """Make staged blobs visible and durable, together: many for little more than the price of one.
 
-        A blob that is there already is compared with the staged bytes block by block: if it is right, the staged
-        bytes are dropped; if it is damaged, they take its place.
+        ``known`` by digest. A known blob is compared with the staged bytes block by block: if it is right, the staged
+        bytes are dropped and the answer names the known key; if it is damaged or missing, they are stored under a key
+        of their own. Blobs of equal digest are stored once.
         """
         first = {one.digest: one for one in reversed(staged)}
+        there: dict[str, BlobPlace] = {}
         with ExitStack() as lists:
             commits: list[Commit] = []
             for digest, one in first.items():
-                commits += self._list_commits(one.digests, lists)
-                state = self._state(one.digests)
-                if state != "right":
-                    commits.append(Commit(one.writer, blob_key(digest), replace=state == "damaged"))
-            new = self._commit_all(commits, [one.digests for one in first.values()])
-        stored = [
-            _stored(one.digests, one.writer, new=blob_key(one.digest) in new and first[one.digest] is one)
-            for one in staged
-        ]
+                place = (known or {}).get(digest)
+                if place is not None and self._is_right(place, one.digests):
+                    there[digest] = place
+                else:
+                    commits += self._commits(one, lists)
+            self._driver.commit(commits)
+        stored = [_stored(one, first[one.digest], there.get(one.digest)) for one in staged]
         for one in staged:
             one.close()
+            if one.upload is not None:
+                self._drop_taken(one.upload)
         return stored
 
-    def keep(self, file: Path, digest: str, *, link: bool = False, advance: Advance | None = None) -> StoredBlob:
+    def keep(
+        self,
+        file: Path,
+        digest: str,
+        *,
+        known: BlobPlace | None = None,
+        link: bool = False,
+        advance: Advance | None = None,
+    ) -> StoredBlob:
         """Store a file whose digest is known: as a hard link with ``link``, else by reflink, else as a copy.
 
         The stored bytes themselves are hashed, before they are visible. Raises `IntegrityError` when they are
         not ``digest``, because the file changed since that was computed; nothing of it is left in the store then.
-        A blob that is there already stays as it is stored, if it is right.
+        A known blob stays as it is stored, if it is right.
         """
-        if self.has(digest):
-            found = self._digest_object(self._driver.open(blob_key(digest)), advance)
-            if found.digest == digest:
-                with ExitStack() as lists:
-                    self._commit_all(self._list_commits(found, lists), [found])
-                return _stored(found, None, new=False)
+        if known is not None and known.digest == digest and self._passes(known, advance):
+            return StoredBlob(known.digest, known.size, known.blocks_digest, known.key, stored=0, stored_by="none")
         with ExitStack() as undo:
             taken = self._driver.take_file(file, link=link)
             if taken is None:
                 staged = undo.enter_context(self.stage(file, advance=advance))
             else:
                 undo.enter_context(taken)
-                staged = undo.enter_context(StagedBlob(self, taken, self._digest_object(taken.open(), advance)))
+                staged = undo.enter_context(StagedBlob(self, taken, self._digest_object(taken.open(), None, advance)))
             if staged.digest != digest:
                 raise IntegrityError(
                     f"{file} changed while it was being added: it was {digest}, now it is {staged.digest}; "
@@ -155,42 +192,78 @@ class BlobStore:
                 )
             return staged.commit()
 
-    def open(self, digest: str, size: int, blocks_digest: str) -> BlobReader:
+    def open(self, place: BlobPlace) -> BlobReader:
         """Open a blob for checked reads; raises `IntegrityError` when it is missing or has another size."""
-        return BlobReader(self._driver, digest, size, blocks_digest)
+        return BlobReader(self._driver, place)
 
-    def has(self, digest: str) -> bool:
-        """Whether there is a blob of this digest."""
-        return self.size(digest) is not None
+    def size(self, key: str) -> int | None:
+        """Bytes of the blob under a key, or None when there is none."""
+        return self._driver.size(key)
 
-    def size(self, digest: str) -> int | None:
-        """Bytes of a blob, or None when there is none."""
-        return self._driver.size(blob_key(digest))
+    def check(self, place: BlobPlace, *, advance: Advance | None = None) -> None:
+        """Read a whole blob, compare its sha256 and its block list; raises `IntegrityError` that says what is wrong."""
+        try:
+            reader = self._driver.open(place.key)
+        except NotFoundError as error:
+            raise self._corrupt(place, "its file is missing") from error
+        if reader.size != place.size:
+            reader.close()
+            raise self._corrupt(place, f"it has {reader.size} bytes instead of {place.size}")
+        found = self._digest_object(reader, None, advance)
+        if found.digest != place.digest:
+            raise self._corrupt(place, f"the digest of its bytes is {found.digest}")
+        if found.blocks_digest != place.blocks_digest:
+            raise self._corrupt(place, f"the digest of its blocks is {found.blocks_digest}, not {place.blocks_digest}")
+        if list_size(place.size):
+            load_list(self._driver, place)
 
-    def check(self, digest: str, size: int, blocks_digest: str | None = None) -> None:
-        """Read a whole blob and compare its sha256, and its block list when ``blocks_digest`` is given.
+    def delete(self, key: str) -> None:
+        """Remove a blob and its block list, by the key of either; one that is gone is no error."""
+        blob_key = blob_key_of(key)
+        self._driver.delete(blob_key)
+        self._driver.delete(blocks_key(blob_key))
 
-        Raises `IntegrityError` that says what is wrong.
-        """
-        place = self._driver.place
-        found = self.size(digest)
-        if found is None:
-            raise corrupt(digest, place, "its file is missing")
-        if found != size:
-            raise corrupt(digest, place, f"it has {found} bytes instead of {size}")
-        digests = self._digest_object(self._driver.open(blob_key(digest)), None)
-        if digests.digest != digest:
-            raise corrupt(digest, place, f"the digest of its bytes is {digests.digest}")
-        if blocks_digest is None:
-            return
-        if digests.blocks_digest != blocks_digest:
-            raise corrupt(digest, place, f"the digest of its blocks is {digests.blocks_digest}, not {blocks_digest}")
-        if list_size(size):
-            load_list(self._driver, digest, size, blocks_digest)
+    def discard(self, stored: StoredBlob) -> None:
+        """Remove what storing this blob made, when another writer's row won; an object that was there before stays."""
+        if stored.stored_by != "none":
+            self.delete(stored.key)
+
+    def objects(self) -> Iterator[ObjectInfo]:
+        """Everything stored, blobs first, then block lists, each sorted by key."""
+        yield from self._driver.objects(BLOBS)
+        yield from self._driver.objects(BLOCKS)
 
     def clear_litter(self) -> int:
         """Remove what killed writers left; returns how many unfinished objects there were."""
         return self._driver.clear_litter()
+
+    def begin_staging(self, size: int, part_size: int) -> Staging:
+        """See `StagingDriver.begin_staging`; so for the others of that name."""
+        return self._driver.begin_staging(size, part_size)
+
+    def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
+        """See `StagingDriver.sign_part`."""
+        return self._driver.sign_part(staging, number, expires)
+
+    def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:
+        """See `StagingDriver.put_part`."""
+        self._driver.put_part(staging, number, chunks)
+
+    def parts(self, staging: Staging) -> dict[int, int]:
+        """See `StagingDriver.parts`."""
+        return self._driver.parts(staging)
+
+    def drop_staging(self, staging: Staging) -> None:
+        """See `StagingDriver.drop_staging`."""
+        self._driver.drop_staging(staging)
+
+    def clear_staging(self, older_than: datetime) -> int:
+        """See `StagingDriver.clear_staging`."""
+        return self._driver.clear_staging(older_than)
+
+    def sign_get(self, place: BlobPlace, expires: int, name: str | None = None) -> str | None:
+        """A URL to GET a blob from, or None; see `StagingDriver.sign_get`."""
+        return self._driver.sign_get(place.key, expires, name=name)
 
     def _stage(self, fill: Fill, watch: Watch | None, advance: Advance | None) -> StagedBlob:
         with ExitStack() as undo:
@@ -207,49 +280,62 @@ class BlobStore:
             undo.pop_all()
             return StagedBlob(self, writer, digests)
 
-    def _digest_object(self, reader: ObjectReader, advance: Advance | None) -> Digests:
+    def _digest_object(self, reader: ObjectReader, watch: Watch | None, advance: Advance | None) -> Digests:
+        def each(offset: int, chunk: memoryview) -> None:
+            if watch is not None:
+                watch(offset, chunk)
+            if advance is not None:
+                advance(len(chunk))
+
         with ObjectStream(reader) as stream:
-            return digest_pass(stream.fill, lambda _, chunk: advance(len(chunk)) if advance else None)
+            return digest_pass(stream.fill, each)
 
-    def _state(self, digests: Digests) -> Literal["missing", "right", "damaged"]:
-        """What is stored under a blob's key, compared with the digests of its blocks."""
-        if not self.has(digests.digest):
-            return "missing"
+    def _is_right(self, place: BlobPlace, digests: Digests) -> bool:
+        """Whether a known blob and its list hold the bytes that ``digests`` were made from."""
+        if (place.size, place.blocks_digest) != (digests.size, digests.blocks_digest):
+            return False
         try:
-            with BlobReader(
-                self._driver, digests.digest, digests.size, digests.blocks_digest, digests.block_list
-            ) as it:
-                it.check()
+            with BlobReader(self._driver, place, digests.block_list) as reader:
+                reader.check()
+            if list_size(place.size):
+                load_list(self._driver, place)
         except IntegrityError:
-            return "damaged"
-        return "right"
+            return False
+        return True
 
-    def _list_commits(self, digests: Digests, lists: ExitStack) -> list[Commit]:
-        """What makes the stored block list right: nothing, or one commit, whose writer ``lists`` closes."""
-        if not list_size(digests.size):
-            return []
-        key = blocks_key(digests.digest)
-        damaged = False
-        if self._driver.size(key) is not None:
-            try:
-                load_list(self._driver, digests.digest, digests.size, digests.blocks_digest)
-                return []
-            except IntegrityError:
-                damaged = True
-        writer = lists.enter_context(self._driver.writer())
-        writer.write(digests.block_list)
-        return [Commit(writer, key, replace=damaged)]
+    def _passes(self, place: BlobPlace, advance: Advance | None) -> bool:
+        try:
+            self.check(place, advance=advance)
+        except IntegrityError:
+            return False
+        return True
 
-    def _commit_all(self, commits: Sequence[Commit], blobs: Sequence[Digests]) -> set[str]:
-        """Commit, and make durable what was found there already; returns the keys that are new."""
-        made = self._driver.commit(commits)
-        keys = {blob_key(one.digest) for one in blobs} | {
-            blocks_key(one.digest) for one in blobs if list_size(one.size)
-        }
-        self._driver.settle(sorted(keys - {one.key for one in commits}))
-        return {one.key for one, new in zip(commits, made, strict=True) if new}
+    def _drop_taken(self, staging: Staging) -> None:
+        """Drop an upload that has served. When that can't be done now, it is no reason to fail: it is collected."""
+        try:
+            self._driver.drop_staging(staging)
+        except RegistryError as error:
+            log.warning("the upload %s is left to be collected: %s", staging.key, error)
+
+    def _commits(self, one: StagedBlob, lists: ExitStack) -> Iterator[Commit]:
+        """A blob and its block list, whose writer ``lists`` closes. The list comes first: no blob is without."""
+        if list_size(one.size):
+            writer = lists.enter_context(self._driver.writer())
+            writer.write(one.digests.block_list)
+            yield Commit(writer, blocks_key(one.key))
+        yield Commit(one.writer, one.key)
+
+    def _corrupt(self, place: BlobPlace, what: str) -> IntegrityError:
+        return corrupt(place.digest, self._driver.place, what)
 
 
-def _stored(digests: Digests, writer: ObjectWriter | None, *, new: bool) -> StoredBlob:
-    by = writer.stored_by if writer is not None and new else "none"
-    return StoredBlob(digests.digest, digests.size, digests.blocks_digest, digests.size if by == "copy" else 0, by)
+def _stored(one: StagedBlob, first: StagedBlob, there: BlobPlace | None) -> StoredBlob:
+    by = one.writer.stored_by if there is None and one is first else "none"
+    return StoredBlob(
+        one.digest,
+        one.size,
+        one.blocks_digest,
+        first.key if there is None else there.key,
+        stored=one.size if by == "copy" else 0,
+        stored_by=by,
+    )

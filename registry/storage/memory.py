@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from registry.errors import IntegrityError, NotFoundError, UsageError
-from registry.storage.driver import Commit, ObjectReader, ObjectWriter, StoredBy, check_key
+from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, StoredBy, check_key, key_taken
+from registry.storage.staging import Staging, new_staging, require_parts, staging_gone, whole_part
 
 
 class MemoryReader:
     """An object's bytes; they stay readable after the object is deleted."""
+
+    ahead = 0
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -58,16 +63,32 @@ class MemoryWriter:
         self._data = bytearray()
 
 
+@dataclass
+class _Upload:
+    touched: datetime
+    parts: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Object:
+    data: bytes
+    modified: datetime
+
+
 class MemoryDriver:
-    """A dict of objects; one lock makes commits atomic."""
+    """Objects in a dict."""
 
     def __init__(self) -> None:
-        self._objects: dict[str, bytes] = {}
+        self._objects: dict[str, _Object] = {}
+        self._uploads: dict[str, _Upload] = {}
         self._lock = threading.Lock()
 
     @property
     def place(self) -> str:
         return "memory"
+
+    def ping(self) -> None:
+        """Memory is there."""
 
     def writer(self) -> ObjectWriter:
         return MemoryWriter()
@@ -79,40 +100,93 @@ class MemoryDriver:
             )
         return None
 
-    def commit(self, commits: Sequence[Commit]) -> list[bool]:
-        return [self._commit(check_key(one.key), one) for one in commits]
+    def commit(self, commits: Sequence[Commit]) -> None:
+        for one in commits:
+            self._commit(check_key(one.key), one.writer)
 
-    def _commit(self, key: str, one: Commit) -> bool:
-        if not isinstance(one.writer, MemoryWriter):
-            raise TypeError(f"a {type(one.writer).__name__} is no writer of this driver")
-        data = one.writer.data
+    def _commit(self, key: str, writer: ObjectWriter) -> None:
+        if not isinstance(writer, MemoryWriter):
+            raise TypeError(f"a {type(writer).__name__} is no writer of this driver")
+        made = _Object(writer.data, datetime.now(UTC))
         with self._lock:
-            if key in self._objects and not one.replace:
-                return False
-            self._objects[key] = data
-            return True
-
-    def settle(self, keys: Sequence[str]) -> None:
-        del keys
+            if key in self._objects:
+                raise key_taken(key, self.place)
+            self._objects[key] = made
 
     def open(self, key: str) -> ObjectReader:
-        data = self._objects.get(check_key(key))
-        if data is None:
+        found = self._objects.get(check_key(key))
+        if found is None:
             raise NotFoundError(f"There is no object {key} in memory.")
-        return MemoryReader(data)
+        return MemoryReader(found.data)
 
     def size(self, key: str) -> int | None:
-        data = self._objects.get(check_key(key))
-        return None if data is None else len(data)
+        found = self._objects.get(check_key(key))
+        return None if found is None else len(found.data)
 
     def delete(self, key: str) -> None:
         with self._lock:
             self._objects.pop(check_key(key), None)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
         with self._lock:
-            found = sorted(key for key in self._objects if key.startswith(prefix))
-        yield from found
+            found = {key: one for key, one in self._objects.items() if key.startswith(prefix)}
+        for key in sorted(found):
+            yield ObjectInfo(key, len(found[key].data), found[key].modified)
 
     def clear_litter(self) -> int:
         return 0
+
+    def close(self) -> None:
+        """There is nothing to release."""
+
+    def begin_staging(self, size: int, part_size: int) -> Staging:
+        staging = new_staging(size, part_size)
+        with self._lock:
+            self._uploads[staging.key] = _Upload(datetime.now(UTC))
+        return staging
+
+    def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
+        del expires
+        staging.part_length(number)
+        return None
+
+    def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:
+        self._upload(staging)
+        data = b"".join(whole_part(staging, number, chunks))
+        with self._lock:
+            upload = self._upload(staging)
+            upload.parts[number] = data
+            upload.touched = datetime.now(UTC)
+
+    def parts(self, staging: Staging) -> dict[int, int]:
+        return {number: len(data) for number, data in sorted(self._upload(staging).parts.items())}
+
+    def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
+        check_key(key)
+        require_parts(staging, self.parts(staging))
+        writer = MemoryWriter()
+        for _, data in sorted(self._upload(staging).parts.items()):
+            writer.write(data)
+        return writer
+
+    def drop_staging(self, staging: Staging) -> None:
+        with self._lock:
+            self._uploads.pop(staging.key, None)
+
+    def clear_staging(self, older_than: datetime) -> int:
+        with self._lock:
+            old = [key for key, upload in self._uploads.items() if upload.touched < older_than]
+            for key in old:
+                del self._uploads[key]
+        return len(old)
+
+    def sign_get(self, key: str, expires: int, *, name: str | None) -> str | None:
+        del expires, name
+        check_key(key)
+        return None
+
+    def _upload(self, staging: Staging) -> _Upload:
+        upload = self._uploads.get(staging.key)
+        if upload is None:
+            raise staging_gone(staging)
+        return upload

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotFoundError
-from registry.storage.blocks import BLOCK, DIGEST_SIZE, block_count, block_digest, list_size
+from registry.storage.blocks import BLOCK, CHUNK, DIGEST_SIZE, block_digest, list_size
 from registry.storage.driver import ObjectDriver, ObjectReader
-from registry.storage.layout import blob_key, blocks_key
+from registry.storage.layout import blocks_key
+from registry.storage.place import BlobPlace
+from registry.storage.streams import ObjectStream
 
 _KEPT_BLOCKS: Final = 4
 _ADVICE: Final = "restore this file from a backup, or add or publish the same files again"
@@ -29,17 +33,16 @@ class BlobReader:
     of their own, and the last few are kept, because neighbouring reads share them.
     """
 
-    def __init__(
-        self, driver: ObjectDriver, digest: str, size: int, blocks_digest: str, block_list: bytes | None = None
-    ) -> None:
+    def __init__(self, driver: ObjectDriver, place: BlobPlace, block_list: bytes | None = None) -> None:
         self._driver = driver
-        self._digest = digest
-        self._size = size
-        self._blocks_digest = blocks_digest
+        self._place = place
+        self._size = place.size
         self._list = block_list
         self._edges: OrderedDict[int, bytearray] = OrderedDict()
         self._lock = threading.Lock()
         self._object = self._open_object()
+        # One block at a time stays in the processor's cache while it is checked; where each read is a request, more.
+        self._step = max(BLOCK, self._object.ahead // BLOCK * BLOCK)
 
     @property
     def size(self) -> int:
@@ -50,7 +53,7 @@ class BlobReader:
         stop = offset + len(buffer)
         if offset < 0 or stop > self._size:
             raise IntegrityError(
-                f"Bytes {offset} to {stop} of the blob {self._digest} were asked for, but it has {self._size}."
+                f"Bytes {offset} to {stop} of the blob {self._place.digest} were asked for, but it has {self._size}."
             )
         try:
             self._read(offset, stop, buffer)
@@ -59,10 +62,14 @@ class BlobReader:
             raise
 
     def check(self) -> None:
-        """Check every block; raises `IntegrityError`."""
-        scratch = memoryview(bytearray(min(BLOCK, self._size)))
-        for index in range(block_count(self._size)):
-            self._read_block(index, scratch[: self._length(index)])
+        """Check every block, in one pass; raises `IntegrityError`. The reader is closed then."""
+        scratch = memoryview(bytearray(min(CHUNK, self._size)))
+        with ObjectStream(self._object) as stream:
+            for start in range(0, self._size, CHUNK):
+                piece = scratch[: min(CHUNK, self._size - start)]
+                with self._cut_is_damage(start, len(piece)):
+                    stream.fill(piece)
+                self._check_blocks(start, piece)
 
     def close(self) -> None:
         """Release the blob. Closing twice is allowed; reads after it fail."""
@@ -78,7 +85,7 @@ class BlobReader:
 
     def _open_object(self) -> ObjectReader:
         try:
-            opened = self._driver.open(blob_key(self._digest))
+            opened = self._driver.open(self._place.key)
         except NotFoundError as error:
             raise self._corrupt("its file is missing") from error
         if opened.size != self._size:
@@ -91,11 +98,12 @@ class BlobReader:
         while at < stop:
             index, skip = divmod(at, BLOCK)
             length = min(BLOCK - skip, stop - at)
-            part = buffer[at - offset : at - offset + length]
             if length == self._length(index):
-                self._read_block(index, part)
+                whole = stop - at if stop == self._size else stop // BLOCK * BLOCK - at
+                length = min(whole, self._step)
+                self._read_blocks(at, buffer[at - offset : at - offset + length])
             else:
-                part[:] = memoryview(self._edge(index))[skip : skip + length]
+                buffer[at - offset : at - offset + length] = memoryview(self._edge(index))[skip : skip + length]
             at += length
 
     def _length(self, index: int) -> int:
@@ -108,50 +116,62 @@ class BlobReader:
                 self._edges.move_to_end(index)
                 return block
         block = bytearray(self._length(index))
-        self._read_block(index, memoryview(block))
+        self._read_blocks(index * BLOCK, memoryview(block))
         with self._lock:
             self._edges[index] = block
             while len(self._edges) > _KEPT_BLOCKS:
                 self._edges.popitem(last=False)
         return block
 
-    def _read_block(self, index: int, block: memoryview) -> None:
-        start = index * BLOCK
+    def _read_blocks(self, start: int, blocks: memoryview) -> None:
+        with self._cut_is_damage(start, len(blocks)):
+            self._object.read_into(start, blocks)
+        self._check_blocks(start, blocks)
+
+    def _check_blocks(self, start: int, blocks: memoryview) -> None:
+        for at in range(0, len(blocks), BLOCK):
+            block = blocks[at : at + BLOCK]
+            first = start + at
+            if not self._right(first // BLOCK, block_digest(block)):
+                raise self._corrupt(f"bytes {first} to {first + len(block)} are not those that were stored")
+
+    @contextmanager
+    def _cut_is_damage(self, start: int, length: int) -> Iterator[None]:
         try:
-            self._object.read_into(start, block)
+            yield
         except IntegrityError as error:
-            raise self._corrupt(f"it ends before byte {start + len(block)} of {self._size}") from error
-        if not self._right(index, block_digest(block)):
-            raise self._corrupt(f"bytes {start} to {start + len(block)} are not those that were stored")
+            raise self._corrupt(f"it ends before byte {start + length} of {self._size}") from error
+        except NotFoundError as error:
+            raise self._corrupt("its file is missing") from error
 
     def _right(self, index: int, found: bytes) -> bool:
         if not list_size(self._size):
-            return sha256_digest(found) == self._blocks_digest
+            return sha256_digest(found) == self._place.blocks_digest
         at = index * DIGEST_SIZE
         return self._block_list()[at : at + DIGEST_SIZE] == found
 
     def _block_list(self) -> bytes:
         if self._list is None:
             # Two threads may both load it: they load the same bytes.
-            self._list = load_list(self._driver, self._digest, self._size, self._blocks_digest)
+            self._list = load_list(self._driver, self._place)
         return self._list
 
     def _corrupt(self, what: str) -> IntegrityError:
-        return corrupt(self._digest, self._driver.place, what)
+        return corrupt(self._place.digest, self._driver.place, what)
 
 
-def load_list(driver: ObjectDriver, digest: str, size: int, blocks_digest: str) -> bytes:
+def load_list(driver: ObjectDriver, place: BlobPlace) -> bytes:
     """The stored block list of a blob of several blocks, checked; raises `IntegrityError` when it is not right."""
     try:
-        opened = driver.open(blocks_key(digest))
+        opened = driver.open(blocks_key(place.key))
     except NotFoundError as error:
-        raise corrupt(digest, driver.place, "the list of its block digests is missing") from error
+        raise corrupt(place.digest, driver.place, "the list of its block digests is missing") from error
     try:
-        data = bytearray(list_size(size))
+        data = bytearray(list_size(place.size))
         if opened.size == len(data):
             opened.read_into(0, memoryview(data))
-        if opened.size != len(data) or sha256_digest(data) != blocks_digest:
-            raise corrupt(digest, driver.place, "the list of its block digests is not the one that was stored")
+        if opened.size != len(data) or sha256_digest(data) != place.blocks_digest:
+            raise corrupt(place.digest, driver.place, "the list of its block digests is not the one that was stored")
     finally:
         opened.close()
     return bytes(data)

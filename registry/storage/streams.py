@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from registry.errors import NotFoundError, UnavailableError
 from registry.storage.driver import ObjectReader
+
+_PIECE: Final = 8 << 20
 
 
 class FileStream:
@@ -43,16 +48,20 @@ class FileStream:
 
 
 class ObjectStream:
-    """A stored object, closed on leaving."""
+    """A stored object, closed on leaving. Where reads take long, the next pieces are read while one is worked on."""
 
     def __init__(self, reader: ObjectReader) -> None:
         self._reader = reader
         self._at = 0
+        self._ahead = _Ahead(reader) if reader.size > _PIECE and reader.ahead else None
 
     def fill(self, buffer: memoryview) -> int:
         """Fill ``buffer``; returns the bytes put there, fewer than fit only at the end."""
         count = min(len(buffer), self._reader.size - self._at)
-        self._reader.read_into(self._at, buffer[:count])
+        if self._ahead is not None:
+            self._ahead.fill(buffer[:count])
+        elif count:
+            self._reader.read_into(self._at, buffer[:count])
         self._at += count
         return count
 
@@ -60,7 +69,47 @@ class ObjectStream:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
         self._reader.close()
+
+
+class _Ahead:
+    """The pieces of an object in order, some of them on their way."""
+
+    def __init__(self, reader: ObjectReader) -> None:
+        self._reader = reader
+        self._asked = 0
+        self._coming: deque[Future[memoryview]] = deque()
+        self._piece = memoryview(b"")
+        depth = max(1, reader.ahead // _PIECE)
+        self._pool = ThreadPoolExecutor(max_workers=depth, thread_name_prefix="read-ahead")
+        for _ in range(depth):
+            self._ask()
+
+    def fill(self, buffer: memoryview) -> None:
+        while buffer:
+            if not self._piece:
+                self._piece = self._coming.popleft().result()
+                self._ask()
+            count = min(len(buffer), len(self._piece))
+            buffer[:count] = self._piece[:count]
+            self._piece = self._piece[count:]
+            buffer = buffer[count:]
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _ask(self) -> None:
+        length = min(_PIECE, self._reader.size - self._asked)
+        if length:
+            self._coming.append(self._pool.submit(self._read, self._asked, length))
+            self._asked += length
+
+    def _read(self, offset: int, length: int) -> memoryview:
+        piece = memoryview(bytearray(length))
+        self._reader.read_into(offset, piece)
+        return piece
 
 
 class BytesStream:

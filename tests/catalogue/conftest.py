@@ -1,4 +1,4 @@
-"""A catalogue in a temporary folder."""
+"""A catalogue of its own for each test: as a file of SQLite, and as a database of a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ import pytest
 from registry.catalogue.database import Database, sqlite_url
 from tests.catalogue.rows import Writer
 
+BACKENDS = ("sqlite", "postgresql")
+
 
 @pytest.fixture
 def writer() -> Writer:
     return Writer()
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which database; tests of one alone are marked with `ON_SQLITE` or `ON_POSTGRESQL`."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +37,26 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return sqlite_url(tmp_path / "catalogue.sqlite")
+def empty_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A database without a schema."""
+    if backend == "sqlite":
+        return sqlite_url(tmp_path / "catalogue.sqlite")
+    url: str = request.getfixturevalue("postgres_url")
+    return url
 
 
 @pytest.fixture
-def database(url: str, tmp_path: Path, template: Path) -> Iterator[Database]:
-    shutil.copy(template, tmp_path / "catalogue.sqlite")
+def url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A database with the schema and no rows."""
+    if backend == "sqlite":
+        shutil.copy(request.getfixturevalue("template"), tmp_path / "catalogue.sqlite")
+        return sqlite_url(tmp_path / "catalogue.sqlite")
+    url: str = request.getfixturevalue("postgres_migrated_url")
+    return url
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
     made = Database(url)
     yield made
     made.dispose()

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from sqlalchemy.orm import Session
 
 from registry.catalogue import bases, blobs, publishing, tags
@@ -13,11 +14,27 @@ from registry.catalogue.annotations import annotate
 from registry.catalogue.revisions import RevisionRow
 from registry.digest import canonical_json, sha256_digest
 from registry.reference import Path as TreePath
+from registry.rights import UNLIMITED, Principal, Rights, Role
 from registry.schemas import TargetGroup
+
+ON_SQLITE = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+TESTER = Principal("tester", UNLIMITED)
+BOB = Principal("bob", UNLIMITED, token="tok_bob", source="192.0.2.7")
+
+
+def rights(role: Role, *scopes: str) -> Rights:
+    return Rights(role, tuple(map(TreePath.parse, scopes)))
 
 
 def digest_of(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def blob(content: str, place: str = "") -> blobs.BlobRow:
+    """The row of bytes that are only a name; ``place`` is a part of the key."""
+    digest = digest_of(content)
+    return blobs.BlobRow(digest, len(content), digest_of(content + " blocks"), f"blobs/{digest}{place}")
 
 
 class Writer:
@@ -25,8 +42,8 @@ class Writer:
 
     def base(self, session: Session, name: str, weights: str = "w") -> None:
         names = [f"{name} {weights} model.safetensors", f"{name} config.json", f"{name} index", f"{name} table"]
-        blobs.record(session, (blobs.BlobRow(digest_of(one), len(one), digest_of(one + " blocks")) for one in names))
-        bases.add(session, self.new_base(name, weights), "tester")
+        blobs.record(session, map(blob, names))
+        bases.add(session, self.new_base(name, weights), TESTER)
 
     def new_base(self, name: str, weights: str = "w") -> bases.NewBase:
         return bases.NewBase(
@@ -78,12 +95,13 @@ class Writer:
         tag: str | None = None,
         metrics: Mapping[str, float] = {},
         notes: Mapping[str, str] = {},
+        principal: Principal = TESTER,
         **other: Any,
     ) -> RevisionRow:
-        blobs.record(session, [blobs.BlobRow(digest_of(content), len(content), digest_of(content + " blocks"))])
+        blobs.record(session, [blob(content)])
         new = self.new(path, content, None if parent is None else parent.id, **other)
-        row, _ = publishing.publish(session, new, "tester")
+        row, _ = publishing.publish(session, new, principal)
         if tag is not None:
-            tags.set_tag(session, row.id, tag, "tester")
-        annotate(session, row.id, metrics=metrics, annotations=notes, actor="tester")
+            tags.set_tag(session, row.id, tag, principal)
+        annotate(session, row.id, metrics=metrics, annotations=notes, principal=principal)
         return row

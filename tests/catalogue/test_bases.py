@@ -7,7 +7,7 @@ import pytest
 from registry.catalogue import bases
 from registry.catalogue.database import Database
 from registry.errors import ConflictError, NotFoundError, UnavailableError, UsageError
-from tests.catalogue.rows import Writer, digest_of
+from tests.catalogue.rows import TESTER, Writer, digest_of
 
 
 def test_everything_about_a_base_model(filled: Database) -> None:
@@ -29,13 +29,13 @@ def test_everything_about_a_base_model(filled: Database) -> None:
 
 def test_the_same_weights_again_are_the_same_base(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
-        summary, created = bases.add(session, writer.new_base("llama"), "tester")
+        summary, created = bases.add(session, writer.new_base("llama"), TESTER)
     assert (summary.adapters, created) == (4, False)
 
 
 def test_other_weights_under_the_name(filled: Database, writer: Writer) -> None:
     with pytest.raises(ConflictError) as caught, filled.write() as session:
-        bases.add(session, writer.new_base("llama", "others"), "tester")
+        bases.add(session, writer.new_base("llama", "others"), TESTER)
     assert caught.value.code == "other_weights"
     assert digest_of("w") in str(caught.value)
     assert digest_of("others") in str(caught.value)
@@ -43,9 +43,9 @@ def test_other_weights_under_the_name(filled: Database, writer: Writer) -> None:
 
 def test_files_that_are_not_stored_and_names_outside_the_grammar(database: Database, writer: Writer) -> None:
     with pytest.raises(UnavailableError, match="not stored"), database.write() as session:
-        bases.add(session, writer.new_base("llama"), "tester")
+        bases.add(session, writer.new_base("llama"), TESTER)
     with pytest.raises(UsageError, match="Base model name"), database.write() as session:
-        bases.add(session, writer.new_base("Llama"), "tester")
+        bases.add(session, writer.new_base("Llama"), TESTER)
     with database.read() as session:
         assert bases.summaries(session) == ()
         with pytest.raises(NotFoundError, match="registry base add"):
@@ -58,3 +58,15 @@ def test_an_unknown_name_offers_the_nearest(filled: Database) -> None:
             bases.get(session, "lama")
         with pytest.raises(NotFoundError, match=r"The base models are: llama\."):
             bases.summary(session, "bert")
+
+
+def test_pages_of_base_models(filled: Database, writer: Writer) -> None:
+    with filled.write() as session:
+        for name in ("bert", "phi", "qwen"):
+            writer.base(session, name)
+    with filled.read() as session:
+        whole = bases.summaries(session)
+        assert [one.name for one in whole] == ["bert", "llama", "phi", "qwen"]
+        assert [one.adapters for one in whole] == [0, 4, 0, 0]
+        assert bases.summaries(session, limit=2) + bases.summaries(session, after="llama", limit=2) == whole
+        assert bases.summaries(session, after="qwen") == ()

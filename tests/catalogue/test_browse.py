@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, text
+from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from registry.catalogue import browse, events, publishing, revisions
+from registry.catalogue import browse, events, revisions
 from registry.catalogue.annotations import annotate
 from registry.catalogue.database import Database
 from registry.catalogue.revisions import RevisionRow
@@ -21,8 +21,8 @@ from registry.catalogue.search import search
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
-from registry.schemas import TargetGroup, TreeNode
-from tests.catalogue.rows import Writer, digest_of
+from registry.schemas import RevisionSummary, TargetGroup, TreeNode
+from tests.catalogue.rows import BOB, Writer
 
 
 def drawn(node: TreeNode, depth: int = 0) -> list[str]:
@@ -106,8 +106,8 @@ def test_a_revision_that_is_gone(filled: Database) -> None:
 def test_metrics_and_annotations_change_with_their_history(filled: Database) -> None:
     with filled.write() as session:
         row = revisions.find(session, Reference.parse("llama/support@1"))
-        annotate(session, row.id, metrics={"acc": 0.5}, annotations={}, actor="bob")
-        annotate(session, row.id, metrics={"acc": 0.6, "f1@10": 1}, annotations={"team": "a=b, \n c"}, actor="bob")
+        annotate(session, row.id, metrics={"acc": 0.5}, annotations={}, principal=BOB)
+        annotate(session, row.id, metrics={"acc": 0.6, "f1@10": 1}, annotations={"team": "a=b, \n c"}, principal=BOB)
     with filled.read() as session:
         summary = browse.summary(session, row.id)
         changes = [(one.subject, one.detail) for one in events.recent(session, 3)]
@@ -136,7 +136,7 @@ def test_what_can_not_be_said_about_a_revision(
     filled: Database, metrics: dict[str, float], notes: dict[str, str]
 ) -> None:
     with pytest.raises(UsageError), filled.write() as session:
-        annotate(session, 1, metrics={"good": 1.0} | metrics, annotations=notes, actor="bob")
+        annotate(session, 1, metrics={"good": 1.0} | metrics, annotations=notes, principal=BOB)
     with filled.read() as session:
         assert "good" not in browse.summary(session, 1).metrics
 
@@ -229,29 +229,42 @@ def test_the_number_of_queries_does_not_grow_with_the_tree(filled: Database, wri
     assert counted[0] == counted[1] < 25
 
 
-def test_hot_queries_use_indexes(filled: Database, writer: Writer) -> None:
-    """No whole table is read to find, publish, or show one revision among many."""
+def test_pages_of_a_log_together_are_the_log(filled: Database, writer: Writer) -> None:
+    path = TreePath.parse("llama/code")
     with filled.write() as session:
-        grow(session, writer, 40)
-    with filled.write() as session, statements() as sent:
-        row = revisions.find(session, Reference.parse("llama/wide-7/child"))
-        for selector in ("1", "prod", row.digest, row.digest[:20]):
-            assert revisions.find(session, Reference.parse(f"{row.path}@{selector}")).id == row.id
-        revisions.lineage(session, row.id)
-        revisions.files(session, row.id)
-        browse.targets(session, row.id)
-        browse.lineage_entries(session, row.id)
-        browse.summary(session, row.id)
-        browse.tree(session, TreePath.parse("llama/wide-7"))
-        publishing.publish(session, writer.new("llama/wide-7", "wide 8", None), "tester")
-        session.execute(text("SELECT id FROM revisions WHERE parent_id = :id"), {"id": row.id})
-        session.execute(text("SELECT revision_id FROM revision_files WHERE digest = :d"), {"d": digest_of("wide 8")})
-        looked_at = list(sent)
-    assert len(looked_at) > 20
+        for count in range(2, 8):
+            writer.publish(session, "llama/code", f"c{count}", tag=f"v{count}")
     with filled.read() as session:
-        tables = {row[0] for row in session.execute(text("SELECT name FROM sqlite_schema WHERE type = 'table'"))}
-        for statement, parameters in looked_at:
-            plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            steps = [str(row[3]).split() for row in plan]
-            scanned = {step[1].rstrip("_0123456789") for step in steps if step[0] == "SCAN"}
-            assert not scanned & tables, (statement, steps)
+        whole = browse.log(session, path).revisions
+        found: list[RevisionSummary] = []
+        while page := browse.log(session, path, before=found[-1].number if found else None, limit=3).revisions:
+            assert len(page) <= 3
+            found += page
+    assert tuple(found) == whole
+    assert [one.number for one in whole] == list(range(7, 0, -1))
+
+
+def test_a_subtree_has_parents_before_children(filled: Database, writer: Writer) -> None:
+    with filled.write() as session:
+        second = revisions.find(session, Reference.parse("llama/support@2"))
+        writer.publish(session, "llama/support/french", "f2", second)
+        writer.publish(session, "llama/support-2", "x")
+    with filled.read() as session:
+        everything = browse.subtree(session, TreePath.parse("llama"))
+        part = browse.subtree(session, TreePath.parse("llama/support"))
+        parents = {
+            reference: browse.summary(session, revisions.find(session, Reference.parse(reference)).id).parent
+            for reference in everything
+        }
+        with pytest.raises(NotFoundError, match="llama/suport"):
+            browse.subtree(session, TreePath.parse("llama/suport"))
+    assert part == (
+        "llama/support@1",
+        "llama/support/french@1",
+        "llama/support/french/legal@1",
+        "llama/support@2",
+        "llama/support/french@2",
+    )
+    assert set(everything) - set(part) == {"llama/code@1", "llama/support-2@1"}
+    for place, reference in enumerate(everything):
+        assert parents[reference] in ("llama", *everything[:place])

@@ -18,7 +18,7 @@ from registry import errors
 from registry.catalogue import blobs
 from registry.catalogue.database import Database, Schema, sqlite_url
 from registry.catalogue.faults import translated
-from tests.catalogue.rows import Writer, digest_of
+from tests.catalogue.rows import ON_SQLITE, Writer, blob, digest_of
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -84,12 +84,13 @@ def test_a_database_that_may_not_be_read(open_folder: Path) -> None:
     assert as_another(sqlite_url(path), "read")[0].startswith(f"unavailable The database {path} can't be opened")
 
 
+@ON_SQLITE
 def test_a_full_disk_leaves_what_was_there(filled: Database) -> None:
     def fill_up() -> None:
         with filled.write() as session:
             pages = session.execute(text("PRAGMA page_count")).scalar_one()
             session.execute(text(f"PRAGMA max_page_count = {pages + 1}"))
-            blobs.record(session, (blobs.BlobRow(digest_of(f"full {n}"), n, digest_of("b")) for n in range(2000)))
+            blobs.record(session, (blob(f"full {n}") for n in range(2000)))
 
     with pytest.raises(errors.UnavailableError, match="no space left") as caught:
         fill_up()

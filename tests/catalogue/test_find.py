@@ -9,7 +9,7 @@ from registry.catalogue import browse, revisions, tags
 from registry.catalogue.database import Database
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference
-from tests.catalogue.rows import Writer, digest_of
+from tests.catalogue.rows import BOB, Writer, digest_of
 
 
 def found(database: Database, reference: str) -> str:
@@ -112,15 +112,15 @@ def test_revisions_of_an_adapter(filled: Database) -> None:
 def test_tags_move_and_go(filled: Database) -> None:
     with filled.write() as session:
         second = revisions.find(session, Reference.parse("llama/support@2"))
-        moved = tags.set_tag(session, second.id, "prod", "bob")
-        again = tags.set_tag(session, second.id, "prod", "bob")
+        moved = tags.set_tag(session, second.id, "prod", BOB)
+        again = tags.set_tag(session, second.id, "prod", BOB)
     assert (moved.previous, moved.reference) == ("llama/support@1", "llama/support@2")
     assert again.previous == "llama/support@2"
     assert found(filled, "llama/support@prod") == "llama/support@2"
     with filled.write() as session:
-        removed = tags.remove_tag(session, Path.parse("llama/support"), "prod", "bob")
+        removed = tags.remove_tag(session, Path.parse("llama/support"), "prod", BOB)
     assert (removed.reference, removed.previous) == (None, "llama/support@2")
     with pytest.raises(NotFoundError, match="It has no tags"), filled.write() as session:
-        tags.remove_tag(session, Path.parse("llama/support"), "prod", "bob")
+        tags.remove_tag(session, Path.parse("llama/support"), "prod", BOB)
     with pytest.raises(UsageError, match="Tag 'main'"), filled.write() as session:
-        tags.set_tag(session, second.id, "main", "bob")
+        tags.set_tag(session, second.id, "main", BOB)

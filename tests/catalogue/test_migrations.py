@@ -19,10 +19,10 @@ from sqlalchemy import inspect, text
 
 from registry.catalogue import migrations, revisions
 from registry.catalogue.database import Database, Schema
-from registry.catalogue.tables import Record
+from registry.catalogue.team_tables import METADATA
 from registry.errors import NotAllowedError, UnavailableError
 from registry.reference import Reference
-from tests.catalogue.rows import Writer
+from tests.catalogue.rows import ON_SQLITE, Writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_records_and_the_migrated_schema_are_the_same(database: Database) -> None:
     with database.migrating() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Record.metadata) == []
+        assert compare_metadata(context, METADATA) == []
 
 
 def test_the_history_in_code_is_that_of_the_files() -> None:
@@ -50,7 +50,7 @@ def test_down_and_up_again(database: Database, writer: Writer) -> None:
 
 
 def test_every_constraint_has_a_name() -> None:
-    for table in Record.metadata.tables.values():
+    for table in METADATA.tables.values():
         for constraint in table.constraints:
             assert constraint.name, (table.name, constraint)
 
@@ -87,12 +87,12 @@ def test_a_newer_schema_is_refused(filled: Database, url: str) -> None:
     fresh.dispose()
 
 
-SECOND = '''
-"""A second migration, which makes a table anew."""
+NEXT = '''
+"""A third migration, which makes a table anew."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 def upgrade():
@@ -102,39 +102,41 @@ def upgrade():
 '''
 
 
-def with_second(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
+def with_next(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
     script, versions = migrations.folders()
     shutil.copytree(versions, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "0002_second.py").write_text(SECOND.format(then=then))
+    (folder / "0003_next.py").write_text(NEXT.format(then=then))
     monkeypatch.setattr(migrations, "folders", lambda: (script, folder))
-    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002"))
+    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002", "0003"))
 
 
+@ON_SQLITE
 def test_an_older_one_is_upgraded_after_a_copy(
     filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.dispose()
-    with_second(monkeypatch, tmp_path / "versions")
+    with_next(monkeypatch, tmp_path / "versions")
     fresh = Database(url)
     assert fresh.schema() is Schema.OLDER
     with fresh.read() as session:
         assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
         assert set(session.execute(text("SELECT colour FROM adapters")).scalars()) == {"red"}
     fresh.dispose()
-    copies = list(tmp_path.glob("catalogue.sqlite.before-0002-from-0001*"))
+    copies = list(tmp_path.glob("catalogue.sqlite.before-0003-from-0002*"))
     assert len(copies) == 1
     with sqlite3.connect(copies[0]) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
         assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
     connection.close()
     assert list(tmp_path.glob("*.partial")) == []
 
 
+@ON_SQLITE
 def test_a_migration_that_would_lose_rows_changes_nothing(
     filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.dispose()
-    with_second(monkeypatch, tmp_path / "versions", then='op.execute("DELETE FROM adapters")')
+    with_next(monkeypatch, tmp_path / "versions", then='op.execute("DELETE FROM adapters")')
     fresh = Database(url)
     with pytest.raises(Exception, match="rows that point at nothing"):
         fresh.prepare()
@@ -145,14 +147,17 @@ def test_a_migration_that_would_lose_rows_changes_nothing(
     fresh.dispose()
 
 
+@ON_SQLITE
 def test_an_older_one_that_can_not_be_written(
     filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.dispose()
-    with_second(monkeypatch, tmp_path / "versions")
+    with_next(monkeypatch, tmp_path / "versions")
     monkeypatch.setattr("registry.catalogue.sqlite.is_frozen", lambda path: True)
-    with pytest.raises(NotAllowedError) as caught, Database(url).read():
+    fresh = Database(url)
+    with pytest.raises(NotAllowedError) as caught, fresh.read():
         pass
+    fresh.dispose()
     assert caught.value.code == "read_only"
 
 

@@ -1,4 +1,4 @@
-"""Several real processes on one SQLite file: numbers, locks, kills."""
+"""Several real processes on one database: numbers, locks, kills."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from registry.catalogue import revisions
 from registry.catalogue.database import Database, Schema
 from registry.errors import UnavailableError
 from registry.reference import Path as TreePath
-from tests.catalogue.rows import Writer
+from tests.catalogue.rows import ON_SQLITE, Writer
 
 ROOT = Path(__file__).parents[2]
-WORKERS = 8
+WORKERS = 16
 
 
 def start(url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -35,10 +35,10 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
     return output.splitlines()
 
 
-def test_eight_processes_publish_without_gap_or_loss(database: Database, url: str, writer: Writer) -> None:
+def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: str, writer: Writer) -> None:
     with database.write() as session:
         writer.base(session, "llama")
-    each = 4
+    each = 3
     workers = start(url, "many", str(WORKERS), "publish", "#", str(each))
     acknowledged = [(line.split()[0], line.split()[1]) for line in finish(workers)]
     assert workers.returncode == 0
@@ -54,8 +54,8 @@ def test_eight_processes_publish_without_gap_or_loss(database: Database, url: st
     assert shared == list(range(WORKERS * each, 0, -1))
 
 
-def test_eight_processes_prepare_an_empty_folder(url: str) -> None:
-    workers = start(url, "many", str(WORKERS), "prepare")
+def test_sixteen_processes_prepare_an_empty_database(empty_url: str) -> None:
+    workers = start(empty_url, "many", str(WORKERS), "prepare")
     assert finish(workers) == ["current"] * WORKERS
     assert workers.returncode == 0
 
@@ -76,15 +76,16 @@ def test_a_killed_writer_leaves_all_or_nothing(
         assert writer.publish(session, "llama/shared", "next").number == left + 1
 
 
-def test_a_killed_migration_leaves_nothing(url: str) -> None:
-    assert finish(start(url, "die_migrating")) == ["reached"]
-    database = Database(url)
+def test_a_killed_migration_leaves_nothing(empty_url: str) -> None:
+    assert finish(start(empty_url, "die_migrating")) == ["reached"]
+    database = Database(empty_url)
     assert database.schema() is Schema.ABSENT
     database.prepare()
     assert database.schema() is Schema.CURRENT
     database.dispose()
 
 
+@ON_SQLITE
 def test_a_locked_database_says_so_and_can_still_be_read(filled: Database, url: str, writer: Writer) -> None:
     holder = start(url, "hold")
     assert holder.stdout is not None

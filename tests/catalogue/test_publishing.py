@@ -11,7 +11,7 @@ from registry.catalogue import blobs, events, publishing, revisions
 from registry.catalogue.database import Database
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
-from tests.catalogue.rows import Writer, digest_of
+from tests.catalogue.rows import TESTER, Writer, blob, digest_of
 
 
 def counts(database: Database) -> dict[str, int]:
@@ -37,7 +37,7 @@ def test_numbers_count_up_and_the_parent_stays_pinned(filled: Database) -> None:
 def test_what_the_adapter_has_already_is_given_back(filled: Database, writer: Writer) -> None:
     before = counts(filled)
     with filled.write() as session:
-        row, created = publishing.publish(session, writer.new("llama/support", "s1", None), "tester")
+        row, created = publishing.publish(session, writer.new("llama/support", "s1", None), TESTER)
     assert (row.reference, created) == ("llama/support@1", False)
     assert counts(filled) == before
 
@@ -45,7 +45,7 @@ def test_what_the_adapter_has_already_is_given_back(filled: Database, writer: Wr
 def test_the_same_manifest_digest_may_stand_in_two_adapters(filled: Database, writer: Writer) -> None:
     new = writer.new("llama/support", "s1", None)
     with filled.write() as session:
-        row, created = publishing.publish(session, replace(new, path=Path.parse("llama/other")), "tester")
+        row, created = publishing.publish(session, replace(new, path=Path.parse("llama/other")), TESTER)
     assert (row.reference, created, row.digest) == ("llama/other@1", True, new.digest)
 
 
@@ -92,20 +92,20 @@ def test_a_wrong_parent_is_refused_and_nothing_is_left(
 
 def test_a_parent_that_is_gone(filled: Database, writer: Writer) -> None:
     with pytest.raises(NotFoundError, match="does not exist any more"), filled.write() as session:
-        publishing.publish(session, writer.new("llama/support/x", "f1", 999), "tester")
+        publishing.publish(session, writer.new("llama/support/x", "f1", 999), TESTER)
 
 
 def test_other_base_weights_than_those_checked_against(filled: Database, writer: Writer) -> None:
     new = writer.new("llama/code", "s1", None, base_digest=digest_of("other"))
     with pytest.raises(ConflictError) as caught, filled.write() as session:
-        publishing.publish(session, new, "tester")
+        publishing.publish(session, new, TESTER)
     assert caught.value.code == "other_weights"
 
 
 def test_a_row_that_points_at_no_bytes_is_impossible(filled: Database, writer: Writer) -> None:
     before = counts(filled)
     with pytest.raises(UnavailableError, match="are not stored"), filled.write() as session:
-        publishing.publish(session, writer.new("llama/code", "never stored", None), "tester")
+        publishing.publish(session, writer.new("llama/code", "never stored", None), TESTER)
     with pytest.raises(UnavailableError, match="refused a change"), filled.write() as session:
         session.execute(text("INSERT INTO revision_files VALUES (1, 'x', 'sha256:none')"))
     assert counts(filled) == before
@@ -114,7 +114,7 @@ def test_a_row_that_points_at_no_bytes_is_impossible(filled: Database, writer: W
 def test_a_manifest_that_is_not_its_digest(filled: Database, writer: Writer) -> None:
     new = replace(writer.new("llama/code", "s1", None), digest=digest_of("something else"))
     with pytest.raises(IntegrityError, match="manifest"), filled.write() as session:
-        publishing.publish(session, new, "tester")
+        publishing.publish(session, new, TESTER)
 
 
 @pytest.mark.parametrize("message", ["a\x00b", "\ud800", "x" * 10_001])
@@ -135,8 +135,8 @@ def test_publishing_is_an_event(filled: Database) -> None:
 
 
 def test_blobs_are_noted_once(filled: Database) -> None:
-    row = blobs.BlobRow(digest_of("s1"), 2, digest_of("s1 blocks"))
-    many = [blobs.BlobRow(digest_of(f"many {n}"), n, digest_of("b")) for n in range(1201)]
+    row = blob("s1")
+    many = [blob(f"many {n}") for n in range(1201)]
     with filled.write() as session:
         blobs.record(session, [row, *many])
         blobs.record(session, [*many, row])

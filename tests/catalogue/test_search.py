@@ -12,11 +12,13 @@ from registry.catalogue import browse, revisions, tags
 from registry.catalogue.database import Database
 from registry.catalogue.search import search
 from registry.errors import NotFoundError, UsageError
+from registry.reference import Path as TreePath
+from registry.reference import Reference
 from registry.schemas import RevisionSummary, TargetGroup
-from tests.catalogue.rows import Writer
+from tests.catalogue.rows import TESTER, Writer
 
 
-def found(database: Database, text: str | None = None, **conditions: str | None) -> list[str]:
+def found(database: Database, text: str | None = None, **conditions: Any) -> list[str]:
     with database.read() as session:
         return [one.reference for one in search(session, text, **conditions)]
 
@@ -166,5 +168,22 @@ def spelt(condition: Any) -> str | None:
 
 def test_a_moved_tag_is_found_at_its_new_place(filled: Database) -> None:
     with filled.write() as session:
-        tags.set_tag(session, revisions.get(session, 4).id, "prod", "tester")
+        tags.set_tag(session, revisions.get(session, 4).id, "prod", TESTER)
     assert found(filled, tag="prod") == ["llama/support@2"]
+
+
+def test_pages_together_are_the_whole(filled: Database, writer: Writer) -> None:
+    with filled.write() as session:
+        for name in ("support-2", "support0", "support_x", "support/french-2", "sup"):
+            parent = revisions.find(session, Reference.parse("llama/support@1")) if "/" in name else None
+            writer.publish(session, f"llama/{name}", name, parent)
+    with filled.read() as session:
+        whole = search(session)
+        assert [one.path for one in whole] == sorted((one.path for one in whole), key=lambda path: path.split("/"))
+        assert len(whole) == 9
+        for size in (1, 2, 4):
+            found: list[RevisionSummary] = []
+            while page := search(session, after=TreePath.parse(found[-1].path) if found else None, limit=size):
+                assert len(page) <= size
+                found += page
+            assert tuple(found) == whole

@@ -24,9 +24,8 @@ def publish(database: Database, worker: str, count: str) -> None:
     writer = Writer()
     for number in range(int(count)):
         for path in ("llama/shared", f"llama/own-{worker}"):
-            with database.write() as session:
-                row = writer.publish(session, path, f"{path} {worker} {number}")
-            os.write(1, f"{row.reference} {row.digest}\n".encode())  # whole lines also when eight write
+            row = database.change(lambda session: writer.publish(session, path, f"{path} {worker} {number}"))  # noqa: B023
+            os.write(1, f"{row.reference} {row.digest}\n".encode())  # whole lines also when many write
 
 
 def prepare(database: Database) -> None:
@@ -97,7 +96,8 @@ ACTIONS: Final[dict[str, Callable[..., None]]] = {
 
 def many(url: str, count: str, action: str, *arguments: str) -> int:
     """Run an action in several processes, each with its number in place of "#"; the number of those that failed."""
-    importlib.import_module("alembic.command")
+    for slow in ("alembic.command", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"):
+        importlib.import_module(slow)
     children = []
     for number in range(int(count)):
         child = os.fork()

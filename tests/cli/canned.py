@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from registry.schemas import (
@@ -13,12 +13,14 @@ from registry.schemas import (
     Event,
     Fetched,
     FileEntry,
+    Identity,
     LeftOut,
     LineageEntry,
     Log,
     OutputFile,
     Published,
     Resolved,
+    Retraction,
     RevisionSummary,
     Schema,
     SearchResult,
@@ -26,6 +28,8 @@ from registry.schemas import (
     Tagged,
     TargetGroup,
     TensorMismatch,
+    Token,
+    TokenCreated,
     Tree,
     TreeNode,
     Verified,
@@ -100,6 +104,8 @@ FRENCH = revision_of(
     metrics={"acc": 0.9},
     message="French tickets",
 )
+RETRACTION = Retraction(reference="llama-1b/support/french@2", reason="trained on test data", actor="boss", at=WHEN)
+TAKEN_BACK = FRENCH.model_copy(update={"retracted": RETRACTION})
 LEGAL = revision_of("llama-1b/support/french/legal", 1, "llama-1b/support/french@2", behind=True)
 LONG = revision_of(
     "llama-1b/a-name-that-is-as-long-as-names-can-be-and-then-a-little-more-0123",
@@ -189,9 +195,40 @@ DIFFERS = VERIFIED.model_copy(
 )
 EVENTS = (
     Event(
-        at=WHEN, action="publish", subject="llama-1b/support@3", actor="anna", detail={"bytes": 12, "tags": ["prod"]}
+        at=WHEN,
+        action="publish",
+        subject="llama-1b/support@3",
+        actor="anna",
+        detail={"bytes": 12, "tags": ["prod"]},
+        token="6f1c0a9e",
+        source="10.0.0.7",
     ),
     Event(at=WHEN, action="base add", subject="llama-1b", actor="anna", detail={}),
+)
+TOKEN = Token(
+    id="6f1c0a9e",
+    name="anna",
+    role="writer",
+    scopes=("llama-1b/support", "llama-1b/legal"),
+    created_at=WHEN,
+    created_by="boss",
+    expires_at=WHEN + timedelta(days=90),
+    revoked_at=None,
+    last_used_at=WHEN + timedelta(hours=1),
+)
+REVOKED = TOKEN.model_copy(update={"id": "0b2d4f68", "scopes": (), "revoked_at": WHEN, "last_used_at": None})
+PLAIN = TOKEN.model_copy(update={"id": "1c3e5a7b", "name": "", "role": "admin", "scopes": (), "expires_at": None})
+TOKENS = (TOKEN, PLAIN, REVOKED)
+CREATED = TokenCreated(token=TOKEN, secret="reg_6f1c0a9e_9dKx4VtR0mJb7QyW2uLs8ZpE")
+IDENTITY = Identity(
+    url="https://registry.team",
+    name="anna",
+    role="writer",
+    scopes=("llama-1b/support", "llama-1b/legal"),
+    token="6f1c0a9e",
+    expires_at=WHEN + timedelta(days=90),
+    version="0.1.0",
+    service_version="0.1.1",
 )
 
 
@@ -243,6 +280,10 @@ ANSWERS: dict[str, Schema | tuple[Schema, ...]] = {
     "fetch": FETCHED,
     "verify": VERIFIED,
     "events": EVENTS,
+    "whoami": IDENTITY,
+    "create_token": CREATED,
+    "tokens": TOKENS,
+    "revoke_token": REVOKED,
 }
 
 # One command line for each command that asks the registry something, and the method that answers it.
@@ -262,4 +303,8 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "fetch": (["fetch", "llama-1b/support/french"], "fetch"),
     "verify": (["verify", "dir"], "verify"),
     "events": (["events"], "events"),
+    "whoami": (["whoami"], "whoami"),
+    "token create": (["token", "create", "--role", "writer", "--scope", "llama-1b/support"], "create_token"),
+    "token list": (["token", "list"], "tokens"),
+    "token revoke": (["token", "revoke", "0b2d4f68"], "revoke_token"),
 }

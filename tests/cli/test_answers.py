@@ -10,8 +10,25 @@ from typing import Any
 
 import pytest
 
-from registry.schemas import Schema, SearchResult, Tree
-from tests.cli.canned import ANSWERS, COMMANDS, DIFFERS, EVENTS, FRENCH, PUBLISHED, SHOWN_BASE, TREE, CannedRegistry
+from registry.schemas import Log, Schema, SearchResult, Tree
+from tests.cli.canned import (
+    ANSWERS,
+    COMMANDS,
+    CREATED,
+    DIFFERS,
+    EVENTS,
+    FRENCH,
+    IDENTITY,
+    LEGAL,
+    PUBLISHED,
+    RETRACTION,
+    SHOWN,
+    SHOWN_BASE,
+    TAKEN_BACK,
+    TREE,
+    CannedRegistry,
+    node,
+)
 from tests.cli.conftest import Run
 
 ESCAPE = "\x1b"
@@ -57,7 +74,8 @@ def test_lines_for_people_fit_80_columns_and_are_plain_in_a_pipe(
 
 # Rows that are too wide for columns have no use for heads.
 HEADS = {"REV", "PUBLISHED", "(UTC)", "RANK", "SIZE", "PARENT", "AUTHOR", "REMARKS"} | {
-    *("NAME", "DIGEST", "PARAMETERS", "ARCHITECTURE", "TIME", "ACTION", "ACTOR", "SUBJECT")
+    *("NAME", "DIGEST", "PARAMETERS", "ARCHITECTURE", "TIME", "ACTION", "ACTOR", "SUBJECT"),
+    *("ID", "ROLE", "CREATED", "LAST", "USED", "NAME,", "SCOPES"),
 }
 
 
@@ -154,6 +172,8 @@ def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None
         "llama-1b",
         "--dtype",
         "fp16",
+        "--base-dir",
+        "/models/llama",
         "--force",
     )
     assert ended.out == "/data/out\n"
@@ -169,14 +189,15 @@ def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None
         "uniform": False,
         "dtype": "fp16",
         "force": True,
+        "base_dir": "/models/llama",
     }
 
 
-def test_only_base_add_makes_a_registry(canned: CannedRegistry, run: Run) -> None:
+def test_only_base_add_and_a_first_token_make_a_registry(canned: CannedRegistry, run: Run) -> None:
     for args, _ in COMMANDS.values():
         run(*args)
     made = [options["create"] for name, _, options in canned.calls if name == "open"]
-    assert made == [name == "base add" for name in COMMANDS]
+    assert made == [name in {"base add", "token create"} for name in COMMANDS]
 
 
 def test_url_and_json_may_stand_before_the_command(canned: CannedRegistry, run: Run) -> None:
@@ -213,6 +234,66 @@ def test_show_has_lineage_targets_files_and_shares(canned: CannedRegistry, run: 
         "notice base_model_name_or_path names a quantised copy",
     ):
         assert part in said
+
+
+def test_what_is_retracted_says_so_everywhere(canned: CannedRegistry, run: Run) -> None:
+    below = LEGAL.model_copy(update={"retracted": RETRACTION})
+    canned.answers |= {
+        "log": Log(path=TAKEN_BACK.path, revisions=(TAKEN_BACK,)),
+        "search": SearchResult(revisions=(below,)),
+        "show": SHOWN.model_copy(update={"revision": below}),
+        "tree": Tree(roots=(node(TAKEN_BACK, node(below)),)),
+    }
+    assert " retracted " in run("log", TAKEN_BACK.path).out
+    assert " retracted " in run("search").out
+    said = text_without_layout(run("show", below.reference).out)
+    assert "retracted llama-1b/support/french@2: trained on test data (2026-03-04 05:06 UTC by boss)" in said
+    first, second = run("tree").out.splitlines()
+    assert " retracted " in first
+    assert " french@2 is retracted " in second
+
+
+def test_the_secret_of_a_token_is_alone_on_stdout(canned: CannedRegistry, run: Run) -> None:
+    ended = run(
+        *("token", "create", "--role", "writer", "--scope", "llama-1b/support", "--scope", "llama-1b/legal"),
+        *("--expires", "90d", "--name", "anna"),
+    )
+    assert ended.out == f"{CREATED.secret}\n"
+    assert CREATED.secret not in ended.err
+    assert "6f1c0a9e (anna): writer of llama-1b/support and llama-1b/legal, until 2026-06-02 05:06 UTC" in ended.err
+    name, args, options = canned.calls[-1]
+    assert (name, args) == ("create_token", ("writer",))
+    assert options == {
+        "name": "anna",
+        "scopes": ("llama-1b/support", "llama-1b/legal"),
+        "expires_in": 90 * 86400,
+    }
+
+
+def test_no_list_shows_what_a_token_is_worth_longer_than_it_is(canned: CannedRegistry, run: Run) -> None:
+    head, first, plain, revoked = run("token", "list").out.splitlines()
+    assert head.split() == ["ID", "ROLE", "CREATED", "(UTC)", "LAST", "USED", "NAME,", "SCOPES"]
+    assert "expires 2026-06-02 05:06" in first
+    assert plain.split() == ["1c3e5a7b", "admin", "2026-03-04", "05:06", "2026-03-04", "06:06", "everything"]
+    assert "revoked 2026-03-04 05:06" in revoked
+    assert "never" in revoked
+
+
+def test_whoami_says_where_who_and_what(canned: CannedRegistry, run: Run) -> None:
+    said = text_without_layout(run("whoami").out)
+    assert said.startswith("https://registry.team name anna role writer scopes llama-1b/support llama-1b/legal token")
+    assert "versions client 0.1.0, service 0.1.1" in said
+    canned.answers["whoami"] = IDENTITY.model_copy(
+        update={"url": "/data/registry", "scopes": (), "token": None, "expires_at": None, "service_version": None}
+    )
+    said = text_without_layout(run("whoami").out)
+    assert "scopes everything version 0.1.0" in said
+
+
+def test_events_say_from_where_and_with_which_token(canned: CannedRegistry, run: Run) -> None:
+    first, second = run("events").out.splitlines()[1:]
+    assert "anna llama-1b/support@3 from 10.0.0.7 token 6f1c0a9e bytes=12 tags=prod" in text_without_layout(first)
+    assert "from" not in second
 
 
 def test_show_of_a_base_model(canned: CannedRegistry, run: Run) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from typer.main import get_command
 
 from registry import errors
+from registry.api.statuses import BY_CODE, STATUSES
 from registry.cli.exits import EXIT_CODES, INTERRUPTED, PIPE_CLOSED, exit_code
 from registry.cli.program import build_app
 from registry.errors import CODES
@@ -77,7 +80,9 @@ def test_every_argument_is_in_the_usage_and_every_section_has_an_example(name: s
 @pytest.mark.parametrize("name", LIVE)
 def test_every_command_takes_url_and_json(name: str) -> None:
     taken = {option for parameter in LIVE[name].params for option in parameter.opts}
-    assert {"--url", "--json"} <= taken
+    assert "--json" in taken
+    # These two are about an address and take it as their argument.
+    assert ("--url" in taken) == (name not in {"registry login", "registry logout"})
 
 
 def test_examples_fit_80_columns_except_full_digests_in_a_pipe() -> None:
@@ -93,10 +98,19 @@ def test_every_exit_code_is_documented() -> None:
     assert documented == {0, INTERRUPTED, PIPE_CLOSED} | set(EXIT_CODES.values())
 
 
-def test_every_class_of_error_is_documented_with_its_exit_code() -> None:
+def test_every_class_of_error_is_documented_with_its_exit_code_and_status() -> None:
     page = (DOCS / "errors.md").read_text(encoding="utf-8")
-    documented = dict(re.findall(r"^\| `(\w+Error)` \| (\d) \|", page, flags=re.MULTILINE))
-    assert documented == {kind.__name__: str(code) for kind, code in EXIT_CODES.items()}
+    documented = re.findall(r"^\| `(\w+Error)` \| (\d) \| (\d+) \|", page, flags=re.MULTILINE)
+    assert set(EXIT_CODES) <= set(STATUSES)
+    assert sorted(documented) == sorted(
+        (kind.__name__, str(exit_code(kind("x"))), str(status)) for kind, status in STATUSES.items()
+    )
+
+
+def test_every_code_with_a_status_of_its_own_is_documented() -> None:
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    sentence = page.partition("a status of their own:")[2].partition(".")[0]
+    assert {code: int(status) for code, status in re.findall(r"`(\w+)` (\d+)", sentence)} == BY_CODE
 
 
 def documented_codes() -> dict[str, tuple[set[int], str]]:
@@ -137,3 +151,27 @@ def test_every_setting_is_documented_and_no_other() -> None:
     assert documented == [
         [f"`{setting.name}`", setting.form, setting.default, setting.meaning] for setting in SETTINGS.values()
     ]
+
+
+def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
+    from registry.api.openapi import json_routes
+    from registry.api.service import build
+    from registry.services.local import LocalRegistry
+
+    with closing(LocalRegistry.open(tmp_path)) as opened:
+        live = [(method, route.path_format) for route, method in json_routes(build(opened))]
+    page = (DOCS / "http.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([A-Z]+)` \| `(/[^`]*)` \|", page, flags=re.MULTILINE)
+    assert sorted(documented) == sorted(live)
+
+
+def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
+    from registry.api.health import gauges
+    from registry.api.metrics import Metrics
+    from registry.services.local import LocalRegistry
+
+    with closing(LocalRegistry.open(tmp_path)) as opened:
+        text = Metrics(partial(gauges, opened.deployment)).text().decode()
+    live = {name for name in re.findall(r"^# TYPE (\w+) ", text, flags=re.MULTILINE) if not name.endswith("_created")}
+    page = (DOCS / "operations.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(registry_\w+)`", page, flags=re.MULTILINE)) == live

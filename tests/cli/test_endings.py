@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from registry import errors
-from registry.cli.exits import EXIT_CODES
+from registry.cli.exits import EXIT_CODES, exit_code
 from tests.cli.canned import CannedRegistry
 from tests.cli.conftest import Run
 
@@ -40,6 +40,8 @@ EXPECTED = {
 def test_every_class_of_error_has_an_exit_code() -> None:
     assert EXIT_CODES == EXPECTED
     assert set(errors.RegistryError.__subclasses__()) == set(EXIT_CODES)
+    # Of a class below these, the nearest counts.
+    assert exit_code(errors.RetractedError("x")) == 3
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
@@ -81,6 +83,18 @@ def test_an_error_is_one_sentence_and_its_exit_code(
         (["annotate", "x", "--metric", "acc=1", "--metric", "acc=2"], "twice"),
         (["publish", "d", "p", "--parent", "x", "--receipt", "y"], "--receipt"),
         (["publish", "-r", "d", "p", "--tag", "x"], "--tag"),
+        (["token", "create"], "--role"),
+        (["token", "create", "--role", "owner"], "owner"),
+        (["token", "create", "--role", "reader", "--expires", "90"], "90d"),
+        (["token", "create", "--role", "reader", "--expires", "0d"], "90d"),
+        (["token", "revoke"], "ID"),
+        (["token", "lst"], "list"),
+        (["serve", "--port", "70000"], "--port"),
+        (["serve", "--anonymous", "write"], "write"),
+        (["db", "upgrad"], "upgrade"),
+        (["login"], "URL"),
+        (["login", "https://registry.team"], "--token -"),
+        (["--url", "https://registry.team", "login", "https://registry.team"], "argument"),
     ],
 )
 def test_a_malformed_call_ends_with_2_and_one_line(
@@ -98,7 +112,8 @@ def test_a_malformed_call_ends_with_2_and_one_line(
 
 def test_help_and_version_end_with_0(run: Run) -> None:
     assert run("--version").out.startswith("adapter-registry ")
-    for args in ((), ("--help",), ("-h",), ("base",), ("base", "--help"), ("publish", "--help")):
+    alone = [(), ("base",), ("token",), ("db",)]
+    for args in (*alone, ("--help",), ("-h",), ("base", "--help"), ("publish", "--help"), ("token", "create", "-h")):
         ended = run(*args)
         assert (ended.code, ended.err) == (0, "")
         assert "Usage: registry" in ended.out

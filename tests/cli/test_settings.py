@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import registry
-from registry.app import registry_folder
+from registry.cli.exits import report
 from registry.errors import UsageError
-from registry.settings import SETTINGS, Settings, parse_size, read_settings
+from registry.settings import SETTINGS, Settings, parse_duration, parse_size, read_settings, without_password
+
+DATABASE = "postgresql://registry:hunter2@db:5432/registry"
+TEAM = {"REGISTRY_DATABASE_URL": DATABASE, "REGISTRY_STORE_URL": "s3://bucket/team"}
 
 
 def test_nothing_set_is_every_default() -> None:
@@ -48,6 +50,19 @@ def test_sizes(text: str, size: int) -> None:
         ("REGISTRY_DEBUG", "yes"),
         ("REGISTRY_AUTHOR", "a\nb"),
         ("REGISTRY_AUTHOR", "a" * 129),
+        ("REGISTRY_TOKEN", "a token"),
+        ("REGISTRY_TOKEN", "tökén"),
+        ("REGISTRY_DATABASE_URL", "mysql://db/x"),
+        ("REGISTRY_DATABASE_URL", "registry.db"),
+        ("REGISTRY_STORE_URL", "https://bucket.example.com"),
+        ("REGISTRY_STORE_URL", "s3://b"),
+        ("REGISTRY_STORE_URL", "s3://Bucket/x"),
+        ("REGISTRY_STORE_PUBLIC_URL", "store.example.com"),
+        ("REGISTRY_STORE_PUBLIC_URL", "https://key:secret@store.example.com"),
+        ("REGISTRY_PROXY_BLOBS", "true"),
+        ("REGISTRY_GC_GRACE", "a day"),
+        ("REGISTRY_TRUSTED_PROXIES", "proxy.example.com"),
+        ("REGISTRY_TRUSTED_PROXIES", "10.0.0.1/8"),
     ],
 )
 def test_malformed_values_are_refused_with_the_form(name: str, value: str) -> None:
@@ -64,33 +79,96 @@ def test_unknown_names_are_refused_and_the_nearest_is_offered() -> None:
         read_settings({"REGISTRY_ZZZZZZZZZZ": "/x"})
 
 
-@pytest.mark.parametrize("name", ["REGISTRY_TOKEN", "REGISTRY_DATABASE_URL", "REGISTRY_STORE_URL"])
-def test_settings_of_later_versions_are_not_ignored(name: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        read_settings({name: "x"})
-    assert refused.value.code == "not_supported_yet"
-
-
-def test_where_the_registry_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    monkeypatch.setenv("HOME", "/home/somebody")
-    monkeypatch.chdir(tmp_path)
-    assert registry_folder("given", Settings(url="/setting")) == tmp_path / "given"
-    assert registry_folder(Path("/given"), Settings(url="/setting")) == Path("/given")
-    assert registry_folder(None, Settings(url="/setting")) == Path("/setting")
-    assert registry_folder("~/models", Settings()) == Path("/home/somebody/models")
-    assert registry_folder(None, Settings()).name == "adapter-registry"
+def test_a_team_is_a_database_and_a_store() -> None:
+    settings = read_settings(
+        {
+            **TEAM,
+            "REGISTRY_STORE_PUBLIC_URL": "https://store.example.com/",
+            "REGISTRY_GC_GRACE": "12h",
+            "REGISTRY_TRUSTED_PROXIES": "10.0.0.7, 172.16.0.0/12,fd00::/8",
+            "REGISTRY_TOKEN": "reg_secret",
+        }
+    )
+    assert settings == Settings(
+        database_url=DATABASE,
+        store_url="s3://bucket/team",
+        store_public_url="https://store.example.com",
+        gc_grace=12 * 3600,
+        trusted_proxies=("10.0.0.7/32", "172.16.0.0/12", "fd00::/8"),
+        token="reg_secret",
+    )
+    assert read_settings({**TEAM, "REGISTRY_PROXY_BLOBS": "1"}).proxy_blobs
+    shared = {"REGISTRY_DATABASE_URL": "sqlite:////data/registry.db", "REGISTRY_STORE_URL": "/data/store"}
+    assert read_settings(shared).store_url == "/data/store"
 
 
 @pytest.mark.parametrize(
-    "url", ["https://registry.example.com", "HTTP://x", "s3://bucket", "postgresql://x", "", "a\0b"]
+    ("environ", "named"),
+    [
+        ({"REGISTRY_STORE_URL": "s3://bucket"}, "REGISTRY_DATABASE_URL"),
+        ({"REGISTRY_DATABASE_URL": DATABASE}, "REGISTRY_STORE_URL"),
+        ({"REGISTRY_STORE_PUBLIC_URL": "https://x"}, "REGISTRY_STORE_URL"),
+        ({**TEAM, "REGISTRY_STORE_URL": "/data", "REGISTRY_STORE_PUBLIC_URL": "https://x"}, "/data"),
+        ({**TEAM, "REGISTRY_PROXY_BLOBS": "1", "REGISTRY_STORE_PUBLIC_URL": "https://x"}, "REGISTRY_PROXY_BLOBS=1"),
+    ],
 )
-def test_places_that_are_no_folder_are_refused(url: str) -> None:
-    with pytest.raises(UsageError):
-        registry.connect(url)
+def test_what_makes_no_sense_together_is_refused_in_one_sentence(environ: dict[str, str], named: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        read_settings(environ)
+    said = str(refused.value)
+    assert named in said
+    assert "hunter2" not in said
+    assert len(said.splitlines()) == 1
+    assert all(name in said for name in environ if name not in TEAM)
 
 
-def test_a_token_is_not_ignored(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="token"):
-        registry.connect(tmp_path, token="secret")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("45s", 45), ("30m", 1800), ("12h", 43200), ("90d", 90 * 86400), (" 1 d ", 86400)]
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "d", "-1d", "1.5h", "90 days", "1h30m", "9999999999d"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        parse_duration(text)
+
+
+SECRETS = {
+    "REGISTRY_TOKEN": "hunter2 pasted with a blank",
+    "REGISTRY_DATABASE_URL": "mysql://registry:hunter2@db/registry",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_are_in_no_message_and_no_traceback(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_DEBUG", "1")
+    with pytest.raises(UsageError, match=name) as refused:
+        read_settings({name: SECRETS[name]})
+    report(refused.value, as_json=False)
+    assert "hunter2" not in capsys.readouterr().err
+
+
+def test_secrets_are_not_in_the_text_of_settings() -> None:
+    settings = read_settings({**TEAM, "REGISTRY_TOKEN": "reg_secret"})
+    assert "hunter2" not in repr(settings)
+    assert "reg_secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (DATABASE, "postgresql://registry:***@db:5432/registry"),
+        ("postgresql+psycopg://u:p@ss@db/x", "postgresql+psycopg://u:***@db/x"),
+        ("postgresql://u:p/a?s#s@db/x", "postgresql://u:***@db/x"),
+        ("postgresql://u@db/x", "postgresql://u@db/x"),
+        ("postgresql://db/x?a=b:c@d", "postgresql://db/x?a=b:c@d"),
+        ("https://me:hunter2@registry.team", "https://me:***@registry.team"),
+        ("/data/a:b@c", "/data/a:b@c"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.kit.servers_service import clean_environ
+from tests.kit.servers_shared import SharedService
 
 SCRIPT = """
 import io, json, sys
@@ -38,3 +42,40 @@ def test_the_package_loads_nothing() -> None:
     script = "import sys, registry; print(*sorted(name.partition('.')[0] for name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True, timeout=120)
     assert not {"torch", "sqlalchemy", "pydantic", "typer"} & set(done.stdout.split())
+
+
+CLIENT_ONLY = """
+import sys
+from importlib.machinery import PathFinder
+
+HEAVY = {"torch", "numpy", "safetensors", "transformers", "sqlalchemy", "alembic", "boto3", "botocore", "fastapi",
+         "starlette", "uvicorn", "psycopg", "prometheus_client"}
+found = PathFinder.find_spec
+
+def find_spec(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] in HEAVY else found(name, path, target)
+
+PathFinder.find_spec = classmethod(find_spec)
+from registry.cli.program import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_a_client_needs_no_torch_and_no_database(shared_service: SharedService, tmp_path: Path) -> None:
+    def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        environ = clean_environ({"XDG_CONFIG_HOME": str(tmp_path), **settings})
+        command = [sys.executable, "-c", CLIENT_ONLY, *words]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
+
+    assert run("--help").returncode == 0
+    assert run("token", "create", "--help").returncode == 0
+    there = {"REGISTRY_URL": shared_service.url, "REGISTRY_TOKEN": shared_service.token}
+    for words in (["whoami"], ["tree"], ["search"], ["events"], ["token", "list"]):
+        asked = run(*words, **there)
+        assert asked.returncode == 0, asked.stderr
+    # What needs them here says so in one sentence.
+    for words in (["tree", "--url", str(tmp_path)], ["serve", "--url", str(tmp_path)]):
+        refused = run(*words, **there)
+        assert refused.returncode == 1
+        assert "is needed for this, and it is not installed here" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1

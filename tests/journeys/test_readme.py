@@ -6,18 +6,21 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.kit import Base, add_tokenizer, bert_base, llama_base, write_adapter
+from tests.kit.servers_service import ServiceProcess
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).with_name("registry")
 
 
 def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for given, text in found if given == language]
 
 
 def _block(word: str, language: str = "") -> str:
@@ -26,9 +29,10 @@ def _block(word: str, language: str = "") -> str:
     return found[0]
 
 
-def _shell(commands: str, folder: Path) -> str:
+def _shell(commands: str, folder: Path, **more: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY_")}
     environment |= {"PATH": f"{SCRIPT.parent}:{os.environ['PATH']}", "XDG_DATA_HOME": str(folder / "data")}
+    environment |= {"XDG_CONFIG_HOME": str(folder / "config"), **more}
     run = subprocess.run(
         ["sh", "-eu", "-c", commands], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -48,7 +52,7 @@ def workshop(tmp_path: Path) -> Path:
 
 
 def test_with_your_own_model(workshop: Path) -> None:
-    first, second = _block("registry base add"), _block("registry publish ./out/french")
+    first, second = _block("registry base add"), _block("--metric acc=0.91")
     commands = [line for line in (first + second).splitlines() if not line.startswith("pip install")]
     out = _shell("\n".join(commands), workshop)
     assert "llama/support@1\n" in out
@@ -56,6 +60,30 @@ def test_with_your_own_model(workshop: Path) -> None:
     assert "the receipt in" in out  # why the parent was pinned
     assert (workshop / "french-lora/adapter_model.safetensors").is_file()
     assert (workshop / "french/model.safetensors").is_file()
+
+
+def test_with_a_team(workshop: Path, start_service: Callable[..., ServiceProcess]) -> None:
+    """Two people, each with folders of their own; only the name of the machine and the port are exchanged."""
+    mine = {"XDG_DATA_HOME": str(workshop / "my-data")}
+    _shell(
+        "registry base add llama ./Llama-3.2-1B --url ./my\nregistry publish ./out/support llama/support --url ./my",
+        workshop,
+        **mine,
+    )
+    keeper, user = _block("registry token create"), _block("registry login")
+    create, serve = keeper.splitlines()
+    _shell(create, workshop)
+    assert serve.split()[:2] == ["registry", "serve"]
+    service = start_service({"XDG_DATA_HOME": str(workshop / "data")})
+    user = user.replace("http://registry.team:8321", service.url)
+    secret = (workshop / "anna-token").read_text().strip()
+    login, rest = user.split("\n", 1)
+    out = _shell(login, workshop, REGISTRY_TOKEN=secret, **mine) + _shell(rest, workshop, **mine)
+    assert "role      writer" in out
+    assert "llama/support@1" in out
+    assert "llama/support/french@1\n" in out
+    assert (workshop / "french/model.safetensors").is_file()
+    assert "anna" in _shell("registry events", workshop, **mine)
 
 
 def test_in_python(workshop: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,14 @@ from hypothesis import strategies as st
 
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
-from registry.storage.blobs import BlobStore, StoredBlob
-from registry.storage.driver import ObjectDriver
+from registry.storage.blobs import BlobStore
+from registry.storage.layout import blocks_key, digest_of, legacy_blob_key
 from registry.storage.memory import MemoryDriver
+from registry.storage.place import BlobPlace, StoredBlob
 
 BLOCK = 256 * 1024
+Left = Callable[[], list[str]]
+
 EDGES = [0, 1, 31, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 4 * BLOCK - 1, 4 * BLOCK, 4 * BLOCK + 1, 13 * BLOCK + 7]
 
 
@@ -32,7 +37,7 @@ def expected(data: bytes) -> tuple[str, int, str]:
 
 
 def read_all(store: BlobStore, blob: StoredBlob) -> bytes:
-    with store.open(blob.digest, blob.size, blob.blocks_digest) as reader:
+    with store.open(blob.place) as reader:
         data = bytearray(blob.size)
         reader.read_into(0, memoryview(data))
     return bytes(data)
@@ -52,28 +57,87 @@ def test_a_staged_file_is_stored_under_its_digest(store: BlobStore, tmp_path: Pa
 
     with store.stage(file, watch=watch, advance=steps.append) as staged:
         assert (staged.digest, staged.size, staged.blocks_digest) == expected(data)
-        assert not store.has(staged.digest)
+        assert list(store.objects()) == []
         blob = staged.commit()
-    assert blob == StoredBlob(*expected(data), stored=size, stored_by="copy")
+    assert blob == StoredBlob(*expected(data), key=blob.key, stored=size, stored_by="copy")
+    assert blob.key.startswith("blobs/sha256/")
+    assert digest_of(blob.key) == blob.digest
     assert bytes(seen) == data
     assert sum(steps) == size
-    assert store.size(blob.digest) == size
+    assert store.size(blob.key) == size
     assert read_all(store, blob) == data
-    store.check(blob.digest, blob.size, blob.blocks_digest)
+    store.check(blob.place)
+    lists = [(blocks_key(blob.key), 32 * -(-size // BLOCK))] if size > BLOCK else []
+    assert [(one.key, one.size) for one in store.objects()] == [(blob.key, size), *lists]
 
 
-def test_the_same_bytes_are_stored_once(store: BlobStore, any_driver: ObjectDriver, tmp_path: Path) -> None:
+def test_known_bytes_are_stored_once(store: BlobStore, left: Left, tmp_path: Path) -> None:
     data = noise(3 * BLOCK)
     file = tmp_path / "file"
     file.write_bytes(data)
     first = store.put_bytes(data)
-    before = list(any_driver.keys(""))
+    before = left()
     with store.stage(file) as staged:
-        second = staged.commit()
-    third = store.keep(file, first.digest)
+        [second] = store.commit([staged], {first.digest: first.place})
+    third = store.keep(file, first.digest, known=first.place)
+    fourth = store.put_bytes(data, first.place)
     assert (first.stored, first.stored_by) == (len(data), "copy")
-    assert second == third == StoredBlob(first.digest, first.size, first.blocks_digest, stored=0, stored_by="none")
-    assert list(any_driver.keys("")) == before
+    known = StoredBlob(first.digest, first.size, first.blocks_digest, first.key, stored=0, stored_by="none")
+    assert second == third == fourth == known
+    assert left() == before
+
+
+def test_bytes_that_the_catalogue_does_not_know_get_an_object_of_their_own(store: BlobStore, left: Left) -> None:
+    """Whoever deletes one of them takes nothing from the other."""
+    data = noise(3 * BLOCK)
+    first, second = store.put_bytes(data), store.put_bytes(data)
+    assert (second.digest, second.stored, second.stored_by) == (first.digest, len(data), "copy")
+    assert first.key != second.key
+    store.delete(first.key)
+    assert read_all(store, second) == data
+    store.delete(blocks_key(second.key))
+    assert left() == []
+
+
+def test_a_blob_that_lost_a_race_is_discarded_and_that_of_the_other_stays(store: BlobStore, left: Left) -> None:
+    data = noise(2 * BLOCK)
+    won, lost = store.put_bytes(data), store.put_bytes(data)
+    before = left()
+    store.discard(lost)
+    assert left() == sorted({won.key, blocks_key(won.key)})
+    store.discard(store.put_bytes(data, won.place))
+    assert set(left()) < set(before)
+    assert read_all(store, won) == data
+
+
+def test_writers_of_one_digest_side_by_side(store: BlobStore) -> None:
+    data = noise(5 * BLOCK)
+    made: list[StoredBlob] = []
+    threads = [threading.Thread(target=lambda: made.append(store.put_bytes(data))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({blob.key for blob in made}) == 6
+    for blob in made[1:]:
+        store.discard(blob)
+    assert read_all(store, made[0]) == data
+    assert [one.key for one in store.objects()] == [made[0].key, blocks_key(made[0].key)]
+
+
+def test_blobs_of_earlier_versions_are_read_and_relied_on(root: Path, folder_store: BlobStore) -> None:
+    data = noise(3 * BLOCK)
+    blob = folder_store.put_bytes(data)
+    old = legacy_blob_key(blob.digest)
+    for new_name, old_name in ((blob.key, old), (blocks_key(blob.key), blocks_key(old))):
+        (root / new_name).rename(root / old_name)
+    place = BlobPlace(blob.digest, blob.size, blob.blocks_digest, old)
+    folder_store.check(place)
+    again = folder_store.put_bytes(data, place)
+    assert (again.key, again.stored_by) == (old, "none")
+    assert [digest_of(one.key) for one in folder_store.objects()] == [blob.digest] * 2
+    folder_store.delete(old)
+    assert list(folder_store.objects()) == []
 
 
 def test_many_files_are_committed_together(store: BlobStore, tmp_path: Path) -> None:
@@ -84,30 +148,27 @@ def test_many_files_are_committed_together(store: BlobStore, tmp_path: Path) -> 
         file = tmp_path / f"file{number}"
         file.write_bytes(data)
         staged.append(store.stage(file))
-    blobs = store.commit(staged)
+    blobs = store.commit(staged, {known.digest: known.place})
     assert [(blob.digest, blob.size, blob.blocks_digest) for blob in blobs] == [expected(data) for data in contents]
     assert [blob.stored_by for blob in blobs] == ["copy", "copy", "none", "none", "copy"]
-    assert blobs[3].digest == known.digest
+    assert blobs[3].key == known.key
+    assert blobs[2].key == blobs[0].key
     for blob, data in zip(blobs, contents, strict=True):
         assert read_all(store, blob) == data
 
 
-def test_a_staged_file_that_is_not_committed_leaves_nothing(
-    store: BlobStore, any_driver: ObjectDriver, tmp_path: Path
-) -> None:
+def test_a_staged_file_that_is_not_committed_leaves_nothing(store: BlobStore, left: Left, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(noise(2 * BLOCK))
     with store.stage(file):
         pass
     with pytest.raises(KeyError), store.stage(file):
         raise KeyError
-    assert list(any_driver.keys("")) == []
+    assert left() == []
 
 
 @pytest.mark.parametrize("fails_at", [0, 4 * BLOCK, 8 * BLOCK])
-def test_what_the_watcher_raises_leaves_nothing(
-    store: BlobStore, any_driver: ObjectDriver, tmp_path: Path, fails_at: int
-) -> None:
+def test_what_the_watcher_raises_leaves_nothing(store: BlobStore, left: Left, tmp_path: Path, fails_at: int) -> None:
     file = tmp_path / "file"
     file.write_bytes(noise(9 * BLOCK))
 
@@ -117,7 +178,7 @@ def test_what_the_watcher_raises_leaves_nothing(
 
     with pytest.raises(ZeroDivisionError):
         store.stage(file, watch=watch)
-    assert list(any_driver.keys("")) == []
+    assert left() == []
 
 
 def test_files_that_are_not_there_or_not_readable(store: BlobStore, tmp_path: Path) -> None:
@@ -129,16 +190,14 @@ def test_files_that_are_not_there_or_not_readable(store: BlobStore, tmp_path: Pa
         store.keep(tmp_path / "none", sha256_digest(b"none"))
 
 
-def test_a_file_that_changed_since_it_was_hashed_is_not_kept(
-    store: BlobStore, any_driver: ObjectDriver, tmp_path: Path
-) -> None:
+def test_a_file_that_changed_since_it_was_hashed_is_not_kept(store: BlobStore, left: Left, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(noise(2 * BLOCK, 1))
     with pytest.raises(IntegrityError, match="changed while it was being added") as caught:
         store.keep(file, sha256_digest(noise(2 * BLOCK, 2)))
     assert caught.value.code == "corrupt"
     assert str(file) in str(caught.value)
-    assert list(any_driver.keys("")) == []
+    assert left() == []
     assert file.read_bytes() == noise(2 * BLOCK, 1)
 
 
@@ -160,7 +219,7 @@ def test_any_range_reads_what_was_stored(data: st.DataObject, size: int) -> None
     store = BlobStore(MemoryDriver())
     content = noise(size)
     blob = store.put_bytes(content)
-    with store.open(blob.digest, blob.size, blob.blocks_digest) as reader:
+    with store.open(blob.place) as reader:
         assert reader.size == size
         for _ in range(data.draw(st.integers(1, 5))):
             start = data.draw(st.integers(0, size))

@@ -6,21 +6,24 @@ import errno
 import fcntl
 import os
 import random
+import re
 import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError, UsageError
-from registry.storage.blobs import BlobStore, StoredBlob
+from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
-from registry.storage.layout import blob_key
+from registry.storage.layout import new_blob_key
 from registry.storage.medium import medium_error
+from registry.storage.place import StoredBlob
 
 BLOCK = 256 * 1024
 
@@ -45,21 +48,24 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_nothing_is_made_by_reading(folder_store: BlobStore, root: Path) -> None:
-    assert not folder_store.has(sha256_digest(b""))
+    assert folder_store.size(new_blob_key(sha256_digest(b""))) is None
     assert folder_store.clear_litter() == 0
-    assert list(FilesystemDriver(root).keys("")) == []
+    assert folder_store.clear_staging(datetime.now(UTC)) == 0
+    assert list(folder_store.objects()) == []
+    folder_store.ping()
     assert not root.exists()
 
 
 def test_the_layout_on_disk(folder_store: BlobStore, root: Path) -> None:
     small, large = folder_store.put_bytes(b"small"), folder_store.put_bytes(noise(BLOCK + 1))
-    names = {blob.digest.removeprefix("sha256:") for blob in (small, large)}
-    name = large.digest.removeprefix("sha256:")
+    names = [(blob.digest.removeprefix("sha256:"), blob.key[-8:]) for blob in (small, large)]
+    assert all(re.fullmatch("[0-9a-f]{8}", random_part) for _, random_part in names)
+    name, random_part = names[1]
     assert set(files_below(root)) == {
-        *(f"blobs/sha256/{each[:2]}/{each}" for each in names),
-        f"blocks/sha256/{name[:2]}/{name}",
+        *(f"blobs/sha256/{each[:2]}/{each}-{suffix}" for each, suffix in names),
+        f"blocks/sha256/{name[:2]}/{name}-{random_part}",
     }
-    assert (root / "blocks/sha256" / name[:2] / name).stat().st_size == 2 * 32
+    assert (root / "blocks/sha256" / name[:2] / f"{name}-{random_part}").stat().st_size == 2 * 32
 
 
 def test_blobs_are_read_only_files_with_one_name(folder_store: BlobStore, root: Path) -> None:
@@ -68,7 +74,7 @@ def test_blobs_are_read_only_files_with_one_name(folder_store: BlobStore, root: 
         blob = folder_store.put_bytes(b"data")
     finally:
         os.umask(before)
-    status = (root / blob_key(blob.digest)).stat()
+    status = (root / blob.key).stat()
     assert stat.S_IMODE(status.st_mode) == 0o440
     assert status.st_nlink == 1
 
@@ -76,16 +82,24 @@ def test_blobs_are_read_only_files_with_one_name(folder_store: BlobStore, root: 
 def test_a_linked_file_is_the_users_own_and_is_left_as_it_was(folder_store: BlobStore, root: Path, model: Path) -> None:
     data = model.read_bytes()
     blob = folder_store.keep(model, sha256_digest(data), link=True)
-    stored = root / blob_key(blob.digest)
+    stored = root / blob.key
     assert (blob.stored, blob.stored_by) == (0, "link")
     assert stored.samefile(model)
     assert stat.S_IMODE(model.stat().st_mode) == 0o640
     assert files_below(root / "tmp") == []
-    assert folder_store.keep(model, blob.digest, link=True).stored_by == "none"
-    with folder_store.open(blob.digest, blob.size, blob.blocks_digest) as reader:
+    assert folder_store.keep(model, blob.digest, link=True, known=blob.place).stored_by == "none"
+    with folder_store.open(blob.place) as reader:
         model.write_bytes(bytes(len(data)))
         with pytest.raises(IntegrityError, match="not those that were stored"):
             reader.read_into(0, memoryview(bytearray(10)))
+
+
+def test_a_linked_file_is_as_young_as_its_link(folder_store: BlobStore, model: Path) -> None:
+    """Else a collector would take it for something that was left long ago."""
+    os.utime(model, (1_000_000_000, 1_000_000_000))
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    blob = folder_store.keep(model, sha256_digest(model.read_bytes()), link=True)
+    assert {one.key: one.modified > before for one in folder_store.objects()}[blob.key]
 
 
 def test_the_target_of_a_symbolic_link_is_linked(
@@ -94,8 +108,8 @@ def test_the_target_of_a_symbolic_link_is_linked(
     name = tmp_path / "name.safetensors"
     name.symlink_to(model)
     blob = folder_store.keep(name, sha256_digest(model.read_bytes()), link=True)
-    assert not (root / blob_key(blob.digest)).is_symlink()
-    assert (root / blob_key(blob.digest)).samefile(model)
+    assert not (root / blob.key).is_symlink()
+    assert (root / blob.key).samefile(model)
 
 
 def test_a_linked_file_that_changed_leaves_nothing_and_is_not_deleted(
@@ -116,8 +130,9 @@ def test_a_damaged_linked_blob_is_mended_without_touching_the_file(
     model.write_bytes(b"trained on")
     copy = tmp_path / "copy"
     copy.write_bytes(data)
-    assert folder_store.keep(copy, blob.digest).stored_by in {"copy", "reflink"}
-    assert (root / blob_key(blob.digest)).read_bytes() == data
+    again = folder_store.keep(copy, blob.digest, known=blob.place)
+    assert again.stored_by in {"copy", "reflink"}
+    assert (root / again.key).read_bytes() == data
     assert model.read_bytes() == b"trained on"
 
 
@@ -168,7 +183,7 @@ def test_clearing_all_the_time_never_hurts_a_writer(
     assert cleaner.stdout.readline() == "ready\n"
     blobs = [folder_store.put_bytes(f"blob {number}".encode()) for number in range(150)]
     assert cleaner.poll() is None
-    assert all(folder_store.has(blob.digest) for blob in blobs)
+    assert all(folder_store.size(blob.key) == blob.size for blob in blobs)
 
 
 @contextmanager
@@ -242,6 +257,7 @@ from pathlib import Path
 from registry.errors import NotAllowedError
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
+from registry.storage.place import BlobPlace
 
 os.chdir(sys.argv[1])
 if os.geteuid() == 0:
@@ -253,8 +269,12 @@ for action in (lambda: store.put_bytes(b"new"), lambda: BlobStore(FilesystemDriv
         action()
     except NotAllowedError as error:
         print(error.code, error)
-digest, blocks_digest = sys.argv[2:]
-with store.open(digest, 3, blocks_digest) as reader:
+digest, blocks_digest, key = sys.argv[2:]
+try:
+    store.ping()
+except NotAllowedError as error:
+    print(error.code, error)
+with store.open(BlobPlace(digest, 3, blocks_digest, key)) as reader:
     buffer = bytearray(3)
     reader.read_into(0, memoryview(buffer))
 print(buffer.decode(), store.clear_litter())
@@ -268,13 +288,14 @@ def test_a_read_only_folder_is_one_sentence_and_can_be_read(
     for folder in (root, root / "tmp"):
         folder.chmod(0o555)
     try:
-        process = start_script(READ_ONLY_SCRIPT, root, blob.digest, blob.blocks_digest)
+        process = start_script(READ_ONLY_SCRIPT, root, blob.digest, blob.blocks_digest, blob.key)
         out, err = process.communicate()
     finally:
         for folder in (root, root / "tmp"):
             folder.chmod(0o755)
     assert (process.returncode, err) == (0, "")
-    first, second, third = out.splitlines()
+    first, second, pinged, third = out.splitlines()
+    assert pinged.startswith("read_only The folder . can't be")
     assert first.startswith("read_only The folder . can't be")
     assert second.startswith("read_only The folder deeper can't be")
     assert third == "old 0"

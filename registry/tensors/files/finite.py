@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.files.dtypes import SIZES
 from registry.tensors.files.header import TensorEntry
+from registry.tensors.files.sizes import SIZES
 from registry.tensors.files.strict_json import shown
 
 _BLOCK: Final = 256 * 1024  # bytes that are looked at twice, so they should stay in the cache

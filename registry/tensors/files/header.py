@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from registry.errors import RegistryError
-from registry.tensors.files.dtypes import SIZES
+from registry.tensors.files.sizes import SIZES
 from registry.tensors.files.source import ByteSource, read_range
 from registry.tensors.files.strict_json import parse, shown
 

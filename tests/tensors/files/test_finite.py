@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.files.dtypes import FLOATS, SIZES
+from registry.tensors.files.dtypes import FLOATS
 from registry.tensors.files.finite import FiniteWatch
 from registry.tensors.files.header import TensorEntry
+from registry.tensors.files.sizes import SIZES
 
 BAD = [float("nan"), float("inf"), float("-inf")]
 

@@ -1,0 +1,77 @@
+"""What the routes work with: the service that they belong to, and the registry as the one who asks may see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
+
+from registry.api.access import Access, Refusals
+from registry.api.admission import Benches
+from registry.api.bodies import Bodies
+from registry.api.limits import Limits
+from registry.api.metrics import Metrics
+from registry.api.problems import MalformedError
+from registry.api.shelf import ArtifactShelf
+from registry.services.local import LocalRegistry
+from registry.services.running import Runner
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service process."""
+
+    registry: LocalRegistry  # with every right: narrowed for each request
+    access: Access
+    refusals: Refusals
+    bodies: Bodies
+    limits: Limits
+    metrics: Metrics
+    shelf: ArtifactShelf
+    truncations: Benches
+    runner: Runner
+    part_threads: CapacityLimiter
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    return cast("Service", request.app.state.service)
+
+
+def acting(request: Request) -> LocalRegistry:
+    """The registry of the one who asks; the first dependency of a route, so that strangers cost nothing more."""
+    service = service_of(request)
+    principal = service.access.principal(request)
+    _check_query(request)
+    request.state.principal = principal
+    return service.registry.with_principal(principal)
+
+
+def _check_query(request: Request) -> None:
+    """Refuse what no route knows or says twice: a misspelt parameter that is silently ignored is worse than none."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    if not given:
+        return
+    known = _query_names(request.scope["route"].dependant)
+    for name in given:
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise MalformedError(f"The query parameter {name[:64]!r} is not one of this route, which knows {names}.")
+        if given.count(name) > 1:
+            raise MalformedError(f"The query parameter {name} is given {given.count(name)} times, once is expected.")
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*map(_query_names, dependant.dependencies))
+
+
+def address_of(request: Request) -> str:
+    """The address that the service was asked at: what clients call this registry. Its own names are not theirs."""
+    return str(request.base_url).rstrip("/")
+
+
+Acting = Annotated[LocalRegistry, Depends(acting)]

@@ -1,0 +1,96 @@
+"""One connection of the web server: bounded while it says nothing yet, and able to be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from registry.api.exchange import ABORT
+from registry.api.limits import Limits
+from registry.api.problems import headers_of, problem
+from registry.errors import RegistryError, UnavailableError, UsageError
+from registry.version import __version__
+from registry.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
+
+
+def connection_class(limits: Limits) -> type[H11Protocol]:
+    """The class of connections with these limits."""
+
+    class BoundedConnection(Connection):
+        bounds = limits
+
+    return BoundedConnection
+
+
+class Connection(H11Protocol):
+    """HTTP/1.1 by `uvicorn`, where headers have to come in time and malformed requests are told as problems."""
+
+    bounds = Limits()
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.scope is not None:
+            self.scope[ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._expect_head()
+        elif self.conn.their_state is not h11.IDLE:
+            self._head_is_there()
+
+    def send_400_response(self, msg: str) -> None:
+        error = sys.exc_info()[1]
+        hint = getattr(error, "error_status_hint", 400)
+        if hint == 431:
+            self._send_problem(UnavailableError("The headers of the request are too large.", code="too_large"))
+        else:
+            self._send_problem(UsageError(f"The request is not HTTP as it should be: {error or msg}."))
+
+    def _expect_head(self) -> None:
+        if self._head is None:
+            self._head = self.loop.call_later(self.bounds.head_time, self._head_is_late)
+
+    def _head_is_there(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _head_is_late(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
+            sentence = f"The headers did not come within {self.bounds.head_time:g} seconds."
+            self._send_problem(UnavailableError(sentence, code="too_slow"))
+        else:
+            self.transport.close()
+
+    def _send_problem(self, error: RegistryError) -> None:
+        told = problem(error)
+        body = told.model_dump_json().encode()
+        headers = {
+            **headers_of(told),
+            "Content-Type": "application/problem+json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            VERSION_HEADER: __version__,
+            PROTOCOL_HEADER: str(PROTOCOL),
+        }
+        # An h11 connection whose client broke the protocol can still answer.
+        response = h11.Response(status_code=told.status, headers=[(k.encode(), v.encode()) for k, v in headers.items()])
+        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

@@ -1,0 +1,294 @@
+"""One example a schema, for the description of the API. A test holds each against its schema."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_AT: Final = "2026-11-25T09:30:00Z"
+_DIGEST: Final = "sha256:" + "5f" * 32
+_OTHER: Final = "sha256:" + "a1" * 32
+_FILES: Final = [{"path": "adapter_model.safetensors", "size": 33564672, "digest": _DIGEST}]
+_LINEAGE: Final = [
+    {"reference": "llama", "digest": _OTHER, "number": None, "rank": None, "newest": None},
+    {"reference": "llama/support@3", "digest": _DIGEST, "number": 3, "rank": 16, "newest": 4},
+]
+_BASE: Final = {
+    "name": "llama",
+    "digest": _OTHER,
+    "table_digest": _DIGEST,
+    "architecture": "LlamaForCausalLM",
+    "table_source": "transformers 5.24.0",
+    "parameters": 8030261248,
+    "tensors": 291,
+    "size": 16060556376,
+    "files": [{"path": "model-00001-of-00004.safetensors", "size": 4976698672, "digest": _OTHER}],
+    "adapters": 12,
+    "created_at": _AT,
+    "notices": [],
+}
+_REVISION: Final = {
+    "reference": "llama/support@3",
+    "path": "llama/support",
+    "number": 3,
+    "digest": _DIGEST,
+    "parent": "llama",
+    "behind": False,
+    "rank": 16,
+    "parameters": 8388608,
+    "size": 33564672,
+    "message": "more French tickets",
+    "author": "ada",
+    "created_at": _AT,
+    "tags": ["prod"],
+    "metrics": {"acc": 0.91},
+    "annotations": {"data": "tickets-2026-10"},
+    "trained_on": "/models/llama",
+    "notices": [],
+    "retracted": None,
+}
+_PUBLISH: Final = {
+    "path": "llama/support",
+    "parent": None,
+    "receipt": None,
+    "message": "more French tickets",
+    "metrics": {"acc": 0.91},
+    "tags": ["prod"],
+    "annotations": {"data": "tickets-2026-10"},
+    "config": "e30=",
+    "header": "AgAAAAAAAAB7fQ==",
+    "files": _FILES,
+    "left_out": [{"path": "optimizer.pt", "reason": "state of the trainer"}],
+    "origin": None,
+}
+_ADD_BASE: Final = {
+    "name": "llama",
+    "files": [{"path": "model.safetensors", "size": 16060522248, "digest": _OTHER}],
+    "documents": {"config.json": "e30="},
+    "headers": {"model.safetensors": "AgAAAAAAAAB7fQ=="},
+    "left_out": [],
+    "table": None,
+    "origin": None,
+}
+_PUBLISHED: Final = {
+    "revision": _REVISION,
+    "created": True,
+    "parent_digest": _OTHER,
+    "parent_reason": "the only one that the path has",
+    "left_out": [],
+    "bytes_stored": 33564672,
+    "registry": "https://registry.team",
+}
+_TOKEN: Final = {
+    "id": "tk5f2c9a",
+    "name": "ci of support",
+    "role": "writer",
+    "scopes": ["llama/support"],
+    "created_at": _AT,
+    "created_by": "ada",
+    "expires_at": None,
+    "revoked_at": None,
+    "last_used_at": _AT,
+}
+_OPERATION: Final = {
+    "id": "op7d1e40",
+    "kind": "publish",
+    "state": "running",
+    "stage": "reading back",
+    "done": 16777216,
+    "total": 33564672,
+    "created_at": _AT,
+    "updated_at": _AT,
+    "result": None,
+    "problem": None,
+}
+_BLOB: Final = {
+    "path": "adapter_model.safetensors",
+    "digest": _DIGEST,
+    "size": 33564672,
+    "blocks_digest": _OTHER,
+}
+_LINK_OF_RECEIPT: Final = {
+    "reference": "llama/support@3",
+    "number": 3,
+    "digest": _DIGEST,
+    "rank": 16,
+    "scalings": [2.0],
+}
+
+EXAMPLES: Final[dict[str, Any]] = {
+    "About": {"name": "adapter-registry", "version": "0.1.0", "protocol": 1},
+    "Alive": {"alive": True},
+    "AnnotateRequest": {"ref": "llama/support@3", "metrics": {"acc": 0.91}, "annotations": {"checked": "yes"}},
+    "ArtifactPlan": {
+        "reference": "llama/support@3",
+        "kind": "lora",
+        "base": "llama",
+        "since": None,
+        "plan": {
+            "format": 1,
+            "kind": "lora",
+            "base": _OTHER,
+            "base_files": _DIGEST,
+            "table": _DIGEST,
+            "links": [{"revision": _DIGEST, "coefficient": 1.0}],
+            "since": None,
+            "dtype": None,
+            "ranks": None,
+            "uniform": False,
+            "base_repo": "llama/_",
+        },
+        "plan_digest": _DIGEST,
+        "rendering": _OTHER,
+        "numerics": "0123456789abcdef",
+        "lineage": [_LINK_OF_RECEIPT],
+        "notices": [],
+        "truncation": None,
+        "torch": "2.13.0",
+        "version": "0.1.0",
+        "artifact_format": 1,
+        "files": [{"path": "adapter_config.json", "size": 512, "etag": "5f" * 32, "header": None}],
+    },
+    "BaseAdded": {
+        "base": _BASE,
+        "created": True,
+        "bytes_stored": 16060556376,
+        "stored_by": "copy",
+        "left_out": [],
+        "registry": "https://registry.team",
+    },
+    "BaseCommit": {"request": _ADD_BASE, "uploads": {_OTHER: "up12ab34"}},
+    "BasePlan": {"existing": None, "missing": [_OTHER]},
+    "BaseRequest": _ADD_BASE,
+    "BaseSummary": _BASE,
+    "Bundle": {
+        "reference": "llama/support@3",
+        "base": {"summary": _BASE, "files_digest": _DIGEST, "files": [_BLOB], "index": _BLOB, "table": _BLOB},
+        "links": [
+            {
+                "reference": "llama/support@3",
+                "digest": _DIGEST,
+                "files": [_BLOB],
+                "summary": _REVISION,
+                "rank": 16,
+                "scalings": [2.0],
+                "manifest": "{}",
+            }
+        ],
+    },
+    "Checked": {
+        "deep": True,
+        "blobs": 1204,
+        "bytes": 98765432100,
+        "damage": [
+            {
+                "digest": _DIGEST,
+                "key": "blobs/5f/5f5f",
+                "problem": "its object is missing",
+                "takes_down": ["llama/support@3"],
+            }
+        ],
+        "orphans": 0,
+    },
+    "Collected": {
+        "dry_run": False,
+        "blobs": [{"digest": _DIGEST, "key": "blobs/5f/5f5f", "size": 33564672}],
+        "uploads": 1,
+        "bytes": 33564672,
+        "kept_for_grace": 2,
+    },
+    "Deleted": {"reference": "llama/support@3", "digest": _DIGEST, "tags": ["llama/support@prod"]},
+    "Event": {
+        "at": _AT,
+        "action": "tag",
+        "subject": "llama/support@3",
+        "actor": "ada",
+        "detail": {"tag": "prod"},
+        "token": "tk5f2c9a",
+        "source": "192.0.2.7",
+    },
+    "FsckRequest": {"deep": True},
+    "GcRequest": {"dry_run": True},
+    "Identity": {
+        "url": "https://registry.team",
+        "name": "ci of support",
+        "role": "writer",
+        "scopes": ["llama/support"],
+        "token": "tk5f2c9a",
+        "expires_at": None,
+        "version": "0.1.0",
+        "service_version": "0.1.0",
+    },
+    "Operation": _OPERATION,
+    "Problem": {
+        "type": "urn:adapter-registry:error:not_found",
+        "title": "The named base model, adapter, revision, tag or file does not exist.",
+        "status": 404,
+        "detail": "There is no adapter llama/suport; did you mean llama/support?",
+        "code": "not_found",
+        "kind": "NotFoundError",
+        "request": "3f0c9d2a7b",
+        "retry_after": None,
+    },
+    "ProtectRequest": {"base": "llama", "pattern": "release-*", "remove": False},
+    "ProtectedTag": {"base": "llama", "pattern": "release-*"},
+    "PublishCommit": {"request": _PUBLISH, "uploads": {_DIGEST: "up12ab34"}},
+    "PublishPlan": {
+        "parent": "llama",
+        "parent_digest": _OTHER,
+        "parent_reason": "the only one that the path has",
+        "missing": [_DIGEST],
+    },
+    "PublishRequest": _PUBLISH,
+    "Published": _PUBLISHED,
+    "Ready": {"ready": True, "database": "ok", "store": "ok"},
+    "Resolved": {
+        "reference": "llama/support@3",
+        "digest": _DIGEST,
+        "base": "llama",
+        "base_digest": _OTHER,
+        "lineage": _LINEAGE,
+    },
+    "RetractRequest": {"ref": "llama/support@3", "reason": "trained on the test set", "undo": False},
+    "Retracted": {
+        "reference": "llama/support@3",
+        "reason": "trained on the test set",
+        "descendants": ["llama/support/french@1"],
+        "tags": ["llama/support@prod"],
+    },
+    "RevisionSummary": _REVISION,
+    "Shown": {
+        "revision": _REVISION,
+        "base": _BASE,
+        "lineage": _LINEAGE,
+        "targets": [{"name": "q_proj", "modules": 32, "ranks": [16], "scalings": [2.0]}],
+        "files": _FILES,
+        "share_of_model": 0.0021,
+        "repo_id": "llama/support",
+    },
+    "TagRequest": {"ref": "llama/support@3", "tag": "prod"},
+    "Tagged": {"path": "llama/support", "tag": "prod", "reference": "llama/support@3", "previous": None},
+    "Token": _TOKEN,
+    "TokenCreated": {"token": _TOKEN, "secret": "SECRET"},
+    "TokenRequest": {"name": "ci of support", "role": "writer", "scopes": ["llama/support"], "expires_in": 7776000},
+    "Tree": {
+        "roots": [
+            {
+                "path": "llama",
+                "name": "llama",
+                "revision": None,
+                "children": [{"path": "llama/support", "name": "support", "revision": _REVISION, "children": []}],
+            }
+        ]
+    },
+    "Upload": {
+        "id": "up12ab34",
+        "digest": _DIGEST,
+        "size": 33564672,
+        "part_size": 16777216,
+        "parts": 3,
+        "there": [1],
+        "urls": {},
+        "expires_at": _AT,
+    },
+    "UploadRequest": {"digest": _DIGEST, "size": 33564672},
+}

@@ -1,0 +1,84 @@
+"""What an operator's machines ask: whether the process is there, whether it can work, and what it did."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+
+from registry.api.acting import service_of
+from registry.api.metrics import MEDIA_TYPE
+from registry.api.openapi import problems
+from registry.catalogue import operations
+from registry.errors import RegistryError, UnavailableError
+from registry.schemas import Schema
+from registry.services.deployment import Deployment
+
+router = APIRouter(tags=["health"])
+log = logging.getLogger(__name__)
+
+
+class Alive(Schema):
+    """The process is there."""
+
+    alive: Literal[True] = True
+
+
+class Ready(Schema):
+    """The process can work."""
+
+    ready: Literal[True] = True
+    database: str
+    store: str
+
+
+@router.get("/healthz")
+def healthz() -> Alive:
+    """Whether the process is there; asks nobody else."""
+    return Alive()
+
+
+@router.get("/readyz", responses={503: problems()[503]})
+def readyz(request: Request) -> Ready:
+    """Whether the process can work: its database with a schema that fits, and its store."""
+    deployment = service_of(request).registry.deployment
+    wrong = faults(deployment)
+    if wrong:
+        # Not the sentences: they name places, and nobody who asks here has shown a token. The log has them.
+        for what, error in wrong.items():
+            log.warning("not ready: %s: %s", what, error)
+        names = " and ".join(f"the {what} ({error.code})" for what, error in wrong.items())
+        raise UnavailableError(f"The service can't work now, because of {names}; its log says more.")
+    return Ready(database="ok", store="ok")
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
+def metrics(request: Request) -> Response:
+    """Metrics of this process, as Prometheus reads them."""
+    return Response(service_of(request).metrics.text(), media_type=MEDIA_TYPE)
+
+
+def faults(deployment: Deployment) -> dict[str, RegistryError]:
+    """What the service stands on and can't be used now, and why."""
+    wrong: dict[str, RegistryError] = {}
+    for what, ping in (("database", deployment.database.ping), ("store", deployment.blobs.ping)):
+        try:
+            ping()
+        except RegistryError as error:
+            wrong[what] = error
+    return wrong
+
+
+def gauges(deployment: Deployment) -> Mapping[str, Mapping[str, float]]:
+    """What the metrics ask for when they are read."""
+    use = deployment.database.pool()
+    pool = {"in_use": use.in_use, "idle": use.idle} | ({} if use.size is None else {"most": use.size})
+    found: dict[str, Mapping[str, float]] = {"pool": pool}
+    try:
+        with deployment.database.read() as session:
+            found["operations"] = {"open": operations.pending(session)}
+    except RegistryError as error:
+        log.warning("operations can't be counted: %s", error)
+    return found

@@ -1,0 +1,56 @@
+"""What one request may take: bytes, depth, time and threads. One table, so that tests and operators can narrow it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of requests; sizes in bytes, times in seconds."""
+
+    document: int = MIB  # a JSON body
+    claims: int = 64 * MIB  # a plan or a commit: it carries the headers of all weight files
+    part: int = 5 << 30  # a part of an upload; its exact length is checked by the route
+    depth: int = 64  # of JSON
+    headers: int = 64
+    header_bytes: int = 32 << 10
+    query: int = 8 << 10
+    head_time: float = 15.0  # until the last byte of the headers came
+    body_grace: float = 20.0  # a body may take this long, and longer at `body_rate` bytes a second
+    body_rate: float = 64 << 10
+    answer_time: float = 60.0  # until the first byte of the answer
+    plan_time: float = 600.0  # the same where ranks are found while planning, or bytes are read back
+    stall_time: float = 60.0  # a client that takes nothing of its answer for this long is cut off
+    threads: int = 32  # requests that work at the same time; the others wait for a thread
+    bodies: int = 32  # bodies copied from the store at the same time
+    parts: int = 32  # parts of uploads stored at the same time
+    computed: int = 4  # bodies computed at the same time
+    queue: int = 32  # computed bodies that wait for their turn
+    queue_time: float = 20.0  # how long they wait
+    stop_time: float = 30.0  # how long requests under way may go on when the service is asked to end
+    open_artifacts: int = 8  # plans that are kept, so that the next range need not plan again
+
+    def body_time(self, received: int) -> float:
+        """How long a body may take of which so many bytes are there."""
+        return self.body_grace + received / self.body_rate
+
+
+def largest_body(limits: Limits, method: str, path: str) -> int:
+    """The largest body that a route takes, by its address: before anything of it is read."""
+    if method not in {"POST", "PUT"}:
+        return 0
+    if path.startswith("/api/v1/uploads/"):
+        return limits.part
+    if path.startswith(("/api/v1/publishes", "/api/v1/bases")):
+        return limits.claims
+    return limits.document
+
+
+def time_to_answer(limits: Limits, path: str) -> float:
+    """How long a route may take until its answer begins."""
+    slow = ("/api/v1/publishes", "/api/v1/bases", "/api/v1/uploads", "/api/v1/artifacts", "/api/v1/gc", "/api/v1/fsck")
+    return limits.plan_time if path.startswith(slow) else limits.answer_time

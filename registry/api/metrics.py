@@ -1,0 +1,78 @@
+"""What a monitoring system reads: Prometheus metrics of one process, with a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from registry.api.exchange import Exchange
+
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
+
+
+class Metrics:
+    """Counters of one service process.
+
+    Args:
+        gauges: what is asked for when somebody reads: name -> label -> value (`pool`, `operations`).
+    """
+
+    def __init__(self, gauges: Gauges) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Asked(gauges))
+        self._requests = Counter(
+            "registry_requests", "Requests.", ("method", "route", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "registry_request_seconds",
+            "From the request to the end of its answer.",
+            ("route",),
+            registry=self._registry,
+            buckets=_BUCKETS,
+        )
+        self._bytes = Counter(
+            "registry_body_bytes", "Bytes of bodies that are not JSON.", ("kind", "direction"), registry=self._registry
+        )
+
+    def note(self, method: str, route: str, exchange: Exchange) -> None:
+        """Count a request that is over."""
+        known = method if method in METHODS else "other"
+        self._requests.labels(known, route, str(exchange.status or 0)).inc()
+        self._seconds.labels(route).observe(exchange.milliseconds / 1000)
+        if exchange.kind is not None:
+            self._bytes.labels(exchange.kind, "in").inc(exchange.received)
+            self._bytes.labels(exchange.kind, "out").inc(exchange.sent)
+
+    def text(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self._registry)
+
+
+class _Asked(Collector):
+    def __init__(self, gauges: Gauges) -> None:
+        self._gauges = gauges
+
+    def describe(self) -> list[Metric]:
+        """Nothing beforehand, so that registering asks nobody."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        for name, values in self._gauges().items():
+            family = GaugeMetricFamily(f"registry_{name}", _HELP[name], labels=("state",))
+            for state, value in values.items():
+                family.add_metric((state,), value)
+            yield family
+
+
+_HELP: Final = {
+    "pool": "Connections to the database.",
+    "operations": "Operations of the whole registry that wait or are worked on.",
+}

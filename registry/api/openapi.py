@@ -1,0 +1,156 @@
+"""The description of the API: what the routes declare, and what all of them share is added here once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+
+from registry.api.examples import EXAMPLES
+from registry.api.payloads import JSON, JsonBody
+from registry.api.problems import MEDIA_TYPE
+from registry.schemas import Schema
+from registry.version import __version__
+from registry.wire import API, Problem
+
+ALWAYS: Final = (401, 403, 413, 422, 500, 503)  # any route that needs a principal may answer these
+_REF: Final = "#/components/schemas/{model}"
+_MEANINGS: Final = {
+    304: "The client has it already.",
+    307: "The bytes are at another address, for a while.",
+    400: "The request is malformed or contradicts itself.",
+    401: "A token is needed, or this one is worthless.",
+    403: "The token does not allow this.",
+    404: "There is nothing of this name that the token may see.",
+    408: "The body came too slowly.",
+    409: "The request contradicts what is there.",
+    410: "The revision, or one that it contains, was retracted.",
+    413: "The request is larger than the service takes.",
+    416: "The range holds no byte of the file.",
+    422: "The request breaks the schema of the route, or what it describes can't be accepted.",
+    500: "A bug, or stored bytes are damaged.",
+    503: "The service can't answer now; Retry-After says when to try again.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route declares: the problems that it may answer with, beside those that every route may."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model=Problem.__name__)}}}
+    return {
+        status: {"description": _MEANINGS[status]} | ({"content": content} if status >= 400 else {})
+        for status in sorted({*ALWAYS, *statuses})
+    }
+
+
+def octets(description: str) -> dict[str, Any]:
+    """What a route declares that answers with bytes."""
+    schema = {"type": "string", "format": "binary"}
+    return {"description": description, "content": {"application/octet-stream": {"schema": schema}}}
+
+
+def json_routes(app: FastAPI) -> Iterator[tuple[APIRoute, str]]:
+    """Every route of the app with each of its methods."""
+    for route in _flat(app.routes):
+        for method in sorted(route.methods or ()):
+            yield route, method
+
+
+def _flat(routes: Any) -> Iterator[APIRoute]:
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if isinstance(route, APIRoute):
+            yield route
+        elif inner is not None:
+            yield from _flat(inner.routes)
+
+
+def body_schema(dependant: Dependant) -> type[Schema] | None:
+    """The schema of a route's JSON body."""
+    for inner in dependant.dependencies:
+        if isinstance(inner.call, JsonBody):
+            found: type[Schema] = inner.call.schema
+            return found
+    return None
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document of an app."""
+    document = get_openapi(
+        title="Adapter registry",
+        version=__version__,
+        summary="Keeps LoRA adapters as a tree, and hands out the weights that a path of it means.",
+        description=_ABOUT,
+        routes=app.routes,
+    )
+    bodies = {}
+    for route, method in json_routes(app):
+        schema = body_schema(route.dependant)
+        operation = document["paths"].get(route.path_format, {}).get(method.lower())
+        if operation is not None and schema is not None:
+            bodies[schema.__name__] = schema
+            operation["requestBody"] = _request_body(schema)
+    _add_components(document, list(bodies.values()))
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            _add_examples(operation)
+            if operation["operationId"] not in _OPEN:
+                operation["security"] = [{"token": []}]
+    return document
+
+
+def _request_body(schema: type[Schema]) -> dict[str, Any]:
+    reference = {"$ref": _REF.format(model=schema.__name__)}
+    content = {JSON: {"schema": reference, "example": EXAMPLES[schema.__name__]}}
+    return {"required": True, "content": content}
+
+
+def _add_components(document: dict[str, Any], bodies: list[type[Schema]]) -> None:
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    wanted = [*((one, "validation") for one in bodies), (Problem, "serialization")]
+    _, made = models_json_schema(wanted, ref_template=_REF)  # type: ignore[arg-type]
+    for name, schema in made["$defs"].items():
+        schemas.setdefault(name, schema)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    scheme = {"type": "http", "scheme": "bearer", "description": "A token of `registry token create`."}
+    components["securitySchemes"] = {"token": scheme}
+
+
+def _add_examples(operation: dict[str, Any]) -> None:
+    for status, response in operation["responses"].items():
+        for media_type, content in response.get("content", {}).items():
+            if media_type == MEDIA_TYPE:
+                content["example"] = {**EXAMPLES[Problem.__name__], "status": int(status)}
+            elif media_type == JSON:
+                example = _example(content.get("schema", {}))
+                if example is not None:
+                    content["example"] = example
+
+
+def _example(schema: dict[str, Any]) -> Any:
+    if schema.get("type") == "array":
+        return [_example(schema["items"])]
+    if schema.get("type") == "string":
+        return "llama/support@3"
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][0])
+    name = schema.get("$ref", "").rpartition("/")[2]
+    if name.startswith("Page_"):
+        return {"items": [EXAMPLES[name.removeprefix("Page_").removesuffix("_")]], "next": None}
+    return EXAMPLES.get(name)
+
+
+_OPEN: Final = frozenset({"healthz", "readyz", "metrics"})
+_ABOUT: Final = f"""\
+Routes are under `{API}`. Send a token as `Authorization: Bearer SECRET`.
+
+Every answer carries `X-Registry-Version`, `X-Registry-Protocol` and `X-Request-Id`. Errors are
+`application/problem+json` with a stable `code`. Lists are pages: `next` is the `cursor` of the page after.
+What a token may not see does not exist for it.
+"""

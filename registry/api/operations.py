@@ -1,0 +1,60 @@
+"""Work that takes longer than a request: asked for once, done by whichever process has time, looked at by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from registry.api.acting import Acting, address_of, service_of
+from registry.api.exchange import exchange_of
+from registry.api.openapi import problems
+from registry.api.payloads import JSON
+from registry.api.problems import problem_response
+from registry.api.tokens import Id
+from registry.schemas import Schema
+from registry.services.local import LocalRegistry
+from registry.services.operations import operation
+from registry.wire import API, Operation, OperationKind, OperationResult
+
+router = APIRouter(prefix=API, tags=["operations"])
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
+    202: {"model": Operation, "description": "It goes on; Location says where to look."}
+}
+
+
+@router.get("/operations/{id}", responses=problems(404))
+def get_operation(registry: Acting, id: Id) -> Operation:  # noqa: A002 - the name of the parameter of the route
+    """How far an operation is, and what it answered."""
+    return operation(registry.deployment, id)
+
+
+def answered(request: Request, registry: LocalRegistry, kind: OperationKind, asked: Schema) -> Response:
+    """Do what is asked for; where that takes longer than a request may, answer with the operation that it became."""
+    found = service_of(request).runner.answer(registry.deployment, kind, asked)
+    if isinstance(found, OperationResult):
+        return _done(found, address_of(request))
+    if found.result is not None:
+        return _done(found.result, address_of(request))
+    if found.problem is not None:
+        return problem_response(found.problem.model_copy(update={"request": exchange_of(request.scope).request}))
+    headers = {"Location": f"{API}/operations/{found.id}", "Retry-After": "1"}
+    return _json(found, 202, headers)
+
+
+def _done(result: OperationResult, address: str) -> Response:
+    added = result.published or result.base_added
+    if added is not None:
+        return _json(added.model_copy(update={"registry": address}), 201 if added.created else 200)
+    found = result.collected or result.checked
+    if found is None:
+        raise AssertionError("an operation that is done has a result")
+    return _json(found, 200)
+
+
+def _json(answer: Schema, status: int, headers: Mapping[str, str] = NO_HEADERS) -> Response:
+    return Response(answer.model_dump_json(), status_code=status, headers=dict(headers), media_type=JSON)

@@ -1,0 +1,77 @@
+"""The process of a service: refuses what may not be served, says when it is ready, and cuts nobody off at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from registry.api.access import Anonymous, is_loopback
+from registry.api.limits import Limits
+from registry.api.logs import log_to_stderr
+from registry.api.service import build
+from registry.api.webserver import Server, address_of, ended_by_signals, listen
+from registry.catalogue.tokens import any_exist
+from registry.errors import NotAllowedError
+from registry.services.local import LocalRegistry
+
+
+def serve(
+    registry: LocalRegistry,
+    *,
+    host: str,
+    port: int,
+    anonymous: Literal["none", "read"] = "none",
+    embedded: bool,
+    trusted_proxies: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> None:
+    """Serve a registry until the process is asked to end (SIGTERM, SIGINT); returns when all requests have ended.
+
+    Args:
+        registry: with every right.
+        host: an address of this machine, or a name of one.
+        port: 0 takes one that is free.
+        anonymous: what those without a token may do.
+        embedded: the registry is a folder: on loopback, and as long as it has no tokens, it is open to this machine.
+        trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is believed.
+        limits: what one request may take.
+
+    Raises:
+        NotAllowedError: the registry may not be served like this.
+        UnavailableError: the database or the store can't be used, or the address is taken.
+    """
+    limits = limits or Limits()
+    deployment = registry.deployment
+    deployment.database.ping()
+    deployment.blobs.ping()
+    with deployment.database.read() as session:
+        has_tokens = any_exist(session)
+    access = allowed_access(host, anonymous, embedded=embedded, has_tokens=has_tokens)
+    listener = listen(host, port)
+    try:
+        log_to_stderr()
+        server = Server(build(registry, anonymous=access, limits=limits), limits, trusted_proxies)
+        server.announce = f"Serving {deployment.url} on {address_of(listener)}"
+        with ended_by_signals(server, limits):
+            server.run([listener])
+    finally:
+        listener.close()
+
+
+def allowed_access(host: str, anonymous: Literal["none", "read"], *, embedded: bool, has_tokens: bool) -> Anonymous:
+    """What those without a token may do at this address.
+
+    Raises:
+        NotAllowedError: nobody could do anything, or everybody everything.
+    """
+    if anonymous == "read":
+        return "read"
+    if embedded and is_loopback(host):
+        return "open"  # until there is a token: see `Access`
+    if not has_tokens:
+        where = f"{host}, which others can reach," if not is_loopback(host) else host
+        raise NotAllowedError(
+            f"The registry has no tokens, so it is not served on {where} where nobody could prove who they are: make "
+            "one with `registry token create --role admin`, or let everybody read with --anonymous read."
+        )
+    return "none"

@@ -1,0 +1,124 @@
+"""The app of a service process, put together from a registry and the limits of what a request may take."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.middleware import Middleware
+
+from registry.api import artifacts, blobs, browse, health, keeping, labels, operations, publishing, tokens, uploads
+from registry.api.access import Access, Anonymous, Refusals
+from registry.api.acting import Acting, Service
+from registry.api.admission import Admission, Benches
+from registry.api.bodies import Bodies
+from registry.api.bounds import Bounds
+from registry.api.envelope import Envelope
+from registry.api.limits import Limits
+from registry.api.metrics import Metrics
+from registry.api.openapi import describe, problems
+from registry.api.problems import install, problem
+from registry.api.shelf import ArtifactShelf
+from registry.catalogue import events
+from registry.catalogue.tokens import any_exist, sign_in
+from registry.errors import RegistryError
+from registry.rights import Principal
+from registry.services.local import LocalRegistry
+from registry.services.running import Runner
+from registry.wire import API
+
+ROOMS = (health, browse, labels, tokens, publishing, uploads, operations, blobs, artifacts, keeping)
+
+
+def build(registry: LocalRegistry, *, anonymous: Anonymous = "none", limits: Limits | None = None) -> FastAPI:
+    """The app of a service.
+
+    Args:
+        registry: with every right; each request works with the rights of the one who asks.
+        anonymous: what those without a token may do.
+        limits: what one request may take.
+    """
+    limits = limits or Limits()
+    service = _service(registry, anonymous, limits)
+    app = FastAPI(
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        openapi_url=None,  # a route of our own, which asks for a token
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=_lifespan(service),
+        middleware=[
+            Middleware(Envelope, limits=limits, metrics=service.metrics),
+            Middleware(Bounds, limits=limits),
+        ],
+    )
+    app.state.service = service
+    for room in ROOMS:
+        app.include_router(room.router)
+    _describe_itself(app)
+    install(app, partial(_note_refusal, service.refusals))
+    return app
+
+
+def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> Service:
+    deployment = registry.deployment
+
+    def has_tokens() -> bool:
+        with deployment.database.read() as session:
+            return any_exist(session)
+
+    def record(principal: Principal, action: str, error: RegistryError) -> None:
+        subject = principal.token or principal.name
+        deployment.database.change(lambda session: events.record_refusal(session, action, subject, principal, error))
+
+    many = Admission("bodies", seats=limits.bodies, queue=limits.queue * 8, patience=limits.queue_time)
+    few = Admission("computed bodies", seats=limits.computed, queue=limits.queue, patience=limits.queue_time)
+    admissions = {"copied": many, "computed": few}
+    return Service(
+        registry=registry,
+        access=Access(partial(sign_in, deployment.database), has_tokens, anonymous),
+        refusals=Refusals(record),
+        bodies=Bodies(threads=limits.bodies + limits.computed, stall=limits.stall_time, admissions=admissions),
+        limits=limits,
+        metrics=Metrics(partial(health.gauges, deployment)),
+        shelf=ArtifactShelf(limits.open_artifacts),
+        truncations=Benches("truncations", seats=limits.computed, patience=limits.queue_time),
+        runner=Runner(deployment, describe=problem),
+        part_threads=CapacityLimiter(limits.parts),
+    )
+
+
+def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = service.limits.threads
+        service.runner.start()
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(service.runner.close)
+            await anyio.to_thread.run_sync(service.shelf.close)
+
+    return lifespan
+
+
+def _describe_itself(app: FastAPI) -> None:
+    made: dict[str, Any] = {}
+
+    @app.get(f"{API}/openapi.json", tags=["browse"], responses=problems(), name="describe_api")
+    def describe_api(registry: Acting) -> JSONResponse:
+        """This description."""
+        del registry
+        if not made:
+            made.update(describe(app))
+        return JSONResponse(made)
+
+
+async def _note_refusal(refusals: Refusals, request: Request, error: RegistryError) -> None:
+    await anyio.to_thread.run_sync(refusals.note, request, error)

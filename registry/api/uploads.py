@@ -1,0 +1,86 @@
+"""Uploads: bytes on their way, under an id, in parts; what broke off goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated
+
+import anyio.from_thread
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Path, Request, Response
+
+from registry.api.acting import Acting, service_of
+from registry.api.exchange import exchange_of
+from registry.api.openapi import problems
+from registry.api.payloads import JsonBody
+from registry.api.tokens import Id
+from registry.errors import UsageError
+from registry.services import uploads
+from registry.wire import API, Upload, UploadRequest
+
+router = APIRouter(prefix=API, tags=["transfer"])
+
+PartNumber = Annotated[int, Path(ge=1, le=10_000, examples=[1])]
+_GATHER = 1 << 20
+
+
+@router.post("/uploads", status_code=201, responses=problems(400, 408))
+def begin_upload(registry: Acting, asked: Annotated[UploadRequest, Depends(JsonBody(UploadRequest))]) -> Upload:
+    """Begin an upload, or go on with an open one of the same bytes."""
+    return uploads.begin_upload(registry.deployment, asked)
+
+
+@router.get("/uploads/{id}", responses=problems(404))
+def get_upload(registry: Acting, id: Id) -> Upload:  # noqa: A002 - the name of the parameter of the route
+    """An upload as it stands, with fresh addresses."""
+    return uploads.get_upload(registry.deployment, id)
+
+
+@router.delete("/uploads/{id}", status_code=204, response_class=Response, responses=problems(404))
+def drop_upload(registry: Acting, id: Id) -> None:  # noqa: A002
+    """Forget an upload and what was sent of it."""
+    uploads.drop_upload(registry.deployment, id)
+
+
+@router.put(
+    "/uploads/{id}/parts/{number}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(400, 404, 408),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def put_part(registry: Acting, request: Request, id: Id, number: PartNumber) -> Response:  # noqa: A002
+    """One part, where the service takes the bytes; its length is in Content-Length."""
+    if "content-length" not in request.headers:
+        raise UsageError("A part needs the header Content-Length, so that one that is cut is not taken for whole.")
+    exchange_of(request.scope).kind = "part"
+    # With threads of their own: a client that sends slowly must not keep others from being answered.
+    await anyio.to_thread.run_sync(
+        uploads.put_part,
+        registry.deployment,
+        id,
+        number,
+        _chunks(request.stream()),
+        limiter=service_of(request).part_threads,
+    )
+    return Response(status_code=204)
+
+
+def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """The body as it comes, for a thread that stores it."""
+    while chunk := anyio.from_thread.run(_gather, stream):
+        yield chunk
+
+
+async def _gather(stream: AsyncIterator[bytes]) -> bytes:
+    gathered = bytearray()
+    async for piece in stream:
+        gathered += piece
+        if len(gathered) >= _GATHER:
+            break
+    return bytes(gathered)

@@ -1,0 +1,103 @@
+"""Commands about the life of a tree: delete, retract, base protect-tag."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from registry.cli.options import Json, Ref, Url
+from registry.cli.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, fields, phrase, table, words
+from registry.cli.session import session
+from registry.cli.words import counted, short_digest
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from registry.schemas import Deleted, ProtectedTag, Retracted
+
+
+def delete(ref: Ref, url: Url = None, as_json: Json = False) -> None:
+    """Delete a revision that nothing was trained on.
+
+    An event and the number remain; the number is never given again. A revision that others were trained on can be
+    retracted instead.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.delete(ref)
+        run.answer(answer, lambda width: deleted_lines(answer, width))
+        run.say("Its number is never given again; `registry gc` collects bytes that nothing else needs.")
+
+
+def deleted_lines(answer: Deleted, width: int | None) -> list[Line]:
+    """What is gone: the revision and the tags that named it."""
+    items = [[Span("deleted"), Span(short_digest(answer.digest), QUIET)]]
+    items += [words(f"tag {tag} is gone", BEHIND) for tag in answer.tags]
+    return table([([Span(answer.reference, REFERENCE)], items)], width)
+
+
+def retract(
+    ref: Ref,
+    *,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; everyone who asks for the weights is told.")
+    ] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Hand the revision out again.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Stop handing out a revision and everything that contains it.
+
+    For a bad revision that others were trained on. The history stays readable; no weights of it can be fetched. The
+    answer lists all that this takes down, or, with --undo, gives back.
+    """
+    if undo and reason:
+        raise UsageError("--reason says why a revision is retracted; leave it out with --undo.")
+    if not undo and not reason.strip():
+        raise UsageError("retract needs --reason TEXT: whoever asks for the weights is told why there are none.")
+    with session(url, as_json) as run:
+        answer = run.registry.retract(ref, reason=reason, undo=undo)
+        run.answer(answer, lambda width: retracted_lines(answer, width))
+        if answer.reason is not None:
+            run.say(f"`registry retract {answer.reference} --undo` hands it out again.")
+
+
+def retracted_lines(answer: Retracted, width: int | None) -> list[Line]:
+    """The reference alone first, for scripts; then everything that is taken down with it or given back."""
+    undone = answer.reason is None
+    pairs = [
+        ("state", [words("handed out again" if undone else "retracted", "" if undone else BEHIND)]),
+        ("reason", [words(answer.reason or "")]),
+        (
+            "gives back" if undone else "takes down",
+            [[phrase(reference, REFERENCE)] for reference in answer.descendants] or [words("no other revision", QUIET)],
+        ),
+        ("tags", [[phrase(tag, TAG)] for tag in answer.tags]),
+    ]
+    return [(Span(answer.reference, REFERENCE),), *fields(pairs, width)]
+
+
+def protect_tag(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The base model whose adapters' tags are meant.")],
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="A tag, or a pattern as in file names: prod, 'release-*'.")
+    ],
+    *,
+    remove: Annotated[bool, typer.Option("--remove", help="Let everyone with write access move them again.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Let only admins move the tags that match a pattern.
+
+    The answer lists all patterns that are protected at this base model.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.protect_tag(base, pattern, remove=remove)
+        run.answer(answer, lambda width: protected_lines(answer, width))
+        run.say(f"{counted(len(answer), 'pattern')} at {base}; only admins move the tags that match.")
+
+
+def protected_lines(answer: Sequence[ProtectedTag], width: int | None) -> list[Line]:
+    """One line a pattern."""
+    return table([([phrase(one.base, REFERENCE)], [[phrase(one.pattern, TAG)]]) for one in answer], width)

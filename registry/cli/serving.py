@@ -1,0 +1,44 @@
+"""The command serve."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+
+from registry.cli.options import Json, Url
+
+LOOPBACK: Final = "127.0.0.1"
+PORT: Final = 8321
+
+
+class AnonymousRight(StrEnum):
+    """What ``--anonymous`` takes."""
+
+    READ = "read"
+
+
+def serve(
+    *,
+    host: Annotated[
+        str, typer.Option("--host", metavar="HOST", help="The address to listen on; 0.0.0.0 for all of this machine.")
+    ] = LOOPBACK,
+    port: Annotated[
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0 takes a free one.")
+    ] = PORT,
+    anonymous: Annotated[
+        AnonymousRight | None, typer.Option("--anonymous", help="Let everyone read who has no token.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Serve this registry over HTTP.
+
+    A folder, or with REGISTRY_DATABASE_URL and REGISTRY_STORE_URL a team's database and store. Without tokens it is
+    served on loopback only, where it is open to this machine. SIGTERM and Ctrl-C let requests under way end first.
+    """
+    del as_json  # nothing is printed on stdout: the log is JSON, and so is an error where --json is asked
+    from registry.app import serve as serve_registry
+
+    serve_registry(url, host=host, port=port, anonymous="none" if anonymous is None else "read")

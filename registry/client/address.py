@@ -1,0 +1,70 @@
+"""Addresses of registries over HTTP: which ones there are, and when two name the same service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from registry.errors import UsageError
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True)
+class Address:
+    """``https://host:port/prefix``. Secrets are kept and sent by origin: scheme, host and port."""
+
+    scheme: str
+    host: str
+    port: int
+    prefix: str
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read the address of a registry.
+
+        Raises:
+            UsageError: it is not one, or holds what belongs elsewhere.
+        """
+        found = _split(text)
+        if found is None:
+            raise UsageError(f"{text!r} is not the address of a registry; http(s)://HOST is expected.")
+        parts = urlsplit(text)
+        if parts.username is not None or parts.password is not None:
+            # not the text: it holds a secret
+            raise UsageError(
+                f"The address of {found.host} holds a user name or a password; leave them out and give a token."
+            )
+        if parts.query or parts.fragment:
+            raise UsageError(f"{text!r} has a '?' or a '#'; the address of a registry has none.")
+        return found
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, spelt in one way."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + ("" if self.port == _PORTS[self.scheme] else f":{self.port}")
+
+    @property
+    def url(self) -> str:
+        """The address, spelt in one way."""
+        return self.origin + self.prefix
+
+    def is_origin_of(self, url: str) -> bool:
+        """Whether a URL leads to this very service."""
+        other = _split(url)
+        return other is not None and other.origin == self.origin
+
+
+def _split(text: str) -> Address | None:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower().rstrip(".")
+    odd = any(letter.isspace() or not letter.isprintable() for letter in text)
+    if scheme not in _PORTS or not host or odd or port == 0:
+        return None
+    return Address(scheme, host, port or _PORTS[scheme], parts.path.rstrip("/"))

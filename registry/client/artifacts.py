@@ -1,0 +1,177 @@
+"""Artifacts of a service: every byte is asked for when it is read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from registry.client.arithmetic import MakeArithmetic, needed
+from registry.client.blobs import RemoteBlob
+from registry.client.downloads import PIECE, RemoteBytes, pieces, read_checked
+from registry.client.ranges import RangeReader
+from registry.client.transport import Transport
+from registry.digest import hex_of
+from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.schemas import ArtifactKind, Options, Truncation
+from registry.services.claims import Head
+from registry.tensors.files.header import Header, read_header
+from registry.tensors.files.source import read_range
+from registry.wire import ArtifactFileEntry, ArtifactPlan, Bundle
+
+
+def plan_artifact(transport: Transport, ref: str, options: Options) -> ArtifactPlan:
+    """The artifact that a reference means now."""
+    return transport.get("/artifacts", ArtifactPlan, slow=True, ref=ref, **options.model_dump())
+
+
+class RemoteArtifact:
+    """An artifact of a service (`registry.services.protocol.ReadableArtifact`).
+
+    The bytes of published files are known by digest, and none is handed out that was not checked.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        plan: ArtifactPlan,
+        options: Options,
+        *,
+        arithmetic: MakeArithmetic | None,
+        room: Path,
+    ) -> None:
+        self.plan = plan
+        self._arithmetic = arithmetic
+        # The reference as it was resolved: a tag may move while the files are read.
+        pinned = {"ref": plan.reference, **options.model_dump(), "since": plan.since}
+        digests = _digests(transport, plan) if plan.kind == "published" else {}
+        self.files: Mapping[str, RemoteFile] = {
+            entry.path: RemoteFile(
+                transport, _reader(transport, plan, entry, pinned), entry, digests.get(entry.path), room
+            )
+            for entry in sorted(plan.files, key=lambda entry: entry.path)
+        }
+
+    @property
+    def kind(self) -> ArtifactKind:
+        return self.plan.kind
+
+    @property
+    def rendering(self) -> str:
+        return self.plan.rendering
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files.values())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return self.plan.notices
+
+    @property
+    def truncation(self) -> Truncation | None:
+        return self.plan.truncation
+
+    def file(self, path: str) -> RemoteFile:
+        if path not in self.files:
+            raise NotFoundError(f"The artifact has no file {path!r}; it has {', '.join(self.files)}.")
+        return self.files[path]
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        arithmetic = needed(self._arithmetic, "hand out tensors")
+        for file in self.files.values():
+            for entry in file.header.entries.values() if file.header else ():
+                data = bytearray(b"".join(file.chunks(entry.start, entry.stop)))
+                yield entry.name, arithmetic.tensor(data, entry.dtype, entry.shape)
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def __enter__(self) -> RemoteArtifact:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _reader(
+    transport: Transport, plan: ArtifactPlan, entry: ArtifactFileEntry, pinned: Mapping[str, Any]
+) -> RangeReader:
+    path = f"/artifacts/{hex_of(plan.rendering)}/{quote(entry.path)}"
+    what = f"{entry.path} of {plan.reference}"
+    return RangeReader(transport, path, pinned, size=entry.size, etag=entry.etag.strip('"'), what=what)
+
+
+def _digests(transport: Transport, plan: ArtifactPlan) -> dict[str, str]:
+    """Digests of the files of a published artifact, by name."""
+    bundle = transport.get("/bundles", Bundle, slow=True, ref=plan.reference)
+    stored = bundle.links[-1].files if bundle.links else bundle.base.files
+    digests = {blob.path: blob.digest for blob in stored}
+    if digests.keys() != {entry.path for entry in plan.files}:
+        raise UnavailableError(f"{transport.url} names other files of {plan.reference} than it was published with.")
+    return digests
+
+
+class RemoteFile:
+    """One file of an artifact of a service."""
+
+    def __init__(
+        self, transport: Transport, reader: RangeReader, entry: ArtifactFileEntry, digest: str | None, room: Path
+    ) -> None:
+        self._transport = transport
+        self.entry = entry
+        self.bytes = RemoteBytes(entry.path, reader, digest)
+        self._room = room
+        self._lock = threading.Lock()
+        self._blob: RemoteBlob | None = None
+
+    @property
+    def path(self) -> str:
+        return self.entry.path
+
+    @property
+    def size(self) -> int:
+        return self.entry.size
+
+    @cached_property
+    def header(self) -> Header | None:
+        """Its tensors, where it is a safetensors file."""
+        if self.entry.header is None:
+            return None
+        head = Head(self.path, self.entry.header, self.size, IntegrityError)
+        return read_header(head, what=self.path, error=IntegrityError)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
+        end = self.size if stop is None else stop
+        if not 0 <= start <= end <= self.size:
+            raise UsageError(f"Bytes {start} to {end} are not inside {self.path!r}, which has {self.size} bytes.")
+        if self.bytes.digest is None:
+            with closing(pieces(self._transport.lanes, [(self.bytes.source, start, end)])) as stream:
+                yield from stream
+        elif (start, end) == (0, self.size) and self._blob is None:
+            yield from read_checked(self._transport.lanes, self.bytes)
+        else:
+            # A digest is of the whole file: it is brought here, checked, and read from here.
+            for at in range(start, end, PIECE):
+                yield memoryview(read_range(self._held(), at, min(at + PIECE, end)))
+
+    def read(self, start: int = 0, stop: int | None = None) -> bytes:
+        return b"".join(self.chunks(start, stop))
+
+    def _held(self) -> RemoteBlob:
+        with self._lock:
+            if self._blob is None:
+                self._blob = RemoteBlob(self._transport, self.bytes, self._room)
+            return self._blob
+
+    def close(self) -> None:
+        """Release what is kept of it."""
+        with self._lock:
+            if self._blob is not None:
+                self._blob.close()
+                self._blob = None

@@ -1,0 +1,169 @@
+"""Where this machine has the files of base models: what was added from here, or was merged on before.
+
+A remembered folder is a hint. Its files count only after their bytes were hashed; a digest that was computed once is
+taken again as long as the file's size, times and place on the disk are the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from registry.digest import PREFIX
+from registry.errors import IntegrityError, NotFoundError
+from registry.folders.staging import filesystem_error
+from registry.progress import Progress
+from registry.wire import BaseEntry, BlobEntry
+
+_FILE: Final = ".base-folders.json"  # hidden: whoever tidies the cache does not take it for a fetched folder
+_FORMAT: Final = 1
+_CHUNK: Final = 4 << 20
+_SETTLED: Final = 3.0
+"""Seconds after which a file's times tell a later change apart, on file systems that keep whole seconds."""
+_KEPT: Final = 1000
+
+
+@dataclass
+class _Notes:
+    folders: dict[str, list[str]] = field(default_factory=dict)  # files digest of a base -> folders, newest first
+    digests: dict[str, list[Any]] = field(default_factory=dict)  # file -> [stamp, digest]
+
+
+class BaseFolders:
+    """The folders that are remembered in the cache of one machine."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._digests: dict[str, list[Any]] = {}  # what was hashed and is not written down yet
+
+    def check(self, folder: Path, base: BaseEntry, progress: Progress) -> dict[str, Path]:
+        """The weight files of a base model in a folder, by name.
+
+        Raises:
+            NotFoundError: the folder lacks one.
+            IntegrityError: ``wrong_base``: one holds other bytes.
+        """
+        folder = folder.expanduser().absolute()
+        wanted = weights_of(base)
+        files = {blob.path: folder / blob.path for blob in wanted}
+        progress.begin("Checking the base model", sum(blob.size for blob in wanted))
+        notes = self._read()
+        for blob in wanted:
+            found = self._digest(files[blob.path], notes, blob, base.summary.name, progress)
+            if found != blob.digest:
+                raise IntegrityError(
+                    f"{files[blob.path]} is not the file of base model {base.summary.name} ({found} instead of "
+                    f"{blob.digest}); give the folder with the weights that were added to the registry.",
+                    code="wrong_base",
+                )
+        return files
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is remembered."""
+        return not self._read().folders
+
+    def remember(self, base_files: str, folder: Path) -> None:
+        """Note that a folder has a base model's files; ``base_files`` is the digest of their list."""
+        place = str(folder.expanduser().absolute())
+
+        def note(notes: _Notes) -> None:
+            others = [other for other in notes.folders.get(base_files, []) if other != place]
+            notes.folders[base_files] = [place, *others][:4]
+
+        self._change(note)
+
+    def find(self, base: BaseEntry, progress: Progress) -> tuple[Path, dict[str, Path]] | None:
+        """A remembered folder that still has a base model's weights, and its files; None where there is none."""
+        for place in self._read().folders.get(base.files_digest, []):
+            folder = Path(place)
+            if not all((folder / blob.path).is_file() for blob in weights_of(base)):
+                continue
+            try:
+                return folder, self.check(folder, base, progress)
+            except (IntegrityError, NotFoundError):
+                continue  # it was changed: it is no copy of this base any more
+        return None
+
+    def _digest(self, file: Path, notes: _Notes, blob: BlobEntry, base: str, progress: Progress) -> str:
+        try:
+            before = file.stat()
+            if before.st_size != blob.size:
+                raise IntegrityError(
+                    f"{file} has {before.st_size} bytes, but that file of base model {base} has {blob.size}; give the "
+                    "folder with the weights that were added to the registry.",
+                    code="wrong_base",
+                )
+            known = notes.digests.get(str(file))
+            if known is not None and known[0] == _stamp(before):
+                progress.advance(blob.size)
+                return str(known[1])
+            digest = _hash(file, progress)
+            after = file.stat()
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"There is no {file}; the folder with the files of base model {base} is expected.", code="missing_file"
+            ) from None
+        except OSError as problem:
+            raise filesystem_error(file, problem) from problem
+        if _stamp(before) == _stamp(after) and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED:
+            self._digests[str(file)] = [_stamp(after), digest]
+            self._change(lambda _notes: None)
+        return digest
+
+    def _read(self) -> _Notes:
+        """What is remembered. Where that can't be read, nothing is, which costs a pass over the files."""
+        try:
+            document = json.loads((self._cache / _FILE).read_bytes())
+            if document["format"] != _FORMAT:
+                return _Notes()
+            notes = _Notes(dict(document["folders"]), dict(document["digests"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return _Notes()
+        notes.digests |= self._digests
+        return notes
+
+    def _change(self, change: Any) -> None:
+        """Change what is remembered, one process at a time; where nothing can be written, nothing is remembered."""
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._cache, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                notes = self._read()
+                change(notes)
+                notes.digests = dict(list((notes.digests | self._digests).items())[-_KEPT:])
+                document = {"format": _FORMAT, "folders": notes.folders, "digests": notes.digests}
+                with tempfile.NamedTemporaryFile("w", dir=self._cache, prefix=_FILE, delete=False) as stream:
+                    json.dump(document, stream)
+                Path(stream.name).replace(self._cache / _FILE)
+            finally:
+                os.close(lock)
+        except OSError:
+            return
+
+
+def weights_of(base: BaseEntry) -> list[BlobEntry]:
+    """The files that hold a base model's weights."""
+    return [blob for blob in base.files if blob.path.endswith(".safetensors")]
+
+
+def _stamp(found: os.stat_result) -> list[int]:
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+
+
+def _hash(file: Path, progress: Progress) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as stream:
+        buffer = memoryview(bytearray(_CHUNK))
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
+            progress.advance(count)
+    return PREFIX + digest.hexdigest()

@@ -1,0 +1,155 @@
+"""Bytes on their way to a registry: parts of several files at once, going on where an earlier try broke.
+
+Each upload is opened by the digest of its bytes; the service gives an open one back, with the parts that it has. Parts
+go to the store by presigned URLs, or through the service where there are none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final
+
+import httpx
+
+from registry.client.patience import Attempts, retry_after
+from registry.client.problems import lasting, unreachable
+from registry.client.transport import Transport
+from registry.errors import NotFoundError, UnavailableError
+from registry.progress import Progress
+from registry.tensors.files.source import ByteSource, read_range
+from registry.wire import API, Upload, UploadRequest
+
+_CHUNK: Final = 1 << 20
+_EXPIRED: Final = frozenset({400, 401, 403})
+_PASSING: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
+_BEGINNINGS: Final = 3
+"""How often the bytes of one digest are begun: the service forgets uploads that nobody goes on with."""
+
+
+@dataclass
+class _UnderWay:
+    digest: str
+    source: ByteSource
+    upload: Upload
+    parts: list[Future[None]] = field(default_factory=list)
+
+    def length(self, number: int) -> int:
+        """Bytes of a part."""
+        return max(0, min(self.upload.part_size, self.upload.size - (number - 1) * self.upload.part_size))
+
+
+class Uploads:
+    """The uploads of one publish, or of one copied blob."""
+
+    def __init__(self, transport: Transport, progress: Progress) -> None:
+        self._transport = transport
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._reached: dict[tuple[str, int], int] = {}  # (digest, part) -> bytes of it that were counted
+
+    def send(self, sources: Iterable[tuple[str, ByteSource]]) -> dict[str, str]:
+        """Upload the bytes of each digest; the id of each upload, by digest."""
+        sent: dict[str, str] = {}
+        waiting = list(sources)
+        for left in reversed(range(_BEGINNINGS)):
+            forgotten = []
+            for upload in [self._begin(digest, source) for digest, source in waiting]:
+                try:
+                    self._finish(upload)
+                    sent[upload.digest] = upload.upload.id
+                except NotFoundError:
+                    if not left:
+                        raise
+                    forgotten.append((upload.digest, upload.source))
+            waiting = forgotten
+        return sent
+
+    def _begin(self, digest: str, source: ByteSource) -> _UnderWay:
+        upload = self._transport.send("POST", "/uploads", Upload, UploadRequest(digest=digest, size=source.size))
+        under_way = _UnderWay(digest, source, upload)
+        # In ascending order: some stores join parts faster then.
+        for number in range(1, upload.parts + 1):
+            if number in upload.there:
+                self._reach(under_way, number, under_way.length(number))
+            else:
+                under_way.parts.append(self._transport.lanes.submit(self._part, under_way, number))
+        return under_way
+
+    def _finish(self, under_way: _UnderWay) -> None:
+        try:
+            for part in under_way.parts:
+                part.result()
+        except BaseException as problem:
+            if not isinstance(problem, NotFoundError):
+                self._stop.set()
+            for part in under_way.parts:
+                part.cancel()
+            raise
+
+    def _part(self, under_way: _UnderWay, number: int) -> None:
+        """Send one part until it is there."""
+        attempts = self._transport.attempts()
+        while not self._stop.is_set():
+            upload = under_way.upload
+            presigned = upload.urls.get(number)
+            url = presigned or f"{self._transport.url}{API}/uploads/{upload.id}/parts/{number}"
+            try:
+                answer = self._transport.put(url, lambda: self._chunks(under_way, number), under_way.length(number))
+            except httpx.HTTPError as problem:
+                if lasting(problem) or not attempts.wait():
+                    raise unreachable(self._transport.url if presigned is None else _host(url), problem) from problem
+                continue
+            if answer.is_success and (presigned or self._transport.fault(answer)[0] is None):
+                return
+            if presigned is None:
+                self._refused(answer, attempts)
+            else:
+                self._refused_by_store(under_way, answer, attempts)
+
+    def _refused(self, answer: httpx.Response, attempts: Attempts) -> None:
+        """Get ready for another try; raises where that can't help."""
+        error, pause, may_pass = self._transport.fault(answer)
+        if error is not None and not (may_pass and attempts.wait(pause)):
+            raise error
+
+    def _refused_by_store(self, under_way: _UnderWay, answer: httpx.Response, attempts: Attempts) -> None:
+        """The same for a store: its URLs expire, and the service makes new ones."""
+        status = answer.status_code
+        if not ((status in _EXPIRED or status in _PASSING) and attempts.wait(retry_after(answer.headers))):
+            raise UnavailableError(
+                f"The store of {self._transport.url} at {_host(str(answer.url))} does not take the bytes "
+                f"(HTTP {status}); tell its operator."
+            )
+        if status in _EXPIRED:
+            under_way.upload = self._transport.get(f"/uploads/{under_way.upload.id}", Upload)
+
+    def _chunks(self, under_way: _UnderWay, number: int) -> Iterator[bytes]:
+        start, length = (number - 1) * under_way.upload.part_size, under_way.length(number)
+        for at in range(0, length, _CHUNK):
+            if self._stop.is_set():
+                raise _StoppedError
+            stop = min(at + _CHUNK, length)
+            yield bytes(read_range(under_way.source, start + at, start + stop))
+            self._reach(under_way, number, stop)
+
+    def _reach(self, under_way: _UnderWay, number: int, count: int) -> None:
+        """Count the bytes of a part once, however often they are sent."""
+        with self._lock:
+            before = self._reached.get((under_way.digest, number), 0)
+            if count > before:
+                self._reached[under_way.digest, number] = count
+                self._progress.advance(count - before)
+
+
+class _StoppedError(Exception):
+    """Another part failed, so this one is of no use."""
+
+
+def _host(url: str) -> str:
+    """A URL without its path and its signature."""
+    parts = httpx.URL(url)
+    return f"{parts.scheme}://{parts.netloc.decode('ascii')}"

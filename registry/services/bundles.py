@@ -1,0 +1,96 @@
+"""Paths as bundles: what another registry, or a client that composes by itself, needs of one."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue import bases, browse, revisions
+from registry.errors import NotFoundError
+from registry.reference import Path, Reference
+from registry.services.deployment import Deployment
+from registry.services.lineage import LoadedPath, PathFile
+from registry.services.paths import path_in
+from registry.storage.place import BlobPlace
+from registry.storage.reading import BlobReader
+from registry.wire import BaseEntry, BlobEntry, Bundle, LinkEntry
+
+
+def bundle(deployment: Deployment, ref: str) -> Bundle:
+    """A path as digests; see `registry.services.transfer.Transfer.bundle`.
+
+    Raises:
+        NotFoundError: the reference names nothing.
+        RetractedError: it contains a retracted revision.
+    """
+    reference = Reference.parse(ref)
+    with deployment.read() as session:
+        path = path_in(session, reference)
+        rows = revisions.lineage(session, revisions.find(session, _pinned(path)).id) if path.links else ()
+        links = tuple(
+            LinkEntry(
+                reference=link.reference,
+                digest=link.digest,
+                files=_entries(link.files),
+                summary=browse.summary(session, row.id) if deployment.rights.covers(Path.parse(link.path)) else None,
+                rank=link.rank,
+                scalings=link.scalings,
+                manifest=row.manifest,
+            )
+            for link, row in zip(path.links, rows, strict=True)
+        )
+        return Bundle(reference=path.reference, base=_base_entry(session, path), links=links)
+
+
+def _pinned(path: LoadedPath) -> Reference:
+    return Reference.parse(path.reference)
+
+
+def _base_entry(session: Session, path: LoadedPath) -> BaseEntry:
+    base = path.base
+    return BaseEntry(
+        summary=bases.summary(session, base.name),
+        files_digest=base.files_digest,
+        files=_entries(base.files),
+        index=_entry("index.json", base.index),
+        table=_entry("table.json", base.table),
+    )
+
+
+def _entries(files: tuple[PathFile, ...]) -> tuple[BlobEntry, ...]:
+    return tuple(_entry(file.path, file.place) for file in files)
+
+
+def _entry(path: str, place: BlobPlace) -> BlobEntry:
+    return BlobEntry(path=path, digest=place.digest, size=place.size, blocks_digest=place.blocks_digest)
+
+
+def find_blob(deployment: Deployment, ref: str, digest: str) -> BlobPlace:
+    """Where a blob of a path is: of its base model, or of one of its links.
+
+    Raises:
+        NotFoundError: the reference names nothing, or has no such blob.
+        RetractedError: it contains a retracted revision.
+    """
+    with deployment.read() as session:
+        path = path_in(session, Reference.parse(ref))
+    files = [*path.base.files, *(file for link in path.links for file in link.files)]
+    for place in (*(file.place for file in files), path.base.index, path.base.table):
+        if place.digest == digest:
+            return place
+    raise NotFoundError(f"{path.reference} has no blob {digest}.")
+
+
+def open_blob(deployment: Deployment, ref: str, digest: str) -> BlobReader:
+    """Open a blob of a path; raises what `find_blob` raises."""
+    return deployment.open_blob(find_blob(deployment, ref, digest))
+
+
+def subtree(deployment: Deployment, path: str) -> tuple[str, ...]:
+    """References of all revisions at and under a path, parents first.
+
+    Raises:
+        NotFoundError: there is nothing at the path.
+    """
+    root = Path.parse(path)
+    with deployment.read() as session:
+        return browse.subtree(session, root)

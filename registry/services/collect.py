@@ -1,0 +1,179 @@
+"""Collecting what no revision needs, past a grace period, beside publishers and other collectors.
+
+First the rows, in short transactions that find them still unneeded, then their objects: whoever wants the same bytes
+afterwards finds no row and stores them under another key. Then old objects that no row names, which killed publishers
+and collectors leave: they are condemned before they are removed, so that no row can name them any more. Whatever the
+grace is, nothing that is published is ever lost; with one that is shorter than a publish takes, publishers have to do
+it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final, TypeVar
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue import collecting, condemning, events, uploads
+from registry.catalogue.blobs import BlobRow
+from registry.catalogue.uploads import UploadRow
+from registry.progress import Progress
+from registry.schemas import Collected, CollectedBlob
+from registry.services.deployment import GRACE, Deployment
+from registry.storage.driver import ObjectInfo
+from registry.storage.layout import blob_key_of
+from registry.storage.staging import Staging
+
+T = TypeVar("T")
+
+_AT_ONCE: Final = 100
+_MOST_UPLOADS: Final = 1_000_000
+_REMOVERS: Final = 8  # a store far away takes its time for each
+
+
+def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace: float = GRACE) -> Collected:
+    """Remove what nothing has needed for ``grace`` seconds; ``dry_run`` only says what that is.
+
+    Raises:
+        NotAllowedError: only admins whose token has no scopes may.
+    """
+    deployment.rights.require_everywhere("admin", "collect what nothing needs")
+    work = _Collection(deployment, datetime.now(UTC) - timedelta(seconds=grace), dry_run=dry_run)
+    work.collect_rows(progress)
+    work.collect_orphans(progress)
+    work.collect_uploads()
+    answer = Collected(
+        dry_run=dry_run,
+        blobs=tuple(work.collected),
+        uploads=work.uploads,
+        bytes=sum(blob.size for blob in work.collected),
+        kept_for_grace=work.young,
+    )
+    if not dry_run and (answer.blobs or answer.uploads):
+        work.note(answer)
+    return answer
+
+
+@dataclass
+class _Collection:
+    """A collection under way."""
+
+    deployment: Deployment
+    before: datetime
+    dry_run: bool
+    collected: list[CollectedBlob] = field(default_factory=list)
+    uploads: int = 0
+    young: int = 0
+
+    def collect_rows(self, progress: Progress) -> None:
+        """Forget blobs that no file refers to, and remove their objects."""
+        with self.deployment.read() as session:
+            self.young = collecting.count_in_grace(session, self.before) - condemning.count(session, self.before)
+            found = list(_unneeded(session, self.before))
+        progress.begin("Collecting", sum(row.size for row in found))
+        for part in _parts(found):
+            gone: Sequence[BlobRow] = part if self.dry_run else self._forget(part)
+            self._remove(row.key for row in gone)
+            self.collected += [CollectedBlob(digest=row.digest, key=row.key, size=row.size) for row in gone]
+            progress.advance(sum(row.size for row in part))
+
+    def _forget(self, part: list[BlobRow]) -> Sequence[BlobRow]:
+        """Those whose rows were removed: a publisher may have begun to rely on others meanwhile."""
+        digests = [row.digest for row in part]
+        return self.deployment.change(lambda session: collecting.forget(session, digests, self.before))
+
+    def collect_orphans(self, progress: Progress) -> None:
+        """Remove old objects that no row names: what a killed publisher or collector left, and damaged ones."""
+        orphans = list(self._orphans())
+        progress.begin("Collecting what was left over", sum(one.size for one in orphans))
+        for part in _parts(orphans):
+            gone = part if self.dry_run else self._condemn(part)
+            self._remove(one.key for one in gone)
+            self.collected += [CollectedBlob(digest=None, key=one.key, size=one.size) for one in gone]
+            progress.advance(sum(one.size for one in part))
+
+    def _condemn(self, part: list[ObjectInfo]) -> list[ObjectInfo]:
+        """Those that no row will ever name: one may have come since the objects were listed."""
+        keys = {blob_key_of(one.key) for one in part}
+        condemned = self.deployment.change(lambda session: condemning.condemn(session, keys))
+        return [one for one in part if blob_key_of(one.key) in condemned]
+
+    def _orphans(self) -> Iterator[ObjectInfo]:
+        young: set[str] = set()
+        for part in _parts(self.deployment.blobs.objects()):
+            with self.deployment.read() as session:
+                named = condemning.named(session, {blob_key_of(one.key) for one in part})
+            for one in part:
+                key = blob_key_of(one.key)
+                if key in named:
+                    continue
+                # A block list comes before its blob: it is as young as that.
+                if one.modified >= self.before or key in young:
+                    young.add(key)
+                else:
+                    yield one
+        self.young += len(young)
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        if self.dry_run:
+            return
+        with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="gc") as pool:
+            for _ in pool.map(self.deployment.blobs.delete, keys):
+                pass
+
+    def collect_uploads(self) -> None:
+        """Forget uploads that nobody finished in time, and remove what they and killed writers left in the store."""
+        now = datetime.now(UTC)
+        while found := self._expired(now):
+            self.uploads += len(found)
+            if self.dry_run:
+                return
+            for upload in found:
+                # Bytes first: the row is what finds them again when this is killed in between.
+                self.deployment.blobs.drop_staging(
+                    Staging(upload.staging_key, upload.multipart, upload.size, upload.part_size)
+                )
+            self._forget_uploads([upload.id for upload in found])
+        self._clear_store(now)
+
+    def _clear_store(self, now: datetime) -> None:
+        if not self.dry_run:
+            # An upload that has a row may be quiet for as long as its row lives, however short the grace is.
+            self.deployment.blobs.clear_staging(min(self.before, now - uploads.LIFETIME))
+            self.deployment.blobs.clear_litter()
+            self.deployment.change(lambda session: condemning.forget(session, now - condemning.LIFETIME))
+
+    def _expired(self, now: datetime) -> Sequence[UploadRow]:
+        with self.deployment.read() as session:
+            return uploads.expired(session, now, limit=_MOST_UPLOADS if self.dry_run else _AT_ONCE)
+
+    def _forget_uploads(self, ids: list[str]) -> None:
+        def work(session: Session) -> None:
+            for upload_id in ids:
+                uploads.remove(session, upload_id)
+
+        self.deployment.change(work)
+
+    def note(self, answer: Collected) -> None:
+        """The event of a collection that removed something."""
+        detail = {"blobs": len(answer.blobs), "bytes": answer.bytes, "uploads": answer.uploads}
+        self.deployment.change(
+            lambda session: events.record(session, "gc", "registry", self.deployment.principal, detail)
+        )
+
+
+def _unneeded(session: Session, before: datetime) -> Iterator[BlobRow]:
+    after = condemning.REAL
+    while page := collecting.unneeded(session, before, after=after):
+        yield from page
+        after = page[-1].digest
+
+
+def _parts(values: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(values)
+    while part := list(islice(rest, _AT_ONCE)):
+        yield part

@@ -1,0 +1,108 @@
+"""Artifacts by reference: looked up, opened, and described for another machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.digest import document_digest, hex_of
+from registry.folders.receipts import ReceiptLink, ReceiptPlan
+from registry.reference import Reference
+from registry.schemas import Options
+from registry.services.artifacts import build_artifact
+from registry.services.deployment import Deployment
+from registry.services.lineage import LoadedPath
+from registry.services.paths import path_in
+from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
+from registry.version import __version__
+from registry.wire import ArtifactFileEntry, ArtifactPlan
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a reference and its options mean: a path, and the ancestor where only what comes after it is wanted."""
+
+    path: LoadedPath
+    ancestor: LoadedPath | None
+    options: Options
+
+
+def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
+    """Look up what is asked for.
+
+    Raises:
+        NotFoundError: the reference names nothing.
+        RetractedError: it contains a retracted revision.
+    """
+    reference = Reference.parse(ref)
+    since = None if options.since is None else Reference.parse(options.since)
+    with deployment.read() as session:
+        path = path_in(session, reference)
+        return Asked(path, None if since is None else path_in(session, since), options)
+
+
+def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifact:
+    """The artifact that a reference means; see `registry.services.protocol.Registry.artifact`."""
+    return open_asked(deployment, ask(deployment, ref, options))
+
+
+def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
+    """The artifact of what was looked up.
+
+    Raises:
+        UsageError: the options contradict each other or the reference.
+        AccuracyError: the asked-for error can't be reached.
+    """
+    return build_artifact(deployment, asked.path, asked.ancestor, asked.options)
+
+
+def artifact_plan(deployment: Deployment, ref: str, options: Options) -> ArtifactPlan:
+    """An artifact as this machine makes it, with all that a client needs to fetch it; raises what `ask` raises."""
+    asked = ask(deployment, ref, options)
+    with open_asked(deployment, asked) as artifact:
+        return described(asked.path, asked.ancestor, artifact, with_files=True)
+
+
+def described(
+    path: LoadedPath, ancestor: LoadedPath | None, artifact: Artifact, *, with_files: bool = False
+) -> ArtifactPlan:
+    """What an artifact is."""
+    import torch
+
+    plan = artifact.plan
+    return ArtifactPlan(
+        reference=path.reference,
+        kind=plan.kind,
+        base=path.base.name,
+        since=ancestor.reference if ancestor else None,
+        plan=ReceiptPlan.model_validate(plan.document()),
+        plan_digest=plan.digest,
+        rendering=plan.rendering,
+        numerics=plan.numerics,
+        lineage=tuple(
+            ReceiptLink(
+                reference=link.reference,
+                number=link.number,
+                digest=link.digest,
+                rank=link.rank,
+                scalings=link.scalings,
+            )
+            for link in path.links
+        ),
+        notices=artifact.notices,
+        truncation=artifact.truncation,
+        torch=torch.__version__,
+        version=__version__,
+        artifact_format=ARTIFACT_FORMAT,
+        files=tuple(_entry(artifact, file) for file in artifact.files.values()) if with_files else (),
+    )
+
+
+def _entry(artifact: Artifact, file: ArtifactFile) -> ArtifactFileEntry:
+    head = None if file.header is None else file.read(0, file.header.size)
+    return ArtifactFileEntry(path=file.path, size=file.size, etag=etag(artifact.rendering, file.path), header=head)
+
+
+def etag(rendering: str, path: str) -> str:
+    """The ETag of a file of an artifact, without quotes: it says which bytes, also after a materialisation."""
+    return hex_of(document_digest({"rendering": rendering, "file": path}))

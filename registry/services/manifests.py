@@ -1,0 +1,109 @@
+"""A revision's manifest and its row: what a checked adapter is, once the digests of its files are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from registry.catalogue.blobs import FileRef
+from registry.catalogue.publishing import NewRevision
+from registry.digest import canonical_json, sha256_digest
+from registry.errors import IntegrityError
+from registry.reference import Reference
+from registry.schemas import TargetGroup
+from registry.services.candidates import Candidate
+from registry.tensors.checkpoint.adapter import Checkpoint
+
+MANIFEST_FORMAT: Final = 1
+
+Files = Mapping[str, tuple[str, int]]
+"""Digest and size by name."""
+
+
+def new_revision(candidate: Candidate, files: Files, actor: str) -> NewRevision:
+    """The revision to publish.
+
+    Raises:
+        IntegrityError: a copy does not arrive at the digest that it has where it comes from.
+    """
+    text = canonical_json(_manifest(candidate, files))
+    digest = sha256_digest(text)
+    origin, trained_on = candidate.draft.origin, candidate.config.base_model_name_or_path
+    if origin is not None and origin.digest != digest:
+        raise IntegrityError(
+            f"The copy of {origin.reference} from {origin.registry} would be {digest} here, and it is {origin.digest} "
+            "there: its files, its parent or its base model are others, so nothing was published."
+        )
+    return NewRevision(
+        path=candidate.draft.path,
+        base_digest=candidate.parent.base.digest,
+        parent_id=candidate.parent.row.id if candidate.parent.row else None,
+        digest=digest,
+        manifest=text.decode("utf-8"),
+        message=candidate.draft.labels.message,
+        author=actor if origin is None else origin.author,
+        rank=candidate.checkpoint.rank,
+        parameters=candidate.checkpoint.parameters,
+        size=sum(size for _, size in files.values()),
+        trained_on=trained_on,
+        notices=(
+            *candidate.checkpoint.notices,
+            *beyond_pairs(candidate.checkpoint),
+            *_quantised_notice(trained_on),
+        ),
+        files=tuple(FileRef(name, digest) for name, (digest, _) in sorted(files.items())),
+        targets=target_groups(candidate.checkpoint),
+        number=None if origin is None else Reference.parse(origin.reference).number,
+        created_at=None if origin is None else origin.created_at,
+    )
+
+
+def _manifest(candidate: Candidate, files: Files) -> dict[str, Any]:
+    """What a revision's digest is the digest of."""
+    row = candidate.parent.row
+    return {
+        "format": MANIFEST_FORMAT,
+        "base": candidate.parent.base.digest,
+        "parent": row.digest if row else None,
+        "config": dict(candidate.config.document),
+        "files": [{"path": path, "digest": digest, "size": size} for path, (digest, size) in sorted(files.items())],
+    }
+
+
+def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
+    """What an adapter does besides adding pairs, for people."""
+    if checkpoint.config.use_dora:
+        yield "The adapter is a DoRA: it also rescales the weights of its target modules to magnitudes of its own."
+    values = list(checkpoint.values)
+    if values:
+        more = f" and {len(values) - 3} more" if len(values) > 3 else ""
+        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole: what was there before is gone."
+    for module, rows in checkpoint.tokens.items():
+        yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
+
+
+def _quantised_notice(trained_on: str | None) -> tuple[str, ...]:
+    marks = ("bnb-4bit", "bnb-8bit", "-4bit", "-8bit", "-gptq", "-awq", "-int4", "-int8", "-fp8")
+    if trained_on and trained_on.lower().rstrip("/").endswith(marks):
+        notice = (
+            f"The adapter was trained on {trained_on}, a quantised copy: on the unquantised base it is a slightly "
+            "different function."
+        )
+        return (notice,)
+    return ()
+
+
+def target_groups(checkpoint: Checkpoint) -> tuple[TargetGroup, ...]:
+    """The target modules by leaf name."""
+    groups: dict[str, list[tuple[int, float]]] = {}
+    for module, pair in checkpoint.pairs.items():
+        groups.setdefault(module.rpartition(".")[2], []).append((pair.rank, pair.scaling))
+    return tuple(
+        TargetGroup(
+            name=name,
+            modules=len(pairs),
+            ranks=tuple(sorted({rank for rank, _ in pairs})),
+            scalings=tuple(sorted({scaling for _, scaling in pairs})),
+        )
+        for name, pairs in sorted(groups.items())
+    )

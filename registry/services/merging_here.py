@@ -1,0 +1,182 @@
+"""Composing on a client's machine: the same core, on base weights that are there and adapters that a service sends.
+
+What comes out is what the service would make: the plan is made of the same digests. A bundle is believed only as far
+as its digests bear it out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from registry.digest import sha256_digest
+from registry.errors import IntegrityError, UsageError
+from registry.folders.receipts import Receipt
+from registry.reference import Reference
+from registry.schemas import Options, OutputFile
+from registry.services.artifacts import build_artifact
+from registry.services.handing_out import described
+from registry.services.hashing import files_digest, weights_digest
+from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, PathFile, read_document, target_table
+from registry.services.receipt import receipt_of
+from registry.services.transfer import ClosableSource
+from registry.storage.place import BlobPlace
+from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
+from registry.tensors.artifacts.closeness import TensorComparison
+from registry.tensors.files.dtypes import TORCH
+from registry.tensors.files.source import FileSource
+from registry.wire import BlobEntry, Bundle
+
+OpenBlob = Callable[[BlobEntry], ClosableSource]
+
+
+class MergedHere:
+    """An artifact that is computed on this machine, and the path that it is of."""
+
+    def __init__(self, path: LoadedPath, artifact: Artifact) -> None:
+        self.path = path
+        self.artifact = artifact
+
+    @property
+    def rendering(self) -> str:
+        """Names its bytes."""
+        return self.artifact.rendering
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self.artifact.size
+
+    @property
+    def files(self) -> Mapping[str, ArtifactFile]:
+        """The files by name."""
+        return self.artifact.files
+
+    def receipt(self, files: tuple[OutputFile, ...], registry: str) -> Receipt:
+        """What was computed, and what came out."""
+        return receipt_of(described(self.path, None, self.artifact), files, registry)
+
+    def close(self) -> None:
+        """Release what it reads from."""
+        self.artifact.close()
+
+
+class LocalArithmetic:
+    """The tensor core of this machine, for a client."""
+
+    def merge(self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, Path], options: Options) -> MergedHere:
+        """Compose a path on base weights of this machine: ``base`` has the checked file of each name.
+
+        Raises:
+            UsageError: the options contradict each other or the reference.
+            IntegrityError: the bundle contradicts itself.
+        """
+        if options.since is not None:
+            raise UsageError("What comes after an ancestor is composed by the service, not on this machine.")
+        blobs = _Blobs(bundle, open_blob, base)
+        path = path_of(bundle)
+        check_bundle(bundle, path, blobs)
+        return MergedHere(path, build_artifact(blobs, path, None, options))
+
+    def comparison(self, dtype: str) -> TensorComparison:
+        """Compare two renderings of a tensor."""
+        return TensorComparison(dtype)
+
+    def tensor(self, data: bytearray, dtype: str, shape: tuple[int, ...]) -> Any:
+        """Bytes of a file as a tensor."""
+        flat = torch.frombuffer(data, dtype=TORCH[dtype]) if data else torch.empty(0, dtype=TORCH[dtype])
+        return flat.reshape(shape)
+
+
+class _Blobs:
+    """Blobs of a bundle: the base's weights from this machine's files, all others from the registry."""
+
+    def __init__(self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, Path]) -> None:
+        self._open_blob = open_blob
+        self._files = {entry.digest: base[entry.path] for entry in bundle.base.files if entry.path in base}
+        self._entries = {entry.digest: entry for entry in _all_entries(bundle)}
+
+    def open_blob(self, place: BlobPlace) -> ClosableSource:
+        """Open a blob for checked reads."""
+        file = self._files.get(place.digest)
+        if file is None:
+            return self._open_blob(self._entries[place.digest])
+        source = FileSource(file)
+        if source.size != place.size:
+            source.close()
+            raise IntegrityError(
+                f"{file} has {source.size} bytes instead of {place.size}: it was changed after it was checked.",
+                code="wrong_base",
+            )
+        return source
+
+
+def _all_entries(bundle: Bundle) -> Iterator[BlobEntry]:
+    yield from bundle.base.files
+    yield bundle.base.index
+    yield bundle.base.table
+    for link in bundle.links:
+        yield from link.files
+
+
+def path_of(bundle: Bundle) -> LoadedPath:
+    """A bundle as a path; its blobs have no place in a store of this machine."""
+    base = PathBase(
+        name=bundle.base.summary.name,
+        digest=bundle.base.summary.digest,
+        table_digest=bundle.base.summary.table_digest,
+        files_digest=bundle.base.files_digest,
+        files=_files(bundle.base.files),
+        index=_place(bundle.base.index),
+        table=_place(bundle.base.table),
+    )
+    links = []
+    for entry in bundle.links:
+        reference = Reference.parse(entry.reference)
+        number = reference.number or 0
+        links.append(Link(str(reference.path), number, entry.digest, entry.rank, entry.scalings, _files(entry.files)))
+    return LoadedPath(bundle.reference, base, tuple(links))
+
+
+def _files(entries: tuple[BlobEntry, ...]) -> tuple[PathFile, ...]:
+    return tuple(PathFile(entry.path, _place(entry)) for entry in entries)
+
+
+def _place(entry: BlobEntry) -> BlobPlace:
+    return BlobPlace(entry.digest, entry.size, entry.blocks_digest, key="")
+
+
+def check_bundle(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> None:
+    """Hold a bundle against its own digests: of manifests, of lists of files, of the base's index and table.
+
+    Raises:
+        IntegrityError: it contradicts itself.
+    """
+    try:
+        wrong = next(_contradictions(bundle, path, blobs), None)
+    except (KeyError, TypeError, ValueError) as problem:
+        wrong = f"a document of it is malformed ({type(problem).__name__})"
+    if wrong is not None:
+        raise IntegrityError(f"What the registry says of {bundle.reference} contradicts itself: {wrong}.")
+
+
+def _contradictions(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> Iterator[str]:
+    above: str | None = None
+    for link in bundle.links:
+        manifest = json.loads(link.manifest)
+        said = (manifest["base"], manifest["parent"], {file["path"]: file["digest"] for file in manifest["files"]})
+        sent = (path.base.digest, above, {file.path: file.digest for file in link.files})
+        if sha256_digest(link.manifest.encode()) != link.digest or said != sent:
+            yield f"{link.reference} is not what its digest {link.digest} says"
+        above = link.digest
+    files = {entry.path: (entry.digest, entry.size) for entry in bundle.base.files}
+    if files_digest(files) != path.base.files_digest:
+        yield f"the files of {path.base.name} are not those of {path.base.files_digest}"
+    if weights_digest(read_document(blobs, path.base.index)) != path.base.digest:
+        yield f"the tensors of {path.base.name} are not those of {path.base.digest}"
+    if target_table(blobs, path.base).digest != path.base.table_digest:
+        yield f"the target table of {path.base.name} is not {path.base.table_digest}"

@@ -1,0 +1,158 @@
+"""Operations: what a commit, a collection or a check is as work that outlives its request, and how it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from registry.catalogue import operations as rows
+from registry.catalogue import tokens
+from registry.catalogue.operations import OperationRow
+from registry.errors import CODES, NotAllowedError, NotFoundError, RegistryError
+from registry.progress import Progress
+from registry.reference import Path
+from registry.rights import Principal
+from registry.schemas import Schema
+from registry.services.bases import require_adding
+from registry.services.candidates import require_publishing
+from registry.services.deployment import Deployment
+from registry.wire import (
+    BaseCommit,
+    FsckRequest,
+    GcRequest,
+    Operation,
+    OperationKind,
+    OperationResult,
+    OperationState,
+    Problem,
+    PublishCommit,
+)
+
+Request = PublishCommit | BaseCommit | GcRequest | FsckRequest
+REQUESTS: Final[Mapping[OperationKind, type[Request]]] = {
+    "publish": PublishCommit,
+    "base": BaseCommit,
+    "gc": GcRequest,
+    "fsck": FsckRequest,
+}
+AT_ONCE: Final = 32 << 20
+"""Bytes that a request may have read back and hashed without an operation: less than a second's work."""
+
+
+def submit(deployment: Deployment, kind: OperationKind, request: Schema) -> Operation:
+    """Note work to do; the same request of the same principal that is not finished is given back.
+
+    Raises:
+        NotAllowedError: the token does not allow it.
+    """
+    require(deployment, request)
+    row = deployment.change(lambda session: rows.create(session, kind, request.model_dump_json(), deployment.principal))
+    return operation_of(row)
+
+
+def operation(deployment: Deployment, operation_id: str) -> Operation:
+    """An operation as it stands; raises `NotFoundError`, also for someone else's."""
+    with deployment.read() as session:
+        return operation_of(rows.get(session, operation_id, deployment.principal))
+
+
+def require(deployment: Deployment, request: Schema) -> None:
+    """Refuse what the token does not allow, before anything is noted; raises `NotAllowedError`, `UsageError`."""
+    if isinstance(request, PublishCommit):
+        require_publishing(deployment, Path.parse(request.request.path))
+    elif isinstance(request, BaseCommit):
+        require_adding(deployment, request.request.name)
+    else:
+        what = "collect what nothing needs" if isinstance(request, GcRequest) else "check the registry"
+        deployment.rights.require_everywhere("admin", what)
+
+
+def bytes_to_read(request: Schema) -> int | None:
+    """How much a request has read back; None where nobody knows before."""
+    if isinstance(request, PublishCommit | BaseCommit):
+        return sum(claim.size for claim in request.request.files)
+    return None
+
+
+def perform(deployment: Deployment, request: Schema, progress: Progress) -> OperationResult:
+    """Do the work; doing it again, or doing the rest of it, gives the same."""
+    from registry.services import base_requests, check, collect, publish
+
+    if isinstance(request, PublishCommit):
+        return OperationResult(published=publish.commit_publish(deployment, request, progress))
+    if isinstance(request, BaseCommit):
+        return OperationResult(base_added=base_requests.commit_base(deployment, request, progress))
+    if isinstance(request, GcRequest):
+        collected = collect.collect(deployment, dry_run=request.dry_run, progress=progress, grace=deployment.gc_grace)
+        return OperationResult(collected=collected)
+    if isinstance(request, FsckRequest):
+        return OperationResult(checked=check.check(deployment, deep=request.deep, progress=progress))
+    raise AssertionError(f"no operation is made of a {type(request).__name__}")
+
+
+def request_of(row: OperationRow) -> Request:
+    """What an operation was asked to do."""
+    return REQUESTS[_kind(row)].model_validate_json(row.request)
+
+
+def acting_for(deployment: Deployment, principal: Principal) -> Deployment:
+    """The deployment of who asked for an operation, if they may still act.
+
+    Raises:
+        NotAllowedError: ``bad_token``, their token was revoked or has expired meanwhile.
+    """
+    if principal.token is not None:
+        gone = NotAllowedError(
+            f"The token {principal.token} was revoked or has expired since it asked for this.", code="bad_token"
+        )
+        try:
+            with deployment.read_everything() as session:
+                token = tokens.get(session, principal.token)
+        except NotFoundError:
+            raise gone from None
+        if token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= datetime.now(UTC)):
+            raise gone
+    return replace(deployment, principal=principal)
+
+
+def plain_problem(error: RegistryError) -> Problem:
+    """An error as operations keep it, where no face of the service says it otherwise."""
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RegistryError.__module__)
+    return Problem(
+        type=f"urn:adapter-registry:error:{error.code}",
+        title=CODES[error.code],
+        status=500,
+        detail=str(error),
+        code=error.code,
+        kind=kind,
+    )
+
+
+Describe = Callable[[RegistryError], Problem]
+
+
+def operation_of(row: OperationRow) -> Operation:
+    """An operation's row as it is shown."""
+    return Operation(
+        id=row.id,
+        kind=_kind(row),
+        state=_state(row),
+        stage=row.stage,
+        done=row.done,
+        total=row.total,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        result=None if row.result is None else OperationResult.model_validate_json(row.result),
+        problem=None if row.problem is None else Problem.model_validate_json(row.problem),
+    )
+
+
+def _kind(row: OperationRow) -> OperationKind:
+    return next(kind for kind in REQUESTS if kind == row.kind)
+
+
+def _state(row: OperationRow) -> OperationState:
+    states: tuple[OperationState, ...] = ("pending", "running", "done", "failed")
+    return next(state for state in states if state == row.state)

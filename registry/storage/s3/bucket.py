@@ -1,0 +1,159 @@
+"""One bucket, or a prefix of it: single requests, and their refusals as errors of this package."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from registry.errors import NotFoundError, RegistryError, UsageError
+from registry.storage.driver import ObjectInfo
+from registry.storage.s3.connection import Connection
+from registry.storage.s3.refusals import is_missing, no_bucket, store_error
+
+_URL: Final = re.compile(
+    r"s3://(?P<name>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
+)
+
+log = logging.getLogger(__name__)
+
+
+class Bucket:
+    """Requests about single objects. Keys are those of `registry.storage.layout`; the prefix is added here."""
+
+    def __init__(self, url: str, public_url: str | None = None) -> None:
+        match = _URL.fullmatch(url)
+        if match is None:
+            raise UsageError(
+                "The URL of an S3 store is s3://BUCKET or s3://BUCKET/PREFIX (lower-case letters, digits, dots and "
+                "hyphens in the bucket's name); its address and credentials are given by AWS_ENDPOINT_URL, "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            )
+        self.name = match["name"]
+        self._prefix = match["prefix"].strip("/") + "/" if match["prefix"] else ""
+        self.place = url.rstrip("/")
+        self.connection = Connection(self.name, public_url)
+        self.client = self.connection.client
+        self.copies_parts = True
+        """Whether the store can copy a range of an object; False once it has shown that it can't."""
+
+    def at(self, key: str) -> dict[str, str]:
+        """The arguments that name an object in a request."""
+        return {"Bucket": self.name, "Key": self._prefix + key}
+
+    @contextmanager
+    def told(self, key: str | None = None, *, writing: bool = False) -> Iterator[None]:
+        """Turns what botocore raises in the block into an error of this package."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise store_error(error, self.place, self.connection.endpoint, key, writing=writing) from error
+
+    def require(self) -> None:
+        """Raises when the bucket isn't there or can't be used."""
+        with self.told():
+            try:
+                self.client.head_bucket(Bucket=self.name)
+            except Exception as error:
+                if is_missing(error):
+                    raise no_bucket(self.place, self.connection.endpoint) from error
+                raise
+
+    def find(self, key: str) -> int | None:
+        """Bytes of an object, or None when there is none, or no bucket: the store's answer is the same."""
+        try:
+            with self.told(key):
+                return int(self.client.head_object(**self.at(key))["ContentLength"])
+        except NotFoundError:
+            return None
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, or None when there is none. A missing bucket is an error."""
+        size = self.find(key)
+        if size is None:
+            self.require()
+        return size
+
+    def put(self, key: str, body: Any, length: int) -> None:
+        """Write an object by one request."""
+        with self.told(key, writing=True):
+            self.client.put_object(**self.at(key), Body=body, ContentLength=length)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; a missing one is no error."""
+        with self.told(key, writing=True):
+            self.client.delete_object(**self.at(key))
+
+    def tidy(self, key: str, upload: str | None = None) -> None:
+        """Remove what is left of unfinished work. When that can't be done now, it is left to be collected."""
+        try:
+            if upload is not None:
+                self.abort(key, upload)
+            self.delete(key)
+        except RegistryError as error:
+            log.warning("the object %s in %s is left to be collected: %s", key, self.place, error)
+
+    def begin(self, key: str) -> str:
+        """Begin an upload in parts."""
+        with self.told(key, writing=True):
+            return str(self.client.create_multipart_upload(**self.at(key))["UploadId"])
+
+    def put_part(self, key: str, upload: str, number: int, body: Any, length: int) -> str:
+        """Write a part; returns what the store wants to hear of it when the parts are joined."""
+        with self.told(key, writing=True):
+            answer = self.client.upload_part(
+                **self.at(key), UploadId=upload, PartNumber=number, Body=body, ContentLength=length
+            )
+            return str(answer["ETag"])
+
+    def join(self, key: str, upload: str, tags: dict[int, str]) -> None:
+        """Make an object of its parts."""
+        parts = [{"PartNumber": number, "ETag": tag} for number, tag in sorted(tags.items())]
+        with self.told(key, writing=True):
+            self.connection.patient.complete_multipart_upload(
+                **self.at(key), UploadId=upload, MultipartUpload={"Parts": parts}
+            )
+
+    def abort(self, key: str, upload: str) -> None:
+        """Remove an upload and its parts; one that is gone is no error."""
+        with self.told(key, writing=True):
+            try:
+                self.client.abort_multipart_upload(**self.at(key), UploadId=upload)
+            except Exception as error:
+                if not is_missing(error):
+                    raise
+
+    def parts(self, key: str, upload: str) -> dict[int, dict[str, Any]] | None:
+        """What the store says of each part that is there, or None when there is no such upload."""
+        try:
+            with self.told(key):
+                pages = self.client.get_paginator("list_parts").paginate(**self.at(key), UploadId=upload)
+                return {int(part["PartNumber"]): part for page in pages for part in page.get("Parts", ())}
+        except NotFoundError:
+            return None
+
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose key starts with ``prefix``, in the order in which the store lists them."""
+        with self.told():
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.name, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for one in page.get("Contents", ()):
+                    key = one["Key"][len(self._prefix) :]
+                    yield ObjectInfo(key, int(one["Size"]), one["LastModified"].astimezone(UTC))
+
+    def uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
+        """Unfinished uploads in parts: key, id, when each began."""
+        with suppress(NotFoundError), self.told():  # what rclone says of a bucket without any
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.name, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for one in page.get("Uploads", ()):
+                    yield one["Key"][len(self._prefix) :], one["UploadId"], one["Initiated"].astimezone(UTC)

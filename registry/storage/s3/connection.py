@@ -1,0 +1,109 @@
+"""Clients for an S3 store, set up by the standard AWS settings (environment, profiles, roles)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from registry.errors import UsageError
+
+_CONNECT_TIMEOUT: Final = 10
+_READ_TIMEOUT: Final = 60
+_PATIENCE: Final = 900
+_CONNECTIONS: Final = 64
+_AWS: Final = (".amazonaws.com", ".amazonaws.com.cn")
+
+
+class Connection:
+    """The clients that a driver needs, all safe for many threads.
+
+    ``client`` for what answers soon, ``patient`` for copies that the store makes and joins, ``signer`` for presigned
+    requests, which are made for the address under which clients reach the store.
+    """
+
+    def __init__(self, bucket: str, public_url: str | None) -> None:
+        import boto3
+        import botocore.session
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            settings = botocore.session.get_session()
+            # One for all clients: it adds its methods to what the settings make, which works once.
+            session = boto3.session.Session(botocore_session=settings)
+            self.client = _client(session, settings, None, bucket, _READ_TIMEOUT)
+            self.signer = (
+                self.client if public_url is None else _client(session, settings, public_url, bucket, _READ_TIMEOUT)
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise UsageError(
+                f"The settings for S3 can't be used ({error}): check AWS_ENDPOINT_URL, AWS_PROFILE and the others."
+            ) from error
+        self._session = session
+        self._settings = settings
+        self._bucket = bucket
+        self._patient: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def patient(self) -> Any:
+        """A client that waits for long."""
+        with self._lock:
+            if self._patient is None:
+                self._patient = _client(self._session, self._settings, None, self._bucket, _PATIENCE)
+            return self._patient
+
+    @property
+    def endpoint(self) -> str:
+        """Where the store is, without credentials."""
+        return _without_user(self.client.meta.endpoint_url)
+
+    def close(self) -> None:
+        """Release all connections."""
+        for client in (self.client, self.signer, self._patient):
+            if client is not None:
+                client.close()
+
+
+def _client(session: Any, settings: Any, endpoint: str | None, bucket: str, read_timeout: int) -> Any:
+    from botocore.config import Config
+
+    config = Config(
+        signature_version="s3v4",
+        connect_timeout=_CONNECT_TIMEOUT,
+        read_timeout=read_timeout,
+        max_pool_connections=_CONNECTIONS,
+        tcp_keepalive=True,
+        retries={"mode": "standard"},
+        # Stores accept wrong checksums and send wrong ones: bytes are read back and hashed instead.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    if _in_host(settings, endpoint, bucket):
+        addressing: Any = {"addressing_style": "virtual"}
+        config = config.merge(Config(s3=addressing))
+    # botocore itself doesn't know AWS_REGION, which all other clients of AWS do.
+    region = settings.get_config_variable("region") or os.environ.get("AWS_REGION")
+    return session.client("s3", region_name=region, endpoint_url=endpoint, config=config)
+
+
+def _in_host(settings: Any, endpoint: str | None, bucket: str) -> bool:
+    """Whether to ask for the bucket's name in the host name of URLs.
+
+    Amazon's own stores want that, and botocore's default would sign for a host of another region. Elsewhere that
+    default is right: the path (there are no names for buckets below ``127.0.0.1`` or ``s3``), unless
+    ``addressing_style`` in a profile's ``s3`` says otherwise. A name with dots fits no certificate.
+    """
+    from botocore.configprovider import ConfiguredEndpointProvider
+
+    profile = settings.get_scoped_config()
+    if profile.get("s3", {}).get("addressing_style") is not None or "." in bucket:
+        return False
+    given = endpoint or ConfiguredEndpointProvider(settings.full_config, profile, "s3").provide()
+    return given is None or (urlsplit(given).hostname or "").endswith(_AWS)
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

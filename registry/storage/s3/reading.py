@@ -1,0 +1,108 @@
+"""Objects in a bucket, read by range: large reads by several requests, broken ones taken up where they broke."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from registry.errors import IntegrityError, NotFoundError, UnavailableError
+from registry.storage.driver import ObjectReader
+from registry.storage.s3.bucket import Bucket
+from registry.storage.s3.refusals import status_of
+
+_PIECE: Final = 8 << 20
+_AT_ONCE: Final = 8
+_ATTEMPTS: Final = 4
+
+
+class S3Reader:
+    """An object of a known size."""
+
+    ahead = 4 * _PIECE
+
+    def __init__(self, bucket: Bucket, key: str, size: int) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer = buffer.cast("B")
+        if offset + len(buffer) > self._size:
+            raise self._short(offset + len(buffer))
+        pieces = range(0, len(buffer), _PIECE)
+        if len(pieces) <= 1:
+            self._read_piece(offset, buffer)
+            return
+        with ThreadPoolExecutor(min(_AT_ONCE, len(pieces)), thread_name_prefix="read") as pool:
+            reads = [pool.submit(self._read_piece, offset + at, buffer[at : at + _PIECE]) for at in pieces]
+            for read in reads:
+                read.result()
+
+    def close(self) -> None:
+        """There is nothing to release: connections are the driver's."""
+
+    def _read_piece(self, offset: int, buffer: memoryview) -> None:
+        reason: Exception | None = None
+        for _ in range(_ATTEMPTS):
+            if not buffer:
+                return
+            count, reason = self._read_some(offset, buffer)
+            buffer = buffer[count:]
+            offset += count
+        if buffer:
+            kind = type(reason).__name__ if reason is not None else "too few bytes"
+            raise UnavailableError(
+                f"The store broke off {_ATTEMPTS} times while it sent {self._key} from {self._bucket.place} ({kind}): "
+                "run this again in a while."
+            ) from reason
+
+    def _read_some(self, offset: int, buffer: memoryview) -> tuple[int, Exception | None]:
+        """Ask for all of ``buffer``; returns how much came, and what stopped it."""
+        from botocore.exceptions import BotoCoreError
+
+        body = self._ask(offset, len(buffer))
+        done = 0
+        try:
+            while done < len(buffer) and (count := body.readinto(buffer[done:])):
+                done += count
+        except BotoCoreError as error:
+            return done, error
+        finally:
+            body.close()
+        return done, None
+
+    def _ask(self, offset: int, length: int) -> Any:
+        wanted = f"bytes={offset}-{offset + length - 1}"
+        with self._bucket.told(self._key):
+            try:
+                answer = self._bucket.client.get_object(**self._bucket.at(self._key), Range=wanted)
+            except Exception as error:
+                if status_of(error) == 416:
+                    raise self._short(offset + length) from error
+                raise
+        if answer["ContentLength"] == length:
+            return answer["Body"]
+        answer["Body"].close()
+        if answer["ContentLength"] < length:
+            raise self._short(offset + length)
+        raise UnavailableError(
+            f"The store {self._bucket.place} sent {answer['ContentLength']} bytes where {length} were asked for: "
+            "it can't read ranges, or what stands before it changes answers."
+        )
+
+    def _short(self, wanted: int) -> IntegrityError:
+        return IntegrityError(
+            f"{self._key} in {self._bucket.place} ends before byte {wanted}, more was expected: it was cut short."
+        )
+
+
+def open_object(bucket: Bucket, key: str) -> ObjectReader:
+    """Open an object; raises `NotFoundError` when there is none."""
+    size = bucket.size(key)
+    if size is None:
+        raise NotFoundError(f"There is no object {key} in {bucket.place}.")
+    return S3Reader(bucket, key, size)

@@ -1,0 +1,133 @@
+"""Uploads by clients into a bucket: one PUT to a staging key, or a multipart upload of the store's own kind."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final
+from urllib.parse import quote
+
+from registry.errors import NotFoundError
+from registry.storage.driver import ObjectWriter, check_key
+from registry.storage.layout import STAGING
+from registry.storage.medium import medium
+from registry.storage.s3.bucket import Bucket
+from registry.storage.s3.copying import copy_object
+from registry.storage.s3.writing import S3Copy
+from registry.storage.staging import Staging, new_staging, require_parts, staging_gone, whole_part
+
+_IN_MEMORY: Final = 16 << 20
+
+
+class S3Uploads:
+    """The half of the driver for buckets that knows uploads."""
+
+    def __init__(self, bucket: Bucket, *, proxy_blobs: bool) -> None:
+        self._bucket = bucket
+        self._proxy_blobs = proxy_blobs
+
+    def begin_staging(self, size: int, part_size: int) -> Staging:
+        staging = new_staging(size, part_size)
+        return staging if size <= part_size else replace(staging, multipart=self._bucket.begin(staging.key))
+
+    def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
+        staging.part_length(number)
+        if staging.multipart is None:
+            return self._sign("put_object", expires, self._bucket.at(staging.key))
+        part = {"UploadId": staging.multipart, "PartNumber": number}
+        return self._sign("upload_part", expires, {**self._bucket.at(staging.key), **part})
+
+    def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:
+        length = staging.part_length(number)
+        # A part is sent when it is whole, and sent again when that fails: so it waits here, on the disk if it is large.
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
+            for chunk in whole_part(staging, number, chunks):
+                with medium(Path(tempfile.gettempdir())):
+                    spool.write(chunk)
+            spool.seek(0)
+            self._send(staging, number, spool, length)
+
+    def parts(self, staging: Staging) -> dict[int, int]:
+        if staging.multipart is not None:
+            found = self._bucket.parts(staging.key, staging.multipart)
+            if found is not None:
+                return {number: int(part["Size"]) for number, part in sorted(found.items())}
+        size = self._bucket.size(staging.key)
+        if staging.multipart is None:
+            return {} if size is None else {1: size}
+        if size != staging.size:
+            raise staging_gone(staging)
+        # The parts were joined already, by a call that did not come to its end.
+        return {number: staging.part_length(number) for number in range(1, staging.part_count + 1)}
+
+    def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
+        check_key(key)
+        self._join(staging)
+        try:
+            copy_object(self._bucket, staging.key, key, staging.size)
+        except NotFoundError as error:
+            raise staging_gone(staging) from error
+        return S3Copy(self._bucket, key)
+
+    def drop_staging(self, staging: Staging) -> None:
+        if staging.multipart is not None:
+            self._bucket.abort(staging.key, staging.multipart)
+        self._bucket.delete(staging.key)
+
+    def clear_staging(self, older_than: datetime) -> int:
+        old = [one.key for one in self._bucket.objects(STAGING) if one.modified < older_than]
+        for key in old:
+            self._bucket.delete(key)
+        return len(old) + abort_uploads(self._bucket, STAGING, older_than)
+
+    def sign_get(self, key: str, expires: int, *, name: str | None) -> str | None:
+        asked: dict[str, Any] = dict(self._bucket.at(check_key(key)))
+        if name is not None:
+            asked["ResponseContentDisposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+        return self._sign("get_object", expires, asked)
+
+    def _sign(self, method: str, expires: int, asked: dict[str, Any]) -> str | None:
+        if self._proxy_blobs:
+            return None
+        with self._bucket.told():
+            return str(self._bucket.connection.signer.generate_presigned_url(method, Params=asked, ExpiresIn=expires))
+
+    def _send(self, staging: Staging, number: int, spool: IO[bytes], length: int) -> None:
+        if staging.multipart is None:
+            self._bucket.put(staging.key, spool, length)
+            return
+        try:
+            self._bucket.put_part(staging.key, staging.multipart, number, spool, length)
+        except NotFoundError as error:
+            raise staging_gone(staging) from error
+
+    def _join(self, staging: Staging) -> None:
+        """See that the staging object is whole."""
+        require_parts(staging, self.parts(staging))
+        if staging.multipart is None:
+            return
+        found = self._bucket.parts(staging.key, staging.multipart)
+        if found is None:
+            return  # joined already: that is what parts() said
+        tags = {number: str(found[number]["ETag"]) for number in range(1, staging.part_count + 1)}
+        try:
+            self._bucket.join(staging.key, staging.multipart, tags)
+        except NotFoundError:
+            # The store may have joined them when its answer was lost, or for another call.
+            self.parts(staging)
+
+
+def abort_uploads(bucket: Bucket, prefix: str, older_than: datetime, *, besides: str | None = None) -> int:
+    """Remove multipart uploads in which nothing happened since ``older_than``; returns how many."""
+    count = 0
+    for key, upload, begun in list(bucket.uploads(prefix)):
+        if begun >= older_than or (besides is not None and key.startswith(besides)):
+            continue
+        parts = bucket.parts(key, upload) or {}
+        if all(part["LastModified"].astimezone(UTC) < older_than for part in parts.values()):
+            bucket.abort(key, upload)
+            count += 1
+    return count

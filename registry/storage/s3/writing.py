@@ -1,0 +1,185 @@
+"""Objects that this process writes into a bucket.
+
+Small ones are kept in memory and put when they are committed. Larger ones go to ``incoming/<32 hex>`` in parts while
+they are written, and are copied by the store to their key. Either way the object is read back before the commit is
+done: what stores say of checksums is not relied on.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from blake3 import blake3
+
+from registry.errors import IntegrityError
+from registry.storage.driver import ObjectReader, StoredBy, key_taken
+from registry.storage.layout import INCOMING
+from registry.storage.memory import MemoryReader
+from registry.storage.s3.bucket import Bucket
+from registry.storage.s3.copying import copy_object
+from registry.storage.s3.reading import S3Reader, open_object
+from registry.storage.streams import ObjectStream
+
+PART: Final = 16 << 20
+_GROW_EVERY: Final = 2500
+_AT_ONCE: Final = 4
+_CHUNK: Final = 1 << 20
+
+
+class S3Writer:
+    """An object that is written here."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._digest = blake3()
+        self._size = 0
+        self._rest = bytearray()
+        self._incoming: _Incoming | None = None
+
+    @property
+    def stored_by(self) -> StoredBy:
+        return "copy"
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._digest.update(data)
+        self._size += len(memoryview(data).cast("B"))
+        self._rest += data
+        while len(self._rest) >= self._part_size():
+            if self._incoming is None:
+                self._incoming = _Incoming(self._bucket)
+            size = self._part_size()
+            self._incoming.put(self._rest[:size])
+            del self._rest[:size]
+
+    def open(self) -> ObjectReader:
+        if self._incoming is None:
+            return MemoryReader(bytes(self._rest))
+        self._finish(self._incoming)
+        return S3Reader(self._bucket, self._incoming.key, self._size)
+
+    def commit_as(self, key: str) -> None:
+        """Make the object visible under ``key``, and see that it holds what was written."""
+        if self._bucket.find(key) is not None:
+            raise key_taken(key, self._bucket.place)
+        try:
+            if self._incoming is None:
+                self._bucket.put(key, self._rest, self._size)
+            else:
+                self._finish(self._incoming)
+                copy_object(self._bucket, self._incoming.key, key, self._size)
+            self._read_back(key)
+        except BaseException:
+            self._bucket.tidy(key)
+            raise
+        self.close()
+
+    def close(self) -> None:
+        """Remove what is left under ``incoming/``."""
+        if self._incoming is not None:
+            self._incoming.close()
+            self._incoming = None
+        self._rest = bytearray()
+
+    def __enter__(self) -> S3Writer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _part_size(self) -> int:
+        return self._incoming.next_size() if self._incoming is not None else PART
+
+    def _finish(self, incoming: _Incoming) -> None:
+        if self._rest:
+            incoming.put(self._rest)
+            self._rest = bytearray()
+        incoming.join()
+
+    def _read_back(self, key: str) -> None:
+        found = blake3()
+        scratch = memoryview(bytearray(_CHUNK))
+        with ObjectStream(open_object(self._bucket, key)) as stream:
+            while count := stream.fill(scratch):
+                found.update(scratch[:count])
+        if found.digest() != self._digest.digest():
+            raise IntegrityError(
+                f"The store {self._bucket.place} holds other bytes than were sent to it, so {key} was removed again: "
+                "check the store and what stands between it and this machine, and run this again."
+            )
+
+
+class S3Copy:
+    """An object that the store has copied to its key already. It is read back by whoever takes it."""
+
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._committed = False
+
+    @property
+    def stored_by(self) -> StoredBy:
+        return "copy"
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise TypeError(f"the object {self._key} is whole: {len(data)} bytes can't be added")
+
+    def open(self) -> ObjectReader:
+        return open_object(self._bucket, self._key)
+
+    def commit_as(self, key: str) -> None:
+        """Keep the copy."""
+        if key != self._key:
+            raise ValueError(f"taken for {self._key}, committed under {key}")
+        self._committed = True
+
+    def __enter__(self) -> S3Copy:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self._committed:
+            self._bucket.tidy(self._key)
+
+
+class _Incoming:
+    """An upload in parts, some of them on their way."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self.key = INCOMING + secrets.token_hex(16)
+        self._upload: str | None = bucket.begin(self.key)
+        self._tags: dict[int, str] = {}
+        self._number = 0
+        self._going: deque[Future[None]] = deque()
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="put")
+
+    def next_size(self) -> int:
+        """Bytes of the next part: at most 10,000 are allowed, so they grow when there are many."""
+        return PART << 2 * (self._number // _GROW_EVERY)
+
+    def put(self, part: bytearray) -> None:
+        """Send a part; waits while too many are on their way."""
+        while len(self._going) >= _AT_ONCE:
+            self._going.popleft().result()
+        self._number += 1
+        self._going.append(self._pool.submit(self._send, self._number, part))
+
+    def join(self) -> None:
+        """Make an object of the parts; doing it twice is allowed."""
+        if self._upload is None:
+            return
+        while self._going:
+            self._going.popleft().result()
+        self._bucket.join(self.key, self._upload, self._tags)
+        self._upload = None
+
+    def close(self) -> None:
+        """Remove all of it."""
+        self._pool.shutdown(cancel_futures=True)
+        self._bucket.tidy(self.key, self._upload)
+
+    def _send(self, number: int, part: bytearray) -> None:
+        assert self._upload is not None
+        self._tags[number] = self._bucket.put_part(self.key, self._upload, number, part, len(part))

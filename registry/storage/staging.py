@@ -1,0 +1,144 @@
+"""Uploads by clients: the second half of a driver's contract.
+
+A client puts the bytes of a blob under a *staging* key, in parts, by presigned requests or through the service. When
+all are there the service takes them: they are copied to a key that no client can sign, because a presigned request
+works until it expires, also after the bytes were checked. What is checked and kept is the copy.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Protocol
+
+from registry.errors import NotFoundError, UsageError
+from registry.storage.driver import ObjectDriver, ObjectWriter
+from registry.storage.layout import STAGING
+
+MOST_PARTS: Final = 10_000
+_KEY: Final = re.compile(rf"{STAGING}[0-9a-f]{{32}}")
+_NAMED: Final = 10
+
+
+@dataclass(frozen=True)
+class Staging:
+    """An upload that has begun; the caller keeps it in the catalogue.
+
+    ``multipart`` is the store's own id of an upload in several parts, where it has one.
+    """
+
+    key: str
+    multipart: str | None
+    size: int
+    part_size: int
+
+    def __post_init__(self) -> None:
+        if _KEY.fullmatch(self.key) is None or self.size < 0 or self.part_size < 1:
+            raise ValueError(f"not a staging: {self!r}")
+
+    @property
+    def part_count(self) -> int:
+        """How many parts there are, numbered from 1; an empty blob has one, of no bytes."""
+        return max(1, -(-self.size // self.part_size))
+
+    def part_length(self, number: int) -> int:
+        """Bytes of a part; raises `UsageError` when there is no such part."""
+        if not 1 <= number <= self.part_count:
+            raise UsageError(f"There is no part {number}: this upload has the parts 1 to {self.part_count}.")
+        return min(self.part_size, self.size - (number - 1) * self.part_size)
+
+
+class StagingDriver(ObjectDriver, Protocol):
+    """A driver that clients can upload to. All drivers of this package do."""
+
+    def begin_staging(self, size: int, part_size: int) -> Staging:
+        """Begin an upload: one PUT where all fits into a part, else several parts, at most `MOST_PARTS`."""
+
+    def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
+        """A URL to PUT a part to, for ``expires`` seconds; None where clients go through the service."""
+
+    def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:
+        """Store a part. It is there whole or not at all.
+
+        A part that is there already is replaced, or refused (`UnavailableError`) by stores that take each part once:
+        who sends a part again asks `parts` first.
+
+        Raises `UsageError` when the chunks are not exactly as long as the part, `NotFoundError` when the upload is
+        gone, and what ``chunks`` raises.
+        """
+
+    def parts(self, staging: Staging) -> dict[int, int]:
+        """The bytes of each part that is there now, by number: what a client needs to go on with an upload."""
+
+    def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
+        """Copy the parts, joined, to where no client can write, as an object to be committed under ``key``.
+
+        Leaving without commit removes the copy. The upload stays as it is: who commits the copy drops it. Raises
+        `UsageError` naming parts that are missing or have another length, `NotFoundError` when the upload is gone (a
+        store that can't know this of an upload of one part says that the part is missing).
+        """
+
+    def drop_staging(self, staging: Staging) -> None:
+        """Remove an upload and its parts; one that is gone is no error."""
+
+    def clear_staging(self, older_than: datetime) -> int:
+        """Remove uploads in which nothing happened since ``older_than``; returns how many."""
+
+    def sign_get(self, key: str, expires: int, *, name: str | None) -> str | None:
+        """A URL to GET an object from, for ``expires`` seconds; None where the service sends the bytes.
+
+        ``name`` is what a browser is to call the file.
+        """
+
+
+def new_staging(size: int, part_size: int) -> Staging:
+    """An upload that no store knows yet; raises `UsageError` when it has too many parts."""
+    if size < 0 or part_size < 1:
+        raise UsageError(f"An upload of {size} bytes in parts of {part_size} makes no sense.")
+    staging = Staging(STAGING + secrets.token_hex(16), None, size, part_size)
+    if staging.part_count > MOST_PARTS:
+        raise UsageError(
+            f"An upload of {size} bytes in parts of {part_size} has {staging.part_count} parts, at most {MOST_PARTS} "
+            f"are allowed: take parts of at least {-(-size // MOST_PARTS)} bytes."
+        )
+    return staging
+
+
+def whole_part(staging: Staging, number: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks as they come; raises `UsageError` when they are not exactly as long as the part."""
+    length = staging.part_length(number)
+    count = 0
+    for chunk in chunks:
+        count += len(chunk)
+        if count > length:
+            raise UsageError(f"Part {number} of this upload has more than its {length} bytes: nothing of it was kept.")
+        yield chunk
+    if count < length:
+        raise UsageError(
+            f"Part {number} of this upload has {count} bytes instead of {length}: nothing was kept; send it again."
+        )
+
+
+def require_parts(staging: Staging, there: Mapping[int, int]) -> None:
+    """Raises `UsageError` naming the parts that are missing or have another length."""
+    numbers = range(1, staging.part_count + 1)
+    wrong = [number for number in numbers if there.get(number) != staging.part_length(number)]
+    if wrong:
+        named = ", ".join(map(str, wrong[:_NAMED])) + (
+            f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        )
+        raise UsageError(
+            f"The upload is not complete: of its {staging.part_count} parts these are missing or have another length: "
+            f"{named}; send them and finish the upload again."
+        )
+
+
+def staging_gone(staging: Staging) -> NotFoundError:
+    """The error of an upload that was finished, dropped or collected."""
+    return NotFoundError(
+        f"There is no upload {staging.key.removeprefix(STAGING)}: it was finished, dropped, or forgotten for too long; "
+        "begin the upload again."
+    )

@@ -1,0 +1,196 @@
+"""Who may do what over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from registry.api.openapi import json_routes
+from registry.api.service import build
+from registry.rights import ROLES
+from registry.wire import API
+from tests.api.conftest import SCOPE, Library, assert_problem, fill, running, with_tokens
+from tests.api.rights_table import IN, OUT, TABLE, Row
+
+ACTORS = ["nobody", "revoked", *ROLES, *(f"{role} of a" for role in ROLES)]
+
+
+def test_every_route_is_in_the_table(library: Library) -> None:
+    routes = {
+        (method, re.sub(r":path}", "}", route.path_format)) for route, method in json_routes(build(library.registry))
+    }
+    assert routes == set(TABLE)
+
+
+def expected(row: Row, method: str, who: str, path: str) -> frozenset[int]:
+    if row.role is None:
+        return row.good
+    if who in {"nobody", "revoked"}:
+        return frozenset({401})
+    role, scoped = who.removesuffix(" of a"), who.endswith(" of a")
+    covered = not scoped or row.where == "any" or (row.where == "path" and path == IN)
+    if ROLES.index(role) < ROLES.index(row.role):
+        return frozenset({403})
+    if covered:
+        return row.good
+    return frozenset({404}) if row.where == "path" and method in {"GET", "HEAD"} else frozenset({403})
+
+
+@pytest.mark.parametrize(("method", "route"), sorted(TABLE))
+def test_a_route_answers_each_as_the_table_says(service: str, library: Library, method: str, route: str) -> None:
+    row = TABLE[method, route]
+    with httpx.Client(base_url=service, timeout=30) as client:
+        for path in (IN, OUT):
+            for who in ACTORS:
+                parts = row.prepare(library.registry, path)
+                address = route.replace("{", "{0[").replace("}", "]}").format(parts)
+                answer = client.request(
+                    method,
+                    address,
+                    params={name: value.replace("{path}", path) for name, value in row.params.items()},
+                    content=body(row, path, method),
+                    headers={**library.headers(who), "Content-Type": "application/json"},
+                )
+                assert answer.status_code in expected(row, method, who, path), (who, path, answer.text)
+                if answer.status_code >= 400 and method != "HEAD":
+                    assert_problem(answer, answer.status_code, answer.json()["code"])
+
+
+def body(row: Row, path: str, method: str) -> str | None:
+    if row.body is None:
+        return "abc" if method == "PUT" else None
+    return json.dumps(row.body).replace("{path}", path)
+
+
+# What a token may not see does not exist for it.
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """A reader of `tiny/a` at a registry with more than that, and at one with nothing else."""
+    root = tmp_path_factory.mktemp("two")
+    more, less = (with_tokens(fill(root / name, hidden=hidden)) for name, hidden in (("more", True), ("less", False)))
+    with (
+        running(build(more.registry)) as here,
+        running(build(less.registry)) as there,
+        httpx.Client(base_url=here + API, headers=more.headers("reader of a")) as first,
+        httpx.Client(base_url=there + API, headers=less.headers("reader of a")) as second,
+    ):
+        yield first, second
+    more.shelf.close()
+    less.shelf.close()
+
+
+def comparable(answer: httpx.Response) -> tuple[int, Any]:
+    """Status and body without what differs between any two registries: times, ids, addresses."""
+    text = answer.text
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
+    text = re.sub(r"tok_\w+", "TOKEN", text)
+    text = text.replace(str(answer.url.copy_with(raw_path=b"/")).rstrip("/"), "URL")
+    text = text.replace(answer.headers["x-request-id"], "REQUEST")
+    return answer.status_code, text
+
+
+QUESTIONS = [
+    ("/bases", {}),
+    ("/tree", {}),
+    ("/tree", {"path": "tiny"}),
+    ("/search", {}),
+    ("/search", {"tag": "prod"}),
+    ("/search", {"text": "b"}),
+    ("/search", {"base": "other"}),
+    ("/search", {"base": "nothing"}),
+    ("/events", {}),
+    ("/events", {"limit": "1"}),
+    ("/protected-tags", {"base": "other"}),
+    ("/protected-tags", {"base": "tiny"}),
+    ("/whoami", {}),
+    ("/tokens", {}),
+    *((route, {name: value}) for route, name in (
+        ("/tree", "path"), ("/log", "path"), ("/revisions", "ref"), ("/resolve", "ref"), ("/bundles", "ref"),
+        ("/subtree", "path"), ("/artifacts", "ref"),
+    ) for value in (
+        "tiny/b", "tiny/b/y", "tiny/bb", "tiny/b/yy", "other", "other/c", "othr", "tiny/b@1", "tiny/b@9", "tiny/b@prod",
+        "tiny/a", "tiny/a/x", "tiny/aa", "tiny/a@9", "tiny/a/x@1", "tiny",
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("route", "params"), QUESTIONS)
+def test_what_is_hidden_changes_no_answer(
+    two: tuple[httpx.Client, httpx.Client], route: str, params: dict[str, str]
+) -> None:
+    more, less = (comparable(client.get(route, params=params)) for client in two)
+    assert more == less
+    assert "other/c" not in more[1] or params.get("ref", params.get("path")) == "other/c"
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "asked"),
+    [
+        ("PUT", "/tags", {"ref": "{}", "tag": "new"}),
+        ("POST", "/annotations", {"ref": "{}", "metrics": {"acc": 1.0}}),
+        ("POST", "/retractions", {"ref": "{}", "reason": "bad"}),
+    ],
+)
+def test_who_may_not_write_somewhere_does_not_learn_what_is_there(
+    service: str, library: Library, method: str, route: str, asked: dict[str, Any]
+) -> None:
+    told = []
+    for path in ("tiny/b", "tiny/q"):  # the second one does not exist
+        content = json.dumps(asked).replace("{}", path)
+        headers = {**library.headers("writer of a"), "Content-Type": "application/json"}
+        answer = httpx.request(method, service + API + route, content=content, headers=headers)
+        told.append(assert_problem(answer, 403, "not_allowed")["detail"].replace(path, "PATH"))
+    assert told[0] == told[1]
+
+
+def test_pages_hold_everything_once(admin: httpx.Client) -> None:
+    for route in ("/bases", "/log", "/search", "/events", "/tokens"):
+        params = {"path": "tiny/a"} if route == "/log" else {}
+        whole = admin.get(route, params={**params, "limit": "500"}).json()
+        assert whole["next"] is None
+        gathered: list[Any] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = admin.get(route, params={**params, "limit": "1", **cursor}).json()
+            assert len(page["items"]) <= 1
+            gathered += page["items"]
+            if page["next"] is None:
+                break
+            cursor = {"cursor": page["next"]}
+        if route == "/tokens":
+            gathered, whole["items"] = ([one["id"] for one in many] for many in (gathered, whole["items"]))
+        assert gathered == whole["items"]
+        assert len(gathered) > 1
+
+
+def test_a_cursor_from_elsewhere_is_refused(admin: httpx.Client) -> None:
+    cursor = admin.get("/events", params={"limit": 1}).json()["next"]
+    assert_problem(admin.get("/search", params={"cursor": cursor}), 422, "usage")
+    assert_problem(admin.get("/log", params={"path": "tiny/a", "cursor": "!!"}), 422, "usage")
+
+
+def test_scopes_are_shown(service: str, library: Library) -> None:
+    told = httpx.get(f"{service}{API}/whoami", headers=library.headers("writer of a")).json()
+    assert (told["role"], told["scopes"], told["url"]) == ("writer", [SCOPE], service)
+    assert told["service_version"] == told["version"]
+
+
+def test_the_folder_of_the_service_is_nobodys_business(service: str, library: Library, tmp_path: Path) -> None:
+    for route in ("/readyz", f"{API}/whoami", f"{API}/tree"):
+        assert str(library.shelf.root) not in httpx.get(service + route, headers=library.headers("reader")).text
+
+
+def test_a_parameter_that_no_route_knows_is_refused(admin: httpx.Client) -> None:
+    told = assert_problem(admin.get("/search", params={"ranks": "<=16"}), 422, "usage")
+    assert "'ranks'" in told["detail"]
+    assert "rank" in told["detail"]
+    assert_problem(admin.get("/log", params=[("path", "tiny/a"), ("path", "tiny/b")]), 422, "usage")
+    assert_problem(admin.get("/whoami", params={"x": "1"}), 422, "usage")

@@ -1,0 +1,89 @@
+"""Whatever a client sends, the service answers as it says: no 5xx, nothing that is not described."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from registry.api.openapi import describe
+from registry.api.service import build
+from tests.api.conftest import Library, fill, running, with_tokens
+from tests.api.rights_table import TABLE
+
+CHECKS: list[Any] = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A service to send anything to, and its description."""
+
+    url: str
+    library: Library
+    schema: Any
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A registry of its own: what is sent here changes it."""
+    library = with_tokens(fill(tmp_path_factory.mktemp("target")))
+    app = build(library.registry)
+    with running(app) as url:
+        yield Target(url, library, schemathesis.openapi.from_dict(describe(app)))
+    library.shelf.close()
+
+
+def send_anything(target: Target, method: str, path: str, who: str, examples: int) -> None:
+    operation = target.schema[path][method]
+    session = requests.Session()
+    session.trust_env = False
+    modes = [operation.as_strategy(generation_mode=mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)]
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=st.one_of(modes))
+    def run(case: Case[Any]) -> None:
+        response = case.call(base_url=target.url, session=session, headers=target.library.headers(who), timeout=30)
+        case.validate_response(response, checks=CHECKS)
+
+    run()
+    session.close()
+
+
+@pytest.mark.parametrize("who", ["admin", "reader"])
+@pytest.mark.parametrize(("method", "path"), sorted(TABLE))
+def test_anything_is_answered_as_described(target: Target, method: str, path: str, who: str) -> None:
+    send_anything(target, method, path, who, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["admin", "reader", "writer of a"])
+@pytest.mark.parametrize(("method", "path"), sorted(TABLE))
+def test_much_more_of_anything_is_answered_as_described(target: Target, method: str, path: str, who: str) -> None:
+    send_anything(target, method, path, who, 40)

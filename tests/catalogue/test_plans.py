@@ -1,0 +1,202 @@
+"""Hot queries have their index, on both databases: the plans say that no whole table is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from registry.catalogue import (
+    blobs,
+    browse,
+    collecting,
+    deletion,
+    events,
+    operations,
+    publishing,
+    retraction,
+    revisions,
+    tags,
+    tokens,
+    uploads,
+)
+from registry.catalogue.database import Database
+from registry.catalogue.team_tables import METADATA
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.rights import UNLIMITED, Rights
+from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
+
+SENT: Final = ("SELECT", "WITH", "UPDATE", "DELETE")
+SCOPED: Final = rights("admin", "llama/wide-7", "llama/wide-8/child")
+
+
+@contextmanager
+def statements() -> Iterator[list[tuple[str, Any]]]:
+    """Every statement that reads rows and is sent meanwhile, with what was bound to it."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(connection: object, cursor: object, statement: str, parameters: object, *rest: object) -> None:
+        if statement.startswith(SENT):
+            sent.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def grown(filled: Database, writer: Writer) -> Database:
+    with filled.write() as session:
+        for first in range(20):
+            row = writer.publish(session, f"llama/wide-{first}", f"wide {first}")
+            writer.publish(
+                session, f"llama/wide-{first}/child", f"child {first}", row, metrics={"acc": 0.5}, tag="prod"
+            )
+        for count in range(9):
+            tokens.create(session, TESTER, "reader", name=f"reader {count}")
+            operations.create(session, "gc", f"request {count}", TESTER)
+            uploads.create(session, digest_of(f"up {count}"), 9, BOB, part_size=9, staging_key=f"staging/{count}")
+    return filled
+
+
+def find(session: Session) -> None:
+    row = revisions.find(session, Reference.parse("llama/wide-7/child"))
+    for selector in ("1", "prod", row.digest, row.digest[:20]):
+        assert revisions.find(session, Reference.parse(f"{row.path}@{selector}")).id == row.id
+
+
+def child(session: Session) -> int:
+    return revisions.find(session, Reference.parse("llama/wide-7/child")).id
+
+
+def authenticate(session: Session) -> None:
+    made = tokens.create(session, TESTER, "reader")
+    assert tokens.authenticate(session, made.secret).token == made.token.id
+    tokens.touch(session, made.token.id, datetime.now(UTC))
+
+
+def show(session: Session) -> None:
+    key = child(session)
+    revisions.lineage(session, key)
+    revisions.files(session, key)
+    revisions.pinnable(session, TreePath.parse("llama/wide-7/child"))
+    browse.targets(session, key)
+    browse.lineage_entries(session, key)
+    browse.summary(session, key)
+
+
+def transfer(session: Session) -> None:
+    made = uploads.create(session, digest_of("mine"), 9, TESTER, part_size=9, staging_key="staging/mine")
+    assert uploads.find(session, digest_of("mine"), 9, TESTER) == made
+    uploads.get(session, made.id, TESTER)
+    uploads.extend(session, made.id)
+    uploads.expired(session, datetime.now(UTC))
+    uploads.remove(session, made.id)
+
+
+def operate(session: Session) -> None:
+    claimed = operations.claim(session, "me")
+    assert claimed is not None
+    operations.renew(session, claimed.id, "me", stage="s", done=1, total=2)
+    operations.finish(session, claimed.id, "me", "{}")
+    operations.create(session, "gc", "other", TESTER)
+    operations.get(session, claimed.id, TESTER)
+
+
+def collect(session: Session) -> None:
+    found = collecting.unneeded(session, datetime.now(UTC), limit=10)
+    collecting.forget(session, [row.digest for row in found] or [digest_of("s1")], datetime.now(UTC))
+    collecting.keys(session, limit=3)
+    collecting.known_keys(session, ["blobs/x"])
+    collecting.takes_down(session, digest_of("wide 7"))
+
+
+def use_blobs(session: Session) -> None:
+    blobs.visible(session, [digest_of("wide 7"), digest_of("child 7")])
+    blobs.use(session, [digest_of("wide 7")])
+
+
+HOT: Final[dict[str, Callable[[Session], Any]]] = {
+    "find": find,
+    "show": show,
+    "log": lambda session: browse.log(session, TreePath.parse("llama/wide-7"), before=9, limit=2),
+    "subtree": lambda session: browse.subtree(session, TreePath.parse("llama/wide-7")),
+    "part of the tree": lambda session: browse.tree(session, TreePath.parse("llama/wide-7")),
+    "tag": lambda session: tags.set_tag(session, child(session), "next", TESTER),
+    "use blobs": use_blobs,
+}
+UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
+    "publish": lambda session: publishing.publish(session, Writer().new("llama/wide-7", "wide 8", None), TESTER),
+    "delete": lambda session: deletion.delete(session, child(session), TESTER),
+    "retract": lambda session: retraction.retract(session, 1, "bad", TESTER),
+    "authenticate": authenticate,
+    "transfer": transfer,
+    "operate": operate,
+    "collect": collect,
+    # In the order of an index, and no further than the page goes.
+    "LIMIT events": lambda session: events.page(session, 3),
+    "LIMIT any": tokens.any_exist,
+    "LIMIT tokens": lambda session: tokens.listing(session, limit=3),
+}
+
+
+def read_whole(session: Session, statement: str, parameters: Any, *, in_order: bool) -> list[str]:
+    """The tables that the plan of a statement reads from end to end; with ``in_order``, by an index is no matter."""
+    if session.get_bind().dialect.name == "sqlite":
+        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        steps = [str(row[3]) for row in plan]
+        scans = [step.split()[1] for step in steps if step.startswith("SCAN")]
+        ordered = in_order and not any("TEMP B-TREE" in step for step in steps)
+        return [] if ordered else [name for name in scans if name.rstrip("_0123456789") in METADATA.tables]
+    plan = session.connection().exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
+    return list(scanned(plan[0]["Plan"], in_order))
+
+
+def scanned(node: dict[str, Any], in_order: bool) -> Iterator[str]:
+    below = node.get("Plans", [])
+    if "Relation Name" in node and node["Node Type"] != "ModifyTable":
+        by_index = "Index Cond" in node or any("Index Cond" in one for one in leaves(node))
+        ordered = in_order and node["Node Type"] in {"Index Scan", "Index Only Scan"}
+        if not by_index and not ordered:
+            yield f"{node['Relation Name']} by {node['Node Type']}"
+    for one in below:
+        yield from scanned(one, in_order)
+
+
+def leaves(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The index scans of a bitmap scan."""
+    for below in node.get("Plans", []):
+        if below["Node Type"].startswith("Bitmap"):
+            yield below
+            yield from leaves(below)
+
+
+@pytest.mark.parametrize("seen", [UNLIMITED, SCOPED], ids=["unlimited", "scoped"])
+def test_hot_queries_use_indexes(grown: Database, backend: str, seen: Rights) -> None:
+    queries = HOT if seen is SCOPED else HOT | UNSCOPED
+    problems = []
+    for name, query in queries.items():
+        with grown.write(seen) as session:
+            with statements() as sent:
+                query(session)
+            looked_at = list(sent)
+            session.rollback()
+        assert looked_at, name
+        with grown.read() as session:
+            if backend == "postgresql":
+                # These tables are small: without this, reading them whole is the best plan.
+                for method in ("seqscan", "hashjoin", "mergejoin"):
+                    session.execute(text(f"SET LOCAL enable_{method} = off"))
+            for statement, parameters in looked_at:
+                found = read_whole(session, statement, parameters, in_order=name.startswith("LIMIT"))
+                problems += [(name, found, statement)] if found else []
+    assert not problems, "\n".join(map(str, problems))

@@ -1,0 +1,324 @@
+"""What a token may not see does not exist for it: each answer is that of a registry in which it really isn't there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from registry.catalogue import (
+    bases,
+    blobs,
+    browse,
+    deletion,
+    events,
+    protection,
+    publishing,
+    retraction,
+    revisions,
+    tags,
+    tokens,
+)
+from registry.catalogue.annotations import annotate
+from registry.catalogue.database import Database, sqlite_url
+from registry.catalogue.search import search
+from registry.errors import NotFoundError, RegistryError
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.rights import UNLIMITED, Rights
+from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
+
+SCOPE: Final = rights("admin", "llama/support")
+
+
+def fill(database: Database, writer: Writer, *, hidden: bool) -> None:
+    """A registry, with or without what lies outside of the scope ``llama/support``."""
+    with database.write() as session:
+        writer.base(session, "llama")
+        protection.protect(session, "llama", "prod", TESTER)
+        if hidden:
+            writer.base(session, "bert")
+            protection.protect(session, "bert", "prod", TESTER)
+            writer.publish(session, "llama/code", "c1", tag="stage", metrics={"acc": 0.9}, notes={"team": "secret"})
+            writer.publish(session, "llama/code/python", "p1", revisions.get(session, 1), tag="only-hidden")
+            writer.publish(session, "llama/support-2", "t1", tag="prod")  # stands next to the scope in every order
+            writer.publish(session, "llama/support0", "u1")
+            writer.publish(session, "bert/support", "b1", tag="prod")
+        support = writer.publish(session, "llama/support", "s1", tag="prod", metrics={"acc": 0.5})
+        french = writer.publish(session, "llama/support/french", "f1", support, notes={"team": "Straße"}, rank=16)
+        legal = writer.publish(session, "llama/support/french/legal", "l1", french)
+        writer.publish(session, "llama/support", "s2", metrics={"acc": 0.75})
+        if hidden:
+            writer.publish(session, "llama/code", "c2", tag="dev")
+            hidden_row = revisions.find(session, Reference.parse("llama/code"))
+            retraction.retract(session, hidden_row.id, "a secret reason", TESTER)
+            deletion.delete(session, hidden_row.id, TESTER)
+        retraction.retract(session, legal.id, "bad data", TESTER)
+        for table, column in (("base_models", "created_at"), ("revisions", "created_at"), ("events", "at")):
+            session.execute(text(f"UPDATE {table} SET {column} = '2026-01-02 03:04:05.000000'"))
+        session.execute(
+            text("UPDATE revisions SET retracted_at = '2026-01-02 03:04:05' WHERE retracted_at IS NOT NULL")
+        )
+
+
+@pytest.fixture
+def bare(tmp_path: Path, template: Path, writer: Writer) -> Iterator[Database]:
+    """The registry without what is hidden; a file of SQLite is as good as any."""
+    shutil.copy(template, tmp_path / "bare.sqlite")
+    database = Database(sqlite_url(tmp_path / "bare.sqlite"))
+    fill(database, writer, hidden=False)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def whole(database: Database, writer: Writer) -> Database:
+    fill(database, writer, hidden=True)
+    return database
+
+
+def path(where: str) -> TreePath:
+    return TreePath.parse(where)
+
+
+def key(session: Session, reference: str) -> int:
+    return revisions.find(session, Reference.parse(reference)).id
+
+
+PLACES: Final = (
+    "llama",
+    "llama/support",
+    "llama/support/french",
+    "llama/support/none",
+    "llama/code",
+    "llama/code/python",
+    "llama/cod",
+    "llama/support-2",
+    "llama/support-3",
+    "llama/zzz",
+    "bert",
+    "bert/support",
+    "bart",
+)
+REFERENCES: Final = (
+    *PLACES[1:],
+    "llama/support@1",
+    "llama/support@3",
+    "llama/support@prod",
+    "llama/support@stage",
+    "llama/support@only-hidden",
+    "llama/support/french/legal",
+    "llama/code@1",
+    "llama/code@stage",
+)
+SEARCHES: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"limit": 2},
+    {"after": TreePath.parse("llama/support")},
+    {"tag": "prod"},
+    {"tag": "dev"},
+    {"metric": "acc>0.6"},
+    {"base": "llama"},
+    {"base": "bert"},
+    {"base": "brt"},
+    {"text": "secret"},
+    {"text": "s"},
+    {"target": "q_proj"},
+)
+
+
+def seen_values(row: Any) -> Any:
+    """A value without the keys of rows, which no answer shows."""
+    keys = {"id": 0, "adapter_id": 0, "parent_id": 0, "base_id": 0, "manifest": "", "digest": ""}
+    return replace(row, **{name: value for name, value in keys.items() if hasattr(row, name)})
+
+
+def about(session: Session, reference: str) -> Any:
+    row = revisions.find(session, Reference.parse(reference))
+    shown = browse.summary(session, row.id).model_copy(update={"digest": ""})
+    entries = [entry.model_copy(update={"digest": ""}) for entry in browse.lineage_entries(session, row.id)]
+    return seen_values(row), shown, entries, revisions.files(session, row.id), browse.targets(session, row.id)
+
+
+def plain(answer: Any) -> Any:
+    """An answer without digests of revisions: they hold keys of parents in these tests."""
+    if hasattr(answer, "model_dump"):
+        return plain(answer.model_dump())
+    if isinstance(answer, dict):
+        return {name: plain(value) for name, value in answer.items() if name != "digest"}
+    if isinstance(answer, (list, tuple)):
+        return [plain(one) for one in answer]
+    return answer
+
+
+def everything() -> dict[str, Callable[[Session], Any]]:
+    """Every function that reads, and those that change something in what is seen, asked for what is there and not."""
+    asked: dict[str, Callable[[Session], Any]] = {
+        "whole tree": browse.tree,
+        "bases": bases.summaries,
+        "bases page": lambda session: bases.summaries(session, after="a", limit=1),
+        "events": lambda session: events.recent(session, 100),
+        "events page": lambda session: events.page(session, 2).events,
+        "visible": lambda session: blobs.visible(
+            session,
+            map(digest_of, ["s1", "f1", "c1", "p1", "b1", "bert config.json", "llama config.json", "llama table"]),
+        ),
+        "delete a parent": lambda session: deletion.delete(session, key(session, "llama/support@1"), BOB),
+        "delete": lambda session: deletion.delete(session, key(session, "llama/support@2"), BOB),
+        "retract": lambda session: retraction.retract(session, key(session, "llama/support@1"), "why", BOB),
+        "undo": lambda session: retraction.undo(session, key(session, "llama/support/french/legal"), BOB),
+    }
+    at_places: dict[str, Callable[[Session, str], Any]] = {
+        "tree": lambda session, where: browse.tree(session, path(where)),
+        "log": lambda session, where: browse.log(session, path(where)),
+        "page": lambda session, where: browse.log(session, path(where), before=2, limit=1),
+        "subtree": lambda session, where: browse.subtree(session, path(where)),
+        "of adapter": lambda session, where: list(map(seen_values, revisions.of_adapter(session, path(where)))),
+        "base": bases.summary,
+        "base row": lambda session, where: replace(bases.get(session, where), id=0),
+        "base entry": browse.base_entry,
+        "patterns": protection.patterns,
+        "untag": lambda session, where: tags.remove_tag(session, path(where), "prod", BOB),
+        "untag none": lambda session, where: tags.remove_tag(session, path(where), "stag", BOB),
+    }
+    at_references: dict[str, Callable[[Session, str], Any]] = {
+        "about": about,
+        "tag": lambda session, ref: tags.set_tag(session, key(session, ref), "new", BOB),
+        "annotate": lambda session, ref: annotate(
+            session, key(session, ref), metrics={"acc": 1}, annotations={}, principal=BOB
+        ),
+    }
+    for questions, about_what in ((at_places, PLACES), (at_references, REFERENCES)):
+        asked |= {
+            f"{name} {one}": partial(_with, question, one) for name, question in questions.items() for one in about_what
+        }
+    for conditions in SEARCHES:
+        asked[f"search {conditions}"] = partial(search, **conditions)
+    return asked
+
+
+def _with(question: Callable[[Session, str], Any], what: str, session: Session) -> Any:
+    return question(session, what)
+
+
+def answers(database: Database, seen: Rights) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for name, ask in everything().items():
+        with database.write(seen) as session:
+            try:
+                said[name] = plain(ask(session))
+            except RegistryError as error:
+                said[name] = (type(error), error.code, str(error))
+            session.rollback()
+    return said
+
+
+def test_a_scope_is_like_a_registry_without_the_rest(whole: Database, bare: Database) -> None:
+    expected, found = answers(bare, UNLIMITED), answers(whole, SCOPE)
+    assert found == expected
+    # And the test would show it if there was something to see.
+    all_of_it = answers(whole, UNLIMITED)
+    assert len([name for name, answer in all_of_it.items() if answer != expected[name]]) > 40
+    assert "secret" in str(all_of_it)
+    assert "secret" not in str([answer for name, answer in found.items() if "secret" not in name])
+
+
+def test_a_scope_inside_the_tree_shows_the_lineage_above_and_no_more(whole: Database) -> None:
+    with whole.read(rights("reader", "llama/support/french")) as session:
+        (root,) = browse.tree(session).roots
+        (french,) = root.children
+        assert (root.path, french.path, french.name) == ("llama", "llama/support/french", "support/french")
+        assert [node.name for node in french.children] == ["legal"]
+        assert french.revision is not None
+        assert (french.revision.parent, french.revision.behind) == ("llama/support@1", False)
+        entries = browse.lineage_entries(session, key(session, "llama/support/french"))
+        assert [(one.reference, one.newest) for one in entries] == [
+            ("llama", None),
+            ("llama/support@1", None),
+            ("llama/support/french@1", 1),
+        ]
+        assert bases.summary(session, "llama").adapters == 2
+        assert browse.subtree(session, path("llama")) == ("llama/support/french@1", "llama/support/french/legal@1")
+        assert [one.path for one in search(session, metric="acc")] == []
+        for hidden in ("llama/support", "llama/support@1", "llama/support/none"):
+            with pytest.raises(NotFoundError, match=r"There is no adapter llama/support\."):
+                revisions.find(session, Reference.parse(hidden))
+        with pytest.raises(NotFoundError, match=r"There is no adapter llama/support/french/none\."):
+            revisions.find(session, Reference.parse("llama/support/french/none"))
+        lineage = revisions.lineage(session, key(session, "llama/support/french/legal"))
+        assert lineage[0].reference == "llama/support@1"
+        assert revisions.files(session, lineage[0].id)[0].digest == digest_of("s1")
+    with whole.read() as session:
+        assert browse.summary(session, key(session, "llama/support/french")).behind
+
+
+def test_a_retracted_ancestor_shows_whether_it_is_seen_or_not(whole: Database) -> None:
+    with whole.write() as session:
+        retraction.retract(session, key(session, "llama/support@1"), "bad data", TESTER)
+    with whole.read(rights("reader", "llama/support/french")) as session:
+        shown = browse.summary(session, key(session, "llama/support/french")).retracted
+    assert shown is not None
+    assert (shown.reference, shown.reason, shown.actor) == ("llama/support@1", "bad data", "tester")
+
+
+def test_what_may_be_pinned_above_a_scope(whole: Database, writer: Writer) -> None:
+    french = path("llama/support/french")
+    with whole.write() as session:
+        newest = revisions.find(session, Reference.parse("llama/support@2"))
+        assert [row.number for row in revisions.pinnable(session, french)] == [2, 1]
+    with whole.write(rights("writer", "llama/support/french")) as session:
+        (known,) = revisions.pinnable(session, french)
+        assert known.number == 1
+        assert revisions.pinnable(session, french, digest=newest.digest) == (newest,)
+        assert revisions.pinnable(session, french, digest=digest_of("guessed")) == ()
+        assert revisions.pinnable(session, path("llama/support")) == ()
+        published = writer.publish(session, "llama/support/french", "f2", known, principal=BOB)
+        assert (published.reference, published.parent) == ("llama/support/french@2", "llama/support@1")
+        with pytest.raises(NotFoundError, match=r"There is no adapter llama/nothing\."):
+            publishing.publish(session, writer.new("llama/nothing/x", "f2", None), BOB)
+
+
+def test_several_scopes_and_a_base_model(whole: Database) -> None:
+    with whole.read(rights("reader", "bert", "llama/code/python")) as session:
+        assert [one.name for one in bases.summaries(session)] == ["bert", "llama"]
+        assert browse.subtree(session, path("bert")) == ("bert/support@1",)
+        assert browse.subtree(session, path("llama")) == ("llama/code/python@1",)
+        assert {one.subject for one in events.recent(session, 100)} == {
+            "llama",
+            "bert",
+            "bert/support",
+            "bert/support@1",
+            "llama/code/python",
+            "llama/code/python@1",
+        }
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (rights("admin"), ["token create", "refused", "token revoke"]),
+        (rights("writer"), []),
+        (rights("admin", "llama"), []),
+    ],
+)
+def test_refusals_and_tokens_are_for_admins_without_scopes(whole: Database, seen: Rights, expected: list[str]) -> None:
+    with whole.write() as session:
+        made = tokens.create(session, TESTER, "reader")
+        events.record_refusal(session, "delete", "llama/support@1", BOB, NotFoundError("no"))
+        tokens.revoke(session, made.token.id, TESTER)
+    with whole.read(seen) as session:
+        found = [
+            one for one in events.recent(session, 100) if one.action in {"refused", "token create", "token revoke"}
+        ]
+    assert [one.action for one in reversed(found)] == expected
+    if expected:
+        refused = found[1]
+        assert (refused.actor, refused.token, refused.source) == ("bob", "tok_bob", "192.0.2.7")
+        assert refused.detail == {"tried": "delete", "code": "not_found", "why": "no"}

@@ -1,0 +1,142 @@
+"""Tokens: shown once, recognised by their sha256, worthless when revoked or expired."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from registry.catalogue import events, tokens
+from registry.catalogue.database import Database
+from registry.errors import NotAllowedError, NotFoundError, UsageError
+from registry.reference import Path
+from registry.rights import Principal, Rights
+from registry.schemas import Token, TokenCreated
+from tests.catalogue.rows import BOB, ON_SQLITE, TESTER
+
+SUPPORT = Path.parse("llama/support")
+
+
+@pytest.fixture
+def made(database: Database) -> TokenCreated:
+    return database.change(lambda session: tokens.create(session, TESTER, "writer", name="ci", scopes=[SUPPORT]))
+
+
+def row(database: Database, token_id: str) -> Token:
+    with database.read() as session:
+        return tokens.get(session, token_id)
+
+
+def test_a_secret_is_in_the_answer_and_nowhere_else(database: Database, made: TokenCreated) -> None:
+    assert re.fullmatch(r"reg_[A-Za-z0-9_-]{43}", made.secret)
+    assert re.fullmatch(r"tok_[a-z2-7]{10}", made.token.id)
+    with database.read() as session:
+        kept = session.execute(text("SELECT * FROM tokens")).all()
+        noted = events.recent(session, 9)
+    assert made.secret not in str(kept) + str(noted) + str(made.token)
+    assert (noted[0].action, noted[0].subject, noted[0].actor) == ("token create", made.token.id, "tester")
+
+
+def test_a_token_says_who_it_is(database: Database, made: TokenCreated) -> None:
+    rights = Rights("writer", (SUPPORT,))
+    assert tokens.sign_in(database, made.secret, "192.0.2.1") == Principal("ci", rights, made.token.id, "192.0.2.1")
+    with database.read() as session:
+        assert tokens.authenticate(session, made.secret) == Principal("ci", rights, made.token.id)
+    nameless = database.change(lambda session: tokens.create(session, TESTER, "reader"))
+    assert tokens.sign_in(database, nameless.secret).name == nameless.token.id
+
+
+@pytest.mark.parametrize("secret", ["", "reg_", "reg_" + "x" * 43, "\ud800", "ü" * 1000])
+def test_unknown_secrets(database: Database, made: TokenCreated, secret: str) -> None:
+    for wrong in (secret, made.secret + secret if secret else made.secret[:-1], made.token.id):
+        with pytest.raises(NotAllowedError, match="The token is unknown or was revoked") as caught:
+            tokens.sign_in(database, wrong)
+        assert caught.value.code == "bad_token"
+
+
+def test_a_revoked_token_is_worthless_at_once(database: Database, made: TokenCreated) -> None:
+    tokens.sign_in(database, made.secret)
+    revoked = database.change(lambda session: tokens.revoke(session, made.token.id, BOB))
+    assert revoked.revoked_at is not None
+    with pytest.raises(NotAllowedError, match="is unknown or was revoked"):
+        tokens.sign_in(database, made.secret)
+    assert database.change(lambda session: tokens.revoke(session, made.token.id, TESTER)) == revoked
+    with database.read() as session:
+        assert [(one.action, one.actor) for one in events.recent(session, 9)] == [
+            ("token revoke", "bob"),
+            ("token create", "tester"),
+        ]
+    with pytest.raises(NotFoundError, match="no token tok_none"):
+        database.change(lambda session: tokens.revoke(session, "tok_none", BOB))
+
+
+def test_an_expired_token_says_so(database: Database) -> None:
+    made = database.change(lambda session: tokens.create(session, TESTER, "reader", expires_in=60))
+    assert made.token.expires_at is not None
+    assert timedelta(0) < made.token.expires_at - datetime.now(UTC) <= timedelta(seconds=60)
+    tokens.sign_in(database, made.secret)
+    with database.write() as session:
+        session.execute(text("UPDATE tokens SET expires_at = '2026-01-02 03:04:05.000000'"))
+    with pytest.raises(NotAllowedError, match=rf"The token {made.token.id} expired on 2026-01-02") as caught:
+        tokens.sign_in(database, made.secret)
+    assert caught.value.code == "bad_token"
+
+
+def test_the_last_use_is_noted_once_a_minute(database: Database, made: TokenCreated) -> None:
+    assert row(database, made.token.id).last_used_at is None
+    tokens.sign_in(database, made.secret)
+    first = row(database, made.token.id).last_used_at
+    tokens.sign_in(database, made.secret)
+    assert row(database, made.token.id).last_used_at == first is not None
+    with database.write() as session:
+        tokens.touch(session, made.token.id, first + timedelta(seconds=61))
+    assert row(database, made.token.id).last_used_at == first + timedelta(seconds=61)
+
+
+@ON_SQLITE
+def test_a_use_that_can_not_be_noted_keeps_nobody_out(database: Database, url: str, made: TokenCreated) -> None:
+    """Another process holds the lock for writing for longer than a reader should wait."""
+    impatient = Database(url, busy_timeout=0.05)
+    with database.write():
+        assert tokens.sign_in(impatient, made.secret).token == made.token.id
+    impatient.dispose()
+
+
+def test_tokens_are_listed_newest_first_in_pages(database: Database) -> None:
+    with database.read() as session:
+        assert not tokens.any_exist(session)
+    made = [database.change(lambda session: tokens.create(session, TESTER, "admin")).token.id for _ in range(5)]
+    with database.write() as session:  # two of the same moment
+        session.execute(
+            text("UPDATE tokens SET created_at = '2026-01-02 03:04:05.000000' WHERE id IN (:a, :b)"),
+            {"a": made[1], "b": made[3]},
+        )
+    expected = [made[4], made[2], made[0], *sorted([made[1], made[3]], reverse=True)]
+    with database.read() as session:
+        assert tokens.any_exist(session)
+        assert [one.id for one in tokens.listing(session)] == expected
+        found: list[str] = []
+        while page := tokens.listing(session, limit=2, after=found[-1] if found else None):
+            found += [one.id for one in page]
+        assert found == expected
+        with pytest.raises(NotFoundError, match="no token tok_x"):
+            tokens.listing(session, after="tok_x")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"role": "owner"}, "The role 'owner' is unknown: expected reader, writer, admin."),
+        ({"role": "reader", "name": "x" * 129}, "at most 128"),
+        ({"role": "reader", "name": "\x00"}, "NUL"),
+        ({"role": "reader", "expires_in": 0}, "can't expire in 0 seconds"),
+        ({"role": "reader", "expires_in": 10**12}, "can't expire"),
+    ],
+)
+def test_tokens_that_can_not_be(database: Database, given: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        database.change(lambda session: tokens.create(session, TESTER, **given))  # type: ignore[arg-type]
+    with database.read() as session:
+        assert not tokens.any_exist(session)

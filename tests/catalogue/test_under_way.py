@@ -1,0 +1,174 @@
+"""Uploads and operations: found again by who began them, taken up by another process when one is gone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from registry.catalogue import operations, uploads
+from registry.catalogue.database import Database
+from registry.catalogue.operations import OperationRow
+from registry.catalogue.uploads import UploadRow
+from registry.errors import NotFoundError
+from registry.rights import Principal
+from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, digest_of, rights
+
+READER = Principal("ria", rights("reader", "llama/support"), token="tok_ria", source="192.0.2.9")
+ADMIN_OF_A_PART = Principal("ada", rights("admin", "llama"), token="tok_ada")
+OVER = timedelta(seconds=-1)
+
+
+def upload(database: Database, principal: Principal = BOB, lifetime: timedelta = uploads.LIFETIME) -> UploadRow:
+    return database.change(
+        lambda session: uploads.create(
+            session,
+            digest_of("x"),
+            40,
+            principal,
+            part_size=16,
+            staging_key="staging/x",
+            multipart="m1",
+            lifetime=lifetime,
+        )
+    )
+
+
+def test_an_upload_is_found_again_by_who_began_it(database: Database) -> None:
+    made = upload(database)
+    assert (len(made.id), made.owner, made.multipart) == (32, "tok_bob", "m1")
+    same_token = Principal("bob elsewhere", rights("reader"), token="tok_bob")
+    with database.read() as session:
+        assert uploads.find(session, digest_of("x"), 40, same_token) == made
+        assert uploads.get(session, made.id, same_token) == made
+        assert uploads.find(session, digest_of("x"), 41, BOB) is None
+        assert uploads.find(session, digest_of("y"), 40, BOB) is None
+        for stranger in (TESTER, READER, Principal("bob", rights("admin"))):
+            assert uploads.find(session, digest_of("x"), 40, stranger) is None
+            with pytest.raises(NotFoundError, match=f"There is no upload {made.id}, or its time is over"):
+                uploads.get(session, made.id, stranger)
+        assert uploads.staging_keys(session) == {"staging/x"}
+    database.change(lambda session: uploads.remove(session, made.id))
+    with database.read() as session, pytest.raises(NotFoundError):
+        uploads.get(session, made.id, BOB)
+
+
+def test_an_upload_whose_time_is_over(database: Database) -> None:
+    old, new = upload(database, lifetime=OVER), upload(database, TESTER)
+    now = datetime.now(UTC)
+    with database.read() as session:
+        assert uploads.find(session, digest_of("x"), 40, BOB) is None
+        with pytest.raises(NotFoundError, match="its time is over: begin it again"):
+            uploads.get(session, old.id, BOB)
+        assert uploads.expired(session, now) == (old,)
+        assert uploads.expired(session, now + 2 * uploads.LIFETIME) == (old, new)
+        assert uploads.expired(session, now + 2 * uploads.LIFETIME, limit=1) == (old,)
+    database.change(lambda session: uploads.extend(session, old.id))
+    database.change(lambda session: uploads.extend(session, new.id, timedelta(0)))  # never shortened
+    with database.read() as session:
+        assert uploads.get(session, old.id, BOB).expires_at > now
+        assert uploads.get(session, new.id, TESTER) == new
+
+
+def start(database: Database, request: str = "{}", principal: Principal = BOB) -> OperationRow:
+    return database.change(lambda session: operations.create(session, "publish", request, principal))
+
+
+def claim(database: Database, runner: str, lease: timedelta = operations.LEASE) -> OperationRow | None:
+    return database.change(lambda session: operations.claim(session, runner, lease=lease))
+
+
+def test_an_operation_from_beginning_to_end(database: Database) -> None:
+    made = start(database, "{}", READER)
+    assert (made.state, made.principal, made.owner, made.attempts) == ("pending", READER, "tok_ria", 0)
+    claimed = claim(database, "one")
+    assert claimed is not None
+    assert (claimed.id, claimed.state, claimed.runner, claimed.attempts) == (made.id, "running", "one", 1)
+    assert claim(database, "two") is None
+    assert database.change(lambda session: operations.renew(session, made.id, "one", stage="hash", done=5, total=9))
+    with database.read() as session:
+        now = operations.get(session, made.id, READER)
+        assert (now.stage, now.done, now.total, now.result) == ("hash", 5, 9, None)
+        assert now.lease_until is not None
+        assert now.updated_at >= now.created_at == made.created_at
+        assert operations.pending(session) == 1
+    assert database.change(lambda session: operations.finish(session, made.id, "one", '{"ok": 1}'))
+    with database.read() as session:
+        done = operations.get(session, made.id, READER)
+        assert (done.state, done.result, done.problem, done.lease_until) == ("done", '{"ok": 1}', None, None)
+        assert operations.pending(session) == 0
+    assert claim(database, "two") is None
+
+
+def test_who_may_see_an_operation(database: Database) -> None:
+    made = start(database, "{}", READER)
+    with database.read() as session:
+        assert operations.get(session, made.id, TESTER) == operations.get(session, made.id, READER) == made
+        for stranger in (ADMIN_OF_A_PART, Principal("ria", rights("writer"))):
+            with pytest.raises(NotFoundError, match=f"There is no operation {made.id}"):
+                operations.get(session, made.id, stranger)
+        with pytest.raises(NotFoundError):
+            operations.get(session, "none", TESTER)
+
+
+def test_the_same_request_again_is_the_same_operation_until_it_ends(database: Database) -> None:
+    made = start(database)
+    assert start(database) == made
+    assert start(database, '{"other": 1}').id != made.id
+    assert start(database, "{}", TESTER).id != made.id
+    database.change(lambda session: operations.claim(session, "one", operation_id=made.id))
+    assert start(database).id == made.id
+    database.change(lambda session: operations.fail(session, made.id, "one", "{}"))
+    assert start(database).id != made.id
+
+
+def test_another_process_goes_on_when_a_lease_ends(database: Database) -> None:
+    made = start(database)
+    claim(database, "gone", lease=OVER)
+    again = claim(database, "here")
+    assert again is not None
+    assert (again.id, again.runner, again.attempts) == (made.id, "here", 2)
+    for late in (
+        lambda session: operations.renew(session, made.id, "gone", stage="", done=1, total=1),
+        lambda session: operations.finish(session, made.id, "gone", "wrong"),
+        lambda session: operations.fail(session, made.id, "gone", "wrong"),
+        lambda session: operations.release(session, made.id, "gone"),
+    ):
+        assert not database.change(late)
+    assert database.change(lambda session: operations.fail(session, made.id, "here", '{"code": "corrupt"}'))
+    with database.read() as session:
+        ended = operations.get(session, made.id, BOB)
+    assert (ended.state, ended.problem, ended.result) == ("failed", '{"code": "corrupt"}', None)
+    assert not database.change(lambda session: operations.finish(session, made.id, "here", "late"))
+
+
+def test_a_process_that_ends_gives_its_operation_back(database: Database) -> None:
+    made = start(database)
+    claim(database, "ending")
+    assert database.change(lambda session: operations.release(session, made.id, "ending"))
+    taken = claim(database, "other")
+    assert taken is not None
+    assert (taken.id, taken.runner) == (made.id, "other")
+
+
+def test_the_oldest_is_taken_up_first(database: Database) -> None:
+    ids = [start(database, str(count)).id for count in range(3)]
+    with database.write() as session:
+        session.execute(
+            text("UPDATE operations SET created_at = '2026-01-02 03:04:05.000000' WHERE id = :id"), {"id": ids[2]}
+        )
+    claimed = [claim(database, "one") for _ in range(4)]
+    assert [one and one.id for one in claimed] == [ids[2], ids[0], ids[1], None]
+
+
+@ON_POSTGRESQL
+def test_two_processes_at_once_take_up_two_operations(database: Database) -> None:
+    ids = {start(database, str(count)).id for count in range(2)}
+    with database.write() as session:
+        first = operations.claim(session, "one")
+        second = claim(database, "two")
+        third = claim(database, "three")
+    assert first is not None
+    assert second is not None
+    assert ({first.id, second.id}, third) == (ids, None)

@@ -1,0 +1,62 @@
+"""A real service on a thread of this process, and the registry over HTTP that is a client of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from registry.api.limits import Limits
+from registry.api.service import build
+from registry.api.webserver import Server, address_of, listen
+from registry.client.patience import Patience
+from registry.client.remote import RemoteRegistry
+from registry.folders.cache import FetchCache
+from registry.services.local import LocalRegistry
+from registry.services.merging_here import LocalArithmetic
+
+QUICK = Patience(known=10.0, unknown=10.0, first=0.01, most=0.1)
+
+
+@contextmanager
+def served(registry: LocalRegistry, limits: Limits | None = None) -> Iterator[str]:
+    """A service over a registry, on a thread of this process, open to everybody; its address."""
+    limits = limits or Limits()
+    listener = listen("127.0.0.1", 0)
+    server = Server(build(registry, anonymous="open", limits=limits), limits)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        if not server.ready.wait(30):
+            raise AssertionError("the service does not get ready")
+        yield address_of(listener)
+    finally:
+        server.stop()
+        thread.join()
+        listener.close()
+
+
+class ServedRegistry(RemoteRegistry):
+    """A registry over HTTP, with the service that it talks to. Closing it ends both."""
+
+    def __init__(self, local: LocalRegistry, cache: Path) -> None:
+        with ExitStack() as service:
+            service.callback(local.close)
+            url = service.enter_context(served(local))
+            token = local.create_token("admin", name="test").secret
+            super().__init__(url, token, cache=FetchCache(cache), arithmetic=LocalArithmetic, patience=QUICK)
+            self.local = local
+            self._service = service.pop_all()
+
+    def close(self) -> None:
+        super().close()
+        self._service.close()
+
+
+def open_http(request: pytest.FixtureRequest, folder: Path) -> ServedRegistry:
+    """A new, empty registry in a folder, served; for the suite that all implementations pass."""
+    del request
+    return ServedRegistry(LocalRegistry.open(folder / "registry", cache_folder=folder / "cache"), folder / "cache")

@@ -1,0 +1,105 @@
+"""Bytes by range from services and stores that answer something else than what was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from registry.client.patience import Patience
+from registry.client.ranges import RangeReader
+from registry.client.transport import Transport
+from registry.errors import IntegrityError, UnavailableError
+from tests.client.strange import Request, response, strange_server
+
+DATA = bytes(range(256))
+QUICK = Patience(known=5.0, unknown=5.0, first=0.001, most=0.01)
+ETAG = 'ETag: "e"'
+
+
+def read(script: object, start: int, stop: int, patience: Patience = QUICK) -> bytes:
+    """What a reader of 256 bytes gets."""
+    with strange_server(script) as server:  # type: ignore[arg-type]
+        transport = Transport(server.url, "secret", patience)
+        reader = RangeReader(transport, "/blobs/x", {"ref": "net"}, size=len(DATA), etag="e", what="x of net")
+        data = bytearray(stop - start)
+        try:
+            reader.read_into(start, memoryview(data))
+        finally:
+            transport.close()
+    return bytes(data)
+
+
+def part(start: int, stop: int, *headers: str, status: str = "206 Partial Content", size: int = 256) -> bytes:
+    return response(status, DATA[start:stop], f"Content-Range: bytes {start}-{stop - 1}/{size}", *headers)
+
+
+@pytest.mark.parametrize("status", ["206 Partial Content", "200 OK"], ids=["as agreed", "as some stores do"])
+def test_a_range(status: str) -> None:
+    asked: list[Request] = []
+
+    def answer(request: Request) -> bytes:
+        asked.append(request)
+        return part(10, 20, ETAG, status=status)
+
+    assert read(answer, 10, 20) == DATA[10:20]
+    assert asked[0].headers["range"] == "bytes=10-19"
+    assert asked[0].headers["if-range"] == '"e"'
+    assert asked[0].headers["accept-encoding"] == "identity"
+
+
+def test_the_whole_file() -> None:
+    assert read(lambda _request: response("200 OK", DATA, ETAG), 0, 256) == DATA
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (part(11, 21, ETAG), "bytes 11-20/256"),
+        (part(10, 19, ETAG), "bytes 10-18/256"),
+        (part(10, 20, ETAG, size=300), "bytes 10-19/300"),
+        (response("206 Partial Content", DATA[10:20], "Content-Range: bytes */256"), r"bytes \*/256"),
+        (response("206 Partial Content", DATA[10:20]), "HTTP 206"),
+        (response("200 OK", DATA, ETAG), "the whole file instead of a range"),
+        (part(10, 20, 'ETag: "other"'), "another file"),
+        (response("206 OK", DATA[10:30], "Content-Range: bytes 10-19/256"), "more than the 10 bytes"),
+    ],
+    ids=["shifted", "short", "other size", "unsatisfied", "no range", "whole", "other file", "more"],
+)
+def test_other_bytes_than_were_asked_for_are_refused(answer: bytes, words: str) -> None:
+    with pytest.raises(IntegrityError, match=words):
+        read(lambda _request: answer, 10, 20)
+
+
+def test_a_body_that_breaks_goes_on_where_it_broke() -> None:
+    asked: list[str] = []
+
+    def answer(request: Request) -> bytes:
+        asked.append(request.headers["range"])
+        start = int(request.headers["range"].partition("=")[2].partition("-")[0])
+        whole = part(start, 100)
+        return whole[: -max(0, 100 - start - 30)] if start < 70 else whole
+
+    assert read(answer, 10, 100) == DATA[10:100]
+    assert asked == ["bytes=10-99", "bytes=40-99", "bytes=70-99"]
+
+
+def test_a_store_that_was_named_is_asked_without_the_token_and_named_anew_when_it_refuses() -> None:
+    stored: list[Request] = []
+
+    def store(request: Request) -> bytes:
+        stored.append(request)
+        return response("403 Forbidden", ours=False) if request.number == 1 else part(0, 4)
+
+    with strange_server(store) as other:
+        moved = response("307 Temporary Redirect", b"", f"Location: {other.url}/bucket/x?signature=1")
+        assert read(lambda _request: moved, 0, 4) == DATA[:4]
+    assert [request.line for request in stored] == ["GET /bucket/x?signature=1 HTTP/1.1"] * 2
+    assert all("authorization" not in request.headers for request in stored)
+
+
+def test_a_store_that_keeps_refusing_is_told_without_its_signature() -> None:
+    with strange_server(lambda _request: response("403 Forbidden", ours=False)) as other:
+        moved = response("307 Temporary Redirect", b"", f"Location: {other.url}/bucket/x?signature=1")
+        with pytest.raises(UnavailableError, match="HTTP 403") as refused:
+            read(lambda _request: moved, 0, 4, Patience(known=0.1, unknown=0.1, first=0.01))
+    assert other.url in str(refused.value)
+    assert "signature" not in str(refused.value)

@@ -1,0 +1,263 @@
+"""What registries say to each other: requests, uploads, commits, and what a token may do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.catalogue import blobs as blob_rows
+from registry.digest import sha256_digest
+from registry.errors import (
+    ConflictError,
+    IntegrityError,
+    NotAllowedError,
+    NotFoundError,
+    UsageError,
+)
+from registry.progress import SILENT
+from registry.services import uploads
+from registry.services.local import LocalRegistry
+from registry.services.requests import base_request
+from registry.wire import BaseCommit, Origin, PublishCommit, UploadRequest
+from tests.kit import Base, add_tokenizer, plain_base
+from tests.services.sending import (
+    SHAPES,
+    acting,
+    adapter,
+    another,
+    keys,
+    prepare,
+    request_of,
+    rows,
+    send,
+    send_base,
+    upload,
+    weights_of,
+)
+
+
+def test_what_is_sent_is_what_is_published_from_a_folder(registry: LocalRegistry, tmp_path: Path) -> None:
+    made = plain_base(tmp_path / "base", SHAPES, shards=2)
+    add_tokenizer(made.folder)
+    added = send_base(registry, "net", made.folder)
+    one, two = adapter(tmp_path, made, "one"), adapter(tmp_path, made, "two", seed=2)
+    (two / "README.md").write_text("# two")
+    (two / "optimizer.pt").write_bytes(b"\x80\x04")
+    registry.publish(one, "net/one")
+    sent = send(registry, two, "net/one/two", message="hello", metrics={"acc": 0.5}, tags=["prod"])
+    assert sent.created
+    assert (sent.revision.reference, sent.revision.parent) == ("net/one/two@1", "net/one@1")
+    assert sent.parent_reason == "the only revision of net/one"
+    assert [left.path for left in sent.left_out] == ["optimizer.pt"]
+    assert (sent.revision.message, sent.revision.metrics, sent.revision.tags) == ("hello", {"acc": 0.5}, ("prod",))
+    with another(tmp_path) as other:
+        assert other.add_base("net", made.folder).base.digest == added.base.digest
+        assert other.bases()[0].table_digest == added.base.table_digest
+        other.publish(one, "net/one")
+        published = other.publish(two, "net/one/two")
+        assert published.revision.digest == sent.revision.digest
+        assert published.revision.notices == sent.revision.notices
+        for kind in ("lora", "merged", "published"):
+            with (
+                other.artifact("net/one/two", kind=kind) as theirs,
+                registry.artifact("net/one/two", kind=kind) as ours,
+            ):
+                assert ours.rendering == theirs.rendering
+                for path, file in ours.files.items():
+                    assert file.read() == theirs.file(path).read()
+    assert sorted(rows(registry).values()) == sorted(keys(registry))
+
+
+def test_sending_again_changes_labels_only(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
+    folder = adapter(tmp_path, base, "one")
+    first = send(local, folder, "net/one", metrics={"acc": 0.5})
+    made = request_of(folder, "net/one", metrics={"acc": 0.75}, tags=["prod"])
+    assert local.plan_publish(made.request).missing == ()
+    again = local.commit_publish(PublishCommit(request=made.request, uploads={}))
+    assert (again.created, again.bytes_stored) == (False, 0)
+    assert again.revision.reference == first.revision.reference
+    assert (again.revision.metrics, again.revision.tags) == ({"acc": 0.75}, ("prod",))
+
+
+def test_a_base_that_is_there_needs_no_bytes(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
+    made = base_request("net", base.folder, SILENT)
+    plan = local.plan_base(made.request)
+    assert plan.missing == ()
+    assert plan.existing is not None
+    assert not local.commit_base(BaseCommit(request=made.request, uploads={})).created
+    other = plain_base(tmp_path / "other", SHAPES, seed=1)
+    with pytest.raises(ConflictError) as taken:
+        send_base(local, "net", other.folder)
+    assert taken.value.code == "other_weights"
+    another = plain_base(tmp_path / "another", {"a.weight": (24, 16)})
+    with pytest.raises(ConflictError):  # shapes show it before any byte travels
+        local.plan_base(base_request("net", another.folder, SILENT).request)
+    resharded = plain_base(tmp_path / "resharded", SHAPES, shards=2)
+    again = send_base(local, "net", resharded.folder)
+    assert not again.created
+    assert again.base.digest == plan.existing.digest
+
+
+def test_a_digest_alone_claims_no_bytes(registry: LocalRegistry, tmp_path: Path) -> None:
+    made = plain_base(tmp_path / "base", SHAPES)
+    registry.add_base("net", made.folder)
+    folder = adapter(tmp_path, made, "one")
+    registry.publish(folder, "net/secret")
+    stored = rows(registry)
+    stranger = acting(registry, "writer", "net/mine")
+    request = request_of(folder, "net/mine/one")
+    registry.publish(adapter(tmp_path, made, "mine", seed=5), "net/mine")
+    wanted = stranger.plan_publish(request.request).missing
+    assert weights_of(folder) in wanted
+    with pytest.raises(NotFoundError, match="upload"):
+        stranger.commit_publish(PublishCommit(request=request.request, uploads={}))
+    assert set(registry.plan_publish(request.request).missing) == set()
+    sent = stranger.commit_publish(prepare(stranger, request))
+    assert sent.created
+    assert {digest: key for digest, key in rows(registry).items() if digest in stored} == stored
+    assert sorted(rows(registry).values()) == sorted(keys(registry))  # the copy was dropped
+
+
+def test_an_upload_goes_on_where_it_broke(
+    registry: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PART", 5 << 20)
+    data = bytes(range(256)) * (48 << 10)  # 12 MiB
+    digest = sha256_digest(data)
+    begun = registry.begin_upload(UploadRequest(digest=digest, size=len(data)))
+    assert (begun.parts, begun.there, begun.part_size) == (3, (), 5 << 20)
+    registry.put_part(begun.id, 2, [data[5 << 20 : 10 << 20]])
+    with pytest.raises(UsageError):
+        registry.put_part(begun.id, 1, [data[:100]])
+    with pytest.raises(UsageError):
+        registry.put_part(begun.id, 4, [b""])
+    again = registry.begin_upload(UploadRequest(digest=digest, size=len(data)))
+    assert (again.id, again.there) == (begun.id, (2,))
+    assert not again.urls or sorted(again.urls) == [1, 3]
+    file = tmp_path / "data"
+    file.write_bytes(data)
+    assert upload(registry, {digest: file}, (digest,)) == {digest: begun.id}
+    assert registry.get_upload(begun.id).there == (1, 2, 3)
+    registry.drop_upload(begun.id)
+    with pytest.raises(NotFoundError):
+        registry.get_upload(begun.id)
+
+
+def test_parts_grow_with_the_size() -> None:
+    assert uploads.part_size(0) == uploads.part_size(100 << 30) == 16 << 20
+    for size in (200 << 30, 5 << 40):
+        part = uploads.part_size(size)
+        assert part % (1 << 20) == 0
+        assert -(-size // part) <= 10_000
+
+
+def test_uploads_are_their_owner_s(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
+    first, second = acting(local, "writer", token="tok_1"), acting(local, "writer", token="tok_2")
+    request = request_of(adapter(tmp_path, base, "one"), "net/one")
+    commit = prepare(first, request)
+    one = next(iter(commit.uploads.values()))
+    for work in (
+        lambda: second.get_upload(one),
+        lambda: second.put_part(one, 1, [b""]),
+        lambda: second.drop_upload(one),
+        lambda: second.commit_publish(commit),
+    ):
+        with pytest.raises(NotFoundError):
+            work()
+    digest = next(iter(commit.uploads))
+    assert (
+        second.begin_upload(UploadRequest(digest=digest, size=first.get_upload(one).size)).id != commit.uploads[digest]
+    )
+    assert first.commit_publish(commit).created
+
+
+def test_what_a_token_may_do(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
+    local.publish(adapter(tmp_path, base, "one"), "net/one")
+    request = request_of(adapter(tmp_path, base, "two", seed=2), "net/one/two")
+    reader, elsewhere = acting(local, "reader"), acting(local, "writer", "net/two")
+    works: tuple[Callable[[LocalRegistry], object], ...] = (
+        lambda who: who.plan_publish(request.request),
+        lambda who: who.commit_publish(PublishCommit(request=request.request, uploads={})),
+        lambda who: who.publish(tmp_path / "two", "net/one/two"),
+        lambda who: who.plan_base(base_request("net", base.folder, SILENT).request),
+        lambda who: who.add_base("other", base.folder),
+        lambda who: who.tag("net/one", "prod"),
+        lambda who: who.untag("net/one", "prod"),
+        lambda who: who.annotate("net/one", metrics={"acc": 1.0}),
+        lambda who: who.create_token("reader"),
+        lambda who: who.tokens(),
+        lambda who: who.revoke_token("tok_1"),
+    )
+    for who in (reader, elsewhere):
+        for work in works:
+            with pytest.raises(NotAllowedError) as refused:
+                work(who)
+            assert refused.value.code == "not_allowed"
+    with pytest.raises(NotAllowedError):
+        reader.begin_upload(UploadRequest(digest="sha256:" + "0" * 64, size=1))
+    with pytest.raises(NotFoundError):
+        elsewhere.bundle("net/one")
+    assert reader.bundle("net/one").links[0].summary is not None
+
+
+def test_the_parent_above_a_scope_is_pinned_and_no_more_is_told(
+    local: LocalRegistry, base: Base, tmp_path: Path
+) -> None:
+    local.publish(adapter(tmp_path, base, "one"), "net/secret")
+    writer = acting(local, "writer", "net/secret/mine")
+    sent = send(writer, adapter(tmp_path, base, "mine", seed=2), "net/secret/mine")
+    assert sent.revision.parent == "net/secret@1"
+    links = writer.bundle("net/secret/mine").links
+    assert [link.summary is None for link in links] == [True, False]
+    local.publish(adapter(tmp_path, base, "again", seed=3), "net/secret")
+    with pytest.raises(UsageError) as unclear:
+        writer.publish(adapter(tmp_path, base, "next", seed=4), "net/secret/mine")
+    assert unclear.value.code == "parent_ambiguous"
+    assert "@" not in str(unclear.value)
+    with pytest.raises(NotFoundError) as none:
+        writer.publish(tmp_path / "next", "net/secret/mine", parent="net/secret@7")
+    assert "@2" not in str(none.value)
+    said = writer.publish(tmp_path / "next", "net/secret/mine", parent="net/secret@2")
+    assert said.revision.parent == "net/secret@2"
+
+
+def test_a_copy_keeps_who_when_and_its_number(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
+    folder = adapter(tmp_path, base, "one")
+    digest = local.publish(folder, "net/one").revision.digest
+    at = datetime(2024, 2, 29, 12, 0, tzinfo=UTC)
+
+    def copied(reference: str, digest: str, folder: Path = folder, path: str = "net/copy") -> Any:
+        origin = Origin(registry="elsewhere", reference=reference, author="ada", created_at=at, digest=digest)
+        request = request_of(folder, path)
+        return local.commit_publish(
+            prepare(local, replace(request, request=request.request.model_copy(update={"origin": origin})))
+        )
+
+    with pytest.raises(IntegrityError):
+        copied("net/copy@5", "sha256:" + "0" * 64)
+    assert [one.path for one in local.search().revisions] == ["net/one"]
+    first = copied("net/copy@5", digest).revision
+    assert (first.reference, first.author, first.created_at) == ("net/copy@5", "ada", at)
+    other = adapter(tmp_path, base, "other", seed=2)
+    other_digest = local.publish(other, "net/two").revision.digest
+    assert copied("net/copy@5", other_digest, other).revision.reference == "net/copy@6"
+    third = adapter(tmp_path, base, "third", seed=3)
+    third_digest = local.publish(third, "net/three").revision.digest
+    assert copied("net/copy@2", third_digest, third).revision.reference == "net/copy@2"
+    local.delete("net/copy@2")
+    assert copied("net/copy@2", third_digest, third).revision.reference == "net/copy@7"
+    assert local.publish(adapter(tmp_path, base, "fourth", seed=4), "net/copy").revision.author != "ada"
+
+
+def test_blobs_that_a_token_sees(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
+    folder = adapter(tmp_path, base, "one")
+    local.publish(folder, "net/one")
+    digest = weights_of(folder)
+    for scope, seen in (("net/one", True), ("net/two", False)):
+        with acting(local, "writer", scope).deployment.read() as session:
+            assert bool(blob_rows.visible(session, [digest])) is seen

@@ -1,0 +1,444 @@
+"""What only a bucket does: presigned requests, copies, faults of the store and of the way to it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import httpx
+import pytest
+
+from registry.digest import sha256_digest
+from registry.errors import IntegrityError, NotAllowedError, NotFoundError, RegistryError, UnavailableError, UsageError
+from registry.storage import streams
+from registry.storage.blobs import BlobStore
+from registry.storage.driver import Commit
+from registry.storage.s3 import S3Driver, connection, copying, driver, reading, writing
+from tests.kit.servers import S3Place, S3Server
+from tests.kit.shim import Asked, Fault, Shim, flip_first_byte
+from tests.storage.conftest import MakeS3, StartScript, everything
+
+BLOCK = 256 * 1024
+KEY = "blobs/sha256/ab/abcd-01234567"
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def put(driver: S3Driver, key: str, data: bytes) -> None:
+    with driver.writer() as writer:
+        writer.write(data)
+        driver.commit([Commit(writer, key)])
+
+
+def get(driver: S3Driver, key: str) -> bytes:
+    reader = driver.open(key)
+    data = bytearray(reader.size)
+    reader.read_into(0, memoryview(data))
+    return bytes(data)
+
+
+def left(driver: S3Driver) -> list[str]:
+    return everything(driver, Path())
+
+
+@pytest.fixture
+def shim(s3_settings: S3Place) -> Iterator[Shim]:
+    """A way to the bucket that can be made to fail."""
+    with Shim(s3_settings.endpoint) as shim:
+        yield shim
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large objects of a few blocks."""
+    monkeypatch.setattr(writing, "PART", BLOCK)
+    monkeypatch.setattr(reading, "_PIECE", 100_000)
+    monkeypatch.setattr(streams, "_PIECE", 100_000)
+    monkeypatch.setattr(reading.S3Reader, "ahead", 400_000)
+    monkeypatch.setattr(copying, "CARRIED_PART", 150_000)
+    monkeypatch.setattr(copying, "COPIED_PART", 200_000)
+
+
+def test_a_presigned_put_used_again_changes_no_blob(make_s3: MakeS3) -> None:
+    store = BlobStore(make_s3())
+    data = noise(2 * BLOCK)
+    staging = store.begin_staging(len(data), len(data))
+    url = store.sign_part(staging, 1, 600)
+    assert url is not None
+    assert httpx.put(url, content=data).status_code == 200
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        assert httpx.put(url, content=noise(2 * BLOCK, 1)).status_code == 200, "it still works"
+        blob = staged.commit()
+    assert httpx.put(url, content=noise(2 * BLOCK, 2)).status_code == 200
+    store.check(blob.place)
+    assert blob.key not in url
+
+
+def test_a_presigned_part_used_again_changes_no_blob(make_s3: MakeS3) -> None:
+    driver = make_s3()
+    store = BlobStore(driver)
+    data = noise(3 * BLOCK)
+    staging = store.begin_staging(len(data), BLOCK)
+    urls = [str(store.sign_part(staging, number, 600)) for number in (1, 2, 3)]
+    for number, url in enumerate(urls):
+        assert httpx.put(url, content=data[number * BLOCK : (number + 1) * BLOCK]).status_code == 200
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        blob = staged.commit()
+    for url in urls:
+        assert httpx.put(url, content=bytes(BLOCK)).status_code == 404
+    store.check(blob.place)
+    assert [name for name in left(driver) if name.startswith("staging/")] == []
+
+
+def test_a_presigned_put_of_another_length_is_a_part_that_is_missing(make_s3: MakeS3) -> None:
+    store = BlobStore(make_s3())
+    staging = store.begin_staging(1000, 1000)
+    httpx.put(str(store.sign_part(staging, 1, 60)), content=bytes(999))
+    assert store.parts(staging) == {1: 999}
+    with pytest.raises(UsageError, match="missing or have another length: 1;"):
+        store.adopt(staging, sha256_digest(bytes(1000)))
+
+
+def test_a_presigned_get_gives_the_blob_by_range_and_under_a_name(make_s3: MakeS3) -> None:
+    store = BlobStore(make_s3())
+    data = noise(1000)
+    blob = store.put_bytes(data)
+    url = store.sign_get(blob.place, 60, "ein Öl.bin")
+    assert url is not None
+    assert httpx.get(url).content == data
+    assert httpx.get(url, headers={"Range": "bytes=10-19"}).content == data[10:20]
+    assert "testsecret1" not in url
+
+
+def test_clients_get_the_public_address_and_the_service_keeps_its_own(
+    make_s3: MakeS3, shim: Shim, s3_settings: S3Place
+) -> None:
+    """The signature is about the address: a request that was signed for one does not hold at the other."""
+    driver = make_s3(public_url=shim.url)
+    store = BlobStore(driver)
+    blob = store.put_bytes(b"data")
+    assert shim.seen() == []
+    url = str(store.sign_get(blob.place, 60))
+    assert url.startswith(shim.url)
+    assert httpx.get(url).content == b"data"
+    assert httpx.get(url.replace(shim.url, s3_settings.endpoint)).status_code == 403
+
+
+def test_nothing_is_signed_where_blobs_go_through_the_service(make_s3: MakeS3) -> None:
+    driver = make_s3(proxy_blobs=True)
+    staging = driver.begin_staging(10, 10)
+    assert driver.sign_part(staging, 1, 60) is None
+    assert driver.sign_get(KEY, 60, name=None) is None
+    driver.put_part(staging, 1, [b"0123456789"])
+    assert driver.parts(staging) == {1: 10}
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 3])
+def test_large_objects_are_written_in_parts_and_copied(make_s3: MakeS3, shim: Shim, size: int) -> None:
+    driver = make_s3(shim.url)
+    store = BlobStore(driver)
+    blob = store.put_bytes(noise(size))
+    store.check(blob.place)
+    assert (shim.seen("PUT", "incoming/") != []) == (size >= BLOCK)
+    assert [name for name in left(driver) if name.startswith("incoming/")] == []
+    with driver.writer() as writer:
+        writer.write(noise(size))
+        assert left(driver) == sorted(one.key for one in store.objects()) or size >= BLOCK
+        reader = writer.open()
+        found = bytearray(size)
+        reader.read_into(0, memoryview(found))
+        assert found == noise(size)
+    assert [name for name in left(driver) if name.startswith("incoming/")] == []
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_what_is_too_large_for_one_copy_is_carried_where_the_store_copies_no_parts(
+    make_s3: MakeS3, shim: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rclone takes a copy of a part for a part of no bytes."""
+    monkeypatch.setattr(copying, "SINGLE_COPY", 2 * BLOCK)
+    driver = make_s3(shim.url)
+    store = BlobStore(driver)
+    data = noise(3 * BLOCK + 1)
+    for copied_by_store in (1, 0):  # it is tried once
+        shim.forget()
+        staging = store.begin_staging(len(data), BLOCK)
+        for number in range(1, 5):
+            store.put_part(staging, number, [data[(number - 1) * BLOCK : number * BLOCK]])
+        with store.adopt(staging, sha256_digest(data)) as staged:
+            blob = staged.commit()
+        store.check(blob.place)
+        sent = [one.sent for one in shim.seen("PUT", "blobs/.*partNumber")]
+        assert sorted(sent) == sorted([0] * copied_by_store + [150_000] * 5 + [len(data) - 750_000])
+    assert not [name for name in left(driver) if "unfinished" in name or not name.startswith("bl")]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_what_is_too_large_for_one_copy_is_copied_in_parts_by_the_store(
+    make_s3: MakeS3, shim: Shim, monkeypatch: pytest.MonkeyPatch, s3_settings: S3Place
+) -> None:
+    """rclone can't, so the shim does it in its place."""
+    monkeypatch.setattr(copying, "SINGLE_COPY", 2 * BLOCK)
+    own = make_s3()._bucket
+    ranges: list[str] = []
+
+    def copy_part(asked: Asked) -> tuple[int, bytes]:
+        bucket, _, key = unquote(asked.headers["x-amz-copy-source"]).partition("/")
+        assert bucket == s3_settings.bucket
+        ranges.append(asked.headers["x-amz-copy-source-range"])
+        first, _, last = ranges[-1].removeprefix("bytes=").partition("-")
+        part = (s3_settings.folder / key).read_bytes()[int(first) : int(last) + 1]
+        query = parse_qs(urlsplit(asked.target).query)
+        target = urlsplit(asked.target).path.removeprefix(f"/{bucket}/team/")
+        tag = own.put_part(target, query["uploadId"][0], int(query["partNumber"][0]), part, len(part))
+        return 200, f"<CopyPartResult><ETag>{tag.replace(chr(34), '&quot;')}</ETag></CopyPartResult>".encode()
+
+    shim.faults.append(Fault(method="PUT", target="blobs/.*partNumber", answer=copy_part))
+    store = BlobStore(make_s3(shim.url))
+    data = noise(3 * BLOCK)
+    blob = store.put_bytes(data)
+    store.check(blob.place)
+    assert sorted(ranges) == ["bytes=0-199999", "bytes=200000-399999", "bytes=400000-599999", "bytes=600000-786431"]
+
+
+def test_a_copy_that_breaks_leaves_nothing(make_s3: MakeS3, shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = make_s3(shim.url)
+    put(driver, KEY, noise(BLOCK))
+    monkeypatch.setattr(copying, "SINGLE_COPY", 10)
+    monkeypatch.setattr(copying, "CARRIED_PART", BLOCK // 4)
+    shim.faults = [Fault(target="partNumber=3", status=503)]
+    with pytest.raises(UnavailableError, match="503"):
+        copying.copy_object(driver._bucket, KEY, f"{KEY}9", BLOCK)
+    assert left(driver) == [KEY]
+
+
+def test_the_store_is_asked_again_when_it_is_busy(make_s3: MakeS3, shim: Shim) -> None:
+    driver = make_s3(shim.url, attempts=2)
+    shim.faults = [Fault(method="PUT", times=1, status=503), Fault(method="GET", times=1, lose_answer=True)]
+    put(driver, KEY, b"data")
+    assert [one.status for one in shim.seen("PUT")] == [503, 200]
+    assert get(driver, KEY) == b"data"
+
+
+def test_a_lost_answer_to_a_put_is_no_object_of_someone_else(make_s3: MakeS3, shim: Shim) -> None:
+    driver = make_s3(shim.url, attempts=2)
+    shim.faults = [Fault(method="PUT", times=1, lose_answer=True)]
+    put(driver, KEY, b"data")
+    assert get(driver, KEY) == b"data"
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_read_that_breaks_goes_on_where_it_broke(make_s3: MakeS3, shim: Shim) -> None:
+    driver = make_s3(shim.url)
+    data = noise(3 * BLOCK)
+    put(make_s3(), KEY, data)
+    shim.faults = [Fault(method="GET", times=3, cut_answer=60_000)]
+    assert get(driver, KEY) == data
+    assert sum(one.received for one in shim.seen("GET")) == len(data)
+    shim.faults = [Fault(method="GET", cut_answer=10_000)]
+    with pytest.raises(UnavailableError, match="broke off 4 times"):
+        get(driver, KEY)
+
+
+def test_other_bytes_than_were_stored_are_never_handed_out(make_s3: MakeS3, shim: Shim) -> None:
+    store = BlobStore(make_s3(shim.url))
+    data = noise(3 * BLOCK)
+    blob = store.put_bytes(data)
+    with store.open(blob.place) as reader:
+        reader.read_into(0, memoryview(bytearray(1)))  # the list of blocks is read
+        shim.faults = [Fault(method="GET", change_answer=flip_first_byte)]
+        buffer = bytearray(2 * BLOCK)
+        with pytest.raises(IntegrityError, match="bytes 262144 to 524288 are not"):
+            reader.read_into(BLOCK, memoryview(buffer))
+        assert not any(buffer)
+    with pytest.raises(IntegrityError, match="digest of its bytes"):
+        store.check(blob.place)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("size", [1000, 3 * BLOCK])
+def test_what_the_store_does_not_give_back_as_it_was_sent_is_not_committed(
+    make_s3: MakeS3, shim: Shim, size: int
+) -> None:
+    driver = make_s3(shim.url)
+    store = BlobStore(driver)
+    shim.faults = [Fault(method="GET", target="blobs/", times=1, change_answer=flip_first_byte)]
+    with pytest.raises(IntegrityError, match="holds other bytes than were sent"):
+        store.put_bytes(noise(size))
+    assert [name for name in left(driver) if not name.startswith("blocks/")] == []
+    store.check(store.put_bytes(noise(size)).place)
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "kind", "code", "words"),
+    [
+        (403, "PUT", NotAllowedError, "read_only", "doesn't let these credentials write"),
+        (403, "GET", UnavailableError, "unavailable", "can't be read with these credentials"),
+        (507, "PUT", UnavailableError, "disk_full", "no space left"),
+        (500, "GET", UnavailableError, "unavailable", "can't answer now"),
+        (400, "PUT", UnavailableError, "unavailable", "refused a request"),
+    ],
+)
+def test_every_refusal_is_one_sentence_that_names_the_place(
+    make_s3: MakeS3, shim: Shim, status: int, method: str, kind: type[RegistryError], code: str, words: str
+) -> None:
+    driver = make_s3(shim.url)
+    put(driver, KEY, b"data")
+    shim.faults = [Fault(method=method, status=status)]
+    with pytest.raises(kind, match=words) as caught:
+        get(driver, KEY) if method == "GET" else put(driver, f"{KEY}9", b"more")
+    assert (type(caught.value), caught.value.code) == (kind, code)
+    assert driver.place in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_a_store_that_is_down_or_slow(make_s3: MakeS3, private_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = private_s3.place()
+    with Shim(private_s3.endpoint) as shim:
+        monkeypatch.setattr(connection, "_READ_TIMEOUT", 0.5)
+        slow = make_s3(shim.url, url=place.url)
+        shim.faults = [Fault(delay=1.5)]
+        with pytest.raises(UnavailableError, match=f"can't be reached at {shim.url}.*Timeout"):
+            slow.ping()
+    driver = make_s3(private_s3.endpoint, url=place.url)
+    driver.ping()
+    private_s3.stop()
+    actions: list[Callable[[], object]] = [driver.ping, lambda: driver.open(KEY), lambda: driver.size(KEY)]
+    actions += [lambda: put(driver, KEY, b""), lambda: driver.delete(KEY), lambda: list(driver.objects(""))]
+    actions += [lambda: driver.begin_staging(2, 1), driver.clear_litter]
+    for action in actions:
+        with pytest.raises(UnavailableError, match=f"can't be reached at {private_s3.endpoint}"):
+            action()
+
+
+def test_a_bucket_that_is_not_there_is_no_missing_object(make_s3: MakeS3, s3_settings: S3Place) -> None:
+    driver = make_s3(url="s3://no-such-bucket/team")
+    actions: list[Callable[[], object]] = [driver.ping, lambda: driver.open(KEY), lambda: driver.size(KEY)]
+    actions += [lambda: put(driver, KEY, b""), lambda: list(driver.objects(""))]
+    for action in actions:
+        with pytest.raises(UnavailableError, match=f"no bucket no-such-bucket at {s3_settings.endpoint}"):
+            action()
+
+
+def test_wrong_and_missing_credentials(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
+    driver = make_s3()
+    for action in (lambda: driver.begin_staging(2, 1), lambda: driver.delete(KEY), lambda: list(driver.objects(""))):
+        with pytest.raises(UnavailableError, match=r"refuses the credentials \(SignatureDoesNotMatch\)") as caught:
+            action()
+        assert "not the secret" not in str(caught.value)
+    with pytest.raises(UnavailableError, match="can't be read with these credentials"):
+        put(driver, KEY, b"")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(UnavailableError, match="no credentials"):
+        make_s3().ping()
+
+
+def test_an_object_that_goes_while_it_is_read(make_s3: MakeS3) -> None:
+    driver = make_s3()
+    store = BlobStore(driver)
+    blob = store.put_bytes(noise(1000))
+    with store.open(blob.place) as reader:
+        driver.delete(blob.key)
+        with pytest.raises(IntegrityError, match="missing"):
+            reader.read_into(0, memoryview(bytearray(10)))
+    with pytest.raises(NotFoundError, match=f"no object {blob.key}"):
+        driver.open(blob.key)
+
+
+DIES = """
+import os, sys
+from registry.storage.blobs import BlobStore
+from registry.storage.s3 import S3Driver, writing
+writing.PART = 1000
+driver = S3Driver(sys.argv[1])
+writer = driver.writer().__enter__()
+writer.write(bytes(5000))
+writer.open() if sys.argv[2] == "joined" else writer._incoming._going[-1].result()
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("way", ["joined", "unfinished"])
+def test_what_a_killed_writer_left_is_cleared_when_it_is_old(
+    make_s3: MakeS3, s3_settings: S3Place, monkeypatch: pytest.MonkeyPatch, start_script: StartScript, way: str
+) -> None:
+    bucket = make_s3()
+    staging = bucket.begin_staging(2, 1)
+    assert start_script(DIES, s3_settings.url, way).wait() == 9
+    assert len(left(bucket)) == 2
+    assert bucket.clear_litter() == 0, "it may be a live writer's"
+    monkeypatch.setattr(driver, "LITTER_AGE", -timedelta(hours=1))
+    assert bucket.clear_litter() == 1
+    assert left(bucket) == [f"{staging.key} unfinished"], "uploads of clients have a time of their own"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "style", "host"),
+    [
+        ("http://127.0.0.1:9000", None, "127.0.0.1"),
+        ("http://localhost:9000", None, "localhost"),
+        ("http://s3:9000", None, "s3"),
+        ("https://objects.example", None, "objects.example"),
+        ("https://objects.example", "virtual", "weights.objects.example"),
+        ("https://s3.eu-central-1.amazonaws.com", None, "weights.s3.eu-central-1.amazonaws.com"),
+        ("https://s3.eu-central-1.amazonaws.com", "path", "s3.eu-central-1.amazonaws.com"),
+        (None, None, "weights.s3.eu-central-1.amazonaws.com"),
+    ],
+)
+def test_the_bucket_is_named_in_the_path_or_in_the_host(
+    s3_settings: S3Place,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    endpoint: str | None,
+    style: str | None,
+    host: str,
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    if endpoint is not None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    if style is not None:
+        (tmp_path / "config").write_text(f"[default]\ns3 =\n  addressing_style = {style}\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    made = S3Driver("s3://weights/team")
+    url = urlsplit(str(made.sign_get(KEY, 60, name=None)))
+    made.close()
+    assert url.hostname == host
+    assert url.path == (f"/team/{KEY}" if host.startswith("weights.") else f"/weights/team/{KEY}")
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url.query
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://", "s3://ab", "s3://UPPER", "s3://bucket/a//b", "s3://bucket/../x", "https://bucket", "s3://k:s@bucket"],
+)
+def test_urls_that_name_no_bucket(url: str) -> None:
+    with pytest.raises(UsageError, match="s3://BUCKET"):
+        S3Driver(url)
+
+
+def test_settings_that_can_not_be_used(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL"):
+        make_s3("127.0.0.1:9000")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(UsageError, match=r"nobody.*AWS_PROFILE"):
+        make_s3()
+
+
+def test_no_secret_of_an_endpoint_is_shown(make_s3: MakeS3) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        make_s3("http://user:password@127.0.0.1:1").ping()
+    assert "password" not in str(caught.value)
+
+
+def test_botocore_is_loaded_with_the_first_driver_only(start_script: StartScript) -> None:
+    script = "import sys, registry.storage.blobs, registry.storage.s3\nprint({'boto3', 'botocore'} & {*sys.modules})"
+    assert start_script(script).communicate() == ("set()\n", "")
