@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from registry.digest import document_digest, hex_of
-from registry.folders.receipts import ReceiptLink, ReceiptPlan
 from registry.reference import Reference
 from registry.schemas import Options
 from registry.services.artifacts import build_artifact
 from registry.services.deployment import Deployment
+from registry.services.describing import described, etag
 from registry.services.lineage import LoadedPath
 from registry.services.paths import path_in
-from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
-from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
-from registry.version import __version__
-from registry.wire import ArtifactFileEntry, ArtifactPlan
+from registry.tensors.artifacts.artifact import Artifact
+from registry.wire import ArtifactPlan
+
+__all__ = ["Asked", "artifact_plan", "ask", "described", "etag", "open_artifact", "open_asked"]
 
 
 @dataclass(frozen=True)
@@ -61,48 +60,3 @@ def artifact_plan(deployment: Deployment, ref: str, options: Options) -> Artifac
     asked = ask(deployment, ref, options)
     with open_asked(deployment, asked) as artifact:
         return described(asked.path, asked.ancestor, artifact, with_files=True)
-
-
-def described(
-    path: LoadedPath, ancestor: LoadedPath | None, artifact: Artifact, *, with_files: bool = False
-) -> ArtifactPlan:
-    """What an artifact is."""
-    import torch
-
-    plan = artifact.plan
-    return ArtifactPlan(
-        reference=path.reference,
-        kind=plan.kind,
-        base=path.base.name,
-        since=ancestor.reference if ancestor else None,
-        plan=ReceiptPlan.model_validate(plan.document()),
-        plan_digest=plan.digest,
-        rendering=plan.rendering,
-        numerics=plan.numerics,
-        lineage=tuple(
-            ReceiptLink(
-                reference=link.reference,
-                number=link.number,
-                digest=link.digest,
-                rank=link.rank,
-                scalings=link.scalings,
-            )
-            for link in path.links
-        ),
-        notices=artifact.notices,
-        truncation=artifact.truncation,
-        torch=torch.__version__,
-        version=__version__,
-        artifact_format=ARTIFACT_FORMAT,
-        files=tuple(_entry(artifact, file) for file in artifact.files.values()) if with_files else (),
-    )
-
-
-def _entry(artifact: Artifact, file: ArtifactFile) -> ArtifactFileEntry:
-    head = None if file.header is None else file.read(0, file.header.size)
-    return ArtifactFileEntry(path=file.path, size=file.size, etag=etag(artifact.rendering, file.path), header=head)
-
-
-def etag(rendering: str, path: str) -> str:
-    """The ETag of a file of an artifact, without quotes: it says which bytes, also after a materialisation."""
-    return hex_of(document_digest({"rendering": rendering, "file": path}))

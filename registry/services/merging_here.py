@@ -19,7 +19,7 @@ from registry.folders.receipts import Receipt
 from registry.reference import Reference
 from registry.schemas import Options, OutputFile
 from registry.services.artifacts import build_artifact
-from registry.services.handing_out import described
+from registry.services.describing import described
 from registry.services.hashing import files_digest, weights_digest
 from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, PathFile, read_document, target_table
 from registry.services.receipt import receipt_of

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from registry.client.patience import Patience
 from registry.client.ranges import RangeReader
 from registry.client.transport import Transport
+from registry.client.uploads import Uploads
 from registry.errors import IntegrityError, UnavailableError
+from registry.progress import SILENT
+from registry.wire import Upload
 from tests.client.strange import Request, response, strange_server
 
 DATA = bytes(range(256))
@@ -82,18 +87,55 @@ def test_a_body_that_breaks_goes_on_where_it_broke() -> None:
     assert asked == ["bytes=10-99", "bytes=40-99", "bytes=70-99"]
 
 
-def test_a_store_that_was_named_is_asked_without_the_token_and_named_anew_when_it_refuses() -> None:
-    stored: list[Request] = []
+def only_second(request: Request) -> bytes:
+    """A store for which the first signature is too old."""
+    return part(0, 4) if "signature=2" in request.line else response("403 Forbidden", ours=False)
 
-    def store(request: Request) -> bytes:
-        stored.append(request)
-        return response("403 Forbidden", ours=False) if request.number == 1 else part(0, 4)
 
-    with strange_server(store) as other:
-        moved = response("307 Temporary Redirect", b"", f"Location: {other.url}/bucket/x?signature=1")
-        assert read(lambda _request: moved, 0, 4) == DATA[:4]
-    assert [request.line for request in stored] == ["GET /bucket/x?signature=1 HTTP/1.1"] * 2
-    assert all("authorization" not in request.headers for request in stored)
+def test_a_store_is_asked_without_the_token_and_named_anew_when_it_refuses() -> None:
+    with strange_server(only_second) as other:
+
+        def moved(request: Request) -> bytes:
+            return response("307 Moved", b"", f"Location: {other.url}/bucket/x?signature={request.number}")
+
+        assert read(moved, 0, 4) == DATA[:4]
+    assert other.lines == [f"GET /bucket/x?signature={number} HTTP/1.1" for number in (1, 2)]
+    assert all("authorization" not in request.headers for request in other.requests)
+
+
+def test_a_part_is_sent_without_the_token_and_to_a_new_address_when_the_old_one_is_refused() -> None:
+    with strange_server(only_second) as store:
+
+        def service(request: Request) -> bytes:
+            upload = Upload(
+                id="u",
+                digest="sha256:" + "0" * 64,
+                size=4,
+                part_size=16,
+                parts=1,
+                there=(),
+                urls={1: f"{store.url}/bucket/x?signature={request.number}"},
+                expires_at=datetime.now(UTC),
+            )
+            return response("200 OK", upload.model_dump_json().encode())
+
+        with strange_server(service) as server:
+            transport = Transport(server.url, "secret", QUICK)
+            sent = Uploads(transport, SILENT).send([("sha256:" + "0" * 64, Four())])
+            transport.close()
+    assert list(sent.values()) == ["u"]
+    assert store.lines == [f"PUT /bucket/x?signature={number} HTTP/1.1" for number in (1, 2)]
+    assert [request.body for request in store.requests] == [b"four", b"four"]
+    assert all("authorization" not in request.headers for request in store.requests)
+
+
+class Four:
+    """Four bytes."""
+
+    size = 4
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        buffer[:] = b"four"[offset : offset + len(buffer)]
 
 
 def test_a_store_that_keeps_refusing_is_told_without_its_signature() -> None:
