@@ -14,6 +14,7 @@ import time
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.dbmodels import models
 from sqlalchemy import create_engine, insert, text
 
@@ -30,8 +31,8 @@ def publisher(url, number, _revisions):
     client, name, turn = _client(url), f"written-{number}", 0
     try:
         client.create_registered_model(name)
-    except Exception as error:
-        if "RESOURCE_ALREADY_EXISTS" not in str(error):
+    except MlflowException as error:  # an earlier run made it
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
     def work():

@@ -133,7 +133,7 @@ class UploadRequest(Schema):
     """Bytes that a client is going to upload."""
 
     digest: str
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=5 << 40)  # the most that S3 keeps in one object
 
 
 class Upload(Schema):

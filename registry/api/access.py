@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -20,8 +21,7 @@ from registry.rights import UNLIMITED, Principal, Rights
 Anonymous = Literal["none", "read", "open"]  # open: an embedded registry on loopback, as long as it has no tokens
 _MOST_SECRET: Final = 512
 _SOURCES: Final = 4096  # remembered
-_EACH: Final = 1.0  # seconds between two events of one source
-_ALL: Final = 0.1  # and of all sources together
+_BY_PROXIES: Final = ("forwarded", "x-forwarded-for", "x-real-ip")  # headers
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Access:
         """Who asks.
 
         Raises:
-            NotAllowedError: ``bad_token``, or a web page of another host asks an open registry.
+            NotAllowedError: ``bad_token``, or a web page of another host, or a proxy, asks an open registry.
         """
         source = source_of(request.scope)
         given = request.headers.get("authorization")
@@ -91,10 +91,41 @@ class Access:
                     f"This registry is open to its own machine only, and was asked for by the name {host[:64]!r}: "
                     "ask for it as localhost, or make a token."
                 )
+            if any(name in request.headers for name in _BY_PROXIES):
+                raise NotAllowedError(
+                    "This registry is open to its own machine only, and was asked through a proxy, which may speak for "
+                    "anybody: make a token."
+                )
             return Principal("local", UNLIMITED, source=source)
         raise NotAllowedError(
             "This registry needs a token: `registry login URL` keeps one, REGISTRY_TOKEN gives one.", code="bad_token"
         )
+
+
+@dataclass
+class _Allowance:
+    """Events that may still be noted: so many at once, and one more whenever a while has passed."""
+
+    most: float
+    a_second: float
+    left: float
+    at: float
+
+    def take(self, now: float) -> bool:
+        self.left = min(self.most, self.left + (now - self.at) * self.a_second)
+        self.at = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
+def _of_one(now: float) -> _Allowance:
+    return _Allowance(most=30, a_second=1, left=30, at=now)
+
+
+def _of_all(now: float) -> _Allowance:
+    return _Allowance(most=300, a_second=10, left=300, at=now)
 
 
 class Refusals:
@@ -103,18 +134,18 @@ class Refusals:
     def __init__(self, record: Callable[[Principal, str, RegistryError], None]) -> None:
         self._record = record
         self._lock = threading.Lock()
-        self._last: OrderedDict[str, float] = OrderedDict()
-        self._last_of_all = -_EACH
+        self._each: OrderedDict[str, _Allowance] = OrderedDict()
+        self._all = _of_all(time.monotonic())
 
     def note(self, request: Request, error: RegistryError) -> None:
         """Note a refusal, if there is one and it is time for it."""
         if not isinstance(error, NotAllowedError) or error.code == "read_only":
             return
         principal: Principal | None = getattr(request.state, "principal", None)
-        if principal is None and "authorization" not in request.headers:
+        if principal is None and error.code == "bad_token" and "authorization" not in request.headers:
             return  # somebody without a token was asked for one: that is how a conversation begins
         source = source_of(request.scope)
-        if not self._is_time(source or ""):
+        if not self._is_time((principal and principal.token) or source or ""):
             return
         who = principal or Principal("unknown", Rights("reader"), source=source)
         try:
@@ -122,14 +153,12 @@ class Refusals:
         except RegistryError as problem:
             log.warning("a refusal could not be noted: %s", problem)
 
-    def _is_time(self, source: str) -> bool:
+    def _is_time(self, who: str) -> bool:
+        """Whether one more of a token, or of a source that has none, may be noted."""
         now = time.monotonic()
         with self._lock:
-            if now - self._last_of_all < _ALL or now - self._last.get(source, -_EACH) < _EACH:
-                return False
-            self._last_of_all = now
-            self._last[source] = now
-            self._last.move_to_end(source)
-            while len(self._last) > _SOURCES:
-                self._last.popitem(last=False)
-        return True
+            mine = self._each.setdefault(who, _of_one(now))
+            self._each.move_to_end(who)
+            while len(self._each) > _SOURCES:
+                self._each.popitem(last=False)
+            return mine.take(now) and self._all.take(now)

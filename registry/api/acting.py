@@ -32,6 +32,7 @@ class Service:
     metrics: Metrics
     shelf: ArtifactShelf
     truncations: Benches
+    tables: Benches
     runner: Runner
     part_threads: CapacityLimiter
 

@@ -15,10 +15,12 @@ class Admission:
 
     def __init__(self, what: str, *, seats: int, queue: int, patience: float) -> None:
         self._what = what
-        self._queue = queue
+        self._most = seats + queue
         self._patience = patience
         self._free = asyncio.Semaphore(seats)
-        self._waiting = 0
+        self._inside = (
+            0  # with a seat or waiting for one; counted at once, where the semaphore takes a turn of the loop
+        )
 
     @asynccontextmanager
     async def seat(self) -> AsyncIterator[None]:
@@ -27,22 +29,23 @@ class Admission:
         Raises:
             UnavailableError: too many wait already, or none became free in time.
         """
-        await self._take()
+        if self._inside >= self._most:
+            raise self._full()
+        self._inside += 1
         try:
-            yield
+            await self._take()
+            try:
+                yield
+            finally:
+                self._free.release()
         finally:
-            self._free.release()
+            self._inside -= 1
 
     async def _take(self) -> None:
-        if self._free.locked() and self._waiting >= self._queue:
-            raise self._full()
-        self._waiting += 1
         try:
             await asyncio.wait_for(self._free.acquire(), self._patience)
         except TimeoutError:
             raise self._full() from None
-        finally:
-            self._waiting -= 1
 
     def _full(self) -> UnavailableError:
         return _too_many(self._what)

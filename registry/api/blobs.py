@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix=API, tags=["transfer"])
 
-SIGNED_FOR: Final = 6 * 3600  # seconds: outlives a large file
+_SIGNED_AT_LEAST: Final = 15 * 60  # seconds
+_SIGNED_AT_MOST: Final = 7 * 24 * 3600  # what S3 allows
+_SLOWEST: Final = 1 << 20  # bytes a second of a download that a signature has to outlive
 _PIECE: Final = 4 << 20
 DigestOfBlob = Annotated[str, Path(pattern="^sha256:[0-9a-f]{64}$", examples=["sha256:" + "5f" * 32])]
 
@@ -73,7 +75,8 @@ def redirected(request: Request, deployment: Deployment, place: BlobPlace, etag:
     """Send a client to the store itself, where that can be reached; None where the service sends the bytes."""
     if request.method != "GET" or names(request.headers.get("if-none-match"), etag):
         return None
-    url = deployment.blobs.sign_get(place, SIGNED_FOR, name.rpartition("/")[2])
+    lasts = min(max(_SIGNED_AT_LEAST, place.size // _SLOWEST), _SIGNED_AT_MOST)
+    url = deployment.blobs.sign_get(place, lasts, name.rpartition("/")[2])
     if url is None:
         return None
     headers = {"Location": url, "Cache-Control": "no-store", "ETag": f'"{etag}"'}

@@ -35,8 +35,8 @@ class Ready(Schema):
 
 
 @router.get("/healthz")
-def healthz() -> Alive:
-    """Whether the process is there; asks nobody else."""
+async def healthz() -> Alive:
+    """Whether the process is there; asks nobody else, and waits for no thread that others hold."""
     return Alive()
 
 

@@ -28,28 +28,41 @@ ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.get("/operations/{id}", responses=problems(404))
-def get_operation(registry: Acting, id: Id) -> Operation:  # noqa: A002 - the name of the parameter of the route
+def get_operation(registry: Acting, request: Request, id: Id) -> Operation:  # noqa: A002 - the route's own name of it
     """How far an operation is, and what it answered."""
-    return operation(registry.deployment, id)
+    found = operation(registry.deployment, id)
+    return found if found.result is None else found.model_copy(update={"result": _at(found.result, request)})
 
 
 def answered(request: Request, registry: LocalRegistry, kind: OperationKind, asked: Schema) -> Response:
     """Do what is asked for; where that takes longer than a request may, answer with the operation that it became."""
     found = service_of(request).runner.answer(registry.deployment, kind, asked)
     if isinstance(found, OperationResult):
-        return _done(found, address_of(request))
+        return _done(_at(found, request))
     if found.result is not None:
-        return _done(found.result, address_of(request))
+        return _done(_at(found.result, request))
     if found.problem is not None:
         return problem_response(found.problem.model_copy(update={"request": exchange_of(request.scope).request}))
     headers = {"Location": f"{API}/operations/{found.id}", "Retry-After": "1"}
     return _json(found, 202, headers)
 
 
-def _done(result: OperationResult, address: str) -> Response:
+def _at(result: OperationResult, request: Request) -> OperationResult:
+    """A result with the address that clients call this registry by, not with the place that the process knows."""
+    here = {"registry": address_of(request)}
+    published, base_added = result.published, result.base_added
+    return result.model_copy(
+        update={
+            "published": published and published.model_copy(update=here),
+            "base_added": base_added and base_added.model_copy(update=here),
+        }
+    )
+
+
+def _done(result: OperationResult) -> Response:
     added = result.published or result.base_added
     if added is not None:
-        return _json(added.model_copy(update={"registry": address}), 201 if added.created else 200)
+        return _json(added, 201 if added.created else 200)
     found = result.collected or result.checked
     if found is None:
         raise AssertionError("an operation that is done has a result")

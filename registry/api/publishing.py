@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from registry.api.acting import Acting
+from registry.api.acting import Acting, service_of
 from registry.api.openapi import problems
 from registry.api.operations import ACCEPTED, answered
 from registry.api.payloads import JsonBody
@@ -39,9 +39,12 @@ def commit_publish(
 
 
 @router.post("/bases/plan", responses=problems(400, 404, 408, 409))
-def plan_base(registry: Acting, asked: Annotated[BaseRequest, Depends(JsonBody(BaseRequest))]) -> BasePlan:
+def plan_base(
+    registry: Acting, request: Request, asked: Annotated[BaseRequest, Depends(JsonBody(BaseRequest))]
+) -> BasePlan:
     """Check everything but the weights, and tell which bytes are missing."""
-    return check_base(registry.deployment, asked)
+    with service_of(request).tables.seat():  # each may take a process of its own, with all of transformers
+        return check_base(registry.deployment, asked)
 
 
 @router.post(

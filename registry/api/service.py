@@ -89,6 +89,7 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> S
         metrics=Metrics(partial(health.gauges, deployment)),
         shelf=ArtifactShelf(limits.open_artifacts),
         truncations=Benches("truncations", seats=limits.computed, patience=limits.queue_time),
+        tables=Benches("base models to understand", seats=limits.computed, patience=limits.queue_time),
         runner=Runner(deployment, describe=problem),
         part_threads=CapacityLimiter(limits.parts),
     )

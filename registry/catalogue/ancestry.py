@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -90,8 +90,8 @@ def _retractions(session: Session, keys: list[int]) -> dict[int, Retraction]:
     return found
 
 
-def retraction_of(row: Revision, path: str) -> Retraction | None:
-    """The retraction of the revision itself."""
+def retraction_of(row: Revision | Row[*tuple[Any, ...]], path: str) -> Retraction | None:
+    """The retraction of the revision itself, from its record or the columns of that name."""
     if row.retracted_at is None:
         return None
     return Retraction(

@@ -27,6 +27,8 @@ def annotate(
         NotFoundError: the revision does not exist any more.
     """
     numbers, texts = check_metrics(metrics), check_annotations(annotations)
+    if not numbers and not texts:
+        return
     reference = revisions.get(session, revision_id).reference
     for name, value in numbers.items():
         metric = session.get(Metric, (revision_id, name))

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final, TypeVar
 
-from sqlalchemy import Executable, or_, select, update
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.catalogue import sight
+from registry.catalogue.inserting import if_new
 from registry.catalogue.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
 
@@ -21,6 +21,10 @@ AT_ONCE: Final = 500  # rows or values in one statement
 
 # Publishers that share a blob would wait for each other if each of them noted its use.
 _FRESH: Final = timedelta(seconds=1)
+
+_ROW: Final = (Blob.digest, Blob.size, Blob.blocks_digest, Blob.key)
+_THOSE: Final = select(*_ROW).where(Blob.digest.in_(bindparam("digests", expanding=True)))
+_USED: Final = select(*_ROW, Blob.used_at).where(Blob.digest.in_(bindparam("digests", expanding=True)))
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,14 @@ def record(session: Session, blobs: Iterable[BlobRow], *, mended: Collection[str
     now = datetime.now(UTC)
     # In one order on all machines: two publishers that wait for each other's rows would be a deadlock.
     for part in parts(sorted(blobs, key=lambda blob: blob.digest)):
-        session.execute(_insert_new(session), [vars(blob) | {"created_at": now, "used_at": now} for blob in part])
-        found = use(session, [blob.digest for blob in part])
+        found: dict[str, BlobRow] = {}
+        # What was there when it was to be inserted may be gone when it is to be used: deleted by a collector.
+        while missing := [blob for blob in part if blob.digest not in found]:
+            new = [vars(blob) | {"created_at": now, "used_at": now} for blob in missing]
+            found.update(
+                (row.digest, BlobRow(*row)) for row in session.execute(if_new(session, Blob.digest, *_ROW), new)
+            )
+            found.update(use(session, [blob.digest for blob in missing if blob.digest not in found]))
         for blob in part:
             there = found[blob.digest]
             if (there.size, there.blocks_digest) != (blob.size, blob.blocks_digest):
@@ -80,15 +90,6 @@ def record(session: Session, blobs: Iterable[BlobRow], *, mended: Collection[str
                 there = blob
             noted[blob.digest] = there
     return noted
-
-
-def _insert_new(session: Session) -> Executable:
-    # The same clause on both, but no common construct for it.
-    if session.get_bind().dialect.name == "postgresql":
-        from sqlalchemy.dialects import postgresql  # slow to import, and not needed with SQLite
-
-        return postgresql.insert(Blob).on_conflict_do_nothing(index_elements=[Blob.digest])
-    return sqlite.insert(Blob).on_conflict_do_nothing(index_elements=[Blob.digest])
 
 
 def get(session: Session, digest: str) -> BlobRow:
@@ -107,8 +108,7 @@ def rows(session: Session, digests: Iterable[str]) -> dict[str, BlobRow]:
     """Those of ``digests`` that are noted as stored, by digest."""
     found: dict[str, BlobRow] = {}
     for part in parts(dict.fromkeys(digests)):
-        query = select(Blob.digest, Blob.size, Blob.blocks_digest, Blob.key).where(Blob.digest.in_(part))
-        found.update((row.digest, BlobRow(*row)) for row in session.execute(query))
+        found.update((row.digest, BlobRow(*row)) for row in session.execute(_THOSE, {"digests": part}))
     return found
 
 
@@ -116,10 +116,19 @@ def use(session: Session, digests: Iterable[str]) -> dict[str, BlobRow]:
     """The same, for someone who is going to refer to them: a collector's grace starts anew."""
     now = datetime.now(UTC)
     wanted = sorted(set(digests))
+    found: dict[str, BlobRow] = {}
+    stale: list[str] = []
     for part in parts(wanted):
-        stale = select(Blob.digest).where(Blob.digest.in_(part), Blob.used_at < now - _FRESH).order_by(Blob.digest)
+        for row in session.execute(_USED, {"digests": part}):
+            found[row.digest] = BlobRow(row.digest, row.size, row.blocks_digest, row.key)
+            if row.used_at < now - _FRESH:
+                stale.append(row.digest)
+    if not stale:
+        return found
+    for part in parts(sorted(stale)):
+        query = select(Blob.digest).where(Blob.digest.in_(part), Blob.used_at < now - _FRESH).order_by(Blob.digest)
         # Locked in one order, and only against others who change the row.
-        held = session.scalars(stale.with_for_update(key_share=True)).all()
+        held = session.scalars(query.with_for_update(key_share=True)).all()
         if held:
             session.execute(update(Blob).where(Blob.digest.in_(held)).values(used_at=now))
     return rows(session, wanted)

@@ -6,22 +6,22 @@ open at most one write transaction a request, with no slow work inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, Row, Select, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from registry.catalogue import faults, fitting, migrations, postgresql, sqlite
+from registry.catalogue.beginning import begin_explicitly, connected, in_session, mode
 from registry.catalogue.faults import from_system, translated
 from registry.catalogue.fitting import Schema
 from registry.catalogue.retrying import retried
-from registry.catalogue.sight import open_session
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.rights import UNLIMITED, Rights
 
@@ -76,11 +76,9 @@ class Database:
         self._where = str(self._path) if embedded else postgresql.shown(parsed)
         engine = self._open(parsed)
         self._engine = engine
-        self._reader = engine.execution_options(**{sqlite.MODE: "read"})
-        self._writer = engine.execution_options(**{sqlite.MODE: "write"})
-        if self._path is None:
-            # One snapshot for all queries of a request, as SQLite gives it.
-            self._reader = self._reader.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._reader = mode(engine, "read")
+        self._writer = mode(engine, "write")
+        self._asker = mode(engine, "single")
 
     def _open(self, url: URL) -> Engine:
         if self._path is not None:
@@ -111,10 +109,29 @@ class Database:
         if not self._checked:
             self._check_before_reading()
         frozen = sqlite.stamp(self._path) if self._path is not None and sqlite.is_frozen(self._path) else None
-        with translated(self._where, self._folder), open_session(self._reader, rights) as session:
+        with translated(self._where, self._folder), in_session(self._reader, rights) as session:
             yield session
+            session.commit()  # psycopg forgets its prepared statements in a rollback
         if frozen is not None and self._path is not None and frozen != sqlite.stamp(self._path):
             raise UnavailableError(f"The database {self._where} was changed while it was read: try again.", code="busy")
+
+    def first(self, query: Select[*tuple[Any, ...]], values: Mapping[str, object]) -> Row[*tuple[Any, ...]] | None:
+        """The first row that one query of columns finds: for what is asked at every request. Rights are no matter here.
+
+        Raises:
+            NotFoundError: there is no registry yet.
+        """
+        if self._path is not None:
+            with self.read() as session:
+                return session.execute(query, values).first()
+        if not self._checked:
+            self._check_before_reading()
+        with translated(self._where, self._folder):
+            return retried(partial(self._ask, query, values))
+
+    def _ask(self, query: Select[*tuple[Any, ...]], values: Mapping[str, object]) -> Row[*tuple[Any, ...]] | None:
+        with self._asker.connect() as connection:
+            return connection.execute(query, values).first()
 
     def change(self, work: Callable[[Session], T], *, rights: Rights = UNLIMITED) -> T:
         """What ``work`` answers, done in one write transaction.
@@ -129,8 +146,7 @@ class Database:
             return retried(partial(self._attempt, work, rights))
 
     def _attempt(self, work: Callable[[Session], T], rights: Rights) -> T:
-        with open_session(self._writer, rights) as session:
-            session.connection()
+        with in_session(self._writer, rights) as session:
             answer = work(session)
             session.flush()
             try:
@@ -150,8 +166,7 @@ class Database:
         """
         if not self._checked:
             self._check_before_writing()
-        with translated(self._where, self._folder), open_session(self._writer, rights) as session:
-            session.connection()
+        with translated(self._where, self._folder), in_session(self._writer, rights) as session:
             yield session
             session.commit()
 
@@ -176,14 +191,14 @@ class Database:
         """
         if self._path is not None and not self._path.exists():
             return Schema.ABSENT
-        with translated(self._where, self._folder), self._reader.connect() as connection:
+        with translated(self._where, self._folder), connected(self._reader) as connection:
             return fitting.compare(connection, self._where)
 
     def version(self) -> str | None:
         """The newest migration that was applied; None: there is no registry yet."""
         if self._path is not None and not self._path.exists():
             return None
-        with translated(self._where, self._folder), self._reader.connect() as connection:
+        with translated(self._where, self._folder), connected(self._reader) as connection:
             return fitting.version_on(connection)
 
     def prepare(self) -> None:
@@ -212,12 +227,13 @@ class Database:
         """The connection and the transaction that a change of the schema runs in; one at a time on all machines."""
         with translated(self._where, self._folder):
             try:
-                with self._migration_engine().begin() as connection:
+                with connected(self._migration_engine()) as connection:
                     if self._path is None:
                         self._wait_for_turn(connection)
                     yield connection
                     if self._path is not None and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                         raise IntegrityError(f"A migration of {self._where} would leave rows that point at nothing.")
+                    connection.commit()
             except DBAPIError as error:
                 if faults.sqlstate(error) != "55P03":
                     raise
@@ -248,8 +264,8 @@ class Database:
         engine = create_engine(
             "sqlite://", creator=lambda: sqlite.make_writable(path, self._busy_timeout), poolclass=NullPool
         )
-        sqlite.begin_explicitly(engine)
-        return engine.execution_options(**{sqlite.MODE: "write"})
+        begin_explicitly(engine, sqlite.begin)
+        return engine
 
     @property
     def _folder(self) -> Path | None:

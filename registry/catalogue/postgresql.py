@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine
+
+from registry.catalogue.beginning import Mode, begin_explicitly
 
 POOL_SIZE: Final = 10  # connections that stay open
 POOL_MOST: Final = 40  # as many as a service has threads
@@ -15,6 +17,8 @@ _SETTINGS: Final = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",  # a replica that hangs must not hold its locks for ever
 }
+# One snapshot for all queries of a request, as SQLite gives it.
+_BEGIN: Final[dict[Mode, str]] = {"read": "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", "write": "BEGIN"}
 _CONNECTION: Final = {
     "application_name": "adapter-registry",
     "connect_timeout": _CONNECT_TIMEOUT,
@@ -43,12 +47,19 @@ def engine(url: URL) -> Engine:
     own = url.query.get("options")
     settings = [f"-c {name}={value}" for name, value in _SETTINGS.items()]
     given["options"] = " ".join([*settings, *([own] if isinstance(own, str) else own or ())])
-    return create_engine(
+    made = create_engine(
         url.difference_update_query(["options"]),
         connect_args=given,
-        pool_pre_ping=True,
+        isolation_level="AUTOCOMMIT",  # transactions begin as `_begin` says
         pool_size=POOL_SIZE,
         max_overflow=POOL_MOST - POOL_SIZE,
         pool_timeout=_POOL_WAIT,
         pool_recycle=1800,
     )
+    begin_explicitly(made, _begin)
+    return made
+
+
+def _begin(connection: Connection, mode: Mode) -> None:
+    if mode in _BEGIN:
+        connection.exec_driver_sql(_BEGIN[mode])

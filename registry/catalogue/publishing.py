@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError as ConstraintError
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, bindparam, exists, select, update
+from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue import bases, blobs, events, revisions
 from registry.catalogue.blobs import FileRef
+from registry.catalogue.inserting import if_new
 from registry.catalogue.revisions import RevisionRow
 from registry.catalogue.sight import EVERYTHING
-from registry.catalogue.tables import Adapter, BaseModelRecord, EventRecord, Revision, RevisionFile, RevisionTarget
+from registry.catalogue.tables import Adapter, BaseModelRecord, EventRecord, Revision
 from registry.catalogue.texts import check_text
+from registry.catalogue.writing import write
 from registry.digest import sha256_digest
 from registry.errors import ConflictError, IntegrityError, NotFoundError, UsageError
 from registry.reference import Path
@@ -58,14 +61,11 @@ def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[R
         raise IntegrityError(f"The manifest of {new.path} does not have the digest {new.digest}.")
     check_text("The message", new.message)
     check_text("The author", new.author)
-    base_id = _check_base(session, new)
-    above_id = _check_parent(session, new)
-    adapter = _adapter(session, new.path, base_id, above_id)
-    same = session.scalar(select(Revision.id).where(Revision.adapter_id == adapter.id, Revision.digest == new.digest))
-    if same is not None:
-        return revisions.get(session, same), False
+    place = _place(session, new)
+    if place.same_id is not None:
+        return revisions.get(session, place.same_id), False
     blobs.require(session, [file.digest for file in new.files], str(new.path))
-    row = _insert(session, new, adapter)
+    row = _insert(session, new, place)
     events.record(
         session,
         "publish",
@@ -73,117 +73,151 @@ def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[R
         principal,
         {"digest": row.digest, "parent": row.parent, "message": row.message},
     )
-    session.flush()
     return row, True
 
 
-def _check_base(session: Session, new: NewRevision) -> int:
+@dataclass(frozen=True)
+class _Place:
+    """What is there, where a revision is to be published."""
+
+    base_id: int
+    adapter_id: int | None
+    above_id: int | None  # the adapter above; None: the base model
+    same_id: int | None  # the revision that is published already
+    parent: str  # as a reference
+
+
+def _place(session: Session, new: NewRevision) -> _Place:
+    """Check the base model and the parent."""
     if new.path.is_base:
         raise UsageError(f"{new.path} is a base model: the path of an adapter is expected, such as {new.path}/NAME.")
+    above = None if new.path.parent is None or new.path.parent.is_base else new.path.parent
     found = session.execute(
-        select(BaseModelRecord.id, BaseModelRecord.digest).where(BaseModelRecord.name == new.path.base)
+        _around(),
+        {
+            "base": new.path.base,
+            "path": str(new.path),
+            "above": None if above is None else str(above),
+            "parent_id": new.parent_id,
+            "digest": new.digest,
+        },
     ).one_or_none()
     if found is None:
         raise bases.missing(session, new.path.base)
-    if found.digest != new.base_digest:
+    if found.base_digest != new.base_digest:
         raise ConflictError(
-            f"{new.path} was checked against the weights {new.base_digest}, but {new.path.base} has {found.digest}.",
+            f"{new.path} was checked against the weights {new.base_digest}, but {new.path.base} has "
+            f"{found.base_digest}.",
             code="other_weights",
         )
-    base_id: int = found.id
-    return base_id
-
-
-def _check_parent(session: Session, new: NewRevision) -> int | None:
-    """The key of the adapter above, None for the base model."""
-    above = new.path.parent
-    expected = None if above is None or above.is_base else revisions.adapter(session, above, everything=True)
-    parent = None
-    if new.parent_id is not None:
-        parent = session.execute(
-            select(Revision.adapter_id, Adapter.path, Revision.number)
-            .join(Adapter, Adapter.id == Revision.adapter_id)
-            .where(Revision.id == new.parent_id),
-            execution_options=EVERYTHING,
-        ).one_or_none()
-        if parent is None:
-            raise NotFoundError(f"The parent revision of {new.path} does not exist any more.")
-    if (None if parent is None else parent.adapter_id) != expected:
-        given = f"the base model {new.path.base}" if parent is None else f"{parent.path}@{parent.number}"
-        wanted = f"the base model {above}" if expected is None else f"a revision of {above}"
+    if above is not None and found.above_id is None:
+        raise revisions.missing_adapter(session, above)
+    if new.parent_id is not None and found.parent_number is None:
+        raise NotFoundError(f"The parent revision of {new.path} does not exist any more.")
+    parent = new.path.base if new.parent_id is None else f"{found.parent_path}@{found.parent_number}"
+    if found.parent_adapter_id != found.above_id:
+        given = f"the base model {parent}" if new.parent_id is None else parent
+        wanted = f"the base model {new.path.base}" if above is None else f"a revision of {above}"
         raise ConflictError(
             f"{new.path} can't have {given} as parent: the path says that {wanted} is expected.",
             code="parent_mismatch",
         )
-    return expected
+    return _Place(found.base_id, found.adapter_id, found.above_id, found.same_id, parent)
 
 
-def _adapter(session: Session, path: Path, base_id: int, above_id: int | None) -> Adapter:
-    """The adapter's row, locked: who holds it gives the next number."""
-    query = select(Adapter).where(Adapter.path == str(path)).with_for_update()
-    found = session.scalar(query)
-    if found is None:
-        made = Adapter(
-            path=str(path),
-            name=path.name,
-            base_id=base_id,
-            parent_id=above_id,
-            next_number=1,
-            created_at=datetime.now(UTC),
+@cache  # made once: it takes longer to make than to run
+def _around() -> Select[*tuple[Any, ...]]:
+    """The base model, and what is there of the adapter, the one above, the parent and the revision itself."""
+    above, parent_adapter = aliased(Adapter), aliased(Adapter)  # of which the session may see nothing
+    same, parent = aliased(Revision), aliased(Revision)
+    there = exists().where(Revision.adapter_id == above.id)
+    return (
+        select(
+            BaseModelRecord.id.label("base_id"),
+            BaseModelRecord.digest.label("base_digest"),
+            Adapter.id.label("adapter_id"),
+            above.id.label("above_id"),
+            same.id.label("same_id"),
+            parent.adapter_id.label("parent_adapter_id"),
+            parent_adapter.path.label("parent_path"),
+            parent.number.label("parent_number"),
         )
-        try:
-            with session.begin_nested():
-                session.add(made)
-        except ConstraintError:  # another process made it meanwhile, where writers are not alone (PostgreSQL)
-            return session.scalars(query).one()
-        return made
-    return found
-
-
-def _insert(session: Session, new: NewRevision, adapter: Adapter) -> RevisionRow:
-    row = Revision(
-        adapter_id=adapter.id,
-        number=_number(session, new, adapter),
-        digest=new.digest,
-        parent_id=new.parent_id,
-        manifest=new.manifest,
-        message=new.message,
-        author=new.author,
-        created_at=new.created_at or datetime.now(UTC),
-        rank=new.rank,
-        parameters=new.parameters,
-        size=new.size,
-        trained_on=new.trained_on,
-        notices=list(new.notices),
+        .select_from(BaseModelRecord)
+        .outerjoin(Adapter, Adapter.path == bindparam("path"))
+        .outerjoin(same, (same.adapter_id == Adapter.id) & (same.digest == bindparam("digest")))
+        .outerjoin(above, (above.path == bindparam("above")) & there)
+        .outerjoin(parent, parent.id == bindparam("parent_id"))
+        .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
+        .where(BaseModelRecord.name == bindparam("base"))
     )
-    adapter.next_number = max(adapter.next_number, row.number + 1)
-    session.add(row)
-    session.flush()
-    session.add_all(RevisionFile(revision_id=row.id, path=file.path, digest=file.digest) for file in new.files)
-    session.add_all(
-        RevisionTarget(
-            revision_id=row.id,
-            name=group.name,
-            modules=group.modules,
-            ranks=list(group.ranks),
-            scalings=list(group.scalings),
-        )
+
+
+def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
+    adapter_id = place.adapter_id or _make_adapter(session, new, place)
+    columns: dict[str, Any] = {
+        "adapter_id": adapter_id,
+        "digest": new.digest,
+        "parent_id": new.parent_id,
+        "manifest": new.manifest,
+        "message": new.message,
+        "author": new.author,
+        "created_at": (new.created_at or datetime.now(UTC)).astimezone(UTC),
+        "rank": new.rank,
+        "parameters": new.parameters,
+        "size": new.size,
+        "trained_on": new.trained_on,
+    }
+    files = [{"path": file.path, "digest": file.digest} for file in new.files]
+    targets = [
+        {"name": group.name, "modules": group.modules, "ranks": list(group.ranks), "scalings": list(group.scalings)}
         for group in new.targets
+    ]
+    # The same revision, published meanwhile by another one, is a lost race for a key: `Database.change` does it again.
+    key, number = write(
+        session, columns | {"notices": list(new.notices)}, _number(session, new, adapter_id), files, targets
     )
-    session.flush()
-    return revisions.get(session, row.id)
+    return RevisionRow(
+        id=key,
+        number=number,
+        path=str(new.path),
+        parent=place.parent,
+        base_id=place.base_id,
+        base=new.path.base,
+        notices=new.notices,
+        retracted=None,
+        **columns,
+    )
 
 
-def _number(session: Session, new: NewRevision, adapter: Adapter) -> int:
-    """The next number; for a copy the one that it had, unless another revision has it here, or had it."""
-    wanted = new.number
-    if wanted is None or wanted >= adapter.next_number:
-        return wanted or adapter.next_number
-    taken = select(Revision.id).where(Revision.adapter_id == adapter.id, Revision.number == wanted)
-    deleted = select(EventRecord.id).where(
-        EventRecord.action == "delete", EventRecord.subject == f"{new.path}@{wanted}"
-    )
-    for query in (taken, deleted):
-        if session.scalar(query.limit(1), execution_options=EVERYTHING) is not None:
-            return adapter.next_number
-    return wanted
+def _make_adapter(session: Session, new: NewRevision, place: _Place) -> int:
+    """The key of a new adapter, or of one that another process has made meanwhile."""
+    made = {
+        "path": str(new.path),
+        "name": new.path.name,
+        "base_id": place.base_id,
+        "parent_id": place.above_id,
+        "next_number": 1,
+        "created_at": datetime.now(UTC),
+    }
+    key: int | None = session.execute(if_new(session, Adapter.path, Adapter.id), made).scalar()
+    if key is not None:
+        return key
+    return session.scalars(select(Adapter.id).where(Adapter.path == str(new.path))).one()
+
+
+def _number(session: Session, new: NewRevision, adapter_id: int) -> int | None:
+    """Of a copy the number that it had, unless another revision has it here, or had it; None: the next one."""
+    if new.number is None:
+        return None
+    held = select(Adapter.next_number).where(Adapter.id == adapter_id).with_for_update()
+    if new.number >= session.scalars(held).one():
+        session.execute(update(Adapter).where(Adapter.id == adapter_id).values(next_number=new.number + 1))
+        return new.number
+    return new.number if _is_free(session, new.path, adapter_id, new.number) else None
+
+
+def _is_free(session: Session, path: Path, adapter_id: int, number: int) -> bool:
+    taken = select(Revision.id).where(Revision.adapter_id == adapter_id, Revision.number == number)
+    deleted = select(EventRecord.id).where(EventRecord.action == "delete", EventRecord.subject == f"{path}@{number}")
+    queries = (taken, deleted)
+    return all(session.scalar(query.limit(1), execution_options=EVERYTHING) is None for query in queries)

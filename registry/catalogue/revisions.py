@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any, Final, Literal
 
-from sqlalchemy import Select, select
+from sqlalchemy import BindParameter, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue import bases, sight
@@ -22,10 +22,30 @@ from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference
 from registry.schemas import Retraction
 
-if TYPE_CHECKING:
-    _Found = Select[Revision, str, int, str, str, int]  # with the path, the base model and the parent's path and number
+_Found = Select[*tuple[Any, ...]]
+_Kind = Literal["newest", "number", "tag", "digest", "prefix"]
 
-_CANDIDATES = 5000  # names among which the nearest is looked for
+_CANDIDATES: Final = 5000  # names among which the nearest is looked for
+# Columns, not records: what a session keeps of a record costs more than the query.
+_COLUMNS: Final = (
+    Revision.id,
+    Revision.adapter_id,
+    Revision.number,
+    Revision.digest,
+    Revision.parent_id,
+    Revision.manifest,
+    Revision.message,
+    Revision.author,
+    Revision.created_at,
+    Revision.rank,
+    Revision.parameters,
+    Revision.size,
+    Revision.trained_on,
+    Revision.notices,
+    Revision.retracted_at,
+    Revision.retracted_reason,
+    Revision.retracted_by,
+)
 
 
 @dataclass(frozen=True)
@@ -65,19 +85,12 @@ def find(session: Session, reference: Reference) -> RevisionRow:
         NotFoundError: naming what is missing and offering the nearest.
         UsageError: a digest prefix that several revisions share, or the reference of a base model.
     """
-    adapter_id = adapter(session, reference.path)
-    query = _rows().where(Revision.adapter_id == adapter_id)
-    if reference.number is not None:
-        query = query.where(Revision.number == reference.number)
-    elif reference.tag is not None:
-        query = query.join(Tag, Tag.revision_id == Revision.id).where(
-            Tag.adapter_id == adapter_id, Tag.name == reference.tag
-        )
-    elif reference.digest_prefix is not None:
-        query = _by_digest(query, reference.digest_prefix)
-    found = _values(session, query.order_by(Revision.number.desc()).limit(2))
+    kind, value = _selector(reference)
+    found: Sequence[RevisionRow] = ()
+    if not reference.path.is_base:
+        found = _values(session, _meant(kind), {"path": str(reference.path), "value": value, "end": f"{value}g"})
     if not found:
-        raise _missing_revision(session, reference, adapter_id)
+        raise _missing_revision(session, reference, adapter(session, reference.path))
     if reference.digest_prefix is not None and len(found) > 1:
         numbers = " and ".join(f"@{row.number}" for row in reversed(found))
         raise UsageError(f"{reference} means several revisions, {numbers} among them: give more digits or a number.")
@@ -90,7 +103,7 @@ def get(session: Session, revision_id: int) -> RevisionRow:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    found = _values(session, _rows().where(Revision.id == revision_id))
+    found = _values(session, _one(), {"id": revision_id})
     if not found:
         raise NotFoundError("The revision does not exist any more.")
     return found[0]
@@ -202,11 +215,15 @@ def missing_adapter(session: Session, path: Path) -> NotFoundError:
     return NotFoundError(f"There is no adapter {first}.{hint}")
 
 
-def _by_digest(query: _Found, prefix: str) -> _Found:
-    if is_digest(prefix):
-        return query.where(Revision.digest == prefix)
-    # Hex digits end before "g": a range uses the index on every database, LIKE does not.
-    return query.where(Revision.digest >= prefix, Revision.digest < prefix + "g")
+def _selector(reference: Reference) -> tuple[_Kind, str | int | None]:
+    """By what a reference chooses among the revisions of its adapter."""
+    if reference.number is not None:
+        return "number", reference.number
+    if reference.tag is not None:
+        return "tag", reference.tag
+    if reference.digest_prefix is None:
+        return "newest", None
+    return "digest" if is_digest(reference.digest_prefix) else "prefix", reference.digest_prefix
 
 
 def _missing_revision(session: Session, reference: Reference, adapter_id: int) -> NotFoundError:
@@ -230,12 +247,15 @@ def _missing_revision(session: Session, reference: Reference, adapter_id: int) -
     )
 
 
-@cache  # made once: it takes longer to make than to run
+# Made once: they take longer to make than to run.
+
+
+@cache
 def _rows() -> _Found:
     parent, parent_adapter = aliased(Revision), aliased(Adapter)
     return (
         select(
-            Revision,
+            *_COLUMNS,
             Adapter.path,
             Adapter.base_id,
             BaseModelRecord.name.label("base"),
@@ -249,28 +269,53 @@ def _rows() -> _Found:
     )
 
 
-def _values(session: Session, query: _Found, *, everything: bool = False) -> Sequence[RevisionRow]:
+@cache
+def _one() -> _Found:
+    return _rows().where(Revision.id == bindparam("id"))
+
+
+@cache
+def _meant(kind: _Kind) -> _Found:
+    """The revisions of the adapter ``path`` that are chosen by ``value``; two where more than one may be."""
+    query = _rows().where(Adapter.path == bindparam("path"))
+    value: BindParameter[Any] = bindparam("value")
+    if kind == "newest":
+        return query.order_by(Revision.number.desc()).limit(1)
+    if kind == "number":
+        return query.where(Revision.number == value)
+    if kind == "tag":
+        return query.join(Tag, Tag.revision_id == Revision.id).where(Tag.adapter_id == Adapter.id, Tag.name == value)
+    if kind == "digest":
+        return query.where(Revision.digest == value)
+    # Hex digits end before "g": a range uses the index on every database, LIKE does not.
+    within = query.where(Revision.digest >= value, Revision.digest < bindparam("end"))
+    return within.order_by(Revision.number.desc()).limit(2)
+
+
+def _values(
+    session: Session, query: _Found, values: Mapping[str, object] = {}, *, everything: bool = False
+) -> list[RevisionRow]:
     return [
         RevisionRow(
-            id=row.Revision.id,
-            adapter_id=row.Revision.adapter_id,
+            id=row.id,
+            adapter_id=row.adapter_id,
             path=row.path,
-            number=row.Revision.number,
-            digest=row.Revision.digest,
-            parent_id=row.Revision.parent_id,
+            number=row.number,
+            digest=row.digest,
+            parent_id=row.parent_id,
             parent=row.base if row.parent_path is None else f"{row.parent_path}@{row.parent_number}",
             base_id=row.base_id,
             base=row.base,
-            manifest=row.Revision.manifest,
-            message=row.Revision.message,
-            author=row.Revision.author,
-            created_at=row.Revision.created_at,
-            rank=row.Revision.rank,
-            parameters=row.Revision.parameters,
-            size=row.Revision.size,
-            trained_on=row.Revision.trained_on,
-            notices=tuple(row.Revision.notices),
-            retracted=retraction_of(row.Revision, row.path),
+            manifest=row.manifest,
+            message=row.message,
+            author=row.author,
+            created_at=row.created_at,
+            rank=row.rank,
+            parameters=row.parameters,
+            size=row.size,
+            trained_on=row.trained_on,
+            notices=tuple(row.notices),
+            retracted=retraction_of(row, row.path),
         )
-        for row in session.execute(query, execution_options=EVERYTHING if everything else {})
+        for row in session.execute(query, values, execution_options=EVERYTHING if everything else {})
     ]

@@ -51,7 +51,9 @@ def at_and_under(
 @event.listens_for(SightedSession, "do_orm_execute")
 def _narrow(state: ORMExecuteState) -> None:
     if state.is_select and not state.execution_options.get("registry_everything"):
-        state.statement = state.statement.options(*_criteria(rights_of(state.session)))
+        criteria = _criteria(rights_of(state.session))
+        if criteria:
+            state.statement = state.statement.options(*criteria)
 
 
 @lru_cache(maxsize=1024)  # every query of every request of a token needs the same ones

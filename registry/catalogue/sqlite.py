@@ -11,11 +11,13 @@ import sqlite3
 import time
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine
 
-MODE: Final = "registry_mode"  # execution option: "read" or "write"
+from registry.catalogue.beginning import Mode, begin_explicitly
+
+_READS: Final = "registry_reads"  # of a connection: whether it refuses changes now
 
 
 def _log_of(path: Path) -> Path:
@@ -24,7 +26,8 @@ def _log_of(path: Path) -> Path:
 
 def is_frozen(path: Path) -> bool:
     """Whether SQLite can't make the files beside the database that even reading a write-ahead log needs."""
-    return path.exists() and not os.access(path.parent, os.W_OK) and not _log_of(path).exists()
+    # Asked before every reading: first what is false nearly always.
+    return not os.access(path.parent, os.W_OK) and path.exists() and not _log_of(path).exists()
 
 
 def check_writable(path: Path) -> None:
@@ -63,7 +66,7 @@ def _lower(value: str | int | float | bytes | None) -> str | int | float | bytes
 
 
 def engine(path: Path, timeout: float) -> Engine:
-    """An engine whose transactions begin as the execution option `MODE` says: IMMEDIATE for "write", else deferred.
+    """An engine whose transactions begin as `begin` says.
 
     Connections to a frozen folder are not kept, since what they may assume is decided when they are opened.
     """
@@ -73,19 +76,19 @@ def engine(path: Path, timeout: float) -> Engine:
     else:
         # Threads of a server wait for SQLite's lock, not for a place in the pool.
         made = create_engine(url, creator=lambda: connect(path, timeout), poolclass=QueuePool, max_overflow=-1)
-    begin_explicitly(made)
+    begin_explicitly(made, begin)
     return made
 
 
-def begin_explicitly(engine: Engine) -> None:
-    """Let every transaction of an engine begin with a statement of its own, as its option `MODE` says."""
-    event.listen(engine, "begin", _begin)
-
-
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(MODE) == "write"
-    connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def begin(connection: Connection, mode: Mode) -> None:
+    """Begin a transaction: IMMEDIATE for "write", else deferred and refusing changes."""
+    reads = mode != "write"
+    # By the driver itself: these would take longer than a query otherwise.
+    driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+    if connection.info.get(_READS) is not reads:
+        driver.execute(f"PRAGMA query_only = {'ON' if reads else 'OFF'}")
+        connection.info[_READS] = reads
+    driver.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def make_writable(path: Path, timeout: float) -> sqlite3.Connection:

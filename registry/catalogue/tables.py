@@ -7,7 +7,7 @@ key. Times are UTC. Text that is compared by range (paths, digests) has the byte
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 from sqlalchemy import (
     JSON,
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     String,
+    Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -79,6 +80,11 @@ class Record(DeclarativeBase):
         list[float]: JSON(),
         dict[str, Any]: JSON(),
     }
+
+
+def table_of(record: type[Record]) -> Table:
+    """The table behind a record: rows are written to it without what a session keeps about records."""
+    return cast(Table, record.__table__)
 
 
 class Blob(Record):

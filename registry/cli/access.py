@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from registry.cli.options import Json, Url
-from registry.cli.screen import QUIET, REFERENCE, Line, Span, fields, phrase, stdout, words
+from registry.cli.screen import QUIET, REFERENCE, Line, Span, fields, phrase, stderr, stdout, words
 from registry.cli.session import answer_alone, print_json, session
 from registry.cli.words import moment
 from registry.errors import UsageError
@@ -42,14 +42,21 @@ def login(
     secret = _secret(token, _of_setting(address))
     answer = log_in(address, secret)
     answer_alone(answer, lambda width: identity_lines(answer, width), as_json=as_json)
+    url = read_settings(os.environ).url
+    if not as_json and url is not None and not _is_at(address, url):
+        stderr().say(f"REGISTRY_URL is {url}, and wins over this login: unset it to work at {answer.url}.", "yellow")
+
+
+def _is_at(address: str, url: str) -> bool:
+    from registry.client.address import Address
+
+    return Address.parse(address).is_origin_of(url)
 
 
 def _of_setting(address: str) -> str | None:
     """The token of the settings, unless they say that it is for another host."""
-    from registry.client.address import Address
-
     settings = read_settings(os.environ)
-    if settings.url is None or Address.parse(address).is_origin_of(settings.url):
+    if settings.url is None or _is_at(address, settings.url):
         return settings.token
     return None
 

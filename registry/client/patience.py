@@ -56,6 +56,12 @@ class Attempts:
         self._tries = 0
         self._deadline = time.monotonic() + self.total
 
+    def answered(self) -> None:
+        """The registry is there, if only to say that it can't now: worth waiting for."""
+        if self.total < self.patience.known:
+            self.total = self.patience.known
+            self._deadline = time.monotonic() + self.total
+
     def wait(self, at_least: float | None = None) -> bool:
         """Sleep before the next try; False at once where it would come too late."""
         delay = min(self.patience.most, self.patience.first * 2**self._tries)

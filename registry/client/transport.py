@@ -125,6 +125,8 @@ class Transport:
             error, pause, may_pass = self.fault(response)
             if error is None:
                 return response
+            if self._known:
+                attempts.answered()
             # 429 is said before anything is done; the others may come from a proxy that lost the service's answer.
             if not (may_pass and (again or response.status_code == 429) and attempts.wait(pause)):
                 raise error

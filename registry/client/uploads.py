@@ -23,7 +23,7 @@ from registry.tensors.files.source import ByteSource, read_range
 from registry.wire import API, Upload, UploadRequest
 
 _CHUNK: Final = 1 << 20
-_EXPIRED: Final = frozenset({400, 401, 403})
+_EXPIRED: Final = frozenset({400, 401, 403, 404})  # 404: another commit of the same bytes may have used the upload
 _PASSING: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
 _BEGINNINGS: Final = 3
 """How often the bytes of one digest are begun: the service forgets uploads that nobody goes on with."""
@@ -35,6 +35,7 @@ class _UnderWay:
     source: ByteSource
     upload: Upload
     parts: list[Future[None]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def length(self, number: int) -> int:
         """Bytes of a part."""
@@ -94,9 +95,11 @@ class Uploads:
         """Send one part until it is there."""
         attempts = self._transport.attempts()
         while not self._stop.is_set():
-            upload = under_way.upload
-            presigned = upload.urls.get(number)
-            url = presigned or f"{self._transport.url}{API}/uploads/{upload.id}/parts/{number}"
+            presigned = self._presigned(under_way, number)
+            if number in under_way.upload.there:  # another process sends the same bytes
+                self._reach(under_way, number, under_way.length(number))
+                return
+            url = presigned or f"{self._transport.url}{API}/uploads/{under_way.upload.id}/parts/{number}"
             try:
                 answer = self._transport.put(url, lambda: self._chunks(under_way, number), under_way.length(number))
             except httpx.HTTPError as problem:
@@ -109,6 +112,13 @@ class Uploads:
                 self._refused(answer, attempts)
             else:
                 self._refused_by_store(under_way, answer, attempts)
+
+    def _presigned(self, under_way: _UnderWay, number: int) -> str | None:
+        """Where the store takes a part; None: the service does. Of many parts only the next ones are signed at once."""
+        with under_way.lock:
+            if under_way.upload.urls and number not in under_way.upload.urls:
+                under_way.upload = self._transport.get(f"/uploads/{under_way.upload.id}", Upload)
+            return under_way.upload.urls.get(number)
 
     def _refused(self, answer: httpx.Response, attempts: Attempts) -> None:
         """Get ready for another try; raises where that can't help."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sqlalchemy.orm import Session
 
 from registry.catalogue import bases, browse, revisions
 from registry.errors import NotFoundError
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.reference import Path, Reference
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath, PathFile
+from registry.services.lineage import Link, LoadedPath, PathFile
 from registry.services.paths import path_in
+from registry.services.side_files import is_tokenizer
 from registry.storage.place import BlobPlace
 from registry.storage.reading import BlobReader
 from registry.wire import BaseEntry, BlobEntry, Bundle, LinkEntry
@@ -73,11 +77,19 @@ def find_blob(deployment: Deployment, ref: str, digest: str) -> BlobPlace:
     """
     with deployment.read() as session:
         path = path_in(session, Reference.parse(ref))
-    files = [*path.base.files, *(file for link in path.links for file in link.files)]
+    files = [*path.base.files, *(file for link in path.links for file in _handed_out(deployment, link))]
     for place in (*(file.place for file in files), path.base.index, path.base.table):
         if place.digest == digest:
             return place
     raise NotFoundError(f"{path.reference} has no blob {digest}.")
+
+
+def _handed_out(deployment: Deployment, link: Link) -> Iterator[PathFile]:
+    """What is handed out of a link; above the token's scopes that is what composing takes, and not what lies beside."""
+    whole = deployment.rights.covers(Path.parse(link.path))
+    for file in link.files:
+        if whole or file.path in {ADAPTER_CONFIG, ADAPTER_WEIGHTS} or is_tokenizer(file.path):
+            yield file
 
 
 def open_blob(deployment: Deployment, ref: str, digest: str) -> BlobReader:

@@ -106,7 +106,9 @@ class LocalRegistry(Exchange):
         if create:
             database.prepare()
         store = BlobStore(FilesystemDriver(folder))
-        deployment = Deployment(database, store, of_this_machine(actor), str(folder), clears_litter=True, gc_grace=gc_grace)
+        deployment = Deployment(
+            database, store, of_this_machine(actor), str(folder), clears_litter=True, gc_grace=gc_grace
+        )
         return cls(deployment, _cache(cache_folder, cache_limit))
 
     @classmethod

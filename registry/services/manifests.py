@@ -8,13 +8,14 @@ from typing import Any, Final
 from registry.catalogue.blobs import FileRef
 from registry.catalogue.publishing import NewRevision
 from registry.digest import canonical_json, sha256_digest
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, UsageError
 from registry.reference import Reference
 from registry.schemas import TargetGroup
 from registry.services.candidates import Candidate
 from registry.tensors.checkpoint.adapter import Checkpoint
 
 MANIFEST_FORMAT: Final = 1
+MOST_COPIED: Final = 10**9  # numbers go on from that of a copy, and must not come to their end by it
 
 Files = Mapping[str, tuple[str, int]]
 """Digest and size by name."""
@@ -25,6 +26,7 @@ def new_revision(candidate: Candidate, files: Files, actor: str) -> NewRevision:
 
     Raises:
         IntegrityError: a copy does not arrive at the digest that it has where it comes from.
+        UsageError: a copy wants a number that no adapter reaches.
     """
     text = canonical_json(_manifest(candidate, files))
     digest = sha256_digest(text)
@@ -34,6 +36,9 @@ def new_revision(candidate: Candidate, files: Files, actor: str) -> NewRevision:
             f"The copy of {origin.reference} from {origin.registry} would be {digest} here, and it is {origin.digest} "
             "there: its files, its parent or its base model are others, so nothing was published."
         )
+    number = None if origin is None else Reference.parse(origin.reference).number
+    if number is not None and number > MOST_COPIED:
+        raise UsageError(f"The copy of a revision can't have the number {number}: at most {MOST_COPIED} is expected.")
     return NewRevision(
         path=candidate.draft.path,
         base_digest=candidate.parent.base.digest,
@@ -53,7 +58,7 @@ def new_revision(candidate: Candidate, files: Files, actor: str) -> NewRevision:
         ),
         files=tuple(FileRef(name, digest) for name, (digest, _) in sorted(files.items())),
         targets=target_groups(candidate.checkpoint),
-        number=None if origin is None else Reference.parse(origin.reference).number,
+        number=number,
         created_at=None if origin is None else origin.created_at,
     )
 

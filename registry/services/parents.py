@@ -1,12 +1,13 @@
 """The parent of a publish: proved by what the adapter was trained on, never guessed.
 
 In this order: ``--parent``; the receipt (given, or that of the folder which ``base_model_name_or_path`` names); else
-the only revision that the path's parent has.
+the only revision that the path's parent has. Above a token's scopes a number or a tag could be tried out, and whoever
+publishes on a revision may read it: there only what the token sees in its own lineages, or a whole digest, is proof.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -60,11 +61,13 @@ def find_parent(deployment: Deployment, path: TreePath, *, parent: str | None, r
     above = path.parent
     if above is None:
         raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
-    base, candidates = _candidates(deployment, above)
+    seen = deployment.rights.sees(above)
+    with deployment.read() as session:
+        base, candidates = bases.get(session, above.base), revisions.pinnable(session, path)
     why = "" if receipt is None else receipt.words
-    from_receipt = None if receipt is None else _Found(_by_receipt(base, above, candidates, receipt), why)
+    from_receipt = None if receipt is None else _Found(_by_receipt(deployment, base, path, above, receipt), why)
     if parent is not None:
-        given = _Found(_by_reference(deployment, above, parent), f"given as {parent}")
+        given = _Found(_by_reference(deployment, path, above, candidates, parent), f"given as {parent}")
         if from_receipt is not None and from_receipt.row != given.row:
             raise ConflictError(
                 f"--parent {parent} says {_name(base, given.row)}, but {why} says {_name(base, from_receipt.row)}; "
@@ -76,11 +79,16 @@ def find_parent(deployment: Deployment, path: TreePath, *, parent: str | None, r
         return Parent(base, from_receipt.row, from_receipt.reason)
     if above.is_base:
         return Parent(base, None, "the path is directly under the base model")
+    if not seen:
+        raise UsageError(
+            f"{above} is above what this token is for, and nothing shows which revision of it this adapter was trained "
+            f"on; say it with --receipt FILE of the folder it was trained on, or with --parent {above}@sha256:DIGEST.",
+            code="parent_ambiguous",
+        )
     if len(candidates) > 1:
         names = ", ".join(row.reference for row in candidates[:_LISTED])
-        told = f" ({names})" if deployment.rights.sees(above) else ""
         raise UsageError(
-            f"{above} has several revisions{told} and nothing shows which one this adapter was trained on; "
+            f"{above} has several revisions ({names}) and nothing shows which one this adapter was trained on; "
             "say it with --parent REF, or with --receipt FILE of the folder it was trained on.",
             code="parent_ambiguous",
         )
@@ -119,13 +127,9 @@ def reading_above(deployment: Deployment, above: TreePath) -> Iterator[Session]:
         raise NotFoundError(f"There is no such parent at {above}, which the path names.") from None
 
 
-def _candidates(deployment: Deployment, above: TreePath) -> tuple[BaseRow, tuple[RevisionRow, ...]]:
-    with reading_above(deployment, above) as session:
-        base = bases.get(session, above.base)
-        return base, () if above.is_base else revisions.of_adapter(session, above)
-
-
-def _by_reference(deployment: Deployment, above: TreePath, text: str) -> RevisionRow | None:
+def _by_reference(
+    deployment: Deployment, path: TreePath, above: TreePath, candidates: Sequence[RevisionRow], text: str
+) -> RevisionRow | None:
     reference = Reference.parse(text)
     if reference.path != above:
         raise ConflictError(
@@ -133,12 +137,29 @@ def _by_reference(deployment: Deployment, above: TreePath, text: str) -> Revisio
         )
     if above.is_base:
         return None
-    with reading_above(deployment, above) as session:
-        return revisions.find(session, reference)
+    if deployment.rights.sees(above):
+        with deployment.read() as session:
+            return revisions.find(session, reference)
+    if reference.digest_prefix is not None:
+        found = _of_digest(deployment, path, reference.digest_prefix)
+    else:
+        found = next((row for row in candidates if row.number == reference.number), None)
+    if found is None:
+        raise NotFoundError(
+            f"--parent {text} is nothing that this token sees, since {above} is above what it is for: give the whole "
+            f"digest, as {above}@sha256:DIGEST, or --receipt FILE of the folder that the adapter was trained on."
+        )
+    return found
+
+
+def _of_digest(deployment: Deployment, path: TreePath, digest: str) -> RevisionRow | None:
+    """The revision above ``path`` of this whole digest, seen or not: it can't be guessed."""
+    with deployment.read() as session:
+        return next(iter(revisions.pinnable(session, path, digest=digest)), None)
 
 
 def _by_receipt(
-    base: BaseRow, above: TreePath, candidates: tuple[RevisionRow, ...], given: GivenReceipt
+    deployment: Deployment, base: BaseRow, path: TreePath, above: TreePath, given: GivenReceipt
 ) -> RevisionRow | None:
     """The revision that a receipt proves."""
     receipt, why = given.receipt, given.words
@@ -155,7 +176,7 @@ def _by_receipt(
         )
     if receipt.tip is None and above.is_base:
         return None
-    row = next((row for row in candidates if row.digest == receipt.tip), None)
+    row = None if receipt.tip is None else _of_digest(deployment, path, receipt.tip)
     if row is None:
         raise ConflictError(
             f"{why} says {receipt.reference}, which is not a revision of {above}, the parent that the path names; "

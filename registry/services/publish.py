@@ -207,13 +207,15 @@ def _make_visible(
     intake.settle(noted)
     with deployment.read() as session:
         summary = browse.summary(session, revision_id)
+    # To a token with scopes, what was stored already where it does not look counts as stored now.
+    unlimited = deployment.rights.unlimited
     return Published(
         revision=summary,
         created=created,
         parent_digest=candidate.parent.digest,
         parent_reason=candidate.parent.reason,
         left_out=candidate.draft.left_out,
-        bytes_stored=sum(blob.stored for blob in stored),
+        bytes_stored=sum(blob.stored if unlimited else blob.size for blob in stored),
         registry=deployment.url,
     )
 

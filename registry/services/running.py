@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from sqlalchemy.orm import Session
+
+from registry.catalogue import events
 from registry.catalogue import operations as rows
 from registry.catalogue.operations import LEASE, OperationRow
-from registry.errors import RegistryError, UnavailableError
+from registry.errors import NotAllowedError, RegistryError, UnavailableError
 from registry.progress import SILENT
 from registry.schemas import Schema
 from registry.services.deployment import Deployment
@@ -36,7 +39,8 @@ from registry.services.operations import (
 )
 from registry.wire import Operation, OperationKind, OperationResult
 
-ATTEMPTS: Final = 5
+ATTEMPTS: Final = 8
+"""With 2, 4, 8... seconds between them: a store or a database that is away for four minutes is waited for."""
 _PASSING: Final = frozenset({"unavailable", "busy"})
 _TICK: Final = 1.0  # seconds between two notes of progress
 _POLL: Final = 2.0  # seconds between two looks for work that others left
@@ -102,7 +106,6 @@ class Runner:
         self._threads = threads
         self._lock = threading.Lock()
         self._works: dict[str, _Work] = {}
-        self._later: dict[str, float] = {}  # operations that failed for a moment, and when to try them again
         self._ending = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="operations", daemon=True)
 
@@ -187,10 +190,20 @@ class Runner:
         row = work.row
         if isinstance(error, UnavailableError) and error.code in _PASSING and row.attempts < ATTEMPTS:
             log.warning("operation %s is tried again: %s", row.id, error)
-            self._later[row.id] = time.monotonic() + 2.0**row.attempts
-            self._end(work, lambda: self._give_back(work))
+            self._end(work, lambda: self._put_off(work))
         else:
             self._end(work, lambda: self._fail(work, error))
+
+    def _fail(self, work: _Work, error: RegistryError) -> bool:
+        text, row = self._describe(error).model_dump_json(), work.row
+
+        def note(session: Session) -> bool:
+            held = rows.fail(session, row.id, self._name, text)
+            if held and isinstance(error, NotAllowedError):
+                events.record_refusal(session, row.kind, f"operation {row.id}", row.principal, error)
+            return held
+
+        return self._deployment.change(note)
 
     def _end(self, work: _Work, note: Callable[[], bool]) -> None:
         """Note how it ended. Where that can't be done, the lease runs out and another replica does it again."""
@@ -204,9 +217,19 @@ class Runner:
         text = result.model_dump_json()
         return self._deployment.change(lambda session: rows.finish(session, work.row.id, self._name, text))
 
-    def _fail(self, work: _Work, error: RegistryError) -> bool:
-        text = self._describe(error).model_dump_json()
-        return self._deployment.change(lambda session: rows.fail(session, work.row.id, self._name, text))
+    def _put_off(self, work: _Work) -> bool:
+        """Let nobody take it up for a while: the lease goes on, and nobody renews it."""
+        return self._deployment.change(
+            lambda session: rows.renew(
+                session,
+                work.row.id,
+                self._name,
+                stage=work.stage,
+                done=work.done,
+                total=work.total,
+                lease=timedelta(seconds=2.0**work.row.attempts),
+            )
+        )
 
     def _give_back(self, work: _Work) -> bool:
         return self._deployment.change(lambda session: rows.release(session, work.row.id, self._name))
@@ -229,6 +252,7 @@ class Runner:
         if told == work.noted and not due:
             return
         try:
+            acting_for(self._deployment, work.row.principal)
             kept = self._deployment.change(
                 lambda session: rows.renew(
                     session, work.row.id, self._name, stage=told[0], done=told[1], total=told[2], lease=self._lease
@@ -236,7 +260,8 @@ class Runner:
             )
         except RegistryError as error:
             log.warning("the lease of operation %s could not be renewed: %s", work.row.id, error)
-            kept = time.monotonic() - work.renewed < self._lease.total_seconds()
+            # Who asked may not any more: whoever takes it up next says so.
+            kept = error.code != "bad_token" and time.monotonic() - work.renewed < self._lease.total_seconds()
         else:
             work.noted, work.renewed = told, time.monotonic()
         if not kept:
@@ -249,11 +274,8 @@ class Runner:
         except RegistryError as error:
             log.warning("operations could not be looked for: %s", error)
             return
-        now = time.monotonic()
         for operation_id in waiting:
-            if self._later.get(operation_id, 0.0) <= now:
-                self._later.pop(operation_id, None)
-                self._submit(operation_id)
+            self._submit(operation_id)
 
 
 def _check_attempts(row: OperationRow) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Final
 
 from sqlalchemy.orm import Session
@@ -17,7 +18,7 @@ from registry.digest import is_digest
 from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
 from registry.progress import Progress
 from registry.services.deployment import Deployment, place_of
-from registry.services.intake import Intake
+from registry.services.intake import BytesGoneError, Intake
 from registry.storage.blobs import Watch
 from registry.storage.place import BlobPlace
 from registry.storage.staging import MOST_PARTS, Staging
@@ -27,6 +28,7 @@ from registry.wire import FileClaim, Upload, UploadRequest
 PART: Final = 16 << 20
 _STEP: Final = 1 << 20
 _SIGNED_FOR: Final = 6 * 3600  # seconds
+_SIGNED_AT_ONCE: Final = 500  # parts: who sends more asks again, and gets fresher addresses
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
         row = upload_rows.find(session, request.digest, request.size, deployment.principal)
     if row is not None:
         try:
+            _keep_alive(deployment, row)
             return _answer(deployment, row)
         except NotFoundError:  # the store dropped it, because nothing happened in it for long
             _forget(deployment, row.id)
@@ -71,7 +74,9 @@ def part_size(size: int) -> int:
 
 def get_upload(deployment: Deployment, upload_id: str) -> Upload:
     """An upload as it stands, with addresses that are fresh; raises `NotFoundError`."""
-    return _answer(deployment, _row(deployment, upload_id))
+    row = _row(deployment, upload_id)
+    _keep_alive(deployment, row)
+    return _answer(deployment, row)
 
 
 def put_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterable[bytes]) -> None:
@@ -83,8 +88,7 @@ def put_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterab
     """
     row = _row(deployment, upload_id)
     deployment.blobs.put_part(_staging(row), number, chunks)
-    if row.expires_at - datetime.now(UTC) < upload_rows.LIFETIME / 2:
-        deployment.change(lambda session: upload_rows.extend(session, upload_id))
+    _keep_alive(deployment, row)
 
 
 def drop_upload(deployment: Deployment, upload_id: str) -> None:
@@ -177,10 +181,20 @@ def take(wanted: Wanted, intake: Intake, watches: Mapping[str, Watch]) -> None:
 def _take_one(intake: Intake, row: UploadRow, watch: Watch | None) -> None:
     try:
         intake.upload(row.digest, _staging(row), watch)
-    except (IntegrityError, NotFoundError) as problem:
+    except (IntegrityError, NotFoundError, UsageError) as problem:
         if isinstance(problem, NotFoundError) or problem.code == "upload_mismatch":
             _forget(intake.deployment, row.id)  # nothing of it is left
+        if not isinstance(problem, IntegrityError) and _is_stored(intake.deployment, row.digest):
+            # Two commits of one token share an upload of the same bytes, and the other one came first.
+            raise BytesGoneError(
+                f"The upload of {row.digest} served another commit meanwhile: commit again."
+            ) from problem
         raise
+
+
+def _is_stored(deployment: Deployment, digest: str) -> bool:
+    with deployment.read() as session:
+        return digest in blob_rows.visible(session, [digest])
 
 
 def drop_taken(deployment: Deployment, uploads: Mapping[str, str]) -> None:
@@ -207,6 +221,12 @@ def _open_row(session: Session, deployment: Deployment, upload_id: str) -> Uploa
         return None
 
 
+def _keep_alive(deployment: Deployment, row: UploadRow) -> None:
+    """Let an upload that goes on live on: with a store, parts come without this process seeing them."""
+    if row.expires_at - datetime.now(UTC) < upload_rows.LIFETIME / 2:
+        deployment.change(lambda session: upload_rows.extend(session, row.id))
+
+
 def _forget(deployment: Deployment, upload_id: str) -> None:
     deployment.change(lambda session: upload_rows.remove(session, upload_id))
 
@@ -221,8 +241,9 @@ def _answer(deployment: Deployment, row: UploadRow) -> Upload:
     numbers = range(1, staging.part_count + 1)
     there = tuple(number for number in numbers if lengths.get(number) == staging.part_length(number))
     urls = {}
-    for number in numbers:
-        if number not in there and (url := deployment.blobs.sign_part(staging, number, _SIGNED_FOR)) is not None:
+    missing = (number for number in numbers if lengths.get(number) != staging.part_length(number))
+    for number in islice(missing, _SIGNED_AT_ONCE):
+        if (url := deployment.blobs.sign_part(staging, number, _SIGNED_FOR)) is not None:
             urls[number] = url
     return Upload(
         id=row.id,

@@ -21,7 +21,7 @@ from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_
 from registry.storage.place import BlobPlace, StoredBlob
 from registry.storage.reading import BlobReader, corrupt, load_list
 from registry.storage.staging import Staging, StagingDriver
-from registry.storage.streams import BytesStream, FileStream, ObjectStream
+from registry.storage.streams import BytesStream, FileStream, ObjectStream, Patient
 
 Watch = Callable[[int, memoryview], None]
 Advance = Callable[[int], None]
@@ -111,13 +111,15 @@ class BlobStore:
         """Take what a client uploaded: copied to where no client can write, and that copy read back and hashed.
 
         ``watch`` and ``advance`` as for `stage`; what ``watch`` raises removes the copy and keeps the upload. The
-        commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) when the bytes are not ``digest``, of
-        which nothing is left then, not even the upload, and what `StagingDriver.take_staging` raises.
+        commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) when the bytes are not ``digest``,
+        whatever ``watch`` says of them, and nothing is left then, not even the upload: it would be gone on with.
+        Raises what `StagingDriver.take_staging` raises.
         """
         key = new_blob_key(digest)
         with ExitStack() as undo:
             writer = undo.enter_context(self._driver.take_staging(staging, key))
-            digests = self._digest_object(writer.open(), watch, advance)
+            patient = None if watch is None else Patient(watch)
+            digests = self._digest_object(writer.open(), patient, advance)
             if (digests.digest, digests.size) != (digest, staging.size):
                 self._drop_taken(staging)
                 raise IntegrityError(
@@ -125,6 +127,8 @@ class BlobStore:
                     f"{digests.digest} of {digests.size} bytes came; upload it again.",
                     code="upload_mismatch",
                 )
+            if patient is not None:
+                patient.tell()
             undo.pop_all()
         staged = StagedBlob(self, writer, digests, key)
         staged.upload = staging

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from registry.errors import NotFoundError, UnavailableError
+from registry.errors import NotFoundError, RegistryError, UnavailableError
 from registry.storage.driver import ObjectReader
 
 _PIECE: Final = 8 << 20
@@ -124,3 +125,23 @@ class BytesStream:
         buffer[: len(piece)] = piece
         self._rest = self._rest[len(piece) :]
         return len(piece)
+
+
+class Patient:
+    """A watcher of chunks whose refusal waits until all have passed: wrong bytes may look like anything."""
+
+    def __init__(self, watch: Callable[[int, memoryview], None]) -> None:
+        self._watch = watch
+        self._refusal: RegistryError | None = None
+
+    def __call__(self, offset: int, chunk: memoryview) -> None:
+        if self._refusal is None:
+            try:
+                self._watch(offset, chunk)
+            except RegistryError as refusal:
+                self._refusal = refusal
+
+    def tell(self) -> None:
+        """Raise what was refused; the bytes are the right ones."""
+        if self._refusal is not None:
+            raise self._refusal

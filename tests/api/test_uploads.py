@@ -13,9 +13,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from registry.api.service import build
+from registry.catalogue.team_tables import OperationRecord
 from registry.progress import SILENT
+from registry.services import running as running_work
 from registry.services import uploads
 from registry.services.requests import base_request, publish_request
 from registry.wire import API
@@ -192,6 +195,25 @@ def test_a_large_part_passes_in_pieces(desk: Desk) -> None:
     upload = desk.writer.post("/uploads", json={"digest": digest, "size": len(data)}).json()
     assert desk.put(upload["id"], 1, data).status_code == 204
     assert desk.writer.get(f"/uploads/{upload['id']}").json()["there"] == [1]
+
+
+def test_an_operation_says_where_its_registry_is_for_clients(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_work, "AT_ONCE", -1)
+    request, sources = adapter(desk, "slow", 11)
+    sent = {digest: desk.send(digest, data) for digest, data in sources.items()}
+    published = desk.writer.post("/publishes", json={"request": request, "uploads": sent})
+    assert published.status_code in {201, 202}, published.text
+    with desk.library.registry.deployment.read() as session:
+        made = session.scalar(select(OperationRecord.id).where(OperationRecord.kind == "publish"))
+    while (answer := desk.writer.get(f"/operations/{made}").json())["state"] != "done":
+        time.sleep(0.05)
+    assert answer["result"]["published"]["registry"] == desk.url
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 63, 10**40])
+def test_an_upload_of_a_size_that_no_store_takes_is_refused(desk: Desk, size: int) -> None:
+    answer = desk.writer.post("/uploads", json={"digest": "sha256:" + "2" * 64, "size": size})
+    assert_problem(answer, 422, "usage")
 
 
 def test_long_work_becomes_an_operation(desk: Desk) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue import bases, retrying, revisions, tags
+from registry.catalogue import bases, retrying, revisions, tags, tokens
 from registry.catalogue.database import Database, PoolUse
 from registry.errors import NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
@@ -183,11 +183,44 @@ def test_a_connection_lost_in_the_commit_leaves_it_open_and_is_not_tried_again(
 @ON_POSTGRESQL
 def test_connections_that_died_while_idle_are_not_seen(filled: Database, url: str) -> None:
     other = Database(url)
-    with filled.read() as session:
-        process = process_of(session)
-    end_connection(other, process)
-    with filled.read() as session:
-        assert process_of(session) != process
+    secret = filled.change(lambda session: tokens.create(session, TESTER, "reader")).secret
+    tokens.sign_in(filled, secret)
+    attempt, made = attempts(lambda session, _: process_of(session))
+
+    def read() -> int:
+        with filled.read() as session:
+            return process_of(session)
+
+    def write() -> int:
+        with filled.write() as session:
+            return process_of(session)
+
+    uses: tuple[Callable[[], object], ...] = (
+        read,
+        write,
+        lambda: filled.change(attempt),
+        lambda: tokens.sign_in(filled, secret),
+        filled.ping,
+        filled.version,
+    )
+    for use in uses:
+        process = read()
+        end_connection(other, process)
+        use()
+        assert read() != process
+    assert made == [1]
+    other.dispose()
+
+
+@ON_POSTGRESQL
+def test_the_rest_of_the_pool_died_too(filled: Database, url: str) -> None:
+    other = Database(url)
+    with filled.read() as one, filled.read() as two:
+        processes = [process_of(one), process_of(two)]
+    for process in processes:
+        end_connection(other, process)
+    with filled.read() as one, filled.read() as two:
+        assert not {process_of(one), process_of(two)} & set(processes)
     other.dispose()
 
 
@@ -241,8 +274,17 @@ def test_a_lock_that_is_held_for_too_long(filled: Database, url: str, writer: Wr
     impatient.dispose()
 
 
+def test_reading_sees_one_state(filled: Database, writer: Writer) -> None:
+    with filled.read() as session:
+        before = revisions.of_adapter(session, SUPPORT)
+        filled.change(lambda other: writer.publish(other, "llama/support", "s3"))
+        assert revisions.of_adapter(session, SUPPORT) == before
+    with filled.read() as session:
+        assert len(revisions.of_adapter(session, SUPPORT)) == len(before) + 1
+
+
 @ON_POSTGRESQL
-def test_reading_sees_one_state_and_can_change_nothing(filled: Database) -> None:
+def test_reading_can_change_nothing(filled: Database) -> None:
     with pytest.raises(RegistryError, match="read-only") as caught, filled.read() as session:
         session.execute(text("DELETE FROM tags"))
     assert caught.value.code == "read_only"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC
 
 import pytest
+from sqlalchemy import event as listening
 from sqlalchemy import text
+from sqlalchemy.engine import Engine
 
-from registry.catalogue import blobs, events, publishing, revisions
+from registry.catalogue import blobs, browse, deletion, events, publishing, revisions, tokens
 from registry.catalogue.database import Database
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
+from registry.schemas import TargetGroup
 from tests.catalogue.rows import TESTER, Writer, blob, digest_of
 
 
@@ -18,6 +26,21 @@ def counts(database: Database) -> dict[str, int]:
     tables = ["adapters", "revisions", "revision_files", "revision_targets", "events"]
     with database.read() as session:
         return {table: session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in tables}
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """The statements that are sent meanwhile."""
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        sent.append(statement)
+
+    listening.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        listening.remove(Engine, "before_cursor_execute", note)
 
 
 def test_numbers_count_up_and_the_parent_stays_pinned(filled: Database) -> None:
@@ -148,3 +171,78 @@ def test_blobs_are_noted_once(filled: Database) -> None:
             blobs.get(session, digest_of("unknown"))
     with pytest.raises(IntegrityError, match="is noted with"), filled.write() as session:
         blobs.record(session, [replace(row, size=3)])
+
+
+def test_files_and_targets_are_as_they_were_given(filled: Database, writer: Writer) -> None:
+    names = ["adapter_config.json", 'nested/Größe "x".md', "adapter_model.safetensors"]
+    groups = (
+        TargetGroup(name="k_proj", modules=1, ranks=(4, 8), scalings=(0.1, 2.0)),
+        TargetGroup(name="q_proj", modules=22, ranks=(8,), scalings=(1 / 3,)),
+    )
+    files = tuple(blobs.FileRef(name, digest_of("s1")) for name in names)
+    row = filled.change(lambda session: writer.publish(session, "llama/code", "s1", files=files, targets=groups))
+    with filled.read() as session:
+        assert [file.path for file in revisions.files(session, row.id)] == sorted(names)
+        assert browse.targets(session, row.id) == groups
+        assert revisions.get(session, row.id) == row
+    bare = filled.change(lambda session: writer.publish(session, "llama/code", "s2", files=(), targets=()))
+    with filled.read() as session:
+        assert revisions.files(session, bare.id) == ()
+        assert browse.targets(session, bare.id) == ()
+        assert revisions.get(session, bare.id) == bare
+
+
+def test_a_copy_keeps_its_number_where_it_is_free(filled: Database, writer: Writer) -> None:
+    def copy(content: str, number: int) -> int:
+        return filled.change(lambda session: writer.publish(session, "llama/code", content, number=number)).number
+
+    assert copy("seventh", 7) == 7  # after @1
+    assert copy("third", 3) == 3
+    assert copy("taken", 3) == 8
+    with filled.read() as session:
+        third = revisions.find(session, Reference.parse("llama/code@3")).id
+    filled.change(lambda session: deletion.delete(session, third, TESTER))
+    assert copy("deleted", 3) == 9
+    assert filled.change(lambda session: writer.publish(session, "llama/code", "next")).number == 10
+    new = filled.change(lambda session: writer.publish(session, "llama/copied", "first", number=4))
+    assert (new.number, new.created_at.tzinfo) == (4, UTC)
+
+
+def test_many_publish_the_same_and_one_makes_it(filled: Database, writer: Writer) -> None:
+    filled.change(lambda session: blobs.record(session, [blob("same")]))
+    meet = threading.Barrier(8)
+
+    def publish(_: int) -> tuple[int, bool]:
+        new = writer.new("llama/new", "same", None)
+        meet.wait(30)
+        row, created = filled.change(lambda session: publishing.publish(session, new, TESTER))
+        return row.number, created
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(publish, range(8)))
+    assert {number for number, _ in answers} == {1}
+    assert [created for _, created in answers].count(True) == 1
+    assert filled.change(lambda session: writer.publish(session, "llama/new", "other")).number == 2
+
+
+def test_how_often_the_database_is_asked(filled: Database, writer: Writer, backend: str) -> None:
+    """Each statement is a trip to the server and back: PostgreSQL's own BEGIN is one of these."""
+    with filled.write() as session:
+        session.execute(
+            text("UPDATE blobs SET used_at = '2100-01-02 03:04:05.000000'")
+        )  # just now, however slow this is
+    new, begin = writer.new("llama/code", "s1", None), 1 if backend == "postgresql" else 0
+    with counted() as sent:
+        filled.change(lambda session: publishing.publish(session, new, TESTER))
+    assert len(sent) == (5 if backend == "postgresql" else 7), sent
+    with filled.read() as session:
+        digest = revisions.find(session, Reference.parse("llama/support")).digest
+    for selector in ("", "@1", "@prod", f"@{digest}", f"@{digest[:20]}"):
+        with counted() as sent, filled.read() as session:
+            revisions.find(session, Reference.parse("llama/support" + selector))
+        assert len(sent) == begin + 1, sent
+    made = filled.change(lambda session: tokens.create(session, TESTER, "reader"))
+    tokens.sign_in(filled, made.secret)
+    with counted() as sent:
+        tokens.sign_in(filled, made.secret)
+    assert len(sent) == 1

@@ -13,7 +13,7 @@ from registry.client.uploads import Uploads
 from registry.errors import IntegrityError, UnavailableError
 from registry.progress import SILENT
 from registry.wire import Upload
-from tests.client.strange import Request, response, strange_server
+from tests.client.strange import Request, Script, problem, response, strange_server
 
 DATA = bytes(range(256))
 QUICK = Patience(known=5.0, unknown=5.0, first=0.001, most=0.01)
@@ -107,26 +107,61 @@ def test_a_part_is_sent_without_the_token_and_to_a_new_address_when_the_old_one_
     with strange_server(only_second) as store:
 
         def service(request: Request) -> bytes:
-            upload = Upload(
-                id="u",
-                digest="sha256:" + "0" * 64,
-                size=4,
-                part_size=16,
-                parts=1,
-                there=(),
-                urls={1: f"{store.url}/bucket/x?signature={request.number}"},
-                expires_at=datetime.now(UTC),
-            )
-            return response("200 OK", upload.model_dump_json().encode())
+            return under_way("u", {1: f"{store.url}/bucket/x?signature={request.number}"})
 
-        with strange_server(service) as server:
-            transport = Transport(server.url, "secret", QUICK)
-            sent = Uploads(transport, SILENT).send([("sha256:" + "0" * 64, Four())])
-            transport.close()
-    assert list(sent.values()) == ["u"]
+        assert sent_to(service) == ["u"]
     assert store.lines == [f"PUT /bucket/x?signature={number} HTTP/1.1" for number in (1, 2)]
     assert [request.body for request in store.requests] == [b"four", b"four"]
     assert all("authorization" not in request.headers for request in store.requests)
+
+
+def test_an_upload_that_was_used_up_meanwhile_is_begun_again() -> None:
+    with strange_server(lambda request: response("200 OK" if "second" in request.line else "404 Not Found")) as store:
+
+        def service(request: Request) -> bytes:
+            if request.line.startswith("GET"):
+                return problem("404 Not Found", kind="NotFoundError", code="not_found", detail="It is gone.")
+            name = "first" if request.number == 1 else "second"
+            return under_way(name, {1: f"{store.url}/bucket/{name}"})
+
+        assert sent_to(service) == ["second"]
+
+
+def test_of_many_parts_only_the_next_ones_are_signed() -> None:
+    with strange_server(lambda _request: response("200 OK")) as store:
+
+        def service(request: Request) -> bytes:
+            numbers = (1, 2) if request.line.startswith("POST") else (3, 4)
+            there = () if numbers == (1, 2) else (1, 2)
+            urls = {number: f"{store.url}/bucket/x?part={number}" for number in numbers}
+            return under_way("u", urls, part_size=1, there=there)
+
+        assert sent_to(service) == ["u"]
+    assert sorted(store.lines) == [f"PUT /bucket/x?part={number} HTTP/1.1" for number in (1, 2, 3, 4)]
+
+
+def under_way(name: str, urls: dict[int, str], *, part_size: int = 16, there: tuple[int, ...] = ()) -> bytes:
+    """What a service says of an upload of four bytes."""
+    upload = Upload(
+        id=name,
+        digest="sha256:" + "0" * 64,
+        size=4,
+        part_size=part_size,
+        parts=-(-4 // part_size),
+        there=there,
+        urls=urls,
+        expires_at=datetime.now(UTC),
+    )
+    return response("200 OK", upload.model_dump_json().encode())
+
+
+def sent_to(service: Script) -> list[str]:
+    """Ids of the uploads that four bytes became."""
+    with strange_server(service) as server:
+        transport = Transport(server.url, "secret", QUICK)
+        sent = Uploads(transport, SILENT).send([("sha256:" + "0" * 64, Four())])
+        transport.close()
+    return list(sent.values())
 
 
 class Four:

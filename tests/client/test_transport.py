@@ -118,6 +118,15 @@ def test_nobody_listens(tmp_path: Path) -> None:
     registry.close()
 
 
+def test_a_registry_that_is_there_and_busy_is_waited_for_at_once(tmp_path: Path) -> None:
+    answers = iter([BUSY.replace(b"Retry-After: 0", b"Retry-After: 1"), EMPTY_TREE])
+    with strange_server(lambda _request: next(answers)) as server:
+        registry = remote(server.url, tmp_path, patience=Patience(known=30.0, unknown=0.05, first=0.001))
+        assert registry.tree().roots == ()
+        registry.close()
+        assert len(server.requests) == 2
+
+
 def test_a_name_that_nobody_knows(tmp_path: Path) -> None:
     registry = remote("http://registry.invalid", tmp_path, patience=IMPATIENT)
     with pytest.raises(UnavailableError, match=r"http://registry\.invalid can't be reached"):

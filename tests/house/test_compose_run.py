@@ -115,6 +115,7 @@ def _start(stack: Stack, ports: Mapping[str, int]) -> None:
     stack.start(caddy, proxy, "caddy", "serving initial configuration")
 
 
+@pytest.mark.slow
 def test_a_team_works_through_the_proxy_and_one_replica_may_go(stack: Stack) -> None:
     run = stack.person.run
     run("login", stack.site, "--token", "-", given=stack.secret)

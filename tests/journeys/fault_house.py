@@ -1,10 +1,11 @@
-"""A team's registry in which everything can fail: two replicas, PostgreSQL and S3, with a proxy before each."""
+"""A team's registry in which everything can fail: replicas, PostgreSQL and S3, with a proxy before each."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -31,10 +32,20 @@ from tests.kit.servers_service import ServiceProcess, clean_environ, create_toke
 from tests.kit.shim import Asked, Shim
 
 REGISTRY = str(Path(sys.executable).with_name("registry"))
-PATIENCE = 60.0
+PATIENCE = 120.0
 IMPATIENT = Patience(known=1.0, unknown=1.0)
 OF_CLIENTS = "X-Amz-Signature="
 """In the targets of requests to the store that were signed for a client."""
+
+
+class Proxy(Shim):
+    """A shim that can be asked while requests are under way."""
+
+    def count(self, method: str, target: str, *, status: int | None = None) -> int:
+        """How many requests of this kind have ended."""
+        with self._lock:
+            ended = [one for one in self._seen if one.method == method and re.search(target, one.target) is not None]
+        return sum(status in {None, one.status} for one in ended)
 
 
 @dataclass
@@ -46,8 +57,8 @@ class House:
     wire: Wire
     s3: S3Server
     place: S3Place
-    store: Shim  # between S3 and everybody
-    api: Shim  # between the clients and the service
+    store: Proxy  # between S3 and everybody
+    api: Proxy  # between the clients and a replica
     settings: dict[str, str]
     replicas: list[ServiceProcess]
     token: str
@@ -56,9 +67,27 @@ class House:
     database: str  # as the services name it, but past the wire
     _clients: ExitStack = field(default_factory=ExitStack)
 
-    def lead_to(self, number: int) -> None:
-        """What a load balancer does: new requests go to that replica."""
-        address = urlsplit(self.replicas[number].url)
+    def start_both(self) -> None:
+        """Let two replicas run: most tests need one, and some kill one."""
+        for replica in [replica for replica in self.replicas if not replica.running]:
+            replica.close()
+            self.replicas.remove(replica)
+        while len(self.replicas) < 2:
+            self.replicas.append(ServiceProcess.started(self.home, self.settings))
+
+    def kill_the_replica(self) -> None:
+        """Kill the replica that the clients are at. New requests go to the other, as a load balancer has it."""
+        used, other = sorted(self.replicas, key=lambda replica: replica.url != self._url)
+        used.kill()
+        self.lead_to(other)
+
+    @property
+    def _url(self) -> str:
+        return "http://{}:{}".format(*self.api.server)
+
+    def lead_to(self, replica: ServiceProcess) -> None:
+        """Let new requests go to that replica."""
+        address = urlsplit(replica.url)
         self.api.server = (address.hostname or "", address.port or 0)
 
     def client(self) -> RemoteRegistry:
@@ -94,7 +123,8 @@ class House:
     def check_is_published(self, folder: Path, path: str, numbers: tuple[int, ...] = (1,)) -> None:
         """One revision a publish, the newest has the bytes of ``folder``, and nothing anywhere is damaged."""
         client = self.client()
-        assert tuple(sorted(one.number for one in client.log(path).revisions)) == numbers
+        found = tuple(sorted(one.number for one in client.log(path).revisions))
+        assert found == numbers, found
         out = self.room / f"out-{time.monotonic_ns()}"
         client.fetch(path, out, kind="published")
         for file in folder.iterdir():
@@ -104,7 +134,7 @@ class House:
     def check_is_whole(self) -> None:
         """Every row has its blob, and every blob its bytes."""
         checked = self.client().fsck(deep=True)
-        assert checked.damage == ()
+        assert checked.damage == (), checked.damage
         assert checked.blobs > 0
 
     def check_is_absent(self, path: str) -> None:
@@ -120,7 +150,7 @@ class House:
             assert ended.rowcount > 0
 
     def mend(self) -> None:
-        """Let everything run and no fault be left."""
+        """Let servers run and no fault be left."""
         self._clients.close()
         self.store.faults.clear()
         self.api.faults.clear()
@@ -129,16 +159,14 @@ class House:
             self.postgres.start()
         if self.s3.process is None:
             self.s3.start()
-        for number, replica in enumerate(self.replicas):
-            if not replica.running:
-                replica.close()
-                self.replicas[number] = ServiceProcess.started(self.home, self.settings)
-        self.lead_to(0)
+        self.store.forget()
+        self.api.forget()
+        self.lead_to(next(replica for replica in self.replicas if replica.running))
 
 
 @contextmanager
 def built(home: Home, room: Path) -> Iterator[House]:
-    """A house with a base model of the name ``net``."""
+    """A house with a base model of the name ``net``, and one replica."""
     with ExitStack() as stack:
         postgres = Postgres.started(home)
         stack.callback(postgres.close)
@@ -146,7 +174,8 @@ def built(home: Home, room: Path) -> Iterator[House]:
         stack.callback(s3.close)
         database, place = postgres.database(), s3.place()
         wire = stack.enter_context(Wire(postgres.port))
-        store = stack.enter_context(Shim(place.endpoint))
+        store = Proxy(place.endpoint)
+        stack.enter_context(store)
         settings = {
             "REGISTRY_DATABASE_URL": postgres_url(wire.port, database.rpartition("/")[2]),
             "REGISTRY_STORE_URL": place.url,
@@ -159,12 +188,21 @@ def built(home: Home, room: Path) -> Iterator[House]:
         catalogue.dispose()
         token = create_token(database)
         replicas: list[ServiceProcess] = []
-        stack.callback(lambda: [replica.close() for replica in replicas])
-        replicas += [ServiceProcess.started(home, settings) for _ in range(2)]
-        api = stack.enter_context(Shim(replicas[0].url))
+
+        def close() -> None:
+            for replica in replicas:
+                replica.close()
+
+        stack.callback(close)
+        replicas.append(ServiceProcess.started(home, settings))
+        api = Proxy(replicas[0].url)
+        stack.enter_context(api)
         base = plain_base(room / "base", {"a.weight": (24, 16)})
         house = House(home, postgres, wire, s3, place, store, api, settings, replicas, token, room, base, database)
-        house.client().add_base("net", base.folder)
+        client = house.client()
+        client.add_base("net", base.folder)
+        client.publish(house.adapter("first"), "net/first")  # all further ones have its configuration
+        house.mend()
         yield house
         house.mend()
 
@@ -200,6 +238,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def problem_of(stderr: str) -> tuple[str, str]:
-    """Code and sentence of the error that a command with ``--json`` ends with."""
-    document = json.loads(stderr.splitlines()[-1])
+    """Code and sentence of the error that a command with ``--json`` ended with; empty where it had none."""
+    document = json.loads(stderr.splitlines()[-1]) if stderr else {"code": "", "message": ""}
     return document["code"], document["message"]

@@ -114,19 +114,19 @@ class _Link:
                 if self._cut is None:
                     self._cut = self._wire.take(data)
                 if self._cut is not None and self._cut.moment == "before":
-                    return self._strike(self._cut)
+                    self._strike(self._cut)
                 if self._cut is not None and _COMMIT in data:
                     if self._cut.moment == "in":
-                        return self._strike(self._cut)
+                        self._strike(self._cut)
                     self._committing = True
-                self._server.sendall(data)
+                self._server.sendall(data)  # not after a strike: it is closed
         self.close()
 
     def _to_client(self) -> None:
         with suppress(OSError):
             while data := self._server.recv(_CHUNK):
                 if self._cut is not None and self._committing:
-                    return self._strike(self._cut)
+                    self._strike(self._cut)
                 self._client.sendall(data)
         self.close()
 

@@ -104,6 +104,7 @@ def _same_files(one: Path, other: Path) -> bool:
     return bool(names) and all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 def test_a_team_shares_one_tree(team: Team) -> None:
     room = team.room
     support = write_adapter(room / "support", team.base, ["q_proj", "v_proj"], r=4)
@@ -117,7 +118,10 @@ def test_a_team_shares_one_tree(team: Team) -> None:
     # Ben, at the other replica, may read what his path is made of, and no more of it.
     assert ben.json("whoami")["scopes"] == ["llama/support/french"]
     assert ben.refused("log", "llama/support", exit_code=3) == "not_found"
-    french = write_adapter(room / "french", team.base, ["q_proj"], r=2, rslora=True, seed=1)
+    # He was handed what he trains on; its receipt shows which revision that is, which his token does not.
+    shared = anna.json("fetch", "llama/support", "--as", "merged", "-o", str(room / "shared"))["folder"]
+    trained_on = {"base_model_name_or_path": shared}
+    french = write_adapter(room / "french", team.base, ["q_proj"], r=2, rslora=True, seed=1, config=trained_on)
     assert ben.publish(french, "llama/support/french") == "llama/support/french@1"
     assert ben.refused("publish", str(french), "llama/other", exit_code=7) == "not_allowed"
     assert ben.refused("tag", "llama/support", "prod", exit_code=7) == "not_allowed"
@@ -210,19 +214,21 @@ def _a_backup_restores(team: Team) -> None:
         done = subprocess.run(words, env=tools, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    run("pg_dump", "--format=custom", f"--file={dump}", team.database)
+    database = team.database.replace("+psycopg", "")
+    run("pg_dump", "--format=custom", f"--file={dump}", database)
     store = f"{team.bucket.folder}"
     shutil.copytree(store, copy)
     for replica in team.replicas:
         assert replica.stop() == 0
-    shutil.rmtree(store)
+    for lost_part in Path(store).iterdir():  # the bucket itself stays
+        shutil.rmtree(lost_part)
     lost = team.operator.run("fsck", exit_code=6)
     assert "llama" in lost.stdout
-    run("psql", team.database, "-q", "-c", "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    shutil.copytree(copy, store)
-    run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={team.database}", str(dump))
+    run("psql", database, "-q", "-c", "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    shutil.copytree(copy, store, dirs_exist_ok=True)
+    run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={database}", str(dump))
     team.operator.run("db", "upgrade")
     assert team.operator.json("fsck", "--deep")["damage"] == []
-    team.operator.run("verify", "there", exit_code=3)  # its revision was deleted
+    team.operator.run("verify", "there")  # it has another number now, and the same digest
     team.operator.run("fetch", "llama/support/french", "--as", "merged", "-o", "after")
     assert _same_files(team.operator.home / "there", team.operator.home / "after")

@@ -274,6 +274,22 @@ def test_a_revoked_token_stops_what_it_asked_for(registry: LocalRegistry, start:
     assert (problem.kind, problem.code) == ("NotAllowedError", "bad_token")
 
 
+def test_a_token_that_is_revoked_meanwhile_stops_the_work(
+    registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    token = registry.create_token("admin").token.id
+    runner = start(lease=timedelta(seconds=4))
+    begun = runner.answer(acting(registry, "admin", token=token).deployment, "fsck", FsckRequest(), seconds=0)
+    assert isinstance(begun, Operation)
+    gate.entered.wait()
+    registry.revoke_token(token)
+    assert gate.stopped.wait(60)
+    problem = ended(registry, begun.id).problem
+    assert problem is not None
+    assert (problem.kind, problem.code, gate.times) == ("NotAllowedError", "bad_token", 1)
+
+
 def test_what_may_pass_is_tried_again(
     registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from registry.catalogue import blobs as blob_rows
+from registry.catalogue.team_tables import UploadRecord
 from registry.digest import sha256_digest
 from registry.errors import (
     ConflictError,
@@ -23,7 +26,7 @@ from registry.progress import SILENT
 from registry.services import uploads
 from registry.services.local import LocalRegistry
 from registry.services.requests import base_request
-from registry.wire import BaseCommit, Origin, PublishCommit, UploadRequest
+from registry.wire import BaseCommit, Origin, PublishCommit, Upload, UploadRequest
 from tests.kit import Base, add_tokenizer, plain_base
 from tests.services.sending import (
     SHAPES,
@@ -148,6 +151,25 @@ def test_an_upload_goes_on_where_it_broke(
         registry.get_upload(begun.id)
 
 
+def test_an_upload_that_goes_on_is_kept(registry: LocalRegistry) -> None:
+    """With a store, parts come without the service seeing them: who asks for addresses shows that it goes on."""
+    asked = UploadRequest(digest=sha256_digest(b"data"), size=4)
+    begun = registry.begin_upload(asked)
+
+    def nearly_over(session: Session) -> None:
+        session.execute(update(UploadRecord).values(expires_at=datetime.now(UTC) + timedelta(minutes=5)))
+
+    ways: list[Callable[[], Upload]] = [
+        lambda: registry.begin_upload(asked),
+        lambda: registry.get_upload(begun.id),
+    ]
+    for go_on in ways:
+        registry.deployment.change(nearly_over)
+        assert go_on().id == begun.id
+        with registry.deployment.read() as session:
+            assert session.scalars(select(UploadRecord.expires_at)).one() > datetime.now(UTC) + timedelta(hours=12)
+
+
 def test_parts_grow_with_the_size() -> None:
     assert uploads.part_size(0) == uploads.part_size(100 << 30) == 16 << 20
     for size in (200 << 30, 5 << 40):
@@ -205,25 +227,68 @@ def test_what_a_token_may_do(local: LocalRegistry, base: Base, tmp_path: Path) -
     assert reader.bundle("net/one").links[0].summary is not None
 
 
-def test_the_parent_above_a_scope_is_pinned_and_no_more_is_told(
+def test_the_parent_above_a_scope_is_pinned_by_proof_and_no_more_is_told(
     local: LocalRegistry, base: Base, tmp_path: Path
 ) -> None:
-    local.publish(adapter(tmp_path, base, "one"), "net/secret")
+    """Whoever publishes on a revision may read it: so numbers and tags above a scope can't be tried out."""
+    secret = adapter(tmp_path, base, "one")
+    (secret / "notes.txt").write_text("for us alone")
+    first = local.publish(secret, "net/secret").revision
+    local.fetch("net/secret", tmp_path / "given", kind="merged")
     writer = acting(local, "writer", "net/secret/mine")
-    sent = send(writer, adapter(tmp_path, base, "mine", seed=2), "net/secret/mine")
-    assert sent.revision.parent == "net/secret@1"
-    links = writer.bundle("net/secret/mine").links
-    assert [link.summary is None for link in links] == [True, False]
-    local.publish(adapter(tmp_path, base, "again", seed=3), "net/secret")
+    mine = adapter(tmp_path, base, "mine", seed=2)
     with pytest.raises(UsageError) as unclear:
-        writer.publish(adapter(tmp_path, base, "next", seed=4), "net/secret/mine")
+        writer.publish(mine, "net/secret/mine")
     assert unclear.value.code == "parent_ambiguous"
-    assert "@" not in str(unclear.value)
-    with pytest.raises(NotFoundError) as none:
-        writer.publish(tmp_path / "next", "net/secret/mine", parent="net/secret@7")
-    assert "@2" not in str(none.value)
-    said = writer.publish(tmp_path / "next", "net/secret/mine", parent="net/secret@2")
-    assert said.revision.parent == "net/secret@2"
+    refused = []
+    for guess in ("net/secret@1", "net/secret@7", "net/secret", first.digest[:15], first.digest[:-1] + "g"):
+        parent = guess if guess.startswith("net") else f"net/secret@{guess}"
+        with pytest.raises((NotFoundError, UsageError)) as none:
+            writer.publish(mine, "net/secret/mine", parent=parent)
+        refused.append(str(none.value).removeprefix(f"--parent {parent} "))
+    assert len(set(refused[:4])) == 1
+    sent = send(writer, mine, "net/secret/mine", parent=f"net/secret@{first.digest}")
+    assert sent.revision.parent == "net/secret@1"
+
+    second = local.publish(adapter(tmp_path, base, "again", seed=3), "net/secret", tags=["stage"]).revision
+    following = adapter(tmp_path, base, "next", seed=4)
+    for guess in ("net/secret@2", "net/secret@stage"):
+        with pytest.raises(NotFoundError):
+            writer.publish(following, "net/secret/mine", parent=guess)
+    assert writer.publish(following, "net/secret/mine", parent="net/secret@1").revision.parent == "net/secret@1"
+    third = adapter(tmp_path, base, "third", seed=5)
+    assert writer.publish(third, "net/secret/mine", receipt=tmp_path / "given").revision.parent == "net/secret@1"
+    pinned = writer.publish(third, "net/secret/mine", parent=f"net/secret@{second.digest}")
+    assert pinned.revision.parent == "net/secret@2"
+
+
+def test_what_lies_beside_the_weights_above_a_scope_is_not_handed_out(
+    local: LocalRegistry, base: Base, tmp_path: Path
+) -> None:
+    above = adapter(tmp_path, base, "one")
+    (above / "notes.txt").write_text("for us alone")
+    (above / "tokenizer.json").write_text("{}")
+    local.publish(above, "net/secret")
+    local.publish(adapter(tmp_path, base, "mine", seed=2), "net/secret/mine")
+    reader = acting(local, "reader", "net/secret/mine")
+    link, own = reader.bundle("net/secret/mine").links
+    assert (link.summary is None, own.summary is None) == (True, False)
+    for entry in link.files:
+        if entry.path == "notes.txt":
+            with pytest.raises(NotFoundError):
+                reader.open_blob("net/secret/mine", entry)
+        else:
+            reader.open_blob("net/secret/mine", entry).close()
+    local.open_blob("net/secret/mine", next(entry for entry in link.files if entry.path == "notes.txt")).close()
+
+
+def test_that_bytes_are_stored_elsewhere_is_not_told(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
+    folder = adapter(tmp_path, base, "one")
+    first = local.publish(folder, "net/one")
+    assert local.publish(folder, "net/two").bytes_stored == 0
+    scoped = send(acting(local, "writer", "net/three"), folder, "net/three")
+    assert scoped.bytes_stored == sum(entry.size for entry in local.bundle("net/three").links[0].files)
+    assert scoped.bytes_stored == first.bytes_stored
 
 
 def test_a_copy_keeps_who_when_and_its_number(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
@@ -251,6 +316,8 @@ def test_a_copy_keeps_who_when_and_its_number(local: LocalRegistry, base: Base, 
     assert copied("net/copy@2", third_digest, third).revision.reference == "net/copy@2"
     local.delete("net/copy@2")
     assert copied("net/copy@2", third_digest, third).revision.reference == "net/copy@7"
+    with pytest.raises(UsageError, match="999999999999999999"):  # all numbers after it would be none
+        copied("net/copy@999999999999999999", third_digest, third, path="net/far")
     assert local.publish(adapter(tmp_path, base, "fourth", seed=4), "net/copy").revision.author != "ada"
 
 

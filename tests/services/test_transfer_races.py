@@ -89,6 +89,29 @@ def test_a_commit_that_broke_can_be_given_again(
             registry.get_upload(upload_id)
 
 
+def test_two_commits_that_share_an_upload(
+    registry: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token sends the same bytes for two adapters: what the first commit has used up, the second finds stored."""
+    made = plain_base(tmp_path / "base", SHAPES)
+    registry.add_base("net", made.folder)
+    folder = adapter(tmp_path, made, "one")
+    first = prepare(registry, request_of(folder, "net/first"))
+    second = prepare(registry, request_of(folder, "net/second"))
+    assert first.uploads == second.uploads
+    upload = Intake.upload
+    waiting = [first]
+
+    def be_second(intake: Intake, *args: Any) -> None:
+        if waiting:
+            registry.commit_publish(waiting.pop())
+        upload(intake, *args)
+
+    monkeypatch.setattr(Intake, "upload", be_second)
+    assert registry.commit_publish(second).created
+    assert sorted(rows(registry).values()) == sorted(keys(registry))
+
+
 def test_who_comes_second_leaves_no_object(
     registry: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -380,6 +380,16 @@ def test_what_a_killed_writer_left_is_cleared_when_it_is_old(
     assert left(bucket) == [f"{staging.key} unfinished"], "uploads of clients have a time of their own"
 
 
+def test_what_others_upload_into_the_bucket_is_left_alone(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry at the top of a bucket that is not for it alone."""
+    bucket = make_s3()
+    upload = bucket._bucket.begin("backups/of-someone-else")
+    monkeypatch.setattr(driver, "LITTER_AGE", -timedelta(hours=1))
+    assert bucket.clear_litter() == 0
+    assert left(bucket) == ["backups/of-someone-else unfinished"]
+    bucket._bucket.abort("backups/of-someone-else", upload)
+
+
 @pytest.mark.parametrize(
     ("endpoint", "style", "host"),
     [

@@ -10,7 +10,7 @@ from typing import Final
 
 from registry.errors import UnavailableError, UsageError
 from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, check_key
-from registry.storage.layout import INCOMING, RESERVED, STAGING
+from registry.storage.layout import BLOBS, BLOCKS, INCOMING, RESERVED
 from registry.storage.s3.bucket import Bucket
 from registry.storage.s3.reading import open_object
 from registry.storage.s3.uploads import S3Uploads, abort_uploads
@@ -79,7 +79,8 @@ class S3Driver(S3Uploads):
         old = [one.key for one in self._bucket.objects(INCOMING) if one.modified < older_than]
         for key in old:
             self._bucket.delete(key)
-        return len(old) + abort_uploads(self._bucket, "", older_than, besides=STAGING)
+        # Only where this driver writes: the bucket may hold more than this registry.
+        return len(old) + sum(abort_uploads(self._bucket, place, older_than) for place in (INCOMING, BLOBS, BLOCKS))
 
     def close(self) -> None:
         self._bucket.connection.close()

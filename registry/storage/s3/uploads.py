@@ -120,11 +120,11 @@ class S3Uploads:
             self.parts(staging)
 
 
-def abort_uploads(bucket: Bucket, prefix: str, older_than: datetime, *, besides: str | None = None) -> int:
+def abort_uploads(bucket: Bucket, prefix: str, older_than: datetime) -> int:
     """Remove multipart uploads in which nothing happened since ``older_than``; returns how many."""
     count = 0
     for key, upload, begun in list(bucket.uploads(prefix)):
-        if begun >= older_than or (besides is not None and key.startswith(besides)):
+        if begun >= older_than:
             continue
         parts = bucket.parts(key, upload) or {}
         if all(part["LastModified"].astimezone(UTC) < older_than for part in parts.values()):

@@ -143,7 +143,7 @@ REGISTRY: Final = (
     Mutant(
         "block-not-checked",
         "storage/reading.py",
-        "if not self._right(index, block_digest(block)):",
+        "if not self._right(first // BLOCK, block_digest(block)):",
         "if False:",
         "tests/storage/test_damage.py",
     ),
@@ -199,8 +199,8 @@ REGISTRY: Final = (
     Mutant(
         "number-given-again",
         "catalogue/publishing.py",
-        "return wanted or adapter.next_number",
-        "return 1 + len(session.scalars(select(Revision.id).where(Revision.adapter_id == adapter.id)).all())",
+        "values(next_number=new.number + 1)",
+        "values(next_number=new.number)",
         "tests/catalogue/test_publishing.py",
     ),
     Mutant(
@@ -213,8 +213,8 @@ REGISTRY: Final = (
     Mutant(
         "wrong-parent",
         "services/parents.py",
-        "row.digest == receipt.tip), None)",
-        "True), None)",
+        "revisions.pinnable(session, path, digest=digest)), None)",
+        "revisions.pinnable(session, path)), None)",
         "tests/services/test_registry.py",
     ),
     Mutant(
