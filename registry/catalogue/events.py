@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.sight import rights_of
 from registry.catalogue.tables import EventRecord, table_of
 from registry.errors import RegistryError, UsageError
 from registry.rights import Principal
@@ -64,9 +65,7 @@ def page(session: Session, limit: int, before: int | None = None) -> EventPage:
     """
     if limit < 1:
         raise UsageError(f"A limit of {limit} events is not possible: 1 or more is expected.")
-    limit = min(limit, 1 << 31)
-    query = select(EventRecord).order_by(EventRecord.id.desc()).limit(limit + 1)
-    rows = session.scalars(query if before is None else query.where(EventRecord.id < before)).all()
+    rows, following = (_rows_by_key if _sees_all(session) else _rows_by_count)(session, min(limit, 1 << 31), before)
     events = tuple(
         Event(
             at=row.at,
@@ -77,6 +76,26 @@ def page(session: Session, limit: int, before: int | None = None) -> EventPage:
             token=row.token,
             source=row.source,
         )
-        for row in rows[:limit]
+        for row in rows
     )
-    return EventPage(events, rows[limit - 1].id if len(rows) > limit else None)
+    return EventPage(events, following)
+
+
+def _sees_all(session: Session) -> bool:
+    rights = rights_of(session)
+    return rights.unlimited and rights.role == "admin"
+
+
+def _rows_by_key(session: Session, limit: int, before: int | None) -> tuple[Sequence[EventRecord], int | None]:
+    query = select(EventRecord).order_by(EventRecord.id.desc()).limit(limit + 1)
+    rows = session.scalars(query if before is None else query.where(EventRecord.id < before)).all()
+    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
+def _rows_by_count(session: Session, limit: int, before: int | None) -> tuple[Sequence[EventRecord], int | None]:
+    """The same, going on by how many older ones are seen: keys would tell how much happens elsewhere."""
+    older = session.scalar(select(func.count(EventRecord.id))) or 0
+    older = older if before is None else min(before, older)
+    skipped = max(0, older - limit)
+    query = select(EventRecord).order_by(EventRecord.id).offset(skipped).limit(older - skipped)
+    return session.scalars(query).all()[::-1], skipped or None

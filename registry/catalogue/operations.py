@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -22,6 +22,8 @@ from registry.reference import Path
 from registry.rights import Principal, Rights
 
 LEASE: Final = timedelta(seconds=60)
+KEPT: Final = timedelta(days=7)
+"""How long the answer of an operation that ended is kept."""
 _OPEN: Final = ("pending", "running")
 
 
@@ -125,12 +127,20 @@ def renew(
 
 def finish(session: Session, operation_id: str, runner: str, result: str) -> bool:
     """Note what an operation answered; False: someone else has it."""
-    return _as_runner(session, operation_id, runner, {"state": "done", "result": result, "lease_until": None})
+    values = {"state": "done", "result": result, "lease_until": None, "request": ""}  # the request may be large
+    return _as_runner(session, operation_id, runner, values)
 
 
 def fail(session: Session, operation_id: str, runner: str, problem: str) -> bool:
     """Note why an operation can't be done; False: someone else has it."""
-    return _as_runner(session, operation_id, runner, {"state": "failed", "problem": problem, "lease_until": None})
+    values = {"state": "failed", "problem": problem, "lease_until": None, "request": ""}
+    return _as_runner(session, operation_id, runner, values)
+
+
+def forget(session: Session, before: datetime) -> None:
+    """Forget operations that ended before then."""
+    ended = OperationRecord.state.not_in(_OPEN), OperationRecord.updated_at < before
+    session.execute(delete(OperationRecord).where(*ended))
 
 
 def release(session: Session, operation_id: str, runner: str) -> bool:

@@ -50,6 +50,7 @@ def engine(url: URL) -> Engine:
     made = create_engine(
         url.difference_update_query(["options"]),
         connect_args=given,
+        hide_parameters=True,  # what is logged of an error has no values
         isolation_level="AUTOCOMMIT",  # transactions begin as `_begin` says
         pool_size=POOL_SIZE,
         max_overflow=POOL_MOST - POOL_SIZE,

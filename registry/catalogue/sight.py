@@ -19,7 +19,7 @@ from registry.reference import Path
 from registry.rights import Rights
 
 EVERYTHING: Final[dict[str, Any]] = {"registry_everything": True}
-FOR_ADMINS: Final = ("refused", "token create", "token revoke")
+FOR_ADMINS: Final = ("refused", "token create", "token revoke", "gc")
 """Actions of events that only admins without scopes see."""
 
 _RIGHTS: Final = "registry_rights"

@@ -72,10 +72,12 @@ def engine(path: Path, timeout: float) -> Engine:
     """
     url = URL.create("sqlite", database=str(path))
     if is_frozen(path):
-        made = create_engine(url, creator=lambda: connect(path, timeout), poolclass=NullPool)
+        made = create_engine(url, creator=lambda: connect(path, timeout), poolclass=NullPool, hide_parameters=True)
     else:
         # Threads of a server wait for SQLite's lock, not for a place in the pool.
-        made = create_engine(url, creator=lambda: connect(path, timeout), poolclass=QueuePool, max_overflow=-1)
+        made = create_engine(
+            url, creator=lambda: connect(path, timeout), poolclass=QueuePool, max_overflow=-1, hide_parameters=True
+        )
     begin_explicitly(made, begin)
     return made
 

@@ -14,7 +14,7 @@ from registry.catalogue.team_tables import UploadRecord
 from registry.errors import NotFoundError
 from registry.rights import Principal
 
-LIFETIME: Final = timedelta(days=1)
+LIFETIME: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Patience:
     """
 
     known: float = 90.0  # in all, without progress
+    met: float = 20.0  # where the first answer of all is that it can't now
     unknown: float = 2.0
     first: float = 0.2
     most: float = 15.0
@@ -57,9 +58,9 @@ class Attempts:
         self._deadline = time.monotonic() + self.total
 
     def answered(self) -> None:
-        """The registry is there, if only to say that it can't now: worth waiting for."""
-        if self.total < self.patience.known:
-            self.total = self.patience.known
+        """The registry is there, if only to say that it can't now: worth waiting for, and not for long."""
+        if self.total < self.patience.met:
+            self.total = self.patience.met
             self._deadline = time.monotonic() + self.total
 
     def wait(self, at_least: float | None = None) -> bool:

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue import collecting, condemning, events, uploads
+from registry.catalogue import collecting, condemning, events, operations, uploads
 from registry.catalogue.blobs import BlobRow
 from registry.catalogue.uploads import UploadRow
 from registry.progress import Progress
@@ -142,10 +142,12 @@ class _Collection:
 
     def _clear_store(self, now: datetime) -> None:
         if not self.dry_run:
-            # An upload that has a row may be quiet for as long as its row lives, however short the grace is.
-            self.deployment.blobs.clear_staging(min(self.before, now - uploads.LIFETIME))
+            # An upload that has a row may be quiet for as long as its row lives, however short the grace is; and the
+            # first of many files waits for the last.
+            self.deployment.blobs.clear_staging(min(self.before, now - 2 * uploads.LIFETIME))
             self.deployment.blobs.clear_litter()
             self.deployment.change(lambda session: condemning.forget(session, now - condemning.LIFETIME))
+            self.deployment.change(lambda session: operations.forget(session, now - operations.KEPT))
 
     def _expired(self, now: datetime) -> Sequence[UploadRow]:
         with self.deployment.read() as session:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,13 @@ class Lines(logging.Handler):
     @property
     def requests(self) -> list[Mapping[str, Any]]:
         return [line for line in self.all if line["event"] == "request"]
+
+    def of_requests(self, count: int) -> list[Mapping[str, Any]]:
+        """The lines of so many requests: a line is written after the answer is out."""
+        deadline = time.monotonic() + 30
+        while len(self.requests) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.requests
 
 
 @pytest.fixture

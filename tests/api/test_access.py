@@ -133,15 +133,16 @@ def test_a_wrong_token_is_noted_and_not_shown(empty: LocalRegistry, log: Lines) 
 def test_the_log_names_the_token(service: str, library: Library, log: Lines) -> None:
     token = httpx.get(f"{service}{API}/whoami", headers=library.headers("reader")).json()["token"]
     assert token is not None
-    assert [line["token"] for line in log.requests] == [token]
+    assert [line["token"] for line in log.of_requests(1)] == [token]
 
 
 def test_forwarded_addresses_are_believed_from_known_proxies_only(service: str, library: Library, log: Lines) -> None:
     headers = {**library.headers("reader"), "X-Forwarded-For": "203.0.113.9"}
     httpx.get(f"{service}{API}/whoami", headers=headers)
+    log.of_requests(1)
     with running(build(library.registry), Limits(), trusted_proxies=["127.0.0.0/8"]) as url:
         httpx.get(f"{url}{API}/whoami", headers=headers)
-    assert [line["source"] for line in log.requests] == ["127.0.0.1", "203.0.113.9"]
+    assert [line["source"] for line in log.of_requests(2)] == ["127.0.0.1", "203.0.113.9"]
 
 
 def test_an_expired_token_is_worthless(library: Library, service: str) -> None:

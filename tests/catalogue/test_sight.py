@@ -322,3 +322,25 @@ def test_refusals_and_tokens_are_for_admins_without_scopes(whole: Database, seen
         refused = found[1]
         assert (refused.actor, refused.token, refused.source) == ("bob", "tok_bob", "192.0.2.7")
         assert refused.detail == {"tried": "delete", "code": "not_found", "why": "no"}
+
+
+def test_pages_of_events_tell_nothing_of_what_happens_elsewhere(whole: Database, bare: Database) -> None:
+    """Neither in what they hold nor in where they go on, and new events don't shift them."""
+    for size in (1, 2, 5):
+        pages = {name: _pages(database, seen, size) for name, database, seen in (
+            ("bare", bare, SCOPE), ("whole", whole, SCOPE)
+        )}  # fmt: skip
+        assert [[one.subject for one in page.events] for page in pages["whole"]] == [
+            [one.subject for one in page.events] for page in pages["bare"]
+        ]
+        assert [page.next for page in pages["whole"]] == [page.next for page in pages["bare"]]
+        with whole.read(SCOPE) as session:
+            assert [one for page in pages["whole"] for one in page.events] == list(events.recent(session, 1000))
+
+
+def _pages(database: Database, seen: Rights, size: int) -> list[events.EventPage]:
+    with database.read(seen) as session:
+        pages = [events.page(session, size)]
+        while pages[-1].next is not None:
+            pages.append(events.page(session, size, pages[-1].next))
+        return pages

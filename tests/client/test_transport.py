@@ -25,7 +25,7 @@ from registry.folders.cache import FetchCache
 from registry.schemas import Tree
 from tests.client.strange import Script, StrangeServer, problem, response, strange_server
 
-QUICK = Patience(known=5.0, unknown=5.0, first=0.001, most=0.01)
+QUICK = Patience(known=5.0, met=5.0, unknown=5.0, first=0.001, most=0.01)
 EMPTY_TREE = response("200 OK", Tree(roots=()).model_dump_json().encode(), "Content-Type: application/json")
 HTML = b"<!doctype html><title>Log in</title>"
 
@@ -55,7 +55,7 @@ def failing(tmp_path: Path) -> Failing:
     return fail
 
 
-IMPATIENT = Patience(known=0.0, unknown=0.0)
+IMPATIENT = Patience(known=0.0, met=0.0, unknown=0.0)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 def test_a_registry_that_is_there_and_busy_is_waited_for_at_once(tmp_path: Path) -> None:
     answers = iter([BUSY.replace(b"Retry-After: 0", b"Retry-After: 1"), EMPTY_TREE])
     with strange_server(lambda _request: next(answers)) as server:
-        registry = remote(server.url, tmp_path, patience=Patience(known=30.0, unknown=0.05, first=0.001))
+        registry = remote(server.url, tmp_path, patience=Patience(met=30.0, unknown=0.05, first=0.001))
         assert registry.tree().roots == ()
         registry.close()
         assert len(server.requests) == 2
@@ -206,7 +206,7 @@ def test_what_does_not_pass_is_not_waited_for(failing: Failing) -> None:
 
 
 def test_patience_ends(failing: Failing) -> None:
-    short = Patience(known=0.2, unknown=0.2, first=0.01, most=0.05)
+    short = Patience(known=0.2, met=0.2, unknown=0.2, first=0.01, most=0.05)
     error, server = failing(lambda _request: BUSY, patience=short)
     assert error.code == "busy"
     assert len(server.requests) > 2

@@ -90,6 +90,7 @@ def test_a_connection_to_the_database_breaks_in_a_publish(house: House) -> None:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [pytest.param("before", marks=SLOW), pytest.param("in", marks=SLOW), "after"])
 def test_the_database_is_killed_in_a_publish(house: House, moment: Moment) -> None:
     path = f"net/killed-{moment}"
@@ -105,6 +106,7 @@ def test_the_database_is_killed_in_a_publish(house: House, moment: Moment) -> No
     assert not house.client().publish(folder, path).created
 
 
+@pytest.mark.slow
 def test_a_database_that_is_down_is_one_sentence(house: House) -> None:
     folder = house.adapter("no-database")
     house.postgres.stop()
@@ -123,6 +125,7 @@ def test_a_database_that_is_down_is_one_sentence(house: House) -> None:
 # The store
 
 
+@pytest.mark.slow
 def test_a_store_that_is_down_while_bytes_are_sent_is_waited_for(house: House) -> None:
     folder = house.adapter("waiting")
     gate = Gate()
@@ -138,6 +141,7 @@ def test_a_store_that_is_down_while_bytes_are_sent_is_waited_for(house: House) -
     house.check_is_published(folder, "net/waiting")
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_down_is_one_sentence_and_leaves_nothing(house: House, tmp_path: Path) -> None:
     there = house.adapter("there")
     house.client().publish(there, "net/there")
@@ -161,6 +165,7 @@ def test_a_store_that_stays_down_is_one_sentence_and_leaves_nothing(house: House
     house.check_is_published(there, "net/there")
 
 
+@pytest.mark.slow
 def test_a_store_that_is_busy_and_slow_is_waited_for(house: House, tmp_path: Path) -> None:
     faults = [
         Fault("PUT", OF_CLIENTS, times=2, status=503, body=BUSY),
@@ -228,6 +233,7 @@ def test_a_copy_that_is_not_what_was_sent_is_not_published(house: House) -> None
     house.check_is_published(folder, "net/wrong-copy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "whose"),
     [("published", OF_CLIENTS), ("lora", OWN), ("merged", OWN)],
@@ -264,6 +270,7 @@ def test_a_presigned_put_used_again_changes_nothing(house: House) -> None:
 # The service
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=SLOW)], ids=["both live", "one is killed"])
 def test_sixteen_publishers_at_two_replicas(house: House, *, killed: bool) -> None:
     """Numbers without gap or duplicate, and all that was acknowledged is there, also by a replica that was killed."""
@@ -295,6 +302,7 @@ def test_sixteen_publishers_at_two_replicas(house: House, *, killed: bool) -> No
     house.check_is_whole()
 
 
+@pytest.mark.slow
 def test_a_replica_is_killed_in_an_upload(house: House) -> None:
     """The bytes that were sent stay sent, and the other replica publishes them."""
     folder = house.adapter("killed-upload", extra=PART + 4096)
@@ -331,6 +339,7 @@ def test_a_service_that_passes_the_bytes_on_is_killed_in_an_upload(house: House,
     house.check_is_published(folder, "net/killed-passing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waits", [False, pytest.param(True, marks=SLOW)], ids=["at once", "real time"])
 def test_a_replica_is_killed_in_a_commit(house: House, *, waits: bool) -> None:
     """The client goes on to wait, and another replica does what was begun; ``waits``: for the end of the lease."""
@@ -351,6 +360,7 @@ def test_a_replica_is_killed_in_a_commit(house: House, *, waits: bool) -> None:
     house.check_is_published(folder, f"net/{name}")
 
 
+@pytest.mark.slow
 def test_a_replica_is_killed_while_it_collects(house: House) -> None:
     """What it had not removed yet is removed by the next, and nothing that is needed is."""
     house.start_both()

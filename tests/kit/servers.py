@@ -262,7 +262,7 @@ class S3Server:
         # What a test changes in the folder is seen at once.
         # Not 0: with that, rclone turns for ever when an object is written.
         options += ["--vfs-cache-mode", "off", "--dir-cache-time", "1ms"]
-        command = [str(program), "serve", "s3", *options, str(self.room / "buckets")]
+        command = [str(program), "serve", "s3", *options, *self.options, str(self.room / "buckets")]
         (self.room / "stderr").write_bytes(b"")
         environ = {"PATH": os.environ["PATH"], "RCLONE_CONFIG": os.devnull}
         process = self.home.run(command, self.room, environ=environ)
