@@ -98,7 +98,9 @@ class Access:
                 )
             return Principal("local", UNLIMITED, source=source)
         raise NotAllowedError(
-            "This registry needs a token: `registry login URL` keeps one, REGISTRY_TOKEN gives one.", code="bad_token"
+            "This registry needs a token: `registry login URL` keeps one, REGISTRY_TOKEN gives one to "
+            "the registry that REGISTRY_URL names.",
+            code="bad_token",
         )
 
 

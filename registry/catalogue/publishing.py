@@ -66,13 +66,10 @@ def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[R
         return revisions.get(session, place.same_id), False
     blobs.require(session, [file.digest for file in new.files], str(new.path))
     row = _insert(session, new, place)
-    events.record(
-        session,
-        "publish",
-        row.reference,
-        principal,
-        {"digest": row.digest, "parent": row.parent, "message": row.message},
-    )
+    detail: dict[str, object] = {"digest": row.digest, "parent": row.parent, "message": row.message}
+    if new.created_at is not None:  # a copy: what it brings along is what somebody said
+        detail |= {"author": row.author, "created_at": row.created_at.isoformat()}
+    events.record(session, "publish", row.reference, principal, detail)
     return row, True
 
 

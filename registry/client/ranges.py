@@ -118,8 +118,12 @@ class RangeReader:
     def _sent_on(self, answer: httpx.Response, attempts: Attempts) -> bool:
         """What the service says instead of bytes: where they are, or what is wrong."""
         if answer.status_code in _MOVED and "location" in answer.headers:
+            try:
+                url = str(answer.url.join(answer.headers["location"]))
+            except httpx.InvalidURL:
+                raise self._strange("an address that is none") from None
             with self._lock:
-                self._store_url = str(answer.url.join(answer.headers["location"]))
+                self._store_url = url
             return False
         answer.read()
         error, pause, may_pass = self._transport.fault(answer)

@@ -149,7 +149,7 @@ def test_what_can_not_be_said_about_a_revision(
     )
 )
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_behind_is_what_a_plain_reading_of_its_meaning_gives(database: Database, steps: list[tuple[int, int]]) -> None:
     """Each step publishes to one of ten adapters in four levels, pinned to any revision that its parent has."""

@@ -133,7 +133,7 @@ def meets(one: RevisionSummary, targets: set[str], wanted: dict[str, Any]) -> bo
 
 @given(st.lists(REVISION, max_size=8), st.lists(CONDITIONS, min_size=1, max_size=5))
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_search_is_what_a_plain_filter_finds(
     database: Database, published: list[dict[str, Any]], asked: list[dict[str, Any]]

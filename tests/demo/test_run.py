@@ -107,6 +107,7 @@ def test_a_second_run_trains_nothing_and_checks_again(finished: Run, listener: L
     assert sum("Published by an earlier run" in text for text in listener.told) == len(LINKS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_network")
 def test_an_interrupted_run_is_continued_and_leaves_no_litter(
     tiny_bert: Path, tmp_path: Path, listener: Listener, recipe: Recipe, monkeypatch: pytest.MonkeyPatch

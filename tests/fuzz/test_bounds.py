@@ -72,6 +72,7 @@ def check(*wanted: str) -> None:
     assert not faults, f"on a machine {slowness:.2f} times as slow: {faults}"
 
 
+@pytest.mark.slow
 def test_the_worst_files() -> None:
     check(*WORST)
 

@@ -29,6 +29,7 @@ def test_merge_measures_every_side(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not list((tmp_path / "cache").glob("registry-*"))
 
 
+@pytest.mark.slow
 def test_startup_measures_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(startup.main(["--runs", "1"]).read_text())
     assert [figure["name"] for figure in document["figures"]][:2] == ["registry --help", "registry tree"]

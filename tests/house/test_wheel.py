@@ -95,6 +95,7 @@ def main_job(python: Path, packages: Path, folder: Path) -> None:
     run(command, "verify", folder / "out", cwd=folder, **where)
 
 
+@pytest.mark.slow
 def test_the_main_job_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     """Dependencies are those of this environment, seen through a path file; the package is the wheel's alone.
 

@@ -24,6 +24,7 @@ from tests.journeys.fault_wire import Cut, Moment
 from tests.kit.servers_home import Home
 from tests.kit.shim import Fault, flip_first_byte
 
+pytestmark = pytest.mark.slow  # tests/client, tests/storage and tests/catalogue have such faults of each part
 PART = 16 << 20
 LONG = 2 * PART + 4096  # more than a service commits while the client waits
 OWN = r"/blobs/[^?]*$"
@@ -87,11 +88,7 @@ def test_a_connection_to_the_database_breaks_in_a_publish(house: House) -> None:
         assert not house.client().publish(folder, f"net/wire-{moment}").created
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", [pytest.param("before", marks=SLOW), pytest.param("in", marks=SLOW), "after"])
+@pytest.mark.parametrize("moment", ["before", "in", "after"])
 def test_the_database_is_killed_in_a_publish(house: House, moment: Moment) -> None:
     path = f"net/killed-{moment}"
     folder = house.adapter(f"killed-{moment}")
@@ -106,7 +103,6 @@ def test_the_database_is_killed_in_a_publish(house: House, moment: Moment) -> No
     assert not house.client().publish(folder, path).created
 
 
-@pytest.mark.slow
 def test_a_database_that_is_down_is_one_sentence(house: House) -> None:
     folder = house.adapter("no-database")
     house.postgres.stop()
@@ -125,7 +121,6 @@ def test_a_database_that_is_down_is_one_sentence(house: House) -> None:
 # The store
 
 
-@pytest.mark.slow
 def test_a_store_that_is_down_while_bytes_are_sent_is_waited_for(house: House) -> None:
     folder = house.adapter("waiting")
     gate = Gate()
@@ -141,7 +136,6 @@ def test_a_store_that_is_down_while_bytes_are_sent_is_waited_for(house: House) -
     house.check_is_published(folder, "net/waiting")
 
 
-@pytest.mark.slow
 def test_a_store_that_stays_down_is_one_sentence_and_leaves_nothing(house: House, tmp_path: Path) -> None:
     there = house.adapter("there")
     house.client().publish(there, "net/there")
@@ -165,7 +159,6 @@ def test_a_store_that_stays_down_is_one_sentence_and_leaves_nothing(house: House
     house.check_is_published(there, "net/there")
 
 
-@pytest.mark.slow
 def test_a_store_that_is_busy_and_slow_is_waited_for(house: House, tmp_path: Path) -> None:
     faults = [
         Fault("PUT", OF_CLIENTS, times=2, status=503, body=BUSY),
@@ -233,7 +226,6 @@ def test_a_copy_that_is_not_what_was_sent_is_not_published(house: House) -> None
     house.check_is_published(folder, "net/wrong-copy")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "whose"),
     [("published", OF_CLIENTS), ("lora", OWN), ("merged", OWN)],
@@ -270,8 +262,7 @@ def test_a_presigned_put_used_again_changes_nothing(house: House) -> None:
 # The service
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=SLOW)], ids=["both live", "one is killed"])
+@pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
 def test_sixteen_publishers_at_two_replicas(house: House, *, killed: bool) -> None:
     """Numbers without gap or duplicate, and all that was acknowledged is there, also by a replica that was killed."""
     house.start_both()
@@ -302,7 +293,6 @@ def test_sixteen_publishers_at_two_replicas(house: House, *, killed: bool) -> No
     house.check_is_whole()
 
 
-@pytest.mark.slow
 def test_a_replica_is_killed_in_an_upload(house: House) -> None:
     """The bytes that were sent stay sent, and the other replica publishes them."""
     folder = house.adapter("killed-upload", extra=PART + 4096)
@@ -318,7 +308,6 @@ def test_a_replica_is_killed_in_an_upload(house: House) -> None:
     house.check_is_published(folder, "net/killed-upload")
 
 
-@pytest.mark.slow
 def test_a_service_that_passes_the_bytes_on_is_killed_in_an_upload(house: House, start_service: StartService) -> None:
     """Clients that can't reach the store go on at the part that broke."""
     proxying = {**house.settings, "REGISTRY_PROXY_BLOBS": "1"}
@@ -339,8 +328,7 @@ def test_a_service_that_passes_the_bytes_on_is_killed_in_an_upload(house: House,
     house.check_is_published(folder, "net/killed-passing")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("waits", [False, pytest.param(True, marks=SLOW)], ids=["at once", "real time"])
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "real time"])
 def test_a_replica_is_killed_in_a_commit(house: House, *, waits: bool) -> None:
     """The client goes on to wait, and another replica does what was begun; ``waits``: for the end of the lease."""
     name = f"killed-commit-{waits}".lower()
@@ -360,7 +348,6 @@ def test_a_replica_is_killed_in_a_commit(house: House, *, waits: bool) -> None:
     house.check_is_published(folder, f"net/{name}")
 
 
-@pytest.mark.slow
 def test_a_replica_is_killed_while_it_collects(house: House) -> None:
     """What it had not removed yet is removed by the next, and nothing that is needed is."""
     house.start_both()

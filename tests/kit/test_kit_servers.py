@@ -110,6 +110,7 @@ def test_what_was_committed_outlives_a_kill(private_postgres: Postgres) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts the server as another user")
+@pytest.mark.slow
 def test_postgres_runs_where_its_user_may_not_read_the_installation(
     own_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +220,7 @@ def test_servers_end_with_the_process_that_has_them(tmp_path: Path, *, kill: boo
     assert soon(lambda: gone(pids) and not folder.exists())
 
 
+@pytest.mark.slow
 def test_shared_servers_are_started_once_and_end_with_the_last_user(tmp_path: Path) -> None:
     first, folder, pids = start_user(tmp_path, "of_run")
     second, *same = start_user(tmp_path, "of_run")

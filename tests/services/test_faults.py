@@ -52,6 +52,7 @@ def test_a_publish_killed_at_any_step_loses_nothing(tmp_path: Path, base: Base) 
     assert steps > 6  # it was killed at that many different moments
 
 
+@pytest.mark.slow
 def test_a_fetch_killed_at_any_step_leaves_nothing_that_looks_complete(tmp_path: Path, base: Base) -> None:
     registry = _opened(tmp_path)
     registry.publish(write_adapter(tmp_path / "one", base, ["a", "b"], r=2), "net/one")
@@ -60,6 +61,7 @@ def test_a_fetch_killed_at_any_step_leaves_nothing_that_looks_complete(tmp_path:
     assert steps > 5
 
 
+@pytest.mark.slow
 def test_eight_publishers_number_without_gap_or_duplicate(tmp_path: Path, base: Base) -> None:
     program = (
         "import sys; from registry.services.local import LocalRegistry\n"

@@ -51,7 +51,7 @@ def _team(request: pytest.FixtureRequest, folder: Path) -> Registry:
 IMPLEMENTATIONS: dict[str, Opener] = {"embedded": _embedded, "http": open_http, "team": _team}
 
 
-@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+@pytest.fixture(params=["embedded", "http", pytest.param("team", marks=pytest.mark.slow)])
 def implementation(request: pytest.FixtureRequest) -> str:
     """Which implementation the test is about."""
     name: str = request.param
