@@ -42,6 +42,9 @@ def compare(keys: list[str], names: list[str]) -> None:
 
 @settings(QUICK, max_examples=300)
 @given(st.lists(PATTERNS, min_size=1, max_size=2), st.lists(NAMES, min_size=1, max_size=4))
+@example(["aa*[]||"], ["a"])  # a bracket that comes first in a set does not end it
+@example(["a[]b]"], ["ab", "a]"])
+@example(["a[^]b]"], ["ac", "a]"])
 def test_the_key_that_rules(keys: list[str], names: list[str]) -> None:
     compare(keys, names)
 

@@ -21,7 +21,7 @@ MAX_GROUPS_DEEP: Final = 40
 
 _TOKEN: Final = re.compile(
     r"""(?P<escape>\\.)
-      | (?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])
+      | (?P<set>\[\^?+\]?+(?:\\.|[^\]\\])*\])
       | (?P<open>\((?:\?(?:P<\w+>|P=|<?[=!]|>|[aims-]*:|\(\w+\)|[aims]+(?=\))))?(?!\?))
       | (?P<close>\))
       | (?P<repeat>(?:\{(?P<low>\d*)(?P<range>,(?P<high>\d*))?\}|[*+?])[?+]?)
