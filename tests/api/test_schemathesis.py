@@ -76,7 +76,7 @@ def send_anything(target: Target, method: str, path: str, who: str, examples: in
     session.close()
 
 
-@pytest.mark.parametrize("who", ["admin", "reader"])
+@pytest.mark.parametrize("who", ["admin", pytest.param("reader", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("method", "path"), sorted(TABLE))
 def test_anything_is_answered_as_described(target: Target, method: str, path: str, who: str) -> None:
     send_anything(target, method, path, who, 4)

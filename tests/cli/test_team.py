@@ -133,6 +133,7 @@ def log_in_on_a_terminal(person: Person, url: str, secret: str) -> bytes:
     return said
 
 
+@pytest.mark.slow
 def test_an_open_folder_needs_no_token_on_loopback(anna: Person, keeper: Person, start_service: StartService) -> None:
     keeper.run("token", "list", code=3)  # there is nothing yet: serve makes it
     service = serve(keeper, start_service)
@@ -185,6 +186,7 @@ def test_an_embedded_folder_is_upgraded_in_place(anna: Person) -> None:
     assert anna.run("db", "upgrade", "--url", "http://127.0.0.1:9", code=2).out == ""
 
 
+@pytest.mark.slow
 def test_a_service_that_is_down_is_one_sentence(anna: Person) -> None:
     for words in (["whoami"], ["tree"], ["login", "http://127.0.0.1:9", "--token", "x"]):
         ended = anna.run(*words, code=1, settings={"REGISTRY_URL": "http://127.0.0.1:9"})

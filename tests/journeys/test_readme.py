@@ -51,6 +51,7 @@ def workshop(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_with_your_own_model(workshop: Path) -> None:
     first, second = _block("registry base add"), _block("--metric acc=0.91")
     commands = [line for line in (first + second).splitlines() if not line.startswith("pip install")]
@@ -86,6 +87,7 @@ def test_with_a_team(workshop: Path, start_service: Callable[..., ServiceProcess
     assert "anna" in _shell("registry events", workshop, **mine)
 
 
+@pytest.mark.slow
 def test_in_python(workshop: Path) -> None:
     program = workshop / "program.py"
     program.write_text(_block("import registry", "python").replace("    ...", "    print(name, tuple(tensor.shape))"))

@@ -150,6 +150,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_any_process(shelf: Shelf, deep: str) -> None:
     """Other processes, with other thread settings, give the same renderings and the same bytes."""
     answers = set()
