@@ -16,9 +16,13 @@ from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.settings import Settings, read_settings, without_password
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from registry.client.arithmetic import Arithmetic
     from registry.client.credentials import Credentials
     from registry.client.remote import RemoteRegistry
+    from registry.http.access import Anonymous
+    from registry.http.limits import Limits
     from registry.schemas import Identity, Upgraded
     from registry.services.local import LocalRegistry
     from registry.storage.staging import StagingDriver
@@ -177,18 +181,27 @@ def serve(
     """
     settings = read_settings(os.environ)
     place = _own_place(url, settings, "served")
-    from registry.api.server import serve as serve_registry
+    from registry.http.server import serve as serve_registry
 
     embedded = place.folder is not None
     with closing(_in_process(place, settings, create=True)) as registry:
         serve_registry(
             registry,
+            service_app,
             host=host,
             port=port,
             anonymous=anonymous,
             embedded=embedded,
             trusted_proxies=settings.trusted_proxies,
         )
+
+
+def service_app(registry: LocalRegistry, anonymous: Anonymous = "none", limits: Limits | None = None) -> FastAPI:
+    """What answers over HTTP: every face of a registry."""
+    from registry.api.rooms import ROUTERS
+    from registry.http.service import build
+
+    return build(registry, ROUTERS, anonymous=anonymous, limits=limits)
 
 
 def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:

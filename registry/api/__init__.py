@@ -1,1 +1,1 @@
-"""The registry over HTTP: routes under ``/api/v1`` as thin wrappers of the services, and the frame around them."""
+"""The registry over HTTP: routes under ``/api/v1`` as thin wrappers of the services."""

@@ -7,27 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Path, Request, Response
 
-from registry.api.acting import Acting, service_of
-from registry.api.bodies import Bytes
 from registry.api.browse import Ref, TreePath
 from registry.api.openapi import octets, problems
-from registry.api.ranges import names
-from registry.api.tagged import JsonAnswer, tagged
 from registry.digest import hex_of
+from registry.http.acting import Acting, service_of
+from registry.http.bodies import Bytes
+from registry.http.redirects import redirected
+from registry.http.tagged import JsonAnswer, tagged
 from registry.services import bundles
 from registry.services.bundles import find_blob
-from registry.storage.place import BlobPlace
 from registry.wire import API, Bundle
 
 if TYPE_CHECKING:
-    from registry.services.deployment import Deployment
     from registry.storage.reading import BlobReader
 
 router = APIRouter(prefix=API, tags=["transfer"])
 
-_SIGNED_AT_LEAST: Final = 15 * 60  # seconds
-_SIGNED_AT_MOST: Final = 7 * 24 * 3600  # what S3 allows
-_SLOWEST: Final = 1 << 20  # bytes a second of a download that a signature has to outlive
 _PIECE: Final = 4 << 20
 DigestOfBlob = Annotated[str, Path(pattern="^sha256:[0-9a-f]{64}$", examples=["sha256:" + "5f" * 32])]
 
@@ -69,18 +64,6 @@ def read_blob(registry: Acting, request: Request, digest: DigestOfBlob, ref: Ref
         name=etag,
     )
     return service_of(request).bodies.answer(request, body, admission="copied")
-
-
-def redirected(request: Request, deployment: Deployment, place: BlobPlace, etag: str, name: str) -> Response | None:
-    """Send a client to the store itself, where that can be reached; None where the service sends the bytes."""
-    if request.method != "GET" or names(request.headers.get("if-none-match"), etag):
-        return None
-    lasts = min(max(_SIGNED_AT_LEAST, place.size // _SLOWEST), _SIGNED_AT_MOST)
-    url = deployment.blobs.sign_get(place, lasts, name.rpartition("/")[2])
-    if url is None:
-        return None
-    headers = {"Location": url, "Cache-Control": "no-store", "ETag": f'"{etag}"'}
-    return Response(status_code=307, headers=headers)
 
 
 def pieces(reader: BlobReader, start: int, stop: int) -> Iterator[memoryview]:

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from registry.api.acting import Acting, address_of
 from registry.api.openapi import problems
 from registry.api.pages import Cursor, Limit, Page, cursor_to, number_key, page, text_key
 from registry.catalogue import bases as base_rows
 from registry.catalogue import browse
 from registry.catalogue import events as event_rows
 from registry.catalogue import search as searching
+from registry.http.acting import Acting, address_of
 from registry.reference import Path
 from registry.schemas import BaseSummary, Event, Identity, Resolved, RevisionSummary, Schema, Shown, Tree
 from registry.version import __version__

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 
-from registry.api.acting import service_of
-from registry.api.metrics import MEDIA_TYPE
 from registry.api.openapi import problems
-from registry.catalogue import operations
 from registry.errors import RegistryError, UnavailableError
+from registry.http.acting import service_of
+from registry.http.metrics import MEDIA_TYPE
 from registry.schemas import Schema
 from registry.services.deployment import Deployment
 
@@ -69,16 +67,3 @@ def faults(deployment: Deployment) -> dict[str, RegistryError]:
         except RegistryError as error:
             wrong[what] = error
     return wrong
-
-
-def gauges(deployment: Deployment) -> Mapping[str, Mapping[str, float]]:
-    """What the metrics ask for when they are read."""
-    use = deployment.database.pool()
-    pool = {"in_use": use.in_use, "idle": use.idle} | ({} if use.size is None else {"most": use.size})
-    found: dict[str, Mapping[str, float]] = {"pool": pool}
-    try:
-        with deployment.database.read() as session:
-            found["operations"] = {"open": operations.pending(session)}
-    except RegistryError as error:
-        log.warning("operations can't be counted: %s", error)
-    return found

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from registry.api.acting import Acting
 from registry.api.browse import Ref
 from registry.api.openapi import problems
 from registry.api.operations import ACCEPTED, answered
-from registry.api.payloads import JsonBody
+from registry.http.acting import Acting
+from registry.http.payloads import JsonBody
 from registry.schemas import Checked, Collected, Deleted, Retracted
 from registry.wire import API, FsckRequest, GcRequest, RetractRequest
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from registry.api.acting import Acting
 from registry.api.browse import TreePath
 from registry.api.openapi import problems
-from registry.api.payloads import JsonBody
 from registry.catalogue import protection
+from registry.http.acting import Acting
+from registry.http.payloads import JsonBody
 from registry.schemas import ProtectedTag, RevisionSummary, Tagged
 from registry.wire import API, AnnotateRequest, ProtectRequest, TagRequest
 

@@ -12,8 +12,8 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from registry.api.examples import EXAMPLES
-from registry.api.payloads import JSON, JsonBody
-from registry.api.problems import MEDIA_TYPE
+from registry.http.payloads import JSON, JsonBody
+from registry.http.problems import MEDIA_TYPE
 from registry.schemas import Schema
 from registry.version import __version__
 from registry.wire import API, Problem

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from registry.api.acting import Acting, address_of, service_of
-from registry.api.exchange import exchange_of
 from registry.api.openapi import problems
-from registry.api.payloads import JSON
-from registry.api.problems import problem_response
 from registry.api.tokens import Id
+from registry.http.acting import Acting, address_of, service_of
+from registry.http.exchange import exchange_of
+from registry.http.payloads import JSON
+from registry.http.problems import problem_response
 from registry.schemas import Schema
 from registry.services.local import LocalRegistry
 from registry.services.operations import operation

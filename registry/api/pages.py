@@ -9,7 +9,7 @@ from typing import Annotated, Final, Generic, TypeVar
 
 from fastapi import Query
 
-from registry.api.problems import MalformedError
+from registry.http.problems import MalformedError
 from registry.schemas import Schema
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from registry.api.acting import Acting, service_of
 from registry.api.openapi import problems
 from registry.api.operations import ACCEPTED, answered
-from registry.api.payloads import JsonBody
+from registry.http.acting import Acting, service_of
+from registry.http.payloads import JsonBody
 from registry.schemas import BaseAdded, Published
 from registry.services.base_requests import plan_base as check_base
 from registry.services.publish import plan_publish as check_publish

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
 
-from registry.api.acting import Acting
 from registry.api.openapi import problems
 from registry.api.pages import Cursor, Limit, Page, page, text_key
-from registry.api.payloads import JsonBody
 from registry.catalogue import tokens as token_rows
+from registry.http.acting import Acting
+from registry.http.payloads import JsonBody
 from registry.schemas import Token, TokenCreated
 from registry.wire import API, TokenRequest
 

@@ -9,12 +9,12 @@ import anyio.from_thread
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from registry.api.acting import Acting, service_of
-from registry.api.exchange import exchange_of
 from registry.api.openapi import problems
-from registry.api.payloads import JsonBody
 from registry.api.tokens import Id
 from registry.errors import UsageError
+from registry.http.acting import Acting, service_of
+from registry.http.exchange import exchange_of
+from registry.http.payloads import JsonBody
 from registry.services import uploads
 from registry.wire import API, Upload, UploadRequest
 

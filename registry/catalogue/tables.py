@@ -123,6 +123,7 @@ class BaseModelRecord(Record):
     table_blob: Mapped[Digest] = mapped_column(ForeignKey("blobs.digest"), index=True)
     notices: Mapped[list[str]]
     created_at: Mapped[Time]
+    source: Mapped[str | None]
 
 
 class BaseFile(Record):
@@ -172,6 +173,7 @@ class Revision(Record):
     retracted_at: Mapped[Time | None]
     retracted_reason: Mapped[str | None] = mapped_column(Text)
     retracted_by: Mapped[str | None]
+    source: Mapped[str | None]
 
 
 HAS_REVISIONS: Final = exists().where(Revision.adapter_id == Adapter.id)

@@ -1,10 +1,10 @@
-"""The tables of a registry that several people share: tokens, protected tags, uploads and operations under way."""
+"""The tables of a registry that several people share: tokens, protected tags, uploads, operations, materialisations."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import ForeignKey, Index, Text
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.catalogue.tables import ORDERED, Digest, Record, Time
@@ -79,6 +79,36 @@ class OperationRecord(Record):
     attempts: Mapped[int]
     runner: Mapped[str | None]
     lease_until: Mapped[Time | None]
+
+
+class MaterialisationRecord(Record):
+    """An artifact that is kept in the store: what it is of, which bytes they are, and until when."""
+
+    __tablename__ = "materialisations"
+    __table_args__ = (UniqueConstraint("rendering", "revision_id"), Index(None, "revision_id", "kind"))
+
+    id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    rendering: Mapped[Digest]
+    plan: Mapped[dict[str, Any]]
+    numerics: Mapped[str | None]
+    artifact_format: Mapped[int]
+    created_at: Mapped[Time]
+    created_by: Mapped[str]
+    expires_at: Mapped[Time] = mapped_column(index=True)
+
+
+class MaterialisedFile(Record):
+    """A file of an artifact that is kept in the store."""
+
+    __tablename__ = "materialised_files"
+
+    materialisation_id: Mapped[str] = mapped_column(
+        ORDERED, ForeignKey("materialisations.id", ondelete="CASCADE"), primary_key=True
+    )
+    path: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[Digest] = mapped_column(ForeignKey("blobs.digest"), index=True)
 
 
 class Compatibility(Record):

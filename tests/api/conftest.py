@@ -16,10 +16,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from registry.api.limits import Limits
-from registry.api.logs import JsonLines
-from registry.api.service import build
-from registry.api.webserver import Server, address_of, listen
+from registry.app import service_app
+from registry.http.limits import Limits
+from registry.http.logs import JsonLines
+from registry.http.webserver import Server, address_of, listen
 from registry.services.local import LocalRegistry
 from registry.wire import API
 from tests.kit import plain_base, write_chain
@@ -155,7 +155,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
 @pytest.fixture(scope="module")
 def service(library: Library) -> Iterator[str]:
     """The address of a service of the library."""
-    with running(build(library.registry)) as address:
+    with running(service_app(library.registry)) as address:
         yield address
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from registry.api.limits import Limits
-from registry.api.service import build
+from registry.app import service_app
 from registry.catalogue.tokens import create
+from registry.http.limits import Limits
 from registry.rights import UNLIMITED, Principal
 from registry.services.local import LocalRegistry
 from registry.wire import API
@@ -61,7 +61,7 @@ def test_a_revoked_token_is_worthless_at_once(service: str, admin: httpx.Client)
 
 
 def test_an_open_registry_is_closed_by_its_first_token(empty: LocalRegistry) -> None:
-    with running(build(empty, anonymous="open")) as url:
+    with running(service_app(empty, anonymous="open")) as url:
         assert httpx.get(f"{url}{API}/whoami").json()["role"] == "admin"
         secret = httpx.post(f"{url}{API}/tokens", json={"role": "admin"}).json()["secret"]
         assert_problem(httpx.get(f"{url}{API}/whoami"), 401, "bad_token")
@@ -71,7 +71,7 @@ def test_an_open_registry_is_closed_by_its_first_token(empty: LocalRegistry) -> 
 
 def test_an_open_registry_answers_only_to_names_of_its_own_machine(empty: LocalRegistry) -> None:
     """A web page can let its name lead here and have a browser ask: the name is what gives it away."""
-    with running(build(empty, anonymous="open")) as url:
+    with running(service_app(empty, anonymous="open")) as url:
         port = url.rpartition(":")[2]
         for host in ("localhost", f"localhost:{port}", "127.0.0.1", f"[::1]:{port}"):
             assert httpx.get(f"{url}{API}/whoami", headers={"Host": host}).status_code == 200
@@ -81,13 +81,13 @@ def test_an_open_registry_answers_only_to_names_of_its_own_machine(empty: LocalR
 
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
 def test_an_open_registry_does_not_take_a_proxy_for_its_own_machine(empty: LocalRegistry, name: str) -> None:
-    with running(build(empty, anonymous="open")) as url:
+    with running(service_app(empty, anonymous="open")) as url:
         assert_problem(httpx.get(f"{url}{API}/whoami", headers={name: "for=192.0.2.1"}), 403, "not_allowed")
     assert [one["code"] for one in refusals(empty)] == ["not_allowed"]
 
 
 def test_anonymous_readers_read(empty: LocalRegistry) -> None:
-    with running(build(empty, anonymous="read")) as url:
+    with running(service_app(empty, anonymous="read")) as url:
         assert httpx.get(f"{url}{API}/whoami").json()["role"] == "reader"
         assert httpx.get(f"{url}{API}/tree").status_code == 200
         assert_problem(httpx.post(f"{url}{API}/gc", json={}), 403, "not_allowed")
@@ -106,7 +106,7 @@ def test_changes_say_who_and_from_where(library: Library, service: str) -> None:
 
 def test_refusals_are_events_and_can_not_fill_the_database(empty: LocalRegistry, log: Lines) -> None:
     secret = empty.create_token("writer", name="writer").secret
-    with running(build(empty)) as url, httpx.Client(base_url=url + API) as client:
+    with running(service_app(empty)) as url, httpx.Client(base_url=url + API) as client:
         for _ in range(20):
             client.get("/tree")  # without a token: nothing is noted
         assert refusals(empty) == []
@@ -123,7 +123,7 @@ def test_refusals_are_events_and_can_not_fill_the_database(empty: LocalRegistry,
 
 
 def test_a_wrong_token_is_noted_and_not_shown(empty: LocalRegistry, log: Lines) -> None:
-    with running(build(empty)) as url:
+    with running(service_app(empty)) as url:
         httpx.get(f"{url}{API}/tree", headers={"Authorization": "Bearer reg_guessed"})
     (noted,) = refusals(empty)
     assert (noted["actor"], noted["token"], noted["code"]) == ("unknown", None, "bad_token")
@@ -140,7 +140,7 @@ def test_forwarded_addresses_are_believed_from_known_proxies_only(service: str, 
     headers = {**library.headers("reader"), "X-Forwarded-For": "203.0.113.9"}
     httpx.get(f"{service}{API}/whoami", headers=headers)
     log.of_requests(1)
-    with running(build(library.registry), Limits(), trusted_proxies=["127.0.0.0/8"]) as url:
+    with running(service_app(library.registry), Limits(), trusted_proxies=["127.0.0.0/8"]) as url:
         httpx.get(f"{url}{API}/whoami", headers=headers)
     assert [line["source"] for line in log.of_requests(2)] == ["127.0.0.1", "203.0.113.9"]
 

@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.middleware import Middleware
 
-from registry.api.admission import Admission
-from registry.api.bodies import Bodies, Bytes
-from registry.api.bounds import Bounds
-from registry.api.envelope import Envelope
-from registry.api.limits import Limits
-from registry.api.metrics import Metrics
-from registry.api.problems import install
 from registry.errors import IntegrityError, RegistryError
+from registry.http.admission import Admission
+from registry.http.bodies import Bodies, Bytes
+from registry.http.bounds import Bounds
+from registry.http.envelope import Envelope
+from registry.http.limits import Limits
+from registry.http.metrics import Metrics
+from registry.http.problems import install
 from registry.wire import API
 from tests.api.conftest import Library, Lines, assert_problem, running
 

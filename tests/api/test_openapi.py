@@ -13,7 +13,7 @@ from registry import schemas, wire
 from registry.api import browse, health
 from registry.api.examples import EXAMPLES
 from registry.api.openapi import body_schema, describe, json_routes
-from registry.api.service import build
+from registry.app import service_app
 from tests.api.conftest import Library
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
@@ -21,7 +21,7 @@ OPEN = {"/healthz", "/readyz", "/metrics"}
 
 @pytest.fixture(scope="module")
 def document(library: Library) -> dict[str, Any]:
-    return describe(build(library.registry))
+    return describe(service_app(library.registry))
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -36,7 +36,7 @@ def test_every_example_is_one_of_its_schema(name: str) -> None:
 
 def test_every_route_is_described(document: dict[str, Any], library: Library) -> None:
     described = {(path, method.upper()) for path, method, _ in operations(document)}
-    routes = {(route.path_format, method) for route, method in json_routes(build(library.registry))}
+    routes = {(route.path_format, method) for route, method in json_routes(service_app(library.registry))}
     assert described == routes
 
 
@@ -63,7 +63,7 @@ def test_every_operation_says_what_it_does_and_answers(document: dict[str, Any])
 
 
 def test_every_body_is_described_with_an_example(document: dict[str, Any], library: Library) -> None:
-    for route, method in json_routes(build(library.registry)):
+    for route, method in json_routes(service_app(library.registry)):
         schema = body_schema(route.dependant)
         described = document["paths"][route.path_format][method.lower()].get("requestBody")
         if schema is None:

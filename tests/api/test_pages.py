@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.api.pages import cursor_to, number_key, page, text_key
-from registry.api.problems import MalformedError
+from registry.http.problems import MalformedError
 
 
 @given(st.text())

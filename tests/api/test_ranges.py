@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.api.ranges import Part, Unsatisfiable, Whole, asked_range, names, still
+from registry.http.ranges import Part, Unsatisfiable, Whole, asked_range, names, still
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from registry.api.openapi import json_routes
-from registry.api.service import build
+from registry.app import service_app
 from registry.rights import ROLES
 from registry.wire import API
 from tests.api.conftest import SCOPE, Library, assert_problem, fill, running, with_tokens
@@ -23,7 +23,8 @@ ACTORS = ["nobody", "revoked", *ROLES, *(f"{role} of a" for role in ROLES)]
 
 def test_every_route_is_in_the_table(library: Library) -> None:
     routes = {
-        (method, re.sub(r":path}", "}", route.path_format)) for route, method in json_routes(build(library.registry))
+        (method, re.sub(r":path}", "}", route.path_format))
+        for route, method in json_routes(service_app(library.registry))
     }
     assert routes == set(TABLE)
 
@@ -77,8 +78,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client
     root = tmp_path_factory.mktemp("two")
     more, less = (with_tokens(fill(root / name, hidden=hidden)) for name, hidden in (("more", True), ("less", False)))
     with (
-        running(build(more.registry)) as here,
-        running(build(less.registry)) as there,
+        running(service_app(more.registry)) as here,
+        running(service_app(less.registry)) as there,
         httpx.Client(base_url=here + API, headers=more.headers("reader of a")) as first,
         httpx.Client(base_url=there + API, headers=less.headers("reader of a")) as second,
     ):

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from registry.api.openapi import describe
-from registry.api.service import build
+from registry.app import service_app
 from tests.api.conftest import Library, fill, running, with_tokens
 from tests.api.rights_table import TABLE
 
@@ -47,7 +47,7 @@ class Target:
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """A registry of its own: what is sent here changes it."""
     library = with_tokens(fill(tmp_path_factory.mktemp("target")))
-    app = build(library.registry)
+    app = service_app(library.registry)
     with running(app) as url:
         yield Target(url, library, schemathesis.openapi.from_dict(describe(app)))
     library.shelf.close()

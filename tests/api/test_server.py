@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from registry.api.server import allowed_access, serve
-from registry.api.webserver import address_of, listen
+from registry.app import service_app
 from registry.errors import NotAllowedError, UnavailableError, UsageError
+from registry.http.server import allowed_access, serve
+from registry.http.webserver import address_of, listen
 from registry.services.local import LocalRegistry
 from registry.wire import API
 from tests.api.conftest import assert_problem, fill
@@ -55,7 +56,7 @@ def test_an_address_that_is_taken_or_foreign_is_one_sentence(tmp_path: Path) -> 
     with listen("127.0.0.1", 0) as taken, closing(LocalRegistry.open(tmp_path)) as registry:
         port = taken.getsockname()[1]
         with pytest.raises(UnavailableError, match=f"port {port}"):
-            serve(registry, host="127.0.0.1", port=port, embedded=True)
+            serve(registry, service_app, host="127.0.0.1", port=port, embedded=True)
     with pytest.raises(UsageError, match="no address"):
         listen("no such host", 0)
     with pytest.raises(UsageError, match="port"):
@@ -187,6 +188,6 @@ def test_a_database_that_does_not_fit_is_not_served(postgres_url: str, tmp_path:
 
     registry = LocalRegistry.of(postgres_url, FilesystemDriver(tmp_path))
     with pytest.raises(UnavailableError, match="registry db upgrade") as caught:
-        serve(registry, host="127.0.0.1", port=0, anonymous="read", embedded=False)
+        serve(registry, service_app, host="127.0.0.1", port=0, anonymous="read", embedded=False)
     assert caught.value.code == "schema_older"
     registry.close()

@@ -8,8 +8,8 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from registry.api.shelf import ArtifactShelf
 from registry.errors import IntegrityError, UnavailableError
+from registry.http.shelf import ArtifactShelf
 from registry.services import artifacts
 from registry.tensors.artifacts.artifact import Artifact
 from tests.api.conftest import assert_problem
@@ -104,6 +104,6 @@ def test_a_truncation_that_waits_too_long_is_told_so(admin: httpx.Client, monkey
     def never(*_: Any) -> Artifact:
         raise UnavailableError("The service has too many truncations under way: try again in a moment.", code="busy")
 
-    monkeypatch.setattr("registry.api.artifacts.open_asked", never)
+    monkeypatch.setattr("registry.http.artifacts.open_asked", never)
     for _ in range(2):
         assert_problem(admin.get("/artifacts", params={"ref": "tiny/a@2", "rank": "2"}), 503, "busy")

@@ -7,9 +7,9 @@ import inspect
 import pytest
 
 from registry import errors
-from registry.api.problems import headers_of, problem
-from registry.api.statuses import BY_CODE, STATUSES, status_of
 from registry.errors import CODES, RegistryError
+from registry.http.problems import headers_of, problem
+from registry.http.statuses import BY_CODE, STATUSES, status_of
 
 
 def classes() -> list[type[RegistryError]]:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from registry.api.service import build
+from registry.app import service_app
 from registry.catalogue.team_tables import OperationRecord
 from registry.progress import SILENT
 from registry.services import running as running_work
@@ -58,7 +58,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     root = tmp_path_factory.mktemp("desk")
     library = with_tokens(fill(root / "library"))
     with (
-        running(build(library.registry)) as url,
+        running(service_app(library.registry)) as url,
         httpx.Client(base_url=url + API, headers=library.headers("writer"), timeout=30) as writer,
         httpx.Client(base_url=url + API, headers=library.headers("admin"), timeout=30) as other,
     ):

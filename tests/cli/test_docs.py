@@ -14,10 +14,10 @@ import pytest
 from typer.main import get_command
 
 from registry import errors
-from registry.api.statuses import BY_CODE, STATUSES
 from registry.cli.exits import EXIT_CODES, INTERRUPTED, PIPE_CLOSED, exit_code
 from registry.cli.program import build_app
 from registry.errors import CODES
+from registry.http.statuses import BY_CODE, STATUSES
 from registry.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -155,19 +155,19 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
     from registry.api.openapi import json_routes
-    from registry.api.service import build
+    from registry.app import service_app
     from registry.services.local import LocalRegistry
 
     with closing(LocalRegistry.open(tmp_path)) as opened:
-        live = [(method, route.path_format) for route, method in json_routes(build(opened))]
+        live = [(method, route.path_format) for route, method in json_routes(service_app(opened))]
     page = (DOCS / "http.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `([A-Z]+)` \| `(/[^`]*)` \|", page, flags=re.MULTILINE)
     assert sorted(documented) == sorted(live)
 
 
 def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
-    from registry.api.health import gauges
-    from registry.api.metrics import Metrics
+    from registry.http.gauges import gauges
+    from registry.http.metrics import Metrics
     from registry.services.local import LocalRegistry
 
     with closing(LocalRegistry.open(tmp_path)) as opened:

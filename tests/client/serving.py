@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from registry.api.limits import Limits
-from registry.api.service import build
-from registry.api.webserver import Server, address_of, listen
+from registry.app import service_app
 from registry.client.patience import Patience
 from registry.client.remote import RemoteRegistry
 from registry.folders.cache import FetchCache
+from registry.http.limits import Limits
+from registry.http.webserver import Server, address_of, listen
 from registry.services.local import LocalRegistry
 from registry.services.merging_here import LocalArithmetic
 
@@ -26,7 +26,7 @@ def served(registry: LocalRegistry, limits: Limits | None = None) -> Iterator[st
     """A service over a registry, on a thread of this process, open to everybody; its address."""
     limits = limits or Limits()
     listener = listen("127.0.0.1", 0)
-    server = Server(build(registry, anonymous="open", limits=limits), limits)
+    server = Server(service_app(registry, anonymous="open", limits=limits), limits)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

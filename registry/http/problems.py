@@ -10,9 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from registry.api.exchange import exchange_of
-from registry.api.statuses import MALFORMED, retry_after, status_of
 from registry.errors import CODES, NotFoundError, RegistryError, UnavailableError, UsageError
+from registry.http.exchange import exchange_of
+from registry.http.statuses import MALFORMED, retry_after, status_of
 from registry.wire import API, Problem
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 
-from registry.api.access import Access, Refusals
-from registry.api.admission import Benches
-from registry.api.bodies import Bodies
-from registry.api.limits import Limits
-from registry.api.metrics import Metrics
-from registry.api.problems import MalformedError
-from registry.api.shelf import ArtifactShelf
+from registry.http.access import Access, Refusals
+from registry.http.admission import Benches
+from registry.http.bodies import Bodies
+from registry.http.limits import Limits
+from registry.http.metrics import Metrics
+from registry.http.problems import MalformedError
+from registry.http.shelf import ArtifactShelf
 from registry.services.local import LocalRegistry
 from registry.services.running import Runner
 

@@ -7,11 +7,11 @@ import re
 import time
 from typing import Final
 
-from registry.api.envelope import App, Message, Receive, Send
-from registry.api.exchange import Exchange, Scope, exchange_of, header
-from registry.api.limits import Limits, largest_body
-from registry.api.problems import problem, problem_response
 from registry.errors import RegistryError, UnavailableError, UsageError
+from registry.http.envelope import App, Message, Receive, Send
+from registry.http.exchange import Exchange, Scope, exchange_of, header
+from registry.http.limits import Limits, largest_body
+from registry.http.problems import problem, problem_response
 
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _LINGER_TIME: Final = 1.0  # seconds

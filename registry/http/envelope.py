@@ -11,11 +11,11 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from registry.api.exchange import Exchange, Scope, begin, route_of, source_of
-from registry.api.limits import Limits, time_to_answer
-from registry.api.metrics import Metrics
-from registry.api.problems import problem, problem_response, unexpected
 from registry.errors import RegistryError, UnavailableError
+from registry.http.exchange import Exchange, Scope, begin, route_of, source_of
+from registry.http.limits import Limits, time_to_answer
+from registry.http.metrics import Metrics
+from registry.http.problems import problem, problem_response, unexpected
 from registry.version import __version__
 from registry.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
-from registry.api.access import Anonymous, is_loopback
-from registry.api.limits import Limits
-from registry.api.logs import log_to_stderr
-from registry.api.service import build
-from registry.api.webserver import Server, address_of, ended_by_signals, listen
 from registry.catalogue.tokens import any_exist
 from registry.errors import NotAllowedError
+from registry.http.access import Anonymous, is_loopback
+from registry.http.limits import Limits
+from registry.http.logs import log_to_stderr
+from registry.http.webserver import Server, address_of, ended_by_signals, listen
 from registry.services.local import LocalRegistry
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def serve(
     registry: LocalRegistry,
+    make_app: Callable[[LocalRegistry, Anonymous, Limits], FastAPI],
     *,
     host: str,
     port: int,
@@ -29,6 +32,7 @@ def serve(
 
     Args:
         registry: with every right.
+        make_app: puts together what answers, given what those without a token may do.
         host: an address of this machine, or a name of one.
         port: 0 takes one that is free.
         anonymous: what those without a token may do.
@@ -50,7 +54,7 @@ def serve(
     listener = listen(host, port)
     try:
         log_to_stderr()
-        server = Server(build(registry, anonymous=access, limits=limits), limits, trusted_proxies)
+        server = Server(make_app(registry, access, limits), limits, trusted_proxies)
         server.announce = f"Serving {deployment.url} on {address_of(listener)}"
         with ended_by_signals(server, limits):
             server.run([listener])

@@ -8,8 +8,8 @@ from typing import Annotated, Final, Generic, TypeVar
 from fastapi import Depends, Request
 from pydantic import ValidationError
 
-from registry.api.problems import MalformedError
 from registry.errors import UnavailableError
+from registry.http.problems import MalformedError
 from registry.schemas import Schema
 
 S = TypeVar("S", bound=Schema)

@@ -15,9 +15,9 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
-from registry.api.connection import connection_class
-from registry.api.limits import Limits
 from registry.errors import UnavailableError, UsageError
+from registry.http.connection import connection_class
+from registry.http.limits import Limits
 
 _BACKLOG: Final = 512
 _AFTER_STOP: Final = 10.0  # seconds for operations to be given back

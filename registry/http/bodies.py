@@ -8,7 +8,7 @@ breaks the connection, because a body that is cut must not look whole.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message as _Headers
 from typing import Final
@@ -17,12 +17,12 @@ import anyio
 from anyio import CapacityLimiter
 from fastapi import Request, Response
 
-from registry.api.admission import Admission
-from registry.api.envelope import CutError, Receive, Send
-from registry.api.exchange import ABORT, Scope, exchange_of
-from registry.api.problems import problem, problem_response
-from registry.api.ranges import Part, Unsatisfiable, Whole, asked_range, names, still
 from registry.errors import RegistryError, UsageError
+from registry.http.admission import Admission
+from registry.http.envelope import CutError, Receive, Send
+from registry.http.exchange import ABORT, Scope, exchange_of
+from registry.http.problems import problem, problem_response
+from registry.http.ranges import Part, Unsatisfiable, Whole, asked_range, names, still
 
 OCTETS: Final = "application/octet-stream"
 _SLICE: Final = 1 << 20  # of a piece that goes to the socket at once
@@ -48,9 +48,12 @@ class Bodies:
         self._stall = stall
         self._admissions = admissions
 
-    def answer(self, request: Request, file: Bytes, *, admission: str) -> Response:
+    def answer(
+        self, request: Request, file: Bytes, *, admission: str, headers: Mapping[str, str] | None = None
+    ) -> Response:
         """The answer to a GET or HEAD for a file: 200, 206, 304 or 416. It closes the file."""
         headers = {
+            **(headers or {}),
             "ETag": f'"{file.etag}"',
             "Accept-Ranges": "bytes",
             # what is immutable may stay with the client, which asks each time: the right to read it may end

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, FastAPI, Request
 from starlette.middleware import Middleware
 
-from registry.api import artifacts, blobs, browse, health, keeping, labels, operations, publishing, tokens, uploads
-from registry.api.access import Access, Anonymous, Refusals
-from registry.api.acting import Acting, Service
-from registry.api.admission import Admission, Benches
-from registry.api.bodies import Bodies
-from registry.api.bounds import Bounds
-from registry.api.envelope import Envelope
-from registry.api.limits import Limits
-from registry.api.metrics import Metrics
-from registry.api.openapi import describe, problems
-from registry.api.problems import install, problem
-from registry.api.shelf import ArtifactShelf
 from registry.catalogue import events
 from registry.catalogue.tokens import any_exist, sign_in
 from registry.errors import RegistryError
+from registry.http.access import Access, Anonymous, Refusals
+from registry.http.acting import Service
+from registry.http.admission import Admission, Benches
+from registry.http.bodies import Bodies
+from registry.http.bounds import Bounds
+from registry.http.envelope import Envelope
+from registry.http.gauges import gauges
+from registry.http.limits import Limits
+from registry.http.metrics import Metrics
+from registry.http.problems import install, problem
+from registry.http.shelf import ArtifactShelf
 from registry.rights import Principal
 from registry.services.local import LocalRegistry
 from registry.services.running import Runner
-from registry.wire import API
-
-ROOMS = (health, browse, labels, tokens, publishing, uploads, operations, blobs, artifacts, keeping)
 
 
-def build(registry: LocalRegistry, *, anonymous: Anonymous = "none", limits: Limits | None = None) -> FastAPI:
+def build(
+    registry: LocalRegistry,
+    routers: Sequence[APIRouter],
+    *,
+    anonymous: Anonymous = "none",
+    limits: Limits | None = None,
+) -> FastAPI:
     """The app of a service.
 
     Args:
         registry: with every right; each request works with the rights of the one who asks.
+        routers: what it answers: the faces of the registry.
         anonymous: what those without a token may do.
         limits: what one request may take.
     """
@@ -59,9 +60,8 @@ def build(registry: LocalRegistry, *, anonymous: Anonymous = "none", limits: Lim
         ],
     )
     app.state.service = service
-    for room in ROOMS:
-        app.include_router(room.router)
-    _describe_itself(app)
+    for router in routers:
+        app.include_router(router)
     install(app, partial(_note_refusal, service.refusals))
     return app
 
@@ -86,7 +86,7 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> S
         refusals=Refusals(record),
         bodies=Bodies(threads=limits.bodies + limits.computed, stall=limits.stall_time, admissions=admissions),
         limits=limits,
-        metrics=Metrics(partial(health.gauges, deployment)),
+        metrics=Metrics(partial(gauges, deployment)),
         shelf=ArtifactShelf(limits.open_artifacts),
         truncations=Benches("truncations", seats=limits.computed, patience=limits.queue_time),
         tables=Benches("base models to understand", seats=limits.computed, patience=limits.queue_time),
@@ -107,18 +107,6 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
             await anyio.to_thread.run_sync(service.shelf.close)
 
     return lifespan
-
-
-def _describe_itself(app: FastAPI) -> None:
-    made: dict[str, Any] = {}
-
-    @app.get(f"{API}/openapi.json", tags=["browse"], responses=problems(), name="describe_api")
-    def describe_api(registry: Acting) -> JSONResponse:
-        """This description."""
-        del registry
-        if not made:
-            made.update(describe(app))
-        return JSONResponse(made)
 
 
 async def _note_refusal(refusals: Refusals, request: Request, error: RegistryError) -> None:

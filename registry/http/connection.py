@@ -9,10 +9,10 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from registry.api.exchange import ABORT
-from registry.api.limits import Limits
-from registry.api.problems import headers_of, problem
 from registry.errors import RegistryError, UnavailableError, UsageError
+from registry.http.exchange import ABORT
+from registry.http.limits import Limits
+from registry.http.problems import headers_of, problem
 from registry.version import __version__
 from registry.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
 

@@ -6,8 +6,8 @@ import hashlib
 
 from fastapi import Request, Response
 
-from registry.api.payloads import JSON
-from registry.api.ranges import names
+from registry.http.payloads import JSON
+from registry.http.ranges import names
 from registry.schemas import Schema
 
 JsonAnswer = Response

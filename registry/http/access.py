@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from registry.api.exchange import exchange_of, route_of, source_of
 from registry.errors import NotAllowedError, RegistryError
+from registry.http.exchange import exchange_of, route_of, source_of
 from registry.rights import UNLIMITED, Principal, Rights
 
 Anonymous = Literal["none", "read", "open"]  # open: an embedded registry on loopback, as long as it has no tokens
