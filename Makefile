@@ -14,10 +14,10 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist work
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench mutants clean
+.PHONY: help demo test test-slow test-clients lint format bench mutants clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## See the main job on real weights: a tree of adapters, trained, composed, merged and checked.
 	$(VENV)/bin/registry demo
@@ -27,6 +27,10 @@ test: $(VENV)/.dev ## Run the tests (at most 8 minutes on 2 cores, set-up includ
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes.
 	$(PYTEST) -m slow $(ARGS)
+
+test-clients: $(VENV)/.dev $(VENV)/clients-hub-1/.made $(VENV)/clients-hub-0.36/.made ## Run the tests of clients with the two older sets too.
+	CLIENTS=$(VENV)/clients-hub-1 $(PYTEST) tests/clients $(ARGS)
+	CLIENTS=$(VENV)/clients-hub-0.36 $(PYTEST) tests/clients $(ARGS)
 
 lint: $(VENV)/.dev ## Check format, style, types and the direction of imports.
 	$(PY) -m ruff format --check .
@@ -44,6 +48,7 @@ bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure speed and memory beside the p
 	$(PY) -m benchmarks.truncate
 	$(PY) -m benchmarks.merge $(ARGS)
 	$(PY) -m benchmarks.service
+	$(PY) -m benchmarks.hub
 
 mutants: $(VENV)/.dev ## Plant bugs in a copy, one at a time, and see that the tests catch each.
 	$(TEST_ENV) $(PY) -m tests.house.mutants $(ARGS)
@@ -66,8 +71,14 @@ $(VENV)/.dev: pyproject.toml | $(PY)
 	$(PIP) -e '.[demo,test,lint]'
 	@touch $@ $(VENV)/.demo
 
+$(VENV)/clients-%/.made: tests/clients/%.txt | $(PY)
+	@echo 'Installing the clients of $< into $(@D), once (torch is large: a minute or more).'
+	$(PY) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --progress-bar off --no-compile --quiet -r $<
+	@touch $@
+
 $(VENV)/peers/.made: benchmarks/peers.txt | $(PY)
-	@echo 'Installing MLflow and boto3 with CRT into $(VENV)/peers, once: apart, so that they change nothing for us.'
+	@echo 'Installing MLflow, granian and boto3 with CRT into $(VENV)/peers, once: apart, so that they change nothing for us.'
 	$(PY) -m venv $(VENV)/peers
 	$(VENV)/peers/bin/python -m pip --disable-pip-version-check install --progress-bar off --quiet -r benchmarks/peers.txt
 	@touch $@

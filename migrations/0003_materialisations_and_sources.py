@@ -32,9 +32,11 @@ def upgrade() -> None:
         sa.Column("revision_id", KEY, nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("rendering", ORDERED, nullable=False),
+        sa.Column("plan_digest", ORDERED, nullable=False),
         sa.Column("plan", sa.JSON(), nullable=False),
         sa.Column("numerics", sa.String(), nullable=True),
         sa.Column("artifact_format", sa.BigInteger(), nullable=False),
+        sa.Column("notices", sa.JSON(), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("created_by", sa.String(), nullable=False),
         sa.Column("expires_at", TIME, nullable=False),
@@ -42,9 +44,13 @@ def upgrade() -> None:
             ["revision_id"], ["revisions.id"], name=op.f("fk_materialisations_revision_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_materialisations")),
-        sa.UniqueConstraint("rendering", "revision_id", name=op.f("uq_materialisations_rendering_revision_id")),
+        sa.UniqueConstraint(
+            "revision_id",
+            "plan_digest",
+            "artifact_format",
+            name=op.f("uq_materialisations_revision_id_plan_digest_artifact_format"),
+        ),
     )
-    op.create_index(op.f("ix_materialisations_revision_id_kind"), "materialisations", ["revision_id", "kind"])
     op.create_index(op.f("ix_materialisations_expires_at"), "materialisations", ["expires_at"])
     op.create_table(
         "materialised_files",

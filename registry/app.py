@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from registry.errors import UsageError
 from registry.folders.cache import DEFAULT_LIMIT, FetchCache
+from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.settings import Settings, read_settings, without_password
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from registry.client.remote import RemoteRegistry
     from registry.http.access import Anonymous
     from registry.http.limits import Limits
-    from registry.schemas import Identity, Upgraded
+    from registry.schemas import ArtifactKind, Identity, Upgraded
     from registry.services.local import LocalRegistry
     from registry.storage.staging import StagingDriver
 
@@ -186,7 +187,7 @@ def serve(
     embedded = place.folder is not None
     with closing(_in_process(place, settings, create=True)) as registry:
         serve_registry(
-            registry,
+            registry.with_memory(MemoryCache(DEFAULT_BUDGET if settings.cache is None else settings.cache)),
             service_app,
             host=host,
             port=port,
@@ -200,8 +201,9 @@ def service_app(registry: LocalRegistry, anonymous: Anonymous = "none", limits: 
     """What answers over HTTP: every face of a registry."""
     from registry.api.rooms import ROUTERS
     from registry.http.service import build
+    from registry.hub.views import VIEW_ROUTERS
 
-    return build(registry, ROUTERS, anonymous=anonymous, limits=limits)
+    return build(registry, [*ROUTERS, *VIEW_ROUTERS], anonymous=anonymous, limits=limits)
 
 
 def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:
@@ -232,6 +234,33 @@ def _own_place(url: str | PathLike[str] | None, settings: Settings, what: str) -
             "REGISTRY_DATABASE_URL and REGISTRY_STORE_URL."
         )
     return place
+
+
+def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[str, str]:
+    """The environment in which clients of the Hub work with the service at ``url``, in one of its views.
+
+    Raises:
+        UsageError: the registry is a folder, or a team's database that is opened in process: nothing is served there.
+    """
+    settings = read_settings(os.environ)
+    place = find_place(url, settings)
+    if place.address is None:
+        where = f"in the folder {place.folder}" if place.folder else "opened from its database in this process"
+        raise UsageError(
+            f"Clients of the Hub need a service, but this registry is {where}: run `registry serve`, and give its "
+            "address with --url."
+        )
+    from registry.client.address import Address
+    from registry.wire import VIEWS
+
+    token = _token_for(place.address, settings)
+    below = next(name for name, kind in VIEWS.items() if kind == view)
+    found = {"HF_ENDPOINT": f"{Address.parse(place.address).url}/{below}"}
+    if token is not None:
+        found["HF_TOKEN"] = token
+    # The token that somebody has for another Hub must not be sent to this one.
+    found["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1" if token is None else "0"
+    return found
 
 
 def log_in(url: str, token: str | None) -> Identity:

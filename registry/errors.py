@@ -47,6 +47,7 @@ CODES: Final[dict[str, str]] = {
     "tied_partial": "Weights that are tied were changed apart, in a way that can't be kept.",
     "zero_norm": "DoRA divides by the norm of an output feature that is zero.",
     "not_composable": "No single PEFT adapter equals the path; it can be fetched as merged.",
+    "engine_limits": "The inference engine can't load the adapter: its rank, or a part that the engine does not know.",
     "unsupported_layout": "The base's files keep a weight in a form that the adapter's tensors can't be laid over.",
     "bad_declaration": "The base's registry.json is malformed or contradicts the model.",
     "architecture": "The model's structure can't be worked out from its configuration.",

@@ -110,6 +110,18 @@ class Path:
             raise _bad("Path", text, f"the part below the base model may have {MAX_BELOW_BASE} characters at most")
         return cls(base, tuple(names))
 
+    @classmethod
+    def of_repo_id(cls, text: str) -> Path:
+        """The path that a Hub repo id stands for: ``BASE/a.b.c``, or ``BASE/_`` for the base model.
+
+        Raises:
+            UsageError: ``bad_name`` when it stands for none.
+        """
+        base, slash, below = text.partition("/")
+        if not slash or not below or "/" in below:
+            raise _bad("Repo id", text, "BASE/name.name is expected, or BASE/_ for the base model itself")
+        return cls.parse(base if below == "_" else f"{base}/{below.replace('.', '/')}")
+
     @property
     def is_base(self) -> bool:
         """Whether this names the base model itself."""

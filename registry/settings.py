@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from registry.errors import UsageError
+from registry.reference import check_base_name
 
 PREFIX: Final = "REGISTRY_"
 _MAX_AUTHOR: Final = 128
+_MAX_RANK: Final = 1 << 16
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]i?B|B)?")
 _UNITS: Final = {"B": 1} | {
     prefix + suffix: step**power
@@ -53,12 +55,16 @@ class Settings:
     author: str | None = None
     cache_dir: Path | None = None
     cache_size: int | None = None
+    cache: int | None = None
     database_url: str | None = field(default=None, repr=False)
     store_url: str | None = None
     store_public_url: str | None = None
     proxy_blobs: bool = False
     gc_grace: int | None = None  # seconds
     trusted_proxies: tuple[str, ...] = ()  # networks
+    vllm_base: str | None = None
+    vllm_max_rank: int | None = None
+    vllm_max_error: float | None = None
     debug: bool = False
 
 
@@ -124,6 +130,26 @@ def _parse_address(text: str) -> str:
     return text.rstrip("/")
 
 
+def _parse_base(text: str) -> str:
+    try:
+        return check_base_name(text)
+    except UsageError as error:
+        raise ValueError(text) from error
+
+
+def _parse_rank(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= _MAX_RANK or len(text) > 9:
+        raise ValueError(text)
+    return int(text)
+
+
+def _parse_share(text: str) -> float:
+    share = float(text)
+    if not 0 < share < 1:
+        raise ValueError(text)
+    return share
+
+
 def _parse_networks(text: str) -> tuple[str, ...]:
     return tuple(str(ipaddress.ip_network(part.strip())) for part in text.split(","))
 
@@ -164,6 +190,13 @@ SETTINGS: Final[dict[str, Setting]] = {
         meaning="How many bytes of fetched artifacts the cache keeps; the least recently used go first.",
         form="a size such as 500MB or 20GiB",
         default="20GiB",
+        parse=parse_size,
+    ),
+    "cache": Setting(
+        name="REGISTRY_CACHE",
+        meaning="How much memory `serve` takes to keep what many requests need; the least recently used goes first.",
+        form="a size such as 512MiB or 2GiB, or 0",
+        default="2GiB; 0 keeps nothing but open files",
         parse=parse_size,
     ),
     "database_url": Setting(
@@ -208,6 +241,27 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="addresses or networks, such as 10.0.0.7,172.16.0.0/12",
         default="none: the address of the connection is the client's",
         parse=_parse_networks,
+    ),
+    "vllm_base": Setting(
+        name="REGISTRY_VLLM_BASE",
+        meaning="For the resolver in vLLM: which base model of the registry vLLM serves.",
+        form="the name of a base model",
+        default="read from what vLLM serves, where that came from the registry; else the resolver has no adapters",
+        parse=_parse_base,
+    ),
+    "vllm_max_rank": Setting(
+        name="REGISTRY_VLLM_MAX_RANK",
+        meaning="For the resolver in vLLM: the rank that vLLM was started with as --max-lora-rank.",
+        form=f"a number from 1 to {_MAX_RANK}",
+        default="16, as in vLLM",
+        parse=_parse_rank,
+    ),
+    "vllm_max_error": Setting(
+        name="REGISTRY_VLLM_MAX_ERROR",
+        meaning="For the resolver in vLLM: truncate an adapter of a larger rank, with this relative error at most.",
+        form="a number between 0 and 1, such as 0.05",
+        default="an adapter of a larger rank is refused",
+        parse=_parse_share,
     ),
     "debug": Setting(
         name="REGISTRY_DEBUG",

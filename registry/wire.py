@@ -20,6 +20,7 @@ from registry.schemas import (
     Checked,
     Collected,
     LeftOut,
+    Materialised,
     Published,
     RevisionSummary,
     Schema,
@@ -42,6 +43,8 @@ Base64 = Annotated[
 
 PROTOCOL: Final = 1
 API: Final = "/api/v1"
+VIEWS: Final[dict[str, ArtifactKind]] = {"hf": "merged", "hf-lora": "lora", "hf-published": "published"}
+"""The Hub-compatible views: where each is below the service's address, and what it hands out of a path."""
 VERSION_HEADER: Final = "X-Registry-Version"
 PROTOCOL_HEADER: Final = "X-Registry-Protocol"
 
@@ -99,6 +102,7 @@ class PublishRequest(Schema):
     files: tuple[FileClaim, ...]
     left_out: tuple[LeftOut, ...] = ()
     origin: Origin | None = None
+    source: str | None = None  # the repository of a Hub that it was taken from
 
 
 class PublishPlan(Schema):
@@ -120,6 +124,7 @@ class BaseRequest(Schema):
     left_out: tuple[LeftOut, ...] = ()
     table: dict[str, Any] | None = None  # a copied base keeps its target table, whatever made it
     origin: str | None = None  # registry that it is copied from
+    source: str | None = None  # the repository of a Hub that it was taken from
 
 
 class BasePlan(Schema):
@@ -163,7 +168,7 @@ class BaseCommit(Schema):
     uploads: dict[str, str]
 
 
-OperationKind = Literal["publish", "base", "gc", "fsck"]
+OperationKind = Literal["publish", "base", "materialise", "gc", "fsck"]
 OperationState = Literal["pending", "running", "done", "failed"]
 
 
@@ -172,6 +177,7 @@ class OperationResult(Schema):
 
     published: Published | None = None
     base_added: BaseAdded | None = None
+    materialised: Materialised | None = None
     collected: Collected | None = None
     checked: Checked | None = None
 
@@ -189,6 +195,14 @@ class Operation(Schema):
     updated_at: datetime
     result: OperationResult | None = None
     problem: Problem | None = None
+
+
+class MaterialiseRequest(Schema):
+    """Keep an artifact in the store."""
+
+    ref: str
+    kind: ArtifactKind = "lora"
+    expires_in: int | None = Field(default=None, ge=1, description="seconds; 30 days where it is left out")
 
 
 class GcRequest(Schema):
@@ -289,6 +303,7 @@ class ArtifactFileEntry(Schema):
     size: int
     etag: str
     header: Base64 | None  # the first 8 + N bytes of a safetensors file
+    digest: str | None = None  # of its bytes, where they are stored
 
 
 class ArtifactPlan(Schema):

@@ -1,7 +1,9 @@
-"""Shared by all tests: target tables made once a base, and real servers started once a run.
+"""Shared by all tests: target tables and schemas made once, and real servers started once a run.
 
 Making the table of a base model imports transformers in a child process, which takes seconds; many tests add the same
-small models. The tests of the maker itself call it directly and are not touched.
+small models, and the child is forked from a process that has transformers loaded. Making the schema of an embedded
+registry runs all migrations; each process does it once and then repeats the statements that the outcome is written in.
+The tests of the maker and of the migrations use the real ones: `test_architecture`, and all of `tests/catalogue`.
 
 A server that does not start fails the test, with what the server wrote; no test is skipped for it.
 """
@@ -9,15 +11,21 @@ A server that does not start fails the test, with what the server wrote; no test
 from __future__ import annotations
 
 import json
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
+from sqlalchemy import Connection
 
+from registry.catalogue import migrations
 from registry.digest import document_digest
 from registry.services import bases
+from registry.tensors.table import architecture
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetTable
 from tests.kit.servers import Postgres, S3Place, S3Server
@@ -38,8 +46,10 @@ def table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(autouse=True)
-def tables_made_once(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session")
+def table_made_once(table_folder: Path) -> Callable[[Mapping[str, Any] | None, Mapping[str, Any]], TargetTable]:
+    """Makes tables, each once in the run."""
+
     def remembered(config: Mapping[str, Any] | None, tensors: Mapping[str, Any]) -> TargetTable:
         key = document_digest({"config": config, "tensors": tensors}).removeprefix("sha256:")
         place = table_folder / f"{key}.json"
@@ -51,7 +61,42 @@ def tables_made_once(table_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         Path(stream.name).replace(place)
         return table
 
-    monkeypatch.setattr(bases, "make_table", remembered)
+    return remembered
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_once(table_made_once: Callable[..., TargetTable], shared_servers: SharedServers) -> Iterator[None]:
+    """For fixtures of every scope too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bases, "make_table", table_made_once)
+        patch.setattr(architecture, "_run", shared_servers.run_child)
+        patch.setattr(migrations, "upgrade", _schema_made_once())
+        # Every S3 driver reads the description of the service, a megabyte of JSON, which nothing changes.
+        patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
+        yield
+
+
+def _schema_made_once() -> Callable[[Connection], None]:
+    migrate = migrations.upgrade
+    written: list[str] = []
+
+    def upgrade(connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        if not isinstance(driver, sqlite3.Connection) or _statements(driver):
+            migrate(connection)
+        elif not written:
+            migrate(connection)
+            written[:] = _statements(driver)  # two threads may come here at once
+        else:
+            for statement in written:
+                connection.exec_driver_sql(statement)
+
+    return upgrade
+
+
+def _statements(driver: sqlite3.Connection) -> list[str]:
+    """The SQL that makes a database like this one."""
+    return list(driver.iterdump())[1:-1]  # without BEGIN and COMMIT
 
 
 @pytest.fixture(scope="session")

@@ -101,6 +101,19 @@ _OPERATION: Final = {
     "result": None,
     "problem": None,
 }
+_MATERIALISATION: Final = {
+    "id": "mat_5f2c9a7d1e40",
+    "reference": "llama/support@3",
+    "digest": _DIGEST,
+    "kind": "merged",
+    "rendering": _OTHER,
+    "numerics": "0123456789abcdef",
+    "size": 16060556376,
+    "files": 9,
+    "created_at": _AT,
+    "created_by": "ada",
+    "expires_at": _AT,
+}
 _BLOB: Final = {
     "path": "adapter_model.safetensors",
     "digest": _DIGEST,
@@ -145,7 +158,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "truncation": None,
         "torch": "2.13.0",
         "version": "0.1.0",
-        "artifact_format": 1,
+        "artifact_format": 2,
         "files": [{"path": "adapter_config.json", "size": 512, "etag": "5f" * 32, "header": None}],
     },
     "BaseAdded": {
@@ -218,6 +231,9 @@ EXAMPLES: Final[dict[str, Any]] = {
         "version": "0.1.0",
         "service_version": "0.1.0",
     },
+    "MaterialiseRequest": {"ref": "llama/support@3", "kind": "merged", "expires_in": 2592000},
+    "Materialisation": _MATERIALISATION,
+    "Materialised": {"materialisation": _MATERIALISATION, "created": True, "bytes_stored": 16058000000},
     "Operation": _OPERATION,
     "Problem": {
         "type": "urn:adapter-registry:error:not_found",

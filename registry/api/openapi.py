@@ -54,8 +54,10 @@ def octets(description: str) -> dict[str, Any]:
 
 
 def json_routes(app: FastAPI) -> Iterator[tuple[APIRoute, str]]:
-    """Every route of the app with each of its methods."""
+    """Every route of the API with each of its methods: other faces of the app leave theirs out of the description."""
     for route in _flat(app.routes):
+        if not route.include_in_schema:
+            continue
         for method in sorted(route.methods or ()):
             yield route, method
 

@@ -60,7 +60,7 @@ def _at(result: OperationResult, request: Request) -> OperationResult:
 
 
 def _done(result: OperationResult) -> Response:
-    added = result.published or result.base_added
+    added = result.published or result.base_added or result.materialised
     if added is not None:
         return _json(added, 201 if added.created else 200)
     found = result.collected or result.checked

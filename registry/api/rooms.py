@@ -12,6 +12,7 @@ from registry.api import (
     health,
     keeping,
     labels,
+    materialisations,
     operations,
     publishing,
     tokens,
@@ -19,6 +20,7 @@ from registry.api import (
 )
 
 _ROOMS: Final = (
-    health, browse, labels, tokens, publishing, uploads, operations, blobs, artifacts, keeping, description,
+    health, browse, labels, tokens, publishing, uploads, operations, blobs, artifacts, materialisations, keeping,
+    description,
 )  # fmt: skip
 ROUTERS: Final = tuple(room.router for room in _ROOMS)

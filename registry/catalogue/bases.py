@@ -35,6 +35,7 @@ class NewBase:
     table_blob: str  # digest of the target table's JSON
     notices: tuple[str, ...]
     files: tuple[FileRef, ...]
+    source: str | None = None  # where it was taken from
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSumma
         table_blob=new.table_blob,
         notices=list(new.notices),
         created_at=datetime.now(UTC),
+        source=new.source,
     )
     session.add(row)
     session.flush()
@@ -158,6 +160,7 @@ def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSu
             adapters=adapters.get(row.id, 0),
             created_at=row.created_at,
             notices=tuple(row.notices),
+            source=row.source,
         )
         for row in rows
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue import bases, revisions
@@ -82,6 +82,7 @@ def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummar
             trained_on=row.trained_on,
             notices=tuple(row.notices),
             retracted=about.retracted.get(row.id),
+            source=row.source,
         )
         for row in session.execute(_shown().where(Revision.id.in_(chosen)))
     }
@@ -103,6 +104,7 @@ def _shown() -> Select[*tuple[Any, ...]]:
             Revision.created_at,
             Revision.trained_on,
             Revision.notices,
+            Revision.source,
             Adapter.path,
             parent_adapter.path.label("parent_path"),
             parent.number.label("parent_number"),
@@ -229,6 +231,20 @@ def _newest_of(session: Session, adapter_ids: Iterable[int]) -> dict[int, int]:
         .group_by(Revision.adapter_id)
     )
     return dict(session.execute(query).all())
+
+
+def scalings(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[float, ...]]:
+    """The distinct scalings of each of some revisions, ascending, by key."""
+    found: dict[int, set[float]] = {key: set() for key in revision_ids}
+    for key, own in session.execute(_scalings(), {"keys": list(revision_ids)}):
+        found[key].update(own)
+    return {key: tuple(sorted(own)) for key, own in found.items()}
+
+
+@cache
+def _scalings() -> Select[*tuple[Any, ...]]:
+    query = select(RevisionTarget.revision_id, RevisionTarget.scalings)
+    return query.where(RevisionTarget.revision_id.in_(bindparam("keys", expanding=True)))
 
 
 def targets(session: Session, revision_id: int) -> tuple[TargetGroup, ...]:

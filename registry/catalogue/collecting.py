@@ -15,6 +15,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.blobs import BlobRow, parts
 from registry.catalogue.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile
+from registry.catalogue.team_tables import MaterialisedFile
 
 _ROW = (Blob.digest, Blob.size, Blob.blocks_digest, Blob.key)
 
@@ -99,5 +100,5 @@ def _nothing_refers() -> tuple[ColumnElement[bool], ...]:
     # One probe of an index each: a blob has few references, and there may be millions of blobs. By aliases, whose rows
     # are all there for every session: what is hidden is needed too.
     file, base_file, base = aliased(RevisionFile), aliased(BaseFile), aliased(BaseModelRecord)
-    references = (file.digest, base_file.digest, base.index_blob, base.table_blob)
+    references = (file.digest, base_file.digest, base.index_blob, base.table_blob, aliased(MaterialisedFile).digest)
     return tuple(~exists().where(reference == Blob.digest) for reference in references)

@@ -8,7 +8,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from registry.catalogue import events, protection, revisions
+from registry.catalogue import events, materialising, protection, revisions
 from registry.catalogue.revisions import RevisionRow
 from registry.catalogue.tables import Adapter, Annotation, Metric, Revision, RevisionFile, RevisionTarget, Tag
 from registry.errors import ConflictError
@@ -20,7 +20,7 @@ _NAMED: Final = 8  # children; more would bury the sentence
 
 
 def delete(session: Session, revision_id: int, principal: Principal) -> Deleted:
-    """Delete a revision with its tags, metrics and annotations; its bytes are collected later.
+    """Delete a revision with its tags, metrics, annotations and materialisations; its bytes are collected later.
 
     Raises:
         NotFoundError: it does not exist any more.
@@ -35,10 +35,19 @@ def delete(session: Session, revision_id: int, principal: Principal) -> Deleted:
     tags = tuple(session.scalars(select(Tag.name).where(Tag.revision_id == revision_id).order_by(Tag.name)))
     for tag in tags:
         protection.check_movable(session, path, tag, principal)
+    dropped = materialising.drop_of(session, revision_id)
     for table in (Tag, Metric, Annotation, RevisionFile, RevisionTarget):
         session.execute(delete_rows(table).where(table.revision_id == revision_id))
     session.execute(delete_rows(Revision).where(Revision.id == revision_id))
-    detail = {"digest": row.digest, "parent": row.parent, "message": row.message, "author": row.author, "tags": tags}
+    detail: dict[str, object] = {
+        "digest": row.digest,
+        "parent": row.parent,
+        "message": row.message,
+        "author": row.author,
+        "tags": tags,
+    }
+    if dropped:
+        detail["materialisations"] = dropped
     events.record(session, "delete", row.reference, principal, detail)
     session.flush()
     return Deleted(reference=row.reference, digest=row.digest, tags=tuple(f"{row.path}@{tag}" for tag in tags))

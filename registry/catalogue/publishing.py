@@ -45,6 +45,7 @@ class NewRevision:
     targets: tuple[TargetGroup, ...]
     number: int | None = None  # of a copy: the number that it has where it comes from, taken where it is free
     created_at: datetime | None = None  # of a copy: when it was published first
+    source: str | None = None  # where it was taken from
 
 
 def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[RevisionRow, bool]:
@@ -170,9 +171,8 @@ def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
         for group in new.targets
     ]
     # The same revision, published meanwhile by another one, is a lost race for a key: `Database.change` does it again.
-    key, number = write(
-        session, columns | {"notices": list(new.notices)}, _number(session, new, adapter_id), files, targets
-    )
+    written = columns | {"notices": list(new.notices), "source": new.source}
+    key, number = write(session, written, _number(session, new, adapter_id), files, targets)
     return RevisionRow(
         id=key,
         number=number,

@@ -142,16 +142,19 @@ def pinnable(session: Session, path: Path, *, digest: str | None = None) -> tupl
     return tuple(_values(session, query, everything=True))
 
 
+def digests(session: Session, path: Path) -> tuple[str, ...]:
+    """The digests of all revisions of an adapter, newest first; none where there is no such adapter."""
+    query = select(Revision.digest).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
+    return tuple(session.scalars(query.order_by(Revision.number.desc())))
+
+
 def lineage(session: Session, revision_id: int) -> tuple[RevisionRow, ...]:
     """The revisions from the one on the base model down to the given one, root first, inclusive.
 
     Composing needs all of them: those above the session's scopes are there too.
     """
-    chain = select(Revision.id, Revision.parent_id).where(Revision.id == revision_id).cte("chain", recursive=True)
-    above = aliased(Revision)
-    chain = chain.union_all(select(above.id, above.parent_id).join(chain, above.id == chain.c.parent_id))
     # Ordered here: a join with the chain lets SQLite read the whole table.
-    found = _values(session, _rows().where(Revision.id.in_(select(chain.c.id))), everything=True)
+    found = _values(session, _chain(), {"id": revision_id}, everything=True)
     rows = {row.id: row for row in found}
     links: list[RevisionRow] = []
     at: int | None = revision_id if rows else None
@@ -178,6 +181,14 @@ def files(session: Session, revision_id: int) -> tuple[StoredFile, ...]:
         .where(RevisionFile.revision_id == revision_id)
     )
     return tuple(sorted((StoredFile(*row) for row in session.execute(query)), key=lambda file: file.path))
+
+
+def files_of(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[StoredFile, ...]]:
+    """The same of several revisions, by key."""
+    found: dict[int, list[StoredFile]] = {key: [] for key in revision_ids}
+    for key, *rest in session.execute(_files(), {"keys": list(revision_ids)}):
+        found[key].append(StoredFile(*rest))
+    return {key: tuple(sorted(files, key=lambda file: file.path)) for key, files in found.items()}
 
 
 def adapter(session: Session, path: Path, *, everything: bool = False) -> int:
@@ -270,8 +281,26 @@ def _rows() -> _Found:
 
 
 @cache
+def _files() -> _Found:
+    return (
+        select(RevisionFile.revision_id, RevisionFile.path, Blob.digest, Blob.size, Blob.blocks_digest, Blob.key)
+        .join(Blob, Blob.digest == RevisionFile.digest)
+        .where(RevisionFile.revision_id.in_(bindparam("keys", expanding=True)))
+    )
+
+
+@cache
 def _one() -> _Found:
     return _rows().where(Revision.id == bindparam("id"))
+
+
+@cache
+def _chain() -> _Found:
+    """A revision and everything above it."""
+    chain = select(Revision.id, Revision.parent_id).where(Revision.id == bindparam("id")).cte("chain", recursive=True)
+    above = aliased(Revision)
+    chain = chain.union_all(select(above.id, above.parent_id).join(chain, above.id == chain.c.parent_id))
+    return _rows().where(Revision.id.in_(select(chain.c.id)))
 
 
 @cache

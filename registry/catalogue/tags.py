@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue import events, protection, revisions
 from registry.catalogue.nearest import offered
-from registry.catalogue.tables import Revision, Tag
+from registry.catalogue.tables import Adapter, EventRecord, Revision, Tag
 from registry.errors import NotFoundError
 from registry.reference import Path, check_tag
 from registry.rights import Principal
@@ -56,6 +56,16 @@ def remove_tag(session: Session, path: Path, tag: str, principal: Principal) -> 
     events.record(session, "untag", str(path), principal, {"tag": tag, "old": previous, "new": None})
     session.flush()
     return Tagged(path=str(path), tag=tag, reference=None, previous=previous)
+
+
+def ever_named(session: Session, path: Path, tag: str | None) -> tuple[str, ...]:
+    """The references of all revisions that a tag has named, oldest first; none where it names none now."""
+    held = select(Tag.revision_id).join(Adapter, Adapter.id == Tag.adapter_id)
+    if session.scalar(held.where(Adapter.path == str(path), Tag.name == tag)) is None:
+        return ()
+    noted = select(EventRecord.detail).where(EventRecord.action == "tag", EventRecord.subject == str(path))
+    details = session.scalars(noted.order_by(EventRecord.id)).all()
+    return tuple(dict.fromkeys(str(detail["new"]) for detail in details if detail.get("tag") == tag))
 
 
 def _reference(session: Session, path: str, tag: Tag) -> str:

@@ -82,18 +82,23 @@ class OperationRecord(Record):
 
 
 class MaterialisationRecord(Record):
-    """An artifact that is kept in the store: what it is of, which bytes they are, and until when."""
+    """An artifact that is kept in the store: what it is of, which bytes they are, and until when.
+
+    One of each meaning and format, whichever arithmetic made it: so all replicas hand out the same.
+    """
 
     __tablename__ = "materialisations"
-    __table_args__ = (UniqueConstraint("rendering", "revision_id"), Index(None, "revision_id", "kind"))
+    __table_args__ = (UniqueConstraint("revision_id", "plan_digest", "artifact_format"),)
 
     id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"))
     kind: Mapped[str]
     rendering: Mapped[Digest]
+    plan_digest: Mapped[Digest]
     plan: Mapped[dict[str, Any]]
     numerics: Mapped[str | None]
     artifact_format: Mapped[int]
+    notices: Mapped[list[str]]
     created_at: Mapped[Time]
     created_by: Mapped[str]
     expires_at: Mapped[Time] = mapped_column(index=True)

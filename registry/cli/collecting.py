@@ -25,7 +25,7 @@ def gc(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Collect the bytes that no revision needs.
+    """Collect the bytes that nothing needs.
 
     Only what nothing has needed for the grace period (REGISTRY_GC_GRACE, a day by default). It may run while others
     publish, and beside another gc; one that was stopped is finished by the next.
@@ -41,6 +41,10 @@ def collected_lines(answer: Collected, width: int | None) -> list[Line]:
     pairs = [
         (does, [words(f"{size(answer.bytes)} in {counted(len(answer.blobs), 'blob')}")]),
         ("uploads", [words(f"{counted(answer.uploads, 'upload')} that nobody finished")] if answer.uploads else []),
+        (
+            "expired",
+            [words(counted(len(answer.materialisations), "materialisation"))] if answer.materialisations else [],
+        ),
         ("kept", [words(f"{counted(answer.kept_for_grace, 'blob')} in grace")] if answer.kept_for_grace else []),
     ]
     return [*fields(pairs, width, indent=0), *_blobs(answer.blobs, width)]
@@ -76,16 +80,26 @@ def fsck(
         answer = run.registry.fsck(deep=deep, progress=run.progress)
         run.answer(answer, lambda width: checked_lines(answer, width))
         if answer.damage:
-            taken = {name for one in answer.damage for name in one.takes_down}
             raise IntegrityError(
                 f"{run.registry.url} is damaged: {counted(len(answer.damage), 'blob')} of {answer.blobs}, which "
-                f"{_takes(len(taken))}; publish or add the same files again, or restore them from a backup.",
+                f"{_takes(answer)}, or restore them from a backup.",
                 code="damaged",
             )
 
 
-def _takes(count: int) -> str:
-    return f"takes down {counted(count, 'revision or base model', 'revisions and base models')}"
+def _takes(answer: Checked) -> str:
+    """What the damage takes down, and how to mend it."""
+    taken = {name for one in answer.damage for name in one.takes_down}
+    kept = {name for one in answer.damage for name in one.materialisations}
+    what = counted(len(taken), "revision or base model", "revisions and base models")
+    if not kept:
+        return f"takes down {what}; publish or add the same files again"
+    again = f"drop {'it' if len(kept) == 1 else 'them'} and materialise {'it' if len(kept) == 1 else 'them'} again"
+    if not taken:
+        return f"takes down {counted(len(kept), 'materialisation')}; {again}"
+    return (
+        f"takes down {what} and {counted(len(kept), 'materialisation')}; publish or add the same files again, {again}"
+    )
 
 
 def checked_lines(answer: Checked, width: int | None) -> list[Line]:
@@ -100,7 +114,6 @@ def checked_lines(answer: Checked, width: int | None) -> list[Line]:
     for one in answer.damage:
         problem = [[phrase(one.key)], words(one.problem, BEHIND)]
         lines += table([([Span(short_digest(one.digest))], problem)], width, indent=2)
-        lines += table(
-            [([Span("takes down", QUIET), phrase(name, REFERENCE)], []) for name in one.takes_down], width, indent=6
-        )
+        names = (*one.takes_down, *one.materialisations)
+        lines += table([([Span("takes down", QUIET), phrase(name, REFERENCE)], []) for name in names], width, indent=6)
     return lines

@@ -12,7 +12,6 @@ from registry.cli.words import amount, clean, counted, metrics, moment, numbers,
 if TYPE_CHECKING:
     from registry.schemas import (
         BaseAdded,
-        BaseSummary,
         FileEntry,
         LineageEntry,
         Published,
@@ -29,7 +28,7 @@ def show_lines(shown: Shown, width: int | None) -> list[Line]:
     """Everything about a revision or a base model."""
     lines: list[Line] = []
     if shown.revision is None:
-        lines += [(Span(shown.base.name, REFERENCE),), *_base_fields(shown.base, shown.repo_id, width)]
+        lines += [(Span(shown.base.name, REFERENCE),), *_base_fields(shown, width)]
     else:
         lines += [(Span(shown.revision.reference, REFERENCE),), *_revision_fields(shown, shown.revision, width)]
         lines += _section("Lineage", _lineage(shown, width))
@@ -65,7 +64,8 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("trained on", [words(revision.trained_on or "")]),
         ("rank", [[Span(str(revision.rank))]]),
         ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
-        ("repo id", [[phrase(shown.repo_id)]]),
+        ("repo id", _repo(shown)),
+        ("source", [[phrase(revision.source)]] if revision.source else []),
         ("digest", [[Span(revision.digest)]]),
         *(("notice", [words(notice, BEHIND)]) for notice in revision.notices),
     ]
@@ -107,7 +107,14 @@ def _files(files: Sequence[FileEntry], width: int | None) -> list[Line]:
     return table(rows, width, indent=2, right=(0,))
 
 
-def _base_fields(base: BaseSummary, repo_id: str, width: int | None) -> list[Line]:
+def _repo(shown: Shown) -> Items:
+    """The repo in the Hub views, and what they call this very revision."""
+    names = ", ".join(shown.repo_revisions)
+    return [[phrase(shown.repo_id)], words(f"revision {names}" if names else "", QUIET)]
+
+
+def _base_fields(shown: Shown, width: int | None) -> list[Line]:
+    base = shown.base
     pairs: list[tuple[str, Items]] = [
         ("architecture", [words(base.architecture or "not known")]),
         (
@@ -116,7 +123,8 @@ def _base_fields(base: BaseSummary, repo_id: str, width: int | None) -> list[Lin
         ),
         ("adapters", [[Span(str(base.adapters))]]),
         ("added", [words(f"{moment(base.created_at)} UTC")]),
-        ("repo id", [[phrase(repo_id)]]),
+        ("repo id", _repo(shown)),
+        ("source", [[phrase(base.source)]] if base.source else []),
         ("digest", [[Span(base.digest)]]),
         ("table", [[Span(base.table_digest)], words(f"from {base.table_source}", QUIET)]),
         *(("notice", [words(notice, BEHIND)]) for notice in base.notices),
@@ -138,6 +146,7 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
             ],
         ),
         ("tags", tags_of(revision)),
+        ("source", [[phrase(revision.source)]] if revision.source else []),
         ("left out", [words(f"{item.path} ({item.reason})") for item in answer.left_out]),
         ("stored", [words(stored)]),
         ("registry", [[phrase(answer.registry)]]),
@@ -160,6 +169,7 @@ def base_added_lines(answer: BaseAdded, width: int | None) -> list[Line]:
             [words(f"{size(base.size)}, {amount(base.parameters)} parameters in {counted(base.tensors, 'tensor')}")],
         ),
         ("digest", [[Span(base.digest)]]),
+        ("source", [[phrase(base.source)]] if base.source else []),
         ("left out", [words(f"{item.path} ({item.reason})") for item in answer.left_out]),
         ("stored", [words(stored)]),
         ("registry", [[phrase(answer.registry)]]),

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 def base_add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the base model.")],
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder with its weights and configuration.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="The folder with its weights and configuration, or hf:ORG/REPO[@REV].")
+    ],
     *,
     link: Annotated[
         bool, typer.Option("--link", help="Keep hard links to the files instead of copies (same file system).")
@@ -34,10 +36,11 @@ def base_add(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Add a base model from a folder.
+    """Add a base model from a folder, or from a Hub.
 
     The folder is in the Hugging Face layout: config.json and safetensors files, with an index when there are several.
-    The same weights again under the same name change nothing.
+    The same weights again under the same name change nothing. hf:ORG/REPO[@REV] is brought from the Hub that
+    HF_ENDPOINT names, with HF_TOKEN.
     """
     from registry.cli.details import base_added_lines
 
@@ -48,7 +51,9 @@ def base_add(
 
 
 def publish(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="The folder that PEFT saved the adapter to.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="The folder that PEFT saved the adapter to, or hf:ORG/REPO[@REV].")
+    ],
     path: Annotated[str, typer.Argument(metavar="PATH", help="Where it goes: BASE/name/name... With -r: BASE.")],
     *,
     recursive: Annotated[
@@ -72,8 +77,8 @@ def publish(
     """Publish a folder as the next revision of an adapter.
 
     The parent is the one that --parent names; else the receipt says it (--receipt, or that of the folder which the
-    adapter was trained on); else it is the only revision that the parent has. It is never guessed. The first line of
-    the answer is the reference, PATH@N, alone.
+    adapter was trained on); else the repo id and revision of a Hub view in the configuration; else it is the only
+    revision that the parent has. It is never guessed. The first line of the answer is the reference, PATH@N, alone.
     """
     from registry.cli.details import published_lines
 

@@ -40,6 +40,11 @@ def _remarks(revision: RevisionSummary) -> list[list[Span]]:
     return items
 
 
+def _log_remarks(revision: RevisionSummary) -> list[list[Span]]:
+    source = words(f"from {revision.source}" if revision.source else "", QUIET)
+    return [*_remarks(revision), source]
+
+
 def log_lines(log: Log, width: int | None) -> list[Line]:
     """Revisions of one adapter, newest first; the parent is named by the last part of its path."""
     rows = [
@@ -52,7 +57,7 @@ def log_lines(log: Log, width: int | None) -> list[Line]:
                 phrase(revision.parent.rpartition("/")[2]),
                 phrase(revision.author),
             ],
-            _remarks(revision),
+            _log_remarks(revision),
         )
         for revision in log.revisions
     ]

@@ -48,10 +48,15 @@ class RemoteArtifact:
         self._arithmetic = arithmetic
         # The reference as it was resolved: a tag may move while the files are read.
         pinned = {"ref": plan.reference, **options.model_dump(), "since": plan.since}
-        digests = _digests(transport, plan) if plan.kind == "published" else {}
+        published = plan.kind == "published"
+        digests = _digests(transport, plan) if published else {file.path: file.digest for file in plan.files}
         self.files: Mapping[str, RemoteFile] = {
             entry.path: RemoteFile(
-                transport, _reader(transport, plan, entry, pinned), entry, digests.get(entry.path), room
+                transport,
+                _reader(transport, plan, entry, pinned),
+                entry,
+                digests.get(entry.path),
+                room if published else None,
             )
             for entry in sorted(plan.files, key=lambda entry: entry.path)
         }
@@ -118,10 +123,19 @@ def _digests(transport: Transport, plan: ArtifactPlan) -> dict[str, str]:
 
 
 class RemoteFile:
-    """One file of an artifact of a service."""
+    """One file of an artifact of a service.
+
+    With a ``room``, no byte is handed out that was not checked: a part is cut from the whole file, which is kept there.
+    Without one, a whole file is checked where its digest is known, and a part is not: it may be one of a large model.
+    """
 
     def __init__(
-        self, transport: Transport, reader: RangeReader, entry: ArtifactFileEntry, digest: str | None, room: Path
+        self,
+        transport: Transport,
+        reader: RangeReader,
+        entry: ArtifactFileEntry,
+        digest: str | None,
+        room: Path | None,
     ) -> None:
         self._transport = transport
         self.entry = entry
@@ -150,11 +164,11 @@ class RemoteFile:
         end = self.size if stop is None else stop
         if not 0 <= start <= end <= self.size:
             raise UsageError(f"Bytes {start} to {end} are not inside {self.path!r}, which has {self.size} bytes.")
-        if self.bytes.digest is None:
+        if (start, end) == (0, self.size) and self._blob is None:
+            yield from read_checked(self._transport.lanes, self.bytes)
+        elif self._room is None:
             with closing(pieces(self._transport.lanes, [(self.bytes.source, start, end)])) as stream:
                 yield from stream
-        elif (start, end) == (0, self.size) and self._blob is None:
-            yield from read_checked(self._transport.lanes, self.bytes)
         else:
             # A digest is of the whole file: it is brought here, checked, and read from here.
             for at in range(start, end, PIECE):
@@ -164,6 +178,8 @@ class RemoteFile:
         return b"".join(self.chunks(start, stop))
 
     def _held(self) -> RemoteBlob:
+        if self._room is None:
+            raise AssertionError("a whole file is only brought to where there is room")
         with self._lock:
             if self._blob is None:
                 self._blob = RemoteBlob(self._transport, self.bytes, self._room)

@@ -11,12 +11,12 @@ from registry.client.problems import error_of
 from registry.client.transport import Transport
 from registry.errors import UnavailableError
 from registry.progress import Progress
-from registry.schemas import BaseAdded, Checked, Collected, Published
+from registry.schemas import BaseAdded, Checked, Collected, Materialised, Published
 from registry.wire import Operation, OperationResult
 
 _FIRST: Final = 0.05
 _MOST: Final = 2.0
-Result = TypeVar("Result", Published, BaseAdded, Collected, Checked)
+Result = TypeVar("Result", Published, BaseAdded, Materialised, Collected, Checked)
 STALLED: Final = 900.0
 """Seconds without any progress after which a client stops waiting."""
 
@@ -26,7 +26,7 @@ def result_of(transport: Transport, answer: httpx.Response, kind: type[Result], 
     if answer.status_code != httpx.codes.ACCEPTED:
         return transport.read(answer, kind)
     result = wait_for(transport, answer, progress)
-    for value in (result.published, result.base_added, result.collected, result.checked):
+    for value in (result.published, result.base_added, result.materialised, result.collected, result.checked):
         if isinstance(value, kind):
             return value
     raise UnavailableError(f"{transport.url} answers with the result of another operation; run the command again.")

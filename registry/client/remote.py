@@ -16,6 +16,7 @@ from registry.client.asking import asked
 from registry.client.blobs import RemoteBlob, open_blob
 from registry.client.browsing import BasePage, EventPage, ProtectedTags, References, RevisionPage, TokenPage, listed
 from registry.client.fetching import Fetching
+from registry.client.materialising import RemoteMaterialisations
 from registry.client.operations import result_of
 from registry.client.patience import Patience
 from registry.client.publishing import (
@@ -64,6 +65,7 @@ from registry.schemas import (
     Verified,
 )
 from registry.services.copying import copy
+from registry.services.given import own_folder
 from registry.services.requests import base_request, publish_request
 from registry.tensors.files.source import ByteSource
 from registry.version import __version__
@@ -97,7 +99,7 @@ def _nothing(answer: Published) -> None:
     del answer
 
 
-class RemoteRegistry:
+class RemoteRegistry(RemoteMaterialisations):
     """A registry that a service keeps. ``arithmetic`` loads this machine's tensor core, where it has one."""
 
     def __init__(
@@ -124,9 +126,9 @@ class RemoteRegistry:
             raise UsageError(
                 f"--link shares files with a registry in a folder of this machine, but {self.url} is a service."
             )
-        made = base_request(name, Path(folder), progress)
+        made = base_request(name, folder, progress)
         added = add_base_folder(self._transport, made, progress)
-        self._fetching.remember(self.bundle(name).base.files_digest, Path(folder))
+        self._fetching.remember(self.bundle(name).base.files_digest, made.folder)
         return added
 
     def bases(self) -> tuple[BaseSummary, ...]:
@@ -146,7 +148,7 @@ class RemoteRegistry:
         progress: Progress = SILENT,
     ) -> Published:
         made = publish_request(
-            Path(folder),
+            folder,
             str(TreePath.parse(path)),
             parent=parent,
             receipt=None if receipt is None else Path(receipt),
@@ -167,7 +169,7 @@ class RemoteRegistry:
         progress: Progress = SILENT,
     ) -> tuple[Published, ...]:
         answers: dict[TreePath, Published] = {}
-        for node in nested_adapters(Path(folder), base):
+        for node in nested_adapters(own_folder(folder, "publish -r"), base):
             above = answers.get(node.path.parent) if node.path.parent else None
             parent = above.revision.reference if above else None
             answers[node.path] = self.publish(node.folder, str(node.path), parent=parent, progress=progress)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.digest import hex_of
+from registry.folders.holding import free
 from registry.folders.scan import RECEIPT
 from registry.folders.staging import clear_litter
 
@@ -32,7 +33,7 @@ class FetchCache:
         os.utime(place / RECEIPT, (time.time(), time.time()))
 
     def shrink(self, *, keep: Path) -> None:
-        """Remove the folders that were used longest ago until the rest fits; ``keep`` stays whatever it takes.
+        """Remove the folders that were used longest ago until the rest fits; ``keep`` and what is held stay.
 
         What killed runs left, half written or half removed, goes first.
         """
@@ -49,8 +50,11 @@ class FetchCache:
         for entry in folders:
             if total <= self.limit:
                 return
-            (entry / RECEIPT).unlink()  # without it the folder does not pass for a complete one while it goes
-            shutil.rmtree(entry, ignore_errors=True)
+            with free(entry) as may_go:
+                if not may_go:
+                    continue  # a program reads from it, such as an inference server
+                (entry / RECEIPT).unlink()  # without it the folder does not pass for a complete one while it goes
+                shutil.rmtree(entry, ignore_errors=True)
             total -= sizes[entry]
 
 

@@ -1,7 +1,7 @@
 """Which files of a folder are taken, and which are left out and why.
 
-One rule for publish folders and base folders: trainers leave optimiser states, checkpoints and pickles beside what
-belongs to the revision. Nothing is taken silently and nothing is dropped silently.
+One rule for publish folders, base folders and repositories of a Hub: trainers leave optimiser states, checkpoints and
+pickles beside what belongs to the revision. Nothing is taken silently and nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -26,6 +26,7 @@ _TRAINER: Final = re.compile(r"(training_args\.bin|optimizer\.pt|optimizer\.bin|
 _PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CHECKPOINT: Final = re.compile(r"checkpoint-.*")
 _HIDDEN_REASON: Final = "hidden"
+_ANOTHER_ADAPTER: Final = "another adapter"
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,16 @@ def _walk(root: Path, leave: Callable[[Path, str], None]) -> Iterator[Path]:
 def _folder_reason(folder: Path) -> str | None:
     if folder.is_symlink():
         return "symbolic link to a folder"
-    if folder.name.startswith("."):
+    return _reason_by_folder_name(folder.name) or (_ANOTHER_ADAPTER if holds_adapter(folder) else None)
+
+
+def _reason_by_folder_name(name: str) -> str | None:
+    if name.startswith("."):
         return _HIDDEN_REASON
-    if _CHECKPOINT.fullmatch(folder.name):
+    if _CHECKPOINT.fullmatch(name):
         return "trainer checkpoint"
-    if folder.name == "__pycache__":
+    if name == "__pycache__":
         return "compiled Python"
-    if holds_adapter(folder):
-        return "another adapter"
     return None
 
 
@@ -157,7 +160,10 @@ def _check_link(path: Path, root: Path, error: type[RegistryError]) -> None:
 
 
 def _name(path: Path, root: Path, error: type[RegistryError]) -> str:
-    name = path.relative_to(root).as_posix()
+    return _check_name(path.relative_to(root).as_posix(), error)
+
+
+def _check_name(name: str, error: type[RegistryError]) -> str:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -170,6 +176,54 @@ def _name(path: Path, root: Path, error: type[RegistryError]) -> str:
     return name
 
 
+def sort_names(names: Iterable[str], error: type[RegistryError]) -> tuple[list[str], list[LeftOut]]:
+    """The same rule for files that are not here yet, by their names alone: what is taken, and what is left out.
+
+    Raises:
+        error: ``path_traversal`` for a name that leads out of its folder, ``bad_config`` for one that can't be stored.
+    """
+    listed = sorted(names)
+    for name in listed:
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise error(f"File name {name!r} leads out of its folder; it is not taken.", code="path_traversal")
+    holders = _holders(listed)
+    taken: list[str] = []
+    left_out: dict[str, str] = {}
+    for name in listed:
+        place, reason = _first_reason(name, holders)
+        if reason is None:
+            taken.append(_check_name(name, error))
+        else:
+            left_out[place] = reason
+    return taken, [LeftOut(path=place, reason=reason) for place, reason in sorted(left_out.items())]
+
+
+def _first_reason(name: str, holders: Collection[str]) -> tuple[str, str | None]:
+    """What is left out, a folder or the file, and why; no reason: the file is taken."""
+    *folders, last = name.split("/")
+    for depth, folder in enumerate(folders, 1):
+        place = "/".join(folders[:depth])
+        reason = _reason_by_folder_name(folder) or (_ANOTHER_ADAPTER if place in holders else None)
+        if reason is not None:
+            return place, reason
+    return name, reason_by_name(last)
+
+
+def _holders(names: Iterable[str]) -> set[str]:
+    """The folders in which `holds_adapter` would find an adapter."""
+    found = set()
+    for name in names:
+        folders = name.split("/")[:-1]
+        if not name.endswith(f"/{ADAPTER_CONFIG}"):
+            continue
+        while folders:
+            found.add("/".join(folders))
+            last = folders.pop()
+            if _CHECKPOINT.fullmatch(last) or last.startswith("."):
+                break
+    return found
+
+
 def adapter_folder(folder: Path) -> Folder:
     """List a publish folder: PEFT's two files, and whatever a trainer left beside them.
 
@@ -178,23 +232,33 @@ def adapter_folder(folder: Path) -> Folder:
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders`` where the two files are not there.
     """
     found = scan(folder, InvalidAdapterError)
-    has_config = found.find(ADAPTER_CONFIG) is not None
-    if has_config and found.find(ADAPTER_WEIGHTS) is not None:
-        return found
-    left = {entry.path: entry.reason for entry in found.left_out}
+    require_adapter(str(folder), {one.path for one in found.files}, found.left_out)
+    return found
+
+
+def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftOut]) -> None:
+    """Check that PEFT's two files are among those that are taken.
+
+    Raises:
+        InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders``.
+    """
+    has_config = ADAPTER_CONFIG in taken
+    if has_config and ADAPTER_WEIGHTS in taken:
+        return
+    left = {entry.path: entry.reason for entry in left_out}
     checkpoints = sorted(path for path, reason in left.items() if reason == "trainer checkpoint" and "/" not in path)
     if checkpoints and not has_config:
         raise InvalidAdapterError(
-            f"{folder} holds only trainer checkpoints: {', '.join(checkpoints)}. Publish one of these folders.",
+            f"{where} holds only trainer checkpoints: {', '.join(checkpoints)}. Publish one of these folders.",
             code="checkpoint_folders",
         )
     if "adapter_model.bin" in left:
         raise InvalidAdapterError(
-            f"{folder} has its weights only as adapter_model.bin, a pickle, which is never read. "
+            f"{where} has its weights only as adapter_model.bin, a pickle, which is never read. "
             "Save the adapter with save_pretrained(..., safe_serialization=True).",
             code="pickle",
         )
     missing = ADAPTER_WEIGHTS if has_config else ADAPTER_CONFIG
     raise InvalidAdapterError(
-        f"{folder} has no {missing}; a folder written by PEFT's save_pretrained is expected.", code="missing_file"
+        f"{where} has no {missing}; a folder written by PEFT's save_pretrained is expected.", code="missing_file"
     )

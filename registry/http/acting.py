@@ -15,7 +15,7 @@ from registry.http.bodies import Bodies
 from registry.http.limits import Limits
 from registry.http.metrics import Metrics
 from registry.http.problems import MalformedError
-from registry.http.shelf import ArtifactShelf
+from registry.memory import MemoryCache
 from registry.services.local import LocalRegistry
 from registry.services.running import Runner
 
@@ -30,7 +30,7 @@ class Service:
     bodies: Bodies
     limits: Limits
     metrics: Metrics
-    shelf: ArtifactShelf
+    memory: MemoryCache
     truncations: Benches
     tables: Benches
     runner: Runner

@@ -8,24 +8,26 @@ breaks the connection, because a body that is cut must not look whole.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from email.message import Message as _Headers
-from typing import Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio import CapacityLimiter
 from fastapi import Request, Response
 
 from registry.errors import RegistryError, UsageError
-from registry.http.admission import Admission
+from registry.http.admission import Admission, ClientLeftError, Seat
 from registry.http.envelope import CutError, Receive, Send
-from registry.http.exchange import ABORT, Scope, exchange_of
+from registry.http.exchange import ABORT, OUTLET, Scope, exchange_of
+from registry.http.flow import Flow, Pace
 from registry.http.problems import problem, problem_response
 from registry.http.ranges import Part, Unsatisfiable, Whole, asked_range, names, still
 
 OCTETS: Final = "application/octet-stream"
-_SLICE: Final = 1 << 20  # of a piece that goes to the socket at once
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,21 @@ class Bodies:
         self._admissions = admissions
 
     def answer(
-        self, request: Request, file: Bytes, *, admission: str, headers: Mapping[str, str] | None = None
+        self,
+        request: Request,
+        file: Bytes,
+        *,
+        admission: str | Callable[[int, int], str],
+        headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """The answer to a GET or HEAD for a file: 200, 206, 304 or 416. It closes the file."""
+        """The answer to a GET or HEAD for a file: 200, 206, 304 or 416. It closes the file.
+
+        Args:
+            request: of the client.
+            file: what is sent.
+            admission: what kind of work it is; a function where that depends on the range.
+            headers: of the answer, beside its own.
+        """
         headers = {
             **(headers or {}),
             "ETag": f'"{file.etag}"',
@@ -80,43 +94,87 @@ class Bodies:
         if request.method == "HEAD" or start == stop:
             file.close()
             return Response(status_code=status, headers=headers, media_type=OCTETS)
-        return BodyResponse(self, file, start, stop, status=status, headers=headers, admission=admission)
+        kind = (lambda *_: admission) if isinstance(admission, str) else admission
+        return BodyResponse(self, file, start, stop, status=status, headers=headers, admission=kind)
 
     async def send(self, body: BodyResponse, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a body, from admission to close."""
         gone = asyncio.create_task(_gone(receive))
-        pieces = body.file.chunks(body.start, body.stop)
+        flow = Flow(body.file.chunks, body.start, body.stop, scope[OUTLET])
+        gone.add_done_callback(lambda _: flow.stop())
         try:
-            async with self._admissions[body.admission].seat():
-                piece = await self._next(pieces)  # what it raises is still a problem
+            async with self._admissions[body.admission(body.start, body.stop)].seat(gone) as seat:
+                await self._run(flow.begin)  # what it raises is still a problem
                 await send({"type": "http.response.start", "status": body.status_code, "headers": body.raw_headers})
-                while piece is not None:
-                    await self._send_piece(piece, scope, send)
-                    piece = None if gone.done() else await self._next_or_cut(pieces)
-                if not gone.done():
+                whole = await self._open(flow, seat, scope) and await self._send_all(flow, seat, scope)
+                if whole:
+                    flow.outlet.finish(flow.sent)
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except ClientLeftError:
+            return
         finally:
+            exchange_of(scope).sent += flow.sent
             gone.cancel()
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(_end, pieces, body.file.close, limiter=self._limiter)
+                await self._run(partial(_end, flow, body.file.close))
 
-    async def _next(self, pieces: Iterator[memoryview]) -> memoryview | None:
-        return await anyio.to_thread.run_sync(next, pieces, None, limiter=self._limiter)
+    async def _send_all(self, flow: Flow, seat: Seat, scope: Scope) -> bool:
+        """Send to the end, in turns; False if the client went away."""
+        pace = Pace(self._stall)
+        while True:
+            try:
+                state = await self._run(partial(flow.pump, make=seat.held))
+            except RegistryError as error:
+                raise CutError(f"An answer was cut: {error}") from error
+            if state in {"whole", "gone"}:
+                return state == "whole"
+            if seat.wanted:
+                await self._run(flow.rest)
+                seat.leave()
+            if state == "blocked" and not await self._client(flow, seat, flow.outlet.writable(pace.left(flow.sent))):
+                raise self._cut(scope)
+            if flow.needs_seat and not seat.held:
+                await self._back(seat)
+                pace.restart()
 
-    async def _next_or_cut(self, pieces: Iterator[memoryview]) -> memoryview | None:
+    async def _open(self, flow: Flow, seat: Seat, scope: Scope) -> bool:
+        """Begin to send, once the client took what was before this body; False if it went away."""
         try:
-            return await self._next(pieces)
+            taken = await self._client(flow, seat, flow.outlet.open(self._stall))
+        except ConnectionError:
+            return False
+        if not taken:
+            raise self._cut(scope)
+        return True
+
+    def _cut(self, scope: Scope) -> CutError:
+        scope.get(ABORT, lambda: None)()
+        return CutError(f"An answer was cut: the client took nothing, or little, for {self._stall:g} seconds.")
+
+    async def _client(self, flow: Flow, seat: Seat, takes: Coroutine[Any, Any, bool]) -> bool:
+        """Wait for the client; who wants the seat meanwhile has it."""
+        waiting = asyncio.ensure_future(takes)
+        wanted = asyncio.ensure_future(seat.until_wanted())
+        try:
+            if seat.held:
+                await asyncio.wait({waiting, wanted}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    await self._run(flow.rest)
+                    seat.leave()
+            return await waiting
+        finally:
+            waiting.cancel()
+            wanted.cancel()
+            await asyncio.gather(waiting, wanted, return_exceptions=True)
+
+    async def _back(self, seat: Seat) -> None:
+        try:
+            await seat.take(self._stall)
         except RegistryError as error:
             raise CutError(f"An answer was cut: {error}") from error
 
-    async def _send_piece(self, piece: memoryview, scope: Scope, send: Send) -> None:
-        for at in range(0, len(piece), _SLICE):
-            message = {"type": "http.response.body", "body": piece[at : at + _SLICE], "more_body": True}
-            try:
-                await asyncio.wait_for(send(message), self._stall)
-            except TimeoutError:
-                scope.get(ABORT, lambda: None)()
-                raise CutError(f"An answer was cut: the client took nothing for {self._stall:g} seconds.") from None
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 
 
 class BodyResponse(Response):
@@ -131,7 +189,7 @@ class BodyResponse(Response):
         *,
         status: int,
         headers: dict[str, str],
-        admission: str,
+        admission: Callable[[int, int], str],
     ) -> None:
         super().__init__(None, status_code=status, headers=headers, media_type=OCTETS)
         self.file, self.start, self.stop, self.admission = file, start, stop, admission
@@ -146,11 +204,9 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-def _end(pieces: Iterator[memoryview], close: Callable[[], None]) -> None:
-    end = getattr(pieces, "close", None)
+def _end(flow: Flow, close: Callable[[], None]) -> None:
     try:
-        if end is not None:
-            end()
+        flow.close()
     finally:
         close()
 

@@ -10,8 +10,9 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from registry.errors import RegistryError, UnavailableError, UsageError
-from registry.http.exchange import ABORT
+from registry.http.exchange import ABORT, OUTLET
 from registry.http.limits import Limits
+from registry.http.outlet import Outlet
 from registry.http.problems import headers_of, problem
 from registry.version import __version__
 from registry.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
@@ -47,6 +48,7 @@ class Connection(H11Protocol):
         super().handle_events()
         if self.scope is not None:
             self.scope[ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+            self.scope[OUTLET] = Outlet(self)  # type: ignore[typeddict-unknown-key]
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._expect_head()
         elif self.conn.their_state is not h11.IDLE:

@@ -12,6 +12,7 @@ from typing import Any, Final
 Scope = MutableMapping[str, Any]
 KEY: Final = "registry.exchange"
 ABORT: Final = "registry.abort"  # where the server lets a connection be cut: a function
+OUTLET: Final = "registry.outlet"  # where bytes of a body leave: see `registry.http.outlet`
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 

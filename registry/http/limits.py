@@ -24,15 +24,15 @@ class Limits:
     body_rate: float = 64 << 10
     answer_time: float = 60.0  # until the first byte of the answer
     plan_time: float = 600.0  # the same where ranks are found while planning, or bytes are read back
-    stall_time: float = 60.0  # a client that takes nothing of its answer for this long is cut off
+    stall_time: float = 60.0  # a client that takes less than a MiB of its answer in this time is cut off
     threads: int = 32  # requests that work at the same time; the others wait for a thread
     bodies: int = 32  # bodies copied from the store at the same time
     parts: int = 32  # parts of uploads stored at the same time
     computed: int = 4  # bodies computed at the same time
-    queue: int = 32  # computed bodies that wait for their turn
-    queue_time: float = 20.0  # how long they wait
+    queue: int = 32  # computed bodies that wait for their turn: all get one in a few seconds
+    queue_time: float = 8.0  # how long the first turn may be away: Hub clients give up after 10 s without a byte
+    bench_time: float = 20.0  # how long a base model or a truncation waits for its turn
     stop_time: float = 30.0  # how long requests under way may go on when the service is asked to end
-    open_artifacts: int = 8  # plans that are kept, so that the next range need not plan again
 
     def body_time(self, received: int) -> float:
         """How long a body may take of which so many bytes are there."""

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from registry.http.exchange import Exchange
+from registry.memory import Kind, Use
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
+CacheUse = Callable[[], Mapping[Kind, Use]]
 
 
 class Metrics:
@@ -23,11 +25,13 @@ class Metrics:
 
     Args:
         gauges: what is asked for when somebody reads: name -> label -> value (`pool`, `operations`).
+        cache: what the memory of the process holds, by kind.
     """
 
-    def __init__(self, gauges: Gauges) -> None:
+    def __init__(self, gauges: Gauges, cache: CacheUse = dict) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Asked(gauges))
+        self._registry.register(_Cache(cache))
         self._requests = Counter(
             "registry_requests", "Requests.", ("method", "route", "status"), registry=self._registry
         )
@@ -72,6 +76,29 @@ class _Asked(Collector):
             yield family
 
 
+class _Cache(Collector):
+    def __init__(self, use: CacheUse) -> None:
+        self._use = use
+
+    def describe(self) -> list[Metric]:
+        """Nothing beforehand, as above."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._use()
+        for name, (family, text) in _OF_CACHE.items():
+            metric = family(f"registry_cache_{name}", text, labels=("kind",))
+            for kind, use in found.items():
+                metric.add_metric((kind,), getattr(use, name))
+            yield metric
+
+
+_OF_CACHE: Final[Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]]] = {
+    "hits": (CounterMetricFamily, "What was found in memory."),
+    "misses": (CounterMetricFamily, "What had to be made."),
+    "bytes": (GaugeMetricFamily, "Bytes that are kept in memory."),
+    "entries": (GaugeMetricFamily, "Values that are kept in memory."),
+}
 _HELP: Final = {
     "pool": "Connections to the database.",
     "operations": "Operations of the whole registry that wait or are worked on.",

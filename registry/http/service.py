@@ -24,7 +24,7 @@ from registry.http.gauges import gauges
 from registry.http.limits import Limits
 from registry.http.metrics import Metrics
 from registry.http.problems import install, problem
-from registry.http.shelf import ArtifactShelf
+from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
 from registry.services.local import LocalRegistry
 from registry.services.running import Runner
@@ -67,6 +67,8 @@ def build(
 
 
 def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> Service:
+    memory = registry.deployment.memory or MemoryCache(DEFAULT_BUDGET)
+    registry = registry.with_memory(memory)
     deployment = registry.deployment
 
     def has_tokens() -> bool:
@@ -86,10 +88,10 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> S
         refusals=Refusals(record),
         bodies=Bodies(threads=limits.bodies + limits.computed, stall=limits.stall_time, admissions=admissions),
         limits=limits,
-        metrics=Metrics(partial(gauges, deployment)),
-        shelf=ArtifactShelf(limits.open_artifacts),
-        truncations=Benches("truncations", seats=limits.computed, patience=limits.queue_time),
-        tables=Benches("base models to understand", seats=limits.computed, patience=limits.queue_time),
+        metrics=Metrics(partial(gauges, deployment), memory.use),
+        memory=memory,
+        truncations=Benches("truncations", seats=limits.computed, patience=limits.bench_time),
+        tables=Benches("base models to understand", seats=limits.computed, patience=limits.bench_time),
         runner=Runner(deployment, describe=problem),
         part_threads=CapacityLimiter(limits.parts),
     )
@@ -104,7 +106,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
             yield
         finally:
             await anyio.to_thread.run_sync(service.runner.close)
-            await anyio.to_thread.run_sync(service.shelf.close)
+            await anyio.to_thread.run_sync(service.memory.close)
 
     return lifespan
 

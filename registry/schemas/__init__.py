@@ -6,6 +6,8 @@ Sizes are bytes, times are UTC, digests are ``sha256:hex``.
 
 from registry.schemas.artifacts import (
     Fetched,
+    Materialisation,
+    Materialised,
     ModuleTruncation,
     Options,
     OutputFile,
@@ -73,6 +75,8 @@ __all__ = [
     "LeftOut",
     "LineageEntry",
     "Log",
+    "Materialisation",
+    "Materialised",
     "ModuleTruncation",
     "Options",
     "OutputFile",

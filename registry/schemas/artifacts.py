@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from registry.schemas.form import ArtifactKind, Dtype, Schema
 
 
@@ -70,6 +72,30 @@ class Fetched(Schema):
     files: tuple[OutputFile, ...]
     notices: tuple[str, ...]
     truncation: Truncation | None = None
+
+
+class Materialisation(Schema):
+    """An artifact that is kept in the store."""
+
+    id: str
+    reference: str  # PATH@N
+    digest: str  # of the revision
+    kind: ArtifactKind
+    rendering: str
+    numerics: str | None  # fingerprint of the arithmetic that made it
+    size: int  # of all files
+    files: int
+    created_at: datetime
+    created_by: str
+    expires_at: datetime
+
+
+class Materialised(Schema):
+    """Answer of ``materialise``."""
+
+    materialisation: Materialisation
+    created: bool  # False: it was there, and is kept for longer
+    bytes_stored: int  # that the store did not have
 
 
 class TensorMismatch(Schema):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from registry.rights import Role
+from registry.schemas.artifacts import Materialisation
 from registry.schemas.form import Schema
 
 
@@ -94,6 +95,7 @@ class Collected(Schema):
     uploads: int  # forgotten uploads
     bytes: int
     kept_for_grace: int  # blobs that nothing needs and that are too young
+    materialisations: tuple[Materialisation, ...] = ()  # that were past their time; their blobs' grace begins now
 
 
 class Damage(Schema):
@@ -103,6 +105,7 @@ class Damage(Schema):
     key: str
     problem: str
     takes_down: tuple[str, ...]  # PATH@N, or names of base models
+    materialisations: tuple[str, ...] = ()  # PATH@N as KIND, of those that have it as a file
 
 
 class Checked(Schema):

@@ -38,6 +38,7 @@ class BaseSummary(Schema):
     adapters: int
     created_at: datetime
     notices: tuple[str, ...]
+    source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
 
 
 class BaseAdded(Schema):
@@ -81,6 +82,7 @@ class RevisionSummary(Schema):
     trained_on: str | None  # base_model_name_or_path as the trainer wrote it
     notices: tuple[str, ...]
     retracted: Retraction | None = None  # of itself, or of the nearest ancestor that was
+    source: str | None = None  # where it was taken from, as of a base model
 
 
 class Published(Schema):
@@ -146,6 +148,7 @@ class Shown(Schema):
     files: tuple[FileEntry, ...]
     share_of_model: float  # size of the revision's weights / size of the base's weights
     repo_id: str
+    repo_revisions: tuple[str, ...] = ()  # its names in the Hub views: r3, tags, and main where it is the newest
 
 
 class Resolved(Schema):

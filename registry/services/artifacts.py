@@ -10,9 +10,11 @@ from typing import Any
 
 from registry.errors import IntegrityError, InvalidAdapterError, UsageError
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.memory import MemoryCache
 from registry.reference import Path
 from registry.schemas import Dtype, Options, Truncation
 from registry.services import side_files
+from registry.services.commits import commit_below
 from registry.services.hashing import weight_files
 from registry.services.lineage import Blobs, Link, LoadedPath, read_blob, read_document, target_table
 from registry.services.model_listing import CONFIG, INDEX
@@ -32,16 +34,24 @@ from registry.tensors.artifacts.plan import Plan, PlanLink
 from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
 from registry.tensors.composed.composition import Composition
+from registry.tensors.composed.config import BaseRepo
 from registry.tensors.files.dtypes import OPTION_DTYPES
 from registry.tensors.files.header import Header, TensorEntry, read_header
 from registry.tensors.files.source import ByteSource
+from registry.tensors.path.kept_factors import KeptFactors, SharedFactors
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, NewTensor, PathPrograms, path_programs
 from registry.tensors.truncation.rank_choice import check_options
 
 
-def build_artifact(blobs: Blobs, path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> Artifact:
-    """The artifact of a loaded path; ``ancestor`` is what ``options.since`` names.
+def build_artifact(
+    blobs: Blobs,
+    path: LoadedPath,
+    ancestor: LoadedPath | None,
+    options: Options,
+    memory: MemoryCache | None = None,
+) -> Artifact:
+    """The artifact of a loaded path; ``ancestor`` is what ``options.since`` names, ``memory`` that of a service.
 
     Raises:
         UsageError: the options contradict each other or the reference.
@@ -55,9 +65,10 @@ def build_artifact(blobs: Blobs, path: LoadedPath, ancestor: LoadedPath | None, 
         if options.kind == "published":
             files = builder.published()
         elif options.kind == "lora":
-            files, plan = builder.lora(links, plan, options)
+            files, plan = builder.lora(links, plan, ancestor, options)
         else:
-            files = builder.merged(links, options.dtype)
+            kept = None if memory is None or not memory.limit("factors") else SharedFactors(memory, plan.digest)
+            files = builder.merged(links, options.dtype, kept)
         release = open_blobs.pop_all().close
         return Artifact(plan, files, notices=builder.notices, truncation=builder.truncation, release=release)
 
@@ -91,14 +102,19 @@ def make_plan(path: LoadedPath, links: Sequence[Link], ancestor: LoadedPath | No
         since=ancestor.links[-1].digest if ancestor and ancestor.links else None,
         dtype=options.dtype,
         uniform=options.uniform,
-        base_repo=_repo_of(path, ancestor) if options.kind == "lora" else None,
+        base_repo=_below(path, ancestor).repo_id if options.kind == "lora" else None,
     )
 
 
-def _repo_of(path: LoadedPath, ancestor: LoadedPath | None) -> str:
-    """Repo id of the model that a composed adapter goes on, as the Hub views spell it."""
-    below = ancestor.links[-1].path if ancestor and ancestor.links else path.base.name
-    return Path.parse(below).repo_id
+def _below(path: LoadedPath, ancestor: LoadedPath | None) -> Path:
+    """The path of the model that a composed adapter goes on: the base model, or what comes before its first link."""
+    return Path.parse(ancestor.links[-1].path if ancestor and ancestor.links else path.base.name)
+
+
+def _commit_below(path: LoadedPath, ancestor: LoadedPath | None) -> str:
+    """The commit of that model in the Hub views: a revision that the repo has wherever the adapter is loaded from."""
+    tip = ancestor.links[-1].digest if ancestor and ancestor.links else None
+    return commit_below(_below(path, ancestor), path.base, tip)
 
 
 class _Builder:
@@ -115,11 +131,13 @@ class _Builder:
         files = []
         for file in stored:
             source = self._source(file.place)
-            header = read_header(source, what=file.path, error=IntegrityError) if _is_weights(file.path) else None
-            files.append(source_file(file.path, source, header))
+            header = read_header(source, what=file.path, error=IntegrityError) if is_weights(file.path) else None
+            files.append(source_file(file.path, source, header, file.place.digest))
         return files
 
-    def lora(self, links: tuple[Link, ...], plan: Plan, options: Options) -> tuple[list[ArtifactFile], Plan]:
+    def lora(
+        self, links: tuple[Link, ...], plan: Plan, ancestor: LoadedPath | None, options: Options
+    ) -> tuple[list[ArtifactFile], Plan]:
         bound = self._bound(self._path.links)
         since = len(bound) - len(links)
         base = BaseTensors(base_tensors(self._blobs, self._path, self._open_blobs)[1])
@@ -136,9 +154,12 @@ class _Builder:
             document = link.checkpoint.config.document
             hints.update({key: document[key] for key in ("task_type", "auto_mapping") if document.get(key) is not None})
         dtype = OPTION_DTYPES[plan.dtype or "fp32"]
-        return composition.files(dtype=dtype, base_repo=plan.base_repo, hints=hints), plan
+        base_repo = BaseRepo(_below(self._path, ancestor).repo_id, _commit_below(self._path, ancestor))
+        return composition.files(dtype=dtype, base_repo=base_repo, hints=hints), plan
 
-    def merged(self, links: tuple[Link, ...], dtype: Dtype | None) -> list[ArtifactFile]:
+    def merged(
+        self, links: tuple[Link, ...], dtype: Dtype | None, kept: KeptFactors | None
+    ) -> list[ArtifactFile]:
         paths = path_programs(self._bound(links), self._table)
         headers, tensors = base_tensors(self._blobs, self._path, self._open_blobs)
         base = BaseTensors(tensors)
@@ -146,13 +167,21 @@ class _Builder:
         new = _by_file(paths.new.values(), headers)
         out_dtype = OPTION_DTYPES[dtype] if dtype else None
         files = [
-            merged_file(name, header, base, changed, new.get(name, ()), out_dtype) for name, header in headers.items()
+            self._stored(name, header)
+            if out_dtype is None and name not in new and not changed.keys() & header.entries.keys()
+            else merged_file(name, header, base, changed, new.get(name, ()), out_dtype, kept)
+            for name, header in headers.items()
         ]
         by_name = {file.path: file.place for file in self._path.base.files if file.path not in headers}
         side = side_files.choose(by_name, [{file.path: file.place for file in link.files} for link in links])
         files += self._rewritten(side, files, headers, paths, out_dtype)
         self.notices += _merged_notices(paths)
-        return files + [source_file(name, self._source(place)) for name, place in side.items()]
+        return files + [source_file(name, self._source(place), digest=place.digest) for name, place in side.items()]
+
+    def _stored(self, name: str, header: Header) -> ArtifactFile:
+        """A weight file of the base that nothing of the path changes."""
+        place = next(file.place for file in self._path.base.files if file.path == name)
+        return source_file(name, self._source(place), header, place.digest)
 
     def _rewritten(
         self,
@@ -241,5 +270,6 @@ def _merged_notices(paths: PathPrograms) -> Iterator[str]:
         )
 
 
-def _is_weights(path: str) -> bool:
+def is_weights(path: str) -> bool:
+    """Whether a file of an artifact holds tensors."""
     return path.endswith(".safetensors") and "/" not in path

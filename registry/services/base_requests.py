@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry.errors import InvalidBaseError
+from registry.folders.hub_source import check_source
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import BaseAdded, BaseSummary, LeftOut
@@ -83,6 +84,7 @@ def commit_base(deployment: Deployment, commit: BaseCommit, progress: Progress) 
 
 def _check(deployment: Deployment, request: BaseRequest) -> _Checked:
     require_adding(deployment, request.name)
+    check_source(request.source)
     claims = check_claims(request.files, InvalidBaseError)
     for path, document in request.documents.items():
         check_document(claims, path, document)
@@ -147,7 +149,8 @@ def _add(
         if table is None:
             raise AssertionError("a base model that is not there gets a table")
         stored = intake.commit()
-        return make_visible(deployment, intake, commit.request.name, index, table, stored, checked.left_out)
+        request, left_out = commit.request, checked.left_out
+        return make_visible(deployment, intake, request.name, index, table, stored, left_out, request.source)
 
 
 def _watch(checked: _Checked, path: str, hashes: TensorHashes) -> Callable[[int, memoryview], None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from dataclasses import replace
+from os import PathLike
 from typing import Final, Literal, TypeVar
 
 from sqlalchemy.orm import Session
@@ -18,6 +19,7 @@ from registry.reference import Path as TreePath
 from registry.reference import check_base_name
 from registry.schemas import BaseAdded, BaseSummary, LeftOut
 from registry.services.deployment import Deployment
+from registry.services.given import Given, given_base
 from registry.services.hashing import ModelIndex, files_digest, index_model
 from registry.services.intake import BytesGoneError, Intake
 from registry.services.model_files import CheckedModel, ModelFiles, read_model_files
@@ -32,29 +34,35 @@ StoredBy = Literal["copy", "reflink", "link", "none"]
 _WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # the last that occurs is told
 
 
-def add_base(deployment: Deployment, name: str, folder: Path, *, link: bool, progress: Progress) -> BaseAdded:
-    """Add the base model in ``folder`` under ``name``; see `registry.services.protocol.Registry.add_base`.
+def add_base(
+    deployment: Deployment, name: str, place: str | PathLike[str], *, link: bool, progress: Progress
+) -> BaseAdded:
+    """Add the base model of a folder or a repository as ``name``; see `registry.services.protocol.Registry.add_base`.
 
     Raises:
         NotAllowedError: the token may not add this base model.
         UsageError: ``bad_name``.
         InvalidBaseError: the folder is not an intact, unquantised safetensors model.
         ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
+        What `registry.folders.hub_source.bring` raises, where it is to be taken from a Hub.
     """
     require_adding(deployment, name)
-    files = read_model_files(folder)
+    given = given_base(place, progress)
+    files = read_model_files(given.folder)
     index = index_model(files, progress)
+    given.check(index.files)
     there = existing(deployment, name)
     if there is not None:
         check_same(there, index.weights_digest, {path: digest for path, (digest, _) in index.files.items()})
-        return answer(deployment, there, files.left_out, (), created=False)
+        return answer(deployment, there, given.with_left_out(files.left_out), (), created=False)
     table = understood(files.model)
-    return once_more(lambda: _add(deployment, name, files, index, table, link=link, progress=progress))
+    return once_more(lambda: _add(deployment, name, given, files, index, table, link=link, progress=progress))
 
 
 def _add(
     deployment: Deployment,
     name: str,
+    given: Given,
     files: ModelFiles,
     index: ModelIndex,
     table: TargetTable,
@@ -62,10 +70,11 @@ def _add(
     link: bool,
     progress: Progress,
 ) -> BaseAdded:
+    left_out = given.with_left_out(files.left_out)
     progress.begin("Storing the base model", sum(size for _, size in index.files.values()))
     with Intake(deployment, progress) as intake:
         stored = [intake.keep(found.file, index.files[found.path][0], link=link) for found in files.files]
-        return make_visible(deployment, intake, name, index, table, stored, files.left_out)
+        return make_visible(deployment, intake, name, index, table, stored, left_out, given.source)
 
 
 def require_adding(deployment: Deployment, name: str) -> None:
@@ -132,11 +141,12 @@ def make_visible(
     table: TargetTable,
     stored: Iterable[StoredBlob],
     left_out: tuple[LeftOut, ...],
+    source: str | None,
 ) -> BaseAdded:
     """Store what was worked out, then the one transaction, and what comes after it."""
     index_blob = intake.put(canonical_json(index.to_document()))
     table_blob = intake.put(canonical_json(table.to_document()))
-    new = _new_base(name, index, table, index_blob, table_blob)
+    new = replace(_new_base(name, index, table, index_blob, table_blob), source=source)
 
     def work(session: Session) -> tuple[BaseSummary, bool, Mapping[str, BlobRow]]:
         noted = intake.record(session)

@@ -13,6 +13,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference, check_tag
 from registry.schemas import LeftOut
 from registry.services.deployment import Deployment
+from registry.services.hub_parent import TrainedOn
 from registry.services.lineage import LoadedPath, target_table
 from registry.services.parents import Parent, find_parent, reading_above
 from registry.services.paths import path_in
@@ -58,6 +59,7 @@ class Draft:
     weights: ByteSource
     left_out: tuple[LeftOut, ...] = ()
     origin: Origin | None = None
+    source: str | None = None  # the repository of a Hub that it was taken from
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def check_draft(deployment: Deployment, draft: Draft) -> Candidate:
         for tag in draft.labels.tags:
             protection.check_movable(session, draft.path, tag, deployment.principal)
     config = parse_config(draft.config)
-    parent = find_parent(deployment, draft.path, parent=draft.parent, receipt=draft.receipt)
+    # A copy is pinned as it was where it comes from: numbers and tags in its configuration are that registry's.
+    trained_on = TrainedOn.of(config.base_model_name_or_path, config.revision) if draft.origin is None else None
+    parent = find_parent(deployment, draft.path, parent=draft.parent, receipt=draft.receipt, trained_on=trained_on)
     reference = Reference.parse(parent.reference)
     with reading_above(deployment, reference.path) as session:
         lineage = path_in(session, reference)

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final
 
 from registry.catalogue import blobs as blob_rows
-from registry.catalogue import collecting, condemning
+from registry.catalogue import collecting, condemning, materialisations
 from registry.catalogue.blobs import BlobRow
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError
 from registry.progress import Progress
@@ -172,7 +172,9 @@ class _Check:
             if now != row:
                 return
             taken = collecting.takes_down(session, row.digest)
-        self.damage.setdefault(row.digest, Damage(digest=row.digest, key=row.key, problem=problem, takes_down=taken))
+            kept = materialisations.that_have(session, row.digest)
+        damage = Damage(digest=row.digest, key=row.key, problem=problem, takes_down=taken, materialisations=kept)
+        self.damage.setdefault(row.digest, damage)
 
 
 def _clause(error: IntegrityError) -> str:

@@ -1,4 +1,4 @@
-"""Collecting what no revision needs, past a grace period, beside publishers and other collectors.
+"""Collecting what nothing needs, past a grace period, beside publishers and other collectors.
 
 First the rows, in short transactions that find them still unneeded, then their objects: whoever wants the same bytes
 afterwards finds no row and stores them under another key. Then old objects that no row names, which killed publishers
@@ -18,11 +18,12 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue import collecting, condemning, events, operations, uploads
+from registry.catalogue import collecting, condemning, events, materialisations, materialising, operations, uploads
 from registry.catalogue.blobs import BlobRow
+from registry.catalogue.materialisations import MaterialisationRow
 from registry.catalogue.uploads import UploadRow
 from registry.progress import Progress
-from registry.schemas import Collected, CollectedBlob
+from registry.schemas import Collected, CollectedBlob, Materialisation
 from registry.services.deployment import GRACE, Deployment
 from registry.storage.driver import ObjectInfo
 from registry.storage.layout import blob_key_of
@@ -43,6 +44,7 @@ def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace:
     """
     deployment.rights.require_everywhere("admin", "collect what nothing needs")
     work = _Collection(deployment, datetime.now(UTC) - timedelta(seconds=grace), dry_run=dry_run)
+    work.collect_materialisations()
     work.collect_rows(progress)
     work.collect_orphans(progress)
     work.collect_uploads()
@@ -52,8 +54,9 @@ def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace:
         uploads=work.uploads,
         bytes=sum(blob.size for blob in work.collected),
         kept_for_grace=work.young,
+        materialisations=tuple(work.materialisations),
     )
-    if not dry_run and (answer.blobs or answer.uploads):
+    if not dry_run and (answer.blobs or answer.uploads or answer.materialisations):
         work.note(answer)
     return answer
 
@@ -68,11 +71,31 @@ class _Collection:
     collected: list[CollectedBlob] = field(default_factory=list)
     uploads: int = 0
     young: int = 0
+    materialisations: list[Materialisation] = field(default_factory=list)
+    released: int = 0  # blobs whose grace would begin now
+
+    def collect_materialisations(self) -> None:
+        """Forget materialisations that are past their time. What only they had is kept for its grace from now on."""
+        now = datetime.now(UTC)
+        if self.dry_run:
+            with self.deployment.read() as session:
+                found = materialisations.expired(session, now, limit=_MOST_UPLOADS)
+                self.released = materialisations.count_released(session, now)
+            self.materialisations += [row.shown for row in found]
+            return
+        while page := self._expired_materialisations(now):
+            gone = self.deployment.change(lambda session, page=page: materialising.forget(session, page, now))  # type: ignore[misc]
+            self.materialisations += [row.shown for row in gone]
+
+    def _expired_materialisations(self, now: datetime) -> Sequence[MaterialisationRow]:
+        with self.deployment.read() as session:
+            return materialisations.expired(session, now, limit=_AT_ONCE)
 
     def collect_rows(self, progress: Progress) -> None:
         """Forget blobs that no file refers to, and remove their objects."""
         with self.deployment.read() as session:
             self.young = collecting.count_in_grace(session, self.before) - condemning.count(session, self.before)
+            self.young += self.released
             found = list(_unneeded(session, self.before))
         progress.begin("Collecting", sum(row.size for row in found))
         for part in _parts(found):
@@ -162,7 +185,12 @@ class _Collection:
 
     def note(self, answer: Collected) -> None:
         """The event of a collection that removed something."""
-        detail = {"blobs": len(answer.blobs), "bytes": answer.bytes, "uploads": answer.uploads}
+        detail = {
+            "blobs": len(answer.blobs),
+            "bytes": answer.bytes,
+            "uploads": answer.uploads,
+            "materialisations": len(answer.materialisations),
+        }
         self.deployment.change(
             lambda session: events.record(session, "gc", "registry", self.deployment.principal, detail)
         )

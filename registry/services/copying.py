@@ -164,6 +164,7 @@ def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlo
         headers={blob.path: blobs.read_header(blob) for blob in weights},
         table=blobs.read_document(base.table),
         origin=source.url,
+        source=summary.source,
     )
     plan = target.plan_base(request)
     missing = _named(base.files, plan.missing)
@@ -293,6 +294,7 @@ class _Revisions:
                 created_at=summary.created_at,
                 digest=link.digest,
             ),
+            source=summary.source,
         )
 
     def _tag(self, path: str, summary: RevisionSummary, reference: str) -> None:

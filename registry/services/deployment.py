@@ -11,9 +11,11 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.blobs import BlobRow, StoredFile
 from registry.catalogue.database import Database
+from registry.memory import MemoryCache
 from registry.rights import UNLIMITED, Principal, Rights
-from registry.services.lineage import PathFile
+from registry.services.lineage import Blobs, PathFile
 from registry.storage.blobs import BlobStore
+from registry.storage.caching import CachingBlobs
 from registry.storage.place import BlobPlace, StoredBlob
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Deployment:
     url: str
     clears_litter: bool = False  # whether publishing removes what killed writers left; else the collector does
     gc_grace: float = GRACE  # seconds
+    memory: MemoryCache | None = None  # of a service: what many requests need is kept there
 
     @property
     def actor(self) -> str:
@@ -64,6 +67,11 @@ class Deployment:
     def open_blob(self, place: BlobPlace) -> BlobReader:
         """Open a blob for checked reads."""
         return self.blobs.open(place)
+
+    @property
+    def artifact_blobs(self) -> Blobs:
+        """The blobs as artifacts read them: in pieces that stay in memory, where each read is a request."""
+        return self if self.memory is None else CachingBlobs(self.blobs, self.memory)
 
 
 def place_of(stored: StoredFile | BlobRow) -> BlobPlace:

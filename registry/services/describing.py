@@ -25,8 +25,8 @@ def described(
         since=ancestor.reference if ancestor else None,
         plan=ReceiptPlan.model_validate(plan.document()),
         plan_digest=plan.digest,
-        rendering=plan.rendering,
-        numerics=plan.numerics,
+        rendering=artifact.rendering,
+        numerics=artifact.numerics,
         lineage=tuple(
             ReceiptLink(
                 reference=link.reference,
@@ -48,7 +48,8 @@ def described(
 
 def _entry(artifact: Artifact, file: ArtifactFile) -> ArtifactFileEntry:
     head = None if file.header is None else file.read(0, file.header.size)
-    return ArtifactFileEntry(path=file.path, size=file.size, etag=etag(artifact.rendering, file.path), header=head)
+    tag = etag(artifact.rendering, file.path)
+    return ArtifactFileEntry(path=file.path, size=file.size, etag=tag, header=head, digest=file.digest)
 
 
 def etag(rendering: str, path: str) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from registry.reference import Reference
 from registry.schemas import Options
-from registry.services.artifacts import build_artifact
+from registry.services.artifacts import build_artifact, make_plan
 from registry.services.deployment import Deployment
 from registry.services.describing import described, etag
 from registry.services.lineage import LoadedPath
+from registry.services.materialised import Kept, kept_for, open_kept
 from registry.services.paths import path_in
 from registry.tensors.artifacts.artifact import Artifact
 from registry.wire import ArtifactPlan
@@ -24,6 +25,7 @@ class Asked:
     path: LoadedPath
     ancestor: LoadedPath | None
     options: Options
+    materialised: Kept | None = None  # what the store has of it
 
 
 def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
@@ -37,7 +39,8 @@ def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
     since = None if options.since is None else Reference.parse(options.since)
     with deployment.read() as session:
         path = path_in(session, reference)
-        return Asked(path, None if since is None else path_in(session, since), options)
+        ancestor = None if since is None else path_in(session, since)
+        return Asked(path, ancestor, options, kept_for(session, path, options))
 
 
 def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifact:
@@ -46,13 +49,17 @@ def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifac
 
 
 def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
-    """The artifact of what was looked up.
+    """The artifact of what was looked up: as it is kept in the store, or as this machine computes it.
 
     Raises:
         UsageError: the options contradict each other or the reference.
         AccuracyError: the asked-for error can't be reached.
     """
-    return build_artifact(deployment, asked.path, asked.ancestor, asked.options)
+    if asked.materialised is not None:
+        plan = make_plan(asked.path, asked.path.links, asked.ancestor, asked.options)
+        return open_kept(deployment.artifact_blobs, plan, asked.materialised)
+    blobs, memory = deployment.artifact_blobs, deployment.memory
+    return build_artifact(blobs, asked.path, asked.ancestor, asked.options, memory)
 
 
 def artifact_plan(deployment: Deployment, ref: str, options: Options) -> ArtifactPlan:

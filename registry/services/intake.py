@@ -45,13 +45,18 @@ class Intake:
 
     def file(self, file: Path, watch: Watch | None = None) -> tuple[str, int]:
         """Take a file of this machine; digest and size of what was read."""
-        staged = self._open.enter_context(
-            self.deployment.blobs.stage(file, watch=watch, advance=self._progress.advance)
-        )
+        return self._take(self.deployment.blobs.stage(file, watch=watch, advance=self._progress.advance))
+
+    def _take(self, staged: StagedBlob) -> tuple[str, int]:
+        self._open.enter_context(staged)
         if staged.digest in self._staged:
             staged.close()
         self._staged.setdefault(staged.digest, staged)
         return staged.digest, staged.size
+
+    def made(self, chunks: Iterator[memoryview]) -> tuple[str, int]:
+        """Take bytes that are made while they are taken, in order; their digest and size."""
+        return self._take(self.deployment.blobs.stage_chunks(chunks, advance=self._progress.advance))
 
     def upload(self, digest: str, staging: Staging, watch: Watch | None = None) -> None:
         """Take what a client uploaded."""

@@ -21,6 +21,7 @@ from registry.errors import NotFoundError, UsageError
 from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
+from registry.memory import MemoryCache
 from registry.reference import Reference
 from registry.rights import Principal, Role
 from registry.schemas import (
@@ -53,6 +54,7 @@ from registry.schemas import (
 from registry.services import life
 from registry.services.deployment import GRACE, Deployment
 from registry.services.exchange import Exchange
+from registry.services.local_materialisations import Materialisations
 from registry.services.identity import create_token, listed_tokens, of_this_machine, revoke_token, whoami
 from registry.services.showing import resolved, shown
 from registry.storage.blobs import BlobStore
@@ -73,7 +75,7 @@ def _nothing(answer: Published) -> None:
     del answer
 
 
-class LocalRegistry(Exchange):
+class LocalRegistry(Materialisations, Exchange):
     """A registry whose catalogue and blobs this process reads and writes itself: see `registry.services.protocol`.
 
     Tensor work is imported by the methods that need it, so that browsing starts fast.
@@ -131,6 +133,10 @@ class LocalRegistry(Exchange):
         """The same registry for another who acts. Close this one, not that."""
         return LocalRegistry(replace(self.deployment, principal=principal), self._cache)
 
+    def with_memory(self, memory: MemoryCache) -> LocalRegistry:
+        """The same registry for many requests, which keeps in memory what they share. Close this one, not that."""
+        return LocalRegistry(replace(self.deployment, memory=memory), self._cache)
+
     @property
     def url(self) -> str:
         return self.deployment.url
@@ -138,7 +144,7 @@ class LocalRegistry(Exchange):
     def add_base(self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT) -> BaseAdded:
         from registry.services.bases import add_base
 
-        return add_base(self.deployment, name, Path(folder), link=link, progress=progress)
+        return add_base(self.deployment, name, folder, link=link, progress=progress)
 
     def bases(self) -> tuple[BaseSummary, ...]:
         with self.deployment.read() as session:
@@ -162,7 +168,7 @@ class LocalRegistry(Exchange):
 
         return publish(
             self.deployment,
-            Path(folder),
+            folder,
             path,
             parent=parent,
             receipt=None if receipt is None else Path(receipt),
@@ -178,9 +184,11 @@ class LocalRegistry(Exchange):
         published: Callable[[Published], None] = _nothing,
         progress: Progress = SILENT,
     ) -> tuple[Published, ...]:
+        from registry.services.given import own_folder
         from registry.services.publish_tree import publish_tree
 
-        return publish_tree(self.deployment, Path(folder), base, published=published, progress=progress)
+        own = own_folder(folder, "publish -r")
+        return publish_tree(self.deployment, own, base, published=published, progress=progress)
 
     def tree(self, path: str | None = None) -> Tree:
         with self.deployment.read() as session:

@@ -60,6 +60,7 @@ def new_revision(candidate: Candidate, files: Files, actor: str) -> NewRevision:
         targets=target_groups(candidate.checkpoint),
         number=number,
         created_at=None if origin is None else origin.created_at,
+        source=candidate.draft.source,
     )
 
 

@@ -22,6 +22,7 @@ from registry.wire import (
     BaseCommit,
     FsckRequest,
     GcRequest,
+    MaterialiseRequest,
     Operation,
     OperationKind,
     OperationResult,
@@ -30,10 +31,11 @@ from registry.wire import (
     PublishCommit,
 )
 
-Request = PublishCommit | BaseCommit | GcRequest | FsckRequest
+Request = PublishCommit | BaseCommit | MaterialiseRequest | GcRequest | FsckRequest
 REQUESTS: Final[Mapping[OperationKind, type[Request]]] = {
     "publish": PublishCommit,
     "base": BaseCommit,
+    "materialise": MaterialiseRequest,
     "gc": GcRequest,
     "fsck": FsckRequest,
 }
@@ -59,11 +61,18 @@ def operation(deployment: Deployment, operation_id: str) -> Operation:
 
 
 def require(deployment: Deployment, request: Schema) -> None:
-    """Refuse what the token does not allow, before anything is noted; raises `NotAllowedError`, `UsageError`."""
+    """Refuse what the token does not allow, before anything is noted; raises `NotAllowedError`, `UsageError`.
+
+    Of a materialisation also what `registry.services.materialising.check` refuses.
+    """
+    from registry.services import materialising
+
     if isinstance(request, PublishCommit):
         require_publishing(deployment, Path.parse(request.request.path))
     elif isinstance(request, BaseCommit):
         require_adding(deployment, request.request.name)
+    elif isinstance(request, MaterialiseRequest):
+        materialising.check(deployment, request)
     else:
         what = "collect what nothing needs" if isinstance(request, GcRequest) else "check the registry"
         deployment.rights.require_everywhere("admin", what)
@@ -73,17 +82,19 @@ def bytes_to_read(request: Schema) -> int | None:
     """How much a request has read back; None where nobody knows before, or where other work takes longer."""
     if isinstance(request, PublishCommit):
         return sum(claim.size for claim in request.request.files)
-    return None  # the target table of a base model takes seconds
+    return None  # the target table of a base model takes seconds, a whole merged model minutes
 
 
 def perform(deployment: Deployment, request: Schema, progress: Progress) -> OperationResult:
     """Do the work; doing it again, or doing the rest of it, gives the same."""
-    from registry.services import base_requests, check, collect, publish
+    from registry.services import base_requests, check, collect, materialising, publish
 
     if isinstance(request, PublishCommit):
         return OperationResult(published=publish.commit_publish(deployment, request, progress))
     if isinstance(request, BaseCommit):
         return OperationResult(base_added=base_requests.commit_base(deployment, request, progress))
+    if isinstance(request, MaterialiseRequest):
+        return OperationResult(materialised=materialising.materialise(deployment, request, progress))
     if isinstance(request, GcRequest):
         collected = collect.collect(deployment, dry_run=request.dry_run, progress=progress, grace=deployment.gc_grace)
         return OperationResult(collected=collected)

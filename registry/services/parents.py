@@ -1,8 +1,10 @@
 """The parent of a publish: proved by what the adapter was trained on, never guessed.
 
-In this order: ``--parent``; the receipt (given, or that of the folder which ``base_model_name_or_path`` names); else
-the only revision that the path's parent has. Above a token's scopes a number or a tag could be tried out, and whoever
-publishes on a revision may read it: there only what the token sees in its own lineages, or a whole digest, is proof.
+In this order: ``--parent``; the receipt (given, or that of the folder which ``base_model_name_or_path`` names); the
+repo id and the revision of a Hub view in the configuration (`registry.services.hub_parent`); else the only revision
+that the path's parent has. Proofs that contradict each other are refused. Above a token's scopes a number or a tag
+could be tried out, and whoever publishes on a revision may read it: there only what the token sees in its own lineages,
+a whole digest, or a commit, is proof.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.services.deployment import Deployment
+from registry.services.hub_parent import Doubt, Place, Proof, TrainedOn, read_view
 from registry.wire import GivenReceipt
 
 _LISTED = 10
@@ -44,7 +47,14 @@ class Parent:
         return self.row.digest if self.row else self.base.digest
 
 
-def find_parent(deployment: Deployment, path: TreePath, *, parent: str | None, receipt: GivenReceipt | None) -> Parent:
+def find_parent(
+    deployment: Deployment,
+    path: TreePath,
+    *,
+    parent: str | None,
+    receipt: GivenReceipt | None,
+    trained_on: TrainedOn | None = None,
+) -> Parent:
     """The parent revision of a new revision of ``path``.
 
     Args:
@@ -52,6 +62,7 @@ def find_parent(deployment: Deployment, path: TreePath, *, parent: str | None, r
         path: the adapter that is published.
         parent: reference given by the user.
         receipt: given by the user, or found in the folder that the adapter was trained on.
+        trained_on: the repo of a Hub view that the configuration names.
 
     Raises:
         NotFoundError: the base model, the adapter above or the given revision does not exist.
@@ -61,25 +72,53 @@ def find_parent(deployment: Deployment, path: TreePath, *, parent: str | None, r
     above = path.parent
     if above is None:
         raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
-    seen = deployment.rights.sees(above)
     with deployment.read() as session:
         base, candidates = bases.get(session, above.base), revisions.pinnable(session, path)
-    why = "" if receipt is None else receipt.words
-    from_receipt = None if receipt is None else _Found(_by_receipt(deployment, base, path, above, receipt), why)
+    found: list[_Said] = []
     if parent is not None:
-        given = _Found(_by_reference(deployment, path, above, candidates, parent), f"given as {parent}")
-        if from_receipt is not None and from_receipt.row != given.row:
-            raise ConflictError(
-                f"--parent {parent} says {_name(base, given.row)}, but {why} says {_name(base, from_receipt.row)}; "
-                "leave out the one that is wrong.",
-                code="parent_mismatch",
-            )
-        return Parent(base, given.row, given.reason)
-    if from_receipt is not None:
-        return Parent(base, from_receipt.row, from_receipt.reason)
+        row = _by_reference(deployment, path, above, candidates, parent)
+        found.append(_Said(f"--parent {parent}", Proof(row, f"given as {parent}")))
+    if receipt is not None:
+        row = _by_receipt(deployment, base, path, above, receipt)
+        found.append(_Said(receipt.words, Proof(row, receipt.words)))
+    if trained_on is not None:
+        shown = read_view(deployment, Place(path, above, base, candidates), trained_on)
+        if isinstance(shown, Proof):
+            found.append(_Said(trained_on.words, shown))
+        elif isinstance(shown, Doubt) and not found:
+            raise shown.error
+    if found:
+        _check_agree(base, found)
+        return Parent(base, found[0].proof.row, found[0].proof.reason)
     if above.is_base:
         return Parent(base, None, "the path is directly under the base model")
-    if not seen:
+    return Parent(base, _only(deployment, above, candidates), f"the only revision of {above}")
+
+
+@dataclass(frozen=True)
+class _Said:
+    what: str  # says it
+    proof: Proof
+
+
+def _check_agree(base: BaseRow, found: Sequence[_Said]) -> None:
+    first, *others = found
+    for other in others:
+        if other.proof.row != first.proof.row:
+            raise ConflictError(
+                f"{first.what} says {_name(base, first.proof.row)}, but {other.what} says "
+                f"{_name(base, other.proof.row)}; leave out the one that is wrong.",
+                code="parent_mismatch",
+            )
+
+
+def _only(deployment: Deployment, above: TreePath, candidates: Sequence[RevisionRow]) -> RevisionRow:
+    """The only revision that an adapter has.
+
+    Raises:
+        UsageError: ``parent_ambiguous``.
+    """
+    if not deployment.rights.sees(above):
         raise UsageError(
             f"{above} is above what this token is for, and nothing shows which revision of it this adapter was trained "
             f"on; say it with --receipt FILE of the folder it was trained on, or with --parent {above}@sha256:DIGEST.",
@@ -92,13 +131,7 @@ def find_parent(deployment: Deployment, path: TreePath, *, parent: str | None, r
             "say it with --parent REF, or with --receipt FILE of the folder it was trained on.",
             code="parent_ambiguous",
         )
-    return Parent(base, candidates[0], f"the only revision of {above}")
-
-
-@dataclass(frozen=True)
-class _Found:
-    row: RevisionRow | None
-    reason: str
+    return candidates[0]
 
 
 def _name(base: BaseRow, row: RevisionRow | None) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from registry.catalogue import bases as base_rows
 from registry.catalogue import blobs as blob_rows
 from registry.catalogue import browse, retraction, revisions
+from registry.catalogue.bases import BaseRow
 from registry.catalogue.revisions import RevisionRow
 from registry.reference import Reference
 from registry.services.deployment import Deployment, path_files, place_of
@@ -27,19 +30,28 @@ def load_path(deployment: Deployment, reference: Reference) -> LoadedPath:
 def path_in(session: Session, reference: Reference) -> LoadedPath:
     """The same, in a session."""
     base = base_rows.get(session, reference.path.base)
-    found: tuple[RevisionRow, ...] = ()
-    if not reference.path.is_base:
-        found = revisions.lineage(session, revisions.find(session, reference).id)
-        retraction.check(found)
-    files = path_files(base.files)
-    index, table = (place_of(blob_rows.get(session, digest)) for digest in (base.index_blob, base.table_blob))
-    links = tuple(_link(session, row) for row in found)
-    root = PathBase(base.name, base.digest, base.table_digest, base.files_digest, files, index, table)
+    return path_to(session, base, None if reference.path.is_base else revisions.find(session, reference))
+
+
+def path_to(session: Session, base: BaseRow, tip: RevisionRow | None) -> LoadedPath:
+    """The path from a base model to a revision of one of its adapters; None: the base model alone.
+
+    Raises:
+        RetractedError: the revision was retracted, or something that it was trained on.
+    """
+    found = () if tip is None else revisions.lineage(session, tip.id)
+    retraction.check(found)
+    stored = blob_rows.rows(session, (base.index_blob, base.table_blob))
+    index, table = place_of(stored[base.index_blob]), place_of(stored[base.table_blob])
+    root = PathBase(base.name, base.digest, base.table_digest, base.files_digest, path_files(base.files), index, table)
+    links = _links(session, found)
     return LoadedPath(links[-1].reference if links else base.name, root, links)
 
 
-def _link(session: Session, row: RevisionRow) -> Link:
-    groups = browse.targets(session, row.id)
-    scalings = tuple(sorted({scale for group in groups for scale in group.scalings}))
-    files = path_files(revisions.files(session, row.id))
-    return Link(row.path, row.number, row.digest, row.rank, scalings, files)
+def _links(session: Session, rows: Sequence[RevisionRow]) -> tuple[Link, ...]:
+    keys = [row.id for row in rows]
+    files = revisions.files_of(session, keys) if keys else {}
+    scalings = browse.scalings(session, keys) if keys else {}
+    return tuple(
+        Link(row.path, row.number, row.digest, row.rank, scalings[row.id], path_files(files[row.id])) for row in rows
+    )

@@ -25,6 +25,8 @@ from registry.schemas import (
     Fetched,
     Identity,
     Log,
+    Materialisation,
+    Materialised,
     ProtectedTag,
     Published,
     Resolved,
@@ -115,7 +117,7 @@ class Registry(Protocol):
         """Where this registry is: a folder, or an address."""
 
     def add_base(self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT) -> BaseAdded:
-        """Add the base model in ``folder`` (Hugging Face layout) under ``name``."""
+        """Add the base model in ``folder`` (Hugging Face layout, or ``hf:ORG/REPO[@REVISION]``) under ``name``."""
 
     def bases(self) -> tuple[BaseSummary, ...]:
         """All base models, by name."""
@@ -133,7 +135,7 @@ class Registry(Protocol):
         annotations: Mapping[str, str] = {},
         progress: Progress = SILENT,
     ) -> Published:
-        """Publish the PEFT adapter in ``folder`` as the next revision of ``path``."""
+        """Publish the PEFT adapter in ``folder``, or ``hf:ORG/REPO[@REVISION]``, as the next revision of ``path``."""
 
     def publish_tree(
         self,
@@ -258,6 +260,20 @@ class Registry(Protocol):
 
     def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
         """Check a fetched folder against its receipt and, by computing it again, against the registry."""
+
+    def materialise(
+        self, ref: str, *, kind: ArtifactKind = "lora", expires_in: int | None = None, progress: Progress = SILENT
+    ) -> Materialised:
+        """Keep the artifact that a reference means in the store, as files that are only copied when they are read.
+
+        ``expires_in`` in seconds; 30 days without it. What is kept already is kept for longer, and never for less.
+        """
+
+    def materialisations(self, ref: str | None = None) -> tuple[Materialisation, ...]:
+        """What is kept so, by path and number: all, or at and under a path, or of one revision (``PATH@...``)."""
+
+    def drop_materialisation(self, which: str, *, kind: ArtifactKind | None = None) -> tuple[Materialisation, ...]:
+        """Keep one no longer, named by its id; or all of a revision, or only its ``kind``. Answers with those."""
 
     def close(self) -> None:
         """Release connections and files."""

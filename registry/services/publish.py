@@ -6,6 +6,7 @@ A folder of this machine and a request from a client go the same way; they diffe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -15,6 +16,7 @@ from registry.catalogue import browse, publishing, tags
 from registry.catalogue.blobs import BlobRow
 from registry.catalogue.publishing import NewRevision
 from registry.errors import InvalidAdapterError
+from registry.folders.hub_source import check_source
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
@@ -22,6 +24,7 @@ from registry.schemas import Published
 from registry.services.candidates import Candidate, Draft, Labels, check_draft, require_publishing
 from registry.services.claims import Head, SameHead, check_claims, check_document
 from registry.services.deployment import Deployment
+from registry.services.given import given_adapter
 from registry.services.intake import BytesGoneError, Intake
 from registry.services.lineage_check import check_lineage
 from registry.services.manifests import Files, new_revision
@@ -38,7 +41,7 @@ Take = Callable[[Intake, Candidate], Files]
 
 def publish(
     deployment: Deployment,
-    folder: Path,
+    place: str | PathLike[str],
     path: str,
     *,
     parent: str | None,
@@ -52,21 +55,25 @@ def publish(
         NotAllowedError: the token may not publish at this path.
         UsageError, NotFoundError, ConflictError: the path or the parent; see `registry.services.parents`.
         InvalidAdapterError: the adapter is not one that can be composed exactly; the code says which rule.
+        What `registry.folders.hub_source.bring` raises, where it is to be taken from a Hub.
     """
     tree_path = TreePath.parse(path)
     require_publishing(deployment, tree_path)
-    found = adapter_folder(folder)
+    given = given_adapter(place, progress)
+    found = adapter_folder(given.folder)
     config = read_config(found)
     with FileSource(weights_file(found)) as weights:
-        given = given_receipt(receipt, config)
-        draft = Draft(tree_path, parent, given, labels, config, weights, found.left_out)
+        proof, left_out = given_receipt(receipt, config), given.with_left_out(found.left_out)
+        draft = Draft(tree_path, parent, proof, labels, config, weights, left_out, source=given.source)
 
         def take_files(intake: Intake, candidate: Candidate) -> Files:
             progress.begin("Publishing", sum(one.file.stat().st_size for one in found.files))
             watch = _watch(candidate)
-            return {
+            files = {
                 one.path: intake.file(one.file, watch if one.path == ADAPTER_WEIGHTS else None) for one in found.files
             }
+            given.check(files)
+            return files
 
         return _published(deployment, draft, None, take_files, progress)
 
@@ -141,6 +148,7 @@ def _draft(request: PublishRequest, claims: Mapping[str, FileClaim]) -> Draft:
         Head(ADAPTER_WEIGHTS, request.header, claims[ADAPTER_WEIGHTS].size, InvalidAdapterError),
         request.left_out,
         request.origin,
+        check_source(request.source),
     )
 
 

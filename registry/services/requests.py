@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from registry.errors import InvalidAdapterError, InvalidBaseError, NotFoundError
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECEIPT, Folder, FoundFile, adapter_folder, scan
 from registry.progress import Progress
+from registry.services.given import Given, given_adapter, given_base
 from registry.services.model_listing import DOCUMENTS, MAX_DOCUMENT, ModelListing, list_model
 from registry.wire import BaseRequest, FileClaim, GivenReceipt, PublishRequest
 
@@ -41,10 +43,11 @@ class BaseFolder:
 
     request: BaseRequest
     sources: Mapping[str, Path]
+    folder: Path
 
 
 def publish_request(
-    folder: Path,
+    place: str | PathLike[str],
     path: str,
     *,
     parent: str | None,
@@ -55,20 +58,22 @@ def publish_request(
     annotations: Mapping[str, str],
     progress: Progress,
 ) -> PublishFolder:
-    """Read an adapter's folder.
+    """Read an adapter's folder, brought here where it is a repository of a Hub.
 
     Raises:
-        NotFoundError, InvalidAdapterError: see `registry.folders.scan.adapter_folder`.
+        NotFoundError, InvalidAdapterError: see `registry.folders.scan.adapter_folder`; or what
+            `registry.folders.hub_source.bring` raises.
     """
-    found = adapter_folder(folder)
+    given = given_adapter(place, progress)
+    found = adapter_folder(given.folder)
     config = read_config(found)
-    given = given_receipt(receipt, config)
+    proof = given_receipt(receipt, config)
     head = head_of(weights_file(found))
-    claims, sources = _claims("Hashing", found.files, progress)
+    claims, sources = _claims("Hashing", given, found.files, progress)
     request = PublishRequest(
         path=path,
         parent=parent,
-        receipt=given,
+        receipt=proof,
         message=message,
         metrics=dict(metrics),
         tags=tuple(tags),
@@ -76,31 +81,35 @@ def publish_request(
         config=config,
         header=head,
         files=claims,
-        left_out=found.left_out,
+        left_out=given.with_left_out(found.left_out),
+        source=given.source,
     )
     return PublishFolder(request, sources)
 
 
-def base_request(name: str, folder: Path, progress: Progress) -> BaseFolder:
-    """Read a base model's folder.
+def base_request(name: str, place: str | PathLike[str], progress: Progress) -> BaseFolder:
+    """Read a base model's folder, brought here where it is a repository of a Hub.
 
     Raises:
         NotFoundError: there is no such folder.
         InvalidBaseError: see `registry.services.model_listing.list_model`.
+        What `registry.folders.hub_source.bring` raises.
     """
-    found = scan(folder, InvalidBaseError)
+    given = given_base(place, progress)
+    found = scan(given.folder, InvalidBaseError)
     listing = list_folder(found)
     files = {entry.path: entry for entry in found.files if entry.path in set(listing.files)}
-    claims, sources = _claims("Hashing the base model", files.values(), progress)
+    claims, sources = _claims("Hashing the base model", given, files.values(), progress)
     documents = {path: read_document(found, path) for path in DOCUMENTS if path in files}
     request = BaseRequest(
         name=name,
         files=claims,
         documents={path: data for path, data in documents.items() if data is not None},
         headers={path: head_of(files[path].file) for path in listing.shards},
-        left_out=tuple(sorted([*found.left_out, *listing.left_out], key=lambda left: left.path)),
+        left_out=given.with_left_out([*found.left_out, *listing.left_out]),
+        source=given.source,
     )
-    return BaseFolder(request, sources)
+    return BaseFolder(request, sources, given.folder)
 
 
 def list_folder(folder: Folder) -> ModelListing:
@@ -169,7 +178,9 @@ def _trained_on(config: bytes) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _claims(what: str, files: Iterable[FoundFile], progress: Progress) -> tuple[tuple[FileClaim, ...], dict[str, Path]]:
+def _claims(
+    what: str, given: Given, files: Iterable[FoundFile], progress: Progress
+) -> tuple[tuple[FileClaim, ...], dict[str, Path]]:
     """Names, sizes and digests of all files, and where the bytes of each digest are."""
     listed = list(files)
     progress.begin(what, sum(found.file.stat().st_size for found in listed))
@@ -179,6 +190,7 @@ def _claims(what: str, files: Iterable[FoundFile], progress: Progress) -> tuple[
         digest, size = _hash(found.file, progress)
         claims.append(FileClaim(path=found.path, size=size, digest=digest))
         sources[digest] = found.file
+    given.check({claim.path: (claim.digest, claim.size) for claim in claims})
     return tuple(claims), sources
 
 

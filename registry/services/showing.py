@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from sqlalchemy.orm import Session
 
 from registry.catalogue import bases, browse, revisions
 from registry.reference import Reference
-from registry.schemas import FileEntry, LineageEntry, Resolved, Shown
+from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
+
+MAIN: Final = "main"  # what the Hub views call the newest revision
 
 
 def shown(session: Session, reference: Reference) -> Shown:
@@ -23,19 +26,29 @@ def shown(session: Session, reference: Reference) -> Shown:
             files=base.files,
             share_of_model=1.0,
             repo_id=reference.path.repo_id,
+            repo_revisions=(MAIN,),
         )
     row = revisions.find(session, reference)
     stored = revisions.files(session, row.id)
     files = tuple(FileEntry(path=file.path, size=file.size, digest=file.digest) for file in stored)
+    summary, lineage = browse.summary(session, row.id), browse.lineage_entries(session, row.id)
     return Shown(
-        revision=browse.summary(session, row.id),
+        revision=summary,
         base=base,
-        lineage=browse.lineage_entries(session, row.id),
+        lineage=lineage,
         targets=browse.targets(session, row.id),
         files=files,
         share_of_model=_weights(files) / max(1, _weights(base.files)),
         repo_id=reference.path.repo_id,
+        repo_revisions=_names(summary, newest=lineage[-1].newest == row.number),
     )
+
+
+def _names(summary: RevisionSummary, *, newest: bool) -> tuple[str, ...]:
+    """What the Hub views call a revision; nothing where they don't hand it out."""
+    if summary.retracted is not None:
+        return ()
+    return (f"r{summary.number}", *summary.tags, *((MAIN,) if newest else ()))
 
 
 def _weights(files: Iterable[FileEntry]) -> int:

@@ -21,7 +21,7 @@ from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_
 from registry.storage.place import BlobPlace, StoredBlob
 from registry.storage.reading import BlobReader, corrupt, load_list
 from registry.storage.staging import Staging, StagingDriver
-from registry.storage.streams import BytesStream, FileStream, ObjectStream, Patient
+from registry.storage.streams import BytesStream, ChunkStream, FileStream, ObjectStream, Patient
 
 Watch = Callable[[int, memoryview], None]
 Advance = Callable[[int], None]
@@ -104,6 +104,10 @@ class BlobStore:
         """
         with FileStream(file) as stream:
             return self._stage(stream.fill, watch, advance)
+
+    def stage_chunks(self, chunks: Iterator[memoryview], *, advance: Advance | None = None) -> StagedBlob:
+        """Hash and write bytes that are made in order, without making them visible; ``advance`` as for `stage`."""
+        return self._stage(ChunkStream(chunks).fill, None, advance)
 
     def adopt(
         self, staging: Staging, digest: str, *, watch: Watch | None = None, advance: Advance | None = None

@@ -48,6 +48,11 @@ class BlobReader:
     def size(self) -> int:
         return self._size
 
+    @property
+    def ahead(self) -> int:
+        """See `ObjectReader.ahead`."""
+        return self._object.ahead
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         buffer = buffer.cast("B")
         stop = offset + len(buffer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -125,6 +125,29 @@ class BytesStream:
         buffer[: len(piece)] = piece
         self._rest = self._rest[len(piece) :]
         return len(piece)
+
+
+class ChunkStream:
+    """Bytes that are made in order, in chunks of any size."""
+
+    def __init__(self, chunks: Iterator[memoryview]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def fill(self, buffer: memoryview) -> int:
+        """Fill ``buffer``; returns the bytes put there, fewer than fit only at the end."""
+        filled = 0
+        while filled < len(buffer):
+            if not self._rest:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    break
+                self._rest = chunk
+            count = min(len(buffer) - filled, len(self._rest))
+            buffer[filled : filled + count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            filled += count
+        return filled
 
 
 class Patient:

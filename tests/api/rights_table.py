@@ -106,6 +106,11 @@ TABLE: Final[dict[tuple[str, str], Row]] = {
     ("GET", "/api/v1/artifacts"): Row("reader", "path", {"ref": "{path}"}),
     ("GET", "/api/v1/artifacts/{rendering}/{path}"): Row("reader", "path", {"ref": "{path}"}, prepare=_a_rendering),
     ("HEAD", "/api/v1/artifacts/{rendering}/{path}"): Row("reader", "path", {"ref": "{path}"}, prepare=_a_rendering),
+    ("GET", "/api/v1/materialisations"): Row("reader", "path", {"ref": "{path}"}),
+    ("POST", "/api/v1/materialisations"): Row("writer", "path", body={"ref": "{path}"}, good=frozenset({200, 201})),
+    ("DELETE", "/api/v1/materialisations"): Row(
+        "writer", "path", {"which": "{path}", "kind": "merged"}, good=frozenset({404})
+    ),
     ("POST", "/api/v1/gc"): Row("admin", "all", body={"dry_run": True}),
     ("POST", "/api/v1/fsck"): Row("admin", "all", body={}),
 }

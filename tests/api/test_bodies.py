@@ -340,3 +340,170 @@ def test_one_who_waits_too_long_for_a_seat_is_told_so() -> None:
         go_on.set()
         first.join()
     assert answers[0].content == bytes(10)
+
+
+# Turns: nobody keeps a seat while others wait for it.
+
+
+def opened(url: str, receive_buffer: int | None = None) -> socket.socket:
+    """A client that has asked for the file and reads nothing yet."""
+    address = urlsplit(url)
+    wire = socket.socket()
+    if receive_buffer is not None:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    wire.settimeout(30)
+    wire.connect((address.hostname, address.port))
+    wire.sendall(f"GET {API}/file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    return wire
+
+
+def rest(wire: socket.socket) -> bytes:
+    data = bytearray()
+    while piece := wire.recv(1 << 20):
+        data += piece
+    return bytes(data).partition(b"\r\n\r\n")[2]
+
+
+class Pattern(Source):
+    """A large file whose bytes tell where they are from."""
+
+    def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
+        at = start
+        while at < stop:  # on a grid of its own, as an artifact's pieces are
+            end = min(stop, at - at % self.piece + self.piece)
+            self.made += 1
+            yield memoryview(self.data[at:end])
+            at = end
+
+    data = bytes(range(251)) * (1 << 18)
+
+
+def pattern() -> Pattern:
+    return Pattern(len(Pattern.data), zeros, piece=1 << 20)
+
+
+def test_a_client_that_reads_nothing_keeps_nobody_from_the_only_seat() -> None:
+    source = pattern()
+    with running(sending(source, replace(Limits(), computed=1))) as url, opened(url, 1 << 16) as slow:
+        deadline = time.monotonic() + 30
+        while source.made < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(2):
+            assert httpx.get(f"{url}{API}/file", timeout=30).content == source.data
+        ahead = source.made - 2 * len(source.data) // source.piece
+        assert ahead < 16  # what the buffers of both sides hold
+        assert rest(slow) == source.data
+
+
+def test_one_who_reads_a_byte_at_a_time_is_served_little(log: Lines) -> None:
+    source = Source(1 << 40, zeros)
+    with running(sending(source, replace(Limits(), computed=1, stall_time=0.5))) as url:
+        with opened(url, 1 << 16) as slow:
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while slow.recv(1):
+                    received += 1
+                    time.sleep(0.001)
+        assert source.closed.is_set()
+        assert source.made * source.piece < 64 << 20
+    assert any("or little" in str(line["event"]) for line in log.all)
+
+
+def test_a_large_body_does_not_keep_a_small_one_waiting() -> None:
+    endless, small = Source(1 << 40, zeros, piece=1 << 20), Source(10, zeros)
+    sources = iter([endless, small])
+
+    class Both(Source):
+        def bytes(self) -> Bytes:
+            return next(sources).bytes()
+
+    with running(sending(Both(0, zeros), replace(Limits(), computed=1, queue_time=30.0))) as url:
+        with httpx.stream("GET", f"{url}{API}/file", timeout=30) as large:
+            pieces = large.iter_raw(1 << 20)
+            next(pieces)
+            stop = threading.Event()
+
+            def drain() -> None:
+                while not stop.is_set():
+                    next(pieces)
+
+            reader = threading.Thread(target=drain)
+            reader.start()
+            try:
+                assert httpx.get(f"{url}{API}/file", timeout=30).content == bytes(10)
+                made = endless.made
+                assert not endless.closed.is_set()
+            finally:
+                stop.set()
+                reader.join()
+            next(pieces)  # and it goes on
+            assert made > 0
+        assert endless.closed.wait(30)
+
+
+def crowd(url: str, count: int) -> list[httpx.Response]:
+    """The answers that so many clients get who come at once."""
+    answers: list[httpx.Response] = []
+
+    def get() -> None:
+        with httpx.Client(timeout=60) as client:
+            answers.append(client.get(f"{url}{API}/file"))
+
+    threads = [threading.Thread(target=get) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_crowd_is_served_or_told_to_come_again(count: int) -> None:
+    most = threading.Semaphore(4)
+
+    def make(length: int) -> memoryview:
+        assert most.acquire(blocking=False), "more work than there are seats"
+        time.sleep(0.002)
+        most.release()
+        return zeros(length)
+
+    source = Source(1 << 20, make)
+    with running(sending(source, replace(Limits(), computed=4, queue=8, queue_time=30.0))) as url:
+        answers = crowd(url, count)
+        assert len(answers) == count
+        for answer in answers:
+            if answer.status_code == 200:
+                assert answer.content == bytes(1 << 20)
+            else:
+                assert_problem(answer, 503, "busy")
+        assert sum(answer.status_code == 200 for answer in answers) >= 12
+        assert httpx.get(f"{url}{API}/file", timeout=30).status_code == 200
+
+
+def test_a_file_that_ends_too_early_breaks_the_connection(log: Lines) -> None:
+    class Short(Source):
+        def chunks(self, start: int, stop: int) -> Iterator[memoryview]:
+            del stop
+            return super().chunks(start, 100)
+
+    cut = pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body")
+    with running(sending(Short(1000, zeros), Limits())) as url, cut:
+        httpx.get(f"{url}{API}/file")
+    assert any("was promised" in str(line.get("traceback")) for line in log.all)
+
+
+def test_a_connection_goes_on_after_a_body(admin: httpx.Client, files: list[File]) -> None:
+    """What was sent beside the transport is counted: the next answer on the same connection is whole."""
+    address = urlsplit(str(admin.base_url))
+    file = max(files, key=lambda one: len(one.data))
+    request = admin.build_request("GET", file.path, params=file.params)
+    target = request.url.raw_path.decode()
+    lines = [f"GET {target} HTTP/1.1", f"Host: {address.netloc}", f"Authorization: {admin.headers['Authorization']}"]
+    with socket.create_connection((address.hostname, address.port or 0), timeout=30) as wire:
+        for _ in range(3):
+            wire.sendall("\r\n".join([*lines, "", ""]).encode())
+            stream = wire.makefile("rb")
+            head = b"".join(iter(stream.readline, b"\r\n"))
+            assert head.startswith(b"HTTP/1.1 200")
+            assert stream.read(len(file.data)) == file.data
+            stream.close()

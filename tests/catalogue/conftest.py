@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from registry.catalogue import migrations
 from registry.catalogue.database import Database, sqlite_url
 from tests.catalogue.rows import Writer
 
 BACKENDS = ("sqlite", "postgresql")
+MIGRATE = migrations.upgrade  # before `made_once` takes its place
+
+
+@pytest.fixture(autouse=True)
+def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "upgrade", MIGRATE)
 
 
 @pytest.fixture

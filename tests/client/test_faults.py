@@ -89,6 +89,9 @@ def place(
         yield Place(team, stack.enter_context(Shim(team.url)), store, adapter)
 
 
+PRESIGNED = pytest.mark.parametrize("place", ["presigned"], indirect=True)
+
+
 def bystander(place: Place, what: str, folder: Path, reference: str) -> subprocess.Popen[bytes]:
     words = [
         sys.executable,
@@ -133,9 +136,9 @@ def test_a_part_that_fails_is_sent_again(place: Place, fault: Fault, tmp_path: P
         assert (tmp_path / "out" / file.path).read_bytes() == (place.adapter / file.path).read_bytes()
 
 
+@PRESIGNED
 def test_urls_that_expired_are_made_anew(place: Place, tmp_path: Path) -> None:
-    if place.store is None:
-        return  # nothing is signed
+    assert place.store is not None
     place.bytes.faults += [Fault(method=method, status=403, times=2) for method in ("PUT", "GET")]
     client = place.client("client")
     client.publish(place.adapter, "net/one")
@@ -145,9 +148,8 @@ def test_urls_that_expired_are_made_anew(place: Place, tmp_path: Path) -> None:
     assert len(place.api.seen("GET", "/api/v1/uploads/")) == 2
 
 
+@PRESIGNED
 def test_with_a_store_no_byte_of_a_file_goes_through_the_service(place: Place, tmp_path: Path) -> None:
-    if place.store is None:
-        return
     client = place.client("client")
     client.publish(place.adapter, "net/one")
     client.fetch("net/one", tmp_path / "out", kind="published")

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+import registry
 from tests.kit import Base, add_tokenizer, bert_base, llama_base, write_adapter
 from tests.kit.servers_service import ServiceProcess
 
@@ -51,6 +53,13 @@ def workshop(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _fill(folder: Path, name: str, base: Path, adapter: Path) -> None:
+    """What a README's reader has before its commands: in this process, which has everything imported."""
+    with closing(registry.connect(folder)) as mine:
+        mine.add_base(name, base)
+        mine.publish(adapter, f"{name}/support")
+
+
 @pytest.mark.slow
 def test_with_your_own_model(workshop: Path) -> None:
     first, second = _block("registry base add"), _block("--metric acc=0.91")
@@ -66,11 +75,7 @@ def test_with_your_own_model(workshop: Path) -> None:
 def test_with_a_team(workshop: Path, start_service: Callable[..., ServiceProcess]) -> None:
     """Two people, each with folders of their own; only the name of the machine and the port are exchanged."""
     mine = {"XDG_DATA_HOME": str(workshop / "my-data")}
-    _shell(
-        "registry base add llama ./Llama-3.2-1B --url ./my\nregistry publish ./out/support llama/support --url ./my",
-        workshop,
-        **mine,
-    )
+    _fill(workshop / "my", "llama", workshop / "Llama-3.2-1B", workshop / "out/support")
     keeper, user = _block("registry token create"), _block("registry login")
     create, serve = keeper.splitlines()
     _shell(create, workshop)
@@ -102,11 +107,7 @@ def test_the_next_five_commands(tmp_path: Path) -> None:
     write_adapter(tmp_path / "support", base, ["query", "value"], r=4)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/registry").symlink_to(SCRIPT)
-    _shell(
-        "registry base add minilm base --url ./demo-registry\n"
-        "registry publish support minilm/support --url demo-registry",
-        tmp_path,
-    )
+    _fill(tmp_path / "demo-registry", "minilm", base.folder, tmp_path / "support")
     out = _shell(_block("registry tree"), tmp_path)
     assert "minilm/support@1" in out
     assert "support-lora" in out

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.kit import servers_tables
 from tests.kit.servers import (
     Postgres,
     S3Place,
@@ -36,7 +37,7 @@ class SharedService:
 
 @dataclass
 class SharedServers:
-    """One PostgreSQL, one S3 server and one service for all worker processes of a run."""
+    """One PostgreSQL, one S3 server, one service and one maker of tables for all worker processes of a run."""
 
     home: Home
 
@@ -82,6 +83,17 @@ class SharedServers:
 
         told = self.home.once("s3", make)
         return new_place(told["endpoint"], Path(told["buckets"]))
+
+    def run_child(self, arguments: list[str], request: bytes, time_limit: float) -> bytes:
+        """Stands in for `architecture._run`: what the child says that makes the facts of a target table."""
+
+        def make() -> dict[str, Any]:
+            process, place = servers_tables.started(self.home)
+            _OUTLIVING.append(process)
+            return {"place": place}
+
+        place: str = self.home.once("tables", make)["place"]
+        return servers_tables.ask(place, arguments, request, time_limit)
 
     def service(self) -> SharedService:
         """A service on a database and a bucket of its own."""

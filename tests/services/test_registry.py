@@ -414,3 +414,50 @@ def test_what_registries_say_to_each_other(registry: Exchanging, base: Base, tmp
     for work in (lambda: registry.bundle("net/one/two"), lambda: send(registry, two, "net/one/three")):
         with pytest.raises(RetractedError, match="leaked data"):
             work()
+
+
+def test_what_is_materialised_is_the_same_until_it_is_dropped(registry: Registry, base: Base, tmp_path: Path) -> None:
+    registry.publish(_adapter(tmp_path, base, "one"), "net/one", tags=["prod"])
+    kinds: tuple[ArtifactKind, ...] = ("lora", "merged")
+    before = {kind: registry.fetch("net/one", tmp_path / kind, kind=kind) for kind in kinds}
+    made = {kind: registry.materialise("net/one@prod", kind=kind) for kind in kinds}
+    for kind in kinds:
+        assert made[kind].created
+        assert made[kind].materialisation.reference == "net/one@1"
+        assert made[kind].materialisation.rendering == before[kind].rendering
+        assert 0 < made[kind].bytes_stored <= made[kind].materialisation.size
+        fetched = registry.fetch("net/one", tmp_path / f"again-{kind}", kind=kind)
+        assert (fetched.rendering, fetched.files) == (before[kind].rendering, before[kind].files)
+        assert registry.verify(tmp_path / f"again-{kind}").equal
+        again = registry.materialise("net/one", kind=kind, expires_in=90 * 86400)
+        assert (again.created, again.bytes_stored) == (False, 0)
+        assert again.materialisation.expires_at > made[kind].materialisation.expires_at
+    listed = registry.materialisations()
+    assert {one.id for one in listed} == {made[kind].materialisation.id for kind in kinds}
+    assert registry.materialisations("net") == registry.materialisations("net/one@1") == listed
+    assert registry.drop_materialisation("net/one", kind="lora") == listed[:1]
+    assert registry.drop_materialisation(listed[1].id) == listed[1:]
+    assert registry.materialisations() == ()
+    assert registry.fetch("net/one", tmp_path / "last", kind="merged").files == before["merged"].files
+    with pytest.raises(NotFoundError, match="net/one@1 is not materialised"):
+        registry.drop_materialisation("net/one")
+    with pytest.raises(NotFoundError):
+        registry.drop_materialisation(listed[0].id)
+    assert [event.action for event in registry.events(limit=6)] == ["materialise drop"] * 2 + ["materialise"] * 4
+
+
+def test_what_can_not_be_materialised(registry: Registry, base: Base, tmp_path: Path) -> None:
+    registry.publish(_adapter(tmp_path, base, "one"), "net/one")
+    with pytest.raises(UsageError, match="stored as they are"):
+        registry.materialise("net/one", kind="published")
+    with pytest.raises(UsageError, match="base model"):
+        registry.materialise("net", kind="merged")
+    for seconds in (0, 10**12):
+        with pytest.raises(UsageError):
+            registry.materialise("net/one", expires_in=seconds)
+    with pytest.raises(NotFoundError, match="net/two"):
+        registry.materialise("net/two")
+    registry.retract("net/one", reason="bad")
+    with pytest.raises(RetractedError):
+        registry.materialise("net/one")
+    assert registry.materialisations() == ()

@@ -13,6 +13,7 @@ from registry.storage.s3.refusals import status_of
 _PIECE: Final = 8 << 20
 _AT_ONCE: Final = 8
 _ATTEMPTS: Final = 4
+_AT_A_TIME: Final = 256 << 10  # a body is copied on its way: in steps that stay in the processor's cache
 
 
 class S3Reader:
@@ -67,7 +68,7 @@ class S3Reader:
         body = self._ask(offset, len(buffer))
         done = 0
         try:
-            while done < len(buffer) and (count := body.readinto(buffer[done:])):
+            while done < len(buffer) and (count := body.readinto(buffer[done : done + _AT_A_TIME])):
                 done += count
         except BotoCoreError as error:
             return done, error

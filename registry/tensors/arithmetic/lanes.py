@@ -11,13 +11,17 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Final, Protocol, TypeVar
 
 import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+WINDOW: Final = 40 << 20
+"""Bytes of results that are made before the first of them is taken."""
 
 _lock = threading.Lock()
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
@@ -56,22 +60,54 @@ def run_alone(work: Callable[[], R]) -> R:
     return _pool(available_cores()).submit(work).result()
 
 
+class Promised(Protocol[R_co]):
+    """What is being made on a lane; a `concurrent.futures.Future` is one."""
+
+    def result(self) -> R_co:
+        """What was made; waits for it."""
+
+    def cancel(self) -> object:
+        """It is not wanted any more: it was taken, or nobody will."""
+
+
 def in_order(work: Callable[[T], R], items: Iterable[T], *, lanes: int | None = None) -> Iterator[R]:
     """Apply ``work`` to ``items`` on several lanes and yield the results in the order of the items.
 
     At most two results a lane are under way or waiting, so memory stays bounded however many items there are. When the
     consumer stops early, what has not begun is dropped.
     """
+    return begun_in_order(lambda pool, item: pool.submit(work, item), items, lanes=lanes)
+
+
+def begun_in_order(
+    begin: Callable[[Executor, T], Promised[R]],
+    items: Iterable[T],
+    *,
+    lanes: int | None = None,
+    weigh: Callable[[T], int] = lambda _: 0,
+) -> Iterator[R]:
+    """The same for work that ``begin`` brings on a lane, or finds begun; ``weigh`` says how many bytes come of it."""
     lanes = lanes or available_cores()
     pool = _pool(lanes)
-    under_way: deque[Future[R]] = deque()
+    under_way: deque[tuple[Promised[R], int]] = deque()
+    weight = 0
     try:
         for item in items:
-            under_way.append(pool.submit(work, item))
-            if len(under_way) > 2 * lanes:
-                yield under_way.popleft().result()
+            under_way.append((begin(pool, item), weigh(item)))
+            weight += under_way[-1][1]
+            while len(under_way) > 2 * lanes or (weight > WINDOW and len(under_way) > 1):
+                weight -= under_way[0][1]
+                yield _taken(under_way)
         while under_way:
-            yield under_way.popleft().result()
+            yield _taken(under_way)
     finally:
-        for future in under_way:
-            future.cancel()
+        for promised, _ in under_way:
+            promised.cancel()
+
+
+def _taken(under_way: deque[tuple[Promised[R], int]]) -> R:
+    promised, _ = under_way.popleft()
+    try:
+        return promised.result()
+    finally:
+        promised.cancel()

@@ -9,36 +9,25 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Final
 
 import torch
 
 from registry.errors import NotFoundError, UsageError
 from registry.schemas import ArtifactKind, Truncation
-from registry.tensors.arithmetic.lanes import in_order
-from registry.tensors.artifacts.plan import Plan
+from registry.tensors.arithmetic.lanes import begun_in_order
+from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin
+from registry.tensors.artifacts.plan import Plan, rendering_of
 from registry.tensors.files.dtypes import TORCH
 from registry.tensors.files.header import Header
 from registry.tensors.files.source import ByteSource, read_range
 
 COPY_STEP: Final = 2 << 20
-Buffer = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True)
-class Region:
-    """Bytes ``start`` to ``stop`` of a file, made in pieces of ``step`` bytes (the last may be shorter)."""
-
-    start: int
-    stop: int
-    step: int
-    make: Callable[[int], Buffer]  # index of a piece -> its bytes
-
 
 def bytes_region(start: int, data: bytes) -> Region:
     """A region of bytes that are known already."""
-    return Region(start, start + len(data), max(1, len(data)), lambda _: data)
+    return Region(start, start + len(data), max(1, len(data)), lambda _: data, costly=False)
 
 
 def copy_region(start: int, source: ByteSource, source_start: int, length: int) -> Region:
@@ -48,21 +37,44 @@ def copy_region(start: int, source: ByteSource, source_start: int, length: int) 
         at = index * COPY_STEP
         return read_range(source, source_start + at, source_start + min(at + COPY_STEP, length))
 
-    return Region(start, start + length, COPY_STEP, make)
+    return Region(start, start + length, COPY_STEP, make, costly=False)
 
 
 class ArtifactFile:
-    """One file of an artifact; ``header`` is set where it is a safetensors file."""
+    """One file of an artifact.
 
-    def __init__(self, path: str, regions: Sequence[Region], header: Header | None = None) -> None:
+    Args:
+        path: its name.
+        regions: its bytes.
+        header: of a safetensors file.
+        digest: of its bytes, where they are those of a stored blob.
+    """
+
+    def __init__(
+        self, path: str, regions: Sequence[Region], header: Header | None = None, digest: str | None = None
+    ) -> None:
         self.path = path
         self.header = header
+        self.digest = digest
         self._regions = [region for region in regions if region.stop > region.start]
         self._starts = [region.start for region in self._regions]
         self.size = self._regions[-1].stop if self._regions else 0
 
-    def chunks(self, start: int = 0, stop: int | None = None, *, lanes: int | None = None) -> Iterator[memoryview]:
+    def chunks(
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        lanes: int | None = None,
+        shared: SharedPieces | None = None,
+    ) -> Iterator[memoryview]:
         """The bytes ``start`` to ``stop`` in order, in chunks of a few MiB, made on several threads.
+
+        Args:
+            start: first byte.
+            stop: the byte after the last; the end of the file by default.
+            lanes: on how many threads.
+            shared: where pieces that others ask for at about the same time are found.
 
         Raises:
             UsageError: the range is not inside the file.
@@ -71,13 +83,18 @@ class ArtifactFile:
         end = self.size if stop is None else stop
         if not 0 <= start <= end <= self.size:
             raise UsageError(f"Bytes {start} to {end} are not inside {self.path!r}, which has {self.size} bytes.")
-        return in_order(_make_piece, self._pieces(start, end), lanes=lanes)
+        pieces = self._pieces(start, end)
+        return begun_in_order(partial(begin, shared), pieces, lanes=lanes, weigh=Piece.weigh)
+
+    def is_costly(self, start: int, stop: int) -> bool:
+        """Whether anything between two bytes has to be computed."""
+        return any(piece.region.costly for piece in self._pieces(start, stop))
 
     def read(self, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes ``start`` to ``stop``, in memory."""
         return b"".join(self.chunks(start, stop))
 
-    def _pieces(self, start: int, stop: int) -> Iterator[_Piece]:
+    def _pieces(self, start: int, stop: int) -> Iterator[Piece]:
         index = max(0, bisect_right(self._starts, start) - 1)
         for region in self._regions[index:]:
             if region.start >= stop:
@@ -85,24 +102,14 @@ class ArtifactFile:
             first, last = max(start, region.start), min(stop, region.stop)
             for piece in range((first - region.start) // region.step, -(-(last - region.start) // region.step)):
                 at = region.start + piece * region.step
-                yield _Piece(region, piece, max(0, first - at), min(region.step, last - at))
+                yield Piece(region, piece, max(0, first - at), min(region.step, last - at))
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    region: Region
-    index: int
-    first: int
-    last: int
-
-
-def _make_piece(piece: _Piece) -> memoryview:
-    return memoryview(piece.region.make(piece.index)).cast("B")[piece.first : piece.last]
-
-
-def source_file(path: str, source: ByteSource, header: Header | None = None) -> ArtifactFile:
+def source_file(
+    path: str, source: ByteSource, header: Header | None = None, digest: str | None = None
+) -> ArtifactFile:
     """A file that is a stored blob, byte for byte."""
-    return ArtifactFile(path, [copy_region(0, source, 0, source.size)], header)
+    return ArtifactFile(path, [copy_region(0, source, 0, source.size)], header, digest)
 
 
 def generated_file(path: str, data: bytes) -> ArtifactFile:
@@ -120,12 +127,14 @@ class Artifact:
         *,
         notices: Sequence[str] = (),
         truncation: Truncation | None = None,
+        numerics: str | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
         self.files: Mapping[str, ArtifactFile] = {file.path: file for file in sorted(files, key=lambda file: file.path)}
         self.notices = tuple(notices)
         self.truncation = truncation
+        self._numerics = numerics
         self._release = release
 
     @property
@@ -134,9 +143,14 @@ class Artifact:
         return self.plan.kind
 
     @property
+    def numerics(self) -> str | None:
+        """Fingerprint of the arithmetic that made its bytes: this machine's, unless it was kept; None: only copied."""
+        return self._numerics or self.plan.numerics
+
+    @cached_property
     def rendering(self) -> str:
         """Digest that names the artifact's bytes."""
-        return self.plan.rendering
+        return rendering_of(self.plan.digest, self.numerics)
 
     @property
     def size(self) -> int:

@@ -14,13 +14,15 @@ import torch
 from registry.errors import IntegrityError, InvalidAdapterError
 from registry.tensors.arithmetic.blocks import rounded
 from registry.tensors.arithmetic.rounding import fits, round_into
-from registry.tensors.artifacts.artifact import ArtifactFile, Buffer, Region, bytes_region, copy_region
+from registry.tensors.artifacts.artifact import ArtifactFile, bytes_region, copy_region
+from registry.tensors.artifacts.pieces import Buffer, Region
 from registry.tensors.files.dtypes import FLOATS
 from registry.tensors.files.header import Header, TensorEntry, write_header
 from registry.tensors.files.source import ByteSource, read_range
+from registry.tensors.path.kept_factors import KeptFactors, RecentFactors
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import NewTensor, Program
-from registry.tensors.path.slot_values import RecentFactors, SlotValues
+from registry.tensors.path.slot_values import SlotValues
 
 _CAST_ELEMENTS: Final = 1 << 20
 
@@ -37,6 +39,7 @@ def merged_file(
     changed: Mapping[str, Sequence[Program]],
     new: Sequence[NewTensor],
     dtype: str | None,
+    kept: KeptFactors | None = None,
 ) -> ArtifactFile:
     """The file ``path`` of the merged model.
 
@@ -47,12 +50,13 @@ def merged_file(
         changed: by tensor name, the programs of its slots; names that this file lacks are another file's.
         new: tensors that this file gets and the base lacks.
         dtype: output dtype of all float tensors (``BF16``); None keeps each tensor's own.
+        kept: where the path's factors are kept while its pieces are made; by itself a file keeps those in use.
 
     Raises, when a block is read: InvalidAdapterError (``overflow``) naming the tensor.
     """
     source = base.tensors[next(iter(header.entries))][0] if header.entries else None
     lead, out_header = _lay_out(source, header, base, new, dtype)
-    recent = RecentFactors()
+    kept = kept or RecentFactors()
     regions = [bytes_region(0, lead)]
     for out in out_header.entries.values():
         entry = header.entries.get(out.name)
@@ -62,7 +66,7 @@ def merged_file(
             first = program.slot.first * program.slot.columns
             if entry is not None:
                 regions += _unchanged(base, entry, out, at, first)
-            regions.append(_merge_region(base, program, out, recent))
+            regions.append(_merge_region(base, program, out, kept))
             at = first + program.slot.rows * program.slot.columns
         if entry is not None:
             regions += _unchanged(base, entry, out, at, out.elements)
@@ -106,8 +110,8 @@ def _unchanged(base: BaseTensors, entry: TensorEntry, out: TensorEntry, first: i
         yield copy_region(out.start + first * size, source, entry.start + first * size, (stop - first) * size)
 
 
-def _merge_region(base: BaseTensors, program: Program, out: TensorEntry, recent: RecentFactors) -> Region:
-    rounding = RoundedSlot(base.values(program, FLOATS[out.dtype], recent=recent), FLOATS[out.dtype])
+def _merge_region(base: BaseTensors, program: Program, out: TensorEntry, kept: KeptFactors) -> Region:
+    rounding = RoundedSlot(base.values(program, FLOATS[out.dtype], kept=kept), FLOATS[out.dtype])
     start = out.start + program.slot.first * program.slot.columns * rounding.dtype.itemsize
     return rounding.region(start)
 

@@ -16,7 +16,7 @@ from registry.schemas import ArtifactKind, Dtype
 from registry.tensors.artifacts.numerics import fingerprint
 
 PLAN_FORMAT: Final = 1
-ARTIFACT_FORMAT: Final = 1
+ARTIFACT_FORMAT: Final = 2  # 2: a composed adapter names a commit of its base; magnitudes end in .weight
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Final
 import torch
 
 from registry.tensors.arithmetic.blocks import block_rows, rounded
-from registry.tensors.artifacts.artifact import ArtifactFile, Buffer, Region, bytes_region
+from registry.tensors.artifacts.artifact import ArtifactFile, bytes_region
 from registry.tensors.artifacts.merged import as_buffer, overflow
+from registry.tensors.artifacts.pieces import Buffer, Region
 from registry.tensors.factors.slots import as_matrix
 from registry.tensors.files.dtypes import FLOATS
 from registry.tensors.files.header import write_header

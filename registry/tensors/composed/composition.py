@@ -14,7 +14,7 @@ from registry.schemas import Truncation
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
 from registry.tensors.composed.adapter_tensors import LEAD, AdapterTensor, Rows, turned, weights_file, whole_value
-from registry.tensors.composed.config import CONFIG, ComposedNames, composed_config
+from registry.tensors.composed.config import CONFIG, BaseRepo, ComposedNames, composed_config
 from registry.tensors.composed.experts import ComposedExperts
 from registry.tensors.composed.forms import attention_of, forms_of, not_composable, rescales, twins_of
 from registry.tensors.composed.pair import ComposedPair, pair_tensors
@@ -144,7 +144,7 @@ class Composition:
         found |= {module: found[other] for module, other in self._twins.items()}
         return found | {experts.parameter: experts.rank for experts in self._experts}
 
-    def files(self, *, dtype: str, base_repo: str | None, hints: Mapping[str, Any]) -> list[ArtifactFile]:
+    def files(self, *, dtype: str, base_repo: BaseRepo | None, hints: Mapping[str, Any]) -> list[ArtifactFile]:
         """The two files; ``dtype`` is that of all tensors (``F32``)."""
         tensors: list[AdapterTensor] = [tensor for pair in self._pairs for tensor in pair.tensors()]
         tensors += self._twin_tensors()

@@ -34,7 +34,17 @@ class ComposedNames:
     doubled: bool = False  # holds a module that PEFT up to 0.21.2 applies twice
 
 
-def composed_config(names: ComposedNames, table: TargetTable, base_repo: str | None, hints: Mapping[str, Any]) -> bytes:
+@dataclass(frozen=True)
+class BaseRepo:
+    """The model that a composed adapter belongs on, as the Hub views spell it: a repo id, and a commit of it."""
+
+    id: str
+    revision: str
+
+
+def composed_config(
+    names: ComposedNames, table: TargetTable, base_repo: BaseRepo | None, hints: Mapping[str, Any]
+) -> bytes:
     """The file's bytes.
 
     Args:
@@ -50,8 +60,8 @@ def composed_config(names: ComposedNames, table: TargetTable, base_repo: str | N
         "peft_type": "LORA",
         "task_type": hints.get("task_type"),
         "auto_mapping": hints.get("auto_mapping"),
-        "base_model_name_or_path": base_repo,
-        "revision": None,
+        "base_model_name_or_path": None if base_repo is None else base_repo.id,
+        "revision": None if base_repo is None else base_repo.revision,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,

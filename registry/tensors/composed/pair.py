@@ -210,7 +210,8 @@ def pair_tensors(
     ]
     if magnitude is not None:
         shape_m: tuple[int, ...] = (1, target.out_features, *ones) if ones else (target.out_features,)
-        found.append(AdapterTensor(lead + "lora_magnitude_vector", shape_m, _reshaped(magnitude, shape_m)))
+        # PEFT writes no ".weight" here and reads it with and without; transformers 5 loses a magnitude that lacks it.
+        found.append(AdapterTensor(lead + "lora_magnitude_vector.weight", shape_m, _reshaped(magnitude, shape_m)))
     return found
 
 

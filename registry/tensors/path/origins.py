@@ -13,8 +13,9 @@ from registry.tensors.factors.slots import Slot
 from registry.tensors.files.dtypes import FLOATS
 from registry.tensors.files.header import TensorEntry
 from registry.tensors.files.source import ByteSource
+from registry.tensors.path.kept_factors import KeptFactors
 from registry.tensors.path.programs import Program
-from registry.tensors.path.slot_values import MatrixRows, RecentFactors, SlotValues
+from registry.tensors.path.slot_values import MatrixRows, SlotValues
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class BaseTensors:
         program: Program,
         out_dtype: torch.dtype,
         *,
-        recent: RecentFactors | None = None,
+        kept: KeptFactors | None = None,
         merge_products: bool = True,
     ) -> SlotValues:
         """The values of a program's slot, in float64 where the base or the output is float64, else in float32."""
@@ -51,7 +52,7 @@ class BaseTensors:
             origin = self.rows(program.origin)
             dtypes.append(FLOATS[self.entry(program.origin.tensor).dtype])
         return SlotValues(
-            program.slot, origin, program.steps, sum_dtype(*dtypes), recent, merge_products=merge_products
+            program.slot, origin, program.steps, sum_dtype(*dtypes), kept, merge_products=merge_products
         )
 
 

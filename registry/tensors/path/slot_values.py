@@ -8,8 +8,7 @@ block itself; those that are stored columns (embeddings, Conv1D) need a pass ove
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,35 +17,13 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.tensors.arithmetic.blocks import add_product, block_rows, pad_rows
 from registry.tensors.factors.slots import Slot
+from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
 
-_KEPT: Final = 4
 _NORM_CHUNK: Final = 128
 
-Factors = tuple[torch.Tensor, torch.Tensor]
 MatrixRows = Callable[[int, int], torch.Tensor]
 """Stored rows start to stop of a slot before any step, in the dtype that they are kept in."""
-
-
-class RecentFactors:
-    """Factors in use: made once each, the least recently used dropped; shared by the slots of a file."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, tuple[threading.Lock, list[Factors]]] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], Factors]) -> Factors:
-        """The factors of that key."""
-        with self._lock:
-            slot = self._kept.setdefault(key, (threading.Lock(), []))
-            self._kept.move_to_end(key)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        lock, made = slot
-        with lock:
-            if not made:
-                made.append(make())
-            return made[0]
 
 
 @dataclass(frozen=True)
@@ -65,7 +42,7 @@ class SlotValues:
         origin: its rows before the steps; not used where the first step replaces them.
         steps: what the path does to it, root first.
         dtype: precision of sums.
-        recent: where factors are kept between blocks.
+        kept: where factors are kept between blocks.
         merge_products: False keeps each product a stage of its own, for `trace`.
     """
 
@@ -75,7 +52,7 @@ class SlotValues:
         origin: MatrixRows,
         steps: Sequence[Step],
         dtype: torch.dtype,
-        recent: RecentFactors | None = None,
+        kept: KeptFactors | None = None,
         *,
         merge_products: bool = True,
     ) -> None:
@@ -86,7 +63,7 @@ class SlotValues:
         first = steps[0] if steps else None
         self._read = first.read if isinstance(first, Replace) else origin
         self._stages = _stages(steps[1:] if isinstance(first, Replace) else steps, merge_products)
-        self._recent = recent or RecentFactors()
+        self._kept = kept or RecentFactors()
         self._column_factors: dict[int, torch.Tensor] = {}
         self._lock = threading.Lock()
 
@@ -122,7 +99,7 @@ class SlotValues:
         stage = self._stages[number]
         first = index * self.rows_a_block
         if isinstance(stage, _Product):
-            left, right = self._recent.get((self.slot, number), lambda: self._factors(stage.pairs))
+            left, right = self._kept.get((self.slot, number), lambda: self._factors(stage.pairs))
             add_product(values, left[first : first + self.rows_a_block], right)
         elif isinstance(stage, SetRows):
             _set_rows(values, stage, first, rows)

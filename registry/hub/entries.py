@@ -1,0 +1,74 @@
+"""Files and folders of a repo, as the Hub's lists show them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from registry.digest import hex_of
+from registry.http.artifacts import Listed, listing
+from registry.hub.asking import Question
+from registry.hub.errors import told_as
+from registry.hub.files import is_hidden
+from registry.services.repos import Pinned
+
+Entry = dict[str, Any]
+_POINTER: Final = 134  # bytes of the file that would stand for it in git; clients want some number
+
+
+def files_of(question: Question, pinned: Pinned) -> tuple[Listed, ...]:
+    """The files that a repo shows."""
+    with told_as("RevisionNotFound"):
+        found = listing(question.service, question.deployment, pinned.asked)
+    return tuple(file for file in found if not is_hidden(pinned, file.path))
+
+
+def sibling(file: Listed, *, blobs: bool) -> Entry:
+    """A file as model info lists it."""
+    if not blobs:
+        return {"rfilename": file.path}
+    lfs = {"lfs": {"sha256": hex_of(file.digest), "size": file.size, "pointerSize": _POINTER}} if file.digest else {}
+    return {"rfilename": file.path, "size": file.size, "blobId": _oid(file)} | lfs
+
+
+def all_entries(files: Iterable[Listed], commit: str) -> dict[str, Entry]:
+    """Every file and every folder, by path."""
+    found: dict[str, Entry] = {}
+    for file in files:
+        for folder in _folders(file.path):
+            found[folder] = {"type": "directory", "oid": _folder_oid(commit, folder), "size": 0, "path": folder}
+        found[file.path] = _file(file)
+    return dict(sorted(found.items()))
+
+
+def inside(entries: Mapping[str, Entry], folder: str, *, recursive: bool) -> list[Entry]:
+    """What is in a folder, the root being ``""``; with all that is below it, or only what lies in it itself."""
+    prefix = f"{folder}/" if folder else ""
+    below = (entry for path, entry in entries.items() if path.startswith(prefix))
+    return [entry for entry in below if recursive or "/" not in entry["path"].removeprefix(prefix)]
+
+
+def _file(file: Listed) -> Entry:
+    entry: Entry = {"type": "file", "oid": _oid(file), "size": file.size, "path": file.path}
+    if file.digest is not None:  # else nobody knows it before the bytes are computed, and a wrong one would be checked
+        entry["lfs"] = {"oid": hex_of(file.digest), "size": file.size, "pointerSize": _POINTER}
+    return entry
+
+
+def _oid(file: Listed) -> str:
+    """What git would call a small document; of the others the tag, since clients look at ``lfs`` or nowhere."""
+    if file.text is None:
+        return file.etag
+    digest: str = hashlib.sha1(b"blob %d\0" % len(file.text) + file.text, usedforsecurity=False).hexdigest()
+    return digest
+
+
+def _folder_oid(commit: str, folder: str) -> str:
+    return hashlib.sha1(f"{commit}/{folder}".encode(), usedforsecurity=False).hexdigest()
+
+
+def _folders(path: str) -> Iterable[str]:
+    """The folders that a file is in, outermost first."""
+    words = path.split("/")
+    return ("/".join(words[:count]) for count in range(1, len(words)))

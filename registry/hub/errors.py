@@ -1,0 +1,116 @@
+"""Errors as clients of the Hub read them: a status, a code that says what is missing, and one sentence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+import anyio.to_thread
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from registry.errors import (
+    AccuracyError,
+    InvalidAdapterError,
+    InvalidBaseError,
+    NotAllowedError,
+    NotFoundError,
+    RegistryError,
+    UsageError,
+)
+from registry.http.acting import service_of
+from registry.http.bodies import BodyResponse
+from registry.http.envelope import Receive, Send
+from registry.http.exchange import Scope, exchange_of
+from registry.http.problems import headers_of, problem
+
+What = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
+COMMIT: Final = "X-Repo-Commit"
+_TOKEN: Final = " Clients of the Hub take the token from HF_TOKEN."
+_MOST: Final = 1000  # characters of a sentence in a header
+
+log = logging.getLogger(__name__)
+
+
+class MissingError(NotFoundError):
+    """What was asked for is not in the view: the repo, its revision, or a file of that."""
+
+    def __init__(self, message: str, what: What, *, commit: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.what = what
+        self.commit = commit
+
+
+@contextmanager
+def told_as(what: What, commit: str | None = None) -> Iterator[None]:
+    """Tell what is wrong with the thing that was asked for as its being missing: the Hub has no other words for it."""
+    try:
+        yield
+    except MissingError:
+        raise
+    except (NotFoundError, UsageError, InvalidAdapterError, InvalidBaseError, AccuracyError) as error:
+        raise MissingError(str(error), what, commit=commit, code=error.code) from error
+
+
+class HubRoute(APIRoute):
+    """A route of a view, whose errors are answered in the Hub's form."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def told(request: Request) -> Response:
+            try:
+                response = await handle(request)
+            except RegistryError as error:
+                return await error_answer(request, error)
+            return _Body(request, response) if isinstance(response, BodyResponse) else response
+
+        return told
+
+
+class _Body(Response):
+    """A body whose first piece may still fail, before anything of the answer has left."""
+
+    def __init__(self, request: Request, body: BodyResponse) -> None:
+        super().__init__(status_code=body.status_code)
+        self._request = request
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._body(scope, receive, send)
+        except RegistryError as error:
+            response = await error_answer(self._request, _of_values(error))
+            await response(scope, receive, send)
+
+
+def _of_values(error: RegistryError) -> RegistryError:
+    """What only the values of an adapter show, such as a division by a norm of zero: the revision can't be made."""
+    if isinstance(error, InvalidAdapterError):
+        return MissingError(str(error), "RevisionNotFound", code=error.code)
+    return error
+
+
+async def error_answer(request: Request, error: RegistryError) -> Response:
+    """The answer that tells an error; what was not allowed is noted, as everywhere."""
+    await anyio.to_thread.run_sync(service_of(request).refusals.note, request, error)
+    id_ = exchange_of(request.scope).request
+    told = problem(error, id_, status=404 if isinstance(error, MissingError) else None)
+    if told.status == 500:
+        log.error("%s", error, extra={"request": id_, "code": told.code})
+    sentence = told.detail + (_TOKEN if told.code == "bad_token" else "")
+    headers = {**headers_of(told), "X-Error-Message": _in_a_header(sentence)}
+    if isinstance(error, MissingError):
+        headers["X-Error-Code"] = error.what
+        headers.update({COMMIT: error.commit} if error.commit else {})
+    elif isinstance(error, NotAllowedError):
+        headers["X-Error-Code"] = "RepoNotFound"
+    return JSONResponse({"error": sentence}, status_code=told.status, headers=headers)
+
+
+def _in_a_header(sentence: str) -> str:
+    """One line of what a header may hold."""
+    return " ".join(sentence.encode("ascii", "replace").decode().split())[:_MOST]

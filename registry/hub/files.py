@@ -1,0 +1,68 @@
+"""Files of a repo: HEAD and GET of ``resolve``."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fastapi import Response
+
+from registry.errors import NotFoundError, UnavailableError
+from registry.folders.scan import ADAPTER_CONFIG
+from registry.http.artifacts import file_answer, file_names
+from registry.hub.asking import Asking, Question
+from registry.hub.errors import COMMIT, MissingError, told_as
+from registry.services.commits import is_commit
+from registry.services.repos import Pinned
+
+
+def resolve(question: Asking) -> Response:
+    """A file of a repo, whole or by a single range; by a name of a revision that may move: where it is now."""
+    pinned = question.pinned()
+    if is_commit(question.revision):
+        return _bytes(question, pinned)
+    with told_as("RevisionNotFound"):
+        names = file_names(question.service, question.deployment, pinned.asked)
+    if question.path not in names or is_hidden(pinned, question.path):
+        raise _no_file(pinned, question.path)
+    location = f"/{question.place}/{question.repo_id}/resolve/{pinned.commit}/{quote(question.path)}"
+    headers = {"Location": location, COMMIT: pinned.commit, "Cache-Control": "no-store"}
+    return Response(status_code=307, headers=headers)
+
+
+def _bytes(question: Question, pinned: Pinned) -> Response:
+    if is_hidden(pinned, question.path):
+        raise _no_file(pinned, question.path)
+
+    def check(rendering: str) -> None:
+        if rendering != pinned.rendering:
+            raise UnavailableError(
+                f"The commit {pinned.commit} can't be made here now: its bytes were kept, or are made, by another "
+                "arithmetic. Try again in a moment.",
+                code="numerics",
+            )
+
+    with told_as("RevisionNotFound"):
+        try:
+            return file_answer(
+                question.request,
+                question.deployment,
+                pinned.asked,
+                question.path,
+                check=check,
+                redirect=302,
+                headers={COMMIT: pinned.commit},
+            )
+        except NotFoundError:
+            raise _no_file(pinned, question.path) from None
+
+
+def is_hidden(pinned: Pinned, path: str) -> bool:
+    """Whether a model is not to show a file: an adapter's config makes clients take the model for an adapter."""
+    is_model = pinned.repo.path.is_base or pinned.repo.kind == "merged"
+    return is_model and path.rpartition("/")[2] == ADAPTER_CONFIG
+
+
+def _no_file(pinned: Pinned, path: str) -> MissingError:
+    repo_id = pinned.repo.path.repo_id
+    sentence = f"{repo_id} has no file {path[:256]!r} at {pinned.asked.path.reference}."
+    return MissingError(sentence, "EntryNotFound", commit=pinned.commit)

@@ -1,0 +1,103 @@
+"""Artifacts that are kept in the store: found for what is asked, and opened like any other artifact.
+
+One that was made by other arithmetic than this machine's is as good as its own, and goes before it: so all replicas
+hand out the same bytes of what is materialised, whatever processors they run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue import materialisations as rows
+from registry.catalogue.materialisations import MaterialisationRow
+from registry.errors import IntegrityError
+from registry.schemas import ArtifactKind, Options
+from registry.services.artifacts import is_weights, make_plan
+from registry.services.deployment import path_files
+from registry.services.lineage import Blobs, LoadedPath, PathFile
+from registry.storage.place import BlobPlace
+from registry.tensors.artifacts.artifact import Artifact, source_file
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, Plan
+from registry.tensors.files.header import read_header
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A materialisation that is not past its time: which bytes it names, and where they are."""
+
+    id: str
+    revision_id: int
+    kind: ArtifactKind
+    rendering: str
+    numerics: str | None  # of whoever made it, which may be another machine than this
+    artifact_format: int
+    notices: tuple[str, ...]
+    files: tuple[PathFile, ...]  # by path
+
+    def place(self, path: str) -> BlobPlace | None:
+        """The bytes of a file."""
+        return next((file.place for file in self.files if file.path == path), None)
+
+
+def find(session: Session, revision_ids: Collection[int], kind: ArtifactKind) -> tuple[Kept, ...]:
+    """What is materialised of some revisions as one kind, the oldest first.
+
+    There may be several of one revision: of other formats of artifacts, or of other plans (its base model's table was
+    made anew). `kept_for` chooses the one that a path means now; a commit id of a Hub view names one by ``numerics``
+    and ``artifact_format`` (`registry.services.commits.made_by`).
+    """
+    return tuple(_kept(row) for row in rows.find(session, revision_ids, kind))
+
+
+def kept_for(session: Session, path: LoadedPath, options: Options) -> Kept | None:
+    """What is materialised of a path as it is asked for, in the format of this program; None where nothing is."""
+    plan = plain_plan(path, options)
+    if plan is None:
+        return None
+    tip = path.links[-1]
+    row = rows.of_plan(session, tip.path, tip.number, plan.digest, ARTIFACT_FORMAT)
+    return None if row is None else _kept(row)
+
+
+def plain_plan(path: LoadedPath, options: Options) -> Plan | None:
+    """The plan of a path that can be materialised; None where other options are given, or bytes are stored anyway."""
+    if options.kind == "published" or not path.links or options != Options(kind=options.kind):
+        return None
+    return make_plan(path, path.links, None, options)
+
+
+def open_kept(blobs: Blobs, plan: Plan, kept: Kept) -> Artifact:
+    """The artifact, read from its blobs."""
+    with ExitStack() as opened:
+        files = []
+        for file in kept.files:
+            source = blobs.open_blob(file.place)
+            opened.callback(source.close)
+            header = read_header(source, what=file.path, error=IntegrityError) if is_weights(file.path) else None
+            files.append(source_file(file.path, source, header, file.place.digest))
+        release = opened.pop_all().close
+        artifact = Artifact(plan, files, notices=kept.notices, numerics=kept.numerics, release=release)
+        if artifact.rendering != kept.rendering:
+            artifact.close()
+            raise IntegrityError(
+                f"The materialisation {kept.id} is noted as {kept.rendering}, but its plan and arithmetic make "
+                f"{artifact.rendering}: drop it with `registry materialise --drop {kept.id}`."
+            )
+        return artifact
+
+
+def _kept(row: MaterialisationRow) -> Kept:
+    return Kept(
+        id=row.id,
+        revision_id=row.meaning.revision_id,
+        kind=row.kind,
+        rendering=row.rendering,
+        numerics=row.numerics,
+        artifact_format=row.meaning.artifact_format,
+        notices=row.notices,
+        files=path_files(row.files),
+    )

@@ -1,0 +1,216 @@
+"""Materialising: a whole artifact is read once, and its files are blobs until a day that was said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue import bases as base_rows
+from registry.catalogue import materialisations as rows
+from registry.catalogue import materialising as changes
+from registry.catalogue import revisions
+from registry.catalogue.blobs import BlobRow, FileRef
+from registry.catalogue.materialisations import MaterialisationRow, Meaning
+from registry.catalogue.materialising import NewMaterialisation
+from registry.errors import NotFoundError, UsageError
+from registry.progress import Progress
+from registry.reference import Path, Reference
+from registry.schemas import ArtifactKind, Materialisation, Materialised, Options
+from registry.services.deployment import Deployment
+from registry.services.intake import Intake
+from registry.wire import MaterialiseRequest
+
+if TYPE_CHECKING:
+    from registry.services.handing_out import Asked
+    from registry.services.lineage import LoadedPath
+    from registry.storage.place import BlobPlace, StoredBlob
+    from registry.tensors.artifacts.artifact import Artifact
+
+LIFETIME: Final = 30 * 86400
+"""Seconds, where nobody says how long."""
+MAX_LIFETIME: Final = 100 * 365 * 86400
+
+
+def materialise(deployment: Deployment, request: MaterialiseRequest, progress: Progress) -> Materialised:
+    """Keep an artifact; see `registry.services.protocol.Registry.materialise`. Doing it again keeps it for longer.
+
+    Raises:
+        NotAllowedError: the token may not write there.
+        UsageError: it is stored already, or the time is none.
+        NotFoundError: the reference names nothing.
+        RetractedError: it contains a retracted revision.
+    """
+    from registry.services.bases import once_more
+
+    asked = check(deployment, request)
+    return once_more(lambda: _materialise(deployment, asked, request, progress))
+
+
+def check(deployment: Deployment, request: MaterialiseRequest) -> Asked:
+    """Refuse what can't be materialised, before anything is read; raises what `materialise` raises."""
+    from registry.services.handing_out import ask
+
+    reference = Reference.parse(request.ref)
+    deployment.rights.require_on("writer", reference.path, "materialise")
+    if not 0 < _lasts(request) <= MAX_LIFETIME:
+        raise UsageError(f"A materialisation can't last {request.expires_in} seconds: 1 second to 100 years is meant.")
+    if request.kind == "published":
+        raise UsageError(f"{request.ref} as published needs no materialising: these files are stored as they are.")
+    if reference.path.is_base:
+        raise UsageError(f"{request.ref} is a base model and needs no materialising: its files are stored as they are.")
+    return ask(deployment, request.ref, Options(kind=request.kind))
+
+
+def pinned(deployment: Deployment, request: MaterialiseRequest) -> MaterialiseRequest:
+    """The request about a revision by its number, which means the same whoever does it whenever; raises as `check`."""
+    return request.model_copy(update={"ref": check(deployment, request).path.reference})
+
+
+def listed(
+    deployment: Deployment, ref: str | None, *, limit: int | None = None, after: str | None = None
+) -> tuple[Materialisation, ...]:
+    """What is materialised; see `registry.services.protocol.Registry.materialisations`.
+
+    Raises:
+        NotFoundError: the reference names nothing, or there is none ``after``.
+    """
+    with deployment.read() as session:
+        if ref is None:
+            found = rows.listing(session, limit=limit, after=after)
+        else:
+            reference = Reference.parse(ref)
+            if reference == Reference(reference.path):
+                _require_there(session, reference.path)
+                found = rows.listing(session, at=reference.path, limit=limit, after=after)
+            else:
+                revision = revisions.find(session, reference)
+                found = rows.listing(session, revision_id=revision.id, limit=limit, after=after)
+        return tuple(row.shown for row in found)
+
+
+def drop(deployment: Deployment, which: str, kind: ArtifactKind | None) -> tuple[Materialisation, ...]:
+    """Keep one no longer, or all of a revision; see `registry.services.protocol.Registry.drop_materialisation`.
+
+    Raises:
+        NotAllowedError: the token may not write there.
+        NotFoundError: there is none.
+    """
+    principal = deployment.principal
+    by_id = "/" not in which  # the path of an adapter has one, and no id has
+    if not by_id:
+        deployment.rights.require_on("writer", Reference.parse(which).path, "drop materialisations")
+    deployment.rights.require("writer", "drop materialisations")
+
+    def work(session: Session) -> tuple[Materialisation, ...]:
+        found = (rows.get(session, which),) if by_id else _of_revision(session, which, kind)
+        for row in found:
+            deployment.rights.require_on("writer", Reference.parse(row.reference).path, "drop materialisations")
+        changes.drop(session, found, principal)
+        return tuple(row.shown for row in found)
+
+    return deployment.change(work)
+
+
+def _of_revision(session: Session, ref: str, kind: ArtifactKind | None) -> tuple[MaterialisationRow, ...]:
+    row = revisions.find(session, Reference.parse(ref))
+    found = rows.find(session, [row.id], kind)
+    if not found:
+        others = sorted({one.reference for one in rows.listing(session, at=Path.parse(row.path))})
+        near = [reference for reference in others if reference.rpartition("@")[0] == row.path]
+        hint = f" Materialised {'is' if len(near) == 1 else 'are'} {' and '.join(near)}." if near else ""
+        raise NotFoundError(f"{row.reference} is not materialised{'' if kind is None else f' as {kind}'}.{hint}")
+    return found
+
+
+def _require_there(session: Session, path: Path) -> None:
+    if path.is_base:
+        base_rows.get(session, path.base)
+    else:
+        revisions.adapter(session, path)
+
+
+def _lasts(request: MaterialiseRequest) -> int:
+    return LIFETIME if request.expires_in is None else request.expires_in
+
+
+def _until(request: MaterialiseRequest) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=_lasts(request))
+
+
+def _materialise(deployment: Deployment, asked: Asked, request: MaterialiseRequest, progress: Progress) -> Materialised:
+    from registry.services.artifacts import build_artifact
+
+    meaning = _meaning(deployment, asked)
+    there = deployment.change(lambda session: changes.renew(session, meaning, _until(request), deployment.principal))
+    if there is not None:
+        return Materialised(materialisation=there.shown, created=False, bytes_stored=0)
+    with build_artifact(deployment, asked.path, None, asked.options) as artifact:
+        progress.begin(f"Materialising {asked.path.reference} as {request.kind}", artifact.size)
+        with Intake(deployment, progress) as intake:
+            files = _take(intake, asked.path, artifact)
+            stored = intake.commit()
+            new = NewMaterialisation(
+                meaning=meaning,
+                kind=artifact.kind,
+                rendering=artifact.rendering,
+                plan=artifact.plan.document(),
+                numerics=artifact.numerics,
+                notices=artifact.notices,
+                files=files,
+            )
+            return _make_visible(deployment, intake, new, request, stored)
+
+
+def _meaning(deployment: Deployment, asked: Asked) -> Meaning:
+    from registry.services.materialised import plain_plan
+    from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
+
+    plan = plain_plan(asked.path, asked.options)
+    if plan is None:
+        raise AssertionError("what can't be materialised was refused")
+    with deployment.read() as session:
+        revision = revisions.find(session, Reference.parse(asked.path.reference))
+    return Meaning(revision.id, plan.digest, ARTIFACT_FORMAT)
+
+
+def _take(intake: Intake, path: LoadedPath, artifact: Artifact) -> tuple[FileRef, ...]:
+    """All files on their way into the store; those that are there byte for byte are not read."""
+    there = _places(path)
+    files = []
+    for file in artifact.files.values():
+        if file.digest is not None:
+            intake.stored(there[file.digest])
+            files.append(FileRef(file.path, file.digest))
+        else:
+            files.append(FileRef(file.path, intake.made(file.chunks())[0]))
+    return tuple(files)
+
+
+def _places(path: LoadedPath) -> Mapping[str, BlobPlace]:
+    every = [path.base.files, *(link.files for link in path.links)]
+    return {file.place.digest: file.place for files in every for file in files}
+
+
+def _make_visible(
+    deployment: Deployment,
+    intake: Intake,
+    new: NewMaterialisation,
+    request: MaterialiseRequest,
+    stored: tuple[StoredBlob, ...],
+) -> Materialised:
+    """The one transaction, and what comes after it."""
+
+    def work(session: Session) -> tuple[MaterialisationRow, bool, Mapping[str, BlobRow]]:
+        noted = intake.record(session)
+        row, created = changes.add(session, new, _until(request), deployment.principal)
+        return row, created, noted
+
+    row, created, noted = deployment.change(work)
+    intake.settle(noted)
+    # To a token with scopes, what was stored already where it does not look counts as stored now.
+    unlimited = deployment.rights.unlimited
+    size = sum(blob.stored if unlimited else blob.size for blob in stored)
+    return Materialised(materialisation=row.shown, created=created, bytes_stored=size)

@@ -1,0 +1,76 @@
+"""The pieces that files of artifacts are made of, and how those who ask for the same piece at once get it made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from registry.memory import Loan, MemoryCache
+from registry.tensors.arithmetic.lanes import Promised
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class Region:
+    """Bytes ``start`` to ``stop`` of a file, made in pieces of ``step`` bytes (the last may be shorter)."""
+
+    start: int
+    stop: int
+    step: int
+    make: Callable[[int], Buffer]  # index of a piece -> its bytes
+    costly: bool = True  # whether making a piece is more than copying it
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes ``first`` to ``last`` of a piece of a region."""
+
+    region: Region
+    index: int
+    first: int
+    last: int
+
+    def weigh(self) -> int:
+        """Bytes of the whole piece, which is what is made."""
+        return min(self.region.step, self.region.stop - self.region.start - self.index * self.region.step)
+
+    def make(self) -> memoryview:
+        """The whole piece."""
+        return memoryview(self.region.make(self.index)).cast("B")
+
+    def made(self) -> memoryview:
+        """The bytes of it that are wanted."""
+        return self.make()[self.first : self.last]
+
+
+@dataclass(frozen=True)
+class SharedPieces:
+    """Computed pieces of one file in the memory of the process."""
+
+    memory: MemoryCache
+    rendering: str
+    path: str
+
+
+class _Shared:
+    """A part of a piece that others may have a part of too."""
+
+    def __init__(self, loan: Loan[memoryview], piece: Piece) -> None:
+        self._loan = loan
+        self._piece = piece
+
+    def result(self) -> memoryview:
+        return self._loan.result()[self._piece.first : self._piece.last]
+
+    def cancel(self) -> None:
+        self._loan.close()
+
+
+def begin(shared: SharedPieces | None, pool: Executor, piece: Piece) -> Promised[memoryview]:
+    """Bring a piece on a lane, or find it."""
+    if shared is None or not piece.region.costly:
+        return pool.submit(piece.made)
+    key = (shared.rendering, shared.path, piece.region.start, piece.index)
+    return _Shared(shared.memory.borrow("piece", key, piece.make, len, pool=pool), piece)

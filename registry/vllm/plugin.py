@@ -1,0 +1,98 @@
+"""The plugin: vLLM calls `register` in each of its processes (entry point ``vllm.general_plugins``).
+
+Here alone vLLM is imported, and only when it calls: the package does not need it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from http import HTTPStatus
+from typing import Any, Final
+
+import registry
+from registry.errors import (
+    AccuracyError,
+    ConflictError,
+    InvalidAdapterError,
+    NotFoundError,
+    RegistryError,
+    UsageError,
+)
+from registry.settings import read_settings
+from registry.vllm.resolver import LOG, RegistryResolver
+
+NAME: Final = "Adapter Registry Resolver"
+_ASKED_FOR: Final = "REGISTRY_VLLM_"  # settings that nobody has by chance
+_STATUSES: Final[tuple[tuple[type[RegistryError], HTTPStatus], ...]] = (
+    (NotFoundError, HTTPStatus.NOT_FOUND),
+    (InvalidAdapterError, HTTPStatus.BAD_REQUEST),
+    (AccuracyError, HTTPStatus.BAD_REQUEST),
+    (ConflictError, HTTPStatus.BAD_REQUEST),
+)
+
+
+class RefusedError(Exception):
+    """A reason that is the server's: versions of vLLM without errors of their own answer 500 with its text."""
+
+
+class Vllm:
+    """The vLLM of this process."""
+
+    def request(self, name: str, number: int, folder: str) -> Any:
+        """vLLM's ``LoRARequest``."""
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest(lora_name=name, lora_int_id=number, lora_path=folder)
+
+    def refusal(self, problem: RegistryError) -> Exception:
+        """An error that vLLM answers with the reason, and with the status that it means where it can.
+
+        What a resolver raises goes through vLLM to its handlers of errors. Which classes these know depends on the
+        version; where there is none for a status, a ValueError is a 400 and any other error a 500, with its text.
+        """
+        status = next(
+            (status for kind, status in _STATUSES if isinstance(problem, kind)), HTTPStatus.SERVICE_UNAVAILABLE
+        )
+        known = _exceptions()
+        if status is HTTPStatus.NOT_FOUND and hasattr(known, "VLLMNotFoundError"):
+            return _made(known.VLLMNotFoundError(str(problem)))
+        if status is HTTPStatus.BAD_REQUEST and hasattr(known, "VLLMValidationError"):
+            return _made(known.VLLMValidationError(str(problem), parameter="model"))
+        if hasattr(known, "GracefulHTTPError"):
+            return _made(known.GracefulHTTPError(str(problem), status))
+        return RefusedError(str(problem)) if status is HTTPStatus.SERVICE_UNAVAILABLE else ValueError(str(problem))
+
+
+def _exceptions() -> Any:
+    """vLLM's errors; None in versions that have none."""
+    try:
+        return importlib.import_module("vllm.exceptions")
+    except ModuleNotFoundError:
+        return None
+
+
+def _made(error: Any) -> Exception:
+    if not isinstance(error, Exception):
+        raise TypeError(f"{error!r} of vLLM is not an exception")
+    return error
+
+
+def register() -> None:
+    """Add the resolver to vLLM's.
+
+    Raises:
+        UsageError: a setting is malformed, and this vLLM was set up for the resolver.
+    """
+    from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
+
+    try:
+        settings = read_settings(os.environ)
+    except UsageError as problem:
+        if any(name.startswith(_ASKED_FOR) for name in os.environ):
+            raise
+        # this vLLM may have nothing to do with the registry: it must start all the same
+        LOG.error("The resolver of the adapter registry stays out: %s", problem)
+        return
+    LoRAResolver.register(RegistryResolver)
+    LoRAResolverRegistry.register_resolver(NAME, RegistryResolver(Vllm(), registry.connect, settings, os.environ))

@@ -1,0 +1,182 @@
+"""The resolver: a reference that a client asks vLLM for becomes a folder with the composed adapter.
+
+vLLM asks once for each name and keeps the answer until the name is unloaded; see ``docs/vllm.md``. It holds a lock on
+that name meanwhile and goes on with all other requests, so the work is done on threads of our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from registry.digest import hex_of
+from registry.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError
+from registry.folders.holding import Hold, hold
+from registry.folders.scan import RECEIPT
+from registry.reference import Reference
+from registry.schemas import Fetched, Truncation
+from registry.services.protocol import Registry
+from registry.settings import Settings
+from registry.vllm.asked import DIGITS, Asked, Names
+from registry.vllm.limits import DEFAULT_MAX_RANK, rank_for_vllm, too_large
+from registry.vllm.served import Served, served_base, untied
+
+LOG: Final = logging.getLogger("vllm.registry")  # below vLLM's own, so that its configuration of logs shows it
+_THREADS: Final = 4
+_TRIES: Final = 3
+
+
+class Engine(Protocol):
+    """What the resolver needs of the vLLM that it runs in."""
+
+    def request(self, name: str, number: int, folder: str) -> Any:
+        """vLLM's ``LoRARequest``."""
+
+    def refusal(self, problem: RegistryError) -> Exception:
+        """What is raised through vLLM, for its client to see the reason."""
+
+
+class RegistryResolver:
+    """A ``LoRAResolver`` of vLLM. Nothing is opened before the first name that can be the registry's."""
+
+    def __init__(
+        self, engine: Engine, connect: Callable[[], Registry], settings: Settings, environ: Mapping[str, str]
+    ) -> None:
+        self._engine = engine
+        self._connect = connect
+        self._settings = settings
+        self._environ = environ
+        self._names = Names()
+        self._served: dict[str, Served] = {}
+        self._holds: dict[str, Hold] = {}  # by rendering, for as long as this process lives
+        self._flights: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._lock = threading.Lock()
+
+    async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any | None:
+        """The adapter of that name for the engine that serves ``base_model_name``.
+
+        None where the name is not the registry's, so that other resolvers get their turn.
+
+        Raises:
+            Exception: the name is the registry's and there is no adapter to give: vLLM's error, with the reason.
+        """
+        asked = Asked.parse(lora_name)
+        if asked is None or not self._is_ours(base_model_name, asked):
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, base_model_name, asked)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(_THREADS, thread_name_prefix="registry")
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return self._connect()
+
+    def _is_ours(self, model: str, asked: Asked) -> bool:
+        if model not in self._served:
+            self._served[model] = served_base(model, self._settings, self._environ)
+            if self._served[model].base is None:
+                LOG.warning("%s", untied(model))
+        return self._served[model].base == asked.reference.path.base
+
+    def _resolve(self, model: str, asked: Asked) -> Any:
+        try:
+            wrong = self._served[model].wrong
+            if wrong is not None:
+                raise IntegrityError(wrong, code="wrong_base")
+            return self._request(asked)
+        except RegistryError as problem:
+            LOG.warning("%s is not handed to vLLM (%s): %s", asked.text, problem.code, problem)
+            raise self._engine.refusal(problem) from problem
+
+    def _request(self, asked: Asked) -> Any:
+        with self._lock:
+            registry = self._registry
+        pinned = registry.resolve(str(asked.reference)).reference
+        with self._lock:
+            flight = self._flights[pinned]
+        with flight:  # whoever asks for the same at once finds it in the cache
+            fetched = self._fetch(registry, pinned)
+        if asked.rendering not in (None, hex_of(fetched.rendering)[:DIGITS]):
+            raise NotFoundError(
+                f"{asked.text} names bytes that this machine does not make of {pinned} any more; ask for "
+                f"{asked.reference}."
+            )
+        revision = Reference.parse(pinned).number
+        if revision is None:
+            raise AssertionError(f"{pinned} is not a revision")
+        name, number = self._names.give(asked.said, revision, fetched.rendering)
+        LOG.info("%s is %s, handed to vLLM as %s from %s", asked.text, pinned, name, fetched.folder)
+        return self._engine.request(name, number, fetched.folder)
+
+    def _fetch(self, registry: Registry, pinned: str) -> Fetched:
+        """The composed adapter in the cache, within vLLM's limits, and held there.
+
+        Raises:
+            InvalidAdapterError: ``engine_limits``.
+            AccuracyError: no adapter of the allowed rank is within the allowed error.
+        """
+        limit = self._settings.vllm_max_rank or DEFAULT_MAX_RANK
+        with registry.artifact(pinned) as artifact:
+            rank = rank_for_vllm(pinned, artifact)
+        if rank > limit and self._settings.vllm_max_error is None:
+            raise too_large(pinned, rank, limit)
+        truncated = rank > limit
+        for left in reversed(range(_TRIES)):
+            try:
+                fetched = registry.fetch(
+                    pinned,
+                    rank=limit if truncated else None,
+                    max_error=self._settings.vllm_max_error if truncated else None,
+                )
+            except ConflictError:  # another process filled the same folder meanwhile
+                if not left:
+                    raise
+                continue
+            if self._hold(fetched):
+                if fetched.truncation is not None:
+                    _tell(pinned, rank, fetched.truncation, fetched.folder)
+                return fetched
+        raise UnavailableError(
+            f"{pinned} goes from the cache as soon as it is there; raise REGISTRY_CACHE_SIZE, which other programs "
+            "use up."
+        )
+
+    def _hold(self, fetched: Fetched) -> bool:
+        """Keep the folder: vLLM reads it again whenever the adapter had to leave its own caches.
+
+        For as long as this process lives, because vLLM does not say when it has forgotten a name.
+        """
+        folder = Path(fetched.folder)
+        with self._lock:
+            before = self._holds.get(fetched.rendering)
+            if before is not None and before.is_of(folder):
+                return True
+            held = hold(folder)
+            if held is None:
+                return False
+            self._holds[fetched.rendering] = held
+            if before is not None:
+                before.release()
+            return True
+
+
+def _tell(pinned: str, rank: int, truncation: Truncation, folder: str) -> None:
+    total = truncation.total
+    LOG.info(
+        "%s was truncated from rank %d to %s with a relative error of %.3g (allowed: %g); the report is in %s",
+        pinned,
+        rank,
+        truncation.rank,
+        total.relative_frobenius if total.written is None else total.written,
+        truncation.max_error or 0.0,
+        Path(folder) / RECEIPT,
+    )

@@ -1,0 +1,84 @@
+"""What clients ask of a Hub, and what the answer may be: the tables of the contract, held against what was asked.
+
+A client asks for files that a repo may lack and goes on without; everything else that it asks for is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import unquote
+
+import httpx
+
+from tests.kit.shim import Seen
+
+_REPO: Final = r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+"
+ROUTES: Final = {
+    "resolve": rf"(HEAD|GET) /{_REPO}/resolve/[^/]+/(?P<file>.+)",
+    "info": rf"GET /api/models/{_REPO}(/revision/[^/]+)?",
+    "tree": rf"GET /api/models/{_REPO}/tree/[^/]+(/(?P<folder>.+))?",
+    "refs": rf"GET /api/models/{_REPO}/refs",
+    "commits": rf"GET /api/models/{_REPO}/commits/[^/]+",
+    "harnesses": r"GET /api/agent-harnesses",
+}
+"""All that the clients ask for; paths below the endpoint."""
+
+MODEL: Final = frozenset(["adapter_config.json", "generation_config.json", "custom_generate/generate.py"])
+SHARDED: Final = MODEL | {"model.safetensors"}
+TOKENIZER: Final = frozenset(
+    ["tokenizer.model", "added_tokens.json", "special_tokens_map.json", "additional_chat_templates"]
+)
+PIPELINE: Final = (
+    MODEL | TOKENIZER | {"processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"}
+)
+ADAPTER: Final = frozenset(["generation_config.json", "custom_generate/generate.py", "tokenizer_config.json"])
+"""What each of the clients asks for and goes on without, as EntryNotFound."""
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+def keeps_to(
+    asked: Iterable[Seen],
+    endpoint: str,
+    *,
+    without: frozenset[str] = frozenset(),
+    token: str | None = None,
+    refused: Sequence[int] = (),
+) -> list[str]:
+    """Check requests that went to an endpoint; their names in the contract, in order.
+
+    ``without``: files whose lack the clients know. ``refused``: other statuses of 400 and more that are expected here.
+    """
+    view = httpx.URL(endpoint).path
+    names, lacking = [], set()
+    for one in asked:
+        name, found = _named(one, view)
+        names.append(name)
+        entry = next((unquote(part) for part in found.groupdict().values() if part), "")
+        if one.status == 404 and entry in without:
+            lacking.add(one.target)
+        else:
+            assert one.status in refused or 200 <= one.status < 400, f"{one}, which is not in the contract"
+    for target in lacking:
+        _says_that_it_is_not_there(target, endpoint, token)
+    return names
+
+
+def _named(one: Seen, view: str) -> tuple[str, re.Match[str]]:
+    path = one.target.partition("?")[0]
+    assert path.startswith(f"{view}/"), f"{one} has left {view}"
+    for name, pattern in ROUTES.items():
+        if found := re.fullmatch(pattern, f"{one.method} {path.removeprefix(view)}"):
+            return name, found
+    raise AssertionError(f"{one} is not in the contract")
+
+
+def _says_that_it_is_not_there(target: str, endpoint: str, token: str | None) -> None:
+    """The headers that make clients go on, and not ask again for this commit."""
+    given = {} if token is None else {"Authorization": f"Bearer {token}"}
+    answer = httpx.get(httpx.URL(endpoint).join(target), headers=given)
+    assert (answer.status_code, answer.headers.get("X-Error-Code")) == (404, "EntryNotFound"), target
+    if "/resolve/" in target:
+        assert _COMMIT.fullmatch(answer.headers["X-Repo-Commit"]), target

@@ -1,0 +1,297 @@
+"""What is not there, what may not be seen, and what can't be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from registry.app import service_app
+from registry.http.limits import Limits
+from registry.services import commits, repos
+from registry.tensors.artifacts import plan
+from registry.wire import VIEWS
+from tests.api.conftest import Library, running, with_tokens
+from tests.hub.conftest import WEIGHTS, assert_missing, fill, sha
+from tests.kit import RawTensor, attention_base, plain_base, read_tensors, write_tensors
+from tests.kit.recipes import Recipe, write_recipes
+from tests.kit.shelf import Shelf
+from tests.kit.variants import VARIANTS
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    "repo",
+    ["tiny/q", "tiny/a.q", "tiny/a.x.y", "none/_", "none/a", "Tiny/a", "tiny/A", "tiny/a..x", "tiny/-", "tiny/é"],
+)
+def test_no_such_repo(reader: httpx.Client, view: str, repo: str) -> None:
+    for method, address in (
+        ("GET", f"/api/models/{repo}"),
+        ("GET", f"/api/models/{repo}/revision/main"),
+        ("GET", f"/api/models/{repo}/tree/main"),
+        ("GET", f"/api/models/{repo}/refs"),
+        ("GET", f"/api/models/{repo}/commits/main"),
+        ("POST", f"/api/models/{repo}/paths-info/main"),
+        ("GET", f"/{repo}/resolve/main/config.json"),
+        ("HEAD", f"/{repo}/resolve/main/config.json"),
+    ):
+        assert_missing(reader.request(method, f"/{view}{address}"), "RepoNotFound")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    "name", ["r9", "r0", "1", "nothing", "secret", "0" * 40, "feature%2Fx", "a%3Ab", "%C3%A9", "r1%20"]
+)
+def test_no_such_revision(reader: httpx.Client, view: str, name: str) -> None:
+    for method, address in (
+        ("GET", f"/api/models/tiny/a/revision/{name}"),
+        ("GET", f"/api/models/tiny/a/tree/{name}/sub%2Ffolder"),
+        ("GET", f"/api/models/tiny/a/commits/{name}"),
+        ("POST", f"/api/models/tiny/a/paths-info/{name}"),
+        ("GET", f"/tiny/a/resolve/{name}/config.json"),
+        ("HEAD", f"/tiny/a/resolve/{name}/config.json"),
+    ):
+        assert_missing(reader.request(method, f"/{view}{address}"), "RevisionNotFound")
+
+
+def test_a_commit_of_another_view_or_repo_is_none_of_this_one(reader: httpx.Client) -> None:
+    for commit in (sha(reader, "hf-lora", "tiny/a"), sha(reader, "hf", "tiny/a.x"), sha(reader, "hf", "tiny/_")):
+        assert_missing(reader.get(f"/hf/api/models/tiny/a/revision/{commit}"), "RevisionNotFound")
+    published = sha(reader, "hf-published", "tiny/a")
+    other = published[:28] + "0" * 12  # nothing makes copies otherwise
+    assert_missing(reader.get(f"/hf-published/api/models/tiny/a/revision/{other}"), "RevisionNotFound")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize(
+    "address", ["/", "/x", "/api/whoami-v2", "/api/datasets/tiny/a", "/tiny/a", "/api/models", "/api/v1/tree",
+                "/api/models/tiny", "/api/models/tiny/a/xet-read-token/main", "/tiny/a/resolve/main"],
+)  # fmt: skip
+def test_the_view_has_nothing_else(reader: httpx.Client, method: str, address: str) -> None:
+    assert_missing(reader.request(method, f"/hf{address}"), "RepoNotFound")
+
+
+def test_the_api_keeps_its_own_form(reader: httpx.Client) -> None:
+    for address in ("/api/v1/nothing/resolve/main/x", "/hfx/tiny/a", "/hf"):
+        answer = reader.get(address)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+# ------------------------------------------------------------------ tokens
+
+
+@pytest.mark.parametrize("who", ["nobody", "revoked", "stranger"])
+def test_without_a_good_token_there_is_no_repo(service: str, library: Library, who: str) -> None:
+    headers = {"Authorization": "Bearer reg_stranger"} if who == "stranger" else library.headers(who)
+    for method, address in (("GET", "/hf/api/models/tiny/a"), ("HEAD", "/hf/tiny/a/resolve/main/config.json"),
+                            ("GET", "/hf/tiny/nothing/resolve/main/x"), ("GET", "/hf/nothing")):  # fmt: skip
+        answer = httpx.request(method, service + address, headers=headers)
+        assert_missing(answer, "RepoNotFound", status=401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_refusals_are_noted(service: str, library: Library) -> None:
+    answer = httpx.get(f"{service}/hf-lora/tiny/a/resolve/main/x", headers={"Authorization": "Bearer stranger"})
+    assert answer.status_code == 401
+    noted = library.registry.events(limit=1)[0]
+    assert noted.action == "refused"
+    assert "/hf-lora/{namespace}/{name}/resolve/{revision}/{path}" in str(noted.detail)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_what_a_token_may_not_see_is_not_there(service: str, library: Library, reader: httpx.Client, view: str) -> None:
+    seen = httpx.Client(base_url=service, headers=library.headers("reader of a"))
+    hidden, nothing = seen.get(f"/{view}/api/models/tiny/b.y"), seen.get(f"/{view}/api/models/tiny/c.y")
+    assert_missing(hidden, "RepoNotFound")
+    assert hidden.text.replace("tiny/b", "P") == nothing.text.replace("tiny/c", "P")
+    commit = sha(reader, view, "tiny/b.y")
+    assert_missing(seen.head(f"/{view}/tiny/b.y/resolve/{commit}/config.json"), "RepoNotFound")
+    assert_missing(
+        seen.get(f"/hf-lora/api/models/tiny/_/revision/{sha(reader, 'hf-lora', 'tiny/b')}"), "RevisionNotFound"
+    )
+    assert_missing(seen.get("/hf-lora/api/models/tiny/_/revision/secret"), "RevisionNotFound")
+    for repo in ("tiny/a", "tiny/a.x", "tiny/_"):
+        assert sha(seen, view, repo) == sha(reader, view, repo)
+    seen.close()
+
+
+def test_above_a_scope_is_composed_and_not_shown(service: str, library: Library, reader: httpx.Client) -> None:
+    secret = library.registry.create_token("reader", name="of x", scopes=["tiny/a/x"]).secret
+    with httpx.Client(base_url=service, headers={"Authorization": f"Bearer {secret}"}) as inside:
+        for view in VIEWS:
+            assert_missing(inside.get(f"/{view}/api/models/tiny/a"), "RepoNotFound")
+            address = f"/{view}/tiny/a.x/resolve/{sha(inside, view, 'tiny/a.x')}/{WEIGHTS[view]}"
+            assert inside.get(address).content == reader.get(address).content
+
+
+# ------------------------------------------------------------------ what can't be made
+
+
+@pytest.fixture
+def shelf_service(tmp_path: Path) -> Iterator[tuple[Library, httpx.Client]]:
+    library = with_tokens(fill(tmp_path))
+    with (
+        running(service_app(library.registry)) as address,
+        httpx.Client(base_url=address, headers=library.headers("reader"), timeout=30) as client,
+    ):
+        yield library, client
+    library.shelf.close()
+
+
+def test_commits_outlive_what_main_means(shelf_service: tuple[Library, httpx.Client]) -> None:
+    library, client = shelf_service
+    before = {view: sha(client, view, "tiny/a") for view in VIEWS}
+    kept = {
+        view: client.get(f"/{view}/tiny/a/resolve/{commit}/{WEIGHTS[view]}").content for view, commit in before.items()
+    }
+    _publish_again(library)
+    library.registry.tag("tiny/a@3", "prod")
+    for view, commit in before.items():
+        assert sha(client, view, "tiny/a") == sha(client, view, "tiny/a", "prod") != commit
+        assert sha(client, view, "tiny/a", commit) == commit == sha(client, view, "tiny/a", "r2")
+        answer = client.get(f"/{view}/tiny/a/resolve/{commit}/{WEIGHTS[view]}")
+        assert (answer.content, answer.headers["x-repo-commit"]) == (kept[view], commit)
+
+
+def _publish_again(library: Library) -> None:
+    out = library.shelf.folder()
+    library.registry.fetch("tiny/b", out, kind="published")
+    library.registry.publish(out, "tiny/a")
+
+
+def test_a_commit_of_another_arithmetic_is_not_here_and_not_gone(
+    shelf_service: tuple[Library, httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, client = shelf_service
+    before = {view: sha(client, view, "tiny/a.x") for view in VIEWS}
+    for module in (commits, plan, repos):
+        monkeypatch.setattr(module, "fingerprint", lambda: "another")
+    now = {view: sha(client, view, "tiny/a.x") for view in VIEWS}
+    assert now["hf-published"] == before["hf-published"]  # copied: made in one way
+    for view in ("hf", "hf-lora"):
+        assert now[view] != before[view]
+        assert now[view][:28] == before[view][:28]
+        for method, address in (
+            ("GET", f"/{view}/api/models/tiny/a.x/revision/{before[view]}"),
+            ("HEAD", f"/{view}/tiny/a.x/resolve/{before[view]}/{WEIGHTS[view]}"),
+            ("GET", f"/{view}/tiny/a.x/resolve/{before[view]}/{WEIGHTS[view]}"),
+        ):
+            answer = client.request(method, address)
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) > 0
+            assert now[view] in answer.headers["x-error-message"]
+            assert "x-error-code" not in answer.headers
+
+
+def test_what_was_retracted_is_told_and_not_handed_out(shelf_service: tuple[Library, httpx.Client]) -> None:
+    library, client = shelf_service
+    pinned = {(view, repo): sha(client, view, repo, name) for view in VIEWS
+              for repo, name in (("tiny/a", "r1"), ("tiny/a.x", "main"))}  # fmt: skip
+    library.registry.retract("tiny/a@1", reason="poisoned\nséance")
+    for (view, repo), commit in pinned.items():
+        for name in (commit, "r1", "prod", *(["main"] if repo == "tiny/a.x" else [])):
+            for address in (
+                f"/{view}/{repo}/resolve/{name}/{WEIGHTS[view]}",
+                f"/{view}/api/models/{repo}/revision/{name}",
+            ):
+                message = assert_missing(client.get(address), "RevisionNotFound")
+                assert "poisoned s?ance" in message
+    refs = client.get("/hf/api/models/tiny/a/refs").json()
+    assert [one["name"] for one in refs["tags"]] == ["r2"]
+    assert refs["branches"]
+    gone = client.get("/hf/api/models/tiny/a.x/refs").json()
+    assert (gone["branches"], gone["tags"]) == ([], [])
+    assert len(client.get("/hf/api/models/tiny/a/commits/main").json()) == 2
+
+
+def test_a_service_with_too_much_to_do_says_so_in_the_form_of_the_hub(tmp_path: Path) -> None:
+    library = with_tokens(fill(tmp_path))
+    limits = Limits(computed=1, queue=0, queue_time=0.1)
+    app = service_app(library.registry, limits=limits)
+    with running(app, limits) as address, httpx.Client(base_url=address, headers=library.headers("reader")) as client:
+        commit = sha(client, "hf", "tiny/a")
+        admission = app.state.service.bodies._admissions["computed"]
+        admission._most = 0  # everybody is there already
+        answer = client.get(f"/hf/tiny/a/resolve/{commit}/model.safetensors")
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert "x-error-message" in answer.headers
+        assert set(answer.json()) == {"error"}
+    library.shelf.close()
+
+
+def test_a_damaged_blob_is_an_error_and_no_missing_file(shelf_service: tuple[Library, httpx.Client]) -> None:
+    library, client = shelf_service
+    commit = sha(client, "hf-published", "tiny/b")
+    entries = client.get(f"/hf-published/api/models/tiny/b/tree/{commit}").json()
+    weights = next(entry for entry in entries if entry["path"] == WEIGHTS["hf-published"])
+    for file in (library.shelf.root / "registry").rglob(f"*{weights['lfs']['oid'][4:]}*"):
+        file.chmod(0o644)
+        file.write_bytes(bytes(weights["size"]))
+    answer = client.get(f"/hf-published/tiny/b/resolve/{commit}/{WEIGHTS['hf-published']}")
+    assert answer.status_code == 500
+    assert "x-error-code" not in answer.headers
+    assert answer.headers["x-error-message"]
+
+
+# ------------------------------------------------------------------ registries of one machine
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    made = Shelf(tmp_path)
+    yield made
+    made.close()
+
+
+@contextmanager
+def opened(shelf: Shelf) -> Iterator[httpx.Client]:
+    with running(service_app(shelf.registry, "open")) as address, httpx.Client(base_url=address, timeout=30) as client:
+        yield client
+
+
+def test_a_path_that_no_adapter_equals_has_no_revision_as_one(shelf: Shelf) -> None:
+    base = shelf.base("tiny", attention_base)
+    recipes = [VARIANTS["attention"]["plain"], replace(VARIANTS["attention"]["beside"], seed=1)]
+    for folder, path in zip(write_recipes(shelf.folder(), base, recipes), ("tiny/a", "tiny/a/b"), strict=True):
+        shelf.registry.publish(folder, path)
+    with opened(shelf) as client:
+        assert client.get("/hf/api/models/tiny/a.b").status_code == 200
+        assert client.get("/hf-lora/api/models/tiny/a").status_code == 200
+        for method, asked in (
+            ("GET", "/api/models/tiny/a.b"),
+            ("HEAD", "/tiny/a.b/resolve/main/adapter_config.json"),
+            ("GET", "/tiny/a.b/resolve/r1/adapter_model.safetensors"),
+        ):
+            message = assert_missing(client.request(method, f"/hf-lora{asked}"), "RevisionNotFound")
+            assert "no single PEFT adapter equals this path" in message
+
+
+def test_what_only_values_show_is_told_before_the_first_byte(shelf: Shelf) -> None:
+    """Rows of zeros under DoRA: what a child adds to them has no form on the original base."""
+    base = shelf.base("tiny", plain_base)
+    recipes = [Recipe(targets=("one",), dora=True), Recipe(targets=("one",), seed=1)]
+    first, second = write_recipes(shelf.folder(), base, recipes)
+    tensors = read_tensors(first / "adapter_model.safetensors")
+    for name, raw in tensors.items():
+        if name.endswith("lora_magnitude_vector"):
+            tensors[name] = RawTensor.of(raw.values * 0, raw.dtype)
+    write_tensors(first / "adapter_model.safetensors", tensors)
+    shelf.registry.publish(first, "tiny/a")
+    shelf.registry.publish(second, "tiny/a/b")
+    with opened(shelf) as client:
+        address = f"/hf-lora/tiny/a.b/resolve/{sha(client, 'hf-lora', 'tiny/a.b')}/adapter_model.safetensors"
+        answer = client.get(address, headers={"Range": "bytes=-8"})
+        assert "magnitude of 0" in assert_missing(answer, "RevisionNotFound")
+
+
+def test_a_registry_without_tokens_is_open_to_its_machine_only(shelf: Shelf) -> None:
+    shelf.base("tiny", plain_base)
+    with running(service_app(shelf.registry, "open")) as address:
+        assert httpx.get(f"{address}/hf/api/models/tiny/_").json()["id"] == "tiny/_"
+        answer = httpx.get(f"{address}/hf/api/models/tiny/_", headers={"Host": "elsewhere.example"})
+        assert_missing(answer, "RepoNotFound", status=403)

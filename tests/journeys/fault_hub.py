@@ -1,0 +1,134 @@
+"""A registry with merged models of 64 MB, and services of it whose memory, files and work are watched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from registry.services.local import LocalRegistry
+from tests.kit import Base, plain_base, write_adapter
+from tests.kit.servers_home import Home
+from tests.kit.servers_service import ServiceProcess
+
+FAULTY = (sys.executable, "-m", "tests.journeys.fault_serving", "serve", "--host", "127.0.0.1", "--port", "0")
+MIB = 1 << 20
+PATIENCE = 120.0
+FILE = "model.safetensors"
+SHAPES = {f"{name}.weight": (2048, 2048) for name in "abcd"}  # 16 MiB each; b and d are changed by nobody
+
+
+@dataclass(frozen=True)
+class Models:
+    """The base model ``net`` and its adapters ``net/p0`` ... , and the bytes that their merged models have."""
+
+    folder: Path
+    base: Base
+    adapters: Mapping[str, Path]
+    merged: Mapping[str, bytes]
+
+    def folder_of(self, room: Path) -> Path:
+        """A registry of one's own in a folder, to damage: all of it is copied."""
+        with contextlib.closing(LocalRegistry.open(room, create=True)) as registry:
+            registry.add_base("net", self.base.folder)
+            for name, folder in self.adapters.items():
+                registry.publish(folder, f"net/{name}")
+        return room
+
+
+def models(folder: Path, count: int) -> Models:
+    """Make them, in a registry in the folder ``folder/registry``."""
+    base = plain_base(folder / "base", SHAPES)
+    adapters = {f"p{n}": write_adapter(folder / f"p{n}", base, ["a", "c"], r=4, seed=n) for n in range(count)}
+    merged = {}
+    with contextlib.closing(LocalRegistry.open(folder / "registry", create=True)) as registry:
+        registry.add_base("net", base.folder)
+        for name, adapter in adapters.items():
+            registry.publish(adapter, f"net/{name}")
+            with registry.artifact(f"net/{name}", kind="merged") as artifact:
+                merged[name] = artifact.file(FILE).read()
+    return Models(folder, base, adapters, merged)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A service, seen from outside."""
+
+    process: ServiceProcess
+    view: str = "hf"
+
+    @property
+    def url(self) -> str:
+        return self.process.url
+
+    @property
+    def _proc(self) -> Path:
+        return Path(f"/proc/{self.process.process.pid}")
+
+    def memory(self, what: str = "VmHWM") -> int:
+        """Bytes of main memory: the most so far, or with ``VmRSS`` now."""
+        found = re.search(rf"^{what}:\s+(\d+) kB", (self._proc / "status").read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def files(self) -> int:
+        """Open files and connections."""
+        return len(list((self._proc / "fd").iterdir()))
+
+    def seconds(self) -> float:
+        """Seconds of work of all threads so far."""
+        words = (self._proc / "stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / 100
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric; 0 where there is none yet."""
+        text = httpx.get(f"{self.url}/metrics", timeout=PATIENCE).text
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        lines = [line for line in text.splitlines() if re.match(rf"{name}(_total)?[ {{]", line)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines if all(part in line for part in wanted))
+
+    def address(self, path: str = "p0", file: str = FILE) -> str:
+        """Of a file at the commit that ``main`` has now."""
+        repo = f"net/{path}"
+        info = httpx.get(f"{self.url}/{self.view}/api/models/{repo}/revision/main", timeout=PATIENCE)
+        assert info.status_code == 200, info.text
+        return f"{self.url}/{self.view}/{repo}/resolve/{info.json()['sha']}/{file}"
+
+
+def watched(
+    home: Home, environ: Mapping[str, str], *options: str, limits: Mapping[str, float] | None = None, **more: str
+) -> Watched:
+    """Start a service, with limits that are narrower than an operator's."""
+    narrowed = {"FAULT_LIMITS": json.dumps(limits)} if limits else {}
+    return Watched(ServiceProcess.started(home, {**environ, **narrowed, **more}, options, command=FAULTY))
+
+
+@contextlib.contextmanager
+def reading(address: str, start: int | None = None, *, buffer: int = 1 << 16) -> Iterator[socket.socket]:
+    """A client with a small buffer that has asked for a file and reads only what the test reads."""
+    parts = urlsplit(address)
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        wire.settimeout(PATIENCE)
+        wire.connect((parts.hostname, parts.port))
+        asked = "" if start is None else f"Range: bytes={start}-\r\n"
+        wire.sendall(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{asked}\r\n".encode())
+        yield wire
+
+
+def wait_until(condition: object, what: str) -> None:
+    """Until something is so."""
+    assert callable(condition)
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)

