@@ -7,19 +7,20 @@ that is asked for again is there again at once.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import Select, and_, distinct, exists, func, or_, select
+from sqlalchemy import Select, and_, bindparam, distinct, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue import blobs
 from registry.catalogue.blobs import StoredFile
 from registry.catalogue.sight import EVERYTHING, at_and_under
-from registry.catalogue.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile
+from registry.catalogue.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile, UtcTime
 from registry.catalogue.team_tables import MaterialisationRecord, MaterialisedFile
 from registry.errors import NotFoundError
 from registry.reference import Path
@@ -94,14 +95,19 @@ def of_plan(
     session: Session, path: str, number: int, plan_digest: str, artifact_format: int
 ) -> MaterialisationRow | None:
     """That of a plan at a revision, if it is not past its time."""
-    query = rows_query().where(
-        Adapter.path == path,
-        Revision.number == number,
-        MaterialisationRecord.plan_digest == plan_digest,
-        MaterialisationRecord.artifact_format == artifact_format,
-        _live(),
+    given = {"path": path, "number": number, "plan": plan_digest, "format": artifact_format, "now": datetime.now(UTC)}
+    return next(iter(values(session, _of_plan(), given)), None)
+
+
+@cache  # made once: it is asked for with every artifact, and takes longer to make than to run
+def _of_plan() -> Rows:
+    return rows_query().where(
+        Adapter.path == bindparam("path"),
+        Revision.number == bindparam("number"),
+        MaterialisationRecord.plan_digest == bindparam("plan"),
+        MaterialisationRecord.artifact_format == bindparam("format"),
+        MaterialisationRecord.expires_at > bindparam("now", type_=UtcTime()),
     )
-    return next(iter(values(session, query)), None)
 
 
 def get(session: Session, materialisation_id: str) -> MaterialisationRow:
@@ -218,9 +224,9 @@ def rows_query() -> Rows:
     )
 
 
-def values(session: Session, query: Rows) -> list[MaterialisationRow]:
+def values(session: Session, query: Rows, given: Mapping[str, object] = {}) -> list[MaterialisationRow]:
     """The materialisations that a query finds, with their files."""
-    found = session.execute(query).all()
+    found = session.execute(query, given).all()
     files: dict[str, list[StoredFile]] = defaultdict(list)
     for part in blobs.parts(row.id for row in found):
         named = (

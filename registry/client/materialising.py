@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import RootModel
 
-from registry.client.asking import asked
 from registry.client.browsing import Page, listed
 from registry.client.operations import result_of
 from registry.client.transport import Transport
 from registry.progress import SILENT, Progress
 from registry.schemas import ArtifactKind, Materialisation, Materialised
+from registry.services.arguments import asked
 from registry.wire import MaterialiseRequest
 
 _ROUTE = "/materialisations"

@@ -12,7 +12,6 @@ from urllib.parse import quote
 from registry.catalogue.texts import check_annotations, check_metrics, check_text
 from registry.client.arithmetic import MakeArithmetic
 from registry.client.artifacts import RemoteArtifact, plan_artifact
-from registry.client.asking import asked
 from registry.client.blobs import RemoteBlob, open_blob
 from registry.client.browsing import BasePage, EventPage, ProtectedTags, References, RevisionPage, TokenPage, listed
 from registry.client.fetching import Fetching
@@ -64,6 +63,7 @@ from registry.schemas import (
     Tree,
     Verified,
 )
+from registry.services.arguments import asked
 from registry.services.copying import copy
 from registry.services.given import own_folder
 from registry.services.requests import base_request, publish_request

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import sys
 from typing import Any
 
@@ -47,12 +49,19 @@ class Connection(H11Protocol):
     def handle_events(self) -> None:
         super().handle_events()
         if self.scope is not None:
-            self.scope[ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+            self.scope[ABORT] = self.abort  # type: ignore[typeddict-unknown-key]
             self.scope[OUTLET] = Outlet(self)  # type: ignore[typeddict-unknown-key]
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._expect_head()
         elif self.conn.their_state is not h11.IDLE:
             self._head_is_there()
+
+    def abort(self) -> None:
+        """Break the connection now: what the kernel holds for a client that takes nothing would stay there for days."""
+        if not self.transport.is_closing():
+            own = self.transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         error = sys.exc_info()[1]

@@ -29,7 +29,7 @@ from registry.http.problems import headers_of, problem
 
 What = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
 COMMIT: Final = "X-Repo-Commit"
-_TOKEN: Final = " Clients of the Hub take the token from HF_TOKEN."
+_HOW_TO_ASK: Final = " Clients of the Hub take the token from HF_TOKEN."
 _MOST: Final = 1000  # characters of a sentence in a header
 
 log = logging.getLogger(__name__)
@@ -96,12 +96,13 @@ def _of_values(error: RegistryError) -> RegistryError:
 
 async def error_answer(request: Request, error: RegistryError) -> Response:
     """The answer that tells an error; what was not allowed is noted, as everywhere."""
-    await anyio.to_thread.run_sync(service_of(request).refusals.note, request, error)
+    if isinstance(error, NotAllowedError):
+        await anyio.to_thread.run_sync(service_of(request).refusals.note, request, error)
     id_ = exchange_of(request.scope).request
     told = problem(error, id_, status=404 if isinstance(error, MissingError) else None)
     if told.status == 500:
         log.error("%s", error, extra={"request": id_, "code": told.code})
-    sentence = told.detail + (_TOKEN if told.code == "bad_token" else "")
+    sentence = told.detail + (_HOW_TO_ASK if told.code == "bad_token" else "")
     headers = {**headers_of(told), "X-Error-Message": _in_a_header(sentence)}
     if isinstance(error, MissingError):
         headers["X-Error-Code"] = error.what

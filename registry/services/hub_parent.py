@@ -164,7 +164,7 @@ def _by_name(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | D
     if name not in _MAIN:
         with deployment.read() as session:
             named = tags.ever_named(session, above, name)
-    if named and (reference := Reference.parse(named[0])).number is not None:
+    if len(named) == 1 and (reference := Reference.parse(named[0])).number is not None:
         row = next((one for one in place.candidates if one.number == reference.number), None)
         return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so, and it never moved")
     listed = ", ".join(row.reference for row in place.candidates[:10])

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import platformdirs
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from registry.catalogue import annotations as annotation_rows
@@ -19,9 +18,9 @@ from registry.catalogue import search as searching
 from registry.catalogue.database import Database, sqlite_url
 from registry.errors import NotFoundError, UsageError
 from registry.folders.cache import DEFAULT_LIMIT, FetchCache
+from registry.memory import MemoryCache
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
-from registry.memory import MemoryCache
 from registry.reference import Reference
 from registry.rights import Principal, Role
 from registry.schemas import (
@@ -52,10 +51,11 @@ from registry.schemas import (
     Verified,
 )
 from registry.services import life
+from registry.services.arguments import asked
 from registry.services.deployment import GRACE, Deployment
 from registry.services.exchange import Exchange
-from registry.services.local_materialisations import Materialisations
 from registry.services.identity import create_token, listed_tokens, of_this_machine, revoke_token, whoami
+from registry.services.local_materialisations import Materialisations
 from registry.services.showing import resolved, shown
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
@@ -300,7 +300,7 @@ class LocalRegistry(Materialisations, Exchange):
     ) -> Artifact:
         from registry.services.handing_out import open_artifact
 
-        options = options_of(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
         return open_artifact(self.deployment, ref, options)
 
     def fetch(
@@ -323,7 +323,7 @@ class LocalRegistry(Materialisations, Exchange):
         if base_dir is not None and kind != "merged":
             raise UsageError(f"--base-dir goes with --as merged, not with --as {kind}: it is merged there.")
         place = None if out is None else Path(out)
-        options = options_of(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
         return fetch(self.deployment, self._cache, ref, place, options, force=force, progress=progress)
 
     def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
@@ -334,16 +334,6 @@ class LocalRegistry(Materialisations, Exchange):
     def close(self) -> None:
         self.deployment.blobs.close()
         self.deployment.database.dispose()
-
-
-def options_of(**given: object) -> Options:
-    """How an artifact is asked for; raises `UsageError`, naming the option that is malformed."""
-    try:
-        return Options.model_validate(given, strict=True)  # True is no rank, and "3" none either
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        name = str(first["loc"][0])
-        raise UsageError(f"{name} is {given[name]!r}: {first['msg'].lower()}.") from None
 
 
 def _cache(folder: Path | None, limit: int | None) -> FetchCache:

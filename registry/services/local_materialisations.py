@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
-from registry.errors import UsageError
 from registry.progress import SILENT, Progress
 from registry.schemas import ArtifactKind, Materialisation, Materialised
+from registry.services.arguments import asked
 from registry.services.deployment import Deployment
 from registry.wire import MaterialiseRequest
 
@@ -21,7 +19,8 @@ class Materialisations:
     ) -> Materialised:
         from registry.services.materialising import materialise
 
-        return materialise(self.deployment, _request(ref=ref, kind=kind, expires_in=expires_in), progress)
+        request = asked(MaterialiseRequest, ref=ref, kind=kind, expires_in=expires_in)
+        return materialise(self.deployment, request, progress)
 
     def materialisations(self, ref: str | None = None) -> tuple[Materialisation, ...]:
         from registry.services.materialising import listed
@@ -33,11 +32,3 @@ class Materialisations:
 
         return drop(self.deployment, which, kind)
 
-
-def _request(**given: object) -> MaterialiseRequest:
-    try:
-        return MaterialiseRequest.model_validate(given, strict=True)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        name = str(first["loc"][0])
-        raise UsageError(f"{name} is {given[name]!r}: {first['msg'].lower()}.") from None

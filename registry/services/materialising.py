@@ -100,14 +100,13 @@ def drop(deployment: Deployment, which: str, kind: ArtifactKind | None) -> tuple
     """
     principal = deployment.principal
     by_id = "/" not in which  # the path of an adapter has one, and no id has
-    if not by_id:
+    if by_id:
+        deployment.rights.require("writer", "drop materialisations")  # and sees no other than those of its scopes
+    else:
         deployment.rights.require_on("writer", Reference.parse(which).path, "drop materialisations")
-    deployment.rights.require("writer", "drop materialisations")
 
     def work(session: Session) -> tuple[Materialisation, ...]:
         found = (rows.get(session, which),) if by_id else _of_revision(session, which, kind)
-        for row in found:
-            deployment.rights.require_on("writer", Reference.parse(row.reference).path, "drop materialisations")
         changes.drop(session, found, principal)
         return tuple(row.shown for row in found)
 

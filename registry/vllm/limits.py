@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from registry.errors import InvalidAdapterError
+from registry.errors import AccuracyError, InvalidAdapterError
 from registry.services.protocol import ReadableArtifact
 
 DEFAULT_MAX_RANK: Final = 16  # of vLLM
@@ -56,4 +56,12 @@ def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:
         "REGISTRY_VLLM_MAX_RANK to the same, or allow an error with REGISTRY_VLLM_MAX_ERROR, such as 0.05, to have "
         "such adapters truncated.",
         code="engine_limits",
+    )
+
+
+def too_inexact(reference: str, rank: int, limit: int, problem: AccuracyError) -> AccuracyError:
+    """The refusal of a rank that can't be lowered within the error that the setting allows."""
+    return AccuracyError(
+        f"{reference} has rank {rank} and vLLM takes {limit} at most, which REGISTRY_VLLM_MAX_ERROR does not allow. "
+        f"{problem}"
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from registry.digest import hex_of
-from registry.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError
+from registry.errors import AccuracyError, ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError
 from registry.folders.holding import Hold, hold
 from registry.folders.scan import RECEIPT
 from registry.reference import Reference
@@ -25,7 +25,7 @@ from registry.schemas import Fetched, Truncation
 from registry.services.protocol import Registry
 from registry.settings import Settings
 from registry.vllm.asked import DIGITS, Asked, Names
-from registry.vllm.limits import DEFAULT_MAX_RANK, rank_for_vllm, too_large
+from registry.vllm.limits import DEFAULT_MAX_RANK, rank_for_vllm, too_inexact, too_large
 from registry.vllm.served import Served, served_base, untied
 
 LOG: Final = logging.getLogger("vllm.registry")  # below vLLM's own, so that its configuration of logs shows it
@@ -141,6 +141,8 @@ class RegistryResolver:
                 if not left:
                     raise
                 continue
+            except AccuracyError as problem:
+                raise too_inexact(pinned, rank, limit, problem) from problem
             if self._hold(fetched):
                 if fetched.truncation is not None:
                     _tell(pinned, rank, fetched.truncation, fetched.folder)

@@ -11,6 +11,7 @@ import pytest
 from registry.catalogue import migrations
 from registry.catalogue.database import Database, sqlite_url
 from tests.catalogue.rows import Writer
+from tests.kit.servers_shared import SharedServers
 
 BACKENDS = ("sqlite", "postgresql")
 MIGRATE = migrations.upgrade  # before `made_once` takes its place
@@ -54,11 +55,12 @@ def empty_url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> s
 
 @pytest.fixture
 def url(backend: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """A database with the schema and no rows."""
+    """A database with the schema, and no rows but those of `filled` if the test takes it."""
+    filled = "filled" in request.fixturenames
     if backend == "sqlite":
-        shutil.copy(request.getfixturevalue("template"), tmp_path / "catalogue.sqlite")
+        shutil.copy(request.getfixturevalue("filled_template" if filled else "template"), tmp_path / "catalogue.sqlite")
         return sqlite_url(tmp_path / "catalogue.sqlite")
-    url: str = request.getfixturevalue("postgres_migrated_url")
+    url: str = request.getfixturevalue("postgres_filled_url" if filled else "postgres_migrated_url")
     return url
 
 
@@ -70,8 +72,15 @@ def database(url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def filled(database: Database, writer: Writer) -> Database:
+def filled(database: Database) -> Database:
     """llama/support@1..2, llama/support/french@1 (on support@1), llama/support/french/legal@1, llama/code@1."""
+    with database.write():
+        return database  # its rows came with the copy that `url` made; the pool has a connection, as after a change
+
+
+def fill(url: str) -> None:
+    """Write what `filled` has: once, all tests get copies."""
+    database, writer = Database(url), Writer()
     with database.write() as session:
         writer.base(session, "llama")
         support = writer.publish(session, "llama/support", "s1", tag="prod", metrics={"acc": 0.5})
@@ -79,4 +88,25 @@ def filled(database: Database, writer: Writer) -> Database:
         writer.publish(session, "llama/support/french/legal", "l1", french)
         writer.publish(session, "llama/support", "s2", metrics={"acc": 0.75, "loss": -1.5})
         writer.publish(session, "llama/code", "c1", message="Über 100% of code_lines", rank=64)
-    return database
+    database.dispose()
+
+
+@pytest.fixture(scope="session")
+def filled_template(template: Path) -> Path:
+    path = template.with_name("filled.sqlite")
+    shutil.copy(template, path)
+    fill(sqlite_url(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_filled_template(shared_servers: SharedServers) -> Iterator[str]:
+    with shared_servers.postgres(migrated=True) as url:
+        fill(url)
+        yield url
+
+
+@pytest.fixture
+def postgres_filled_url(shared_servers: SharedServers, postgres_filled_template: str) -> Iterator[str]:
+    with shared_servers.postgres_like(postgres_filled_template) as url:
+        yield url

@@ -160,17 +160,18 @@ def test_python_and_the_command_line_see_the_same_registry(tiny: Run, adapter: A
     assert Tree.model_validate_json(ok(tiny("tree", "--json", "--url", "registry"))) == expected
 
 
-@pytest.mark.parametrize("args", [["tree"], ["log", "tiny/support"], ["show", "tiny/support"], ["search"], ["events"]])
-def test_browsing_loads_no_tensor_library(args: list[str], tiny: Run, adapter: Adapter) -> None:
+def test_browsing_loads_no_tensor_library(tiny: Run, adapter: Adapter) -> None:
     from tests.cli.test_start import loaded_by
 
     ok(tiny("publish", str(adapter("a", 1)), "tiny/support"))
-    loaded = loaded_by(*args)
+    loaded = loaded_by(["tree"], ["log", "tiny/support"], ["show", "tiny/support"], ["search"], ["events"])
     assert "sqlalchemy" in loaded
     assert not {"torch", "numpy", "safetensors", "transformers", "alembic", "rich"} & loaded
 
 
-@pytest.mark.parametrize("delay", [0, 0.2, 0.7, 1.5])
+@pytest.mark.parametrize(
+    "delay", [pytest.param(0, marks=pytest.mark.slow), 0.2, 0.7, pytest.param(1.5, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_in_a_publish_is_quiet_and_leaves_a_registry_that_works(
     delay: float, tiny: Run, adapter: Adapter
 ) -> None:

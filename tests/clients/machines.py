@@ -125,6 +125,7 @@ class Machine:
     def close(self) -> None:
         """End the program; the next steps start another, which finds what this one has left in its cache."""
         if self._program is not None:
+            self._program.kill()  # torch takes seconds to end
             self._program.communicate()
             self._program = None
 

@@ -93,11 +93,15 @@ def test_a_blob_comes_from_the_store_also_after_a_cut(team: Team) -> None:
     resumed, adapter = one.run(step("snapshot", repo="large/_"), step("snapshot", repo="large/one"))
     assert resumed["files"] == digests(base.folder)
     assert adapter["files"] == digests(link)
-    contract.keeps_to(team.service.seen(), one.endpoint)
-    assert {seen.status for seen in team.service.seen("HEAD")} == {200}
+    contract.keeps_to(team.service.seen(target="^/hf-published/"), one.endpoint)
+    assert {seen.status for seen in team.service.seen("HEAD", "/resolve/")} == {200}
     assert {seen.status for seen in team.service.seen("GET", r"resolve/.*\.safetensors")} == {302}
-    assert [seen.status for seen in team.store.seen("GET", weights)] == [200, 206]
-    assert {(seen.method, seen.status) for seen in team.store.seen()} == {("GET", 200), ("GET", 206)}
+    cut, again, *_ = team.store.seen("GET", weights)
+    assert cut.received == 15 * MIB
+    assert again.received < (base.folder / "model.safetensors").stat().st_size  # a part: what was still missing
+    assert again.target != cut.target  # by an address that the service signed anew
+    # rclone answers a range with 200, so that newer clients ask once more for the whole: not the way of S3
+    assert {(seen.method, seen.status) for seen in team.store.seen()} == {("GET", 200)}
 
 
 @pytest.mark.parametrize("team", ["localhost"], indirect=True)

@@ -89,4 +89,10 @@ def test_a_team_has_the_same_views_and_clients_are_sent_to_its_store(
                 assert (answer.status_code, answer.content) == (200, data)
             gone = hub.get(f"/{view}/{name}/a.b/resolve/{commit}/nothing")
             assert_missing(gone, "EntryNotFound", commit=commit)
+            told = hub.get(f"/{view}/api/models/{name}/a.b/refs").json()
+            assert {one["targetCommit"] for one in told["branches"] + told["tags"]} == {commit}
+            assert [one["id"] for one in hub.get(f"/{view}/api/models/{name}/a.b/commits/r1").json()] == [commit]
+        main = sha(hub, "hf-lora", f"{name}/_")
+        for revision in ("r1", "prod", sha(hub, "hf-lora", f"{name}/a")):
+            assert sha(hub, "hf-lora", f"{name}/_", revision) == main
     client.close()

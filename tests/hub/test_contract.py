@@ -223,6 +223,13 @@ def test_a_composed_adapter_names_its_base_at_the_same_endpoint(reader: httpx.Cl
     assert (head.status_code, head.headers["x-repo-commit"]) == (200, config["revision"])
 
 
+def test_what_comes_after_an_ancestor_names_the_merged_model_below(reader: httpx.Client, library: Library) -> None:
+    with library.registry.artifact("tiny/a/x", kind="lora", since="tiny/a@1") as artifact:
+        config = json.loads(artifact.files["adapter_config.json"].read())
+    assert config["base_model_name_or_path"] == "tiny/a"
+    assert config["revision"] == sha(reader, "hf", "tiny/a", "r1")
+
+
 def test_a_base_answers_by_the_names_of_its_adapters_where_these_are_asked_for(reader: httpx.Client) -> None:
     base = sha(reader, "hf-lora", "tiny/_")
     for name in ("r1", "prod", "v1.0", sha(reader, "hf-lora", "tiny/a.x"), sha(reader, "hf-lora", "tiny/a", "r1")):

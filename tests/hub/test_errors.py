@@ -17,10 +17,10 @@ from registry.tensors.artifacts import plan
 from registry.wire import VIEWS
 from tests.api.conftest import Library, running, with_tokens
 from tests.hub.conftest import WEIGHTS, assert_missing, fill, sha
-from tests.kit import RawTensor, attention_base, plain_base, read_tensors, write_tensors
+from tests.kit import RawTensor, plain_base, read_tensors, write_tensors
 from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.shelf import Shelf
-from tests.kit.variants import VARIANTS
+from tests.kit.variants import MAKERS, VARIANTS
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -210,13 +210,12 @@ def test_what_was_retracted_is_told_and_not_handed_out(shelf_service: tuple[Libr
 
 def test_a_service_with_too_much_to_do_says_so_in_the_form_of_the_hub(tmp_path: Path) -> None:
     library = with_tokens(fill(tmp_path))
-    limits = Limits(computed=1, queue=0, queue_time=0.1)
-    app = service_app(library.registry, limits=limits)
-    with running(app, limits) as address, httpx.Client(base_url=address, headers=library.headers("reader")) as client:
-        commit = sha(client, "hf", "tiny/a")
-        admission = app.state.service.bodies._admissions["computed"]
-        admission._most = 0  # everybody is there already
-        answer = client.get(f"/hf/tiny/a/resolve/{commit}/model.safetensors")
+    limits = Limits(computed=0, queue=0)
+    with (
+        running(service_app(library.registry, limits=limits), limits) as address,
+        httpx.Client(base_url=address, headers=library.headers("reader")) as client,
+    ):
+        answer = client.get(f"/hf/tiny/a/resolve/{sha(client, 'hf', 'tiny/a')}/model.safetensors")
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert "x-error-message" in answer.headers
@@ -255,7 +254,7 @@ def opened(shelf: Shelf) -> Iterator[httpx.Client]:
 
 
 def test_a_path_that_no_adapter_equals_has_no_revision_as_one(shelf: Shelf) -> None:
-    base = shelf.base("tiny", attention_base)
+    base = shelf.base("tiny", MAKERS["attention"])
     recipes = [VARIANTS["attention"]["plain"], replace(VARIANTS["attention"]["beside"], seed=1)]
     for folder, path in zip(write_recipes(shelf.folder(), base, recipes), ("tiny/a", "tiny/a/b"), strict=True):
         shelf.registry.publish(folder, path)

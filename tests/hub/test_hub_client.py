@@ -91,3 +91,7 @@ def test_downloads_are_what_fetch_gives(api: HfApi, service: str, view: str, lib
     )
     assert Path(one).read_bytes() == wanted[WEIGHTS[view]]
     assert Path(one).parent.name == folder.name
+    checked = api.verify_repo_checksums("tiny/a.x", cache_dir=tmp_path / "cache")
+    computed = {WEIGHTS[view]} if view != "hf-published" else set()  # nobody knows their hash before they are made
+    assert {one["path"] for one in checked.mismatches} == computed
+    assert checked.checked_count == len(wanted)

@@ -67,7 +67,15 @@ class SharedServers:
     def postgres(self, *, migrated: bool) -> Iterator[str]:
         """The URL of a new database, empty or with the current schema; it is removed afterwards."""
         port = self._postgres_port()
-        name = create_database(port, template=self._migrated(port) if migrated else "template0")
+        template = self._migrated(port) if migrated else "template0"
+        with self.postgres_like(postgres_url(port, template)) as url:
+            yield url
+
+    @contextmanager
+    def postgres_like(self, url: str) -> Iterator[str]:
+        """The URL of a copy of a database that nobody is connected to; it is removed afterwards."""
+        port, template = self._postgres_port(), url.rpartition("/")[2]
+        name = create_database(port, template=template)
         try:
             yield postgres_url(port, name)
         finally:

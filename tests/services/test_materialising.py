@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -100,6 +101,8 @@ def kept(place: Place, ref: str, kind: ArtifactKind) -> materialised.Kept | None
 def test_it_is_the_same_and_only_what_is_new_is_stored(both: Place) -> None:
     place = both
     computed = contents(place.registry, "net/one/two", "merged")
+    with place.registry.artifact("net/one/two", kind="merged") as artifact:
+        new = [path for path, file in artifact.files.items() if file.digest is None]
     before = set(place.objects())
     answer = place.registry.materialise("net/one/two", kind="merged")
     stored = set(place.objects()) - before
@@ -109,6 +112,7 @@ def test_it_is_the_same_and_only_what_is_new_is_stored(both: Place) -> None:
     assert answer.materialisation.files == len(computed)
     # One shard is changed; the other, the index, the configuration and the tokenizer are blobs already.
     changed = [path for path in computed if path.endswith(".safetensors") and not _is_of_base(place, path, computed)]
+    assert changed == new  # the others are not even read
     assert len(changed) == 1
     assert answer.bytes_stored == len(computed[changed[0]])
     assert len(stored) == 2  # and the list of its blocks
@@ -416,3 +420,11 @@ def test_find_gives_what_the_views_need(place: Place) -> None:
 
 def _said(made: Materialisation) -> tuple[str, str, str | None]:
     return made.id, made.rendering, made.numerics
+
+
+def test_a_copy_leaves_it_behind(embedded: Place, tmp_path: Path) -> None:
+    embedded.registry.materialise("net/one", kind="merged")
+    with closing(LocalRegistry.open(tmp_path / "other", cache_folder=tmp_path / "cache")) as other:
+        embedded.registry.copy("net/one", other)
+        assert other.materialisations() == ()
+        assert contents(other, "net/one", "merged") == contents(embedded.registry, "net/one", "merged")

@@ -34,7 +34,7 @@ INTERFACE = json.loads((Path(__file__).parent / "interface.json").read_text())
 PYTHON: Final = os.environ.get("VLLM_PYTHON", "")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6] * 5  # longer than a block, so that the prefix cache has something
-START: Final = 300  # seconds that vLLM may take until it answers
+START: Final = 600  # seconds that vLLM may take until it answers
 METADATA = {
     "METADATA": "Metadata-Version: 2.1\nName: adapter-registry\nVersion: 0\n",
     "entry_points.txt": "[vllm.general_plugins]\nadapter_registry = registry.vllm.plugin:register\n",

@@ -198,6 +198,8 @@ def test_an_error_that_can_not_be_kept_is_refused(tree: Place, make_resolver: Ma
     tree.publish("net/wide", Recipe(("one", "two"), r=16))
     problem = refused(Server(make_resolver(REGISTRY_VLLM_MAX_ERROR="0.001")), "net/wide")
     assert problem.code == "accuracy"
+    for words in ("net/wide@1", "rank 16", "REGISTRY_VLLM_MAX_ERROR", "the error is 0."):
+        assert words in str(problem)
 
 
 def test_what_is_within_the_limit_is_exact_whatever_error_is_allowed(tree: Place, make_resolver: MakeResolver) -> None:

@@ -1,4 +1,4 @@
-"""What a caller gives in Python as the schema that is sent; what it refuses is one sentence about one argument."""
+"""What a caller gives in Python as a schema; what it refuses is one sentence about one argument."""
 
 from __future__ import annotations
 

@@ -1,0 +1,70 @@
+"""A path that is kept in the store: all replicas name its bytes by the same commit, whoever made them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from registry.app import service_app
+from registry.services.commits import made_by
+from registry.tensors.artifacts import plan
+from tests.api.conftest import running
+from tests.hub.conftest import WEIGHTS, assert_missing, fill, sha
+from tests.kit.shelf import Shelf
+
+OTHER = "0123456789abcdef"  # the arithmetic of another machine
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    made = fill(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(shelf: Shelf) -> Iterator[httpx.Client]:
+    with running(service_app(shelf.registry, "open")) as address, httpx.Client(base_url=address, timeout=30) as one:
+        yield one
+
+
+@pytest.mark.parametrize("view", ["hf", "hf-lora"])
+def test_main_has_the_commit_of_what_is_kept(
+    shelf: Shelf, client: httpx.Client, view: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, first = sha(client, view, "tiny/a"), sha(client, view, "tiny/a", "r1")
+    address = f"/{view}/tiny/a/resolve/{own}/{WEIGHTS[view]}"
+    before = client.get(address)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(plan, "fingerprint", lambda: OTHER)
+        shelf.registry.materialise("tiny/a", kind="merged" if view == "hf" else "lora")
+    kept = sha(client, view, "tiny/a")
+    assert kept == own[:28] + made_by(OTHER) != own
+    assert sha(client, view, "tiny/a", "r1") == first
+    refs = client.get(f"/{view}/api/models/tiny/a/refs").json()
+    assert refs["branches"][0]["targetCommit"] == kept
+    assert {one["name"]: one["targetCommit"] for one in refs["tags"]} == {"r1": first, "prod": first, "r2": kept}
+    assert [one["id"] for one in client.get(f"/{view}/api/models/tiny/a/commits/main").json()] == [kept, first]
+
+    stored = client.get(f"/{view}/tiny/a/resolve/{kept}/{WEIGHTS[view]}")
+    assert (stored.headers["x-repo-commit"], stored.content) == (kept, before.content)
+    assert stored.headers["etag"] != before.headers["etag"]
+    entries = client.get(f"/{view}/api/models/tiny/a/tree/{kept}?recursive=true").json()
+    hashes = {entry["path"]: entry["lfs"]["oid"] for entry in entries if entry["type"] == "file"}
+    assert hashes[WEIGHTS[view]] == hashlib.sha256(stored.content).hexdigest()
+    if view == "hf":
+        assert "adapter_config.json" not in hashes
+        gone = client.get(f"/hf/tiny/a/resolve/{kept}/adapter_config.json")
+        assert_missing(gone, "EntryNotFound", commit=kept)
+
+    # Who began with what this machine computes goes on with that.
+    again = client.get(address)
+    assert (again.status_code, again.content) == (200, before.content)
+    assert (again.headers["etag"], again.headers["x-repo-commit"]) == (before.headers["etag"], own)
+    assert sha(client, view, "tiny/a", own) == own
+    listed = client.get(f"/{view}/api/models/tiny/a/tree/{own}").json()
+    assert all("lfs" not in entry for entry in listed if entry["path"] == WEIGHTS[view])
