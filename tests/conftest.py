@@ -10,6 +10,7 @@ A server that does not start fails the test, with what the server wrote; no test
 
 from __future__ import annotations
 
+import gc
 import json
 import sqlite3
 import tempfile
@@ -34,6 +35,12 @@ from tests.kit.servers_service import ServiceProcess
 from tests.kit.servers_shared import SharedServers, SharedService
 
 StartService = Callable[..., ServiceProcess]
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: looking through it for garbage again and again takes time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -215,6 +215,9 @@ class _Bar:
     """Stands where the client would make a bar for a file, and counts; called, it is the bar."""
 
     def __init__(self, advance: Callable[[int], None], size: int) -> None:
+        self.total: float | None = size  # which some versions read and set
+        self.n = 0
+        self.format_dict: dict[str, object] = {}
         self._advance = advance
         self._size = size
         self._done = 0

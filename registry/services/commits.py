@@ -124,8 +124,10 @@ class RecentCommits:
 
     def note(self, names: RepoNames, revision: str) -> None:
         """Note a revision that is asked for."""
+        meaning = names.meaning(revision)
         with self._lock:
-            self._found[names.meaning(revision)] = Meant(names.path, revision)
+            self._found[meaning] = Meant(names.path, revision)
+            self._found.move_to_end(meaning)
             if len(self._found) > self._most:
                 self._found.popitem(last=False)
 

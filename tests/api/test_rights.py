@@ -77,6 +77,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client
     """A reader of `tiny/a` at a registry with more than that, and at one with nothing else."""
     root = tmp_path_factory.mktemp("two")
     more, less = (with_tokens(fill(root / name, hidden=hidden)) for name, hidden in (("more", True), ("less", False)))
+    more.registry.materialise("tiny/b")
+    for library in (more, less):
+        library.registry.materialise("tiny/a/x")
     with (
         running(service_app(more.registry)) as here,
         running(service_app(less.registry)) as there,
@@ -93,6 +96,7 @@ def comparable(answer: httpx.Response) -> tuple[int, Any]:
     text = answer.text
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
     text = re.sub(r"tok_\w+", "TOKEN", text)
+    text = re.sub(r"mat_\w+", "MATERIALISATION", text)
     text = text.replace(str(answer.url.copy_with(raw_path=b"/")).rstrip("/"), "URL")
     text = text.replace(answer.headers["x-request-id"], "REQUEST")
     return answer.status_code, text
@@ -113,9 +117,11 @@ QUESTIONS = [
     ("/protected-tags", {"base": "tiny"}),
     ("/whoami", {}),
     ("/tokens", {}),
+    ("/materialisations", {}),
+    ("/materialisations", {"limit": "1"}),
     *((route, {name: value}) for route, name in (
         ("/tree", "path"), ("/log", "path"), ("/revisions", "ref"), ("/resolve", "ref"), ("/bundles", "ref"),
-        ("/subtree", "path"), ("/artifacts", "ref"),
+        ("/subtree", "path"), ("/artifacts", "ref"), ("/materialisations", "ref"),
     ) for value in (
         "tiny/b", "tiny/b/y", "tiny/bb", "tiny/b/yy", "other", "other/c", "othr", "tiny/b@1", "tiny/b@9", "tiny/b@prod",
         "tiny/a", "tiny/a/x", "tiny/aa", "tiny/a@9", "tiny/a/x@1", "tiny",

@@ -25,11 +25,17 @@ def test_values_are_parsed() -> None:
             "REGISTRY_AUTHOR": "Anna Müller",
             "REGISTRY_CACHE_DIR": "/data/cache",
             "REGISTRY_CACHE_SIZE": "20GiB",
+            "REGISTRY_CACHE": "512MiB",
             "REGISTRY_DEBUG": "1",
         }
     )
     assert settings == Settings(
-        url="/data/registry", author="Anna Müller", cache_dir=Path("/data/cache"), cache_size=20 * 2**30, debug=True
+        url="/data/registry",
+        author="Anna Müller",
+        cache_dir=Path("/data/cache"),
+        cache_size=20 * 2**30,
+        cache=2**29,
+        debug=True,
     )
 
 
@@ -44,6 +50,7 @@ def test_sizes(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("REGISTRY_CACHE", "none"),
         ("REGISTRY_CACHE_SIZE", "big"),
         ("REGISTRY_CACHE_SIZE", "-1"),
         ("REGISTRY_CACHE_SIZE", "10 gigs"),

@@ -8,14 +8,16 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
 from registry.services.local import LocalRegistry
+from registry.services.protocol import Registry
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess
@@ -29,34 +31,44 @@ SHAPES = {f"{name}.weight": (2048, 2048) for name in "abcd"}  # 16 MiB each; b a
 
 @dataclass(frozen=True)
 class Models:
-    """The base model ``net`` and its adapters ``net/p0`` ... , and the bytes that their merged models have."""
+    """The base model ``net`` and its adapters ``net/p0`` ... , in a registry in a folder."""
 
     folder: Path
     base: Base
     adapters: Mapping[str, Path]
-    merged: Mapping[str, bytes]
 
-    def folder_of(self, room: Path) -> Path:
-        """A registry of one's own in a folder, to damage: all of it is copied."""
-        with contextlib.closing(LocalRegistry.open(room, create=True)) as registry:
-            registry.add_base("net", self.base.folder)
-            for name, folder in self.adapters.items():
-                registry.publish(folder, f"net/{name}")
-        return room
+    @classmethod
+    def made(cls, folder: Path, count: int) -> Models:
+        """Make them, with so many adapters."""
+        base = plain_base(folder / "base", SHAPES)
+        adapters = {f"p{n}": write_adapter(folder / f"p{n}", base, ["a", "c"], r=4, seed=n) for n in range(count)}
+        found = cls(folder, base, adapters)
+        with contextlib.closing(LocalRegistry.open(found.registry, create=True)) as registry:
+            found.publish(registry)
+        return found
 
+    @property
+    def registry(self) -> Path:
+        """The folder of the registry."""
+        return self.folder / "registry"
 
-def models(folder: Path, count: int) -> Models:
-    """Make them, in a registry in the folder ``folder/registry``."""
-    base = plain_base(folder / "base", SHAPES)
-    adapters = {f"p{n}": write_adapter(folder / f"p{n}", base, ["a", "c"], r=4, seed=n) for n in range(count)}
-    merged = {}
-    with contextlib.closing(LocalRegistry.open(folder / "registry", create=True)) as registry:
-        registry.add_base("net", base.folder)
-        for name, adapter in adapters.items():
+    def publish(self, registry: Registry) -> None:
+        """Add all of it to a registry."""
+        registry.add_base("net", self.base.folder)
+        for name, adapter in self.adapters.items():
             registry.publish(adapter, f"net/{name}")
-            with registry.artifact(f"net/{name}", kind="merged") as artifact:
-                merged[name] = artifact.file(FILE).read()
-    return Models(folder, base, adapters, merged)
+
+    @cache  # noqa: B019 - lives as long as the tests
+    def merged(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes of the merged model, as `fetch` writes them."""
+        with (
+            contextlib.closing(LocalRegistry.open(self.registry, create=False)) as registry,
+            registry.artifact(f"net/{path}", kind="merged") as artifact,
+        ):
+            return artifact.file(FILE).read(start, stop)
+
+    def __hash__(self) -> int:
+        return hash(self.folder)
 
 
 @dataclass(frozen=True)
@@ -125,9 +137,8 @@ def reading(address: str, start: int | None = None, *, buffer: int = 1 << 16) ->
         yield wire
 
 
-def wait_until(condition: object, what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Until something is so."""
-    assert callable(condition)
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, what

@@ -128,16 +128,16 @@ def _is_of_base(place: Place, path: str, computed: dict[str, bytes]) -> bool:
         return artifact.files[path].read() == computed[path]
 
 
-def test_asking_again_keeps_it_for_longer_and_never_for_less(place: Place) -> None:
-    first = place.registry.materialise("net/one")
+def test_asking_again_keeps_it_for_longer_and_never_for_less(embedded: Place) -> None:
+    first = embedded.registry.materialise("net/one")
     assert timedelta(days=29) < first.materialisation.expires_at - datetime.now(UTC) <= timedelta(days=30)
-    longer = place.registry.materialise("net/one@1", expires_in=90 * 86400)
+    longer = embedded.registry.materialise("net/one@1", expires_in=90 * 86400)
     assert (longer.created, longer.bytes_stored) == (False, 0)
     assert longer.materialisation.id == first.materialisation.id
     assert longer.materialisation.expires_at > first.materialisation.expires_at
-    shorter = place.registry.materialise("net/one", expires_in=60)
+    shorter = embedded.registry.materialise("net/one", expires_in=60)
     assert shorter.materialisation == longer.materialisation
-    assert [(event.action, event.subject) for event in place.registry.events(limit=3)] == [
+    assert [(event.action, event.subject) for event in embedded.registry.events(limit=3)] == [
         ("materialise", "net/one@1"),
         ("materialise", "net/one@1"),
         ("publish", "net/one/two@1"),
@@ -166,14 +166,14 @@ def test_past_its_time_it_is_not_there_and_is_collected_after_its_grace(both: Pl
     assert_sound(place)
 
 
-def test_one_that_is_past_its_time_comes_back_when_it_is_asked_for(place: Place) -> None:
-    made = place.registry.materialise("net/one", kind="merged").materialisation
-    expire(place)
-    again = place.registry.materialise("net/one", kind="merged")
+def test_one_that_is_past_its_time_comes_back_when_it_is_asked_for(embedded: Place) -> None:
+    made = embedded.registry.materialise("net/one", kind="merged").materialisation
+    expire(embedded)
+    again = embedded.registry.materialise("net/one", kind="merged")
     assert (again.created, again.bytes_stored, again.materialisation.id) == (False, 0, made.id)
-    assert [one.id for one in place.registry.materialisations()] == [made.id]
-    assert gc(place).materialisations == ()
-    assert_sound(place)
+    assert [one.id for one in embedded.registry.materialisations()] == [made.id]
+    assert gc(embedded).materialisations == ()
+    assert_sound(embedded)
 
 
 def test_it_is_dropped_by_id_and_by_revision(place: Place) -> None:
@@ -255,21 +255,21 @@ def test_a_deleted_revision_takes_it_along_and_a_retracted_one_hides_it(place: P
 
 
 def test_what_other_arithmetic_made_goes_before_what_is_computed_here(
-    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    embedded: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ours = place.registry.fetch("net/one", tmp_path / "ours", kind="merged")
+    ours = embedded.registry.fetch("net/one", tmp_path / "ours", kind="merged")
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(plans, "fingerprint", lambda: OTHER)
-        made = place.registry.materialise("net/one", kind="merged").materialisation
+        made = embedded.registry.materialise("net/one", kind="merged").materialisation
     assert made.numerics == OTHER
     assert made.rendering != ours.rendering
-    fetched = place.registry.fetch("net/one", tmp_path / "theirs", kind="merged")
+    fetched = embedded.registry.fetch("net/one", tmp_path / "theirs", kind="merged")
     assert fetched.rendering == made.rendering
-    assert place.registry.verify(tmp_path / "theirs").equal
+    assert embedded.registry.verify(tmp_path / "theirs").equal
     # Asked for here, it is kept for longer: there is one of each meaning, so that all replicas agree.
-    again = place.registry.materialise("net/one", kind="merged", expires_in=90 * 86400)
+    again = embedded.registry.materialise("net/one", kind="merged", expires_in=90 * 86400)
     assert (again.created, again.materialisation.rendering) == (False, made.rendering)
-    with place.registry.artifact("net/one", kind="merged", dtype="bf16") as plain:
+    with embedded.registry.artifact("net/one", kind="merged", dtype="bf16") as plain:
         assert plain.numerics != OTHER
 
 
@@ -330,13 +330,13 @@ class Until:
             raise Stop
 
 
-def test_what_is_stopped_leaves_nothing(place: Place) -> None:
-    objects = place.objects()
+def test_what_is_stopped_leaves_nothing(embedded: Place) -> None:
+    objects = embedded.objects()
     with pytest.raises(Stop):
-        place.registry.materialise("net/one", kind="merged", progress=Until(600_000))
-    assert place.registry.materialisations() == ()
-    assert place.objects() == objects
-    assert_sound(place)
+        embedded.registry.materialise("net/one", kind="merged", progress=Until(600_000))
+    assert embedded.registry.materialisations() == ()
+    assert embedded.objects() == objects
+    assert_sound(embedded)
 
 
 def test_a_collector_beside_takes_nothing_of_it(place: Place) -> None:
@@ -405,16 +405,16 @@ def test_who_is_killed_leaves_what_is_collected(place: Place, at: str) -> None:
     assert place.registry.materialise("net/one", kind="merged").created
 
 
-def test_find_gives_what_the_views_need(place: Place) -> None:
-    made = {kind: place.registry.materialise("net/one", kind=kind).materialisation for kind in ("lora", "merged")}
-    with place.deployment.read() as session:
+def test_find_gives_what_the_views_need(embedded: Place) -> None:
+    made = {kind: embedded.registry.materialise("net/one", kind=kind).materialisation for kind in ("lora", "merged")}
+    with embedded.deployment.read() as session:
         ids = [one.revision_id for one in materialised.find(session, range(1, 9), "merged")]
         (found,) = materialised.find(session, ids, "lora")
         assert materialised.find(session, [], "lora") == ()
     assert (found.id, found.rendering, found.numerics) == _said(made["lora"])
     assert found.artifact_format == plans.ARTIFACT_FORMAT
     assert found.place("nothing") is None
-    computed = contents(place.registry, "net/one", "lora")
+    computed = contents(embedded.registry, "net/one", "lora")
     assert {file.path: file.place.size for file in found.files} == {path: len(data) for path, data in computed.items()}
 
 
