@@ -176,6 +176,13 @@ class MemoryCache:
         with self._lock:
             return key in self._rooms[kind].entries
 
+    def forget(self, kind: Kind, key: Hashable) -> None:
+        """Drop a value that turned out to be of no use; who has it keeps it."""
+        with self._lock:
+            entry = self._rooms[kind].entries.get(key)
+            over = [entry] if entry is not None and self._drop(entry) else []
+        _end(over)
+
     def limit(self, kind: Kind) -> float:
         """The most bytes that one kind may keep."""
         return self._rooms[kind].limit

@@ -41,7 +41,7 @@ Base64 = Annotated[
 ]
 """Bytes: as they are in Python, base64 in JSON."""
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 API: Final = "/api/v1"
 VIEWS: Final[dict[str, ArtifactKind]] = {"hf": "merged", "hf-lora": "lora", "hf-published": "published"}
 """The Hub-compatible views: where each is below the service's address, and what it hands out of a path."""

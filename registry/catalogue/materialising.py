@@ -129,7 +129,7 @@ def _hold(session: Session, revision_id: int) -> None:
 
 def _note(session: Session, row: MaterialisationRecord, principal: Principal, about: dict[str, object]) -> None:
     reference = revisions.get(session, row.revision_id).reference
-    detail = {"id": row.id, "kind": row.kind, "expires_at": row.expires_at.isoformat(), **about}
+    detail = {"id": row.id, "kind": row.kind, "expires_at": f"{row.expires_at:%Y-%m-%dT%H:%M:%SZ}", **about}
     events.record(session, "materialise", reference, principal, detail)
 
 

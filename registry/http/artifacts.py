@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Request, Response
 
 from registry.digest import document_digest
-from registry.errors import NotFoundError, UnavailableError
+from registry.errors import IntegrityError, NotFoundError, UnavailableError
 from registry.http.acting import Service, service_of
 from registry.http.bodies import Bytes
 from registry.http.redirects import redirected
@@ -42,6 +42,15 @@ class Loan:
 
     artifact: Artifact
     close: Callable[[], None]
+    forget: Callable[[], None]  # let the next one open it anew
+
+    def chunks(self, path: str, *range_: int, **how: Any) -> Iterator[memoryview]:
+        """Bytes of a file, as `ArtifactFile.chunks` gives them; when they are damaged, they may be repaired soon."""
+        try:
+            yield from self.artifact.file(path).chunks(*range_, **how)
+        except IntegrityError:
+            self.forget()
+            raise
 
 
 def borrow(service: Service, deployment: Deployment, asked: Asked) -> Loan:
@@ -55,7 +64,7 @@ def borrow(service: Service, deployment: Deployment, asked: Asked) -> Loan:
 
     loan = service.memory.borrow("plan", _key(asked), plan, _weigh, end=_close)
     try:
-        return Loan(loan.result(), loan.close)
+        return Loan(loan.result(), loan.close, partial(service.memory.forget, "plan", _key(asked)))
     except BaseException:
         loan.close()
         raise
@@ -155,7 +164,7 @@ def file_answer(
     body = Bytes(
         etag=etag(loan.artifact.rendering, path),
         size=file.size,
-        chunks=partial(file.chunks, shared=SharedPieces(service.memory, loan.artifact.rendering, path)),
+        chunks=partial(loan.chunks, path, shared=SharedPieces(service.memory, loan.artifact.rendering, path)),
         close=loan.close,
         kind="artifact",
         name=path,
@@ -229,7 +238,7 @@ def _from_store(
     def chunks(start: int, stop: int) -> Iterator[memoryview]:
         loan = borrow(service, deployment, stored.asked)
         loans.callback(loan.close)
-        yield from loan.artifact.file(path).chunks(start, stop, lanes=2)
+        yield from loan.chunks(path, start, stop, lanes=2)
 
     body = Bytes(etag=tag, size=place.size, chunks=chunks, close=loans.close, kind="artifact", name=path)
     return service.bodies.answer(request, body, admission="copied", headers=headers)

@@ -151,7 +151,7 @@ def test_a_report_that_cannot_be_written(fetch: Run) -> None:
     assert ended.code == 1
     assert "too long" in ended.err
     assert names() == []
-    ended = fetch("-o", "out", "--rank", "2", "--report", "r" * 250)  # the draft's name is longer
+    ended = fetch("-o", "out", "--rank", "2", "--report", "r" * 254)  # the draft's name is longer
     assert ended.code == 1
     assert "can't be written" in ended.err
     assert names() == ["out"]

@@ -33,7 +33,10 @@ TOKENIZER: Final = frozenset(
 PIPELINE: Final = (
     MODEL | TOKENIZER | {"processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"}
 )
-ADAPTER: Final = frozenset(["generation_config.json", "custom_generate/generate.py", "tokenizer_config.json"])
+# transformers 4.57 looks for a config.json beside the adapter before it looks at the base.
+ADAPTER: Final = frozenset(
+    ["generation_config.json", "custom_generate/generate.py", "tokenizer_config.json", "config.json"]
+)
 """What each of the clients asks for and goes on without, as EntryNotFound."""
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

@@ -251,7 +251,7 @@ def test_a_damaged_base_model(request: pytest.FixtureRequest, models: Models, tm
         assert damaged.status_code == 500
         assert "x-error-code" not in damaged.headers  # it is not missing
         assert "is damaged" in damaged.headers["x-error-message"] == damaged.json()["error"]
-    for start in (0, 8 * MIB, at + 8 * MIB, len(whole) - 1000):  # not of the piece that is made together
+    for start in (0, 8 * MIB, at + 12 * MIB, len(whole) - 1000):  # not of the piece that is made together
         answer = part(address, start)
         assert (answer.status_code, answer.content) == (206, whole[start : start + 1000])
     got, ended_well = received(address)
@@ -262,5 +262,63 @@ def test_a_damaged_base_model(request: pytest.FixtureRequest, models: Models, tm
     assert httpx.get(config).status_code == 200
     assert httpx.get(config.replace("/hf/", "/hf-lora/").replace("config.json", "README.md")).status_code == 404
     os.replace(sound, blob)  # repaired by another file, as a backup is restored
+    part(address, at - 500)  # who has the old file open finds out by reading it
     assert part(address, at - 500).content == whole[at - 500 : at + 500]
     assert received(address) == (whole, True)
+
+
+# ------------------------------------------------------------------ many at once
+
+
+def answered(address: str, start: int, length: int) -> tuple[int, bytes, str | None]:
+    """Status, bytes and Retry-After of a range; raises what breaks in the middle."""
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE)
+    try:
+        connection.request("GET", parts.path, headers={"Range": f"bytes={start}-{start + length - 1}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.getheader("Retry-After")
+    finally:
+        connection.close()
+
+
+def is_quiet(service: Watched, files: int) -> bool:
+    """Whether a service has its seats and its files back; files of plans that are kept open may be more."""
+    return service.files() <= files
+
+
+def seats_are_free(service: Watched, address: str) -> bool:
+    """Whether as many clients as there are seats have each a body under way at the same time."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(reading(address)) for _ in range(SEATS)]
+        return all(client.recv(12) == b"HTTP/1.1 200" for client in clients)
+
+
+@pytest.mark.parametrize("paths", [1, 8])
+def test_two_hundred_clients(folder_service: Watched, models: Models, paths: int) -> None:
+    """Each has the right bytes or is told to come again; the service is soon as it was."""
+    service, start, length = folder_service, 14 * MIB, 8 * MIB
+    addresses = [service.address(f"p{n}") for n in range(paths)]
+    expected = [models.merged(f"p{n}", start, start + length) for n in range(paths)]
+    for address in addresses:
+        part(address, 0)  # all plans are open
+    time.sleep(0.5)
+    before, files = service.memory("VmRSS"), service.files()
+    gate = threading.Barrier(200)
+
+    def one(number: int) -> tuple[int, bool, str | None]:
+        gate.wait()
+        status, data, retry = answered(addresses[number % paths], start, length)
+        return status, data == expected[number % paths], retry
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(one, range(200)))
+    print(f"{paths} paths: {sum(status == 206 for status, _, _ in answers)} served")
+    for status, right, retry in answers:
+        assert (status, right, retry) == (206, True, None) or (status, right, retry) == (503, False, "1")
+    assert sum(status == 206 for status, _, _ in answers) >= 36  # seats and queue
+    print(f"memory {before / MIB:.0f} -> at most {service.memory() / MIB:.0f} MiB, files {files} -> {service.files()}")
+    assert service.memory() - before < CACHE + 64 * MIB * SEATS
+    wait_until(lambda: service.files() <= files, "files stay open")
+    assert part(addresses[0], start).content == expected[0][:1000]
+    assert seats_are_free(service, addresses[0])

@@ -76,9 +76,13 @@ def flip_first_byte(data: bytes) -> bytes:
 
 
 class Shim:
-    """The proxy, on a loopback port of its own while the ``with`` block lasts."""
+    """The proxy, on a loopback port of its own while the ``with`` block lasts.
 
-    def __init__(self, server: str) -> None:
+    ``like_s3``: an answer that is a part of an object says 206, as S3 does; rclone says 200.
+    """
+
+    def __init__(self, server: str, *, like_s3: bool = False) -> None:
+        self.like_s3 = like_s3
         parts = urlsplit(server)
         assert parts.scheme == "http"
         assert parts.hostname is not None
@@ -242,8 +246,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._give(body)
 
     def _relay(self, answer: HTTPResponse, fault: Fault) -> None:
-        self._status = answer.status
-        self.send_response_only(answer.status, answer.reason)
+        part = self.server.shim.like_s3 and answer.status == 200 and "Content-Range" in answer.headers
+        self._status = 206 if part else answer.status
+        self.send_response_only(self._status, "Partial Content" if part else answer.reason)
         chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
         for name, value in answer.headers.items():
             if name.lower() not in _HOP:

@@ -37,6 +37,7 @@ def add_working_tokenizer(folder: Path, vocab: int = 40) -> None:
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # of every generation of transformers
         "model_max_length": 64,
+        "model_input_names": ["input_ids", "attention_mask"],
         "unk_token": "<unk>",
         "bos_token": "<s>",
         "eos_token": "</s>",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 
 import pytest
 import torch
 
-from registry.tensors.arithmetic.lanes import in_order, run_alone
+from registry.tensors.arithmetic.lanes import WINDOW, begun_in_order, in_order, run_alone
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +46,38 @@ def test_a_fault_reaches_the_reader() -> None:
 
     with pytest.raises(ValueError, match="five"):
         list(in_order(work, range(100), lanes=2))
+
+
+@pytest.mark.parametrize(("weight", "most"), [(0, 6), (WINDOW // 4, 4), (WINDOW // 2 + 1, 1), (2 * WINDOW, 1)])
+def test_results_that_wait_are_bounded_by_their_number_and_their_bytes(weight: int, most: int) -> None:
+    begun: list[Future[int]] = []
+
+    def begin(pool: Executor, number: int) -> Future[int]:
+        begun.append(pool.submit(lambda: number))
+        return begun[-1]
+
+    for taken, number in enumerate(begun_in_order(begin, range(50), lanes=3, weigh=lambda _: weight), start=1):
+        assert number == taken - 1
+        assert len(begun) - taken <= most
+
+
+def test_what_the_reader_does_not_want_any_more_is_given_up() -> None:
+    class Promise:
+        given_up = 0
+
+        def result(self) -> int:
+            return 1
+
+        def cancel(self) -> None:
+            Promise.given_up += 1
+
+    made: list[Promise] = []
+
+    def begin(_pool: Executor, _number: int) -> Promise:
+        made.append(Promise())
+        return made[-1]
+
+    reader = begun_in_order(begin, range(50), lanes=2)
+    next(reader)
+    reader.close()  # type: ignore[attr-defined]
+    assert Promise.given_up == len(made) == 5
