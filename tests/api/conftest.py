@@ -52,7 +52,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert told["type"] == f"urn:adapter-registry:error:{code}"
     assert told["detail"].strip()
     assert "Traceback" not in answer.text
-    assert answer.headers["x-registry-protocol"] == "1"
+    assert answer.headers["x-registry-protocol"] == "2"
     assert told["request"] == answer.headers.get("x-request-id")
     retry = answer.headers.get("retry-after")
     assert told["retry_after"] == (None if retry is None else int(retry))

@@ -116,14 +116,14 @@ def raw(url: str, *pieces: bytes, pause: float = 0.0, shut: bool = False) -> byt
 def told(answer: bytes) -> tuple[int, dict[str, Any]]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"application/problem+json" in head, answer
-    assert b"x-registry-protocol: 1" in head.lower()
+    assert b"x-registry-protocol: 2" in head.lower()
     return int(head.split()[1]), json.loads(body)
 
 
 def test_a_good_request_is_answered_with_the_headers_of_every_answer(http: httpx.Client) -> None:
     answer = http.post(f"{API}/echo/x", json=GOOD)
     assert (answer.status_code, answer.json()) == (200, GOOD)
-    assert answer.headers["x-registry-protocol"] == "1"
+    assert answer.headers["x-registry-protocol"] == "2"
     assert answer.headers["x-registry-version"]
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
 

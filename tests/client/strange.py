@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-PROTOCOL = "X-Registry-Version: 9.9.9\r\nX-Registry-Protocol: 1\r\n"
+PROTOCOL = "X-Registry-Version: 9.9.9\r\nX-Registry-Protocol: 2\r\n"
 
 Script = Callable[["Request"], bytes | None]
 """The bytes to answer with; the connection is closed after them. None: no answer, as long as the test lasts."""

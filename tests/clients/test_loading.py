@@ -70,8 +70,14 @@ def test_a_path_loads_as_a_model_and_as_an_adapter(tree: Tree, wire: Shim, machi
     assert text == chain_text
     assert len(text) > len(TEXT)
 
-    _kept_to_the_contract(wire, merged.endpoint, merged.token, contract.PIPELINE | contract.SHARDED)
-    _kept_to_the_contract(wire, lora.endpoint, lora.token, contract.MODEL | contract.ADAPTER)
+    for one, without in (
+        (merged, contract.PIPELINE | contract.SHARDED),
+        (lora, contract.MODEL | contract.ADAPTER),
+    ):
+        asked = wire.seen(target=f"^{one.endpoint.removeprefix(wire.url)}/")
+        names = contract.keeps_to(asked, one.endpoint, without=without, token=one.token)
+        pinned = {"info"} if one.clients.version("transformers") >= (5, 0) else set()  # before, not for a single file
+        assert set(names) >= {"resolve"} | pinned
 
 
 @pytest.mark.slow
@@ -97,12 +103,6 @@ def test_a_real_encoder(tree: Tree, machine: NewMachine, tmp_path: Path) -> None
     assert away(adapted["output"], expected) <= CLOSE
     assert len(tokens["ids"]) > 4
     assert tokens == same_tokens
-
-
-def _kept_to_the_contract(wire: Shim, endpoint: str, token: str | None, without: frozenset[str]) -> None:
-    view = endpoint.removeprefix(wire.url)
-    names = contract.keeps_to(wire.seen(target=f"^{view}/"), endpoint, without=without, token=token)
-    assert {"resolve", "info"} <= set(names)
 
 
 def test_what_leaves_the_endpoint_is_refused_and_found(machine: NewMachine) -> None:

@@ -62,7 +62,7 @@ def _fill(folder: Path, name: str, base: Path, adapter: Path) -> None:
 
 @pytest.mark.slow
 def test_with_your_own_model(workshop: Path) -> None:
-    first, second = _block("registry base add"), _block("--metric acc=0.91")
+    first, second = _block("registry base add llama ./"), _block("--metric acc=0.91")
     commands = [line for line in (first + second).splitlines() if not line.startswith("pip install")]
     out = _shell("\n".join(commands), workshop)
     assert "llama/support@1\n" in out
@@ -90,6 +90,22 @@ def test_with_a_team(workshop: Path, start_service: Callable[..., ServiceProcess
     assert "llama/support/french@1\n" in out
     assert (workshop / "french/model.safetensors").is_file()
     assert "anna" in _shell("registry events", workshop, **mine)
+
+
+@pytest.mark.slow
+def test_with_the_tools_you_have(workshop: Path, start_service: Callable[..., ServiceProcess]) -> None:
+    """transformers and the Hub's command, on a path that was never merged to disk."""
+    _fill(workshop / "my", "llama", workshop / "Llama-3.2-1B", workshop / "out/support")
+    with closing(registry.connect(workshop / "my")) as mine:
+        mine.publish(workshop / "out/french", "llama/support/french", parent="llama/support@1", tags=["prod"])
+    service = start_service({"REGISTRY_URL": str(workshop / "my")})
+    serve, *commands = _block("hf download").splitlines()
+    assert serve.split()[:2] == ["registry", "serve"]
+    text = "\n".join(commands).replace("http://127.0.0.1:8321", service.url)
+    out = _shell(text, workshop, HF_HOME=str(workshop / "hub"), HF_HUB_DISABLE_UPDATE_CHECK="1")
+    downloaded = Path(out.rpartition("path:")[2].strip())
+    assert (downloaded / "model.safetensors").is_file()
+    assert not (downloaded / "adapter_config.json").exists()
 
 
 @pytest.mark.slow

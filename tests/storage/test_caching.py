@@ -245,3 +245,20 @@ def test_any_ranges_in_any_order(
         assert read(reader, start, stop) == DATA[start:stop]
     at_rest()
     assert memory.use()["rows"].bytes <= budget * PIECE
+
+
+def test_large_pieces_are_whole(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caching, "PIECE", 9 * PIECE)
+    store = BlobStore(make_s3())
+    memory = MemoryCache(1 << 30)
+    reader = opened(store, memory, store.put_bytes(DATA))
+    assert read(reader, 100, len(DATA)) == DATA[100:]
+    assert memory.use()["rows"].bytes == len(DATA)
+
+
+def test_small_blobs_count_as_much_as_they_cost(make_s3: MakeS3) -> None:
+    store, memory = BlobStore(make_s3()), MemoryCache(1 << 30)
+    for data in (b"", b"small"):
+        reader = opened(store, memory, store.put_bytes(data))
+        assert read(reader, 0, len(data)) == data
+    assert memory.use()["rows"].bytes == 4096
