@@ -96,7 +96,7 @@ def test_what_is_no_registry_is_told_in_one_sentence(failing: Failing, answer: b
 
 
 @pytest.mark.parametrize(
-    ("protocol", "advice"), [("2", "upgrade adapter-registry on this machine"), ("0", "its operator")]
+    ("protocol", "advice"), [("3", "upgrade adapter-registry on this machine"), ("1", "its operator")]
 )
 def test_another_protocol_says_which_side_to_upgrade(failing: Failing, protocol: str, advice: str) -> None:
     answer = EMPTY_TREE.replace(b"X-Registry-Protocol: 2", f"X-Registry-Protocol: {protocol}".encode())

@@ -23,11 +23,10 @@ from tests.kit.shelf import Shelf
 from tests.kit.variants import MAKERS, VARIANTS
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(
-    "repo",
-    ["tiny/q", "tiny/a.q", "tiny/a.x.y", "none/_", "none/a", "Tiny/a", "tiny/A", "tiny/a..x", "tiny/-", "tiny/é"],
-)
+REPOS = ["tiny/q", "tiny/a.q", "tiny/a.x.y", "none/_", "none/a", "Tiny/a", "tiny/A", "tiny/a..x", "tiny/-", "tiny/é"]
+
+
+@pytest.mark.parametrize(("view", "repo"), [*(("hf", repo) for repo in REPOS), *((view, "tiny/q") for view in VIEWS)])
 def test_no_such_repo(reader: httpx.Client, view: str, repo: str) -> None:
     for method, address in (
         ("GET", f"/api/models/{repo}"),
@@ -42,10 +41,10 @@ def test_no_such_repo(reader: httpx.Client, view: str, repo: str) -> None:
         assert_missing(reader.request(method, f"/{view}{address}"), "RepoNotFound")
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize(
-    "name", ["r9", "r0", "1", "nothing", "secret", "0" * 40, "feature%2Fx", "a%3Ab", "%C3%A9", "r1%20"]
-)
+NAMES = ["r9", "r0", "1", "nothing", "secret", "0" * 40, "feature%2Fx", "a%3Ab", "%C3%A9", "r1%20"]
+
+
+@pytest.mark.parametrize(("view", "name"), [*(("hf", name) for name in NAMES), *((view, "r9") for view in VIEWS)])
 def test_no_such_revision(reader: httpx.Client, view: str, name: str) -> None:
     for method, address in (
         ("GET", f"/api/models/tiny/a/revision/{name}"),
@@ -66,13 +65,19 @@ def test_a_commit_of_another_view_or_repo_is_none_of_this_one(reader: httpx.Clie
     assert_missing(reader.get(f"/hf-published/api/models/tiny/a/revision/{other}"), "RevisionNotFound")
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-@pytest.mark.parametrize(
-    "address", ["/", "/x", "/api/whoami-v2", "/api/datasets/tiny/a", "/tiny/a", "/api/models", "/api/v1/tree",
-                "/api/models/tiny", "/api/models/tiny/a/xet-read-token/main", "/tiny/a/resolve/main"],
-)  # fmt: skip
-def test_the_view_has_nothing_else(reader: httpx.Client, method: str, address: str) -> None:
-    assert_missing(reader.request(method, f"/hf{address}"), "RepoNotFound")
+NOTHING = [
+    "/", "/x", "/api/whoami-v2", "/api/datasets/tiny/a", "/tiny/a", "/api/models", "/api/v1/tree", "/api/models/tiny",
+    "/api/models/tiny/a/xet-read-token/main", "/tiny/a/resolve/main",
+]  # fmt: skip
+
+
+def test_the_view_has_nothing_else(reader: httpx.Client) -> None:
+    asked = [("GET", address) for address in NOTHING]
+    methods = ("HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    asked += [(method, "/tiny/a/resolve/main") for method in methods]
+    asked += [(method, "/tiny/a/resolve/main/config.json") for method in methods if method != "HEAD"]
+    for method, address in asked:
+        assert_missing(reader.request(method, f"/hf{address}"), "RepoNotFound")
 
 
 def test_the_api_keeps_its_own_form(reader: httpx.Client) -> None:
