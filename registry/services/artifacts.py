@@ -157,9 +157,7 @@ class _Builder:
         base_repo = BaseRepo(_below(self._path, ancestor).repo_id, _commit_below(self._path, ancestor))
         return composition.files(dtype=dtype, base_repo=base_repo, hints=hints), plan
 
-    def merged(
-        self, links: tuple[Link, ...], dtype: Dtype | None, kept: KeptFactors | None
-    ) -> list[ArtifactFile]:
+    def merged(self, links: tuple[Link, ...], dtype: Dtype | None, kept: KeptFactors | None) -> list[ArtifactFile]:
         paths = path_programs(self._bound(links), self._table)
         headers, tensors = base_tensors(self._blobs, self._path, self._open_blobs)
         base = BaseTensors(tensors)

@@ -31,4 +31,3 @@ class Materialisations:
         from registry.services.materialising import drop
 
         return drop(self.deployment, which, kind)
-

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +18,7 @@ from registry.catalogue.blobs import BlobRow, FileRef
 from registry.catalogue.materialisations import MaterialisationRow, Meaning
 from registry.catalogue.materialising import NewMaterialisation
 from registry.errors import NotFoundError, UsageError
+from registry.memory import MemoryCache
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import ArtifactKind, Materialisation, Materialised, Options
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 LIFETIME: Final = 30 * 86400
 """Seconds, where nobody says how long."""
 MAX_LIFETIME: Final = 100 * 365 * 86400
+_AHEAD: Final = 256 << 20  # bytes of the base that are read in advance where each read is a request
 
 
 def materialise(deployment: Deployment, request: MaterialiseRequest, progress: Progress) -> Materialised:
@@ -146,7 +150,11 @@ def _materialise(deployment: Deployment, asked: Asked, request: MaterialiseReque
     there = deployment.change(lambda session: changes.renew(session, meaning, _until(request), deployment.principal))
     if there is not None:
         return Materialised(materialisation=there.shown, created=False, bytes_stored=0)
-    with build_artifact(deployment, asked.path, None, asked.options) as artifact:
+    # A memory of its own, for reading ahead: what a service keeps for its requests is not driven out.
+    with (
+        closing(MemoryCache(_AHEAD)) as memory,
+        build_artifact(replace(deployment, memory=memory).artifact_blobs, asked.path, None, asked.options) as artifact,
+    ):
         progress.begin(f"Materialising {asked.path.reference} as {request.kind}", artifact.size)
         with Intake(deployment, progress) as intake:
             files = _take(intake, asked.path, artifact)

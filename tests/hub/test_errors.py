@@ -22,7 +22,6 @@ from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.shelf import Shelf
 from tests.kit.variants import MAKERS, VARIANTS
 
-
 REPOS = ["tiny/q", "tiny/a.q", "tiny/a.x.y", "none/_", "none/a", "Tiny/a", "tiny/A", "tiny/a..x", "tiny/-", "tiny/é"]
 
 

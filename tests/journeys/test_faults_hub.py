@@ -282,11 +282,6 @@ def answered(address: str, start: int, length: int) -> tuple[int, bytes, str | N
         connection.close()
 
 
-def is_quiet(service: Watched, files: int) -> bool:
-    """Whether a service has its seats and its files back; files of plans that are kept open may be more."""
-    return service.files() <= files
-
-
 def seats_are_free(service: Watched, address: str) -> bool:
     """Whether as many clients as there are seats have each a body under way at the same time."""
     with contextlib.ExitStack() as stack:
@@ -322,3 +317,130 @@ def test_two_hundred_clients(folder_service: Watched, models: Models, paths: int
     wait_until(lambda: service.files() <= files, "files stay open")
     assert part(addresses[0], start).content == expected[0][:1000]
     assert seats_are_free(service, addresses[0])
+
+
+def test_equal_requests_at_once_are_computed_once(models: Models, own_home: Home) -> None:
+    service = watched(own_home, {"REGISTRY_URL": str(models.registry)})
+    try:
+        address, whole = service.address("p0"), models.merged("p0")
+        with ThreadPoolExecutor(6) as pool:
+            assert all(pool.map(lambda _: received(address) == (whole, True), range(6)))
+        once = service.metric("registry_cache_misses", kind="piece")
+        assert once > 0
+        assert received(service.address("p1"))[1]  # as many pieces, asked for by one
+        assert service.metric("registry_cache_misses", kind="piece") == 2 * once
+    finally:
+        service.process.close()
+
+
+# ------------------------------------------------------------------ slow clients, and those that leave
+
+
+def test_clients_that_read_nothing_or_little_keep_nobody(folder_service: Watched, models: Models) -> None:
+    """More of them than there are seats; they are cut after a while, whoever reads is served at once."""
+    service, address = folder_service, folder_service.address("p0")
+    part(address, 0)
+    time.sleep(0.5)
+    files, before = service.files(), service.memory("VmRSS")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(reading(address)) for _ in range(3 * SEATS)]
+        for client in clients:
+            assert client.recv(12) == b"HTTP/1.1 200"
+        work = service.seconds()
+        for number in range(3):
+            assert part(service.address(f"p{number}"), 20 * MIB).content == models.merged(f"p{number}")[20 * MIB :][:1000]
+            assert all(len(client.recv(1)) == 1 for client in clients)
+            time.sleep(0.2)
+        assert service.seconds() - work < 3.0  # nothing is computed for who does not read
+        wait_until(lambda: service.files() <= files + 8, "slow clients are not cut")
+        for client in clients:
+            with pytest.raises(ConnectionResetError):  # broken, and no end
+                while client.recv(MIB):
+                    pass
+    assert service.memory() - before < CACHE + 64 * MIB * SEATS
+    assert seats_are_free(service, address)
+
+
+def test_work_ends_when_its_clients_leave(folder_service: Watched, models: Models) -> None:
+    """Those with a seat, and those that wait for one: nobody comes too late for them."""
+    service, addresses = folder_service, [folder_service.address(f"p{number}") for number in range(8)]
+    for address in addresses:
+        part(address, 0)  # all plans are open
+    wait_until(lambda: seats_are_free(service, address), "seats are not free")
+    time.sleep(0.5)
+    files = service.files()
+    with contextlib.ExitStack() as stack:
+        for number in range(30):
+            stack.enter_context(reading(addresses[number % 8]))
+    wait_until(lambda: service.files() <= files, "files stay open")
+    time.sleep(0.5)
+    work = service.seconds()
+    time.sleep(1.0)
+    assert service.seconds() - work < 0.3
+    assert seats_are_free(service, address)
+
+
+# ------------------------------------------------------------------ replicas, the database, the end
+
+
+def test_a_replica_with_another_arithmetic_sends_no_other_bytes(stored: Stored, own_home: Home) -> None:
+    """A client that began at the other one is told why it can't go on here, and when to come again."""
+    other = watched(own_home, stored.settings, "--anonymous", "read", FAULT_NUMERICS="another")
+    try:
+        begun = stored.service.address("p0")
+        here = begun.replace(stored.service.url, other.url)
+        assert other.address("p0") != here
+        for method in ("HEAD", "GET"):
+            answer = httpx.request(method, here, headers={"Range": "bytes=1000-"}, timeout=PATIENCE)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+            assert "another arithmetic" in answer.headers["x-error-message"]
+            assert len(answer.content) < 1000
+        assert part(other.address("p0"), 1000).status_code == 206
+        assert part(begun, 1000).status_code == 206
+    finally:
+        other.process.close()
+
+
+def test_a_body_needs_no_database(stored: Stored, models: Models) -> None:
+    service, whole = stored.service, models.merged("p0")
+    address = service.address("p0")
+    part(address, 0)
+    with reading(address, 0) as client:
+        assert client.recv(12) == b"HTTP/1.1 206"
+        stored.postgres.stop()
+        refused = httpx.get(address, timeout=PATIENCE)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert "database" in refused.headers["x-error-message"]
+        assert rest(client, len(whole)) == whole
+    stored.postgres.start()
+    wait_until(lambda: part(address, 1000).content == whole[1000:2000], "it does not work again")
+
+
+def rest(client: socket.socket, size: int) -> bytes:
+    """The body of an answer whose head has begun."""
+    data = bytearray()
+    while b"\r\n\r\n" not in data or len(data) - data.index(b"\r\n\r\n") - 4 < size:
+        piece = client.recv(MIB)
+        assert piece, f"it ended after {len(data)} bytes"
+        data += piece
+    return bytes(data[data.index(b"\r\n\r\n") + 4 :])
+
+
+def test_a_service_that_ends_lets_its_bodies_end(models: Models, own_home: Home) -> None:
+    service = watched(own_home, {"REGISTRY_URL": str(models.registry)}, limits={"stop_time": 3.0})
+    try:
+        address, whole = service.address("p0"), models.merged("p0")
+        with reading(address, 0) as reader, reading(service.address("p1"), 0) as sleeper:
+            assert reader.recv(12) == sleeper.recv(12) == b"HTTP/1.1 206"
+            service.process.process.terminate()
+            assert rest(reader, len(whole)) == whole
+            assert service.process.process.wait(PATIENCE) == 0  # the sleeper was not waited for
+            with contextlib.suppress(ConnectionResetError):
+                got = 0
+                while piece := sleeper.recv(MIB):
+                    got += len(piece)
+                assert got < len(whole)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(address)
+    finally:
+        service.process.close()
