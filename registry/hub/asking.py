@@ -72,10 +72,14 @@ class Question:
         template = _template(self.request)
         if _REVISION not in template:
             return repos.MAIN
-        segments = self.request.scope["raw_path"].split(b"/")
-        found = unquote(segments[template.index(_REVISION)].decode("ascii", "replace"))
+        at = template.index(_REVISION)
+        segments = self.request.scope["raw_path"].split(b"/")[at : at + 1]  # none: slashes before it are encoded
+        found = unquote(b"".join(segments).decode("ascii", "replace"))
         if found != self.request.path_params["revision"]:
-            sentence = f"{self.repo_id} has no revision {found[:96]!r}: names of revisions hold no slash."
+            sentence = (
+                f"{self.repo_id} has no revision {found[:96]!r}: names of revisions hold no slash, and the slashes "
+                "before them are not encoded."
+            )
             raise MissingError(sentence, "RevisionNotFound")
         return found
 

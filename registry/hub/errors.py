@@ -114,4 +114,5 @@ async def error_answer(request: Request, error: RegistryError) -> Response:
 
 def _in_a_header(sentence: str) -> str:
     """One line of what a header may hold."""
-    return " ".join(sentence.encode("ascii", "replace").decode().split())[:_MOST]
+    line = " ".join(sentence.encode("ascii", "replace").decode().split())[:_MOST]
+    return "".join(char if char.isprintable() else "?" for char in line)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue import bases, repo_rows, revisions
 from registry.catalogue.ancestry import ancestry
 from registry.catalogue.bases import BaseRow
-from registry.errors import NotFoundError, UnavailableError, UsageError
+from registry.errors import NotFoundError, RetractedError, UnavailableError, UsageError
 from registry.reference import Path, Reference, check_tag
 from registry.schemas import ArtifactKind, Options
 from registry.services.artifacts import make_plan
@@ -219,7 +219,10 @@ def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
     )
     found = {}
     for number, plan_digest, numerics in rows:
-        plan = plain_plan(path_in(session, Reference(repo.path, number=number)), Options(kind=repo.kind))
+        try:
+            plan = plain_plan(path_in(session, Reference(repo.path, number=number)), Options(kind=repo.kind))
+        except RetractedError:
+            continue  # what was retracted is not handed out, whoever made it
         if plan is not None and plan.digest == plan_digest:
             found[number] = made_by(numerics)
     return found

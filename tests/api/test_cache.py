@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import httpx
@@ -111,8 +112,9 @@ def test_equal_requests_at_once_compute_once(
     for thread in threads:
         thread.start()
     assert begun.acquire(timeout=30)
-    while cache_lines(service)['registry_cache_hits_total{kind="piece"}'] == 0:
-        pass
+    deadline = time.monotonic() + 30
+    while cache_lines(service)['registry_cache_hits_total{kind="piece"}'] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
     go_on.set()
     for thread in threads:
         thread.join()

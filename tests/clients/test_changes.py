@@ -8,7 +8,7 @@ from tests.clients.conftest import NewMachine
 from tests.clients.machines import step
 from tests.clients.test_loading import CLOSE, away
 from tests.clients.tree import Tree
-from tests.kit.shim import Shim
+from tests.kit.shim import Asked, Fault, Shim
 
 pytestmark = pytest.mark.slow
 WEIGHTS = "model.safetensors"
@@ -37,6 +37,32 @@ def test_main_and_a_tag_move(tree: Tree, machine: NewMachine) -> None:
     assert old_model == model
     assert away(model, moved) > CLOSE
     assert machine("hf").run(pinned, file) == [before, after]  # from an empty cache
+
+
+class Meanwhile(Fault):
+    """Something happens once, just before a request reaches the service."""
+
+    def matches(self, method: str, target: str) -> bool:
+        if super().matches(method, target) and self.answer is not None:
+            self.answer(Asked(method, target, {}, b""))
+            self.answer = None
+        return False
+
+
+def test_main_moves_while_a_file_is_downloaded(tree: Tree, wire: Shim, machine: NewMachine) -> None:
+    """Between HEAD and GET: what lies under a commit is the commit's."""
+    tree.publish("llama/quick", seed=1)
+
+    def publish(_: Asked) -> tuple[int, bytes]:
+        tree.publish("llama/quick", seed=2)
+        return 200, b""
+
+    wire.faults.append(Meanwhile(method="GET", target=WEIGHTS, answer=publish))
+    file = step("file", repo="llama/quick", name=WEIGHTS)
+    (found,) = machine("hf").run(file)
+    first, newest = machine("hf").run({**file, "revision": "r1"}, file)
+    assert found == first
+    assert newest["sha256"] != first["sha256"]
 
 
 def test_a_child_stays_on_its_parent(tree: Tree, machine: NewMachine) -> None:

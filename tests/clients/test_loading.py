@@ -29,8 +29,8 @@ def folders(tree: Tree, base: str, depth: int = 4) -> list[str]:
     return [str(link) for link in tree.links[base][:depth]]
 
 
-def peft_chain(tree: Tree, base: str, depth: int = 4, **options: Any) -> Step:
-    return step("chain", base=str(tree.bases[base].folder), links=folders(tree, base, depth), **options)
+def peft_chain(tree: Tree, base: str, depth: int = 4) -> Step:
+    return step("chain", base=str(tree.bases[base].folder), links=folders(tree, base, depth))
 
 
 def test_a_path_loads_as_a_model_and_as_an_adapter(tree: Tree, wire: Shim, machine: NewMachine) -> None:
@@ -39,33 +39,31 @@ def test_a_path_loads_as_a_model_and_as_an_adapter(tree: Tree, wire: Shim, machi
     models = merged.start(
         step("model", repo=f"llama/{DEEP}"),
         step("model", repo=f"sharded/{DEEP}"),
-        step("model", repo=f"encoder/{DEEP}", auto="AutoModel"),
         step("model", repo="llama/support"),
         step("tokenizer", repo=f"llama/{DEEP}", text=TEXT),
         step("pipeline", repo=f"llama/{DEEP}", text=TEXT),
         step("pipeline", repo=str(tree.bases["llama"].folder), links=folders(tree, "llama"), text=TEXT),
-        peft_chain(tree, "encoder", auto="AutoModel"),
     )
     adapters = lora.start(
         step("adapted", base="llama/_", repo=f"llama/{DEEP}"),
-        step("adapted", base=str(tree.bases["encoder"].folder), repo=f"encoder/{DEEP}", auto="AutoModel"),
+        step("adapted", base=str(tree.bases["llama"].folder), repo="llama/support.french"),
         step("auto_adapted", repo=f"llama/{DEEP}"),
         step("model", repo=f"llama/{DEEP}"),
         peft_chain(tree, "llama"),
         peft_chain(tree, "llama", depth=1),
+        peft_chain(tree, "llama", depth=2),
         step("model", repo="llama/_"),
     )
-    single, sharded, encoder, first, tokens, text, chain_text, encoder_chain = models.values()
-    put_on, encoder_put_on, auto, direct, chain, chain_of_one, bare = adapters.values()
+    single, sharded, first, tokens, text, chain_text = models.values()
+    put_on, second, auto, direct, chain, chain_of_one, chain_of_two, bare = adapters.values()
 
     assert away(chain, bare) > 0.01  # the adapters do something
     assert away(chain, chain_of_one) > 0.01
     for found in (single, sharded, put_on["output"], auto, direct):
         assert away(found, chain) <= CLOSE
-    for found in (encoder, encoder_put_on["output"]):
-        assert away(found, encoder_chain) <= CLOSE
     assert away(first, chain_of_one) <= CLOSE
-    assert put_on["warned"] == encoder_put_on["warned"] == []
+    assert away(second["output"], chain_of_two) <= CLOSE
+    assert put_on["warned"] == second["warned"] == []
     assert tokens == {"ids": [4, 5, 6, 7], "chat": f"{TEXT} "}
     assert text == chain_text
     assert len(text) > len(TEXT)

@@ -16,7 +16,7 @@ from tests.clients import contract
 from tests.clients.machines import ClientSet, Machine, step
 from tests.clients.test_downloads import digests
 from tests.clients.test_loading import CLOSE, away
-from tests.clients.tree import CAUSAL, DEEP, publish_path
+from tests.clients.tree import DEEP, LINKS, publish_path
 from tests.kit import llama_base, plain_base, write_adapter
 from tests.kit.recipes import write_recipes
 from tests.kit.servers import S3Place
@@ -108,7 +108,7 @@ def test_a_blob_comes_from_the_store_also_after_a_cut(team: Team) -> None:
 def test_models_and_adapters_load_from_a_store(team: Team) -> None:
     base = llama_base(team.folder / "llama")
     team.registry.add_base("llama", base.folder)
-    links = write_recipes(team.folder / "links", base, CAUSAL)
+    links = write_recipes(team.folder / "links", base, LINKS)
     publish_path(team.registry, "llama", links)
     repo, merged, lora = f"llama/{DEEP}", team.machine("hf"), team.machine("hf-lora")
     chain = step("chain", base=str(base.folder), links=[str(link) for link in links])

@@ -79,6 +79,15 @@ def test_the_view_has_nothing_else(reader: httpx.Client) -> None:
         assert_missing(reader.request(method, f"/hf{address}"), "RepoNotFound")
 
 
+ODD = ["/%00", "/tiny%2Fa%2Fresolve%2Fmain%2Fx", "/api/models/tiny%2Fa%2Frevision%2Fmain", "/tiny%2Fa/resolve/main/x"]
+
+
+@pytest.mark.parametrize("address", ODD)
+def test_odd_addresses_are_answered_as_any_other(reader: httpx.Client, address: str) -> None:
+    answer = reader.get(f"/hf{address}")
+    assert_missing(answer, answer.headers["x-error-code"])
+
+
 def test_the_api_keeps_its_own_form(reader: httpx.Client) -> None:
     for address in ("/api/v1/nothing/resolve/main/x", "/hfx/tiny/a", "/hf"):
         answer = reader.get(address)

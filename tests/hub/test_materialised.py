@@ -68,3 +68,15 @@ def test_main_has_the_commit_of_what_is_kept(
     assert sha(client, view, "tiny/a", own) == own
     listed = client.get(f"/{view}/api/models/tiny/a/tree/{own}").json()
     assert all("lfs" not in entry for entry in listed if entry["path"] == WEIGHTS[view])
+
+
+def test_what_others_kept_and_was_retracted_takes_no_list_down(
+    shelf: Shelf, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(plan, "fingerprint", lambda: OTHER)
+        shelf.registry.materialise("tiny/a@1", kind="merged")
+    shelf.registry.retract("tiny/a@1", reason="poisoned")
+    refs = client.get("/hf/api/models/tiny/a/refs")
+    assert [one["name"] for one in refs.json()["tags"]] == ["r2"]
+    assert len(client.get("/hf/api/models/tiny/a/commits/main").json()) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import socket
 import sys
@@ -26,6 +25,7 @@ from tests.kit.servers_service import ServiceProcess
 FAULTY = (sys.executable, "-m", "tests.journeys.fault_serving", "serve", "--host", "127.0.0.1", "--port", "0")
 MIB = 1 << 20
 PATIENCE = 60.0
+CACHE = 32 * MIB
 FILE = "model.safetensors"
 SHAPES = {f"{name}.weight": (2048, 2048) for name in "abcd"}  # 16 MiB each; b and d are changed by nobody
 
@@ -98,7 +98,7 @@ class Watched:
         found = []
         for link in (self._proc / "fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                found.append(os.readlink(link))
+                found.append(str(link.readlink()))
         return sum(DATABASE not in name for name in found)
 
     def seconds(self) -> float:
@@ -148,3 +148,32 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
+
+
+def received(address: str) -> tuple[bytes, bool]:
+    """What a client got of a file, and whether it looks whole to it."""
+    got = bytearray()
+    with httpx.stream("GET", address, timeout=PATIENCE) as answer:
+        assert answer.status_code == 200, answer.read()
+        assert "transfer-encoding" not in answer.headers  # its clean end would look whole
+        try:
+            for piece in answer.iter_raw():
+                got += piece
+        except httpx.RemoteProtocolError:
+            return bytes(got), False
+    return bytes(got), True
+
+
+def part(address: str, start: int, length: int = 1000) -> httpx.Response:
+    """The answer to a range."""
+    return httpx.get(address, headers={"Range": f"bytes={start}-{start + length - 1}"}, timeout=PATIENCE)
+
+
+def rest(client: socket.socket, size: int) -> bytes:
+    """The body of an answer whose head has begun."""
+    data = bytearray()
+    while b"\r\n\r\n" not in data or len(data) - data.index(b"\r\n\r\n") - 4 < size:
+        piece = client.recv(MIB)
+        assert piece, f"it ended after {len(data)} bytes"
+        data += piece
+    return bytes(data[data.index(b"\r\n\r\n") + 4 :])

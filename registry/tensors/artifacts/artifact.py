@@ -25,6 +25,7 @@ from registry.tensors.files.source import ByteSource, read_range
 
 COPY_STEP: Final = 2 << 20
 
+
 def bytes_region(start: int, data: bytes) -> Region:
     """A region of bytes that are known already."""
     return Region(start, start + len(data), max(1, len(data)), lambda _: data, costly=False)
@@ -105,9 +106,7 @@ class ArtifactFile:
                 yield Piece(region, piece, max(0, first - at), min(region.step, last - at))
 
 
-def source_file(
-    path: str, source: ByteSource, header: Header | None = None, digest: str | None = None
-) -> ArtifactFile:
+def source_file(path: str, source: ByteSource, header: Header | None = None, digest: str | None = None) -> ArtifactFile:
     """A file that is a stored blob, byte for byte."""
     return ArtifactFile(path, [copy_region(0, source, 0, source.size)], header, digest)
 

@@ -51,9 +51,7 @@ class BaseTensors:
         if program.origin is not None:
             origin = self.rows(program.origin)
             dtypes.append(FLOATS[self.entry(program.origin.tensor).dtype])
-        return SlotValues(
-            program.slot, origin, program.steps, sum_dtype(*dtypes), kept, merge_products=merge_products
-        )
+        return SlotValues(program.slot, origin, program.steps, sum_dtype(*dtypes), kept, merge_products=merge_products)
 
 
 def _no_rows(start: int, stop: int) -> torch.Tensor:
