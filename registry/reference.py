@@ -20,11 +20,14 @@ MAX_BASE: Final = 96
 MAX_ADAPTER: Final = 64
 MAX_BELOW_BASE: Final = 96
 MAX_TAG: Final = 64
+MAIN: Final = "main"
+"""What the Hub views call the newest revision."""
 
 _BASE = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _ADAPTER = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
 _TAG = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+_VIEW_NUMBER = re.compile(r"r([1-9][0-9]{0,17})")
 _DIGEST_PREFIX = re.compile(r"sha256:[0-9a-f]{8,64}")
 
 
@@ -82,9 +85,15 @@ def check_tag(tag: str) -> str:
             tag,
             f"at most {MAX_TAG} of a-z 0-9 . _ - are expected, no '..', beginning and ending with a letter or digit",
         )
-    if tag == "main" or tag.isdigit() or re.fullmatch(r"r[0-9]+|[0-9a-f]{40}", tag):
+    if tag == MAIN or tag.isdigit() or re.fullmatch(r"r[0-9]+|[0-9a-f]{40}", tag):
         raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits mean something else")
     return tag
+
+
+def number_in_view(name: str) -> int | None:
+    """The number of a revision as the Hub views spell it, such as ``r3``; None: another name."""
+    found = _VIEW_NUMBER.fullmatch(name)
+    return None if found is None else int(found[1])
 
 
 @dataclass(frozen=True, order=True)

@@ -29,7 +29,7 @@ class Limits:
     bodies: int = 32  # bodies copied from the store at the same time
     parts: int = 32  # parts of uploads stored at the same time
     computed: int = 4  # bodies computed at the same time
-    queue: int = 32  # computed bodies that wait for their turn: all get one in a few seconds
+    queue: int = 64  # computed bodies that wait for their turn: all get one within `queue_time`
     queue_time: float = 8.0  # how long the first turn may be away: Hub clients give up after 10 s without a byte
     bench_time: float = 20.0  # how long a base model or a truncation waits for its turn
     stop_time: float = 30.0  # how long requests under way may go on when the service is asked to end

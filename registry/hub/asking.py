@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from registry.errors import UsageError
 from registry.http.acting import Service, address_of, service_of
 from registry.hub.errors import MissingError, told_as
+from registry.reference import MAIN
 from registry.schemas import ArtifactKind
 from registry.services import repos
 from registry.services.deployment import Deployment
@@ -71,7 +72,7 @@ class Question:
         """The name of the revision, which may not hold a slash: in paths that were decoded one is seen no more."""
         template = _template(self.request)
         if _REVISION not in template:
-            return repos.MAIN
+            return MAIN
         at = template.index(_REVISION)
         segments = self.request.scope["raw_path"].split(b"/")[at : at + 1]  # none: slashes before it are encoded
         found = unquote(b"".join(segments).decode("ascii", "replace"))

@@ -18,14 +18,16 @@ from registry.catalogue import bases, revisions, tags
 from registry.catalogue.bases import BaseRow
 from registry.catalogue.revisions import RevisionRow
 from registry.errors import ConflictError, NotFoundError, RegistryError, UsageError
+from registry.reference import MAIN, Reference, number_in_view
 from registry.reference import Path as TreePath
-from registry.reference import Reference
 from registry.services.commits import MEANT, RepoNames, is_commit
 from registry.services.deployment import Deployment
 
-_MAIN: Final = (None, "main")
-_NUMBER: Final = re.compile(r"r([1-9][0-9]{0,17})")
-_CACHED: Final = re.compile(r"(?:.*[/\\])?models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?")
+_NEWEST: Final = (None, MAIN)
+# The length of names is bounded: a stranger's text may be long, and every way to split it would be tried.
+_CACHED: Final = re.compile(
+    r"(?:.*[/\\])?models--([^/\\]{1,96}?)--([^/\\]{1,96})[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?"
+)
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,8 @@ def _revision(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | 
     name, seen = told.revision, deployment.rights.sees(place.above)
     if name is not None and is_commit(name):
         row = _of_commit(deployment, place, name)
-    elif name is not None and (number := _NUMBER.fullmatch(name)) is not None:
-        row = next((one for one in place.candidates if one.number == int(number[1])), None)
+    elif name is not None and (number := number_in_view(name)) is not None:
+        row = next((one for one in place.candidates if one.number == number), None)
         if row is None and not seen:
             return None
     elif not seen:
@@ -161,14 +163,14 @@ def _by_name(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | D
     """The revision of a tag that never moved."""
     above, name = place.above, told.revision
     named: Sequence[str] = ()
-    if name not in _MAIN:
+    if name not in _NEWEST:
         with deployment.read() as session:
             named = tags.ever_named(session, above, name)
     if len(named) == 1 and (reference := Reference.parse(named[0])).number is not None:
         row = next((one for one in place.candidates if one.number == reference.number), None)
         return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so, and it never moved")
     listed = ", ".join(row.reference for row in place.candidates[:10])
-    if name in _MAIN:
+    if name in _NEWEST:
         what = f"names {above} and not which of its revisions ({listed})"
     elif named:
         what = f"names a tag that was moved: it has named {', '.join(named)}"

@@ -6,7 +6,6 @@ hand out the same bytes of what is materialised, whatever processors they run on
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,11 +14,10 @@ from sqlalchemy.orm import Session
 from registry.catalogue import materialisations as rows
 from registry.catalogue.materialisations import MaterialisationRow
 from registry.errors import IntegrityError
-from registry.schemas import ArtifactKind, Options
+from registry.schemas import Options
 from registry.services.artifacts import is_weights, make_plan
 from registry.services.deployment import path_files
 from registry.services.lineage import Blobs, LoadedPath, PathFile
-from registry.storage.place import BlobPlace
 from registry.tensors.artifacts.artifact import Artifact, source_file
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, Plan
 from registry.tensors.files.header import read_header
@@ -30,31 +28,17 @@ class Kept:
     """A materialisation that is not past its time: which bytes it names, and where they are."""
 
     id: str
-    revision_id: int
-    kind: ArtifactKind
     rendering: str
     numerics: str | None  # of whoever made it, which may be another machine than this
-    artifact_format: int
     notices: tuple[str, ...]
     files: tuple[PathFile, ...]  # by path
 
-    def place(self, path: str) -> BlobPlace | None:
-        """The bytes of a file."""
-        return next((file.place for file in self.files if file.path == path), None)
-
-
-def find(session: Session, revision_ids: Collection[int], kind: ArtifactKind) -> tuple[Kept, ...]:
-    """What is materialised of some revisions as one kind, the oldest first.
-
-    There may be several of one revision: of other formats of artifacts, or of other plans (its base model's table was
-    made anew). `kept_for` chooses the one that a path means now; a commit id of a Hub view names one by ``numerics``
-    and ``artifact_format`` (`registry.services.commits.made_by`).
-    """
-    return tuple(_kept(row) for row in rows.find(session, revision_ids, kind))
-
 
 def kept_for(session: Session, path: LoadedPath, options: Options) -> Kept | None:
-    """What is materialised of a path as it is asked for, in the format of this program; None where nothing is."""
+    """What is materialised of a path as it is asked for, in the format of this program; None where nothing is.
+
+    A revision may have others: of other formats of artifacts, or of other plans (its base model's table was made anew).
+    """
     plan = plain_plan(path, options)
     if plan is None:
         return None
@@ -93,11 +77,8 @@ def open_kept(blobs: Blobs, plan: Plan, kept: Kept) -> Artifact:
 def _kept(row: MaterialisationRow) -> Kept:
     return Kept(
         id=row.id,
-        revision_id=row.meaning.revision_id,
-        kind=row.kind,
         rendering=row.rendering,
         numerics=row.numerics,
-        artifact_format=row.meaning.artifact_format,
         notices=row.notices,
         files=path_files(row.files),
     )

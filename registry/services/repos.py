@@ -6,7 +6,6 @@ found by hashing the digests of the revisions that it may mean.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -17,7 +16,7 @@ from registry.catalogue import bases, repo_rows, revisions
 from registry.catalogue.ancestry import ancestry
 from registry.catalogue.bases import BaseRow
 from registry.errors import NotFoundError, RetractedError, UnavailableError, UsageError
-from registry.reference import Path, Reference, check_tag
+from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas import ArtifactKind, Options
 from registry.services.artifacts import make_plan
 from registry.services.commits import MEANT, RecentCommits, RepoNames, is_commit, made_by, making
@@ -28,9 +27,7 @@ from registry.services.paths import path_in, path_to
 from registry.tensors.artifacts.numerics import fingerprint
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 
-MAIN: Final = "main"
 _RECENT: Final = RecentCommits()
-_NUMBER: Final = re.compile(r"r([1-9][0-9]{0,17})")
 
 
 @dataclass(frozen=True)
@@ -147,8 +144,8 @@ def reference_of(session: Session, repo: Repo, name: str) -> Reference:
     """
     if name == MAIN:
         return Reference(repo.path)
-    if (number := _NUMBER.fullmatch(name)) is not None:
-        return Reference(repo.path, number=int(number[1]))
+    if (number := number_in_view(name)) is not None:
+        return Reference(repo.path, number=number)
     if is_commit(name):
         recent = _RECENT.find(name)
         known = recent is not None and repo.names.find(name, [recent.digest])
@@ -245,8 +242,8 @@ def _check_base_name(session: Session, repo: Repo, name: str) -> None:
 
 def _is_name_below(session: Session, repo: Repo, name: str) -> bool:
     """Whether a revision of an adapter of the base model, as the session sees them, has a name."""
-    if (number := _NUMBER.fullmatch(name)) is not None:
-        return repo_rows.is_number_below(session, repo.path.base, int(number[1]))
+    if (number := number_in_view(name)) is not None:
+        return repo_rows.is_number_below(session, repo.path.base, number)
     if not is_commit(name):
         return repo_rows.is_tag_below(session, repo.path.base, name)
     recent = _RECENT.find(name)
@@ -257,5 +254,6 @@ def _is_name_below(session: Session, repo: Repo, name: str) -> bool:
         if path not in names:
             names[path] = repo.names.beside("lora", Path.parse(path))
         if names[path].meaning(digest) == name[:MEANT]:
+            _RECENT.note(names[path], digest)
             return True
     return False

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from sqlalchemy.orm import Session
 
 from registry.catalogue import bases, browse, revisions
-from registry.reference import Reference
+from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
-
-MAIN: Final = "main"  # what the Hub views call the newest revision
 
 
 def shown(session: Session, reference: Reference) -> Shown:

@@ -79,13 +79,14 @@ def test_a_revoked_token_reads_nothing_more(tree: Tree, wire: Shim, machine: New
     identity, secret = tree.token()
     file = step("file", repo="llama/secret", name=WEIGHTS)
     one = machine("hf", token=secret)
-    one.run(file)
+    before = one.run(file)
     tree.registry.revoke_token(identity)
     wire.forget()
     other = machine("hf", token=secret)
     assert "RepositoryNotFoundError" in other.refused(file).error
     assert "RepositoryNotFoundError" in other.refused(step("snapshot", repo="llama/secret")).error
     one.refused({**file, "name": "config.json"})
+    assert one.run(file) == before  # the client's own copy: no service can take it back
     assert {seen.status for seen in wire.seen() if "agent-harnesses" not in seen.target} == {401}
     assert {seen.received for seen in wire.seen("GET", "/resolve/")} <= {0}
 

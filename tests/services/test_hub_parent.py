@@ -201,3 +201,8 @@ def test_reads_ids_and_folders() -> None:
         TreePath("net", ("a",)), COMMIT
     )
     assert TrainedOn.of(None, "r3") is None
+
+
+def test_a_name_of_any_length_is_read_at_once() -> None:
+    """A publisher chooses it: by a pattern that tries every split of it, a megabyte would take days."""
+    assert TrainedOn.of("models--" + "--" * 500_000, None) is None

@@ -19,7 +19,7 @@ from registry.errors import IntegrityError, NotAllowedError, NotFoundError, Retr
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
-from registry.schemas import ArtifactKind, Collected, Materialisation, Materialised
+from registry.schemas import ArtifactKind, Collected, Materialised
 from registry.services import materialised
 from registry.services.check import check
 from registry.services.collect import collect
@@ -289,9 +289,7 @@ def test_a_damaged_file_is_never_taken_for_right_and_is_mended(place: Place) -> 
     computed = contents(registry, "net/one", "merged")
     found = kept(place, "net/one", "merged")
     assert found is not None
-    path = next(file.path for file in found.files if not _is_of_base(place, file.path, computed))
-    stored = found.place(path)
-    assert stored is not None
+    stored = next(file.place for file in found.files if not _is_of_base(place, file.path, computed))
     file = place.file(stored.key)
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
@@ -305,7 +303,7 @@ def test_a_damaged_file_is_never_taken_for_right_and_is_mended(place: Place) -> 
     ]
     registry.drop_materialisation("net/one")
     assert contents(registry, "net/one", "merged") == computed
-    assert registry.materialise("net/one", kind="merged").bytes_stored == len(computed[path])
+    assert registry.materialise("net/one", kind="merged").bytes_stored == stored.size
     assert contents(registry, "net/one", "merged") == computed
     gc(place)
     assert_sound(place)
@@ -405,21 +403,13 @@ def test_who_is_killed_leaves_what_is_collected(place: Place, at: str) -> None:
     assert place.registry.materialise("net/one", kind="merged").created
 
 
-def test_find_gives_what_the_views_need(embedded: Place) -> None:
-    made = {kind: embedded.registry.materialise("net/one", kind=kind).materialisation for kind in ("lora", "merged")}
-    with embedded.deployment.read() as session:
-        ids = [one.revision_id for one in materialised.find(session, range(1, 9), "merged")]
-        (found,) = materialised.find(session, ids, "lora")
-        assert materialised.find(session, [], "lora") == ()
-    assert (found.id, found.rendering, found.numerics) == _said(made["lora"])
-    assert found.artifact_format == plans.ARTIFACT_FORMAT
-    assert found.place("nothing") is None
+def test_what_is_kept_is_found_as_it_was_said(embedded: Place) -> None:
+    made = embedded.registry.materialise("net/one", kind="lora").materialisation
+    found = kept(embedded, "net/one", "lora")
+    assert found is not None
+    assert (found.id, found.rendering, found.numerics) == (made.id, made.rendering, made.numerics)
     computed = contents(embedded.registry, "net/one", "lora")
     assert {file.path: file.place.size for file in found.files} == {path: len(data) for path, data in computed.items()}
-
-
-def _said(made: Materialisation) -> tuple[str, str, str | None]:
-    return made.id, made.rendering, made.numerics
 
 
 def test_a_copy_leaves_it_behind(embedded: Place, tmp_path: Path) -> None:
