@@ -20,7 +20,7 @@ def env(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Print the settings that let clients of the Hub load from this registry.
+    """Print what lets the Hub's clients load from here.
 
     eval "$(registry env)" sets them in a shell: transformers, PEFT, vLLM and the command hf then load the merged model
     of every path by its repo id. The token is not shown on a terminal.
