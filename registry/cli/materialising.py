@@ -46,7 +46,7 @@ def materialise(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Keep an artifact in the store: it is copied then, not computed.
+    """Keep an artifact in the store for a while, computed.
 
     It is the same files, and stays until its time is over or it is dropped; asking for it again keeps it for longer.
     Every replica then hands out these bytes, whatever processor it runs on.
