@@ -89,7 +89,8 @@ def check_draft(deployment: Deployment, draft: Draft) -> Candidate:
             protection.check_movable(session, draft.path, tag, deployment.principal)
     config = parse_config(draft.config)
     # A copy is pinned as it was where it comes from: numbers and tags in its configuration are that registry's.
-    trained_on = TrainedOn.of(config.base_model_name_or_path, config.revision) if draft.origin is None else None
+    told = TrainedOn.of(config.base_model_name_or_path, config.revision, taken=draft.source is not None)
+    trained_on = told if draft.origin is None else None
     parent = find_parent(deployment, draft.path, parent=draft.parent, receipt=draft.receipt, trained_on=trained_on)
     reference = Reference.parse(parent.reference)
     with reading_above(deployment, reference.path) as session:

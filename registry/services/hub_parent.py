@@ -38,11 +38,16 @@ class TrainedOn:
     revision: str | None
 
     @classmethod
-    def of(cls, name: str | None, revision: str | None) -> TrainedOn | None:
-        """What ``base_model_name_or_path`` and ``revision`` say; None: nothing that could be a path of a registry."""
+    def of(cls, name: str | None, revision: str | None, *, taken: bool = False) -> TrainedOn | None:
+        """What ``base_model_name_or_path`` and ``revision`` say; None: nothing that could be a path of a registry.
+
+        Of an adapter that was ``taken`` from a Hub only a commit counts: numbers and tags may be another registry's.
+        """
         name = name or ""
         if (cached := _CACHED.fullmatch(name)) is not None:
             name, revision = f"{cached[1]}/{cached[2]}", cached[3]
+        if taken and revision is not None and not is_commit(revision):
+            revision = None
         try:
             return cls(TreePath.of_repo_id(name), revision or None)
         except UsageError:

@@ -21,6 +21,7 @@ from registry.storage.reading import BlobReader
 PIECE: Final = 8 << 20
 AHEAD: Final = 8  # pieces
 THREADS: Final = 8
+_HEADERS: Final = 32  # of a piece: as much at the beginning of a blob as most headers have
 _NEAR: Final = 2  # pieces between the threads of one who reads in order
 _HUGE: Final = 2 << 20
 _LEAST: Final = 4 << 10  # what a small piece costs with all that is noted of it
@@ -77,6 +78,9 @@ class CachedReader:
         if offset < 0 or stop > self.size:
             self._reader.read_into(offset, buffer)  # which says so
         if not buffer:
+            return
+        if stop <= PIECE // _HEADERS and self._pieces > 1 and not self._memory.has("rows", (self._key, 0)):
+            self._reader.read_into(offset, buffer)  # a header: of many shards, nothing else may be needed
             return
         first, last = offset // PIECE, max(offset, stop - 1) // PIECE
         for index in self._in_advance(first, last, len(buffer)):

@@ -104,6 +104,21 @@ def test_a_blob_comes_from_the_store_also_after_a_cut(team: Team) -> None:
     assert {seen.method for seen in team.store.seen()} == {"GET"}
 
 
+def test_a_materialised_model_comes_from_the_store(team: Team) -> None:
+    """The same bytes under the same commit as when they were computed."""
+    base = plain_base(team.folder / "base")
+    team.registry.add_base("small", base.folder)
+    team.registry.publish(write_adapter(team.folder / "link", base, r=2), "small/one")
+    file = step("file", repo="small/one", name="model.safetensors")
+    (computed,) = team.machine("hf").run(file)
+    assert {seen.status for seen in team.service.seen("GET", "^/hf/.*safetensors")} == {200}
+    team.registry.materialise("small/one", kind="merged")
+    team.service.forget()
+    (stored,) = team.machine("hf").run(file)
+    assert stored == computed
+    assert {seen.status for seen in team.service.seen("GET", "^/hf/.*safetensors")} == {302}
+
+
 @pytest.mark.parametrize("team", ["localhost"], indirect=True)
 def test_models_and_adapters_load_from_a_store(team: Team) -> None:
     base = llama_base(team.folder / "llama")

@@ -203,6 +203,12 @@ def test_reads_ids_and_folders() -> None:
     assert TrainedOn.of(None, "r3") is None
 
 
+def test_of_what_came_from_a_hub_only_a_commit_counts() -> None:
+    """Numbers and tags in its configuration may be those of the registry that it was trained from."""
+    for revision, counts in [("r3", None), ("prod", None), ("main", None), (COMMIT, COMMIT)]:
+        assert TrainedOn.of("net/a", revision, taken=True) == TrainedOn(TreePath("net", ("a",)), counts)
+
+
 def test_a_name_of_any_length_is_read_at_once() -> None:
     """A publisher chooses it: by a pattern that tries every split of it, a megabyte would take days."""
     assert TrainedOn.of("models--" + "--" * 500_000, None) is None

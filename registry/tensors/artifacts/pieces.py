@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from registry.errors import IntegrityError, UnavailableError
 from registry.memory import Loan, MemoryCache
 from registry.tensors.arithmetic.lanes import Promised
 
@@ -57,20 +58,33 @@ class SharedPieces:
 class _Shared:
     """A part of a piece that others may have a part of too."""
 
-    def __init__(self, loan: Loan[memoryview], piece: Piece) -> None:
-        self._loan = loan
+    def __init__(self, shared: SharedPieces, pool: Executor, piece: Piece) -> None:
+        key = (shared.rendering, shared.path, piece.region.start, piece.index)
+        self._pool = pool
         self._piece = piece
+        self._mine = False
+        self._loan: Loan[memoryview] = shared.memory.borrow("piece", key, self._make, len, pool=pool)
 
     def result(self) -> memoryview:
-        return self._loan.result()[self._piece.first : self._piece.last]
+        try:
+            whole = self._loan.result()
+        except (IntegrityError, UnavailableError):
+            if self._mine:
+                raise
+            # Another's blobs failed, which may have been closed, or replaced by sound ones, since they were opened.
+            whole = self._pool.submit(self._piece.make).result()
+        return whole[self._piece.first : self._piece.last]
 
     def cancel(self) -> None:
         self._loan.close()
+
+    def _make(self) -> memoryview:
+        self._mine = True
+        return self._piece.make()
 
 
 def begin(shared: SharedPieces | None, pool: Executor, piece: Piece) -> Promised[memoryview]:
     """Bring a piece on a lane, or find it."""
     if shared is None or not piece.region.costly:
         return pool.submit(piece.made)
-    key = (shared.rendering, shared.path, piece.region.start, piece.index)
-    return _Shared(shared.memory.borrow("piece", key, piece.make, len, pool=pool), piece)
+    return _Shared(shared, pool, piece)

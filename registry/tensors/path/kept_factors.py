@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import torch
 
+from registry.errors import IntegrityError, UnavailableError
 from registry.memory import MemoryCache
 
 _KEPT: Final = 4
@@ -58,7 +59,19 @@ class SharedFactors:
     def get(self, key: Hashable, make: Callable[[], Factors]) -> Factors:
         if key in self._large:
             return self._recent.get(key, make)
-        factors = self._memory.get("factors", (self._plan, key), make, _size)
+        mine = False
+
+        def make_mine() -> Factors:
+            nonlocal mine
+            mine = True
+            return make()
+
+        try:
+            factors = self._memory.get("factors", (self._plan, key), make_mine, _size)
+        except (IntegrityError, UnavailableError):
+            if mine:
+                raise
+            factors = make()  # another's blobs failed, as with shared pieces: `registry.tensors.artifacts.pieces`
         if _size(factors) > self._memory.limit("factors"):
             self._large.add(key)
         return factors

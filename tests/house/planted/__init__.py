@@ -12,7 +12,8 @@ from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
 from tests.house.planted.checks import CHECKS
 from tests.house.planted.handed_out import COMPOSED, REGISTRY, TRUNCATION
 from tests.house.planted.mutant import Mutant
+from tests.house.planted.views import VIEWS
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS: Final = (*ARITHMETIC, *PATH, *FACTORS, *CHECKS, *COMPOSED, *TRUNCATION, *REGISTRY)
+MUTANTS: Final = (*ARITHMETIC, *PATH, *FACTORS, *CHECKS, *COMPOSED, *TRUNCATION, *REGISTRY, *VIEWS)

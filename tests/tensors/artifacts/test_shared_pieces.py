@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
+from registry.errors import IntegrityError, RegistryError, UnavailableError
 from registry.memory import MemoryCache
 from registry.tensors.artifacts.artifact import ArtifactFile
 from registry.tensors.artifacts.pieces import Region, SharedPieces
@@ -77,3 +79,39 @@ def test_what_was_read_or_given_up_is_not_held() -> None:
     reader.close()  # type: ignore[attr-defined]
     list(file.chunks(shared=SharedPieces(memory, "second", "file")))
     assert memory.use()["piece"].bytes <= 100
+
+
+@pytest.mark.parametrize("failed", [IntegrityError, UnavailableError])
+def test_whose_own_blobs_are_sound_does_not_fail_with_another(failed: type[RegistryError]) -> None:
+    """Another reader of the same bytes has older blobs open: damaged since, or closed while a piece was made."""
+    memory, begun, both = MemoryCache(1 << 20), threading.Event(), threading.Event()
+
+    def fail(index: int) -> bytes:
+        begun.set()
+        both.wait(30)
+        raise failed(f"piece {index}")
+
+    shared = SharedPieces(memory, "rendering", "file")
+    first = ArtifactFile("file", [Region(0, 10, 10, fail)]).chunks(shared=shared)
+    second = ArtifactFile("file", [Region(0, 10, 10, lambda _: b"0123456789")]).chunks(2, shared=shared)
+    wrong: list[type[RegistryError]] = []
+
+    def read() -> None:
+        try:
+            next(first)
+        except RegistryError as error:
+            wrong.append(type(error))
+
+    def watch() -> None:
+        while memory.use()["piece"].hits == 0:
+            time.sleep(0.001)
+        both.set()
+
+    threads = [threading.Thread(target=read), threading.Thread(target=watch)]
+    threads[0].start()
+    assert begun.wait(30)
+    threads[1].start()
+    assert b"".join(second) == b"23456789"
+    for thread in threads:
+        thread.join()
+    assert wrong == [failed]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import torch
 
+from registry.errors import UnavailableError
 from registry.memory import MemoryCache
 from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors, SharedFactors
 
@@ -46,3 +50,34 @@ def test_factors_that_the_memory_does_not_keep_are_not_made_for_each_block() -> 
         shared.get("a", maker)
     assert maker.made == 2
     assert memory.use()["factors"].bytes == 0
+
+
+def test_whose_own_blobs_are_sound_does_not_fail_with_another() -> None:
+    memory, begun, both = MemoryCache(10 * SIZE), threading.Event(), threading.Event()
+    failed: list[UnavailableError] = []
+
+    def fail() -> Factors:
+        begun.set()
+        both.wait(30)
+        raise UnavailableError("The blobs were closed.")
+
+    def first() -> None:
+        try:
+            SharedFactors(memory, "plan").get("a", fail)
+        except UnavailableError as error:
+            failed.append(error)
+
+    def watch() -> None:
+        while memory.use()["factors"].hits == 0:
+            time.sleep(0.001)
+        both.set()
+
+    threads = [threading.Thread(target=first), threading.Thread(target=watch)]
+    threads[0].start()
+    assert begun.wait(30)
+    threads[1].start()
+    made = (torch.zeros(1), torch.zeros(1))
+    assert SharedFactors(memory, "plan").get("a", lambda: made) is made
+    for thread in threads:
+        thread.join()
+    assert len(failed) == 1
