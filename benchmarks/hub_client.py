@@ -25,7 +25,7 @@ class Drained:
 
 
 def drain(url: str, *, start: int | None = None, stop: int | None = None) -> Drained:
-    """GET a URL, whole or the bytes ``start`` to ``stop``, on a connection of its own.
+    """GET a URL, whole or the bytes ``start`` to ``stop``, on a connection of its own; without a length, to its end.
 
     Raises:
         SystemExit: the answer is not a file, or ends early.
@@ -45,16 +45,18 @@ def drain(url: str, *, start: int | None = None, stop: int | None = None) -> Dra
             answer += bytes(buffer[:count])
         headers, _, body = answer.partition(b"\r\n\r\n")
         length = _LENGTH.search(headers)
-        if headers.split(b" ", 2)[1] not in {b"200", b"206"} or length is None:
+        if headers.split(b" ", 2)[1] not in {b"200", b"206"}:
             raise SystemExit(f"{url} was answered with {headers.decode(errors='replace')}")
-        size, got, first = int(length[1]), len(body), time.perf_counter() - began if body else None
-        while got < size:
+        size, got, first = int(length[1]) if length else None, len(body), time.perf_counter() - began if body else None
+        while size is None or got < size:
             count = connection.recv_into(buffer)
+            if not count and size is None:
+                break
             if not count:
                 raise SystemExit(f"{url} ended after {got} of {size} bytes")
             first = first if first is not None else time.perf_counter() - began
             got += count
-    return Drained(first or 0.0, time.perf_counter() - began, size)
+    return Drained(first or 0.0, time.perf_counter() - began, got)
 
 
 def at_once(urls: list[str]) -> tuple[float, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import merge, running, startup, truncate
+from benchmarks import hub, merge, running, startup, truncate
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +45,17 @@ def test_truncation_is_measured_beside_its_peer(tmp_path: Path, capsys: pytest.C
     assert ours["claimed"] == pytest.approx(ours["error"], rel=1e-6)
     assert ours["error"] <= peft["error"] * (1 + 1e-6)
     assert "times ours" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = tmp_path / "cache"
+    file = hub.main(["--tiny", "--runs", "1", "--cache", str(cache), "--peer-python", "none"])
+    document = json.loads(file.read_text())
+    assert set(document["samples"]) == set(hub.PARTS)
+    grown = next(figure for figure in document["figures"] if figure["name"].startswith("what its store has grown"))
+    assert grown["value"] == 0
+    samples = document["samples"]["stream"]
+    assert samples["warm"][0]["size"] == samples["file response"][0]["size"]  # the same file, computed and stored
+    assert "first byte" in capsys.readouterr().out
+    assert not list(cache.glob("hub-*"))
