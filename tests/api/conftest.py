@@ -80,6 +80,17 @@ class Lines(logging.Handler):
     def requests(self) -> list[Mapping[str, Any]]:
         return [line for line in self.all if line["event"] == "request"]
 
+    def of_request(self, request: str) -> Mapping[str, Any]:
+        """The line of the request with this id: written after the answer is out."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            found = [line for line in self.requests if line["request"] == request]
+            if found:
+                assert len(found) == 1
+                return found[0]
+            time.sleep(0.01)
+        raise AssertionError(f"no line for {request}")
+
     def of_requests(self, count: int) -> list[Mapping[str, Any]]:
         """The lines of so many requests: a line is written after the answer is out."""
         deadline = time.monotonic() + 30

@@ -284,7 +284,7 @@ def test_a_client_that_trickles_its_body_is_cut(url: str, log: Lines) -> None:
     head = f"POST {API}/echo/x HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n"
     status, problem = told(raw(url, head.encode(), *[b" "] * 40, pause=0.05))
     assert (status, problem["code"]) == (408, "too_slow")
-    assert [line["status"] for line in log.requests] == [408]
+    assert [line["status"] for line in log.of_requests(1)] == [408]
 
 
 def test_a_body_that_is_cut_is_never_worked_on(url: str, log: Lines) -> None:
@@ -304,8 +304,8 @@ def test_a_route_that_takes_too_long_is_answered_in_time(http: httpx.Client) -> 
 def test_every_request_is_one_line_without_what_it_carried(http: httpx.Client, log: Lines) -> None:
     headers = {"Authorization": "Bearer reg_verysecret", "X-Request-Id": "request-0001"}
     http.get(f"{API}/sleeps", params={"seconds": 0, "X-Amz-Signature": "signed"}, headers=headers)
-    # an answer that the service gave up on, in the test before, is noted when its thread ends: it may come now
-    (line,) = [line for line in log.requests if line["request"] == "request-0001"]
+    # by its id: an answer that the service gave up on, in the test before, is noted when its thread ends, maybe now
+    line = log.of_request("request-0001")
     assert set(line) == {
         "time", "level", "event", "request", "method", "route", "status", "ms", "received", "sent", "token", "source",
     }  # fmt: skip
