@@ -7,6 +7,7 @@ again, which has to be idempotent. Clocks of processes may differ by a small par
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
@@ -92,11 +93,19 @@ def get(session: Session, operation_id: str, principal: Principal) -> OperationR
 
 
 def claim(
-    session: Session, runner: str, *, operation_id: str | None = None, lease: timedelta = LEASE
+    session: Session,
+    runner: str,
+    kinds: Collection[str],
+    *,
+    operation_id: str | None = None,
+    lease: timedelta = LEASE,
 ) -> OperationRow | None:
-    """Take up the oldest operation that nobody works on, or the given one; None: there is none to take up."""
+    """Take up the oldest operation that nobody works on, or the given one; None: there is none to take up.
+
+    ``kinds`` are those that the runner knows: replicas roll one by one, and a newer one may have noted others.
+    """
     now = datetime.now(UTC)
-    query = select(OperationRecord).where(_free(now)).order_by(OperationRecord.created_at).limit(1)
+    query = select(OperationRecord).where(_free(now, kinds)).order_by(OperationRecord.created_at).limit(1)
     if operation_id is not None:
         query = query.where(OperationRecord.id == operation_id)
     row = session.scalar(query.with_for_update(skip_locked=True))
@@ -111,9 +120,9 @@ def claim(
     return _value(row)
 
 
-def waiting(session: Session, *, limit: int) -> tuple[str, ...]:
-    """Ids of operations that nobody works on, the oldest first."""
-    query = select(OperationRecord.id).where(_free(datetime.now(UTC))).order_by(OperationRecord.created_at)
+def waiting(session: Session, kinds: Collection[str], *, limit: int) -> tuple[str, ...]:
+    """Ids of operations of these kinds that nobody works on, the oldest first."""
+    query = select(OperationRecord.id).where(_free(datetime.now(UTC), kinds)).order_by(OperationRecord.created_at)
     return tuple(session.scalars(query.limit(limit)))
 
 
@@ -154,11 +163,9 @@ def pending(session: Session) -> int:
     return session.scalar(query) or 0
 
 
-def _free(now: datetime) -> ColumnElement[bool]:
-    return or_(
-        OperationRecord.state == "pending",
-        and_(OperationRecord.state == "running", OperationRecord.lease_until < now),
-    )
+def _free(now: datetime, kinds: Collection[str]) -> ColumnElement[bool]:
+    left = and_(OperationRecord.state == "running", OperationRecord.lease_until < now)
+    return and_(or_(OperationRecord.state == "pending", left), OperationRecord.kind.in_(kinds))
 
 
 def _as_runner(session: Session, operation_id: str, runner: str, values: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Final
 from registry.catalogue import operations as rows
 from registry.catalogue import tokens
 from registry.catalogue.operations import OperationRow
-from registry.errors import CODES, NotAllowedError, NotFoundError, RegistryError
+from registry.errors import CODES, NotAllowedError, NotFoundError, RegistryError, UnavailableError
 from registry.progress import Progress
 from registry.reference import Path
 from registry.rights import Principal
@@ -18,6 +18,7 @@ from registry.schemas import Schema
 from registry.services.bases import require_adding
 from registry.services.candidates import require_publishing
 from registry.services.deployment import Deployment
+from registry.version import __version__
 from registry.wire import (
     BaseCommit,
     FsckRequest,
@@ -161,7 +162,13 @@ def operation_of(row: OperationRow) -> Operation:
 
 
 def _kind(row: OperationRow) -> OperationKind:
-    return next(kind for kind in REQUESTS if kind == row.kind)
+    for kind in REQUESTS:
+        if kind == row.kind:
+            return kind
+    raise UnavailableError(
+        f"The operation {row.id} is of the kind {row.kind!r}, which this replica of the service (version "
+        f"{__version__}) does not know: ask again, so that a newer one answers, and upgrade this one."
+    )
 
 
 def _state(row: OperationRow) -> OperationState:

@@ -27,6 +27,7 @@ from registry.schemas import Schema
 from registry.services.deployment import Deployment
 from registry.services.operations import (
     AT_ONCE,
+    REQUESTS,
     Describe,
     acting_for,
     bytes_to_read,
@@ -152,7 +153,7 @@ class Runner:
         if self._ending.is_set():
             return False
         row = self._deployment.change(
-            lambda session: rows.claim(session, self._name, operation_id=operation_id, lease=self._lease)
+            lambda session: rows.claim(session, self._name, REQUESTS, operation_id=operation_id, lease=self._lease)
         )
         if row is None:
             return False
@@ -270,7 +271,7 @@ class Runner:
     def _look(self) -> None:
         try:
             with self._deployment.read_everything() as session:
-                waiting = rows.waiting(session, limit=self._threads)
+                waiting = rows.waiting(session, REQUESTS, limit=self._threads)
         except RegistryError as error:
             log.warning("operations could not be looked for: %s", error)
             return

@@ -162,7 +162,7 @@ def test_a_blob_of_another_lineage_is_not_found(admin: httpx.Client, library: Li
 
 def test_bytes_are_counted_by_kind(library: Library, files: list[File], log: Lines) -> None:
     def sent(address: str) -> dict[str, float]:
-        counted = "registry_body_bytes_total{direction=\"out\",kind=\""
+        counted = 'registry_body_bytes_total{direction="out",kind="'
         lines = [line for line in httpx.get(f"{address}/metrics").text.splitlines() if line.startswith(counted)]
         return {line.split('"')[3]: float(line.split()[-1]) for line in lines}
 

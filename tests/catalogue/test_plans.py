@@ -104,7 +104,7 @@ def transfer(session: Session) -> None:
 
 
 def operate(session: Session) -> None:
-    claimed = operations.claim(session, "me")
+    claimed = operations.claim(session, "me", ("publish", "gc"))
     assert claimed is not None
     operations.renew(session, claimed.id, "me", stage="s", done=1, total=2)
     operations.finish(session, claimed.id, "me", "{}")

@@ -18,6 +18,7 @@ from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, digest_of, rights
 READER = Principal("ria", rights("reader", "llama/support"), token="tok_ria", source="192.0.2.9")
 ADMIN_OF_A_PART = Principal("ada", rights("admin", "llama"), token="tok_ada")
 OVER = timedelta(seconds=-1)
+KINDS = ("publish",)
 
 
 def upload(database: Database, principal: Principal = BOB, lifetime: timedelta = uploads.LIFETIME) -> UploadRow:
@@ -76,7 +77,7 @@ def start(database: Database, request: str = "{}", principal: Principal = BOB) -
 
 
 def claim(database: Database, runner: str, lease: timedelta = operations.LEASE) -> OperationRow | None:
-    return database.change(lambda session: operations.claim(session, runner, lease=lease))
+    return database.change(lambda session: operations.claim(session, runner, KINDS, lease=lease))
 
 
 def test_an_operation_from_beginning_to_end(database: Database) -> None:
@@ -117,7 +118,7 @@ def test_the_same_request_again_is_the_same_operation_until_it_ends(database: Da
     assert start(database) == made
     assert start(database, '{"other": 1}').id != made.id
     assert start(database, "{}", TESTER).id != made.id
-    database.change(lambda session: operations.claim(session, "one", operation_id=made.id))
+    database.change(lambda session: operations.claim(session, "one", KINDS, operation_id=made.id))
     assert start(database).id == made.id
     database.change(lambda session: operations.fail(session, made.id, "one", "{}"))
     assert start(database).id != made.id
@@ -166,7 +167,7 @@ def test_the_oldest_is_taken_up_first(database: Database) -> None:
 def test_two_processes_at_once_take_up_two_operations(database: Database) -> None:
     ids = {start(database, str(count)).id for count in range(2)}
     with database.write() as session:
-        first = operations.claim(session, "one")
+        first = operations.claim(session, "one", KINDS)
         second = claim(database, "two")
         third = claim(database, "three")
     assert first is not None

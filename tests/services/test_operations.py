@@ -21,7 +21,7 @@ from registry.schemas import Published
 from registry.services import running
 from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
-from registry.services.operations import operation, perform, submit
+from registry.services.operations import REQUESTS, operation, perform, submit
 from registry.services.running import ATTEMPTS, Runner
 from registry.wire import FsckRequest, GcRequest, Operation, OperationResult, PublishCommit
 from tests.kit import Base, plain_base, write_adapter
@@ -185,7 +185,7 @@ def test_another_replica_goes_on_where_one_was_killed(
 ) -> None:
     begun = submit(registry.deployment, "publish", commit)
     with registry.deployment.database.write() as session:
-        taken = rows.claim(session, "killed", operation_id=begun.id, lease=timedelta(seconds=0.2))
+        taken = rows.claim(session, "killed", REQUESTS, operation_id=begun.id, lease=timedelta(seconds=0.2))
     assert taken is not None
     start()
     found = ended(registry, begun.id)
@@ -193,6 +193,22 @@ def test_another_replica_goes_on_where_one_was_killed(
     with registry.deployment.read() as session:
         assert rows.get(session, begun.id, registry.deployment.principal).attempts == 2
     assert [one.reference for one in registry.search().revisions] == ["net/one@1"]
+
+
+def test_work_of_a_newer_version_is_left_to_replicas_that_know_it(
+    registry: LocalRegistry, start: StartRunner, commit: PublishCommit
+) -> None:
+    """Replicas roll one by one: what a newer one noted waits, and keeps nothing else waiting."""
+    principal = registry.deployment.principal
+    with registry.deployment.database.write() as session:
+        newer = [rows.create(session, "knit", str(number), principal).id for number in range(4)]
+    begun = submit(registry.deployment, "publish", commit)
+    start()
+    assert ended(registry, begun.id).state == "done"
+    with registry.deployment.read() as session:
+        assert {rows.get(session, one, principal).state for one in newer} == {"pending"}
+    with pytest.raises(UnavailableError, match="of the kind 'knit', which this replica"):
+        registry.operation(newer[0])
 
 
 def test_what_was_done_before_the_process_was_killed_is_found_again(
@@ -314,7 +330,7 @@ def test_work_that_takes_its_process_down_does_not_go_round_for_ever(
     begun = submit(registry.deployment, "fsck", FsckRequest())
     for _ in range(ATTEMPTS):
         with registry.deployment.database.write() as session:
-            assert rows.claim(session, "killed", operation_id=begun.id, lease=timedelta(0)) is not None
+            assert rows.claim(session, "killed", REQUESTS, operation_id=begun.id, lease=timedelta(0)) is not None
         time.sleep(0.001)
     start()
     problem = ended(registry, begun.id).problem
