@@ -23,7 +23,7 @@ AHEAD: Final = 8  # pieces
 THREADS: Final = 8
 _HEADERS: Final = 32  # of a piece: as much at the beginning of a blob as most headers have
 _NEAR: Final = 2  # pieces between the threads of one who reads in order
-_HUGE: Final = 2 << 20
+_LARGE: Final = 1 << 20
 _LEAST: Final = 4 << 10  # what a small piece costs with all that is noted of it
 _RUNS: Final = 16  # readers of one open blob that are told apart
 
@@ -79,21 +79,35 @@ class CachedReader:
             self._reader.read_into(offset, buffer)  # which says so
         if not buffer:
             return
-        if stop <= PIECE // _HEADERS and self._pieces > 1 and not self._memory.has("rows", (self._key, 0)):
-            self._reader.read_into(offset, buffer)  # a header: of many shards, nothing else may be needed
+        if self._is_header(stop):
+            self._reader.read_into(offset, buffer)
             return
-        first, last = offset // PIECE, max(offset, stop - 1) // PIECE
-        for index in self._in_advance(first, last, len(buffer)):
-            _pool().submit(self._fetch, index)
-        for index in range(first, last + 1):
+        self._ask_in_advance(offset, stop)
+        for index in range(offset // PIECE, (stop - 1) // PIECE + 1):
             start = index * PIECE
             begin, end = max(offset, start), min(stop, start + PIECE)
             buffer[begin - offset : end - offset] = memoryview(self._piece(index))[begin - start : end - start]
+
+    def held(self, start: int, stop: int) -> memoryview | None:
+        """The bytes ``start`` to ``stop`` of one piece, which is read if it is not there; None: of several pieces."""
+        index = start // PIECE
+        if not 0 <= start < stop <= min(self.size, (index + 1) * PIECE) or self._is_header(stop):
+            return None
+        self._ask_in_advance(start, stop)
+        return memoryview(self._piece(index))[start - index * PIECE : stop - index * PIECE]
 
     def close(self) -> None:
         """Release the blob; its pieces stay."""
         self._closed = True
         self._reader.close()
+
+    def _is_header(self, stop: int) -> bool:
+        """Whether a read that ends there is one of the header alone: of many shards, nothing else may be needed."""
+        return stop <= PIECE // _HEADERS and self._pieces > 1 and not self._memory.has("rows", (self._key, 0))
+
+    def _ask_in_advance(self, start: int, stop: int) -> None:
+        for index in self._in_advance(start // PIECE, (stop - 1) // PIECE, stop - start):
+            _pool().submit(self._fetch, index)
 
     def _in_advance(self, first: int, last: int, length: int) -> range:
         """The pieces to ask for now: the rest of a long read, and what follows it where much was read in order."""
@@ -132,13 +146,14 @@ def _weigh(piece: mmap.mmap | bytearray) -> int:
 
 
 def _room(size: int) -> mmap.mmap | bytearray:
-    """Memory for a piece, in huge pages where there are any: of small ones, the first touch costs half of the read."""
-    if size < _HUGE:
+    """Memory for a piece, given back to the system with it.
+
+    Private, because pages of shared memory cost twice as much to touch first; no huge pages, which a virtual machine
+    that gets its memory in small ones pays three times as much for.
+    """
+    if size < _LARGE:
         return bytearray(size)
-    room = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        room.madvise(mmap.MADV_HUGEPAGE)
-    return room
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _pool() -> ThreadPoolExecutor:

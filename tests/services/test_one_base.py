@@ -20,7 +20,7 @@ from tests.kit.servers import S3Place
 from tests.kit.shim import Shim
 
 PIECE = 256 * 1024
-PATHS = 10
+PATHS = 50
 
 
 @pytest.fixture

@@ -105,6 +105,34 @@ def test_a_blob_is_in_memory_once_however_many_read_it(store: BlobStore, blob: S
     assert gets(shim) == COUNT
 
 
+def test_bytes_of_one_piece_are_looked_at_where_they_are_kept(store: BlobStore, blob: StoredBlob, shim: Shim) -> None:
+    memory = MemoryCache(PIECE)  # keeps one
+    memory_of_all = MemoryCache(1 << 30)
+    reader = opened(store, memory_of_all, blob)
+    first = reader.held(3 * PIECE + 5, 3 * PIECE + 900)
+    again = reader.held(3 * PIECE, 3 * PIECE + 9)
+    assert first is not None
+    assert again is not None
+    assert first.obj is again.obj
+    assert (first, again) == (DATA[3 * PIECE + 5 : 3 * PIECE + 900], DATA[3 * PIECE : 3 * PIECE + 9])
+    assert gets(shim) == 1
+    for start, stop in ((4 * PIECE - 1, 4 * PIECE + 1), (9, 9), (-1, 5), (len(DATA) - 5, len(DATA) + 1), (0, 100)):
+        assert reader.held(start, stop) is None  # more than a piece, nothing, outside, or a header
+    assert gets(shim) == 1
+    small = CachedReader(store.open(blob.place), blob.place.key, memory)
+    kept = small.held(5 * PIECE, 6 * PIECE)
+    assert small.held(7 * PIECE, 8 * PIECE) == DATA[7 * PIECE : 8 * PIECE]
+    assert kept == DATA[5 * PIECE : 6 * PIECE]  # dropped meanwhile, and there for who has it
+
+
+def test_who_looks_in_order_gets_pieces_in_advance(store: BlobStore, blob: StoredBlob, shim: Shim) -> None:
+    reader = opened(store, MemoryCache(1 << 30), blob)
+    for index in range(1, 4):
+        assert reader.held(index * PIECE, (index + 1) * PIECE) == DATA[index * PIECE : (index + 1) * PIECE]
+    at_rest()
+    assert gets(shim) > 3
+
+
 def test_small_ranges_ask_for_one_piece_each(store: BlobStore, blob: StoredBlob, shim: Shim) -> None:
     memory = MemoryCache(1 << 30)
     reader = opened(store, memory, blob)

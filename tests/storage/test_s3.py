@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import httpx
 import pytest
+from urllib3.connection import HTTPConnection
 
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotAllowedError, NotFoundError, RegistryError, UnavailableError, UsageError
@@ -244,6 +247,34 @@ def test_a_read_that_breaks_goes_on_where_it_broke(make_s3: MakeS3, shim: Shim) 
     shim.faults = [Fault(method="GET", cut_answer=10_000)]
     with pytest.raises(UnavailableError, match="broke off 4 times"):
         get(driver, KEY)
+
+
+def test_reads_go_past_the_layers_that_copy_and_keep_their_connection(
+    make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other versions of boto3 and urllib3 they would go through these: slower, not wrong."""
+    driver, data = make_s3(), noise(3 << 20)
+    put(driver, KEY, data)
+    answers: list[HTTPResponse | None] = []
+    connections: list[HTTPConnection] = []
+    inner, connect = reading._inner, HTTPConnection.connect
+
+    def noted(body: Any) -> HTTPResponse | None:
+        answers.append(inner(body))
+        return answers[-1]
+
+    def connected(self: HTTPConnection) -> None:
+        connections.append(self)
+        connect(self)
+
+    monkeypatch.setattr(reading, "_inner", noted)
+    monkeypatch.setattr(HTTPConnection, "connect", connected)
+    for _ in range(3):
+        assert get(driver, KEY) == data
+    monkeypatch.setattr(reading, "_inner", lambda _body: None)
+    assert get(driver, KEY) == data
+    assert [answer is not None and answer.isclosed() for answer in answers] == [True] * 3
+    assert len(connections) <= 1
 
 
 def test_other_bytes_than_were_stored_are_never_handed_out(make_s3: MakeS3, shim: Shim) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException, HTTPResponse
 from typing import Any, Final
 
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
@@ -13,7 +14,7 @@ from registry.storage.s3.refusals import status_of
 _PIECE: Final = 8 << 20
 _AT_ONCE: Final = 8
 _ATTEMPTS: Final = 4
-_AT_A_TIME: Final = 256 << 10  # a body is copied on its way: in steps that stay in the processor's cache
+_AT_A_TIME: Final = 256 << 10  # what came of a step that breaks is asked for again
 
 
 class S3Reader:
@@ -66,13 +67,16 @@ class S3Reader:
         from botocore.exceptions import BotoCoreError
 
         body = self._ask(offset, len(buffer))
+        source = _inner(body) or body
         done = 0
         try:
-            while done < len(buffer) and (count := body.readinto(buffer[done : done + _AT_A_TIME])):
+            while done < len(buffer) and (count := source.readinto(buffer[done : done + _AT_A_TIME])):
                 done += count
-        except BotoCoreError as error:
+        except (BotoCoreError, HTTPException, OSError) as error:
             return done, error
         finally:
+            if source is not body and source.isclosed():
+                body._raw_stream.release_conn()  # to its pool: what is not read by way of urllib3, it takes for unread
             body.close()
         return done, None
 
@@ -99,6 +103,15 @@ class S3Reader:
         return IntegrityError(
             f"{self._key} in {self._bucket.place} ends before byte {wanted}, more was expected: it was cut short."
         )
+
+
+def _inner(body: Any) -> HTTPResponse | None:
+    """The answer as the standard library reads it, below botocore and urllib3, which both copy every byte once more.
+
+    None where they are built in another way than the versions of 2026; then it is read through them.
+    """
+    found = getattr(getattr(body, "_raw_stream", None), "_fp", None)
+    return found if isinstance(found, HTTPResponse) else None
 
 
 def open_object(bucket: Bucket, key: str) -> ObjectReader:

@@ -21,7 +21,7 @@ from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPiece
 from registry.tensors.artifacts.plan import Plan, rendering_of
 from registry.tensors.files.dtypes import TORCH
 from registry.tensors.files.header import Header
-from registry.tensors.files.source import ByteSource, read_range
+from registry.tensors.files.source import ByteSource, look_at
 
 COPY_STEP: Final = 2 << 20
 
@@ -36,7 +36,7 @@ def copy_region(start: int, source: ByteSource, source_start: int, length: int) 
 
     def make(index: int) -> Buffer:
         at = index * COPY_STEP
-        return read_range(source, source_start + at, source_start + min(at + COPY_STEP, length))
+        return look_at(source, source_start + at, source_start + min(at + COPY_STEP, length))
 
     return Region(start, start + length, COPY_STEP, make, costly=False)
 

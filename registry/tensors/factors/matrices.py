@@ -17,7 +17,7 @@ import torch
 from registry.tensors.factors.slots import as_matrix
 from registry.tensors.files.dtypes import FLOATS
 from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.source import ByteSource, read_range
+from registry.tensors.files.source import ByteSource, look_at, read_range
 
 
 class FactorMatrix(Protocol):
@@ -36,13 +36,18 @@ class FactorMatrix(Protocol):
 
 
 def read_rows(
-    source: ByteSource, entry: TensorEntry, start: int, stop: int, *, columns: int | None = None
+    source: ByteSource, entry: TensorEntry, start: int, stop: int, *, columns: int | None = None, shared: bool = False
 ) -> torch.Tensor:
-    """Rows ``start`` to ``stop`` of a tensor seen as a matrix, as stored; `as_matrix` says its columns unless given."""
+    """Rows ``start`` to ``stop`` of a tensor seen as a matrix, as stored; `as_matrix` says its columns unless given.
+
+    ``shared`` is for who does not change them, as with `look_at`.
+    """
     dtype = FLOATS[entry.dtype]
     columns = as_matrix(entry.shape)[1] if columns is None else columns
     row = columns * dtype.itemsize
-    data = read_range(source, entry.start + start * row, entry.start + stop * row)
+    first, last = entry.start + start * row, entry.start + stop * row
+    aligned = first % dtype.itemsize == 0  # as everything in memory that a processor is to compute with
+    data = look_at(source, first, last) if shared and aligned else read_range(source, first, last)
     return torch.frombuffer(data, dtype=dtype).view(stop - start, columns)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from registry.errors import IntegrityError
 
@@ -20,11 +20,25 @@ class ByteSource(Protocol):
         """Fill ``buffer`` from ``offset``; raises `IntegrityError` when the bytes are not there or not right."""
 
 
+@runtime_checkable
+class HoldingSource(ByteSource, Protocol):
+    """A source that may have its bytes in memory."""
+
+    def held(self, start: int, stop: int) -> memoryview | None:
+        """The bytes ``start`` to ``stop`` where they are kept, not to be changed; None: they are not in one place."""
+
+
 def read_range(source: ByteSource, start: int, stop: int) -> bytearray:
     """The bytes ``start`` to ``stop`` of a source, in memory."""
     data = bytearray(stop - start)
     source.read_into(start, memoryview(data))
     return data
+
+
+def look_at(source: ByteSource, start: int, stop: int) -> bytearray | memoryview:
+    """The bytes ``start`` to ``stop``, for who does not change them: no copy where they are in memory already."""
+    found = source.held(start, stop) if isinstance(source, HoldingSource) else None
+    return read_range(source, start, stop) if found is None else found
 
 
 class _Nowhere:

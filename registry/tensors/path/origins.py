@@ -29,11 +29,12 @@ class BaseTensors:
         return self.tensors[tensor][1]
 
     def rows(self, slot: Slot) -> MatrixRows:
-        """Reader of a slot's stored rows, in the dtype that the base keeps them in."""
+        """Reader of a slot's stored rows, in the dtype that the base keeps them in; nobody may change what it gives."""
         source, entry = self.tensors[slot.tensor]
 
         def read(start: int, stop: int) -> torch.Tensor:
-            return read_rows(source, entry, slot.first + start, slot.first + stop, columns=slot.columns)
+            first, last = slot.first + start, slot.first + stop
+            return read_rows(source, entry, first, last, columns=slot.columns, shared=True)
 
         return read
 
