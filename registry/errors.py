@@ -76,7 +76,7 @@ CODES: Final[dict[str, str]] = {
     # unavailable
     "unavailable": "The registry, its database or its storage can't be reached or used.",
     "disk_full": "There is no space left.",
-    "busy": "Another process holds the registry for too long.",
+    "busy": "What is needed is in use by others: try again in a moment.",
     "schema_newer": "The registry's database was written by a newer version.",
     "schema_older": "The registry's database has an older schema; `registry db upgrade` brings it up.",
     "too_large": "A request is larger than the service takes.",

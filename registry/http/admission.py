@@ -31,7 +31,7 @@ class Admission:
         self._patience = patience
         self._free = seats
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._wishes: deque[asyncio.Future[None]] = deque()  # of those who can do without their seat
+        self._wishes: deque[tuple[Seat, asyncio.Future[None]]] = deque()  # of those who can do without their seat
         self._inside = 0  # with a seat, waiting for one, or away from it
 
     @property
@@ -81,18 +81,18 @@ class Admission:
     def _ask_for_one(self) -> None:
         """Let one of those who can do without their seat know that somebody waits for one."""
         while self._wishes:
-            wish = self._wishes.popleft()
-            if not wish.done():
+            seat, wish = self._wishes.popleft()
+            if seat.held and not wish.done():
                 wish.set_result(None)
                 return
 
-    async def _until_wanted(self) -> None:
+    async def _until_wanted(self, seat: Seat) -> None:
         if self.wanted:
             return
-        wish = asyncio.get_running_loop().create_future()
+        wish = (seat, asyncio.get_running_loop().create_future())
         self._wishes.append(wish)
         try:
-            await wish
+            await wish[1]
         finally:
             if wish in self._wishes:
                 self._wishes.remove(wish)
@@ -130,8 +130,8 @@ class Seat:
             self.held = True
 
     async def until_wanted(self) -> None:
-        """Wait until somebody else wants it: for who can do without it for now."""
-        await self._admission._until_wanted()
+        """Wait until somebody else wants it: for who holds it and can do without it for now. Others are not asked."""
+        await self._admission._until_wanted(self)
 
     def leave(self) -> None:
         """Let somebody else have it."""

@@ -105,9 +105,12 @@ class Bodies:
         try:
             async with self._admissions[body.admission(body.start, body.stop)].seat(gone) as seat:
                 await self._run(flow.begin)  # what it raises is still a problem
+                # Else a client that has not read an earlier answer keeps the seat while the head waits behind that.
+                if not await self._taken(flow, seat, scope, flow.outlet.drained(self._stall)):
+                    return
                 await send({"type": "http.response.start", "status": body.status_code, "headers": body.raw_headers})
-                whole = await self._open(flow, seat, scope) and await self._send_all(flow, seat, scope)
-                if whole:
+                opened = await self._taken(flow, seat, scope, flow.outlet.open(self._stall))
+                if opened and await self._send_all(flow, seat, scope):
                     flow.outlet.finish(flow.sent)
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
         except ClientLeftError:
@@ -137,10 +140,10 @@ class Bodies:
                 await self._back(seat)
                 pace.restart()
 
-    async def _open(self, flow: Flow, seat: Seat, scope: Scope) -> bool:
-        """Begin to send, once the client took what was before this body; False if it went away."""
+    async def _taken(self, flow: Flow, seat: Seat, scope: Scope, takes: Coroutine[Any, Any, bool]) -> bool:
+        """Wait until the client took what was before this body; False if it went away."""
         try:
-            taken = await self._client(flow, seat, flow.outlet.open(self._stall))
+            taken = await self._client(flow, seat, takes)
         except ConnectionError:
             return False
         if not taken:
@@ -153,14 +156,15 @@ class Bodies:
 
     async def _client(self, flow: Flow, seat: Seat, takes: Coroutine[Any, Any, bool]) -> bool:
         """Wait for the client; who wants the seat meanwhile has it."""
+        if not seat.held:
+            return await takes
         waiting = asyncio.ensure_future(takes)
         wanted = asyncio.ensure_future(seat.until_wanted())
         try:
-            if seat.held:
-                await asyncio.wait({waiting, wanted}, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    await self._run(flow.rest)
-                    seat.leave()
+            await asyncio.wait({waiting, wanted}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                await self._run(flow.rest)
+                seat.leave()
             return await waiting
         finally:
             waiting.cancel()

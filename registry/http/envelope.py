@@ -121,7 +121,7 @@ class _Answer:
             self._exchange.status = message["status"]
             self._deadline.cancel()
             message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
-        elif message["type"] == "http.response.body":
+        elif message["type"] == "http.response.body" and self._scope["method"] != "HEAD":  # whose body stays here
             self._exchange.sent += len(message.get("body", b""))
         await self._send(message)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 4 << 20
 _PATIENCE: Final = 200  # milliseconds that a thread waits for a client that took something just now
+_SOON: Final = 0.001  # seconds until the transport is looked at again, at first and at most
+_LATER: Final = 0.1
 
 
 class _Length:
@@ -38,21 +40,31 @@ class Outlet:
         self._connection = connection
         self._socket: socket.socket | None = None
 
-    async def open(self, timeout: float) -> bool:
-        """Take the socket over from the transport, once that has sent what it has; False if it does not in time.
+    async def drained(self, timeout: float) -> bool:
+        """Wait until the transport has sent what it has; False if the client does not take that in time.
 
         Raises:
             ConnectionError: the client is gone.
         """
-        transport, over = self._connection.transport, time.monotonic() + timeout
-        own = transport.get_extra_info("socket")
+        transport, over, pause = self._connection.transport, time.monotonic() + timeout, _SOON
         while transport.get_write_buffer_size() and not transport.is_closing():
             if time.monotonic() > over:
                 return False
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LATER)
         if transport.is_closing():
             raise ConnectionResetError
-        self._socket = own.dup()
+        return True
+
+    async def open(self, timeout: float) -> bool:
+        """Take the socket over from the transport, once that is drained; False if it is not in time.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        if not await self.drained(timeout):
+            return False
+        self._socket = self._connection.transport.get_extra_info("socket").dup()
         self._socket.setblocking(False)
         return True
 
@@ -87,7 +99,9 @@ class Outlet:
         return True
 
     def finish(self, sent: int) -> None:
-        """All of the body, so many bytes, is out."""
+        """All of the body, so many bytes, is out. A client that has them may have closed the connection already."""
+        if self._connection.conn.our_state is h11.ERROR:
+            return
         self._connection.conn.send_with_data_passthrough(h11.Data(data=cast("Any", _Length(sent))))
 
     def close(self) -> None:

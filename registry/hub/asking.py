@@ -21,6 +21,7 @@ from registry.services.repos import Pinned, Repo
 from registry.wire import VIEWS
 
 _REVISION: Final = "{revision}"
+_IN_A_HEADER: Final = "/%:@!$&'()*+,;=~"  # of a path that is encoded already, without what would end an address
 _TRUE: Final = frozenset({"true", "1"})
 
 
@@ -109,21 +110,26 @@ class Question:
             raise UsageError(f"The limit is {given[:32]!r}, and a number from 1 is expected.")
         return min(int(given), most)
 
-    def next_page(self, cursor: str) -> dict[str, str]:
-        """The header that leads to the next page: at the address that was asked, as the client called it."""
+    def next_page(self, cursor: str, *, commit: str | None = None) -> dict[str, str]:
+        """The header that leads to the next page: at the address that was asked, as the client called it.
+
+        Args:
+            cursor: where the page begins.
+            commit: stands in place of the revision, for lists that another revision would go on otherwise.
+        """
+        segments = self.request.scope["raw_path"].decode("ascii", "replace").split("/")
+        if commit is not None:
+            segments[_template(self.request).index(_REVISION)] = commit
         query = self.request.url.include_query_params(cursor=cursor).query
-        return {"Link": f'<{address_of(self.request)}{_as_asked(self.request)}?{query}>; rel="next"'}
+        return {
+            "Link": f'<{address_of(self.request)}{quote("/".join(segments), safe=_IN_A_HEADER)}?{query}>; rel="next"'
+        }
 
 
 def _template(request: Request) -> list[str]:
     """The segments of the route's address, which begins with a slash."""
     found: str = request.scope["route"].path_format
     return found.split("/")
-
-
-def _as_asked(request: Request) -> str:
-    """The path as it was asked, encoded, without what would end an address in a header."""
-    return quote(request.scope["raw_path"].decode("ascii", "replace"), safe="/%:@!$&'()*+,;=~")
 
 
 def asking(request: Request, registry: Acting) -> Question:

@@ -69,7 +69,7 @@ def tree(question: Asking) -> JSONResponse:
     found = inside(entries, folder, recursive=question.flag("recursive"))
     found = found if after is None else [entry for entry in found if entry["path"] > after]
     page = found[:limit]
-    headers = question.next_page(page[-1]["path"]) if len(found) > limit else {}
+    headers = question.next_page(page[-1]["path"], commit=pinned.commit) if len(found) > limit else {}
     return JSONResponse(page, headers=headers)
 
 

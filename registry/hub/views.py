@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
+from starlette.convertors import Convertor, register_url_convertor
 
 from registry.hub.asking import Acting
 from registry.hub.errors import HubRoute, MissingError
@@ -13,8 +14,24 @@ from registry.hub.files import resolve
 from registry.hub.lists import commits, harnesses, model_info, paths_info, refs, tree
 from registry.wire import VIEWS
 
+_READ: Final = ("GET", "HEAD")
 _MODEL: Final = "/api/models/{namespace}/{name}"
 _ANY: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class _Rest(Convertor[str]):
+    """The rest of an address, over line ends too, which ``path`` stops at: a view answers whatever is below it."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("rest", _Rest())
 
 
 def nothing(registry: Acting, request: Request) -> None:
@@ -27,16 +44,17 @@ def nothing(registry: Acting, request: Request) -> None:
 
 
 _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
-    (("GET", "HEAD"), "/{namespace}/{name}/resolve/{revision}/{path:path}", resolve),
-    (("GET",), "/api/agent-harnesses", harnesses),
-    (("GET",), _MODEL, model_info),
-    (("GET",), _MODEL + "/revision/{revision:path}", model_info),
-    (("GET",), _MODEL + "/tree/{revision}", tree),
-    (("GET",), _MODEL + "/tree/{revision}/{path:path}", tree),
-    (("GET",), _MODEL + "/refs", refs),
-    (("POST",), _MODEL + "/paths-info/{revision:path}", paths_info),
-    (("GET",), _MODEL + "/commits/{revision:path}", commits),
-    (_ANY, "/{path:path}", nothing),
+    (_READ, "/{namespace}/{name}/resolve/{revision}/{path:rest}", resolve),
+    (_READ, "/api/agent-harnesses", harnesses),
+    (_READ, _MODEL, model_info),
+    (_READ, _MODEL + "/revision/{revision:rest}", model_info),
+    (_READ, _MODEL + "/tree/{revision}", tree),
+    (_READ, _MODEL + "/tree/{revision}/{path:rest}", tree),
+    (_READ, _MODEL + "/refs", refs),
+    (("POST",), _MODEL + "/paths-info/{revision:rest}", paths_info),
+    (_READ, _MODEL + "/commits/{revision:rest}", commits),
+    (_ANY, "", nothing),
+    (_ANY, "/{path:rest}", nothing),
 )
 
 

@@ -24,7 +24,8 @@ from registry.services.commits import MEANT, RepoNames, is_commit
 from registry.services.deployment import Deployment
 
 _NEWEST: Final = (None, MAIN)
-# The length of names is bounded: a stranger's text may be long, and every way to split it would be tried.
+_LONGEST: Final = 4096  # characters of a name: systems open no longer path, and a repo id is shorter
+# The length of its parts is bounded as well: every way to split a text is tried.
 _CACHED: Final = re.compile(
     r"(?:.*[/\\])?models--([^/\\]{1,96}?)--([^/\\]{1,96})[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?"
 )
@@ -44,6 +45,8 @@ class TrainedOn:
         Of an adapter that was ``taken`` from a Hub only a commit counts: numbers and tags may be another registry's.
         """
         name = name or ""
+        if len(name) > _LONGEST:
+            return None
         if (cached := _CACHED.fullmatch(name)) is not None:
             name, revision = f"{cached[1]}/{cached[2]}", cached[3]
         if taken and revision is not None and not is_commit(revision):
@@ -56,7 +59,7 @@ class TrainedOn:
     @property
     def words(self) -> str:
         """How to call it in a sentence."""
-        return f"the configuration, {self.path.repo_id}{'' if self.revision is None else f' at {self.revision}'},"
+        return f"the configuration, {self.path.repo_id}{'' if self.revision is None else f' at {self.revision[:96]}'},"
 
 
 @dataclass(frozen=True)

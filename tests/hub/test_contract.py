@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
+from registry.app import service_app
 from registry.wire import VIEWS
-from tests.api.conftest import Library
+from tests.api.conftest import Library, Lines, log, running
 from tests.hub.conftest import WEIGHTS, assert_missing, sha
+from tests.kit import plain_base, write_chain
+from tests.kit.shelf import Shelf
+
+__all__ = ["log"]
 
 COMMIT = re.compile("[0-9a-f]{40}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -103,9 +109,35 @@ def test_lists_come_in_pages_at_the_address_that_was_asked(reader: httpx.Client,
         assert len(gathered) <= len(whole)
         link = re.fullmatch(r'<(.*)>; rel="next"', answer.headers.get("link", ""))
         asked = link[1] if link else ""
-        assert not asked or asked.startswith(f"http://localhost:{port}{route.partition('?')[0]}?")
+        assert not asked or asked.startswith(f"http://localhost:{port}{route.partition('main')[0]}")
     assert gathered == whole
     assert reader.get(route, params={"limit": "0"}).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["main", "prod", "r1"])
+def test_the_pages_of_a_tree_are_of_one_revision(tmp_path: Path, name: str) -> None:
+    """The name may mean another revision before the next page is asked for, whose files lie otherwise."""
+    shelf = Shelf(tmp_path)
+    base = shelf.base("tiny", plain_base)
+    first, second = write_chain(tmp_path / "chain", base, 2, list(base.modules)[:1])
+    (second / "zz.txt").write_text("new")
+    shelf.registry.publish(first, "tiny/a", tags=["prod"])
+    with (
+        running(service_app(shelf.registry, "open")) as address,
+        httpx.Client(base_url=f"{address}/hf-published/api/models/tiny/a") as client,
+    ):
+        whole = client.get(f"/tree/{name}").json()
+        answer = client.get(f"/tree/{name}/?limit=1")
+        commit = client.get(f"/revision/{name}").json()["sha"]
+        shelf.registry.publish(second, "tiny/a", tags=["prod"])
+        gathered = answer.json()
+        while "next" in answer.links:
+            assert f"/tree/{commit}/?limit=1&cursor=" in answer.links["next"]["url"]
+            answer = client.get(answer.links["next"]["url"])
+            gathered += answer.json()
+    shelf.close()
+    assert len(whole) > 1
+    assert gathered == whole
 
 
 def test_a_strange_cursor_is_refused(reader: httpx.Client) -> None:
@@ -245,3 +277,28 @@ def test_a_base_answers_by_the_names_of_its_adapters_where_these_are_asked_for(r
 def test_what_is_asked_for_once_by_every_client(service: str) -> None:
     answer = httpx.get(f"{service}/hf/api/agent-harnesses")
     assert (answer.status_code, answer.json()) == (200, {"standardEnvVars": [], "harnesses": {}})
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_head_is_answered_as_a_get(reader: httpx.Client, log: Lines, view: str) -> None:
+    commit = sha(reader, view, "tiny/a")
+    for path in (
+        "/api/agent-harnesses",
+        "/api/models/tiny/a",
+        f"/api/models/tiny/a/revision/{commit}",
+        "/api/models/tiny/a/tree/main?limit=1",
+        "/api/models/tiny/_/tree/main/extra",
+        "/api/models/tiny/a/refs",
+        "/api/models/tiny/a/commits/main?limit=1",
+        "/api/models/tiny/a/commits/nothing",
+        "/api/models/tiny/nothing",
+        "/tiny/a/resolve/main/nothing",
+        f"/tiny/a/resolve/{commit}/{WEIGHTS[view]}",
+    ):
+        whole, head = reader.get(f"/{view}{path}"), reader.head(f"/{view}{path}")
+        own = {"date", "x-request-id"}
+        assert (head.status_code, head.content) == (whole.status_code, b"")
+        assert {k: v for k, v in head.headers.items() if k not in own} == {
+            k: v for k, v in whole.headers.items() if k not in own
+        }
+        assert log.of_request(head.headers["x-request-id"])["sent"] == 0

@@ -65,13 +65,14 @@ def test_a_commit_of_another_view_or_repo_is_none_of_this_one(reader: httpx.Clie
 
 
 NOTHING = [
-    "/", "/x", "/api/whoami-v2", "/api/datasets/tiny/a", "/tiny/a", "/api/models", "/api/v1/tree", "/api/models/tiny",
+    "", "/", "/x", "/x%0A", "/%0Ax", "/api/models%0A/tiny/a",
+    "/api/whoami-v2", "/api/datasets/tiny/a", "/tiny/a", "/api/models", "/api/v1/tree", "/api/models/tiny",
     "/api/models/tiny/a/xet-read-token/main", "/tiny/a/resolve/main",
 ]  # fmt: skip
 
 
 def test_the_view_has_nothing_else(reader: httpx.Client) -> None:
-    asked = [("GET", address) for address in NOTHING]
+    asked = [(method, address) for method in ("GET", "HEAD") for address in NOTHING]
     methods = ("HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
     asked += [(method, "/tiny/a/resolve/main") for method in methods]
     asked += [(method, "/tiny/a/resolve/main/config.json") for method in methods if method != "HEAD"]
@@ -88,8 +89,22 @@ def test_odd_addresses_are_answered_as_any_other(reader: httpx.Client, address: 
     assert_missing(answer, answer.headers["x-error-code"])
 
 
+def test_a_line_end_is_a_character_as_any_other(reader: httpx.Client) -> None:
+    commit = sha(reader, "hf", "tiny/a")
+    for name in ("a%0Ab", "%0A", "config.json%0A", "a%0D%0Ab", "folder/a%0Ab"):
+        for revision in ("main", commit):
+            for method in ("HEAD", "GET"):
+                answer = reader.request(method, f"/hf/tiny/a/resolve/{revision}/{name}")
+                assert_missing(answer, "EntryNotFound", commit=commit)
+        assert_missing(reader.get(f"/hf/api/models/tiny/a/tree/main/x{name}"), "EntryNotFound", commit=commit)
+    for address in ("revision/main%0A", "revision/a%0Ab", "tree/main%0A", "commits/a%0Ab", "commits/%0A"):
+        assert_missing(reader.get(f"/hf/api/models/tiny/a/{address}"), "RevisionNotFound")
+    assert_missing(reader.post("/hf/api/models/tiny/a/paths-info/main%0A"), "RevisionNotFound")
+    assert_missing(reader.get("/hf/api/models/tiny/a%0A"), "RepoNotFound")
+
+
 def test_the_api_keeps_its_own_form(reader: httpx.Client) -> None:
-    for address in ("/api/v1/nothing/resolve/main/x", "/hfx/tiny/a", "/hf"):
+    for address in ("/api/v1/nothing/resolve/main/x", "/hfx/tiny/a", "/hfx"):
         answer = reader.get(address)
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
