@@ -15,6 +15,7 @@ from registry.tensors.files.strict_json import shown
 
 MAX_RANK: Final = 65_536
 MAX_LIST: Final = 65_536
+MAX_TEXT: Final = 4096
 
 Rule = Callable[[str, Any], Any]
 
@@ -42,10 +43,10 @@ def boolean(field: str, value: Any) -> bool:
 
 
 def text(field: str, value: Any) -> str | None:
-    """A string, or null."""
-    if value is None or isinstance(value, str):
+    """A string of a length that a name or a place may have, or null."""
+    if value is None or (isinstance(value, str) and len(value) <= MAX_TEXT):
         return value
-    raise fault(field, value, "expected a string.")
+    raise fault(field, value, f"expected a string of at most {MAX_TEXT} characters.")
 
 
 def rank(field: str, value: Any) -> int:

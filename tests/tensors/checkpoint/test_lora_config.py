@@ -112,6 +112,8 @@ def test_required_fields(field: str) -> None:
         ("use_bdlora", {"target_modules_bd_a": "q"}),
         ("use_bdlora", {"target_modules_bd_a": [""]}),
         ("lora_dropout", "x"),
+        ("base_model_name_or_path", "x" * 4097),
+        ("revision", 3),
     ],
 )
 def test_types(field: str, value: Any) -> None:
