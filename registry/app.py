@@ -230,7 +230,7 @@ def _own_place(url: str | PathLike[str] | None, settings: Settings, what: str) -
     place = find_place(own, settings)
     if place.address is not None:
         raise UsageError(
-            f"{place.address} is a service, which can't be {what} from here; give a folder, or set "
+            f"{without_password(place.address)} is a service, which can't be {what} from here; give a folder, or set "
             "REGISTRY_DATABASE_URL and REGISTRY_STORE_URL."
         )
     return place

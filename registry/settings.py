@@ -28,7 +28,11 @@ _UNITS: Final = {"B": 1} | {
 }
 _DURATION: Final = re.compile(r"([0-9]{1,9}) ?([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):.*@", re.DOTALL)  # rather too much than a password with a slash
+# What Kubernetes puts into pods for each Service named registry, or registry-...
+_OF_A_SERVICE: Final = re.compile(
+    r"REGISTRY_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|REGISTRY_([A-Z0-9_]+_)?PORT=(tcp|udp|sctp)://[^/]+:[0-9]+"
+)
 _DATABASE: Final = re.compile(r"postgresql(\+psycopg)?://.+|sqlite:///.+", re.DOTALL)
 _BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?")
 _ADDRESS: Final = re.compile(r"https?://[^/?#@]+(/[^?#]*)?", re.IGNORECASE)
@@ -43,22 +47,22 @@ class Setting:
     form: str  # what a value looks like, for messages and the reference
     default: str  # in words
     parse: Callable[[str], Any]
-    shown: Callable[[str], str] = repr  # how a message may show a value: secrets are left out
+    shown: Callable[[str], str] = repr  # what messages may have of a text, also a malformed one, that may hold a secret
 
 
 @dataclass(frozen=True)
 class Settings:
     """The values of all settings, parsed and checked; None means that the variable is not set."""
 
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     author: str | None = None
     cache_dir: Path | None = None
     cache_size: int | None = None
     cache: int | None = None
     database_url: str | None = field(default=None, repr=False)
-    store_url: str | None = None
-    store_public_url: str | None = None
+    store_url: str | None = field(default=None, repr=False)
+    store_public_url: str | None = field(default=None, repr=False)
     proxy_blobs: bool = False
     gc_grace: int | None = None  # seconds
     trusted_proxies: tuple[str, ...] = ()  # networks
@@ -85,8 +89,19 @@ def parse_duration(text: str) -> int:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown: what stands between the user's name and the host is left out."""
-    return _PASSWORD.sub(r"\1:***@", url)
+    """A URL as it may be shown, rather with too little: who asks, before the last @, and a query are left out."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    _, user, place = rest.rpartition("@")
+    place, query, _ = place.partition("?")
+    return f"{scheme}{mark}{user and '***@'}{place}{query and '?***'}"
+
+
+def _hidden(_text: str) -> str:
+    return "not readable (it may hold a secret and is not shown)"
+
+
+def _shown_url(text: str) -> str:
+    return repr(without_password(text))
 
 
 def _parse_switch(text: str) -> bool:
@@ -108,13 +123,13 @@ def _parse_folder(text: str) -> Path:
 def _parse_token(text: str) -> str:
     # It travels in a header: anything else was cut out or pasted badly.
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("not a token")
+        raise ValueError(text)
     return text
 
 
 def _parse_database(text: str) -> str:
     if not _DATABASE.fullmatch(text):
-        raise ValueError("not a database")  # not the text: tracebacks are shown, and it may hold a password
+        raise ValueError(text)
     return text
 
 
@@ -161,7 +176,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="a folder, or http(s)://HOST",
         default="the database and the store below, else what `registry login` chose, else the user's data folder",
         parse=str,
-        shown=lambda text: repr(without_password(text)),
+        shown=_shown_url,
     ),
     "token": Setting(
         name="REGISTRY_TOKEN",
@@ -169,7 +184,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="the secret that `registry token create` printed",
         default="what `registry login` keeps for that host",
         parse=_parse_token,
-        shown=lambda _text: "not readable (it is a secret and not shown)",
+        shown=_hidden,
     ),
     "author": Setting(
         name="REGISTRY_AUTHOR",
@@ -205,7 +220,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or sqlite:///FILE",
         default="the folder that is served has its own",
         parse=_parse_database,
-        shown=lambda text: repr(without_password(text)),
+        shown=_hidden,  # passwords may also stand in a query, or in a form that is no URL
     ),
     "store_url": Setting(
         name="REGISTRY_STORE_URL",
@@ -213,6 +228,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="s3://BUCKET/PREFIX, or a folder that all replicas share",
         default="the folder that is served has its own",
         parse=_parse_store,
+        shown=_shown_url,
     ),
     "store_public_url": Setting(
         name="REGISTRY_STORE_PUBLIC_URL",
@@ -220,6 +236,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="http(s)://HOST",
         default="the endpoint that the service uses",
         parse=_parse_address,
+        shown=_shown_url,
     ),
     "proxy_blobs": Setting(
         name="REGISTRY_PROXY_BLOBS",
@@ -289,15 +306,16 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     by_name = {setting.name: field for field, setting in SETTINGS.items()}
     values: dict[str, Any] = {}
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or not environ[name]:
+        if not name.startswith(PREFIX) or not environ[name] or _OF_A_SERVICE.fullmatch(f"{name}={environ[name]}"):
             continue
         if name not in by_name:
             raise _unknown(name, list(by_name))
         setting = SETTINGS[by_name[name]]
         try:
             values[by_name[name]] = setting.parse(environ[name])
-        except (ValueError, RuntimeError) as error:
-            raise UsageError(f"{name} is {setting.shown(environ[name])}, but {setting.form} is expected.") from error
+        except (ValueError, RuntimeError):
+            # Without the cause: it has the text, and tracebacks are shown.
+            raise UsageError(f"{name} is {setting.shown(environ[name])}, but {setting.form} is expected.") from None
     settings = Settings(**values)
     _check_together(settings)
     return settings
@@ -313,7 +331,8 @@ def _check_together(settings: Settings) -> None:
         return
     if settings.store_url is not None and not settings.store_url.startswith("s3://"):
         raise UsageError(
-            f"REGISTRY_STORE_PUBLIC_URL is set, but REGISTRY_STORE_URL is the folder {settings.store_url}, "
+            "REGISTRY_STORE_PUBLIC_URL is set, but REGISTRY_STORE_URL is the folder "
+            f"{SETTINGS['store_url'].shown(settings.store_url)}, "
             "which clients reach through the service only; unset it."
         )
     if settings.proxy_blobs:

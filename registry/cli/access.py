@@ -14,7 +14,7 @@ from registry.cli.screen import QUIET, REFERENCE, Line, Span, fields, phrase, st
 from registry.cli.session import answer_alone, print_json, session
 from registry.cli.words import moment
 from registry.errors import UsageError
-from registry.settings import read_settings
+from registry.settings import SETTINGS, read_settings
 
 if TYPE_CHECKING:
     from registry.schemas import Identity
@@ -44,7 +44,8 @@ def login(
     answer_alone(answer, lambda width: identity_lines(answer, width), as_json=as_json)
     url = read_settings(os.environ).url
     if not as_json and url is not None and not _is_at(address, url):
-        stderr().say(f"REGISTRY_URL is {url}, and wins over this login: unset it to work at {answer.url}.", "yellow")
+        shown = SETTINGS["url"].shown(url)
+        stderr().say(f"REGISTRY_URL is {shown}, and wins over this login: unset it to work at {answer.url}.", "yellow")
 
 
 def _is_at(address: str, url: str) -> bool:

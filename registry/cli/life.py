@@ -15,7 +15,7 @@ from registry.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from registry.schemas import Deleted, ProtectedTag, Retracted
+    from registry.schemas import Deleted, ProtectedTag, Retracted, RevisionSummary
 
 
 def delete(ref: Ref, url: Url = None, as_json: Json = False) -> None:
@@ -57,10 +57,22 @@ def retract(
     if not undo and not reason.strip():
         raise UsageError("retract needs --reason TEXT: whoever asks for the weights is told why there are none.")
     with session(url, as_json) as run:
+        # Undoing twice is the same as once, so that it may be sent again: the answer does not tell whether it did a
+        # thing, and only people are told.
+        before = run.registry.show(ref).revision if undo and not as_json else None
         answer = run.registry.retract(ref, reason=reason, undo=undo)
-        run.answer(answer, lambda width: retracted_lines(answer, width))
+        if before is None or before.reference != answer.reference or _is_retracted_itself(before):
+            run.answer(answer, lambda width: retracted_lines(answer, width))
+        else:
+            run.show([(Span(answer.reference, REFERENCE), Span("  was not retracted: nothing is undone"))])
+            if before.retracted is not None:
+                run.say(f"It is not handed out because {before.retracted.reference}, which it contains, was retracted.")
         if answer.reason is not None:
             run.say(f"`registry retract {answer.reference} --undo` hands it out again.")
+
+
+def _is_retracted_itself(revision: RevisionSummary) -> bool:
+    return revision.retracted is not None and revision.retracted.reference == revision.reference
 
 
 def retracted_lines(answer: Retracted, width: int | None) -> list[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 from typing import Final, NoReturn
 
@@ -15,6 +16,7 @@ def main() -> NoReturn:
     """Run the command line of this process and end it with the exit code."""
     gc.set_threshold(_COLLECT_AFTER)
     try:
+        _fill_closed()
         for stream in (sys.stdout, sys.stderr):
             # A locale that can't write a character must not end a command.
             with contextlib.suppress(AttributeError, ValueError):
@@ -25,6 +27,13 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _fill_closed() -> None:
+    """Let a stream that was closed (``>&-``) be empty, and its number not be that of a file of the registry."""
+    for name, mode, flags in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_WRONLY), ("stderr", "w", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,17 @@ def check_report(file: str, out: str | None) -> None:
     """Refuse a place for the report that can't be one, before any work is done.
 
     Raises:
-        UsageError: it is a folder, or in a folder that is absent and will not be made (``out``).
+        UsageError: it is a folder, in the folder that is filled (``out``), which holds what was fetched and nothing
+            else, or in one that is absent.
     """
     place = Path(file).absolute()
     if place.is_dir():
         raise UsageError(f"--report {file!r} is a folder; name a file.")
-    if not place.parent.is_dir() and (out is None or place.parent != Path(out).absolute()):
+    # as links lead: the report is written through one
+    written, filled = (Path(os.path.realpath(path)) for path in (file, out or os.devnull))
+    if out is not None and (written.is_relative_to(filled) or filled.is_relative_to(written)):
+        raise UsageError(f"--report {file!r} is in the way of what is fetched into {out!r}; name a file elsewhere.")
+    if not place.parent.is_dir():
         raise UsageError(f"--report {file!r}: there is no folder {str(place.parent)!r}; make it or choose another.")
 
 

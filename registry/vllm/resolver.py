@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -84,7 +85,7 @@ class RegistryResolver:
         if model not in self._served:
             self._served[model] = served_base(model, self._settings, self._environ)
             if self._served[model].base is None:
-                LOG.warning("%s", untied(model))
+                LOG.warning("%s", self._served[model].wrong or untied(model))
         return self._served[model].base == asked.reference.path.base
 
     def _resolve(self, model: str, asked: Asked) -> Any:
@@ -94,8 +95,15 @@ class RegistryResolver:
                 raise IntegrityError(wrong, code="wrong_base")
             return self._request(asked)
         except RegistryError as problem:
-            LOG.warning("%s is not handed to vLLM (%s): %s", asked.text, problem.code, problem)
-            raise self._engine.refusal(problem) from problem
+            raise self._refusal(asked, problem) from problem
+        except OSError as problem:
+            where = f" ({os.fsdecode(problem.filename)})" if isinstance(problem.filename, str | bytes) else ""
+            said = f"{asked.said} can't be made on vLLM's machine: {problem.strerror or problem}{where}."
+            raise self._refusal(asked, UnavailableError(said)) from problem
+
+    def _refusal(self, asked: Asked, problem: RegistryError) -> Exception:
+        LOG.warning("%s is not handed to vLLM (%s): %s", asked.text, problem.code, problem)
+        return self._engine.refusal(problem)
 
     def _request(self, asked: Asked) -> Any:
         with self._lock:

@@ -7,21 +7,21 @@ adapter on other weights may load and answer nonsense.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from registry.errors import NotFoundError, RegistryError, UsageError
+from registry.client.address import Address
+from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
 from registry.folders.receipts import Receipt, read_receipt
 from registry.folders.scan import RECEIPT
-from registry.reference import check_base_name
+from registry.reference import Path as TreePath
 from registry.settings import Settings
 
-_SNAPSHOT: Final = re.compile(
-    r"models--(.+)--(.+?)"
-)  # a folder of the Hub's cache, which vLLM names where it is offline
+_SNAPSHOT: Final = re.compile(r"models--(.+)--(.+)")  # the folder of a repo in the Hub's cache
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,11 @@ class Served:
 def served_base(model: str, settings: Settings, environ: Mapping[str, str]) -> Served:
     """What an engine serves that was started with ``model``, a repo id or a folder."""
     said = settings.vllm_base
-    receipt = _receipt(model)
     found, merged = _of_view(model, settings, environ)
+    try:
+        receipt = _receipt(model)
+    except RegistryError as problem:
+        return Served(said or found, str(problem))
     if receipt is not None:
         found, merged = receipt.base, receipt.reference if receipt.lineage else None
     base = said or found
@@ -46,34 +49,69 @@ def served_base(model: str, settings: Settings, environ: Mapping[str, str]) -> S
         return Served(
             base,
             f"vLLM serves {model}, which is {merged} merged, and an adapter composed from the base up would add the "
-            f"same deltas again; serve the base model {base}.",
+            f"same deltas again; serve the base model {base}, whose repo id is {base}/_.",
         )
     return Served(base)
 
 
 def _receipt(model: str) -> Receipt | None:
-    """The receipt of a model that ``registry fetch`` wrote."""
+    """The receipt of a model that ``registry fetch`` wrote.
+
+    Raises:
+        IntegrityError: it is not one, or can't be read.
+    """
     folder = Path(model)
     try:
         return read_receipt(folder) if (folder / RECEIPT).is_file() else None
     except NotFoundError:  # it went meanwhile
         return None
+    except OSError as problem:
+        raise IntegrityError(
+            f"Whether {model} has a receipt can't be seen: {problem.strerror or problem}; make the folder readable."
+        ) from problem
 
 
 def _of_view(model: str, settings: Settings, environ: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Base, and path where it is merged, of a repo of the registry's Hub view."""
-    snapshot = next((match for part in Path(model).parts if (match := _SNAPSHOT.fullmatch(part))), None)
-    owner, _, name = model.partition("/") if snapshot is None else (snapshot[1], "/", snapshot[2])
-    try:
-        check_base_name(owner)
-    except UsageError:
+    """Base, and path where it is merged, of a repo of the registry's Hub view.
+
+    A repo of the base that the setting names is one, wherever the Hub is said to be: the setting tells that vLLM works
+    with this registry, and the cache does not tell where a repo came from.
+    """
+    path = _tree_path(model)
+    if path is None:
         return None, None
-    if name == "_":
-        return owner, None
-    hub = environ.get("HF_ENDPOINT", "")
-    if settings.url and settings.url.startswith("http") and hub.startswith(settings.url.rstrip("/") + "/"):
-        return owner, f"{owner}/{name.replace('.', '/')}"
+    if path.is_base:
+        return path.base, None
+    if path.base == settings.vllm_base or _is_view(environ.get("HF_ENDPOINT", ""), settings.url or ""):
+        return path.base, str(path)
     return None, None
+
+
+def _tree_path(model: str) -> TreePath | None:
+    """What a model stands for, where its name can be a repo id of the Hub view."""
+    for repo_id in _repo_ids(model):
+        try:
+            return TreePath.of_repo_id(repo_id)
+        except UsageError:
+            continue
+    return None
+
+
+def _repo_ids(model: str) -> Iterator[str]:
+    """The name itself; and the repo whose snapshot in the Hub's cache it is, as vLLM says offline, or leads to."""
+    yield model.rstrip("/")
+    leads_to = os.path.realpath(model) if os.path.isdir(model) else ""  # noqa: PTH112 - of Path it raises errors
+    for part in (*Path(model).parts, *Path(leads_to).parts):
+        if match := _SNAPSHOT.fullmatch(part):
+            yield f"{match[1]}/{match[2]}"
+
+
+def _is_view(endpoint: str, url: str) -> bool:
+    """Whether the Hub's clients of this process are sent to a view of the registry at ``url``."""
+    try:
+        return Address.parse(endpoint).url.startswith(Address.parse(url).url + "/")
+    except UsageError:  # none, or a folder
+        return False
 
 
 def untied(model: str) -> RegistryError:

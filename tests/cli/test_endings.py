@@ -186,6 +186,18 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert said == b""
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_ending(closed: str, run: Run, tmp_path: Path) -> None:
+    place = str(tmp_path / "registry")
+    assert run("token", "create", "--role", "reader", "--url", place).code == 0
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND]
+    for words, code in (["token", "list", "--url", place], 0), (["login", "http://host.invalid"], 2):
+        ended = subprocess.run([*command, *words], capture_output=True, check=False, timeout=120)
+        assert ended.returncode == code, ended.stderr
+        assert bool(ended.stdout) == (code == 0 and ">&-" not in closed.split())
+        assert bool(ended.stderr) == (code != 0 and "2>&-" not in closed.split())
+
+
 def test_ctrl_c_of_a_real_process_is_quiet() -> None:
     # The registry's place is a pipe that nobody writes to: the command waits in the middle of its work.
     script = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from registry.schemas import (
     Deleted,
     ProtectedTag,
     Retracted,
+    Retraction,
     Schema,
 )
+from registry.services.local import LocalRegistry
 from tests.cli import canned as answers
 from tests.cli.canned import CannedRegistry, digest_of
 from tests.cli.conftest import Run
+from tests.client.serving import served
 from tests.kit import plain_base, write_adapter
 
 KEY = "blobs/sha256/aa/" + "a" * 64 + "-01234567"
@@ -34,6 +38,13 @@ RETRACTED = Retracted(
     reason="trained on test data",
     descendants=("llama-1b/support/french@1", "llama-1b/support/french@2"),
     tags=("llama-1b/support@prod",),
+)
+GONE = answers.SUPPORT.model_copy(
+    update={
+        "retracted": Retraction(
+            reference="llama-1b/support@3", reason="trained on test data", actor="anna", at=answers.SUPPORT.created_at
+        )
+    }
 )
 UNDONE = RETRACTED.model_copy(update={"reason": None})
 PROTECTED = (ProtectedTag(base="llama-1b", pattern="prod"), ProtectedTag(base="llama-1b", pattern="release-*"))
@@ -90,6 +101,7 @@ def life(canned: CannedRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     """The canned registry, which knows these commands too."""
     for _, method, answer in reversed(COMMANDS.values()):  # the first of each command stands
         monkeypatch.setitem(answers.ANSWERS, method, answer)
+    monkeypatch.setitem(answers.ANSWERS, "show", answers.SHOWN.model_copy(update={"revision": GONE}))
     return canned
 
 
@@ -144,6 +156,27 @@ def test_delete_and_retract_name_what_is_gone(life: CannedRegistry, run: Run) ->
         (("llama-1b/support@3",), {"reason": "trained on test data", "undo": False}),
         (("llama-1b/support@3",), {"reason": "", "undo": True}),
     ]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_an_undo_of_what_was_not_retracted_says_so(
+    remote: bool, here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(LocalRegistry.open(tmp_path / "registry")) as opened, served(opened) as url:
+        if remote:
+            monkeypatch.setenv("REGISTRY_URL", url)
+        events = here("events").out
+        ended = here("retract", "net/one", "--undo")
+        assert (ended.code, ended.out) == (0, "net/one@2  was not retracted: nothing is undone\n")
+        assert here("events").out == events
+        assert here("retract", "net/one@1", "--reason", "bad data").code == 0
+        ended = here("retract", "net/one/two", "--undo")
+        assert (ended.code, ended.out) == (0, "net/one/two@1  was not retracted: nothing is undone\n")
+        assert ended.err == "It is not handed out because net/one@1, which it contains, was retracted.\n"
+        assert "handed out again" in here("retract", "net/one@1", "--undo").out
+        assert "nothing is undone" in here("retract", "net/one@1", "--undo").out
+        assert here("retract", "net", "--undo").code == 2
+        assert here("retract", "net/absent", "--undo").code == 3
 
 
 @pytest.mark.parametrize("args", [[], ["--reason", " "], ["--undo", "--reason", "why"]])

@@ -9,6 +9,8 @@ import pytest
 from registry.cli.exits import report
 from registry.errors import UsageError
 from registry.settings import SETTINGS, Settings, parse_duration, parse_size, read_settings, without_password
+from tests.cli.conftest import Run
+from tests.kit.servers_shared import SharedService
 
 DATABASE = "postgresql://registry:hunter2@db:5432/registry"
 TEAM = {"REGISTRY_DATABASE_URL": DATABASE, "REGISTRY_STORE_URL": "s3://bucket/team"}
@@ -115,7 +117,7 @@ def test_a_team_is_a_database_and_a_store() -> None:
         ({"REGISTRY_STORE_URL": "s3://bucket"}, "REGISTRY_DATABASE_URL"),
         ({"REGISTRY_DATABASE_URL": DATABASE}, "REGISTRY_STORE_URL"),
         ({"REGISTRY_STORE_PUBLIC_URL": "https://x"}, "REGISTRY_STORE_URL"),
-        ({**TEAM, "REGISTRY_STORE_URL": "/data", "REGISTRY_STORE_PUBLIC_URL": "https://x"}, "/data"),
+        ({**TEAM, "REGISTRY_STORE_URL": "/data", "REGISTRY_STORE_PUBLIC_URL": "https://x"}, "'/data'"),
         ({**TEAM, "REGISTRY_PROXY_BLOBS": "1", "REGISTRY_STORE_PUBLIC_URL": "https://x"}, "REGISTRY_PROXY_BLOBS=1"),
     ],
 )
@@ -142,40 +144,143 @@ def test_what_is_no_duration(text: str) -> None:
         parse_duration(text)
 
 
-SECRETS = {
-    "REGISTRY_TOKEN": "hunter2 pasted with a blank",
-    "REGISTRY_DATABASE_URL": "mysql://registry:hunter2@db/registry",
+# What somebody may have put into each setting by mistake, or as it is meant; None: that holds no secret.
+SECRETS: dict[str, list[str] | None] = {
+    "url": [
+        "http://u:hunter2@host",
+        "HTTP://u:hun/hunter2?#@host:x",
+        "http://hunter2@host",
+        "http://host/?token=hunter2",
+        "u:hunter2@host",
+    ],
+    "token": ["hunter2", "hunter2 pasted with a blank"],
+    "author": None,
+    "cache_dir": None,
+    "cache_size": None,
+    "cache": None,
+    "database_url": [
+        DATABASE,
+        "mysql://registry:hunter2@db/registry",
+        "postgres://db:5432/registry?password=p@hunter2",
+        "host=db user=registry password=hunter2",
+        "registry:hunter2@db/registry",
+    ],
+    "store_url": ["s3://KEY:hunter2@bucket", "s3://KEY:hun/hunter2@bucket", "s3://hun/hunter2@b", "KEY:hunter2@bucket"],
+    "store_public_url": [
+        "http://u:hunter2@h",
+        "https://hunter2@h",
+        "https://h/?X-Amz-Signature=hunter2",
+        "u:hunter2@h",
+    ],
+    "proxy_blobs": None,
+    "gc_grace": None,
+    "trusted_proxies": None,
+    "vllm_base": None,
+    "vllm_max_rank": None,
+    "vllm_max_error": None,
+    "debug": None,
 }
 
 
-@pytest.mark.parametrize("name", SECRETS)
-def test_secrets_are_in_no_message_and_no_traceback(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_every_setting_that_may_hold_a_secret_says_how_it_is_shown() -> None:
+    assert list(SECRETS) == list(SETTINGS)
+    for name, texts in SECRETS.items():
+        assert (SETTINGS[name].shown is repr) == (texts is None), name
+        for text in texts or []:
+            assert "hunter2" not in SETTINGS[name].shown(text), text
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in SECRETS.items() for text in texts or []])
+def test_secrets_are_in_no_message_no_traceback_and_no_settings(
+    name: str, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGISTRY_DEBUG", "1")
-    with pytest.raises(UsageError, match=name) as refused:
-        read_settings({name: SECRETS[name]})
-    report(refused.value, as_json=False)
-    assert "hunter2" not in capsys.readouterr().err
+    environ = {SETTINGS[name].name: text}
+    if name == "store_url":
+        environ |= {"REGISTRY_DATABASE_URL": DATABASE, "REGISTRY_STORE_PUBLIC_URL": "https://h"}
+    try:
+        said = repr(read_settings(environ))
+    except UsageError as refused:
+        report(refused, as_json=False)
+        said = capsys.readouterr().err
+        assert "REGISTRY_" in said
+    assert "hunter2" not in said
 
 
-def test_secrets_are_not_in_the_text_of_settings() -> None:
-    settings = read_settings({**TEAM, "REGISTRY_TOKEN": "reg_secret"})
-    assert "hunter2" not in repr(settings)
-    assert "reg_secret" not in repr(settings)
+@pytest.mark.parametrize("command", ["serve", "db upgrade", "env", "tree", "token list"])
+@pytest.mark.parametrize("by", ["option", "setting"])
+def test_an_address_with_a_password_is_refused_without_it(
+    command: str, by: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "http://u:hunter2@host.invalid"
+    if by == "setting":
+        monkeypatch.setenv("REGISTRY_URL", url)
+    ended = run(*command.split(), *(["--url", url] if by == "option" else []))
+    assert (ended.code, ended.out) == (2, "")
+    assert "host.invalid" in ended.err
+    assert "hunter2" not in ended.err
+
+
+def test_login_names_the_setting_that_wins_without_its_password(
+    run: Run, shared_service: SharedService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("REGISTRY_URL", "http://u:hunter2@host.invalid")
+    ended = run("login", shared_service.url, "--token", shared_service.token)
+    assert ended.code == 0
+    assert "REGISTRY_URL is 'http://***@host.invalid'" in ended.err
+    assert "hunter2" not in ended.err
 
 
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        (DATABASE, "postgresql://registry:***@db:5432/registry"),
-        ("postgresql+psycopg://u:p@ss@db/x", "postgresql+psycopg://u:***@db/x"),
-        ("postgresql://u:p/a?s#s@db/x", "postgresql://u:***@db/x"),
-        ("postgresql://u@db/x", "postgresql://u@db/x"),
-        ("postgresql://db/x?a=b:c@d", "postgresql://db/x?a=b:c@d"),
-        ("https://me:hunter2@registry.team", "https://me:***@registry.team"),
-        ("/data/a:b@c", "/data/a:b@c"),
+        (DATABASE, "postgresql://***@db:5432/registry"),
+        ("postgresql+psycopg://u:p@ss@db/x", "postgresql+psycopg://***@db/x"),
+        ("postgresql://u:p/a?s#s@db/x", "postgresql://***@db/x"),
+        ("postgresql://db/x?a=b:c@d", "postgresql://***@d"),
+        ("https://me:hunter2@registry.team", "https://***@registry.team"),
+        ("https://registry.team/x?token=hunter2", "https://registry.team/x?***"),
+        ("https://registry.team/x", "https://registry.team/x"),
+        ("me:hunter2@registry.team", "***@registry.team"),
+        ("/data/registry", "/data/registry"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+SERVICE = {
+    "SERVICE_HOST": "10.96.0.7",
+    "SERVICE_PORT": "8000",
+    "SERVICE_PORT_HTTP": "8000",
+    "PORT": "tcp://10.96.0.7:8000",
+    "PORT_8000_TCP": "tcp://10.96.0.7:8000",
+    "PORT_8000_TCP_PROTO": "tcp",
+    "PORT_8000_TCP_PORT": "8000",
+    "PORT_8000_TCP_ADDR": "10.96.0.7",
+}
+
+
+@pytest.mark.parametrize("service", ["REGISTRY", "REGISTRY_DB", "REGISTRY_VLLM"])
+def test_what_kubernetes_says_of_a_service_is_no_setting(service: str) -> None:
+    said = {f"{service}_{name}": value for name, value in SERVICE.items()}
+    assert read_settings(said) == Settings()
+    assert read_settings({**said, "REGISTRY_PORT": "tcp://[fd00::7]:8000"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REGISTRY_PORT", "8321"),
+        ("REGISTRY_HOST", "10.96.0.7"),
+        ("REGISTRY_SERVICE", "10.96.0.7"),
+        ("REGISTRY_SERVICE_URL", "10.96.0.7"),
+        ("REGISTRY_PORT_HTTP", "tcp://10.96.0.7:8000"),
+        ("REGISTRY_PORT_8000", "tcp://10.96.0.7:8000"),
+        ("REGISTRY_PORT_8000_TCP_HOST", "10.96.0.7"),
+    ],
+)
+def test_what_only_resembles_it_is_refused(name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        read_settings({name: value})

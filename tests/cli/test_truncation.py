@@ -126,10 +126,34 @@ def test_options_that_mean_nothing(fetch: Run, words: tuple[str, ...], said: str
     assert names() == []
 
 
-def test_a_report_inside_the_fetched_folder(fetch: Run, run: Run) -> None:
-    ok(fetch("-o", "out", "--rank", "2", "--report", "out/lost.json"))
-    assert Truncation.model_validate_json(Path("out/lost.json").read_text()).rank == 2
-    assert Verified.model_validate_json(ok(run("verify", "out", "--json"))).equal
+@pytest.mark.parametrize(
+    "report",
+    ["out/lost.json", "out/adapter_config.json", "out/registry-receipt.json", "out/a/b", "link/lost.json", "link.json"],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_report_in_the_folder_that_is_filled_is_refused_before_anything_is_done(
+    fetch: Run, run: Run, report: str, there: bool
+) -> None:
+    Path("link").symlink_to("out")
+    Path("link.json").symlink_to("out/adapter_config.json")
+    if there:
+        ok(fetch("-o", "out", "--rank", "2"))
+    before = names()
+    for out in ("out", "./out/", "link", str(Path("out").absolute())):
+        ended = fetch("-o", out, "--rank", "1", "--force", "--report", report)
+        assert (ended.code, ended.out) == (2, "")
+        assert f"--report {report!r}" in ended.err
+    assert names() == before
+    if there:
+        assert Verified.model_validate_json(ok(run("verify", "out", "--json"))).equal
+
+
+def test_a_report_where_a_folder_will_be(fetch: Run) -> None:
+    for report in ("new", "new/out"):
+        ended = fetch("-o", "new/out", "--rank", "2", "--report", report)
+        assert (ended.code, ended.out) == (2, "")
+    assert names() == []
+    ok(fetch("-o", "out", "--rank", "2", "--report", "out.json"))  # beside it
 
 
 def test_a_report_through_a_link_or_a_pipe(fetch: Run) -> None:

@@ -148,6 +148,35 @@ def test_an_engine_that_nothing_ties_to_a_base_has_no_adapters_and_says_so_once(
     assert "meta-llama/Llama-3.2-1B" in record.message
 
 
+def test_a_bad_receipt_of_the_model_refuses_the_names_of_its_base_and_no_others(
+    tree: Place, make_resolver: MakeResolver, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tree.root / "model"
+    model.mkdir()
+    (model / "registry-receipt.json").write_text("{}")
+    other = Other()
+    server = Server(make_resolver(), other, model=str(model))
+    with pytest.raises(KeyError):
+        run(server.complete("other/adapter"))
+    assert other.asked == ["other/adapter"]
+    assert "not a receipt" in str(refused(server, "net/support"))
+    assert other.asked == ["other/adapter"]
+    caplog.clear()
+    server = Server(make_resolver(REGISTRY_VLLM_BASE=""), other, model=str(model))
+    with pytest.raises(KeyError):
+        run(server.complete("net/support"))
+    assert other.asked == ["other/adapter", "net/support"]
+    (record,) = caplog.records
+    assert "not a receipt" in record.message
+
+
+def test_what_the_system_refuses_is_said(make_resolver: MakeResolver) -> None:
+    problem = refused(Server(make_resolver(url="/" + "x" * 300)), "net/support@1")
+    assert problem.code == "unavailable"
+    assert "net/support@1" in str(problem)
+    assert "File name too long" in str(problem)
+
+
 @pytest.mark.parametrize(
     ("recipe", "word"),
     [
