@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from registry.errors import UsageError
+from registry.settings import without_password
 
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -29,7 +30,9 @@ class Address:
         """
         found = _split(text)
         if found is None:
-            raise UsageError(f"{text!r} is not the address of a registry; http(s)://HOST is expected.")
+            raise UsageError(
+                f"{without_password(text)!r} is not the address of a registry; http(s)://HOST is expected."
+            )
         parts = urlsplit(text)
         if parts.username is not None or parts.password is not None:
             # not the text: it holds a secret
@@ -37,7 +40,10 @@ class Address:
                 f"The address of {found.host} holds a user name or a password; leave them out and give a token."
             )
         if parts.query or parts.fragment:
-            raise UsageError(f"{text!r} has a '?' or a '#'; the address of a registry has none.")
+            # not the text: what is asked for may hold a secret too
+            raise UsageError(f"After {found.url} comes a '?' or a '#'; the address of a registry has none.")
+        if not has_host(text):
+            raise UsageError(f"The host in {text!r} can't be one: a label is empty, too long or malformed; correct it.")
         return found
 
     @property
@@ -55,6 +61,17 @@ class Address:
         """Whether a URL leads to this very service."""
         other = _split(url)
         return other is not None and other.origin == self.origin
+
+
+def has_host(text: str) -> bool:
+    """Whether the host can be one: httpx encodes and decodes its labels, and the system asks how long they are."""
+    import httpx  # takes a while, and the place of a registry is most often a folder
+
+    try:
+        url = httpx.URL(text)
+        return bool(url.host and url.raw_host.decode("ascii").encode("idna"))
+    except (httpx.InvalidURL, UnicodeError):
+        return False
 
 
 def _split(text: str) -> Address | None:

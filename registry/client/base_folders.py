@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from registry.digest import PREFIX
-from registry.errors import IntegrityError, NotFoundError
-from registry.folders.staging import filesystem_error
+from registry.errors import IntegrityError, NotFoundError, RegistryError
+from registry.folders.refusals import unreadable
 from registry.progress import Progress
 from registry.wire import BaseEntry, BlobEntry
 
@@ -49,6 +49,7 @@ class BaseFolders:
         Raises:
             NotFoundError: the folder lacks one.
             IntegrityError: ``wrong_base``: one holds other bytes.
+            UnavailableError: one can't be read.
         """
         folder = folder.expanduser().absolute()
         wanted = weights_of(base)
@@ -84,12 +85,11 @@ class BaseFolders:
         """A remembered folder that still has a base model's weights, and its files; None where there is none."""
         for place in self._read().folders.get(base.files_digest, []):
             folder = Path(place)
-            if not all((folder / blob.path).is_file() for blob in weights_of(base)):
-                continue
             try:
-                return folder, self.check(folder, base, progress)
-            except (IntegrityError, NotFoundError):
-                continue  # it was changed: it is no copy of this base any more
+                if all((folder / blob.path).is_file() for blob in weights_of(base)):
+                    return folder, self.check(folder, base, progress)
+            except (RegistryError, OSError):
+                continue  # it was changed, or can't be read: it is no copy of this base any more
         return None
 
     def _digest(self, file: Path, notes: _Notes, blob: BlobEntry, base: str, progress: Progress) -> str:
@@ -112,7 +112,7 @@ class BaseFolders:
                 f"There is no {file}; the folder with the files of base model {base} is expected.", code="missing_file"
             ) from None
         except OSError as problem:
-            raise filesystem_error(file, problem) from problem
+            raise unreadable(file, problem) from problem
         if _stamp(before) == _stamp(after) and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED:
             self._digests[str(file)] = [_stamp(after), digest]
             self._change(lambda _notes: None)
@@ -141,13 +141,22 @@ class BaseFolders:
                 change(notes)
                 notes.digests = dict(list((notes.digests | self._digests).items())[-_KEPT:])
                 document = {"format": _FORMAT, "folders": notes.folders, "digests": notes.digests}
-                with tempfile.NamedTemporaryFile("w", dir=self._cache, prefix=_FILE, delete=False) as stream:
-                    json.dump(document, stream)
-                Path(stream.name).replace(self._cache / _FILE)
+                self._write(json.dumps(document))
             finally:
                 os.close(lock)
         except OSError:
             return
+
+    def _write(self, text: str) -> None:
+        """Replace the file as a whole, and leave nothing else where that fails."""
+        descriptor, name = tempfile.mkstemp(dir=self._cache, prefix=_FILE)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            Path(name).replace(self._cache / _FILE)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
 
 def weights_of(base: BaseEntry) -> list[BlobEntry]:

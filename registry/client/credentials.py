@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 
 from registry.client.address import Address
 from registry.errors import NotAllowedError, NotFoundError, UsageError
-from registry.folders.staging import filesystem_error
+from registry.folders.refusals import unwritable
 from registry.schemas import Schema
 
 FILE: Final = "credentials.json"
@@ -128,7 +128,7 @@ class Credentials:
                     Path(name).unlink(missing_ok=True)
                     raise
         except OSError as problem:
-            raise filesystem_error(self._file, problem) from problem
+            raise unwritable(self._file, problem) from problem
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

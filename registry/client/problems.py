@@ -10,9 +10,10 @@ import httpx
 from pydantic import ValidationError
 
 from registry import errors
+from registry.client.address import Address
 from registry.errors import CODES, RegistryError, UnavailableError
 from registry.version import __version__
-from registry.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER, Problem
+from registry.wire import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER, VIEWS, Problem
 
 KINDS: Final[dict[str, type[RegistryError]]] = {
     name: kind
@@ -52,9 +53,9 @@ def passes(problem: Problem) -> bool:
 
 
 def read_problem(response: httpx.Response) -> Problem | None:
-    """The problem that an answer holds, if it does."""
+    """The problem that an answer holds, if it does; read to its end where it is a stream."""
     try:
-        return Problem.model_validate_json(response.content)
+        return Problem.model_validate_json(response.read())
     except ValidationError:
         return None
 
@@ -98,6 +99,18 @@ def not_a_registry(url: str, response: httpx.Response) -> UnavailableError:
     return UnavailableError(
         f"What answers at {url} is not an adapter registry (HTTP {status}, {what}); check the address, and whether a "
         "proxy asks for a login.",
+        code="not_a_registry",
+    )
+
+
+def hub_view(address: Address) -> UnavailableError | None:
+    """The error where no answer to this program comes because the address is that of a view for the Hub's clients."""
+    place, _, view = address.url.rpartition("/")
+    if not address.prefix or view not in VIEWS:
+        return None
+    return UnavailableError(
+        f"{address.url} is the view of a registry that clients of the Hub use; leave out /{view}: the address of the "
+        f"registry is {place}.",
         code="not_a_registry",
     )
 

@@ -12,7 +12,7 @@ from registry.client.operations import result_of
 from registry.client.transport import Transport
 from registry.client.uploads import Uploads
 from registry.errors import IntegrityError, RegistryError
-from registry.folders.staging import filesystem_error
+from registry.folders.refusals import unreadable
 from registry.progress import Progress
 from registry.schemas import BaseAdded, Published
 from registry.services.requests import BaseFolder, PublishFolder
@@ -137,4 +137,4 @@ def _changed(file: Path) -> IntegrityError:
 def _unreadable(file: Path, problem: OSError) -> RegistryError:
     if isinstance(problem, FileNotFoundError):
         return _changed(file)
-    return filesystem_error(file, problem)
+    return unreadable(file, problem)

@@ -3,6 +3,8 @@
 A fetch notes the digest of each piece when it hands it out to be written. The next fetch of the same rendering into
 the same place finds the folder that the killed one was filling, and reads from it the pieces whose bytes still have
 their digests; a machine that lost its power may have written others.
+
+The notes lie in the cache. Where nothing can be written there, a fetch into another folder goes on without them.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from blake3 import blake3
 
@@ -35,21 +37,25 @@ class Journal:
         self._place = place
         self._known: dict[tuple[str, int, int], str] = {}
         self._files: dict[str, FileSource] = {}
+        self._notes: TextIO | None = None  # None: they can't be written
         self._open = ExitStack()
 
     def __enter__(self) -> Journal:
-        self._room.mkdir(parents=True, exist_ok=True)
-        self._forget_old()
-        self._known = dict(self._noted())
-        for folder in abandoned(self._place):
-            self._take(folder)
-        self._notes = self._open.enter_context(self._file.open("a", encoding="utf-8"))
+        with suppress(OSError):
+            self._room.mkdir(parents=True, exist_ok=True)
+            self._forget_old()
+            self._known = dict(self._noted())
+            for folder in abandoned(self._place):
+                self._take(folder)
+            self._notes = self._file.open("a", encoding="utf-8")
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
         self._open.close()
+        self._stop_noting()
         if kind is None:
-            self._file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
 
     def find(self, path: str, start: int, data: memoryview) -> bool:
         """Fill ``data`` with the bytes of a piece that an earlier run wrote; False: it has to be fetched."""
@@ -62,9 +68,20 @@ class Journal:
 
     def note(self, path: str, start: int, data: memoryview) -> None:
         """Note a piece that is handed out to be written."""
+        if self._notes is None:
+            return
         line = [path, start, len(data), blake3(data).hexdigest()]
-        self._notes.write(json.dumps(line) + "\n")
-        self._notes.flush()
+        try:
+            self._notes.write(json.dumps(line) + "\n")
+            self._notes.flush()
+        except OSError:  # such as no space left there
+            self._stop_noting()
+
+    def _stop_noting(self) -> None:
+        notes, self._notes = self._notes, None
+        if notes is not None:
+            with suppress(OSError):  # what could not be written is tried again
+                notes.close()
 
     def _take(self, folder: Path) -> None:
         """Open the files of a folder that nobody fills any more; they can be read also after it was removed."""
@@ -94,8 +111,8 @@ class Journal:
             try:
                 if time.time() - file.stat().st_mtime > _FORGOTTEN:
                     file.unlink()
-            except FileNotFoundError:
-                continue
+            except OSError:
+                continue  # gone meanwhile, or another user's
 
 
 class Resumed:

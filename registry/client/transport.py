@@ -17,11 +17,13 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from registry.client.address import Address
+from registry.client.environment import open_client
 from registry.client.patience import Attempts, Patience, retry_after
 from registry.client.problems import (
     PROXY_STATUSES,
     UNSENT,
     error_of,
+    hub_view,
     lasting,
     passes,
     read_problem,
@@ -54,7 +56,7 @@ class Transport:
         self.over = threading.Event()
         """Set when this is closed: what is under way on other threads ends at its next piece."""
         limits = httpx.Limits(max_connections=2 * LANES, max_keepalive_connections=LANES)
-        self._http = httpx.Client(
+        self._http = open_client(
             timeout=self.patience.timeout(), limits=limits, headers=self._headers, follow_redirects=False
         )
 
@@ -140,6 +142,8 @@ class Transport:
         if response.status_code < 300:
             return None, None, False
         problem = read_problem(response)
+        if problem is None and (view := hub_view(self.address)) is not None:
+            return view, None, False
         if problem is None:
             sentence = f"The registry at {self.url} answers HTTP {response.status_code} and does not say why."
             return UnavailableError(sentence), retry_after(response.headers), response.status_code in PROXY_STATUSES

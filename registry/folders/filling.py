@@ -12,8 +12,9 @@ from blake3 import blake3
 
 from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
 from registry.folders.receipts import Receipt, read_receipt, write_receipt
+from registry.folders.refusals import telling_unwritable
 from registry.folders.scan import RECEIPT
-from registry.folders.staging import filesystem_error, put_in_place, staged_folder
+from registry.folders.staging import put_in_place, staged_folder
 from registry.folders.writing import Writable, write_files
 from registry.progress import Progress
 from registry.schemas import Fetched, OutputFile
@@ -24,9 +25,14 @@ MakeReceipt = Callable[[tuple[OutputFile, ...]], Receipt]
 
 
 def absolute(out: Path) -> Path:
-    """The folder itself, behind a link that the user gave."""
+    """The folder itself, behind a link that the user gave.
+
+    Raises:
+        NotAllowedError, UnavailableError: the file system does not let anybody look there.
+    """
     out = out.expanduser()
-    return out.resolve() if out.is_symlink() else out.absolute()
+    with telling_unwritable(out):
+        return out.resolve() if out.is_symlink() else out.absolute()
 
 
 def fetched(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
@@ -46,10 +52,10 @@ def fetched(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
 def receipt_of_rendering(place: Path, rendering: str, size: int, progress: Progress) -> Receipt | None:
     """The receipt in the folder, where it is of this very rendering and every file is what it says."""
     try:
-        receipt = read_receipt(place) if place.is_dir() else None
+        receipt = read_receipt(place)
     except (NotFoundError, IntegrityError):
         return None
-    if receipt is None or receipt.rendering != rendering:
+    if receipt.rendering != rendering:
         return None
     progress.begin("Checking what is there", size)
     return receipt if all(file_is_right(place, file, progress) for file in receipt.files) else None
@@ -75,7 +81,13 @@ def may_fill(place: Path, *, force: bool) -> bool:
 
     Raises:
         ConflictError: ``folder_taken``, it holds what may not be replaced.
+        NotAllowedError, UnavailableError: the file system does not let anybody look there.
     """
+    with telling_unwritable(place):
+        return _may_fill(place, force=force)
+
+
+def _may_fill(place: Path, *, force: bool) -> bool:
     if not place.exists():
         return False
     if not place.is_dir():
@@ -121,18 +133,15 @@ def fill(
         ConflictError: ``folder_taken``, something came there meanwhile.
         UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
     """
-    try:
-        with staged_folder(place, leave=resumable) as staging:
-            _check_space(place, artifact.size)
-            receipt = make_receipt(write_files(artifact, staging, progress))
-            with (staging / RECEIPT).open("xb") as stream:
-                stream.write(write_receipt(receipt))
-                stream.flush()
-                os.fsync(stream.fileno())
-            put_in_place(staging, place, replace=replace)
-            return receipt
-    except OSError as problem:
-        raise filesystem_error(place, problem) from problem
+    with telling_unwritable(place), staged_folder(place, leave=resumable) as staging:
+        _check_space(place, artifact.size)
+        receipt = make_receipt(write_files(artifact, staging, progress))
+        with (staging / RECEIPT).open("xb") as stream:
+            stream.write(write_receipt(receipt))
+            stream.flush()
+            os.fsync(stream.fileno())
+        put_in_place(staging, place, replace=replace)
+        return receipt
 
 
 def _check_space(place: Path, size: int) -> None:

@@ -53,7 +53,7 @@ def free(folder: Path) -> Iterator[bool]:
     """Whether nobody holds the folder; if so, nobody can hold it until this is left."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # it is gone, or another user's
         yield False
         return
     try:

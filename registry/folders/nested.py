@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import InvalidAdapterError, NotFoundError, UsageError
+from registry.folders.refusals import telling_unreadable
 from registry.folders.scan import ADAPTER_CONFIG, holds_adapter
 from registry.reference import Path as TreePath
 from registry.reference import check_adapter_name
@@ -30,14 +31,16 @@ def nested_adapters(folder: Path, base: str) -> list[Node]:
     Raises:
         UsageError: ``base`` is not the name of a base model, or a folder's name is outside the grammar.
         NotFoundError: there is no such folder.
+        UnavailableError: the folder, or one below it, can't be read.
         InvalidAdapterError: ``missing_file``, no adapter is there, or a folder on the way down holds none.
     """
     root = TreePath.parse(base)
     if not root.is_base:
         raise UsageError(f"publish -r takes a base model, {root.base}; nesting gives the rest.")
-    if not folder.is_dir():
-        raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
-    nodes = list(_nodes(folder, root))
+    with telling_unreadable(folder):
+        if not folder.is_dir():
+            raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
+        nodes = list(_nodes(folder, root))
     if not nodes:
         raise InvalidAdapterError(
             f"{folder} holds no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are "

@@ -105,8 +105,8 @@ def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Rec
         NotFoundError: there is none.
         error: it is not a receipt.
     """
-    file = file / RECEIPT if file.is_dir() else file
     try:
+        file = file / RECEIPT if file.is_dir() else file
         with file.open("rb") as stream:
             data = stream.read(MAX_RECEIPT + 1)
     except (FileNotFoundError, NotADirectoryError):

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError
+from registry.folders.refusals import telling_unreadable
 from registry.schemas import LeftOut
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -55,8 +56,14 @@ def scan(folder: Path, error: type[RegistryError]) -> Folder:
 
     Raises:
         NotFoundError: there is no such folder.
+        UnavailableError: the folder, or one below it, can't be read.
         error: ``link_outside`` for a symbolic link that leads out, ``bad_config`` for a name that can't be stored.
     """
+    with telling_unreadable(folder):
+        return _scan(folder, error)
+
+
+def _scan(folder: Path, error: type[RegistryError]) -> Folder:
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
     root = folder.resolve()
@@ -82,7 +89,7 @@ def scan(folder: Path, error: type[RegistryError]) -> Folder:
 
 def _walk(root: Path, leave: Callable[[Path, str], None]) -> Iterator[Path]:
     """Files below ``root``; folders that never belong are left out as a whole."""
-    for place, folders, names in os.walk(root):
+    for place, folders, names in os.walk(root, onerror=_refused):
         here = Path(place)
         kept = []
         for name in sorted(folders):
@@ -94,6 +101,11 @@ def _walk(root: Path, leave: Callable[[Path, str], None]) -> Iterator[Path]:
         folders[:] = kept
         for name in sorted(names):
             yield here / name
+
+
+def _refused(problem: OSError) -> None:
+    """What is in a folder that can't be read would be dropped silently."""
+    raise problem
 
 
 def _folder_reason(folder: Path) -> str | None:
@@ -113,8 +125,8 @@ def _reason_by_folder_name(name: str) -> str | None:
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Whether an adapter lies in the folder itself or anywhere below it."""
-    for _, folders, names in os.walk(folder):
+    """Whether an adapter lies in the folder itself or anywhere below it; raises OSError for what can't be read."""
+    for _, folders, names in os.walk(folder, onerror=_refused):
         if ADAPTER_CONFIG in names:
             return True
         folders[:] = [name for name in folders if not _CHECKPOINT.fullmatch(name) and not name.startswith(".")]

@@ -16,22 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from registry.errors import ConflictError, NotAllowedError, RegistryError, UnavailableError
+from registry.errors import ConflictError, UnavailableError
 
+HEX_DIGIT: Final = "[0-9a-f]"  # as a glob pattern
 _MARK: Final = ".fetch-"
-
-
-def filesystem_error(place: Path, problem: OSError) -> RegistryError:
-    """The one sentence for what a file system refused."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UnavailableError(
-            f"There is no space left for {place}; free some or choose another disk.", code="disk_full"
-        )
-    if problem.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return NotAllowedError(
-            f"{place} can't be written: {problem.strerror}; choose another folder.", code="read_only"
-        )
-    return UnavailableError(f"{place} can't be used: {problem.strerror or problem}.")
+_NUMBER: Final = 6  # bytes that tell the runs for one place apart
 
 
 @contextmanager
@@ -58,7 +47,7 @@ def staged_folder(place: Path, *, leave: bool = False) -> Iterator[Path]:
 def abandoned(place: Path) -> list[Path]:
     """The folders that interrupted runs were filling for ``place``; the next `staged_folder` clears them."""
     found = []
-    for folder in place.parent.glob(f".{_escaped(place.name[:100])}{_MARK}*"):
+    for folder in place.parent.glob(_litter(_escaped(place.name[:100]))):
         try:
             lock = os.open(folder, os.O_RDONLY)
         except OSError:
@@ -75,7 +64,7 @@ def abandoned(place: Path) -> list[Path]:
 
 def _locked_folder(place: Path) -> tuple[Path, int]:
     while True:
-        staging = place.with_name(f".{place.name[:100]}{_MARK}{secrets.token_hex(6)}")
+        staging = _hidden(place)
         staging.mkdir()
         lock = os.open(staging, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -84,13 +73,28 @@ def _locked_folder(place: Path) -> tuple[Path, int]:
         os.close(lock)  # another run took it for litter before it was locked
 
 
-def clear_litter(parent: Path, name: str = "*") -> None:
-    """Remove what killed runs left in ``parent`` for the place ``name``, a glob pattern."""
-    for litter in parent.glob(f".{name}{_MARK}*"):
+def _hidden(place: Path) -> Path:
+    return place.with_name(f".{place.name[:100]}{_MARK}{secrets.token_hex(_NUMBER)}")
+
+
+def take_away(place: Path) -> None:
+    """Remove a folder, which is gone under its name at once; what an interruption leaves is litter.
+
+    Raises:
+        OSError: the folder stays as it is, such as another user's.
+    """
+    if not os.access(place, os.W_OK):  # the rename alone would be allowed
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+    shutil.rmtree(place.rename(_hidden(place)), ignore_errors=True)
+
+
+def clear_litter(parent: Path, name: str) -> None:
+    """Remove what killed runs left in ``parent`` for the places ``name``, a glob pattern."""
+    for litter in parent.glob(_litter(name)):
         try:
             lock = os.open(litter, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
+        except OSError:
+            continue  # gone meanwhile, or another user's
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(litter, ignore_errors=True)
@@ -98,6 +102,11 @@ def clear_litter(parent: Path, name: str = "*") -> None:
             pass  # its run is alive
         finally:
             os.close(lock)
+
+
+def _litter(name: str) -> str:
+    """What hidden folders for the places ``name``, a glob pattern, are called: no other name is ever cleared."""
+    return f".{name}{_MARK}{HEX_DIGIT * (2 * _NUMBER)}"
 
 
 def _escaped(name: str) -> str:
@@ -112,8 +121,7 @@ def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
     """
     sync_folder(staging)
     if replace and place.exists():
-        old = place.with_name(f".{place.name[:100]}{_MARK}{secrets.token_hex(6)}")
-        place.rename(old)
+        old = place.rename(_hidden(place))
         staging.rename(place)
         shutil.rmtree(old, ignore_errors=True)
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from registry.errors import InvalidBaseError
+from registry.folders.refusals import telling_unreadable
 from registry.folders.scan import Folder, FoundFile, scan
 from registry.schemas import LeftOut
 from registry.services.model_listing import INDEX, ModelListing
@@ -90,6 +91,7 @@ def read_model_files(folder: Path) -> ModelFiles:
 
     Raises:
         NotFoundError: there is no such folder.
+        UnavailableError: the folder, or a file, can't be read.
         InvalidBaseError: ``missing_file``, ``bad_index``, ``path_traversal``, ``bad_safetensors``, ``quantised_base``,
             ``bad_config``, ``bad_declaration``.
     """
@@ -101,7 +103,7 @@ def _header(folder: Folder, path: str) -> Header:
     file = folder.find(path)
     if file is None:
         raise AssertionError("shards are files of the folder")
-    with FileSource(file) as source:
+    with telling_unreadable(file), FileSource(file) as source:
         return read_header(source, what=path, error=InvalidBaseError)
 
 

@@ -13,6 +13,7 @@ from registry.app import service_app
 from registry.client.patience import Patience
 from registry.client.remote import RemoteRegistry
 from registry.folders.cache import FetchCache
+from registry.http.access import Anonymous
 from registry.http.limits import Limits
 from registry.http.webserver import Server, address_of, listen
 from registry.services.local import LocalRegistry
@@ -22,11 +23,11 @@ QUICK = Patience(known=10.0, unknown=10.0, first=0.01, most=0.1)
 
 
 @contextmanager
-def served(registry: LocalRegistry, limits: Limits | None = None) -> Iterator[str]:
-    """A service over a registry, on a thread of this process, open to everybody; its address."""
+def served(registry: LocalRegistry, limits: Limits | None = None, *, anonymous: Anonymous = "open") -> Iterator[str]:
+    """A service over a registry, on a thread of this process, by default open to everybody; its address."""
     limits = limits or Limits()
     listener = listen("127.0.0.1", 0)
-    server = Server(service_app(registry, anonymous="open", limits=limits), limits)
+    server = Server(service_app(registry, anonymous=anonymous, limits=limits), limits)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

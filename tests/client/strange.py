@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import httpx
+
 PROTOCOL = "X-Registry-Version: 9.9.9\r\nX-Registry-Protocol: 2\r\n"
 
 Script = Callable[["Request"], bytes | None]
@@ -41,6 +43,17 @@ def response(status: str, body: bytes = b"", *headers: str, ours: bool = True, l
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", "Connection: close"]
     head = "\r\n".join([*lines, *headers]) + "\r\n" + (PROTOCOL if ours else "")
     return head.encode() + b"\r\n" + body
+
+
+def relayed(request: Request, server: str) -> bytes:
+    """What the server at an address answers to a request, as a proxy before it would pass it on."""
+    method, target, _ = request.line.split(" ")
+    url = server + target
+    headers = {name: value for name, value in request.headers.items() if name not in ("host", "connection")}
+    answer = httpx.request(method, url, headers=headers, content=request.body, trust_env=False)
+    kept = {name: value for name, value in answer.headers.items() if name not in ("content-length", "connection")}
+    said = [f"{name}: {value}" for name, value in kept.items()]
+    return response(f"{answer.status_code} {answer.reason_phrase}", answer.content, *said, ours=False)
 
 
 def problem(status: str, *, kind: str, code: str, detail: str, headers: tuple[str, ...] = ()) -> bytes:

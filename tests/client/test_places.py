@@ -13,9 +13,13 @@ import registry
 from registry.app import find_place, log_in, log_out, open_registry
 from registry.client.credentials import Credentials
 from registry.client.remote import RemoteRegistry
-from registry.errors import NotAllowedError, UsageError
+from registry.errors import NotAllowedError, UnavailableError, UsageError
+from registry.http.access import Anonymous
 from registry.schemas import Identity, Tree
+from registry.services.local import LocalRegistry
 from registry.settings import Settings, read_settings
+from registry.wire import VIEWS
+from tests.client.serving import served
 from tests.client.strange import StrangeServer, problem, response, strange_server
 
 WHO = Identity(
@@ -110,4 +114,17 @@ def test_login_checks_before_it_keeps(service: StrangeServer) -> None:
     assert identity.version == registry.__version__
     assert sent_token(service, None) == "Bearer right"
     assert log_out() == service.url
+    assert Credentials.of_user().default_url() is None
+
+
+@pytest.mark.parametrize("anonymous", ["none", "open"])
+def test_login_at_a_view_for_the_hubs_clients_says_what_to_leave_out(tmp_path: Path, anonymous: Anonymous) -> None:
+    local = LocalRegistry.open(tmp_path / "registry")
+    with closing(local), served(local, anonymous=anonymous) as url:
+        for view in VIEWS:
+            with pytest.raises(
+                UnavailableError, match=f"leave out /{view}: the address of the registry is {url}"
+            ) as at:
+                log_in(f"{url}/{view}/", "wrong")
+            assert at.value.code == "not_a_registry"
     assert Credentials.of_user().default_url() is None

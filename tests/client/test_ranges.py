@@ -10,7 +10,7 @@ from registry.client.patience import Patience
 from registry.client.ranges import RangeReader
 from registry.client.transport import Transport
 from registry.client.uploads import Uploads
-from registry.errors import IntegrityError, UnavailableError
+from registry.errors import IntegrityError, RegistryError, UnavailableError
 from registry.progress import SILENT
 from registry.wire import Upload
 from tests.client.strange import Request, Script, problem, response, strange_server
@@ -61,13 +61,28 @@ def test_the_whole_file() -> None:
         (part(11, 21, ETAG), "bytes 11-20/256"),
         (part(10, 19, ETAG), "bytes 10-18/256"),
         (part(10, 20, ETAG, size=300), "bytes 10-19/300"),
-        (response("206 Partial Content", DATA[10:20], "Content-Range: bytes */256"), r"bytes \*/256"),
-        (response("206 Partial Content", DATA[10:20]), "HTTP 206"),
+        (response("206 Partial Content", DATA[10:20], ETAG, "Content-Range: bytes */256"), r"bytes \*/256"),
+        (response("206 Partial Content", DATA[10:20], ETAG), "HTTP 206"),
         (response("200 OK", DATA, ETAG), "the whole file instead of a range"),
         (part(10, 20, 'ETag: "other"'), "another file"),
-        (response("206 OK", DATA[10:30], "Content-Range: bytes 10-19/256"), "more than the 10 bytes"),
+        (part(10, 20), "no ETag"),
+        (response("307 Moved", b"", "Location: http://127.0.0.1:1/x"), "no ETag"),
+        (response("307 Moved", b"", "Location: http://a..b/x", ETAG), "an address that is none"),
+        (response("206 OK", DATA[10:30], ETAG, "Content-Range: bytes 10-19/256"), "more than the 10 bytes"),
     ],
-    ids=["shifted", "short", "other size", "unsatisfied", "no range", "whole", "other file", "more"],
+    ids=[
+        "shifted",
+        "short",
+        "other size",
+        "unsatisfied",
+        "no range",
+        "whole",
+        "other file",
+        "no tag",
+        "moved",
+        "nowhere",
+        "more",
+    ],
 )
 def test_other_bytes_than_were_asked_for_are_refused(answer: bytes, words: str) -> None:
     with pytest.raises(IntegrityError, match=words):
@@ -80,11 +95,34 @@ def test_a_body_that_breaks_goes_on_where_it_broke() -> None:
     def answer(request: Request) -> bytes:
         asked.append(request.headers["range"])
         start = int(request.headers["range"].partition("=")[2].partition("-")[0])
-        whole = part(start, 100)
+        whole = part(start, 100, ETAG)
         return whole[: -max(0, 100 - start - 30)] if start < 70 else whole
 
     assert read(answer, 10, 100) == DATA[10:100]
     assert asked == ["bytes=10-99", "bytes=40-99", "bytes=70-99"]
+
+
+PAGE = b"<html>Please log in to the guest network</html>"
+WITHOUT_LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n" + PAGE
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (WITHOUT_LENGTH, "an unknown number of bytes (text/html)"),
+        (response("200 OK", PAGE, "Content-Type: text/html", ours=False), "47 bytes (text/html)"),
+        (response("302 Found", b"", "Location: /portal", ours=False), "HTTP 302"),
+    ],
+    ids=["without length", "with length", "moved"],
+)
+def test_a_page_in_place_of_a_store_is_no_beginning_of_a_file(page: bytes, words: str) -> None:
+    with strange_server(lambda request: page if request.number == 1 else part(47, 256)) as store:
+        moved = response("307 Temporary Redirect", b"", f"Location: {store.url}/bucket/x", ETAG)
+        with pytest.raises(RegistryError) as refused:
+            read(lambda _request: moved, 0, 256)
+        assert len(store.requests) == 1
+    assert words in str(refused.value)
+    assert store.url in str(refused.value)
 
 
 def only_second(request: Request) -> bytes:
@@ -96,7 +134,7 @@ def test_a_store_is_asked_without_the_token_and_named_anew_when_it_refuses() -> 
     with strange_server(only_second) as other:
 
         def moved(request: Request) -> bytes:
-            return response("307 Moved", b"", f"Location: {other.url}/bucket/x?signature={request.number}")
+            return response("307 Moved", b"", f"Location: {other.url}/bucket/x?signature={request.number}", ETAG)
 
         assert read(moved, 0, 4) == DATA[:4]
     assert other.lines == [f"GET /bucket/x?signature={number} HTTP/1.1" for number in (1, 2)]
@@ -175,7 +213,7 @@ class Four:
 
 def test_a_store_that_keeps_refusing_is_told_without_its_signature() -> None:
     with strange_server(lambda _request: response("403 Forbidden", ours=False)) as other:
-        moved = response("307 Temporary Redirect", b"", f"Location: {other.url}/bucket/x?signature=1")
+        moved = response("307 Temporary Redirect", b"", f"Location: {other.url}/bucket/x?signature=1", ETAG)
         with pytest.raises(UnavailableError, match="HTTP 403") as refused:
             read(lambda _request: moved, 0, 4, Patience(known=0.1, unknown=0.1, first=0.01))
     assert other.url in str(refused.value)

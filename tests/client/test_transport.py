@@ -260,6 +260,14 @@ def test_the_token_is_not_taken_along_to_another_address(tmp_path: Path) -> None
         "ftp://host",
         "http://host:port",
         "http://a b",
+        "http://a..b",
+        f"http://{'a' * 64}.test",
+        "http://xn--a.test",
+        "http://256.1.1.1",
+        "https://user:secret@a..b",
+        "https://registry.team/?token=secret",
+        "https://registry.team/#secret",
+        "https://user:secret@host:port",
     ],
 )
 def test_addresses_that_are_none(tmp_path: Path, url: str) -> None:

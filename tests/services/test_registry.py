@@ -260,8 +260,7 @@ def test_the_cache_keeps_renderings_within_its_size(tmp_path: Path) -> None:
     second = registry.fetch("net/one", kind="lora")
     assert not Path(first.folder).exists()
     assert Path(second.folder).is_dir()
-    (tmp_path / "cache" / ".0123.fetch-killed").mkdir()
-    (tmp_path / "cache" / "half-removed").mkdir()
+    (tmp_path / "cache" / f".{'0' * 64}.fetch-{'1' * 12}").mkdir()
     third = registry.fetch("net/one", kind="published")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [Path(third.folder).name]
     registry.close()

@@ -114,21 +114,22 @@ def test_bytes_of_one_piece_are_looked_at_where_they_are_kept(store: BlobStore, 
     assert first is not None
     assert again is not None
     assert first.obj is again.obj
-    assert (first, again) == (DATA[3 * PIECE + 5 : 3 * PIECE + 900], DATA[3 * PIECE : 3 * PIECE + 9])
+    assert bytes(first) == DATA[3 * PIECE + 5 : 3 * PIECE + 900]
+    assert bytes(again) == DATA[3 * PIECE : 3 * PIECE + 9]
     assert gets(shim) == 1
     for start, stop in ((4 * PIECE - 1, 4 * PIECE + 1), (9, 9), (-1, 5), (len(DATA) - 5, len(DATA) + 1), (0, 100)):
         assert reader.held(start, stop) is None  # more than a piece, nothing, outside, or a header
     assert gets(shim) == 1
     small = CachedReader(store.open(blob.place), blob.place.key, memory)
     kept = small.held(5 * PIECE, 6 * PIECE)
-    assert small.held(7 * PIECE, 8 * PIECE) == DATA[7 * PIECE : 8 * PIECE]
-    assert kept == DATA[5 * PIECE : 6 * PIECE]  # dropped meanwhile, and there for who has it
+    assert bytes(small.held(7 * PIECE, 8 * PIECE) or b"") == DATA[7 * PIECE : 8 * PIECE]
+    assert bytes(kept or b"") == DATA[5 * PIECE : 6 * PIECE]  # dropped meanwhile, and there for who has it
 
 
 def test_who_looks_in_order_gets_pieces_in_advance(store: BlobStore, blob: StoredBlob, shim: Shim) -> None:
     reader = opened(store, MemoryCache(1 << 30), blob)
     for index in range(1, 4):
-        assert reader.held(index * PIECE, (index + 1) * PIECE) == DATA[index * PIECE : (index + 1) * PIECE]
+        assert bytes(reader.held(index * PIECE, (index + 1) * PIECE) or b"") == DATA[index * PIECE : (index + 1) * PIECE]
     at_rest()
     assert gets(shim) > 3
 
