@@ -265,7 +265,6 @@ def test_the_token_is_not_taken_along_to_another_address(tmp_path: Path) -> None
         "http://xn--a.test",
         "http://256.1.1.1",
         "https://user:secret@a..b",
-        "https://registry.team/?token=secret",
         "https://registry.team/#secret",
         "https://user:secret@host:port",
     ],
@@ -273,7 +272,7 @@ def test_the_token_is_not_taken_along_to_another_address(tmp_path: Path) -> None
 def test_addresses_that_are_none(tmp_path: Path, url: str) -> None:
     with pytest.raises(UsageError) as refused:
         remote(url, tmp_path)
-    assert "user:secret" not in str(refused.value)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("token", ["", "a b", "ä", "a\nb"])

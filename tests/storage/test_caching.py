@@ -129,7 +129,8 @@ def test_bytes_of_one_piece_are_looked_at_where_they_are_kept(store: BlobStore, 
 def test_who_looks_in_order_gets_pieces_in_advance(store: BlobStore, blob: StoredBlob, shim: Shim) -> None:
     reader = opened(store, MemoryCache(1 << 30), blob)
     for index in range(1, 4):
-        assert bytes(reader.held(index * PIECE, (index + 1) * PIECE) or b"") == DATA[index * PIECE : (index + 1) * PIECE]
+        start, stop = index * PIECE, (index + 1) * PIECE
+        assert bytes(reader.held(start, stop) or b"") == DATA[start:stop]
     at_rest()
     assert gets(shim) > 3
 
