@@ -8,8 +8,9 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# Programs of 0002 know nothing of these and leave them alone; the foreign keys keep their collector from the blobs.
-OLDEST = "0002"
+# Programs of 0002 take up every operation, and fail those of a kind or a form that they don't know; their collector
+# breaks off at blobs that only a materialisation has.
+OLDEST = "0003"
 
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ORDERED = sa.String().with_variant(sa.String(collation="C"), "postgresql")

@@ -7,10 +7,10 @@ bytes are missing and where they go, and publishes after it has read them back. 
 from __future__ import annotations
 
 import base64
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from registry.folders.receipts import Receipt, ReceiptLink, ReceiptPlan
 from registry.schemas import (
@@ -40,6 +40,17 @@ Base64 = Annotated[
     WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
 ]
 """Bytes: as they are in Python, base64 in JSON."""
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it lies outside the years 1 to 9999") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A time that a client says: with its zone, and in UTC from then on."""
 
 PROTOCOL: Final = 2
 API: Final = "/api/v1"
@@ -76,7 +87,7 @@ class Origin(Schema):
     registry: str
     reference: str
     author: str
-    created_at: datetime
+    created_at: Moment
     digest: str  # the target must arrive at the same
 
 
@@ -141,6 +152,9 @@ class UploadRequest(Schema):
     size: int = Field(ge=0, le=5 << 40)  # the most that S3 keeps in one object
 
 
+UploadId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+
+
 class Upload(Schema):
     """An upload under way. Parts count from 1; all but the last have ``part_size`` bytes."""
 
@@ -158,14 +172,14 @@ class PublishCommit(Schema):
     """Publish now: the request again, and which upload holds which bytes."""
 
     request: PublishRequest
-    uploads: dict[str, str]  # digest -> upload id
+    uploads: dict[str, UploadId]  # by digest
 
 
 class BaseCommit(Schema):
     """Add the base model now."""
 
     request: BaseRequest
-    uploads: dict[str, str]
+    uploads: dict[str, UploadId]
 
 
 OperationKind = Literal["publish", "base", "materialise", "gc", "fsck"]

@@ -169,7 +169,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "left_out": [],
         "registry": "https://registry.team",
     },
-    "BaseCommit": {"request": _ADD_BASE, "uploads": {_OTHER: "up12ab34"}},
+    "BaseCommit": {"request": _ADD_BASE, "uploads": {_OTHER: "0b6f3c8de1a94f7c9d25a1e87c4f3b60"}},
     "BasePlan": {"existing": None, "missing": [_OTHER]},
     "BaseRequest": _ADD_BASE,
     "BaseSummary": _BASE,
@@ -247,7 +247,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     },
     "ProtectRequest": {"base": "llama", "pattern": "release-*", "remove": False},
     "ProtectedTag": {"base": "llama", "pattern": "release-*"},
-    "PublishCommit": {"request": _PUBLISH, "uploads": {_DIGEST: "up12ab34"}},
+    "PublishCommit": {"request": _PUBLISH, "uploads": {_DIGEST: "0b6f3c8de1a94f7c9d25a1e87c4f3b60"}},
     "PublishPlan": {
         "parent": "llama",
         "parent_digest": _OTHER,
@@ -297,7 +297,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         ]
     },
     "Upload": {
-        "id": "up12ab34",
+        "id": "0b6f3c8de1a94f7c9d25a1e87c4f3b60",
         "digest": _DIGEST,
         "size": 33564672,
         "part_size": 16777216,

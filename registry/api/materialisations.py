@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from registry.api.openapi import problems
 from registry.api.operations import ACCEPTED, answered
-from registry.api.pages import Cursor, Limit, Page, page, text_key
+from registry.api.pages import Cursor, Limit, Page, foreign, page, texts_key
+from registry.catalogue.materialisations import Turn
+from registry.errors import UsageError
 from registry.http.acting import Acting
 from registry.http.payloads import JsonBody
+from registry.reference import Reference
 from registry.schemas import ArtifactKind, Materialisation, Materialised
 from registry.services import materialising
 from registry.wire import API, MaterialiseRequest
@@ -37,8 +41,21 @@ def list_materialisations(
     registry: Acting, ref: Where = None, cursor: Cursor = None, limit: Limit = 100
 ) -> Page[Materialisation]:
     """What is materialised, by path and number."""
-    found = materialising.listed(registry.deployment, ref, limit=limit + 1, after=text_key(cursor))
-    return page(found, limit, lambda one: one.id)
+    found = materialising.listed(registry.deployment, ref, limit=limit + 1, after=_turn(cursor))
+    return page(found, limit, lambda one: (one.reference, one.created_at.isoformat(), one.id))
+
+
+def _turn(cursor: str | None) -> Turn | None:
+    key = texts_key(cursor, 3)
+    if key is None:
+        return None
+    try:
+        reference, created_at = Reference.parse(key[0]), datetime.fromisoformat(key[1]).astimezone(UTC)
+    except (UsageError, ValueError, OverflowError):
+        raise foreign() from None
+    if reference.number is None:
+        raise foreign()
+    return Turn(str(reference.path), reference.number, created_at, key[2])
 
 
 @router.post(

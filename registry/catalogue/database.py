@@ -82,7 +82,8 @@ class Database:
 
     def _open(self, url: URL) -> Engine:
         if self._path is not None:
-            return sqlite.engine(self._path, self._busy_timeout)
+            with self._telling():
+                return sqlite.engine(self._path, self._busy_timeout)
         if url.drivername != "postgresql+psycopg":
             raise UsageError(
                 f"The database URL with {url.drivername}:// can't be used: expected sqlite:///FILE or postgresql://..."
@@ -189,17 +190,30 @@ class Database:
         Raises:
             UnavailableError: ``schema_newer``, or the database is not a registry's.
         """
-        if self._path is not None and not self._path.exists():
+        if not self._is_there():
             return Schema.ABSENT
         with translated(self._where, self._folder), connected(self._reader) as connection:
             return fitting.compare(connection, self._where)
 
     def version(self) -> str | None:
         """The newest migration that was applied; None: there is no registry yet."""
-        if self._path is not None and not self._path.exists():
+        if not self._is_there():
             return None
         with translated(self._where, self._folder), connected(self._reader) as connection:
             return fitting.version_on(connection)
+
+    def _is_there(self) -> bool:
+        """Whether there is a database to read."""
+        with self._telling():
+            return self._path is None or self._path.exists()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Raise what the system says of the database's place as an error of this package."""
+        try:
+            yield
+        except OSError as error:
+            raise from_system(error, self._where) from error
 
     def prepare(self) -> None:
         """Create the schema, or upgrade it; a copy of a SQLite database is kept next to it before it is upgraded.
@@ -217,10 +231,8 @@ class Database:
 
     def _keep_copy(self, path: Path, version: str | None) -> None:
         target = path.with_name(f"{path.name}.before-{migrations.HISTORY[-1]}-from-{version}")
-        try:
+        with self._telling():
             sqlite.copy(path, target, self._busy_timeout)
-        except OSError as error:
-            raise from_system(error, self._where) from error
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -256,11 +268,9 @@ class Database:
         path = self._path
         if path is None:
             return self._writer
-        try:
+        with self._telling():
             path.parent.mkdir(parents=True, exist_ok=True)
             sqlite.check_writable(path)
-        except OSError as error:
-            raise from_system(error, self._where) from error
         engine = create_engine(
             "sqlite://", creator=lambda: sqlite.make_writable(path, self._busy_timeout), poolclass=NullPool
         )

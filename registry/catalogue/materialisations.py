@@ -22,6 +22,7 @@ from registry.catalogue.blobs import StoredFile
 from registry.catalogue.sight import EVERYTHING, at_and_under
 from registry.catalogue.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile, UtcTime
 from registry.catalogue.team_tables import MaterialisationRecord, MaterialisedFile
+from registry.catalogue.texts import check_text
 from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import ArtifactKind, Materialisation
@@ -36,6 +37,16 @@ class Meaning:
     revision_id: int
     plan_digest: str
     artifact_format: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where a materialisation comes in lists: known without its row, which may be gone when a list goes on."""
+
+    path: str
+    number: int
+    created_at: datetime
+    id: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,9 @@ def get(session: Session, materialisation_id: str) -> MaterialisationRow:
 
     Raises:
         NotFoundError: there is none of this id.
+        UsageError: no id can be like this.
     """
+    check_text("The id of a materialisation", materialisation_id)
     found = values(session, rows_query().where(MaterialisationRecord.id == materialisation_id, _live()))
     if not found:
         raise NotFoundError(
@@ -130,14 +143,11 @@ def listing(
     at: Path | None = None,
     revision_id: int | None = None,
     limit: int | None = None,
-    after: str | None = None,
+    after: Turn | None = None,
 ) -> tuple[MaterialisationRow, ...]:
     """All that are not past their time, or those at and under a path, or of one revision.
 
-    By path and number, the oldest first; ``after`` is the id of the last one of the page before.
-
-    Raises:
-        NotFoundError: there is none ``after``.
+    By path and number, the oldest first; ``after`` is where the last one of the page before comes.
     """
     query = rows_query().where(_live())
     if at is not None:
@@ -145,7 +155,7 @@ def listing(
     if revision_id is not None:
         query = query.where(MaterialisationRecord.revision_id == revision_id)
     if after is not None:
-        query = query.where(_follows(get(session, after)))
+        query = query.where(_follows(after))
     order = (Adapter.path, Revision.number, MaterialisationRecord.created_at, MaterialisationRecord.id)
     return tuple(values(session, query.order_by(*order).limit(limit)))
 
@@ -183,12 +193,11 @@ def _live() -> ColumnElement[bool]:
     return MaterialisationRecord.expires_at > datetime.now(UTC)
 
 
-def _follows(last: MaterialisationRow) -> ColumnElement[bool]:
-    """The condition to come after a row in the order of lists."""
-    path, _, number = last.reference.rpartition("@")
+def _follows(last: Turn) -> ColumnElement[bool]:
+    """The condition to come later in lists."""
     order: tuple[tuple[Any, Any], ...] = (
-        (Adapter.path, path),
-        (Revision.number, int(number)),
+        (Adapter.path, last.path),
+        (Revision.number, last.number),
         (MaterialisationRecord.created_at, last.created_at),
         (MaterialisationRecord.id, last.id),
     )

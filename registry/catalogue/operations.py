@@ -45,7 +45,7 @@ class OperationRow:
     problem: str | None
     created_at: datetime
     updated_at: datetime
-    attempts: int  # how often it was taken up
+    attempts: int  # how often it was taken up, and not given back
     runner: str | None
     lease_until: datetime | None
 
@@ -153,8 +153,9 @@ def forget(session: Session, before: datetime) -> None:
 
 
 def release(session: Session, operation_id: str, runner: str) -> bool:
-    """Give an operation back undone, because this process ends; False: someone else has it."""
-    return _as_runner(session, operation_id, runner, {"state": "pending", "runner": None, "lease_until": None})
+    """Give an operation back undone, with the attempt that taking it up was; False: someone else has it."""
+    values = {"state": "pending", "runner": None, "lease_until": None, "attempts": OperationRecord.attempts - 1}
+    return _as_runner(session, operation_id, runner, values)
 
 
 def pending(session: Session) -> int:

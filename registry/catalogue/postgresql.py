@@ -13,6 +13,7 @@ POOL_MOST: Final = 40  # as many as a service has threads
 _POOL_WAIT: Final = 10.0  # seconds
 _CONNECT_TIMEOUT: Final = 5  # seconds
 _SETTINGS: Final = {
+    "timezone": "UTC",  # in another one, times at both ends of the calendar can't be read
     "statement_timeout": "30s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",  # a replica that hangs must not hold its locks for ever

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue import bases, events
 from registry.catalogue.tables import BaseModelRecord
 from registry.catalogue.team_tables import ProtectedTagRecord
+from registry.catalogue.texts import check_text
 from registry.errors import NotAllowedError, NotFoundError, UsageError
 from registry.reference import MAX_TAG, Path
 from registry.rights import Principal
@@ -36,10 +37,7 @@ def protect(session: Session, base: str, pattern: str, principal: Principal) -> 
         UsageError: the pattern can match no tag.
         NotFoundError: there is no such base model; offers the nearest.
     """
-    if len(pattern) > MAX_TAG or not _PATTERN.fullmatch(pattern):
-        raise UsageError(
-            f"The pattern {pattern!r} matches no tag: at most {MAX_TAG} of a-z 0-9 . _ - * ? [ ] ! are expected."
-        )
+    _check_pattern(pattern)
     base_id = _base_id(session, base)
     if session.get(ProtectedTagRecord, (base_id, pattern)) is None:
         session.add(ProtectedTagRecord(base_id=base_id, pattern=pattern))
@@ -52,9 +50,11 @@ def unprotect(session: Session, base: str, pattern: str, principal: Principal) -
     """Undo `protect`; the answer is all that is protected now.
 
     Raises:
+        UsageError: the pattern can match no tag.
         NotFoundError: there is no such base model, or the pattern is not protected there.
     """
-    row = session.get(ProtectedTagRecord, (_base_id(session, base), pattern))
+    _check_pattern(pattern)
+    row = session.get(ProtectedTagRecord, (_base_id(session, base), pattern), with_for_update=True)
     if row is None:
         found = ", ".join(one.pattern for one in patterns(session, base)) or "nothing"
         raise NotFoundError(f"The pattern {pattern!r} is not protected at {base}: protected is {found}.")
@@ -81,7 +81,15 @@ def check_movable(session: Session, path: Path, tag: str, principal: Principal) 
             )
 
 
+def _check_pattern(pattern: str) -> None:
+    if len(pattern) > MAX_TAG or not _PATTERN.fullmatch(pattern):
+        raise UsageError(
+            f"The pattern {pattern!r} matches no tag: at most {MAX_TAG} of a-z 0-9 . _ - * ? [ ] ! are expected."
+        )
+
+
 def _base_id(session: Session, base: str) -> int:
+    check_text("The name of the base model", base)
     found = session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == base))
     if found is None:
         raise bases.missing(session, base)

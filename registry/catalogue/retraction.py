@@ -12,7 +12,7 @@ from registry.catalogue import events, revisions
 from registry.catalogue.revisions import RevisionRow
 from registry.catalogue.tables import Adapter, Revision, Tag
 from registry.catalogue.texts import check_text
-from registry.errors import RetractedError, UsageError
+from registry.errors import NotFoundError, RetractedError, UsageError
 from registry.rights import Principal
 from registry.schemas import Retracted
 
@@ -68,10 +68,12 @@ def check(lineage: Sequence[RevisionRow]) -> None:
 
 
 def _held(session: Session, revision_id: int) -> Revision:
-    """The row, locked; whether it may be seen is checked first."""
+    """The row, locked; whether it may be seen is checked first. It may be deleted while the lock is waited for."""
     revisions.get(session, revision_id)
-    query = select(Revision).where(Revision.id == revision_id).with_for_update()
-    return session.scalars(query.execution_options(populate_existing=True)).one()
+    row = session.get(Revision, revision_id, populate_existing=True, with_for_update=True)
+    if row is None:
+        raise NotFoundError("The revision does not exist any more.")
+    return row
 
 
 def _answer(session: Session, revision_id: int, reference: str, reason: str | None) -> Retracted:

@@ -67,7 +67,7 @@ def search(
     if text:
         conditions.append(_has_text(check_text("The text to search for", text)))
     if base is not None:
-        conditions.append(Adapter.base_id == _base_id(session, base))
+        conditions.append(Adapter.base_id == _base_id(session, check_text("The base model", base)))
     if tag is not None:
         conditions.append(exists().where(Tag.revision_id == Revision.id, Tag.name == check_text("The tag", tag)))
     if rank is not None:

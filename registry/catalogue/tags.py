@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue import events, protection, revisions
 from registry.catalogue.nearest import offered
 from registry.catalogue.tables import Adapter, EventRecord, Revision, Tag
+from registry.catalogue.texts import check_text
 from registry.errors import NotFoundError
 from registry.reference import Path, check_tag
 from registry.rights import Principal
@@ -41,11 +42,12 @@ def remove_tag(session: Session, path: Path, tag: str, principal: Principal) -> 
     """Remove a tag of an adapter.
 
     Raises:
+        UsageError: the tag is no text that can be kept.
         NotFoundError: there is no such adapter or tag; offers the nearest.
         NotAllowedError: ``protected_tag``.
     """
     adapter_id = revisions.adapter(session, path)
-    held = session.get(Tag, (adapter_id, tag), with_for_update=True)
+    held = session.get(Tag, (adapter_id, check_text("The tag", tag)), with_for_update=True)
     if held is None:
         tags = session.scalars(select(Tag.name).where(Tag.adapter_id == adapter_id)).all()
         hint = offered(tag, tags, f"tags of {path}") if tags else " It has no tags."

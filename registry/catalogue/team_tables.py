@@ -57,7 +57,8 @@ class UploadRecord(Record):
 class OperationRecord(Record):
     """Work that takes longer than a request. Who runs it holds a lease; when that ends, another one goes on.
 
-    `attempts` counts how often it was taken up: work that takes its process down must not go round for ever.
+    `attempts` counts how often it was taken up and not given back: work that takes its process down must not go round
+    for ever.
     """
 
     __tablename__ = "operations"

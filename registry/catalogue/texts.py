@@ -14,15 +14,20 @@ NAME_RULE: Final = "at most 64 of A-Z a-z 0-9 . _ : / @ + - are expected, beginn
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63}")
 
 
+def is_plain(text: str) -> bool:
+    """Whether databases take a text: no NUL (PostgreSQL), nothing that has no UTF-8 form."""
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def check_text(what: str, text: str) -> str:
-    """Return ``text`` if it can be kept: not too long, no NUL (PostgreSQL), nothing that has no UTF-8 form.
+    """Return ``text`` if it can be kept: not too long, and plain.
 
     Raises:
         UsageError: with what is wrong.
     """
     if len(text) > MAX_TEXT:
         raise UsageError(f"{what} has {len(text)} characters: at most {MAX_TEXT} are expected.")
-    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_plain(text):
         raise UsageError(f"{what} holds a NUL or a broken character: plain text is expected.")
     return text
 

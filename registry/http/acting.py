@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 
+from registry.catalogue.texts import is_plain
 from registry.http.access import Access, Refusals
 from registry.http.admission import Benches
 from registry.http.bodies import Bodies
@@ -52,17 +53,25 @@ def acting(request: Request) -> LocalRegistry:
 
 
 def _check_query(request: Request) -> None:
-    """Refuse what no route knows or says twice: a misspelt parameter that is silently ignored is worse than none."""
-    given = [name for name, _ in request.query_params.multi_items()]
-    if not given:
+    """Refuse what no route knows, what is said twice, and texts that no database takes.
+
+    A misspelt parameter that is silently ignored is worse than none.
+    """
+    items = request.query_params.multi_items()
+    if not items:
         return
+    given = [name for name, _ in items]
     known = _query_names(request.scope["route"].dependant)
-    for name in given:
+    for name, value in items:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
             raise MalformedError(f"The query parameter {name[:64]!r} is not one of this route, which knows {names}.")
         if given.count(name) > 1:
             raise MalformedError(f"The query parameter {name} is given {given.count(name)} times, once is expected.")
+        if not is_plain(value):
+            raise MalformedError(
+                f"The query parameter {name} holds a NUL or a broken character, plain text is expected."
+            )
 
 
 def _query_names(dependant: Dependant) -> set[str]:

@@ -90,6 +90,19 @@ def once_more(work: Callable[[], T]) -> T:
         return work()
 
 
+def as_told(deployment: Deployment, stored: tuple[StoredBlob, ...]) -> tuple[StoredBlob, ...]:
+    """What was stored, as the token may be told.
+
+    To one with scopes, what was there already counts as stored now: it may be there where the token does not look.
+    """
+    if deployment.rights.unlimited:
+        return stored
+    return tuple(
+        replace(blob, stored=blob.size, stored_by="copy" if blob.stored_by == "none" else blob.stored_by)
+        for blob in stored
+    )
+
+
 def existing(deployment: Deployment, name: str) -> BaseSummary | None:
     """The base model of this name."""
     try:
@@ -187,7 +200,8 @@ def answer(
     created: bool,
 ) -> BaseAdded:
     """What adding a base model answers."""
-    ways = {blob.stored_by for blob in stored}
+    told = as_told(deployment, stored)
+    ways = {blob.stored_by for blob in told}
     by: StoredBy = "none"
     for way in _WAYS:
         if way in ways:
@@ -195,7 +209,7 @@ def answer(
     return BaseAdded(
         base=summary,
         created=created,
-        bytes_stored=sum(blob.stored for blob in stored),
+        bytes_stored=sum(blob.stored for blob in told),
         stored_by=by,
         left_out=left_out,
         registry=deployment.url,

@@ -48,7 +48,7 @@ def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace:
     work.collect_rows(progress)
     work.collect_orphans(progress)
     work.collect_uploads()
-    answer = Collected(
+    return Collected(
         dry_run=dry_run,
         blobs=tuple(work.collected),
         uploads=work.uploads,
@@ -56,9 +56,6 @@ def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace:
         kept_for_grace=work.young,
         materialisations=tuple(work.materialisations),
     )
-    if not dry_run and (answer.blobs or answer.uploads or answer.materialisations):
-        work.note(answer)
-    return answer
 
 
 @dataclass
@@ -84,12 +81,21 @@ class _Collection:
             self.materialisations += [row.shown for row in found]
             return
         while page := self._expired_materialisations(now):
-            gone = self.deployment.change(lambda session, page=page: materialising.forget(session, page, now))  # type: ignore[misc]
-            self.materialisations += [row.shown for row in gone]
+            self.materialisations += [row.shown for row in self._forget_materialisations(page, now)]
 
     def _expired_materialisations(self, now: datetime) -> Sequence[MaterialisationRow]:
         with self.deployment.read() as session:
             return materialisations.expired(session, now, limit=_AT_ONCE)
+
+    def _forget_materialisations(
+        self, page: Sequence[MaterialisationRow], now: datetime
+    ) -> Sequence[MaterialisationRow]:
+        def work(session: Session) -> Sequence[MaterialisationRow]:
+            gone = materialising.forget(session, page, now)
+            self._note(session, materialisations=len(gone))
+            return gone
+
+        return self.deployment.change(work)
 
     def collect_rows(self, progress: Progress) -> None:
         """Forget blobs that no file refers to, and remove their objects."""
@@ -106,8 +112,13 @@ class _Collection:
 
     def _forget(self, part: list[BlobRow]) -> Sequence[BlobRow]:
         """Those whose rows were removed: a publisher may have begun to rely on others meanwhile."""
-        digests = [row.digest for row in part]
-        return self.deployment.change(lambda session: collecting.forget(session, digests, self.before))
+
+        def work(session: Session) -> Sequence[BlobRow]:
+            gone = collecting.forget(session, [row.digest for row in part], self.before)
+            self._note(session, blobs=len(gone), size=sum(row.size for row in gone))
+            return gone
+
+        return self.deployment.change(work)
 
     def collect_orphans(self, progress: Progress) -> None:
         """Remove old objects that no row names: what a killed publisher or collector left, and damaged ones."""
@@ -122,8 +133,14 @@ class _Collection:
     def _condemn(self, part: list[ObjectInfo]) -> list[ObjectInfo]:
         """Those that no row will ever name: one may have come since the objects were listed."""
         keys = {blob_key_of(one.key) for one in part}
-        condemned = self.deployment.change(lambda session: condemning.condemn(session, keys))
-        return [one for one in part if blob_key_of(one.key) in condemned]
+
+        def work(session: Session) -> list[ObjectInfo]:
+            condemned = condemning.condemn(session, keys)
+            gone = [one for one in part if blob_key_of(one.key) in condemned]
+            self._note(session, blobs=len(gone), size=sum(one.size for one in gone))
+            return gone
+
+        return self.deployment.change(work)
 
     def _orphans(self) -> Iterator[ObjectInfo]:
         young: set[str] = set()
@@ -180,20 +197,17 @@ class _Collection:
         def work(session: Session) -> None:
             for upload_id in ids:
                 uploads.remove(session, upload_id)
+            self._note(session, uploads=len(ids))
 
         self.deployment.change(work)
 
-    def note(self, answer: Collected) -> None:
-        """The event of a collection that removed something."""
-        detail = {
-            "blobs": len(answer.blobs),
-            "bytes": answer.bytes,
-            "uploads": answer.uploads,
-            "materialisations": len(answer.materialisations),
-        }
-        self.deployment.change(
-            lambda session: events.record(session, "gc", "registry", self.deployment.principal, detail)
-        )
+    def _note(
+        self, session: Session, *, blobs: int = 0, size: int = 0, uploads: int = 0, materialisations: int = 0
+    ) -> None:
+        """The event of what this transaction removes: a collection that breaks off is told as far as it came."""
+        detail = {"blobs": blobs, "bytes": size, "uploads": uploads, "materialisations": materialisations}
+        if any(detail.values()):
+            events.record(session, "gc", "registry", self.deployment.principal, detail)
 
 
 def _unneeded(session: Session, before: datetime) -> Iterator[BlobRow]:

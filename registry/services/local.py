@@ -18,6 +18,7 @@ from registry.catalogue import search as searching
 from registry.catalogue.database import Database, sqlite_url
 from registry.errors import NotFoundError, UsageError
 from registry.folders.cache import DEFAULT_LIMIT, FetchCache
+from registry.folders.refusals import telling_unreadable
 from registry.memory import MemoryCache
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
@@ -102,8 +103,9 @@ class LocalRegistry(Materialisations, Exchange):
             NotFoundError: there is none, and ``create`` is false.
         """
         folder = Path(folder).expanduser().absolute()
-        if not create and not (folder / DATABASE).is_file():
-            raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")
+        with telling_unreadable(folder):
+            if not create and not (folder / DATABASE).is_file():
+                raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")
         database = Database(sqlite_url(folder / DATABASE))
         if create:
             database.prepare()

@@ -15,7 +15,7 @@ from registry.catalogue import materialisations as rows
 from registry.catalogue import materialising as changes
 from registry.catalogue import revisions
 from registry.catalogue.blobs import BlobRow, FileRef
-from registry.catalogue.materialisations import MaterialisationRow, Meaning
+from registry.catalogue.materialisations import MaterialisationRow, Meaning, Turn
 from registry.catalogue.materialising import NewMaterialisation
 from registry.errors import NotFoundError, UsageError
 from registry.memory import MemoryCache
@@ -74,12 +74,12 @@ def pinned(deployment: Deployment, request: MaterialiseRequest) -> MaterialiseRe
 
 
 def listed(
-    deployment: Deployment, ref: str | None, *, limit: int | None = None, after: str | None = None
+    deployment: Deployment, ref: str | None, *, limit: int | None = None, after: Turn | None = None
 ) -> tuple[Materialisation, ...]:
     """What is materialised; see `registry.services.protocol.Registry.materialisations`.
 
     Raises:
-        NotFoundError: the reference names nothing, or there is none ``after``.
+        NotFoundError: the reference names nothing.
     """
     with deployment.read() as session:
         if ref is None:
@@ -209,6 +209,7 @@ def _make_visible(
     stored: tuple[StoredBlob, ...],
 ) -> Materialised:
     """The one transaction, and what comes after it."""
+    from registry.services.bases import as_told
 
     def work(session: Session) -> tuple[MaterialisationRow, bool, Mapping[str, BlobRow]]:
         noted = intake.record(session)
@@ -217,7 +218,5 @@ def _make_visible(
 
     row, created, noted = deployment.change(work)
     intake.settle(noted)
-    # To a token with scopes, what was stored already where it does not look counts as stored now.
-    unlimited = deployment.rights.unlimited
-    size = sum(blob.stored if unlimited else blob.size for blob in stored)
+    size = sum(blob.stored for blob in as_told(deployment, stored))
     return Materialised(materialisation=row.shown, created=created, bytes_stored=size)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
 
 from registry.catalogue import operations as rows
 from registry.catalogue import tokens
@@ -32,6 +34,7 @@ from registry.wire import (
     PublishCommit,
 )
 
+T = TypeVar("T", bound=Schema)
 Request = PublishCommit | BaseCommit | MaterialiseRequest | GcRequest | FsckRequest
 REQUESTS: Final[Mapping[OperationKind, type[Request]]] = {
     "publish": PublishCommit,
@@ -44,6 +47,10 @@ AT_ONCE: Final = 32 << 20
 """Bytes that a request may have read back and hashed without an operation: less than a second's work."""
 
 
+class NewerOperationError(UnavailableError):
+    """A newer version noted this operation, or what came of it, and this one can't read that."""
+
+
 def submit(deployment: Deployment, kind: OperationKind, request: Schema) -> Operation:
     """Note work to do; the same request of the same principal that is not finished is given back.
 
@@ -51,12 +58,12 @@ def submit(deployment: Deployment, kind: OperationKind, request: Schema) -> Oper
         NotAllowedError: the token does not allow it.
     """
     require(deployment, request)
-    row = deployment.change(lambda session: rows.create(session, kind, request.model_dump_json(), deployment.principal))
-    return operation_of(row)
+    text = written(request)
+    return operation_of(deployment.change(lambda session: rows.create(session, kind, text, deployment.principal)))
 
 
 def operation(deployment: Deployment, operation_id: str) -> Operation:
-    """An operation as it stands; raises `NotFoundError`, also for someone else's."""
+    """An operation as it stands; raises `NotFoundError`, also for someone else's, and `NewerOperationError`."""
     with deployment.read() as session:
         return operation_of(rows.get(session, operation_id, deployment.principal))
 
@@ -105,8 +112,17 @@ def perform(deployment: Deployment, request: Schema, progress: Progress) -> Oper
 
 
 def request_of(row: OperationRow) -> Request:
-    """What an operation was asked to do."""
-    return REQUESTS[_kind(row)].model_validate_json(row.request)
+    """What an operation was asked to do; raises `NewerOperationError`."""
+    return _read(row, REQUESTS[_kind(row)], row.request)
+
+
+def written(document: Schema) -> str:
+    """A request or an answer as a row keeps it.
+
+    Replicas roll one by one, and unknown fields are refused: what an older version does not know is there only where it
+    is used.
+    """
+    return document.model_dump_json(exclude_defaults=True)
 
 
 def acting_for(deployment: Deployment, principal: Principal) -> Deployment:
@@ -146,7 +162,7 @@ Describe = Callable[[RegistryError], Problem]
 
 
 def operation_of(row: OperationRow) -> Operation:
-    """An operation's row as it is shown."""
+    """An operation's row as it is shown; raises `NewerOperationError`."""
     return Operation(
         id=row.id,
         kind=_kind(row),
@@ -156,18 +172,29 @@ def operation_of(row: OperationRow) -> Operation:
         total=row.total,
         created_at=row.created_at,
         updated_at=row.updated_at,
-        result=None if row.result is None else OperationResult.model_validate_json(row.result),
-        problem=None if row.problem is None else Problem.model_validate_json(row.problem),
+        result=None if row.result is None else _read(row, OperationResult, row.result),
+        problem=None if row.problem is None else _read(row, Problem, row.problem),
     )
+
+
+def _read(row: OperationRow, schema: type[T], text: str) -> T:
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError:
+        raise _newer(row, "was noted in a form") from None
 
 
 def _kind(row: OperationRow) -> OperationKind:
     for kind in REQUESTS:
         if kind == row.kind:
             return kind
-    raise UnavailableError(
-        f"The operation {row.id} is of the kind {row.kind!r}, which this replica of the service (version "
-        f"{__version__}) does not know: ask again, so that a newer one answers, and upgrade this one."
+    raise _newer(row, f"is of the kind {row.kind!r},")
+
+
+def _newer(row: OperationRow, what: str) -> NewerOperationError:
+    return NewerOperationError(
+        f"The operation {row.id} {what} which this replica of the service (version {__version__}) does not know: ask "
+        "again, so that a newer one answers, and upgrade this one."
     )
 
 

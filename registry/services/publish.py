@@ -21,6 +21,7 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folde
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.schemas import Published
+from registry.services.bases import as_told
 from registry.services.candidates import Candidate, Draft, Labels, check_draft, require_publishing
 from registry.services.claims import Head, SameHead, check_claims, check_document
 from registry.services.deployment import Deployment
@@ -215,15 +216,13 @@ def _make_visible(
     intake.settle(noted)
     with deployment.read() as session:
         summary = browse.summary(session, revision_id)
-    # To a token with scopes, what was stored already where it does not look counts as stored now.
-    unlimited = deployment.rights.unlimited
     return Published(
         revision=summary,
         created=created,
         parent_digest=candidate.parent.digest,
         parent_reason=candidate.parent.reason,
         left_out=candidate.draft.left_out,
-        bytes_stored=sum(blob.stored if unlimited else blob.size for blob in stored),
+        bytes_stored=sum(blob.stored for blob in as_told(deployment, stored)),
         registry=deployment.url,
     )
 

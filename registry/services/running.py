@@ -29,6 +29,7 @@ from registry.services.operations import (
     AT_ONCE,
     REQUESTS,
     Describe,
+    NewerOperationError,
     acting_for,
     bytes_to_read,
     operation,
@@ -37,6 +38,7 @@ from registry.services.operations import (
     request_of,
     require,
     submit,
+    written,
 )
 from registry.wire import Operation, OperationKind, OperationResult
 
@@ -107,6 +109,7 @@ class Runner:
         self._threads = threads
         self._lock = threading.Lock()
         self._works: dict[str, _Work] = {}
+        self._left: set[str] = set()  # ids of operations that this version can't read
         self._ending = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="operations", daemon=True)
 
@@ -145,12 +148,12 @@ class Runner:
             wait([self._submit(operation_id)], timeout=seconds)
         return operation(deployment, operation_id)
 
-    def _submit(self, operation_id: str | None = None) -> Future[bool]:
+    def _submit(self, operation_id: str) -> Future[bool]:
         return self._pool.submit(self._run_one, operation_id)
 
-    def _run_one(self, operation_id: str | None) -> bool:
-        """Take up an operation and do it; False: there was none to take up."""
-        if self._ending.is_set():
+    def _run_one(self, operation_id: str) -> bool:
+        """Take up an operation and do it; False: it is not for this replica to take up."""
+        if self._ending.is_set() or operation_id in self._left:
             return False
         row = self._deployment.change(
             lambda session: rows.claim(session, self._name, REQUESTS, operation_id=operation_id, lease=self._lease)
@@ -171,8 +174,13 @@ class Runner:
         row = work.row
         try:
             _check_attempts(row)
-            result = perform(acting_for(self._deployment, row.principal), request_of(row), work)
+            request = request_of(row)
+            result = perform(acting_for(self._deployment, row.principal), request, work)
         except _HandOn:
+            self._end(work, lambda: self._give_back(work))
+        except NewerOperationError as error:
+            log.warning("operation %s is left to another replica: %s", row.id, error)
+            self._left.add(row.id)
             self._end(work, lambda: self._give_back(work))
         except RegistryError as error:
             self._failed(work, error)
@@ -196,7 +204,7 @@ class Runner:
             self._end(work, lambda: self._fail(work, error))
 
     def _fail(self, work: _Work, error: RegistryError) -> bool:
-        text, row = self._describe(error).model_dump_json(), work.row
+        text, row = written(self._describe(error)), work.row
 
         def note(session: Session) -> bool:
             held = rows.fail(session, row.id, self._name, text)
@@ -215,7 +223,7 @@ class Runner:
             log.warning("operation %s ended, and that could not be noted: %s", work.row.id, error)
 
     def _finish(self, work: _Work, result: OperationResult) -> bool:
-        text = result.model_dump_json()
+        text = written(result)
         return self._deployment.change(lambda session: rows.finish(session, work.row.id, self._name, text))
 
     def _put_off(self, work: _Work) -> bool:
@@ -271,11 +279,11 @@ class Runner:
     def _look(self) -> None:
         try:
             with self._deployment.read_everything() as session:
-                waiting = rows.waiting(session, REQUESTS, limit=self._threads)
+                waiting = rows.waiting(session, REQUESTS, limit=self._threads + len(self._left))
         except RegistryError as error:
             log.warning("operations could not be looked for: %s", error)
             return
-        for operation_id in waiting:
+        for operation_id in [found for found in waiting if found not in self._left][: self._threads]:
             self._submit(operation_id)
 
 

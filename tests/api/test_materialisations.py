@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 
+from registry.api.pages import cursor_to
 from registry.app import service_app
 from registry.client.remote import RemoteRegistry
 from registry.errors import IntegrityError
@@ -145,6 +146,35 @@ def test_lists_are_pages_and_drops_say_what_is_gone(client: httpx.Client) -> Non
     dropped = client.delete("/materialisations", params={"which": "net/one"}).json()
     assert dropped == [one for one in every if one["reference"] == "net/one@1"]
     assert_problem(client.delete("/materialisations", params={"which": dropped[0]["id"]}), 404, "not_found")
+
+
+def test_a_list_goes_on_where_its_last_item_is_gone(client: httpx.Client) -> None:
+    for ref in ("net/one", "net/one/two"):
+        for kind in ("merged", "lora"):
+            client.post("/materialisations", json={"ref": ref, "kind": kind}).raise_for_status()
+    every = client.get("/materialisations").json()["items"]
+    for count in (1, 2):
+        page = client.get("/materialisations", params={"limit": count}).json()
+        last = page["items"][-1]
+        client.delete("/materialisations", params={"which": last["id"]}).raise_for_status()
+        answer = client.get("/materialisations", params={"cursor": page["next"]})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["items"] == every[every.index(last) + 1 :]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "mat_5f2c9a7d1e40",
+        ["net/one@1", "2026-01-02T03:04:05+00:00"],
+        ["net/one", "2026-01-02T03:04:05+00:00", "mat_1"],
+        ["net one@1", "2026-01-02T03:04:05+00:00", "mat_1"],
+        ["net/one@1", "yesterday", "mat_1"],
+        ["net/one@1", "0001-01-01T00:00:00+14:00", "mat_1"],
+    ],
+)
+def test_a_cursor_that_no_page_gave_is_refused(client: httpx.Client, key: str | list[str]) -> None:
+    assert_problem(client.get("/materialisations", params={"cursor": cursor_to(key)}), 422, "usage")
 
 
 @pytest.mark.parametrize(

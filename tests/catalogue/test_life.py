@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 from sqlalchemy import text
@@ -24,9 +26,10 @@ from registry.errors import ConflictError, NotAllowedError, NotFoundError, Retra
 from registry.reference import Path, Reference
 from registry.rights import Principal
 from registry.schemas import Deleted, Retracted
-from tests.catalogue.rows import BOB, TESTER, Writer, rights
+from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, Writer, rights
 
 WRITER = Principal("wim", rights("writer"))
+WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
 
 
 def key(session: Session, reference: str) -> int:
@@ -35,6 +38,48 @@ def key(session: Session, reference: str) -> int:
 
 def on(reference: str, act: Callable[..., Deleted | Retracted], *arguments: object) -> Callable[[Session], object]:
     return lambda session: act(session, key(session, reference), *arguments)
+
+
+def on_key(act: Callable[..., Retracted], *arguments: object) -> Callable[[Session, int], object]:
+    return lambda session, found: act(session, found, *arguments)
+
+
+def waits(database: Database) -> bool:
+    with database.read() as session:  # PostgreSQL tells a transaction the same all the time
+        return bool(session.scalar(WAITING))
+
+
+def beside(
+    first: Callable[[Session], object], second: Callable[[Session], object], database: Database
+) -> Future[object]:
+    """What comes of ``second``, which waits for a row that ``first`` holds."""
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as session:
+            first(session)
+            late = pool.submit(database.change, second)
+            while not late.done() and not waits(database):
+                time.sleep(0.01)
+        wait([late])
+    return late
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("act", [on_key(retraction.retract, "bad", BOB), on_key(retraction.undo, BOB)])
+def test_a_retraction_beside_a_delete(filled: Database, act: Callable[[Session, int], object]) -> None:
+    with filled.read() as session:
+        found = key(session, "llama/code@1")
+    late = beside(lambda session: deletion.delete(session, found, BOB), lambda session: act(session, found), filled)
+    assert isinstance(late.exception(), NotFoundError)
+
+
+@ON_POSTGRESQL
+def test_a_pattern_is_unprotected_once(filled: Database) -> None:
+    filled.change(lambda session: protection.protect(session, "llama", "prod", BOB))
+
+    def undo(session: Session) -> object:
+        return protection.unprotect(session, "llama", "prod", BOB)
+
+    assert isinstance(beside(undo, undo, filled).exception(), NotFoundError)
 
 
 def delete(database: Database, reference: str, who: Principal = BOB) -> Deleted:

@@ -150,7 +150,7 @@ def test_a_process_that_ends_gives_its_operation_back(database: Database) -> Non
     assert database.change(lambda session: operations.release(session, made.id, "ending"))
     taken = claim(database, "other")
     assert taken is not None
-    assert (taken.id, taken.runner) == (made.id, "other")
+    assert (taken.id, taken.runner, taken.attempts) == (made.id, "other", 1)
 
 
 def test_the_oldest_is_taken_up_first(database: Database) -> None:

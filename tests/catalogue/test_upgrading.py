@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def test_every_migration_says_the_oldest_program_that_fits(database: Database) -
     assert noted == said
     assert set(said) == set(migrations.HISTORY[1:])
     assert all(oldest in migrations.HISTORY for oldest in said.values())
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\d{4})` \| `(\d{4})` \|$", page, flags=re.MULTILINE)) == said
 
 
 @pytest.mark.parametrize(

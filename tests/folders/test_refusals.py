@@ -13,6 +13,7 @@ from registry.folders.nested import nested_adapters
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import adapter_folder, scan
 from registry.progress import SILENT
+from registry.services.local import LocalRegistry
 from registry.services.model_files import read_model_files
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
@@ -85,3 +86,11 @@ def test_the_weights_of_a_base(public: Path) -> None:
     with as_nobody(), pytest.raises(UnavailableError, match="can't be read: Permission denied") as refused:
         read_model_files(base.folder)
     assert str(weights) in str(refused.value)
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_registry(closed: Path, create: bool) -> None:
+    with as_nobody(), pytest.raises(NotAllowedError if create else UnavailableError) as refused:
+        LocalRegistry.open(closed / "registry", create=create)
+    assert str(closed / "registry") in str(refused.value)
+    assert refused.value.code == ("read_only" if create else "unavailable")

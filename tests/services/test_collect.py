@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,30 @@ def test_only_what_nothing_needs_is_collected(place: Place, base: Base, tmp_path
     again = place.registry.publish(tmp_path / "two", "net/two")
     assert again.revision.number == 2
     assert_sound(place)
+
+
+def test_what_a_collection_removed_before_it_broke_off_is_told(
+    place: Place, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(place.registry, base, tmp_path)
+    made = place.registry.materialise("net/one", kind="merged", expires_in=1).materialisation
+    gone = place.registry.show("net/two").files
+    place.registry.delete("net/two")
+    while datetime.now(UTC) <= made.expires_at:
+        time.sleep(0.02)
+
+    def away(self: BlobStore, key: str) -> None:
+        raise UnavailableError(f"The store is away: {key} of {self}.")
+
+    monkeypatch.setattr(BlobStore, "delete", away)
+    with pytest.raises(UnavailableError, match="is away"):
+        gc(place, grace=0)
+    told = [event.detail for event in place.registry.events() if event.action == "gc"]
+    assert sum(int(str(detail["materialisations"])) for detail in told) == 1
+    rows = [detail for detail in told if detail["blobs"]]
+    assert len(rows) == 1
+    assert int(str(rows[0]["blobs"])) >= len(gone)
+    assert int(str(rows[0]["bytes"])) >= sum(file.size for file in gone)
 
 
 def test_what_a_base_model_needs_stays(place: Place, base: Base, tmp_path: Path) -> None:

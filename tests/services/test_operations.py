@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from registry.catalogue import operations as rows
 from registry.catalogue.team_tables import OperationRecord
@@ -23,11 +25,12 @@ from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
 from registry.services.operations import REQUESTS, operation, perform, submit
 from registry.services.running import ATTEMPTS, Runner
-from registry.wire import FsckRequest, GcRequest, Operation, OperationResult, PublishCommit
+from registry.wire import FsckRequest, GcRequest, Operation, OperationResult, PublishCommit, PublishRequest
 from tests.kit import Base, plain_base, write_adapter
 from tests.services.sending import prepare, request_of
 
 StartRunner = Callable[..., Runner]
+NO_ADAPTER = PublishRequest(path="net/none", config=b"{}", header=b"", files=())
 Perform = Callable[[Deployment, Any, Progress], OperationResult]
 
 
@@ -209,6 +212,71 @@ def test_work_of_a_newer_version_is_left_to_replicas_that_know_it(
         assert {rows.get(session, one, principal).state for one in newer} == {"pending"}
     with pytest.raises(UnavailableError, match="of the kind 'knit', which this replica"):
         registry.operation(newer[0])
+
+
+def change_row(registry: LocalRegistry, operation_id: str, **texts: str) -> None:
+    with registry.deployment.database.write() as session:
+        session.execute(update(OperationRecord).where(OperationRecord.id == operation_id).values(**texts))
+
+
+def row_of(registry: LocalRegistry, operation_id: str) -> rows.OperationRow:
+    with registry.deployment.read() as session:
+        return rows.get(session, operation_id, registry.deployment.principal)
+
+
+def test_what_is_not_used_is_not_written(registry: LocalRegistry, start: StartRunner, base: Base) -> None:
+    """An older version refuses fields that it does not know: they are there only where they say something."""
+    begun = submit(registry.deployment, "fsck", FsckRequest())
+    assert row_of(registry, begun.id).request == "{}"
+    start()
+    found = ended(registry, begun.id)
+    written = row_of(registry, begun.id).result
+    assert written is not None
+    assert list(json.loads(written)) == ["checked"]
+    assert found.result is not None
+    assert found.result.checked is not None
+    refused = submit(registry.deployment, "publish", PublishCommit(request=NO_ADAPTER, uploads={}))
+    assert "null" not in row_of(registry, refused.id).request
+    assert ended(registry, refused.id).state == "failed"
+    assert "null" not in str(row_of(registry, refused.id).problem)
+
+
+def test_a_request_in_a_newer_form_waits_for_a_newer_replica(registry: LocalRegistry, start: StartRunner) -> None:
+    newer = [submit(registry.deployment, "gc", GcRequest(dry_run=dry)).id for dry in (True, False)]
+    for one in newer:
+        change_row(registry, one, request='{"dry_run": true, "of_the_next_version": 1}')
+    runner = start(keeping=False, threads=1)
+    for one in newer:
+        assert runner.run_until(registry.deployment, one, 60).state == "pending"
+    runner.start()
+    for count in range(3):  # they keep nothing else waiting
+        assert ended(registry, submit(registry.deployment, "fsck", FsckRequest(deep=count == 1)).id).state == "done"
+    noted = [row_of(registry, one) for one in newer]
+    assert [(row.state, row.attempts) for row in noted] == [("pending", 0)] * 2
+    times = [row.updated_at for row in noted]
+    runner.run_until(registry.deployment, newer[0], 60)
+    assert [row_of(registry, one).updated_at for one in newer] == times  # it is not taken up again by the same replica
+    change_row(registry, newer[0], request="{}")
+    start()  # the newer one
+    assert ended(registry, newer[0]).state == "done"
+
+
+@pytest.mark.parametrize("column", ["result", "problem"])
+def test_an_answer_in_a_newer_form_is_told_by_a_newer_replica(registry: LocalRegistry, column: str) -> None:
+    begun = submit(registry.deployment, "gc", GcRequest())
+    change_row(registry, begun.id, state="done", **{column: '{"of_the_next_version": 1}'})
+    with pytest.raises(UnavailableError, match=f"{begun.id} was noted in a form which this replica .* upgrade this"):
+        registry.operation(begun.id)
+
+
+def test_being_handed_on_is_no_attempt(registry: LocalRegistry, start: StartRunner, base: Base) -> None:
+    begun = submit(registry.deployment, "fsck", FsckRequest())
+    with registry.deployment.database.write() as session:
+        for _ in range(ATTEMPTS + 1):
+            assert rows.claim(session, "ending", REQUESTS, operation_id=begun.id) is not None
+            assert rows.release(session, begun.id, "ending")
+    start()
+    assert ended(registry, begun.id).state == "done"
 
 
 def test_what_was_done_before_the_process_was_killed_is_found_again(

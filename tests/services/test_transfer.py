@@ -291,6 +291,15 @@ def test_that_bytes_are_stored_elsewhere_is_not_told(local: LocalRegistry, base:
     assert scoped.bytes_stored == first.bytes_stored
 
 
+def test_that_a_base_is_stored_elsewhere_is_not_told(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
+    new = send_base(acting(local, "writer", "new"), "new", plain_base(tmp_path / "new", SHAPES, seed=7).folder)
+    known = send_base(acting(local, "writer", "known"), "known", base.folder)
+    assert (known.created, known.stored_by) == (new.created, new.stored_by) == (True, "copy")
+    assert known.bytes_stored > known.base.size
+    assert (known.bytes_stored > known.base.size) == (new.bytes_stored > new.base.size)
+    assert send_base(local, "third", base.folder).stored_by == "none"
+
+
 def test_a_copy_keeps_who_when_and_its_number(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
     folder = adapter(tmp_path, base, "one")
     digest = local.publish(folder, "net/one").revision.digest
