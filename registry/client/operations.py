@@ -16,6 +16,7 @@ from registry.wire import Operation, OperationResult
 
 _FIRST: Final = 0.05
 _MOST: Final = 2.0
+_PART: Final = 0.1  # of the time that was waited so far: what is done is heard of nearly at once, and seldom asked for
 Result = TypeVar("Result", Published, BaseAdded, Materialised, Collected, Checked)
 STALLED: Final = 900.0
 """Seconds without any progress after which a client stops waiting."""
@@ -36,8 +37,8 @@ def wait_for(transport: Transport, answer: httpx.Response, progress: Progress) -
     """The result of the operation that an answer 202 names; raises the error that it ended with."""
     operation = transport.read(answer, Operation)
     told = _Told(progress)
-    pause = _FIRST
-    seen, since = _state(operation), time.monotonic()
+    seen, begun = _state(operation), time.monotonic()
+    since = begun
     while True:
         told.show(operation)
         if operation.state == "failed":
@@ -49,15 +50,14 @@ def wait_for(transport: Transport, answer: httpx.Response, progress: Progress) -
                 raise UnavailableError(f"Operation {operation.id} at {transport.url} is done and has no result.")
             return operation.result
         if _state(operation) != seen:
-            seen, since, pause = _state(operation), time.monotonic(), _FIRST
+            seen, since = _state(operation), time.monotonic()
         elif time.monotonic() - since > STALLED:
             raise UnavailableError(
                 f"Operation {operation.id} at {transport.url} has not moved for {STALLED / 60:.0f} minutes; it goes on "
                 "there when it can, and running the same command again finds what it did.",
                 code="too_slow",
             )
-        time.sleep(pause)
-        pause = min(_MOST, pause * 1.5)
+        time.sleep(min(_MOST, max(_FIRST, _PART * (time.monotonic() - begun))))
         operation = transport.get(f"/operations/{operation.id}", Operation)
 
 
