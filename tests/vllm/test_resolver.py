@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import shutil
@@ -18,9 +19,12 @@ from registry.errors import RegistryError
 from registry.folders.cache import FetchCache
 from registry.folders.filling import fill
 from registry.folders.receipts import read_receipt
+from registry.services.protocol import Registry
+from registry.settings import read_settings
+from registry.vllm.resolver import RegistryResolver
 from tests.kit.recipes import Recipe
 from tests.vllm.conftest import MakeResolver, Place
-from tests.vllm.engine import RefusedRequestError, Server, weights_in
+from tests.vllm.engine import RefusedRequestError, Server, StubVllm, weights_in
 
 
 def run(work: Coroutine[Any, Any, str]) -> str:
@@ -170,11 +174,14 @@ def test_a_bad_receipt_of_the_model_refuses_the_names_of_its_base_and_no_others(
     assert "not a receipt" in record.message
 
 
-def test_what_the_system_refuses_is_said(make_resolver: MakeResolver) -> None:
-    problem = refused(Server(make_resolver(url="/" + "x" * 300)), "net/support@1")
+def test_what_the_system_refuses_is_said() -> None:
+    def opens() -> Registry:
+        raise OSError(errno.EMFILE, "Too many open files", "/cache")
+
+    environ = {"REGISTRY_VLLM_BASE": "net"}
+    problem = refused(Server(RegistryResolver(StubVllm(), opens, read_settings(environ), environ)), "net/support@1")
     assert problem.code == "unavailable"
-    assert "net/support@1" in str(problem)
-    assert "File name too long" in str(problem)
+    assert "net/support@1 can't be made on vLLM's machine: Too many open files (/cache)" in str(problem)
 
 
 @pytest.mark.parametrize(
