@@ -147,9 +147,10 @@ def fail(session: Session, operation_id: str, runner: str, problem: str) -> bool
 
 
 def forget(session: Session, before: datetime) -> None:
-    """Forget operations that ended before then."""
-    ended = OperationRecord.state.not_in(_OPEN), OperationRecord.updated_at < before
-    session.execute(delete(OperationRecord).where(*ended))
+    """Forget operations that ended before then, or were asked for before then and are nobody's work: nobody can."""
+    ended = and_(OperationRecord.state.not_in(_OPEN), OperationRecord.updated_at < before)
+    left = and_(_is_free(datetime.now(UTC)), OperationRecord.created_at < before)
+    session.execute(delete(OperationRecord).where(or_(ended, left)))
 
 
 def release(session: Session, operation_id: str, runner: str) -> bool:
@@ -165,8 +166,12 @@ def pending(session: Session) -> int:
 
 
 def _free(now: datetime, kinds: Collection[str]) -> ColumnElement[bool]:
+    return and_(_is_free(now), OperationRecord.kind.in_(kinds))
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
     left = and_(OperationRecord.state == "running", OperationRecord.lease_until < now)
-    return and_(or_(OperationRecord.state == "pending", left), OperationRecord.kind.in_(kinds))
+    return or_(OperationRecord.state == "pending", left)
 
 
 def _as_runner(session: Session, operation_id: str, runner: str, values: dict[str, Any]) -> bool:

@@ -44,7 +44,8 @@ def _socks() -> RegistryError:
 
 
 def _certificates(problem: OSError) -> RegistryError:
-    name, value = next(_given("ssl_cert_file", "ssl_cert_dir"), ("SSL_CERT_FILE", ""))
+    name = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "SSL_CERT_FILE")
+    value = os.environ.get(name, "")
     return UsageError(
         f"{name} is {value!r}, which holds no certificates that can be read ({problem.strerror or problem}); the "
         "authorities to trust, as PEM, are expected."

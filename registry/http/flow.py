@@ -65,7 +65,11 @@ class Flow:
         self._stopped = True
 
     def rest(self) -> None:
-        """Drop what is made in advance; what comes later is made when it goes on."""
+        """Drop what is made in advance; what comes later is made when it goes on.
+
+        Of the piece that is on its way only what is not sent stays: it may be a view of much more in memory.
+        """
+        self._piece = memoryview(bytes(self._piece))
         pieces, self._pieces = self._pieces, None
         if pieces is not None:
             end = getattr(pieces, "close", None)

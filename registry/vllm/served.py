@@ -98,12 +98,15 @@ def _tree_path(model: str) -> TreePath | None:
 
 
 def _repo_ids(model: str) -> Iterator[str]:
-    """The name itself; and the repo whose snapshot in the Hub's cache it is, as vLLM says offline, or leads to."""
-    yield model.rstrip("/")
+    """The repo whose snapshot in the Hub's cache it is, as vLLM says offline, or leads to; and the name itself.
+
+    In this order: a path of two parts can pass for the id of another repo.
+    """
     leads_to = os.path.realpath(model) if os.path.isdir(model) else ""  # noqa: PTH112 - of Path it raises errors
     for part in (*Path(model).parts, *Path(leads_to).parts):
         if match := _SNAPSHOT.fullmatch(part):
             yield f"{match[1]}/{match[2]}"
+    yield model.rstrip("/")
 
 
 def _is_view(endpoint: str, url: str) -> bool:

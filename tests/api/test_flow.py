@@ -60,6 +60,16 @@ def test_without_a_seat_nothing_is_made() -> None:
     assert flow.needs_seat
 
 
+def test_without_a_seat_only_what_is_not_sent_is_kept() -> None:
+    client, files = Taking(4), Files()
+    flow = flow_to(client, files)
+    flow.begin()
+    assert flow.pump(make=True) == "blocked"
+    assert flow._piece.obj is DATA  # a view of much more
+    flow.rest()
+    assert flow._piece.obj == DATA[4:10]
+
+
 def test_it_goes_on_where_it_was_after_every_turn() -> None:
     client, files = Taking(7), Files()
     flow = flow_to(client, files, start=3)

@@ -124,6 +124,26 @@ def test_the_same_request_again_is_the_same_operation_until_it_ends(database: Da
     assert start(database).id != made.id
 
 
+def test_what_nobody_took_up_is_forgotten_like_what_ended(database: Database) -> None:
+    """Work in a form that no replica knows any more is given back each time."""
+    ended, held, left = (start(database, str(number)) for number in range(3))
+    assert [row and row.id for row in (claim(database, "one"), claim(database, "one"))] == [ended.id, held.id]
+    database.change(lambda session: operations.fail(session, ended.id, "one", "{}"))
+    database.change(lambda session: operations.forget(session, datetime.now(UTC) - timedelta(minutes=1)))
+    with database.read() as session:
+        assert [operations.get(session, one.id, BOB).state for one in (ended, held, left)] == [
+            "failed",
+            "running",
+            "pending",
+        ]
+    database.change(lambda session: operations.forget(session, datetime.now(UTC)))
+    with database.read() as session:
+        assert operations.get(session, held.id, BOB).state == "running"
+        for one in (ended, left):
+            with pytest.raises(NotFoundError):
+                operations.get(session, one.id, BOB)
+
+
 def test_another_process_goes_on_when_a_lease_ends(database: Database) -> None:
     made = start(database)
     claim(database, "gone", lease=OVER)

@@ -48,6 +48,13 @@ def test_the_variable_that_is_wrong_is_the_one_that_is_named(monkeypatch: pytest
         Transport("http://127.0.0.1:1", None)
 
 
+def test_of_two_places_of_certificates_the_one_in_use_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/authorities.pem")
+    with pytest.raises(RegistryError, match=r"^SSL_CERT_FILE is '/nonexistent"):
+        Transport("http://127.0.0.1:1", None)
+
+
 @pytest.mark.parametrize("value", ["localhost,127.0.0.1,::1,.test,10.0.0.0/8", "*"])
 def test_ordinary_ones_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")

@@ -92,13 +92,16 @@ def test_a_merged_path_of_a_known_registry_gets_none(model: str, url: str) -> No
     assert served(model, REGISTRY_URL=url, HF_ENDPOINT="https://huggingface.co") == Served(None)
 
 
-def test_a_link_to_a_snapshot_is_the_snapshot(tmp_path: Path) -> None:
+def test_a_link_to_a_snapshot_is_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for repo in ("_", "support.french"):
         snapshot = tmp_path / f"models--net--{repo}" / "snapshots" / "0"
         snapshot.mkdir(parents=True)
         (tmp_path / repo).symlink_to(snapshot)
     assert served(tmp_path / "_") == Served("net")
     refused(served(tmp_path / "support.french", REGISTRY_VLLM_BASE="net"), "net/support/french merged")
+    monkeypatch.chdir(tmp_path.parent)  # a path of two parts looks like the id of a repo
+    assert served(f"{tmp_path.name}/_") == Served("net")
+    refused(served(f"{tmp_path.name}/support.french/", REGISTRY_VLLM_BASE="net"), "net/support/french merged")
 
 
 def test_a_receipt_that_can_not_be_read_gives_nothing_out(tmp_path: Path) -> None:
