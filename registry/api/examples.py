@@ -158,7 +158,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "truncation": None,
         "torch": "2.13.0",
         "version": "0.1.0",
-        "artifact_format": 2,
+        "artifact_format": 3,
         "files": [{"path": "adapter_config.json", "size": 512, "etag": "5f" * 32, "header": None}],
     },
     "BaseAdded": {

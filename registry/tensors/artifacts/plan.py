@@ -16,7 +16,9 @@ from registry.schemas import ArtifactKind, Dtype
 from registry.tensors.artifacts.numerics import fingerprint
 
 PLAN_FORMAT: Final = 1
-ARTIFACT_FORMAT: Final = 2  # 2: a composed adapter names a commit of its base; magnitudes end in .weight
+ARTIFACT_FORMAT: Final = 3
+"""2: a composed adapter names a commit of its base; magnitudes end in ``.weight``. 3: factors in float64 that are kept
+whole are scaled once, and the error of a truncated DoRA in 16 bits has that of its magnitude."""
 
 
 @dataclass(frozen=True)

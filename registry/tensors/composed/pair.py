@@ -120,7 +120,8 @@ class ComposedPair:
         before = self.normal_form.before if self.dora else (None,) * len(self.pairs)
         parts = []
         for pair, scale in zip(self.pairs, before, strict=True):
-            rows = pair.b.read(pair.source, start, stop).to(torch.float64).mul_(pair.scale * self.factor)
+            read = pair.b.read(pair.source, start, stop).to(torch.float64)  # of a float64 file no copy: never in place
+            rows = read * (pair.scale * self.factor)
             parts.append((rows if scale is None else rows / scale[start:stop].unsqueeze(1)).to(self.dtype))
         return torch.cat(parts, dim=1)
 

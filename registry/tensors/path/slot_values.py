@@ -222,4 +222,4 @@ def row_norms(values: torch.Tensor) -> torch.Tensor:
 
 def column_squares(values: torch.Tensor) -> torch.Tensor:
     """Sums of the squares of the columns, in float64."""
-    return values.to(torch.float64).square_().sum(0)
+    return values.to(torch.float64).square().sum(0)

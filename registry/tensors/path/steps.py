@@ -35,8 +35,8 @@ class BoundPair:
 
     def b_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Rows ``start`` to ``stop`` of scale * B, shape (stop - start, rank), rounded once to ``dtype``."""
-        rows = self.b.read(self.source, start, stop)
-        return rows.to(torch.float64).mul_(self.scale).to(dtype)
+        rows = self.b.read(self.source, start, stop).to(torch.float64)  # of a float64 file no copy: never in place
+        return (rows * self.scale).to(dtype)
 
 
 @dataclass(frozen=True)
