@@ -8,6 +8,13 @@ from tests.house.planted.mutant import COMPOSE, MODEL_CONFIG, TRUNCATE, VARIANTS
 
 COMPOSED: Final = (
     Mutant(
+        "scaled-where-it-is-kept",
+        "tensors/composed/pair.py",
+        "rows = read * (pair.scale * self.factor)",
+        "rows = read.mul_(pair.scale * self.factor)",
+        "tests/services/test_float64_factors.py",
+    ),
+    Mutant(
         "rank-order-composed",
         "tensors/composed/pair.py",
         "for pair in self.pairs:\n            first, last",

@@ -74,4 +74,32 @@ VIEWS: Final = (
         "if named and",
         "tests/services/test_hub_parent.py",
     ),
+    Mutant(
+        "bytes-of-another-piece",
+        "storage/caching.py",
+        "[start - index * PIECE : stop - index * PIECE]",
+        "[: stop - start]",
+        "tests/storage/test_caching.py",
+    ),
+    Mutant(
+        "wake-up-for-who-has-left",
+        "http/admission.py",
+        "if seat.held and not wish.done():",
+        "if not wish.done():",
+        "tests/api/test_turns.py",
+    ),
+    Mutant(
+        "page-of-a-portal-in-a-file",
+        "client/ranges.py",
+        'elif answer.headers.get("content-length") != str(self._size):',
+        "elif length > self._size:",
+        "tests/client/test_ranges.py",
+    ),
+    Mutant(
+        "foreign-folders-in-the-cache-removed",
+        "folders/cache.py",
+        "self.folder.glob(_NAMES)",
+        'self.folder.glob("*")',
+        "tests/folders/test_cache.py",
+    ),
 )
