@@ -205,10 +205,23 @@ def _url(person: Person) -> str:
     return url
 
 
+def _remote(bucket: S3Place) -> dict[str, str]:
+    """The bucket as the remote ``store`` of rclone."""
+    said = {
+        "TYPE": "s3",
+        "PROVIDER": "Other",
+        "ENDPOINT": bucket.endpoint,
+        "ACCESS_KEY_ID": bucket.environ["AWS_ACCESS_KEY_ID"],
+        "SECRET_ACCESS_KEY": bucket.environ["AWS_SECRET_ACCESS_KEY"],
+    }
+    return {"RCLONE_CONFIG": os.devnull, **{f"RCLONE_CONFIG_STORE_{name}": value for name, value in said.items()}}
+
+
 def _a_backup_restores(team: Team) -> None:
     """The commands of docs/operations.md: the database first, the store second, and back."""
     dump, copy = team.room / "registry.dump", team.room / "copy-of-the-store"
-    tools = {**os.environ, "PATH": f"{PG_PROGRAMS}:{Path(RCLONE).parent}:{os.environ['PATH']}"}
+    tools = {**os.environ, "PATH": f"{PG_PROGRAMS}:{Path(RCLONE).parent}:{os.environ['PATH']}", **_remote(team.bucket)}
+    remote = f"store:{team.bucket.bucket}/{team.bucket.prefix}"
 
     def run(*words: str) -> None:
         done = subprocess.run(words, env=tools, capture_output=True, text=True, check=False)
@@ -216,16 +229,20 @@ def _a_backup_restores(team: Team) -> None:
 
     database = team.database.replace("+psycopg", "")
     run("pg_dump", "--format=custom", f"--file={dump}", database)
-    store = f"{team.bucket.folder}"
-    shutil.copytree(store, copy)
+    begun = team.bucket.folder / team.bucket.prefix / "staging" / ("0" * 32)
+    for content in ("some", "more"):  # what is under way changes, and is not copied
+        begun.parent.mkdir(exist_ok=True)
+        begun.write_text(content)
+        run("rclone", "copy", "--immutable", "--include", "/{blobs,blocks}/**", remote, str(copy))
+    assert {part.name for part in copy.iterdir()} == {"blobs"}  # none is so large that it has a list of blocks
     for replica in team.replicas:
         assert replica.stop() == 0
-    for lost_part in Path(store).iterdir():  # the bucket itself stays
+    for lost_part in team.bucket.folder.iterdir():  # the bucket itself stays
         shutil.rmtree(lost_part)
     lost = team.operator.run("fsck", exit_code=6)
     assert "llama" in lost.stdout
     run("psql", database, "-q", "-c", "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    shutil.copytree(copy, store, dirs_exist_ok=True)
+    run("rclone", "copy", str(copy), remote)
     run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={database}", str(dump))
     team.operator.run("db", "upgrade")
     assert team.operator.json("fsck", "--deep")["damage"] == []
