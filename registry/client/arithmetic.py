@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from registry.errors import UnavailableError
+from registry.folders.hashed import HashedFile
 from registry.folders.receipts import Receipt
 from registry.folders.writing import Writable
 from registry.schemas import Options, OutputFile
@@ -27,6 +27,14 @@ class MergedHere(Writable, Protocol):
     def receipt(self, files: tuple[OutputFile, ...], registry: str) -> Receipt:
         """What was computed, and what came out."""
 
+    def check_base(self) -> None:
+        """Make sure, after the last byte was made, that all were made of the base files that were checked.
+
+        Raises:
+            IntegrityError: ``wrong_base``: one was changed meanwhile.
+            UnavailableError: one can't be read any more.
+        """
+
     def close(self) -> None:
         """Release what it reads from."""
 
@@ -34,7 +42,9 @@ class MergedHere(Writable, Protocol):
 class Arithmetic(Protocol):
     """The tensor core of this machine."""
 
-    def merge(self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, Path], options: Options) -> MergedHere:
+    def merge(
+        self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile], options: Options
+    ) -> MergedHere:
         """Merge a path on base weights of this machine: ``base`` has the checked file of each name."""
 
     def comparison(self, dtype: str) -> Comparison:

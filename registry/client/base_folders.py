@@ -1,32 +1,28 @@
 """Where this machine has the files of base models: what was added from here, or was merged on before.
 
 A remembered folder is a hint. Its files count only after their bytes were hashed; a digest that was computed once is
-taken again as long as the file's size, times and place on the disk are the same.
+taken again as long as the file's stamp is the same, where that tells (`registry.folders.hashed`). What reads the files
+later looks at the stamp again.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from registry.digest import PREFIX
 from registry.errors import IntegrityError, NotFoundError, RegistryError
+from registry.folders.hashed import HashedFile, Stamp, hash_file
 from registry.folders.refusals import unreadable
 from registry.progress import Progress
 from registry.wire import BaseEntry, BlobEntry
 
 _FILE: Final = ".base-folders.json"  # hidden: whoever tidies the cache does not take it for a fetched folder
 _FORMAT: Final = 1
-_CHUNK: Final = 4 << 20
-_SETTLED: Final = 3.0
-"""Seconds after which a file's times tell a later change apart, on file systems that keep whole seconds."""
 _KEPT: Final = 1000
 
 
@@ -43,8 +39,8 @@ class BaseFolders:
         self._cache = cache
         self._digests: dict[str, list[Any]] = {}  # what was hashed and is not written down yet
 
-    def check(self, folder: Path, base: BaseEntry, progress: Progress) -> dict[str, Path]:
-        """The weight files of a base model in a folder, by name.
+    def check(self, folder: Path, base: BaseEntry, progress: Progress) -> dict[str, HashedFile]:
+        """The weight files of a base model in a folder, by name, as they were when they were checked.
 
         Raises:
             NotFoundError: the folder lacks one.
@@ -53,17 +49,18 @@ class BaseFolders:
         """
         folder = folder.expanduser().absolute()
         wanted = weights_of(base)
-        files = {blob.path: folder / blob.path for blob in wanted}
+        files = {}
         progress.begin("Checking the base model", sum(blob.size for blob in wanted))
         notes = self._read()
         for blob in wanted:
-            found = self._digest(files[blob.path], notes, blob, base.summary.name, progress)
-            if found != blob.digest:
+            found = self._hashed(folder / blob.path, notes, blob, base.summary.name, progress)
+            if found.digest != blob.digest:
                 raise IntegrityError(
-                    f"{files[blob.path]} is not the file of base model {base.summary.name} ({found} instead of "
+                    f"{found.path} is not the file of base model {base.summary.name} ({found.digest} instead of "
                     f"{blob.digest}); give the folder with the weights that were added to the registry.",
                     code="wrong_base",
                 )
+            files[blob.path] = found
         return files
 
     @property
@@ -81,7 +78,7 @@ class BaseFolders:
 
         self._change(note)
 
-    def find(self, base: BaseEntry, progress: Progress) -> tuple[Path, dict[str, Path]] | None:
+    def find(self, base: BaseEntry, progress: Progress) -> tuple[Path, dict[str, HashedFile]] | None:
         """A remembered folder that still has a base model's weights, and its files; None where there is none."""
         for place in self._read().folders.get(base.files_digest, []):
             folder = Path(place)
@@ -92,31 +89,30 @@ class BaseFolders:
                 continue  # it was changed, or can't be read: it is no copy of this base any more
         return None
 
-    def _digest(self, file: Path, notes: _Notes, blob: BlobEntry, base: str, progress: Progress) -> str:
+    def _hashed(self, file: Path, notes: _Notes, blob: BlobEntry, base: str, progress: Progress) -> HashedFile:
         try:
-            before = file.stat()
-            if before.st_size != blob.size:
+            stamp = Stamp.of(file.stat())
+            if stamp.size != blob.size:
                 raise IntegrityError(
-                    f"{file} has {before.st_size} bytes, but that file of base model {base} has {blob.size}; give the "
+                    f"{file} has {stamp.size} bytes, but that file of base model {base} has {blob.size}; give the "
                     "folder with the weights that were added to the registry.",
                     code="wrong_base",
                 )
             known = notes.digests.get(str(file))
-            if known is not None and known[0] == _stamp(before):
+            if known is not None and known[0] == list(stamp):
                 progress.advance(blob.size)
-                return str(known[1])
-            digest = _hash(file, progress)
-            after = file.stat()
+                return HashedFile(file, str(known[1]), stamp, settled=True)
+            hashed = hash_file(file, progress)
         except FileNotFoundError:
             raise NotFoundError(
                 f"There is no {file}; the folder with the files of base model {base} is expected.", code="missing_file"
             ) from None
         except OSError as problem:
             raise unreadable(file, problem) from problem
-        if _stamp(before) == _stamp(after) and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED:
-            self._digests[str(file)] = [_stamp(after), digest]
+        if hashed.settled:
+            self._digests[str(file)] = [list(hashed.stamp), hashed.digest]
             self._change(lambda _notes: None)
-        return digest
+        return hashed
 
     def _read(self) -> _Notes:
         """What is remembered. Where that can't be read, nothing is, which costs a pass over the files."""
@@ -162,17 +158,3 @@ class BaseFolders:
 def weights_of(base: BaseEntry) -> list[BlobEntry]:
     """The files that hold a base model's weights."""
     return [blob for blob in base.files if blob.path.endswith(".safetensors")]
-
-
-def _stamp(found: os.stat_result) -> list[int]:
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
-
-
-def _hash(file: Path, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb", buffering=0) as stream:
-        buffer = memoryview(bytearray(_CHUNK))
-        while count := stream.readinto(buffer):
-            digest.update(buffer[:count])
-            progress.advance(count)
-    return PREFIX + digest.hexdigest()

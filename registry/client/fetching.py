@@ -16,11 +16,11 @@ from registry.client.resuming import Journal
 from registry.client.transport import Transport
 from registry.errors import UsageError
 from registry.folders.cache import FetchCache
-from registry.folders.filling import absolute, fetched, fill, may_fill, receipt_of_rendering
+from registry.folders.filling import absolute, already_there, fetched, fill, may_fill
 from registry.folders.receipts import Receipt
 from registry.folders.writing import Writable
 from registry.progress import Progress
-from registry.schemas import Fetched, Options, OutputFile, Truncation
+from registry.schemas import Fetched, Options, OutputFile
 from registry.services.receipt import receipt_of
 from registry.wire import Bundle
 
@@ -85,16 +85,15 @@ class Fetching:
 
     def _write(self, source: _Source, out: Path | None, *, force: bool, progress: Progress) -> Fetched:
         place = self._cache.place(source.rendering) if out is None else absolute(out)
-        there = receipt_of_rendering(place, source.rendering, source.size, progress)
+        there = already_there(place, source.rendering, source.size, source.receipt, progress)
         if there is not None:
             if out is None:
                 self._cache.used(place)
-            # other options may mean the same ranks: the report is about what was asked for now
-            return fetched(there, place, fresh=False).model_copy(update={"truncation": source.truncation})
+            return there
         replace = may_fill(place, force=force or out is None)
         with source.open(place) as files:
             said = _Said(progress, source.words)
-            receipt = fill(place, files, source.receipt, replace=replace, progress=said, resumable=source.resumable)
+            receipt = fill(place, files, source.made, replace=replace, progress=said, resumable=source.resumable)
         if out is None:
             self._cache.shrink(keep=place)
         answer = fetched(receipt, place, fresh=True)
@@ -111,9 +110,6 @@ class _Source(Protocol):
     def size(self) -> int: ...
 
     @property
-    def truncation(self) -> Truncation | None: ...
-
-    @property
     def words(self) -> str: ...
 
     @property
@@ -126,11 +122,13 @@ class _Source(Protocol):
 
     def receipt(self, files: tuple[OutputFile, ...]) -> Receipt: ...
 
+    def made(self, files: tuple[OutputFile, ...]) -> Receipt:
+        """The receipt of files that were written just now, once they are known to be right."""
+
 
 class _Made:
     """A model that is merged here."""
 
-    truncation = None
     resumable = False
 
     def __init__(self, merged: MergedHere, registry: str, folder: Path) -> None:
@@ -148,6 +146,10 @@ class _Made:
     def receipt(self, files: tuple[OutputFile, ...]) -> Receipt:
         return self._merged.receipt(files, self._registry)
 
+    def made(self, files: tuple[OutputFile, ...]) -> Receipt:
+        self._merged.check_base()
+        return self.receipt(files)
+
     def close(self) -> None:
         self._merged.close()
 
@@ -158,7 +160,7 @@ class _Sent:
     notices: tuple[str, ...] = ()
 
     def __init__(self, artifact: RemoteArtifact, transport: Transport, room: Path) -> None:
-        self.rendering, self.size, self.truncation = artifact.rendering, artifact.size, artifact.truncation
+        self.rendering, self.size = artifact.rendering, artifact.size
         self.words = f"Receiving from {transport.url}"
         self.resumable = self.size > _WORTH_RESUMING
         self._artifact = artifact
@@ -176,6 +178,8 @@ class _Sent:
 
     def receipt(self, files: tuple[OutputFile, ...]) -> Receipt:
         return receipt_of(self._artifact.plan, files, self._transport.url)
+
+    made = receipt
 
 
 class _Said:

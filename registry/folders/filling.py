@@ -14,7 +14,7 @@ from registry.errors import ConflictError, IntegrityError, NotFoundError, Unavai
 from registry.folders.receipts import Receipt, read_receipt, write_receipt
 from registry.folders.refusals import telling_unwritable
 from registry.folders.scan import RECEIPT
-from registry.folders.staging import put_in_place, staged_folder
+from registry.folders.staging import put_in_place, staged_folder, sync_folder
 from registry.folders.writing import Writable, write_files
 from registry.progress import Progress
 from registry.schemas import Fetched, OutputFile
@@ -59,6 +59,48 @@ def receipt_of_rendering(place: Path, rendering: str, size: int, progress: Progr
         return None
     progress.begin("Checking what is there", size)
     return receipt if all(file_is_right(place, file, progress) for file in receipt.files) else None
+
+
+def already_there(
+    place: Path, rendering: str, size: int, make_receipt: MakeReceipt, progress: Progress
+) -> Fetched | None:
+    """The answer of a fetch whose folder holds this very rendering, whole; None where it has to be filled.
+
+    The same rendering can be had by several references, of several registries and with several options: the answer is
+    about what was asked for, and the receipt is made to say the same.
+    """
+    there = receipt_of_rendering(place, rendering, size, progress)
+    if there is None:
+        return None
+    # The bytes are still those that another version may have written.
+    receipt = make_receipt(there.files).model_copy(update={"versions": there.versions})
+    answer = fetched(receipt, place, fresh=False)
+    if receipt == there:
+        return answer
+    try:
+        _replace_receipt(place, receipt)
+    except OSError as problem:  # such as another user's folder
+        told = (
+            f"The receipt in {place} goes on saying {there.reference} of {there.registry}, for which the same files "
+            f"were fetched before: it can't be written ({problem.strerror or problem})."
+        )
+        return answer.model_copy(update={"notices": (*answer.notices, told)})
+    return answer
+
+
+def _replace_receipt(place: Path, receipt: Receipt) -> None:
+    """Give a complete folder another receipt, at once for whoever reads from it; raises OSError."""
+    with staged_folder(place) as staging:  # beside the folder, where what a killed run leaves is cleared by the next
+        _write_receipt(staging, receipt)
+        (staging / RECEIPT).replace(place / RECEIPT)
+    sync_folder(place)
+
+
+def _write_receipt(folder: Path, receipt: Receipt) -> None:
+    with (folder / RECEIPT).open("xb") as stream:
+        stream.write(write_receipt(receipt))
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def file_is_right(folder: Path, file: OutputFile, progress: Progress) -> bool:
@@ -128,6 +170,7 @@ def fill(
     """Write all files and the receipt beside them, and give the folder its name.
 
     ``resumable``: what was written before an interruption stays beside the place, hidden, for the next run.
+    ``make_receipt`` is called when all files are written; what it raises leaves nothing behind.
 
     Raises:
         ConflictError: ``folder_taken``, something came there meanwhile.
@@ -136,10 +179,7 @@ def fill(
     with telling_unwritable(place), staged_folder(place, leave=resumable) as staging:
         _check_space(place, artifact.size)
         receipt = make_receipt(write_files(artifact, staging, progress))
-        with (staging / RECEIPT).open("xb") as stream:
-            stream.write(write_receipt(receipt))
-            stream.flush()
-            os.fsync(stream.fileno())
+        _write_receipt(staging, receipt)
         put_in_place(staging, place, replace=replace)
         return receipt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from registry.folders.cache import FetchCache
-from registry.folders.filling import absolute, fetched, fill, may_fill, receipt_of_rendering
+from registry.folders.filling import absolute, already_there, fetched, fill, may_fill
 from registry.folders.receipts import Receipt
 from registry.progress import Progress
 from registry.schemas import Fetched, Options, OutputFile
@@ -34,16 +34,15 @@ def fetch(
     asked = ask(deployment, ref, options)
     with open_asked(deployment, asked) as artifact:
         place = cache.place(artifact.rendering) if out is None else absolute(out)
-        there = receipt_of_rendering(place, artifact.rendering, artifact.size, progress)
-        if there is not None:
-            if out is None:
-                cache.used(place)
-            # other options may mean the same ranks: the report is about what was asked for now
-            return fetched(there, place, fresh=False).model_copy(update={"truncation": artifact.truncation})
 
         def make_receipt(files: tuple[OutputFile, ...]) -> Receipt:
             return receipt_of(described(asked.path, asked.ancestor, artifact), files, deployment.url)
 
+        there = already_there(place, artifact.rendering, artifact.size, make_receipt, progress)
+        if there is not None:
+            if out is None:
+                cache.used(place)
+            return there
         replace = may_fill(place, force=force or out is None)
         receipt = fill(place, artifact, make_receipt, replace=replace, progress=progress)
     if out is None:

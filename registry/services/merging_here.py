@@ -1,21 +1,22 @@
 """Composing on a client's machine: the same core, on base weights that are there and adapters that a service sends.
 
 What comes out is what the service would make: the plan is made of the same digests. A bundle is believed only as far
-as its digests bear it out.
+as its digests bear it out, and a base file only as long as nobody has written to it since it was hashed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, UsageError
+from registry.folders.hashed import HashedFile
 from registry.folders.receipts import Receipt
+from registry.folders.refusals import telling_unreadable
 from registry.reference import Reference
 from registry.schemas import Options, OutputFile
 from registry.services.artifacts import build_artifact
@@ -37,9 +38,10 @@ OpenBlob = Callable[[BlobEntry], ClosableSource]
 class MergedHere:
     """An artifact that is computed on this machine, and the path that it is of."""
 
-    def __init__(self, path: LoadedPath, artifact: Artifact) -> None:
+    def __init__(self, path: LoadedPath, artifact: Artifact, blobs: _Blobs) -> None:
         self.path = path
         self.artifact = artifact
+        self._blobs = blobs
 
     @property
     def rendering(self) -> str:
@@ -60,6 +62,15 @@ class MergedHere:
         """What was computed, and what came out."""
         return receipt_of(described(self.path, None, self.artifact), files, registry)
 
+    def check_base(self) -> None:
+        """Make sure, after the last byte was made, that all were made of the base files that were checked.
+
+        Raises:
+            IntegrityError: ``wrong_base``: one was changed meanwhile.
+            UnavailableError: one can't be read any more.
+        """
+        self._blobs.check()
+
     def close(self) -> None:
         """Release what it reads from."""
         self.artifact.close()
@@ -68,19 +79,22 @@ class MergedHere:
 class LocalArithmetic:
     """The tensor core of this machine, for a client."""
 
-    def merge(self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, Path], options: Options) -> MergedHere:
+    def merge(
+        self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile], options: Options
+    ) -> MergedHere:
         """Compose a path on base weights of this machine: ``base`` has the checked file of each name.
 
         Raises:
             UsageError: the options contradict each other or the reference.
-            IntegrityError: the bundle contradicts itself.
+            IntegrityError: the bundle contradicts itself; ``wrong_base``: a base file was changed after its check.
+            UnavailableError: a base file can't be read.
         """
         if options.since is not None:
             raise UsageError("What comes after an ancestor is composed by the service, not on this machine.")
         blobs = _Blobs(bundle, open_blob, base)
         path = path_of(bundle)
         check_bundle(bundle, path, blobs)
-        return MergedHere(path, build_artifact(blobs, path, None, options))
+        return MergedHere(path, build_artifact(blobs, path, None, options), blobs)
 
     def comparison(self, dtype: str) -> TensorComparison:
         """Compare two renderings of a tensor."""
@@ -95,24 +109,53 @@ class LocalArithmetic:
 class _Blobs:
     """Blobs of a bundle: the base's weights from this machine's files, all others from the registry."""
 
-    def __init__(self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, Path]) -> None:
+    def __init__(self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile]) -> None:
         self._open_blob = open_blob
-        self._files = {entry.digest: base[entry.path] for entry in bundle.base.files if entry.path in base}
+        self._files = {hashed.digest: hashed for hashed in base.values()}
         self._entries = {entry.digest: entry for entry in _all_entries(bundle)}
+        self._opened: dict[str, _BaseFile] = {}
 
     def open_blob(self, place: BlobPlace) -> ClosableSource:
         """Open a blob for checked reads."""
         file = self._files.get(place.digest)
         if file is None:
             return self._open_blob(self._entries[place.digest])
-        source = FileSource(file)
-        if source.size != place.size:
-            source.close()
-            raise IntegrityError(
-                f"{file} has {source.size} bytes instead of {place.size}: it was changed after it was checked.",
-                code="wrong_base",
-            )
+        source = _BaseFile(file)
+        self._opened[place.digest] = source  # whoever opens it again gets the same file, or an error
         return source
+
+    def check(self) -> None:
+        """Hold the base files that were read against what was hashed; raises what `MergedHere.check_base` raises."""
+        for source in self._opened.values():
+            source.check()
+
+
+class _BaseFile(FileSource):
+    """A base file of this machine: the very one that was hashed, whatever comes under its name."""
+
+    def __init__(self, hashed: HashedFile) -> None:
+        with telling_unreadable(hashed.path):
+            super().__init__(hashed.path)
+        self._hashed = hashed
+        try:
+            self._expect(hashed.passes)
+        except BaseException:
+            self.close()
+            raise
+
+    def check(self) -> None:
+        """Make sure that what was read is what was hashed; raises what `MergedHere.check_base` raises."""
+        self._expect(self._hashed.is_still)
+
+    def _expect(self, is_right: Callable[[int], bool]) -> None:
+        with telling_unreadable(self._hashed.path):
+            if is_right(self._fd):
+                return
+        raise IntegrityError(
+            f"{self._hashed.path} was changed after it was checked as a file of the base model, so nothing that was "
+            "merged on it is kept; wait until nothing writes to it and run this again.",
+            code="wrong_base",
+        )
 
 
 def _all_entries(bundle: Bundle) -> Iterator[BlobEntry]:

@@ -14,6 +14,7 @@ from registry.errors import (
     InvalidBaseError,
     NotFoundError,
 )
+from registry.folders.hashed import hash_file
 from registry.folders.receipts import read_receipt
 from registry.progress import SILENT
 from registry.schemas import Options
@@ -62,7 +63,7 @@ def test_merging_elsewhere_gives_the_same_bytes(local: LocalRegistry, base: Base
         opened.append(entry.path)
         return local.open_blob(bundle.reference, entry)
 
-    files = {"model.safetensors": base.folder / "model.safetensors"}
+    files = {"model.safetensors": hash_file(base.folder / "model.safetensors", SILENT)}
     options = Options(kind="merged", dtype="bf16")
     plan = local.artifact_plan("net/one/two", options)
     merged = LocalArithmetic().merge(bundle, open_blob, files, options)
@@ -76,9 +77,10 @@ def test_merging_elsewhere_gives_the_same_bytes(local: LocalRegistry, base: Base
     assert (receipt.plan, receipt.lineage, receipt.notices) == (plan.plan, plan.lineage, plan.notices)
     merged.close()
     assert "model.safetensors" not in opened
-    (tmp_path / "short").write_bytes(b"x")
+    with (base.folder / "model.safetensors").open("ab") as stream:
+        stream.write(b"x")
     with pytest.raises(IntegrityError) as wrong:
-        LocalArithmetic().merge(bundle, open_blob, {"model.safetensors": tmp_path / "short"}, options)
+        LocalArithmetic().merge(bundle, open_blob, files, options)
     assert wrong.value.code == "wrong_base"
 
 
@@ -99,7 +101,7 @@ def test_a_bundle_that_contradicts_itself_is_not_merged(local: LocalRegistry, ba
             LocalArithmetic().merge(
                 wrong,
                 lambda entry: local.open_blob("net/one/two", entry),
-                {"model.safetensors": base.folder / "model.safetensors"},
+                {"model.safetensors": hash_file(base.folder / "model.safetensors", SILENT)},
                 Options(kind="merged"),
             )
 
