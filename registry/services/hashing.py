@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from registry.digest import PREFIX, document_digest
+from registry.errors import IntegrityError
 from registry.progress import Progress
 from registry.services.model_files import ModelFiles
-from registry.tensors.files.header import Header, TensorEntry
+from registry.tensors.files.header import Header, TensorEntry, read_header
 from registry.tensors.files.source import FileSource
 
 INDEX_FORMAT: Final = 1
@@ -95,7 +96,11 @@ def tensors_of(path: str, header: Header, digests: Mapping[str, str]) -> dict[st
 
 
 def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
-    """Hash all files of a base folder, each tensor on its own and each file as a whole."""
+    """Hash all files of a base folder, each tensor on its own and each file as a whole.
+
+    Raises:
+        IntegrityError: a file has another header than the one that ``model`` was read with.
+    """
     files = model.files
     progress.begin("Hashing the base model", sum(found.file.stat().st_size for found in files))
     tensors: dict[str, IndexedTensor] = {}
@@ -129,6 +134,11 @@ def _hash_file(
             progress.advance(stop - start)
         if pending is not None:
             pending.result()
+        # The headers of all files were read before: of a large model that is minutes ago.
+        if header is not None and read_header(source, what=str(file), error=IntegrityError) != header:
+            raise IntegrityError(
+                f"{file} changed while it was being added; wait until nothing writes to it and add it again."
+            )
         return PREFIX + whole.hexdigest(), source.size, parts.digests()
 
 

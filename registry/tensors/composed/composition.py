@@ -108,10 +108,12 @@ class Composition:
                 break
             if wanted == most:
                 cap = "" if rank is None else f" with rank {rank} at most in every module"
+                least = rounded_up(written)
+                # an error of the whole delta and more can't be asked for
+                other = f", or ask for --max-error {least} or more" if written < 1 else ""
                 raise AccuracyError(
-                    f"Written in {dtype}{cap} the error is {rounded_up(written)}, more than the asked {max_error:g}, "
-                    f"because of its rounding; fetch with --dtype fp32, or ask for --max-error {rounded_up(written)} "
-                    "or more."
+                    f"Written in {dtype}{cap} the error is {least}, more than the asked {max_error:g}, because of its "
+                    f"rounding; fetch with --dtype fp32{other}."
                 )
             # the rounding's share of the error hardly depends on the ranks: leave room for it
             asked = math.sqrt(max(0.0, asked**2 - 1.1 * (written**2 - max_error**2)))

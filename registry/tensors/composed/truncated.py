@@ -3,28 +3,38 @@
 What is approximated is the delta as it is felt: diag(c) B A for a DoRA, so that the error is that of the merged weight.
 The singular values are found while planning, one pass over the factors; the new factors are the old ones times small
 matrices, and are made when they are read (`registry.tensors.truncation.truncate`).
+
+The error of factors as they are written is that of their product, or for a DoRA that of ``diag(m / |V|) V`` with
+``V = W + B A``: the rounding of a magnitude scales a whole row of the weight, which is far larger than its delta. So a
+DoRA is measured on the weights themselves.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 
-from registry.tensors.arithmetic.blocks import block_rows
-from registry.tensors.arithmetic.rounding import round_into
+from registry.errors import InvalidAdapterError
+from registry.tensors.arithmetic.blocks import block_rows, rounded
+from registry.tensors.artifacts.merged import overflow
 from registry.tensors.composed.adapter_tensors import AdapterTensor
 from registry.tensors.composed.experts import ComposedExperts, expert_tensors
 from registry.tensors.composed.pair import ComposedPair, columns_filled, pair_tensors, rows_filled
 from registry.tensors.factors.matrices import Held
 from registry.tensors.files.source import NOWHERE
 from registry.tensors.path.programs import Program
+from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.path.steps import Add, BoundPair
 from registry.tensors.table.targets import Target
 from registry.tensors.truncation.rank_choice import ModuleSpectrum
 from registry.tensors.truncation.truncate import Decomposition, KeptDirections, distance, from_triangles, triangle
+
+T = TypeVar("T")
 
 
 def spectrum(pair: ComposedPair) -> ModuleSpectrum:
@@ -62,31 +72,35 @@ def _decompose_expert(experts: ComposedExperts, expert: int) -> Decomposition:
 
 
 def written_error(part: TruncatedPair | TruncatedExperts, dtype: torch.dtype) -> float:
-    """||D - D'||_F of a truncated pair whose factors are rounded to ``dtype`` when they are written."""
+    """||D - D'||_F of a truncated pair that is rounded to ``dtype`` when it is written; for a DoRA of merged weights.
+
+    Raises:
+        InvalidAdapterError: ``overflow``, a factor is too large for ``dtype``; ``zero_norm``, PEFT would divide by 0.
+    """
     if isinstance(part, TruncatedPair):
         return part.pair_error(dtype)
     return math.hypot(*(part.expert_error(number, dtype) for number in range(part.experts.fused.experts)))
 
 
-def _as_written(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    out = torch.empty(values.shape, dtype=dtype)
-    round_into(out, values)
-    return out
+def _as_written(values: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    made = rounded(values, dtype)
+    if made is None:
+        raise overflow(name, dtype)
+    return made
 
 
-class _Once:
-    """The kept directions, made once when they are first asked for."""
+class _Once(Generic[T]):
+    """What is made once, when it is first asked for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._made: dict[int, KeptDirections] = {}
+        self._made: dict[int, T] = {}
 
-    def get(self, key: int, pair: ComposedPair | ComposedExperts, rank: int) -> KeptDirections:
-        """Directions of a pair, or of one expert."""
+    def get(self, key: int, make: Callable[[], T]) -> T:
+        """That of a pair, or of one expert."""
         with self._lock:
             if key not in self._made:
-                found = _decompose_expert(pair, key) if isinstance(pair, ComposedExperts) else _decompose(pair)
-                self._made[key] = found.keep(rank)
+                self._made[key] = make()
             return self._made[key]
 
 
@@ -97,7 +111,8 @@ class TruncatedPair:
     pair: ComposedPair
     kept: int
     at_least: int = 0
-    _directions: _Once = field(default_factory=_Once, compare=False, repr=False)
+    _directions: _Once[KeptDirections] = field(default_factory=_Once, compare=False, repr=False)
+    _magnitudes: _Once[torch.Tensor] = field(default_factory=_Once, compare=False, repr=False)
 
     @property
     def target(self) -> Target:
@@ -114,19 +129,48 @@ class TruncatedPair:
         pair = self.pair
         rows_a = rows_filled(self._a_rows, self.kept, pair.in_features)
         rows_b = columns_filled(self._b_rows, self.rank)
-        return pair_tensors(pair.name, pair.target, self.rank, rows_a, rows_b, self._magnitude if pair.dora else None)
+        magnitude = self._magnitude_rows if pair.dora else None
+        return pair_tensors(pair.name, pair.target, self.rank, rows_a, rows_b, magnitude)
 
     def pair_error(self, dtype: torch.dtype) -> float:
         """See `written_error`."""
         pair = self.pair
-        c = pair.scales()[1] if pair.dora else None
         a, b = pair.a_rows(0, pair.links_rank), pair.b_rows(0, pair.out_features)
         kept = self._kept()
-        new = _as_written(kept.b_rows(b), dtype), _as_written(kept.a_rows(a), dtype)
-        return distance(b, a, *new, c)[0] / pair.factor
+        new_a, new_b = (_as_written(one, dtype, pair.name) for one in (kept.a_rows(a), kept.b_rows(b)))
+        if pair.dora:  # never one whose B has a factor: PEFT has no DoRA of an attention
+            return self._merged_error(new_a, new_b, _as_written(self._magnitude(), dtype, pair.name))
+        return distance(b, a, new_b, new_a)[0] / pair.factor
+
+    def _merged_error(self, a: torch.Tensor, b: torch.Tensor, magnitude: torch.Tensor) -> float:
+        """||W - W'||_F of the path's own weight and the one that PEFT makes of a DoRA."""
+        pair = self.pair
+        new, right = self._with_pair(a, b), pair.base.values(pair.program, torch.float64)
+        _, norms = new.rescalings()
+        if bool((norms == 0).any()):
+            feature, name = int((norms == 0).nonzero()[0, 0]), str(b.dtype).removeprefix("torch.")
+            raise InvalidAdapterError(
+                f"Output feature {feature} of {pair.target.module!r} is zero once its factors are rounded to {name}, "
+                "so that DoRA has no direction to scale there; fetch with --dtype fp32, or --as merged.",
+                code="zero_norm",
+            )
+        factors = magnitude.to(torch.float64) / norms
+        apart = []
+        for index in range(right.blocks):
+            values, first = new.block(index), index * new.rows_a_block
+            values *= factors if new.slot.transposed else factors[first : first + values.shape[0]].unsqueeze(1)
+            apart.append(torch.linalg.vector_norm(values.sub_(right.block(index))).item())
+        return math.hypot(*apart)
+
+    def _with_pair(self, a: torch.Tensor, b: torch.Tensor) -> SlotValues:
+        """The weight that the adapter goes on plus the product of a pair, not rescaled."""
+        pair = self.pair
+        new = BoundPair(Held(a), Held(b), 1.0, NOWHERE)
+        steps = (*pair.program.steps[: -len(pair.program.since(pair.since))], Add(pair.since, new))
+        return pair.base.values(Program(pair.program.slot, steps, pair.program.origin), torch.float64)
 
     def _kept(self) -> KeptDirections:
-        return self._directions.get(0, self.pair, self.kept)
+        return self._directions.get(0, lambda: _decompose(self.pair).keep(self.kept))
 
     def _a_rows(self, start: int, stop: int) -> torch.Tensor:
         return self._kept().a_rows(self.pair.a_rows(0, self.pair.links_rank), start, stop)
@@ -134,14 +178,19 @@ class TruncatedPair:
     def _b_rows(self, start: int, stop: int) -> torch.Tensor:
         return self._kept().b_rows(self.pair.b_rows(start, stop))
 
-    def _magnitude(self, start: int, stop: int) -> torch.Tensor:
+    def _magnitude_rows(self, start: int, stop: int) -> torch.Tensor:
+        return self._magnitude()[start:stop].unsqueeze(1)
+
+    def _magnitude(self) -> torch.Tensor:
         """``c |W + B' A'|`` row by row: the same c as before, on the weight with the new pair."""
-        pair = self.pair
-        _, c, _ = pair.scales()
-        new = BoundPair(Held(self._a_rows(0, self.kept)), Held(self._b_rows(0, pair.out_features)), 1.0, NOWHERE)
-        steps = (*pair.program.steps[: -len(pair.program.since(pair.since))], Add(pair.since, new))
-        _, norms = pair.base.values(Program(pair.program.slot, steps, pair.program.origin), torch.float64).rescalings()
-        return (norms if c is None else norms * c)[start:stop].unsqueeze(1)
+
+        def make() -> torch.Tensor:
+            pair = self.pair
+            _, c, _ = pair.scales()
+            _, norms = self._with_pair(self._a_rows(0, self.kept), self._b_rows(0, pair.out_features)).rescalings()
+            return norms if c is None else norms * c
+
+        return self._magnitudes.get(0, make)
 
 
 @dataclass(frozen=True)
@@ -151,7 +200,7 @@ class TruncatedExperts:
     experts: ComposedExperts
     kept: int
     at_least: int = 0
-    _directions: _Once = field(default_factory=_Once, compare=False, repr=False)
+    _directions: _Once[KeptDirections] = field(default_factory=_Once, compare=False, repr=False)
 
     @property
     def parameter(self) -> str:
@@ -172,12 +221,15 @@ class TruncatedExperts:
         a, b = self.experts.a(expert), self.experts.b_rows(expert, 0, self.experts.fused.out_features)
         if not a.shape[0]:
             return 0.0
-        kept = self._directions.get(expert, self.experts, self.kept)
-        return distance(b, a, _as_written(kept.b_rows(b), dtype), _as_written(kept.a_rows(a), dtype))[0]
+        kept, name = self._kept(expert), self.experts.name
+        new_b, new_a = _as_written(kept.b_rows(b), dtype, name), _as_written(kept.a_rows(a), dtype, name)
+        return distance(b, a, new_b, new_a)[0]
+
+    def _kept(self, expert: int) -> KeptDirections:
+        return self._directions.get(expert, lambda: _decompose_expert(self.experts, expert).keep(self.kept))
 
     def _a(self, expert: int) -> torch.Tensor:
-        return self._directions.get(expert, self.experts, self.kept).a_rows(self.experts.a(expert))
+        return self._kept(expert).a_rows(self.experts.a(expert))
 
     def _b_rows(self, expert: int, start: int, stop: int) -> torch.Tensor:
-        rows = self.experts.b_rows(expert, start, stop)
-        return self._directions.get(expert, self.experts, self.kept).b_rows(rows)
+        return self._kept(expert).b_rows(self.experts.b_rows(expert, start, stop))

@@ -144,12 +144,12 @@ def check_options(rank: int | None, max_error: float | None) -> None:
 
 
 def rounded_up(error: float) -> str:
-    """A few digits of an error between 0 and 1, never below it and never 1: asking for what is printed works."""
+    """A few digits of an error, never below it and never 1: asking for what is printed works, if it is below 1."""
     for digits in range(3, 17):
         unit = math.floor(math.log10(error)) + 1 - digits
         count = math.ceil(error * 10.0**-unit)
         text = f"{float(f'{count}e{unit}'):.{digits}g}"
-        if error <= float(text) < 1:
+        if error <= float(text) and (error >= 1 or float(text) < 1):
             return text
     return repr(error)
 

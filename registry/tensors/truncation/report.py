@@ -17,7 +17,9 @@ The document:
     The same over all deltas side by side, that is as the blocks of one block-diagonal matrix: energies add up, and the
     spectral norm is the largest of the modules'. ``parameters_before`` and ``parameters_after`` count factor elements.
     ``written``, for 16-bit factors, is the relative Frobenius error of the factors as they are written: there their
-    rounding counts beside what was left out, and ``max_error`` bounds both. In fp32 it adds less than 1e-6.
+    rounding counts beside what was left out, and ``max_error`` bounds both. For a DoRA it is ||W - W'||_F / ||D||_F of
+    the merged weights, with the magnitude as it is written. In fp32 the rounding is less than 1e-6, or for a DoRA about
+    1e-7 ||W||_F / ||D||_F.
 ``enough_for``
     By relative Frobenius error over all modules (``"0.01"``, ``"0.05"``, ``"0.1"``), the smallest ``--rank`` with which
     the error is no larger.

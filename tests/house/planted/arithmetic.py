@@ -7,7 +7,7 @@ from typing import Final
 from tests.house.planted.mutant import CHECKPOINT, MODULES, PROGRAMS, SLOTS, VARIANTS, Mutant, link
 
 ARITHMETIC: Final = (
-    Mutant("scale-dropped", "tensors/path/steps.py", ".mul_(self.scale)", "", SLOTS),
+    Mutant("scale-dropped", "tensors/path/steps.py", "(rows * self.scale)", "rows", SLOTS),
     Mutant(
         "rank-order",
         "tensors/path/slot_values.py",
