@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from registry.wire import VIEWS
+
 MIB: Final = 1 << 20
 
 
@@ -41,13 +43,18 @@ class Limits:
 
 def largest_body(limits: Limits, method: str, path: str) -> int:
     """The largest body that a route takes, by its address: before anything of it is read."""
-    if method not in {"POST", "PUT"}:
+    if method not in {"POST", "PUT"} | ({"DELETE", "PATCH"} if is_below_view(path) else set()):
         return 0
     if path.startswith("/api/v1/uploads/"):
         return limits.part
     if path.startswith(("/api/v1/publishes", "/api/v1/bases")):
         return limits.claims
     return limits.document
+
+
+def is_below_view(path: str) -> bool:
+    """Whether an address is one of a Hub-compatible view, whose clients expect a Hub in everything that they meet."""
+    return path.removeprefix("/").partition("/")[0] in VIEWS
 
 
 def time_to_answer(limits: Limits, path: str) -> float:

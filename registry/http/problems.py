@@ -7,18 +7,22 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from registry.errors import CODES, NotFoundError, RegistryError, UnavailableError, UsageError
-from registry.http.exchange import exchange_of
+from registry.http.exchange import Scope, exchange_of
+from registry.http.limits import is_below_view
 from registry.http.statuses import MALFORMED, retry_after, status_of
 from registry.wire import API, Problem
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
+    from registry.http.envelope import Receive, Send
+
 MEDIA_TYPE: Final = "application/problem+json"
+_MOST: Final = 1000  # characters of a sentence in a header
 Refused = Callable[["Request", RegistryError], Awaitable[None]]
 
 log = logging.getLogger(__name__)
@@ -54,14 +58,36 @@ def headers_of(told: Problem) -> dict[str, str]:
     return headers
 
 
+class _ProblemResponse(Response):
+    """A problem, in the form of what was asked: that is known when it leaves, whoever raised it."""
+
+    def __init__(self, told: Problem, headers: Mapping[str, str] | None) -> None:
+        every = {**headers_of(told), **(headers or {})}
+        super().__init__(told.model_dump_json(), status_code=told.status, headers=every, media_type=MEDIA_TYPE)
+        self._below_a_view = view_response(told, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_below_view(scope["path"]):
+            await self._below_a_view(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def problem_response(told: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """The answer that tells a problem."""
-    return Response(
-        told.model_dump_json(),
-        status_code=told.status,
-        headers={**headers_of(told), **(headers or {})},
-        media_type=MEDIA_TYPE,
-    )
+    return _ProblemResponse(told, headers)
+
+
+def view_response(told: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The same to a client of the Hub: it reads one header, or a field of the body."""
+    every = {**headers_of(told), "X-Error-Message": in_a_header(told.detail), **(headers or {})}
+    return JSONResponse({"error": told.detail}, status_code=told.status, headers=every)
+
+
+def in_a_header(sentence: str) -> str:
+    """One line of what a header may hold."""
+    line = " ".join(sentence.encode("ascii", "replace").decode().split())[:_MOST]
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def unexpected() -> UnavailableError:

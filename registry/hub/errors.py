@@ -9,7 +9,6 @@ from typing import Any, Final, Literal
 
 import anyio.to_thread
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from registry.errors import (
@@ -25,12 +24,14 @@ from registry.http.acting import service_of
 from registry.http.bodies import BodyResponse
 from registry.http.envelope import Receive, Send
 from registry.http.exchange import Scope, exchange_of
-from registry.http.problems import headers_of, problem
+from registry.http.problems import in_a_header, problem, view_response
+from registry.wire import Problem
 
 What = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
 COMMIT: Final = "X-Repo-Commit"
 _HOW_TO_ASK: Final = " Clients of the Hub take the token from HF_TOKEN."
-_MOST: Final = 1000  # characters of a sentence in a header
+_NAMING: Final = frozenset({"name", "path"})  # parameters of the addresses that name a repo, or might
+_MOST_TOPIC: Final = 256  # characters
 
 log = logging.getLogger(__name__)
 
@@ -102,17 +103,29 @@ async def error_answer(request: Request, error: RegistryError) -> Response:
     told = problem(error, id_, status=404 if isinstance(error, MissingError) else None)
     if told.status == 500:
         log.error("%s", error, extra={"request": id_, "code": told.code})
-    sentence = told.detail + (_HOW_TO_ASK if told.code == "bad_token" else "")
-    headers = {**headers_of(told), "X-Error-Message": _in_a_header(sentence)}
+    if told.code == "bad_token":
+        told = told.model_copy(update={"detail": told.detail + _HOW_TO_ASK})
+    headers = _warning(request, told) if _has_reason(error) else {}
     if isinstance(error, MissingError):
         headers["X-Error-Code"] = error.what
         headers.update({COMMIT: error.commit} if error.commit else {})
-    elif isinstance(error, NotAllowedError):
+    elif isinstance(error, NotAllowedError) and _NAMING & request.path_params.keys():
         headers["X-Error-Code"] = "RepoNotFound"
-    return JSONResponse({"error": sentence}, status_code=told.status, headers=headers)
+    return view_response(told, headers)
 
 
-def _in_a_header(sentence: str) -> str:
-    """One line of what a header may hold."""
-    line = " ".join(sentence.encode("ascii", "replace").decode().split())[:_MOST]
-    return "".join(char if char.isprintable() else "?" for char in line)
+def _has_reason(error: RegistryError) -> bool:
+    """Whether there is more to say than that something is not there, which clients also ask to find out."""
+    if isinstance(error, MissingError):
+        return error.what == "RevisionNotFound" and error.code != NotFoundError.default_code
+    return isinstance(error, NotAllowedError)
+
+
+def _warning(request: Request, told: Problem) -> dict[str, str]:
+    """What clients print before an error of their own, which has the sentence at its end or not at all.
+
+    They print one warning of each topic, which ends at the first semicolon.
+    """
+    repo_id = "/".join(request.path_params[part] for part in ("namespace", "name") if part in request.path_params)
+    topic = in_a_header(f"{told.code} {repo_id}").replace(";", "?")[:_MOST_TOPIC]
+    return {"X-HF-Warning": f"{topic}; {in_a_header(told.detail)}"}

@@ -10,9 +10,9 @@ from urllib.parse import parse_qs
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse
 
-from registry.errors import UsageError
+from registry.errors import NotAllowedError, UsageError
 from registry.http.payloads import JSON, check_depth
-from registry.hub.asking import Asking
+from registry.hub.asking import Acting, Asking
 from registry.hub.entries import all_entries, files_of, inside, sibling
 from registry.hub.errors import MissingError, told_as
 from registry.services import repos
@@ -25,6 +25,28 @@ _COMMITS: Final = 100
 def harnesses() -> JSONResponse:
     """What every client asks for once: the programs that it may be run by. This registry names none."""
     return JSONResponse({"standardEnvVars": [], "harnesses": {}})
+
+
+def whoami(registry: Acting) -> JSONResponse:
+    """Whose the token is that was given: ``hf auth login`` looks before it keeps one, under its ``displayName``.
+
+    Raises:
+        NotAllowedError: ``bad_token``, none was given; also where everybody may read without.
+    """
+    who = registry.deployment.principal
+    if who.token is None:
+        raise NotAllowedError("No token was given, so there is nobody to name.", code="bad_token")
+    return JSONResponse(
+        {
+            "type": "user",
+            "id": who.token,
+            "name": who.name,
+            "fullname": who.name,
+            "orgs": [],
+            # by its id: a token of another Hub that is called the same would be written over
+            "auth": {"type": "access_token", "accessToken": {"displayName": who.token, "role": "read"}},
+        }
+    )
 
 
 def model_info(question: Asking) -> JSONResponse:

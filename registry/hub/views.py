@@ -8,15 +8,16 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.convertors import Convertor, register_url_convertor
 
+from registry.errors import NotFoundError
 from registry.hub.asking import Acting
 from registry.hub.errors import HubRoute, MissingError
 from registry.hub.files import resolve
-from registry.hub.lists import commits, harnesses, model_info, paths_info, refs, tree
+from registry.hub.lists import commits, harnesses, model_info, paths_info, refs, tree, whoami
 from registry.wire import VIEWS
 
 _READ: Final = ("GET", "HEAD")
+_WRITE: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MODEL: Final = "/api/models/{namespace}/{name}"
-_ANY: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class _Rest(Convertor[str]):
@@ -35,12 +36,25 @@ register_url_convertor("rest", _Rest())
 
 
 def nothing(registry: Acting, request: Request) -> None:
-    """What is asked for at an address that a view does not have."""
+    """What is read at an address that a view does not have: to clients each of them may be one of a repo."""
     del registry  # strangers are not told which addresses there are
-    sentence = (
-        f"There is nothing at {request.method} {request.url.path[:256]}: the view is read-only, and has models only."
-    )
-    raise MissingError(sentence, "RepoNotFound")
+    raise MissingError(_nothing_at(request), "RepoNotFound")
+
+
+def no_list(registry: Acting, request: Request) -> None:
+    """What other Hubs list or tell of themselves. No repo was asked for: a client would propose to create one."""
+    del registry
+    raise NotFoundError(_nothing_at(request))
+
+
+def no_writing(request: Request) -> None:
+    """What changes something at other Hubs: impossible here, whoever asks and whatever there is."""
+    raise NotFoundError(_nothing_at(request))
+
+
+def _nothing_at(request: Request) -> str:
+    address = f"{request.method} {request.url.path[:256]}"
+    return f"There is nothing at {address}: the view is read-only, and has models only."
 
 
 _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
@@ -53,8 +67,12 @@ _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (_READ, _MODEL + "/refs", refs),
     (("POST",), _MODEL + "/paths-info/{revision:rest}", paths_info),
     (_READ, _MODEL + "/commits/{revision:rest}", commits),
-    (_ANY, "", nothing),
-    (_ANY, "/{path:rest}", nothing),
+    (_READ, "/api/whoami-v2", whoami),
+    (_READ, "/api/{list}", no_list),
+    (_READ, "", nothing),
+    (_READ, "/{path:rest}", nothing),
+    (_WRITE, "", no_writing),
+    (_WRITE, "/{path:rest}", no_writing),
 )
 
 

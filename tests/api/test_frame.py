@@ -59,6 +59,7 @@ def toy(limits: Limits = LIMITS) -> FastAPI:
     def echo(name: str, asked: Annotated[TagRequest, Depends(JsonBody(TagRequest))]) -> TagRequest:
         return asked
 
+    @app.get("/hf/fails")
     @app.get(f"{API}/fails")
     def fails(code: str | None = None) -> None:
         if code is not None:
@@ -66,6 +67,7 @@ def toy(limits: Limits = LIMITS) -> FastAPI:
         secret = "what nobody may see"
         raise ZeroDivisionError(secret)
 
+    @app.get("/hf/sleeps")
     @app.get(f"{API}/sleeps")
     def sleeps(seconds: float) -> str:
         time.sleep(seconds)
@@ -299,6 +301,31 @@ def test_a_route_that_takes_too_long_is_answered_in_time(http: httpx.Client) -> 
     assert http.get(f"{API}/sleeps", params={"seconds": 0}).json() == "awake"
     assert_problem(http.get(f"{API}/sleeps", params={"seconds": 2}), 503, "unavailable")
     assert http.get(f"{API}/sleeps", params={"seconds": 0}).json() == "awake"
+
+
+def test_below_a_view_whatever_the_frame_says_has_the_form_of_the_hub(http: httpx.Client) -> None:
+    headers = {f"X-{n}": "1" for n in range(30)}
+    for answer, status, text in (
+        (http.get("/hf/fails"), 500, "should never happen"),
+        (http.get("/hf/sleeps", params={"seconds": 2}), 503, "did not answer within"),
+        (http.get("/hf/nowhere"), 404, "There is nothing at GET /hf/nowhere"),
+        (http.request("BREW", "/hf/fails"), 405, "BREW is not possible"),
+        (http.get("/hf-lora", headers=headers), 413, "headers, at most 20 are taken"),
+        (http.request("DELETE", "/hf/x", content=bytes(LIMITS.document + 1)), 413, f"at most {LIMITS.document} are"),
+    ):
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
+        assert answer.json() == {"error": answer.headers["x-error-message"]}
+        assert text in answer.json()["error"]
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers.get("retry-after") == ("5" if status == 503 else None)
+    assert_problem(http.get("/hfx/nowhere", headers=headers), 413, "too_large")
+
+
+def test_a_body_where_clients_of_the_hub_have_one_is_taken(http: httpx.Client) -> None:
+    """They delete and change by a document; the API does by parameters."""
+    for method in ("DELETE", "PATCH"):
+        assert http.request(method, "/hf/x", json={"name": "x"}).status_code == 404
+        assert_problem(http.request(method, f"{API}/fails", json={"name": "x"}), 413, "too_large")
 
 
 def test_every_request_is_one_line_without_what_it_carried(http: httpx.Client, log: Lines) -> None:

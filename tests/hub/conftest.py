@@ -71,6 +71,17 @@ def reader(service: str, library: Library) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def shelf_service(tmp_path: Path) -> Iterator[tuple[Library, httpx.Client]]:
+    library = with_tokens(fill(tmp_path))
+    with (
+        running(service_app(library.registry)) as address,
+        httpx.Client(base_url=address, headers=library.headers("reader"), timeout=30) as client,
+    ):
+        yield library, client
+    library.shelf.close()
+
+
 def sha(client: httpx.Client, view: str, repo: str, revision: str = "main") -> str:
     """The commit that a name means now."""
     answer = client.get(f"/{view}/api/models/{repo}/revision/{revision}")
@@ -79,7 +90,7 @@ def sha(client: httpx.Client, view: str, repo: str, revision: str = "main") -> s
     return found
 
 
-def assert_missing(answer: httpx.Response, what: str, *, status: int = 404, commit: str | None = None) -> str:
+def assert_missing(answer: httpx.Response, what: str | None, *, status: int = 404, commit: str | None = None) -> str:
     """Every error has this shape: a code of the Hub, one line in a header, and the same sentence in a JSON body."""
     assert answer.status_code == status, answer.text
     assert answer.headers.get("x-error-code") == what

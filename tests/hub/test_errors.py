@@ -64,22 +64,6 @@ def test_a_commit_of_another_view_or_repo_is_none_of_this_one(reader: httpx.Clie
     assert_missing(reader.get(f"/hf-published/api/models/tiny/a/revision/{other}"), "RevisionNotFound")
 
 
-NOTHING = [
-    "", "/", "/x", "/x%0A", "/%0Ax", "/api/models%0A/tiny/a",
-    "/api/whoami-v2", "/api/datasets/tiny/a", "/tiny/a", "/api/models", "/api/v1/tree", "/api/models/tiny",
-    "/api/models/tiny/a/xet-read-token/main", "/tiny/a/resolve/main",
-]  # fmt: skip
-
-
-def test_the_view_has_nothing_else(reader: httpx.Client) -> None:
-    asked = [(method, address) for method in ("GET", "HEAD") for address in NOTHING]
-    methods = ("HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-    asked += [(method, "/tiny/a/resolve/main") for method in methods]
-    asked += [(method, "/tiny/a/resolve/main/config.json") for method in methods if method != "HEAD"]
-    for method, address in asked:
-        assert_missing(reader.request(method, f"/hf{address}"), "RepoNotFound")
-
-
 ODD = ["/%00", "/tiny%2Fa%2Fresolve%2Fmain%2Fx", "/api/models/tiny%2Fa%2Frevision%2Fmain", "/tiny%2Fa/resolve/main/x"]
 
 
@@ -157,17 +141,6 @@ def test_above_a_scope_is_composed_and_not_shown(service: str, library: Library,
 
 
 # ------------------------------------------------------------------ what can't be made
-
-
-@pytest.fixture
-def shelf_service(tmp_path: Path) -> Iterator[tuple[Library, httpx.Client]]:
-    library = with_tokens(fill(tmp_path))
-    with (
-        running(service_app(library.registry)) as address,
-        httpx.Client(base_url=address, headers=library.headers("reader"), timeout=30) as client,
-    ):
-        yield library, client
-    library.shelf.close()
 
 
 def test_commits_outlive_what_main_means(shelf_service: tuple[Library, httpx.Client]) -> None:
@@ -294,8 +267,10 @@ def test_a_path_that_no_adapter_equals_has_no_revision_as_one(shelf: Shelf) -> N
             ("HEAD", "/tiny/a.b/resolve/main/adapter_config.json"),
             ("GET", "/tiny/a.b/resolve/r1/adapter_model.safetensors"),
         ):
-            message = assert_missing(client.request(method, f"/hf-lora{asked}"), "RevisionNotFound")
+            answer = client.request(method, f"/hf-lora{asked}")
+            message = assert_missing(answer, "RevisionNotFound")
             assert "no single PEFT adapter equals this path" in message
+            assert answer.headers["x-hf-warning"] == f"not_composable tiny/a.b; {message}"
 
 
 def test_what_only_values_show_is_told_before_the_first_byte(shelf: Shelf) -> None:
