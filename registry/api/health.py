@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Literal, cast
 
 from fastapi import APIRouter, Request, Response
 
 from registry.api.openapi import problems
-from registry.errors import RegistryError, UnavailableError
+from registry.errors import UnavailableError
 from registry.http.acting import service_of
 from registry.http.metrics import MEDIA_TYPE
+from registry.http.readiness import Readiness
 from registry.schemas import Schema
-from registry.services.deployment import Deployment
 
 router = APIRouter(tags=["health"])
 log = logging.getLogger(__name__)
@@ -39,10 +39,9 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", responses={503: problems()[503]})
-def readyz(request: Request) -> Ready:
+async def readyz(request: Request) -> Ready:
     """Whether the process can work: its database with a schema that fits, and its store."""
-    deployment = service_of(request).registry.deployment
-    wrong = faults(deployment)
+    wrong = await cast("Readiness", request.app.state.readiness).faults()
     if wrong:
         # Not the sentences: they name places, and nobody who asks here has shown a token. The log has them.
         for what, error in wrong.items():
@@ -56,14 +55,3 @@ def readyz(request: Request) -> Ready:
 def metrics(request: Request) -> Response:
     """Metrics of this process, as Prometheus reads them."""
     return Response(service_of(request).metrics.text(), media_type=MEDIA_TYPE)
-
-
-def faults(deployment: Deployment) -> dict[str, RegistryError]:
-    """What the service stands on and can't be used now, and why."""
-    wrong: dict[str, RegistryError] = {}
-    for what, ping in (("database", deployment.database.ping), ("store", deployment.blobs.ping)):
-        try:
-            ping()
-        except RegistryError as error:
-            wrong[what] = error
-    return wrong

@@ -24,6 +24,7 @@ from registry.http.gauges import gauges
 from registry.http.limits import Limits
 from registry.http.metrics import Metrics
 from registry.http.problems import install, problem
+from registry.http.readiness import Readiness
 from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
 from registry.services.local import LocalRegistry
@@ -60,6 +61,7 @@ def build(
         ],
     )
     app.state.service = service
+    app.state.readiness = Readiness(service.registry.deployment)
     for router in routers:
         app.include_router(router)
     install(app, partial(_note_refusal, service.refusals))

@@ -212,12 +212,12 @@ class BlobStore:
         """Read a whole blob, compare its sha256 and its block list; raises `IntegrityError` that says what is wrong."""
         try:
             reader = self._driver.open(place.key)
-        except NotFoundError as error:
+            if reader.size != place.size:
+                reader.close()
+                raise self._corrupt(place, f"it has {reader.size} bytes instead of {place.size}")
+            found = self._digest_object(reader, None, advance)
+        except NotFoundError as error:  # it may be removed while it is read
             raise self._corrupt(place, "its file is missing") from error
-        if reader.size != place.size:
-            reader.close()
-            raise self._corrupt(place, f"it has {reader.size} bytes instead of {place.size}")
-        found = self._digest_object(reader, None, advance)
         if found.digest != place.digest:
             raise self._corrupt(place, f"the digest of its bytes is {found.digest}")
         if found.blocks_digest != place.blocks_digest:

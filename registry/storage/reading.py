@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 from registry.digest import sha256_digest
@@ -168,15 +168,12 @@ class BlobReader:
 def load_list(driver: ObjectDriver, place: BlobPlace) -> bytes:
     """The stored block list of a blob of several blocks, checked; raises `IntegrityError` when it is not right."""
     try:
-        opened = driver.open(blocks_key(place.key))
+        with closing(driver.open(blocks_key(place.key))) as opened:
+            data = bytearray(list_size(place.size))
+            if opened.size == len(data):
+                opened.read_into(0, memoryview(data))
     except NotFoundError as error:
         raise corrupt(place.digest, driver.place, "the list of its block digests is missing") from error
-    try:
-        data = bytearray(list_size(place.size))
-        if opened.size == len(data):
-            opened.read_into(0, memoryview(data))
-        if opened.size != len(data) or sha256_digest(data) != place.blocks_digest:
-            raise corrupt(place.digest, driver.place, "the list of its block digests is not the one that was stored")
-    finally:
-        opened.close()
+    if opened.size != len(data) or sha256_digest(data) != place.blocks_digest:
+        raise corrupt(place.digest, driver.place, "the list of its block digests is not the one that was stored")
     return bytes(data)

@@ -67,10 +67,8 @@ def clear_litter(folder: Path) -> int:
 
 
 def _clear_one(part: Path) -> bool:
-    try:
-        # For writing, because network file systems lend an exclusive lock only then. Files of other users are theirs.
-        fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except (FileNotFoundError, PermissionError):
+    fd = _open_own(part)
+    if fd is None:
         return False
     try:
         if not _lock(fd, part.parent):
@@ -80,6 +78,27 @@ def _clear_one(part: Path) -> bool:
         return True
     finally:
         os.close(fd)
+
+
+def _open_own(part: Path) -> int | None:
+    """Open a file to lock it; None when it is gone, or is another user's."""
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        # For writing, because network file systems lend an exclusive lock only then.
+        return os.open(part, os.O_RDWR | flags)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        pass
+    # Read-only: it was about to become an object, and may be one by now, under another name. So it stays read-only.
+    try:
+        fd = os.open(part, os.O_RDONLY | flags)
+    except (FileNotFoundError, PermissionError):
+        return None
+    if os.fstat(fd).st_uid == os.geteuid():
+        return fd
+    os.close(fd)
+    return None
 
 
 def _make_locked(folder: Path) -> tuple[Path, int]:
@@ -107,5 +126,7 @@ def _lock(fd: int, folder: Path) -> bool:
                 f"The file system of {folder.parent} can't lock files, so writers can't be told from dead ones: "
                 "keep the registry on a local disk, or use a server with an object store."
             ) from error
+        if error.errno == errno.EBADF:  # a network file system, and a file that is open for reading only
+            return False
         raise
     return True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from registry.catalogue import blobs as blob_rows
+from registry.catalogue import collecting
 from registry.errors import UnavailableError
 from registry.progress import SILENT
 from registry.schemas import Checked, Damage
@@ -189,6 +191,49 @@ def test_a_blob_that_can_not_be_read_is_damage(filled: Place) -> None:
     file.rmdir()
     file.symlink_to(file)
     assert only(fsck(filled, deep=True)).takes_down == ("net",)
+
+
+class GoneWhileItIsRead:
+    """Progress of a check beside a collector, which removes a blob, its row first, when some of it was read."""
+
+    def __init__(self, remove: Callable[[], None]) -> None:
+        self._remove = remove
+        self._read = False
+        self.removed = False
+
+    def begin(self, what: str, total: int) -> None:
+        del total
+        self._read = what == "Reading blobs"
+
+    def advance(self, amount: int) -> None:
+        del amount
+        if self._read and not self.removed:
+            self.removed = True
+            self._remove()
+
+
+@pytest.mark.parametrize("place", ["team"], indirect=True)  # an open file of a folder is whole until it is closed
+@pytest.mark.parametrize("row", ["gone", "there"])
+def test_a_blob_that_goes_while_it_is_read(place: Place, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collected, it is no damage; taken from under its row, it is missing."""
+    monkeypatch.setattr("registry.storage.streams._PIECE", 1 << 20)
+    monkeypatch.setattr("registry.storage.s3.reading.S3Reader.ahead", 1 << 20)
+    blobs = place.deployment.blobs
+    stored = blobs.put_bytes(bytes(8 << 20))
+    place.deployment.change(lambda session: blob_rows.record(session, [blob_row(stored)]))
+
+    def remove() -> None:
+        if row == "gone":
+            place.deployment.change(lambda session: collecting.forget(session, [stored.digest], datetime.now(UTC)))
+        blobs.delete(stored.key)
+
+    progress = GoneWhileItIsRead(remove)
+    found = check(place.deployment, deep=True, progress=progress)
+    assert progress.removed
+    if row == "gone":
+        assert found.damage == ()
+    else:
+        assert only(found).problem == "its file is missing"
 
 
 class GoneAfterTheList(BlobStore):

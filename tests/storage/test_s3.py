@@ -333,10 +333,15 @@ def test_a_store_that_is_down_or_slow(make_s3: MakeS3, private_s3: S3Server, mon
     place = private_s3.place()
     with Shim(private_s3.endpoint) as shim:
         monkeypatch.setattr(connection, "_READ_TIMEOUT", 0.5)
-        slow = make_s3(shim.url, url=place.url)
+        monkeypatch.setattr(connection, "_PING_READ_TIMEOUT", 0.5)
+        slow = make_s3(shim.url, url=place.url, attempts=2)
         shim.faults = [Fault(delay=1.5)]
-        with pytest.raises(UnavailableError, match=f"can't be reached at {shim.url}.*Timeout"):
-            slow.ping()
+        asked: list[tuple[Callable[[], object], int]] = [(slow.ping, 1), (lambda: slow.size(KEY), 2)]
+        for ask, times in asked:
+            with pytest.raises(UnavailableError, match=f"can't be reached at {shim.url}.*Timeout"):
+                ask()
+            assert len(shim.seen()) == times, "who asks whether it is there is told soon"
+            shim.forget()
     driver = make_s3(private_s3.endpoint, url=place.url)
     driver.ping()
     private_s3.stop()

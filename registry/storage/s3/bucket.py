@@ -46,19 +46,26 @@ class Bucket:
 
     @contextmanager
     def told(self, key: str | None = None, *, writing: bool = False) -> Iterator[None]:
-        """Turns what botocore raises in the block into an error of this package."""
+        """Turns what botocore raises in the block into an error of this package.
+
+        urllib3's own errors are among it: botocore lets those through of a refusal whose body does not come.
+        """
         from botocore.exceptions import BotoCoreError, ClientError
+        from urllib3.exceptions import HTTPError
 
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, HTTPError) as error:
             raise store_error(error, self.place, self.connection.endpoint, key, writing=writing) from error
 
-    def require(self) -> None:
-        """Raises when the bucket isn't there or can't be used."""
+    def ping(self) -> None:
+        """Raises when the bucket isn't there, can't be used, or does not answer within seconds."""
+        self._require(self.connection.impatient)
+
+    def _require(self, client: Any) -> None:
         with self.told():
             try:
-                self.client.head_bucket(Bucket=self.name)
+                client.head_bucket(Bucket=self.name)
             except Exception as error:
                 if is_missing(error):
                     raise no_bucket(self.place, self.connection.endpoint) from error
@@ -76,7 +83,7 @@ class Bucket:
         """Bytes of an object, or None when there is none. A missing bucket is an error."""
         size = self.find(key)
         if size is None:
-            self.require()
+            self._require(self.client)
         return size
 
     def put(self, key: str, body: Any, length: int) -> None:
@@ -111,13 +118,21 @@ class Bucket:
             )
             return str(answer["ETag"])
 
-    def join(self, key: str, upload: str, tags: dict[int, str]) -> None:
-        """Make an object of its parts."""
+    def join(self, key: str, upload: str, tags: dict[int, str], size: int) -> None:
+        """Make an object of ``size`` bytes of its parts, under a key that nothing else is written to.
+
+        Raises `NotFoundError` when there is no such upload, unless it was joined already: by another call, or by this
+        one, whose request is repeated when the answer to it was lost.
+        """
         parts = [{"PartNumber": number, "ETag": tag} for number, tag in sorted(tags.items())]
         with self.told(key, writing=True):
-            self.connection.patient.complete_multipart_upload(
-                **self.at(key), UploadId=upload, MultipartUpload={"Parts": parts}
-            )
+            try:
+                self.connection.patient.complete_multipart_upload(
+                    **self.at(key), UploadId=upload, MultipartUpload={"Parts": parts}
+                )
+            except Exception as error:
+                if not is_missing(error) or self.find(key) != size:
+                    raise
 
     def abort(self, key: str, upload: str) -> None:
         """Remove an upload and its parts; one that is gone is no error."""

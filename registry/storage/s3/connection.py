@@ -12,6 +12,8 @@ from registry.errors import UsageError
 _CONNECT_TIMEOUT: Final = 10
 _READ_TIMEOUT: Final = 60
 _PATIENCE: Final = 900
+_PING_CONNECT_TIMEOUT: Final = 2
+_PING_READ_TIMEOUT: Final = 3
 _CONNECTIONS: Final = 64
 _AWS: Final = (".amazonaws.com", ".amazonaws.com.cn")
 
@@ -19,8 +21,9 @@ _AWS: Final = (".amazonaws.com", ".amazonaws.com.cn")
 class Connection:
     """The clients that a driver needs, all safe for many threads.
 
-    ``client`` for what answers soon, ``patient`` for copies that the store makes and joins, ``signer`` for presigned
-    requests, which are made for the address under which clients reach the store.
+    ``client`` for what answers soon, ``patient`` for copies that the store makes and joins, ``impatient`` for whether
+    the store answers at all, ``signer`` for presigned requests, which are made for the address under which clients
+    reach the store.
     """
 
     def __init__(self, bucket: str, public_url: str | None) -> None:
@@ -32,10 +35,8 @@ class Connection:
             settings = botocore.session.get_session()
             # One for all clients: it adds its methods to what the settings make, which works once.
             session = boto3.session.Session(botocore_session=settings)
-            self.client = _client(session, settings, None, bucket, _READ_TIMEOUT)
-            self.signer = (
-                self.client if public_url is None else _client(session, settings, public_url, bucket, _READ_TIMEOUT)
-            )
+            self.client = _client(session, settings, None, bucket)
+            self.signer = self.client if public_url is None else _client(session, settings, public_url, bucket)
         except (BotoCoreError, ValueError) as error:
             raise UsageError(
                 f"The settings for S3 can't be used ({error}): check AWS_ENDPOINT_URL, AWS_PROFILE and the others."
@@ -44,6 +45,7 @@ class Connection:
         self._settings = settings
         self._bucket = bucket
         self._patient: Any = None
+        self._impatient: Any = None
         self._lock = threading.Lock()
 
     @property
@@ -51,8 +53,20 @@ class Connection:
         """A client that waits for long."""
         with self._lock:
             if self._patient is None:
-                self._patient = _client(self._session, self._settings, None, self._bucket, _PATIENCE)
+                self._patient = self._another(read_timeout=_PATIENCE)
             return self._patient
+
+    @property
+    def impatient(self) -> Any:
+        """A client that asks once and gives up soon."""
+        with self._lock:
+            if self._impatient is None:
+                self._impatient = self._another(
+                    connect_timeout=_PING_CONNECT_TIMEOUT,
+                    read_timeout=_PING_READ_TIMEOUT,
+                    retries={"mode": "standard", "total_max_attempts": 1},
+                )
+            return self._impatient
 
     @property
     def endpoint(self) -> str:
@@ -61,25 +75,29 @@ class Connection:
 
     def close(self) -> None:
         """Release all connections."""
-        for client in (self.client, self.signer, self._patient):
+        for client in (self.client, self.signer, self._patient, self._impatient):
             if client is not None:
                 client.close()
 
+    def _another(self, **patience: Any) -> Any:
+        return _client(self._session, self._settings, None, self._bucket, **patience)
 
-def _client(session: Any, settings: Any, endpoint: str | None, bucket: str, read_timeout: int) -> Any:
+
+def _client(session: Any, settings: Any, endpoint: str | None, bucket: str, **patience: Any) -> Any:
+    """A client for ``endpoint``, or for that of the settings; ``patience`` are settings that differ from the usual."""
     from botocore.config import Config
 
     config = Config(
         signature_version="s3v4",
         connect_timeout=_CONNECT_TIMEOUT,
-        read_timeout=read_timeout,
+        read_timeout=_READ_TIMEOUT,
         max_pool_connections=_CONNECTIONS,
         tcp_keepalive=True,
         retries={"mode": "standard"},
         # Stores accept wrong checksums and send wrong ones: bytes are read back and hashed instead.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-    )
+    ).merge(Config(**patience))
     if _in_host(settings, endpoint, bucket):
         addressing: Any = {"addressing_style": "virtual"}
         config = config.merge(Config(s3=addressing))

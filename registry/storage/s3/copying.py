@@ -61,7 +61,7 @@ def _in_parts(bucket: Bucket, target: str, size: int, part_size: int, make: _Par
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        bucket.join(target, upload, {number: str(tag) for number, tag in tags.items()})
+        bucket.join(target, upload, {number: str(tag) for number, tag in tags.items()}, size)
     except BaseException:
         bucket.tidy(target, upload)
         raise

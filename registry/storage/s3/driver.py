@@ -36,7 +36,7 @@ class S3Driver(S3Uploads):
         return self._bucket.place
 
     def ping(self) -> None:
-        self._bucket.require()
+        self._bucket.ping()
 
     def writer(self) -> ObjectWriter:
         return S3Writer(self._bucket)

@@ -65,14 +65,20 @@ class S3Reader:
     def _read_some(self, offset: int, buffer: memoryview) -> tuple[int, Exception | None]:
         """Ask for all of ``buffer``; returns how much came, and what stopped it."""
         from botocore.exceptions import BotoCoreError
+        from urllib3.exceptions import HTTPError
 
-        body = self._ask(offset, len(buffer))
+        try:
+            body = self._ask(offset, len(buffer))
+        except UnavailableError as error:
+            if isinstance(error.__cause__, HTTPError):  # a refusal that broke off, which botocore does not ask again
+                return 0, error.__cause__
+            raise
         source = _inner(body) or body
         done = 0
         try:
             while done < len(buffer) and (count := source.readinto(buffer[done : done + _AT_A_TIME])):
                 done += count
-        except (BotoCoreError, HTTPException, OSError) as error:
+        except (BotoCoreError, HTTPError, HTTPException, OSError) as error:
             return done, error
         finally:
             if source is not body and source.isclosed():

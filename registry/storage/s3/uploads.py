@@ -114,10 +114,9 @@ class S3Uploads:
             return  # joined already: that is what parts() said
         tags = {number: str(found[number]["ETag"]) for number in range(1, staging.part_count + 1)}
         try:
-            self._bucket.join(staging.key, staging.multipart, tags)
-        except NotFoundError:
-            # The store may have joined them when its answer was lost, or for another call.
-            self.parts(staging)
+            self._bucket.join(staging.key, staging.multipart, tags, staging.size)
+        except NotFoundError as error:
+            raise staging_gone(staging) from error
 
 
 def abort_uploads(bucket: Bucket, prefix: str, older_than: datetime) -> int:

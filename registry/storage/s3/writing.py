@@ -152,6 +152,7 @@ class _Incoming:
         self._upload: str | None = bucket.begin(self.key)
         self._tags: dict[int, str] = {}
         self._number = 0
+        self._size = 0
         self._going: deque[Future[None]] = deque()
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="put")
 
@@ -164,6 +165,7 @@ class _Incoming:
         while len(self._going) >= _AT_ONCE:
             self._going.popleft().result()
         self._number += 1
+        self._size += len(part)
         self._going.append(self._pool.submit(self._send, self._number, part))
 
     def join(self) -> None:
@@ -172,7 +174,7 @@ class _Incoming:
             return
         while self._going:
             self._going.popleft().result()
-        self._bucket.join(self.key, self._upload, self._tags)
+        self._bucket.join(self.key, self._upload, self._tags, self._size)
         self._upload = None
 
     def close(self) -> None:
