@@ -21,6 +21,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then pip install --index-url "$TORCH_INDEX" torch;
 WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY registry registry
+COPY adapter_registry adapter_registry
 COPY alembic alembic
 COPY migrations migrations
 # What only installs is not needed where it runs.

@@ -14,10 +14,10 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist work
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-clients lint format bench mutants clean
+.PHONY: help demo test test-slow test-clients architectures trials lint format bench mutants mutants-sample dist clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## See the main job on real weights: a tree of adapters, trained, composed, merged and checked.
 	$(VENV)/bin/registry demo
@@ -32,16 +32,23 @@ test-clients: $(VENV)/.dev $(VENV)/clients-hub-1/.made $(VENV)/clients-hub-0.36/
 	CLIENTS=$(VENV)/clients-hub-1 $(PYTEST) tests/clients $(ARGS)
 	CLIENTS=$(VENV)/clients-hub-0.36 $(PYTEST) tests/clients $(ARGS)
 
+architectures: $(VENV)/.dev ## Try every model type of transformers against PEFT, and print the table (about half an hour).
+	$(TEST_ENV) $(PY) -m tests.architectures.run $(ARGS)
+
+trials: $(VENV)/.dev ## Kill processes, race and ask at random for half an hour, and see that nothing is lost.
+	$(TEST_ENV) $(PY) -m tests.trials $(ARGS)
+
 lint: $(VENV)/.dev ## Check format, style, types and the direction of imports.
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
-format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the list of modules in docs/.
+format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the lists in docs/ that come from it.
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 	$(PY) -m tests.house.module_map
+	$(PY) -m tests.house.route_table
 
 bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure speed and memory beside the peers (about half an hour, 20 GB in the temp folder).
 	$(PY) -m benchmarks.startup
@@ -53,9 +60,18 @@ bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure speed and memory beside the p
 mutants: $(VENV)/.dev ## Plant bugs in a copy, one at a time, and see that the tests catch each.
 	$(TEST_ENV) $(PY) -m tests.house.mutants $(ARGS)
 
+# More are drawn than there is time for. The rest of the 4 minutes is for taking down what is under way at the end.
+mutants-sample: $(VENV)/.dev ## Plant some of them, drawn by the id of the commit (at most 4 minutes).
+	$(TEST_ENV) $(PY) -m tests.house.mutants --sample 40 --minutes 3.5 $(ARGS)
+
+dist: $(VENV)/.dev ## Build wheels and source distributions into dist/: of all, and of the client alone.
+	rm -rf dist
+	$(PY) -m build --no-isolation --outdir dist .
+	$(PY) -m build --no-isolation --outdir dist client
+
 clean: ## Remove what the targets made: .venv, caches, build output, results.
-	rm -rf $(VENV) build dist demo-registry benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find registry tests benchmarks alembic migrations -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist client/dist demo-registry benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find registry adapter_registry tests benchmarks alembic migrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else "Python 3.11 to 3.13 is needed, this is %d.%d: name another with make PYTHON=python3.12" % sys.version_info[:2])'

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from alembic import context
 from sqlalchemy import Connection
 
-from registry.catalogue.database import Database
-from registry.catalogue.tables import UtcTime
-from registry.catalogue.team_tables import METADATA
+# Alembic runs this file, so it has to be told by which name the package was imported (see `adapter_registry`).
+_DATABASE = f"{context.config.attributes.get('package', 'registry')}.catalogue.database"
+Database = import_module(f"{_DATABASE}.database").Database
+UtcTime = import_module(f"{_DATABASE}.tables").UtcTime
+METADATA = import_module(f"{_DATABASE}.team_tables").METADATA
 
 DEVELOPMENT: Final = "build/development.sqlite"  # below the checkout, for `alembic check` without any setting
 

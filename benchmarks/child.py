@@ -50,7 +50,7 @@ def _import_ours() -> float:
 
     import registry.services
 
-    for module in pkgutil.iter_modules(registry.services.__path__, "registry.services."):
+    for module in pkgutil.walk_packages(registry.services.__path__, "registry.services."):
         importlib.import_module(module.name)
     return time.perf_counter() - start
 

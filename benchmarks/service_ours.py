@@ -15,9 +15,12 @@ from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
 from benchmarks.service_race import Work
-from registry.catalogue import bases, blobs, publishing, revisions, tables
-from registry.catalogue.database import Database
-from registry.digest import canonical_json, sha256_digest
+from registry.catalogue.changes import publish
+from registry.catalogue.database import tables
+from registry.catalogue.database.database import Database
+from registry.catalogue.store import blobs
+from registry.catalogue.tree import bases, revisions
+from registry.digest import BlobRef, canonical_json, sha256_digest
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal
 from registry.schemas import TargetGroup
@@ -31,14 +34,14 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 BENCH = Principal("bench", UNLIMITED)
 
 
-def _blob(digest: str) -> blobs.BlobRow:
-    return blobs.BlobRow(digest, 90_000_000, sha256_digest(digest.encode()), f"blobs/{digest.removeprefix('sha256:')}")
+def _blob(digest: str) -> BlobRef:
+    return BlobRef(digest, 90_000_000, sha256_digest(digest.encode()), f"blobs/{digest.removeprefix('sha256:')}")
 
 
-def _new(path: str, weights: str) -> publishing.NewRevision:
+def _new(path: str, weights: str) -> publish.NewRevision:
     files = {"adapter_config.json": CONFIG, "adapter_model.safetensors": weights}
     manifest = canonical_json({"base": WEIGHTS, "files": files, "parent": None})
-    return publishing.NewRevision(
+    return publish.NewRevision(
         path=Path.parse(path),
         base_digest=WEIGHTS,
         parent_id=None,
@@ -67,7 +70,7 @@ def publisher(url: str, number: int, count: int) -> Work:
 
         def transaction(session: Session) -> None:
             blobs.record(session, [_blob(weights)])
-            publishing.publish(session, new, BENCH)
+            publish.publish(session, new, BENCH)
 
         database.change(transaction)
 

@@ -42,7 +42,7 @@ class Moved:
     def measure(self, rank: int, runs: int, *, tiny: bool) -> tuple[list[Figure], dict[str, object]]:
         """Publish and fetch in turn with the peer."""
         from registry import connect
-        from registry.catalogue.database import Database
+        from registry.catalogue.database.database import Database
 
         shape = synthetic.TINY if tiny else SHAPE
         folder = synthetic.adapter(self.cache, shape, seed=1, rank=rank)

@@ -9,7 +9,7 @@ from registry.version import __version__
 if TYPE_CHECKING:
     from os import PathLike
 
-    from registry.services.protocol import Registry
+    from registry.operations.registry import Registry
 
 __all__ = ["__version__", "connect"]
 

@@ -11,19 +11,21 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from registry.distribution import is_whole, need_whole
 from registry.errors import UsageError
 from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.memory import DEFAULT_BUDGET, MemoryCache
-from registry.settings import Settings, read_settings, without_password
+from registry.settings import Settings, read_settings
+from registry.settings.parsers import redacted
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from registry.client.arithmetic import Arithmetic
-    from registry.client.credentials import Credentials
+    from registry.client.http.credentials import Credentials
     from registry.client.remote import RemoteRegistry
     from registry.http.access import Anonymous
-    from registry.http.limits import Limits
+    from registry.http.request.limits import Limits
     from registry.schemas import ArtifactKind, Identity, Upgraded
     from registry.services.local import LocalRegistry
     from registry.storage.staging import StagingDriver
@@ -75,7 +77,7 @@ def find_place(url: str | PathLike[str] | None, settings: Settings) -> Place:
         return Place(folder=_folder(said))
     if match[1].lower() not in {"http", "https"}:
         raise UsageError(
-            f"{without_password(said)} can't be the place of a registry; give a folder or an address http(s)://HOST."
+            f"{redacted(said)} can't be the place of a registry; give a folder or an address http(s)://HOST."
         )
     return Place(address=said)
 
@@ -99,13 +101,13 @@ def _remote(address: str, token: str | None, settings: Settings) -> RemoteRegist
     from registry.client.remote import RemoteRegistry
 
     secret = token if token is not None else _token_for(address, settings)
-    arithmetic = _arithmetic if find_spec("torch") is not None else None
+    arithmetic = _arithmetic if is_whole() and find_spec("torch") is not None else None
     return RemoteRegistry(address, secret, cache=_cache(settings), arithmetic=arithmetic)
 
 
 def _token_for(address: str, settings: Settings) -> str | None:
     """The token for an address: that of the settings, where they name the same host, else what login kept."""
-    from registry.client.address import Address
+    from registry.client.http.address import Address
 
     asked = Address.parse(address)
     if settings.token is not None and settings.url is not None and asked.is_origin_of(settings.url):
@@ -114,13 +116,13 @@ def _token_for(address: str, settings: Settings) -> str | None:
 
 
 def _arithmetic() -> Arithmetic:
-    from registry.services.merging_here import LocalArithmetic
+    from registry.services.local_merge import LocalArithmetic
 
     return LocalArithmetic()
 
 
 def _credentials() -> Credentials:
-    from registry.client.credentials import Credentials
+    from registry.client.http.credentials import Credentials
 
     return Credentials.of_user()
 
@@ -133,6 +135,8 @@ def _cache(settings: Settings) -> FetchCache:
 
 
 def _in_process(place: Place, settings: Settings, *, create: bool) -> LocalRegistry:
+    where = f"the folder {place.folder}" if place.folder is not None else "the team's database"
+    need_whole(f"open the registry in {where}", ", or name a service by --url, REGISTRY_URL or `registry login`")
     from registry.services.local import LocalRegistry
 
     if place.folder is not None:
@@ -142,6 +146,7 @@ def _in_process(place: Place, settings: Settings, *, create: bool) -> LocalRegis
             create=create,
             cache_folder=settings.cache_dir,
             cache_limit=settings.cache_size,
+            proven_parents=settings.parents == "proven",
             **_grace(settings),
         )
     if settings.database_url is None or settings.store_url is None:
@@ -152,6 +157,7 @@ def _in_process(place: Place, settings: Settings, *, create: bool) -> LocalRegis
         actor=settings.author,
         cache_folder=settings.cache_dir,
         cache_limit=settings.cache_size,
+        proven_parents=settings.parents == "proven",
         **_grace(settings),
     )
 
@@ -182,6 +188,7 @@ def serve(
     """
     settings = read_settings(os.environ)
     place = _own_place(url, settings, "served")
+    need_whole("serve a registry")
     from registry.http.server import serve as serve_registry
 
     embedded = place.folder is not None
@@ -199,7 +206,7 @@ def serve(
 
 def service_app(registry: LocalRegistry, anonymous: Anonymous = "none", limits: Limits | None = None) -> FastAPI:
     """What answers over HTTP: every face of a registry."""
-    from registry.api.rooms import ROUTERS
+    from registry.api.routes import ROUTERS
     from registry.http.service import build
     from registry.hub.views import VIEW_ROUTERS
 
@@ -210,9 +217,10 @@ def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:
     """Bring the schema of the registry at ``url``, a folder or the team's, up to this program's."""
     settings = read_settings(os.environ)
     place = _own_place(url, settings, "upgraded")
-    from registry.catalogue.database import Database, sqlite_url
+    need_whole("upgrade a database")
+    from registry.catalogue.database.database import Database, sqlite_url
     from registry.schemas import Upgraded
-    from registry.services.local import DATABASE
+    from registry.services.deployment import DATABASE
 
     found = settings.database_url if place.folder is None else sqlite_url(place.folder / DATABASE)
     database = Database(found or "")
@@ -230,7 +238,7 @@ def _own_place(url: str | PathLike[str] | None, settings: Settings, what: str) -
     place = find_place(own, settings)
     if place.address is not None:
         raise UsageError(
-            f"{without_password(place.address)} is a service, which can't be {what} from here; give a folder, or set "
+            f"{redacted(place.address)} is a service, which can't be {what} from here; give a folder, or set "
             "REGISTRY_DATABASE_URL and REGISTRY_STORE_URL."
         )
     return place
@@ -250,12 +258,11 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
             f"Clients of the Hub need a service, but this registry is {where}: run `registry serve`, and give its "
             "address with --url."
         )
-    from registry.client.address import Address
-    from registry.wire import VIEWS
+    from registry.client.http.address import Address
+    from registry.schemas.kinds import KINDS
 
     token = _token_for(place.address, settings)
-    below = next(name for name, kind in VIEWS.items() if kind == view)
-    found = {"HF_ENDPOINT": f"{Address.parse(place.address).url}/{below}"}
+    found = {"HF_ENDPOINT": f"{Address.parse(place.address).url}/{KINDS[view].view}"}
     if token is not None:
         found["HF_TOKEN"] = token
     # The token that somebody has for another Hub must not be sent to this one.

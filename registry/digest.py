@@ -1,4 +1,4 @@
-"""Digests and canonical JSON: how bytes and documents are named.
+"""Digests, references to blobs, and canonical JSON: how bytes and documents are named.
 
 A *digest* is ``sha256:`` and 64 lowercase hex digits. A document (manifest, plan, table) is named by the
 digest of its canonical JSON: UTF-8, keys sorted, no spaces, no NaN, so that every machine writes the same bytes.
@@ -9,10 +9,32 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 PREFIX: Final = "sha256:"
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class BlobRef:
+    """A blob as the catalogue knows it: enough to find it, and to check every byte of it.
+
+    ``blocks_digest`` names the list of block digests that reads by range are checked against; ``key`` is that of the
+    object in the store, or empty where the blob is in none yet.
+    """
+
+    digest: str
+    size: int
+    blocks_digest: str
+    key: str
+
+
+@dataclass(frozen=True)
+class StoredFile(BlobRef):
+    """A file of a base model, a revision or a materialisation: the blob that holds its bytes, and its name."""
+
+    path: str
 
 
 def is_digest(text: str) -> bool:

@@ -30,6 +30,7 @@ CODES: Final[dict[str, str]] = {
     "unsupported_peft_type": "The adapter is not a LoRA.",
     "not_supported_yet": "Something that this version can't do yet.",
     "not_mergeable": "The adapter has no weight equivalent, so it can't be merged.",
+    "adapter_as_base": "The folder holds an adapter, not a whole model: adapters are published.",
     "base_shifting_init": "The initialisation changed the base weights, so W + BA is wrong.",
     "layer_replication": "The adapter belongs to an expanded stack of layers.",
     "quantised_base": "The base weights are quantised.",
@@ -39,6 +40,7 @@ CODES: Final[dict[str, str]] = {
     "unexpected_tensor": "A tensor name is outside the grammar of PEFT checkpoints.",
     "incomplete_pair": "A LoRA pair lacks its A or its B.",
     "incomplete_adapter": "The configuration targets a module for which there are no tensors.",
+    "untargeted_pair": "The adapter has a pair that its configuration does not target, and that PEFT would ignore.",
     "unknown_target": "The adapter names a module that the base model does not have.",
     "shape_mismatch": "A tensor's shape does not fit the base model.",
     "rank_mismatch": "A tensor's rank is not the rank that the configuration gives.",
@@ -55,15 +57,22 @@ CODES: Final[dict[str, str]] = {
     # conflict
     "other_weights": "The name is taken by a base model with other weights.",
     "lineage_mismatch": "The adapter was trained on another parent.",
-    "parent_mismatch": "The given parent contradicts the receipt or the path.",
+    "parent_mismatch": "The given parent contradicts the receipt, the path, or the weights that were trained on.",
+    "parent_unproven": "The weights that were trained on are those of no revision that may be the parent.",
     "folder_taken": "The output folder holds something else.",
     "name_taken": "The name is already used for something else.",
-    "has_children": "Other revisions were trained on the revision, so it can't be deleted.",
+    "retable_needed": "The base model's target table was made before what the path needs was known; make it anew.",
+    "retable_refused": "A revision would mean something else under a target table that was made anew.",
+    "has_children": "Other revisions were trained on the revision, or live below the base model: it can't be deleted.",
+    "tagged": "A tag names the revision, so it is deleted only with its tags.",
+    "parent_deleted": "What the revision was trained on is deleted: it can't be given back before that.",
+    "in_use": "Work on the base model is under way, so it can't be deleted.",
     # integrity
     "corrupt": "Stored bytes are not the bytes that were published.",
     "wrong_base": "The base weights are not those that the adapter was trained on.",
     "table_format": "A stored target table has a form that this version can't read.",
     "verify_failed": "A fetched folder is not what the registry says it is.",
+    "copy_mismatch": "A copy is not what it is said to be where it comes from.",
     "upload_mismatch": "The bytes that were uploaded are not those that were announced.",
     "damaged": "A check of the whole registry found damage.",
     # not allowed
@@ -76,6 +85,7 @@ CODES: Final[dict[str, str]] = {
     # unavailable
     "unavailable": "The registry, its database or its storage can't be reached or used.",
     "disk_full": "There is no space left.",
+    "upload_incomplete": "Bytes that were uploaded are not there, or not all of them: they are sent again.",
     "busy": "What is needed is in use by others: try again in a moment.",
     "schema_newer": "The registry's database was written by a newer version.",
     "schema_older": "The registry's database has an older schema; `registry db upgrade` brings it up.",
@@ -85,12 +95,13 @@ CODES: Final[dict[str, str]] = {
     "other_version": "The other side speaks a version of the protocol that this one doesn't.",
     "numerics": "This machine's arithmetic can't make the asked-for bytes.",
     "missing_package": "An optional package is needed for this.",
+    "client_only": "The distribution adapter-registry is needed for this; only its client is installed.",
     "unexpected": "Something that should never happen did: a bug in the registry.",
 }
 
 
 class RegistryError(Exception):
-    """Base of all errors that a user can cause; ``str(error)`` is the sentence to show."""
+    """Base of all errors that a user can cause; ``str(error)`` is the message."""
 
     default_code: ClassVar[str] = "unavailable"
 
@@ -102,7 +113,7 @@ class RegistryError(Exception):
 
 
 class UnavailableError(RegistryError):
-    """The registry or something it stands on can't be used now (exit 1)."""
+    """The registry, or something that it depends on, can't be used now (exit 1)."""
 
 
 class UsageError(RegistryError):
@@ -118,7 +129,7 @@ class NotFoundError(RegistryError):
 
 
 class RetractedError(NotFoundError):
-    """The revision was taken back: it stays in the history and is not handed out (exit 3)."""
+    """The revision is retracted: it stays in the history and is not handed out (exit 3)."""
 
     default_code = "retracted"
 
@@ -154,6 +165,6 @@ class NotAllowedError(RegistryError):
 
 
 class AccuracyError(RegistryError):
-    """The asked-for accuracy is not reachable (exit 8)."""
+    """The requested accuracy is not reachable (exit 8)."""
 
     default_code = "accuracy"

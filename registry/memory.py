@@ -1,7 +1,7 @@
-"""Values that a process keeps in memory to work faster: made once, least recently used dropped, within one budget.
+"""An in-memory cache: single-flight computation, LRU eviction, one byte budget.
 
-Nothing here is needed for a right answer, and nothing is kept that another request might see differently: keys are made
-of digests, so a value never grows old. Who may see what is looked up elsewhere, for each request.
+Nothing here affects results: keys are made of digests, so values never go stale, and access rights are checked
+elsewhere for each request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_BUDGET: Final = 2 << 30
 
 @dataclass(frozen=True)
 class Share:
-    """What values of one kind may take."""
+    """The limits of one kind of value."""
 
     part: float = 1.0  # of the budget, in bytes
     most: int | None = None  # values that nobody uses
@@ -40,7 +40,7 @@ SHARES: Final[Mapping[Kind, Share]] = {
 
 @dataclass(frozen=True)
 class Use:
-    """What happened to one kind so far, and what is kept of it now."""
+    """Counters of one kind, and what it holds now."""
 
     hits: int
     misses: int
@@ -58,18 +58,18 @@ class _Entry:
     users: int = 0
     bytes: int = 0
     dropped: bool = False
-    used_at: int = 0  # turn of the cache
+    used_at: int = 0  # logical clock of the cache
     idle_since: float = 0.0
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody has it, can get it, or makes it. It becomes so once, under the lock."""
+        """Whether it is evicted, unused and made. True once, under the lock."""
         return self.dropped and self.users == 0 and self.made.done()
 
 
 @dataclass
-class _Room:
-    """All of one kind, the least recently used first."""
+class _KindCache:
+    """The values of one kind, least recently used first."""
 
     share: Share
     limit: float  # bytes
@@ -82,8 +82,8 @@ class _Room:
         return (entry for entry in self.entries.values() if entry.users == 0)
 
 
-class Loan(Generic[T]):
-    """A value that is not dropped until it is given back; it may still be in the making."""
+class CacheHandle(Generic[T]):
+    """A pinned value, not evicted until it is released; it may still be in the making."""
 
     def __init__(self, made: Future[T], give_back: Callable[[], None]) -> None:
         self._made = made
@@ -94,7 +94,7 @@ class Loan(Generic[T]):
         return self._made.result()
 
     def cancel(self) -> None:
-        """Give it back; twice is once. If nobody wants it any more and its making has not begun, it is not made."""
+        """Release it; idempotent. If nobody else needs it and its making has not begun, it is not made."""
         give_back, self._give_back = self._give_back, None
         if give_back is not None:
             give_back()
@@ -103,11 +103,11 @@ class Loan(Generic[T]):
 
 
 class MemoryCache:
-    """Values by kind and key, at most ``budget`` bytes of them beside those that are in use.
+    """Values by kind and key, at most ``budget`` bytes beside those that are pinned.
 
-    A value is made once, however many ask for it at the same time; what making it raises goes to all of them and is
-    not kept. A value larger than the share of its kind is handed out and not kept. With a budget of 0 only what is in
-    use is shared, and what is kept always.
+    A value is made once for all concurrent callers; an error is raised to all of them and not cached. A value larger
+    than its kind's share is returned and not cached. With a budget of 0 only pinned values are shared, and kinds with
+    ``always``.
     """
 
     def __init__(self, budget: int, shares: Mapping[Kind, Share] = SHARES) -> None:
@@ -115,19 +115,20 @@ class MemoryCache:
         self._lock = threading.Lock()
         self._turn = 0
         self._closed = False
-        self._rooms = {
-            kind: _Room(share, float("inf") if share.always else share.part * budget) for kind, share in shares.items()
+        self._caches = {
+            kind: _KindCache(share, float("inf") if share.always else share.part * budget)
+            for kind, share in shares.items()
         }
 
     def get(self, kind: Kind, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
-        """The value of a key; one that is dropped meanwhile lives on with those who have it."""
-        loan = self.borrow(kind, key, make, size)
+        """The value of a key; an evicted one stays alive while it is referenced."""
+        handle = self.acquire(kind, key, make, size)
         try:
-            return loan.result()
+            return handle.result()
         finally:
-            loan.close()
+            handle.close()
 
-    def borrow(
+    def acquire(
         self,
         kind: Kind,
         key: Hashable,
@@ -136,69 +137,70 @@ class MemoryCache:
         *,
         end: Callable[[T], None] | None = None,
         pool: Executor | None = None,
-    ) -> Loan[T]:
-        """The value of a key, to be given back.
+    ) -> CacheHandle[T]:
+        """The value of a key, pinned until it is released.
 
         Args:
             kind: whose share it counts to.
-            key: says all that the value depends on.
-            make: makes it, if nobody has; nothing of what it does may wait for this same value.
+            key: all that the value depends on.
+            make: makes it on a miss; must not wait for this same value.
             size: its bytes.
-            end: what is done with it once, when it was dropped and nobody uses it any more.
+            end: finaliser, called once after it was evicted and released.
             pool: where it is made; None makes it in the caller's thread, before this returns.
 
         Raises what ``make`` raises, if it runs here.
         """
         with self._lock:
-            room = self._rooms[kind]
-            entry = room.entries.get(key)
+            cache = self._caches[kind]
+            entry = cache.entries.get(key)
             mine = entry is None
             if entry is None:
-                entry = room.entries[key] = _Entry(kind, key, size, end)
-                room.misses += 1
+                entry = cache.entries[key] = _Entry(kind, key, size, end)
+                cache.misses += 1
             else:
-                room.hits += 1
+                cache.hits += 1
             self._turn += 1
             entry.used_at = self._turn
             entry.users += 1
-            room.entries.move_to_end(key)
-        loan = Loan(cast("Future[T]", entry.made), lambda: self._give_back(entry))
+            cache.entries.move_to_end(key)
+        handle = CacheHandle(cast("Future[T]", entry.made), lambda: self._give_back(entry))
         if mine:
             try:
                 self._begin(entry, make, pool)
             except BaseException:
-                loan.close()
+                handle.close()
                 raise
-        return loan
+        return handle
 
     def has(self, kind: Kind, key: Hashable) -> bool:
-        """Whether a value is kept or in the making; asking is no use of it."""
+        """Whether a value is cached or in the making; does not count as a use."""
         with self._lock:
-            return key in self._rooms[kind].entries
+            return key in self._caches[kind].entries
 
     def forget(self, kind: Kind, key: Hashable) -> None:
-        """Drop a value that turned out to be of no use; who has it keeps it."""
+        """Evict a value; pinned references stay valid."""
         with self._lock:
-            entry = self._rooms[kind].entries.get(key)
+            entry = self._caches[kind].entries.get(key)
             over = [entry] if entry is not None and self._drop(entry) else []
         _end(over)
 
     def limit(self, kind: Kind) -> float:
         """The most bytes that one kind may keep."""
-        return self._rooms[kind].limit
+        return self._caches[kind].limit
 
     def use(self) -> dict[Kind, Use]:
         """Counters of all kinds."""
         with self._lock:
             return {
-                kind: Use(room.hits, room.misses, room.bytes, len(room.entries)) for kind, room in self._rooms.items()
+                kind: Use(cache.hits, cache.misses, cache.bytes, len(cache.entries))
+                for kind, cache in self._caches.items()
             }
 
     def close(self) -> None:
-        """Drop everything, and keep nothing any more; what is in use ends when it is given back."""
+        """Evict everything and cache nothing more; pinned values are finalised when they are released."""
         with self._lock:
             self._closed = True
-            dropped = [entry for room in self._rooms.values() for entry in room.entries.values()]
+            dropped = [entry for cache in self._caches.values() for entry in cache.entries.values()]
             over = [entry for entry in dropped if self._drop(entry)]
         _end(over)
 
@@ -209,7 +211,7 @@ class MemoryCache:
             return
         try:
             pool.submit(self._make, entry, make)
-        except BaseException as error:  # it takes no work any more: others may have come to wait for this already
+        except BaseException as error:  # the pool is shut down: others may wait for this already
             self._fail(entry, error)
             raise
 
@@ -224,19 +226,19 @@ class MemoryCache:
             return
         with self._lock:
             entry.made.set_result(value)
-            room = self._rooms[entry.kind]
+            cache = self._caches[entry.kind]
             over = [entry] if entry.is_over else []
             if not entry.dropped:
                 entry.bytes = size
-                room.bytes += size
-                if (self._closed or size > room.limit) and self._drop(entry):
+                cache.bytes += size
+                if (self._closed or size > cache.limit) and self._drop(entry):
                     over.append(entry)
-            over += self._sweep(room)
+            over += self._sweep(cache)
         _end(over)
 
     def _fail(self, entry: _Entry, error: BaseException) -> None:
         with self._lock:
-            self._drop(entry)  # first, so that who comes from now on tries anew
+            self._drop(entry)  # first, so that later callers try anew
             entry.made.set_exception(error)
 
     def _give_back(self, entry: _Entry) -> None:
@@ -249,24 +251,24 @@ class MemoryCache:
                     self._drop(entry)
                 elif entry.is_over:
                     over.append(entry)
-            over += self._sweep(self._rooms[entry.kind])
+            over += self._sweep(self._caches[entry.kind])
         _end(over)
 
-    def _sweep(self, room: _Room) -> list[_Entry]:
-        """Drop what is too much: of this kind, and then of all; what is in use or in the making stays."""
-        share, over = room.share, []
+    def _sweep(self, cache: _KindCache) -> list[_Entry]:
+        """Evict what exceeds the limits: of this kind, and then of all; pinned values and those in the making stay."""
+        share, over = cache.share, []
         if share.idle is not None:
             oldest = time.monotonic() - share.idle
-            over += [entry for entry in room.idle() if entry.idle_since < oldest]
+            over += [entry for entry in cache.idle() if entry.idle_since < oldest]
         if share.most is not None:
-            idle = list(room.idle())
+            idle = list(cache.idle())
             over += [entry for entry in idle[: max(0, len(idle) - share.most)] if entry not in over]
         over = [entry for entry in over if entry.made.done() and self._drop(entry)]
-        while room.bytes > room.limit and (entry := self._oldest([room])) is not None:
+        while cache.bytes > cache.limit and (entry := self._oldest([cache])) is not None:
             self._drop(entry)
             over.append(entry)
-        bounded = [one for one in self._rooms.values() if not one.share.always]
-        while sum(one.bytes for one in self._rooms.values()) > self.budget:
+        bounded = [one for one in self._caches.values() if not one.share.always]
+        while sum(one.bytes for one in self._caches.values()) > self.budget:
             entry = self._oldest(bounded)
             if entry is None:
                 break
@@ -274,24 +276,24 @@ class MemoryCache:
             over.append(entry)
         return over
 
-    def _oldest(self, rooms: list[_Room]) -> _Entry | None:
-        """The one that was not asked for the longest, of those that can be dropped."""
-        firsts = (next((entry for entry in room.idle() if entry.made.done()), None) for room in rooms)
+    def _oldest(self, caches: list[_KindCache]) -> _Entry | None:
+        """The least recently used entry that can be evicted."""
+        firsts = (next((entry for entry in cache.idle() if entry.made.done()), None) for cache in caches)
         return min((entry for entry in firsts if entry is not None), key=lambda entry: entry.used_at, default=None)
 
     def _drop(self, entry: _Entry) -> bool:
-        """Forget an entry; whether it is over by that."""
+        """Evict an entry; returns whether it can be finalised."""
         if entry.dropped:
             return False
         entry.dropped = True
-        room = self._rooms[entry.kind]
-        del room.entries[entry.key]
-        room.bytes -= entry.bytes
+        cache = self._caches[entry.kind]
+        del cache.entries[entry.key]
+        cache.bytes -= entry.bytes
         return entry.is_over
 
 
 def _end(entries: list[_Entry]) -> None:
-    """Outside of the lock: what is done at the end may take its time."""
+    """Finalise outside of the lock: it may take long."""
     for entry in entries:
         if entry.end is not None and not entry.made.cancelled() and entry.made.exception() is None:
             entry.end(entry.made.result())

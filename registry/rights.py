@@ -1,7 +1,7 @@
-"""Rights: what a token allows. Whoever works on a folder or a database directly may do everything.
+"""Rights: what a token allows. Direct access to a folder or a database is unrestricted.
 
-A scope is a path: it covers that path and everything under it. What is above a scope belongs to the lineage, which is
-read where something is composed, and is not shown otherwise. What a token may not see does not exist for it.
+A scope is a path: it covers that path and everything under it. Ancestors of a scope belong to the lineage, which is
+read for composing, and are not visible otherwise. What a token may not see does not exist for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROLES: Final[tuple[Role, ...]] = ("reader", "writer", "admin")  # each may do wh
 
 @dataclass(frozen=True)
 class Rights:
-    """A role and the paths that it holds for; no scopes: everything."""
+    """A role and the scopes that it holds for; no scopes: everything."""
 
     role: Role
     scopes: tuple[Path, ...] = ()
@@ -45,8 +45,12 @@ class Rights:
         if ROLES.index(self.role) < ROLES.index(role):
             raise NotAllowedError(f"This token may not {what}: that needs the role {role}, and it has {self.role}.")
 
+    def allows(self, role: Role, path: Path) -> bool:
+        """Whether the role is at least this one, where the scopes cover a path."""
+        return ROLES.index(self.role) >= ROLES.index(role) and self.covers(path)
+
     def require_on(self, role: Role, path: Path, what: str) -> None:
-        """The same for a path, which the scopes have to cover.
+        """The same for a path, which has to be in scope.
 
         Raises:
             NotAllowedError: naming the role or the scopes.
@@ -73,7 +77,7 @@ def _is_under(path: Path, scope: Path) -> bool:
 
 @dataclass(frozen=True)
 class Principal:
-    """Who acts: the name that events show, what is allowed, and where the request came from."""
+    """Who a request acts for: the name in events, its rights, and the client's address."""
 
     name: str
     rights: Rights

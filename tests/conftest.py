@@ -19,22 +19,46 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from botocore.loaders import JSONFileLoader
 from sqlalchemy import Connection
 
-from registry.catalogue import migrations
+from registry.catalogue.database import migrations
 from registry.digest import document_digest
-from registry.services import bases
+from registry.services.bases import add
 from registry.tensors.table import architecture
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetTable
+from tests.kit import delays, order
 from tests.kit.servers import Postgres, S3Place, S3Server
 from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess
 from tests.kit.servers_shared import SharedServers, SharedService
 
 StartService = Callable[..., ServiceProcess]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    order.add_option(parser)
+    about = "send, close, begin and note some milliseconds later, now and then (tests.kit.delays)"
+    parser.addoption("--delays", action="store_true", help=about)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    order.choose_seed(config)
+    if config.option.delays:
+        delays.delay_everything()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    order.shuffle(config, items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.option.shuffle is not None:
+        terminalreporter.write_line(f"The order of this run: --shuffle={config.option.shuffle}")
 
 
 def pytest_collection_finish() -> None:
@@ -75,9 +99,11 @@ def table_made_once(table_folder: Path) -> Callable[[Mapping[str, Any] | None, M
 def made_once(table_made_once: Callable[..., TargetTable], shared_servers: SharedServers) -> Iterator[None]:
     """For fixtures of every scope too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bases, "make_table", table_made_once)
+        patch.setattr(add, "make_table", table_made_once)
         patch.setattr(architecture, "_run", shared_servers.run_child)
         patch.setattr(migrations, "upgrade", _schema_made_once())
+        for wait in ("connect", "read", "write", "pool"):  # five seconds: on a busy machine an answer may take longer
+            patch.setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, wait, 60.0)
         # Every S3 driver reads the description of the service, a megabyte of JSON, which nothing changes.
         patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
         yield

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from registry import memory
 from registry.errors import IntegrityError
-from registry.memory import Kind, Loan, MemoryCache, Share
+from registry.memory import CacheHandle, Kind, MemoryCache, Share
 
 KINDS: tuple[Kind, ...] = ("factors", "rows", "piece")
 SHARES: dict[Kind, Share] = {
@@ -40,8 +40,8 @@ def size(value: Value) -> int:
     return value.size
 
 
-def borrow(cache: MemoryCache, kind: Kind, key: object, value: Value) -> Loan[Value]:
-    return cache.borrow(kind, key, lambda: value, size, end=Value.end)
+def acquire(cache: MemoryCache, kind: Kind, key: object, value: Value) -> CacheHandle[Value]:
+    return cache.acquire(kind, key, lambda: value, size, end=Value.end)
 
 
 class Model(RuleBasedStateMachine):
@@ -50,7 +50,7 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.values: list[Value] = []
-        self.loans: list[tuple[Kind, int, Loan[Value]]] = []
+        self.loans: list[tuple[Kind, int, CacheHandle[Value]]] = []
         self.kept: dict[Kind, OrderedDict[int, Value]] = {}  # what may be kept: the least recently asked for first
         self.asked = 0
         self.found = 0
@@ -76,10 +76,10 @@ class Model(RuleBasedStateMachine):
         self.found += kept
         if fails and not kept:
             with pytest.raises(IntegrityError):
-                self.cache.borrow(kind, key, make, size, end=Value.end)
+                self.cache.acquire(kind, key, make, size, end=Value.end)
             assert not self.cache.has(kind, key)
             return
-        loan = self.cache.borrow(kind, key, make, size, end=Value.end)
+        loan = self.cache.acquire(kind, key, make, size, end=Value.end)
         assert kept == (not made)
         assert loan.result() is (before if kept else made[0])
         self.values += made
@@ -157,7 +157,7 @@ class Slow:
     def make(self) -> Value:
         self.made += 1
         self.begun.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(120)
         if self.fails:
             raise IntegrityError("It is damaged.")
         return Value(1)
@@ -176,7 +176,7 @@ def ask_at_once(cache: MemoryCache, slow: Slow, count: int) -> list[object]:
     threads = [threading.Thread(target=ask) for _ in range(count)]
     for thread in threads:
         thread.start()
-    assert slow.begun.wait(30)
+    assert slow.begun.wait(120)
     while (use := cache.use()["rows"]).hits + use.misses < count:
         time.sleep(0.001)
     slow.go_on.set()
@@ -211,7 +211,7 @@ def test_all_who_wait_get_the_error_and_the_next_one_tries_anew() -> None:
 def test_what_is_too_large_is_handed_out_and_ends_with_its_user() -> None:
     cache = MemoryCache(100, SHARES)
     large = Value(26)
-    loan = borrow(cache, "piece", "key", large)
+    loan = acquire(cache, "piece", "key", large)
     assert not cache.has("piece", "key")
     assert large.ended == 0
     loan.close()
@@ -222,12 +222,12 @@ def test_what_is_too_large_is_handed_out_and_ends_with_its_user() -> None:
 
 def test_open_files_are_kept_without_a_budget_and_are_few() -> None:
     cache, values = MemoryCache(0), [Value(1000) for _ in range(40)]
-    held = borrow(cache, "plan", 0, values[0])
+    held = acquire(cache, "plan", 0, values[0])
     for key in range(1, 40):
-        borrow(cache, "plan", key, values[key]).close()
+        acquire(cache, "plan", key, values[key]).close()
     most = memory.SHARES["plan"].most or 0
     assert [value.ended for value in values] == [0] + [1] * (39 - most) + [0] * most
-    again = borrow(cache, "plan", 0, Value(1))
+    again = acquire(cache, "plan", 0, Value(1))
     assert again.result() is values[0]
     held.close()
     assert values[0].ended == 0
@@ -239,22 +239,22 @@ def test_an_open_file_that_nobody_reads_is_closed_after_a_while(monkeypatch: pyt
     now = 1000.0
     monkeypatch.setattr("registry.memory.time.monotonic", lambda: now)
     cache, value, other = MemoryCache(100), Value(1), Value(1)
-    borrow(cache, "plan", "a", value).close()
+    acquire(cache, "plan", "a", value).close()
     now += 59
-    borrow(cache, "plan", "b", other).close()
+    acquire(cache, "plan", "b", other).close()
     assert value.ended == 0
     now += 2
-    borrow(cache, "plan", "b", other).close()
+    acquire(cache, "plan", "b", other).close()
     assert (value.ended, other.ended) == (1, 0)
 
 
 def test_after_its_end_it_keeps_nothing() -> None:
     cache, early, late = MemoryCache(100), Value(1), Value(1)
-    loan = borrow(cache, "plan", "a", early)
+    loan = acquire(cache, "plan", "a", early)
     cache.close()
     assert early.ended == 0
     loan.close()
-    borrow(cache, "plan", "b", late).close()
+    acquire(cache, "plan", "b", late).close()
     assert (early.ended, late.ended) == (1, 1)
 
 
@@ -263,7 +263,7 @@ def in_pool(use: Callable[[ThreadPoolExecutor, Slow], None]) -> None:
     with ThreadPoolExecutor(1) as pool:
         busy = Slow()
         pool.submit(busy.make)
-        assert busy.begun.wait(30)
+        assert busy.begun.wait(120)
         try:
             use(pool, busy)
         finally:
@@ -275,8 +275,8 @@ def test_what_nobody_waits_for_is_not_made() -> None:
     made.go_on.set()
 
     def use(pool: ThreadPoolExecutor, busy: Slow) -> None:
-        first = cache.borrow("piece", "key", made.make, size, pool=pool)
-        second = cache.borrow("piece", "key", made.make, size, pool=pool)
+        first = cache.acquire("piece", "key", made.make, size, pool=pool)
+        second = cache.acquire("piece", "key", made.make, size, pool=pool)
         first.close()  # the other still waits
         busy.go_on.set()
         assert isinstance(second.result(), Value)
@@ -287,7 +287,7 @@ def test_what_nobody_waits_for_is_not_made() -> None:
 
     def leave(pool: ThreadPoolExecutor, busy: Slow) -> None:
         del busy
-        loan = cache.borrow("piece", "other", made.make, size, pool=pool)
+        loan = cache.acquire("piece", "other", made.make, size, pool=pool)
         loan.close()
         assert not cache.has("piece", "other")
         with pytest.raises(CancelledError):
@@ -305,8 +305,8 @@ def test_what_is_left_in_the_making_ends_once() -> None:
         return value
 
     with ThreadPoolExecutor(1) as pool:
-        loan = cache.borrow("piece", "key", make, size, end=Value.end, pool=pool)
-        assert slow.begun.wait(30)
+        loan = cache.acquire("piece", "key", make, size, end=Value.end, pool=pool)
+        assert slow.begun.wait(120)
         loan.close()
         cache.close()
         assert value.ended == 0
@@ -318,7 +318,7 @@ def test_a_pool_that_takes_no_work_leaves_nothing_behind() -> None:
     cache, pool = MemoryCache(100), ThreadPoolExecutor(1)
     pool.shutdown()
     with pytest.raises(RuntimeError):
-        cache.borrow("piece", "key", lambda: Value(1), size, pool=pool)
+        cache.acquire("piece", "key", lambda: Value(1), size, pool=pool)
     assert not cache.has("piece", "key")
 
 
@@ -333,7 +333,7 @@ def test_many_threads_keep_the_books_right() -> None:
     def work(seed: int) -> None:
         for turn in range(300):
             kind = KINDS[(seed + turn) % 3]
-            loan = cache.borrow(kind, (seed * turn) % 7, make, size, end=Value.end)
+            loan = cache.acquire(kind, (seed * turn) % 7, make, size, end=Value.end)
             assert loan.result().ended == 0
             loan.close()
 

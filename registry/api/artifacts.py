@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 
-from registry.api.browse import Ref
 from registry.api.openapi import octets, problems
+from registry.api.parameters import from_query
 from registry.digest import PREFIX
-from registry.errors import UnavailableError
-from registry.http.acting import Acting, service_of
-from registry.http.artifacts import borrow, file_answer
-from registry.http.tagged import JsonAnswer, tagged
-from registry.schemas import ArtifactKind, Dtype, Options
-from registry.services.handing_out import Asked, ask, described
-from registry.wire import API, ArtifactPlan
+from registry.errors import NotFoundError, UnavailableError
+from registry.http.artifacts import file_answer, open_artifact
+from registry.http.dependencies import RequestRegistry, service_of
+from registry.http.etags import JsonAnswer, with_etag
+from registry.schemas import Options
+from registry.schemas.bundles import ArtifactPlan
+from registry.schemas.protocol import API
+from registry.schemas.requests import ReferenceRequest
+from registry.services.artifacts.opened import Asked, ask, described
 
 router = APIRouter(prefix=API, tags=["artifacts"])
 
@@ -26,31 +29,19 @@ RenderingHex = Annotated[
 FilePath = Annotated[str, Path(min_length=1, max_length=512, examples=["adapter_model.safetensors"])]
 
 
-def _options(
-    kind: ArtifactKind = "lora",
-    since: Annotated[str | None, Query(min_length=1, max_length=512)] = None,
-    rank: Annotated[int | None, Query(ge=1, le=1 << 20)] = None,
-    max_error: Annotated[float | None, Query(gt=0, lt=1)] = None,
-    *,
-    uniform: bool = False,
-    dtype: Dtype | None = None,
-) -> Options:
-    """How the artifact is asked for."""
-    return Options(kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
-
-
-Wanted = Annotated[Options, Depends(_options)]
+Ref = Annotated[ReferenceRequest, Depends(from_query(ReferenceRequest))]
+Wanted = Annotated[Options, Depends(from_query(Options))]
 
 
 @router.get("/artifacts", response_model=ArtifactPlan, responses=problems(304, 400, 404, 410))
-def plan_artifact(registry: Acting, request: Request, ref: Ref, options: Wanted) -> JsonAnswer:
+def plan_artifact(registry: RequestRegistry, request: Request, asked_for: Ref, options: Wanted) -> JsonAnswer:
     """The files of an artifact, with their sizes and tags; only headers are read, unless ranks are to be found."""
-    asked = ask(registry.deployment, ref, options)
-    loan = borrow(service_of(request), registry.deployment, asked)
+    asked = ask(registry.deployment, asked_for.ref, options)
+    handle = open_artifact(service_of(request), registry.deployment, asked)
     try:
-        return tagged(request, described(asked.path, asked.ancestor, loan.artifact, with_files=True))
+        return with_etag(request, described(asked.path, asked.ancestor, handle.artifact, with_files=True))
     finally:
-        loan.close()
+        handle.close()
 
 
 @router.head(
@@ -69,16 +60,27 @@ def plan_artifact(registry: Acting, request: Request, ref: Ref, options: Wanted)
     },
 )
 def read_artifact(
-    registry: Acting, request: Request, rendering: RenderingHex, path: FilePath, ref: Ref, options: Wanted
+    registry: RequestRegistry,
+    request: Request,
+    rendering: RenderingHex,
+    path: FilePath,
+    asked_for: Ref,
+    options: Wanted,
 ) -> Response:
     """The bytes of a file of an artifact, whole or by a single range."""
-    asked = ask(registry.deployment, ref, options)
-    check = partial(_require_rendering, asked, PREFIX + rendering)
+    asked = ask(registry.deployment, asked_for.ref, options)
+    known = partial(service_of(request).renderings.knows, rights=registry.deployment.rights)
+    check = partial(_require_rendering, known, asked, PREFIX + rendering)
     return file_answer(request, registry.deployment, asked, path, check=check)
 
 
-def _require_rendering(asked: Asked, wanted: str, made: str) -> None:
+def _require_rendering(known: Callable[[str], bool], asked: Asked, wanted: str, made: str) -> None:
     if made != wanted:
+        if known(wanted):  # so it is of something else, and no other replica makes it of this
+            raise NotFoundError(
+                f"{wanted} is no rendering of {asked.path.reference} as it is asked for, which is {made}: it is of "
+                "another path or has other options. Ask for the plan again."
+            )
         raise UnavailableError(
             f"This service makes {asked.path.reference} as {made}, not as {wanted}: its arithmetic is another, or the "
             "reference meant another revision then. Ask for the plan again.",

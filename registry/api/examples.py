@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
+
+from registry.operations.table import OPERATIONS
 
 _AT: Final = "2026-11-25T09:30:00Z"
 _DIGEST: Final = "sha256:" + "5f" * 32
@@ -129,7 +132,7 @@ _LINK_OF_RECEIPT: Final = {
 }
 
 EXAMPLES: Final[dict[str, Any]] = {
-    "About": {"name": "adapter-registry", "version": "0.1.0", "protocol": 1},
+    "About": {"name": "adapter-registry", "version": "0.2.0", "protocol": 1},
     "Alive": {"alive": True},
     "AnnotateRequest": {"ref": "llama/support@3", "metrics": {"acc": 0.91}, "annotations": {"checked": "yes"}},
     "ArtifactPlan": {
@@ -157,7 +160,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "notices": [],
         "truncation": None,
         "torch": "2.13.0",
-        "version": "0.1.0",
+        "version": "0.2.0",
         "artifact_format": 3,
         "files": [{"path": "adapter_config.json", "size": 512, "etag": "5f" * 32, "header": None}],
     },
@@ -209,7 +212,25 @@ EXAMPLES: Final[dict[str, Any]] = {
         "bytes": 33564672,
         "kept_for_grace": 2,
     },
-    "Deleted": {"reference": "llama/support@3", "digest": _DIGEST, "tags": ["llama/support@prod"]},
+    "Deleted": {
+        "reference": "llama/support@3",
+        "digest": _DIGEST,
+        "tags": ["llama/support@prod"],
+        "until": _AT,
+        "undone": False,
+        "tags_elsewhere": [],
+    },
+    "DeletedTree": {
+        "path": "llama/support",
+        "revisions": ["llama/support@3", "llama/support/french@1"],
+        "tags": ["llama/support@prod"],
+        "done": True,
+        "until": _AT,
+        "undone": False,
+        "tags_elsewhere": [],
+        "scopes": [],
+        "protected_tags": [],
+    },
     "Event": {
         "at": _AT,
         "action": "tag",
@@ -228,8 +249,8 @@ EXAMPLES: Final[dict[str, Any]] = {
         "scopes": ["llama/support"],
         "token": "tk5f2c9a",
         "expires_at": None,
-        "version": "0.1.0",
-        "service_version": "0.1.0",
+        "version": "0.2.0",
+        "service_version": "0.2.0",
     },
     "MaterialiseRequest": {"ref": "llama/support@3", "kind": "merged", "expires_in": 2592000},
     "Materialisation": _MATERIALISATION,
@@ -253,10 +274,24 @@ EXAMPLES: Final[dict[str, Any]] = {
         "parent_digest": _OTHER,
         "parent_reason": "the only one that the path has",
         "missing": [_DIGEST],
+        "digest": _DIGEST,
+        "existing": None,
+        "rank": 16,
+        "parameters": 4194304,
+        "notices": [],
     },
     "PublishRequest": _PUBLISH,
     "Published": _PUBLISHED,
     "Ready": {"ready": True, "database": "ok", "store": "ok"},
+    "RetableRequest": {"base": "llama"},
+    "Retabled": {
+        "base": _BASE,
+        "previous": _OTHER,
+        "changed": True,
+        "changes": ["ties: 2 changed (for example cls.predictions.decoder.bias)"],
+        "revisions": 12,
+        "materialisations": ["llama/support@3 as merged"],
+    },
     "Resolved": {
         "reference": "llama/support@3",
         "digest": _DIGEST,
@@ -296,6 +331,7 @@ EXAMPLES: Final[dict[str, Any]] = {
             }
         ]
     },
+    "UndeleteRequest": {"ref": "llama/support@3"},
     "Upload": {
         "id": "0b6f3c8de1a94f7c9d25a1e87c4f3b60",
         "digest": _DIGEST,
@@ -308,3 +344,15 @@ EXAMPLES: Final[dict[str, Any]] = {
     },
     "UploadRequest": {"digest": _DIGEST, "size": 33564672},
 }
+
+
+def _own_examples() -> Iterator[tuple[str, Any]]:
+    """Of schemas that bring theirs, as pydantic has it."""
+    for operation in OPERATIONS:
+        for schema in (operation.request, operation.answer):
+            extra = getattr(schema, "model_config", {}).get("json_schema_extra")
+            if isinstance(extra, dict):
+                yield schema.__name__, extra["example"]
+
+
+EXAMPLES.update(_own_examples())

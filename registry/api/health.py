@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 
 from registry.api.openapi import problems
 from registry.errors import UnavailableError
-from registry.http.acting import service_of
-from registry.http.metrics import MEDIA_TYPE
+from registry.http.dependencies import service_of
 from registry.http.readiness import Readiness
+from registry.http.request.metrics import MEDIA_TYPE
 from registry.schemas import Schema
 
 router = APIRouter(tags=["health"])
@@ -41,7 +41,7 @@ async def healthz() -> Alive:
 @router.get("/readyz", responses={503: problems()[503]})
 async def readyz(request: Request) -> Ready:
     """Whether the process can work: its database with a schema that fits, and its store."""
-    wrong = await cast("Readiness", request.app.state.readiness).faults()
+    wrong = await cast("Readiness", request.app.state.readiness).failures()
     if wrong:
         # Not the sentences: they name places, and nobody who asks here has shown a token. The log has them.
         for what, error in wrong.items():

@@ -13,10 +13,10 @@ from pydantic.json_schema import models_json_schema
 
 from registry.api.examples import EXAMPLES
 from registry.http.payloads import JSON, JsonBody
-from registry.http.problems import MEDIA_TYPE
+from registry.http.request.errors import MEDIA_TYPE
 from registry.schemas import Schema
+from registry.schemas.protocol import API, Problem
 from registry.version import __version__
-from registry.wire import API, Problem
 
 ALWAYS: Final = (401, 403, 413, 422, 500, 503)  # any route that needs a principal may answer these
 _REF: Final = "#/components/schemas/{model}"

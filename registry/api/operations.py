@@ -1,73 +1,109 @@
-"""Work that takes longer than a request: asked for once, done by whichever process has time, looked at by its id."""
+"""Routes of the operations: one for each row of the table, with what the row says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
+from registry.api.cursors import cursor_to, foreign, key_of
+from registry.api.jobs import ACCEPTED, answered
 from registry.api.openapi import problems
-from registry.api.tokens import Id
-from registry.http.acting import Acting, address_of, service_of
-from registry.http.exchange import exchange_of
-from registry.http.payloads import JSON
-from registry.http.problems import problem_response
-from registry.schemas import Schema
+from registry.api.parameters import LIMIT, Cursor, Limit, from_body, from_query, named, with_signature
+from registry.http.dependencies import RequestRegistry, address_of, service_of
+from registry.http.etags import with_etag
+from registry.operations.operation import Item, Job, Listing, Operation
+from registry.operations.table import OPERATIONS
+from registry.schemas import Identity, Schema
+from registry.schemas.pages import Page
+from registry.schemas.protocol import API
+from registry.schemas.requests import MaterialiseRequest, NoRequest
+from registry.services import materialise
+from registry.services.handlers import lister_of
 from registry.services.local import LocalRegistry
-from registry.services.operations import operation
-from registry.wire import API, Operation, OperationKind, OperationResult
+from registry.version import __version__
 
-router = APIRouter(prefix=API, tags=["operations"])
-
-NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
-ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
-    202: {"model": Operation, "description": "It goes on; Location says where to look."}
-}
+router = APIRouter(prefix=API)
+_NOTHING: Final = NoRequest()
+_CARRIED: Final = {"POST", "PUT"}  # methods whose request is a body
 
 
-@router.get("/operations/{id}", responses=problems(404))
-def get_operation(registry: Acting, request: Request, id: Id) -> Operation:  # noqa: A002 - the route's own name of it
-    """How far an operation is, and what it answered."""
-    found = operation(registry.deployment, id)
-    return found if found.result is None else found.model_copy(update={"result": _at(found.result, request)})
+def _endpoint(operation: Operation[Any, Any]) -> Callable[..., Any]:
+    own = [named("registry", RequestRegistry), named("http", Request)]
+    if operation.request is not NoRequest:
+        carried = operation.method in _CARRIED
+        read = from_body(operation.request) if carried else from_query(operation.request, operation.address)
+        own.append(named("request", Annotated[operation.request, Depends(read)]))
+    if isinstance(operation, Listing):
+        own += [named("cursor", Cursor, None), named("limit", Limit, LIMIT)]
+        return with_signature(_lister(operation), *own)
+    return with_signature(_job(operation) if isinstance(operation, Job) else _doer(operation), *own)
 
 
-def answered(request: Request, registry: LocalRegistry, kind: OperationKind, asked: Schema) -> Response:
-    """Do what is asked for; where that takes longer than a request may, answer with the operation that it became."""
-    found = service_of(request).runner.answer(registry.deployment, kind, asked)
-    if isinstance(found, OperationResult):
-        return _done(_at(found, request))
-    if found.result is not None:
-        return _done(_at(found.result, request))
-    if found.problem is not None:
-        return problem_response(found.problem.model_copy(update={"request": exchange_of(request.scope).request}))
-    headers = {"Location": f"{API}/operations/{found.id}", "Retry-After": "1"}
-    return _json(found, 202, headers)
+def _doer(operation: Operation[Any, Any]) -> Callable[..., Any]:
+    def do(registry: LocalRegistry, http: Request, request: Schema = _NOTHING) -> Any:
+        with service_of(http).tables.slot() if operation.takes_process else nullcontext():
+            answer = registry.do(operation, request)
+        if isinstance(answer, Identity):  # a client knows this registry by the address that it asked
+            answer = answer.model_copy(update={"url": address_of(http), "service_version": __version__})
+        return with_etag(http, answer) if operation.tagged else answer
+
+    return do
 
 
-def _at(result: OperationResult, request: Request) -> OperationResult:
-    """A result with the address that clients call this registry by, not with the place that the process knows."""
-    here = {"registry": address_of(request)}
-    published, base_added = result.published, result.base_added
-    return result.model_copy(
-        update={
-            "published": published and published.model_copy(update=here),
-            "base_added": base_added and base_added.model_copy(update=here),
-        }
+def _lister(listing: Listing[Any, Item]) -> Callable[..., Page[Item]]:
+    def page(
+        registry: LocalRegistry,
+        http: Request,
+        request: Schema = _NOTHING,
+        cursor: str | None = None,
+        limit: int = LIMIT,
+    ) -> Page[Item]:
+        del http
+        listing.right.require(registry.deployment.rights, request)
+        try:
+            after = None if cursor is None else listing.key(key_of(cursor))
+        except ValueError:
+            raise foreign() from None
+        found = lister_of(listing)(registry.deployment, request, after, limit)
+        return Page(items=found.items, next=None if found.next is None else cursor_to(found.next))
+
+    return page
+
+
+def _job(job: Job[Any, Any]) -> Callable[..., Response]:
+    def do(registry: LocalRegistry, http: Request, request: Schema) -> Response:
+        if isinstance(request, MaterialiseRequest):  # by its number: a tag may move before a replica takes the job up
+            job.right.require(registry.deployment.rights, request)
+            request = materialise.pinned(registry.deployment, request)
+        return answered(http, registry, job, request)
+
+    return do
+
+
+def _responses(operation: Operation[Any, Any]) -> dict[int | str, dict[str, Any]]:
+    carried = operation.method in _CARRIED
+    asked = operation.request is not NoRequest and "{" not in operation.address
+    statuses = (*operation.refusals, *((400,) if asked else ()), *((408,) if carried else ()))
+    found = problems(*statuses, *((304,) if operation.tagged else ()))
+    if isinstance(operation, Job):
+        found = ACCEPTED | found
+        if operation.creates:
+            found[200] = {"model": operation.answer, "description": "It was there already."}
+    return found
+
+
+for _operation in OPERATIONS:
+    router.add_api_route(
+        _operation.address,
+        _endpoint(_operation),
+        methods=[_operation.method],
+        name=_operation.name,
+        tags=[_operation.group],
+        description=_operation.about,
+        status_code=201 if isinstance(_operation, Job) and _operation.creates else _operation.status,
+        response_model=Page[_operation.item] if isinstance(_operation, Listing) else _operation.answer,  # type: ignore[name-defined]
+        responses=_responses(_operation),
     )
-
-
-def _done(result: OperationResult) -> Response:
-    added = result.published or result.base_added or result.materialised
-    if added is not None:
-        return _json(added, 201 if added.created else 200)
-    found = result.collected or result.checked
-    if found is None:
-        raise AssertionError("an operation that is done has a result")
-    return _json(found, 200)
-
-
-def _json(answer: Schema, status: int, headers: Mapping[str, str] = NO_HEADERS) -> Response:
-    return Response(answer.model_dump_json(), status_code=status, headers=dict(headers), media_type=JSON)

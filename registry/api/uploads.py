@@ -10,13 +10,14 @@ import anyio.to_thread
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from registry.api.openapi import problems
-from registry.api.tokens import Id
+from registry.api.parameters import Id
 from registry.errors import UsageError
-from registry.http.acting import Acting, service_of
-from registry.http.exchange import exchange_of
+from registry.http.dependencies import RequestRegistry, service_of
 from registry.http.payloads import JsonBody
-from registry.services import uploads
-from registry.wire import API, Upload, UploadRequest
+from registry.http.request.context import context_of
+from registry.schemas.protocol import API
+from registry.schemas.transfer import Upload, UploadRequest
+from registry.services.intake import uploads
 
 router = APIRouter(prefix=API, tags=["transfer"])
 
@@ -25,19 +26,21 @@ _GATHER = 1 << 20
 
 
 @router.post("/uploads", status_code=201, responses=problems(400, 408))
-def begin_upload(registry: Acting, asked: Annotated[UploadRequest, Depends(JsonBody(UploadRequest))]) -> Upload:
+def begin_upload(
+    registry: RequestRegistry, asked: Annotated[UploadRequest, Depends(JsonBody(UploadRequest))]
+) -> Upload:
     """Begin an upload, or go on with an open one of the same bytes."""
     return uploads.begin_upload(registry.deployment, asked)
 
 
 @router.get("/uploads/{id}", responses=problems(404))
-def get_upload(registry: Acting, id: Id) -> Upload:  # noqa: A002 - the name of the parameter of the route
+def get_upload(registry: RequestRegistry, id: Id) -> Upload:  # noqa: A002 - the name of the parameter of the route
     """An upload as it stands, with fresh addresses."""
     return uploads.get_upload(registry.deployment, id)
 
 
 @router.delete("/uploads/{id}", status_code=204, response_class=Response, responses=problems(404))
-def drop_upload(registry: Acting, id: Id) -> None:  # noqa: A002
+def drop_upload(registry: RequestRegistry, id: Id) -> None:  # noqa: A002
     """Forget an upload and what was sent of it."""
     uploads.drop_upload(registry.deployment, id)
 
@@ -54,11 +57,11 @@ def drop_upload(registry: Acting, id: Id) -> None:  # noqa: A002
         }
     },
 )
-async def put_part(registry: Acting, request: Request, id: Id, number: PartNumber) -> Response:  # noqa: A002
+async def put_part(registry: RequestRegistry, request: Request, id: Id, number: PartNumber) -> Response:  # noqa: A002
     """One part, where the service takes the bytes; its length is in Content-Length."""
     if "content-length" not in request.headers:
         raise UsageError("A part needs the header Content-Length, so that one that is cut is not taken for whole.")
-    exchange_of(request.scope).kind = "part"
+    context_of(request.scope).kind = "part"
     # With threads of their own: a client that sends slowly must not keep others from being answered.
     await anyio.to_thread.run_sync(
         uploads.put_part,

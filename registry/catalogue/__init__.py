@@ -2,5 +2,5 @@
 
 The catalogue knows no tensors and no files, only what is said about them. It answers with `registry.schemas` where one
 fits and with frozen dataclasses otherwise; no ORM object leaves the package. Functions take a session that
-`registry.catalogue.database.Database` opened; they never commit.
+`registry.catalogue.database.database.Database` opened; they never commit.
 """

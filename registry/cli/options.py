@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from registry.errors import UsageError
-from registry.settings import parse_duration
+from registry.settings.parsers import parse_duration
 
 
 class Kind(StrEnum):
-    """What ``fetch --as`` hands out."""
+    """What ``--as`` takes: the rows of `registry.schemas.kinds`."""
 
     LORA = "lora"
     MERGED = "merged"
@@ -50,6 +50,31 @@ Json = Annotated[bool, typer.Option("--json", help=JSON_HELP, callback=_from_roo
 Url = Annotated[str | None, typer.Option("--url", help=URL_HELP, metavar="URL", callback=_from_root)]
 Ref = Annotated[str, typer.Argument(metavar="REF", help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...")]
 AdapterPath = Annotated[str, typer.Argument(metavar="PATH", help="An adapter: BASE/name/name...")]
+As = Annotated[Kind, typer.Option("--as", help="One composed LoRA, the merged model, or the bytes as published.")]
+MaterialisedAs = Annotated[  # published is refused by the registry, which says why
+    Kind | None,
+    typer.Option("--as", metavar="lora|merged", help="One composed LoRA, or the merged model. Default: lora."),
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="REF", help="Only the links after this ancestor, to put on its weights."),
+]
+Rank = Annotated[
+    int | None,
+    typer.Option("--rank", metavar="N", help="Truncate the composed LoRA: at most this rank in each module."),
+]
+MaxError = Annotated[
+    float | None,
+    typer.Option(
+        "--max-error",
+        metavar="E",
+        help="Truncate it to the smallest ranks with this relative error over all modules, such as 0.05.",
+    ),
+]
+Uniform = Annotated[
+    bool, typer.Option("--uniform", help="Fill the composed LoRA with zeros to one rank for all modules.")
+]
+WrittenAs = Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")]
 Metrics = Annotated[
     list[str] | None,
     typer.Option("--metric", metavar="NAME=NUMBER", help="A metric of the revision; may be repeated."),
@@ -83,7 +108,7 @@ def parse_annotations(texts: Sequence[str] | None) -> dict[str, str]:
     Raises:
         UsageError: one has no name or no ``=``, or a name is given twice with other values.
     """
-    return _pairs("--annotation", "name=text", texts)
+    return pairs("--annotation", "name=text", texts)
 
 
 def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
@@ -93,7 +118,7 @@ def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
         UsageError: one is malformed, or a name is given twice with other values.
     """
     metrics: dict[str, float] = {}
-    for name, text in _pairs("--metric", "name=number", texts).items():
+    for name, text in pairs("--metric", "name=number", texts).items():
         try:
             metrics[name] = float(text)
         except ValueError:
@@ -103,13 +128,18 @@ def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
     return metrics
 
 
-def _pairs(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
+def pairs(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """Read options of two texts with ``=`` between them.
+
+    Raises:
+        UsageError: one has no name or no ``=``, or a name is given twice with other values.
+    """
+    found: dict[str, str] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise UsageError(f"{option} {text!s} is malformed: {form} is expected.")
         name = name.strip()
-        if pairs.setdefault(name, value) != value:
-            raise UsageError(f"{option} {name} is given twice, with {pairs[name]!r} and {value!r}; give it once.")
-    return pairs
+        if found.setdefault(name, value) != value:
+            raise UsageError(f"{option} {name} is given twice, with {found[name]!r} and {value!r}; give it once.")
+    return found

@@ -12,23 +12,25 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from registry.cli import (
+from registry.cli.commands import (
     access,
-    browsing,
-    collecting,
-    copying,
+    browse,
+    copy,
     database,
+    delete,
     demo,
     env,
-    fetching,
-    keeping,
-    life,
-    materialising,
-    serving,
+    fetch,
+    materialise,
+    publish,
+    retract,
+    serve,
+    store,
     tokens,
 )
-from registry.cli.exits import INTERRUPTED, PIPE_CLOSED, report, wants_json
+from registry.cli.exit_codes import INTERRUPTED, PIPE_CLOSED, report, wants_json
 from registry.cli.options import JSON_HELP, URL_HELP
+from registry.distribution import installed
 from registry.version import __version__
 
 
@@ -50,31 +52,39 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_root)
-    _add_group(app, "base", _base, add=keeping.base_add, list=browsing.base_list, protect_tag=life.protect_tag)
+    _add_group(
+        app,
+        "base",
+        _base,
+        add=publish.base_add,
+        list=browse.base_list,
+        retable=retract.retable,
+        delete=delete.base_delete,
+        protect_tag=retract.protect_tag,
+    )
     for command in (
-        keeping.publish,
-        browsing.tree,
-        browsing.log,
-        browsing.show,
-        browsing.resolve,
-        browsing.search,
-        keeping.tag,
-        keeping.untag,
-        keeping.annotate,
-        fetching.fetch,
-        fetching.verify,
-        materialising.materialise,
-        life.delete,
-        life.retract,
-        copying.copy,
+        publish.publish,
+        browse.tree,
+        browse.log,
+        browse.show,
+        browse.resolve,
+        browse.search,
+        publish.tag,
+        publish.untag,
+        publish.annotate,
+        fetch.fetch,
+        fetch.verify,
+        materialise.materialise,
+        delete.delete,
+        retract.retract,
+        copy.copy,
         access.login,
         access.logout,
         access.whoami,
         env.env,
-        browsing.events,
-        collecting.gc,
-        collecting.fsck,
-        serving.serve,
+        browse.events,
+        *store.COMMANDS,
+        serve.serve,
         demo.demo,
     ):
         app.command()(command)
@@ -94,7 +104,7 @@ def _add_group(app: typer.Typer, name: str, about: Callable[..., None], **comman
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"adapter-registry {__version__}")
+        typer.echo(f"{installed()} {__version__}")
         raise typer.Exit
 
 
@@ -113,7 +123,7 @@ def _root(
 
 
 def _base(context: typer.Context) -> None:
-    """Add and list base models."""
+    """Add, list and delete base models."""
     _help_alone(context)
 
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry.cli.bar import RichProgress
-from registry.cli.screen import Line, Screen, stderr, stdout
+from registry.cli.render.bar import RichProgress
+from registry.cli.render.screen import Line, Screen, stderr, stdout
 
 if TYPE_CHECKING:
+    from registry.operations.registry import Registry
     from registry.schemas import Schema
-    from registry.services.protocol import Registry
 
 
 @dataclass(frozen=True)

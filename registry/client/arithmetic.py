@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+from registry.distribution import WHOLE, is_whole, need_whole
 from registry.errors import UnavailableError
-from registry.folders.hashed import HashedFile
-from registry.folders.receipts import Receipt
-from registry.folders.writing import Writable
-from registry.schemas import Options, OutputFile
-from registry.services.comparing import Comparison
-from registry.services.transfer import ClosableSource
-from registry.wire import BlobEntry, Bundle
+from registry.files.hashed import HashedFile
+from registry.folders.writer import Writable
+from registry.operations.transfer import ClosableSource
+from registry.progress import Progress
+from registry.schemas import FolderCompared, Options, OutputFile
+from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.receipt import Receipt
+from registry.transfer.compare import Comparison
+from registry.transfer.trained_on import TrainedFolder
 
 OpenBlob = Callable[[BlobEntry], ClosableSource]
+OpenBlobOf = Callable[[str, BlobEntry], ClosableSource]
+"""The same of several bundles: by the reference of the one."""
 
 
 class MergedHere(Writable, Protocol):
@@ -47,6 +53,23 @@ class Arithmetic(Protocol):
     ) -> MergedHere:
         """Merge a path on base weights of this machine: ``base`` has the checked file of each name."""
 
+    def look_into(
+        self,
+        bundles: Sequence[Bundle],
+        open_blob: OpenBlobOf,
+        base: Mapping[str, HashedFile],
+        folder: TrainedFolder,
+        weights: Path,
+        progress: Progress,
+    ) -> FolderCompared:
+        """Tell of which of some paths, or of what they stand on, the weights in a folder are.
+
+        ``base`` has the base's weight files that are on this machine and were checked; others come by range.
+        """
+
+    def check_finite(self, weights: Path, progress: Progress) -> None:
+        """Read an adapter's weights; raises `InvalidAdapterError` (``non_finite``)."""
+
     def comparison(self, dtype: str) -> Comparison:
         """Compare two renderings of a tensor."""
 
@@ -58,13 +81,19 @@ MakeArithmetic = Callable[[], Arithmetic]
 """Loads it: torch takes a second, and most of what a client does needs none of it."""
 
 
+def missing() -> str:
+    """What to install where there is none."""
+    return "torch" if is_whole() else WHOLE
+
+
 def needed(make: MakeArithmetic | None, what: str) -> Arithmetic:
     """The tensor core; ``what`` completes "torch is needed to ...".
 
     Raises:
-        UnavailableError: ``missing_package``.
+        UnavailableError: ``missing_package``, or ``client_only``.
     """
     if make is None:
+        need_whole(what)
         raise UnavailableError(
             f"torch is needed to {what}, and it is not installed here: pip install torch.", code="missing_package"
         )

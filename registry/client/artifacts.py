@@ -11,17 +11,18 @@ from typing import Any
 from urllib.parse import quote
 
 from registry.client.arithmetic import MakeArithmetic, needed
-from registry.client.blobs import RemoteBlob
-from registry.client.downloads import PIECE, RemoteBytes, pieces, read_checked
-from registry.client.ranges import RangeReader
-from registry.client.transport import Transport
+from registry.client.download.blobs import RemoteBlob
+from registry.client.download.pieces import PIECE, RemoteBytes, pieces, read_checked
+from registry.client.download.ranges import RangeReader
+from registry.client.http.transport import Transport
 from registry.digest import hex_of
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.files.header import Header, read_header
+from registry.files.source import read_range
 from registry.schemas import ArtifactKind, Options, Truncation
-from registry.services.claims import Head
-from registry.tensors.files.header import Header, read_header
-from registry.tensors.files.source import read_range
-from registry.wire import ArtifactFileEntry, ArtifactPlan, Bundle
+from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
+from registry.schemas.kinds import KINDS
+from registry.transfer.claims import Head
 
 
 def plan_artifact(transport: Transport, ref: str, options: Options) -> ArtifactPlan:
@@ -30,7 +31,7 @@ def plan_artifact(transport: Transport, ref: str, options: Options) -> ArtifactP
 
 
 class RemoteArtifact:
-    """An artifact of a service (`registry.services.protocol.ReadableArtifact`).
+    """An artifact of a service (`registry.operations.registry.ReadableArtifact`).
 
     The bytes of published files are known by digest, and none is handed out that was not checked.
     """
@@ -48,15 +49,15 @@ class RemoteArtifact:
         self._arithmetic = arithmetic
         # The reference as it was resolved: a tag may move while the files are read.
         pinned = {"ref": plan.reference, **options.model_dump(), "since": plan.since}
-        published = plan.kind == "published"
-        digests = _digests(transport, plan) if published else {file.path: file.digest for file in plan.files}
+        stored = KINDS[plan.kind].is_verbatim
+        digests = _digests(transport, plan) if stored else {file.path: file.digest for file in plan.files}
         self.files: Mapping[str, RemoteFile] = {
             entry.path: RemoteFile(
                 transport,
                 _reader(transport, plan, entry, pinned),
                 entry,
                 digests.get(entry.path),
-                room if published else None,
+                room if stored else None,
             )
             for entry in sorted(plan.files, key=lambda entry: entry.path)
         }

@@ -1,7 +1,7 @@
 """Where this machine has the files of base models: what was added from here, or was merged on before.
 
 A remembered folder is a hint. Its files count only after their bytes were hashed; a digest that was computed once is
-taken again as long as the file's stamp is the same, where that tells (`registry.folders.hashed`). What reads the files
+taken again as long as the file's stamp is the same, where that tells (`registry.files.hashed`). What reads the files
 later looks at the stamp again.
 """
 
@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from registry.errors import IntegrityError, NotFoundError, RegistryError
-from registry.folders.hashed import HashedFile, Stamp, hash_file
-from registry.folders.refusals import unreadable
+from registry.errors import RegistryError
+from registry.files.hashed import HashedFile, Stamp, hash_file
+from registry.folders.base_weights import WeightFile, check_digest, missing, other_size
+from registry.folders.errors import unreadable
 from registry.progress import Progress
-from registry.wire import BaseEntry, BlobEntry
+from registry.schemas.bundles import BaseEntry, BlobEntry
 
 _FILE: Final = ".base-folders.json"  # hidden: whoever tidies the cache does not take it for a fetched folder
 _FORMAT: Final = 1
@@ -54,12 +55,7 @@ class BaseFolders:
         notes = self._read()
         for blob in wanted:
             found = self._hashed(folder / blob.path, notes, blob, base.summary.name, progress)
-            if found.digest != blob.digest:
-                raise IntegrityError(
-                    f"{found.path} is not the file of base model {base.summary.name} ({found.digest} instead of "
-                    f"{blob.digest}); give the folder with the weights that were added to the registry.",
-                    code="wrong_base",
-                )
+            check_digest(found, _wanted(blob), base.summary.name)
             files[blob.path] = found
         return files
 
@@ -93,20 +89,14 @@ class BaseFolders:
         try:
             stamp = Stamp.of(file.stat())
             if stamp.size != blob.size:
-                raise IntegrityError(
-                    f"{file} has {stamp.size} bytes, but that file of base model {base} has {blob.size}; give the "
-                    "folder with the weights that were added to the registry.",
-                    code="wrong_base",
-                )
+                raise other_size(file, stamp.size, _wanted(blob), base)
             known = notes.digests.get(str(file))
             if known is not None and known[0] == list(stamp):
                 progress.advance(blob.size)
                 return HashedFile(file, str(known[1]), stamp, settled=True)
             hashed = hash_file(file, progress)
         except FileNotFoundError:
-            raise NotFoundError(
-                f"There is no {file}; the folder with the files of base model {base} is expected.", code="missing_file"
-            ) from None
+            raise missing(file, base) from None
         except OSError as problem:
             raise unreadable(file, problem) from problem
         if hashed.settled:
@@ -153,6 +143,10 @@ class BaseFolders:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _wanted(blob: BlobEntry) -> WeightFile:
+    return WeightFile(blob.path, blob.size, blob.digest)
 
 
 def weights_of(base: BaseEntry) -> list[BlobEntry]:

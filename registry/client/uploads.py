@@ -14,13 +14,14 @@ from typing import Final
 
 import httpx
 
-from registry.client.patience import Attempts, retry_after
-from registry.client.problems import lasting, unreachable
-from registry.client.transport import Transport
+from registry.client.http.errors import is_permanent, unreachable
+from registry.client.http.retry import Attempts, retry_after
+from registry.client.http.transport import Transport
 from registry.errors import NotFoundError, UnavailableError
+from registry.files.source import ByteSource, read_range
 from registry.progress import Progress
-from registry.tensors.files.source import ByteSource, read_range
-from registry.wire import API, Upload, UploadRequest
+from registry.schemas.protocol import API
+from registry.schemas.transfer import Upload, UploadRequest
 
 _CHUNK: Final = 1 << 20
 _EXPIRED: Final = frozenset({400, 401, 403, 404})  # 404: another commit of the same bytes may have used the upload
@@ -103,10 +104,10 @@ class Uploads:
             try:
                 answer = self._transport.put(url, lambda: self._chunks(under_way, number), under_way.length(number))
             except httpx.HTTPError as problem:
-                if lasting(problem) or not attempts.wait():
+                if is_permanent(problem) or not attempts.wait():
                     raise unreachable(self._transport.url if presigned is None else _host(url), problem) from problem
                 continue
-            if answer.is_success and (presigned or self._transport.fault(answer)[0] is None):
+            if answer.is_success and (presigned or self._transport.failure(answer)[0] is None):
                 return
             if presigned is None:
                 self._refused(answer, attempts)
@@ -122,7 +123,7 @@ class Uploads:
 
     def _refused(self, answer: httpx.Response, attempts: Attempts) -> None:
         """Get ready for another try; raises where that can't help."""
-        error, pause, may_pass = self._transport.fault(answer)
+        error, pause, may_pass = self._transport.failure(answer)
         if error is not None and not (may_pass and attempts.wait(pause)):
             raise error
 

@@ -12,9 +12,9 @@ from registry.demo.outcome import Check
 from registry.demo.peer import lora_snapshot, merge_step_by_step, snapshot
 
 if TYPE_CHECKING:
+    from registry.operations.registry import Registry
     from registry.progress import Progress
     from registry.schemas import ArtifactKind, Resolved
-    from registry.services.protocol import Registry
 
 T = TypeVar("T")
 

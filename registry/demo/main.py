@@ -20,8 +20,8 @@ from registry.errors import NotFoundError
 if TYPE_CHECKING:
     from registry.demo.report import Report
     from registry.demo.training import Recipe
+    from registry.operations.registry import Registry
     from registry.schemas import Fetched, Published, RevisionSummary
-    from registry.services.protocol import Registry
 
 DEFAULT_FOLDER: Final = "demo-registry"
 

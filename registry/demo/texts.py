@@ -32,7 +32,7 @@ def load_task(name: str) -> Task:
     """Read ``texts/NAME.txt``: a line ``[label]``, then its sentences, one a line."""
     by_label: dict[str, list[str]] = {}
     label = ""
-    for line in (files("registry.demo") / "texts" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
+    for line in (files(__package__) / "texts" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             label = line.strip("[]")
         elif line and not line.startswith("#"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.digest import hex_of
-from registry.folders.holding import free
+from registry.folders.leases import free
 from registry.folders.scan import RECEIPT
 from registry.folders.staging import HEX_DIGIT, clear_litter, take_away
 

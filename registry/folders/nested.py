@@ -1,67 +1,170 @@
 """A nested folder of adapters: nesting is the path below the base model, parents come before their children.
 
-A folder above an adapter that holds no adapter itself is not a node: every folder on the way down must hold one.
+What belongs to which adapter is the rule of `registry.folders.scan`: what it leaves out as another adapter is a node
+here, and what it leaves out for any other reason is not entered here either, and named.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from registry.errors import InvalidAdapterError, NotFoundError, UsageError
-from registry.folders.refusals import telling_unreadable
-from registry.folders.scan import ADAPTER_CONFIG, holds_adapter
+from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
+from registry.folders.errors import telling_unreadable, unreadable
+from registry.folders.scan import (
+    ADAPTER_CONFIG,
+    ANOTHER_ADAPTER,
+    ONLY_CHECKPOINTS,
+    checkpoints_alone,
+    folder_reason,
+    holds_weights,
+)
 from registry.reference import Path as TreePath
 from registry.reference import check_adapter_name
+from registry.schemas import LeftOut
+
+NO_ADAPTER: Final = "no adapter in it"
+_ITSELF: Final = "an adapter itself, but nesting begins below the folder that is given"
 
 
 @dataclass(frozen=True)
 class Node:
-    """A publish folder, and the path that its place in the nesting means."""
+    """A folder that is to be published, and the path that its place in the nesting means."""
 
     folder: Path
-    path: TreePath
+    place: str  # below the folder that was given, ``/``-separated
+    path: TreePath | None  # None: its name, or one above it, names no adapter
+    above: str | None  # the place of the folder above it
+    problem: RegistryError | None = None  # why it can't be published, as far as names and nesting tell
 
 
-def nested_adapters(folder: Path, base: str) -> list[Node]:
-    """All publish folders below ``folder``; names and nesting are checked before the first is looked into.
+@dataclass(frozen=True)
+class Nesting:
+    """What a nested folder holds."""
+
+    nodes: tuple[Node, ...]  # parents before their children
+    skipped: tuple[LeftOut, ...]  # folders that are not entered
+
+
+def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesting:
+    """All publish folders below ``folder``, with what is wrong with their names and places.
+
+    Args:
+        folder: where.
+        base: the base model that the paths begin with.
+        rename: names of adapters, by the places of folders.
 
     Raises:
-        UsageError: ``base`` is not the name of a base model, or a folder's name is outside the grammar.
+        UsageError: ``base`` is not the name of a base model, or ``rename`` can't be applied.
         NotFoundError: there is no such folder.
-        UnavailableError: the folder, or one below it, can't be read.
-        InvalidAdapterError: ``missing_file``, no adapter is there, or a folder on the way down holds none.
+        UnavailableError: it can't be read.
+        InvalidAdapterError: ``missing_file`` or ``checkpoint_folders``, no adapter is there.
     """
     root = TreePath.parse(base)
     if not root.is_base:
         raise UsageError(f"publish -r takes a base model, {root.base}; nesting gives the rest.")
+    for name in rename.values():
+        check_adapter_name(name)
+    walk = _Walk(folder, rename)
     with telling_unreadable(folder):
         if not folder.is_dir():
             raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
-        nodes = list(_nodes(folder, root))
+        nodes = list(walk.below(folder, "", root))
+    if unknown := sorted(rename.keys() - {node.place for node in nodes}):
+        raise UsageError(
+            f"--rename names {unknown[0]!r}, which is no folder of an adapter in {folder}: its place below that "
+            "folder is expected, such as support/French."
+        )
     if not nodes:
-        raise InvalidAdapterError(
-            f"{folder} holds no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are "
-            "expected.",
+        raise _nothing(folder, base)
+    return Nesting(tuple(nodes), tuple(sorted(walk.skipped, key=lambda one: one.path)))
+
+
+def _nothing(folder: Path, base: str) -> RegistryError:
+    if (folder / ADAPTER_CONFIG).is_file():
+        return InvalidAdapterError(
+            f"{folder} is one adapter and holds no other; publish it by its path, without -r: "
+            f"registry publish {folder} {base}/NAME.",
             code="missing_file",
         )
-    return nodes
+    return checkpoints_alone(folder) or InvalidAdapterError(
+        f"{folder} holds no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are expected.",
+        code="missing_file",
+    )
 
 
-def _nodes(folder: Path, path: TreePath) -> Iterator[Node]:
-    """Adapters below a folder, parents before children."""
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        below = Path(entry.path)
-        if not entry.is_dir(follow_symlinks=False) or entry.name.startswith(".") or not holds_adapter(below):
-            continue
-        if not (below / ADAPTER_CONFIG).is_file():
-            raise InvalidAdapterError(
-                f"{below} holds adapters in folders below it but no {ADAPTER_CONFIG} itself; every folder on the way "
-                "down is one adapter.",
-                code="missing_file",
-            )
-        node = Node(below, TreePath.parse(f"{path}/{check_adapter_name(entry.name)}"))
-        yield node
-        yield from _nodes(below, node.path)
+@dataclass
+class _Walk:
+    top: Path
+    rename: Mapping[str, str]
+    skipped: list[LeftOut] = field(default_factory=list)
+    taken: dict[TreePath, Path] = field(default_factory=dict)
+
+    def below(self, folder: Path, place: str, path: TreePath | None) -> Iterator[Node]:
+        """Folders of adapters below one, parents before children."""
+        is_adapter = (folder / ADAPTER_CONFIG).is_file()
+        if is_adapter and not place:
+            self.skipped.append(LeftOut(path=".", reason=_ITSELF))
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir():
+                here = f"{place}/{entry.name}" if place else entry.name
+                yield from self._one(Path(entry.path), here, path, part=is_adapter and bool(place))
+
+    def _one(self, folder: Path, place: str, above: TreePath | None, *, part: bool) -> Iterator[Node]:
+        """One folder, and those below it; ``part``: it lies in the folder of an adapter."""
+        try:
+            reason = folder_reason(folder)
+            alone = reason is None and not part and holds_weights(folder)
+        except OSError as problem:
+            yield self._node(folder, place, above, unreadable(folder, problem))
+            return
+        if reason == ANOTHER_ADAPTER:
+            node = self._node(folder, place, above, None if (folder / ADAPTER_CONFIG).is_file() else _group(folder))
+            yield node
+            yield from self.below(folder, place, node.path)
+        elif reason == ONLY_CHECKPOINTS:
+            yield self._node(folder, place, above, checkpoints_alone(folder))
+        elif alone:
+            yield self._node(folder, place, above, _no_adapter(folder))
+        elif reason is not None or not part:
+            self.skipped.append(LeftOut(path=place, reason=reason or NO_ADAPTER))
+
+    def _node(self, folder: Path, place: str, above: TreePath | None, problem: RegistryError | None) -> Node:
+        outer, _, last = place.rpartition("/")
+        path = None
+        if above is not None:
+            try:
+                path = TreePath.parse(f"{above}/{check_adapter_name(self.rename.get(place, last))}")
+                other = self.taken.setdefault(path, folder)
+                if other != folder:
+                    path, problem = None, problem or UsageError(f"{path} is the path of {other} already: rename one.")
+            except UsageError as wrong:
+                problem = problem or _bad_name(place, last, wrong)
+        return Node(folder, place, path, outer or None, problem)
+
+
+def _group(folder: Path) -> InvalidAdapterError:
+    return InvalidAdapterError(
+        f"{folder} holds adapters in folders below it but no {ADAPTER_CONFIG} itself; every folder on the way down is "
+        "one adapter.",
+        code="missing_file",
+    )
+
+
+def _no_adapter(folder: Path) -> InvalidAdapterError:
+    return InvalidAdapterError(
+        f"{folder} holds weights but no {ADAPTER_CONFIG}: it is no adapter. A whole model is added by `registry base "
+        "add`.",
+        code="missing_file",
+    )
+
+
+def _bad_name(place: str, name: str, wrong: UsageError) -> UsageError:
+    """The error of a name, with one that would do."""
+    proposed = re.sub(r"-{2,}", "-", re.sub(r"[^a-z0-9_]+", "-", name.lower())).strip("-_") or "NAME"
+    proposed = "NAME" if proposed == name else proposed
+    return UsageError(f"{wrong} Give it another one: --rename '{place}={proposed}'.", code=wrong.code)

@@ -7,95 +7,16 @@ later publish, by its receipt, which revision is the parent.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import ValidationError
 
 from registry.errors import IntegrityError, NotFoundError, RegistryError
+from registry.folders.errors import reason
 from registry.folders.scan import RECEIPT
-from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
+from registry.schemas.receipt import Receipt
 
-RECEIPT_FORMAT: Final = 1
 MAX_RECEIPT: Final = 64 << 20
-
-
-class ReceiptPlanLink(Schema):
-    """A link of the plan."""
-
-    revision: str
-    coefficient: float
-
-
-class ReceiptPlan(Schema):
-    """The plan, as `registry.tensors.artifacts.plan.Plan` writes it."""
-
-    format: int
-    kind: ArtifactKind
-    base: str
-    base_files: str
-    table: str
-    links: tuple[ReceiptPlanLink, ...]
-    since: str | None
-    dtype: Dtype | None
-    ranks: dict[str, int] | None
-    uniform: bool
-    base_repo: str | None
-
-
-class ReceiptLink(Schema):
-    """A link of the lineage, root first, with the scalings that went into it."""
-
-    reference: str
-    number: int
-    digest: str
-    scalings: tuple[float, ...]  # the distinct ones, ascending
-    rank: int
-
-
-class ReceiptVersions(Schema):
-    """What wrote the folder."""
-
-    registry: str
-    artifact_format: int
-    torch: str
-    python: str
-
-
-class Receipt(Schema):
-    """The content of ``registry-receipt.json``."""
-
-    format: Literal[1] = RECEIPT_FORMAT
-    reference: str
-    kind: ArtifactKind
-    base: str  # name
-    since: str | None  # reference
-    plan: ReceiptPlan
-    plan_digest: str
-    rendering: str
-    numerics: str | None
-    lineage: tuple[ReceiptLink, ...]
-    registry: str
-    versions: ReceiptVersions
-    notices: tuple[str, ...]
-    truncation: Truncation | None
-    files: tuple[OutputFile, ...]
-
-    @property
-    def options(self) -> Options:
-        """What was asked for."""
-        return Options(
-            kind=self.kind,
-            since=self.since,
-            dtype=self.plan.dtype,
-            rank=self.truncation.rank if self.truncation else None,
-            max_error=self.truncation.max_error if self.truncation else None,
-            uniform=self.plan.uniform,
-        )
-
-    @property
-    def tip(self) -> str | None:
-        """Digest of the revision whose path this is; None: the base model itself."""
-        return self.lineage[-1].digest if self.lineage else None
 
 
 def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Receipt:
@@ -114,7 +35,7 @@ def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Rec
             f"There is no receipt {str(file)!r}; `registry fetch` writes one.", code="missing_file"
         ) from None
     except OSError as problem:
-        raise error(f"The receipt {str(file)!r} can't be read: {problem.strerror}.") from None
+        raise error(f"The receipt {str(file)!r} can't be read: {reason(problem)}.") from None
     try:
         return Receipt.model_validate_json(data[:MAX_RECEIPT])
     except ValidationError as problem:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError
-from registry.folders.refusals import telling_unreadable
+from registry.folders.errors import telling_unreadable
+from registry.folders.names import check_name, check_together, is_taken
 from registry.schemas import LeftOut
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -27,7 +28,9 @@ _TRAINER: Final = re.compile(r"(training_args\.bin|optimizer\.pt|optimizer\.bin|
 _PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CHECKPOINT: Final = re.compile(r"checkpoint-.*")
 _HIDDEN_REASON: Final = "hidden"
-_ANOTHER_ADAPTER: Final = "another adapter"
+CHECKPOINT: Final = "trainer checkpoint"
+ANOTHER_ADAPTER: Final = "another adapter"
+ONLY_CHECKPOINTS: Final = "only trainer checkpoints"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class FoundFile:
 
     path: str
     file: Path
+    size: int  # when the folder was listed
 
 
 @dataclass(frozen=True)
@@ -71,19 +75,20 @@ def _scan(folder: Path, error: type[RegistryError]) -> Folder:
     left_out: list[LeftOut] = []
 
     def leave(path: Path, reason: str) -> None:
-        left_out.append(LeftOut(path=_name(path, root, error), reason=reason))
+        left_out.append(LeftOut(path=_spelt(path, root), reason=reason))
 
     for path in _walk(root, leave):
-        reason = _reason(path, root, error)
-        if reason is None:
-            files.append(FoundFile(_name(path, root, error), path.resolve() if path.is_symlink() else path))
+        found = _look_at(path, root, error)
+        if isinstance(found, FoundFile):
+            files.append(found)
         else:
-            leave(path, reason)
+            leave(path, found)
         if len(files) > MAX_FILES:
             raise error(
                 f"{folder} holds more than {MAX_FILES} files; publish the folder of one model.", code="bad_config"
             )
     files.sort(key=lambda found: found.path)
+    check_together((found.path for found in files), error)
     return Folder(root, tuple(files), tuple(sorted(left_out, key=lambda left: left.path)))
 
 
@@ -93,7 +98,7 @@ def _walk(root: Path, leave: Callable[[Path, str], None]) -> Iterator[Path]:
         here = Path(place)
         kept = []
         for name in sorted(folders):
-            reason = _folder_reason(here / name)
+            reason = folder_reason(here / name)
             if reason is None:
                 kept.append(name)
             else:
@@ -108,47 +113,86 @@ def _refused(problem: OSError) -> None:
     raise problem
 
 
-def _folder_reason(folder: Path) -> str | None:
+def folder_reason(folder: Path) -> str | None:
+    """Why a folder below the one that is listed is left out as a whole; None where its files belong to that one.
+
+    Raises OSError for what can't be read.
+    """
     if folder.is_symlink():
         return "symbolic link to a folder"
-    return _reason_by_folder_name(folder.name) or (_ANOTHER_ADAPTER if holds_adapter(folder) else None)
+    return _reason_by_folder_name(folder.name) or _reason_by_content(folder)
 
 
 def _reason_by_folder_name(name: str) -> str | None:
     if name.startswith("."):
         return _HIDDEN_REASON
     if _CHECKPOINT.fullmatch(name):
-        return "trainer checkpoint"
+        return CHECKPOINT
     if name == "__pycache__":
         return "compiled Python"
     return None
 
 
-def holds_adapter(folder: Path) -> bool:
-    """Whether an adapter lies in the folder itself or anywhere below it; raises OSError for what can't be read."""
+def _reason_by_content(folder: Path) -> str | None:
+    """Whether an adapter lies in the folder itself or anywhere below it, or at least checkpoints of one."""
     for _, folders, names in os.walk(folder, onerror=_refused):
         if ADAPTER_CONFIG in names:
+            return ANOTHER_ADAPTER
+        folders[:] = [name for name in folders if _reason_by_folder_name(name) is None]
+    return ONLY_CHECKPOINTS if _checkpoints(folder) else None
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """The checkpoints in a folder that hold an adapter."""
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if _CHECKPOINT.fullmatch(entry.name) and (Path(entry.path) / ADAPTER_CONFIG).is_file()
+    )
+
+
+def checkpoints_alone(folder: Path) -> InvalidAdapterError | None:
+    """The error of a folder that holds trainer checkpoints and no adapter itself; None where there are none."""
+    found = _checkpoints(folder)
+    return _only_checkpoints(str(folder), found) if found else None
+
+
+def _only_checkpoints(where: str, checkpoints: Iterable[str]) -> InvalidAdapterError:
+    return InvalidAdapterError(
+        f"{where} holds only trainer checkpoints: {', '.join(checkpoints)}. Publish one of these folders.",
+        code="checkpoint_folders",
+    )
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether files of weights lie in a folder, or below it where its files would be; raises OSError."""
+    for _, folders, names in os.walk(folder, onerror=_refused):
+        if any(PurePosixPath(name).suffix.lower() in (".safetensors", ".gguf", *_PICKLES) for name in names):
             return True
-        folders[:] = [name for name in folders if not _CHECKPOINT.fullmatch(name) and not name.startswith(".")]
+        folders[:] = [name for name in folders if _reason_by_folder_name(name) is None]
     return False
 
 
-def _reason(path: Path, root: Path, error: type[RegistryError]) -> str | None:
-    """Why a file is left out; None where it is taken."""
+def _look_at(path: Path, root: Path, error: type[RegistryError]) -> FoundFile | str:
+    """A file that is taken, or why it is left out."""
     if path.name.startswith("."):
         return _HIDDEN_REASON
-    if path.is_symlink():
-        _check_link(path, root, error)
-    if not stat.S_ISREG(path.stat().st_mode):
+    file, status = path, path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        file = _behind_link(path, root, error)
+        status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
         return "not a regular file"
-    return reason_by_name(path.name)
+    return reason_by_name(path.name) or FoundFile(
+        check_name(path.relative_to(root).as_posix(), error), file, status.st_size
+    )
 
 
 def reason_by_name(name: str) -> str | None:
     """Why a file of that name, without folders, is left out; None where it is taken."""
     if name.startswith("."):
         return _HIDDEN_REASON
-    if name == RECEIPT:
+    if is_taken(name, RECEIPT):
         return "receipt of a fetch"
     if _TRAINER.fullmatch(name):
         return "trainer state"
@@ -157,35 +201,23 @@ def reason_by_name(name: str) -> str | None:
     return None
 
 
-def _check_link(path: Path, root: Path, error: type[RegistryError]) -> None:
-    """A link may lead into the blobs of the Hub cache that the folder is a snapshot of, and nowhere else."""
+def _behind_link(path: Path, root: Path, error: type[RegistryError]) -> Path:
+    """Where a link leads: into the blobs of the Hub cache that the folder is a snapshot of, and nowhere else."""
     target = path.resolve()
     if not target.exists():
         raise error(f"{path} is a symbolic link to nothing; restore the file or remove the link.", code="link_outside")
     blobs = root.parent.parent / "blobs"
     if root.parent.name == "snapshots" and blobs.is_dir() and target.is_relative_to(blobs.resolve()):
-        return
+        return target
     raise error(
         f"{path} is a symbolic link to {target}; links are followed only in a Hub cache. Put the file itself there.",
         code="link_outside",
     )
 
 
-def _name(path: Path, root: Path, error: type[RegistryError]) -> str:
-    return _check_name(path.relative_to(root).as_posix(), error)
-
-
-def _check_name(name: str, error: type[RegistryError]) -> str:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise error(f"File name {name!r} is not valid UTF-8; rename the file.", code="bad_config") from None
-    if any(ord(letter) < 32 or letter in '\\:*?"<>|' for letter in name) or len(name) > 512:
-        raise error(
-            f"File name {name!r} can't be stored: at most 512 characters and none of \\ : * ? \" < > | are expected.",
-            code="bad_config",
-        )
-    return name
+def _spelt(path: Path, root: Path) -> str:
+    """The name of what is left out, whatever its system calls it."""
+    return path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def sort_names(names: Iterable[str], error: type[RegistryError]) -> tuple[list[str], list[LeftOut]]:
@@ -198,40 +230,42 @@ def sort_names(names: Iterable[str], error: type[RegistryError]) -> tuple[list[s
     for name in listed:
         if not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise error(f"File name {name!r} leads out of its folder; it is not taken.", code="path_traversal")
-    holders = _holders(listed)
+    others = _others(listed)
     taken: list[str] = []
     left_out: dict[str, str] = {}
     for name in listed:
-        place, reason = _first_reason(name, holders)
+        place, reason = _first_reason(name, others)
         if reason is None:
-            taken.append(_check_name(name, error))
+            taken.append(check_name(name, error))
         else:
             left_out[place] = reason
+    check_together(taken, error)
     return taken, [LeftOut(path=place, reason=reason) for place, reason in sorted(left_out.items())]
 
 
-def _first_reason(name: str, holders: Collection[str]) -> tuple[str, str | None]:
+def _first_reason(name: str, others: Mapping[str, str]) -> tuple[str, str | None]:
     """What is left out, a folder or the file, and why; no reason: the file is taken."""
     *folders, last = name.split("/")
     for depth, folder in enumerate(folders, 1):
         place = "/".join(folders[:depth])
-        reason = _reason_by_folder_name(folder) or (_ANOTHER_ADAPTER if place in holders else None)
+        reason = _reason_by_folder_name(folder) or others.get(place)
         if reason is not None:
             return place, reason
     return name, reason_by_name(last)
 
 
-def _holders(names: Iterable[str]) -> set[str]:
-    """The folders in which `holds_adapter` would find an adapter."""
-    found = set()
+def _others(names: Iterable[str]) -> dict[str, str]:
+    """What `_reason_by_content` would find in the folders of these names."""
+    found: dict[str, str] = {}
     for name in names:
-        folders = name.split("/")[:-1]
-        if not name.endswith(f"/{ADAPTER_CONFIG}"):
+        *folders, last = name.split("/")
+        if last != ADAPTER_CONFIG or not folders:
             continue
+        if _CHECKPOINT.fullmatch(folders[-1]) and len(folders) > 1:
+            found.setdefault("/".join(folders[:-1]), ONLY_CHECKPOINTS)
         while folders:
-            found.add("/".join(folders))
-            last = folders.pop()
-            if _CHECKPOINT.fullmatch(last) or last.startswith("."):
+            found["/".join(folders)] = ANOTHER_ADAPTER
+            if _reason_by_folder_name(folders.pop()) is not None:
                 break
     return found
 
@@ -258,12 +292,9 @@ def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftO
     if has_config and ADAPTER_WEIGHTS in taken:
         return
     left = {entry.path: entry.reason for entry in left_out}
-    checkpoints = sorted(path for path, reason in left.items() if reason == "trainer checkpoint" and "/" not in path)
+    checkpoints = sorted(path for path, reason in left.items() if reason == CHECKPOINT and "/" not in path)
     if checkpoints and not has_config:
-        raise InvalidAdapterError(
-            f"{where} holds only trainer checkpoints: {', '.join(checkpoints)}. Publish one of these folders.",
-            code="checkpoint_folders",
-        )
+        raise _only_checkpoints(where, checkpoints)
     if "adapter_model.bin" in left:
         raise InvalidAdapterError(
             f"{where} has its weights only as adapter_model.bin, a pickle, which is never read. "

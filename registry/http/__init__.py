@@ -1,1 +1,1 @@
-"""The frame of everything that is served over HTTP: access, bounds, bodies by range, errors, log and metrics."""
+"""What all HTTP interfaces share: authentication, limits, range responses, error mapping, logging and metrics."""

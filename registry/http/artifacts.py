@@ -1,4 +1,4 @@
-"""Files of artifacts as answers, for every face: copied from the store, or computed while they are sent."""
+"""Responses with files of artifacts: redirected or copied from the store, or computed while they are streamed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from fastapi import Request, Response
 
 from registry.digest import document_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
-from registry.http.acting import Service, service_of
-from registry.http.bodies import Bytes
-from registry.http.redirects import redirected
-from registry.services.artifacts import make_plan
-from registry.services.handing_out import Asked, etag, open_asked
+from registry.http.dependencies import Service, service_of
+from registry.http.redirects import redirect_to_store
+from registry.http.wire.bodies import FileBody
+from registry.reference import Reference
+from registry.schemas.kinds import KINDS
+from registry.services.artifacts.build import check_kept
+from registry.services.artifacts.opened import Asked, etag, open_asked
+from registry.services.artifacts.plan import make_plan
 from registry.tensors.artifacts.pieces import SharedPieces
 
 if TYPE_CHECKING:
+    from registry.digest import StoredFile
     from registry.services.deployment import Deployment
-    from registry.services.lineage import PathFile
-    from registry.storage.place import BlobPlace
     from registry.tensors.artifacts.artifact import Artifact
 
 _PLAN: Final = 64 << 10
 _TENSOR: Final = 2 << 10
 
 CheckRendering = Callable[[str], None]
-"""Raises where the bytes of a rendering are not those that were asked for."""
+"""Raises unless a rendering is the requested one."""
 
 
 def _any(rendering: str) -> None:
@@ -37,15 +39,15 @@ def _any(rendering: str) -> None:
 
 
 @dataclass(frozen=True)
-class Loan:
-    """An open artifact, until it is given back."""
+class ArtifactHandle:
+    """A reference-counted open artifact; `close` releases it."""
 
     artifact: Artifact
     close: Callable[[], None]
-    forget: Callable[[], None]  # let the next one open it anew
+    forget: Callable[[], None]  # evict it from the cache
 
     def chunks(self, path: str, *range_: int, **how: Any) -> Iterator[memoryview]:
-        """Bytes of a file, as `ArtifactFile.chunks` gives them; when they are damaged, they may be repaired soon."""
+        """See `ArtifactFile.chunks`; evicts the artifact when bytes are damaged, since the blob may be repaired."""
         try:
             yield from self.artifact.file(path).chunks(*range_, **how)
         except IntegrityError:
@@ -53,25 +55,28 @@ class Loan:
             raise
 
 
-def borrow(service: Service, deployment: Deployment, asked: Asked) -> Loan:
-    """The open artifact of what was asked for: planned once for all who ask for it, kept open for the next range."""
+def open_artifact(service: Service, deployment: Deployment, asked: Asked) -> ArtifactHandle:
+    """The open artifact of a request; planned once for all concurrent requests and cached for the next range."""
 
     def plan() -> Artifact:
         if asked.options.rank is None and asked.options.max_error is None:
             return open_asked(deployment, asked)
-        with service.truncations.seat():  # the ranks are found now, which is the work
+        with service.truncations.slot():  # the ranks are found now, which is the work
             return open_asked(deployment, asked)
 
-    loan = service.memory.borrow("plan", _key(asked), plan, _weigh, end=_close)
+    handle = service.memory.acquire("plan", _key(asked), plan, _weigh, end=_close)
     try:
-        return Loan(loan.result(), loan.close, partial(service.memory.forget, "plan", _key(asked)))
+        artifact = handle.result()
+        if asked.materialised is None:  # else another machine may have made it
+            service.renderings.note(artifact.rendering, Reference.parse(asked.path.reference).path)
+        return ArtifactHandle(artifact, handle.close, partial(service.memory.forget, "plan", _key(asked)))
     except BaseException:
-        loan.close()
+        handle.close()
         raise
 
 
 def _weigh(artifact: Artifact) -> int:
-    """About the bytes of a plan in memory: what it says of each tensor."""
+    """Approximate bytes of a plan in memory, proportional to its tensors."""
     return _PLAN + sum(_TENSOR * len(file.header.entries) for file in artifact.files.values() if file.header)
 
 
@@ -80,50 +85,50 @@ def _close(artifact: Artifact) -> None:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A file of what was asked for, as lists of files show it."""
+class ListedFile:
+    """A file of an artifact, as listings show it."""
 
     path: str
     size: int
     etag: str
-    digest: str | None = None  # of the bytes, where they are those of a stored blob
-    text: bytes | None = None  # the bytes, where they were written while planning: a small document
+    digest: str | None = None  # sha256, where the bytes are a stored blob
+    text: bytes | None = None  # the bytes of a small document, made while planning
 
 
 def file_names(service: Service, deployment: Deployment, asked: Asked) -> frozenset[str]:
-    """The names of the files of what was asked for."""
-    stored = _stored(asked)
+    """The names of the files of the requested artifact."""
+    stored = _stored(deployment, asked)
     if stored is not None:
         return frozenset(file.path for file in stored.files)
-    loan = borrow(service, deployment, asked)
+    handle = open_artifact(service, deployment, asked)
     try:
-        return frozenset(loan.artifact.files)
+        return frozenset(handle.artifact.files)
     finally:
-        loan.close()
+        handle.close()
 
 
-def listing(service: Service, deployment: Deployment, asked: Asked) -> tuple[Listed, ...]:
-    """The files of what was asked for, by name. Of what is stored nothing is opened."""
-    stored = _stored(asked)
+def listing(service: Service, deployment: Deployment, asked: Asked) -> tuple[ListedFile, ...]:
+    """The files of the requested artifact, by name. Nothing is opened where all of them are stored."""
+    stored = _stored(deployment, asked)
     if stored is not None:
         return tuple(
-            Listed(file.path, file.place.size, etag(stored.rendering, file.path), file.place.digest)
+            ListedFile(file.path, file.size, etag(stored.rendering, file.path), file.digest)
             for file in sorted(stored.files, key=lambda file: file.path)
         )
-    loan = borrow(service, deployment, asked)
+    handle = open_artifact(service, deployment, asked)
     try:
         return tuple(
-            Listed(
+            ListedFile(
                 path,
                 file.size,
-                etag(loan.artifact.rendering, path),
+                etag(handle.artifact.rendering, path),
                 file.digest,
                 None if file.header is not None or file.digest is not None else file.read(),
             )
-            for path, file in loan.artifact.files.items()
+            for path, file in handle.artifact.files.items()
         )
     finally:
-        loan.close()
+        handle.close()
 
 
 def file_answer(
@@ -136,36 +141,36 @@ def file_answer(
     redirect: int = 307,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A file of what was asked for, whole or by a single range.
+    """A file of the requested artifact, whole or by a single range.
 
     Args:
         request: a GET or HEAD.
-        deployment: with the rights of the one who asks.
-        asked: what was looked up.
+        deployment: with the rights of the principal.
+        asked: the resolved artifact.
         path: of the file.
-        check: told the rendering before anything is sent.
-        redirect: status of an answer that sends the client to the store.
-        headers: of the answer, beside its own.
+        check: gets the rendering before anything is sent.
+        redirect: status of a redirect to the store.
+        headers: additional response headers.
 
     Raises:
         NotFoundError: the artifact has no such file.
     """
-    stored = _stored(asked, check)
+    stored = _stored(deployment, asked, check)
     if stored is not None:
         return _from_store(request, deployment, stored, path, redirect, headers)
     service = service_of(request)
-    loan = borrow(service, deployment, replace(asked, materialised=None))
+    handle = open_artifact(service, deployment, replace(asked, materialised=None))
     try:
-        check(loan.artifact.rendering)
-        file = loan.artifact.file(path)
+        check(handle.artifact.rendering)
+        file = handle.artifact.file(path)
     except BaseException:
-        loan.close()
+        handle.close()
         raise
-    body = Bytes(
-        etag=etag(loan.artifact.rendering, path),
+    body = FileBody(
+        etag=etag(handle.artifact.rendering, path),
         size=file.size,
-        chunks=partial(loan.chunks, path, shared=SharedPieces(service.memory, loan.artifact.rendering, path)),
-        close=loan.close,
+        chunks=partial(handle.chunks, path, shared=SharedPieces(service.memory, handle.artifact.rendering, path)),
+        close=handle.close,
         kind="artifact",
         name=path,
     )
@@ -177,75 +182,71 @@ def file_answer(
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """What was asked for, where all of it is in the store."""
+class _StoredArtifact:
+    """A requested artifact whose files are all in the store."""
 
     asked: Asked
     rendering: str
-    files: tuple[PathFile, ...]
+    files: tuple[StoredFile, ...]
 
-    def place(self, path: str) -> BlobPlace:
+    def file(self, path: str) -> StoredFile:
         """The bytes of a file; raises `NotFoundError`."""
-        found = next((file.place for file in self.files if file.path == path), None)
+        found = next((file for file in self.files if file.path == path), None)
         if found is None:
             names = ", ".join(sorted(file.path for file in self.files))
             raise NotFoundError(f"The artifact has no file {path!r}; it has {names}.")
         return found
 
 
-def _stored(asked: Asked, check: CheckRendering = _any) -> _Stored | None:
+def _stored(deployment: Deployment, asked: Asked, check: CheckRendering = _any) -> _StoredArtifact | None:
     """Published files, or those of a materialisation; None where the bytes have to be computed.
 
-    One whose rendering is not asked for is passed over: who began with the bytes that this machine computes goes on
-    with them.
+    A materialisation with another rendering is skipped: a client that began with the bytes computed here continues with
+    them.
     """
     kept = asked.materialised
     if kept is not None:
         try:
             check(kept.rendering)
-        except UnavailableError:
+        except (NotFoundError, UnavailableError):
             return None
-        return _Stored(asked, kept.rendering, kept.files)
-    if asked.options.kind != "published":
+        check_kept(deployment.artifact_blobs, asked.path, asked.options)
+        return _StoredArtifact(asked, kept.rendering, kept.files)
+    if not KINDS[asked.options.kind].is_verbatim:
         return None
-    plan = make_plan(asked.path, asked.path.links[-1:], asked.ancestor, asked.options)
+    plan = make_plan(asked.path, asked.ancestor, asked.options)
     check(plan.rendering)
-    return _Stored(asked, plan.rendering, _published(asked))
-
-
-def _published(asked: Asked) -> tuple[PathFile, ...]:
-    """The files that were published or added."""
-    return asked.path.links[-1].files if asked.path.links else asked.path.base.files
+    return _StoredArtifact(asked, plan.rendering, asked.path.tip_files)
 
 
 def _from_store(
     request: Request,
     deployment: Deployment,
-    stored: _Stored,
+    stored: _StoredArtifact,
     path: str,
     status: int,
     headers: Mapping[str, str] | None,
 ) -> Response:
-    """A stored file: the client is sent to the store, or gets a copy. Only who reads bytes here has anything opened."""
-    place, tag = stored.place(path), etag(stored.rendering, path)
-    response = redirected(request, deployment, place, tag, path, status=status)
+    """Redirect to the store, or copy; blobs are opened only for a copy."""
+    blob, tag = stored.file(path), etag(stored.rendering, path)
+    response = redirect_to_store(request, deployment, blob, tag, path, status=status)
     if response is not None:
         response.headers.update(headers or {})
         return response
     service = service_of(request)
-    loans = ExitStack()
+    handles = ExitStack()
 
     def chunks(start: int, stop: int) -> Iterator[memoryview]:
-        loan = borrow(service, deployment, stored.asked)
-        loans.callback(loan.close)
-        yield from loan.chunks(path, start, stop, lanes=2)
+        handle = open_artifact(service, deployment, stored.asked)
+        handles.callback(handle.close)
+        yield from handle.chunks(path, start, stop, lanes=2)
 
-    body = Bytes(etag=tag, size=place.size, chunks=chunks, close=loans.close, kind="artifact", name=path)
+    body = FileBody(etag=tag, size=blob.size, chunks=chunks, close=handles.close, kind="artifact", name=path)
     return service.bodies.answer(request, body, admission="copied", headers=headers)
 
 
 def _key(asked: Asked) -> str:
-    """Says what is meant, without tags or numbers that may mean something else tomorrow."""
+    """Cache key made of digests only: tags and numbers may move."""
     base = asked.path.base
     ancestor = asked.ancestor
     return document_digest(

@@ -1,11 +1,11 @@
-"""What the metrics ask for when somebody reads them."""
+"""Gauges that are read when metrics are scraped."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 
-from registry.catalogue import operations
+from registry.catalogue.team import jobs
 from registry.errors import RegistryError
 from registry.services.deployment import Deployment
 
@@ -19,7 +19,7 @@ def gauges(deployment: Deployment) -> Mapping[str, Mapping[str, float]]:
     found: dict[str, Mapping[str, float]] = {"pool": pool}
     try:
         with deployment.database.read() as session:
-            found["operations"] = {"open": operations.pending(session)}
+            found["operations"] = {"open": jobs.pending(session)}
     except RegistryError as error:
         log.warning("operations can't be counted: %s", error)
     return found

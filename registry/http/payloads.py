@@ -1,34 +1,35 @@
-"""JSON bodies: read whole within the bounds, then checked and parsed in a thread, by the schema of the route."""
+"""JSON bodies: read within the limits, then validated by the schema of the route in a worker thread."""
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import ValidationError
 
 from registry.errors import UnavailableError
-from registry.http.problems import MalformedError
+from registry.http.request.errors import MalformedError
 from registry.schemas import Schema
 
 S = TypeVar("S", bound=Schema)
 JSON: Final = "application/json"
 DEPTH: Final = 64
-# Possessive, and an open string ends with the text: no way back, so the time grows with the length alone.
+# Possessive quantifiers, and an open string ends with the text: no backtracking, so the time is linear.
 _STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 async def _received(request: Request) -> bytes:
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != JSON:
-        # Also keeps web pages of other hosts out: a browser asks before it sends this type, and nobody says yes.
+        # Also stops cross-site requests: a browser sends a CORS preflight for this type, which is never granted.
         raise MalformedError(f"The body has the type {kind or 'none'!r}, {JSON} is expected.")
     return await request.body()
 
 
 class JsonBody(Generic[S]):
-    """A dependency: the body as a schema."""
+    """A dependency: the body, validated by a schema."""
 
     def __init__(self, schema: type[S]) -> None:
         self.schema = schema
@@ -36,6 +37,7 @@ class JsonBody(Generic[S]):
     def __call__(self, data: Annotated[bytes, Depends(_received)]) -> S:
         """Parse the body."""
         check_depth(data)
+        check_keys(data)
         try:
             return self.schema.model_validate_json(data, strict=True)
         except ValidationError as error:
@@ -47,7 +49,7 @@ class JsonBody(Generic[S]):
 
 
 def check_depth(data: bytes) -> None:
-    """Refuse JSON that is nested too deeply, in time that grows with its length alone.
+    """Refuse JSON that is nested too deeply, in linear time.
 
     Raises:
         UnavailableError: ``too_large``.
@@ -55,7 +57,7 @@ def check_depth(data: bytes) -> None:
     if data.count(b"[") + data.count(b"{") <= DEPTH:
         return
     brackets = _STRINGS.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
-    for _ in range(DEPTH):  # each turn takes the innermost level away
+    for _ in range(DEPTH):  # each pass removes the innermost level
         if not brackets:
             return
         brackets = brackets.replace(b"[]", b"")
@@ -63,6 +65,30 @@ def check_depth(data: bytes) -> None:
         raise _too_deep()
 
 
+def check_keys(data: bytes) -> None:
+    """Refuse duplicate keys, which parsers resolve differently. What is no JSON passes.
+
+    Raises:
+        MalformedError: a key is given twice in one object.
+    """
+    try:
+        _PAIRS.decode(str(data, "utf-8"))
+    except (ValueError, RecursionError):  # the parser reports it
+        return
+
+
+def _keys(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise MalformedError(
+                f"The request is malformed: a JSON object gives the key {key[:64]!a} twice, once is expected."
+            )
+        seen.add(key)
+
+
+# Keys only: converting long numbers is expensive.
+_PAIRS: Final = json.JSONDecoder(object_pairs_hook=_keys, parse_int=len, parse_float=len, parse_constant=len)
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
 

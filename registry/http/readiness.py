@@ -1,7 +1,6 @@
-"""Whether what a service stands on can be used: for as many as ask, at the price of one.
+"""Readiness: whether the database and the store of a service respond.
 
-Those who watch a service ask again and again, whatever became of their last question. What does not answer must cost
-one thread then, which no other request waits for, and not one for each question.
+Concurrent probes share one check, so a dependency that hangs blocks one dedicated thread and no request.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from anyio import CapacityLimiter, to_thread
 from registry.errors import RegistryError, UnavailableError
 from registry.services.deployment import Deployment
 
-_PATIENCE: Final = 8.0  # seconds: longer than a database or a store that is down takes to be known for it
+_TIMEOUT: Final = 8.0  # seconds: above the connect timeouts of database and store
 
 
 class Readiness:
-    """What one service process stands on."""
+    """The dependencies of one service process."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._checks = {
@@ -27,14 +26,14 @@ class Readiness:
             "store": _Check(deployment.blobs.ping),
         }
 
-    async def faults(self) -> dict[str, RegistryError]:
+    async def failures(self) -> dict[str, RegistryError]:
         """What can't be used now, and why."""
-        found = await asyncio.gather(*(check.fault() for check in self._checks.values()))
-        return {what: fault for what, fault in zip(self._checks, found, strict=True) if fault is not None}
+        found = await asyncio.gather(*(check.failure() for check in self._checks.values()))
+        return {what: failure for what, failure in zip(self._checks, found, strict=True) if failure is not None}
 
 
 class _Check:
-    """One thing that is pinged, by one thread at most; those who ask meanwhile are given what that one finds."""
+    """A liveness check on at most one thread; concurrent callers share its result."""
 
     def __init__(self, ping: Callable[[], None]) -> None:
         self._ping = ping
@@ -42,13 +41,13 @@ class _Check:
         self._going: asyncio.Task[RegistryError | None] | None = None
         self._since = 0.0
 
-    async def fault(self) -> RegistryError | None:
-        """What is wrong, or None; an answer that does not come is wrong too."""
+    async def failure(self) -> RegistryError | None:
+        """The error, or None; a timeout is an error."""
         clock = asyncio.get_running_loop().time
         if self._going is None or self._going.done():
             self._going, self._since = asyncio.create_task(self._ask()), clock()
         going = self._going
-        await asyncio.wait({going}, timeout=max(0.0, self._since + _PATIENCE - clock()))
+        await asyncio.wait({going}, timeout=max(0.0, self._since + _TIMEOUT - clock()))
         if going.done():
             return going.result()
         return UnavailableError(f"It has not answered for {clock() - self._since:.0f} seconds: see that it runs.")

@@ -1,16 +1,16 @@
-"""The process of a service: refuses what may not be served, says when it is ready, and cuts nobody off at its end."""
+"""The service process: checks access rules, reports readiness, and shuts down gracefully."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from registry.catalogue.tokens import any_exist
+from registry.catalogue.team.tokens import any_exist
 from registry.errors import NotAllowedError
 from registry.http.access import Anonymous, is_loopback
-from registry.http.limits import Limits
-from registry.http.logs import log_to_stderr
-from registry.http.webserver import Server, address_of, ended_by_signals, listen
+from registry.http.request.limits import Limits
+from registry.http.request.logs import log_to_stderr
+from registry.http.wire.webserver import Server, address_of, listen, stopped_by_signals
 from registry.services.local import LocalRegistry
 
 if TYPE_CHECKING:
@@ -28,17 +28,17 @@ def serve(
     trusted_proxies: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> None:
-    """Serve a registry until the process is asked to end (SIGTERM, SIGINT); returns when all requests have ended.
+    """Serve a registry until SIGTERM or SIGINT; returns when all requests have ended.
 
     Args:
-        registry: with every right.
-        make_app: puts together what answers, given what those without a token may do.
+        registry: unrestricted.
+        make_app: makes the ASGI app, given the anonymous access.
         host: an address of this machine, or a name of one.
-        port: 0 takes one that is free.
-        anonymous: what those without a token may do.
+        port: 0 takes a free one.
+        anonymous: access without a token.
         embedded: the registry is a folder: on loopback, and as long as it has no tokens, it is open to this machine.
-        trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is believed.
-        limits: what one request may take.
+        trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is trusted.
+        limits: limits of a request.
 
     Raises:
         NotAllowedError: the registry may not be served like this.
@@ -56,17 +56,17 @@ def serve(
         log_to_stderr()
         server = Server(make_app(registry, access, limits), limits, trusted_proxies)
         server.announce = f"Serving {deployment.url} on {address_of(listener)}"
-        with ended_by_signals(server, limits):
+        with stopped_by_signals(server, limits):
             server.run([listener])
     finally:
         listener.close()
 
 
 def allowed_access(host: str, anonymous: Literal["none", "read"], *, embedded: bool, has_tokens: bool) -> Anonymous:
-    """What those without a token may do at this address.
+    """The anonymous access at this address.
 
     Raises:
-        NotAllowedError: nobody could do anything, or everybody everything.
+        NotAllowedError: nobody would have access, or everybody would have all of it.
     """
     if anonymous == "read":
         return "read"

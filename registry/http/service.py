@@ -1,4 +1,4 @@
-"""The app of a service process, put together from a registry and the limits of what a request may take."""
+"""The FastAPI app of a service process."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI, Request
 from starlette.middleware import Middleware
 
-from registry.catalogue import events
-from registry.catalogue.tokens import any_exist, sign_in
+from registry.catalogue.database import events
+from registry.catalogue.team.tokens import any_exist, sign_in
 from registry.errors import RegistryError
-from registry.http.access import Access, Anonymous, Refusals
-from registry.http.acting import Service
-from registry.http.admission import Admission, Benches
-from registry.http.bodies import Bodies
-from registry.http.bounds import Bounds
-from registry.http.envelope import Envelope
+from registry.http.access import Access, Anonymous, DenialLog
+from registry.http.dependencies import Service
 from registry.http.gauges import gauges
-from registry.http.limits import Limits
-from registry.http.metrics import Metrics
-from registry.http.problems import install, problem
 from registry.http.readiness import Readiness
+from registry.http.request.bounds import BoundsMiddleware
+from registry.http.request.errors import install, problem
+from registry.http.request.limits import Limits
+from registry.http.request.metrics import Metrics
+from registry.http.request.middleware import RequestMiddleware
+from registry.http.wire.admission import Admission, ThreadAdmission
+from registry.http.wire.bodies import BodySender
 from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
+from registry.services.jobs.runner import Runner
 from registry.services.local import LocalRegistry
-from registry.services.running import Runner
 
 
 def build(
@@ -41,30 +41,30 @@ def build(
     """The app of a service.
 
     Args:
-        registry: with every right; each request works with the rights of the one who asks.
-        routers: what it answers: the faces of the registry.
-        anonymous: what those without a token may do.
-        limits: what one request may take.
+        registry: unrestricted; each request gets it with the rights of its principal.
+        routers: the routes.
+        anonymous: access without a token.
+        limits: limits of a request.
     """
     limits = limits or Limits()
     service = _service(registry, anonymous, limits)
     app = FastAPI(
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
-        openapi_url=None,  # a route of our own, which asks for a token
+        openapi_url=None,  # a route of our own, which needs a token
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan(service),
         middleware=[
-            Middleware(Envelope, limits=limits, metrics=service.metrics),
-            Middleware(Bounds, limits=limits),
+            Middleware(RequestMiddleware, limits=limits, metrics=service.metrics),
+            Middleware(BoundsMiddleware, limits=limits),
         ],
     )
     app.state.service = service
     app.state.readiness = Readiness(service.registry.deployment)
     for router in routers:
         app.include_router(router)
-    install(app, partial(_note_refusal, service.refusals))
+    install(app, partial(_record_denial, service.denials))
     return app
 
 
@@ -79,21 +79,21 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> S
 
     def record(principal: Principal, action: str, error: RegistryError) -> None:
         subject = principal.token or principal.name
-        deployment.database.change(lambda session: events.record_refusal(session, action, subject, principal, error))
+        deployment.database.change(lambda session: events.record_denial(session, action, subject, principal, error))
 
-    many = Admission("bodies", seats=limits.bodies, queue=limits.queue * 8, patience=limits.queue_time)
-    few = Admission("computed bodies", seats=limits.computed, queue=limits.queue, patience=limits.queue_time)
+    many = Admission("bodies", slots=limits.bodies, queue=limits.queue * 8, timeout=limits.queue_time)
+    few = Admission("computed bodies", slots=limits.computed, queue=limits.queue, timeout=limits.queue_time)
     admissions = {"copied": many, "computed": few}
     return Service(
         registry=registry,
         access=Access(partial(sign_in, deployment.database), has_tokens, anonymous),
-        refusals=Refusals(record),
-        bodies=Bodies(threads=limits.bodies + limits.computed, stall=limits.stall_time, admissions=admissions),
+        denials=DenialLog(record),
+        bodies=BodySender(threads=limits.bodies + limits.computed, stall=limits.stall_time, admissions=admissions),
         limits=limits,
         metrics=Metrics(partial(gauges, deployment), memory.use),
         memory=memory,
-        truncations=Benches("truncations", seats=limits.computed, patience=limits.bench_time),
-        tables=Benches("base models to understand", seats=limits.computed, patience=limits.bench_time),
+        truncations=ThreadAdmission("truncations", slots=limits.computed, timeout=limits.thread_queue_time),
+        tables=ThreadAdmission("base models to understand", slots=limits.computed, timeout=limits.thread_queue_time),
         runner=Runner(deployment, describe=problem),
         part_threads=CapacityLimiter(limits.parts),
     )
@@ -113,5 +113,5 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
     return lifespan
 
 
-async def _note_refusal(refusals: Refusals, request: Request, error: RegistryError) -> None:
-    await anyio.to_thread.run_sync(refusals.note, request, error)
+async def _record_denial(denials: DenialLog, request: Request, error: RegistryError) -> None:
+    await anyio.to_thread.run_sync(denials.note, request, error)

@@ -7,24 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from registry.digest import hex_of
-from registry.http.artifacts import Listed, listing
-from registry.hub.asking import Question
-from registry.hub.errors import told_as
+from registry.http.artifacts import ListedFile, listing
+from registry.hub.errors import as_missing
 from registry.hub.files import is_hidden
-from registry.services.repos import Pinned
+from registry.hub.requests import RepoQuery
+from registry.services.hub_repos import Pinned
 
 Entry = dict[str, Any]
 _POINTER: Final = 134  # bytes of the file that would stand for it in git; clients want some number
 
 
-def files_of(question: Question, pinned: Pinned) -> tuple[Listed, ...]:
+def files_of(query: RepoQuery, pinned: Pinned) -> tuple[ListedFile, ...]:
     """The files that a repo shows."""
-    with told_as("RevisionNotFound"):
-        found = listing(question.service, question.deployment, pinned.asked)
+    with as_missing("RevisionNotFound"):
+        found = listing(query.service, query.deployment, pinned.asked)
     return tuple(file for file in found if not is_hidden(pinned, file.path))
 
 
-def sibling(file: Listed, *, blobs: bool) -> Entry:
+def sibling(file: ListedFile, *, blobs: bool) -> Entry:
     """A file as model info lists it."""
     if not blobs:
         return {"rfilename": file.path}
@@ -32,7 +32,7 @@ def sibling(file: Listed, *, blobs: bool) -> Entry:
     return {"rfilename": file.path, "size": file.size, "blobId": _oid(file)} | lfs
 
 
-def all_entries(files: Iterable[Listed], commit: str) -> dict[str, Entry]:
+def all_entries(files: Iterable[ListedFile], commit: str) -> dict[str, Entry]:
     """Every file and every folder, by path."""
     found: dict[str, Entry] = {}
     for file in files:
@@ -49,14 +49,14 @@ def inside(entries: Mapping[str, Entry], folder: str, *, recursive: bool) -> lis
     return [entry for entry in below if recursive or "/" not in entry["path"].removeprefix(prefix)]
 
 
-def _file(file: Listed) -> Entry:
+def _file(file: ListedFile) -> Entry:
     entry: Entry = {"type": "file", "oid": _oid(file), "size": file.size, "path": file.path}
     if file.digest is not None:  # else nobody knows it before the bytes are computed, and a wrong one would be checked
         entry["lfs"] = {"oid": hex_of(file.digest), "size": file.size, "pointerSize": _POINTER}
     return entry
 
 
-def _oid(file: Listed) -> str:
+def _oid(file: ListedFile) -> str:
     """What git would call a small document; of the others the tag, since clients look at ``lfs`` or nowhere."""
     if file.text is None:
         return file.etag

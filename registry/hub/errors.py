@@ -20,12 +20,12 @@ from registry.errors import (
     RegistryError,
     UsageError,
 )
-from registry.http.acting import service_of
-from registry.http.bodies import BodyResponse
-from registry.http.envelope import Receive, Send
-from registry.http.exchange import Scope, exchange_of
-from registry.http.problems import in_a_header, problem, view_response
-from registry.wire import Problem
+from registry.http.dependencies import service_of
+from registry.http.request.context import Scope, context_of
+from registry.http.request.errors import in_a_header, problem, view_response
+from registry.http.request.middleware import Receive, Send
+from registry.http.wire.bodies import BodyResponse
+from registry.schemas.protocol import Problem
 
 What = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
 COMMIT: Final = "X-Repo-Commit"
@@ -46,7 +46,7 @@ class MissingError(NotFoundError):
 
 
 @contextmanager
-def told_as(what: What, commit: str | None = None) -> Iterator[None]:
+def as_missing(what: What, commit: str | None = None) -> Iterator[None]:
     """Tell what is wrong with the thing that was asked for as its being missing: the Hub has no other words for it."""
     try:
         yield
@@ -98,8 +98,8 @@ def _of_values(error: RegistryError) -> RegistryError:
 async def error_answer(request: Request, error: RegistryError) -> Response:
     """The answer that tells an error; what was not allowed is noted, as everywhere."""
     if isinstance(error, NotAllowedError):
-        await anyio.to_thread.run_sync(service_of(request).refusals.note, request, error)
-    id_ = exchange_of(request.scope).request
+        await anyio.to_thread.run_sync(service_of(request).denials.note, request, error)
+    id_ = context_of(request.scope).request
     told = problem(error, id_, status=404 if isinstance(error, MissingError) else None)
     if told.status == 500:
         log.error("%s", error, extra={"request": id_, "code": told.code})

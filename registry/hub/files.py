@@ -9,29 +9,29 @@ from fastapi import Response
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.scan import ADAPTER_CONFIG
 from registry.http.artifacts import file_answer, file_names
-from registry.hub.asking import Asking, Question
-from registry.hub.errors import COMMIT, MissingError, told_as
-from registry.services.commits import is_commit
-from registry.services.repos import Pinned
+from registry.hub.errors import COMMIT, MissingError, as_missing
+from registry.hub.requests import RepoQuery, RepoQueryParam
+from registry.services.artifacts.commits import is_commit
+from registry.services.hub_repos import Pinned
 
 
-def resolve(question: Asking) -> Response:
+def resolve(query: RepoQueryParam) -> Response:
     """A file of a repo, whole or by a single range; by a name of a revision that may move: where it is now."""
-    pinned = question.pinned()
-    if is_commit(question.revision):
-        return _bytes(question, pinned)
-    with told_as("RevisionNotFound"):
-        names = file_names(question.service, question.deployment, pinned.asked)
-    if question.path not in names or is_hidden(pinned, question.path):
-        raise _no_file(pinned, question.path)
-    location = f"/{question.place}/{question.repo_id}/resolve/{pinned.commit}/{quote(question.path)}"
+    pinned = query.pinned()
+    if is_commit(query.revision):
+        return _bytes(query, pinned)
+    with as_missing("RevisionNotFound"):
+        names = file_names(query.service, query.deployment, pinned.asked)
+    if query.path not in names or is_hidden(pinned, query.path):
+        raise _no_file(pinned, query.path)
+    location = f"/{query.place}/{query.repo_id}/resolve/{pinned.commit}/{quote(query.path)}"
     headers = {"Location": location, COMMIT: pinned.commit, "Cache-Control": "no-store"}
     return Response(status_code=307, headers=headers)
 
 
-def _bytes(question: Question, pinned: Pinned) -> Response:
-    if is_hidden(pinned, question.path):
-        raise _no_file(pinned, question.path)
+def _bytes(query: RepoQuery, pinned: Pinned) -> Response:
+    if is_hidden(pinned, query.path):
+        raise _no_file(pinned, query.path)
 
     def check(rendering: str) -> None:
         if rendering != pinned.rendering:
@@ -41,24 +41,24 @@ def _bytes(question: Question, pinned: Pinned) -> Response:
                 code="numerics",
             )
 
-    with told_as("RevisionNotFound"):
+    with as_missing("RevisionNotFound"):
         try:
             return file_answer(
-                question.request,
-                question.deployment,
+                query.request,
+                query.deployment,
                 pinned.asked,
-                question.path,
+                query.path,
                 check=check,
                 redirect=302,
                 headers={COMMIT: pinned.commit},
             )
         except NotFoundError:
-            raise _no_file(pinned, question.path) from None
+            raise _no_file(pinned, query.path) from None
 
 
 def is_hidden(pinned: Pinned, path: str) -> bool:
     """Whether a model is not to show a file: an adapter's config makes clients take the model for an adapter."""
-    is_model = pinned.repo.path.is_base or pinned.repo.kind == "merged"
+    is_model = pinned.repo.is_model
     return is_model and path.rpartition("/")[2] == ADAPTER_CONFIG
 
 

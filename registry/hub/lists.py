@@ -11,12 +11,13 @@ from fastapi import Depends, Request
 from fastapi.responses import JSONResponse
 
 from registry.errors import NotAllowedError, UsageError
-from registry.http.payloads import JSON, check_depth
-from registry.hub.asking import Acting, Asking
+from registry.http.payloads import JSON, check_depth, check_keys
+from registry.http.request.errors import MalformedError
 from registry.hub.entries import all_entries, files_of, inside, sibling
-from registry.hub.errors import MissingError, told_as
-from registry.services import repos
-from registry.services.repos import Commit, Pinned, Ref
+from registry.hub.errors import MissingError, as_missing
+from registry.hub.requests import RepoQueryParam, RequestRegistry
+from registry.services import hub_repos
+from registry.services.hub_repos import Commit, Pinned, Ref
 
 _ENTRIES: Final = 1000  # a page at most
 _COMMITS: Final = 100
@@ -27,7 +28,7 @@ def harnesses() -> JSONResponse:
     return JSONResponse({"standardEnvVars": [], "harnesses": {}})
 
 
-def whoami(registry: Acting) -> JSONResponse:
+def whoami(registry: RequestRegistry) -> JSONResponse:
     """Whose the token is that was given: ``hf auth login`` looks before it keeps one, under its ``displayName``.
 
     Raises:
@@ -49,10 +50,10 @@ def whoami(registry: Acting) -> JSONResponse:
     )
 
 
-def model_info(question: Asking) -> JSONResponse:
+def model_info(query: RepoQueryParam) -> JSONResponse:
     """A repo at a revision."""
-    pinned = question.pinned()
-    repo, repo_id, blobs = pinned.repo, pinned.repo.path.repo_id, question.flag("blobs")
+    pinned = query.pinned()
+    repo, repo_id, blobs = pinned.repo, pinned.repo.path.repo_id, query.flag("blobs")
     return JSONResponse(
         {
             "id": repo_id,
@@ -66,7 +67,7 @@ def model_info(question: Asking) -> JSONResponse:
             "disabled": False,
             "tags": [],
             **_library(pinned),
-            "siblings": [sibling(file, blobs=blobs) for file in files_of(question, pinned)],
+            "siblings": [sibling(file, blobs=blobs) for file in files_of(query, pinned)],
         }
     )
 
@@ -74,24 +75,24 @@ def model_info(question: Asking) -> JSONResponse:
 def _library(pinned: Pinned) -> dict[str, str]:
     """The library that loads it, where that is known."""
     repo = pinned.repo
-    if repo.kind != "merged" and not repo.path.is_base:
+    if not repo.is_model:
         return {"library_name": "peft"}
     return {} if repo.base.architecture is None else {"library_name": "transformers"}
 
 
-def tree(question: Asking) -> JSONResponse:
+def tree(query: RepoQueryParam) -> JSONResponse:
     """The files and folders of a repo, or of a folder of it."""
-    pinned = question.pinned()
-    entries = all_entries(files_of(question, pinned), pinned.commit)
-    folder = question.path.strip("/")
+    pinned = query.pinned()
+    entries = all_entries(files_of(query, pinned), pinned.commit)
+    folder = query.path.strip("/")
     if folder and entries.get(folder, {}).get("type") != "directory":
         sentence = f"{pinned.repo.path.repo_id} has no folder {folder[:256]!r} at {pinned.asked.path.reference}."
         raise MissingError(sentence, "EntryNotFound", commit=pinned.commit)
-    after, limit = question.request.query_params.get("cursor"), question.limit(_ENTRIES)
-    found = inside(entries, folder, recursive=question.flag("recursive"))
+    after, limit = query.request.query_params.get("cursor"), query.limit(_ENTRIES)
+    found = inside(entries, folder, recursive=query.flag("recursive"))
     found = found if after is None else [entry for entry in found if entry["path"] > after]
     page = found[:limit]
-    headers = question.next_page(page[-1]["path"], commit=pinned.commit) if len(found) > limit else {}
+    headers = query.next_page(page[-1]["path"], commit=pinned.commit) if len(found) > limit else {}
     return JSONResponse(page, headers=headers)
 
 
@@ -99,11 +100,11 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
-def paths_info(question: Asking, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
+def paths_info(query: RepoQueryParam, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
     """Those of some paths that are there."""
-    pinned = question.pinned()
-    wanted = _paths(question.request.headers.get("content-type", ""), body)
-    entries = all_entries(files_of(question, pinned), pinned.commit)
+    pinned = query.pinned()
+    wanted = _paths(query.request.headers.get("content-type", ""), body)
+    entries = all_entries(files_of(query, pinned), pinned.commit)
     return JSONResponse([entries[path] for path in dict.fromkeys(wanted) if path in entries])
 
 
@@ -112,10 +113,11 @@ def _paths(kind: str, body: bytes) -> list[str]:
     try:
         if kind.partition(";")[0].strip().lower() == JSON:
             check_depth(body)
+            check_keys(body)
             paths: object = json.loads(body)["paths"]
         else:
             paths = parse_qs(body.decode(), keep_blank_values=True, errors="strict").get("paths", [])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, MalformedError):
         paths = None
     found = [paths] if isinstance(paths, str) else paths
     if not isinstance(found, list) or not all(isinstance(path, str) for path in found):
@@ -123,34 +125,34 @@ def _paths(kind: str, body: bytes) -> list[str]:
     return [path.strip("/") for path in found]
 
 
-def refs(question: Asking) -> JSONResponse:
+def refs(query: RepoQueryParam) -> JSONResponse:
     """The names that the revisions of a repo have."""
-    with question.deployment.read() as session:
-        main, tags = repos.refs(session, question.repo(session))
+    with query.deployment.read() as session:
+        main, tags = hub_repos.refs(session, query.repo(session))
     found: dict[str, list[dict[str, str]]] = {
         "branches": [] if main is None else [_ref(main, "heads")],
         "converts": [],
         "tags": [_ref(tag, "tags") for tag in tags],
     }
-    return JSONResponse(found | ({"pullRequests": []} if question.flag("include_prs") else {}))
+    return JSONResponse(found | ({"pullRequests": []} if query.flag("include_prs") else {}))
 
 
 def _ref(ref: Ref, folder: str) -> dict[str, str]:
     return {"name": ref.name, "ref": f"refs/{folder}/{ref.name}", "targetCommit": ref.commit}
 
 
-def commits(question: Asking) -> JSONResponse:
+def commits(query: RepoQueryParam) -> JSONResponse:
     """The history of a repo, newest first."""
-    limit, cursor = question.limit(_COMMITS), question.request.query_params.get("cursor")
+    limit, cursor = query.limit(_COMMITS), query.request.query_params.get("cursor")
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
         raise UsageError(f"The cursor {cursor[:32]!r} is not one of this list: follow its Link header.")
     below = None if cursor is None else int(cursor)
-    with question.deployment.read() as session:
-        repo = question.repo(session)
-        with told_as("RevisionNotFound"):
-            found = repos.history(session, repo, question.revision, below=below, limit=limit + 1)
+    with query.deployment.read() as session:
+        repo = query.repo(session)
+        with as_missing("RevisionNotFound"):
+            found = hub_repos.history(session, repo, query.revision, below=below, limit=limit + 1)
     page = found[:limit]
-    headers = question.next_page(str(page[-1].number)) if len(found) > limit else {}
+    headers = query.next_page(str(page[-1].number)) if len(found) > limit else {}
     return JSONResponse([_commit(one) for one in page], headers=headers)
 
 

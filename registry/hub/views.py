@@ -9,11 +9,11 @@ from fastapi import APIRouter, Request
 from starlette.convertors import Convertor, register_url_convertor
 
 from registry.errors import NotFoundError
-from registry.hub.asking import Acting
 from registry.hub.errors import HubRoute, MissingError
 from registry.hub.files import resolve
 from registry.hub.lists import commits, harnesses, model_info, paths_info, refs, tree, whoami
-from registry.wire import VIEWS
+from registry.hub.requests import RequestRegistry
+from registry.schemas.protocol import VIEWS
 
 _READ: Final = ("GET", "HEAD")
 _WRITE: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -35,13 +35,13 @@ class _Rest(Convertor[str]):
 register_url_convertor("rest", _Rest())
 
 
-def nothing(registry: Acting, request: Request) -> None:
+def nothing(registry: RequestRegistry, request: Request) -> None:
     """What is read at an address that a view does not have: to clients each of them may be one of a repo."""
     del registry  # strangers are not told which addresses there are
     raise MissingError(_nothing_at(request), "RepoNotFound")
 
 
-def no_list(registry: Acting, request: Request) -> None:
+def no_list(registry: RequestRegistry, request: Request) -> None:
     """What other Hubs list or tell of themselves. No repo was asked for: a client would propose to create one."""
     del registry
     raise NotFoundError(_nothing_at(request))

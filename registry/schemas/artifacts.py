@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
-from registry.schemas.form import ArtifactKind, Dtype, Schema
+from registry.schemas.form import ArtifactKind, Dtype, Param, Schema
 
 
 class OutputFile(Schema):
@@ -19,10 +20,12 @@ class Options(Schema):
     """How an artifact is asked for, beside its reference."""
 
     kind: ArtifactKind = "lora"
-    since: str | None = None  # reference of an ancestor: only the links after it
+    since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
     dtype: Dtype | None = None
-    rank: int | None = None  # cap for each module
-    max_error: float | None = None  # bound of ||D - D'|| / ||D|| (Frobenius) over all modules
+    rank: Annotated[int | None, Param(ge=1, le=1 << 20)] = None  # cap for each module
+    max_error: Annotated[float | None, Param(gt=0, lt=1)] = (
+        None  # bound of ||D - D'|| / ||D|| (Frobenius) over all modules
+    )
     uniform: bool = False  # one rank for all modules
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from registry.rights import Role
 from registry.schemas.artifacts import Materialisation
@@ -67,7 +68,31 @@ class Deleted(Schema):
 
     reference: str
     digest: str
-    tags: tuple[str, ...]  # that named it and are gone: PATH@tag
+    tags: tuple[str, ...]  # that named it and are gone: PATH@tag; of an undo: that name it again
+    until: datetime | None = None  # it can be given back until then
+    undone: bool = False  # it is there again, or was there all the time
+    tags_elsewhere: tuple[str, ...] = ()  # of an undo: that named it and name another revision by now
+
+
+class TokenScope(Schema):
+    """A path that a token is for."""
+
+    token: str  # its id
+    scope: str
+
+
+class DeletedTree(Schema):
+    """Answer of ``delete -r`` and ``base delete``: what is gone, or would be, or was given back."""
+
+    path: str
+    revisions: tuple[str, ...]  # PATH@N, parents first
+    tags: tuple[str, ...]  # PATH@tag
+    done: bool = True  # False: only listed
+    until: datetime | None = None  # it can be given back until then
+    undone: bool = False
+    tags_elsewhere: tuple[str, ...] = ()
+    scopes: tuple[TokenScope, ...] = ()  # of tokens: they would hold for another base model of this name
+    protected_tags: tuple[str, ...] = ()  # patterns of the base model
 
 
 class Retracted(Schema):
@@ -96,6 +121,8 @@ class Collected(Schema):
     bytes: int
     kept_for_grace: int  # blobs that nothing needs and that are too young
     materialisations: tuple[Materialisation, ...] = ()  # that were past their time; their blobs' grace begins now
+    revisions: tuple[str, ...] = ()  # PATH@N, deleted before the grace period: they can't be given back any more
+    bases: tuple[str, ...] = ()  # the same of base models, by name
 
 
 class Damage(Schema):
@@ -106,6 +133,7 @@ class Damage(Schema):
     problem: str
     takes_down: tuple[str, ...]  # PATH@N, or names of base models
     materialisations: tuple[str, ...] = ()  # PATH@N as KIND, of those that have it as a file
+    state: Literal["damaged", "unreadable"] = "damaged"  # unreadable: it could not be read, and may be sound
 
 
 class Checked(Schema):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from registry.schemas.form import Schema
+from pydantic import Field
+
+from registry.schemas.form import ArtifactKind, Dtype, Schema
+
+_Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+_Name = Annotated[str, Field(max_length=512)]
 
 
 class FileEntry(Schema):
@@ -21,6 +26,25 @@ class LeftOut(Schema):
 
     path: str
     reason: str
+
+
+class DerivedFrom(Schema):
+    """Where weights came from, as the receipt that lay beside them said: not proven, and in no digest.
+
+    What tells which revisions they are is left out of an answer to whom may not see the revision, or where it is not.
+    """
+
+    kind: ArtifactKind
+    reference: _Name | None = None  # PATH@N, or the base model's name
+    digest: _Digest | None = None  # of that revision, or of the base model's weights
+    since: _Name | None = None  # the ancestor after which its links were taken
+    since_digest: _Digest | None = None
+    links: tuple[_Digest, ...] = Field(default=(), max_length=4096)  # revisions that went into it, root first
+    plan: _Digest | None = None  # of the receipt's plan
+    dtype: Dtype | None = None
+    rank: int | None = Field(default=None, ge=0, le=1 << 31)  # what a truncation left, at most, in one module
+    max_error: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # what it was asked for
+    error: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # relative, over all modules
 
 
 class BaseSummary(Schema):
@@ -39,6 +63,7 @@ class BaseSummary(Schema):
     created_at: datetime
     notices: tuple[str, ...]
     source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
+    derived_from: DerivedFrom | None = None
 
 
 class BaseAdded(Schema):
@@ -52,6 +77,17 @@ class BaseAdded(Schema):
     registry: str
 
 
+class Retabled(Schema):
+    """Answer of ``base retable``."""
+
+    base: BaseSummary  # as it is now
+    previous: str  # digest of the table before
+    changed: bool  # False: this version has nothing new to say, and nothing was written
+    changes: tuple[str, ...] = ()  # what the tables differ in
+    revisions: int = 0  # below: the plans of their artifacts and the commit ids in Hub views are others from now on
+    materialisations: tuple[str, ...] = ()  # PATH@N as KIND: dropped, since they were of plans with the old table
+
+
 class Retraction(Schema):
     """Why a revision is not handed out any more, though it stays in the history."""
 
@@ -59,6 +95,15 @@ class Retraction(Schema):
     reason: str
     actor: str
     at: datetime
+
+
+class CopiedFrom(Schema):
+    """The original of a copied revision, as whoever copied it says."""
+
+    registry: str
+    reference: str  # PATH@N there
+    author: str
+    created_at: datetime
 
 
 class RevisionSummary(Schema):
@@ -83,6 +128,9 @@ class RevisionSummary(Schema):
     notices: tuple[str, ...]
     retracted: Retraction | None = None  # of itself, or of the nearest ancestor that was
     source: str | None = None  # where it was taken from, as of a base model
+    parent_known_by: str = "unrecorded"  # receipt, view, compared, given, named, assumed; later versions have others
+    derived_from: DerivedFrom | None = None
+    copied_from: CopiedFrom | None = None  # of a copy; without an admin's rights its author is whoever copied it
 
 
 class Published(Schema):
@@ -95,6 +143,8 @@ class Published(Schema):
     left_out: tuple[LeftOut, ...]
     bytes_stored: int
     registry: str
+    applied: tuple[str, ...] = ()  # where it was there already: what of this call changed what is said about it
+    not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
 
 
 class TreeNode(Schema):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.blobs import BlobRow, StoredFile
-from registry.catalogue.database import Database
+from registry.catalogue.database.database import Database
+from registry.digest import BlobRef
 from registry.memory import MemoryCache
 from registry.rights import UNLIMITED, Principal, Rights
-from registry.services.lineage import Blobs, PathFile
+from registry.services.lineage import Blobs
 from registry.storage.blobs import BlobStore
 from registry.storage.caching import CachingBlobs
-from registry.storage.place import BlobPlace, StoredBlob
 
 if TYPE_CHECKING:
     from registry.storage.reading import BlobReader
 
 T = TypeVar("T")
+DATABASE: Final = "registry.db"
+"""The catalogue of an embedded registry, in its folder."""
 GRACE: Final = 24 * 3600.0
 """Seconds that bytes which nothing needs are kept: far longer than storing and publishing anything takes."""
 
@@ -36,7 +38,9 @@ class Deployment:
     url: str
     clears_litter: bool = False  # whether publishing removes what killed writers left; else the collector does
     gc_grace: float = GRACE  # seconds
+    proven_parents: bool = False  # whether a parent that is only assumed is refused
     memory: MemoryCache | None = None  # of a service: what many requests need is kept there
+    folder: Path | None = None  # of an embedded registry
 
     @property
     def actor(self) -> str:
@@ -60,30 +64,11 @@ class Deployment:
         """Run a write transaction that sees what the rights allow; ``work`` may be run again."""
         return self.database.change(work, rights=self.rights)
 
-    def change_everything(self, work: Callable[[Session], T]) -> T:
-        """The same, seeing everything: for checks of a database against itself, after the rights were checked."""
-        return self.database.change(work, rights=UNLIMITED)
-
-    def open_blob(self, place: BlobPlace) -> BlobReader:
+    def open_blob(self, blob: BlobRef) -> BlobReader:
         """Open a blob for checked reads."""
-        return self.blobs.open(place)
+        return self.blobs.open(blob)
 
     @property
     def artifact_blobs(self) -> Blobs:
         """The blobs as artifacts read them: in pieces that stay in memory, where each read is a request."""
         return self if self.memory is None else CachingBlobs(self.blobs, self.memory)
-
-
-def place_of(stored: StoredFile | BlobRow) -> BlobPlace:
-    """Where bytes are that the catalogue names."""
-    return BlobPlace(stored.digest, stored.size, stored.blocks_digest, stored.key)
-
-
-def path_files(files: Iterable[StoredFile]) -> tuple[PathFile, ...]:
-    """Files of a base model or a revision, as paths are made of them."""
-    return tuple(PathFile(file.path, place_of(file)) for file in files)
-
-
-def blob_row(stored: StoredBlob) -> BlobRow:
-    """What the catalogue notes of a stored blob."""
-    return BlobRow(stored.digest, stored.size, stored.blocks_digest, stored.key)

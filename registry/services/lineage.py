@@ -1,52 +1,45 @@
 """What a path is made of, as digests: the base model and the links down to it.
 
-It comes from the catalogue (`registry.services.paths`), or from a bundle that another registry sent
-(`registry.services.bundles`); composing works on it in either case, and needs no database.
+It comes from the catalogue (`registry.services.artifacts.load`), or from a bundle that another registry sent
+(`registry.services.artifacts.bundles`); composing works on it in either case, and needs no database.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
+from registry.digest import BlobRef, StoredFile
 from registry.errors import UsageError
-from registry.services.transfer import ClosableSource
-from registry.storage.place import BlobPlace
-from registry.tensors.files.source import read_range
+from registry.files.source import read_range
+from registry.operations.transfer import ClosableSource
 from registry.tensors.table.targets import TargetTable
+from registry.tensors.table.ties import apart_in_files, holds_copies
 
 
 class Blobs(Protocol):
     """Where the bytes of a path are read from."""
 
-    def open_blob(self, place: BlobPlace) -> ClosableSource:
+    def open_blob(self, blob: BlobRef) -> ClosableSource:
         """Open a blob for checked reads."""
 
 
-def read_blob(blobs: Blobs, place: BlobPlace) -> bytes:
+def read_blob(blobs: Blobs, blob: BlobRef) -> bytes:
     """A whole blob in memory; for small ones."""
-    source = blobs.open_blob(place)
+    source = blobs.open_blob(blob)
     try:
         return bytes(read_range(source, 0, source.size))
     finally:
         source.close()
 
 
-def read_document(blobs: Blobs, place: BlobPlace) -> Mapping[str, Any]:
+def read_document(blobs: Blobs, blob: BlobRef) -> Mapping[str, Any]:
     """A stored JSON document that a registry wrote."""
-    document: Mapping[str, Any] = json.loads(read_blob(blobs, place))
+    document: Mapping[str, Any] = json.loads(read_blob(blobs, blob))
     return document
-
-
-@dataclass(frozen=True)
-class PathFile:
-    """A file of a base model or a revision: its name and its bytes."""
-
-    path: str
-    place: BlobPlace
 
 
 @dataclass(frozen=True)
@@ -57,9 +50,9 @@ class PathBase:
     digest: str  # of the weights
     table_digest: str
     files_digest: str
-    files: tuple[PathFile, ...]
-    index: BlobPlace
-    table: BlobPlace
+    files: tuple[StoredFile, ...]
+    index: BlobRef
+    table: BlobRef
 
 
 @dataclass(frozen=True)
@@ -71,16 +64,16 @@ class Link:
     digest: str
     rank: int
     scalings: tuple[float, ...]  # the distinct ones, ascending
-    files: tuple[PathFile, ...]
+    files: tuple[StoredFile, ...]
 
     @property
     def reference(self) -> str:
         """``PATH@N``."""
         return f"{self.path}@{self.number}"
 
-    def file(self, path: str) -> BlobPlace:
-        """The bytes of the file of that name."""
-        return next(file.place for file in self.files if file.path == path)
+    def file(self, path: str) -> StoredFile:
+        """The file of that name."""
+        return next(file for file in self.files if file.path == path)
 
 
 @dataclass(frozen=True)
@@ -90,6 +83,16 @@ class LoadedPath:
     reference: str  # PATH@N, or the base model's name
     base: PathBase
     links: tuple[Link, ...]  # root first
+
+    @property
+    def tip(self) -> str:
+        """The digest of the last revision, or of the base's weights."""
+        return self.links[-1].digest if self.links else self.base.digest
+
+    @property
+    def tip_files(self) -> tuple[StoredFile, ...]:
+        """The files that were published as the last revision, or added as the base model."""
+        return self.links[-1].files if self.links else self.base.files
 
     def since(self, ancestor: LoadedPath) -> tuple[Link, ...]:
         """The links after an ancestor.
@@ -107,19 +110,36 @@ class LoadedPath:
         return self.links[len(digests) :]
 
 
+def with_ancestors(paths: Iterable[LoadedPath]) -> tuple[LoadedPath, ...]:
+    """Some paths and everything that they stand on, each once."""
+    found: dict[str, LoadedPath] = {}
+    for path in paths:
+        for count in range(len(path.links) + 1):
+            reference = path.links[count - 1].reference if count else path.base.name
+            found.setdefault(reference, replace(path, reference=reference, links=path.links[:count]))
+    return tuple(found.values())
+
+
 @dataclass(frozen=True)
 class _Table:
-    """A table by its digest alone, whoever reads it."""
+    """A table and the index of its base by their digests alone, whoever reads them."""
 
     digest: str
+    index_digest: str
     read: Callable[[], Mapping[str, Any]] = field(compare=False)
+    read_index: Callable[[], Mapping[str, Any]] = field(compare=False)
 
 
 @lru_cache(maxsize=8)
-def _parsed(table: _Table) -> TargetTable:
-    return TargetTable.from_document(table.read())
+def _parsed(asked: _Table) -> TargetTable:
+    table = TargetTable.from_document(asked.read())
+    if not holds_copies(table):
+        return table
+    digests = {name: tensor["digest"] for name, tensor in asked.read_index()["tensors"].items()}
+    return replace(table, outdated=frozenset(apart_in_files(table, digests)))
 
 
 def target_table(blobs: Blobs, base: PathBase) -> TargetTable:
-    """The target table of a base model."""
-    return _parsed(_Table(base.table.digest, lambda: read_document(blobs, base.table)))
+    """The target table of a base model, with the ties that an older version put into it and its files deny."""
+    table, index = (lambda: read_document(blobs, base.table)), (lambda: read_document(blobs, base.index))
+    return _parsed(_Table(base.table.digest, base.index.digest, table, index))

@@ -9,24 +9,37 @@ another key, which the caller notes. So storing the same files again mends a sto
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
-from registry.errors import IntegrityError, NotFoundError, RegistryError
-from registry.storage.blocks import Digests, Fill, digest_pass, list_size
-from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter
+from registry.digest import BlobRef
+from registry.errors import IntegrityError, RegistryError
+from registry.files.sha256 import Fill
+from registry.storage.blocks import Digests, digest_pass, list_size
+from registry.storage.checking import Advance, Watch, check_blob, digest_object, read_back
+from registry.storage.driver import Commit, ObjectInfo, ObjectWriter
 from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_blob_key
-from registry.storage.place import BlobPlace, StoredBlob
-from registry.storage.reading import BlobReader, corrupt, load_list
+from registry.storage.reading import BlobReader, load_list
 from registry.storage.staging import Staging, StagingDriver
-from registry.storage.streams import BytesStream, ChunkStream, FileStream, ObjectStream, Patient
-
-Watch = Callable[[int, memoryview], None]
-Advance = Callable[[int], None]
+from registry.storage.streams import BytesStream, ChunkStream, FileStream, Patient
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoredBlob(BlobRef):
+    """A blob that is in the store, and how it came there.
+
+    ``stored`` is how many bytes this call added: 0 when the blob was there, was linked, or shares its blocks.
+    ``stored_by`` is ``none`` when this call made no object: the one under ``key`` is someone else's.
+    """
+
+    stored: int
+    stored_by: Literal["copy", "reflink", "link", "none"]
 
 
 class StagedBlob:
@@ -60,7 +73,7 @@ class StagedBlob:
         """The digest of the block list, for the catalogue."""
         return self._digests.blocks_digest
 
-    def commit(self, known: BlobPlace | None = None) -> StoredBlob:
+    def commit(self, known: BlobRef | None = None) -> StoredBlob:
         """Make the blob visible and durable; see `BlobStore.commit`."""
         return self._store.commit([self], {} if known is None else {known.digest: known})[0]
 
@@ -117,13 +130,13 @@ class BlobStore:
         ``watch`` and ``advance`` as for `stage`; what ``watch`` raises removes the copy and keeps the upload. The
         commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) when the bytes are not ``digest``,
         whatever ``watch`` says of them, and nothing is left then, not even the upload: it would be gone on with.
-        Raises what `StagingDriver.take_staging` raises.
+        Raises what `read_back` and `StagingDriver.take_staging` raise.
         """
         key = new_blob_key(digest)
         with ExitStack() as undo:
             writer = undo.enter_context(self._driver.take_staging(staging, key))
             patient = None if watch is None else Patient(watch)
-            digests = self._digest_object(writer.open(), patient, advance)
+            digests = read_back(self._driver, writer, digest, patient, advance)
             if (digests.digest, digests.size) != (digest, staging.size):
                 self._drop_taken(staging)
                 raise IntegrityError(
@@ -138,12 +151,12 @@ class BlobStore:
         staged.upload = staging
         return staged
 
-    def put_bytes(self, data: bytes | bytearray | memoryview, known: BlobPlace | None = None) -> StoredBlob:
+    def put_bytes(self, data: bytes | bytearray | memoryview, known: BlobRef | None = None) -> StoredBlob:
         """Store bytes in memory as a blob."""
         with self._stage(BytesStream(data).fill, None, None) as staged:
             return staged.commit(known)
 
-    def commit(self, staged: Sequence[StagedBlob], known: Mapping[str, BlobPlace] | None = None) -> list[StoredBlob]:
+    def commit(self, staged: Sequence[StagedBlob], known: Mapping[str, BlobRef] | None = None) -> list[StoredBlob]:
         """Make staged blobs visible and durable, together: many for little more than the price of one.
 
         ``known`` by digest. A known blob is compared with the staged bytes block by block: if it is right, the staged
@@ -151,13 +164,13 @@ class BlobStore:
         of their own. Blobs of equal digest are stored once.
         """
         first = {one.digest: one for one in reversed(staged)}
-        there: dict[str, BlobPlace] = {}
+        there: dict[str, BlobRef] = {}
         with ExitStack() as lists:
             commits: list[Commit] = []
             for digest, one in first.items():
-                place = (known or {}).get(digest)
-                if place is not None and self._is_right(place, one.digests):
-                    there[digest] = place
+                blob = (known or {}).get(digest)
+                if blob is not None and self._is_right(blob, one.digests):
+                    there[digest] = blob
                 else:
                     commits += self._commits(one, lists)
             self._driver.commit(commits)
@@ -173,7 +186,7 @@ class BlobStore:
         file: Path,
         digest: str,
         *,
-        known: BlobPlace | None = None,
+        known: BlobRef | None = None,
         link: bool = False,
         advance: Advance | None = None,
     ) -> StoredBlob:
@@ -191,7 +204,7 @@ class BlobStore:
                 staged = undo.enter_context(self.stage(file, advance=advance))
             else:
                 undo.enter_context(taken)
-                staged = undo.enter_context(StagedBlob(self, taken, self._digest_object(taken.open(), None, advance)))
+                staged = undo.enter_context(StagedBlob(self, taken, digest_object(taken.open(), None, advance)))
             if staged.digest != digest:
                 raise IntegrityError(
                     f"{file} changed while it was being added: it was {digest}, now it is {staged.digest}; "
@@ -200,30 +213,17 @@ class BlobStore:
                 )
             return staged.commit()
 
-    def open(self, place: BlobPlace) -> BlobReader:
+    def open(self, blob: BlobRef) -> BlobReader:
         """Open a blob for checked reads; raises `IntegrityError` when it is missing or has another size."""
-        return BlobReader(self._driver, place)
+        return BlobReader(self._driver, blob)
 
     def size(self, key: str) -> int | None:
         """Bytes of the blob under a key, or None when there is none."""
         return self._driver.size(key)
 
-    def check(self, place: BlobPlace, *, advance: Advance | None = None) -> None:
-        """Read a whole blob, compare its sha256 and its block list; raises `IntegrityError` that says what is wrong."""
-        try:
-            reader = self._driver.open(place.key)
-            if reader.size != place.size:
-                reader.close()
-                raise self._corrupt(place, f"it has {reader.size} bytes instead of {place.size}")
-            found = self._digest_object(reader, None, advance)
-        except NotFoundError as error:  # it may be removed while it is read
-            raise self._corrupt(place, "its file is missing") from error
-        if found.digest != place.digest:
-            raise self._corrupt(place, f"the digest of its bytes is {found.digest}")
-        if found.blocks_digest != place.blocks_digest:
-            raise self._corrupt(place, f"the digest of its blocks is {found.blocks_digest}, not {place.blocks_digest}")
-        if list_size(place.size):
-            load_list(self._driver, place)
+    def check(self, blob: BlobRef, *, advance: Advance | None = None) -> None:
+        """Read a whole blob, compare its sha256 and its block list; raises what `confirmed` raises."""
+        check_blob(self._driver, blob, advance)
 
     def delete(self, key: str) -> None:
         """Remove a blob and its block list, by the key of either; one that is gone is no error."""
@@ -269,9 +269,9 @@ class BlobStore:
         """See `StagingDriver.clear_staging`."""
         return self._driver.clear_staging(older_than)
 
-    def sign_get(self, place: BlobPlace, expires: int, name: str | None = None) -> str | None:
+    def sign_get(self, blob: BlobRef, expires: int, name: str | None = None) -> str | None:
         """A URL to GET a blob from, or None; see `StagingDriver.sign_get`."""
-        return self._driver.sign_get(place.key, expires, name=name)
+        return self._driver.sign_get(blob.key, expires, name=name)
 
     def _stage(self, fill: Fill, watch: Watch | None, advance: Advance | None) -> StagedBlob:
         with ExitStack() as undo:
@@ -288,32 +288,22 @@ class BlobStore:
             undo.pop_all()
             return StagedBlob(self, writer, digests)
 
-    def _digest_object(self, reader: ObjectReader, watch: Watch | None, advance: Advance | None) -> Digests:
-        def each(offset: int, chunk: memoryview) -> None:
-            if watch is not None:
-                watch(offset, chunk)
-            if advance is not None:
-                advance(len(chunk))
-
-        with ObjectStream(reader) as stream:
-            return digest_pass(stream.fill, each)
-
-    def _is_right(self, place: BlobPlace, digests: Digests) -> bool:
+    def _is_right(self, blob: BlobRef, digests: Digests) -> bool:
         """Whether a known blob and its list hold the bytes that ``digests`` were made from."""
-        if (place.size, place.blocks_digest) != (digests.size, digests.blocks_digest):
+        if (blob.size, blob.blocks_digest) != (digests.size, digests.blocks_digest):
             return False
         try:
-            with BlobReader(self._driver, place, digests.block_list) as reader:
+            with BlobReader(self._driver, blob, digests.block_list) as reader:
                 reader.check()
-            if list_size(place.size):
-                load_list(self._driver, place)
+            if list_size(blob.size):
+                load_list(self._driver, blob)
         except IntegrityError:
             return False
         return True
 
-    def _passes(self, place: BlobPlace, advance: Advance | None) -> bool:
+    def _passes(self, blob: BlobRef, advance: Advance | None) -> bool:
         try:
-            self.check(place, advance=advance)
+            self.check(blob, advance=advance)
         except IntegrityError:
             return False
         return True
@@ -333,11 +323,8 @@ class BlobStore:
             yield Commit(writer, blocks_key(one.key))
         yield Commit(one.writer, one.key)
 
-    def _corrupt(self, place: BlobPlace, what: str) -> IntegrityError:
-        return corrupt(place.digest, self._driver.place, what)
 
-
-def _stored(one: StagedBlob, first: StagedBlob, there: BlobPlace | None) -> StoredBlob:
+def _stored(one: StagedBlob, first: StagedBlob, there: BlobRef | None) -> StoredBlob:
     by = one.writer.stored_by if there is None and one is first else "none"
     return StoredBlob(
         one.digest,

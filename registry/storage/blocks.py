@@ -8,27 +8,16 @@ list is one digest, which is made from the block itself.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from blake3 import blake3
 
-from registry.digest import PREFIX, sha256_digest
+from registry.digest import sha256_digest
+from registry.files.sha256 import Each, Fill, hash_stream
 
-BLOCK: Final = 256 * 1024
+BLOCK: Final = 256 * 1024  # `registry.files.sha256.CHUNK` is a multiple of it
 DIGEST_SIZE: Final = 32
-CHUNK: Final = 4 * BLOCK
-"""Bytes of one step of a pass: small enough to stay in the processor's cache while it is hashed and written."""
-_BUFFERS: Final = 3
-
-
-Fill = Callable[[memoryview], int]
-"""Fills a buffer from a stream; returns how many bytes it put there, fewer than fit only at the end."""
-Each = Callable[[int, memoryview], None]
-"""Gets a chunk and its offset."""
 
 
 @dataclass(frozen=True)
@@ -67,35 +56,13 @@ def block_digests(data: memoryview) -> bytes:
 
 
 def digest_pass(fill: Fill, each: Each) -> Digests:
-    """Digest a stream in one pass.
-
-    ``each`` gets every chunk in order, valid during the call only. sha256 is the slowest part, so it
-    runs in a thread of its own, up to two chunks behind; everything else runs in the caller's thread.
-    """
-    whole = hashlib.sha256()
+    """Digest a stream in one pass; ``each`` as for `registry.files.sha256.hash_stream`."""
     blocks = bytearray()
-    buffers = [memoryview(bytearray(CHUNK)) for _ in range(_BUFFERS)]
-    hashing: list[Future[None] | None] = [None] * _BUFFERS
-    size = 0
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256") as pool:
-        while True:
-            turn = (size // CHUNK) % _BUFFERS
-            if (before := hashing[turn]) is not None:
-                before.result()
-            count = fill(buffers[turn])
-            if count == 0:
-                break
-            chunk = buffers[turn][:count]
-            if size == 0 and count < CHUNK:
-                whole.update(chunk)  # a small blob is not worth a thread
-            else:
-                hashing[turn] = pool.submit(whole.update, chunk)
-            blocks += block_digests(chunk)
-            each(size, chunk)
-            size += count
-            if count < CHUNK:
-                break
-        for future in hashing:
-            if future is not None:
-                future.result()
-    return Digests(PREFIX + whole.hexdigest(), size, bytes(blocks))
+
+    def digest_blocks(offset: int, chunk: memoryview) -> None:
+        nonlocal blocks
+        blocks += block_digests(chunk)
+        each(offset, chunk)
+
+    digest, size = hash_stream(fill, digest_blocks)
+    return Digests(digest, size, bytes(blocks))

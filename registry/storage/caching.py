@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
+from registry.digest import BlobRef
 from registry.memory import MemoryCache
 from registry.storage.blobs import BlobStore
-from registry.storage.place import BlobPlace
 from registry.storage.reading import BlobReader
 
 PIECE: Final = 8 << 20
@@ -38,12 +38,12 @@ class CachingBlobs:
         self._store = store
         self._memory = memory
 
-    def open_blob(self, place: BlobPlace) -> BlobReader | CachedReader:
+    def open_blob(self, blob: BlobRef) -> BlobReader | CachedReader:
         """Open a blob for checked reads."""
-        reader = self._store.open(place)
+        reader = self._store.open(blob)
         if reader.ahead == 0 or self._memory.limit("rows") < PIECE:
             return reader
-        return CachedReader(reader, place.key, self._memory)
+        return CachedReader(reader, blob.key, self._memory)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class _Run:
 
 
 class CachedReader:
-    """A `registry.tensors.files.source.ByteSource` over one blob; safe for many threads."""
+    """A `registry.files.source.ByteSource` over one blob; safe for many threads."""
 
     def __init__(self, reader: BlobReader, key: str, memory: MemoryCache) -> None:
         self._reader = reader

@@ -3,7 +3,7 @@
 Keys are relative, ``/``-separated, made by `registry.storage.layout` only; `check_key` says what is legal. An object
 appears under its key whole or not at all, and is never changed or replaced afterwards. Missing keys raise
 `registry.errors.NotFoundError`; a full disk raises `UnavailableError` (``disk_full``); what can't be written raises
-`NotAllowedError` (``read_only``); anything else that the medium does raises `UnavailableError`. No other exception
+`NotAllowedError` (``read_only``); anything else that the store does raises `UnavailableError`. No other exception
 leaves a driver. What clients upload by themselves is the other half of a driver: `registry.storage.staging`.
 """
 
@@ -45,7 +45,7 @@ class ObjectInfo:
     """An object in a list.
 
     ``modified`` (UTC) is not before the bytes began to come and not after the object appeared under its key, by the
-    medium's clock; a collector's grace period has to be longer than it takes to write an object and to publish it.
+    store's clock; a collector's grace period has to be longer than it takes to write an object and to publish it.
     """
 
     key: str
@@ -80,7 +80,7 @@ class ObjectWriter(Protocol):
 
     @property
     def stored_by(self) -> StoredBy:
-        """How the bytes come to the medium: ``copy`` when they are written here."""
+        """How the bytes come to the store: ``copy`` when they are written here."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
@@ -104,14 +104,14 @@ class Commit:
 
 
 class ObjectDriver(Protocol):
-    """Keys and bytes on one medium."""
+    """Keys and bytes in one store."""
 
     @property
     def place(self) -> str:
         """Where the objects are, for people: a folder or a URL without credentials."""
 
     def ping(self) -> None:
-        """See cheaply that the medium can be used; raises the error that says what is wrong."""
+        """See cheaply that the store can be used; raises the error that says what is wrong."""
 
     def writer(self) -> ObjectWriter:
         """Start an object."""
@@ -119,7 +119,7 @@ class ObjectDriver(Protocol):
     def take_file(self, file: Path, *, link: bool) -> ObjectWriter | None:
         """Start an object from a local file without copying its bytes: a hard link with ``link``, else a reflink.
 
-        Returns None, with nothing done, where the medium can't; the caller then writes a copy.
+        Returns None, with nothing done, where the store can't; the caller then writes a copy.
         With ``link`` and no way to link (other file system): `UsageError` that says so.
         """
 
@@ -127,8 +127,8 @@ class ObjectDriver(Protocol):
         """Make objects visible, durably: they are there after a power cut once this returns.
 
         A key that is taken raises `IntegrityError` and the object there stays. Objects are committed together so that
-        a medium can make many durable at the price of one. When it raises, each object is either visible as a whole
-        or not there. What was written is what is there: a medium that could have changed it on the way is read back.
+        a store can make many durable at the price of one. When it raises, each object is either visible as a whole
+        or not there. What was written is what is there: a store that could have changed it on the way is read back.
         """
 
     def open(self, key: str) -> ObjectReader:

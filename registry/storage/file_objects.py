@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import IntegrityError
+from registry.folders.errors import telling_unusable
 from registry.storage.driver import ObjectReader, StoredBy
-from registry.storage.medium import medium
 from registry.storage.temporary import TMP, TemporaryFile
 
 FICLONE: Final = 0x40049409  # linux/fs.h; the same number on every architecture that this package runs on
@@ -38,7 +38,7 @@ class FileReader:
         return self._size
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        with medium(self._root):
+        with telling_unusable(self._root):
             while buffer:
                 count = os.preadv(self._fd, [buffer], offset)
                 if count == 0:
@@ -66,12 +66,12 @@ class FileWriter:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data).cast("B")
-        with medium(self._root):
+        with telling_unusable(self._root):
             while view:
                 view = view[os.write(self._temporary.fd, view) :]
 
     def open(self) -> ObjectReader:
-        with medium(self._root):
+        with telling_unusable(self._root):
             return FileReader(self._root, self._temporary.path)
 
     def take_link(self, file: Path) -> None:
@@ -118,7 +118,7 @@ class FileWriter:
 
     def close(self) -> None:
         """Remove the temporary names."""
-        with medium(self._root):
+        with telling_unusable(self._root):
             self._temporary.remove()
 
     def __enter__(self) -> FileWriter:
@@ -131,7 +131,7 @@ class FileWriter:
 def start_file(root: Path) -> FileWriter:
     """A file without a key, in the store ``root``, which is made if need be."""
     folder = root / TMP
-    with medium(root):
+    with telling_unusable(root):
         try:
             temporary = TemporaryFile(folder)
         except FileNotFoundError:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import NotFoundError, UsageError
+from registry.folders.errors import telling_unusable, unusable
 from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, check_key, key_taken
 from registry.storage.file_objects import FileReader, FileWriter, start_file
 from registry.storage.folder_staging import FolderStaging
 from registry.storage.layout import RESERVED
-from registry.storage.medium import medium, medium_error
 from registry.storage.temporary import TMP, clear_litter
 
 _SYNCS: Final = 16
@@ -39,7 +39,7 @@ class FilesystemDriver(FolderStaging):
         return str(self._root)
 
     def ping(self) -> None:
-        with medium(self._root):
+        with telling_unusable(self._root):
             there = next(folder for folder in (self._root, *self._root.absolute().parents) if folder.exists())
             if not there.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
@@ -67,7 +67,7 @@ class FilesystemDriver(FolderStaging):
                     f"{file} can't be linked into {self._root} ({os.strerror(error.errno)}): a hard link needs the "
                     "same file system and a file of your own; leave out the link option to store a copy."
                 ) from error
-            raise medium_error(self._root, error) from error
+            raise unusable(self._root, error) from error
         except BaseException:
             writer.close()
             raise
@@ -75,7 +75,7 @@ class FilesystemDriver(FolderStaging):
 
     def commit(self, commits: Sequence[Commit]) -> None:
         moves = [(_own(one.writer), self._path(one.key), one.key) for one in commits]
-        with medium(self._root):
+        with telling_unusable(self._root):
             for _, target, _ in moves:
                 target.parent.mkdir(parents=True, exist_ok=True)
             _sync_all([writer for writer, _, _ in moves])
@@ -90,14 +90,14 @@ class FilesystemDriver(FolderStaging):
 
     def open(self, key: str) -> ObjectReader:
         path = self._path(key)
-        with medium(self._root):
+        with telling_unusable(self._root):
             try:
                 return FileReader(self._root, path)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise NotFoundError(f"There is no object {key} in {self._root}.") from error
 
     def size(self, key: str) -> int | None:
-        with medium(self._root):
+        with telling_unusable(self._root):
             try:
                 status = self._path(key).stat()
             except (FileNotFoundError, NotADirectoryError):
@@ -105,15 +105,15 @@ class FilesystemDriver(FolderStaging):
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def delete(self, key: str) -> None:
-        with medium(self._root):
+        with telling_unusable(self._root):
             self._path(key).unlink(missing_ok=True)
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        with medium(self._root):
+        with telling_unusable(self._root):
             yield from _walk(self._root, "", prefix)
 
     def clear_litter(self) -> int:
-        with medium(self._root):
+        with telling_unusable(self._root):
             return clear_litter(self._root / TMP)
 
     def close(self) -> None:

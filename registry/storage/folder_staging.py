@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from registry.folders.errors import telling_unusable
 from registry.storage.driver import ObjectWriter, check_key
 from registry.storage.file_objects import FileWriter, start_file
 from registry.storage.layout import STAGING
-from registry.storage.medium import medium
 from registry.storage.staging import Staging, new_staging, require_parts, staging_gone, whole_part
 
 _CHUNK: Final = 1 << 20
@@ -31,7 +31,7 @@ class FolderStaging:
 
     def begin_staging(self, size: int, part_size: int) -> Staging:
         staging = new_staging(size, part_size)
-        with medium(self._root):
+        with telling_unusable(self._root):
             self._folder(staging).mkdir(parents=True)
         return staging
 
@@ -46,14 +46,14 @@ class FolderStaging:
         with start_file(self._root) as writer:
             for chunk in whole_part(staging, number, chunks):
                 writer.write(chunk)
-            with medium(self._root):
+            with telling_unusable(self._root):
                 try:
                     writer.put_at(self._part(staging, number))
                 except FileNotFoundError as error:
                     raise staging_gone(staging) from error
 
     def parts(self, staging: Staging) -> dict[int, int]:
-        with medium(self._root):
+        with telling_unusable(self._root):
             try:
                 sizes = {int(part.name): part.stat().st_size for part in self._folder(staging).iterdir()}
             except FileNotFoundError as error:
@@ -73,11 +73,11 @@ class FolderStaging:
         return writer
 
     def drop_staging(self, staging: Staging) -> None:
-        with medium(self._root):
+        with telling_unusable(self._root):
             _remove(self._folder(staging))
 
     def clear_staging(self, older_than: datetime) -> int:
-        with medium(self._root):
+        with telling_unusable(self._root):
             try:
                 # A folder's time is that of the last part that came.
                 found = [(folder, folder.stat().st_mtime) for folder in (self._root / STAGING).iterdir()]
@@ -100,12 +100,12 @@ class FolderStaging:
         return self._folder(staging) / str(number)
 
     def _require(self, staging: Staging) -> None:
-        with medium(self._root):
+        with telling_unusable(self._root):
             if not self._folder(staging).is_dir():
                 raise staging_gone(staging)
 
     def _append(self, writer: FileWriter, staging: Staging, number: int) -> None:
-        with medium(self._root):
+        with telling_unusable(self._root):
             try:
                 part = self._part(staging, number).open("rb", buffering=0)
             except FileNotFoundError as error:

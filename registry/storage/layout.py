@@ -38,12 +38,6 @@ def new_blob_key(digest: str) -> str:
     return f"{BLOBS}{name[:2]}/{name}-{secrets.token_hex(4)}"
 
 
-def legacy_blob_key(digest: str) -> str:
-    """Where earlier versions put a blob."""
-    name = hex_of(digest)
-    return f"{BLOBS}{name[:2]}/{name}"
-
-
 def blocks_key(blob_key: str) -> str:
     """Where the block list of the blob under ``blob_key`` is."""
     return BLOCKS + _name(blob_key, BLOBS)

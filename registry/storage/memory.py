@@ -8,31 +8,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from registry.errors import IntegrityError, NotFoundError, UsageError
+from registry.errors import NotFoundError, UsageError
+from registry.files.source import BytesSource
 from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, StoredBy, check_key, key_taken
 from registry.storage.staging import Staging, new_staging, require_parts, staging_gone, whole_part
 
 
-class MemoryReader:
+class MemoryReader(BytesSource):
     """An object's bytes; they stay readable after the object is deleted."""
 
     ahead = 0
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    @property
-    def size(self) -> int:
-        return len(self._data)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        piece = self._data[offset : offset + len(buffer)]
-        if len(piece) < len(buffer):
-            raise IntegrityError(f"An object ends at byte {len(self._data)}, {offset + len(buffer)} were expected.")
-        buffer[:] = piece
-
-    def close(self) -> None:
-        """There is nothing to release."""
+        super().__init__(data, "an object in memory")
 
 
 class MemoryWriter:

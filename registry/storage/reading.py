@@ -1,42 +1,39 @@
-"""Blobs read by range, where no byte is handed out before its block was checked."""
+"""Blobs read by range, where no byte is handed out before its block was checked. What is wrong is read once more."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
+from functools import partial
 from typing import Final
 
-from registry.digest import sha256_digest
+from registry.digest import BlobRef, sha256_digest
 from registry.errors import IntegrityError, NotFoundError
-from registry.storage.blocks import BLOCK, CHUNK, DIGEST_SIZE, block_digest, list_size
+from registry.files.sha256 import CHUNK
+from registry.storage.blocks import BLOCK, DIGEST_SIZE, block_digest, list_size
+from registry.storage.confirming import Finding, Look, T, confirmed
 from registry.storage.driver import ObjectDriver, ObjectReader
 from registry.storage.layout import blocks_key
-from registry.storage.place import BlobPlace
 from registry.storage.streams import ObjectStream
 
 _KEPT_BLOCKS: Final = 4
-_ADVICE: Final = "restore this file from a backup, or add or publish the same files again"
-
-
-def corrupt(digest: str, place: str, what: str) -> IntegrityError:
-    """The error of a blob that is not what was stored; ``what`` completes "The blob ... is damaged: "."""
-    return IntegrityError(f"The blob {digest} in {place} is damaged: {what}; {_ADVICE}.", code="corrupt")
+_MISSING: Final = Finding("its file is missing")
 
 
 class BlobReader:
-    """A `registry.tensors.files.source.ByteSource` over one blob; safe for many threads.
+    """A `registry.files.source.ByteSource` over one blob; safe for many threads.
 
-    Blocks that a read covers whole go straight into the caller's buffer and are checked there; on a mismatch the
-    buffer is cleared and the read raises `IntegrityError`. The blocks at the edges of a read are checked in a buffer
-    of their own, and the last few are kept, because neighbouring reads share them.
+    Blocks that a read covers whole go straight into the caller's buffer and are checked there; a block that is wrong
+    is read again, and if it is still, the buffer is cleared and the read raises what `confirmed` raises. The blocks at
+    the edges of a read are checked in a buffer of their own, and the last few are kept, because neighbouring reads
+    share them.
     """
 
-    def __init__(self, driver: ObjectDriver, place: BlobPlace, block_list: bytes | None = None) -> None:
+    def __init__(self, driver: ObjectDriver, blob: BlobRef, block_list: bytes | None = None) -> None:
         self._driver = driver
-        self._place = place
-        self._size = place.size
+        self._blob = blob
+        self._size = blob.size
         self._list = block_list
         self._edges: OrderedDict[int, bytearray] = OrderedDict()
         self._lock = threading.Lock()
@@ -58,7 +55,7 @@ class BlobReader:
         stop = offset + len(buffer)
         if offset < 0 or stop > self._size:
             raise IntegrityError(
-                f"Bytes {offset} to {stop} of the blob {self._place.digest} were asked for, but it has {self._size}."
+                f"Bytes {offset} to {stop} of the blob {self._blob.digest} were asked for, but it has {self._size}."
             )
         try:
             self._read(offset, stop, buffer)
@@ -67,14 +64,21 @@ class BlobReader:
             raise
 
     def check(self) -> None:
-        """Check every block, in one pass; raises `IntegrityError`. The reader is closed then."""
+        """Check every block, in one pass; raises what `confirmed` raises. The reader is closed then."""
         scratch = memoryview(bytearray(min(CHUNK, self._size)))
+        flows = True
         with ObjectStream(self._object) as stream:
             for start in range(0, self._size, CHUNK):
                 piece = scratch[: min(CHUNK, self._size - start)]
-                with self._cut_is_damage(start, len(piece)):
-                    stream.fill(piece)
-                self._check_blocks(start, piece)
+                if flows:
+                    try:
+                        stream.fill(piece)
+                    except (IntegrityError, NotFoundError):  # it does not go on after that
+                        flows = False
+                if flows:
+                    self._check_blocks(start, piece)
+                else:
+                    self._read_blocks(start, piece)
 
     def close(self) -> None:
         """Release the blob. Closing twice is allowed; reads after it fail."""
@@ -89,13 +93,16 @@ class BlobReader:
         self.close()
 
     def _open_object(self) -> ObjectReader:
+        return self._confirmed(self._try_to_open)
+
+    def _try_to_open(self) -> ObjectReader | Finding:
         try:
-            opened = self._driver.open(self._place.key)
-        except NotFoundError as error:
-            raise self._corrupt("its file is missing") from error
+            opened = self._driver.open(self._blob.key)
+        except NotFoundError:
+            return _MISSING
         if opened.size != self._size:
             opened.close()
-            raise self._corrupt(f"it has {opened.size} bytes instead of {self._size}")
+            return Finding(f"it has {opened.size} bytes instead of {self._size}")
         return opened
 
     def _read(self, offset: int, stop: int, buffer: memoryview) -> None:
@@ -129,51 +136,67 @@ class BlobReader:
         return block
 
     def _read_blocks(self, start: int, blocks: memoryview) -> None:
-        with self._cut_is_damage(start, len(blocks)):
-            self._object.read_into(start, blocks)
+        self._confirmed(lambda: self._fill(start, blocks))
         self._check_blocks(start, blocks)
 
     def _check_blocks(self, start: int, blocks: memoryview) -> None:
         for at in range(0, len(blocks), BLOCK):
-            block = blocks[at : at + BLOCK]
-            first = start + at
-            if not self._right(first // BLOCK, block_digest(block)):
-                raise self._corrupt(f"bytes {first} to {first + len(block)} are not those that were stored")
+            first, block = start + at, blocks[at : at + BLOCK]
+            wrong = self._why_wrong(first, block)
+            if wrong is not None:
+                self._confirmed(partial(self._read_again, first, block), wrong)
 
-    @contextmanager
-    def _cut_is_damage(self, start: int, length: int) -> Iterator[None]:
+    def _read_again(self, start: int, block: memoryview) -> Finding | None:
+        return self._fill(start, block) or self._why_wrong(start, block)
+
+    def _fill(self, start: int, blocks: memoryview) -> Finding | None:
         try:
-            yield
-        except IntegrityError as error:
-            raise self._corrupt(f"it ends before byte {start + length} of {self._size}") from error
-        except NotFoundError as error:
-            raise self._corrupt("its file is missing") from error
+            self._object.read_into(start, blocks)
+        except IntegrityError:
+            return Finding(f"it ends before byte {start + len(blocks)} of {self._size}")
+        except NotFoundError:
+            return _MISSING
+        return None
+
+    def _why_wrong(self, start: int, block: memoryview) -> Finding | None:
+        found = block_digest(block)
+        if self._right(start // BLOCK, found):
+            return None
+        return Finding(f"bytes {start} to {start + len(block)} are not those that were stored", found.hex())
+
+    def _confirmed(self, look: Look[T], first: Finding | None = None) -> T:
+        return confirmed(look, self._blob.digest, self._driver.place, first=first)
 
     def _right(self, index: int, found: bytes) -> bool:
         if not list_size(self._size):
-            return sha256_digest(found) == self._place.blocks_digest
+            return sha256_digest(found) == self._blob.blocks_digest
         at = index * DIGEST_SIZE
         return self._block_list()[at : at + DIGEST_SIZE] == found
 
     def _block_list(self) -> bytes:
         if self._list is None:
             # Two threads may both load it: they load the same bytes.
-            self._list = load_list(self._driver, self._place)
+            self._list = load_list(self._driver, self._blob)
         return self._list
 
-    def _corrupt(self, what: str) -> IntegrityError:
-        return corrupt(self._place.digest, self._driver.place, what)
+
+def load_list(driver: ObjectDriver, blob: BlobRef) -> bytes:
+    """The stored block list of a blob of several blocks, checked; raises what `confirmed` raises."""
+    return confirmed(lambda: stored_list(driver, blob), blob.digest, driver.place)
 
 
-def load_list(driver: ObjectDriver, place: BlobPlace) -> bytes:
-    """The stored block list of a blob of several blocks, checked; raises `IntegrityError` when it is not right."""
+def stored_list(driver: ObjectDriver, blob: BlobRef) -> bytes | Finding:
+    """The same by one look."""
+    data = bytearray(list_size(blob.size))
+    wrong = "the list of its block digests is not the one that was stored"
     try:
-        with closing(driver.open(blocks_key(place.key))) as opened:
-            data = bytearray(list_size(place.size))
-            if opened.size == len(data):
-                opened.read_into(0, memoryview(data))
-    except NotFoundError as error:
-        raise corrupt(place.digest, driver.place, "the list of its block digests is missing") from error
-    if opened.size != len(data) or sha256_digest(data) != place.blocks_digest:
-        raise corrupt(place.digest, driver.place, "the list of its block digests is not the one that was stored")
-    return bytes(data)
+        with closing(driver.open(blocks_key(blob.key))) as opened:
+            if opened.size != len(data):
+                return Finding(wrong)
+            opened.read_into(0, memoryview(data))
+    except NotFoundError:
+        return Finding("the list of its block digests is missing")
+    except IntegrityError:
+        return Finding(wrong)
+    found = sha256_digest(data)
+    return bytes(data) if found == blob.blocks_digest else Finding(wrong, found)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from registry.errors import NotFoundError, UsageError
+from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.storage.driver import ObjectDriver, ObjectWriter
 from registry.storage.layout import STAGING
 
@@ -77,8 +77,9 @@ class StagingDriver(ObjectDriver, Protocol):
         """Copy the parts, joined, to where no client can write, as an object to be committed under ``key``.
 
         Leaving without commit removes the copy. The upload stays as it is: who commits the copy drops it. Raises
-        `UsageError` naming parts that are missing or have another length, `NotFoundError` when the upload is gone (a
-        store that can't know this of an upload of one part says that the part is missing).
+        `UnavailableError` (``upload_incomplete``) naming parts that are missing or have another length,
+        `NotFoundError` when the upload is gone (a store that can't know this of an upload of one part says that the
+        part is missing).
         """
 
     def drop_staging(self, staging: Staging) -> None:
@@ -123,16 +124,20 @@ def whole_part(staging: Staging, number: int, chunks: Iterable[bytes]) -> Iterat
 
 
 def require_parts(staging: Staging, there: Mapping[int, int]) -> None:
-    """Raises `UsageError` naming the parts that are missing or have another length."""
+    """Raises `UnavailableError` (``upload_incomplete``) naming the parts that are missing or have another length.
+
+    Whoever finishes an upload has sent all of it: what is not there, a store has acknowledged and lost.
+    """
     numbers = range(1, staging.part_count + 1)
     wrong = [number for number in numbers if there.get(number) != staging.part_length(number)]
     if wrong:
         named = ", ".join(map(str, wrong[:_NAMED])) + (
             f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         )
-        raise UsageError(
+        raise UnavailableError(
             f"The upload is not complete: of its {staging.part_count} parts these are missing or have another length: "
-            f"{named}; send them and finish the upload again."
+            f"{named}; send them and finish the upload again.",
+            code="upload_incomplete",
         )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from registry.errors import NotFoundError, RegistryError, UnavailableError
+from registry.errors import RegistryError
+from registry.folders.errors import ErrorMapping, unreadable_file
 from registry.storage.driver import ObjectReader
 
 _PIECE: Final = 8 << 20
@@ -20,26 +20,16 @@ class FileStream:
 
     def __init__(self, file: Path) -> None:
         self._path = file
-        try:
+        with ErrorMapping(unreadable_file, file):
             self._file = file.open("rb", buffering=0)
-        except OSError as error:
-            raise self._error(error) from error
 
     def fill(self, buffer: memoryview) -> int:
         """Fill ``buffer``; returns the bytes put there, fewer than fit only at the end."""
         filled = 0
-        try:
+        with ErrorMapping(unreadable_file, self._path):
             while filled < len(buffer) and (count := self._file.readinto(buffer[filled:])):
                 filled += count
-        except OSError as error:
-            raise self._error(error) from error
         return filled
-
-    def _error(self, error: OSError) -> NotFoundError | UnavailableError:
-        if isinstance(error, FileNotFoundError):
-            return NotFoundError(f"There is no file {self._path}: check the name, or whether something removed it.")
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        return UnavailableError(f"The file {self._path} can't be read ({reason}): make it readable and run this again.")
 
     def __enter__(self) -> FileStream:
         return self

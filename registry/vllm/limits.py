@@ -11,7 +11,7 @@ import json
 from typing import Any, Final
 
 from registry.errors import AccuracyError, InvalidAdapterError
-from registry.services.protocol import ReadableArtifact
+from registry.operations.readable import ReadableArtifact
 
 DEFAULT_MAX_RANK: Final = 16  # of vLLM
 _HEADS: Final = frozenset(["classifier", "score"])  # whole modules that newer versions load, and judge themselves

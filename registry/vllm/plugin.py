@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -40,10 +41,8 @@ class Vllm:
     """The vLLM of this process."""
 
     def request(self, name: str, number: int, folder: str) -> Any:
-        """vLLM's ``LoRARequest``."""
-        from vllm.lora.request import LoRARequest
-
-        return LoRARequest(lora_name=name, lora_int_id=number, lora_path=folder)
+        """vLLM's ``LoRARequest``, whose number stays as it is given."""
+        return _numbered()(lora_name=name, lora_int_id=number, lora_path=folder)
 
     def refusal(self, problem: RegistryError) -> Exception:
         """An error that vLLM answers with the reason, and with the status that it means where it can.
@@ -51,8 +50,10 @@ class Vllm:
         What a resolver raises goes through vLLM to its handlers of errors. Which classes these know depends on the
         version; where there is none for a status, a ValueError is a 400 and any other error a 500, with its text.
         """
+        malformed = problem.code == "bad_name"  # other errors of usage are those of whoever started vLLM
         status = next(
-            (status for kind, status in _STATUSES if isinstance(problem, kind)), HTTPStatus.SERVICE_UNAVAILABLE
+            (status for kind, status in _STATUSES if isinstance(problem, kind)),
+            HTTPStatus.BAD_REQUEST if malformed else HTTPStatus.SERVICE_UNAVAILABLE,
         )
         known = _exceptions()
         if status is HTTPStatus.NOT_FOUND and hasattr(known, "VLLMNotFoundError"):
@@ -62,6 +63,26 @@ class Vllm:
         if hasattr(known, "GracefulHTTPError"):
             return _made(known.GracefulHTTPError(str(problem), status))
         return RefusedError(str(problem)) if status is HTTPStatus.SERVICE_UNAVAILABLE else ValueError(str(problem))
+
+
+@cache
+def _numbered() -> type[Any]:
+    """vLLM's ``LoRARequest`` with a number that vLLM can't change.
+
+    After it has asked a resolver, its OpenAI server gives each *name that was asked for* a number of its own, and so a
+    slot: three names of one revision would take three. Wherever it is sent, it is vLLM's own class again.
+    """
+    from vllm.lora.request import LoRARequest
+
+    class NumberedRequest(LoRARequest):  # type: ignore[misc, unused-ignore]
+        def __setattr__(self, name: str, value: object) -> None:
+            if name != "lora_int_id":
+                super().__setattr__(name, value)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return LoRARequest, (self.lora_name, self.lora_int_id, self.lora_path)
+
+    return NumberedRequest
 
 
 def _exceptions() -> Any:

@@ -18,14 +18,23 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from registry.digest import hex_of
-from registry.errors import AccuracyError, ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError
-from registry.folders.holding import Hold, hold
+from registry.errors import (
+    AccuracyError,
+    ConflictError,
+    IntegrityError,
+    NotFoundError,
+    RegistryError,
+    UnavailableError,
+    UsageError,
+)
+from registry.folders.errors import reason
+from registry.folders.leases import Hold, hold
 from registry.folders.scan import RECEIPT
+from registry.operations.registry import Registry
 from registry.reference import Reference
 from registry.schemas import Fetched, Truncation
-from registry.services.protocol import Registry
 from registry.settings import Settings
-from registry.vllm.asked import DIGITS, Asked, Names
+from registry.vllm.asked import DIGITS, Asked, Names, base_of
 from registry.vllm.limits import DEFAULT_MAX_RANK, rank_for_vllm, too_inexact, too_large
 from registry.vllm.served import Served, served_base, untied
 
@@ -68,8 +77,14 @@ class RegistryResolver:
         Raises:
             Exception: the name is the registry's and there is no adapter to give: vLLM's error, with the reason.
         """
-        asked = Asked.parse(lora_name)
-        if asked is None or not self._is_ours(base_model_name, asked):
+        try:
+            asked = Asked.parse(lora_name)
+        except UsageError as problem:
+            if not self._is_ours(base_model_name, base_of(lora_name)):
+                return None
+            malformed = UsageError(f"{lora_name!r} is no reference of the registry: {problem}", code=problem.code)
+            raise self._refusal(lora_name, malformed) from problem
+        if asked is None or not self._is_ours(base_model_name, asked.reference.path.base):
             return None
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._resolve, base_model_name, asked)
 
@@ -81,12 +96,12 @@ class RegistryResolver:
     def _registry(self) -> Registry:
         return self._connect()
 
-    def _is_ours(self, model: str, asked: Asked) -> bool:
+    def _is_ours(self, model: str, base: str) -> bool:
         if model not in self._served:
             self._served[model] = served_base(model, self._settings, self._environ)
             if self._served[model].base is None:
                 LOG.warning("%s", self._served[model].wrong or untied(model))
-        return self._served[model].base == asked.reference.path.base
+        return self._served[model].base == base
 
     def _resolve(self, model: str, asked: Asked) -> Any:
         try:
@@ -95,14 +110,14 @@ class RegistryResolver:
                 raise IntegrityError(wrong, code="wrong_base")
             return self._request(asked)
         except RegistryError as problem:
-            raise self._refusal(asked, problem) from problem
+            raise self._refusal(asked.text, problem) from problem
         except OSError as problem:
             where = f" ({os.fsdecode(problem.filename)})" if isinstance(problem.filename, str | bytes) else ""
-            said = f"{asked.said} can't be made on vLLM's machine: {problem.strerror or problem}{where}."
-            raise self._refusal(asked, UnavailableError(said)) from problem
+            said = f"{asked.said} can't be made on vLLM's machine: {reason(problem)}{where}."
+            raise self._refusal(asked.text, UnavailableError(said)) from problem
 
-    def _refusal(self, asked: Asked, problem: RegistryError) -> Exception:
-        LOG.warning("%s is not handed to vLLM (%s): %s", asked.text, problem.code, problem)
+    def _refusal(self, text: str, problem: RegistryError) -> Exception:
+        LOG.warning("%s is not handed to vLLM (%s): %s", text, problem.code, problem)
         return self._engine.refusal(problem)
 
     def _request(self, asked: Asked) -> Any:
@@ -121,7 +136,7 @@ class RegistryResolver:
         revision = Reference.parse(pinned).number
         if revision is None:
             raise AssertionError(f"{pinned} is not a revision")
-        name, number = self._names.give(asked.said, revision, fetched.rendering)
+        name, number = self._names.give(asked.reference.path, revision, fetched.rendering)
         LOG.info("%s is %s, handed to vLLM as %s from %s", asked.text, pinned, name, fetched.folder)
         return self._engine.request(name, number, fetched.folder)
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from registry.client.address import Address
+from registry.client.http.address import Address
 from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
-from registry.folders.receipts import Receipt, read_receipt
+from registry.folders.errors import reason
+from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.reference import Path as TreePath
+from registry.schemas.receipt import Receipt
 from registry.settings import Settings
 
 _SNAPSHOT: Final = re.compile(r"models--(.+)--(.+)")  # the folder of a repo in the Hub's cache
@@ -67,7 +69,7 @@ def _receipt(model: str) -> Receipt | None:
         return None
     except OSError as problem:
         raise IntegrityError(
-            f"Whether {model} has a receipt can't be seen: {problem.strerror or problem}; make the folder readable."
+            f"Whether {model} has a receipt can't be seen: {reason(problem)}; make the folder readable."
         ) from problem
 
 

@@ -17,11 +17,11 @@ import pytest
 from fastapi import FastAPI
 
 from registry.app import service_app
-from registry.http.limits import Limits
-from registry.http.logs import JsonLines
-from registry.http.webserver import Server, address_of, listen
+from registry.http.request.limits import Limits
+from registry.http.request.logs import JsonLines
+from registry.http.wire.webserver import Server, address_of, listen
+from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
-from registry.wire import API
 from tests.kit import plain_base, write_chain
 from tests.kit.shelf import Shelf
 
@@ -34,7 +34,7 @@ def running(app: FastAPI, limits: Limits | None = None, trusted_proxies: Sequenc
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
-        assert server.ready.wait(30)
+        assert server.ready.wait(120)
         yield address_of(listener)
     finally:
         server.stop()
@@ -52,7 +52,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert told["type"] == f"urn:adapter-registry:error:{code}"
     assert told["detail"].strip()
     assert "Traceback" not in answer.text
-    assert answer.headers["x-registry-protocol"] == "2"
+    assert answer.headers["x-registry-protocol"] == "3"
     assert told["request"] == answer.headers.get("x-request-id")
     retry = answer.headers.get("retry-after")
     assert told["retry_after"] == (None if retry is None else int(retry))
@@ -82,7 +82,7 @@ class Lines(logging.Handler):
 
     def of_request(self, request: str) -> Mapping[str, Any]:
         """The line of the request with this id: written after the answer is out."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             found = [line for line in self.requests if line["request"] == request]
             if found:
@@ -93,7 +93,7 @@ class Lines(logging.Handler):
 
     def of_requests(self, count: int) -> list[Mapping[str, Any]]:
         """The lines of so many requests: a line is written after the answer is out."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while len(self.requests) < count and time.monotonic() < deadline:
             time.sleep(0.01)
         return self.requests

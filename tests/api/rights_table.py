@@ -1,5 +1,7 @@
 """The table of route x role x scope: what each route needs, and a request that it takes.
 
+The roles of operations come from the rows of their table: one that is new there needs a call here.
+
 ``where`` says what has to be covered by a token's scopes: nothing (``any``), the path that is asked about (``path``),
 or everything (``all``). Outside of the scopes a reading route answers 404, because nothing is there; a writing one 403.
 """
@@ -12,7 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from registry.api.openapi import json_routes
+from registry.operations import table
+from registry.operations.operation import Operation
 from registry.rights import Role
+from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 
 IN: Final = "tiny/a"
@@ -21,8 +26,20 @@ DIGEST: Final = "sha256:" + "0" * 64
 
 
 @dataclass(frozen=True)
+class Call:
+    """How a route is called about a path, and what scopes have to cover."""
+
+    where: Literal["any", "path", "all"]
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+    prepare: Callable[[LocalRegistry, str], Mapping[str, str]] = lambda _registry, _path: {}
+    good: frozenset[int] = frozenset({200})
+    """Statuses of those who may; where a whole request would be long, that of one that fails later on."""
+
+
+@dataclass(frozen=True)
 class Row:
-    """A route: the role that it needs, what scopes have to cover, and how it is called about a path."""
+    """A route: the role that it needs, and how it is called."""
 
     role: Role | None  # None: nobody has to say who they are
     where: Literal["any", "path", "all"]
@@ -30,7 +47,6 @@ class Row:
     body: Mapping[str, Any] | None = None
     prepare: Callable[[LocalRegistry, str], Mapping[str, str]] = lambda _registry, _path: {}
     good: frozenset[int] = frozenset({200})
-    """Statuses of those who may; where a whole request would be long, that of one that fails later on."""
 
 
 def _a_token(registry: LocalRegistry, _path: str) -> Mapping[str, str]:
@@ -60,38 +76,50 @@ _NO_UPLOAD: Final = {"id": "none"}
 PUBLISH: Final = _a_cut_publish("{path}")
 BASE: Final = {"name": "new", "files": [], "documents": {}, "headers": {}}
 
-TABLE: Final[dict[tuple[str, str], Row]] = {
+CALLS: Final[dict[Operation[Any, Any], Call]] = {
+    table.WHOAMI: Call("any"),
+    table.BASES: Call("any"),
+    table.TREE: Call("path", {"path": "{path}"}),
+    table.LOG: Call("path", {"path": "{path}"}),
+    table.SHOW: Call("path", {"ref": "{path}"}),
+    table.DELETE: Call("path", {"ref": "{path}@9"}, good=frozenset({404})),
+    table.UNDELETE: Call("path", body={"ref": "{path}@9"}, good=frozenset({404})),
+    table.DELETE_TREE: Call("path", {"path": "{path}", "dry_run": "true"}),
+    table.UNDELETE_TREE: Call("path", body={"ref": "{path}"}, good=frozenset({404})),
+    table.DELETE_BASE: Call("all", {"name": "tiny", "dry_run": "true"}),
+    table.UNDELETE_BASE: Call("all", body={"ref": "tiny"}),
+    table.RESOLVE: Call("path", {"ref": "{path}"}),
+    table.SEARCH: Call("any"),
+    table.TAG: Call("path", body={"ref": "{path}", "tag": "new"}),
+    table.UNTAG: Call("path", {"path": "{path}", "tag": "gone"}, prepare=_a_tag),
+    table.ANNOTATE: Call("path", body={"ref": "{path}", "metrics": {"acc": 1.0}}),
+    table.RETRACT: Call("path", body={"ref": "{path}@9", "reason": "bad"}, good=frozenset({404})),
+    table.EVENTS: Call("any"),
+    table.TOKENS: Call("all"),
+    table.CREATE_TOKEN: Call("all", body={"role": "reader"}, good=frozenset({201})),
+    table.REVOKE_TOKEN: Call("all", prepare=_a_token),
+    table.PROTECTED_TAGS: Call("any", {"base": "tiny"}),
+    table.PROTECT_TAG: Call("all", body={"base": "tiny", "pattern": "release-*"}),
+    table.PLAN_PUBLISH: Call("path", body=PUBLISH, good=frozenset({422})),
+    table.COMMIT_PUBLISH: Call("path", body={"request": PUBLISH, "uploads": {}}, good=frozenset({422})),
+    table.PLAN_BASE: Call("all", body=BASE, good=frozenset({422})),
+    table.COMMIT_BASE: Call("all", body={"request": BASE, "uploads": {}}, good=frozenset({422})),
+    table.RETABLE: Call("all", body={"base": "tiny"}),
+    table.BUNDLE: Call("path", {"ref": "{path}"}),
+    table.SUBTREE: Call("path", {"path": "{path}"}),
+    table.MATERIALISATIONS: Call("path", {"ref": "{path}"}),
+    table.MATERIALISE: Call("path", body={"ref": "{path}"}, good=frozenset({200, 201})),
+    table.DROP_MATERIALISATION: Call("path", {"which": "{path}", "kind": "merged"}, good=frozenset({404})),
+    table.GC: Call("all", body={"dry_run": True}),
+    table.FSCK: Call("all", body={}),
+    table.DU: Call("path", {"path": "{path}"}),
+}
+BY_HAND: Final[dict[tuple[str, str], Row]] = {
     ("GET", "/healthz"): Row(None, "any"),
     ("GET", "/readyz"): Row(None, "any"),
     ("GET", "/metrics"): Row(None, "any"),
     ("GET", "/api/v1"): Row("reader", "any"),
     ("GET", "/api/v1/openapi.json"): Row("reader", "any"),
-    ("GET", "/api/v1/whoami"): Row("reader", "any"),
-    ("GET", "/api/v1/bases"): Row("reader", "any"),
-    ("GET", "/api/v1/tree"): Row("reader", "path", {"path": "{path}"}),
-    ("GET", "/api/v1/log"): Row("reader", "path", {"path": "{path}"}),
-    ("GET", "/api/v1/revisions"): Row("reader", "path", {"ref": "{path}"}),
-    ("DELETE", "/api/v1/revisions"): Row("writer", "path", {"ref": "{path}@9"}, good=frozenset({404})),
-    ("GET", "/api/v1/resolve"): Row("reader", "path", {"ref": "{path}"}),
-    ("GET", "/api/v1/search"): Row("reader", "any"),
-    ("PUT", "/api/v1/tags"): Row("writer", "path", body={"ref": "{path}", "tag": "new"}),
-    ("DELETE", "/api/v1/tags"): Row("writer", "path", {"path": "{path}", "tag": "gone"}, prepare=_a_tag),
-    ("POST", "/api/v1/annotations"): Row("writer", "path", body={"ref": "{path}", "metrics": {"acc": 1.0}}),
-    ("POST", "/api/v1/retractions"): Row(
-        "writer", "path", body={"ref": "{path}@9", "reason": "bad"}, good=frozenset({404})
-    ),
-    ("GET", "/api/v1/events"): Row("reader", "any"),
-    ("GET", "/api/v1/tokens"): Row("admin", "all"),
-    ("POST", "/api/v1/tokens"): Row("admin", "all", body={"role": "reader"}, good=frozenset({201})),
-    ("DELETE", "/api/v1/tokens/{id}"): Row("admin", "all", prepare=_a_token),
-    ("GET", "/api/v1/protected-tags"): Row("reader", "any", {"base": "tiny"}),
-    ("PUT", "/api/v1/protected-tags"): Row("admin", "all", body={"base": "tiny", "pattern": "release-*"}),
-    ("POST", "/api/v1/publishes/plan"): Row("writer", "path", body=PUBLISH, good=frozenset({422})),
-    ("POST", "/api/v1/publishes"): Row(
-        "writer", "path", body={"request": PUBLISH, "uploads": {}}, good=frozenset({422})
-    ),
-    ("POST", "/api/v1/bases/plan"): Row("writer", "all", body=BASE, good=frozenset({422})),
-    ("POST", "/api/v1/bases"): Row("writer", "all", body={"request": BASE, "uploads": {}}, good=frozenset({422})),
     ("POST", "/api/v1/uploads"): Row("writer", "any", body={"digest": DIGEST, "size": 3}, good=frozenset({201})),
     ("GET", "/api/v1/uploads/{id}"): Row("writer", "any", prepare=lambda *_: _NO_UPLOAD, good=frozenset({404})),
     ("DELETE", "/api/v1/uploads/{id}"): Row("writer", "any", prepare=lambda *_: _NO_UPLOAD, good=frozenset({404})),
@@ -99,20 +127,15 @@ TABLE: Final[dict[tuple[str, str], Row]] = {
         "writer", "any", prepare=lambda *_: {"id": "none", "number": "1"}, good=frozenset({404})
     ),
     ("GET", "/api/v1/operations/{id}"): Row("reader", "any", prepare=lambda *_: _NO_UPLOAD, good=frozenset({404})),
-    ("GET", "/api/v1/bundles"): Row("reader", "path", {"ref": "{path}"}),
-    ("GET", "/api/v1/subtree"): Row("reader", "path", {"path": "{path}"}),
     ("GET", "/api/v1/blobs/{digest}"): Row("reader", "path", {"ref": "{path}"}, prepare=_a_blob),
     ("HEAD", "/api/v1/blobs/{digest}"): Row("reader", "path", {"ref": "{path}"}, prepare=_a_blob),
     ("GET", "/api/v1/artifacts"): Row("reader", "path", {"ref": "{path}"}),
     ("GET", "/api/v1/artifacts/{rendering}/{path}"): Row("reader", "path", {"ref": "{path}"}, prepare=_a_rendering),
     ("HEAD", "/api/v1/artifacts/{rendering}/{path}"): Row("reader", "path", {"ref": "{path}"}, prepare=_a_rendering),
-    ("GET", "/api/v1/materialisations"): Row("reader", "path", {"ref": "{path}"}),
-    ("POST", "/api/v1/materialisations"): Row("writer", "path", body={"ref": "{path}"}, good=frozenset({200, 201})),
-    ("DELETE", "/api/v1/materialisations"): Row(
-        "writer", "path", {"which": "{path}", "kind": "merged"}, good=frozenset({404})
-    ),
-    ("POST", "/api/v1/gc"): Row("admin", "all", body={"dry_run": True}),
-    ("POST", "/api/v1/fsck"): Row("admin", "all", body={}),
+}
+TABLE: Final[dict[tuple[str, str], Row]] = BY_HAND | {
+    (operation.method, API + operation.address): Row(operation.right.role, **vars(CALLS[operation]))
+    for operation in table.OPERATIONS
 }
 
 __all__ = ["IN", "OUT", "TABLE", "Row", "json_routes"]

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.catalogue.tokens import create
-from registry.http.limits import Limits
+from registry.catalogue.team.tokens import create
+from registry.http.request.limits import Limits
 from registry.rights import UNLIMITED, Principal
+from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
-from registry.wire import API
 from tests.api.conftest import Library, Lines, assert_problem, running
 
 
@@ -131,18 +131,18 @@ def test_a_wrong_token_is_noted_and_not_shown(empty: LocalRegistry, log: Lines) 
 
 
 def test_the_log_names_the_token(service: str, library: Library, log: Lines) -> None:
-    token = httpx.get(f"{service}{API}/whoami", headers=library.headers("reader")).json()["token"]
+    answer = httpx.get(f"{service}{API}/whoami", headers=library.headers("reader"))
+    token = answer.json()["token"]
     assert token is not None
-    assert [line["token"] for line in log.of_requests(1)] == [token]
+    assert log.of_request(answer.headers["x-request-id"])["token"] == token
 
 
 def test_forwarded_addresses_are_believed_from_known_proxies_only(service: str, library: Library, log: Lines) -> None:
     headers = {**library.headers("reader"), "X-Forwarded-For": "203.0.113.9"}
-    httpx.get(f"{service}{API}/whoami", headers=headers)
-    log.of_requests(1)
-    with running(service_app(library.registry), Limits(), trusted_proxies=["127.0.0.0/8"]) as url:
-        httpx.get(f"{url}{API}/whoami", headers=headers)
-    assert [line["source"] for line in log.of_requests(2)] == ["127.0.0.1", "203.0.113.9"]
+    with running(service_app(library.registry), Limits(), trusted_proxies=["127.0.0.0/8"]) as behind_proxy:
+        for url, source in ((service, "127.0.0.1"), (behind_proxy, "203.0.113.9")):
+            answer = httpx.get(f"{url}{API}/whoami", headers=headers)
+            assert log.of_request(answer.headers["x-request-id"])["source"] == source
 
 
 def test_an_expired_token_is_worthless(library: Library, service: str) -> None:
@@ -150,7 +150,7 @@ def test_an_expired_token_is_worthless(library: Library, service: str) -> None:
     made = deployment.database.change(
         lambda session: create(session, Principal("test", UNLIMITED), "reader", expires_in=3600)
     )
-    from registry.catalogue.team_tables import TokenRecord
+    from registry.catalogue.database.team_tables import TokenRecord
 
     def expire(session: object) -> None:
         row = session.get(TokenRecord, made.token.id)  # type: ignore[attr-defined]

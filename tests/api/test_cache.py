@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from registry.errors import UnavailableError
-from registry.services import artifacts
+from registry.services.artifacts import build as artifacts
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.merged import RoundedSlot
 from registry.tensors.artifacts.pieces import Buffer
@@ -49,7 +49,7 @@ def test_ranges_of_one_file_are_planned_once(admin: httpx.Client, monkeypatch: p
         planned.append(args)
         return build(*args)
 
-    monkeypatch.setattr("registry.services.handing_out.build_artifact", counted)
+    monkeypatch.setattr("registry.services.artifacts.opened.build_artifact", counted)
     asked = {"ref": "tiny/a@1", "kind": "lora", "rank": "1", "dtype": "fp16"}
     plan = admin.get("/artifacts", params=asked).json()
     address = f"/artifacts/{plan['rendering'][7:]}/adapter_model.safetensors"
@@ -98,7 +98,7 @@ def test_equal_requests_at_once_compute_once(
     def slowly(self: RoundedSlot, index: int) -> Buffer:
         made.append((self.values.slot, index))
         begun.release()
-        assert go_on.wait(30)
+        assert go_on.wait(120)
         return block_bytes(self, index)
 
     monkeypatch.setattr(RoundedSlot, "block_bytes", slowly)
@@ -111,8 +111,8 @@ def test_equal_requests_at_once_compute_once(
     ]
     for thread in threads:
         thread.start()
-    assert begun.acquire(timeout=30)
-    deadline = time.monotonic() + 30
+    assert begun.acquire(timeout=120)
+    deadline = time.monotonic() + 120
     while cache_lines(service)['registry_cache_hits_total{kind="piece"}'] == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     go_on.set()

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from registry.http import bodies
-from registry.http.flow import Flow, State
-from registry.http.limits import Limits
+from registry.http.request.limits import Limits
+from registry.http.wire import bodies
+from registry.http.wire.flow import Flow, State
 from tests.api.conftest import Lines, log, running
 from tests.api.test_bodies import Source, opened, sending, zeros
 
@@ -27,7 +27,7 @@ def last_turn_ends_after_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def pump(self, *, make: bool) -> State:
             state = super().pump(make=make)
-            assert state != "whole" or self.left.wait(30)
+            assert state != "whole" or self.left.wait(120)
             return state
 
         def stop(self) -> None:

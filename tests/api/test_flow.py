@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from registry.http.flow import Flow, Pace
-from registry.http.outlet import Outlet
+from registry.http.wire.flow import Flow, Pace
+from registry.http.wire.socket_writer import SocketWriter
 
 DATA = bytes(range(100))
 
@@ -44,7 +44,7 @@ class Files:
 
 
 def flow_to(client: Any, files: Files, start: int = 0) -> Flow:
-    return Flow(files.chunks, start, len(DATA), cast("Outlet", client))
+    return Flow(files.chunks, start, len(DATA), cast("SocketWriter", client))
 
 
 def test_without_a_seat_nothing_is_made() -> None:
@@ -57,7 +57,7 @@ def test_without_a_seat_nothing_is_made() -> None:
     states = [flow.pump(make=False) for _ in range(3)]
     assert states == ["blocked", "turn", "turn"]
     assert (files.made, client.taken) == (1, DATA[:10])
-    assert flow.needs_seat
+    assert flow.needs_slot
 
 
 def test_without_a_seat_only_what_is_not_sent_is_kept() -> None:
@@ -103,7 +103,7 @@ def test_one_that_was_stopped_makes_no_more() -> None:
 
 def test_a_client_has_so_much_time_for_each_mib(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("registry.http.flow.time.monotonic", lambda: now)
+    monkeypatch.setattr("registry.http.wire.flow.time.monotonic", lambda: now)
     pace = Pace(60.0)
     now += 50
     assert pace.left(1000) == 10, "a few bytes are no reason to wait longer"

@@ -11,19 +11,20 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 
-from registry.api.pages import cursor_to
+from registry.api.cursors import cursor_to
 from registry.app import service_app
 from registry.client.remote import RemoteRegistry
 from registry.errors import IntegrityError
 from registry.folders.cache import FetchCache
 from registry.schemas import Options
-from registry.services import handing_out, running
+from registry.schemas.protocol import API
+from registry.services.artifacts import opened as handing_out
+from registry.services.artifacts.materialised import Kept
+from registry.services.jobs import runner
+from registry.services.jobs.runner import Runner
+from registry.services.jobs.table import perform
 from registry.services.local import LocalRegistry
-from registry.services.materialised import Kept
-from registry.services.operations import perform
-from registry.services.running import Runner
 from registry.tensors.artifacts import plan as plans
-from registry.wire import API
 from tests.api.conftest import assert_problem
 from tests.api.conftest import running as serving
 from tests.kit import add_tokenizer, plain_base, write_chain
@@ -202,20 +203,20 @@ def test_it_goes_on_where_a_replica_ended(
     """Asked for by a name that moves meanwhile: what is made is what it named then."""
     begun, over = threading.Event(), threading.Event()
 
-    def slow(deployment: Any, request: Any, progress: Any) -> Any:
+    def slow(deployment: Any, job: Any, request: Any, progress: Any) -> Any:
         begun.set()
         while not over.wait(0.005):
             progress.advance(0)
-        return perform(deployment, request, progress)
+        return perform(deployment, job, request, progress)
 
-    monkeypatch.setattr(running, "perform", slow)
+    monkeypatch.setattr(runner, "perform", slow)
     monkeypatch.setattr(Runner.answer, "__defaults__", (0.0,))
     with serving(service_app(registry, anonymous="open")) as address:
         answer = httpx.post(address + API + "/materialisations", json=MERGED)
         assert answer.status_code == 202
         told = answer.json()
         assert answer.headers["location"] == f"{API}/operations/{told['id']}"
-        assert begun.wait(30)
+        assert begun.wait(120)
     assert registry.operation(told["id"]).state == "pending"  # that replica ended
     registry.publish(tmp_path / "chain" / "1", "net/one/two")
     over.set()
@@ -263,7 +264,7 @@ def test_clients_are_sent_to_the_store(kind: str, request: pytest.FixtureRequest
             assert {path: (tmp_path / "out" / path).read_bytes() for path in computed} == computed
             found = handing_out.ask(place.deployment, "net/one/two", Options(kind="merged")).materialised
             assert isinstance(found, Kept)
-            stored = max((file.place for file in found.files), key=lambda one: one.size)
+            stored = max(found.files, key=lambda one: one.size)
             _flip(place.file(stored.key))
             with pytest.raises(IntegrityError, match="fsck"):
                 remote.fetch("net/one/two", tmp_path / "again", kind="merged")

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from registry import schemas, wire
-from registry.api import browse, health
+from registry import schemas
+from registry.api import about, health
 from registry.api.examples import EXAMPLES
 from registry.api.openapi import body_schema, describe, json_routes
 from registry.app import service_app
+from registry.schemas import bundles, jobs, protocol, receipt, requests, transfer, usage
 from tests.api.conftest import Library
 
+MODULES = (schemas, bundles, jobs, protocol, receipt, requests, transfer, usage, about, health)
 OPEN = {"/healthz", "/readyz", "/metrics"}
 
 
@@ -30,7 +32,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_every_example_is_one_of_its_schema(name: str) -> None:
-    kind: type[BaseModel] = next(vars(room)[name] for room in (wire, schemas, browse, health) if name in vars(room))
+    kind: type[BaseModel] = next(vars(module)[name] for module in MODULES if name in vars(module))
     kind.model_validate_json(json.dumps(EXAMPLES[name]), strict=True)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
-from registry.http.ranges import Part, Unsatisfiable, Whole, asked_range, names, still
+from registry.http.wire.ranges import Part, Unsatisfiable, Whole, asked_range, has, names, still
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,12 @@ from registry.http.ranges import Part, Unsatisfiable, Whole, asked_range, names,
         ("bytes=0-1,4-5", 10, Whole()),
         ("rows=0-1", 10, Whole()),
         ("bytes=x-1", 10, Whole()),
-        ("bytes=1" + "0" * 40 + "-", 10, Whole()),
+        ("bytes=2-" + "9" * 20, 10, Part(2, 10)),  # more than 64 bits hold
+        ("bytes=2-" + "9" * 5000, 10, Part(2, 10)),  # more than Python converts
+        ("bytes=-" + "9" * 5000, 10, Part(0, 10)),
+        ("bytes=" + "0" * 5000 + "2-" + "0" * 30 + "5", 10, Part(2, 6)),
+        ("bytes=1" + "0" * 40 + "-", 10, Unsatisfiable()),
+        ("bytes=" + "9" * 30 + "-" + "9" * 31, 10, Unsatisfiable()),
         ("bytes=٣-٤", 10, Whole()),
     ],
 )
@@ -67,6 +73,13 @@ def test_the_three_forms_name_the_same_bytes(drawn: tuple[int, int, int]) -> Non
 )
 def test_a_tag_is_named(header: str | None, named: bool) -> None:
     assert names(header, "abc") is named
+
+
+def test_a_list_of_tags_may_come_in_several_headers() -> None:
+    headers = Headers(raw=[(b"if-none-match", b'"x", W/"y"'), (b"host", b"z"), (b"if-none-match", b'"abc"')])
+    assert has(headers, "abc")
+    assert not has(headers, "z")
+    assert not has(Headers(), "abc")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import pytest
 
 from registry.api.openapi import json_routes
 from registry.app import service_app
+from registry.operations.operation import Operation
+from registry.operations.table import DROP_MATERIALISATION, OPERATIONS
 from registry.rights import ROLES
-from registry.wire import API
+from registry.schemas.protocol import API
 from tests.api.conftest import SCOPE, Library, assert_problem, fill, running, with_tokens
 from tests.api.rights_table import IN, OUT, TABLE, Row
 
@@ -27,6 +29,14 @@ def test_every_route_is_in_the_table(library: Library) -> None:
         for route, method in json_routes(service_app(library.registry))
     }
     assert routes == set(TABLE)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
+def test_what_scopes_have_to_cover_is_what_the_row_says(operation: Operation[Any, Any]) -> None:
+    """Of what changes something: reading is narrowed by what a session sees."""
+    where = TABLE[operation.method, API + operation.address].where
+    if operation.right.role != "reader" and operation is not DROP_MATERIALISATION:  # by an id or by a path
+        assert where in {"any": {"any"}, "path": {"path", "all"}, "all": {"all"}}[operation.right.where]
 
 
 def expected(row: Row, method: str, who: str, path: str) -> frozenset[int]:

@@ -15,11 +15,11 @@ import httpx
 import pytest
 from fastapi import Response
 
-from registry.http import bodies
-from registry.http.admission import Admission, Seat
-from registry.http.flow import Flow, State
-from registry.http.limits import Limits
-from registry.wire import API
+from registry.http.request.limits import Limits
+from registry.http.wire import bodies
+from registry.http.wire.admission import Admission, Slot
+from registry.http.wire.flow import Flow, State
+from registry.schemas.protocol import API
 from tests.api.conftest import Lines, log, running
 from tests.api.test_bodies import Pattern, Source, opened, sending, zeros
 from tests.api.test_seats import at_once, never, sit
@@ -32,24 +32,24 @@ def test_who_left_is_not_asked_to_leave() -> None:
     """A wish is of a seat that is held: that of one who left before it was granted is none."""
 
     async def story() -> None:
-        seats, away, end = Admission("bodies", seats=1, queue=3, patience=10.0), asyncio.Event(), asyncio.Event()
+        slots, away, end = Admission("bodies", slots=1, queue=3, timeout=10.0), asyncio.Event(), asyncio.Event()
 
-        async def leaves_while_it_waits(seat: Seat) -> None:
-            waiting = asyncio.ensure_future(seat.until_wanted())
+        async def leaves_while_it_waits(slot: Slot) -> None:
+            waiting = asyncio.ensure_future(slot.until_contended())
             await asyncio.sleep(0)
-            seat.leave()
+            slot.release()
             away.set()
             await end.wait()
             waiting.cancel()
 
-        async def can_do_without(seat: Seat) -> None:
-            await seat.until_wanted()
+        async def can_do_without(slot: Slot) -> None:
+            await slot.until_contended()
 
-        first = asyncio.ensure_future(sit(seats, never(), leaves_while_it_waits))
+        first = asyncio.ensure_future(sit(slots, never(), leaves_while_it_waits))
         await away.wait()
-        second = asyncio.ensure_future(sit(seats, never(), can_do_without))
+        second = asyncio.ensure_future(sit(slots, never(), can_do_without))
         await asyncio.sleep(0)
-        await sit(seats, never(), at_once)
+        await sit(slots, never(), at_once)
         end.set()
         await asyncio.gather(first, second)
 
@@ -156,7 +156,7 @@ def test_who_never_takes_an_earlier_answer_is_cut_off(log: Lines) -> None:
         return Response(bytes(64 * MIB))
 
     with running(app) as url, both(url) as wire:
-        assert source.closed.wait(30)
+        assert source.closed.wait(120)
         with contextlib.suppress(ConnectionResetError):
             while wire.recv(MIB):
                 pass

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from registry.api.pages import cursor_to
+from registry.api.cursors import cursor_to
 from registry.app import service_app
-from registry.wire import API
+from registry.schemas.protocol import API
 from tests.api.conftest import assert_problem
 from tests.api.conftest import running as serving
 from tests.kit import plain_base, write_adapter

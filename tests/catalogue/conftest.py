@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.catalogue import migrations
-from registry.catalogue.database import Database, sqlite_url
+from registry.catalogue.database import migrations
+from registry.catalogue.database.database import Database, sqlite_url
 from tests.catalogue.rows import Writer
 from tests.kit.servers_shared import SharedServers
 

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from registry.catalogue import bases, blobs, publishing, tags
-from registry.catalogue.annotations import annotate
-from registry.catalogue.revisions import RevisionRow
-from registry.digest import canonical_json, sha256_digest
+from registry.catalogue.changes import publish as publishing
+from registry.catalogue.changes import tags
+from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.store import blobs
+from registry.catalogue.tree import bases
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.digest import BlobRef, canonical_json, sha256_digest
 from registry.reference import Path as TreePath
 from registry.rights import UNLIMITED, Principal, Rights, Role
 from registry.schemas import TargetGroup
@@ -31,10 +34,10 @@ def digest_of(text: str) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def blob(content: str, place: str = "") -> blobs.BlobRow:
+def blob(content: str, place: str = "") -> BlobRef:
     """The row of bytes that are only a name; ``place`` is a part of the key."""
     digest = digest_of(content)
-    return blobs.BlobRow(digest, len(content), digest_of(content + " blocks"), f"blobs/{digest}{place}")
+    return BlobRef(digest, len(content), digest_of(content + " blocks"), f"blobs/{digest}{place}")
 
 
 class Writer:

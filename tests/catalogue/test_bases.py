@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from registry.catalogue import bases
-from registry.catalogue.database import Database
+from registry.catalogue.database.database import Database
+from registry.catalogue.tree import bases
 from registry.errors import ConflictError, NotFoundError, UnavailableError, UsageError
 from tests.catalogue.rows import TESTER, Writer, digest_of
 

@@ -13,11 +13,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from registry.catalogue import browse, events, revisions
-from registry.catalogue.annotations import annotate
-from registry.catalogue.database import Database
-from registry.catalogue.revisions import RevisionRow
-from registry.catalogue.search import search
+from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.database import events
+from registry.catalogue.database.database import Database
+from registry.catalogue.tree import browse, revisions
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.catalogue.tree.search import search
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference

@@ -10,8 +10,11 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue import bases, retrying, revisions, tags, tokens
-from registry.catalogue.database import Database, PoolUse
+from registry.catalogue.changes import tags
+from registry.catalogue.database import retry
+from registry.catalogue.database.database import Database, PoolUse
+from registry.catalogue.team import tokens
+from registry.catalogue.tree import bases, browse, revisions
 from registry.errors import NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, ON_SQLITE, TESTER, Writer
@@ -106,7 +109,7 @@ def test_a_deadlock_is_not_seen(filled: Database, url: str) -> None:
             for tag in (first, second):
                 session.execute(text("UPDATE tags SET revision_id = revision_id WHERE name = :tag"), {"tag": tag})
                 if tag == first and attempt == 1:
-                    meet.wait(30)
+                    meet.wait(120)
 
         attempt, made = attempts(work)
         quick.change(attempt)
@@ -121,7 +124,7 @@ def test_a_deadlock_is_not_seen(filled: Database, url: str) -> None:
 
 @ON_POSTGRESQL
 def test_trying_has_an_end(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "_LONGEST_PAUSE", 0)
+    monkeypatch.setattr(retry, "_LONGEST_PAUSE", 0)
 
     def work(session: Session, _: int) -> None:
         session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'unlucky' USING ERRCODE = '40001'; END $$"))
@@ -130,7 +133,7 @@ def test_trying_has_an_end(filled: Database, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UnavailableError, match="is busy: another process held it for too long") as caught:
         filled.change(attempt)
     assert caught.value.code == "busy"
-    assert len(made) == retrying.TRIES
+    assert len(made) == retry.TRIES
 
 
 @ON_SQLITE
@@ -160,7 +163,7 @@ def test_a_connection_lost_before_the_commit_is_replaced_once(filled: Database, 
         filled.change(attempt)
     assert made == [1, 2]
     with filled.read() as session:
-        assert [row.number for row in revisions.of_adapter(session, Path.parse("llama/code"))] == [2, 1]
+        assert [row.number for row in browse.log(session, Path.parse("llama/code")).revisions] == [2, 1]
 
 
 @ON_POSTGRESQL
@@ -253,8 +256,8 @@ def test_waits_have_limits_and_the_url_comes_first(filled: Database, url: str) -
     assert setting(filled, "application_name") == "adapter-registry"
     assert setting(filled, "statement_timeout") == "30s"
     assert setting(filled, "lock_timeout") == "10s"
-    own = Database(f"{url}?options=-c statement_timeout=60ms&application_name=mine")
-    assert (setting(own, "application_name"), setting(own, "statement_timeout")) == ("mine", "60ms")
+    own = Database(f"{url}?options=-c statement_timeout=700ms&application_name=mine")
+    assert (setting(own, "application_name"), setting(own, "statement_timeout")) == ("mine", "700ms")
     assert setting(own, "lock_timeout") == "10s"
     with pytest.raises(UnavailableError) as caught, own.read() as session:
         session.execute(text("SELECT pg_sleep(30)"))
@@ -276,11 +279,11 @@ def test_a_lock_that_is_held_for_too_long(filled: Database, url: str, writer: Wr
 
 def test_reading_sees_one_state(filled: Database, writer: Writer) -> None:
     with filled.read() as session:
-        before = revisions.of_adapter(session, SUPPORT)
+        before = browse.log(session, SUPPORT).revisions
         filled.change(lambda other: writer.publish(other, "llama/support", "s3"))
-        assert revisions.of_adapter(session, SUPPORT) == before
+        assert browse.log(session, SUPPORT).revisions == before
     with filled.read() as session:
-        assert len(revisions.of_adapter(session, SUPPORT)) == len(before) + 1
+        assert len(browse.log(session, SUPPORT).revisions) == len(before) + 1
 
 
 @ON_POSTGRESQL

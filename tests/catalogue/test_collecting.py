@@ -9,8 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from registry.catalogue import blobs, collecting, deletion, publishing, revisions
-from registry.catalogue.database import Database
+from registry.catalogue.changes import deletion
+from registry.catalogue.changes import publish as publishing
+from registry.catalogue.database.database import Database
+from registry.catalogue.store import blobs, purge, tombstones, unreferenced
+from registry.catalogue.tree import revisions
+from registry.digest import BlobRef
 from registry.errors import IntegrityError, UnavailableError
 from registry.reference import Reference
 from tests.catalogue.rows import ON_POSTGRESQL, TESTER, Writer, blob, digest_of
@@ -52,20 +56,20 @@ def test_the_key_that_stands_is_answered(database: Database) -> None:
     assert mended == {second.digest: second}
     with database.read() as session:
         assert blobs.get(session, first.digest) == second
-        assert collecting.known_keys(session, [first.key, second.key]) == {second.key}
+        assert tombstones.named(session, [first.key, second.key]) == {second.key}
     with pytest.raises(IntegrityError, match="is noted with"):
-        database.change(lambda session: blobs.record(session, [blobs.BlobRow(first.digest, 9, "b", "k")], mended=()))
+        database.change(lambda session: blobs.record(session, [BlobRef(first.digest, 9, "b", "k")], mended=()))
 
 
 def test_only_what_nothing_needs_is_unneeded(orphaned: Database) -> None:
     orphans = sorted([blob("o1"), blob("o2"), blob("o3")], key=lambda row: row.digest)
     with orphaned.read() as session:
-        assert list(collecting.unneeded(session, now())) == orphans
-        assert list(collecting.unneeded(session, now(), limit=2)) == orphans[:2]
-        assert list(collecting.unneeded(session, now(), after=orphans[0].digest)) == orphans[1:]
-        assert collecting.unneeded(session, datetime(2026, 1, 1, tzinfo=UTC)) == ()
-        assert collecting.count_in_grace(session, datetime(2026, 1, 1, tzinfo=UTC)) == 3
-        assert collecting.count_in_grace(session, now()) == 0
+        assert list(unreferenced.unneeded(session, now())) == orphans
+        assert list(unreferenced.unneeded(session, now(), limit=2)) == orphans[:2]
+        assert list(unreferenced.unneeded(session, now(), after=orphans[0].digest)) == orphans[1:]
+        assert unreferenced.unneeded(session, datetime(2026, 1, 1, tzinfo=UTC)) == ()
+        assert unreferenced.count_in_grace(session, datetime(2026, 1, 1, tzinfo=UTC)) == 3
+        assert unreferenced.count_in_grace(session, now()) == 0
 
 
 def test_what_a_deleted_revision_had_is_unneeded_unless_another_has_it(filled: Database, writer: Writer) -> None:
@@ -75,7 +79,11 @@ def test_what_a_deleted_revision_had_is_unneeded_unless_another_has_it(filled: D
             deletion.delete(session, revisions.find(session, Reference.parse(reference)).id, TESTER)
     age(filled)
     with filled.read() as session:
-        assert collecting.unneeded(session, now()) == (blob("c1"),)
+        assert unreferenced.unneeded(session, now()) == ()  # an undo needs it
+    with filled.write() as session:
+        assert len(purge.purge(session, purge.expired(session, now(), 9), purge.GRACE_OVER, TESTER)) == 2
+    with filled.read() as session:
+        assert unreferenced.unneeded(session, now()) == (blob("c1"),)
 
 
 def test_using_a_blob_begins_its_grace_anew(orphaned: Database) -> None:
@@ -84,22 +92,22 @@ def test_using_a_blob_begins_its_grace_anew(orphaned: Database) -> None:
     assert used == {digest_of("o1"): blob("o1")}
     orphaned.change(lambda session: blobs.record(session, [blob("o2")]))
     with orphaned.read() as session:
-        assert collecting.unneeded(session, before) == (blob("o3"),)
-        assert collecting.count_in_grace(session, before) == 2
+        assert unreferenced.unneeded(session, before) == (blob("o3"),)
+        assert unreferenced.count_in_grace(session, before) == 2
 
 
 def test_forgetting_leaves_what_is_needed_or_used_by_now(orphaned: Database, writer: Writer) -> None:
     before = now() - LATER
     with orphaned.read() as session:
-        found = [row.digest for row in collecting.unneeded(session, before)]
+        found = [row.digest for row in unreferenced.unneeded(session, before)]
     with orphaned.write() as session:
         publishing.publish(session, writer.new("llama/new", "o1", None), TESTER)
         blobs.use(session, [digest_of("o2")])
-    gone = orphaned.change(lambda session: collecting.forget(session, [*found, digest_of("s1")], before))
+    gone = orphaned.change(lambda session: unreferenced.forget(session, [*found, digest_of("s1")], before))
     assert gone == (blob("o3"),)
     with orphaned.read() as session:
         assert blobs.known(session, found) == {digest_of("o1"), digest_of("o2")}
-    assert orphaned.change(lambda session: collecting.forget(session, found, before)) == ()
+    assert orphaned.change(lambda session: unreferenced.forget(session, found, before)) == ()
     with pytest.raises(UnavailableError, match=f"The bytes {digest_of('o3')} of llama/new are not stored any more"):
         orphaned.change(lambda session: publishing.publish(session, writer.new("llama/new", "o3", None), TESTER))
 
@@ -109,7 +117,7 @@ def test_a_collector_beside_a_publisher_that_has_not_committed(orphaned: Databas
     before = now() - LATER
     with orphaned.write() as session:
         publishing.publish(session, writer.new("llama/new", "o1", None), TESTER)
-        gone = orphaned.change(lambda other: collecting.forget(other, [digest_of("o1"), digest_of("o2")], before))
+        gone = orphaned.change(lambda other: unreferenced.forget(other, [digest_of("o1"), digest_of("o2")], before))
     assert gone == (blob("o2"),)
     with orphaned.read() as session:
         assert blobs.known(session, [digest_of("o1")])
@@ -127,7 +135,7 @@ def test_a_publisher_beside_a_collector_that_has_not_committed(orphaned: Databas
             problems.append(problem)
 
     with orphaned.write() as session:
-        assert collecting.forget(session, [digest_of("o1")], now() - LATER) == (blob("o1"),)
+        assert unreferenced.forget(session, [digest_of("o1")], now() - LATER) == (blob("o1"),)
         publisher = threading.Thread(target=publish)
         publisher.start()
         wait_until_someone_waits(orphaned)
@@ -146,17 +154,17 @@ def wait_until_someone_waits(database: Database) -> None:
 
 
 def test_all_blobs_by_key(orphaned: Database) -> None:
-    def everything() -> Iterator[blobs.BlobRow]:
+    def everything() -> Iterator[BlobRef]:
         after = ""
         with orphaned.read() as session:
-            while page := collecting.keys(session, after=after, limit=4):
+            while page := unreferenced.keys(session, after=after, limit=4):
                 yield from page
                 after = page[-1].key
 
     rows = list(everything())
     with orphaned.read() as session:
-        count, size = collecting.totals(session)
-        assert collecting.known_keys(session, [row.key for row in rows] + ["blobs/else"]) == {row.key for row in rows}
+        count, size = unreferenced.totals(session)
+        assert tombstones.named(session, [row.key for row in rows] + ["blobs/else"]) == {row.key for row in rows}
     assert [row.key for row in rows] == sorted(row.key for row in rows)
     assert (len(rows), sum(row.size for row in rows)) == (count, size) == (count, size)
     assert count == 4 + 5 + 3
@@ -166,19 +174,19 @@ def test_what_a_lost_blob_takes_down(orphaned: Database, writer: Writer) -> None
     with orphaned.write() as session:
         writer.publish(session, "llama/twin", "s1")
     with orphaned.read() as session:
-        assert collecting.takes_down(session, digest_of("s1")) == (
+        assert unreferenced.takes_down(session, digest_of("s1")) == (
             "llama/support@1",
             "llama/support/french@1",
             "llama/support/french/legal@1",
             "llama/twin@1",
         )
-        assert collecting.takes_down(session, digest_of("l1")) == ("llama/support/french/legal@1",)
+        assert unreferenced.takes_down(session, digest_of("l1")) == ("llama/support/french/legal@1",)
         for name in ("llama config.json", "llama index", "llama table"):
-            assert collecting.takes_down(session, digest_of(name)) == ("llama",)
-        assert collecting.takes_down(session, digest_of("o1")) == ()
+            assert unreferenced.takes_down(session, digest_of(name)) == ("llama",)
+        assert unreferenced.takes_down(session, digest_of("o1")) == ()
 
 
 def test_an_empty_catalogue_has_no_blobs(database: Database) -> None:
     with database.read() as session:
-        assert collecting.totals(session) == (0, 0)
-        assert collecting.keys(session) == ()
+        assert unreferenced.totals(session) == (0, 0)
+        assert unreferenced.keys(session) == ()

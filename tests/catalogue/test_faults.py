@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import text
 
 from registry import errors
-from registry.catalogue import blobs
-from registry.catalogue.database import Database, Schema, sqlite_url
-from registry.catalogue.faults import translated
+from registry.catalogue.database.database import Database, Schema, sqlite_url
+from registry.catalogue.database.errors import translated
+from registry.catalogue.store import blobs
 from tests.catalogue.rows import ON_SQLITE, Writer, blob, digest_of
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from registry.catalogue import browse, revisions, tags
-from registry.catalogue.database import Database
+from registry.catalogue.changes import tags
+from registry.catalogue.database.database import Database
+from registry.catalogue.tree import browse, revisions
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference
 from tests.catalogue.rows import BOB, Writer, digest_of
@@ -104,9 +105,9 @@ def test_lineage_is_root_first_and_pinned(filled: Database) -> None:
 
 def test_revisions_of_an_adapter(filled: Database) -> None:
     with filled.read() as session:
-        both = revisions.of_adapter(session, Path.parse("llama/support"))
+        both = browse.log(session, Path.parse("llama/support")).revisions
         assert [row.number for row in both] == [2, 1]
-        assert revisions.of_adapter(session, Path.parse("llama/support"), 1) == both[:1]
+        assert browse.log(session, Path.parse("llama/support"), limit=1).revisions == both[:1]
 
 
 def test_tags_move_and_go(filled: Database) -> None:

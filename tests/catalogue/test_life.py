@@ -10,18 +10,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.catalogue import (
-    bases,
-    browse,
-    deletion,
-    events,
-    protection,
-    retraction,
-    revisions,
-    search,
-    tags,
-)
-from registry.catalogue.database import Database
+from registry.catalogue.changes import deletion, protection, retraction, tags
+from registry.catalogue.database import events
+from registry.catalogue.database.database import Database
+from registry.catalogue.tree import bases, browse, revisions, search
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Principal
@@ -82,15 +74,15 @@ def test_a_pattern_is_unprotected_once(filled: Database) -> None:
     assert isinstance(beside(undo, undo, filled).exception(), NotFoundError)
 
 
-def delete(database: Database, reference: str, who: Principal = BOB) -> Deleted:
-    return database.change(lambda session: deletion.delete(session, key(session, reference), who))
+def delete(database: Database, reference: str, who: Principal = BOB, *, with_tags: bool = False) -> Deleted:
+    return database.change(lambda session: deletion.delete(session, key(session, reference), who, with_tags=with_tags))
 
 
 def test_deleting_leaves_the_event_and_the_number(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
         digest = revisions.find(session, Reference.parse("llama/support@2")).digest
         tags.set_tag(session, key(session, "llama/support@2"), "next", TESTER)
-    deleted = delete(filled, "llama/support@2")
+    deleted = delete(filled, "llama/support@2", with_tags=True)
     assert deleted == Deleted(reference="llama/support@2", digest=digest, tags=("llama/support@next",))
     with filled.read() as session:
         assert [one.number for one in browse.log(session, Path.parse("llama/support")).revisions] == [1]
@@ -104,7 +96,7 @@ def test_deleting_leaves_the_event_and_the_number(filled: Database, writer: Writ
     assert (event.detail["digest"], event.detail["tags"]) == (digest, ["next"])
     assert filled.change(lambda session: writer.publish(session, "llama/support", "s3")).number == 3
     with pytest.raises(NotFoundError, match="has no revision 2"):
-        delete(filled, "llama/support@2")
+        delete(filled, "llama/support@2", with_tags=True)
 
 
 def test_what_something_was_trained_on_stays(filled: Database, writer: Writer) -> None:
@@ -253,7 +245,7 @@ def test_protected_tags_are_moved_by_admins_only(filled: Database, writer: Write
     filled.change(lambda session: tags.set_tag(session, key(session, "llama/support@2"), "prod", BOB))
     with pytest.raises(NotAllowedError, match="protected"):
         delete(filled, "llama/support@2", WRITER)
-    assert delete(filled, "llama/support@2").tags == ("llama/support@prod", "llama/support@releases")
+    assert delete(filled, "llama/support@2", with_tags=True).tags == ("llama/support@prod", "llama/support@releases")
     filled.change(lambda session: protection.unprotect(session, "llama", "prod", BOB))
     filled.change(lambda session: tags.set_tag(session, key(session, "llama/support@1"), "prod", WRITER))
 

@@ -17,9 +17,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from registry.catalogue import migrations, revisions
-from registry.catalogue.database import Database, Schema
-from registry.catalogue.team_tables import METADATA
+from registry.catalogue.database import migrations
+from registry.catalogue.database.database import Database, Schema
+from registry.catalogue.database.team_tables import METADATA
+from registry.catalogue.tree import revisions
 from registry.errors import NotAllowedError, UnavailableError
 from registry.reference import Reference
 from tests.catalogue.rows import ON_SQLITE, Writer
@@ -67,8 +68,8 @@ def test_the_migrations_can_be_written_out_for_postgresql() -> None:
 def test_a_current_schema_needs_no_alembic(filled: Database, url: str) -> None:
     code = (
         "import sys\n"
-        "from registry.catalogue import browse\n"
-        "from registry.catalogue.database import Database\n"
+        "from registry.catalogue.tree import browse\n"
+        "from registry.catalogue.database.database import Database\n"
         f"with Database({url!r}).read() as session: assert browse.tree(session).roots\n"
         f"with Database({url!r}).write() as session: pass\n"
         "assert not [name for name in sys.modules if name.split('.')[0] in ('alembic', 'torch')]\n"
@@ -88,11 +89,11 @@ def test_a_newer_schema_is_refused(filled: Database, url: str) -> None:
 
 
 NEXT = '''
-"""A fourth migration, which makes a table anew."""
+"""A fifth migration, which makes a table anew."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 def upgrade():
@@ -105,9 +106,9 @@ def upgrade():
 def with_next(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
     script, versions = migrations.folders()
     shutil.copytree(versions, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "0004_next.py").write_text(NEXT.format(then=then))
+    (folder / "0005_next.py").write_text(NEXT.format(then=then))
     monkeypatch.setattr(migrations, "folders", lambda: (script, folder))
-    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002", "0003", "0004"))
+    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002", "0003", "0004", "0005"))
 
 
 @ON_SQLITE
@@ -122,10 +123,10 @@ def test_an_older_one_is_upgraded_after_a_copy(
         assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
         assert set(session.execute(text("SELECT colour FROM adapters")).scalars()) == {"red"}
     fresh.dispose()
-    copies = list(tmp_path.glob("catalogue.sqlite.before-0004-from-0003*"))
+    copies = list(tmp_path.glob("catalogue.sqlite.before-0005-from-0004*"))
     assert len(copies) == 1
     with sqlite3.connect(copies[0]) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0003",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0004",)
         assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
     connection.close()
     assert list(tmp_path.glob("*.partial")) == []
@@ -153,7 +154,7 @@ def test_an_older_one_that_can_not_be_written(
 ) -> None:
     filled.dispose()
     with_next(monkeypatch, tmp_path / "versions")
-    monkeypatch.setattr("registry.catalogue.sqlite.is_frozen", lambda path: True)
+    monkeypatch.setattr("registry.catalogue.database.sqlite.is_frozen", lambda path: True)
     fresh = Database(url)
     with pytest.raises(NotAllowedError) as caught, fresh.read():
         pass

@@ -12,22 +12,13 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from registry.catalogue import (
-    blobs,
-    browse,
-    collecting,
-    deletion,
-    events,
-    operations,
-    publishing,
-    retraction,
-    revisions,
-    tags,
-    tokens,
-    uploads,
-)
-from registry.catalogue.database import Database
-from registry.catalogue.team_tables import METADATA
+from registry.catalogue.changes import deletion, publish, retraction, tags, undeletion
+from registry.catalogue.database import events
+from registry.catalogue.database.database import Database
+from registry.catalogue.database.team_tables import METADATA
+from registry.catalogue.store import blobs, purge, tombstones, unreferenced, uploads
+from registry.catalogue.team import jobs, tokens
+from registry.catalogue.tree import browse, revisions
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
@@ -63,7 +54,7 @@ def grown(filled: Database, writer: Writer) -> Database:
             )
         for count in range(9):
             tokens.create(session, TESTER, "reader", name=f"reader {count}")
-            operations.create(session, "gc", f"request {count}", TESTER)
+            jobs.create(session, "gc", f"request {count}", TESTER)
             uploads.create(session, digest_of(f"up {count}"), 9, BOB, part_size=9, staging_key=f"staging/{count}")
     return filled
 
@@ -104,20 +95,31 @@ def transfer(session: Session) -> None:
 
 
 def operate(session: Session) -> None:
-    claimed = operations.claim(session, "me", ("publish", "gc"))
+    claimed = jobs.claim(session, "me", ("publish", "gc"))
     assert claimed is not None
-    operations.renew(session, claimed.id, "me", stage="s", done=1, total=2)
-    operations.finish(session, claimed.id, "me", "{}")
-    operations.create(session, "gc", "other", TESTER)
-    operations.get(session, claimed.id, TESTER)
+    jobs.renew(session, claimed.id, "me", stage="s", done=1, total=2)
+    jobs.finish(session, claimed.id, "me", "{}")
+    jobs.create(session, "gc", "other", TESTER)
+    jobs.get(session, claimed.id, TESTER)
 
 
 def collect(session: Session) -> None:
-    found = collecting.unneeded(session, datetime.now(UTC), limit=10)
-    collecting.forget(session, [row.digest for row in found] or [digest_of("s1")], datetime.now(UTC))
-    collecting.keys(session, limit=3)
-    collecting.known_keys(session, ["blobs/x"])
-    collecting.takes_down(session, digest_of("wide 7"))
+    found = unreferenced.unneeded(session, datetime.now(UTC), limit=10)
+    unreferenced.forget(session, [row.digest for row in found] or [digest_of("s1")], datetime.now(UTC))
+    unreferenced.keys(session, limit=3)
+    tombstones.named(session, ["blobs/x"])
+    unreferenced.takes_down(session, digest_of("wide 7"))
+
+
+def live_and_let_die(session: Session) -> None:
+    key, ref = child(session), Reference.parse("llama/wide-7/child@1")
+    long_ago = datetime(2000, 1, 1, tzinfo=UTC)
+    deletion.delete(session, key, TESTER, with_tags=True)
+    undeletion.undo(session, ref, long_ago, TESTER)
+    deletion.delete_tree(session, TreePath.parse("llama/wide-7"), TESTER, with_tags=True)
+    undeletion.undo_tree(session, TreePath.parse("llama/wide-7"), long_ago, TESTER)
+    deletion.delete(session, key, TESTER, with_tags=True)
+    purge.purge(session, purge.expired(session, datetime.now(UTC), 9), purge.GRACE_OVER, TESTER)
 
 
 def use_blobs(session: Session) -> None:
@@ -135,8 +137,9 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "use blobs": use_blobs,
 }
 UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
-    "publish": lambda session: publishing.publish(session, Writer().new("llama/wide-7", "wide 8", None), TESTER),
-    "delete": lambda session: deletion.delete(session, child(session), TESTER),
+    "publish": lambda session: publish.publish(session, Writer().new("llama/wide-7", "wide 8", None), TESTER),
+    "delete": lambda session: deletion.delete(session, child(session), TESTER, with_tags=True),
+    "delete, undo, end": live_and_let_die,
     "retract": lambda session: retraction.retract(session, 1, "bad", TESTER),
     "authenticate": authenticate,
     "transfer": transfer,

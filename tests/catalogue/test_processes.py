@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from registry.catalogue import revisions
-from registry.catalogue.database import Database, Schema
+from registry.catalogue.database.database import Database, Schema
+from registry.catalogue.tree import browse
 from registry.errors import UnavailableError
 from registry.reference import Path as TreePath
 from tests.catalogue.rows import ON_SQLITE, Writer
@@ -47,9 +47,9 @@ def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: 
         stored = {
             row.reference: row.digest
             for path in ["shared", *(f"own-{worker}" for worker in range(WORKERS))]
-            for row in revisions.of_adapter(session, TreePath("llama", (path,)))
+            for row in browse.log(session, TreePath("llama", (path,))).revisions
         }
-        shared = [row.number for row in revisions.of_adapter(session, TreePath("llama", ("shared",)))]
+        shared = [row.number for row in browse.log(session, TreePath("llama", ("shared",))).revisions]
     assert stored == dict(acknowledged)
     assert shared == list(range(WORKERS * each, 0, -1))
 
@@ -98,7 +98,7 @@ def test_a_locked_database_says_so_and_can_still_be_read(filled: Database, url: 
         r"The database \S+ is busy: another process held it for too long\. Try again\.", str(caught.value)
     )
     with impatient.read() as session:
-        assert revisions.of_adapter(session, TreePath("llama", ("code",)))[0].number == 1
+        assert browse.log(session, TreePath("llama", ("code",))).revisions[0].number == 1
     finish(holder)
     with impatient.write() as session:
         assert writer.publish(session, "llama/code", "c2").number == 2

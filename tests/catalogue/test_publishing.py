@@ -14,8 +14,13 @@ from sqlalchemy import event as listening
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
-from registry.catalogue import blobs, browse, deletion, events, publishing, revisions, tokens
-from registry.catalogue.database import Database
+from registry.catalogue.changes import deletion
+from registry.catalogue.changes import publish as publishing
+from registry.catalogue.database import events
+from registry.catalogue.database.database import Database
+from registry.catalogue.store import blobs
+from registry.catalogue.team import tokens
+from registry.catalogue.tree import browse, revisions
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
 from registry.schemas import TargetGroup
@@ -214,7 +219,7 @@ def test_many_publish_the_same_and_one_makes_it(filled: Database, writer: Writer
 
     def publish(_: int) -> tuple[int, bool]:
         new = writer.new("llama/new", "same", None)
-        meet.wait(30)
+        meet.wait(120)
         row, created = filled.change(lambda session: publishing.publish(session, new, TESTER))
         return row.number, created
 

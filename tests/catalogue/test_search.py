@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.catalogue import browse, revisions, tags
-from registry.catalogue.database import Database
-from registry.catalogue.search import search
+from registry.catalogue.changes import tags
+from registry.catalogue.database.database import Database
+from registry.catalogue.tree import browse, revisions
+from registry.catalogue.tree.search import search
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference

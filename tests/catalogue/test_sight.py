@@ -13,22 +13,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.catalogue import (
-    bases,
-    blobs,
-    browse,
-    deletion,
-    events,
-    protection,
-    publishing,
-    retraction,
-    revisions,
-    tags,
-    tokens,
-)
-from registry.catalogue.annotations import annotate
-from registry.catalogue.database import Database, sqlite_url
-from registry.catalogue.search import search
+from registry.catalogue.changes import deletion, protection, publish, retraction, tags
+from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.database import events
+from registry.catalogue.database.database import Database, sqlite_url
+from registry.catalogue.store import blobs
+from registry.catalogue.team import tokens
+from registry.catalogue.tree import bases, browse, revisions
+from registry.catalogue.tree.search import search
 from registry.errors import NotFoundError, RegistryError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -59,7 +51,7 @@ def fill(database: Database, writer: Writer, *, hidden: bool) -> None:
             writer.publish(session, "llama/code", "c2", tag="dev")
             hidden_row = revisions.find(session, Reference.parse("llama/code"))
             retraction.retract(session, hidden_row.id, "a secret reason", TESTER)
-            deletion.delete(session, hidden_row.id, TESTER)
+            deletion.delete(session, hidden_row.id, TESTER, with_tags=True)
         retraction.retract(session, legal.id, "bad data", TESTER)
         for table, column in (("base_models", "created_at"), ("revisions", "created_at"), ("events", "at")):
             session.execute(text(f"UPDATE {table} SET {column} = '2026-01-02 03:04:05.000000'"))
@@ -180,7 +172,6 @@ def everything() -> dict[str, Callable[[Session], Any]]:
         "log": lambda session, where: browse.log(session, path(where)),
         "page": lambda session, where: browse.log(session, path(where), before=2, limit=1),
         "subtree": lambda session, where: browse.subtree(session, path(where)),
-        "of adapter": lambda session, where: list(map(seen_values, revisions.of_adapter(session, path(where)))),
         "base": bases.summary,
         "base row": lambda session, where: replace(bases.get(session, where), id=0),
         "base entry": browse.base_entry,
@@ -282,7 +273,7 @@ def test_what_may_be_pinned_above_a_scope(whole: Database, writer: Writer) -> No
         published = writer.publish(session, "llama/support/french", "f2", known, principal=BOB)
         assert (published.reference, published.parent) == ("llama/support/french@2", "llama/support@1")
         with pytest.raises(NotFoundError, match=r"There is no adapter llama/nothing\."):
-            publishing.publish(session, writer.new("llama/nothing/x", "f2", None), BOB)
+            publish.publish(session, writer.new("llama/nothing/x", "f2", None), BOB)
 
 
 def test_several_scopes_and_a_base_model(whole: Database) -> None:
@@ -311,7 +302,7 @@ def test_several_scopes_and_a_base_model(whole: Database) -> None:
 def test_refusals_and_tokens_are_for_admins_without_scopes(whole: Database, seen: Rights, expected: list[str]) -> None:
     with whole.write() as session:
         made = tokens.create(session, TESTER, "reader")
-        events.record_refusal(session, "delete", "llama/support@1", BOB, NotFoundError("no"))
+        events.record_denial(session, "delete", "llama/support@1", BOB, NotFoundError("no"))
         tokens.revoke(session, made.token.id, TESTER)
     with whole.read(seen) as session:
         found = [

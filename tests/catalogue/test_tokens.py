@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from registry.catalogue import events, tokens
-from registry.catalogue.database import Database
+from registry.catalogue.database import events
+from registry.catalogue.database.database import Database
+from registry.catalogue.team import tokens
 from registry.errors import NotAllowedError, NotFoundError, UsageError
 from registry.reference import Path
 from registry.rights import Principal, Rights

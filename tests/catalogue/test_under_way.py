@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from registry.catalogue import operations, uploads
-from registry.catalogue.database import Database
-from registry.catalogue.operations import OperationRow
-from registry.catalogue.uploads import UploadRow
+from registry.catalogue.database.database import Database
+from registry.catalogue.database.team_tables import UploadRecord
+from registry.catalogue.store import uploads
+from registry.catalogue.store.uploads import UploadRow
+from registry.catalogue.team import jobs
+from registry.catalogue.team.jobs import JobRow
 from registry.errors import NotFoundError
 from registry.rights import Principal
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, digest_of, rights
@@ -49,7 +51,7 @@ def test_an_upload_is_found_again_by_who_began_it(database: Database) -> None:
             assert uploads.find(session, digest_of("x"), 40, stranger) is None
             with pytest.raises(NotFoundError, match=f"There is no upload {made.id}, or its time is over"):
                 uploads.get(session, made.id, stranger)
-        assert uploads.staging_keys(session) == {"staging/x"}
+        assert session.scalars(select(UploadRecord.staging_key)).all() == ["staging/x"]
     database.change(lambda session: uploads.remove(session, made.id))
     with database.read() as session, pytest.raises(NotFoundError):
         uploads.get(session, made.id, BOB)
@@ -72,12 +74,12 @@ def test_an_upload_whose_time_is_over(database: Database) -> None:
         assert uploads.get(session, new.id, TESTER) == new
 
 
-def start(database: Database, request: str = "{}", principal: Principal = BOB) -> OperationRow:
-    return database.change(lambda session: operations.create(session, "publish", request, principal))
+def start(database: Database, request: str = "{}", principal: Principal = BOB) -> JobRow:
+    return database.change(lambda session: jobs.create(session, "publish", request, principal))
 
 
-def claim(database: Database, runner: str, lease: timedelta = operations.LEASE) -> OperationRow | None:
-    return database.change(lambda session: operations.claim(session, runner, KINDS, lease=lease))
+def claim(database: Database, runner: str, lease: timedelta = jobs.LEASE) -> JobRow | None:
+    return database.change(lambda session: jobs.claim(session, runner, KINDS, lease=lease))
 
 
 def test_an_operation_from_beginning_to_end(database: Database) -> None:
@@ -87,30 +89,30 @@ def test_an_operation_from_beginning_to_end(database: Database) -> None:
     assert claimed is not None
     assert (claimed.id, claimed.state, claimed.runner, claimed.attempts) == (made.id, "running", "one", 1)
     assert claim(database, "two") is None
-    assert database.change(lambda session: operations.renew(session, made.id, "one", stage="hash", done=5, total=9))
+    assert database.change(lambda session: jobs.renew(session, made.id, "one", stage="hash", done=5, total=9))
     with database.read() as session:
-        now = operations.get(session, made.id, READER)
+        now = jobs.get(session, made.id, READER)
         assert (now.stage, now.done, now.total, now.result) == ("hash", 5, 9, None)
         assert now.lease_until is not None
         assert now.updated_at >= now.created_at == made.created_at
-        assert operations.pending(session) == 1
-    assert database.change(lambda session: operations.finish(session, made.id, "one", '{"ok": 1}'))
+        assert jobs.pending(session) == 1
+    assert database.change(lambda session: jobs.finish(session, made.id, "one", '{"ok": 1}'))
     with database.read() as session:
-        done = operations.get(session, made.id, READER)
+        done = jobs.get(session, made.id, READER)
         assert (done.state, done.result, done.problem, done.lease_until) == ("done", '{"ok": 1}', None, None)
-        assert operations.pending(session) == 0
+        assert jobs.pending(session) == 0
     assert claim(database, "two") is None
 
 
 def test_who_may_see_an_operation(database: Database) -> None:
     made = start(database, "{}", READER)
     with database.read() as session:
-        assert operations.get(session, made.id, TESTER) == operations.get(session, made.id, READER) == made
+        assert jobs.get(session, made.id, TESTER) == jobs.get(session, made.id, READER) == made
         for stranger in (ADMIN_OF_A_PART, Principal("ria", rights("writer"))):
             with pytest.raises(NotFoundError, match=f"There is no operation {made.id}"):
-                operations.get(session, made.id, stranger)
+                jobs.get(session, made.id, stranger)
         with pytest.raises(NotFoundError):
-            operations.get(session, "none", TESTER)
+            jobs.get(session, "none", TESTER)
 
 
 def test_the_same_request_again_is_the_same_operation_until_it_ends(database: Database) -> None:
@@ -118,9 +120,9 @@ def test_the_same_request_again_is_the_same_operation_until_it_ends(database: Da
     assert start(database) == made
     assert start(database, '{"other": 1}').id != made.id
     assert start(database, "{}", TESTER).id != made.id
-    database.change(lambda session: operations.claim(session, "one", KINDS, operation_id=made.id))
+    database.change(lambda session: jobs.claim(session, "one", KINDS, operation_id=made.id))
     assert start(database).id == made.id
-    database.change(lambda session: operations.fail(session, made.id, "one", "{}"))
+    database.change(lambda session: jobs.fail(session, made.id, "one", "{}"))
     assert start(database).id != made.id
 
 
@@ -128,20 +130,20 @@ def test_what_nobody_took_up_is_forgotten_like_what_ended(database: Database) ->
     """Work in a form that no replica knows any more is given back each time."""
     ended, held, left = (start(database, str(number)) for number in range(3))
     assert [row and row.id for row in (claim(database, "one"), claim(database, "one"))] == [ended.id, held.id]
-    database.change(lambda session: operations.fail(session, ended.id, "one", "{}"))
-    database.change(lambda session: operations.forget(session, datetime.now(UTC) - timedelta(minutes=1)))
+    database.change(lambda session: jobs.fail(session, ended.id, "one", "{}"))
+    database.change(lambda session: jobs.forget(session, datetime.now(UTC) - timedelta(minutes=1)))
     with database.read() as session:
-        assert [operations.get(session, one.id, BOB).state for one in (ended, held, left)] == [
+        assert [jobs.get(session, one.id, BOB).state for one in (ended, held, left)] == [
             "failed",
             "running",
             "pending",
         ]
-    database.change(lambda session: operations.forget(session, datetime.now(UTC)))
+    database.change(lambda session: jobs.forget(session, datetime.now(UTC)))
     with database.read() as session:
-        assert operations.get(session, held.id, BOB).state == "running"
+        assert jobs.get(session, held.id, BOB).state == "running"
         for one in (ended, left):
             with pytest.raises(NotFoundError):
-                operations.get(session, one.id, BOB)
+                jobs.get(session, one.id, BOB)
 
 
 def test_another_process_goes_on_when_a_lease_ends(database: Database) -> None:
@@ -151,23 +153,23 @@ def test_another_process_goes_on_when_a_lease_ends(database: Database) -> None:
     assert again is not None
     assert (again.id, again.runner, again.attempts) == (made.id, "here", 2)
     for late in (
-        lambda session: operations.renew(session, made.id, "gone", stage="", done=1, total=1),
-        lambda session: operations.finish(session, made.id, "gone", "wrong"),
-        lambda session: operations.fail(session, made.id, "gone", "wrong"),
-        lambda session: operations.release(session, made.id, "gone"),
+        lambda session: jobs.renew(session, made.id, "gone", stage="", done=1, total=1),
+        lambda session: jobs.finish(session, made.id, "gone", "wrong"),
+        lambda session: jobs.fail(session, made.id, "gone", "wrong"),
+        lambda session: jobs.release(session, made.id, "gone"),
     ):
         assert not database.change(late)
-    assert database.change(lambda session: operations.fail(session, made.id, "here", '{"code": "corrupt"}'))
+    assert database.change(lambda session: jobs.fail(session, made.id, "here", '{"code": "corrupt"}'))
     with database.read() as session:
-        ended = operations.get(session, made.id, BOB)
+        ended = jobs.get(session, made.id, BOB)
     assert (ended.state, ended.problem, ended.result) == ("failed", '{"code": "corrupt"}', None)
-    assert not database.change(lambda session: operations.finish(session, made.id, "here", "late"))
+    assert not database.change(lambda session: jobs.finish(session, made.id, "here", "late"))
 
 
 def test_a_process_that_ends_gives_its_operation_back(database: Database) -> None:
     made = start(database)
     claim(database, "ending")
-    assert database.change(lambda session: operations.release(session, made.id, "ending"))
+    assert database.change(lambda session: jobs.release(session, made.id, "ending"))
     taken = claim(database, "other")
     assert taken is not None
     assert (taken.id, taken.runner, taken.attempts) == (made.id, "other", 1)
@@ -187,7 +189,7 @@ def test_the_oldest_is_taken_up_first(database: Database) -> None:
 def test_two_processes_at_once_take_up_two_operations(database: Database) -> None:
     ids = {start(database, str(count)).id for count in range(2)}
     with database.write() as session:
-        first = operations.claim(session, "one", KINDS)
+        first = jobs.claim(session, "one", KINDS)
         second = claim(database, "two")
         third = claim(database, "three")
     assert first is not None

@@ -11,8 +11,10 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from registry.catalogue import bases, blobs, events, migrations, revisions
-from registry.catalogue.database import Database, Schema
+from registry.catalogue.database import events, migrations
+from registry.catalogue.database.database import Database, Schema
+from registry.catalogue.store import blobs
+from registry.catalogue.tree import bases, revisions
 from registry.errors import UnavailableError
 from registry.reference import Reference
 from tests.catalogue.rows import ON_POSTGRESQL, TESTER, Writer, digest_of

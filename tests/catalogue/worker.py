@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Final
 
-from registry.catalogue import browse
-from registry.catalogue.database import Database
+from registry.catalogue.database.database import Database
+from registry.catalogue.tree import browse
 from registry.errors import RegistryError
 from tests.catalogue.rows import Writer
 

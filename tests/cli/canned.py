@@ -13,12 +13,14 @@ from registry.schemas import (
     Event,
     Fetched,
     FileEntry,
+    FolderOutcome,
     Identity,
     LeftOut,
     LineageEntry,
     Log,
     OutputFile,
     Published,
+    PublishPreview,
     Resolved,
     Retraction,
     RevisionSummary,
@@ -61,6 +63,7 @@ def revision_of(path: str, number: int, parent: str, **changes: Any) -> Revision
         "annotations": {},
         "trained_on": None,
         "notices": (),
+        "parent_known_by": "receipt",
     }
     return RevisionSummary.model_validate(fields | changes)
 
@@ -170,6 +173,38 @@ PUBLISHED = Published(
     bytes_stored=6_292_168,
     registry="/data/registry",
 )
+PREVIEW = PublishPreview(
+    path=FRENCH.path,
+    reference=None,
+    digest=FRENCH.digest,
+    parent=FRENCH.parent,
+    parent_digest=digest_of("2"),
+    parent_reason="the receipt in ./output/merged says so",
+    rank=8,
+    parameters=1_572_864,
+    size=6_292_168,
+    files=SHOWN.files,
+    left_out=PUBLISHED.left_out,
+    missing=(digest_of("e"),),
+    bytes_missing=6_291_456,
+    notices=FRENCH.notices,
+    unchecked=("whether all weights are finite: torch is not installed here",),
+    source=None,
+    registry="/data/registry",
+)
+OUTCOME = FolderOutcome(folder="support/french", path=FRENCH.path, state="published", published=PUBLISHED)
+REFUSED = FolderOutcome(
+    folder="Old Runs",
+    path=None,
+    state="refused",
+    code="bad_name",
+    kind="UsageError",
+    message="Adapter name 'Old Runs' is not allowed. Give it another one: --rename 'Old Runs=old-runs'.",
+)
+BLOCKED = FolderOutcome(
+    folder="Old Runs/a", path=None, state="blocked", message="its parent, the folder Old Runs, is not published"
+)
+SKIPPED = FolderOutcome(folder="checkpoint-10", path=None, state="skipped", message="trainer checkpoint")
 FETCHED = Fetched(
     reference=FRENCH.reference,
     kind="lora",
@@ -254,9 +289,9 @@ class CannedRegistry:
             if self.error is not None:
                 raise self.error
             answer = self.answers.get(name, ANSWERS[name])
-            if name == "publish_tree":
+            if name == "publish_folders":
                 for item in answer:
-                    options["published"](item)
+                    options["told"](item)
             return answer
 
         return call
@@ -268,7 +303,8 @@ ANSWERS: dict[str, Schema | tuple[Schema, ...]] = {
     ),
     "bases": (BASE,),
     "publish": PUBLISHED,
-    "publish_tree": (PUBLISHED,),
+    "preview": PREVIEW,
+    "publish_folders": (OUTCOME, SKIPPED),
     "tree": TREE,
     "log": Log(path="llama-1b/support", revisions=(SUPPORT, SUPPORT.model_copy(update={"number": 2}))),
     "show": SHOWN,
@@ -291,7 +327,8 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "base add": (["base", "add", "llama-1b", "dir"], "add_base"),
     "base list": (["base", "list"], "bases"),
     "publish": (["publish", "dir", "llama-1b/support/french"], "publish"),
-    "publish -r": (["publish", "-r", "dir", "llama-1b"], "publish_tree"),
+    "publish --dry-run": (["publish", "dir", "llama-1b/support/french", "--dry-run"], "preview"),
+    "publish -r": (["publish", "-r", "dir", "llama-1b"], "publish_folders"),
     "tree": (["tree"], "tree"),
     "log": (["log", "llama-1b/support"], "log"),
     "show": (["show", "llama-1b/support/french"], "show"),

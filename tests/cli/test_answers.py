@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from registry.schemas import Log, Schema, SearchResult, Tree
+from registry.schemas import CopiedFrom, FolderOutcome, Log, Schema, SearchResult, Tree
 from tests.cli.canned import (
     ANSWERS,
+    BLOCKED,
     COMMANDS,
     CREATED,
     DIFFERS,
@@ -20,12 +21,18 @@ from tests.cli.canned import (
     FRENCH,
     IDENTITY,
     LEGAL,
+    OUTCOME,
+    PREVIEW,
     PUBLISHED,
+    REFUSED,
     RETRACTION,
     SHOWN,
     SHOWN_BASE,
+    SKIPPED,
+    SUPPORT,
     TAKEN_BACK,
     TREE,
+    WHEN,
     CannedRegistry,
     node,
 )
@@ -44,7 +51,7 @@ def test_json_is_one_document_that_reads_back_into_its_schema(name: str, canned:
     ended = run(*args, "--json")
     assert (ended.code, ended.err) == (0, "")
     document = json.loads(ended.out)
-    expected = ANSWERS[method]
+    expected = (PUBLISHED,) if name == "publish -r" else ANSWERS[method]
     if isinstance(expected, Schema):
         assert type(expected).model_validate_json(ended.out) == expected
     else:
@@ -107,7 +114,7 @@ def test_publish_prints_the_reference_alone_first(canned: CannedRegistry, run: R
     said = text_without_layout("\n".join(rest))
     for part in (
         FRENCH.digest,
-        "llama-1b/support@2 222222222222 (the receipt in ./output/merged says so)",
+        "llama-1b/support@2 222222222222 receipt (the receipt in ./output/merged says so)",
         "training_args.bin (a pickle)",
         "stored 6.29 MB",
         "registry /data/registry",
@@ -129,6 +136,7 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
             "llama-1b/x",
             "--parent",
             "llama-1b",
+            "--skip-parent-check",
             "-m",
             "first",
             "--metric",
@@ -146,6 +154,7 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
     assert options == {
         "parent": "llama-1b",
         "receipt": None,
+        "skip_parent_check": True,
         "message": "first",
         "metrics": {"acc": 0.5, "f1": 0.01},
         "tags": ("prod", "best"),
@@ -157,7 +166,54 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
 def test_publish_recursively_prints_one_reference_a_line(canned: CannedRegistry, run: Run) -> None:
     ended = run("publish", "-r", "dir", "llama-1b")
     assert ended.out == "llama-1b/support/french@2\n"
-    assert "parent llama-1b/support@2 (the receipt" in text_without_layout(ended.err)
+    assert "parent llama-1b/support@2, receipt (the receipt" in text_without_layout(ended.err)
+    assert "skipped: checkpoint-10: trainer checkpoint" in text_without_layout(ended.err)
+
+
+def test_publish_keep_going_reports_every_folder(canned: CannedRegistry, run: Run) -> None:
+    canned.answers["publish_folders"] = (OUTCOME, REFUSED, BLOCKED, SKIPPED)
+    ended = run("publish", "-r", "dir", "llama-1b", "--keep-going", "--rename", "Old Runs=old")
+    assert (ended.code, ended.out) == (9, "llama-1b/support/french@2\n")
+    told = text_without_layout(ended.err)
+    assert "refused: Old Runs (bad_name): Adapter name 'Old Runs' is not allowed" in told
+    assert "not published because of one above: Old Runs/a" in told
+    assert "4 folders: 1 published, 1 refused, 1 not published because of one above, 1 skipped." in told
+    options = canned.calls[-1][2]
+    assert (options["rename"], options["keep_going"], options["dry_run"]) == ({"Old Runs": "old"}, True, False)
+    as_json = run("publish", "-r", "dir", "llama-1b", "--keep-going", "--json")
+    lines = [FolderOutcome.model_validate_json(line) for line in as_json.out.splitlines()]
+    assert (as_json.code, as_json.err, lines) == (9, "", [OUTCOME, REFUSED, BLOCKED, SKIPPED])
+    canned.answers["publish_folders"] = (REFUSED, BLOCKED, SKIPPED)
+    assert run("publish", "-r", "dir", "llama-1b", "--keep-going").code == 4
+    canned.answers["publish_folders"] = (OUTCOME, SKIPPED)
+    assert run("publish", "-r", "dir", "llama-1b", "--keep-going").code == 0
+
+
+def test_publish_dry_run_prints_a_table_and_ends_as_publishing_would(canned: CannedRegistry, run: Run) -> None:
+    planned = FolderOutcome(folder="support/french", path="llama-1b/support/french", state="planned", preview=PREVIEW)
+    canned.answers["publish_folders"] = (planned, REFUSED, BLOCKED, SKIPPED)
+    ended = run("publish", "-r", "dir", "llama-1b", "--dry-run")
+    assert ended.code == 2  # bad_name is a UsageError
+    table = text_without_layout(ended.out)
+    assert "support/french llama-1b/support/french planned rank 8 6.29 MB" in table
+    assert "Old Runs - refused bad_name Adapter name" in table
+    assert "checkpoint-10 - skipped trainer checkpoint" in table
+    assert run("publish", "-r", "dir", "llama-1b", "--dry-run", "--keep-going").code == 9
+    one = run("publish", "dir", "llama-1b/support/french", "--dry-run", "-m", "new")
+    assert one.out.splitlines()[0] == "llama-1b/support/french"
+    assert "to store 6.29 MB in 1 file" in text_without_layout(one.out)
+    assert "not checked whether all weights are finite" in text_without_layout(one.out)
+    assert canned.calls[-1][2]["message"] == "new"
+
+
+def test_publish_says_what_a_revision_that_is_there_did_not_take(canned: CannedRegistry, run: Run) -> None:
+    there = {"created": False, "bytes_stored": 0, "applied": ("tag prod",), "not_applied": ("message",)}
+    canned.answers["publish"] = PUBLISHED.model_copy(update=there)
+    ended = run("publish", "dir", "llama-1b/support/french", "-m", "new")
+    said = text_without_layout(ended.out + ended.err)
+    assert "applied tag prod" in said
+    assert "not applied message: the revision keeps the one that it has" in said
+    assert "`registry annotate llama-1b/support/french@2 -m TEXT` gives it another message." in said
 
 
 def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None:
@@ -212,9 +268,9 @@ def test_url_and_json_may_stand_before_the_command(canned: CannedRegistry, run: 
 def test_tree_says_what_is_behind_and_why(canned: CannedRegistry, run: Run) -> None:
     lines = [text_without_layout(line).strip() for line in run("tree").out.splitlines()]
     assert lines[0] == "llama-1b LlamaForCausalLM 1.10 B parameters 2.20 GB"
-    assert lines[2] == "support @3 [prod] [stable] rank 16 6.29 MB"
-    assert lines[3] == "french @2 [prod] rank 8 6.29 MB behind: pinned to support@2, newest is @3"
-    assert lines[4] == "legal @1 rank 8 6.29 MB behind: french@2 is behind"
+    assert lines[2] == "support @3 [prod] [stable] rank 16 6.29 MB parent receipt"
+    assert lines[3] == "french @2 [prod] rank 8 6.29 MB parent receipt behind: pinned to support@2, newest is @3"
+    assert lines[4] == "legal @1 rank 8 6.29 MB parent receipt behind: french@2 is behind"
 
 
 def test_show_has_lineage_targets_files_and_shares(canned: CannedRegistry, run: Run) -> None:
@@ -226,6 +282,7 @@ def test_show_has_lineage_targets_files_and_shares(canned: CannedRegistry, run: 
         "team=nlp",
         "2026-03-04 05:06 UTC by anna",
         "trained on ./output/merged",
+        "parent llama-1b/support@2 receipt",
         "6.29 MB, 1.57 M parameters (0.29 % of the model)",
         "repo id llama-1b/support.french",
         "llama-1b aaaaaaaaaaaa base model llama-1b/support@2 222222222222 rank 16 newest is @3",
@@ -251,6 +308,18 @@ def test_what_is_retracted_says_so_everywhere(canned: CannedRegistry, run: Run) 
     first, second = run("tree").out.splitlines()
     assert " retracted " in first
     assert " french@2 is retracted " in second
+
+
+def test_a_copy_names_its_original(canned: CannedRegistry, run: Run) -> None:
+    original = CopiedFrom(registry="https://far", reference="llama/support@7", author="eve", created_at=WHEN)
+    copy = SUPPORT.model_copy(update={"copied_from": original})
+    canned.answers |= {
+        "log": Log(path=copy.path, revisions=(copy,)),
+        "show": SHOWN.model_copy(update={"revision": copy}),
+    }
+    words = "from llama/support@7 of https://far, there by eve on 2026-03-04 05:06 UTC"
+    for said in (run("log", copy.path).out, run("show", copy.reference).out):
+        assert words in text_without_layout(said)
 
 
 def test_the_secret_of_a_token_is_alone_on_stdout(canned: CannedRegistry, run: Run) -> None:
@@ -347,6 +416,7 @@ def _with_text(text: str) -> dict[str, Any]:
             "metrics": {text: 1.0},
             "trained_on": text,
             "notices": (text,),
+            "copied_from": CopiedFrom(registry=text, reference="a/b@1", author=text, created_at=WHEN),
         }
     )
     answers: dict[str, Any] = dict(ANSWERS)
@@ -413,3 +483,9 @@ def test_what_the_demo_tells_is_printed_by_kind(
         (("/data/registry",), {"create": True}),
         (("demo-registry",), {"create": True}),
     ]
+
+
+def test_annotate_passes_message_and_names_to_unset_on(canned: CannedRegistry, run: Run) -> None:
+    assert run("annotate", "llama-1b/x", "-m", "", "--unset", "acc", "--unset", "team", "--metric", "f1=1").code == 0
+    options = {"metrics": {"f1": 1.0}, "annotations": {}, "message": "", "unset": ("acc", "team")}
+    assert canned.calls[-1] == ("annotate", ("llama-1b/x",), options)

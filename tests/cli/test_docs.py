@@ -14,10 +14,10 @@ import pytest
 from typer.main import get_command
 
 from registry import errors
-from registry.cli.exits import EXIT_CODES, INTERRUPTED, PIPE_CLOSED, exit_code
+from registry.cli.exit_codes import EXIT_CODES, INTERRUPTED, NONE, PIPE_CLOSED, SOME, exit_code
 from registry.cli.program import build_app
 from registry.errors import CODES
-from registry.http.statuses import BY_CODE, STATUSES
+from registry.http.request.statuses import BY_CODE, STATUSES
 from registry.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def test_examples_fit_80_columns_except_full_digests_in_a_pipe() -> None:
 def test_every_exit_code_is_documented() -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8").partition("### Exit codes")[2].partition("\n## ")[0]
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)}
-    assert documented == {0, INTERRUPTED, PIPE_CLOSED} | set(EXIT_CODES.values())
+    assert documented == {0, INTERRUPTED, PIPE_CLOSED, NONE, SOME} | set(EXIT_CODES.values())
 
 
 def test_every_class_of_error_is_documented_with_its_exit_code_and_status() -> None:
@@ -167,7 +167,7 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
 
 def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
     from registry.http.gauges import gauges
-    from registry.http.metrics import Metrics
+    from registry.http.request.metrics import Metrics
     from registry.services.local import LocalRegistry
 
     with closing(LocalRegistry.open(tmp_path)) as opened:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from registry import errors
-from registry.cli.exits import EXIT_CODES, exit_code
+from registry.cli.exit_codes import EXIT_CODES, exit_code
 from tests.cli.canned import CannedRegistry
 from tests.cli.conftest import Run
 
@@ -83,6 +83,10 @@ def test_an_error_is_one_sentence_and_its_exit_code(
         (["annotate", "x", "--metric", "acc=1", "--metric", "acc=2"], "twice"),
         (["publish", "d", "p", "--parent", "x", "--receipt", "y"], "--receipt"),
         (["publish", "-r", "d", "p", "--tag", "x"], "--tag"),
+        (["publish", "d", "p", "--keep-going"], "-r"),
+        (["publish", "d", "p", "--rename", "A=a"], "-r"),
+        (["publish", "-r", "d", "p", "--rename", "A"], "OLD=NEW"),
+        (["publish", "-r", "d", "p", "--rename", "A=a", "--rename", "A=b"], "twice"),
         (["token", "create"], "--role"),
         (["token", "create", "--role", "owner"], "owner"),
         (["token", "create", "--role", "reader", "--expires", "90"], "90d"),

@@ -19,10 +19,13 @@ from registry.schemas import (
     CopiedRevision,
     Damage,
     Deleted,
+    DeletedTree,
     ProtectedTag,
+    Retabled,
     Retracted,
     Retraction,
     Schema,
+    TokenScope,
 )
 from registry.services.local import LocalRegistry
 from tests.cli import canned as answers
@@ -33,6 +36,20 @@ from tests.kit import plain_base, write_adapter
 
 KEY = "blobs/sha256/aa/" + "a" * 64 + "-01234567"
 DELETED = Deleted(reference="llama-1b/support@3", digest=digest_of("3"), tags=("llama-1b/support@prod",))
+GIVEN_BACK = DELETED.model_copy(update={"undone": True, "tags": (), "tags_elsewhere": ("llama-1b/support@prod",)})
+DELETED_TREE = DeletedTree(
+    path="llama-1b/support",
+    revisions=("llama-1b/support@3", "llama-1b/support/french@1"),
+    tags=("llama-1b/support@prod",),
+    until=answers.WHEN,
+)
+DELETED_BASE = DELETED_TREE.model_copy(
+    update={
+        "path": "llama-1b",
+        "scopes": (TokenScope(token="tok_abc", scope="llama-1b/support"),),
+        "protected_tags": ("release-*",),
+    }
+)
 RETRACTED = Retracted(
     reference="llama-1b/support@3",
     reason="trained on test data",
@@ -48,6 +65,14 @@ GONE = answers.SUPPORT.model_copy(
 )
 UNDONE = RETRACTED.model_copy(update={"reason": None})
 PROTECTED = (ProtectedTag(base="llama-1b", pattern="prod"), ProtectedTag(base="llama-1b", pattern="release-*"))
+RETABLED = Retabled(
+    base=answers.BASE,
+    previous=digest_of("7"),
+    changed=True,
+    changes=("ties: 2 changed (for example cls.predictions.decoder.bias)",),
+    revisions=12,
+    materialisations=("llama-1b/support@3 as merged",),
+)
 COLLECTED = Collected(
     dry_run=False,
     blobs=(
@@ -86,9 +111,13 @@ COPIED = Copied(
 
 COMMANDS: dict[str, tuple[list[str], str, Any]] = {
     "delete": (["delete", "llama-1b/support@3"], "delete", DELETED),
+    "delete --undo": (["delete", "llama-1b/support@3", "--undo"], "delete", GIVEN_BACK),
+    "delete -r": (["delete", "-r", "llama-1b/support", "--yes"], "delete_tree", DELETED_TREE),
+    "base delete": (["base", "delete", "-r", "llama-1b", "--yes"], "delete_base", DELETED_BASE),
     "retract": (["retract", "llama-1b/support@3", "--reason", "trained on test data"], "retract", RETRACTED),
     "retract --undo": (["retract", "llama-1b/support@3", "--undo"], "retract", UNDONE),
     "protect-tag": (["base", "protect-tag", "llama-1b", "release-*"], "protect_tag", PROTECTED),
+    "retable": (["base", "retable", "llama-1b"], "retable", RETABLED),
     "gc": (["gc"], "gc", COLLECTED),
     "gc --dry-run": (["gc", "--dry-run"], "gc", COLLECTED.model_copy(update={"dry_run": True})),
     "fsck": (["fsck", "--deep"], "fsck", SOUND),
@@ -143,7 +172,7 @@ def test_every_width_says_the_same_and_fits(
 
 
 def test_delete_and_retract_name_what_is_gone(life: CannedRegistry, run: Run) -> None:
-    ended = run("delete", "llama-1b/support@3")
+    ended = run("delete", "llama-1b/support@3", "--with-tags")
     assert ended.out == "llama-1b/support@3  deleted 333333333333  tag llama-1b/support@prod is gone\n"
     assert "never given again" in ended.err
     ended = run("retract", "llama-1b/support@3", "--reason", "trained on test data")
@@ -156,6 +185,84 @@ def test_delete_and_retract_name_what_is_gone(life: CannedRegistry, run: Run) ->
         (("llama-1b/support@3",), {"reason": "trained on test data", "undo": False}),
         (("llama-1b/support@3",), {"reason": "", "undo": True}),
     ]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_is_deleted_is_listed_first_and_comes_back(
+    remote: bool, here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(LocalRegistry.open(tmp_path / "registry")) as opened, served(opened) as url:
+        if remote:
+            monkeypatch.setenv("REGISTRY_URL", url)
+        tree = here("tree", "--json").out
+        for ref in ("net/one", "net"):
+            assert here("delete", ref).code == 2
+        assert here("tag", "net/one/two", "prod").code == 0
+        refused = here("delete", "net/one/two@1", "--json")
+        assert (refused.code, json.loads(refused.err)["code"]) == (5, "tagged")
+        listed = here("delete", "-r", "net/one")
+        assert (listed.code, listed.out.split()[:6]) == (2, ["net/one", "would", "be", "deleted", "3", "revisions"])
+        for word in ("net/one@1", "net/one@2", "net/one/two@1", "net/one/two@prod"):
+            assert word in listed.out
+        assert "`registry delete -r net/one --yes --with-tags` deletes what is listed" in listed.err
+        assert here("delete", "-r", "net/one", "--yes").code == 5
+        assert here("tree", "--json").out != tree  # tagged, and nothing is gone
+        assert here("untag", "net/one/two", "prod").code == 0
+        assert here("tree", "--json").out == tree
+        gone = here("delete", "-r", "net/one", "--yes")
+        assert (gone.code, gone.out.split()[1:4]) == (0, ["deleted", "3", "revisions"])
+        assert "`registry delete -r net/one --undo` gives back what was deleted until" in gone.err
+        assert here("log", "net/one").code == 3
+        assert here("delete", "-r", "net/one", "--undo").code == 0
+        assert here("tree", "--json").out == tree
+        assert here("delete", "net/other@1").code == 0
+        given = here("delete", "net/other@1", "--undo")
+        assert (given.code, given.out.split()[:3]) == (0, ["net/other@1", "there", "again"])
+        given = here("delete", "net/other@1", "--undo")
+        assert (given.code, given.out) == (0, "net/other@1  was not deleted: nothing is undone\n")
+        assert here("delete", "net/other@9", "--undo").code == 3
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_base_model_is_deleted_and_comes_back(
+    remote: bool, here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(LocalRegistry.open(tmp_path / "registry")) as opened, served(opened) as url:
+        if remote:
+            monkeypatch.setenv("REGISTRY_URL", url)
+        assert here("base", "delete", "net").code == 5
+        assert here("base", "delete", "net", "--yes").code == 5
+        listed = here("base", "delete", "-r", "net")
+        assert (listed.code, "4 revisions" in listed.out) == (2, True)
+        assert "`registry base delete -r net --yes` deletes what is listed" in listed.err
+        gone = here("base", "delete", "-r", "net", "--yes")
+        assert (gone.code, "The name is free" in gone.err) == (0, True)
+        assert here("base", "list").out == ""
+        assert here("base", "delete", "net", "--undo").code == 0
+        assert len(json.loads(here("search", "--json").out)["revisions"]) == 3
+        again = here("base", "delete", "net", "--undo")
+        assert (again.code, again.out) == (0, "net  was not deleted: nothing is undone\n")
+        assert here("base", "add", "second", "base").code == 0
+        assert here("base", "protect-tag", "second", "prod").code == 0
+        listed = here("base", "delete", "second")
+        assert (listed.code, listed.out.split()[-2:]) == (2, ["protected", "prod"])
+        assert here("base", "protect-tag", "second", "prod", "--remove").code == 0
+        assert here("base", "delete", "second").code == 0  # nothing to list
+        assert here("base", "add", "third", "0").code == 4  # an adapter
+
+
+def test_options_of_delete(life: CannedRegistry, run: Run) -> None:
+    assert run("delete", "llama-1b/support@3", "--yes").code == 2
+    assert not _asked(life, "delete")
+    assert (
+        run("delete", "llama-1b/support@3", "--undo").out == "llama-1b/support@3  was not deleted: nothing is undone\n"
+    )
+    life.answers["delete_base"] = DELETED_BASE.model_copy(update={"done": False})
+    listed = run("base", "delete", "-r", "llama-1b", "--json")
+    assert listed.code == 2
+    assert DeletedTree.model_validate_json(listed.out) == life.answers["delete_base"]
+    assert json.loads(listed.err)["code"] == "usage"
+    assert [options for _, options in _asked(life, "delete_base")] == [{"recursive": True, "dry_run": True}]
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -193,6 +300,24 @@ def test_protected_tags_are_listed(life: CannedRegistry, run: Run) -> None:
     assert _asked(life, "protect_tag") == [(("llama-1b", "prod"), {"remove": True})]
 
 
+def test_a_table_made_anew_says_what_hangs_on_it(life: CannedRegistry, run: Run) -> None:
+    ended = run("base", "retable", "llama-1b")
+    assert ended.out.splitlines()[0] == "llama-1b"
+    for word in (
+        answers.BASE.table_digest,
+        digest_of("7"),
+        "cls.predictions.decoder.bias",
+        "12 revisions",
+        "@3 as merged",
+    ):
+        assert word in ended.out
+    assert "Plans and commit ids" in ended.err
+    life.answers["retable"] = Retabled(base=answers.BASE, previous=answers.BASE.table_digest, changed=False)
+    ended = run("base", "retable", "llama-1b")
+    assert "stays as it is" in ended.out
+    assert "commit" not in ended.err
+
+
 def test_gc_says_how_much_and_what(life: CannedRegistry, run: Run) -> None:
     ended = run("gc")
     assert re.sub(r" +", " ", ended.out).splitlines()[:3] == [
@@ -226,6 +351,26 @@ def test_fsck_prints_its_answer_and_ends_with_6_where_something_is_damaged(life:
     assert ended.code == 6
     assert Checked.model_validate_json(ended.out) == DAMAGED
     assert json.loads(ended.err)["code"] == "damaged"
+
+
+def test_fsck_ends_with_1_where_something_only_could_not_be_read(life: CannedRegistry, run: Run) -> None:
+    (damage,) = DAMAGED.damage
+    unread = damage.model_copy(update={"state": "unreadable", "problem": "it can't be read: The store is away."})
+    life.answers["fsck"] = SOUND.model_copy(update={"damage": (unread,)})
+    ended = run("fsck", "--deep")
+    assert ended.code == 1
+    assert ended.out.startswith("unreadable")
+    assert "takes down" not in ended.out
+    for word in (KEY, "can't be read", "needed by  llama-1b/support@3"):
+        assert word in ended.out
+    assert "which may be sound" in ended.err
+    ended = run("fsck", "--json")
+    assert (ended.code, json.loads(ended.err)["code"]) == (1, "unavailable")
+    assert json.loads(ended.out)["damage"][0]["state"] == "unreadable"
+    life.answers["fsck"] = SOUND.model_copy(update={"damage": (unread, damage)})
+    ended = run("fsck", "--deep")
+    assert (ended.code, ended.out.partition(" ")[0]) == (6, "damaged")
+    assert "1 blob of 12" in ended.err
 
 
 def test_copy_tells_the_new_references_and_what_stayed(
@@ -273,13 +418,13 @@ def test_a_tree_lives(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = here("delete", "net/one@1")
     assert (refused.code, refused.out) == (5, "")
     assert "net/one/two@1" in refused.err
-    assert here("delete", "net/other").out.startswith("net/other@1  deleted")
+    assert here("delete", "net/other@1").out.startswith("net/other@1  deleted")
     assert "0 blobs" in here("gc").out
     monkeypatch.setenv("REGISTRY_GC_GRACE", "0s")
     said = here("gc", "--dry-run")
     assert said.out.startswith("would be collected")
     done = here("gc")
-    assert done.out.splitlines()[1:] == said.out.splitlines()[1:]
+    assert [line.split() for line in done.out.splitlines()[1:]] == [line.split() for line in said.out.splitlines()[1:]]
     assert "1 blob" in done.out
     assert here("retract", "net/one@1", "--reason", "bad data").code == 0
     gone = here("fetch", "net/one/two", "--json")

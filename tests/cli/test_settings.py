@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from registry.cli.exits import report
+from registry.cli.exit_codes import report
 from registry.errors import UsageError
-from registry.settings import SETTINGS, Settings, parse_duration, parse_size, read_settings, without_password
+from registry.settings import SETTINGS, Settings, read_settings
+from registry.settings.parsers import parse_duration, parse_size, redacted
 from tests.cli.conftest import Run
 from tests.kit.servers_shared import SharedService
 
@@ -174,6 +175,7 @@ SECRETS: dict[str, list[str] | None] = {
     ],
     "proxy_blobs": None,
     "gc_grace": None,
+    "parents": None,
     "trusted_proxies": None,
     "vllm_base": None,
     "vllm_max_rank": None,
@@ -185,9 +187,9 @@ SECRETS: dict[str, list[str] | None] = {
 def test_every_setting_that_may_hold_a_secret_says_how_it_is_shown() -> None:
     assert list(SECRETS) == list(SETTINGS)
     for name, texts in SECRETS.items():
-        assert (SETTINGS[name].shown is repr) == (texts is None), name
+        assert (SETTINGS[name].redact is repr) == (texts is None), name
         for text in texts or []:
-            assert "hunter2" not in SETTINGS[name].shown(text), text
+            assert "hunter2" not in SETTINGS[name].redact(text), text
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in SECRETS.items() for text in texts or []])
@@ -247,7 +249,7 @@ def test_login_names_the_setting_that_wins_without_its_password(
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
-    assert without_password(url) == shown
+    assert redacted(url) == shown
 
 
 SERVICE = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from registry.cli.details import base_added_lines, published_lines, show_lines
-from registry.cli.lists import log_lines
-from registry.cli.screen import Line
+from registry.cli.render.details import base_added_lines, published_lines, show_lines
+from registry.cli.render.lists import log_lines
+from registry.cli.render.screen import Line
 from registry.schemas import BaseAdded, Log, Published
 from registry.services.local import LocalRegistry
 from tests.cli.canned import BASE, FRENCH, SHOWN, SHOWN_BASE

@@ -12,7 +12,7 @@ import pytest
 from registry.client.remote import RemoteRegistry
 from registry.folders.cache import FetchCache
 from registry.services.local import LocalRegistry
-from registry.services.merging_here import LocalArithmetic
+from registry.services.local_merge import LocalArithmetic
 from tests.client.serving import QUICK, served
 
 
@@ -28,7 +28,7 @@ class Team:
     def client(self, name: str = "client", *, url: str | None = None, token: str | None = None) -> RemoteRegistry:
         """A client with a cache of its own."""
         cache = FetchCache(self.folder / name)
-        registry = RemoteRegistry(url or self.url, token, cache=cache, arithmetic=LocalArithmetic, patience=QUICK)
+        registry = RemoteRegistry(url or self.url, token, cache=cache, arithmetic=LocalArithmetic, retry=QUICK)
         self._clients.callback(registry.close)
         return registry
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from registry.app import service_app
-from registry.client.patience import Patience
+from registry.client.http.retry import RetryPolicy
 from registry.client.remote import RemoteRegistry
 from registry.folders.cache import FetchCache
 from registry.http.access import Anonymous
-from registry.http.limits import Limits
-from registry.http.webserver import Server, address_of, listen
+from registry.http.request.limits import Limits
+from registry.http.wire.webserver import Server, address_of, listen
 from registry.services.local import LocalRegistry
-from registry.services.merging_here import LocalArithmetic
+from registry.services.local_merge import LocalArithmetic
 
-QUICK = Patience(known=10.0, unknown=10.0, first=0.01, most=0.1)
+QUICK = RetryPolicy(known=10.0, unknown=10.0, first=0.01, most=0.1)
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def served(registry: LocalRegistry, limits: Limits | None = None, *, anonymous: 
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
-        if not server.ready.wait(30):
+        if not server.ready.wait(120):
             raise AssertionError("the service does not get ready")
         yield address_of(listener)
     finally:
@@ -48,7 +48,7 @@ class ServedRegistry(RemoteRegistry):
             service.callback(local.close)
             url = service.enter_context(served(local))
             token = local.create_token("admin", name="test").secret
-            super().__init__(url, token, cache=FetchCache(cache), arithmetic=LocalArithmetic, patience=QUICK)
+            super().__init__(url, token, cache=FetchCache(cache), arithmetic=LocalArithmetic, retry=QUICK)
             self.local = local
             self._service = service.pop_all()
 

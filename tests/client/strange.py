@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
 
-PROTOCOL = "X-Registry-Version: 9.9.9\r\nX-Registry-Protocol: 2\r\n"
+PROTOCOL = "X-Registry-Version: 9.9.9\r\nX-Registry-Protocol: 3\r\n"
 
 Script = Callable[["Request"], bytes | None]
 """The bytes to answer with; the connection is closed after them. None: no answer, as long as the test lasts."""
@@ -58,7 +58,7 @@ def relayed(request: Request, server: str) -> bytes:
 
 def problem(status: str, *, kind: str, code: str, detail: str, headers: tuple[str, ...] = ()) -> bytes:
     """A problem as the service sends it."""
-    from registry.wire import Problem
+    from registry.schemas.protocol import Problem
 
     number = int(status.split(maxsplit=1)[0])
     document = Problem(
@@ -78,21 +78,21 @@ def strange_server(script: Script) -> Iterator[StrangeServer]:
 
     def serve(connection: socket.socket) -> None:
         with connection:
-            request = _read(connection, server, lock)
+            request = None
+            with suppress(OSError):  # a client may leave whenever it has what it wants, or sees what it can't read
+                request = _read(connection, server, lock)
             if request is None:
                 return
             answer = script(request)
             if answer is None:
                 over.wait()
                 return
-            connection.sendall(answer)
-            connection.shutdown(socket.SHUT_WR)
-            connection.settimeout(10)
-            try:
+            with suppress(OSError):
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(10)
                 while connection.recv(65536):
                     pass
-            except OSError:
-                return
 
     def accept() -> None:
         threads = []

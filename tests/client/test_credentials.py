@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.client.credentials import FILE, Credentials
+from registry.client.http.credentials import FILE, Credentials
 from registry.errors import NotAllowedError, NotFoundError, UsageError
 
 

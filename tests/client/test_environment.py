@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.client.transport import Transport
+from registry.client.http.transport import Transport
 from registry.errors import RegistryError
 
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from registry.client import downloads
-from registry.client.patience import Patience
-from registry.client.publishing import plan_publish
+from registry.client.download import pieces
+from registry.client.http.retry import RetryPolicy
+from registry.client.http.transport import Transport
+from registry.client.publish import plan_publish
 from registry.client.remote import RemoteRegistry
-from registry.client.transport import Transport
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError
 from registry.folders.cache import FetchCache
+from registry.schemas.transfer import PublishPlan, PublishRequest
 from registry.services.local import LocalRegistry
 from registry.storage.s3 import S3Driver
-from registry.wire import PublishPlan, PublishRequest
 from tests.client.conftest import MakeTeam, Team
 from tests.client.serving import QUICK
 from tests.kit import plain_base, write_adapter
@@ -33,7 +33,7 @@ from tests.kit.shim import Asked, Fault, Shim, flip_first_byte
 ROOT = Path(__file__).parents[2]
 PART = 16 << 20
 BIG = 2 * PART + 12345
-GIVES_UP = Patience(known=0.0, unknown=0.0)
+GIVES_UP = RetryPolicy(known=0.0, unknown=0.0)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Place:
         """What the target of the big file's bytes looks like."""
         return "response-content-disposition=.*notes.dat" if self.store else "/artifacts/.*notes.dat"
 
-    def client(self, name: str, patience: Patience = QUICK, token: str | None = None) -> RemoteRegistry:
-        return RemoteRegistry(self.api.url, token, cache=FetchCache(self.team.folder / name), patience=patience)
+    def client(self, name: str, retry: RetryPolicy = QUICK, token: str | None = None) -> RemoteRegistry:
+        return RemoteRegistry(self.api.url, token, cache=FetchCache(self.team.folder / name), retry=retry)
 
 
 @pytest.fixture(params=["through the service", "presigned"])
@@ -137,6 +137,19 @@ def test_a_part_that_fails_is_sent_again(place: Place, fault: Fault, tmp_path: P
 
 
 @PRESIGNED
+@pytest.mark.parametrize("target", ["partNumber=", "/staging/[0-9a-f]+[?]X-Amz"])
+def test_what_the_store_acknowledged_and_lost_is_sent_again(place: Place, target: str) -> None:
+    """A part of many, or an upload of one part: nobody has to run anything again."""
+    assert place.store is not None
+    place.store.faults.append(Fault(method="PUT", target=target, times=1, status=200, headers={"ETag": '"lost"'}))
+    client = place.client("client")
+    assert client.publish(place.adapter, "net/one").created
+    client.close()
+    assert place.store.faults[0].times == 0
+    assert place.team.local.fsck(deep=True).damage == ()
+
+
+@PRESIGNED
 def test_urls_that_expired_are_made_anew(place: Place, tmp_path: Path) -> None:
     assert place.store is not None
     place.bytes.faults += [Fault(method=method, status=403, times=2) for method in ("PUT", "GET")]
@@ -190,13 +203,16 @@ def test_a_download_goes_on_at_the_byte_where_it_broke(place: Place, cut: int, t
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "PIECE", 1 << 20)
+    monkeypatch.setattr(pieces, "PIECE", 1 << 20)
 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_a_download_that_was_killed_goes_on_where_it_was(place: Place, tmp_path: Path) -> None:
     place.team.local.publish(place.adapter, "net/one")
-    place.bytes.faults.append(Fault(method="GET", target=place.file, delay=0.5))
+    place.bytes.faults += [
+        Fault(method="GET", target=place.file, times=6),
+        Fault(method="GET", target=place.file, delay=3),  # none of these comes before it is killed
+    ]
     killed = bystander(place, "fetch", tmp_path / "out", "net/one")
     staged = partial(tmp_path.glob, ".out.fetch-*/notes.dat")
     wait_for(lambda: any(file.stat().st_size >= 4 << 20 for file in staged()))
@@ -273,7 +289,7 @@ def test_a_file_that_changes_meanwhile_is_refused(place: Place, monkeypatch: pyt
         (place.adapter / "notes.dat").write_bytes(os.urandom(BIG))
         return answer
 
-    monkeypatch.setattr("registry.client.publishing.plan_publish", plan)
+    monkeypatch.setattr("registry.client.publish.plan_publish", plan)
     client = place.client("client")
     with pytest.raises(IntegrityError, match=r"notes\.dat was changed while it was read"):
         client.publish(place.adapter, "net/one")

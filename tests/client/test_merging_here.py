@@ -52,6 +52,20 @@ def test_only_the_adapters_travel(team: Team, base: Base, tmp_path: Path) -> Non
     assert streamed.notices == theirs.notices
 
 
+def test_above_a_scope_nothing_but_the_weights_is_needed(team: Team, base: Base, tmp_path: Path) -> None:
+    """A manifest above the scope is shown without the files that lie beside the weights, and the model is the same."""
+    above = write_adapter(tmp_path / "above", base, ["a", "b"], r=2, seed=2)
+    (above / "ours-alone.txt").write_text("not for those below")
+    team.local.publish(above, "net/hidden")
+    team.local.publish(write_adapter(tmp_path / "mine", base, ["a"], r=1, seed=3), "net/hidden/mine")
+    team.local.fetch("net/hidden/mine", tmp_path / "whole", kind="merged")
+    secret = team.local.create_token("reader", scopes=["net/hidden/mine"]).secret
+    client = team.client(token=secret)
+    client.fetch("net/hidden/mine", tmp_path / "here", kind="merged", base_dir=base.folder)
+    assert weights(tmp_path / "here") == weights(tmp_path / "whole")
+    assert "ours-alone" not in client.bundle("net/hidden/mine").model_dump_json()
+
+
 def test_a_base_that_was_added_from_here_is_remembered(team: Team, tmp_path: Path) -> None:
     made = plain_base(tmp_path / "base", {"a.weight": (24, 16)})
     client = team.client()

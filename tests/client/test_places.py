@@ -11,14 +11,14 @@ import pytest
 
 import registry
 from registry.app import find_place, log_in, log_out, open_registry
-from registry.client.credentials import Credentials
+from registry.client.http.credentials import Credentials
 from registry.client.remote import RemoteRegistry
 from registry.errors import NotAllowedError, UnavailableError, UsageError
 from registry.http.access import Anonymous
 from registry.schemas import Identity, Tree
+from registry.schemas.protocol import VIEWS
 from registry.services.local import LocalRegistry
 from registry.settings import Settings, read_settings
-from registry.wire import VIEWS
 from tests.client.serving import served
 from tests.client.strange import StrangeServer, problem, response, strange_server
 

@@ -47,7 +47,7 @@ def test_a_login_page_is_no_beginning_of_a_file(team: Team, tmp_path: Path, page
         return relayed(request, team.url)
 
     with strange_server(answer) as proxy:
-        client = RemoteRegistry(proxy.url, cache=FetchCache(tmp_path / "cache"), patience=QUICK)
+        client = RemoteRegistry(proxy.url, cache=FetchCache(tmp_path / "cache"), retry=QUICK)
         with pytest.raises(UnavailableError) as refused:
             client.fetch("net/one", tmp_path / "out", kind=kind)
         assert refused.value.code == "not_a_registry"

@@ -6,24 +6,24 @@ from datetime import UTC, datetime
 
 import pytest
 
-from registry.client.patience import Patience
-from registry.client.ranges import RangeReader
-from registry.client.transport import Transport
+from registry.client.download.ranges import RangeReader
+from registry.client.http.retry import RetryPolicy
+from registry.client.http.transport import Transport
 from registry.client.uploads import Uploads
 from registry.errors import IntegrityError, RegistryError, UnavailableError
 from registry.progress import SILENT
-from registry.wire import Upload
+from registry.schemas.transfer import Upload
 from tests.client.strange import Request, Script, problem, response, strange_server
 
 DATA = bytes(range(256))
-QUICK = Patience(known=5.0, unknown=5.0, first=0.001, most=0.01)
+QUICK = RetryPolicy(known=5.0, unknown=5.0, first=0.001, most=0.01)
 ETAG = 'ETag: "e"'
 
 
-def read(script: object, start: int, stop: int, patience: Patience = QUICK) -> bytes:
+def read(script: object, start: int, stop: int, retry: RetryPolicy = QUICK) -> bytes:
     """What a reader of 256 bytes gets."""
     with strange_server(script) as server:  # type: ignore[arg-type]
-        transport = Transport(server.url, "secret", patience)
+        transport = Transport(server.url, "secret", retry)
         reader = RangeReader(transport, "/blobs/x", {"ref": "net"}, size=len(DATA), etag="e", what="x of net")
         data = bytearray(stop - start)
         try:
@@ -215,6 +215,6 @@ def test_a_store_that_keeps_refusing_is_told_without_its_signature() -> None:
     with strange_server(lambda _request: response("403 Forbidden", ours=False)) as other:
         moved = response("307 Temporary Redirect", b"", f"Location: {other.url}/bucket/x?signature=1", ETAG)
         with pytest.raises(UnavailableError, match="HTTP 403") as refused:
-            read(lambda _request: moved, 0, 4, Patience(known=0.1, unknown=0.1, first=0.01))
+            read(lambda _request: moved, 0, 4, RetryPolicy(known=0.1, unknown=0.1, first=0.01))
     assert other.url in str(refused.value)
     assert "signature" not in str(refused.value)

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import NotAllowedError, RetractedError
+from registry.errors import ConflictError, NotAllowedError, RetractedError
 from registry.folders.receipts import read_receipt
 from registry.schemas import ArtifactKind
+from registry.services.artifacts.kinds import merged as merged_kind
 from registry.version import __version__
 from tests.client.conftest import Team
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
+from tests.kit.masked import HEAD, masked_base
+from tests.services.old_tables import of_before
 
 
 @pytest.fixture
@@ -44,6 +47,26 @@ def test_published_here_and_fetched_elsewhere(team: Team, base: Base, tmp_path: 
         assert mine.model_copy(update={"registry": theirs.registry}) == theirs
         assert mine.registry == team.url
         assert client.verify(here.folder).equal
+
+
+def test_a_table_is_made_anew_from_afar(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = masked_base(tmp_path / "bert")
+    with of_before(monkeypatch):
+        team.local.add_base("bert", base.folder)
+    client = team.client()
+    client.publish(write_adapter(tmp_path / "head", base, [HEAD], r=2), "bert/head")
+    for materialised in (False, True):  # the second as an older version left it
+        if materialised:
+            with monkeypatch.context() as patch:
+                patch.setattr(merged_kind, "unsaid", lambda _: None)
+                team.local.materialise("bert/head", kind="merged")
+        with pytest.raises(ConflictError, match="registry base retable bert") as refused:
+            client.fetch("bert/head", tmp_path / "refused", kind="merged")
+        assert refused.value.code == "retable_needed"
+    answer = client.retable("bert")
+    assert (answer.changed, answer.revisions, answer.base) == (True, 1, client.bases()[0])
+    assert client.retable("bert") == team.local.retable("bert")
+    assert client.fetch("bert/head", tmp_path / "out", kind="merged").files
 
 
 class Bars:
@@ -117,7 +140,7 @@ def test_long_lists_come_in_pages(team: Team, base: Base, monkeypatch: pytest.Mo
     for number in range(7):
         team.local.create_token("reader", name=str(number))
     keeper = team.client("keeper", token=team.local.create_token("admin").secret)
-    monkeypatch.setattr("registry.client.browsing.PAGE", 3)
+    monkeypatch.setattr("registry.client.calls.MOST", 3)
     assert [token.name for token in keeper.tokens()] == [token.name for token in team.local.tokens()]
     assert keeper.events(limit=5) == team.local.events(limit=5)
     assert keeper.events(limit=0) == ()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from registry.client import fetching
+from registry.client import fetch
+from registry.client.download.resume import Journal
 from registry.client.remote import RemoteRegistry
-from registry.client.resuming import Journal
 from registry.folders.cache import FetchCache
 from tests.client.conftest import Team
 from tests.client.serving import QUICK
@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[2]
 def test_a_download_into_another_folder_needs_no_cache(
     team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_WORTH_RESUMING", 0)
+    monkeypatch.setattr(fetch, "_WORTH_RESUMING", 0)
     base = plain_base(tmp_path / "base", {"a.weight": (24, 16)})
     team.local.add_base("net", base.folder)
     team.local.publish(write_adapter(tmp_path / "one", base, ["a"], r=2), "net/one")
     (tmp_path / "file").write_text("where the cache should be")
-    client = RemoteRegistry(team.url, cache=FetchCache(tmp_path / "file" / "cache"), patience=QUICK)
+    client = RemoteRegistry(team.url, cache=FetchCache(tmp_path / "file" / "cache"), retry=QUICK)
     assert client.fetch("net/one", tmp_path / "out", kind="published").fresh
     assert client.verify(tmp_path / "out").equal
     client.close()

@@ -16,7 +16,7 @@ from tests.house import conftest as house
 from tests.kit import Base, plain_base, write_adapter
 
 ROOT = Path(__file__).parents[2]
-wheel = house.wheel
+wheel, distribution = house.wheel, house.distribution
 NEEDED = ["httpx", "pydantic", "typer", "rich", "platformdirs", "blake3"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from registry.services import bases as adding
+from registry.services.bases import add as adding
 from registry.services.local import LocalRegistry
 from registry.tensors.table.targets import TargetTable
 from tests.clients.machines import ClientSet, Machine, chosen

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import registry
-from registry.services.protocol import Registry
+from registry.operations.registry import Registry
 from tests.clients import contract
 from tests.clients.machines import ClientSet, Machine, step
 from tests.clients.test_downloads import digests

@@ -16,9 +16,9 @@ from registry.demo.main import run
 from registry.demo.needs import bundled_base_model
 from registry.demo.outcome import Outcome
 from registry.demo.training import Recipe
+from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
 from registry.schemas import Resolved, Tree
-from registry.services.protocol import Registry
 
 FEW_STEPS = Recipe(steps=3, learning_rate=1e-2, sentences=4)
 

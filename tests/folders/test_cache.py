@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from registry.folders.cache import FetchCache
-from registry.folders.holding import hold
+from registry.folders.leases import hold
 from registry.folders.scan import RECEIPT
 from tests.folders.nobody import as_nobody, public_folder
 

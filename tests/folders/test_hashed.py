@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from registry.digest import sha256_digest
-from registry.folders.hashed import HashedFile, Stamp, hash_file
+from registry.files.hashed import HashedFile, Stamp, hash_file
 from registry.progress import SILENT
 
 
@@ -91,14 +90,19 @@ def test_times_tell_changes_apart_after_more_than_the_longest_tick(file: Path) -
 
 
 class Slow:
-    """Whoever hashes for longer than a file needs to settle."""
+    """Whoever hashes for longer than a file needs to settle, by a clock that begins when it was written."""
+
+    def __init__(self, file: Path) -> None:
+        self.now = max(file.stat().st_mtime, file.stat().st_ctime) + 0.5
 
     def begin(self, what: str, total: int) -> None: ...
 
     def advance(self, amount: int) -> None:
-        time.sleep(3.2)
+        self.now += 3.2
 
 
-def test_a_file_has_to_settle_before_it_is_hashed_not_meanwhile(file: Path) -> None:
-    assert not hash_file(file, Slow()).settled  # what was read first may have been written over within the tick
+def test_a_file_has_to_settle_before_it_is_hashed_not_meanwhile(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(file)
+    monkeypatch.setattr("registry.files.hashed.time.time", lambda: slow.now)
+    assert not hash_file(file, slow).settled  # what was read first may have been written over within the tick
     assert hash_file(file, SILENT).settled

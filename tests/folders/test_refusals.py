@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from registry.errors import InvalidAdapterError, InvalidBaseError, NotAllowedError, UnavailableError
-from registry.folders.filling import absolute, may_fill, receipt_of_rendering
 from registry.folders.nested import nested_adapters
+from registry.folders.output import absolute, may_fill, receipt_of_rendering
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import adapter_folder, scan
 from registry.progress import SILENT
 from registry.services.local import LocalRegistry
-from registry.services.model_files import read_model_files
+from registry.transfer.model_weights import read_model_files
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
 
@@ -56,7 +56,7 @@ def test_a_receipt(closed: Path) -> None:
         adapter_folder,
         read_model_files,
         lambda folder: scan(folder, InvalidBaseError),
-        lambda folder: nested_adapters(folder, "net"),
+        lambda folder: nested_adapters(folder, "net", {}),
     ],
     ids=["adapter", "base", "any", "nested"],
 )
@@ -74,9 +74,12 @@ def test_a_folder_in_a_folder_is_not_dropped_silently(public: Path) -> None:
     (adapter / "extra").mkdir()
     (adapter / "extra").chmod(0)
     with as_nobody():
-        for read in (adapter_folder, lambda _folder: nested_adapters(tree, "net")):
-            with pytest.raises(UnavailableError, match=r"extra can't be read: Permission denied"):
-                read(adapter)
+        with pytest.raises(UnavailableError, match=r"extra can't be read: Permission denied"):
+            adapter_folder(adapter)
+        one, extra = nested_adapters(tree, "net", {}).nodes
+    assert (one.place, one.problem, extra.place) == ("one", None, "one/extra")
+    assert isinstance(extra.problem, UnavailableError)
+    assert "extra can't be read: Permission denied" in str(extra.problem)
 
 
 def test_the_weights_of_a_base(public: Path) -> None:

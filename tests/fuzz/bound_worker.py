@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
-from registry.services.model_files import read_model_files
+from registry.files.header import read_header
+from registry.files.source import BytesSource
 from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
 from registry.tensors.checkpoint.reading import read_checkpoint
-from registry.tensors.files.header import read_header
+from registry.transfer.model_weights import read_model_files
 from tests.fuzz import worst_files
 
 STOPPED_AFTER = 20
@@ -31,27 +32,16 @@ MEMORY = 4 << 30
 """Bytes of address space above what the child has."""
 
 
-class Bytes:
-    """A file in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size = len(data)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = self.data[offset : offset + len(buffer)]
-
-
 TABLE = worst_files.table()
 
 
 def read_adapter(files: tuple[bytes, bytes]) -> None:
-    header = read_header(Bytes(files[1]), what="adapter_model.safetensors", error=InvalidAdapterError)
+    header = read_header(BytesSource(files[1], "a file"), what="adapter_model.safetensors", error=InvalidAdapterError)
     read_checkpoint(parse_config(files[0]), header.entries, TABLE)
 
 
 def read_file(file: bytes) -> None:
-    read_header(Bytes(file), what="model.safetensors", error=InvalidBaseError)
+    read_header(BytesSource(file, "a file"), what="model.safetensors", error=InvalidBaseError)
 
 
 def read_base(files: dict[str, bytes]) -> None:

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.table.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
+from registry.files.header import TensorEntry
+from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 WIDTH: Final = 4
 

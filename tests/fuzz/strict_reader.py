@@ -1,4 +1,4 @@
-"""An independent strict reader of safetensors files: the judge of `registry.tensors.files.header`.
+"""An independent strict reader of safetensors files: the judge of `registry.files.header`.
 
 Written from the format's description, by hand and slow: no `json`, no code of the registry. It knows one grammar, JSON
 (RFC 8259) with nothing left to taste, and refuses what two programs could read in two ways.

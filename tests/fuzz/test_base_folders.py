@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidBaseError, NotFoundError
-from registry.services.model_files import read_model_files
-from registry.tensors.files.header import write_header
+from registry.files.header import write_header
+from registry.transfer.model_weights import read_model_files
 from tests.fuzz.config_texts import ODD_TEXTS, VALUES, dumped
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.fuzz.header_files import mutated

@@ -16,28 +16,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.files.header import Header, read_header, write_header
-from registry.tensors.files.source import read_range
+from registry.files.header import Header, read_header, write_header
+from registry.files.source import BytesSource, read_range
 from tests.fuzz.effort import LONG, QUICK, said_well
 from tests.fuzz.header_files import Draft, drafts, entry, faulty_drafts, mutated
 from tests.fuzz.strict_reader import Content, RefusedError, read_strictly
 from tests.kit import RawTensor, write_tensors
 
 
-class Bytes:
-    """A file in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size = len(data)
-
-    def read_into(self, offset: int, buffer: memoryview) -> None:
-        buffer[:] = self.data[offset : offset + len(buffer)]
-
-
 def ours(file: bytes) -> Header | None:
     try:
-        return read_header(Bytes(file), what="x.safetensors", error=InvalidAdapterError)
+        return read_header(BytesSource(file, "a file"), what="x.safetensors", error=InvalidAdapterError)
     except InvalidAdapterError as problem:
         said_well(problem, "bad_safetensors")
         return None
@@ -60,7 +49,7 @@ def judge(file: bytes) -> bool:
     tensors, metadata = strict
     assert header is not None, "refused, but strictly valid"
     assert header.metadata == metadata
-    source = Bytes(file)
+    source = BytesSource(file, "a file")
     found = {
         name: (one.dtype, one.shape, bytes(read_range(source, one.start, one.stop)))
         for name, one in header.entries.items()
@@ -176,7 +165,7 @@ def test_what_is_written_is_read_back_by_all(tmp_path: Path) -> None:
 )
 def test_what_a_product_or_a_sign_can_hide(member: str, fault: str) -> None:
     with pytest.raises(InvalidAdapterError, match=fault):
-        read_header(Bytes(Draft((('"a"', member),)).file()), what="x", error=InvalidAdapterError)
+        read_header(BytesSource(Draft((('"a"', member),)).file(), "a file"), what="x", error=InvalidAdapterError)
 
 
 def test_a_message_stays_short_whatever_the_names_are() -> None:

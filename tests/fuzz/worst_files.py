@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 
-from registry.tensors.files.header import write_header
-from registry.tensors.table.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
+from registry.files.header import write_header
+from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.fuzz.pattern_texts import BOMBS
 
 MOST: Final = 1_000_000

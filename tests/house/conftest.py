@@ -1,4 +1,4 @@
-"""The wheel, built once for the tests that look at it or install it."""
+"""The distributions, built once for the tests that look at them or install them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,28 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The distribution as a user gets it, built from this checkout by the build backend that is installed here."""
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+def built(project: Path, out: Path) -> tuple[Path, Path]:
+    """The wheel and the sdist, as `make dist` makes them: the wheel from what the sdist holds."""
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(project)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = out.glob("*.whl")
-    return built
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+@pytest.fixture(scope="session")
+def distribution(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Wheel and sdist of `adapter-registry`, built from this checkout by the build backend that is installed here."""
+    return built(ROOT, tmp_path_factory.mktemp("distribution"))
+
+
+@pytest.fixture(scope="session")
+def wheel(distribution: tuple[Path, Path]) -> Path:
+    """The distribution as a user gets it."""
+    return distribution[0]
+
+
+@pytest.fixture(scope="session")
+def client_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of `adapter-registry-client`."""
+    return built(ROOT / "client", tmp_path_factory.mktemp("client-distribution"))[0]

@@ -1,4 +1,4 @@
-"""Writes the list of modules in docs/architecture.md, the first line of each: ``python -m tests.house.module_map``."""
+"""Writes the list of packages in docs/architecture.md, the first line of each: ``python -m tests.house.module_map``."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
-BEGIN = "<!-- modules: written by `make format` from the first line of each module -->\n"
-END = "<!-- end of modules -->"
+BEGIN = "<!-- packages: written by `make format` from the first line of each -->\n"
+END = "<!-- end of packages -->"
 
 
-def modules(package: Path) -> list[Path]:
-    return sorted(path for path in package.rglob("*.py") if "__pycache__" not in path.parts and path.stem != "__init__")
+def packages(package: Path) -> list[Path]:
+    """The folders of modules below ``package``."""
+    return sorted(path.parent for path in package.rglob("__init__.py") if path.parent != package)
 
 
-def line(path: Path) -> str:
-    words = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n", maxsplit=1)[0].split()
-    return f"| `{path.stem}` | {' '.join(words)} |"
+def line(folder: Path, package: Path) -> str:
+    source = (folder / "__init__.py").read_text(encoding="utf-8")
+    words = (ast.get_docstring(ast.parse(source)) or "").split("\n\n", maxsplit=1)[0].split()
+    return f"| `{'.'.join(folder.relative_to(package.parent).parts)}` | {' '.join(words)} |"
 
 
 def render(package: Path) -> str:
-    """One table for each package, the leaves and roots last."""
-    tables = []
-    for folder in sorted({path.parent for path in modules(package)}, key=lambda folder: (folder == package, folder)):
-        name = ".".join(folder.relative_to(package.parent).parts)
-        rows = [line(path) for path in modules(package) if path.parent == folder]
-        tables.append("\n".join([f"### `{name}`", "", "| module | what it is for |", "|---|---|", *rows]))
-    return "\n\n".join(tables)
+    """One table: what each package is for."""
+    rows = [line(folder, package) for folder in packages(package)]
+    return "\n".join(["| package | what it is for |", "|---|---|", *rows])
 
 
 def with_map(page: str, package: Path) -> str:

@@ -1,117 +1,120 @@
 """Plants bugs in a copy of the package, one at a time, and sees that the tests catch each.
 
-    python -m tests.house.mutants [NAME]...
+    python -m tests.house.mutants [NAME]... [--sample N] [--seed TEXT] [--minutes M]
 
 A mutant is caught when the tests named with it fail; the same tests pass without it, which is tried first. The list is
-in `tests.house.planted`. Two are tried at a time, each in a copy of its own.
+in `tests.house.planted`. Two are tried at a time, each in a copy of its own. A sample is drawn by a seed, the id of the
+commit unless another is given: another commit tries others, and the same commit the same ones.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
+import argparse
+import math
+import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
+from tests.house.mutant_copy import ROOT, Copy, Trial, Verdict, planted, selection
 from tests.house.planted import MUTANTS, Mutant
+from tests.house.symbols import SymbolError
 
-ROOT = Path(__file__).parents[2]
-COPIED = ("registry", "tests", "benchmarks", "alembic", "migrations", "pyproject.toml", "README.md")
 SIDE_BY_SIDE = 2
+NO_COMMIT = "no commit"
 
 
-def copy_to(folder: Path) -> None:
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
-        else:
-            shutil.copy(source, folder)
-
-
-def places(mutant: Mutant, root: Path = ROOT) -> int:
-    """How often the text that the mutant changes stands in its file; anything but 1 makes it useless."""
-    file = root / "registry" / mutant.file
-    return file.read_text(encoding="utf-8").count(mutant.old) if file.exists() else 0
-
-
-def run_tests(folder: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """Exit code of pytest in the copy, and its last lines; child processes see the copy too."""
-    # Bytecode is kept by a file's size and second: planting and taking away within one second would go unseen.
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
-    return done.returncode, "\n".join((done.stdout + done.stderr).splitlines()[-3:])
-
-
-def try_one(mutant: Mutant, folder: Path) -> str | None:
-    """None when the mutant is caught, else why not."""
-    if places(mutant, folder) != 1:
-        return f"the text it changes stands {places(mutant, folder)} times in {mutant.file}"
-    file = folder / "registry" / mutant.file
-    sound = file.read_text(encoding="utf-8")
-    file.write_text(sound.replace(mutant.old, mutant.new), encoding="utf-8")
+def commit() -> str:
+    """The commit that is checked out, or a fixed text where git does not know."""
     try:
-        code, last = run_tests(folder, [mutant.tests])
-    finally:
-        file.write_text(sound, encoding="utf-8")
-    # A test that fails may leave a connection open, which Python tells after pytest's own closing line.
-    closing = next((line for line in reversed(last.splitlines()) if re.search(r" in [0-9.]+s", line)), "")
-    if (
-        code == 1 and " failed" in closing
-    ):  # an error while a test is set up would show a broken mutant, not a caught one
-        return None
-    return f"SURVIVED {mutant.tests}" if code == 0 else f"pytest ended with {code}: {last}"
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return NO_COMMIT
+    return asked.stdout.strip()
 
 
-def unsound(folder: Path, selections: Iterable[str]) -> dict[str, str]:
-    """The tests that fail without a mutant, and how."""
-    wanted = sorted(set(selections))
-    if run_tests(folder, wanted)[0] == 0:
-        return {}
-    ended = {tests: run_tests(folder, [tests]) for tests in wanted}
-    return {
-        tests: f"NOT TRIED, {tests} fails without it (pytest ended with {code}):\n{last}"
-        for tests, (code, last) in ended.items()
-        if code != 0
-    }
+def sample(mutants: Sequence[Mutant], size: int, seed: str) -> list[Mutant]:
+    """So many of them, or all when there are no more, in an order that the seed gives."""
+    return random.Random(seed).sample(list(mutants), min(size, len(mutants)))
 
 
-def main(names: list[str]) -> int:
-    unknown = set(names) - {mutant.name for mutant in MUTANTS}
-    if unknown:
-        sys.exit(f"No such mutant: {', '.join(sorted(unknown))}.")
-    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+def unfit(mutants: Sequence[Mutant], copy: Copy) -> list[str]:
+    """What keeps bugs of the list from being planted, or their tests from being found."""
+    found = []
+    for mutant in mutants:
+        try:
+            planted(mutant, copy.package)
+            selection(mutant.tests, copy.tests)
+        except SymbolError as error:
+            found.append(f"{mutant.name}: {error}")
+    return found
+
+
+def try_all(mutants: Sequence[Mutant], copies: Sequence[Copy], until: float) -> list[Trial]:
+    """Each copy tries those that name the same tests one after another, and says what came of each."""
+    free: SimpleQueue[Copy] = SimpleQueue()
+    for copy in copies:
+        free.put(copy)
+    groups: dict[str, list[Mutant]] = defaultdict(list)
+    for mutant in mutants:
+        groups[mutant.tests].append(mutant)
+
+    def try_group(tests: str) -> list[Trial]:
+        own, trials = free.get(), []
+        try:
+            for trial in own.try_each(tests, groups[tests], until):
+                print(f"{trial.mutant.name:<34} {trial.came_to} ({trial.seconds:.0f} s)", flush=True)
+                trials.append(trial)
+        finally:
+            free.put(own)
+        return trials
+
+    with ThreadPoolExecutor(len(copies)) as pool:
+        return [trial for trials in pool.map(try_group, groups) for trial in trials]
+
+
+def concluded(trials: Sequence[Trial]) -> int:
+    """Say what came of them together, and give the exit code: 0 when some were tried and all of those caught."""
+    count = {verdict: sum(trial.verdict is verdict for trial in trials) for verdict in Verdict}
+    print(", ".join(f"{number} {verdict.value}" for verdict, number in count.items()))
+    caught = [trial for trial in trials if trial.verdict is Verdict.CAUGHT]
+    if caught:
+        slowest = sorted(caught, key=lambda trial: -trial.seconds)[:5]
+        median = statistics.median(trial.seconds for trial in caught)
+        told = ", ".join(f"{trial.mutant.name} {trial.seconds:.0f} s" for trial in slowest)
+        print(f"Caught within {median:.1f} s in the median; the slowest: {told}")
+    return 0 if caught and not count[Verdict.NOT_CAUGHT] else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    about = argparse.ArgumentParser(prog="python -m tests.house.mutants", description="Plant bugs and see them caught.")
+    about.add_argument("names", nargs="*", metavar="NAME", help="only these; all when none is named")
+    about.add_argument("--sample", type=int, metavar="N", help="only so many of them, drawn by the seed")
+    about.add_argument("--seed", metavar="TEXT", help="what the sample is drawn by (default: the commit)")
+    about.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="begin none that would take longer")
+    asked = about.parse_args(arguments)
+    until = time.monotonic() + 60 * asked.minutes
+    if unknown := set(asked.names) - {mutant.name for mutant in MUTANTS}:
+        about.error(f"no such mutant: {', '.join(sorted(unknown))}")
+    chosen = [mutant for mutant in MUTANTS if not asked.names or mutant.name in asked.names]
+    if asked.sample is not None:
+        seed = commit() if asked.seed is None else asked.seed
+        known, chosen = len(chosen), sample(chosen, asked.sample, seed)
+        print(f"Seed {seed}, {len(chosen)} of {known}: {', '.join(mutant.name for mutant in chosen)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
-        copies: SimpleQueue[Path] = SimpleQueue()
-        folders = [Path(scratch, str(number)) for number in range(SIDE_BY_SIDE)]
-        for folder in folders:
-            folder.mkdir()
-            copy_to(folder)
-            copies.put(folder)
-        broken = unsound(folders[0], [mutant.tests for mutant in chosen])
-
-        def judge(mutant: Mutant) -> bool:
-            start, own = time.perf_counter(), copies.get()
-            try:
-                why = broken.get(mutant.tests) or try_one(mutant, own)
-            finally:
-                copies.put(own)
-            print(f"{mutant.name:<34} {why or 'caught'} ({time.perf_counter() - start:.0f} s)", flush=True)
-            return why is None
-
-        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            caught = sum(pool.map(judge, chosen))
-    print(f"{caught} passed, {len(chosen) - caught} failed")
-    return 0 if caught == len(chosen) else 1
+        copies = [Copy(Path(scratch, str(number))) for number in range(SIDE_BY_SIDE)]
+        if reasons := unfit(chosen, copies[0]):
+            print("\n".join(reasons))
+            return 1
+        return concluded(try_all(chosen, copies, until))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

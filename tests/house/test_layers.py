@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -39,13 +40,22 @@ def test_the_contracts_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [
-        ("tensors/files/dtypes.py", "import sqlalchemy", "The tensor core is pure"),
-        ("tensors/files/dtypes.py", "import boto3", "The tensor core is pure"),
-        ("tensors/files/dtypes.py", "from registry.storage import driver", "Imports go down only"),
-        ("tensors/files/dtypes.py", "from registry.catalogue import __init__", "Imports go down only"),
+        ("tensors/elements/dtypes.py", "import sqlalchemy", "The tensor core is pure"),
+        ("tensors/elements/dtypes.py", "import boto3", "The tensor core is pure"),
+        ("tensors/elements/dtypes.py", "from registry.storage import driver", "Imports go down only"),
+        ("tensors/elements/dtypes.py", "from registry.catalogue import __init__", "Imports go down only"),
         ("catalogue/__init__.py", "import torch", "The catalogue knows no tensors"),
         ("storage/driver.py", "import safetensors", "Storage knows bytes only"),
-        ("storage/driver.py", "from registry.services import protocol", "Imports go down only"),
+        ("storage/driver.py", "from registry.services import local", "Imports go down only"),
+        (
+            "client/http/retry.py",
+            "from registry.services import local",
+            "The client imports neither services nor catalogue",
+        ),
+        ("transfer/compare.py", "import torch", "The client needs no torch and no database"),
+        ("services/intake/intake.py", "from registry.services import local", "The services have floors"),
+        ("catalogue/store/blobs.py", "from registry.catalogue.changes import tags", "The catalogue has floors"),
+        ("http/access.py", "import h11", "The internals of uvicorn and h11 stay in one package"),
         ("errors.py", "import registry.digest", "Imports go down only"),
         ("planted.py", "import registry.errors", "Imports go down only"),
     ],
@@ -54,7 +64,7 @@ def test_a_planted_import_is_caught(copy: Path, module: str, line: str, broken: 
     plant(copy, module, line)
     done = lint_imports(copy)
     assert done.returncode != 0
-    assert f"{broken} BROKEN" in done.stdout, done.stdout + done.stderr
+    assert re.search(f"^{broken}.* BROKEN", done.stdout, re.MULTILINE), done.stdout + done.stderr
 
 
 def test_an_indirect_import_is_caught(copy: Path) -> None:

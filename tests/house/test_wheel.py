@@ -1,37 +1,25 @@
-"""The wheel: what it carries, and that the main job works where nothing but the wheel is installed."""
+"""The wheel: what it carries, and that the demo and the main job work where nothing but the wheel is installed."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import re
+import shlex
 import sys
 import sysconfig
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from benchmarks import synthetic
+from registry import __version__
+from registry.demo.links import BASE, LINKS
+from tests.house.environments import environment, run
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Run a command away from the checkout, with nothing of this process's Python settings."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "REGISTRY_"))}
-    words = [str(word) for word in command]
-    done = subprocess.run(
-        words,
-        cwd=cwd,
-        env={**clean, **environment},
-        check=False,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def test_the_wheel_carries_the_migrations_inside_the_package(wheel: Path) -> None:
@@ -45,24 +33,31 @@ def test_the_wheel_carries_the_migrations_inside_the_package(wheel: Path) -> Non
 def test_the_wheel_puts_nothing_beside_the_package(wheel: Path) -> None:
     """A top-level ``alembic`` would land in the library's own folder, ``tests`` in everyone's way."""
     top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    (metadata,) = top - {"registry"}
-    assert metadata.startswith("adapter_registry-")
-    assert metadata.endswith(".dist-info")
+    assert top == {"registry", "adapter_registry", f"adapter_registry-{__version__}.dist-info"}
 
 
 def test_the_wheel_carries_every_module_and_no_litter(wheel: Path) -> None:
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("registry/")}
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "registry").rglob("*.py")}
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    packages = (ROOT / "registry", ROOT / "adapter_registry")
+    modules = {str(path.relative_to(ROOT)) for package in packages for path in package.rglob("*.py*")}
+    modules = {name for name in modules if "__pycache__" not in name}
     assert modules <= names
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".safetensors"))]
 
 
-def environment(folder: Path) -> tuple[Path, Path]:
-    """An empty virtual environment: its Python and its folder of packages."""
-    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
-    python = folder / "bin" / "python"
-    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
-    return python, packages
+def test_the_sdist_carries_what_builds_and_explains_it(distribution: tuple[Path, Path]) -> None:
+    with tarfile.open(distribution[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "docs/concepts.md"} <= names
+    assert not [name for name in names if name.partition("/")[0] in {".venv", "build", "dist", "demo-registry", ".git"}]
+
+
+def test_the_newest_version_of_the_changelog_is_this_one() -> None:
+    page = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([^\]]+)\](?: - (\d{4}-\d\d-\d\d))?$", page, flags=re.MULTILINE)
+    assert versions[0] == ("Unreleased", "")
+    assert versions[1][0] == __version__
+    assert all(day for _, day in versions[1:])
 
 
 def main_job(python: Path, packages: Path, folder: Path) -> None:
@@ -95,16 +90,74 @@ def main_job(python: Path, packages: Path, folder: Path) -> None:
     run(command, "verify", folder / "out", cwd=folder, **where)
 
 
-@pytest.mark.slow
-def test_the_main_job_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
-    """Dependencies are those of this environment, seen through a path file; the package is the wheel's alone.
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An environment with the wheel alone: its Python and its folder of packages. Nothing is downloaded.
 
-    A path file isn't followed to other path files, so that this environment's editable install stays out.
+    Dependencies are those of this environment, seen through a path file. A path file isn't followed to other path
+    files, so that this environment's editable install stays out.
     """
-    python, packages = environment(tmp_path / "venv")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    folder = tmp_path_factory.mktemp("installed")
+    python, packages = environment(folder / "venv")
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=folder)
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    main_job(python, packages, tmp_path)
+    return python, packages
+
+
+def test_the_first_steps_of_the_demo_work_from_the_wheel(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    """With a tiny model and an adapter that is there, so that nothing has to be trained."""
+    python, packages = installed
+    command, other = python.with_name("registry"), python.with_name("adapter-registry")
+    where = {"REGISTRY_URL": str(tmp_path / "demo-registry"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for name in ("registry", "adapter_registry"):
+        imported = run(python, "-c", f"import {name}; print({name}.__file__)", cwd=tmp_path).strip()
+        assert Path(imported) == packages / "registry" / "__init__.py"
+    first = LINKS[0]
+    base = synthetic.base_model(tmp_path / "made", synthetic.TINY)
+    adapter = synthetic.adapter(tmp_path / "made", synthetic.TINY, seed=1, rank=4)
+    run(command, "base", "add", BASE, base, cwd=tmp_path, **where)
+    published = run(command, "publish", adapter, first.path, "-m", first.message, cwd=tmp_path, **where)
+    assert published.splitlines()[0].strip() == f"{first.path}@1"
+    told = json.loads(run(other, "tree", "--json", cwd=tmp_path, **where))
+    assert [root["children"][0]["path"] for root in told["roots"]] == [first.path]
+
+
+def test_the_commands_of_the_wheel_are_those_of_the_project(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    for name in scripts:
+        assert run(installed[0].with_name(name), "--version", cwd=tmp_path) == f"adapter-registry {__version__}\n"
+
+
+SHORT_DEMO = """
+import json
+from registry.cli.commands.demo import ScreenReport
+from registry.cli.render.bar import RichProgress
+from registry.cli.session import session
+from registry.demo.main import run
+from registry.demo.training import Recipe
+
+with session("demo-registry", True, create=True) as work, RichProgress(counts_bytes=False) as steps:
+    outcome = run(work.registry, ScreenReport(work, steps), recipe=Recipe(steps=2, sentences=2))
+references = [revision.reference for revision in outcome.revisions]
+print(json.dumps([references, outcome.check.lora.weights, outcome.check.merged.weights, outcome.commands]))
+"""
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_the_wheel(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    """On real weights, with the wheel's own texts and next to no training; and the commands that it gives to try."""
+    told = run(installed[0], "-c", SHORT_DEMO, cwd=tmp_path)
+    references, lora, merged, commands = json.loads(told.splitlines()[-1])
+    assert references == [f"{link.path}@1" for link in LINKS]
+    assert max(lora, merged) < 1e-5
+    for command in commands:
+        run(*shlex.split(command), cwd=tmp_path)
+    assert (tmp_path / f"{LINKS[-1].task}-merged" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_main_job_works_from_the_wheel(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    main_job(*installed, tmp_path)
 
 
 @pytest.mark.slow

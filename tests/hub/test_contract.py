@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.wire import VIEWS
+from registry.schemas.protocol import VIEWS
 from tests.api.conftest import Library, Lines, log, running
 from tests.hub.conftest import WEIGHTS, assert_missing, sha
 from tests.kit import plain_base, write_chain
@@ -172,7 +172,10 @@ def test_paths_info(reader: httpx.Client, sent: str) -> None:
     assert [entry["path"] for entry in one] == ["config.json"]
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"paths": 1}', b'{"paths": [1]}', b'{"other": []}', b"[" * 9999])
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'{"paths": 1}', b'{"paths": [1]}', b'{"other": []}', b'{"paths": [], "paths": []}', b"[" * 9999],
+)
 def test_a_malformed_question_for_paths(reader: httpx.Client, body: bytes) -> None:
     answer = reader.post(
         "/hf/api/models/tiny/_/paths-info/main", content=body, headers={"Content-Type": "application/json"}

@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.http.limits import Limits
-from registry.services import commits, repos
+from registry.http.request.limits import Limits
+from registry.schemas.protocol import VIEWS
+from registry.services import hub_repos
+from registry.services.artifacts import commits
 from registry.tensors.artifacts import plan
-from registry.wire import VIEWS
 from tests.api.conftest import Library, running, with_tokens
 from tests.hub.conftest import WEIGHTS, assert_missing, fill, sha
 from tests.kit import RawTensor, plain_base, read_tensors, write_tensors
@@ -169,7 +170,7 @@ def test_a_commit_of_another_arithmetic_is_not_here_and_not_gone(
 ) -> None:
     _, client = shelf_service
     before = {view: sha(client, view, "tiny/a.x") for view in VIEWS}
-    for module in (commits, plan, repos):
+    for module in (commits, plan, hub_repos):
         monkeypatch.setattr(module, "fingerprint", lambda: "another")
     now = {view: sha(client, view, "tiny/a.x") for view in VIEWS}
     assert now["hf-published"] == before["hf-published"]  # copied: made in one way

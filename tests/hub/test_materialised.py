@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.services.commits import made_by
+from registry.services.artifacts.commits import made_by
 from registry.tensors.artifacts import plan
 from tests.api.conftest import running
 from tests.hub.conftest import WEIGHTS, assert_missing, fill, sha

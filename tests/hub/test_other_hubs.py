@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.http.limits import Limits
+from registry.http.request.limits import Limits
 from tests.api.conftest import Library, running
 from tests.hub.conftest import assert_missing, sha
 

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import psycopg
 
 import registry
-from registry.catalogue.database import Database
-from registry.client.patience import Patience
+from registry.catalogue.database.database import Database
+from registry.client.http.retry import RetryPolicy
 from registry.client.remote import RemoteRegistry
 from registry.folders.cache import FetchCache
 from tests.journeys.fault_wire import Wire
@@ -33,7 +33,7 @@ from tests.kit.shim import Asked, Shim
 
 REGISTRY = str(Path(sys.executable).with_name("registry"))
 PATIENCE = 120.0
-IMPATIENT = Patience(known=1.0, unknown=1.0)
+IMPATIENT = RetryPolicy(known=1.0, unknown=1.0)
 OF_CLIENTS = "X-Amz-Signature="
 """In the targets of requests to the store that were signed for a client."""
 
@@ -99,7 +99,7 @@ class House:
     def impatient(self) -> RemoteRegistry:
         """The same, and it waits for a second where others wait for a minute and a half."""
         cache = FetchCache(self.room / "impatient")
-        client = RemoteRegistry(self.api.url, self.token, cache=cache, patience=IMPATIENT)
+        client = RemoteRegistry(self.api.url, self.token, cache=cache, retry=IMPATIENT)
         self._clients.callback(client.close)
         return client
 

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from registry.services.local import DATABASE, LocalRegistry
-from registry.services.protocol import Registry
+from registry.operations.registry import Registry
+from registry.services.deployment import DATABASE
+from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess

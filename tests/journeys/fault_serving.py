@@ -11,8 +11,9 @@ import os
 from typing import Any
 
 from registry.http import server
-from registry.http.limits import Limits
-from registry.services import commits, repos
+from registry.http.request.limits import Limits
+from registry.services import hub_repos
+from registry.services.artifacts import commits
 from registry.tensors.artifacts import plan
 
 
@@ -26,7 +27,7 @@ def _narrow(limits: Limits) -> None:
 
 
 def _compute_as(fingerprint: str) -> None:
-    for module in (commits, plan, repos):
+    for module in (commits, plan, hub_repos):
         module.fingerprint = lambda: fingerprint  # type: ignore[attr-defined]
 
 

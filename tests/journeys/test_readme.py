@@ -42,6 +42,11 @@ def _shell(commands: str, folder: Path, **more: str) -> str:
     return run.stdout
 
 
+def _installed(commands: str) -> str:
+    """The commands after those that install it: `tests/house` has tests of these."""
+    return "".join(line for line in commands.splitlines(keepends=True) if not line.startswith("pip install"))
+
+
 @pytest.fixture
 def workshop(tmp_path: Path) -> Path:
     """A folder with a base model and two trained adapters, the second one trained on ./support-merged."""
@@ -63,8 +68,7 @@ def _fill(folder: Path, name: str, base: Path, adapter: Path) -> None:
 @pytest.mark.slow
 def test_with_your_own_model(workshop: Path) -> None:
     first, second = _block("registry base add llama ./"), _block("--metric acc=0.91")
-    commands = [line for line in (first + second).splitlines() if not line.startswith("pip install")]
-    out = _shell("\n".join(commands), workshop)
+    out = _shell(_installed(first + second), workshop)
     assert "llama/support@1\n" in out
     assert "llama/support/french@1\n" in out
     assert "the receipt in" in out  # why the parent was pinned
@@ -76,7 +80,7 @@ def test_with_a_team(workshop: Path, start_service: Callable[..., ServiceProcess
     """Two people, each with folders of their own; only the name of the machine and the port are exchanged."""
     mine = {"XDG_DATA_HOME": str(workshop / "my-data")}
     _fill(workshop / "my", "llama", workshop / "Llama-3.2-1B", workshop / "out/support")
-    keeper, user = _block("registry token create"), _block("registry login")
+    keeper, user = _block("registry token create"), _installed(_block("registry login"))
     create, serve = keeper.splitlines()
     _shell(create, workshop)
     assert serve.split()[:2] == ["registry", "serve"]

@@ -183,7 +183,8 @@ def _events_tell_who_and_from_where(admin: Person) -> None:
     events = admin.json("events", "--limit", "200")
     actions = {event["action"] for event in events}
     assert actions >= {"base add", "publish", "tag", "retract", "delete", "token create", "token revoke", "refused"}
-    french = next(event for event in events if event["subject"] == "llama/support/french@1")
+    deleted = [event for event in events if event["action"] == "delete"]
+    french = next(event for event in deleted if event["subject"] == "llama/support/french@1")
     assert (french["actor"], french["source"]) == ("anna", "127.0.0.1")  # she deleted it
     published = [event for event in events if event["action"] == "publish"]
     assert {event["actor"] for event in published} == {"anna", "ben"}

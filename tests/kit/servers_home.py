@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import psutil
 
-PATIENCE = 60.0  # seconds until a server that does not come up is an error; a loaded machine may need many
+PATIENCE = 240.0  # seconds until a server that does not come up is an error; a loaded machine may need many
 KEEPER = Path(__file__).with_name("servers_keeper.py")
 
 

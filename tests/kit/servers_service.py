@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from registry.rights import UNLIMITED, Principal, Role
-from tests.kit import servers_home
+from tests.kit import delays, servers_home
 from tests.kit.servers_home import Home, ServerError
 
 ROOT = Path(__file__).parents[2]
@@ -25,13 +25,15 @@ _SERVING = re.compile(r"Serving .* on (http://127\.0\.0\.1:\d+)")
 def clean_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without the settings of a registry or of AWS, and with ``environ``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("REGISTRY_", "AWS_"))}
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environ}
+    places = (delays.LATE, ROOT) if delays.wanted() else (ROOT,)
+    packages = os.pathsep.join(map(str, places))
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages, "PYTHONUNBUFFERED": "1", **environ}
 
 
 def create_token(database_url: str, role: Role = "admin", *scopes: str) -> str:
     """The secret of a new token, made in the database as `registry token create` does it on the server's machine."""
-    from registry.catalogue import tokens
-    from registry.catalogue.database import Database
+    from registry.catalogue.database.database import Database
+    from registry.catalogue.team import tokens
     from registry.reference import Path as TreePath
 
     database, maker = Database(database_url), Principal("operator", UNLIMITED)

@@ -52,7 +52,7 @@ class SharedServers:
 
     def _migrated(self, port: int) -> str:
         def make() -> dict[str, Any]:
-            from registry.catalogue.database import Database
+            from registry.catalogue.database.database import Database
 
             name = create_database(port)
             database = Database(postgres_url(port, name))

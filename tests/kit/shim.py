@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,6 +90,7 @@ class Shim:
         self.faults: list[Fault] = []
         self._seen: list[Seen] = []
         self._going = 0
+        self._forgotten = 0
         self._lock = threading.Condition()
         self._http = _Server(self)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="shim")
@@ -108,26 +109,28 @@ class Shim:
             ]
 
     def forget(self) -> None:
-        """Begin `seen` anew."""
+        """Begin `seen` anew, also without the requests that are still under way: a client has its answer before."""
         with self._lock:
             self._seen.clear()
+            self._forgotten += 1
 
-    def strike(self, method: str, target: str) -> Fault:
-        """The fault for a request that has just come; one that does nothing when none matches."""
+    def strike(self, method: str, target: str) -> tuple[Fault, int]:
+        """The fault of a request that has just come, one that does nothing when none matches; and what `note` needs."""
         with self._lock:
             self._going += 1
             for fault in self.faults:
                 if fault.times != 0 and fault.matches(method, target):
                     if fault.times is not None:
                         fault.times -= 1
-                    return fault
-        return Fault()
+                    return fault, self._forgotten
+            return Fault(), self._forgotten
 
-    def note(self, seen: Seen) -> None:
-        """Remember a request that has ended."""
+    def note(self, seen: Seen, came: int) -> None:
+        """Remember a request that has ended, unless it came before `forget`."""
         with self._lock:
             self._going -= 1
-            self._seen.append(seen)
+            if came == self._forgotten:
+                self._seen.append(seen)
             self._lock.notify_all()
 
     def __enter__(self) -> Shim:
@@ -164,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         shim = self.server.shim
-        fault = shim.strike(self.command, self.path)
+        fault, came = shim.strike(self.command, self.path)
         self._status = self._sent = self._received = 0
         try:
             time.sleep(fault.delay)
@@ -178,9 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._exchange(fault)
             self.wfile.flush()
-        except (_BrokenError, OSError):
+        except (_BrokenError, OSError, HTTPException):  # the last: the server's answer ends too early
             self.close_connection = True
-        shim.note(Seen(self.command, self.path, self._status, self._sent, self._received))
+        finally:
+            shim.note(Seen(self.command, self.path, self._status, self._sent, self._received), came)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_OPTIONS = _pass_on  # noqa: N815
 

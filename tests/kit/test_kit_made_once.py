@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.catalogue import migrations
+from registry.catalogue.database import migrations
 from registry.services.local import LocalRegistry
 
 MIGRATE = migrations.upgrade  # before `made_once` takes its place

@@ -67,7 +67,7 @@ def client(place: S3Place) -> Any:
 
 
 def soon(true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not true() and time.monotonic() < deadline:
         time.sleep(0.02)
     return true()

@@ -7,9 +7,9 @@ import sys
 
 from registry.progress import SILENT
 from registry.schemas import Collected
-from registry.services import publish  # noqa: F401 - imported before the forks, it takes seconds
-from registry.services.check import check
-from registry.services.collect import collect
+from registry.services.publishing import publish  # noqa: F401 - imported before the forks, it takes seconds
+from registry.services.upkeep.check import check
+from registry.services.upkeep.collect import collect
 from tests.services.fault_worker import killed_at
 from tests.services.life_places import open_deployment, open_registry
 

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from registry.services import fetch, publish, verify  # noqa: F401 - imported before the forks, they take seconds
 from registry.services.local import LocalRegistry
+from registry.services.publishing import publish  # noqa: F401 - imported before the forks, they take seconds
 
 EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate", "sqlite3.connect"}
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from registry.catalogue.database import Database, sqlite_url
-from registry.catalogue.tables import Blob
+from registry.catalogue.database.database import Database, sqlite_url
+from registry.catalogue.database.tables import BaseModelRecord, Blob, Revision
+from registry.catalogue.database.visibility import INCLUDE_DELETED
 from registry.folders.cache import FetchCache
 from registry.rights import UNLIMITED, Principal
 from registry.services.deployment import Deployment
@@ -45,10 +46,14 @@ class Place:
         return next(path for path in self.folder.rglob(key.rpartition("/")[2]) if key in str(path))
 
     def age(self, by: timedelta) -> None:
-        """Let everything in the catalogue have been used so much earlier."""
+        """Let everything in the catalogue have been used, and what is deleted have been deleted, so much earlier."""
         with self.deployment.database.write() as session:
             for blob in session.scalars(select(Blob)):
                 blob.used_at = blob.used_at - by
+            for gone in (select(Revision), select(BaseModelRecord)):
+                for row in session.scalars(gone, execution_options=INCLUDE_DELETED):
+                    if row.deleted_at is not None:
+                        row.deleted_at -= by
 
 
 def open_deployment(spec: str) -> Deployment:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from registry.services import materialising
+from registry.services import materialise
 from tests.services.life_places import open_deployment, open_registry
 
 
@@ -32,7 +32,7 @@ def main(spec: str, at: str) -> None:
     if at == "computing":
         registry.materialise("net/one", kind="merged", progress=_Killed())
     else:
-        setattr(materialising, "_make_visible", _kill)  # noqa: B010 - a function of another type
+        setattr(materialise, "_make_visible", _kill)  # noqa: B010 - a function of another type
         registry.materialise("net/one", kind="merged")
 
 

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from registry.catalogue import collecting
+from registry.catalogue.store import unreferenced
 from registry.digest import sha256_digest
+from registry.files.source import FileSource
+from registry.operations.transfer import Transfer
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.schemas import BaseAdded, Published
+from registry.schemas.transfer import BaseCommit, PublishCommit
 from registry.services.local import LocalRegistry
-from registry.services.requests import BaseFolder, PublishFolder, base_request, publish_request
-from registry.services.transfer import Transfer
-from registry.tensors.files.source import FileSource
-from registry.wire import BaseCommit, PublishCommit
+from registry.transfer.requests import BaseFolder, PublishFolder, base_request, publish_request
 from tests.kit import Base, write_adapter
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
@@ -96,4 +96,4 @@ def keys(registry: LocalRegistry) -> list[str]:
 def rows(registry: LocalRegistry) -> dict[str, str]:
     """Key by digest, as the catalogue has them."""
     with registry.deployment.read() as session:
-        return {row.digest: row.key for row in collecting.keys(session)}
+        return {row.digest: row.key for row in unreferenced.keys(session)}

@@ -9,20 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from registry.catalogue import blobs as blob_rows
-from registry.catalogue import collecting
+from registry.catalogue.store import blobs as blob_rows
+from registry.catalogue.store import unreferenced
 from registry.errors import UnavailableError
 from registry.progress import SILENT
 from registry.schemas import Checked, Damage
-from registry.services.check import check
-from registry.services.deployment import blob_row
+from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
+from registry.services.upkeep.check import check
+from registry.services.upkeep.collect import collect
 from registry.storage.blobs import BlobStore
 from registry.storage.driver import ObjectInfo
 from registry.storage.s3 import S3Driver
 from registry.storage.staging import StagingDriver
 from tests.kit import plain_base, write_adapter
-from tests.kit.servers import S3Server
+from tests.kit.servers import S3Place, S3Server
+from tests.kit.shim import Fault, Shim, flip_first_byte
 from tests.services.life_places import KINDS, Place, open_place
 
 PATHS = ("one", "one-two", "other")
@@ -147,12 +149,23 @@ def test_a_list_of_blocks_is_checked_too(filled: Place, harm: Callable[[Path], N
     assert (damage.key, damage.takes_down) == (key, ("net",))
 
 
-def test_publishing_the_same_files_again_mends(filled: Place, folders: Path) -> None:
+@pytest.mark.parametrize("path", ["net/other", "net/again"])
+def test_publishing_the_same_files_again_mends(filled: Place, folders: Path, path: str) -> None:
     flip(filled.file(key_of(filled, "net/other@1", "adapter_model.safetensors")))
     assert fsck(filled, deep=True).damage
-    filled.registry.publish(folders / "other", "net/again")
+    answer = filled.registry.publish(folders / "other", path)
+    assert answer.created is (path == "net/again")
     found = fsck(filled, deep=True)
     assert (found.damage, found.orphans) == ((), 1)  # the damaged object is an orphan now
+
+
+def test_adding_the_same_base_again_mends(filled: Place, folders: Path) -> None:
+    flip(filled.file(key_of(filled, "net", "model.safetensors")))
+    assert fsck(filled, deep=True).damage
+    again = filled.registry.add_base("net", folders / "base")
+    assert (again.created, again.bytes_stored > 0) == (False, True)
+    assert fsck(filled, deep=True).damage == ()
+    assert filled.registry.add_base("net", folders / "base").bytes_stored == 0
 
 
 @EMBEDDED
@@ -170,10 +183,10 @@ def test_an_empty_registry_is_sound(place: Place) -> None:
 
 
 def test_many_blobs_are_walked_page_by_page(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.services.check._AT_ONCE", 3)
+    monkeypatch.setattr("registry.services.upkeep.check._AT_ONCE", 3)
     stored = [place.deployment.blobs.put_bytes(f"blob {number}".encode()) for number in range(11)]
     orphans, named = stored[::3], [one for number, one in enumerate(stored) if number % 3]
-    place.deployment.change(lambda session: blob_rows.record(session, map(blob_row, named)))
+    place.deployment.change(lambda session: blob_rows.record(session, named))
     missing = named[4]
     place.file(missing.key).unlink()
     found = fsck(place, deep=True)
@@ -183,7 +196,7 @@ def test_many_blobs_are_walked_page_by_page(place: Place, monkeypatch: pytest.Mo
 
 
 @EMBEDDED
-def test_a_blob_that_can_not_be_read_is_damage(filled: Place) -> None:
+def test_what_is_no_file_any_more_is_named(filled: Place) -> None:
     file = filled.file(key_of(filled, "net", "model.safetensors"))
     file.unlink()
     file.mkdir()
@@ -191,6 +204,70 @@ def test_a_blob_that_can_not_be_read_is_damage(filled: Place) -> None:
     file.rmdir()
     file.symlink_to(file)
     assert only(fsck(filled, deep=True)).takes_down == ("net",)
+
+
+@pytest.fixture
+def shim(s3_store: S3Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shim]:
+    """A way to the store of a team that can be made to fail."""
+    with Shim(s3_store.endpoint) as shim:
+        yield shim
+
+
+@pytest.fixture
+def behind(shim: Shim, filled: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """The same registry, by that way."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", shim.url)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    driver = S3Driver(filled.deployment.blobs.place)
+    yield replace(filled.deployment, blobs=BlobStore(driver))
+    driver.close()
+
+
+TEAM = pytest.mark.parametrize("filled", ["team"], indirect=True)
+
+
+@TEAM
+def test_one_wrong_answer_is_no_damage(filled: Place, behind: Deployment, shim: Shim) -> None:
+    key = key_of(filled, "net/other@1", "adapter_model.safetensors")
+    for fault in (
+        Fault(method="GET", target=key, times=1, change_answer=flip_first_byte),
+        Fault(method="GET", target=key, times=1, status=404),
+        Fault(method="HEAD", target=key, times=1, status=404),
+    ):
+        shim.faults = [fault]
+        assert check(behind, deep=True, progress=SILENT).damage == ()
+        assert fault.times == 0
+
+
+@TEAM
+def test_a_store_that_answers_otherwise_each_time_is_unreadable(filled: Place, behind: Deployment, shim: Shim) -> None:
+    key = key_of(filled, "net/other@1", "adapter_model.safetensors")
+    numbers = iter(range(1, 100))
+    shim.faults = [Fault(method="GET", target=key, change_answer=lambda data: bytes([next(numbers)]) + data[1:])]
+    assert only(check(behind, deep=True, progress=SILENT)).state == "unreadable"
+    shim.faults = [Fault(method="GET", target=key, change_answer=flip_first_byte)]
+    assert only(check(behind, deep=True, progress=SILENT)).state == "damaged"
+
+
+@TEAM
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Size>x</Size></Contents></ListBucketResult>",
+        b"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>x</Key></Contents></ListBucketResult>",
+        b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+        b"<html>Sign in</html>",
+    ],
+)
+@pytest.mark.usefixtures("filled")
+def test_a_list_that_is_damaged_ends_the_check_with_a_sentence(behind: Deployment, shim: Shim, said: bytes) -> None:
+    shim.faults = [Fault(method="GET", target="list-type=2", status=200, body=said)]
+    for work in (
+        lambda: check(behind, deep=False, progress=SILENT),
+        lambda: collect(behind, dry_run=False, progress=SILENT),
+    ):
+        with pytest.raises(UnavailableError, match="can't be read"):
+            work()
 
 
 class GoneWhileItIsRead:
@@ -220,11 +297,11 @@ def test_a_blob_that_goes_while_it_is_read(place: Place, row: str, monkeypatch: 
     monkeypatch.setattr("registry.storage.s3.reading.S3Reader.ahead", 1 << 20)
     blobs = place.deployment.blobs
     stored = blobs.put_bytes(bytes(8 << 20))
-    place.deployment.change(lambda session: blob_rows.record(session, [blob_row(stored)]))
+    place.deployment.change(lambda session: blob_rows.record(session, [stored]))
 
     def remove() -> None:
         if row == "gone":
-            place.deployment.change(lambda session: collecting.forget(session, [stored.digest], datetime.now(UTC)))
+            place.deployment.change(lambda session: unreferenced.forget(session, [stored.digest], datetime.now(UTC)))
         blobs.delete(stored.key)
 
     progress = GoneWhileItIsRead(remove)
@@ -260,7 +337,7 @@ def test_a_store_that_is_away_is_no_damage(
         driver = S3Driver(there.url)
         away = replace(place.deployment, blobs=GoneAfterTheList(driver, private_s3) if listed else BlobStore(driver))
         stored = away.blobs.put_bytes(b"some bytes")
-        away.change(lambda session: blob_rows.record(session, [blob_row(stored)]))
+        away.change(lambda session: blob_rows.record(session, [stored]))
         if not listed:
             private_s3.stop()
         with pytest.raises(UnavailableError):

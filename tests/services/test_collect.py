@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from registry.catalogue import uploads
+from registry.catalogue.store import uploads
 from registry.errors import NotAllowedError, UnavailableError
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.schemas import Checked, Collected
-from registry.services.check import check
-from registry.services.collect import collect
 from registry.services.local import LocalRegistry
+from registry.services.upkeep.check import check
+from registry.services.upkeep.collect import collect
 from registry.storage.blobs import BlobStore
 from tests.kit import Base, plain_base, write_adapter
 from tests.services.life_places import KINDS, Place, open_deployment, open_place, open_registry
@@ -77,14 +78,14 @@ def test_only_what_nothing_needs_is_collected(place: Place, base: Base, tmp_path
     assert gc(place).blobs == ()
     assert place.objects() == before
     gone = place.registry.show("net/two").files
-    place.registry.delete("net/two")
+    place.registry.delete("net/two@1")
     answer = gc(place)
     assert {blob.digest for blob in answer.blobs} == {file.digest for file in gone}
     assert answer.bytes == sum(file.size for file in gone)
     assert len(place.objects()) < len(before)
     assert_sound(place)
     place.registry.fetch("net/one", tmp_path / "out", kind="merged")
-    assert [event.action for event in place.registry.events(limit=2)] == ["gc", "delete"]
+    assert [event.action for event in place.registry.events(limit=3)] == ["gc", "purge", "delete"]
     assert gc(place) == Collected(dry_run=False, blobs=(), uploads=0, bytes=0, kept_for_grace=0)
     assert place.registry.events(limit=1)[0].action == "gc"
     assert [event.action for event in place.registry.events()].count("gc") == 1  # what did nothing is no event
@@ -99,7 +100,7 @@ def test_what_a_collection_removed_before_it_broke_off_is_told(
     fill(place.registry, base, tmp_path)
     made = place.registry.materialise("net/one", kind="merged", expires_in=1).materialisation
     gone = place.registry.show("net/two").files
-    place.registry.delete("net/two")
+    place.registry.delete("net/two@1")
     while datetime.now(UTC) <= made.expires_at:
         time.sleep(0.02)
 
@@ -127,7 +128,7 @@ def test_what_a_base_model_needs_stays(place: Place, base: Base, tmp_path: Path)
 def test_a_grace_begins_with_the_delete(place: Place, base: Base, tmp_path: Path) -> None:
     fill(place.registry, base, tmp_path)
     place.age(timedelta(days=30))
-    place.registry.delete("net/two")
+    place.registry.delete("net/two@1")
     answer = gc(place, grace=3600)
     assert (answer.blobs, answer.kept_for_grace) == ((), 2)
     place.age(timedelta(hours=2))
@@ -137,7 +138,7 @@ def test_a_grace_begins_with_the_delete(place: Place, base: Base, tmp_path: Path
 
 def test_a_dry_run_says_the_same_and_does_nothing(place: Place, base: Base, tmp_path: Path) -> None:
     fill(place.registry, base, tmp_path)
-    place.registry.delete("net/two")
+    place.registry.delete("net/two@1")
     place.deployment.blobs.put_bytes(b"left by a publisher that was killed")
     before, events = place.objects(), place.registry.events(limit=1)
     said = gc(place, dry_run=True)
@@ -162,18 +163,17 @@ def test_old_objects_without_a_row_go_and_young_ones_stay(place: Place, base: Ba
 
 def test_an_object_that_was_taken_away_can_not_be_published_any_more(place: Place, base: Base, tmp_path: Path) -> None:
     """A publisher that slept between storing and publishing is refused: a row must not point at nothing."""
-    from registry.catalogue import blobs as blob_rows
-    from registry.services.deployment import blob_row
+    from registry.catalogue.store import blobs as blob_rows
 
     fill(place.registry, base, tmp_path)
     stored = place.deployment.blobs.put_bytes(b"stored by a publisher that sleeps now")
     gc(place)
     gc(place)
     with pytest.raises(UnavailableError):
-        place.deployment.change(lambda session: blob_rows.record(session, [blob_row(stored)]))
+        place.deployment.change(lambda session: blob_rows.record(session, [stored]))
     assert_sound(place)
     again = place.deployment.blobs.put_bytes(b"stored by a publisher that sleeps now")
-    place.deployment.change(lambda session: blob_rows.record(session, [blob_row(again)]))
+    place.deployment.change(lambda session: blob_rows.record(session, [again]))
     assert_sound(place)
 
 
@@ -208,11 +208,8 @@ def test_only_admins_without_scopes_collect_and_check(
     embedded: Place, role: Role, scopes: tuple[TreePath, ...]
 ) -> None:
     embedded.registry.bases()
-    acting = replace(embedded.deployment, principal=Principal("eve", Rights(role, scopes)))
-    for work in (
-        lambda: collect(acting, dry_run=True, progress=SILENT),
-        lambda: check(acting, deep=False, progress=SILENT),
-    ):
+    acting = embedded.registry.with_principal(Principal("eve", Rights(role, scopes)))
+    for work in (lambda: acting.gc(dry_run=True), acting.fsck):
         if (role, scopes) == ("admin", ()):
             work()
         else:
@@ -232,7 +229,7 @@ def test_progress_is_told_in_bytes(embedded: Place, base: Base, tmp_path: Path) 
             self.stages[-1][1] += amount
 
     fill(embedded.registry, base, tmp_path)
-    embedded.registry.delete("net/two")
+    embedded.registry.delete("net/two@1")
     told = Told()
     check(embedded.deployment, deep=True, progress=told)
     collect(embedded.deployment, dry_run=False, progress=told, grace=0)
@@ -241,47 +238,64 @@ def test_progress_is_told_in_bytes(embedded: Place, base: Base, tmp_path: Path) 
     assert told.stages[0][0] > 0
 
 
-def _publishing(place: Place, number: int, adapters: list[Path]) -> list[str]:
-    """Publish the same bytes under other paths again and again, and delete most of them; the references that stay."""
+def _publishing(place: Place, number: int, adapters: list[Path], collected: threading.Event) -> list[str]:
+    """Publish the same bytes under other paths again and again, and delete most of them; the references that stay.
+
+    Eight times, and then bytes that nobody keeps until a collector took something.
+    """
     registry = open_registry(place.spec, open_deployment(place.spec))
-    kept = []
-    for turn in range(8):
+
+    def publish(adapter: Path, path: str) -> str:
         while True:
             try:
-                published = registry.publish(adapters[turn % len(adapters)], f"net/p{number}-{turn}")
-                break
+                return registry.publish(adapter, path).revision.reference
             except UnavailableError:  # a collector without grace takes what was just stored
                 continue
+
+    *shared, own = adapters
+    kept = []
+    for turn in range(8):
+        reference = publish(shared[turn % len(shared)], f"net/p{number}-{turn}")
         if turn % 4 == 3:
-            kept.append(published.revision.reference)
+            kept.append(reference)
         else:
-            registry.delete(published.revision.reference)
+            registry.delete(reference)
+    for turn in itertools.count(8):
+        if collected.is_set():
+            break
+        registry.delete(publish(own, f"net/p{number}-{turn}"))
+        collected.wait(1)  # with nothing that refers to it
     registry.close()
     return kept
 
 
-def _collecting(place: Place, ended: threading.Event) -> int:
-    """Collect without any grace until the others are ready; how much was collected."""
+def _collecting(place: Place, ended: threading.Event, collected: threading.Event) -> None:
+    """Collect without any grace until the others are ready."""
     deployment = open_deployment(place.spec)
-    count = 0
-    while not ended.wait(0.01):
-        count += len(collect(deployment, dry_run=False, progress=SILENT, grace=0).blobs)
-    deployment.database.dispose()
-    return count
+    try:
+        while not ended.wait(0.01):
+            if collect(deployment, dry_run=False, progress=SILENT, grace=0).blobs:
+                collected.set()
+    finally:
+        collected.set()  # where it failed: nobody waits for more
+        deployment.database.dispose()
 
 
 def test_publishers_and_collectors_at_once(place: Place, base: Base, tmp_path: Path) -> None:
     """With no grace at all, so that everything that can be pulled from under a publisher is."""
     place.registry.add_base("net", base.folder)
-    adapters = [write_adapter(tmp_path / f"{seed}", base, ["a", "b"], r=1, seed=seed) for seed in range(3)]
-    ended = threading.Event()
+    adapters = [write_adapter(tmp_path / f"{seed}", base, ["a", "b"], r=1, seed=seed) for seed in range(5)]
+    ended, collected = threading.Event(), threading.Event()
     with ThreadPoolExecutor(4) as pool:
-        collectors = [pool.submit(_collecting, place, ended) for _ in range(2)]
-        publishers = [pool.submit(_publishing, place, number, adapters) for number in range(2)]
+        collectors = [pool.submit(_collecting, place, ended, collected) for _ in range(2)]
+        publishers = [
+            pool.submit(_publishing, place, number, [*adapters[:3], adapters[3 + number]], collected)
+            for number in range(2)
+        ]
         wait(publishers)
         ended.set()
     published = sorted(ref for publisher in publishers for ref in publisher.result())
-    assert sum(collector.result() for collector in collectors) > 0, "nothing was collected while they published"
+    assert [collector.result() for collector in collectors] == [None, None]
     assert fsck(place).damage == ()
     assert sorted(place.registry.subtree("net")) == published
     for ref in published:
@@ -309,7 +323,7 @@ def test_a_collector_that_loses_its_store_is_finished_by_the_next(place: Place, 
     fill(place.registry, base, tmp_path)
     needed = len(place.objects())
     place.registry.publish(write_adapter(tmp_path / "more", base, ["a", "b"], r=3, seed=9), "net/more")
-    place.registry.delete("net/more")
+    place.registry.delete("net/more@1")
     for number in range(2):
         place.deployment.blobs.put_bytes(f"left over {number}".encode() * 50_000)
     for left in range(20):

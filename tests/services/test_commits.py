@@ -12,8 +12,8 @@ from registry.digest import canonical_json, sha256_digest
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import ArtifactKind
-from registry.services import commits
-from registry.services.commits import MEANT, RepoNames, is_commit, made_by, making
+from registry.services.artifacts import commits
+from registry.services.artifacts.commits import MEANT, RepoNames, is_commit, made_by, making
 from registry.tensors.artifacts.numerics import fingerprint
 
 KINDS: tuple[ArtifactKind, ...] = get_args(ArtifactKind)

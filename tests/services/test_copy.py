@@ -20,12 +20,12 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
+from registry.files.source import ByteSource
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
 from registry.schemas import RevisionSummary
-from registry.services.copying import copy
 from registry.services.local import LocalRegistry
-from registry.tensors.files.source import ByteSource
+from registry.transfer.copy import copy
 from tests.conftest import StartService
 from tests.kit import Base, add_tokenizer, plain_base, read_model, write_adapter
 from tests.services.life_places import open_place
@@ -182,7 +182,7 @@ def test_a_base_model_keeps_the_table_that_it_was_given(
     def other_version(*args: object) -> None:
         pytest.fail("a table was made anew")
 
-    monkeypatch.setattr("registry.services.bases.make_table", other_version)
+    monkeypatch.setattr("registry.services.bases.add.make_table", other_version)
     silent_copy(tree, "net", target)
     assert target.show("net").base.table_digest == tree.show("net").base.table_digest
 
@@ -358,7 +358,7 @@ def test_scopes_of_the_target_need_what_lies_above_there(tree: LocalRegistry, ta
     with pytest.raises(NotAllowedError, match="net/other"):
         silent_copy(tree, "net/other", scoped)
     silent_copy(tree, "net/one", target, recursive=True)
-    target.delete("net/one/two@2")
+    target.delete("net/one/two@2", with_tags=True)
     answer = silent_copy(tree, "net/one/two", scoped, recursive=True)
     assert [(one.source, one.reference, one.created) for one in answer.revisions] == [
         ("net/one/two@1", "net/one/two@1", False),
@@ -371,7 +371,7 @@ def test_protected_tags_stay_behind_and_are_told(tree: LocalRegistry, target: Lo
     target.protect_tag("net", "pr*")
     writer = target.with_principal(Principal("eve", Rights("writer")))
     answer = silent_copy(tree, "net/one", writer, recursive=True)
-    assert len([notice for notice in answer.notices if "protected" in notice]) == 2
+    assert len([notice for notice in answer.notices if "is protected" in notice]) == 2
     assert _summaries(target)["net/one@1"].tags == ("old",)
     assert _summaries(target)["net/one@2"].tags == ()
     assert silent_copy(tree, "net/one", target, recursive=True).notices == ()

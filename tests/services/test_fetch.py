@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 from registry.client.remote import RemoteRegistry
 from registry.errors import NotFoundError
 from registry.folders.cache import FetchCache
-from registry.folders.filling import already_there
-from registry.folders.holding import hold
-from registry.folders.receipts import Receipt, read_receipt
+from registry.folders.leases import hold
+from registry.folders.output import already_there
+from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.progress import SILENT
+from registry.schemas import ArtifactKind
+from registry.schemas.receipt import Receipt
 from registry.services.local import LocalRegistry
-from registry.services.merging_here import LocalArithmetic
+from registry.services.local_merge import LocalArithmetic
+from registry.tensors.artifacts.plan import Plan
 from tests.client.serving import QUICK, served
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
 
 AnyRegistry = LocalRegistry | RemoteRegistry
+KINDS: Final[tuple[ArtifactKind, ...]] = ("published", "lora", "merged")
 
 
 @pytest.fixture
@@ -55,9 +60,7 @@ def registry(request: pytest.FixtureRequest, local: LocalRegistry, public: Path,
         yield local
         return
     with served(local) as url:
-        client = RemoteRegistry(
-            url, None, cache=FetchCache(public / "cache"), arithmetic=LocalArithmetic, patience=QUICK
-        )
+        client = RemoteRegistry(url, None, cache=FetchCache(public / "cache"), arithmetic=LocalArithmetic, retry=QUICK)
         if request.param == "merged-here":
             client.fetch("net", base.folder.parent / "net", kind="merged", base_dir=base.folder)
         yield client
@@ -77,7 +80,7 @@ def test_the_answer_is_about_what_was_asked_for(
     folder = Path(first.folder)
     held = hold(folder)
     assert held is not None
-    weights = (folder / "model.safetensors").stat()
+    weights = _stamp(folder / "model.safetensors")
     second = registry.fetch("net/second", place, kind="merged")
     assert (second.fresh, second.folder, second.rendering) == (False, first.folder, first.rendering)
     assert (first.reference, second.reference) == ("net/first@1", "net/second@1")
@@ -85,13 +88,19 @@ def test_the_answer_is_about_what_was_asked_for(
     # the folder stays the one that programs hold, and has nothing more in it
     assert held.is_of(folder)
     held.release()
-    assert (folder / "model.safetensors").stat() == weights
+    assert _stamp(folder / "model.safetensors") == weights
     assert sorted(file.name for file in folder.parent.iterdir() if file.name.startswith(f".{folder.name}")) == []
     local.delete("net/first@1")
     checked = registry.verify(folder)
     assert (checked.equal, checked.reference) == (True, "net/second@1")
     with pytest.raises(NotFoundError):
         registry.fetch("net/first@1", place, kind="merged")
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    """What changes when a file is written; reading it changes its time of access."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def test_a_receipt_that_is_right_stays(registry: AnyRegistry, public: Path) -> None:
@@ -115,7 +124,7 @@ def test_the_receipt_says_the_registry_that_was_asked(local: LocalRegistry, publ
     folder = Path(local.fetch("net/first", kind="merged").folder)
     assert read_receipt(folder).registry == local.url
     with served(local) as url:
-        client = RemoteRegistry(url, None, cache=FetchCache(public / "cache"), patience=QUICK)
+        client = RemoteRegistry(url, None, cache=FetchCache(public / "cache"), retry=QUICK)
         assert not client.fetch("net/first", kind="merged").fresh
         assert read_receipt(folder).registry == url
         client.close()
@@ -143,3 +152,22 @@ def test_another_users_folder_keeps_its_receipt_and_the_answer_is_right(local: L
     assert (answer.fresh, answer.reference, answer.folder) == (False, "net/second@1", str(folder))
     assert f"{folder} goes on saying net/first@1 of {local.url}" in answer.notices[-1]
     assert read_receipt(folder) == there
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("materialised", [False, True])
+def test_a_plan_is_made_once(
+    local: LocalRegistry, public: Path, monkeypatch: pytest.MonkeyPatch, kind: ArtifactKind, materialised: bool
+) -> None:
+    if materialised and kind != "published":
+        local.materialise("net/first", kind=kind)
+    made: list[str] = []
+    init = Plan.__init__
+
+    def noting(self: Plan, *args: Any, **fields: Any) -> None:
+        init(self, *args, **fields)
+        made.append(self.kind)
+
+    monkeypatch.setattr(Plan, "__init__", noting)
+    local.fetch("net/first", public / "out", kind=kind)
+    assert made == [kind]

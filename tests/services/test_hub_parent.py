@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from registry.catalogue import bases
+from registry.catalogue.tree import bases
 from registry.errors import ConflictError, RegistryError, UsageError
 from registry.reference import Path as TreePath
 from registry.schemas import ArtifactKind, Published
-from registry.services.commits import RepoNames
-from registry.services.hub_parent import TrainedOn
+from registry.services.artifacts.commits import RepoNames
 from registry.services.local import LocalRegistry
+from registry.services.publishing.hub_parent import TrainedOn
 from tests.client.serving import ServedRegistry
 from tests.kit import plain_base, write_adapter
 from tests.services.sending import SHAPES, acting

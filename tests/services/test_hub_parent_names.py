@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from registry.reference import Path as TreePath
-from registry.services.hub_parent import TrainedOn
+from registry.services.publishing.hub_parent import TrainedOn
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CACHED = f"/models--net--a/snapshots/{COMMIT}"

@@ -22,7 +22,7 @@ from registry.errors import (
     UnavailableError,
     UsageError,
 )
-from registry.folders.hub_source import check_source
+from registry.folders.hub.repository import check_source
 from registry.services.local import LocalRegistry
 from tests.client.serving import ServedRegistry
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
@@ -201,6 +201,21 @@ def test_bytes_are_what_the_hub_says(registry: Anywhere, hub: HubFolders, net: B
     with pytest.raises(IntegrityError, match="damaged"):
         registry.publish("hf:org/support", "net/support")
     assert registry.tree("net").roots[0].children == ()
+
+
+def test_a_folder_of_this_machine_says_nothing_of_what_comes_from_a_hub(
+    registry: Anywhere, hub: HubFolders, net: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name in its configuration is of a folder of whoever trained it; here something else may be called so."""
+    registry.add_base("net", net.folder)
+    made = write_adapter(tmp_path / "made", net, ["a"], config={"base_model_name_or_path": "merged"})
+    hub.add("org/support", made)
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "registry-receipt.json").write_text("{")
+    (tmp_path / "merged" / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    monkeypatch.chdir(tmp_path)
+    revision = registry.publish("hf:org/support", "net/support").revision
+    assert (revision.parent_known_by, revision.notices) == ("assumed", ())
 
 
 def test_a_repository_that_is_no_adapter_is_not_brought(local: LocalRegistry, hub: HubFolders, net: Base) -> None:

@@ -69,7 +69,7 @@ def test_a_parent_is_not_deleted(registry: LocalRegistry) -> None:
 
 def test_what_remains_of_a_deleted_revision_is_the_event_and_its_number(registry: LocalRegistry, folders: Path) -> None:
     digest = registry.resolve("net/one@2").digest
-    answer = registry.delete("net/one@prod")
+    answer = registry.delete("net/one@2", with_tags=True)
     assert (answer.reference, answer.digest, answer.tags) == ("net/one@2", digest, ("net/one@prod",))
     event = registry.events(limit=1)[0]
     assert (event.action, event.subject, event.detail["digest"]) == ("delete", "net/one@2", digest)
@@ -84,7 +84,7 @@ def test_what_remains_of_a_deleted_revision_is_the_event_and_its_number(registry
 @EMBEDDED
 def test_children_go_before_their_parents(registry: LocalRegistry) -> None:
     for ref in ("net/one/two/three@1", "net/one/two@1", "net/one@2", "net/one@1"):
-        registry.delete(ref)
+        registry.delete(ref, with_tags=True)
     assert registry.subtree("net") == ("net/other@1",)
 
 
@@ -159,7 +159,7 @@ def test_a_protected_tag_holds_its_revision(registry: LocalRegistry) -> None:
         assert refused.value.code == "protected_tag"
     writer.tag("net/other@1", "best")
     assert registry.protect_tag("net", "pr*", remove=True) == ()
-    assert writer.delete("net/other@1").tags == ("net/other@best", "net/other@prod")
+    assert writer.delete("net/other@1", with_tags=True).tags == ("net/other@best", "net/other@prod")
     with pytest.raises(NotFoundError):
         registry.protect_tag("net", "pr*", remove=True)
 
@@ -178,8 +178,8 @@ def test_a_protected_tag_holds_its_revision(registry: LocalRegistry) -> None:
 def test_rights(registry: LocalRegistry, role: Role, scopes: tuple[str, ...], allowed: set[str]) -> None:
     eve = acting(registry, role, *scopes)
     work: dict[str, Callable[[], object]] = {
-        "one": lambda: (eve.retract("net/one/two@1", reason=REASON), eve.delete("net/one/two/three@1")),
-        "other": lambda: (eve.retract("net/other@1", reason=REASON), eve.delete("net/other@1")),
+        "one": lambda: (eve.retract("net/one/two@1", reason=REASON), eve.delete("net/one/two/three@1", with_tags=True)),
+        "other": lambda: (eve.retract("net/other@1", reason=REASON), eve.delete("net/other@1", with_tags=True)),
         "protect": lambda: eve.protect_tag("net", "prod"),
     }
     done = set()

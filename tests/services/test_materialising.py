@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from registry.catalogue.team_tables import MaterialisationRecord
+from registry.catalogue.database.team_tables import MaterialisationRecord
 from registry.errors import IntegrityError, NotAllowedError, NotFoundError, RetractedError, UnavailableError
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.schemas import ArtifactKind, Collected, Materialised
-from registry.services import materialised
-from registry.services.check import check
-from registry.services.collect import collect
+from registry.services.artifacts import materialised
 from registry.services.local import LocalRegistry
+from registry.services.upkeep.check import check
+from registry.services.upkeep.collect import collect
 from registry.tensors.artifacts import plan as plans
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
+from tests.kit.shelf import core_artifact
 from tests.services.life_places import KINDS, Place, open_place
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +94,7 @@ def acting(place: Place, role: Role, *scopes: str) -> LocalRegistry:
 
 def kept(place: Place, ref: str, kind: ArtifactKind) -> materialised.Kept | None:
     from registry.schemas import Options
-    from registry.services.handing_out import ask
+    from registry.services.artifacts.opened import ask
 
     return ask(place.deployment, ref, Options(kind=kind)).materialised
 
@@ -101,7 +102,7 @@ def kept(place: Place, ref: str, kind: ArtifactKind) -> materialised.Kept | None
 def test_it_is_the_same_and_only_what_is_new_is_stored(both: Place) -> None:
     place = both
     computed = contents(place.registry, "net/one/two", "merged")
-    with place.registry.artifact("net/one/two", kind="merged") as artifact:
+    with core_artifact(place.registry, "net/one/two", kind="merged") as artifact:
         new = [path for path, file in artifact.files.items() if file.digest is None]
     before = set(place.objects())
     answer = place.registry.materialise("net/one/two", kind="merged")
@@ -124,7 +125,7 @@ def test_it_is_the_same_and_only_what_is_new_is_stored(both: Place) -> None:
 
 
 def _is_of_base(place: Place, path: str, computed: dict[str, bytes]) -> bool:
-    with place.registry.artifact("net", kind="published") as artifact:
+    with core_artifact(place.registry, "net", kind="published") as artifact:
         return artifact.files[path].read() == computed[path]
 
 
@@ -245,7 +246,7 @@ def test_a_deleted_revision_takes_it_along_and_a_retracted_one_hides_it(place: P
             registry.materialise(ref, kind="merged")
     registry.retract("net/one", undo=True)
     place.age(timedelta(days=3))
-    registry.delete("net/one/two")
+    registry.delete("net/one/two@1")
     assert registry.events(limit=1)[0].detail["materialisations"] == [made.id]
     assert [one.reference for one in registry.materialisations()] == ["net/one@1"]
     assert gc(place, grace=3600).blobs == ()  # their grace began with the delete
@@ -269,7 +270,7 @@ def test_what_other_arithmetic_made_goes_before_what_is_computed_here(
     # Asked for here, it is kept for longer: there is one of each meaning, so that all replicas agree.
     again = embedded.registry.materialise("net/one", kind="merged", expires_in=90 * 86400)
     assert (again.created, again.materialisation.rendering) == (False, made.rendering)
-    with embedded.registry.artifact("net/one", kind="merged", dtype="bf16") as plain:
+    with core_artifact(embedded.registry, "net/one", kind="merged", dtype="bf16") as plain:
         assert plain.numerics != OTHER
 
 
@@ -289,7 +290,7 @@ def test_a_damaged_file_is_never_taken_for_right_and_is_mended(place: Place) -> 
     computed = contents(registry, "net/one", "merged")
     found = kept(place, "net/one", "merged")
     assert found is not None
-    stored = next(file.place for file in found.files if not _is_of_base(place, file.path, computed))
+    stored = next(file for file in found.files if not _is_of_base(place, file.path, computed))
     file = place.file(stored.key)
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
@@ -409,7 +410,7 @@ def test_what_is_kept_is_found_as_it_was_said(embedded: Place) -> None:
     assert found is not None
     assert (found.id, found.rendering, found.numerics) == (made.id, made.rendering, made.numerics)
     computed = contents(embedded.registry, "net/one", "lora")
-    assert {file.path: file.place.size for file in found.files} == {path: len(data) for path, data in computed.items()}
+    assert {file.path: file.size for file in found.files} == {path: len(data) for path, data in computed.items()}
 
 
 def test_a_copy_leaves_it_behind(embedded: Place, tmp_path: Path) -> None:

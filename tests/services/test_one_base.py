@@ -10,7 +10,7 @@ import pytest
 
 from registry.memory import MemoryCache
 from registry.schemas import Options
-from registry.services.handing_out import ask, open_asked
+from registry.services.artifacts.opened import ask, open_asked
 from registry.services.local import LocalRegistry
 from registry.storage import caching
 from registry.storage.s3 import S3Driver
@@ -58,7 +58,7 @@ def test_the_base_is_read_once_and_kept_once(team: LocalRegistry, shim: Shim, mo
     memory = MemoryCache(64 << 20)
     service = team.with_memory(memory)
     weights = [
-        file.place
+        file
         for file in ask(team.deployment, "plain/p0", Options(kind="merged")).path.base.files
         if file.path.endswith(".safetensors")
     ]
@@ -71,11 +71,11 @@ def test_the_base_is_read_once_and_kept_once(team: LocalRegistry, shim: Shim, mo
     headers = len(weights)  # read alone, by the first plan; later ones find the piece
     assert asked == sum(-(-place.size // PIECE) for place in weights) + headers
     adapters = {
-        file.place.key: file.place.size
+        file.key: file.size
         for number in range(PATHS)
         for file in ask(team.deployment, f"plain/p{number}", Options(kind="merged")).path.links[-1].files
     }
-    small = sum(file.place.size for file in ask(team.deployment, "plain/p0", Options(kind="merged")).path.base.files)
+    small = sum(file.size for file in ask(team.deployment, "plain/p0", Options(kind="merged")).path.base.files)
     assert memory.use()["rows"].bytes <= small + sum(adapters.values()) + (1 << 20)  # and the table
     made: list[object] = []
     factors = SlotValues._factors

@@ -6,32 +6,35 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from registry.catalogue import operations as rows
-from registry.catalogue.team_tables import OperationRecord
+from registry.catalogue.database.team_tables import JobRecord
+from registry.catalogue.team import jobs as rows
 from registry.errors import InvalidAdapterError, NotAllowedError, NotFoundError, UnavailableError
+from registry.operations.table import COMMIT_PUBLISH, FSCK, GC
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.schemas import Published
-from registry.services import running
+from registry.schemas.jobs import Operation, OperationResult
+from registry.schemas.requests import FsckRequest, GcRequest
+from registry.schemas.transfer import PublishCommit, PublishRequest
 from registry.services.deployment import Deployment
+from registry.services.jobs import runner as running
+from registry.services.jobs.runner import ATTEMPTS, Runner
+from registry.services.jobs.table import KINDS, operation, perform, submit
 from registry.services.local import LocalRegistry
-from registry.services.operations import REQUESTS, operation, perform, submit
-from registry.services.running import ATTEMPTS, Runner
-from registry.wire import FsckRequest, GcRequest, Operation, OperationResult, PublishCommit, PublishRequest
 from tests.kit import Base, plain_base, write_adapter
 from tests.services.sending import prepare, request_of
 
 StartRunner = Callable[..., Runner]
 NO_ADAPTER = PublishRequest(path="net/none", config=b"{}", header=b"", files=())
-Perform = Callable[[Deployment, Any, Progress], OperationResult]
+Perform = Callable[[Deployment, Any, Any, Progress], OperationResult]
 
 
 @pytest.fixture
@@ -95,7 +98,7 @@ class Gate:
         self._perform: Perform = perform
         monkeypatch.setattr(running, "perform", self)
 
-    def __call__(self, deployment: Deployment, request: Any, progress: Progress) -> OperationResult:
+    def __call__(self, deployment: Deployment, job: Any, request: Any, progress: Progress) -> OperationResult:
         self.times += 1
         progress.begin("Waiting", 100)
         self.entered.set()
@@ -106,13 +109,13 @@ class Gate:
             self.stopped.set()
             raise
         progress.advance(60)
-        return self._perform(deployment, request, progress)
+        return self._perform(deployment, job, request, progress)
 
 
 def test_little_work_is_answered_without_an_operation(
     registry: LocalRegistry, start: StartRunner, commit: PublishCommit
 ) -> None:
-    answer = start().answer(registry.deployment, "publish", commit)
+    answer = start().answer(registry.deployment, COMMIT_PUBLISH, commit)
     assert isinstance(answer, OperationResult)
     assert answer.published is not None
     assert answer.published.revision.reference == "net/one@1"
@@ -126,10 +129,10 @@ def test_much_work_is_an_operation_that_ends(
     monkeypatch.setattr(running, "AT_ONCE", 0)
     gate = Gate(monkeypatch)
     runner = start()
-    begun = runner.answer(registry.deployment, "publish", commit, seconds=0)
+    begun = runner.answer(registry.deployment, COMMIT_PUBLISH, commit, seconds=0)
     assert isinstance(begun, Operation)
     assert (begun.kind, begun.result) == ("publish", None)
-    assert runner.answer(registry.deployment, "publish", commit, seconds=0).id == begun.id  # type: ignore[union-attr]
+    assert runner.answer(registry.deployment, COMMIT_PUBLISH, commit, seconds=0).id == begun.id  # type: ignore[union-attr]
     gate.entered.wait()
     gate.open.set()
     found = ended(registry, begun.id)
@@ -143,7 +146,7 @@ def test_progress_is_told_while_the_work_goes_on(
     registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    begun = start().answer(registry.deployment, "fsck", FsckRequest(), seconds=0)
+    begun = start().answer(registry.deployment, FSCK, FsckRequest(), seconds=0)
     assert isinstance(begun, Operation)
     gate.entered.wait()
     while (found := registry.operation(begun.id)).stage != "Waiting":
@@ -160,9 +163,9 @@ def test_what_goes_wrong_is_told_as_it_would_have_been(
     bad = PublishCommit(request=cut, uploads=commit.uploads)
     runner = start()
     with pytest.raises(InvalidAdapterError) as refused:
-        runner.answer(registry.deployment, "publish", bad)
+        runner.answer(registry.deployment, COMMIT_PUBLISH, bad)
     monkeypatch.setattr(running, "AT_ONCE", 0)
-    begun = runner.answer(registry.deployment, "publish", bad, seconds=0)
+    begun = runner.answer(registry.deployment, COMMIT_PUBLISH, bad, seconds=0)
     assert isinstance(begun, Operation)
     problem = ended(registry, begun.id).problem
     assert problem is not None
@@ -174,21 +177,21 @@ def test_what_goes_wrong_is_told_as_it_would_have_been(
 
 
 def test_operations_are_their_owner_s(registry: LocalRegistry, base: Base) -> None:
-    mine = submit(acting(registry, "admin", token="tok_1").deployment, "gc", GcRequest())
+    mine = submit(acting(registry, "admin", token="tok_1").deployment, GC, GcRequest())
     assert registry.operation(mine.id).state == "pending"
     with pytest.raises(NotFoundError):
         acting(registry, "writer", token="tok_2").operation(mine.id)
     for who in (acting(registry, "writer"), acting(registry, "admin", "net")):
         with pytest.raises(NotAllowedError):
-            submit(who.deployment, "gc", GcRequest())
+            submit(who.deployment, GC, GcRequest())
 
 
 def test_another_replica_goes_on_where_one_was_killed(
     registry: LocalRegistry, start: StartRunner, commit: PublishCommit
 ) -> None:
-    begun = submit(registry.deployment, "publish", commit)
+    begun = submit(registry.deployment, COMMIT_PUBLISH, commit)
     with registry.deployment.database.write() as session:
-        taken = rows.claim(session, "killed", REQUESTS, operation_id=begun.id, lease=timedelta(seconds=0.2))
+        taken = rows.claim(session, "killed", KINDS, operation_id=begun.id, lease=timedelta(seconds=0.2))
     assert taken is not None
     start()
     found = ended(registry, begun.id)
@@ -205,7 +208,7 @@ def test_work_of_a_newer_version_is_left_to_replicas_that_know_it(
     principal = registry.deployment.principal
     with registry.deployment.database.write() as session:
         newer = [rows.create(session, "knit", str(number), principal).id for number in range(4)]
-    begun = submit(registry.deployment, "publish", commit)
+    begun = submit(registry.deployment, COMMIT_PUBLISH, commit)
     start()
     assert ended(registry, begun.id).state == "done"
     with registry.deployment.read() as session:
@@ -216,17 +219,17 @@ def test_work_of_a_newer_version_is_left_to_replicas_that_know_it(
 
 def change_row(registry: LocalRegistry, operation_id: str, **texts: str) -> None:
     with registry.deployment.database.write() as session:
-        session.execute(update(OperationRecord).where(OperationRecord.id == operation_id).values(**texts))
+        session.execute(update(JobRecord).where(JobRecord.id == operation_id).values(**texts))
 
 
-def row_of(registry: LocalRegistry, operation_id: str) -> rows.OperationRow:
+def row_of(registry: LocalRegistry, operation_id: str) -> rows.JobRow:
     with registry.deployment.read() as session:
         return rows.get(session, operation_id, registry.deployment.principal)
 
 
 def test_what_is_not_used_is_not_written(registry: LocalRegistry, start: StartRunner, base: Base) -> None:
     """An older version refuses fields that it does not know: they are there only where they say something."""
-    begun = submit(registry.deployment, "fsck", FsckRequest())
+    begun = submit(registry.deployment, FSCK, FsckRequest())
     assert row_of(registry, begun.id).request == "{}"
     start()
     found = ended(registry, begun.id)
@@ -235,14 +238,14 @@ def test_what_is_not_used_is_not_written(registry: LocalRegistry, start: StartRu
     assert list(json.loads(written)) == ["checked"]
     assert found.result is not None
     assert found.result.checked is not None
-    refused = submit(registry.deployment, "publish", PublishCommit(request=NO_ADAPTER, uploads={}))
+    refused = submit(registry.deployment, COMMIT_PUBLISH, PublishCommit(request=NO_ADAPTER, uploads={}))
     assert "null" not in row_of(registry, refused.id).request
     assert ended(registry, refused.id).state == "failed"
     assert "null" not in str(row_of(registry, refused.id).problem)
 
 
 def test_a_request_in_a_newer_form_waits_for_a_newer_replica(registry: LocalRegistry, start: StartRunner) -> None:
-    newer = [submit(registry.deployment, "gc", GcRequest(dry_run=dry)).id for dry in (True, False)]
+    newer = [submit(registry.deployment, GC, GcRequest(dry_run=dry)).id for dry in (True, False)]
     for one in newer:
         change_row(registry, one, request='{"dry_run": true, "of_the_next_version": 1}')
     runner = start(keeping=False, threads=1)
@@ -250,7 +253,7 @@ def test_a_request_in_a_newer_form_waits_for_a_newer_replica(registry: LocalRegi
         assert runner.run_until(registry.deployment, one, 60).state == "pending"
     runner.start()
     for count in range(3):  # they keep nothing else waiting
-        assert ended(registry, submit(registry.deployment, "fsck", FsckRequest(deep=count == 1)).id).state == "done"
+        assert ended(registry, submit(registry.deployment, FSCK, FsckRequest(deep=count == 1)).id).state == "done"
     noted = [row_of(registry, one) for one in newer]
     assert [(row.state, row.attempts) for row in noted] == [("pending", 0)] * 2
     times = [row.updated_at for row in noted]
@@ -263,17 +266,17 @@ def test_a_request_in_a_newer_form_waits_for_a_newer_replica(registry: LocalRegi
 
 @pytest.mark.parametrize("column", ["result", "problem"])
 def test_an_answer_in_a_newer_form_is_told_by_a_newer_replica(registry: LocalRegistry, column: str) -> None:
-    begun = submit(registry.deployment, "gc", GcRequest())
+    begun = submit(registry.deployment, GC, GcRequest())
     change_row(registry, begun.id, state="done", **{column: '{"of_the_next_version": 1}'})
     with pytest.raises(UnavailableError, match=f"{begun.id} was noted in a form which this replica .* upgrade this"):
         registry.operation(begun.id)
 
 
 def test_being_handed_on_is_no_attempt(registry: LocalRegistry, start: StartRunner, base: Base) -> None:
-    begun = submit(registry.deployment, "fsck", FsckRequest())
+    begun = submit(registry.deployment, FSCK, FsckRequest())
     with registry.deployment.database.write() as session:
         for _ in range(ATTEMPTS + 1):
-            assert rows.claim(session, "ending", REQUESTS, operation_id=begun.id) is not None
+            assert rows.claim(session, "ending", KINDS, operation_id=begun.id) is not None
             assert rows.release(session, begun.id, "ending")
     start()
     assert ended(registry, begun.id).state == "done"
@@ -282,7 +285,7 @@ def test_being_handed_on_is_no_attempt(registry: LocalRegistry, start: StartRunn
 def test_what_was_done_before_the_process_was_killed_is_found_again(
     registry: LocalRegistry, start: StartRunner, commit: PublishCommit
 ) -> None:
-    begun = submit(registry.deployment, "publish", commit)
+    begun = submit(registry.deployment, COMMIT_PUBLISH, commit)
     registry.commit_publish(commit)  # and killed before the operation could be noted as done
     start()
     result = ended(registry, begun.id).result
@@ -296,7 +299,7 @@ def test_a_replica_that_ends_hands_its_work_on(
 ) -> None:
     gate = Gate(monkeypatch)
     first = start()
-    begun = first.answer(registry.deployment, "fsck", FsckRequest(), seconds=0)
+    begun = first.answer(registry.deployment, FSCK, FsckRequest(), seconds=0)
     assert isinstance(begun, Operation)
     gate.entered.wait()
     first.close()
@@ -307,25 +310,54 @@ def test_a_replica_that_ends_hands_its_work_on(
     assert gate.times == 2
 
 
+def test_what_is_taken_up_while_a_replica_ends_is_given_back(
+    registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claimed before the end and begun after it: nobody would stop it any more, and the end would wait for it."""
+    gate, runner = Gate(monkeypatch), start(keeping=False)
+    claimed, stopped = threading.Event(), threading.Event()
+    claim, shutdown = rows.claim, runner._pool.shutdown
+
+    def late(*given: Any, **more: Any) -> Any:
+        row = claim(*given, **more)
+        claimed.set()
+        assert stopped.wait(120)
+        return row
+
+    def after_works_were_stopped(**more: Any) -> None:
+        stopped.set()
+        shutdown(**more)
+
+    monkeypatch.setattr(rows, "claim", late)
+    monkeypatch.setattr(runner._pool, "shutdown", after_works_were_stopped)
+    begun = submit(registry.deployment, FSCK, FsckRequest())
+    taken_up = runner._submit(begun.id)
+    assert claimed.wait(120)
+    gate.open.set()  # so that without a repair it is done, and not waited for
+    runner.close()
+    assert (taken_up.result(), gate.times) == (False, 0)
+    assert registry.operation(begun.id).state == "pending"
+    monkeypatch.setattr(rows, "claim", claim)
+    start()
+    assert ended(registry, begun.id).state == "done"
+
+
 def test_a_lease_that_is_renewed_is_left_alone(
     registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    lease = timedelta(seconds=1)
-    begun = start(lease=lease).answer(registry.deployment, "fsck", FsckRequest(), seconds=0)
+    lease = timedelta(seconds=5)  # longer than a busy machine lets a thread wait: renewed four times in it
+    begun = start(lease=lease).answer(registry.deployment, FSCK, FsckRequest(), seconds=0)
     assert isinstance(begun, Operation)
     gate.entered.wait()
     start(lease=lease)
-    with registry.deployment.read() as session:
-        first = rows.get(session, begun.id, registry.deployment.principal).lease_until
-    assert first is not None
-    while True:  # until it was renewed three times
+    seen: set[datetime] = set()
+    while len(seen) < 4:  # until it was renewed three times
         with registry.deployment.read() as session:
             row = rows.get(session, begun.id, registry.deployment.principal)
         assert row.attempts == 1
         assert row.lease_until is not None
-        if row.lease_until > first + 2 * lease:
-            break
+        seen.add(row.lease_until)
         time.sleep(0.02)
     gate.open.set()
     assert ended(registry, begun.id).state == "done"
@@ -336,11 +368,11 @@ def test_who_lost_the_lease_stops(
     registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    begun = start().answer(registry.deployment, "fsck", FsckRequest(), seconds=0)
+    begun = start().answer(registry.deployment, FSCK, FsckRequest(), seconds=0)
     assert isinstance(begun, Operation)
     gate.entered.wait()
     with registry.deployment.database.write() as session:
-        row = session.get(OperationRecord, begun.id)
+        row = session.get(JobRecord, begun.id)
         assert row is not None
         row.runner = "another"
     assert gate.stopped.wait(60)
@@ -350,7 +382,7 @@ def test_who_lost_the_lease_stops(
 
 def test_a_revoked_token_stops_what_it_asked_for(registry: LocalRegistry, start: StartRunner, base: Base) -> None:
     token = registry.create_token("admin").token.id
-    begun = submit(acting(registry, "admin", token=token).deployment, "gc", GcRequest(dry_run=True))
+    begun = submit(acting(registry, "admin", token=token).deployment, GC, GcRequest(dry_run=True))
     registry.revoke_token(token)
     start()
     problem = ended(registry, begun.id).problem
@@ -364,7 +396,7 @@ def test_a_token_that_is_revoked_meanwhile_stops_the_work(
     gate = Gate(monkeypatch)
     token = registry.create_token("admin").token.id
     runner = start(lease=timedelta(seconds=4))
-    begun = runner.answer(acting(registry, "admin", token=token).deployment, "fsck", FsckRequest(), seconds=0)
+    begun = runner.answer(acting(registry, "admin", token=token).deployment, FSCK, FsckRequest(), seconds=0)
     assert isinstance(begun, Operation)
     gate.entered.wait()
     registry.revoke_token(token)
@@ -379,14 +411,14 @@ def test_what_may_pass_is_tried_again(
 ) -> None:
     tries: list[None] = []
 
-    def fails_once(deployment: Deployment, request: Any, progress: Progress) -> OperationResult:
+    def fails_once(deployment: Deployment, job: Any, request: Any, progress: Progress) -> OperationResult:
         tries.append(None)
         if len(tries) == 1:
             raise UnavailableError("The store is down.")
-        return perform(deployment, request, progress)
+        return perform(deployment, job, request, progress)
 
     monkeypatch.setattr(running, "perform", fails_once)
-    begun = start().answer(registry.deployment, "fsck", FsckRequest(), seconds=0)
+    begun = start().answer(registry.deployment, FSCK, FsckRequest(), seconds=0)
     assert isinstance(begun, Operation)
     assert ended(registry, begun.id).state == "done"
     assert len(tries) == 2
@@ -395,10 +427,10 @@ def test_what_may_pass_is_tried_again(
 def test_work_that_takes_its_process_down_does_not_go_round_for_ever(
     registry: LocalRegistry, start: StartRunner, base: Base
 ) -> None:
-    begun = submit(registry.deployment, "fsck", FsckRequest())
+    begun = submit(registry.deployment, FSCK, FsckRequest())
     for _ in range(ATTEMPTS):
         with registry.deployment.database.write() as session:
-            assert rows.claim(session, "killed", REQUESTS, operation_id=begun.id, lease=timedelta(0)) is not None
+            assert rows.claim(session, "killed", KINDS, operation_id=begun.id, lease=timedelta(0)) is not None
         time.sleep(0.001)
     start()
     problem = ended(registry, begun.id).problem
@@ -409,11 +441,11 @@ def test_work_that_takes_its_process_down_does_not_go_round_for_ever(
 def test_a_bug_is_told_as_one(
     registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks(deployment: Deployment, request: Any, progress: Progress) -> OperationResult:
+    def breaks(deployment: Deployment, job: Any, request: Any, progress: Progress) -> OperationResult:
         raise ZeroDivisionError(deployment, request, progress)
 
     monkeypatch.setattr(running, "perform", breaks)
-    begun = start().answer(registry.deployment, "fsck", FsckRequest(), seconds=0)
+    begun = start().answer(registry.deployment, FSCK, FsckRequest(), seconds=0)
     assert isinstance(begun, Operation)
     problem = ended(registry, begun.id).problem
     assert problem is not None

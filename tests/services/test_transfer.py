@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from registry.catalogue import blobs as blob_rows
-from registry.catalogue.team_tables import UploadRecord
+from registry.catalogue.database.team_tables import UploadRecord
+from registry.catalogue.store import blobs as blob_rows
 from registry.digest import sha256_digest
 from registry.errors import (
     ConflictError,
@@ -23,10 +23,10 @@ from registry.errors import (
     UsageError,
 )
 from registry.progress import SILENT
-from registry.services import uploads
+from registry.schemas.transfer import BaseCommit, Origin, PublishCommit, Upload, UploadRequest
+from registry.services.intake import uploads
 from registry.services.local import LocalRegistry
-from registry.services.requests import base_request
-from registry.wire import BaseCommit, Origin, PublishCommit, Upload, UploadRequest
+from registry.transfer.requests import base_request
 from tests.kit import Base, add_tokenizer, plain_base
 from tests.services.sending import (
     SHAPES,
@@ -271,15 +271,31 @@ def test_what_lies_beside_the_weights_above_a_scope_is_not_handed_out(
     local.publish(above, "net/secret")
     local.publish(adapter(tmp_path, base, "mine", seed=2), "net/secret/mine")
     reader = acting(local, "reader", "net/secret/mine")
-    link, own = reader.bundle("net/secret/mine").links
+    bundle = reader.bundle("net/secret/mine")
+    link, own = bundle.links
     assert (link.summary is None, own.summary is None) == (True, False)
+    assert (link.whole, own.whole) == (False, True)
+    assert "notes" not in bundle.model_dump_json()
     for entry in link.files:
-        if entry.path == "notes.txt":
-            with pytest.raises(NotFoundError):
-                reader.open_blob("net/secret/mine", entry)
-        else:
-            reader.open_blob("net/secret/mine", entry).close()
-    local.open_blob("net/secret/mine", next(entry for entry in link.files if entry.path == "notes.txt")).close()
+        reader.open_blob("net/secret/mine", entry).close()
+    hidden = next(entry for entry in local.bundle("net/secret").links[0].files if entry.path == "notes.txt")
+    with pytest.raises(NotFoundError):
+        reader.open_blob("net/secret/mine", hidden)
+    assert hidden.digest not in bundle.model_dump_json()
+    local.open_blob("net/secret/mine", hidden).close()
+    whole = local.bundle("net/secret/mine").links[0]
+    assert whole.whole
+    assert sha256_digest(whole.manifest.encode()) == whole.digest
+
+
+def test_above_a_scope_a_manifest_that_hides_nothing_is_shown_whole(
+    local: LocalRegistry, base: Base, tmp_path: Path
+) -> None:
+    local.publish(adapter(tmp_path, base, "one"), "net/secret")
+    local.publish(adapter(tmp_path, base, "mine", seed=2), "net/secret/mine")
+    link = acting(local, "reader", "net/secret/mine").bundle("net/secret/mine").links[0]
+    assert link.whole
+    assert sha256_digest(link.manifest.encode()) == link.digest
 
 
 def test_that_bytes_are_stored_elsewhere_is_not_told(local: LocalRegistry, base: Base, tmp_path: Path) -> None:

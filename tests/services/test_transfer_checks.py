@@ -21,9 +21,9 @@ from registry.errors import (
 )
 from registry.progress import SILENT
 from registry.schemas import Options
+from registry.schemas.transfer import FileClaim, PublishCommit, PublishRequest
 from registry.services.local import LocalRegistry
-from registry.services.requests import base_request
-from registry.wire import FileClaim, PublishCommit, PublishRequest
+from registry.transfer.requests import base_request
 from tests.kit import Base, plain_base
 from tests.services.sending import (
     SHAPES,
@@ -207,3 +207,27 @@ def test_a_base_is_checked_before_bytes_travel(local: LocalRegistry, tmp_path: P
             local.plan_base(type(request).model_validate({**given, **change}))
         assert code is None or refused.value.code == code
     assert local.bases() == ()
+
+
+@pytest.mark.parametrize("names", [("x", "x/y"), ("Notes.md", "notes.md"), ("con",)])
+def test_names_that_were_published_before_they_were_refused_stay_readable(
+    local: LocalRegistry, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    made = request_of(adapter(tmp_path, base, "one"), "net/one")
+    note = tmp_path / "note"
+    note.write_text("note")
+    digest = sha256_digest(b"note")
+    claims = tuple(FileClaim(path=name, size=4, digest=digest) for name in names)
+    request = made.request.model_copy(update={"files": (*made.request.files, *claims)})
+    with pytest.raises(InvalidAdapterError) as refused:
+        local.plan_publish(request)
+    assert refused.value.code == "bad_config"
+    with monkeypatch.context() as older:
+        older.setattr("registry.transfer.claims.check_together", lambda *_: None)
+        older.setattr("registry.transfer.claims.check_name", lambda *_: None)
+        uploads = upload(local, {**made.sources, digest: note}, local.plan_publish(request).missing)
+        local.commit_publish(PublishCommit(request=request, uploads=uploads))
+    assert {file.path for file in local.show("net/one").files} >= set(names)
+    with local.artifact("net/one", kind="published") as artifact:
+        assert all(artifact.file(name).read() == b"note" for name in names)
+    assert local.fetch("net/one", tmp_path / "out", kind="lora").fresh

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from registry.catalogue import collecting
-from registry.catalogue.blobs import BlobRow
+from registry.catalogue.store import purge, unreferenced
+from registry.digest import BlobRef
 from registry.errors import (
     IntegrityError,
     NotFoundError,
     UnavailableError,
 )
-from registry.services.intake import Intake
+from registry.services.intake.intake import Intake
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base
 from tests.services.sending import (
@@ -42,13 +42,15 @@ def test_a_collector_between_bytes_and_row(
         registry.publish(folder, "net/one")
     registry.delete("net/one@1")
     record = Intake.record
-    collected: list[BlobRow] = []
+    collected: list[BlobRef] = []
 
     def collect_first(intake: Intake, session: Session) -> Any:
         if not collected:
             later = datetime(2100, 1, 1, tzinfo=UTC)
+            deleted = purge.expired(session, later, 9)
+            purge.purge(session, deleted, purge.GRACE_OVER, registry.deployment.principal)
             collected.extend(
-                collecting.forget(session, [row.digest for row in collecting.unneeded(session, later)], later)
+                unreferenced.forget(session, [row.digest for row in unreferenced.unneeded(session, later)], later)
             )
             session.commit()
             for row in collected:

@@ -13,12 +13,11 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from registry.digest import sha256_digest
+from registry.digest import BlobRef, hex_of, sha256_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
-from registry.storage.blobs import BlobStore
-from registry.storage.layout import blocks_key, digest_of, legacy_blob_key
+from registry.storage.blobs import BlobStore, StoredBlob
+from registry.storage.layout import BLOBS, blocks_key, digest_of
 from registry.storage.memory import MemoryDriver
-from registry.storage.place import BlobPlace, StoredBlob
 
 BLOCK = 256 * 1024
 Left = Callable[[], list[str]]
@@ -37,7 +36,7 @@ def expected(data: bytes) -> tuple[str, int, str]:
 
 
 def read_all(store: BlobStore, blob: StoredBlob) -> bytes:
-    with store.open(blob.place) as reader:
+    with store.open(blob) as reader:
         data = bytearray(blob.size)
         reader.read_into(0, memoryview(data))
     return bytes(data)
@@ -66,7 +65,7 @@ def test_a_staged_file_is_stored_under_its_digest(store: BlobStore, tmp_path: Pa
     assert sum(steps) == size
     assert store.size(blob.key) == size
     assert read_all(store, blob) == data
-    store.check(blob.place)
+    store.check(blob)
     lists = [(blocks_key(blob.key), 32 * -(-size // BLOCK))] if size > BLOCK else []
     assert [(one.key, one.size) for one in store.objects()] == [(blob.key, size), *lists]
 
@@ -78,9 +77,9 @@ def test_known_bytes_are_stored_once(store: BlobStore, left: Left, tmp_path: Pat
     first = store.put_bytes(data)
     before = left()
     with store.stage(file) as staged:
-        [second] = store.commit([staged], {first.digest: first.place})
-    third = store.keep(file, first.digest, known=first.place)
-    fourth = store.put_bytes(data, first.place)
+        [second] = store.commit([staged], {first.digest: first})
+    third = store.keep(file, first.digest, known=first)
+    fourth = store.put_bytes(data, first)
     assert (first.stored, first.stored_by) == (len(data), "copy")
     known = StoredBlob(first.digest, first.size, first.blocks_digest, first.key, stored=0, stored_by="none")
     assert second == third == fourth == known
@@ -105,7 +104,7 @@ def test_a_blob_that_lost_a_race_is_discarded_and_that_of_the_other_stays(store:
     before = left()
     store.discard(lost)
     assert left() == sorted({won.key, blocks_key(won.key)})
-    store.discard(store.put_bytes(data, won.place))
+    store.discard(store.put_bytes(data, won))
     assert set(left()) < set(before)
     assert read_all(store, won) == data
 
@@ -128,10 +127,11 @@ def test_writers_of_one_digest_side_by_side(store: BlobStore) -> None:
 def test_blobs_of_earlier_versions_are_read_and_relied_on(root: Path, folder_store: BlobStore) -> None:
     data = noise(3 * BLOCK)
     blob = folder_store.put_bytes(data)
-    old = legacy_blob_key(blob.digest)
+    name = hex_of(blob.digest)
+    old = f"{BLOBS}{name[:2]}/{name}"
     for new_name, old_name in ((blob.key, old), (blocks_key(blob.key), blocks_key(old))):
         (root / new_name).rename(root / old_name)
-    place = BlobPlace(blob.digest, blob.size, blob.blocks_digest, old)
+    place = BlobRef(blob.digest, blob.size, blob.blocks_digest, old)
     folder_store.check(place)
     again = folder_store.put_bytes(data, place)
     assert (again.key, again.stored_by) == (old, "none")
@@ -148,7 +148,7 @@ def test_many_files_are_committed_together(store: BlobStore, tmp_path: Path) -> 
         file = tmp_path / f"file{number}"
         file.write_bytes(data)
         staged.append(store.stage(file))
-    blobs = store.commit(staged, {known.digest: known.place})
+    blobs = store.commit(staged, {known.digest: known})
     assert [(blob.digest, blob.size, blob.blocks_digest) for blob in blobs] == [expected(data) for data in contents]
     assert [blob.stored_by for blob in blobs] == ["copy", "copy", "none", "none", "copy"]
     assert blobs[3].key == known.key
@@ -219,7 +219,7 @@ def test_any_range_reads_what_was_stored(data: st.DataObject, size: int) -> None
     store = BlobStore(MemoryDriver())
     content = noise(size)
     blob = store.put_bytes(content)
-    with store.open(blob.place) as reader:
+    with store.open(blob) as reader:
         assert reader.size == size
         for _ in range(data.draw(st.integers(1, 5))):
             start = data.draw(st.integers(0, size))

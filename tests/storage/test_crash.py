@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from registry.storage.blobs import BlobStore
+from registry.digest import BlobRef
+from registry.storage.blobs import BlobStore, StoredBlob
 from registry.storage.filesystem import FilesystemDriver
 from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, digest_of
 from registry.storage.memory import MemoryDriver
-from registry.storage.place import BlobPlace, StoredBlob
 
 BLOCK = 256 * 1024
 
@@ -83,9 +83,9 @@ def noise(size: int) -> bytes:
     return random.Random(size).randbytes(size)
 
 
-def places(root: Path, blob: StoredBlob) -> list[BlobPlace]:
+def places(root: Path, blob: StoredBlob) -> list[BlobRef]:
     """All blobs in the folder, which are to be whole and the same as ``blob``."""
-    return [replace(blob.place, key=one.key) for one in FilesystemDriver(root).objects(BLOBS)]
+    return [replace(blob, key=one.key) for one in FilesystemDriver(root).objects(BLOBS)]
 
 
 def temporary_files(root: Path) -> list[str]:
@@ -148,11 +148,11 @@ def test_killed_at_any_step_the_store_stays_whole(
             with folder_store.stage(file) as staged:
                 again = staged.commit()
             assert again.digest == blob.digest
-            folder_store.check(again.place)
+            folder_store.check(again)
             for one in list(folder_store.objects()):
                 if blob_key_of(one.key) != again.key:
                     folder_store.delete(one.key)
-            folder_store.check(again.place)
+            folder_store.check(again)
             assert file.read_bytes() == content
             shutil.rmtree(root)
             process.stdin.write("\n")

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import IntegrityError
-from registry.storage.blobs import BlobStore
+from registry.storage.blobs import BlobStore, StoredBlob
 from registry.storage.driver import Commit, ObjectDriver
 from registry.storage.layout import blocks_key
 from registry.storage.memory import MemoryDriver
-from registry.storage.place import StoredBlob
 
 BLOCK = 256 * 1024
 SIZES = [1, 1000, BLOCK, BLOCK + 1, 5 * BLOCK + 17]
@@ -50,7 +49,7 @@ def flip(driver: ObjectDriver, key: str, at: int, bit: int = 0) -> None:
 
 def read(store: BlobStore, blob: StoredBlob, start: int, stop: int) -> bytes:
     buffer = bytearray(stop - start)
-    with store.open(blob.place) as reader:
+    with store.open(blob) as reader:
         try:
             reader.read_into(start, memoryview(buffer))
         except IntegrityError:
@@ -81,7 +80,7 @@ def test_a_flipped_bit_is_found_exactly_by_the_reads_of_its_block(data: st.DataO
     else:
         assert read(store, blob, start, stop) == content[start:stop]
     with pytest.raises(IntegrityError):
-        store.check(blob.place)
+        store.check(blob)
 
 
 @settings(max_examples=30, deadline=None)
@@ -94,7 +93,7 @@ def test_a_flipped_bit_in_the_block_list_is_found(at: int, bit: int) -> None:
     with pytest.raises(IntegrityError, match="block digests"):
         read(store, blob, 0, 1)
     with pytest.raises(IntegrityError, match="block digests"):
-        store.check(blob.place)
+        store.check(blob)
 
 
 def test_a_list_that_fits_damaged_bytes_is_not_believed(store: BlobStore, any_driver: ObjectDriver) -> None:
@@ -111,7 +110,7 @@ def test_a_blob_of_another_size_is_not_opened(store: BlobStore, any_driver: Obje
     blob = store.put_bytes(noise(size))
     for data in (noise(size)[:-1], noise(size) + b"x"):
         overwrite(any_driver, blob.key, data)
-        for action in (lambda: read(store, blob, 0, 1), lambda: store.check(blob.place)):
+        for action in (lambda: read(store, blob, 0, 1), lambda: store.check(blob)):
             with pytest.raises(IntegrityError, match=f"{len(data)} bytes instead of {size}"):
                 action()
 
@@ -120,7 +119,7 @@ def test_a_blob_of_another_size_is_not_opened(store: BlobStore, any_driver: Obje
 def test_a_missing_blob_is_named(store: BlobStore, any_driver: ObjectDriver, size: int) -> None:
     blob = store.put_bytes(noise(size))
     any_driver.delete(blob.key)
-    for action in (lambda: read(store, blob, 0, 1), lambda: store.check(blob.place)):
+    for action in (lambda: read(store, blob, 0, 1), lambda: store.check(blob)):
         with pytest.raises(IntegrityError, match=f"{blob.digest}.*missing"):
             action()
 
@@ -135,7 +134,7 @@ def test_a_missing_block_list_is_named(store: BlobStore, any_driver: ObjectDrive
 def test_a_file_cut_while_it_is_open_is_found(folder_store: BlobStore, root: Path) -> None:
     blob = folder_store.put_bytes(noise(3 * BLOCK))
     path = root / blob.key
-    with folder_store.open(blob.place) as reader:
+    with folder_store.open(blob) as reader:
         path.chmod(0o644)
         with path.open("r+b") as file:
             file.truncate(2 * BLOCK + 5)
@@ -170,23 +169,23 @@ def mend(store: BlobStore, driver: ObjectDriver, file: Path, size: int, damage: 
     damaged = {one.key: one.size for one in store.objects()}
     if way == "stage":
         with store.stage(file) as staged:
-            [again] = store.commit([staged], {blob.digest: blob.place})
+            [again] = store.commit([staged], {blob.digest: blob})
     elif way == "keep":
-        again = store.keep(file, blob.digest, known=blob.place)
+        again = store.keep(file, blob.digest, known=blob)
     else:
-        again = store.put_bytes(content, blob.place)
+        again = store.put_bytes(content, blob)
     assert (again.digest, again.size, again.blocks_digest) == (blob.digest, blob.size, blob.blocks_digest)
     assert again.stored_by in {"copy", "reflink"}
     assert again.key != blob.key
     assert read(store, again, 0, size) == content
-    store.check(again.place)
+    store.check(again)
     left = {one.key: one.size for one in store.objects() if one.key not in {again.key, blocks_key(again.key)}}
     assert left == damaged, "what was damaged is not touched: someone may be reading it, and it goes with its row"
 
 
 def test_a_row_that_says_other_than_the_bytes_is_not_believed(store: BlobStore) -> None:
     blob = store.put_bytes(noise(2 * BLOCK))
-    wrong = replace(blob.place, blocks_digest=store.put_bytes(noise(3 * BLOCK)).blocks_digest)
+    wrong = replace(blob, blocks_digest=store.put_bytes(noise(3 * BLOCK)).blocks_digest)
     with pytest.raises(IntegrityError, match="digest of its blocks is"):
         store.check(wrong)
     again = store.put_bytes(noise(2 * BLOCK), wrong)
@@ -197,7 +196,7 @@ def test_a_row_that_says_other_than_the_bytes_is_not_believed(store: BlobStore) 
 def test_ranges_outside_the_blob_are_refused(store: BlobStore, offset: int, length: int) -> None:
     blob = store.put_bytes(noise(BLOCK + 1))
     with (
-        store.open(blob.place) as reader,
+        store.open(blob) as reader,
         pytest.raises(IntegrityError, match="were asked for"),
     ):
         reader.read_into(offset, memoryview(bytearray(length)))
@@ -207,7 +206,7 @@ def test_one_reader_serves_many_threads(store: BlobStore) -> None:
     content = noise(9 * BLOCK + 3)
     blob = store.put_bytes(content)
     wrong: list[int] = []
-    with store.open(blob.place) as reader:
+    with store.open(blob) as reader:
 
         def read_pieces(first: int) -> None:
             for offset in range(first, len(content) - 70_001, 140_002):

@@ -19,11 +19,10 @@ import pytest
 
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError, UsageError
-from registry.storage.blobs import BlobStore
+from registry.folders.errors import unusable
+from registry.storage.blobs import BlobStore, StoredBlob
 from registry.storage.filesystem import FilesystemDriver
 from registry.storage.layout import new_blob_key
-from registry.storage.medium import medium_error
-from registry.storage.place import StoredBlob
 
 BLOCK = 256 * 1024
 
@@ -87,8 +86,8 @@ def test_a_linked_file_is_the_users_own_and_is_left_as_it_was(folder_store: Blob
     assert stored.samefile(model)
     assert stat.S_IMODE(model.stat().st_mode) == 0o640
     assert files_below(root / "tmp") == []
-    assert folder_store.keep(model, blob.digest, link=True, known=blob.place).stored_by == "none"
-    with folder_store.open(blob.place) as reader:
+    assert folder_store.keep(model, blob.digest, link=True, known=blob).stored_by == "none"
+    with folder_store.open(blob) as reader:
         model.write_bytes(bytes(len(data)))
         with pytest.raises(IntegrityError, match="not those that were stored"):
             reader.read_into(0, memoryview(bytearray(10)))
@@ -130,7 +129,7 @@ def test_a_damaged_linked_blob_is_mended_without_touching_the_file(
     model.write_bytes(b"trained on")
     copy = tmp_path / "copy"
     copy.write_bytes(data)
-    again = folder_store.keep(copy, blob.digest, known=blob.place)
+    again = folder_store.keep(copy, blob.digest, known=blob)
     assert again.stored_by in {"copy", "reflink"}
     assert (root / again.key).read_bytes() == data
     assert model.read_bytes() == b"trained on"
@@ -257,7 +256,7 @@ from pathlib import Path
 from registry.errors import NotAllowedError
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
-from registry.storage.place import BlobPlace
+from registry.digest import BlobRef
 
 os.chdir(sys.argv[1])
 if os.geteuid() == 0:
@@ -274,7 +273,7 @@ try:
     store.ping()
 except NotAllowedError as error:
     print(error.code, error)
-with store.open(BlobPlace(digest, 3, blocks_digest, key)) as reader:
+with store.open(BlobRef(digest, 3, blocks_digest, key)) as reader:
     buffer = bytearray(3)
     reader.read_into(0, memoryview(buffer))
 print(buffer.decode(), store.clear_litter())
@@ -315,7 +314,7 @@ def test_a_read_only_folder_is_one_sentence_and_can_be_read(
     ],
 )
 def test_every_refusal_of_the_system_names_the_folder(number: int, kind: type[Exception], code: str) -> None:
-    error = medium_error(Path("some/folder"), OSError(number, os.strerror(number)))
+    error = unusable(Path("some/folder"), OSError(number, os.strerror(number)))
     assert type(error) is kind
     assert error.code == code
     assert "some/folder" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -46,7 +47,7 @@ def test_parts_that_were_joined_without_an_answer_are_a_written_object(
     monkeypatch.setattr(writing, "PART", BLOCK)
     store = BlobStore(make_s3(shim.url, attempts=2))
     shim.faults = [lost_join()]
-    store.check(store.put_bytes(bytes(3 * BLOCK)).place)
+    store.check(store.put_bytes(bytes(3 * BLOCK)))
     assert [one.status for one in shim.seen("POST", "uploadId=")] == [0, 404]
     assert unfinished(store) == []
 
@@ -72,7 +73,7 @@ def test_parts_that_were_joined_without_an_answer_are_an_upload(make_s3: MakeS3,
         store.put_part(staging, number, [data[:BLOCK]])
     shim.faults = [lost_join()]
     with store.adopt(staging, sha256_digest(data)) as staged:
-        store.check(staged.commit().place)
+        store.check(staged.commit())
     assert [one.status for one in shim.seen("POST", "uploadId=")] == [0, 404]
     assert unfinished(store) == []
 
@@ -116,7 +117,8 @@ class BreaksOff:
             if not wire.recv(65536):
                 return
             self.asked += 1
-            wire.sendall(self._head.encode())
+            with contextlib.suppress(OSError):  # who asked does not wait for long, and may be gone
+                wire.sendall(self._head.encode())
             if self._way == "reset":
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 wire.close()
@@ -149,17 +151,16 @@ def test_a_refusal_that_breaks_off_is_one_sentence(
         for action in actions:
             with pytest.raises(UnavailableError, match=f"can't be reached at {broken.url}"):
                 action()
-        asked = broken.asked
-        with pytest.raises(UnavailableError, match="broke off 4 times"):
-            S3Reader(driver._bucket, KEY, 1000).read_into(0, memoryview(bytearray(100)))
-        assert broken.asked == asked + 4
+    with BreaksOff(refusal, way) as broken, pytest.raises(UnavailableError, match="broke off 4 times"):
+        S3Reader(make_s3(broken.url)._bucket, KEY, 1000).read_into(0, memoryview(bytearray(100)))
+    assert broken.asked == 4  # counted to the end: it may hear of a request when nobody waits for its answer any more
 
 
 def test_a_read_goes_on_after_a_refusal_that_broke_off(make_s3: MakeS3, shim: Shim) -> None:
     store = BlobStore(make_s3(shim.url))
     blob = store.put_bytes(b"some bytes")
     chunked = {"Transfer-Encoding": "chunked"}
-    with store.open(blob.place) as reader:
+    with store.open(blob) as reader:
         shim.faults = [Fault(method="GET", times=2, status=503, headers=chunked, body=b"no chunk\r\n")]
         found = bytearray(blob.size)
         reader.read_into(0, memoryview(found))
@@ -172,12 +173,12 @@ def test_what_goes_between_its_size_and_its_bytes_is_missing(
 ) -> None:
     store = BlobStore(make_s3(shim.url))
     blob = store.put_bytes(bytes(2 * BLOCK))
-    gone = Fault(method="GET", target=f"{kind}/", times=1, status=404)
+    gone = Fault(method="GET", target=f"{kind}/", times=2, status=404)
     shim.faults = [gone]
     with pytest.raises(IntegrityError, match=f"{what} is missing"):
-        store.check(blob.place)
-    gone.times = 1
+        store.check(blob)
+    gone.times = 2
     (tmp_path / "file").write_bytes(bytes(2 * BLOCK))
-    kept = store.keep(tmp_path / "file", blob.digest, known=blob.place)
+    kept = store.keep(tmp_path / "file", blob.digest, known=blob)
     assert (kept.stored_by, kept.key != blob.key) == ("copy", True)
-    store.check(kept.place)
+    store.check(kept)

@@ -11,13 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from registry.digest import sha256_digest
+from registry.digest import BlobRef, sha256_digest
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.storage.blobs import BlobStore
 from registry.storage.blocks import BLOCK
 from registry.storage.driver import Commit
 from registry.storage.layout import blocks_key
-from registry.storage.place import BlobPlace
 from registry.storage.staging import MOST_PARTS, Staging, StagingDriver
 
 PART = 100_000
@@ -50,7 +49,7 @@ def send_all(store: StagingDriver | BlobStore, data: bytes, part_size: int = PAR
     return staging
 
 
-def read_all(store: BlobStore, place: BlobPlace) -> bytes:
+def read_all(store: BlobStore, place: BlobRef) -> bytes:
     data = bytearray(place.size)
     with store.open(place) as reader:
         reader.read_into(0, memoryview(data))
@@ -75,8 +74,8 @@ def test_an_upload_becomes_a_blob(store: BlobStore, left: Left, size: int) -> No
         blob = staged.commit()
     assert (bytes(seen), sum(steps)) == (data, size)
     assert (blob.digest, blob.size, blob.stored, blob.stored_by) == (sha256_digest(data), size, size, "copy")
-    assert read_all(store, blob.place) == data
-    store.check(blob.place)
+    assert read_all(store, blob) == data
+    store.check(blob)
     assert left() == sorted([blob.key, *([blocks_key(blob.key)] if size > BLOCK else [])])
 
 
@@ -86,7 +85,7 @@ def test_parts_go_through_the_service_on_every_driver(store: BlobStore) -> None:
     for number in (3, 1, 4, 2):
         store.put_part(staging, number, iter([part_of(data, staging, number)]))
     with store.adopt(staging, sha256_digest(data)) as staged:
-        assert read_all(store, staged.commit().place) == data
+        assert read_all(store, staged.commit()) == data
 
 
 def test_a_part_is_sent_again_and_the_last_one_counts_or_is_refused(store: BlobStore) -> None:
@@ -98,7 +97,7 @@ def test_a_part_is_sent_again_and_the_last_one_counts_or_is_refused(store: BlobS
         assert "501" in str(refused), "rclone takes each part once; it says so"  # noqa: PT017
         data = data[:PART] + bytes(PART)
     with store.adopt(staging, sha256_digest(data)) as staged:
-        assert read_all(store, staged.commit().place) == data
+        assert read_all(store, staged.commit()) == data
 
 
 def test_a_body_that_breaks_leaves_no_part_and_can_be_sent_again(store: BlobStore, left: Left) -> None:
@@ -121,7 +120,7 @@ def test_a_body_that_breaks_leaves_no_part_and_can_be_sent_again(store: BlobStor
     for number in (2, 3):
         store.put_part(staging, number, [part_of(data, staging, number)])
     with store.adopt(staging, sha256_digest(data)) as staged:
-        assert read_all(store, staged.commit().place) == data
+        assert read_all(store, staged.commit()) == data
 
 
 def test_missing_parts_are_named_and_the_upload_goes_on(store: BlobStore, left: Left) -> None:
@@ -130,14 +129,15 @@ def test_missing_parts_are_named_and_the_upload_goes_on(store: BlobStore, left: 
     for number in (1, 3, 4):
         send(store, staging, number, part_of(data, staging, number))
     before = left()
-    with pytest.raises(UsageError, match="missing or have another length: 2, 5;"):
+    with pytest.raises(UnavailableError, match="missing or have another length: 2, 5;") as caught:
         store.adopt(staging, sha256_digest(data))
+    assert caught.value.code == "upload_incomplete"
     assert left() == before
     resumed = Staging(staging.key, staging.multipart, staging.size, staging.part_size)
     for number in set(range(1, 6)) - set(store.parts(resumed)):
         send(store, resumed, number, part_of(data, resumed, number))
     with store.adopt(resumed, sha256_digest(data)) as staged:
-        assert read_all(store, staged.commit().place) == data
+        assert read_all(store, staged.commit()) == data
 
 
 @pytest.mark.parametrize("size", [PART, 3 * PART])
@@ -177,7 +177,7 @@ def test_an_upload_of_known_bytes_is_dropped(store: BlobStore, left: Left) -> No
     before = left()
     staging = send_all(store, data)
     with store.adopt(staging, known.digest) as staged:
-        [blob] = store.commit([staged], {known.digest: known.place})
+        [blob] = store.commit([staged], {known.digest: known})
     assert (blob.key, blob.stored_by) == (known.key, "none")
     assert left() == before
 

@@ -12,8 +12,8 @@ import pytest
 
 from registry.app import connect
 from registry.folders.cache import FetchCache
+from registry.operations.registry import Registry
 from registry.services.local import LocalRegistry
-from registry.services.protocol import Registry
 from registry.settings import read_settings
 from registry.vllm.resolver import RegistryResolver
 from tests.kit import Base, plain_base

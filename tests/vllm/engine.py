@@ -29,6 +29,11 @@ class Request:
         assert self.lora_int_id >= 1
         assert self.lora_path
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """As of `registry.vllm.plugin`: the number stays."""
+        if name != "lora_int_id" or not hasattr(self, name):
+            super().__setattr__(name, value)
+
 
 class RefusedRequestError(Exception):
     """What a client of the stub gets: the problem that the registry had."""
@@ -71,6 +76,7 @@ class Server:
         self._slots = slots
         self._blocks: dict[tuple[str, str], str] = {}  # adapter's name and prompt -> weights it was computed with
         self.hits = 0
+        self.loads = 0
 
     async def complete(self, model: str, prompt: str = "once upon a time") -> str:
         """The weights that the answer was made with; raises KeyError where nobody has the model."""
@@ -97,8 +103,9 @@ class Server:
                 self.asked.append(model)
                 found: Request | None = await resolver.resolve_lora(self.model, model)
                 if found is not None:
-                    assert not any(one.lora_name == found.lora_name for one in self.requests.values())
                     found.lora_int_id = number
+                    for one in self.requests.values():  # vLLM takes requests of one name for one adapter
+                        assert (one.lora_name == found.lora_name) == (one.lora_int_id == found.lora_int_id)
                     self._load(found)
                     self.requests[model] = found
                     return found
@@ -107,6 +114,7 @@ class Server:
     def _load(self, request: Request) -> str:
         if request.lora_int_id not in self._loaded:
             self._loaded[request.lora_int_id] = weights_in(request.lora_path)
+            self.loads += 1
             if len(self._loaded) > self._slots:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(request.lora_int_id)

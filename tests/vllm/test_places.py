@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from registry.folders.cache import FetchCache
-from registry.folders.holding import hold
+from registry.folders.leases import hold
 from tests.client.serving import served
 from tests.kit.recipes import Recipe
 from tests.vllm.conftest import MakeResolver, Place
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from registry.folders.holding import hold
+from registry.folders.leases import hold
 print(hold(Path(sys.argv[1])) is not None, flush=True)
 sys.stdin.read()
 """

@@ -7,6 +7,7 @@ import builtins
 import importlib
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 import tomllib
@@ -50,8 +51,12 @@ class Resolvers:
 
 
 class LoRARequest:
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
     def __init__(self, lora_name: str, lora_int_id: int, lora_path: str = "") -> None:
-        self.name, self.number, self.folder = lora_name, lora_int_id, lora_path
+        self.__dict__.update(lora_name=lora_name, lora_int_id=lora_int_id, lora_path=lora_path)  # as a struct does
 
 
 def error_class(name: str, parent: str) -> type[Exception]:
@@ -111,11 +116,16 @@ def test_vllm_finds_the_plugin_by_its_entry_point(
     assert isinstance(resolver, LoRAResolver)
     found = asyncio.run(resolver.resolve_lora("served/model", "net/support/french@prod"))
     assert isinstance(found, LoRARequest)
-    assert found.name.startswith("net/support/french@prod#1-")
-    assert found.number > 0
+    assert found.lora_name.startswith("net/support/french#1-")
+    number = found.lora_int_id
+    found.lora_int_id = 7  # as vLLM does, for each name that was asked for
+    assert found.lora_int_id == number > 7
+    sent = pickle.loads(pickle.dumps(found))
+    assert type(sent) is LoRARequest
+    assert vars(sent) == vars(found)
     out = tree.root / "expected"
     tree.registry.fetch("net/support/french@1", out)
-    assert weights_in(found.folder) == weights_in(out)
+    assert weights_in(found.lora_path) == weights_in(out)
 
 
 def test_a_client_sees_the_reason_with_the_status_that_it_means_where_vllm_has_one(version: str) -> None:
@@ -127,6 +137,7 @@ def test_a_client_sees_the_reason_with_the_status_that_it_means_where_vllm_has_o
         UnavailableError("It does not answer."): 503,
         NotAllowedError("The token is unknown.", code="bad_token"): 503,
         UsageError("REGISTRY_URL is nothing."): 503,
+        UsageError("'net/A' is no reference.", code="bad_name"): 400,
     }
     for problem, status in statuses.items():
         made: Any = plugin.Vllm().refusal(problem)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -37,7 +38,7 @@ PROMPT = [3, 1, 4, 1, 5, 9, 2, 6] * 5  # longer than a block, so that the prefix
 START: Final = 600  # seconds that vLLM may take until it answers
 METADATA = {
     "METADATA": "Metadata-Version: 2.1\nName: adapter-registry\nVersion: 0\n",
-    "entry_points.txt": "[vllm.general_plugins]\nadapter_registry = registry.vllm.plugin:register\n",
+    "entry_points.txt": "[vllm.general_plugins]\nadapter_registry = adapter_registry.vllm.plugin:register\n",
 }
 
 pytestmark = [
@@ -143,6 +144,7 @@ def vllm(room: Path, registry: LocalRegistry) -> Iterator[Vllm]:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "DEBUG",  # it tells which adapters are loaded
             "HF_HUB_OFFLINE": "1",
         }
         command = [PYTHON, "-m", "vllm.entrypoints.cli.main", "serve", str(room / "base")]
@@ -189,11 +191,28 @@ def test_the_recorded_interface_is_vllms(room: Path, registry: LocalRegistry) ->
 def test_a_path_answers_as_the_merged_model_and_names_what_answered(vllm: Vllm) -> None:
     status, answer = vllm.complete("llama/support/french@prod")
     assert status == 200, answer
-    assert answer["model"].startswith("llama/support/french@prod#1-")
+    assert answer["model"].startswith("llama/support/french#1-")
     assert same(vllm.logprobs("llama/support/french@prod"), vllm.expected("llama/support/french@1"))
     assert same(vllm.logprobs(answer["model"]), vllm.expected("llama/support/french@1"))
     assert not same(vllm.logprobs("llama/support@1"), vllm.expected("llama/support/french@1"))
     assert answer["model"] in {model["id"] for model in vllm.ask("/v1/models")[1]["data"]}
+
+
+def test_names_of_one_revision_share_an_adapter(vllm: Vllm) -> None:
+    digest = vllm.registry.resolve("llama/support/french@1").digest
+    names = [f"llama/support/french@{selector}" for selector in ("prod", "1", digest)]
+    answered = {vllm.complete(name)[1]["model"] for name in names}
+    assert len(answered) == 1
+    for name in names:
+        assert same(vllm.logprobs(name), vllm.expected("llama/support/french@1"))
+    numbers = {
+        int(number) for number in re.findall(r"Adding lora\. Model id: (\d+)", (vllm.room / "vllm.log").read_text())
+    }
+    assert numbers
+    assert min(numbers) >= 1 << 20  # ours: vLLM's own, one for each name that was asked for, begin with 1
+    assert vllm.ask("/v1/unload_lora_adapter", {"lora_name": names[0]})[0] == 200
+    for name in names:
+        assert same(vllm.logprobs(name), vllm.expected("llama/support/french@1"))
 
 
 def test_a_moved_tag_meets_no_old_block(vllm: Vllm) -> None:
@@ -218,6 +237,7 @@ def test_a_moved_tag_meets_no_old_block(vllm: Vllm) -> None:
         ("llama/dora", 400, "DoRA"),
         ("llama/saved", 400, "lm_head"),
         ("llama/wide", 400, "--max-lora-rank"),
+        ("llama/Support@1", 400, "is no reference"),
         ("other/support", 404, "does not exist"),
     ],
 )

@@ -6,19 +6,35 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from registry.errors import NotFoundError, RegistryError, UsageError
+from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
+from registry.storage.confirming import lost
 from registry.storage.driver import ObjectInfo
 from registry.storage.s3.connection import Connection
-from registry.storage.s3.refusals import is_missing, no_bucket, store_error
+from registry.storage.s3.errors import is_missing, malformed, no_bucket, store_error
 
 _URL: Final = re.compile(
     r"s3://(?P<name>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
 )
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the store says of a part of an unfinished upload."""
+
+    size: int
+    tag: str
+    modified: datetime
+
+    @classmethod
+    def of(cls, listed: dict[str, Any]) -> Part:
+        """A part as a list has it."""
+        return cls(int(listed["Size"]), str(listed["ETag"]), listed["LastModified"].astimezone(UTC))
 
 
 class Bucket:
@@ -48,15 +64,27 @@ class Bucket:
     def told(self, key: str | None = None, *, writing: bool = False) -> Iterator[None]:
         """Turns what botocore raises in the block into an error of this package.
 
-        urllib3's own errors are among it: botocore lets those through of a refusal whose body does not come.
+        urllib3's own errors are among it: botocore lets those through of a refusal whose body does not come. What an
+        answer lacks, or has in another form, comes as an error of Python: from botocore's parser, or from the block.
         """
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
         from urllib3.exceptions import HTTPError
 
         try:
             yield
         except (BotoCoreError, ClientError, HTTPError) as error:
             raise store_error(error, self.place, self.connection.endpoint, key, writing=writing) from error
+        except (ResponseParserError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise malformed(error, self.place, self.connection.endpoint) from error
+
+    @contextmanager
+    def keeps(self) -> Iterator[None]:
+        """For what the store has acknowledged: that it is not there, or not whole, is the store's fault."""
+        try:
+            yield
+        except (NotFoundError, IntegrityError) as error:
+            raise lost(self.place) from error
 
     def ping(self) -> None:
         """Raises when the bucket isn't there, can't be used, or does not answer within seconds."""
@@ -88,12 +116,12 @@ class Bucket:
 
     def put(self, key: str, body: Any, length: int) -> None:
         """Write an object by one request."""
-        with self.told(key, writing=True):
+        with self.keeps(), self.told(key, writing=True):
             self.client.put_object(**self.at(key), Body=body, ContentLength=length)
 
     def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error."""
-        with self.told(key, writing=True):
+        """Remove an object; a missing one is no error, also where a store says so."""
+        with suppress(NotFoundError), self.told(key, writing=True):
             self.client.delete_object(**self.at(key))
 
     def tidy(self, key: str, upload: str | None = None) -> None:
@@ -107,7 +135,7 @@ class Bucket:
 
     def begin(self, key: str) -> str:
         """Begin an upload in parts."""
-        with self.told(key, writing=True):
+        with self.keeps(), self.told(key, writing=True):
             return str(self.client.create_multipart_upload(**self.at(key))["UploadId"])
 
     def put_part(self, key: str, upload: str, number: int, body: Any, length: int) -> str:
@@ -143,12 +171,13 @@ class Bucket:
                 if not is_missing(error):
                     raise
 
-    def parts(self, key: str, upload: str) -> dict[int, dict[str, Any]] | None:
-        """What the store says of each part that is there, or None when there is no such upload."""
+    def parts(self, key: str, upload: str) -> dict[int, Part] | None:
+        """Each part that is there by its number, or None when there is no such upload."""
         try:
             with self.told(key):
                 pages = self.client.get_paginator("list_parts").paginate(**self.at(key), UploadId=upload)
-                return {int(part["PartNumber"]): part for page in pages for part in page.get("Parts", ())}
+                found = (part for page in pages for part in _listed(page, "Parts", "NextPartNumberMarker"))
+                return {int(part["PartNumber"]): Part.of(part) for part in found}
         except NotFoundError:
             return None
 
@@ -159,8 +188,8 @@ class Bucket:
                 Bucket=self.name, Prefix=self._prefix + prefix
             )
             for page in pages:
-                for one in page.get("Contents", ()):
-                    key = one["Key"][len(self._prefix) :]
+                for one in _listed(page, "Contents", "NextContinuationToken"):
+                    key = self._key(one["Key"], prefix)
                     yield ObjectInfo(key, int(one["Size"]), one["LastModified"].astimezone(UTC))
 
     def uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
@@ -170,5 +199,20 @@ class Bucket:
                 Bucket=self.name, Prefix=self._prefix + prefix
             )
             for page in pages:
-                for one in page.get("Uploads", ()):
-                    yield one["Key"][len(self._prefix) :], one["UploadId"], one["Initiated"].astimezone(UTC)
+                for one in _listed(page, "Uploads", "NextKeyMarker"):
+                    yield self._key(one["Key"], prefix), one["UploadId"], one["Initiated"].astimezone(UTC)
+
+    def _key(self, listed: str, prefix: str) -> str:
+        """A key of a list without what the bucket's prefix adds."""
+        if not listed.startswith(self._prefix + prefix):
+            raise ValueError("a key that was not asked for")
+        return listed[len(self._prefix) :]
+
+
+def _listed(page: dict[str, Any], name: str, following: str) -> Any:
+    """The items of a page of a list. One that says nothing, or is cut, would be taken for a list of less."""
+    if not page.keys() - {"ResponseMetadata", "RequestCharged"}:
+        raise ValueError("a list that says nothing")
+    if page.get("IsTruncated") and not page.get(following):
+        raise ValueError("a list without its next page")
+    return page.get(name, ())

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from registry.storage.s3.bucket import Bucket
+from registry.storage.s3.errors import code_of, status_of
 from registry.storage.s3.reading import S3Reader
-from registry.storage.s3.refusals import code_of, status_of
 
 SINGLE_COPY: Final = 5_000_000_000
 """The most that S3 copies by one request."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
 from registry.storage.driver import ObjectReader
 from registry.storage.s3.bucket import Bucket
-from registry.storage.s3.refusals import status_of
+from registry.storage.s3.errors import status_of
 
 _PIECE: Final = 8 << 20
 _AT_ONCE: Final = 8
@@ -91,17 +91,18 @@ class S3Reader:
         with self._bucket.told(self._key):
             try:
                 answer = self._bucket.client.get_object(**self._bucket.at(self._key), Range=wanted)
+                found = int(answer["ContentLength"])
             except Exception as error:
                 if status_of(error) == 416:
                     raise self._short(offset + length) from error
                 raise
-        if answer["ContentLength"] == length:
+        if found == length:
             return answer["Body"]
         answer["Body"].close()
-        if answer["ContentLength"] < length:
+        if found < length:
             raise self._short(offset + length)
         raise UnavailableError(
-            f"The store {self._bucket.place} sent {answer['ContentLength']} bytes where {length} were asked for: "
+            f"The store {self._bucket.place} sent {found} bytes where {length} were asked for: "
             "it can't read ranges, or what stands before it changes answers."
         )
 

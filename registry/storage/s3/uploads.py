@@ -5,15 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
 
 from registry.errors import NotFoundError
+from registry.folders.errors import telling_unusable
 from registry.storage.driver import ObjectWriter, check_key
 from registry.storage.layout import STAGING
-from registry.storage.medium import medium
 from registry.storage.s3.bucket import Bucket
 from registry.storage.s3.copying import copy_object
 from registry.storage.s3.writing import S3Copy
@@ -45,7 +45,7 @@ class S3Uploads:
         # A part is sent when it is whole, and sent again when that fails: so it waits here, on the disk if it is large.
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
             for chunk in whole_part(staging, number, chunks):
-                with medium(Path(tempfile.gettempdir())):
+                with telling_unusable(Path(tempfile.gettempdir())):
                     spool.write(chunk)
             spool.seek(0)
             self._send(staging, number, spool, length)
@@ -54,7 +54,7 @@ class S3Uploads:
         if staging.multipart is not None:
             found = self._bucket.parts(staging.key, staging.multipart)
             if found is not None:
-                return {number: int(part["Size"]) for number, part in sorted(found.items())}
+                return {number: part.size for number, part in sorted(found.items())}
         size = self._bucket.size(staging.key)
         if staging.multipart is None:
             return {} if size is None else {1: size}
@@ -112,7 +112,7 @@ class S3Uploads:
         found = self._bucket.parts(staging.key, staging.multipart)
         if found is None:
             return  # joined already: that is what parts() said
-        tags = {number: str(found[number]["ETag"]) for number in range(1, staging.part_count + 1)}
+        tags = {number: part.tag for number, part in found.items()}
         try:
             self._bucket.join(staging.key, staging.multipart, tags, staging.size)
         except NotFoundError as error:
@@ -126,7 +126,7 @@ def abort_uploads(bucket: Bucket, prefix: str, older_than: datetime) -> int:
         if begun >= older_than:
             continue
         parts = bucket.parts(key, upload) or {}
-        if all(part["LastModified"].astimezone(UTC) < older_than for part in parts.values()):
+        if all(part.modified < older_than for part in parts.values()):
             bucket.abort(key, upload)
             count += 1
     return count

@@ -14,7 +14,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, UnavailableError
 from registry.storage.driver import ObjectReader, StoredBy, key_taken
 from registry.storage.layout import INCOMING
 from registry.storage.memory import MemoryReader
@@ -65,12 +65,15 @@ class S3Writer:
         if self._bucket.find(key) is not None:
             raise key_taken(key, self._bucket.place)
         try:
-            if self._incoming is None:
-                self._bucket.put(key, self._rest, self._size)
-            else:
-                self._finish(self._incoming)
-                copy_object(self._bucket, self._incoming.key, key, self._size)
-            self._read_back(key)
+            with self._bucket.keeps():
+                if self._incoming is None:
+                    self._bucket.put(key, self._rest, self._size)
+                else:
+                    self._finish(self._incoming)
+                    copy_object(self._bucket, self._incoming.key, key, self._size)
+                first = self._read_back(key)
+                again = first if first == self._digest.digest() else self._read_back(key)
+            self._compare(key, first, again)
         except BaseException:
             self._bucket.tidy(key)
             raise
@@ -98,17 +101,28 @@ class S3Writer:
             self._rest = bytearray()
         incoming.join()
 
-    def _read_back(self, key: str) -> None:
+    def _read_back(self, key: str) -> bytes:
         found = blake3()
         scratch = memoryview(bytearray(_CHUNK))
         with ObjectStream(open_object(self._bucket, key)) as stream:
             while count := stream.fill(scratch):
                 found.update(scratch[:count])
-        if found.digest() != self._digest.digest():
-            raise IntegrityError(
-                f"The store {self._bucket.place} holds other bytes than were sent to it, so {key} was removed again: "
+        return bytes(found.digest())
+
+    def _compare(self, key: str, first: bytes, again: bytes) -> None:
+        """What was read back; twice, where the first time it was not what was written: an answer may be damaged."""
+        place = self._bucket.place
+        if again == self._digest.digest():
+            return
+        if again != first:
+            raise UnavailableError(
+                f"The store {place} gives other bytes each time that {key} is read back, so it was removed again: "
                 "check the store and what stands between it and this machine, and run this again."
             )
+        raise IntegrityError(
+            f"The store {place} holds other bytes than were sent to it, so {key} was removed again: check the store "
+            "and what stands between it and this machine, and run this again."
+        )
 
 
 class S3Copy:
@@ -127,7 +141,8 @@ class S3Copy:
         raise TypeError(f"the object {self._key} is whole: {len(data)} bytes can't be added")
 
     def open(self) -> ObjectReader:
-        return open_object(self._bucket, self._key)
+        with self._bucket.keeps():
+            return open_object(self._bucket, self._key)
 
     def commit_as(self, key: str) -> None:
         """Keep the copy."""
@@ -174,7 +189,8 @@ class _Incoming:
             return
         while self._going:
             self._going.popleft().result()
-        self._bucket.join(self.key, self._upload, self._tags, self._size)
+        with self._bucket.keeps():
+            self._bucket.join(self.key, self._upload, self._tags, self._size)
         self._upload = None
 
     def close(self) -> None:
@@ -184,4 +200,5 @@ class _Incoming:
 
     def _send(self, number: int, part: bytearray) -> None:
         assert self._upload is not None
-        self._tags[number] = self._bucket.put_part(self.key, self._upload, number, part, len(part))
+        with self._bucket.keeps():
+            self._tags[number] = self._bucket.put_part(self.key, self._upload, number, part, len(part))

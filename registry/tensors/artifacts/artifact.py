@@ -15,13 +15,13 @@ from typing import Final
 import torch
 
 from registry.errors import NotFoundError, UsageError
+from registry.files.header import Header
+from registry.files.source import ByteSource, look_at
 from registry.schemas import ArtifactKind, Truncation
 from registry.tensors.arithmetic.lanes import begun_in_order
 from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin
 from registry.tensors.artifacts.plan import Plan, rendering_of
-from registry.tensors.files.dtypes import TORCH
-from registry.tensors.files.header import Header
-from registry.tensors.files.source import ByteSource, look_at
+from registry.tensors.elements.dtypes import TORCH
 
 COPY_STEP: Final = 2 << 20
 

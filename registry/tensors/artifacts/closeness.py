@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from registry.tensors.files.dtypes import FLOATS
+from registry.tensors.elements.dtypes import FLOATS
 
 _SUM_ERROR: Final = 2.0**-18
 

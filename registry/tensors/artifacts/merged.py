@@ -12,15 +12,16 @@ from typing import Final
 import torch
 
 from registry.errors import IntegrityError, InvalidAdapterError
+from registry.files.header import Header, TensorEntry, write_header
+from registry.files.source import ByteSource, read_range
 from registry.tensors.arithmetic.blocks import rounded
 from registry.tensors.arithmetic.rounding import fits, round_into
 from registry.tensors.artifacts.artifact import ArtifactFile, bytes_region, copy_region
 from registry.tensors.artifacts.pieces import Buffer, Region
-from registry.tensors.files.dtypes import FLOATS
-from registry.tensors.files.header import Header, TensorEntry, write_header
-from registry.tensors.files.source import ByteSource, read_range
+from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.path.kept_factors import KeptFactors, RecentFactors
 from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.places import Place
 from registry.tensors.path.programs import NewTensor, Program
 from registry.tensors.path.slot_values import SlotValues
 
@@ -36,7 +37,7 @@ def merged_file(
     path: str,
     header: Header,
     base: BaseTensors,
-    changed: Mapping[str, Sequence[Program]],
+    changed: Mapping[str, Sequence[tuple[Place, Program]]],
     new: Sequence[NewTensor],
     dtype: str | None,
     kept: KeptFactors | None = None,
@@ -47,7 +48,7 @@ def merged_file(
         path: its name.
         header: of the base's file of that name.
         base: the base's tensors.
-        changed: by tensor name, the programs of its slots; names that this file lacks are another file's.
+        changed: by tensor name, its rows that programs change; names that this file lacks are another file's.
         new: tensors that this file gets and the base lacks.
         dtype: output dtype of all float tensors (``BF16``); None keeps each tensor's own.
         kept: where the path's factors are kept while its pieces are made; by itself a file keeps those in use.
@@ -60,14 +61,13 @@ def merged_file(
     regions = [bytes_region(0, lead)]
     for out in out_header.entries.values():
         entry = header.entries.get(out.name)
-        programs = changed.get(out.name, ())
         at = 0
-        for program in programs:
-            first = program.slot.first * program.slot.columns
+        for place, program in changed.get(out.name, ()):
+            first = place.run.first * program.slot.columns
             if entry is not None:
                 regions += _unchanged(base, entry, out, at, first)
-            regions.append(_merge_region(base, program, out, kept))
-            at = first + program.slot.rows * program.slot.columns
+            regions.append(_merge_region(base, program, place, out, kept))
+            at = first + place.run.rows * program.slot.columns
         if entry is not None:
             regions += _unchanged(base, entry, out, at, out.elements)
     return ArtifactFile(path, regions, out_header)
@@ -110,10 +110,10 @@ def _unchanged(base: BaseTensors, entry: TensorEntry, out: TensorEntry, first: i
         yield copy_region(out.start + first * size, source, entry.start + first * size, (stop - first) * size)
 
 
-def _merge_region(base: BaseTensors, program: Program, out: TensorEntry, kept: KeptFactors) -> Region:
+def _merge_region(base: BaseTensors, program: Program, place: Place, out: TensorEntry, kept: KeptFactors) -> Region:
     rounding = RoundedSlot(base.values(program, FLOATS[out.dtype], kept=kept), FLOATS[out.dtype])
-    start = out.start + program.slot.first * program.slot.columns * rounding.dtype.itemsize
-    return rounding.region(start)
+    start = out.start + place.run.first * program.slot.columns * rounding.dtype.itemsize
+    return rounding.region_of(place, start) if program.slot.runs else rounding.region(start)
 
 
 class RoundedSlot:
@@ -128,6 +128,24 @@ class RoundedSlot:
         slot = self.values.slot
         row = slot.columns * self.dtype.itemsize
         return Region(start, start + slot.rows * row, self.values.rows_a_block * row, self.block_bytes)
+
+    def region_of(self, place: Place, start: int) -> Region:
+        """One run of the slot as bytes of a file from ``start`` on, in pieces as long as blocks of the grid."""
+        row = self.values.slot.columns * self.dtype.itemsize
+        step = self.values.rows_a_block
+
+        def make(index: int) -> Buffer:
+            first = index * step
+            return as_buffer(place.scattered(self.rows, first, min(first + step, place.run.rows)))
+
+        return Region(start, start + place.run.rows * row, step * row, make)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Any rows of the slot, cut out of whole blocks of its grid."""
+        step = self.values.rows_a_block
+        first = start // step
+        blocks = torch.cat([self.block(index) for index in range(first, -(-stop // step))])
+        return blocks[start - first * step : stop - first * step]
 
     def block(self, index: int) -> torch.Tensor:
         """Stored rows of block ``index``.

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from registry.tensors.files.dtypes import CONFIG_NAMES, FLOATS
-from registry.tensors.files.header import Header
+from registry.files.header import Header
+from registry.tensors.elements.dtypes import CONFIG_NAMES, FLOATS
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _TIE = "tie_word_embeddings"

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from registry.errors import IntegrityError, UnavailableError
-from registry.memory import Loan, MemoryCache
+from registry.memory import CacheHandle, MemoryCache
 from registry.tensors.arithmetic.lanes import Promised
 
 Buffer = bytes | bytearray | memoryview
@@ -63,11 +63,11 @@ class _Shared:
         self._pool = pool
         self._piece = piece
         self._mine = False
-        self._loan: Loan[memoryview] = shared.memory.borrow("piece", key, self._make, len, pool=pool)
+        self._handle: CacheHandle[memoryview] = shared.memory.acquire("piece", key, self._make, len, pool=pool)
 
     def result(self) -> memoryview:
         try:
-            whole = self._loan.result()
+            whole = self._handle.result()
         except (IntegrityError, UnavailableError):
             if self._mine:
                 raise
@@ -76,7 +76,7 @@ class _Shared:
         return whole[self._piece.first : self._piece.last]
 
     def cancel(self) -> None:
-        self._loan.close()
+        self._handle.close()
 
     def _make(self) -> memoryview:
         self._mine = True

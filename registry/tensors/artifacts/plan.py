@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Dtype
+from registry.schemas.kinds import KINDS
 from registry.tensors.artifacts.numerics import fingerprint
 
 PLAN_FORMAT: Final = 1
@@ -68,7 +69,7 @@ class Plan:
     @property
     def numerics(self) -> str | None:
         """The fingerprint that the bytes depend on; None where bytes are only copied."""
-        return None if self.kind == "published" else fingerprint()
+        return None if KINDS[self.kind].is_verbatim else fingerprint()
 
     @cached_property
     def rendering(self) -> str:

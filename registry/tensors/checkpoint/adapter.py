@@ -8,14 +8,15 @@ values are set first, then the pairs are added, then DoRA rescales: the order of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from registry.files.header import TensorEntry
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
 from registry.tensors.factors.matrices import BlockDiagonal, ExpertA, ExpertB, FactorMatrix, Plain
 from registry.tensors.factors.turned_experts import TurnedExpertA, TurnedExpertB
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.table.targets import FusedParameter, Piece, Target
+from registry.tensors.table.held import FusedParameter, Piece
+from registry.tensors.table.targets import Target
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class NewValue:
     entry: TensorEntry
     parameter: str  # canonical runtime name: lm_head.weight
     tied: bool = False  # the module that shares the weight takes the value too
+    names: tuple[str, ...] = ()  # by which the checkpoint has it: others than `parameter` where it is tied to that
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ class Checkpoint:
     copies: Mapping[str, TensorEntry]  # module -> copy of its whole weight, as it was trained on
     notices: tuple[str, ...]
     twins: tuple[Twin, ...] = ()
+    constants: Mapping[str, TensorEntry] = field(default_factory=dict)  # parameter -> whole numbers, as the base's
+    saved: tuple[str, ...] = ()  # modules that were trained whole (modules_to_save), none inside another
+    untargeted: tuple[str, ...] = ()  # modules with a pair that the configuration does not target, as spelled
 
     @cached_property
     def rank(self) -> int:

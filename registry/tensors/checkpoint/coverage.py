@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
 from registry.tensors.checkpoint.patterns import PatternBudget, ends
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 ALL_LINEAR: Final = "all-linear"
@@ -67,7 +67,7 @@ def targeted_modules(
         return []
     budget = budget or PatternBudget()
     everything = is_all_linear(config)
-    excluded = _excluded(config, budget)
+    excluded = excluded_test(config, budget)
     test = excluded if everything else name_test(config, budget)
     spelling = _spelling(trained, table)
     found: list[str] = []
@@ -75,7 +75,9 @@ def targeted_modules(
         name = spelling(module)
         if target.kind not in _COVERED or name is None or _inside_attention(module, table):
             continue
-        if _is_linear(config, module, target, table) and not excluded(name) if everything else test(name):
+        # a table from tensor names can't tell linear layers from embeddings
+        linear = everything and table.knows_kinds and is_linear(config, target, table)
+        if linear and not excluded(name) if everything else test(name):
             found.append(module)
     return found
 
@@ -85,7 +87,6 @@ def check_coverage(
     table: TargetTable,
     pairs: Mapping[str, str],
     budget: PatternBudget,
-    implied: Collection[str] = (),
 ) -> list[str]:
     """Refuse an adapter that lacks tensors for a module that its configuration targets.
 
@@ -94,10 +95,9 @@ def check_coverage(
         table: the base's modules.
         pairs: canonical name -> name in the checkpoint, of every module that has a pair.
         budget: time for the publisher's patterns.
-        implied: modules of ``pairs`` that PEFT adapts without being told.
 
     Returns:
-        Notices about what can't be decided, and about tensors that PEFT would not load.
+        Notices about what can't be decided.
 
     Raises:
         InvalidAdapterError: ``incomplete_adapter``, naming the modules.
@@ -110,30 +110,22 @@ def check_coverage(
     holes = [module for module in missing if surely(module)]
     if holes:
         raise InvalidAdapterError(
-            f"The configuration targets {_listed(holes)}, for which the adapter has no tensors. Save it again, or "
+            f"The configuration targets {listed(holes)}, for which the adapter has no tensors. Save it again, or "
             "correct target_modules.",
             code="incomplete_adapter",
         )
     notices = []
     if missing:
         notices.append(
-            f"The configuration targets {_listed(missing)} of the base model, for which the adapter has no tensors: "
+            f"The configuration targets {listed(missing)} of the base model, for which the adapter has no tensors: "
             "taken as modules that the trained model did not have."
         )
-    if not is_all_linear(config):
-        test = name_test(config, budget)
-        unasked = [name for module, name in pairs.items() if module not in implied and not test(name)]
-        if unasked:
-            notices.append(
-                f"The adapter has tensors for {_listed(unasked)}, which its configuration does not target: they count "
-                "here, PEFT would leave them out."
-            )
     return notices
 
 
 def name_test(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
     """Whether PEFT would adapt a module of that name (``check_target_module_exists`` in PEFT 0.21)."""
-    excluded = _excluded(config, budget)
+    excluded = excluded_test(config, budget)
     if isinstance(config.target_modules, str):
         expression = budget.compile(config.target_modules, field="target_modules", whole=True)
         return lambda name: not excluded(name) and expression.match(name) is not None
@@ -153,7 +145,8 @@ def saved_names(config: LoraAdapterConfig) -> tuple[str, ...]:
     return (*config.modules_to_save, *_HEADS.get(config.task_type or "", ()))
 
 
-def _excluded(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
+def excluded_test(config: LoraAdapterConfig, budget: PatternBudget) -> NameTest:
+    """Whether PEFT leaves a module out, whatever else targets it."""
     by_name = _excluded_by_name(config, budget)
     if not saved_names(config):
         return by_name
@@ -225,11 +218,11 @@ def is_all_linear(config: LoraAdapterConfig) -> bool:
     return isinstance(config.target_modules, str) and config.target_modules.lower() == ALL_LINEAR
 
 
-def _is_linear(config: LoraAdapterConfig, module: str, target: Target, table: TargetTable) -> bool:
-    """Whether "all-linear" means the module; a table from tensor names can't tell linear layers from embeddings."""
-    if not table.knows_kinds or target.kind not in _ALL_LINEAR or module == table.output_module:
+def is_linear(config: LoraAdapterConfig, target: Target, table: TargetTable) -> bool:
+    """Whether "all-linear" means a module of that kind."""
+    if target.kind not in _ALL_LINEAR or target.module == table.output_module:
         return False
-    return not (config.task_type == "SEQ_CLS" and module in _CLASSIFIERS)
+    return not (config.task_type == "SEQ_CLS" and target.module in _CLASSIFIERS)
 
 
 def _inside_attention(module: str, table: TargetTable) -> bool:
@@ -281,6 +274,7 @@ def _stack(module: str) -> str | None:
     return found["stack"] if found else None
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Some names, and how many there are beside them."""
     some = ", ".join(shown(name) for name in names[:4])
     return some if len(names) <= 4 else f"{some} and {len(names) - 4} more"

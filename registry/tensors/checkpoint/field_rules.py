@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.files.strict_json import shown
+from registry.files.strict_json import shown
 
 MAX_RANK: Final = 65_536
 MAX_LIST: Final = 65_536

@@ -12,14 +12,20 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from registry.errors import InvalidAdapterError
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
-from registry.tensors.table.targets import FusedParameter, Target, TargetKind, TargetTable
+from registry.errors import InvalidAdapterError, RegistryError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
+from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from registry.tensors.table.ties import retable_needed, unsaid
 
 _FOLDED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
 _EMBEDDINGS: Final = ("embed_tokens", "lm_head")  # PEFT's names, for tables that don't know kinds
 _COMPARED: Final = 2000  # names that are compared to find the nearest
+ADD_AS_RUNNING: Final = (
+    "add as a base model the folder that save_pretrained(..., save_original_format=False) writes, whose tensors are as "
+    "the running model has them"
+)
 _OTHER_BASE: Final = "Publish it under the base model that it was trained on."
 
 
@@ -27,11 +33,18 @@ def resolve(name: str, table: TargetTable) -> Target:
     """The target that a checkpoint's module name means.
 
     Raises:
-        InvalidAdapterError: ``unknown_target``, with the nearest name that the base has.
+        InvalidAdapterError: ``unknown_target``, with the nearest name that the base has, or with what is made of it.
     """
     target = meant(name, table)
     if target is not None:
         return target
+    made = table.made_from(name)
+    if made:
+        raise InvalidAdapterError(
+            f"The adapter names the module {shown(name)} as the files do; transformers makes {', '.join(made)} of its "
+            "weight when it loads them, and PEFT finds no module of that name. Train on these.",
+            code="unknown_target",
+        )
     near = _nearest(name, table.targets)
     hint = f"The nearest module is {shown(near)}. " if near else ""
     raise InvalidAdapterError(
@@ -67,26 +80,31 @@ def _nearest(name: str, modules: Collection[str]) -> str | None:
 class Place:
     """A parameter of the running model."""
 
-    parameter: str  # canonical runtime name: lm_head.weight
+    parameter: str  # canonical runtime name: lm_head.weight; of a tied one that of its holder
     shape: tuple[int, ...]
     target: Target | None = None  # of its module
     fused: FusedParameter | None = None
-
-
-def weight_name(target: Target) -> str:
-    """The parameter of a module that its target stands for."""
-    return "in_proj_weight" if target.kind is TargetKind.ATTENTION else "weight"
+    tied: str | None = None  # the runtime name that was meant, where another parameter holds its value
 
 
 def find_place(module: str, parameter: str, table: TargetTable) -> Place | None:
-    """The parameter of the base that a checkpoint means, also where it is tied or one of several experts."""
+    """The parameter of the base that a checkpoint means, also where it is tied or one of several experts.
+
+    Raises:
+        ConflictError: ``retable_needed``, it is the bias of a head that an old table does not know.
+    """
     target = meant(module, table)
     held = table.find_parameter(f"{module}.{parameter}")
     if held is not None:
-        return Place(held[0], held[1].shape, target)
+        names = (f"{path}.{parameter}" for path in table_spellings(module, table))
+        return Place(
+            held[0], held[1].shape, target, tied=next((one for one in names if table.holder(one) != one), None)
+        )
     if target is None:
         return None
-    if parameter == weight_name(target) and (target.tensor is not None or target.tie is not None):
+    if parameter == "bias" and target.module == table.output_module and (other := unsaid(table)) is not None:
+        raise retable_needed(f"{target.module!r} has no bias of its own, and not whether {other!r} is its")
+    if parameter == target.weight and target.kept:
         return Place(f"{target.module}.{parameter}", target.shape, target)
     for fused in target.fused:
         if fused.name == parameter:
@@ -115,11 +133,12 @@ def as_folded(name: str, target: Target, *, embedding: bool, table: TargetTable)
             "is a group of experts, and target_parameters in adapter_config.json names none of its parameters",
             "Save the adapter again with the configuration that it was trained with.",
         )
+    check_followed(name, table)
     if target.kind not in _FOLDED:
         raise unsupported(
             name,
             "multiplies in a way that is not known from the base model's files and configuration",
-            "Train without it, or say what it is in the base folder's registry.json.",
+            "Train without it, or train it whole (modules_to_save).",
         )
     check_kept(name, target)
     if embedding and target.kind is TargetKind.LINEAR and not table.knows_kind(target):
@@ -136,12 +155,41 @@ def as_folded(name: str, target: Target, *, embedding: bool, table: TargetTable)
 
 def check_kept(name: str, target: Target) -> None:
     """Refuse a module whose weight the files keep in another form."""
-    if target.tensor is None and target.tie is None:
+    if not target.kept:
         raise unsupported(
             name,
             "has a weight that is not one tensor of the base's files as the running model holds it",
             "Train without it.",
         )
+
+
+def check_followed(name: str, table: TargetTable) -> None:
+    """Refuse a module whose parameters transformers makes from others on loading, in a way that is not followed."""
+    target = meant(name, table)
+    if target is not None and _is_made_on_loading(target, table):
+        raise _made_on_loading(name, target)
+
+
+def _is_made_on_loading(target: Target, table: TargetTable) -> bool:
+    """Whether the files have the weight in another form, which is not followed, or was not when the base was added."""
+    if target.unfollowed:
+        return True
+    if target.kind is not TargetKind.UNKNOWN or target.kept or not table.knows_kinds:
+        return False
+    held = table.parameters_of(target.module).values()
+    return not any(len(one.shape) > 1 for one in held) and not table.is_parametrized(target.module)
+
+
+def _made_on_loading(name: str, target: Target) -> RegistryError:
+    """The error for a module whose weight transformers makes from other tensors."""
+    if target.unfollowed:
+        return unsupported(
+            name,
+            "has a weight that transformers makes from other tensors of the files when it loads them "
+            f"({', '.join(target.unfollowed)}), in a way that is not followed here",
+            f"Train without it, or {ADD_AS_RUNNING}.",
+        )
+    return retable_needed(f"the files hold no weight of {name!r} that can be changed", of="files")
 
 
 def check_factors(

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.foreign_names import advice, is_foreign
 from registry.tensors.checkpoint.variants.table import TAILS
-from registry.tensors.files.strict_json import shown
 
 LEAD: Final = "base_model.model."
 MAX_LENGTH: Final = 512

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.strict_json import parse, shown
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig, PeftVersion
 from registry.tensors.checkpoint.field_rules import says_something
 from registry.tensors.checkpoint.variants.table import RULES
-from registry.tensors.files.strict_json import parse, shown
 
 __all__ = ["FILE", "MAX_BYTES", "REQUIRED", "LoraAdapterConfig", "PeftVersion", "parse_config"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from registry.tensors.files.strict_json import shown
+from registry.files.strict_json import shown
 
 MAX_EXPANDED: Final = 8192
 """Steps of a pattern after its repeats are written out: compiling can't be stopped, and takes up to 20 us a step."""

@@ -19,8 +19,8 @@ from typing import Final, Generic, TypeVar
 import regex
 
 from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.pattern_syntax import PatternFaultError, check
-from registry.tensors.files.strict_json import shown
 
 SECONDS: Final = 0.4
 MAX_EXPRESSIONS: Final = 1024
@@ -239,10 +239,3 @@ class PatternMap(Generic[Value]):
     def unused(self) -> tuple[str, ...]:
         """Keys that matched no module asked for so far."""
         return tuple(key for place, key in enumerate(self._keys) if place not in self._used)
-
-
-def resolve_pattern(
-    patterns: Mapping[str, Value], name: str, *, field: str = "rank_pattern", budget: PatternBudget | None = None
-) -> tuple[Value | None, tuple[str, ...]]:
-    """`PatternMap.resolve` for one name."""
-    return PatternMap(patterns, field=field, budget=budget or PatternBudget()).resolve(name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
 from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
-from registry.tensors.files.strict_json import shown
 
 _TOLD: Final = 20  # notices are kept with the revision
 

@@ -7,10 +7,10 @@ from typing import Final
 import torch
 
 from registry.errors import InvalidAdapterError
+from registry.files.source import ByteSource
 from registry.tensors.checkpoint.adapter import Checkpoint, Twin
 from registry.tensors.factors.matrices import read_rows
 from registry.tensors.factors.slots import as_matrix
-from registry.tensors.files.source import ByteSource
 
 _STEP: Final = 4096
 

@@ -9,13 +9,14 @@ from typing import Final
 
 import torch
 
+from registry.files.header import TensorEntry, write_header
+from registry.files.source import ByteSource, read_range
 from registry.tensors.arithmetic.blocks import block_rows, rounded
 from registry.tensors.artifacts.artifact import ArtifactFile, bytes_region
 from registry.tensors.artifacts.merged import as_buffer, overflow
 from registry.tensors.artifacts.pieces import Buffer, Region
+from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.factors.slots import as_matrix
-from registry.tensors.files.dtypes import FLOATS
-from registry.tensors.files.header import write_header
 from registry.tensors.path.slot_values import SlotValues
 
 WEIGHTS: Final = "adapter_model.safetensors"
@@ -33,6 +34,7 @@ class AdapterTensor:
     shape: tuple[int, ...]
     rows: Rows
     columns: int | None = None  # of the matrix as which it is seen; None: as `as_matrix` sees its shape
+    dtype: str | None = None  # of whole numbers, which are kept as they are; None: that of the file
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -54,6 +56,18 @@ def whole_value(name: str, shape: tuple[int, ...], values: SlotValues) -> Adapte
     return AdapterTensor(name, shape, rows)
 
 
+def stored_value(name: str, source: ByteSource, entry: TensorEntry) -> AdapterTensor:
+    """Whole numbers as the base has them: indices, masks, counts."""
+    columns, dtype = as_matrix(entry.shape)[1], TORCH[entry.dtype]
+    row = columns * dtype.itemsize
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        data = read_range(source, entry.start + start * row, entry.start + stop * row)
+        return torch.frombuffer(data, dtype=dtype).view(stop - start, columns)
+
+    return AdapterTensor(name, entry.shape, rows, dtype=entry.dtype)
+
+
 def turned(tensor: AdapterTensor, name: str) -> AdapterTensor:
     """The transpose of a matrix, under another name, number for number."""
     rows, columns = tensor.matrix
@@ -67,16 +81,17 @@ def turned(tensor: AdapterTensor, name: str) -> AdapterTensor:
 
 
 def weights_file(tensors: Sequence[AdapterTensor], dtype: str) -> ArtifactFile:
-    """adapter_model.safetensors with these tensors, by name, all in one dtype (``F32``)."""
+    """adapter_model.safetensors with these tensors, by name, weights all in one dtype (``F32``)."""
     in_order = sorted(tensors, key=lambda tensor: tensor.name)
-    lead, header = write_header(((tensor.name, dtype, tensor.shape) for tensor in in_order), {"format": "pt"})
+    listed = ((tensor.name, tensor.dtype or dtype, tensor.shape) for tensor in in_order)
+    lead, header = write_header(listed, {"format": "pt"})
     regions = [bytes_region(0, lead)]
     for tensor in in_order:
         entry = header.entries[tensor.name]
         rows, columns = tensor.matrix
         step = block_rows(rows, columns)
-        row_bytes = columns * FLOATS[dtype].itemsize
-        regions.append(Region(entry.start, entry.stop, step * row_bytes, _maker(tensor, step, FLOATS[dtype])))
+        row_bytes = columns * TORCH[entry.dtype].itemsize
+        regions.append(Region(entry.start, entry.stop, step * row_bytes, _maker(tensor, step, TORCH[entry.dtype])))
     return ArtifactFile(WEIGHTS, regions, header)
 
 
@@ -84,7 +99,8 @@ def _maker(tensor: AdapterTensor, step: int, dtype: torch.dtype) -> Callable[[in
     rows, _ = tensor.matrix
 
     def make(index: int) -> Buffer:
-        values = rounded(tensor.rows(index * step, min((index + 1) * step, rows)), dtype)
+        found = tensor.rows(index * step, min((index + 1) * step, rows))
+        values = found if tensor.dtype else rounded(found, dtype)
         if values is None:
             raise overflow(tensor.name, dtype)
         return as_buffer(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,11 +13,29 @@ from registry.errors import AccuracyError
 from registry.schemas import Truncation
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
-from registry.tensors.composed.adapter_tensors import LEAD, AdapterTensor, Rows, turned, weights_file, whole_value
+from registry.tensors.composed.adapter_tensors import (
+    LEAD,
+    AdapterTensor,
+    Rows,
+    stored_value,
+    turned,
+    weights_file,
+    whole_value,
+)
 from registry.tensors.composed.config import CONFIG, BaseRepo, ComposedNames, composed_config
 from registry.tensors.composed.experts import ComposedExperts
-from registry.tensors.composed.forms import attention_of, forms_of, not_composable, rescales, twins_of
+from registry.tensors.composed.forms import (
+    attention_of,
+    forms_of,
+    is_inside,
+    is_under,
+    not_composable,
+    rescales,
+    twins_of,
+)
 from registry.tensors.composed.pair import ComposedPair, pair_tensors
+from registry.tensors.composed.spelling import spelling_of
+from registry.tensors.composed.token_tensors import rows_of, token_tensor
 from registry.tensors.composed.truncated import (
     TruncatedExperts,
     TruncatedPair,
@@ -26,12 +44,13 @@ from registry.tensors.composed.truncated import (
     written_error,
 )
 from registry.tensors.composed.whole_experts import whole_experts
+from registry.tensors.composed.wrapped_names import WrappedNames
+from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
-from registry.tensors.files.dtypes import FLOATS
 from registry.tensors.path.origins import BaseTensors
-from registry.tensors.path.programs import BoundLink, PathPrograms, Program, weight_name
+from registry.tensors.path.programs import BoundLink, PathPrograms, Program
 from registry.tensors.path.slot_values import SlotValues
-from registry.tensors.path.steps import SetRows
+from registry.tensors.table.held import FileParameter
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, choose_ranks, relative_error, rounded_up
 from registry.tensors.truncation.report import report
@@ -56,8 +75,9 @@ class Composition:
     def __init__(
         self, links: Sequence[BoundLink], since: int, paths: PathPrograms, base: BaseTensors, table: TargetTable
     ) -> None:
-        self._since, self._paths, self._base, self._table = since, paths, base, table
+        self._links, self._since, self._paths, self._base, self._table = links, since, paths, base, table
         self._forms = forms_of(links, since, paths, table)
+        self._wrapped = WrappedNames(self._forms, table)
         # PEFT has one switch for all modules: a single link that rescales makes every pair a DoRA
         self.dora = any(rescales(program, since) for _, program in self._forms.pairs)
         # of modules that share one weight and one change, PEFT keeps the pair of the embedding and its transpose
@@ -152,14 +172,18 @@ class Composition:
         tensors += self._twin_tensors()
         tensors += [tensor for experts in self._experts for tensor in experts.tensors()]
         tensors += self._value_tensors(FLOATS[dtype])
-        tokens = {module: _rows_of(program, self._since) for module, program in self._forms.tokens.items()}
-        tensors += [_token_tensor(self._spelled(module), rows) for module, rows in tokens.items()]
+        tokens = {module: rows_of(program, self._since) for module, program in self._forms.tokens.items()}
+        tensors += [token_tensor(self._wrapped.path(module), rows) for module, rows in tokens.items()]
         names = self._names({module: sorted(rows) for module, rows in tokens.items()})
         if not names.ranks:
             target = self._spare_target(names.saved)
             tensors += pair_tensors(target.module, target, 1, _zeros(target.in_features), _zeros(1), None)
             names = replace(names, ranks={target.module: 1}, modules=[target.module])
-        config = composed_config(names, self._table, base_repo, hints)
+        spelled = [tensor.name.removeprefix(LEAD) for tensor in tensors]
+        spelling = spelling_of(self._links[self._since :], spelled, self._table)
+        tensors = [replace(tensor, name=LEAD + spelling(tensor.name.removeprefix(LEAD))) for tensor in tensors]
+        others = [spelling(module) for module in _all_modules(self._table) - set(names.modules)]
+        config = composed_config(names.spelled(spelling), others, base_repo, hints)
         return [weights_file(tensors, dtype), generated_file(CONFIG, config)]
 
     # ------------------------------------------------------------------ pairs
@@ -168,28 +192,23 @@ class Composition:
         # PEFT up to 0.21.2 applies the delta of an attention's output projection twice
         factor = 0.5 if attention_of(target, self._table) else 1.0
         path = self._forms.named.get(target.module)
-        name = path.rpartition(".")[0] if path else self._spelled(target.module)
-        return ComposedPair(name, target, program, self._since, self._base, self.dora, factor)
-
-    def _spelled(self, module: str) -> str:
-        """A module's name in the adapter's tensors."""
-        target = self._table.targets.get(module)
-        attention = attention_of(target, self._table) if target is not None else None
-        return f"{attention.module}.base_layer.out_proj" if attention else module
+        name = path.rpartition(".")[0] if path else target.module
+        return ComposedPair(self._wrapped.path(name), target, program, self._since, self._base, self.dora, factor)
 
     def _twin_tensors(self) -> Iterable[AdapterTensor]:
         pairs = {pair.target.module: pair for pair in self._pairs}
         for module, other in self._twins.items():
             a, b = pairs[other].tensors()
-            yield turned(b, f"{LEAD}{module}.lora_A.weight")
-            yield turned(a, f"{LEAD}{module}.lora_B.weight")
+            name = LEAD + self._wrapped.path(module)
+            yield turned(b, f"{name}.lora_A.weight")
+            yield turned(a, f"{name}.lora_B.weight")
 
     def _all_experts(self) -> Iterable[ComposedExperts]:
         for module, changed in self._forms.experts.items():
             # the parameter that the module registers first is in the innermost wrapper
             nested = [one for one in self._table.targets[module].fused if one in changed]
             for at, fused in enumerate(nested):
-                name = module + ".base_layer" * (len(nested) - 1 - at)
+                name = self._wrapped.path(module) + ".base_layer" * (len(nested) - 1 - at)
                 yield ComposedExperts(name, f"{module}.{fused.name}", fused, self._paths.programs, self._since)
 
     def _fill_up(self, *, uniform: bool) -> None:
@@ -221,44 +240,53 @@ class Composition:
     # ------------------------------------------------------------------ values
 
     def _value_tensors(self, dtype: torch.dtype) -> list[AdapterTensor]:
-        """Modules that are saved whole, with all their parameters, and biases."""
-        found = []
+        """Modules that are saved whole, with all the parameters in and below them, and biases."""
+        found: dict[str, AdapterTensor] = {}
         for module, target in self._forms.saved.items():
-            for name, shape, slot in self._parameters_of(module, target):
-                found.append(whole_value(LEAD + name, shape, self._values(slot, dtype)))
+            name = f"{module}.{target.weight}"
+            found[name] = self._whole(name, target.shape, self._values(slot_of_target(target), dtype))
+            found |= self._others_of(module, {target.weight}, dtype)
         for module in self._forms.saved_experts:
-            found += self._experts_saved_whole(module, dtype)
-        adapted = {target.module for target, _ in self._forms.pairs}
+            found |= self._experts_saved_whole(module, dtype)
         for name, program in self._forms.values.items():
-            module, _, leaf = name.rpartition(".")
-            if module in self._forms.saved or module in self._forms.saved_experts:
-                continue  # written with its module
-            wrapped = ".base_layer" if self._forms.is_bias(name) and module in adapted else ""
-            held = self._table.parameters.get(name)
-            shape = held.shape if held is not None else self._paths.new[name].shape
-            spelled = f"{LEAD}{self._spelled(module)}{wrapped}.{leaf}"
-            found.append(whole_value(spelled, shape, self._base.values(program, dtype)))
-        return found
+            if name not in found:
+                held = self._table.parameters.get(name)
+                shape = held.shape if held is not None else self._paths.new[name].shape
+                found[name] = self._whole(name, shape, self._base.values(program, dtype))
+        # PEFT loads no module in part, and whoever says "all" has them all
+        for name, held in self._table.named_parameters.items():
+            if name not in found and (is_inside(name, self._forms.saved_modules) or self._forms.needs_bias(name)):
+                found[name] = self._parameter(name, held, dtype)
+        return list(found.values())
 
-    def _experts_saved_whole(self, module: str, dtype: torch.dtype) -> Iterable[AdapterTensor]:
+    def _others_of(self, module: str, but: Container[str], dtype: torch.dtype) -> dict[str, AdapterTensor]:
+        """A module's own parameters except those of some names."""
+        others = (
+            (f"{module}.{leaf}", held) for leaf, held in self._table.parameters_of(module).items() if leaf not in but
+        )
+        return {name: self._parameter(name, held, dtype) for name, held in others}
+
+    def _parameter(self, name: str, held: FileParameter, dtype: torch.dtype) -> AdapterTensor:
+        if not held.runs:
+            source, entry = self._base.tensors[held.tensor]
+            if entry.dtype not in FLOATS:
+                return stored_value(self._wrapped.parameter(name), source, entry)
+        return self._whole(name, held.shape, self._values(slot_of_parameter(held), dtype))
+
+    def _whole(self, parameter: str, shape: tuple[int, ...], values: SlotValues) -> AdapterTensor:
+        return whole_value(self._wrapped.parameter(parameter), shape, values)
+
+    def _experts_saved_whole(self, module: str, dtype: torch.dtype) -> Mapping[str, AdapterTensor]:
+        found = {}
         for fused in self._table.targets[module].fused:
             slots = [slot_of_piece(piece, fused) for piece in fused.pieces]
-            yield whole_experts(f"{LEAD}{module}.{fused.name}", fused, [self._values(slot, dtype) for slot in slots])
-        for leaf, held in self._table.parameters_of(module).items():
-            if leaf not in {fused.name for fused in self._table.targets[module].fused}:
-                values = self._values(slot_of_parameter(held), dtype)
-                yield whole_value(f"{LEAD}{module}.{leaf}", held.shape, values)
+            name, values = f"{module}.{fused.name}", [self._values(slot, dtype) for slot in slots]
+            found[name] = whole_experts(self._wrapped.parameter(name), fused, values)
+        return found | self._others_of(module, {fused.name for fused in self._table.targets[module].fused}, dtype)
 
     def _values(self, slot: Slot, dtype: torch.dtype) -> SlotValues:
         """A slot's values after the path, or as the base has them."""
         return self._base.values(self._paths.programs.get(slot) or Program(slot, (), slot), dtype)
-
-    def _parameters_of(self, module: str, target: Target) -> Iterable[tuple[str, tuple[int, ...], Slot]]:
-        weight = weight_name(target)
-        yield f"{module}.{weight}", target.shape, slot_of_target(target)
-        for leaf, held in self._table.parameters_of(module).items():
-            if leaf != weight:
-                yield f"{module}.{leaf}", held.shape, slot_of_parameter(held)
 
     # ------------------------------------------------------------------ what the configuration says
 
@@ -267,52 +295,37 @@ class Composition:
         targeted = dict(self._forms.named)
         targeted |= {experts.parameter: experts.parameter for experts in self._experts}
         ranks = {targeted.get(name, name): rank for name, rank in self.ranks.items() if name not in projections}
-        adapted = {target.module for target, _ in self._forms.pairs}
-        biased = {name.rpartition(".")[0] for name in self._forms.values if self._forms.is_bias(name)}
+        square = (one.in_features == one.out_features for adapted in self._forms.experts.values() for one in adapted)
         return ComposedNames(
             ranks=dict(sorted(ranks.items())),
             modules=sorted(set(ranks) - set(targeted.values())),
             parameters=sorted(targeted.values()),
-            saved=self._forms.saved_modules(),
+            saved=sorted(self._forms.saved_modules),
             tokens=tokens,
-            bias=("lora_only" if biased <= adapted else "all") if biased else "none",
+            bias=self._forms.bias,
             dora=self.dora,
             conv1d=any(pair.target.kind is TargetKind.CONV1D for pair in self._pairs),
             tied=bool({*self._twins, *self._forms.saved} & set(self._paths.tied)),
-            doubled=bool(projections),
+            dated=bool(projections) or any(square),
         )
 
     def _spare_target(self, taken: Sequence[str]) -> Target:
         """A module for a pair of zeros: PEFT loads no LoRA without a pair."""
         for module, target in self._table.targets.items():
-            if target.kind is TargetKind.LINEAR and target.tie is None and module not in taken:
+            if target.kind is TargetKind.LINEAR and target.tie is None and not is_under(module, taken):
                 return target
         raise not_composable("The path only replaces whole modules")
 
 
+def _all_modules(table: TargetTable) -> set[str]:
+    """Every module of the base, also those that only hold others: PEFT looks at the names of all."""
+    held = (*table.targets, *table.parameters)
+    above = {name[:at] for name in held for at, letter in enumerate(name) if letter == "."}
+    return above.union(table.targets)
+
+
 def _spectrum(part: ComposedPair | ComposedExperts) -> ModuleSpectrum:
     return expert_spectrum(part) if isinstance(part, ComposedExperts) else spectrum(part)
-
-
-def _rows_of(program: Program, since: int) -> dict[int, tuple[SetRows, int]]:
-    """Token -> where its row is; the last writer wins."""
-    found: dict[int, tuple[SetRows, int]] = {}
-    for step in program.since(since):
-        if isinstance(step, SetRows):
-            found.update({row: (step, at) for at, row in enumerate(step.rows)})
-    return dict(sorted(found.items()))
-
-
-def _token_tensor(module: str, rows: Mapping[int, tuple[SetRows, int]]) -> AdapterTensor:
-    columns = next(iter(rows.values()))[0].entry.shape[1]
-
-    def read(start: int, stop: int) -> torch.Tensor:
-        wanted = list(rows.values())[start:stop]
-        whole = {step.link: step.read() for step, _ in wanted}
-        wide = torch.float64 if any(values.dtype is torch.float64 for values in whole.values()) else torch.float32
-        return torch.stack([whole[step.link][at].to(wide) for step, at in wanted])
-
-    return AdapterTensor(f"{LEAD}{module}.token_adapter.trainable_tokens_delta", (len(rows), columns), read)
 
 
 def _zeros(columns: int) -> Rows:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
-
-from registry.tensors.table.targets import TargetTable
 
 CONFIG: Final = "adapter_config.json"
 
@@ -31,7 +29,18 @@ class ComposedNames:
     dora: bool = False
     conv1d: bool = False
     tied: bool = False
-    doubled: bool = False  # holds a module that PEFT up to 0.21.2 applies twice
+    dated: bool = False  # only the version tells how PEFT reads a part of it: applied twice, or in and out alike
+
+    def spelled(self, spelling: Callable[[str], str]) -> ComposedNames:
+        """The same with every name spelled as it says."""
+        return replace(
+            self,
+            ranks=dict(sorted((spelling(name), rank) for name, rank in self.ranks.items())),
+            modules=[spelling(name) for name in self.modules],
+            parameters=[spelling(name) for name in self.parameters],
+            saved=[spelling(name) for name in self.saved],
+            tokens={spelling(name): rows for name, rows in self.tokens.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -43,13 +52,13 @@ class BaseRepo:
 
 
 def composed_config(
-    names: ComposedNames, table: TargetTable, base_repo: BaseRepo | None, hints: Mapping[str, Any]
+    names: ComposedNames, others: Collection[str], base_repo: BaseRepo | None, hints: Mapping[str, Any]
 ) -> bytes:
     """The file's bytes.
 
     Args:
         names: what the adapter adapts.
-        table: the base's target table.
+        others: the base's modules that it does not adapt.
         base_repo: what the config calls the model that the adapter belongs on.
         hints: fields that do not change the maths (``task_type``, ``auto_mapping``), from the youngest link.
     """
@@ -74,7 +83,7 @@ def composed_config(
         "init_lora_weights": True,
         "fan_in_fan_out": names.conv1d,
         "modules_to_save": list(names.saved) or None,
-        "target_modules": _target_modules(names.modules, table),
+        "target_modules": _target_modules(names.modules, others),
     }
     if names.parameters:
         document["target_parameters"] = list(names.parameters)
@@ -82,14 +91,13 @@ def composed_config(
         document["trainable_token_indices"] = {module: list(rows) for module, rows in names.tokens.items()}
     if names.tied:
         document["ensure_weight_tying"] = True
-    if names.doubled:
+    if names.dated:
         document["peft_version"] = "0.21.2"
     return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode("utf-8")
 
 
-def _target_modules(modules: Sequence[str], table: TargetTable) -> list[str] | str:
+def _target_modules(modules: Sequence[str], others: Collection[str]) -> list[str] | str:
     """Full names; as a regex where a name is also the end of another module's name, which PEFT would match too."""
-    others = set(table.targets) - set(modules)
     if any(other.endswith("." + module) for other in others for module in modules):
         return "(" + "|".join(re.escape(module) for module in modules) + ")"
     return list(modules)

@@ -20,7 +20,7 @@ from registry.tensors.factors.matrices import FactorMatrix
 from registry.tensors.factors.slots import Slot, slot_of_piece
 from registry.tensors.path.programs import Program
 from registry.tensors.path.steps import Add, BoundPair
-from registry.tensors.table.targets import FusedParameter
+from registry.tensors.table.held import FusedParameter
 
 _Key = tuple[int, FactorMatrix]  # a link and its A: pieces that share both belong to one pair
 

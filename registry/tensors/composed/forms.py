@@ -7,14 +7,16 @@ biases and norms: its values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows
-from registry.tensors.table.targets import FusedParameter, Target, TargetKind, TargetTable
+from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 _NO_DORA = {
     TargetKind.ATTENTION: "a fused attention (nn.MultiheadAttention)",
@@ -34,18 +36,36 @@ class Forms:
     saved_experts: list[str] = field(default_factory=list)  # modules of experts that are saved whole
     tokens: dict[str, Program] = field(default_factory=dict)
     values: dict[str, Program] = field(default_factory=dict)  # by parameter
+    whole: frozenset[str] = frozenset()  # modules that a link has trained whole, as modules_to_save names them
 
     def is_bias(self, parameter: str) -> bool:
-        """Whether a value is the bias of a module whose other parameters the path leaves or adapts."""
-        module, _, leaf = parameter.rpartition(".")
-        if leaf not in ("bias", "in_proj_bias") or module in self.saved:
-            return False
-        return not any(other != parameter and other.rpartition(".")[0] == module for other in self.values)
+        """Whether a value is a bias of no module that is saved whole."""
+        return _is_called_bias(parameter) and not is_under(parameter, self.saved_modules)
 
-    def saved_modules(self) -> list[str]:
-        """Names of all modules that are saved whole."""
-        by_value = {name.rpartition(".")[0] for name in self.values if not self.is_bias(name)}
-        return sorted({*self.saved, *self.saved_experts, *by_value})
+    @cached_property
+    def bias(self) -> str:
+        """What the configuration says of biases: none, lora_only or all."""
+        biases = [name for name in self.values if self.is_bias(name)]
+        own = all(name.endswith(".bias") and name.rpartition(".")[0] in self._adapted for name in biases)
+        return "none" if not biases else "lora_only" if own else "all"
+
+    def needs_bias(self, parameter: str) -> bool:
+        """Whether a bias has to be there for what the configuration says, changed or not."""
+        if self.bias == "none" or not parameter.endswith(".bias"):
+            return False
+        return self.bias == "all" or parameter.rpartition(".")[0] in self._adapted
+
+    @cached_property
+    def _adapted(self) -> frozenset[str]:
+        return frozenset(target.module for target, _ in self.pairs)
+
+    @cached_property
+    def saved_modules(self) -> frozenset[str]:
+        """Names of the modules that are saved whole, none inside another; to be asked once all is sorted."""
+        by_value = [name for name in self.values if is_inside(name, self.whole) or not _is_called_bias(name)]
+        modules = (*self.saved, *self.saved_experts, *(name.rpartition(".")[0] for name in by_value))
+        found = {_outermost(name, self.whole) or _wrappable(name) for name in modules}
+        return frozenset(name for name in found if not is_inside(name, found))
 
 
 def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table: TargetTable) -> Forms:
@@ -54,7 +74,7 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
     Raises:
         InvalidAdapterError: ``not_composable``, no single PEFT adapter equals this path.
     """
-    forms = Forms()
+    forms = Forms(whole=frozenset(module for link in links[since:] for module in link.checkpoint.saved))
     own = _own_targets(links[since:], table)
     named = _only_by_name(links[since:])
     fused = {
@@ -75,20 +95,31 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
                 listed.append(parameter)
             if module not in forms.saved_experts and not _only_adds(program, since):
                 forms.saved_experts.append(module)
-        elif slot in own:
+        elif slot in own and not (_replaced(program, since) and _another(parameters.get(slot), own[slot])):
             token_rows = any(own[slot].module in link.checkpoint.tokens for link in links[since:])
             # PEFT lays the rows of one side of a tie over the other side too, whatever that is by then
             as_rows = token_rows and own[slot].module not in paths.untied
             _sort_target(forms, own[slot], program, since, as_rows=as_rows, tied=paths.tied)
             if slot in named:
                 forms.named[own[slot].module] = named[slot]
-        else:
-            forms.values[parameters.get(slot, slot.tensor)] = program
+        elif not _comes_with(name := parameters.get(slot, slot.tensor), links[since:], forms.whole):
+            forms.values[name] = program
     for module in forms.saved_experts:  # with all of their parameters, whatever was done to each
         del forms.experts[module]
+    _check_apart(forms)
     _check_named(forms)
     _check_dora(forms, since, table)
     return forms
+
+
+def is_inside(name: str, modules: Container[str]) -> bool:
+    """Whether one of the modules has the module or parameter."""
+    return any(name[:at] in modules for at, letter in enumerate(name) if letter == ".")
+
+
+def is_under(name: str, modules: Container[str]) -> bool:
+    """Whether one of the modules has the module or parameter, or is it."""
+    return name in modules or is_inside(name, modules)
 
 
 def rescales(program: Program, since: int) -> bool:
@@ -123,7 +154,7 @@ def not_composable(what: str) -> InvalidAdapterError:
 
 def _own_targets(links: Sequence[BoundLink], table: TargetTable) -> Mapping[Slot, Target]:
     """The target of every slot that is a module's weight, as the links read it."""
-    whole = [one for one in table.targets.values() if not one.fused and (one.tensor is not None or one.tie is not None)]
+    whole = [one for one in table.targets.values() if not one.fused and one.kept]
     found = {slot_of_target(target): target for target in whole}
     for link in links:
         read = [pair.target for pair in link.checkpoint.pairs.values() if pair.fused is None]
@@ -157,6 +188,46 @@ def _sort_target(
         forms.tokens[target.module] = program
     elif target.module not in tied:  # else it follows the embedding that has the rows
         forms.saved[target.module] = target
+
+
+def _outermost(module: str, modules: Container[str]) -> str | None:
+    """The first of the modules that has the module or is it, seen from the root."""
+    ends = (*(at for at, letter in enumerate(module) if letter == "."), len(module))
+    return next((module[:at] for at in ends if module[:at] in modules), None)
+
+
+def _is_called_bias(parameter: str) -> bool:
+    """Whether ``bias="all"`` has it: by the last part of its name, of which older PEFT reads any part (q_bias)."""
+    return "bias" in parameter.rpartition(".")[2]
+
+
+def _comes_with(parameter: str, links: Sequence[BoundLink], whole: Container[str]) -> bool:
+    """Whether the links have a parameter only by another name that it is tied to, in a module that is saved whole."""
+    values = [value for link in links if (value := link.checkpoint.values.get(parameter)) is not None]
+    names = {name for value in values for name in value.names}
+    return bool(names) and parameter not in names and all(is_under(name, whole) for name in names)
+
+
+def _check_apart(forms: Forms) -> None:
+    """Nothing is adapted inside a module that is saved whole: PEFT takes the one and drops the other."""
+    adapted = [*(target.module for target, _ in forms.pairs), *forms.experts, *forms.tokens]
+    for module in adapted:
+        if is_under(module, forms.saved_modules):
+            raise not_composable(f"The path replaces a module that has {module!r} in it, and adapts that")
+
+
+def _wrappable(module: str) -> str:
+    """The module that PEFT can save for the sake of one: what computes its weight from parametrizations is none."""
+    return module.partition(".parametrizations.")[0]
+
+
+def _replaced(program: Program, since: int) -> bool:
+    return any(isinstance(step, Replace) for step in program.since(since))
+
+
+def _another(parameter: str | None, target: Target) -> bool:
+    """Whether the parameter is not what modules call their weight: a bias of two dimensions, a table of positions."""
+    return parameter is not None and parameter != f"{target.module}.{target.weight}"
 
 
 def _only_adds(program: Program, since: int) -> bool:

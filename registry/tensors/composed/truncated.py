@@ -20,13 +20,13 @@ from typing import Generic, TypeVar
 import torch
 
 from registry.errors import InvalidAdapterError
+from registry.files.source import NOWHERE
 from registry.tensors.arithmetic.blocks import block_rows, rounded
 from registry.tensors.artifacts.merged import overflow
 from registry.tensors.composed.adapter_tensors import AdapterTensor
 from registry.tensors.composed.experts import ComposedExperts, expert_tensors
 from registry.tensors.composed.pair import ComposedPair, columns_filled, pair_tensors, rows_filled
 from registry.tensors.factors.matrices import Held
-from registry.tensors.files.source import NOWHERE
 from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.path.steps import Add, BoundPair

@@ -12,7 +12,7 @@ import torch
 
 from registry.tensors.composed.adapter_tensors import AdapterTensor
 from registry.tensors.path.slot_values import SlotValues
-from registry.tensors.table.targets import FusedParameter
+from registry.tensors.table.held import FusedParameter
 
 
 def whole_experts(name: str, fused: FusedParameter, pieces: Sequence[SlotValues]) -> AdapterTensor:

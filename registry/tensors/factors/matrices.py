@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from registry.files.header import TensorEntry
+from registry.files.source import ByteSource, look_at, read_range
+from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.factors.slots import as_matrix
-from registry.tensors.files.dtypes import FLOATS
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.source import ByteSource, look_at, read_range
 
 
 class FactorMatrix(Protocol):

@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from registry.tensors.table.targets import FileParameter, FusedParameter, Piece, Target
+from registry.tensors.table.held import FileParameter, FusedParameter, Piece, Run
+from registry.tensors.table.targets import Target
 
 
 @dataclass(frozen=True, order=True)
 class Slot:
     """Stored rows ``first`` to ``first + rows`` of a tensor that is seen as a matrix with ``columns`` columns.
+
+    A slot with `runs` is a parameter whose rows lie in several places or in another order: its rows are those of the
+    parameter, counted from 0, and `tensor` names all of their tensors.
 
     Which way it multiplies is no part of what it is: it is still the same slot, so it does not count in comparisons.
     """
@@ -26,6 +30,12 @@ class Slot:
     rows: int
     columns: int
     transposed: bool = field(default=False, compare=False)  # the rows are input features
+    runs: tuple[Run, ...] = ()
+
+    @property
+    def places(self) -> tuple[Run, ...]:
+        """Where the rows lie in the files, one run below the other."""
+        return self.runs or (Run(self.tensor, self.first, self.rows),)
 
     @property
     def out_features(self) -> int:
@@ -40,14 +50,21 @@ class Slot:
 
 def slot_of_target(target: Target) -> Slot:
     """The whole weight of a module that is one tensor; a tied one gets the name that it has once it is untied."""
-    tensor = target.tensor or f"{target.module}.weight"
-    columns = math.prod(target.shape[1:])
-    return Slot(tensor, 0, target.shape[0], columns, target.transposed)
+    tensor = target.tensor or f"{target.module}.{target.weight}"
+    return _slot(tensor, (target.shape[0], math.prod(target.shape[1:])), target.runs, transposed=target.transposed)
 
 
 def slot_of_parameter(parameter: FileParameter) -> Slot:
     """A whole parameter whose orientation does not matter: it is only ever replaced."""
-    return Slot(parameter.tensor, 0, *as_matrix(parameter.shape))
+    return _slot(parameter.tensor, as_matrix(parameter.shape), parameter.runs)
+
+
+def _slot(name: str, shape: tuple[int, int], runs: tuple[Run, ...], *, transposed: bool = False) -> Slot:
+    rows, columns = shape
+    if len(runs) == 1 and runs[0].in_order:
+        return Slot(runs[0].tensor, runs[0].first, rows, columns, transposed)
+    tensors = " and ".join(dict.fromkeys(run.tensor for run in runs))
+    return Slot(tensors or name, 0, rows, columns, transposed, runs)
 
 
 def slot_of_piece(piece: Piece, parameter: FusedParameter) -> Slot:

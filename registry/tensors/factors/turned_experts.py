@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from registry.files.source import ByteSource
 from registry.tensors.factors.matrices import Stored, read_rows, read_whole
-from registry.tensors.files.source import ByteSource
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
+from registry.files.header import TensorEntry
+from registry.files.source import ByteSource
 from registry.tensors.arithmetic.rounding import sum_dtype
+from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.factors.matrices import read_rows
 from registry.tensors.factors.slots import Slot
-from registry.tensors.files.dtypes import FLOATS
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.source import ByteSource
 from registry.tensors.path.kept_factors import KeptFactors
+from registry.tensors.path.places import gathered
 from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import MatrixRows, SlotValues
+from registry.tensors.table.held import Run
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,20 @@ class BaseTensors:
 
     def rows(self, slot: Slot) -> MatrixRows:
         """Reader of a slot's stored rows, in the dtype that the base keeps them in; nobody may change what it gives."""
-        source, entry = self.tensors[slot.tensor]
+
+        def of_run(run: Run, start: int, stop: int) -> torch.Tensor:
+            source, entry = self.tensors[run.tensor]
+            return read_rows(source, entry, run.first + start, run.first + stop, columns=slot.columns, shared=True)
 
         def read(start: int, stop: int) -> torch.Tensor:
-            first, last = slot.first + start, slot.first + stop
-            return read_rows(source, entry, first, last, columns=slot.columns, shared=True)
+            return gathered(slot.places, of_run, start, stop)
 
         return read
+
+    def dtype(self, slot: Slot) -> torch.dtype:
+        """That of the rows of a slot; the widest where they lie in several tensors."""
+        found = [FLOATS[self.entry(run.tensor).dtype] for run in slot.places]
+        return reduce(torch.promote_types, found)
 
     def values(
         self,
@@ -45,14 +55,23 @@ class BaseTensors:
         *,
         kept: KeptFactors | None = None,
         merge_products: bool = True,
+        rows_a_block: int | None = None,
     ) -> SlotValues:
         """The values of a program's slot, in float64 where the base or the output is float64, else in float32."""
         origin: MatrixRows = _no_rows
         dtypes = [out_dtype]
         if program.origin is not None:
             origin = self.rows(program.origin)
-            dtypes.append(FLOATS[self.entry(program.origin.tensor).dtype])
-        return SlotValues(program.slot, origin, program.steps, sum_dtype(*dtypes), kept, merge_products=merge_products)
+            dtypes.append(self.dtype(program.origin))
+        return SlotValues(
+            program.slot,
+            origin,
+            program.steps,
+            sum_dtype(*dtypes),
+            kept,
+            merge_products=merge_products,
+            rows_a_block=rows_a_block,
+        )
 
 
 def _no_rows(start: int, stop: int) -> torch.Tensor:

@@ -10,12 +10,15 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from registry.errors import InvalidAdapterError
+from registry.files.source import ByteSource
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue
 from registry.tensors.factors.matrices import Ones, Plain, Turned
 from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
-from registry.tensors.files.source import ByteSource
+from registry.tensors.path.places import Place, places_of
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
-from registry.tensors.table.targets import FileParameter, FusedParameter, Target, TargetKind, TargetTable
+from registry.tensors.table.held import FileParameter, FusedParameter
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from registry.tensors.table.ties import retable_needed
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,22 @@ class PathPrograms:
     new: Mapping[str, NewTensor] = field(default_factory=dict)
     untied: tuple[str, ...] = ()  # modules that shared one weight and no longer do
     tied: tuple[str, ...] = ()  # changed modules that still share one weight; each has a program, all the same
+    followers: Mapping[Slot, Program] = field(
+        default_factory=dict
+    )  # let go with them: copies of what they were tied to
 
     def by_tensor(self) -> dict[str, list[Program]]:
         """Programs of each tensor of the merged model, in the order of its rows."""
-        found: dict[str, list[Program]] = {}
-        for slot in sorted(self.programs):
-            if slot.tensor in self.new or self.programs[slot].origin == slot:
-                found.setdefault(slot.tensor, []).append(self.programs[slot])
-        return found
+        return {tensor: [program for _, program in placed] for tensor, placed in self.placed().items()}
+
+    def placed(self) -> dict[str, list[tuple[Place, Program]]]:
+        """The same, with the rows of the tensor that each of them changes."""
+        found: dict[str, list[tuple[Place, Program]]] = {}
+        for slot, program in {**self.programs, **self.followers}.items():
+            if slot.tensor in self.new or program.origin == slot:
+                for place in places_of(slot.places):
+                    found.setdefault(place.run.tensor, []).append((place, program))
+        return {tensor: sorted(places, key=lambda held: held[0].run) for tensor, places in found.items()}
 
 
 def path_programs(links: Sequence[BoundLink], table: TargetTable) -> PathPrograms:
@@ -135,7 +146,7 @@ def _replacements(
     entry = value.entry
     module, _, leaf = value.parameter.rpartition(".")
     target = table.targets.get(module)
-    if target is not None and leaf == weight_name(target):
+    if target is not None and leaf == target.weight:
         for side in _sides(target, table, all_of_them=value.tied):
             slot = slot_of_target(side)
             yield slot, Replace(number, entry, source, slot.columns, tied=value.tied)
@@ -189,14 +200,9 @@ def _turned(pair: LoraPair, scale: float, source: ByteSource) -> BoundPair:
     return BoundPair(Turned(pair.b), Turned(pair.a), scale, source)
 
 
-def weight_name(target: Target) -> str:
-    """The parameter of a module that its target stands for."""
-    return "in_proj_weight" if target.kind is TargetKind.ATTENTION else "weight"
-
-
 def _bias_of(target: Target, table: TargetTable) -> FileParameter:
     name = f"{target.module}.{'in_proj_bias' if target.kind is TargetKind.ATTENTION else 'bias'}"
-    return table.parameters[name]
+    return table.parameters[table.holder(name)]
 
 
 def _sides(target: Target, table: TargetTable, *, all_of_them: bool) -> list[Target]:
@@ -212,7 +218,10 @@ def _with_ties(programs: dict[Slot, Program], new: dict[str, NewTensor], table: 
     untied: list[str] = []
     for group in _touched_groups(programs, table):
         sides = {module: slot_of_target(table.targets[module]) for module in group}
-        if _stay_tied([programs[slot].steps if slot in programs else () for slot in sides.values()]):
+        stay = _stay_tied([programs[slot].steps if slot in programs else () for slot in sides.values()])
+        if table.outdated.intersection(group) and (stay or len(group) > 2):
+            raise retable_needed(f"{', '.join(map(repr, group))} share one weight, which the base's files deny")
+        if stay:
             tied += group
             continue
         _check_may_part(group, table)
@@ -223,7 +232,30 @@ def _with_ties(programs: dict[Slot, Program], new: dict[str, NewTensor], table: 
                 holder = table.targets[table.tie_group(module)[0]]
                 new[slot.tensor] = NewTensor(slot.tensor, target.shape, None, holder.tensor)
                 programs.setdefault(slot, Program(slot, (), origin_of(slot, table)))
-    return PathPrograms(programs, new, tuple(untied), tuple(tied))
+    followers = _let_go(programs, new, table) if untied else {}
+    return PathPrograms(programs, new, tuple(untied), tuple(tied), followers)
+
+
+def _let_go(programs: Mapping[Slot, Program], new: dict[str, NewTensor], table: TargetTable) -> dict[Slot, Program]:
+    """A tensor for everything else that the flag ties: a model that says that its head is untied ties none of it."""
+    followers = {}
+    changed = {slot.tensor: slot for slot in programs}
+    for name, holder in (table.ties or {}).items():
+        held = table.parameters[holder] if holder is not None else None
+        whole = slot_of_parameter(held) if held is not None else None
+        if held is None or whole is None or changed.get(held.tensor, whole) != whole:
+            raise InvalidAdapterError(
+                f"The path changes weights apart that are tied in the base model; with them comes {name!r}, which the "
+                "base's files keep in a form that can't be written apart. Train on all that share the weight with "
+                "ensure_weight_tying=True, or on none.",
+                code="tied_partial",
+            )
+        new.setdefault(name, NewTensor(name, held.shape, None, held.tensor))
+        if name not in changed:
+            like = programs.get(whole, Program(whole, (), whole))
+            slot = replace(like.slot, tensor=name)
+            followers[slot] = replace(like, slot=slot)
+    return followers
 
 
 def _held_by_another(table: TargetTable) -> dict[str, str]:
@@ -268,11 +300,11 @@ def _stay_tied(sides: Sequence[Sequence[Step]]) -> bool:
 
 
 def _check_may_part(group: tuple[str, ...], table: TargetTable) -> None:
-    """Only the input embedding and the output head of a model can part: its configuration has a switch for them."""
-    if len(group) != 2 or table.output_module not in group:
+    """Only the input embedding and the output head of a model can part, and what the table says their switch ties."""
+    told = any(f"{module}.weight" in (table.ties or {}) for module in group)
+    if len(group) != 2 or not (table.output_module in group or told):
         raise InvalidAdapterError(
-            f"The modules {', '.join(map(repr, group))} share one weight in the base model, and the path changes only "
-            "some of them; the model's configuration can't tell them apart. Train on all of them with "
-            "ensure_weight_tying=True, or on none.",
+            f"The modules {', '.join(map(repr, group))} share one weight in the base model, and the path changes them "
+            "apart, or only some of them; no configuration says that for these. Train without them.",
             code="tied_partial",
         )

@@ -44,6 +44,7 @@ class SlotValues:
         dtype: precision of sums.
         kept: where factors are kept between blocks.
         merge_products: False keeps each product a stage of its own, for `trace`.
+        rows_a_block: another grid than that of files, for who looks at values and makes no bytes of them.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class SlotValues:
         kept: KeptFactors | None = None,
         *,
         merge_products: bool = True,
+        rows_a_block: int | None = None,
     ) -> None:
         self.slot = slot
-        self.rows_a_block = block_rows(slot.rows, slot.columns)
+        self.rows_a_block = rows_a_block or block_rows(slot.rows, slot.columns)
         self.blocks = -(-slot.rows // self.rows_a_block)
         self.dtype = dtype
         first = steps[0] if steps else None
@@ -86,6 +88,21 @@ class SlotValues:
         for number, stage in enumerate(self._stages):
             self._apply(number, index, values, rows)
             yield Add(0, stage.pairs[0]) if isinstance(stage, _Product) else stage, values[:rows]
+
+    def product_bound(self, number: int, index: int) -> torch.Tensor:
+        """Of the product that is step ``number`` of `trace`, a bound of sum |s b a| for each element of the block.
+
+        By the norms of the factors' rows and columns (Cauchy and Schwarz). What is summed may cancel, and the error of
+        a sum is relative to its terms.
+        """
+        stage = self._stages[number]
+        if not isinstance(stage, _Product):
+            raise TypeError(f"step {number} is no product")
+        left, right = self._kept.get((self.slot, number), lambda: self._factors(stage.pairs))
+        first = index * self.rows_a_block
+        rows = left[first : min(first + self.rows_a_block, self.slot.rows)]
+        lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1)
+        return torch.outer(lengths, torch.linalg.vector_norm(right, dim=0))
 
     def _begin(self, index: int) -> tuple[torch.Tensor, int]:
         stored = self.origin_block(index)

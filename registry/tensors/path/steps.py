@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from registry.files.header import TensorEntry
+from registry.files.source import ByteSource
 from registry.tensors.factors.matrices import FactorMatrix, read_rows
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.source import ByteSource
 
 
 @dataclass(frozen=True)

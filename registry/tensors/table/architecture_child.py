@@ -76,6 +76,15 @@ def _named_class(name: str, config_class: Any) -> Any:
     return cls if _is_model(cls) else None
 
 
+def _builds(model_type: Any, name: str) -> bool:
+    """Whether one of transformers' loaders builds the class for the type: some types share their classes."""
+    from transformers.models.auto import modeling_auto
+
+    mappings = (value for key, value in vars(modeling_auto).items() if key.endswith("_MAPPING_NAMES"))
+    found = (mapping.get(model_type, ()) for mapping in mappings)
+    return any(name == one or (isinstance(one, tuple) and name in one) for one in found)
+
+
 def _classes(config: dict[str, Any]) -> tuple[list[Any], Any, bool]:
     """(model classes to try, config class, whether the config itself names the class)."""
     import transformers
@@ -85,14 +94,16 @@ def _classes(config: dict[str, Any]) -> tuple[list[Any], Any, bool]:
     if isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING:
         config_class = transformers.CONFIG_MAPPING[model_type]
     name = named[0] if isinstance(named, list) and named else None
+    found = []
     if isinstance(name, str) and name.isidentifier() and not name.startswith("_"):
         cls = _named_class(name, config_class)
         # transformers' own loaders go by the model type: a class of another type is not what they would build
         if cls is not None and model_type in (None, cls.config_class.model_type):
             return [cls], config_class or cls.config_class, True
+        if cls is not None and _builds(model_type, name):
+            found.append(cls)
     if config_class is None:
         return [], None, False
-    found = []
     for mapping in (transformers.MODEL_MAPPING, transformers.MODEL_FOR_CAUSAL_LM_MAPPING):
         cls = mapping.get(config_class, None)
         cls = cls[0] if isinstance(cls, (list, tuple)) else cls

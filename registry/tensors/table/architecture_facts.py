@@ -20,11 +20,16 @@ def facts_of(model: Any, tensors: dict[str, Any], named: bool) -> dict[str, Any]
     - ``modules``: [name, kind, geometry, [[parameter, shape], ...]], the parameters in the order of registration;
     - ``direct``: file tensor -> the parameter or buffer that it is loaded into as it is;
     - ``conversions``: what is computed from file tensors, see `_conversion`;
-    - ``ties``: groups of parameters that are one weight, the one that gives its value first.
+    - ``ties``: groups of parameters that are one weight, the one that gives its value first;
+    - ``flag_ties``: those of them that ``tie_word_embeddings`` ties;
+    - ``renamed``: parameters of ``flag_ties`` that a file tensor of their name would not be loaded into as it is.
     """
     import transformers
 
     direct, conversions = _names(model, tensors)
+    flag_ties = _flag_ties(model)
+    tied = [name for group in flag_ties for name in group]
+    own = _names(model, dict.fromkeys(tied))[0]
     return {
         "status": "built",
         "transformers": transformers.__version__,
@@ -36,7 +41,9 @@ def facts_of(model: Any, tensors: dict[str, Any], named: bool) -> dict[str, Any]
         "modules": _modules(model),
         "direct": direct,
         "conversions": conversions,
-        "ties": _ties(model),
+        "ties": [*flag_ties, *_shared(model)],
+        "flag_ties": flag_ties,
+        "renamed": sorted(name for name in tied if own.get(name) != name),
     }
 
 
@@ -124,44 +131,64 @@ def _names(model: Any, tensors: dict[str, Any]) -> tuple[dict[str, str], list[di
             direct[tensor] = renamed
         else:
             collected.setdefault(renamed, []).append((source, tensor))
-    return direct, [_conversion(name, sources, by_pattern) for name, sources in collected.items()]
+    return direct, [_conversion(name, sources, by_pattern, model.config) for name, sources in collected.items()]
 
 
-def _conversion(name: str, sources: list[tuple[str, str]], by_pattern: dict[str, Any]) -> dict[str, Any]:
+def _conversion(name: str, sources: list[tuple[str, str]], by_pattern: dict[str, Any], config: Any) -> dict[str, Any]:
     """What the loader computes under one name.
 
     ``targets``: the parameters that come out; ``sources``: for each source pattern in order, the tensors that match it;
-    ``operations``: [class name, its numbers and flags] in order, empty where more than one converter has a part in it.
+    ``operations``: [class name, its numbers and flags] in order, empty where more than one converter has a part in it;
+    ``source_keys`` and ``target_keys``: the patterns, by which operations call what they take and give.
     """
     converters = list(dict.fromkeys(by_pattern[pattern] for pattern, _ in sources))
     first = converters[0]
     return {
-        "targets": [name.replace(first.target_patterns[0], target) for target in first.target_patterns],
+        "targets": [name.replace(first.target_patterns[0], target, 1) for target in first.target_patterns],
+        "target_keys": list(first.target_patterns),
+        "source_keys": [wanted for converter in converters for wanted in converter.source_patterns],
         "sources": [
             [tensor for pattern, tensor in sources if pattern == wanted]
             for converter in converters
             for wanted in converter.source_patterns
         ],
         "operations": [
-            [type(operation).__name__, {key: value for key, value in vars(operation).items() if _is_plain(value)}]
+            [type(operation).__name__, _options(operation, config)]
             for operation in first.operations
             if len(converters) == 1
         ],
     }
 
 
+def _options(operation: Any, config: Any) -> dict[str, Any]:
+    """What an operation was made with, and of the model's config what it reads there."""
+    options = {key: value for key, value in vars(operation).items() if _is_plain(value)}
+    if type(operation).__name__ == "PermuteForRope":
+        part = getattr(config, operation.subconfig_key, config) if operation.subconfig_key is not None else config
+        options["heads"] = getattr(part, "num_attention_heads", 1)
+    return options
+
+
 def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, str))
 
 
-def _ties(model: Any) -> list[list[str]]:
+def _flag_ties(model: Any) -> list[list[str]]:
+    """Groups that the model's loader ties; none of them where its ``tie_word_embeddings`` is false."""
     groups: dict[str, list[str]] = {}
     for target, source in model.all_tied_weights_keys.items():
         groups.setdefault(source, [source]).append(target)
+    return list(groups.values())
+
+
+def _shared(model: Any) -> list[list[str]]:
+    """Groups that are one object."""
     shared: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         shared.setdefault(id(parameter), []).append(name)
-    return [*groups.values(), *(names for names in shared.values() if len(names) > 1)]
+    return [names for names in shared.values() if len(names) > 1]
 
 
 def _output_module(model: Any) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Any, Final
 
-from registry.tensors.table.targets import Piece
+from registry.tensors.table.held import Piece
 
 Shape = tuple[int, ...]
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from registry.errors import InvalidBaseError
-from registry.tensors.files.strict_json import shown
-from registry.tensors.table.targets import FusedParameter, Piece, Target, TargetKind, TargetTable
+from registry.files.strict_json import shown
+from registry.tensors.table.held import FusedParameter, Piece
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 FILE: Final = "registry.json"
 

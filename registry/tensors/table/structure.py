@@ -6,17 +6,23 @@ The facts come from `registry.tensors.table.architecture_facts`. Nothing here ne
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from registry.errors import InvalidBaseError
 from registry.tensors.table.conversions import pieces_of, pieces_of_tensor
-from registry.tensors.table.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
+from registry.tensors.table.groups import joined
+from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.row_conversions import runs_of
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from registry.tensors.table.ties import with_flag_ties
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, tuple[str, Shape]]
+
+_FLOATS: Final = ("F64", "F32", "F16", "BF16")
 
 _WEIGHT: Final = {TargetKind.ATTENTION: "in_proj_weight"}
 """The parameter that an adapter changes, where it is not called ``weight``."""
@@ -30,6 +36,7 @@ class _Files:
     shapes: Mapping[str, Shape]  # of the file tensors
     one: Mapping[str, str]  # runtime parameter or buffer -> the file tensor that is loaded into it as it is
     computed: Mapping[str, Mapping[str, Any]]  # runtime parameter -> how it is computed (merged, split, transposed)
+    laid: Mapping[str, FileParameter]  # those of `computed` that are runs of stored rows
 
 
 def table_from_facts(facts: Mapping[str, Any], tensors: Tensors) -> TargetTable:
@@ -43,13 +50,14 @@ def table_from_facts(facts: Mapping[str, Any], tensors: Tensors) -> TargetTable:
     modules = [_module(entry, files) for entry in facts["modules"] if entry[0]]
     candidates = {target.module: target for target in modules if target is not None}
     held, missing = _with_ties(facts, files, candidates)
-    return TargetTable(
+    table = TargetTable(
         targets={name: held[name] for name in sorted(held)},
         parameters={
             name: FileParameter(files.one[name], files.shapes[files.one[name]])
             for name in sorted(files.one)
             if name not in files.computed
-        },
+        }
+        | dict(sorted(files.laid.items())),
         source=f"transformers {facts['transformers']}",
         architecture=facts["architecture"],
         model_type=facts["model_type"],
@@ -57,6 +65,7 @@ def table_from_facts(facts: Mapping[str, Any], tensors: Tensors) -> TargetTable:
         output_module=facts["output_module"],
         notices=tuple(_notices(facts, tensors, missing)),
     )
+    return with_flag_ties(table, joined(facts["flag_ties"]), files.computed, facts["renamed"])
 
 
 def _files(facts: Mapping[str, Any], tensors: Tensors) -> _Files:
@@ -81,7 +90,30 @@ def _files(facts: Mapping[str, Any], tensors: Tensors) -> _Files:
                 code="architecture",
             )
     shapes = {name: shape for name, (_, shape) in tensors.items()}
-    return _Files(architecture, shapes, {parameter: names[0] for parameter, names in found.items()}, computed)
+    one = {parameter: names[0] for parameter, names in found.items()}
+    return _Files(architecture, shapes, one, computed, _laid(facts, tensors, one))
+
+
+def _laid(facts: Mapping[str, Any], tensors: Tensors, one: Mapping[str, str]) -> dict[str, FileParameter]:
+    """Parameters that are runs of stored rows: made once, of floats, and no other parameter's by a tie."""
+    shapes = {name: shape for name, (_, shape) in tensors.items()}
+    runtime = {
+        _join(name, key): tuple(shape)
+        for name, kind, _, found in facts["modules"]
+        for key, shape in found
+        if kind != TargetKind.EXPERTS  # these have pieces
+    }
+    made = Counter(name for entry in facts["conversions"] for name in entry["targets"])
+    shared = {name for group in joined(facts["ties"]) for name in group if len(group) > 1}
+    laid: dict[str, FileParameter] = {}
+    for entry in facts["conversions"]:
+        for name in entry["targets"]:
+            if name not in runtime or name in one or name in shared or made[name] > 1:
+                continue
+            runs = runs_of(entry, name, runtime, shapes)
+            if runs and all(tensors[run.tensor][0] in _FLOATS for run in runs):
+                laid[name] = FileParameter(name, runtime[name], runs)
+    return laid
 
 
 def _check_shapes(facts: Mapping[str, Any], files: _Files) -> None:
@@ -116,9 +148,22 @@ def _module(entry: list[Any], files: _Files) -> Target | None:
         return Target(name, kind, None, deep[0][1], fused=fused)
     key = _WEIGHT.get(kind, "weight")
     parameter = _join(name, key)
-    if kind is TargetKind.UNKNOWN or key not in wide or parameter in files.computed:
-        return Target(name, TargetKind.UNKNOWN, _only(name, wide, files), first)
-    return Target(name, kind, files.one.get(parameter), wide[key], geometry=geometry)
+    followed = parameter in files.laid or parameter not in files.computed
+    if kind is TargetKind.UNKNOWN or key not in wide or not followed:
+        why = _operations(name, wide, files)
+        found = Target(name, TargetKind.UNKNOWN, _only(name, wide, files), first, unfollowed=why)
+    else:
+        found = Target(name, kind, files.one.get(parameter), wide[key], geometry=geometry)
+    return found.laid_over(files.laid)
+
+
+def _operations(name: str, wide: Mapping[str, Shape], files: _Files) -> tuple[str, ...]:
+    """What makes the first parameter of a module that is computed in a way that is not followed."""
+    for key in wide:
+        parameter = _join(name, key)
+        if parameter in files.computed and parameter not in files.laid:
+            return tuple(operation for operation, _ in files.computed[parameter]["operations"]) or ("several",)
+    return ()
 
 
 def _only(name: str, wide: Mapping[str, Shape], files: _Files) -> str | None:
@@ -146,7 +191,7 @@ def _with_ties(
     """(targets that the files hold, with their ties; modules that the files do not hold)."""
     present = _present(facts, files)
     held = {name: target for name, target in candidates.items() if name in present}
-    for group in _groups(facts["ties"]):
+    for group in joined(facts["ties"]):
         weights = [parameter for parameter in group if _owns(candidates, parameter)]
         modules = [_owner(parameter) for parameter in weights]
         holders = [_owner(parameter) for parameter in weights if parameter in files.one]
@@ -182,17 +227,6 @@ def _owns(candidates: Mapping[str, Target], parameter: str) -> bool:
     module, _, key = parameter.rpartition(".")
     target = candidates.get(module)
     return target is not None and key == _WEIGHT.get(target.kind, "weight")
-
-
-def _groups(pairs: Iterable[list[str]]) -> list[list[str]]:
-    """Groups that share a member, joined; the order of first mention is kept."""
-    groups: list[list[str]] = []
-    for names in pairs:
-        touching = [group for group in groups if any(name in group for name in names)]
-        merged = list(dict.fromkeys([*(name for group in touching for name in group), *names]))
-        groups = [group for group in groups if group not in touching]
-        groups.append(merged)
-    return groups
 
 
 def _notices(facts: Mapping[str, Any], tensors: Tensors, missing: list[str]) -> Iterable[str]:

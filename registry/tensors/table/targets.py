@@ -16,6 +16,17 @@ from typing import Any, Final
 
 from registry.digest import document_digest
 from registry.errors import IntegrityError
+from registry.tensors.table.groups import tie_groups, tied_parameters
+from registry.tensors.table.held import (
+    FileParameter,
+    FusedParameter,
+    Piece,
+    Run,
+    fused_document,
+    fused_from,
+    runs_document,
+    runs_from,
+)
 
 FORMAT: Final = 2
 
@@ -38,43 +49,6 @@ class TargetKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Where some output features of one expert of a fused parameter lie in the files: one whole matrix of a tensor.
-
-    ``matrix`` counts the matrices of a tensor of three dimensions, (experts, rows, columns); 0 for a tensor of two.
-    """
-
-    tensor: str
-    expert: int
-    out: tuple[int, int]  # output features of the expert's matrix that it holds
-    matrix: int = 0
-    transposed: bool = False  # stored (in, out)
-
-
-@dataclass(frozen=True)
-class FusedParameter:
-    """A parameter of the running model that holds one matrix an expert (``target_parameters``).
-
-    ``pieces`` is empty where the files keep it in a form that is not followed.
-    """
-
-    name: str  # gate_up_proj
-    experts: int
-    out_features: int
-    in_features: int
-    transposed: bool  # the running model keeps (experts, in, out) instead of (experts, out, in)
-    pieces: tuple[Piece, ...] = ()  # by expert, then by output feature; together they cover all
-
-
-@dataclass(frozen=True)
-class FileParameter:
-    """A parameter or buffer of the running model that is one tensor of the files, loaded as it is."""
-
-    tensor: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Target:
     """One module of the base model that has a weight of two or more dimensions.
 
@@ -85,8 +59,8 @@ class Target:
 
     EXPERTS: `fused` lists the parameters of three dimensions in the order of registration, which is the order in which
     PEFT nests its wrappers (the first is innermost); `tensor` is None, and `shape` is that of the first in the running
-    model. UNKNOWN: how it multiplies isn't known, or the files keep its weight in another form (merged, split or
-    transposed on loading).
+    model. UNKNOWN: how it multiplies isn't known, or the files keep its weight in a form that is not followed.
+    `runs`: transformers cuts, joins or reorders rows of file tensors to make the weight; `tensor` is None then.
     """
 
     module: str  # runtime path, model.layers.0.self_attn.q_proj
@@ -97,6 +71,8 @@ class Target:
     geometry: Mapping[str, Any] = field(default_factory=dict)  # kernel, groups, dilation, padding_mode of a CONV
     fused: tuple[FusedParameter, ...] = ()  # of EXPERTS
     declared: bool = False  # the kind comes from the base's registry.json
+    runs: tuple[Run, ...] = ()
+    unfollowed: tuple[str, ...] = ()  # operations of transformers' loader that make its weight and are not followed
 
     def as_embedding(self) -> Target:
         """The same tensor read as an embedding, stored (vocabulary, features).
@@ -107,6 +83,22 @@ class Target:
         if self.kind is not TargetKind.LINEAR or self.declared:
             raise ValueError(f"{self.module} is {self.kind}, which is not a reading of a name")
         return replace(self, kind=TargetKind.EMBEDDING)
+
+    def laid_over(self, parameters: Mapping[str, FileParameter]) -> Target:
+        """The target with the runs of its weight, where it has any."""
+        held = parameters.get(f"{self.module}.{self.weight}")
+        mine = held is not None and held.shape == self.shape and not self.kept and not self.fused
+        return replace(self, runs=held.runs) if held is not None and mine else self
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is known where the files have its weight, be it another module's by a tie."""
+        return self.tensor is not None or self.tie is not None or bool(self.runs)
+
+    @property
+    def weight(self) -> str:
+        """The parameter that the target stands for."""
+        return "in_proj_weight" if self.kind is TargetKind.ATTENTION else "weight"
 
     @property
     def transposed(self) -> bool:
@@ -149,6 +141,9 @@ class TargetTable:
     prefix: str = ""  # base_model_prefix: names with and without it mean the same module
     output_module: str | None = None  # the output embedding, which target_modules="all-linear" leaves out
     notices: tuple[str, ...] = ()
+    ties: Mapping[str, str | None] | None = None  # of `registry.tensors.table.ties`; the holder, None: in another form
+    apart: Mapping[str, str] = field(default_factory=dict)  # module -> what the configuration ties it to, not the files
+    outdated: frozenset[str] = field(default=frozenset(), compare=False)  # modules whose tie the files deny
 
     @property
     def knows_kinds(self) -> bool:
@@ -173,7 +168,7 @@ class TargetTable:
         A name that the running model does not have may be the name of the tensor in the files, which is what older
         versions of transformers called it.
         """
-        for spelled in self._spellings(name):
+        for spelled in map(self.holder, self._spellings(name)):
             if spelled in self.parameters:
                 return spelled, self.parameters[spelled]
         for spelled in self._spellings(name):
@@ -192,9 +187,23 @@ class TargetTable:
         """
         return next((self._by_file[name] for name in self._spellings(name) if name in self._by_file), None)
 
+    def holder(self, parameter: str) -> str:
+        """The parameter that gives one its value: itself, or the one that it is tied to and the files hold."""
+        return self._tied.get(parameter, parameter)
+
     def parameters_of(self, module: str) -> Mapping[str, FileParameter]:
         """A module's own parameters and buffers by their names in it."""
         return self._by_module.get(module, {})
+
+    def made_from(self, name: str) -> tuple[str, ...]:
+        """Modules whose weights have rows of the tensor ``name.weight`` of the files, in the order of their rows."""
+        tensors = {spelled + WEIGHT for spelled in self._spellings(name)}
+        runs = [(run, target.module) for target in self.targets.values() for run in target.runs]
+        return tuple(dict.fromkeys(module for run, module in sorted(runs) if run.tensor in tensors))
+
+    def is_parametrized(self, module: str) -> bool:
+        """Whether a module's weight is computed from parameters of its own (``parametrizations``) as it runs."""
+        return any(name.startswith(f"{module}.parametrizations.") for name in self.parameters)
 
     def tie_group(self, module: str) -> tuple[str, ...]:
         """All modules that share the weight of ``module``, a runtime name: the one that holds it first.
@@ -210,9 +219,18 @@ class TargetTable:
         return (name, name[len(lead) :] if name.startswith(lead) else lead + name)
 
     @cached_property
+    def _tied(self) -> Mapping[str, str]:
+        return tied_parameters(self.ties, self.targets)
+
+    @cached_property
+    def named_parameters(self) -> Mapping[str, FileParameter]:
+        """All parameters and buffers, also those that are tied, with what holds them."""
+        return {**self.parameters, **{name: self.parameters[holder] for name, holder in self._tied.items()}}
+
+    @cached_property
     def _by_module(self) -> Mapping[str, Mapping[str, FileParameter]]:
         found: dict[str, dict[str, FileParameter]] = {}
-        for name, held in self.parameters.items():
+        for name, held in self.named_parameters.items():
             module, _, leaf = name.rpartition(".")
             found.setdefault(module, {})[leaf] = held
         return found
@@ -220,7 +238,7 @@ class TargetTable:
     @cached_property
     def _by_tensor(self) -> Mapping[str, str]:
         """File tensor -> the runtime parameter that it is loaded into."""
-        return {held.tensor: name for name, held in self.parameters.items()}
+        return {held.tensor: name for name, held in self.parameters.items() if not held.runs}
 
     @cached_property
     def _by_file(self) -> Mapping[str, FileModule]:
@@ -240,20 +258,14 @@ class TargetTable:
 
     @cached_property
     def _tie_groups(self) -> Mapping[str, tuple[str, ...]]:
-        """Module -> its group, for all that are tied."""
-        groups: dict[str, set[str]] = {}
-        for target in self.targets.values():
-            if target.tie is not None:
-                joined = groups.get(target.module, {target.module}) | groups.get(target.tie, {target.tie})
-                groups.update(dict.fromkeys(joined, joined))
-        return {module: tuple(sorted(members, key=self._holders_first)) for module, members in groups.items()}
-
-    def _holders_first(self, module: str) -> tuple[bool, bool, str]:
-        target = self.targets[module]
-        return (target.tensor is None, target.kind is not TargetKind.EMBEDDING, module)
+        return tie_groups(self.targets)
 
     def to_document(self) -> dict[str, Any]:
-        """The table as a JSON document; equal tables give equal documents."""
+        """The table as a JSON document; equal tables give equal documents. Later facts are there if they say more."""
+        later: dict[str, Mapping[str, Any]] = {"ties": self.ties} if self.ties is not None else {}
+        later |= {"apart": self.apart} if self.apart else {}
+        runs = {name: runs_document(held) for name, held in self.parameters.items() if held.runs}
+        later |= {"runs": runs} if runs else {}
         return {
             "format": FORMAT,
             "source": self.source,
@@ -269,12 +281,14 @@ class TargetTable:
                     "shape": list(target.shape),
                     "tie": target.tie,
                     "geometry": dict(target.geometry),
-                    "fused": [_fused_document(parameter) for parameter in target.fused],
+                    "fused": [fused_document(parameter) for parameter in target.fused],
                     "declared": target.declared,
+                    **({"unfollowed": list(target.unfollowed)} if target.unfollowed else {}),
                 }
                 for name, target in self.targets.items()
             },
-            "parameters": {name: [held.tensor, *held.shape] for name, held in self.parameters.items()},
+            "parameters": {name: [held.tensor, *held.shape] for name, held in self.parameters.items() if not held.runs},
+            **{key: dict(fact) for key, fact in later.items()},
         }
 
     @classmethod
@@ -289,6 +303,7 @@ class TargetTable:
                 f"format {FORMAT}: it was written by another version, so add the base model again in a new registry.",
                 code="table_format",
             )
+        rows = {name: runs_from(name, held) for name, held in document.get("runs", {}).items()}
         targets = {
             name: Target(
                 module=name,
@@ -297,45 +312,29 @@ class TargetTable:
                 shape=tuple(entry["shape"]),
                 tie=entry["tie"],
                 geometry=entry["geometry"],
-                fused=tuple(_fused(parameter) for parameter in entry["fused"]),
+                fused=tuple(fused_from(parameter) for parameter in entry["fused"]),
                 declared=entry["declared"],
+                unfollowed=tuple(entry.get("unfollowed", ())),
             )
             for name, entry in document["targets"].items()
         }
         return cls(
-            targets=targets,
+            targets={name: target.laid_over(rows) for name, target in targets.items()},
             parameters={
                 name: FileParameter(tensor, tuple(shape)) for name, (tensor, *shape) in document["parameters"].items()
-            },
+            }
+            | rows,
             source=document["source"],
             architecture=document["architecture"],
             model_type=document["model_type"],
             prefix=document["prefix"],
             output_module=document["output_module"],
             notices=tuple(document["notices"]),
+            ties=document.get("ties"),
+            apart=document.get("apart", {}),
         )
 
     @cached_property
     def digest(self) -> str:
         """Digest of the table's document."""
         return document_digest(self.to_document())
-
-
-def _fused_document(parameter: FusedParameter) -> dict[str, Any]:
-    """A list for each piece: a base has tens of thousands of them."""
-    return {
-        "name": parameter.name,
-        "experts": parameter.experts,
-        "out_features": parameter.out_features,
-        "in_features": parameter.in_features,
-        "transposed": parameter.transposed,
-        "pieces": [[held.tensor, held.expert, *held.out, held.matrix, held.transposed] for held in parameter.pieces],
-    }
-
-
-def _fused(document: Mapping[str, Any]) -> FusedParameter:
-    pieces = (
-        Piece(tensor, expert, (first, stop), matrix, transposed)
-        for tensor, expert, first, stop, matrix, transposed in document["pieces"]
-    )
-    return FusedParameter(**{**document, "pieces": tuple(pieces)})

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from registry.tensors.table.targets import TENSOR_NAMES, WEIGHT, FileParameter, Target, TargetKind, TargetTable
+from registry.tensors.table.held import FileParameter
+from registry.tensors.table.targets import TENSOR_NAMES, WEIGHT, Target, TargetKind, TargetTable
 
 Shape = tuple[int, ...]
 

@@ -10,7 +10,8 @@ from typing import Final
 
 from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
 from tests.house.planted.checks import CHECKS
-from tests.house.planted.handed_out import COMPOSED, REGISTRY, TRUNCATION
+from tests.house.planted.composed import COMPOSED, TRUNCATION
+from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.views import VIEWS
 

@@ -8,31 +8,32 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Mutant:
-    """A bug: in ``file``, the one place that reads ``old`` reads ``new``; ``tests`` are to notice."""
+    """A bug: in the definition ``symbol``, the one place that reads ``old`` reads ``new``; ``tests`` are to notice.
+
+    No path is part of it, so that a module or a test may move. `tests.house.symbols` says how both are found.
+    """
 
     name: str
-    file: str  # below registry/
+    symbol: str  # below registry/: a qualified name, with a folder or module before it where several have it
     old: str
     new: str
-    tests: str  # what pytest is given: a file, or one test of it
+    tests: str  # below tests/: a file's name, or a test function's, with the case that is meant in [brackets]
 
 
-SLOTS: Final = "tests/tensors/path/test_slot_values.py"
-PROGRAMS: Final = "tests/tensors/path/test_programs.py"
-CHECKPOINT: Final = "tests/tensors/checkpoint/test_checkpoint.py"
-CONFIG: Final = "tests/tensors/checkpoint/test_lora_config.py"
-PATTERNS: Final = "tests/tensors/checkpoint/test_patterns.py"
-KEYS: Final = "tests/tensors/checkpoint/test_key_grammar.py"
-COVERAGE: Final = "tests/tensors/checkpoint/test_coverage.py"
-TWINS: Final = "tests/tensors/checkpoint/test_twins.py"
-PARTS: Final = "tests/tensors/checkpoint/test_variants_parts.py"
-MODULES: Final = "tests/tensors/checkpoint/test_variants_modules.py"
-TRUNCATE: Final = "tests/tensors/truncation/test_truncate.py"
-COMPOSE: Final = "tests/tensors/composed/test_compose_values.py"
-MODEL_CONFIG: Final = "tests/tensors/artifacts/test_model_config.py"
-VARIANTS: Final = "tests/services/test_variants.py"
-COPIES: Final = "tests/services/test_lineage_copies.py"
+SLOTS: Final = "test_slot_values.py"
+PROGRAMS: Final = "test_programs.py"
+CHECKPOINT: Final = "test_checkpoint.py"
+CONFIG: Final = "test_lora_config.py"
+PATTERNS: Final = "test_patterns.py"
+KEYS: Final = "test_key_grammar.py"
+COVERAGE: Final = "test_coverage.py"
+TWINS: Final = "test_twins.py"
+UNTARGETED: Final = "checkpoint:test_untargeted.py"
+PARTS: Final = "test_variants_parts.py"
+MODULES: Final = "test_variants_modules.py"
+TRUNCATE: Final = "test_truncate.py"
+MODEL_CONFIG: Final = "test_model_config.py"
 
 
 def link(variant: str) -> str:
-    return f"{VARIANTS}::test_one_link[{variant}]"
+    return f"test_one_link[{variant}]"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from registry.files.header import write_header
 from registry.tensors.artifacts.model_config import index_of, untied_config
-from registry.tensors.files.header import write_header
 
 
 def test_an_untied_model_says_so_at_every_level() -> None:

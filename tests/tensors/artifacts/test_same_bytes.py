@@ -18,7 +18,7 @@ from registry.errors import UsageError
 from registry.schemas import ArtifactKind
 from registry.tensors.artifacts.artifact import Artifact
 from tests.kit import plain_base, write_chain
-from tests.kit.shelf import Shelf, artifact_tensors
+from tests.kit.shelf import Shelf, artifact_tensors, core_artifact
 
 KINDS: list[ArtifactKind] = ["published", "lora", "merged"]
 RANGES = settings(
@@ -59,7 +59,7 @@ def _digest(artifact: Artifact, **options: Any) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizes_and_bytes_are_those_of_fetch(shelf: Shelf, reference: str, kind: ArtifactKind) -> None:
     fetched = _fetched(shelf, reference, kind)
-    with shelf.registry.artifact(reference, kind=kind) as artifact:
+    with core_artifact(shelf.registry, reference, kind=kind) as artifact:
         assert {path: file.size for path, file in artifact.files.items()} == {
             path: len(data) for path, data in fetched.items()
         }
@@ -77,7 +77,7 @@ def read_whole(shelf: Shelf, reference: str) -> dict[str, dict[str, bytes]]:
 def test_any_range(
     shelf: Shelf, reference: str, read_whole: dict[str, dict[str, bytes]], data: st.DataObject, kind: ArtifactKind
 ) -> None:
-    with shelf.registry.artifact(reference, kind=kind) as artifact:
+    with core_artifact(shelf.registry, reference, kind=kind) as artifact:
         path = data.draw(st.sampled_from(sorted(artifact.files)))
         file = artifact.files[path]
         start = data.draw(st.integers(0, file.size))
@@ -90,7 +90,7 @@ def test_any_range(
 def test_pieces_of_any_size(
     shelf: Shelf, reference: str, read_whole: dict[str, dict[str, bytes]], kind: ArtifactKind, step: int
 ) -> None:
-    with shelf.registry.artifact(reference, kind=kind) as artifact:
+    with core_artifact(shelf.registry, reference, kind=kind) as artifact:
         # The smallest files are read whole; of larger ones, a window of 40 pieces over the seam of two blocks.
         for path, file in artifact.files.items():
             first = max(0, file.size // 2 - 20 * step)
@@ -101,7 +101,7 @@ def test_pieces_of_any_size(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranges_outside_the_file_are_refused(shelf: Shelf, reference: str, kind: ArtifactKind) -> None:
-    with shelf.registry.artifact(reference, kind=kind) as artifact:
+    with core_artifact(shelf.registry, reference, kind=kind) as artifact:
         file = next(iter(artifact.files.values()))
         for start, stop in ((-1, 4), (0, file.size + 1), (5, 4), (file.size + 1, file.size + 1)):
             with pytest.raises(UsageError):
@@ -111,7 +111,7 @@ def test_ranges_outside_the_file_are_refused(shelf: Shelf, reference: str, kind:
 
 @pytest.mark.parametrize("kind", ["lora", "merged"])
 def test_any_number_of_threads(shelf: Shelf, deep: str, kind: ArtifactKind) -> None:
-    with shelf.registry.artifact(deep, kind=kind) as artifact:
+    with core_artifact(shelf.registry, deep, kind=kind) as artifact:
         digests = {_digest(artifact, lanes=lanes) for lanes in (1, 2, 3, 4)}
     assert len(digests) == 1
 
@@ -122,7 +122,7 @@ def test_the_callers_threads_neither_matter_nor_change(shelf: Shelf, deep: str, 
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            with shelf.registry.artifact(deep, kind=kind) as artifact:
+            with core_artifact(shelf.registry, deep, kind=kind) as artifact:
                 digests.add(_digest(artifact))
                 list(artifact.tensors())
             shelf.registry.fetch(deep, shelf.folder(), kind=kind)
@@ -169,7 +169,7 @@ def test_the_same_registry_twice_names_the_same_rendering(shelf: Shelf, deep: st
     for one in (deep, reference):
         for kind in KINDS:
             for _ in range(2):
-                with shelf.registry.artifact(one, kind=kind) as artifact:
+                with core_artifact(shelf.registry, one, kind=kind) as artifact:
                     renderings.append(artifact.rendering)
     assert len(set(renderings)) == 6
     assert renderings[::2] == renderings[1::2]
@@ -177,7 +177,7 @@ def test_the_same_registry_twice_names_the_same_rendering(shelf: Shelf, deep: st
 
 @pytest.mark.parametrize("kind", ["lora", "merged"])
 def test_tensors_come_one_by_one_and_are_those_of_the_files(shelf: Shelf, reference: str, kind: ArtifactKind) -> None:
-    with shelf.registry.artifact(reference, kind=kind) as artifact:
+    with core_artifact(shelf.registry, reference, kind=kind) as artifact:
         tensors = list(artifact.tensors())
         files = artifact_tensors(artifact)
     assert [name for name, _ in tensors] == list(files)

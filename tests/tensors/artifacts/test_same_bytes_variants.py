@@ -12,7 +12,7 @@ import pytest
 from registry.schemas import ArtifactKind
 from registry.tensors.arithmetic import blocks
 from tests.kit.recipes import Recipe, write_recipes
-from tests.kit.shelf import Shelf
+from tests.kit.shelf import Shelf, core_artifact
 from tests.kit.variants import MAKERS
 
 PATHS = {
@@ -63,7 +63,7 @@ def test_pieces_threads_and_order(shelf: Shelf, name: str, kind: ArtifactKind, t
     shelf.registry.fetch(reference, out, kind=kind)
     draw = random.Random(name)
     for lanes in (1, 3):
-        with shelf.registry.artifact(reference, kind=kind) as artifact:
+        with core_artifact(shelf.registry, reference, kind=kind) as artifact:
             for path, file in artifact.files.items():
                 whole = (out / path).read_bytes()
                 # in no order: what needs the whole slot is also asked for by its last rows first

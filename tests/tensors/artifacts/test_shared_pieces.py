@@ -12,7 +12,7 @@ from registry.memory import MemoryCache
 from registry.tensors.artifacts.artifact import ArtifactFile
 from registry.tensors.artifacts.pieces import Region, SharedPieces
 from tests.kit import plain_base, write_chain
-from tests.kit.shelf import Shelf
+from tests.kit.shelf import Shelf, core_artifact
 
 SHAPES = {"a.weight": (600, 2050), "b.weight": (1100, 1030)}  # several blocks each
 
@@ -23,7 +23,7 @@ def test_shared_bytes_are_the_same_bytes(shelf: Shelf, kind: str, budget: int) -
     base = shelf.base("shared", plain_base, shapes=SHAPES, dtype="F32")
     reference = shelf.path("shared", write_chain(shelf.folder(), base, 2, ["a", "b"], r=5))
     memory = MemoryCache(budget)
-    with shelf.registry.artifact(reference, kind=kind) as artifact:  # type: ignore[arg-type]
+    with core_artifact(shelf.registry, reference, kind=kind) as artifact:
         for path, file in artifact.files.items():
             data = file.read()
             shared = SharedPieces(memory, artifact.rendering, path)
@@ -46,7 +46,7 @@ def test_a_piece_is_made_once_for_all_who_ask_at_once() -> None:
     got: list[bytes] = []
 
     def read() -> None:
-        together.wait(30)
+        together.wait(120)
         got.append(b"".join(file.chunks(shared=shared)))
 
     threads = [threading.Thread(target=read) for _ in range(4)]
@@ -88,7 +88,7 @@ def test_whose_own_blobs_are_sound_does_not_fail_with_another(failed: type[Regis
 
     def fail(index: int) -> bytes:
         begun.set()
-        both.wait(30)
+        both.wait(120)
         raise failed(f"piece {index}")
 
     shared = SharedPieces(memory, "rendering", "file")
@@ -109,7 +109,7 @@ def test_whose_own_blobs_are_sound_does_not_fail_with_another(failed: type[Regis
 
     threads = [threading.Thread(target=read), threading.Thread(target=watch)]
     threads[0].start()
-    assert begun.wait(30)
+    assert begun.wait(120)
     threads[1].start()
     assert b"".join(second) == b"23456789"
     for thread in threads:

@@ -11,19 +11,12 @@ from typing import Any
 import pytest
 
 from registry.errors import RegistryError
+from registry.files.header import TensorEntry
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.table.targets import (
-    TENSOR_NAMES,
-    FileParameter,
-    FusedParameter,
-    Piece,
-    Target,
-    TargetKind,
-    TargetTable,
-)
+from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.targets import TENSOR_NAMES, Target, TargetKind, TargetTable
 
 LEAD = "base_model.model."
 Q, V = "model.layers.0.attn.q_proj", "model.layers.0.attn.v_proj"

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from registry.errors import InvalidAdapterError, RegistryError
+from registry.files.header import read_header
+from registry.files.source import FileSource
 from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.reading import Checkpoint, read_checkpoint
-from registry.tensors.files.finite import FiniteWatch
-from registry.tensors.files.header import read_header
-from registry.tensors.files.source import FileSource
+from registry.tensors.elements.finite import FiniteWatch
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.tensor_names import table_from_names
 

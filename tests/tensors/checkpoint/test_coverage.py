@@ -111,12 +111,6 @@ def test_a_table_from_names_knows_no_other_class() -> None:
     assert coverage(config("all-linear"), table, ["fc1"]) == []
 
 
-def test_tensors_that_the_configuration_does_not_target_are_told() -> None:
-    (notice,) = coverage(config(["q_proj"]), TABLE, [*Q, "lm_head"])
-    assert "'lm_head'" in notice
-    assert "PEFT would leave them out" in notice
-
-
 @pytest.mark.parametrize("field", ["target_modules", "exclude_modules"])
 def test_bombs_are_refused(field: str) -> None:
     with pytest.raises(InvalidAdapterError, match=field) as caught:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap, resolve_pattern
+from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
 
 NAMES = [
     "model.layers.0.self_attn.q_proj",
@@ -20,6 +20,12 @@ NAMES = [
     "modelXlayers.0",
     "lm_head",
 ]
+
+
+def resolve(
+    patterns: dict[str, int], name: str, budget: PatternBudget | None = None
+) -> tuple[int | None, tuple[str, ...]]:
+    return PatternMap(patterns, field="rank_pattern", budget=budget or PatternBudget()).resolve(name)
 
 
 def as_peft(patterns: dict[str, int], name: str) -> list[str]:
@@ -39,15 +45,15 @@ def as_peft(patterns: dict[str, int], name: str) -> list[str]:
 )  # fmt: skip
 def test_one_key_matches_what_it_matches_in_peft(key: str) -> None:
     for name in NAMES:
-        assert list(resolve_pattern({key: 7}, name)[1]) == as_peft({key: 7}, name), (key, name)
+        assert list(resolve({key: 7}, name)[1]) == as_peft({key: 7}, name), (key, name)
 
 
 def test_the_first_key_of_the_file_rules() -> None:
     patterns = {"v_proj": 2, "layers.11.self_attn.v_proj": 40, r".*v_proj": 3}
-    assert resolve_pattern(patterns, NAMES[2]) == (2, tuple(patterns))
+    assert resolve(patterns, NAMES[2]) == (2, tuple(patterns))
     turned = dict(reversed(patterns.items()))
-    assert resolve_pattern(turned, NAMES[2]) == (3, tuple(turned))
-    assert resolve_pattern(patterns, "lm_head") == (None, ())
+    assert resolve(turned, NAMES[2]) == (3, tuple(turned))
+    assert resolve(patterns, "lm_head") == (None, ())
 
 
 def test_unused_keys_are_known() -> None:
@@ -94,7 +100,7 @@ BOMBS = {
 @pytest.mark.parametrize("pattern", BOMBS.values(), ids=BOMBS.keys())
 def test_bombs_and_dialects_are_refused_by_name(pattern: str) -> None:
     with pytest.raises(InvalidAdapterError, match="rank_pattern holds the pattern") as caught:
-        resolve_pattern({pattern: 1}, "a" * 30)
+        resolve({pattern: 1}, "a" * 30)
     assert caught.value.code == "bad_config"
     assert len(str(caught.value)) < 400
 
@@ -102,12 +108,12 @@ def test_bombs_and_dialects_are_refused_by_name(pattern: str) -> None:
 def test_time_is_bounded_over_all_patterns() -> None:
     slow = "(a|a|b)" * 3 + "(?:a|a|aa){1,9}" * 6 + "X"
     with pytest.raises(InvalidAdapterError, match=r"takes too long to match .more than 0\.05"):
-        resolve_pattern({slow: 1}, "a" * 60, budget=PatternBudget(seconds=0.05))
+        resolve({slow: 1}, "a" * 60, budget=PatternBudget(seconds=0.05))
 
 
 def test_steps_are_bounded_over_all_patterns() -> None:
     with pytest.raises(InvalidAdapterError, match="steps") as caught:
-        resolve_pattern({f"[a-z]{{{900 + at}}}": 1 for at in range(60)}, "a")
+        resolve({f"[a-z]{{{900 + at}}}": 1 for at in range(60)}, "a")
     assert caught.value.code == "bad_config"
 
 
@@ -137,7 +143,7 @@ PIECES = st.sampled_from(
 def test_a_pattern_means_what_it_means_in_peft_or_is_refused(key: str, name: str) -> None:
     code = "matched"
     try:
-        assert list(resolve_pattern({key: 7}, name)[1]) == as_peft({key: 7}, name)
+        assert list(resolve({key: 7}, name)[1]) == as_peft({key: 7}, name)
     except InvalidAdapterError as problem:
         code = problem.code
     assert code in ("matched", "bad_config")
@@ -148,7 +154,7 @@ def test_a_pattern_means_what_it_means_in_peft_or_is_refused(key: str, name: str
 def test_any_text_is_a_pattern_or_refused(key: str) -> None:
     code = "matched"
     try:
-        resolve_pattern({key: 7}, "model.layers.0.self_attn.q_proj")
+        resolve({key: 7}, "model.layers.0.self_attn.q_proj")
     except InvalidAdapterError as problem:
         code = problem.code
     assert code in ("matched", "bad_config")

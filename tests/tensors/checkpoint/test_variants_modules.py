@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from registry.files.header import TensorEntry
+from registry.files.source import BytesSource
 from registry.tensors.checkpoint.adapter import LoraPair, Twin
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.table.targets import FileParameter, FusedParameter, Piece, Target, TargetKind, TargetTable
+from registry.tensors.table.held import FileParameter, FusedParameter, Piece
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from tests.tensors.checkpoint.adapter_headers import (
     C1,
     CONV,
@@ -232,7 +234,7 @@ def test_factors_of_experts_by_value(turned: bool) -> None:
     fused = FusedParameter("w", count, out, inputs, False)
     one = LoraPair("x.w", Target("x", TargetKind.EXPERTS, None, (3, 4, 5)), entry_a, entry_b, rank, 1.0, 1.0,
                    fused=fused, parameter="w", turned=turned)  # fmt: skip
-    source = Bytes(data)
+    source = BytesSource(data, "a file")
     for expert in range(count):
         for part in ((0, out), (1, 3)):
             left, right = one.expert_matrices(Piece("t", expert, part))
@@ -241,17 +243,6 @@ def test_factors_of_experts_by_value(turned: bool) -> None:
             product = right.read(source, 0, right.shape[0]) @ left.read(source, 0, rank)
             torch.testing.assert_close(product, delta[expert, part[0] : part[1]])
             torch.testing.assert_close(right.read(source, 1, 2), right.read(source, 0, 2)[1:])
-
-
-class Bytes:
-    """A file in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size = len(data)
-
-    def read_into(self, start: int, buffer: memoryview) -> None:
-        buffer[:] = self.data[start : start + len(buffer)]
 
 
 class TestExpertsByFile:

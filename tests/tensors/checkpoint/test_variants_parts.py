@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from registry.tensors.table.targets import FileParameter
+from registry.tensors.table.held import FileParameter
 from tests.tensors.checkpoint.adapter_headers import (
     C1,
     CONV,
@@ -228,7 +228,7 @@ class TestSavedModules:
         counter = named(NORM, num_batches_tracked=())
         shapes = {**pair(Q, 6, 8), **named(NORM, weight=(6,), bias=(6,)), **counter}
         assert len(check(shapes, modules_to_save=["norm"]).values) == 2
-        refused("empty_tensor", {**pair(Q, 6, 8), **counter})
+        refused("unexpected_tensor", {**pair(Q, 6, 8), **counter})
 
 
 ROWS = {"token_adapter__trainable_tokens_delta": (2, 6)}

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.files.dtypes import FLOATS
-from registry.tensors.files.finite import FiniteWatch
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.sizes import SIZES
+from registry.files.header import TensorEntry
+from registry.files.sizes import SIZES
+from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.elements.finite import FiniteWatch
 
 BAD = [float("nan"), float("inf"), float("-inf")]
 

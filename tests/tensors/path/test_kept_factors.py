@@ -58,7 +58,7 @@ def test_whose_own_blobs_are_sound_does_not_fail_with_another() -> None:
 
     def fail() -> Factors:
         begun.set()
-        both.wait(30)
+        both.wait(120)
         raise UnavailableError("The blobs were closed.")
 
     def first() -> None:
@@ -74,7 +74,7 @@ def test_whose_own_blobs_are_sound_does_not_fail_with_another() -> None:
 
     threads = [threading.Thread(target=first), threading.Thread(target=watch)]
     threads[0].start()
-    assert begun.wait(30)
+    assert begun.wait(120)
     threads[1].start()
     made = (torch.zeros(1), torch.zeros(1))
     assert SharedFactors(memory, "plan").get("a", lambda: made) is made

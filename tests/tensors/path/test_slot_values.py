@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry, read_header
+from registry.files.source import NOWHERE, FileSource
 from registry.tensors.arithmetic import blocks
 from registry.tensors.factors.matrices import Held
 from registry.tensors.factors.slots import Slot
-from registry.tensors.files.header import TensorEntry, read_header
-from registry.tensors.files.source import NOWHERE, FileSource
 from registry.tensors.path.slot_values import SlotValues, column_squares, row_norms
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
 from tests.kit import RawTensor, write_tensors

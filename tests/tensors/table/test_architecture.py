@@ -164,11 +164,16 @@ def test_a_config_that_asks_for_time_and_its_process_is_gone(monkeypatch: pytest
         "time.sleep(600)\n"
     )
     monkeypatch.setattr(architecture_child, "__file__", str(script))
-    with pytest.raises(InvalidBaseError, match="took longer than 2 s") as caught:
-        make_table(LLAMA, Q_PROJ, time_limit=2)
-    assert caught.value.code == "architecture"
-    pids = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
-    assert len(pids) == 2
+    pids: list[int] = []
+    for limit in (2, 10, 60):  # a busy machine may take longer than the shortest to begin with it
+        with pytest.raises(InvalidBaseError, match=f"took longer than {limit} s") as caught:
+            make_table(LLAMA, Q_PROJ, time_limit=limit)
+        assert caught.value.code == "architecture"
+        noted = {int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")}
+        pids += noted - set(pids)
+        if len(noted) >= 2:
+            break
+    assert len(pids) >= 2
     left = pids
     # the kernel takes a moment to end an orphan that was killed
     for _ in range(1000):

@@ -29,6 +29,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "direct": {"a.weight": "net.a.weight", "a.bias": "net.a.bias", "e.weight": "net.e.weight"},
         "conversions": [],
         "ties": [["net.e.weight", "head.weight"]],
+        "flag_ties": [["net.e.weight", "head.weight"]],
+        "renamed": [],
     } | changes
 
 
@@ -89,7 +91,7 @@ def test_a_weight_that_is_computed_from_tensors_is_never_one_tensor() -> None:
         ),
         TENSORS | {"qkv.weight": ("F32", (9, 9))},
     )
-    assert table.targets["net.a"] == Target("net.a", TargetKind.UNKNOWN, None, (4, 3))
+    assert table.targets["net.a"] == Target("net.a", TargetKind.UNKNOWN, None, (4, 3), unfollowed=("Chunk",))
     assert set(table.parameters) == {"net.a.bias", "net.e.weight"}
 
 

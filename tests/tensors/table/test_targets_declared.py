@@ -11,8 +11,9 @@ import pytest
 
 from registry.errors import ConflictError, InvalidBaseError
 from registry.tensors.table.declaration import declare
+from registry.tensors.table.held import Piece
 from registry.tensors.table.structure import table_from_facts
-from registry.tensors.table.targets import Piece, Target, TargetKind, TargetTable
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 from registry.tensors.table.tensor_names import table_from_names
 
 TENSORS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -132,6 +133,8 @@ def known() -> TargetTable:
         "transformers": "5.0.0", "architecture": "Net", "named": True, "model_type": "net", "prefix": "",
         "output_module": None, "modules": modules, "direct": {name: name for name in names}, "conversions": [],
         "ties": [],
+        "flag_ties": [],
+        "renamed": [],
     }  # fmt: skip
     return table_from_facts(facts, {f"{entry[0]}.weight": ("F32", tuple(entry[3][0][1])) for entry in modules})
 

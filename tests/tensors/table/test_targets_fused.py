@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from registry.tensors.factors.slots import slot_of_piece
 from registry.tensors.table.architecture_child import answer
+from registry.tensors.table.held import FusedParameter
 from registry.tensors.table.structure import table_from_facts
-from registry.tensors.table.targets import FusedParameter, Target, TargetKind, TargetTable
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40,

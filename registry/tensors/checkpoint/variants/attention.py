@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import LoraPair
 from registry.tensors.checkpoint.adapter_config import PeftVersion
 from registry.tensors.checkpoint.fit import check_factors, check_kept, meant, resolve
 from registry.tensors.checkpoint.variants.draft import Draft
 from registry.tensors.checkpoint.variants.pairs import A, B, take_pair
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 INNER: Final = ".base_layer.out_proj"

@@ -10,20 +10,21 @@ from __future__ import annotations
 from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import LoraPair, NewValue
 from registry.tensors.checkpoint.adapter_config import PeftVersion
 from registry.tensors.checkpoint.coverage import sure_test
 from registry.tensors.checkpoint.field_rules import boolean, fault
-from registry.tensors.checkpoint.fit import check_shape, find_place
+from registry.tensors.checkpoint.fit import check_followed, check_shape, find_place
 from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import TargetKind
 
 ADDED: Final = "lora_B.bias"
 REPLACED: Final = "base_layer.bias"
 _LEAF: Final = "bias"
+_UNDER_TOKENS: Final = ".token_adapter"  # around both sides of a tie, also around a head that has a bias
 _BY_LEAF: Final = PeftVersion(0, 21, 0)
 
 
@@ -79,6 +80,7 @@ def _added(draft: Draft, name: str, pair: LoraPair) -> TensorEntry:
         )
     place = find_place(pair.target.module, _LEAF, draft.table)
     if place is None:
+        check_followed(name, draft.table)
         refuse_tensor(
             entry,
             f"is added to the bias of {shown(name)}, which the base model does not have. Train that module with "
@@ -95,7 +97,7 @@ def _replace(draft: Draft, which: str) -> None:
             continue  # a copy beside that of an output embedding: saved_embeddings knows
         entry = draft.take(name, REPLACED)
         if entry is not None:
-            _keep(draft, name.replace(".base_layer", ""), entry, name)
+            _keep(draft, name.replace(".base_layer", "").removesuffix(_UNDER_TOKENS), entry, name)
     if which != "all":
         return
     for module in sorted(draft.whole):
@@ -110,6 +112,7 @@ def _replace(draft: Draft, which: str) -> None:
 def _keep(draft: Draft, module: str, entry: TensorEntry, spelled: str, parameter: str = _LEAF) -> None:
     place = find_place(module, parameter, draft.table)
     if place is None:
+        check_followed(module, draft.table)
         refuse_tensor(
             entry,
             f"is a bias of {shown(spelled)}, which the base model does not have. Publish it under the base model that "
@@ -117,14 +120,15 @@ def _keep(draft: Draft, module: str, entry: TensorEntry, spelled: str, parameter
             "unknown_target",
         )
     check_shape(entry, place.shape, place.parameter)
-    draft.add_value(NewValue(entry, place.parameter))
+    draft.add_value(NewValue(entry, place.parameter), place.tied)
 
 
 def _check_all_there(draft: Draft, which: str) -> None:
     """Refuse an adapter that lacks trained biases, and tell of those that PEFT trains but never saves."""
     if which == "lora_only":
         modules = [pair.target.module for pair in draft.pairs.values() if pair.target.kind is not TargetKind.ATTENTION]
-        wanted = [f"{module}.{_LEAF}" for module in modules if f"{module}.{_LEAF}" in draft.table.parameters]
+        biases = [draft.table.holder(f"{module}.{_LEAF}") for module in modules]
+        wanted = [name for name in biases if name in draft.table.parameters]
     else:
         surely = sure_test(draft.config, draft.table, draft.modules)
         wanted = [
@@ -132,7 +136,7 @@ def _check_all_there(draft: Draft, which: str) -> None:
             for name in draft.table.parameters
             if _is_trained(name, draft.config.version) and surely(name) and not draft.is_saved(name.rpartition(".")[0])
         ]
-    missing = [name for name in wanted if name not in draft.values]
+    missing = [name for name in wanted if name not in draft.values and name not in draft.constants]
     if missing:
         raise InvalidAdapterError(
             f"adapter_config.json: bias is {shown(which)}, but the adapter has no tensor for {shown(missing[0])}"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
 from registry.tensors.checkpoint.field_rules import Rule, boolean, count, fault, names, says_something
 from registry.tensors.checkpoint.variants.draft import Draft
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import Target, TargetKind
 
 _MAX_NAMES: Final = 256

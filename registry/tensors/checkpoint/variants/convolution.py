@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import LoraPair
 from registry.tensors.checkpoint.fit import check_kept, meant
 from registry.tensors.checkpoint.variants.draft import Draft
 from registry.tensors.checkpoint.variants.pairs import A, take_pair
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import Target, TargetKind
 
 

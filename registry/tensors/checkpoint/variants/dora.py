@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.field_rules import boolean
 from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import TargetKind
 
 MAGNITUDE: Final = "lora_magnitude_vector"

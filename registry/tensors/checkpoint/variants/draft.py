@@ -8,14 +8,15 @@ from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair, NewValue, TokenRows, Twin
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig
 from registry.tensors.checkpoint.coverage import saved_names
 from registry.tensors.checkpoint.name_ends import NameEnds
 from registry.tensors.checkpoint.patterns import PatternBudget
 from registry.tensors.checkpoint.scales import Scales
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
+from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.table.targets import TargetTable
 
 Parts = dict[str, dict[str, TensorEntry]]
@@ -45,8 +46,12 @@ class Draft:
     tokens: dict[str, TokenRows] = field(default_factory=dict)
     copies: dict[str, TensorEntry] = field(default_factory=dict)
     twins: list[Twin] = field(default_factory=list)
+    constants: dict[str, TensorEntry] = field(default_factory=dict)  # parameter -> whole numbers, as the base has them
+    whole_modules: list[str] = field(default_factory=list)  # trained whole, by their names in the table
     spelled: dict[str, str] = field(default_factory=dict)  # `LoraPair.module` -> module as the checkpoint spells it
     adapted: dict[str, str] = field(default_factory=dict)  # module in the table -> as spelled; of `target_modules` only
+    named: dict[str, dict[str, TensorEntry]] = field(default_factory=dict)  # parameter -> names of it that have a value
+    asked: dict[str, LoraPair] = field(default_factory=dict)  # as spelled: what `target_modules` has to mean
     implied: set[str] = field(default_factory=set)  # of `adapted`: PEFT adds them without being told
 
     def __post_init__(self) -> None:
@@ -97,8 +102,8 @@ class Draft:
             )
         return alpha, self.config.scaling(rank, alpha)
 
-    def add_pair(self, spelled: str, pair: LoraPair, *, by_module: bool = True) -> None:
-        """Keep a pair; ``by_module`` says that target_modules asked for it."""
+    def add_pair(self, spelled: str, pair: LoraPair, *, by_module: bool = True, by_file: bool = False) -> None:
+        """Keep a pair; ``by_module``: target_modules asked for it; ``by_file``: by a name of the files."""
         if pair.module in self.pairs:
             raise InvalidAdapterError(
                 f"The modules {shown(self.spelled[pair.module])} and {shown(spelled)} of the adapter are the same "
@@ -107,6 +112,8 @@ class Draft:
             )
         self.pairs[pair.module] = pair
         self.spelled[pair.module] = spelled
+        if by_module or by_file:
+            self.asked[spelled] = pair
         if by_module:
             self.adapted[pair.target.module] = spelled
 
@@ -114,18 +121,39 @@ class Draft:
         """Complete a pair."""
         self.pairs[module] = replace(self.pairs[module], **fields)  # type: ignore[arg-type] # the fields are LoraPair's
 
-    def add_value(self, value: NewValue) -> None:
-        """Keep an absolute value."""
+    def add_value(self, value: NewValue, tied: str | None = None) -> None:
+        """Keep an absolute value; ``tied`` is its own name, where ``value.parameter`` is what it is tied to.
+
+        PEFT saves a value for each name: they have to be the same. Whole numbers have to be those of the base.
+        """
+        if value.entry.dtype in WHOLE_NUMBERS:
+            self._add_constant(value)
+            return
         before = self.values.setdefault(value.parameter, value)
-        if before is not value:
+        named = self.named.setdefault(value.parameter, {})
+        if before is not value and (tied or value.parameter) not in named:
+            self.twins.append(Twin(before.entry, value.entry))
+        elif before is not value:
             refuse_tensor(
                 value.entry,
                 f"and {shown(before.entry.name)} are the same parameter {shown(value.parameter)}. Keep one of them.",
                 "unexpected_tensor",
             )
+        named[tied or value.parameter] = value.entry
+
+    def _add_constant(self, value: NewValue) -> None:
+        before = self.constants.setdefault(value.parameter, value.entry)
+        if before is not value.entry:
+            refuse_tensor(
+                value.entry,
+                f"and {shown(before.name)} are the same parameter {shown(value.parameter)}. Keep one of them.",
+                "unexpected_tensor",
+            )
 
     def add_copy(self, module: str, entry: TensorEntry) -> None:
         """Keep a copy of a whole weight."""
+        if entry.dtype not in FLOATS:
+            refuse_tensor(entry, f"has dtype {entry.dtype}, expected one of {', '.join(FLOATS)}.", "bad_dtype")
         before = self.copies.setdefault(module, entry)
         if before is not entry:
             refuse_tensor(
@@ -151,12 +179,17 @@ class Draft:
         return Checkpoint(
             config=self.config,
             pairs=_sorted(self.pairs),
-            values=_sorted(self.values),
+            values=_sorted({name: self._with_names(value) for name, value in self.values.items()}),
             tokens=_sorted(self.tokens),
             copies=_sorted(self.copies),
+            constants=_sorted(self.constants),
             twins=tuple(self.twins),
+            saved=tuple(sorted(self.whole_modules)),
             notices=tuple(self.notices),
         )
+
+    def _with_names(self, value: NewValue) -> NewValue:
+        return replace(value, names=tuple(sorted(self.named.get(value.parameter, (value.parameter,)))))
 
 
 def _sorted(found: Mapping[str, Value]) -> Mapping[str, Value]:

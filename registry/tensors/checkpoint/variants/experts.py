@@ -14,18 +14,19 @@ from itertools import permutations
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import LoraPair
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig, PeftVersion
 from registry.tensors.checkpoint.coverage import sure_test
 from registry.tensors.checkpoint.field_rules import names
-from registry.tensors.checkpoint.fit import meant, unsupported
+from registry.tensors.checkpoint.fit import ADD_AS_RUNNING, meant, unsupported
 from registry.tensors.checkpoint.patterns import ends
 from registry.tensors.checkpoint.variants.draft import Draft
 from registry.tensors.checkpoint.variants.pairs import A, take_pair
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
-from registry.tensors.table.targets import FusedParameter, Target, TargetKind
+from registry.tensors.table.held import FileParameter, FusedParameter
+from registry.tensors.table.targets import Target, TargetKind
 
 WRAPPED: Final = ".base_layer"
 FIRST_RIGHT: Final = PeftVersion(0, 19, 1)
@@ -94,7 +95,7 @@ def _wanted(draft: Draft, module: str, asked: frozenset[str]) -> tuple[list[Want
     plain = []
     for leaf, held in draft.table.parameters_of(target.module).items():
         if len(held.shape) == 2 and is_asked(f"{module}.{leaf}", asked):
-            plain.append(Wanted(leaf, _linear(module, target, leaf, held.tensor, held.shape)))
+            plain.append(Wanted(leaf, _linear(module, target, leaf, held)))
     if not plain and target.tensor is None and target.tie is not None and is_asked(f"{module}.weight", asked):
         raise unsupported(
             module, "shares its weight with another module, and target_parameters names it",
@@ -103,9 +104,10 @@ def _wanted(draft: Draft, module: str, asked: frozenset[str]) -> tuple[list[Want
     return fused, plain
 
 
-def _linear(module: str, target: Target, leaf: str, tensor: str, shape: tuple[int, ...]) -> Target:
+def _linear(module: str, target: Target, leaf: str, held: FileParameter) -> Target:
     if leaf != "weight":
-        return Target(f"{target.module}.{leaf}", TargetKind.LINEAR, tensor, shape)
+        tensor = None if held.runs else held.tensor
+        return Target(f"{target.module}.{leaf}", TargetKind.LINEAR, tensor, held.shape, runs=held.runs)
     if target.transposed:
         raise unsupported(
             module,
@@ -172,7 +174,9 @@ def _add(draft: Draft, module: str, wrapper: str, wanted: Wanted, a: TensorEntry
         turned = _is_turned(draft.config, path, fused, right, turned)
         if not fused.pieces:
             raise unsupported(
-                path, "is a parameter that the base's files keep in a form that is not followed", "Train without it."
+                path,
+                "is a parameter that the base's files keep in a form that is not followed",
+                f"Train without it, or {ADD_AS_RUNNING}.",
             )
         if fused.experts == 1 and (fused.transposed or turned):
             raise unsupported(

@@ -9,14 +9,15 @@ from __future__ import annotations
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import LoraPair
 from registry.tensors.checkpoint.coverage import is_all_linear, name_test, sure_test
 from registry.tensors.checkpoint.fit import check_factors, meant
 from registry.tensors.checkpoint.variants.draft import Draft
 from registry.tensors.checkpoint.variants.pairs import A, take_pair
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.strict_json import shown
-from registry.tensors.table.targets import FusedParameter, Piece, Target, TargetKind, TargetTable
+from registry.tensors.table.held import FusedParameter, Piece
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 _WEIGHT: Final = ".weight"
 _ROUTERS: Final = ("gate", "router")
@@ -44,7 +45,7 @@ def _add_piece(draft: Draft, name: str, target: Target, fused: FusedParameter, p
     rank = check_factors(name, reading, a, b)
     alpha, scaling = draft.scaled(name, rank, a)
     pair = LoraPair(spelled, target, a, b, rank, alpha, scaling, fused=fused, piece=piece)
-    draft.add_pair(name, pair, by_module=False)
+    draft.add_pair(name, pair, by_module=False, by_file=True)
 
 
 def _is_router(target: Target, table: TargetTable) -> bool:
@@ -66,7 +67,7 @@ def _add_router(draft: Draft, name: str, target: Target) -> None:
     rank = check_factors(name, target, a, b)
     alpha, scaling = draft.scaled(name, rank, a)
     pair = LoraPair(f"{target.module}{_WEIGHT}", target, a, b, rank, alpha, scaling, parameter="weight")
-    draft.add_pair(name, pair, by_module=False)
+    draft.add_pair(name, pair, by_module=False, by_file=True)
 
 
 def finish(draft: Draft) -> None:

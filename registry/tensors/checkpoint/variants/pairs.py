@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import LoraPair
 from registry.tensors.checkpoint.field_rules import (
     boolean,
@@ -23,8 +25,6 @@ from registry.tensors.checkpoint.fit import as_folded, check_factors, resolve
 from registry.tensors.checkpoint.variants.block_diagonal import blocks_of
 from registry.tensors.checkpoint.variants.draft import Draft
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
 
 A: Final[str] = "lora_A.weight"
 B: Final[str] = "lora_B.weight"

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import NewValue
 from registry.tensors.checkpoint.fit import check_kept, check_shape, find_place, may_be_copied, meant, resolve
 from registry.tensors.checkpoint.variants.bias import REPLACED as COPIED_BIAS
 from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import Target
 
 WRAPPED: Final = "base_layer.weight"

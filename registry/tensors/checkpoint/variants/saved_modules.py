@@ -7,30 +7,24 @@ PEFT wraps every module whose path ends with one of the names, and adds the head
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import NewValue, Twin
 from registry.tensors.checkpoint.coverage import sure_test
 from registry.tensors.checkpoint.field_rules import names
-from registry.tensors.checkpoint.fit import Place, check_shape, find_place, table_spellings, unsupported, weight_name
-from registry.tensors.checkpoint.name_ends import NameEnds
+from registry.tensors.checkpoint.fit import Place, check_followed, check_shape, find_place, table_spellings, unsupported
 from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import TargetTable
 
 RAW: Final = "modules_to_save.bias"
 ORIGINAL: Final = "original_module.bias"
 COUNTER: Final = "num_batches_tracked"
 _NUMBERED: Final = re.compile(r"(?:^|\.)\d+(?:\.|$)")
-
-
-def is_counter(module: str, parameter: str, saved: NameEnds) -> bool:
-    """Whether it is the count of batches of a saved batch norm: an integer that only training uses."""
-    return parameter == COUNTER and saved.outermost(module) is not None
 
 
 def fold(draft: Draft) -> None:
@@ -44,30 +38,34 @@ def fold(draft: Draft) -> None:
     below = _below(draft.table) if roots else {}
     _check_no_pair(draft, roots)
     for root, modules in roots.items():
-        inside = _parameters_under(root, draft.table, below)
-        found = [
-            _value(draft, root, inside, module, parameter)
+        path = next((one for one in table_spellings(root, draft.table) if one in below), root)
+        draft.whole_modules.append(path)
+        inside = below.get(path, [])
+        found = {
+            _fold_parameter(draft, root, inside, module, parameter)
             for module in modules
             for parameter in sorted(draft.whole[module])
-        ]
-        _check_complete(root, inside, {value.parameter for value in found if value is not None})
+        }
+        _check_complete(draft.table, root, inside, found)
     _check_present(draft)
 
 
-def _value(draft: Draft, root: str, inside: Collection[str], module: str, parameter: str) -> NewValue | None:
+def _fold_parameter(draft: Draft, root: str, inside: Collection[str], module: str, parameter: str) -> str:
+    """Name of the parameter in the running model."""
     entry = draft.take_whole(module, parameter)
     if parameter == COUNTER:
-        return None  # only training counts batches
+        return f"{module}.{parameter}"  # only training counts batches
     place = find_place(module, parameter, draft.table)
     if place is None:
+        check_followed(module, draft.table)
         _check_new(root, inside, entry)
         value = NewValue(entry, f"{module}.{parameter}")
     else:
         _check_kept(module, place)
         check_shape(entry, place.shape, place.parameter)
         value = NewValue(entry, place.parameter)
-    draft.add_value(value)
-    return value
+    draft.add_value(value, place.tied if place is not None else None)
+    return value.parameter
 
 
 def _check_kept(module: str, place: Place) -> None:
@@ -89,18 +87,13 @@ def _check_new(root: str, inside: Collection[str], entry: TensorEntry) -> None:
         )
 
 
-def _parameters_under(root: str, table: TargetTable, below: Mapping[str, list[str]]) -> list[str]:
-    """Canonical names of all parameters that the base has in a module, as it is spelled there or in a checkpoint."""
-    return next((found for path in table_spellings(root, table) if (found := below.get(path))), [])
-
-
 def _below(table: TargetTable) -> dict[str, list[str]]:
     """Path of a module -> the parameters of the base in it and below it, also those that are tied or of experts."""
-    names = set(table.parameters)
+    names = {*table.parameters, *(table.ties or ())}
     for module, target in table.targets.items():
         names.update(f"{module}.{fused.name}" for fused in target.fused)
-        if target.tensor is None and not target.fused:
-            names.add(f"{module}.{weight_name(target)}")
+        if target.kept and target.tensor is None and not target.fused:
+            names.add(f"{module}.{target.weight}")
     found: dict[str, list[str]] = {}
     for name in sorted(names):
         at = name.find(".")
@@ -110,8 +103,8 @@ def _below(table: TargetTable) -> dict[str, list[str]]:
     return found
 
 
-def _check_complete(root: str, inside: Collection[str], found: set[str]) -> None:
-    missing = [name for name in inside if name not in found and not name.endswith(COUNTER)]
+def _check_complete(table: TargetTable, root: str, inside: Collection[str], found: set[str]) -> None:
+    missing = [name for name in inside if table.holder(name) not in found and not name.endswith(COUNTER)]
     if missing:
         raise InvalidAdapterError(
             f"The module {shown(root)} was trained whole (modules_to_save), but the adapter has no tensor for its "
@@ -135,9 +128,10 @@ def _check_present(draft: Draft) -> None:
     if not draft.saved:
         return
     surely = sure_test(draft.config, draft.table, draft.modules)
+    held = {*draft.values, *draft.constants}
     for name in draft.table.parameters:
         module = name.rpartition(".")[0]
-        if draft.is_saved(module) and name not in draft.values and surely(name) and COUNTER not in name:
+        if draft.is_saved(module) and name not in held and surely(name) and COUNTER not in name:
             raise InvalidAdapterError(
                 f"adapter_config.json: modules_to_save names {shown(module)}, but the adapter has no tensor for "
                 f"{shown(name)}. Save the adapter again.",

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import LoraPair, Twin
 from registry.tensors.checkpoint.field_rules import boolean
 from registry.tensors.checkpoint.variants.draft import Draft
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import TargetKind
 
 _TIED_BY_PEFT: Final = ("embed_tokens", "lm_head")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.adapter import TokenRows, Twin
 from registry.tensors.checkpoint.field_rules import fault
 from registry.tensors.checkpoint.fit import check_kept, resolve
 from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.header import TensorEntry
-from registry.tensors.files.strict_json import shown
 from registry.tensors.table.targets import Target, TargetKind
 
 _MAX_MODULES: Final = 64
@@ -60,6 +61,8 @@ def fold(draft: Draft) -> None:
             refuse_tensor(entry, "names a module that another tensor names too. Keep one of them.", "unexpected_tensor")
         draft.tokens[target.module] = TokenRows(entry, target, tokens, tied=False)
     _tie(draft)
+    _lay_over_apart(draft)
+    _tell_of_biases(draft)
     _check_all_there(draft, asked)
 
 
@@ -123,6 +126,28 @@ def _tie(draft: Draft) -> None:
             draft.twins.append(Twin(rows.entry, draft.tokens.pop(other).entry))
         draft.tokens[module] = TokenRows(rows.entry, target, rows.tokens, tied=True)
         return
+
+
+def _lay_over_apart(draft: Draft) -> None:
+    """PEFT goes by the configuration: rows of an embedding also go over a head that only the files keep apart."""
+    for module, holder in draft.table.apart.items():
+        for rows in list(draft.tokens.values()):
+            group = draft.table.tie_group(rows.target.module)
+            if rows.target.kind is TargetKind.EMBEDDING and holder in group and module not in draft.tokens:
+                draft.tokens[module] = replace(rows, target=draft.table.targets[module], tied=False)
+
+
+def _tell_of_biases(draft: Draft) -> None:
+    """PEFT computes a head that has rows as a product alone."""
+    for rows in draft.tokens.values():
+        modules = draft.table.tie_group(rows.target.module) if rows.tied else (rows.target.module,)
+        for module in modules:
+            kind = draft.table.targets[module].kind
+            if kind is TargetKind.LINEAR and "bias" in draft.table.parameters_of(module):
+                draft.notices.append(
+                    f"{shown(module)} has trained token rows and a bias, and PEFT leaves the bias out while such an "
+                    "adapter is not merged (seen in 0.21.2): what was trained without it is handed out with it."
+                )
 
 
 def _check_all_there(draft: Draft, asked: Tokens | Mapping[str, Tokens]) -> None:

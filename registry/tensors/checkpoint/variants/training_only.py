@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from registry.files.strict_json import shown
 from registry.tensors.checkpoint.field_rules import any_value
 from registry.tensors.checkpoint.variants.draft import Draft, refuse_tensor
 from registry.tensors.checkpoint.variants.variant import Variant
-from registry.tensors.files.strict_json import shown
 
 VELORA: Final = "lora_velora_embed"
 MONTECLORA: Final = "lora_monteclora_sampler"

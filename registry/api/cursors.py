@@ -1,0 +1,31 @@
+"""Cursors: where a list goes on, as text that clients give back as it is."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from registry.http.request.errors import MalformedError
+
+
+def cursor_to(key: object) -> str:
+    """The cursor that leads on from an item with this key."""
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).rstrip(b"=").decode()
+
+
+def key_of(cursor: str) -> object:
+    """The key of a cursor.
+
+    Raises:
+        MalformedError: it is none.
+    """
+    try:
+        key: object = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
+    except (ValueError, RecursionError):
+        raise foreign() from None
+    return key
+
+
+def foreign() -> MalformedError:
+    """The error of a cursor that no page of the list gave."""
+    return MalformedError("The cursor is not one of this list: take `next` of the page before, or leave it out.")

@@ -1,0 +1,1 @@
+"""Changes of the tree: publishing, tags, annotations, retraction, deletion."""

@@ -1,0 +1,200 @@
+"""Soft deletion: a mark that hides rows from every query, see `registry.catalogue.database.visibility`.
+
+`registry.catalogue.changes.undeletion` undoes it. The number stays taken and the event remains. The undo ends when the
+collector purges the row after the grace period, or when the same content is published again, see
+`registry.catalogue.store.purge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import Select, func, select, update
+from sqlalchemy import delete as delete_rows
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import materialise, protection
+from registry.catalogue.database import events
+from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, Tag
+from registry.catalogue.database.visibility import in_subtree
+from registry.catalogue.store import blobs
+from registry.catalogue.tree import browse
+from registry.errors import ConflictError
+from registry.reference import Path
+from registry.rights import Principal
+from registry.schemas import Deleted, DeletedTree, RevisionSummary
+
+_NAMED: Final = 8  # children or tags; more would bury the sentence
+
+
+def delete(session: Session, revision_id: int, principal: Principal, *, with_tags: bool = False) -> Deleted:
+    """Delete a revision; ``with_tags``: also one that tags name, with them. Its materialisations are dropped.
+
+    Raises:
+        NotFoundError: it does not exist any more.
+        ConflictError: ``has_children``, naming what was trained on it, or ``tagged``.
+        NotAllowedError: ``protected_tag``, a protected tag names it.
+    """
+    _use_blobs(session, [revision_id])
+    # Locked before the query for its children, so that nothing pins or tags it meanwhile.
+    session.execute(select(Revision.id).where(Revision.id == revision_id).with_for_update())
+    row = browse.summary(session, revision_id)
+    _check_childless(session, revision_id, row.reference)
+    tags = _lock_tags(session, [revision_id]).get(revision_id, ())
+    _check_tags(session, {Path.parse(row.path): tags}, principal, with_tags=with_tags)
+    _mark(session, {revision_id: row}, {revision_id: tags}, datetime.now(UTC), principal)
+    return Deleted(reference=row.reference, digest=row.digest, tags=_named(row, tags))
+
+
+def listing(session: Session, path: Path) -> DeletedTree:
+    """What deleting everything at and under a path would delete.
+
+    Raises:
+        NotFoundError: there is nothing at the path.
+    """
+    browse.check_there(session, path)
+    rows = browse.summaries(session, _chosen(path))
+    tags = {key: row.tags for key, row in rows.items()}
+    return _answer(path, rows, tags, done=False)
+
+
+def delete_tree(
+    session: Session, path: Path, principal: Principal, *, with_tags: bool = False, now: datetime | None = None
+) -> DeletedTree:
+    """Delete every revision at and under a path, with one deletion time, so that it can be undone together.
+
+    Raises:
+        NotFoundError: there is nothing at the path.
+        ConflictError: ``tagged``.
+        NotAllowedError: ``protected_tag``.
+    """
+    browse.check_there(session, path)
+    keys = _lock(session, path)
+    rows: dict[int, RevisionSummary] = {}
+    for part in blobs.parts(keys):
+        rows |= browse.summaries(session, select(Revision.id).where(Revision.id.in_(part)))
+    tags = _lock_tags(session, keys)
+    by_path: dict[Path, tuple[str, ...]] = {}
+    for key, row in rows.items():
+        where = Path.parse(row.path)
+        by_path[where] = by_path.get(where, ()) + tags.get(key, ())
+    _check_tags(session, by_path, principal, with_tags=with_tags)
+    _mark(session, rows, tags, now or datetime.now(UTC), principal)
+    return _answer(path, rows, tags, done=True)
+
+
+def _chosen(path: Path) -> Select[int]:
+    return select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(in_subtree(path))
+
+
+def use_blobs(session: Session, path: Path) -> None:
+    """Restart the grace period of the bytes of everything at and under a path."""
+    _use_blobs(session, session.scalars(_chosen(path)).all())
+
+
+def _lock(session: Session, path: Path) -> list[int]:
+    """Lock all revisions at and under a path, including those published while the locks were waited for."""
+    use_blobs(session, path)
+    held: list[int] = []
+    while True:
+        new = session.scalars(
+            _chosen(path)
+            .where(Revision.id > (held[-1] if held else 0))
+            .order_by(Revision.id)
+            .with_for_update(of=Revision)
+        ).all()
+        if not new:
+            return held
+        held += new
+        _use_blobs(session, new)
+
+
+def _use_blobs(session: Session, revision_ids: Iterable[int]) -> None:
+    """Restart the grace period of their bytes; in publishing's lock order, which touches blobs first."""
+    for part in blobs.parts(revision_ids):
+        blobs.use(session, session.scalars(select(RevisionFile.digest).where(RevisionFile.revision_id.in_(part))))
+
+
+def _lock_tags(session: Session, revision_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
+    """The tags of revisions, locked until the transaction ends."""
+    found: dict[int, tuple[str, ...]] = {}
+    for part in blobs.parts(revision_ids):
+        query = select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(part)).order_by(Tag.adapter_id, Tag.name)
+        for key, name in session.execute(query.with_for_update()):
+            found[key] = (*found.get(key, ()), name)
+    return found
+
+
+def _check_tags(session: Session, tags: Mapping[Path, Iterable[str]], principal: Principal, *, with_tags: bool) -> None:
+    named = [(path, tag) for path, names in tags.items() for tag in names]
+    for path, tag in named:
+        protection.check_movable(session, path, tag, principal)
+    if named and not with_tags:
+        shown = ", ".join(f"{path}@{tag}" for path, tag in named[:_NAMED])
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        only = len(named) == 1
+        raise ConflictError(
+            f"The tag{'' if only else 's'} {shown}{more} name{'s' if only else ''} what would be deleted: move or "
+            f"remove {'it' if only else 'them'} first, or delete with --with-tags.",
+            code="tagged",
+        )
+
+
+def _mark(
+    session: Session,
+    rows: Mapping[int, RevisionSummary],
+    tags: Mapping[int, tuple[str, ...]],
+    now: datetime,
+    principal: Principal,
+) -> None:
+    for key, row in sorted(rows.items()):
+        own = tags.get(key, ())
+        dropped = materialise.drop_of(session, key)
+        values = {"deleted_at": now, "deleted_by": principal.name, "deleted_tags": list(own)}
+        session.execute(update(Revision).where(Revision.id == key).values(values))
+        detail: dict[str, object] = {
+            "digest": row.digest,
+            "parent": row.parent,
+            "message": row.message,
+            "author": row.author,
+            "tags": own,
+        }
+        if dropped:
+            detail["materialisations"] = dropped
+        events.record(session, "delete", row.reference, principal, detail)
+    for part in blobs.parts(rows):
+        session.execute(delete_rows(Tag).where(Tag.revision_id.in_(part)))
+    session.flush()
+
+
+def _named(row: RevisionSummary, tags: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{row.path}@{tag}" for tag in tags)
+
+
+def _answer(
+    path: Path, rows: Mapping[int, RevisionSummary], tags: Mapping[int, tuple[str, ...]], *, done: bool
+) -> DeletedTree:
+    ordered = [rows[key] for key in sorted(rows)]
+    named = [tag for key in sorted(rows) for tag in _named(rows[key], tags.get(key, ()))]
+    return DeletedTree(
+        path=str(path), revisions=tuple(row.reference for row in ordered), tags=tuple(sorted(named)), done=done
+    )
+
+
+def _check_childless(session: Session, revision_id: int, reference: str) -> None:
+    children = (
+        select(Adapter.path, Revision.number)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .where(Revision.parent_id == revision_id)
+    )
+    named = [f"{path}@{number}" for path, number in session.execute(children.order_by(Revision.id).limit(_NAMED))]
+    if named:
+        count = session.scalar(select(func.count()).where(Revision.parent_id == revision_id)) or 0
+        more = f" and {count - len(named)} more" if count > len(named) else ""
+        raise ConflictError(
+            f"{reference} can't be deleted: {', '.join(named)}{more} {'was' if count == 1 else 'were'} trained on "
+            "it. Retract it to take it out of use with all that contains it.",
+            code="has_children",
+        )

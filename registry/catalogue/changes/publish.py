@@ -1,0 +1,264 @@
+"""The one short transaction that makes a revision visible: its number, its parent, its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Select, and_, bindparam, exists, select, update
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm.exc import StaleDataError
+
+from registry.catalogue.changes.revision_rows import write
+from registry.catalogue.database import events
+from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRecord, Revision
+from registry.catalogue.database.upsert import insert_if_absent
+from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, live
+from registry.catalogue.store import blobs, purge
+from registry.catalogue.store.blobs import FileRef
+from registry.catalogue.tree import bases, provenance, revisions
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.digest import sha256_digest
+from registry.errors import ConflictError, IntegrityError, NotFoundError, UsageError
+from registry.reference import Path
+from registry.rights import Principal
+from registry.schemas import CopiedFrom, DerivedFrom, TargetGroup
+from registry.schemas.texts import check_text
+
+
+@dataclass(frozen=True)
+class NewRevision:
+    """A revision to publish; all its blobs are recorded already."""
+
+    path: Path
+    base_digest: str  # of the weights it was checked against
+    parent_id: int | None  # row of the parent revision; None: the base model
+    digest: str  # of the manifest
+    manifest: str  # canonical JSON
+    message: str
+    author: str
+    rank: int
+    parameters: int
+    size: int
+    trained_on: str | None
+    notices: tuple[str, ...]
+    files: tuple[FileRef, ...]
+    targets: tuple[TargetGroup, ...]
+    number: int | None = None  # of a copy: the number that it has where it comes from, taken where it is free
+    created_at: datetime | None = None  # of a copy that keeps it: when it was published first
+    source: str | None = None  # where it was taken from
+    parent_known_by: str = "unrecorded"  # not part of the digest
+    derived_from: DerivedFrom | None = None
+    copied_from: CopiedFrom | None = None  # of a copy: the original
+
+
+def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[RevisionRow, bool]:
+    """Make a revision visible; False: the adapter has this very revision already, and nothing was changed (idempotent).
+
+    The adapter is created with its first revision; the adapter above it must exist.
+
+    Raises:
+        NotFoundError: the base model, the adapter above, or the parent revision does not exist.
+        ConflictError: ``other_weights`` or ``parent_mismatch``.
+        IntegrityError: the manifest does not have its digest.
+    """
+    if sha256_digest(new.manifest.encode()) != new.digest:
+        raise IntegrityError(f"The manifest of {new.path} does not have the digest {new.digest}.")
+    check_text("The message", new.message)
+    check_text("The author", new.author)
+    if new.copied_from is not None:
+        check_text("The origin of the copy", f"{new.copied_from.registry} {new.copied_from.author}")
+    place = _place(session, new)
+    if place.same_id is not None:
+        _lock(session, place.same_id)
+        return revisions.get(session, place.same_id), False
+    blobs.require(session, [file.digest for file in new.files], str(new.path))
+    if place.deleted_id is not None:  # its digest is reused: its deletion can't be undone any more
+        purge.purge(session, [place.deleted_id], purge.SAME_AGAIN, principal)
+    row = _insert(session, new, place)
+    detail: dict[str, object] = {
+        "digest": row.digest,
+        "parent": row.parent,
+        "parent_known_by": new.parent_known_by,
+        "message": row.message,
+    }
+    if new.created_at is not None:  # a copy: what it brings along is what somebody said
+        detail |= {"author": row.author, "created_at": row.created_at.isoformat()}
+    if new.copied_from is not None:
+        detail |= {"copied_from": f"{new.copied_from.reference} of {new.copied_from.registry}"}
+    events.record(session, "publish", row.reference, principal, detail)
+    return row, True
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The existing rows around a revision to publish."""
+
+    base_id: int
+    adapter_id: int | None
+    above_id: int | None  # the adapter above; None: the base model
+    same_id: int | None  # the revision that is published already
+    deleted_id: int | None  # the same, deleted
+    parent: str  # as a reference
+
+
+def _lock(session: Session, revision_id: int) -> None:
+    """Lock a revision against deletion until the transaction ends."""
+    held = select(Revision.id).where(Revision.id == revision_id).with_for_update(read=True, key_share=True)
+    if session.scalar(held) is None:  # deleted meanwhile: `Database.change` retries
+        raise StaleDataError(f"The revision {revision_id} was deleted meanwhile.")
+
+
+def _place(session: Session, new: NewRevision) -> _Place:
+    """Check the base model and the parent, and lock them until the transaction ends."""
+    if new.path.is_base:
+        raise UsageError(f"{new.path} is a base model: the path of an adapter is expected, such as {new.path}/NAME.")
+    above = None if new.path.parent is None or new.path.parent.is_base else new.path.parent
+    given = {
+        "base": new.path.base,
+        "path": str(new.path),
+        "above": None if above is None else str(above),
+        "parent_id": new.parent_id,
+        "digest": new.digest,
+    }
+    found = session.execute(_around(new.parent_id is not None), given, execution_options=INCLUDE_DELETED).one_or_none()
+    if found is None and new.parent_id is not None:  # find out which one is missing
+        found = session.execute(_around(on_parent=False), given, execution_options=INCLUDE_DELETED).one_or_none()
+    if found is None:
+        raise bases.missing(session, new.path.base)
+    if found.base_digest != new.base_digest:
+        raise ConflictError(
+            f"{new.path} was checked against the weights {new.base_digest}, but {new.path.base} has "
+            f"{found.base_digest}.",
+            code="other_weights",
+        )
+    if above is not None and found.above_id is None:
+        raise revisions.missing_adapter(session, above)
+    if new.parent_id is not None and found.parent_number is None:
+        raise NotFoundError(f"The parent revision of {new.path} does not exist any more.")
+    parent = new.path.base if new.parent_id is None else f"{found.parent_path}@{found.parent_number}"
+    if found.parent_adapter_id != found.above_id:
+        other = f"the base model {parent}" if new.parent_id is None else parent
+        wanted = f"the base model {new.path.base}" if above is None else f"a revision of {above}"
+        raise ConflictError(
+            f"{new.path} can't have {other} as parent: the path says that {wanted} is expected.",
+            code="parent_mismatch",
+        )
+    there = found.same_id if found.same_live else None
+    gone = None if found.same_live else found.same_id
+    return _Place(found.base_id, found.adapter_id, found.above_id, there, gone, parent)
+
+
+@cache  # made once: it takes longer to make than to run
+def _around(on_parent: bool) -> Select[*tuple[Any, ...]]:
+    """The base model, and what is there of the adapter, the one above, the parent and the revision itself.
+
+    Nobody deletes the base model until the transaction ends, nor, ``on_parent``, the parent, which has to be there.
+    """
+    above, parent_adapter = aliased(Adapter), aliased(Adapter)  # of which the session may see nothing
+    same, parent = aliased(Revision), aliased(Revision)
+    there = exists().where(Revision.adapter_id == above.id, live(Revision))
+    pinned = and_(parent.id == bindparam("parent_id"), live(parent))
+    held: list[Any] = [BaseModelRecord, parent] if on_parent else [BaseModelRecord]
+    return (
+        select(
+            BaseModelRecord.id.label("base_id"),
+            BaseModelRecord.digest.label("base_digest"),
+            Adapter.id.label("adapter_id"),
+            above.id.label("above_id"),
+            same.id.label("same_id"),
+            live(same).label("same_live"),
+            parent.adapter_id.label("parent_adapter_id"),
+            parent_adapter.path.label("parent_path"),
+            parent.number.label("parent_number"),
+        )
+        .select_from(BaseModelRecord)
+        .outerjoin(Adapter, Adapter.path == bindparam("path"))
+        .outerjoin(same, (same.adapter_id == Adapter.id) & (same.digest == bindparam("digest")))
+        .outerjoin(above, (above.path == bindparam("above")) & there)
+        .join(parent, pinned, isouter=not on_parent)
+        .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
+        .where(BaseModelRecord.name == bindparam("base"), live(BaseModelRecord))
+        .with_for_update(read=True, key_share=True, of=held)
+    )
+
+
+def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
+    adapter_id = place.adapter_id or _make_adapter(session, new, place)
+    columns: dict[str, Any] = {
+        "adapter_id": adapter_id,
+        "digest": new.digest,
+        "parent_id": new.parent_id,
+        "manifest": new.manifest,
+        "message": new.message,
+        "author": new.author,
+        "created_at": (new.created_at or datetime.now(UTC)).astimezone(UTC),
+        "rank": new.rank,
+        "parameters": new.parameters,
+        "size": new.size,
+        "trained_on": new.trained_on,
+    }
+    files = [{"path": file.path, "digest": file.digest} for file in new.files]
+    targets = [
+        {"name": group.name, "modules": group.modules, "ranks": list(group.ranks), "scalings": list(group.scalings)}
+        for group in new.targets
+    ]
+    # The same revision, published concurrently, violates a unique key: `Database.change` retries.
+    written = columns | {
+        "notices": list(new.notices),
+        "source": new.source,
+        "parent_known_by": new.parent_known_by,
+    }
+    if new.derived_from is not None:
+        written["derived_from"] = provenance.kept(new.derived_from)
+    if new.copied_from is not None:
+        written |= {"copied_from": new.copied_from.model_dump(mode="json")}
+    key, number = write(session, written, _number(session, new, adapter_id), files, targets)
+    return RevisionRow(
+        id=key,
+        number=number,
+        path=str(new.path),
+        parent=place.parent,
+        base_id=place.base_id,
+        base=new.path.base,
+        notices=new.notices,
+        retracted=None,
+        **columns,
+    )
+
+
+def _make_adapter(session: Session, new: NewRevision, place: _Place) -> int:
+    """The key of a new adapter, or of one that was created concurrently."""
+    made = {
+        "path": str(new.path),
+        "name": new.path.name,
+        "base_id": place.base_id,
+        "parent_id": place.above_id,
+        "next_number": 1,
+        "created_at": datetime.now(UTC),
+    }
+    key: int | None = session.execute(insert_if_absent(session, Adapter.path, Adapter.id), made).scalar()
+    if key is not None:
+        return key
+    return session.scalars(select(Adapter.id).where(Adapter.path == str(new.path))).one()
+
+
+def _number(session: Session, new: NewRevision, adapter_id: int) -> int | None:
+    """The number of a copy's original, unless it is or was taken here; None: the next one."""
+    if new.number is None:
+        return None
+    held = select(Adapter.next_number).where(Adapter.id == adapter_id).with_for_update()
+    if new.number >= session.scalars(held).one():
+        session.execute(update(Adapter).where(Adapter.id == adapter_id).values(next_number=new.number + 1))
+        return new.number
+    return new.number if _is_free(session, new.path, adapter_id, new.number) else None
+
+
+def _is_free(session: Session, path: Path, adapter_id: int, number: int) -> bool:
+    taken = select(Revision.id).where(Revision.adapter_id == adapter_id, Revision.number == number)
+    deleted = select(EventRecord.id).where(EventRecord.action == "delete", EventRecord.subject == f"{path}@{number}")
+    queries = (taken, deleted)
+    options = {**IGNORE_RIGHTS, **INCLUDE_DELETED}
+    return all(session.scalar(query.limit(1), execution_options=options) is None for query in queries)

@@ -1,0 +1,101 @@
+"""Retraction: history stays readable, and nothing that contains the revision is handed out any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from registry.catalogue.database import events
+from registry.catalogue.database.tables import Adapter, Revision, Tag
+from registry.catalogue.tree import revisions
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.errors import NotFoundError, RetractedError, UsageError
+from registry.rights import Principal
+from registry.schemas import Retracted
+from registry.schemas.texts import check_text
+
+
+def retract(session: Session, revision_id: int, reason: str, principal: Principal) -> Retracted:
+    """Retract a revision; once more replaces the reason.
+
+    Raises:
+        NotFoundError: it does not exist any more.
+        UsageError: the reason is missing or can't be kept.
+    """
+    if not check_text("The reason", reason).strip():
+        raise UsageError("A retraction needs a reason: it is what people are told who ask for the revision.")
+    row = _locked(session, revision_id)
+    reference = revisions.get(session, revision_id).reference
+    if row.retracted_reason != reason:
+        row.retracted_at = datetime.now(UTC)
+        row.retracted_reason = reason
+        row.retracted_by = principal.name
+        events.record(session, "retract", reference, principal, {"reason": reason})
+        session.flush()
+    return _answer(session, revision_id, reference, reason)
+
+
+def undo(session: Session, revision_id: int, principal: Principal) -> Retracted:
+    """Hand out a retracted revision again; one that is not retracted stays as it is.
+
+    Raises:
+        NotFoundError: it does not exist any more.
+    """
+    row = _locked(session, revision_id)
+    reference = revisions.get(session, revision_id).reference
+    if row.retracted_at is not None:
+        events.record(session, "retract undo", reference, principal, {"reason": row.retracted_reason})
+        row.retracted_at = row.retracted_reason = row.retracted_by = None
+        session.flush()
+    return _answer(session, revision_id, reference, None)
+
+
+def check(lineage: Sequence[RevisionRow]) -> None:
+    """Refuse a lineage that contains a retracted revision.
+
+    Raises:
+        RetractedError: naming the one nearest to the tip, and the reason.
+    """
+    for row in reversed(lineage):
+        if row.retracted is not None:
+            contained = "" if row is lineage[-1] else f"{lineage[-1].reference} was trained on {row.reference}: "
+            raise RetractedError(
+                f"{contained}{row.reference} was retracted by {row.retracted.actor} on {row.retracted.at:%Y-%m-%d}: "
+                f"{row.retracted.reason}"
+            )
+
+
+def _locked(session: Session, revision_id: int) -> Revision:
+    """The locked row; visibility is checked first. It may be deleted while the lock is waited for."""
+    revisions.get(session, revision_id)
+    row = session.get(Revision, revision_id, populate_existing=True, with_for_update=True)
+    if row is None:
+        raise NotFoundError("The revision does not exist any more.")
+    return row
+
+
+def _answer(session: Session, revision_id: int, reference: str, reason: str | None) -> Retracted:
+    found = select(Revision.id).where(Revision.id == revision_id).cte("found", recursive=True)
+    below = aliased(Revision)
+    found = found.union_all(select(below.id).join(found, below.parent_id == found.c.id))
+    contained = (
+        select(Adapter.path, Revision.number)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .where(Revision.id.in_(select(found.c.id)), Revision.id != revision_id)
+        .order_by(Revision.id)
+    )
+    tags = (
+        select(Adapter.path, Tag.name)
+        .join(Adapter, Adapter.id == Tag.adapter_id)
+        .where(Tag.revision_id.in_(select(found.c.id)))
+        .order_by(Adapter.path, Tag.name)
+    )
+    return Retracted(
+        reference=reference,
+        reason=reason,
+        descendants=tuple(f"{path}@{number}" for path, number in session.execute(contained)),
+        tags=tuple(f"{path}@{tag}" for path, tag in session.execute(tags)),
+    )

@@ -1,0 +1,306 @@
+"""The database behind the catalogue: transactions, schema version, and error mapping.
+
+SQLite in a folder of its own, or PostgreSQL, with the same code and migrations. Services get a `Database` and use at
+most one write transaction a request, with no slow work inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, Row, Select, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database import errors, migrations, postgresql, sqlite
+from registry.catalogue.database import schema as fitting
+from registry.catalogue.database.errors import from_system, translated
+from registry.catalogue.database.retry import retried
+from registry.catalogue.database.schema import Schema
+from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode
+from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.folders.errors import ErrorMapping
+from registry.rights import UNLIMITED, Rights
+
+__all__ = ["BUSY_TIMEOUT", "Database", "PoolUse", "Schema", "sqlite_url"]
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT: Final = 30.0  # seconds
+_MIGRATION_LOCK: Final = 0x72656769  # any fixed number: PostgreSQL's advisory locks are named by numbers
+
+
+@dataclass(frozen=True)
+class PoolUse:
+    """Connections of the pool: in use, idle, and at most (None: unbounded)."""
+
+    in_use: int
+    idle: int
+    size: int | None
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite database file, whatever characters its path has."""
+    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+class Database:
+    """A catalogue's database. Opening one touches nothing.
+
+    Every error of the database leaves as a `RegistryError`: ``busy``, ``disk_full``, ``read_only``, ``schema_newer``,
+    ``schema_older``, ``corrupt`` or ``unavailable``. Sessions see what their rights allow.
+
+    Args:
+        url: ``sqlite:///FILE`` or a URL of PostgreSQL.
+        busy_timeout: how long to wait for another writer, in seconds.
+
+    Raises:
+        UsageError: the URL is malformed or names a kind of database that the registry does not use.
+    """
+
+    def __init__(self, url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> None:
+        self._busy_timeout = busy_timeout
+        self._checked = False
+        try:
+            parsed = postgresql.with_driver(make_url(url))
+        except (ArgumentError, ValueError) as error:
+            # The URL itself stays out of the message: it may hold a password.
+            raise UsageError(
+                "The database URL is malformed: expected sqlite:///FILE or postgresql://USER@HOST/NAME."
+            ) from error
+        embedded = parsed.get_backend_name() == "sqlite" and parsed.database not in {None, "", ":memory:"}
+        self._path = Path(parsed.database or "") if embedded else None
+        self._where = str(self._path) if embedded else postgresql.shown(parsed)
+        engine = self._open(parsed)
+        self._engine = engine
+        self._reader = mode(engine, "read")
+        self._writer = mode(engine, "write")
+        self._asker = mode(engine, "single")
+
+    def _open(self, url: URL) -> Engine:
+        if self._path is not None:
+            with self._mapping_errors():
+                return sqlite.engine(self._path, self._busy_timeout)
+        if url.drivername != "postgresql+psycopg":
+            raise UsageError(
+                f"The database URL with {url.drivername}:// can't be used: expected sqlite:///FILE or postgresql://..."
+            )
+        try:
+            return postgresql.engine(url)
+        except (NoSuchModuleError, ModuleNotFoundError) as error:
+            raise UnavailableError(
+                f"The database {self._where} needs a driver that is not installed: {error}.", code="missing_package"
+            ) from error
+
+    @property
+    def where(self) -> str:
+        """The database as messages show it: a file, or a URL without its password."""
+        return self._where
+
+    @contextmanager
+    def read(self, rights: Rights = UNLIMITED) -> Iterator[Session]:
+        """A read transaction: one snapshot for all queries, read-only.
+
+        Raises:
+            NotFoundError: there is no registry yet.
+        """
+        if not self._checked:
+            self._check_before_reading()
+        frozen = sqlite.stamp(self._path) if self._path is not None and sqlite.is_frozen(self._path) else None
+        with translated(self._where, self._folder), in_session(self._reader, rights) as session:
+            yield session
+            session.commit()  # psycopg forgets its prepared statements in a rollback
+        if frozen is not None and self._path is not None and frozen != sqlite.stamp(self._path):
+            raise UnavailableError(f"The database {self._where} was changed while it was read: try again.", code="busy")
+
+    def first(self, query: Select[*tuple[Any, ...]], values: Mapping[str, object]) -> Row[*tuple[Any, ...]] | None:
+        """The first row of one query of columns, without a session and without the visibility filter.
+
+        Raises:
+            NotFoundError: there is no registry yet.
+        """
+        if self._path is not None:
+            with self.read() as session:
+                return session.execute(query, values).first()
+        if not self._checked:
+            self._check_before_reading()
+        with translated(self._where, self._folder):
+            return retried(partial(self._ask, query, values))
+
+    def _ask(self, query: Select[*tuple[Any, ...]], values: Mapping[str, object]) -> Row[*tuple[Any, ...]] | None:
+        with self._asker.connect() as connection:
+            return connection.execute(query, values).first()
+
+    def change(self, work: Callable[[Session], T], *, rights: Rights = UNLIMITED) -> T:
+        """The result of ``work``, done in one write transaction.
+
+        ``work`` is retried in a new session when its transaction lost a race or its connection broke before the commit;
+        so it must do nothing but read and change the database. When the connection breaks during the commit, its
+        outcome is unknown, and `UnavailableError` says so.
+        """
+        if not self._checked:
+            self._check_before_writing()
+        with translated(self._where, self._folder):
+            return retried(partial(self._attempt, work, rights))
+
+    def _attempt(self, work: Callable[[Session], T], rights: Rights) -> T:
+        with in_session(self._writer, rights) as session:
+            answer = work(session)
+            session.flush()
+            try:
+                session.commit()
+            except DBAPIError as error:
+                unknown = errors.committing(error, self._where)
+                if unknown is None:
+                    raise
+                raise unknown from error
+            return answer
+
+    @contextmanager
+    def write(self, rights: Rights = UNLIMITED) -> Iterator[Session]:
+        """A write transaction without retry, committed when the block is left and rolled back when it raises.
+
+        The schema is created or upgraded before the first one. Services use `change`.
+        """
+        if not self._checked:
+            self._check_before_writing()
+        with translated(self._where, self._folder), in_session(self._writer, rights) as session:
+            yield session
+            session.commit()
+
+    def ping(self) -> None:
+        """Liveness check: raises unless the database responds and its schema fits this program."""
+        state = self.schema()
+        if state is not Schema.CURRENT:
+            raise self._unfit()
+
+    def pool(self) -> PoolUse:
+        """The connection pool of this process."""
+        pool = self._engine.pool
+        if not isinstance(pool, QueuePool):
+            return PoolUse(0, 0, None)
+        return PoolUse(pool.checkedout(), pool.checkedin(), postgresql.POOL_MOST if self._path is None else None)
+
+    def schema(self) -> Schema:
+        """Compare the database's schema with this program's, without Alembic.
+
+        Raises:
+            UnavailableError: ``schema_newer``, or the database is not a registry's.
+        """
+        if not self._is_there():
+            return Schema.ABSENT
+        with translated(self._where, self._folder), connected(self._reader) as connection:
+            return fitting.compare(connection, self._where)
+
+    def version(self) -> str | None:
+        """The newest migration that was applied; None: there is no registry yet."""
+        if not self._is_there():
+            return None
+        with translated(self._where, self._folder), connected(self._reader) as connection:
+            return fitting.version_on(connection)
+
+    def _is_there(self) -> bool:
+        with self._mapping_errors():
+            return self._path is None or self._path.exists()
+
+    def _mapping_errors(self) -> ErrorMapping[str]:
+        """Map errors of the operating system and the driver to errors of this package."""
+        return ErrorMapping(from_system, self._where)
+
+    def prepare(self) -> None:
+        """Create or upgrade the schema; a SQLite database is backed up next to it before an upgrade.
+
+        Safe to call concurrently; an interrupted call changes nothing.
+        """
+        if self.schema() is not Schema.CURRENT:
+            with self.migrating() as connection:
+                state = fitting.compare(connection, self._where)
+                if state is Schema.OLDER and self._path is not None:
+                    self._keep_copy(self._path, connection.scalar(migrations.VERSION))
+                if state is not Schema.CURRENT:
+                    migrations.upgrade(connection)
+        self._checked = True
+
+    def _keep_copy(self, path: Path, version: str | None) -> None:
+        target = path.with_name(f"{path.name}.before-{migrations.HISTORY[-1]}-from-{version}")
+        with self._mapping_errors():
+            sqlite.copy(path, target, self._busy_timeout)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """The connection and transaction of a migration; one at a time across all machines."""
+        with translated(self._where, self._folder):
+            try:
+                with connected(self._migration_engine()) as connection:
+                    if self._path is None:
+                        self._wait_for_turn(connection)
+                    yield connection
+                    if self._path is not None and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                        raise IntegrityError(f"A migration of {self._where} would leave rows that point at nothing.")
+                    connection.commit()
+            except DBAPIError as error:
+                if errors.sqlstate(error) != "55P03":
+                    raise
+                raise UnavailableError(
+                    f"The database {self._where} could not be upgraded, because others held its tables, or were "
+                    "upgrading it, for too long: nothing was changed. Try again, when there is less going on.",
+                    code="busy",
+                ) from error
+
+    def _wait_for_turn(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{int(self._busy_timeout * 1000)}ms'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+
+    def dispose(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _migration_engine(self) -> Engine:
+        path = self._path
+        if path is None:
+            return self._writer
+        with self._mapping_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sqlite.check_writable(path)
+        engine = create_engine(
+            "sqlite://", creator=lambda: sqlite.make_writable(path, self._busy_timeout), poolclass=NullPool
+        )
+        begin_explicitly(engine, sqlite.begin)
+        return engine
+
+    @property
+    def _folder(self) -> Path | None:
+        return None if self._path is None else self._path.parent
+
+    def _check_before_reading(self) -> None:
+        state = self.schema()
+        if state is Schema.ABSENT and self._path is not None:
+            raise NotFoundError(f"There is no registry at {self._where} yet: `registry base add` makes one.")
+        if state is not Schema.CURRENT:
+            self._upgrade_own()
+        self._checked = True
+
+    def _check_before_writing(self) -> None:
+        if self._path is not None:
+            self.prepare()
+        elif self.schema() is not Schema.CURRENT:
+            self._upgrade_own()
+        self._checked = True
+
+    def _upgrade_own(self) -> None:
+        """A team's database is upgraded by its operator, an embedded one when it is opened."""
+        if self._path is None:
+            raise self._unfit()
+        self.prepare()
+
+    def _unfit(self) -> UnavailableError:
+        return UnavailableError(
+            f"The database {self._where} has no schema yet or an older one: run `registry db upgrade`.",
+            code="schema_older",
+        )

@@ -1,0 +1,177 @@
+"""Error mapping of the database: the one place where drivers' errors are read."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm.exc import StaleDataError
+
+from registry import errors
+from registry.folders.errors import FORBIDDEN, FULL, reason
+
+_BROKEN: Final = frozenset(["SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT"])
+_UNLOCKABLE: Final = frozenset(
+    f"SQLITE_IOERR_{what}"
+    for what in (
+        "LOCK",
+        "UNLOCK",
+        "RDLOCK",
+        "CHECKRESERVEDLOCK",
+        "BLOCKED",
+        "SHMOPEN",
+        "SHMSIZE",
+        "SHMLOCK",
+        "SHMMAP",
+    )
+)
+_LEAST_FREE: Final = 1 << 20  # bytes; with less, a failed growth of SQLite's shared memory file means a full disk
+
+
+@contextmanager
+def translated(where: str, folder: Path | None = None) -> Iterator[None]:
+    """Map every error of the database within the block to a `RegistryError`.
+
+    Args:
+        where: the database as messages show it.
+        folder: the folder it is in, where it is in one.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise _from_driver(error, where, folder) from error
+    except sqlite3.Error as error:
+        raise _from_sqlite(error, where, folder) from error
+    except StaleDataError as error:
+        raise _refused(error, where) from error
+    except PoolTimeout as error:
+        raise _busy(where) from error
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """PostgreSQL's SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html."""
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    return state
+
+
+def committing(error: DBAPIError, where: str) -> errors.RegistryError | None:
+    """The error for a connection lost during a commit; None for any other."""
+    if not error.connection_invalidated:
+        return None
+    return errors.UnavailableError(
+        f"The connection to the database {where} was lost while a change was committed: whether it was made isn't "
+        "known. Do it again; what is there already is not made twice."
+    )
+
+
+def _from_driver(error: DBAPIError, where: str, folder: Path | None) -> errors.RegistryError:
+    if isinstance(error.orig, sqlite3.Error):
+        return _from_sqlite(error.orig, where, folder)
+    if isinstance(error, IntegrityError):
+        return _refused(error.orig, where)
+    state = sqlstate(error)
+    if state in _BY_STATE:
+        return _BY_STATE[state](where)
+    if state is None and isinstance(error, OperationalError):
+        return errors.UnavailableError(f"The database {where} can't be reached: {_line(error.orig)}")
+    return errors.UnavailableError(f"The database {where} can't be used: {_line(error.orig)}")
+
+
+def _from_sqlite(error: sqlite3.Error, where: str, folder: Path | None) -> errors.RegistryError:
+    name: str = getattr(error, "sqlite_errorname", None) or ""
+    kind = "_".join(name.split("_")[:2])
+    if kind == "SQLITE_IOERR" and folder is not None and _is_full(folder):
+        kind = "SQLITE_FULL"
+    elif name in _UNLOCKABLE:
+        kind = "SQLITE_PROTOCOL"
+    if kind in _SHORT:
+        return _SHORT[kind](where)
+    if kind == "SQLITE_CONSTRAINT":
+        return _refused(error, where)
+    if kind in _BROKEN:
+        return errors.IntegrityError(
+            f"The database {where} is damaged or is no SQLite database ({_line(error)}): restore it from a copy."
+        )
+    return errors.UnavailableError(f"The database {where} can't be used: {_line(error)}.")
+
+
+def from_system(where: str, error: OSError) -> errors.RegistryError:
+    """The error for an `OSError` of the database's folder."""
+    if error.errno in FULL:
+        return _full(where)
+    if error.errno in FORBIDDEN:
+        return _read_only(where)
+    return errors.UnavailableError(f"The database {where} can't be used: {reason(error)}.")
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < _LEAST_FREE
+    except OSError:
+        return False
+
+
+def _busy(where: str) -> errors.RegistryError:
+    return errors.UnavailableError(
+        f"The database {where} is busy: another process held it for too long. Try again.", code="busy"
+    )
+
+
+def _full(where: str) -> errors.RegistryError:
+    return errors.UnavailableError(
+        f"There is no space left for the database {where}: free some and try again.", code="disk_full"
+    )
+
+
+def _read_only(where: str) -> errors.RegistryError:
+    return errors.NotAllowedError(
+        f"The database {where} can't be written: the file or its folder is read-only for this user.", code="read_only"
+    )
+
+
+def _unlockable(where: str) -> errors.RegistryError:
+    return errors.UnavailableError(
+        f"The database {where} can't be locked: its folder seems to be on a network file system that can't lock. "
+        "Use a local folder, or a PostgreSQL database."
+    )
+
+
+def _closed(where: str) -> errors.RegistryError:
+    return errors.UnavailableError(
+        f"The database {where} can't be opened: check that its folder exists and may be read and written."
+    )
+
+
+def _refused(error: BaseException | None, where: str) -> errors.RegistryError:
+    return errors.UnavailableError(
+        f"The database {where} refused a change, because what it refers to was changed meanwhile ({_line(error)}). "
+        "Try again."
+    )
+
+
+def _line(error: BaseException | None) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+_SHORT: Final = {
+    "SQLITE_BUSY": _busy,
+    "SQLITE_LOCKED": _busy,
+    "SQLITE_FULL": _full,
+    "SQLITE_READONLY": _read_only,
+    "SQLITE_PERM": _read_only,
+    "SQLITE_AUTH": _read_only,
+    "SQLITE_PROTOCOL": _unlockable,
+    "SQLITE_CANTOPEN": _closed,
+}
+
+_BY_STATE: Final = {  # PostgreSQL: locks not available, deadlock, serialisation, cancelled for time, too many clients
+    **dict.fromkeys(("55P03", "40P01", "40001", "57014", "53300"), _busy),
+    "53100": _full,
+    **dict.fromkeys(("25006", "42501"), _read_only),
+}

@@ -1,0 +1,51 @@
+"""The schema's history: which migrations there are, and how Alembic is run on them.
+
+The history stands here as a constant, so that opening a registry whose schema is current needs no Alembic
+(it takes as long to import as everything else together).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, text
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HISTORY: Final = ("0001", "0002", "0003", "0004")  # oldest first; a test compares it with the files
+VERSION_TABLE: Final = "alembic_version"
+VERSION: Final = text("SELECT version_num FROM alembic_version")
+COMPATIBILITY_TABLE: Final = "compatibility"
+OLDEST: Final = text("SELECT oldest FROM compatibility WHERE version = :version")
+
+_PACKAGE = Path(__file__).parents[2]
+
+
+def folders() -> tuple[Path, Path]:
+    """Where Alembic's env.py and the migrations are: inside an installed package, or at the top of a checkout."""
+    shipped = _PACKAGE / "_alembic", _PACKAGE / "_migrations"
+    return shipped if shipped[0].is_dir() else (_PACKAGE.parent / "alembic", _PACKAGE.parent / "migrations")
+
+
+def configuration(connection: Connection | None = None) -> Config:
+    """Alembic's configuration, made without an ini file, which is not shipped."""
+    from alembic.config import Config
+
+    script, versions = (str(folder).replace("%", "%%") for folder in folders())
+    config = Config()
+    config.set_main_option("script_location", script)
+    config.set_main_option("version_locations", versions)
+    config.set_main_option("path_separator", "newline")
+    config.attributes["package"] = __name__.partition(".")[0]
+    if connection is not None:
+        config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring the schema to the newest migration, in the transaction that the connection is in."""
+    from alembic import command
+
+    command.upgrade(configuration(connection), "head")

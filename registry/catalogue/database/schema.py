@@ -1,0 +1,56 @@
+"""Compatibility of a database's schema with this program, without Alembic."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from sqlalchemy import Connection, inspect
+
+from registry.catalogue.database import migrations
+from registry.errors import UnavailableError
+
+
+class Schema(Enum):
+    """How the database's schema compares with this program's."""
+
+    ABSENT = "absent"
+    OLDER = "older"
+    CURRENT = "current"  # the same, or a newer compatible one
+
+
+def version_on(connection: Connection) -> str | None:
+    """The newest migration that was applied; None: none was."""
+    if migrations.VERSION_TABLE not in inspect(connection).get_table_names():
+        return None
+    version: str | None = connection.scalar(migrations.VERSION)
+    return version
+
+
+def compare(connection: Connection, where: str) -> Schema:
+    """Compare the schema of the database ``where`` with this program's.
+
+    Raises:
+        UnavailableError: ``schema_newer``, or the database is not a registry's.
+    """
+    tables = set(inspect(connection).get_table_names())
+    version = connection.scalar(migrations.VERSION) if migrations.VERSION_TABLE in tables else None
+    if version is None:
+        if tables - {migrations.VERSION_TABLE}:
+            raise UnavailableError(f"The database {where} holds something else than a registry: name an empty one.")
+        return Schema.ABSENT
+    newest = migrations.HISTORY[-1]
+    if version == newest:
+        return Schema.CURRENT
+    if version in migrations.HISTORY:
+        return Schema.OLDER
+    # For rolling upgrades: a migration declares the oldest program that still works with it.
+    oldest = None
+    if migrations.COMPATIBILITY_TABLE in tables:
+        oldest = connection.scalar(migrations.OLDEST, {"version": version})
+    if oldest is not None and newest >= oldest:
+        return Schema.CURRENT
+    raise UnavailableError(
+        f"The database {where} was written by a newer version of the registry (schema {version}, this one "
+        f"knows {newest}): upgrade this program.",
+        code="schema_newer",
+    )

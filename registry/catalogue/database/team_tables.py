@@ -1,0 +1,130 @@
+"""The tables of a registry that several people share: tokens, protected tags, uploads, operations, materialisations."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.catalogue.database.tables import ORDERED, Digest, Record, Time
+
+
+class TokenRecord(Record):
+    """A token. Of its secret only the sha256 is kept."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (Index(None, "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    digest: Mapped[str] = mapped_column(ORDERED, unique=True)
+    name: Mapped[str]
+    role: Mapped[str]
+    scopes: Mapped[list[str]]
+    created_at: Mapped[Time]
+    created_by: Mapped[str]
+    expires_at: Mapped[Time | None]
+    revoked_at: Mapped[Time | None]
+    last_used_at: Mapped[Time | None]
+
+
+class ProtectedTagRecord(Record):
+    """Tags of a base model's adapters that only admins move."""
+
+    __tablename__ = "protected_tags"
+
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_models.id"), primary_key=True)
+    pattern: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+
+
+class UploadRecord(Record):
+    """Bytes that a client sends: where they are until they are checked. `multipart` is the store's own id for it."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index(None, "owner", "digest"),)
+
+    id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    digest: Mapped[Digest]
+    size: Mapped[int]
+    part_size: Mapped[int]
+    staging_key: Mapped[str]
+    multipart: Mapped[str | None]
+    owner: Mapped[str] = mapped_column(ORDERED)
+    created_at: Mapped[Time]
+    expires_at: Mapped[Time] = mapped_column(index=True)
+
+
+class JobRecord(Record):
+    """Work that takes longer than a request. Who runs it holds a lease; when that ends, another one goes on.
+
+    `attempts` counts how often it was taken up and not given back: work that takes its process down must not go round
+    for ever.
+    """
+
+    __tablename__ = "operations"
+    __table_args__ = (Index(None, "state", "created_at"), Index(None, "owner", "created_at"))
+
+    id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    kind: Mapped[str]
+    state: Mapped[str] = mapped_column(ORDERED)
+    owner: Mapped[str] = mapped_column(ORDERED)
+    principal: Mapped[dict[str, Any]]
+    request: Mapped[str] = mapped_column(Text)
+    stage: Mapped[str]
+    done: Mapped[int]
+    total: Mapped[int]
+    result: Mapped[str | None] = mapped_column(Text)
+    problem: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[Time]
+    updated_at: Mapped[Time]
+    attempts: Mapped[int]
+    runner: Mapped[str | None]
+    lease_until: Mapped[Time | None]
+
+
+class MaterialisationRecord(Record):
+    """An artifact that is kept in the store: what it is of, which bytes they are, and until when.
+
+    One of each meaning and format, whichever arithmetic made it: so all replicas hand out the same.
+    """
+
+    __tablename__ = "materialisations"
+    __table_args__ = (UniqueConstraint("revision_id", "plan_digest", "artifact_format"),)
+
+    id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    rendering: Mapped[Digest]
+    plan_digest: Mapped[Digest]
+    plan: Mapped[dict[str, Any]]
+    numerics: Mapped[str | None]
+    artifact_format: Mapped[int]
+    notices: Mapped[list[str]]
+    created_at: Mapped[Time]
+    created_by: Mapped[str]
+    expires_at: Mapped[Time] = mapped_column(index=True)
+
+
+class MaterialisedFile(Record):
+    """A file of an artifact that is kept in the store."""
+
+    __tablename__ = "materialised_files"
+
+    materialisation_id: Mapped[str] = mapped_column(
+        ORDERED, ForeignKey("materialisations.id", ondelete="CASCADE"), primary_key=True
+    )
+    path: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[Digest] = mapped_column(ForeignKey("blobs.digest"), index=True)
+
+
+class Compatibility(Record):
+    """For each migration, the newest migration of the oldest program that can still work with it."""
+
+    __tablename__ = "compatibility"
+
+    version: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    oldest: Mapped[str] = mapped_column(ORDERED)
+
+
+METADATA: Final = Record.metadata
+"""All tables, these and those of `registry.catalogue.database.tables`."""

@@ -1,0 +1,73 @@
+"""How transactions begin: by an explicit statement, which also checks that the connection is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, TypeVar
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database.visibility import open_session
+from registry.rights import Rights
+
+T = TypeVar("T")
+Mode = Literal["read", "write", "single"]
+
+_MODE: Final = "registry_mode"
+
+
+def mode(engine: Engine, kind: Mode) -> Engine:
+    """The engine for transactions of one kind; ``single`` is for one query without a transaction."""
+    return engine.execution_options(**{_MODE: kind})
+
+
+def begin_explicitly(engine: Engine, begin: Callable[[Connection, Mode], None]) -> None:
+    """Begin every transaction of an engine by ``begin``, with its mode; none means ``write``."""
+
+    def begun(connection: Connection) -> None:
+        begin(connection, connection.get_execution_options().get(_MODE, "write"))
+
+    event.listen(engine, "begin", begun)
+
+
+def connected(engine: Engine) -> Connection:
+    """A connection in a transaction."""
+
+    def begin() -> Connection:
+        connection = engine.connect()
+        try:
+            connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return _on_a_living_connection(begin)
+
+
+def in_session(engine: Engine, rights: Rights) -> Session:
+    """A session in a transaction, filtered by ``rights``."""
+
+    def begin() -> Session:
+        session = open_session(engine, rights)
+        try:
+            session.connection()
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    return _on_a_living_connection(begin)
+
+
+def _on_a_living_connection(begin: Callable[[], T]) -> T:
+    # The pool's connections die when the server is restarted. One that did is found here, where nothing was done on it
+    # yet, and with it the others are left; asking each before its use would cost a round trip.
+    try:
+        return begin()
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+    return begin()

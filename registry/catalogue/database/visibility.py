@@ -1,0 +1,109 @@
+"""The visibility filter of sessions: rows outside their rights and deleted rows are hidden from their queries.
+
+Criteria of rights are added to every select of `Adapter`, `BaseModelRecord` or `EventRecord` themselves. To bypass
+them, name an alias of `Adapter` (the parent of a revision), or pass `IGNORE_RIGHTS`, the execution option of queries
+that walk a lineage, which composing needs whole.
+
+Deleted revisions are hidden under every name, aliases included, and deleted base models only under their own: an alias
+of `BaseModelRecord` is used to find who needs a blob. `INCLUDE_DELETED` is the execution option of the few queries that
+undo or purge a deletion, or must not reuse a number. Neither option includes the other.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final, cast
+
+from sqlalchemy import Engine, and_, event, or_, true
+from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
+from sqlalchemy.sql.elements import ColumnElement
+
+from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRecord, Revision
+from registry.reference import Path
+from registry.rights import UNLIMITED, Rights
+
+IGNORE_RIGHTS: Final[dict[str, Any]] = {"registry_everything": True}
+INCLUDE_DELETED: Final[dict[str, Any]] = {"registry_deleted": True}
+FOR_ADMINS: Final = ("refused", "token create", "token revoke", "gc")
+"""Actions of events that only unscoped admins see."""
+
+_RIGHTS: Final = "registry_rights"
+
+
+class FilteredSession(Session):
+    """A session whose queries are filtered by its rights."""
+
+
+def open_session(engine: Engine, rights: Rights) -> Session:
+    """A session whose queries are filtered by ``rights``."""
+    return FilteredSession(engine, expire_on_commit=False, info={_RIGHTS: rights})
+
+
+def rights_of(session: Session) -> Rights:
+    """The rights of a session."""
+    rights: Rights = session.info[_RIGHTS]
+    return rights
+
+
+def in_subtree(
+    path: Path, column: InstrumentedAttribute[str] | ColumnElement[str] = Adapter.path
+) -> ColumnElement[bool]:
+    """The condition that an adapter is at a path or below it."""
+    # "0" is the character after "/": a range uses the index on every database, LIKE does not.
+    return or_(column == str(path), (column > f"{path}/") & (column < f"{path}0"))
+
+
+def live(record: Any) -> ColumnElement[bool]:
+    """The condition that a revision or a base model, or one under an alias, is not deleted."""
+    # "It has a time of deletion" is not true. Said of the plain column, SQLite would take the index of `deleted_at`, by
+    # which nearly all rows are found, and PostgreSQL would believe that few are.
+    deleted = record.deleted_at == record.deleted_at
+    return cast(ColumnElement[bool], deleted).is_not(true())
+
+
+@event.listens_for(FilteredSession, "do_orm_execute")
+def _narrow(state: ORMExecuteState) -> None:
+    if not state.is_select:
+        return
+    options = state.execution_options
+    rights = UNLIMITED if options.get("registry_everything") else rights_of(state.session)
+    criteria = _criteria(rights, bool(options.get("registry_deleted")))
+    if criteria:
+        state.statement = state.statement.options(*criteria)
+
+
+@lru_cache(maxsize=1024)  # every query of every request of a token needs the same ones
+def _criteria(rights: Rights, deleted_too: bool) -> tuple[Any, ...]:
+    conditions: dict[Any, ColumnElement[bool]] = {}
+    bases = [] if deleted_too else [live(BaseModelRecord)]
+    if not rights.unlimited:
+        conditions[Adapter] = or_(*(in_subtree(scope) for scope in rights.scopes))
+        bases.append(BaseModelRecord.name.in_(_bases(rights)))
+        conditions[EventRecord] = and_(_in_scope(rights), _not_for_admins())
+    elif rights.role != "admin":
+        conditions[EventRecord] = _not_for_admins()
+    if bases:
+        conditions[BaseModelRecord] = and_(*bases)
+    found = [with_loader_criteria(table, condition, include_aliases=False) for table, condition in conditions.items()]
+    if not deleted_too:
+        # The function, not what it says of `Revision`: that would not be about an alias that is joined.
+        found.append(with_loader_criteria(Revision, live, include_aliases=True))
+    return tuple(found)
+
+
+def _bases(rights: Rights) -> list[str]:
+    return sorted({scope.base for scope in rights.scopes})
+
+
+def _not_for_admins() -> ColumnElement[bool]:
+    return EventRecord.action.not_in(FOR_ADMINS)
+
+
+def _in_scope(rights: Rights) -> ColumnElement[bool]:
+    """Events of what is seen: subjects are names of base models, paths, and references ``PATH@...``."""
+    conditions: list[ColumnElement[bool]] = [EventRecord.subject.in_(_bases(rights))]
+    for scope in rights.scopes:
+        conditions.append(in_subtree(scope, EventRecord.subject))
+        # "A" is the character after "@".
+        conditions.append((EventRecord.subject > f"{scope}@") & (EventRecord.subject < f"{scope}A"))
+    return or_(*conditions)

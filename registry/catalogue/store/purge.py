@@ -1,0 +1,146 @@
+"""Purges deleted revisions and base models: after their grace period, or because their name or digest is reused.
+
+Events remain, and numbers stay taken. Bytes are collected like any unreferenced ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import and_, delete, exists, select, update
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.elements import ColumnElement
+
+from registry.catalogue.database import events
+from registry.catalogue.database.tables import (
+    Adapter,
+    Annotation,
+    BaseFile,
+    BaseModelRecord,
+    Metric,
+    Revision,
+    RevisionFile,
+    RevisionTarget,
+    Tag,
+)
+from registry.catalogue.database.team_tables import ProtectedTagRecord
+from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED
+from registry.catalogue.store.blobs import parts
+from registry.rights import Principal
+
+GRACE_OVER: Final = "the grace period is over"
+SAME_AGAIN: Final = "the same content was published again"
+NAME_AGAIN: Final = "another base model has the name"
+_ALL: Final = {**IGNORE_RIGHTS, **INCLUDE_DELETED}
+_PLACEHOLDER: Final = "{name} replaced"  # no base model can be called this
+
+
+def expired(session: Session, before: datetime, limit: int) -> tuple[int, ...]:
+    """Keys of revisions that were deleted before then, oldest deletion first."""
+    query = select(Revision.id).where(Revision.deleted_at < before).order_by(Revision.deleted_at)
+    return tuple(session.scalars(query.limit(limit), execution_options=_ALL))
+
+
+def expired_references(session: Session, before: datetime) -> tuple[str, ...]:
+    """The same as references, the oldest first."""
+    query = select(Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    found = session.execute(query.where(Revision.deleted_at < before).order_by(Revision.id), execution_options=_ALL)
+    return tuple(f"{path}@{number}" for path, number in found)
+
+
+def expired_bases(session: Session, before: datetime) -> tuple[str, ...]:
+    """Names of base models that were deleted before then and still have their files."""
+    query = select(BaseModelRecord.name).where(BaseModelRecord.deleted_at < before, has_files())
+    return tuple(session.scalars(query.order_by(BaseModelRecord.name), execution_options=_ALL))
+
+
+def has_files() -> ColumnElement[bool]:
+    """The condition that a deleted base model can be restored: a row without files only keeps numbers taken."""
+    return exists().where(BaseFile.base_id == BaseModelRecord.id)
+
+
+def purge(session: Session, revision_ids: Iterable[int], why: str, principal: Principal) -> tuple[str, ...]:
+    """Purge deleted revisions, and the deleted ones that were trained on them; returns which.
+
+    Those could be restored only after these. A revision restored meanwhile stays.
+    """
+    gone: list[str] = []
+    for part in parts(revision_ids):
+        start = select(Revision.id).where(Revision.id.in_(part), Revision.deleted_at.is_not(None))
+        found = start.cte("found", recursive=True)
+        below = aliased(Revision)
+        found = found.union(select(below.id).join(found, below.parent_id == found.c.id))
+        held = (
+            select(
+                Revision.id, Revision.number, Revision.digest, Revision.deleted_at, Revision.deleted_by, Adapter.path
+            )
+            .join(Adapter, Adapter.id == Revision.adapter_id)
+            .where(Revision.id.in_(select(found.c.id)), Revision.deleted_at.is_not(None))
+            .order_by(Revision.id)  # as an undo locks: parents first
+            .with_for_update(of=Revision)
+        )
+        rows = session.execute(held, execution_options=_ALL).all()
+        ids = [row.id for row in rows]
+        for some in parts(ids):
+            for table in (Tag, Metric, Annotation, RevisionFile, RevisionTarget):
+                session.execute(delete(table).where(table.revision_id.in_(some)))
+        for key in reversed(ids):
+            session.execute(delete(Revision).where(Revision.id == key))
+        for row in rows:
+            gone.append(f"{row.path}@{row.number}")
+            detail = {"digest": row.digest, **_deletion(row.deleted_at, row.deleted_by), "why": why}
+            events.record(session, "purge", gone[-1], principal, detail)
+    return tuple(gone)
+
+
+def purge_base(
+    session: Session, name: str, why: str, principal: Principal, *, before: datetime | None = None
+) -> tuple[int | None, bool]:
+    """Purge a deleted base model, with all that was deleted below it.
+
+    Its row stays where adapters were below it, so that their numbers stay taken. Returns the key of a row that stays,
+    and whether anything was purged.
+    """
+    conditions = [BaseModelRecord.name == name, BaseModelRecord.deleted_at.is_not(None)]
+    if before is not None:
+        conditions.append(BaseModelRecord.deleted_at < before)
+    columns = (BaseModelRecord.id, BaseModelRecord.digest, BaseModelRecord.deleted_at, BaseModelRecord.deleted_by)
+    held = select(*columns).where(and_(*conditions)).with_for_update()
+    row = session.execute(held, execution_options=_ALL).one_or_none()
+    if row is None:
+        return None, False
+    below = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.base_id == row.id)
+    purge(session, session.scalars(below, execution_options=_ALL).all(), why, principal)
+    there = session.scalar(select(BaseFile.base_id).where(BaseFile.base_id == row.id).limit(1)) is not None
+    session.execute(delete(BaseFile).where(BaseFile.base_id == row.id))
+    session.execute(delete(ProtectedTagRecord).where(ProtectedTagRecord.base_id == row.id))
+    if there:
+        detail = {"digest": row.digest, **_deletion(row.deleted_at, row.deleted_by), "why": why}
+        events.record(session, "purge", name, principal, detail)
+    adapters = select(Adapter.id).where(Adapter.base_id == row.id).limit(1)
+    if session.scalar(adapters, execution_options=IGNORE_RIGHTS) is not None:
+        return row.id, there
+    session.execute(delete(BaseModelRecord).where(BaseModelRecord.id == row.id))
+    return None, there
+
+
+def release_name(session: Session, name: str, principal: Principal) -> int | None:
+    """End the undo of a deleted base model whose name is taken; the key of a row that needs `reassign_adapters`."""
+    key, _ = purge_base(session, name, NAME_AGAIN, principal)
+    if key is not None:
+        placeholder = _PLACEHOLDER.format(name=name)
+        session.execute(update(BaseModelRecord).where(BaseModelRecord.id == key).values(name=placeholder))
+    return key
+
+
+def reassign_adapters(session: Session, old: int | None, new: int) -> None:
+    """Give the adapters of the purged base model to the new one: none has a revision, but their numbers are taken."""
+    if old is not None:
+        session.execute(update(Adapter).where(Adapter.base_id == old).values(base_id=new))
+        session.execute(delete(BaseModelRecord).where(BaseModelRecord.id == old))
+
+
+def _deletion(at: datetime, by: str | None) -> dict[str, object]:
+    return {"deleted_at": at.isoformat(), "deleted_by": by}

@@ -1,0 +1,131 @@
+"""Open uploads: bytes that a client sends, until they are verified and become a blob."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database.team_tables import UploadRecord
+from registry.errors import NotFoundError
+from registry.rights import Principal
+
+LIFETIME: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class UploadRow:
+    """An upload. ``multipart`` is the store's own id for it, where it has one."""
+
+    id: str
+    digest: str
+    size: int
+    part_size: int
+    staging_key: str
+    multipart: str | None
+    owner: str
+    created_at: datetime
+    expires_at: datetime
+
+
+def owner_of(principal: Principal) -> str:
+    """The owner of a principal's uploads and jobs: its token, or its name where it has none."""
+    return principal.token or f"user {principal.name}"
+
+
+def create(
+    session: Session,
+    digest: str,
+    size: int,
+    principal: Principal,
+    *,
+    part_size: int,
+    staging_key: str,
+    multipart: str | None = None,
+    upload_id: str | None = None,
+    lifetime: timedelta = LIFETIME,
+) -> UploadRow:
+    """Record a new upload; ``upload_id`` where the caller has made one with `new_id`."""
+    now = datetime.now(UTC)
+    row = UploadRecord(
+        id=upload_id or new_id(),
+        digest=digest,
+        size=size,
+        part_size=part_size,
+        staging_key=staging_key,
+        multipart=multipart,
+        owner=owner_of(principal),
+        created_at=now,
+        expires_at=now + lifetime,
+    )
+    session.add(row)
+    session.flush()
+    return _value(row)
+
+
+def new_id() -> str:
+    """An id that no upload has: 32 hex digits."""
+    return uuid.uuid4().hex
+
+
+def find(session: Session, digest: str, size: int, principal: Principal) -> UploadRow | None:
+    """The newest open upload of these bytes by this principal, to resume."""
+    query = select(UploadRecord).where(
+        UploadRecord.owner == owner_of(principal),
+        UploadRecord.digest == digest,
+        UploadRecord.size == size,
+        UploadRecord.expires_at > datetime.now(UTC),
+    )
+    row = session.scalar(query.order_by(UploadRecord.created_at.desc()).limit(1))
+    return None if row is None else _value(row)
+
+
+def get(session: Session, upload_id: str, principal: Principal) -> UploadRow:
+    """An open upload of this principal.
+
+    Raises:
+        NotFoundError: there is none of this id, it is someone else's, or it has expired.
+    """
+    row = session.get(UploadRecord, upload_id)
+    if row is None or row.owner != owner_of(principal) or row.expires_at <= datetime.now(UTC):
+        raise NotFoundError(f"There is no upload {upload_id}, or its time is over: begin it again.")
+    return _value(row)
+
+
+def extend(session: Session, upload_id: str, lifetime: timedelta = LIFETIME) -> None:
+    """Extend the expiry of an upload to ``lifetime`` from now."""
+    until = datetime.now(UTC) + lifetime
+    session.execute(
+        update(UploadRecord)
+        .where(UploadRecord.id == upload_id, UploadRecord.expires_at < until)
+        .values(expires_at=until)
+    )
+
+
+def remove(session: Session, upload_id: str) -> None:
+    """Remove an upload that became a blob or lost its bytes."""
+    session.execute(delete(UploadRecord).where(UploadRecord.id == upload_id))
+
+
+def expired(session: Session, before: datetime, *, limit: int = 500) -> tuple[UploadRow, ...]:
+    """Uploads that expired before then, oldest first."""
+    query = select(UploadRecord).where(UploadRecord.expires_at < before).order_by(UploadRecord.expires_at).limit(limit)
+    return tuple(_value(row) for row in session.scalars(query))
+
+
+def _value(row: UploadRecord) -> UploadRow:
+    return UploadRow(
+        id=row.id,
+        digest=row.digest,
+        size=row.size,
+        part_size=row.part_size,
+        staging_key=row.staging_key,
+        multipart=row.multipart,
+        owner=row.owner,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )

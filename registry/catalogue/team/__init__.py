@@ -1,0 +1,1 @@
+"""What a team shares: tokens and jobs."""

@@ -1,0 +1,201 @@
+"""API tokens: created, authenticated, listed, revoked. A secret is shown once; only its sha256 is stored."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, cast
+
+from sqlalchemy import Row, bindparam, or_, select, update
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database import events
+from registry.catalogue.database.database import Database
+from registry.catalogue.database.team_tables import TokenRecord
+from registry.errors import NotAllowedError, NotFoundError, UnavailableError, UsageError
+from registry.reference import Path
+from registry.rights import ROLES, Principal, Rights, Role
+from registry.schemas import Token, TokenCreated
+from registry.schemas.texts import check_text
+
+SECRET_PREFIX: Final = "reg_"  # noqa: S105 - prefix of all secrets, for secret scanners
+MAX_NAME: Final = 128  # characters
+MAX_LIFETIME: Final = 100 * 365 * 86400  # seconds
+_NOTED_EVERY: Final = timedelta(minutes=1)
+# Made once: asked at every request.
+_HELD: Final = select(
+    TokenRecord.id,
+    TokenRecord.name,
+    TokenRecord.role,
+    TokenRecord.scopes,
+    TokenRecord.expires_at,
+    TokenRecord.revoked_at,
+    TokenRecord.last_used_at,
+).where(TokenRecord.digest == bindparam("digest"))
+_Token = Row[*tuple[Any, ...]]
+
+
+def create(
+    session: Session,
+    principal: Principal,
+    role: Role,
+    *,
+    name: str = "",
+    scopes: Iterable[Path] = (),
+    expires_in: int | None = None,
+) -> TokenCreated:
+    """Create a token; ``expires_in`` in seconds. Its secret is in this answer only.
+
+    Raises:
+        UsageError: an unknown role, a name that can't be kept, or a lifetime that is not positive.
+    """
+    if role not in ROLES:
+        raise UsageError(f"The role {role!r} is unknown: expected {', '.join(ROLES)}.")
+    if len(check_text("The token's name", name)) > MAX_NAME:
+        raise UsageError(f"The token's name has {len(name)} characters: at most {MAX_NAME} are expected.")
+    if expires_in is not None and not 0 < expires_in <= MAX_LIFETIME:
+        raise UsageError(f"A token can't expire in {expires_in} seconds: 1 to {MAX_LIFETIME} are expected.")
+    secret = SECRET_PREFIX + secrets.token_urlsafe(32)
+    now = datetime.now(UTC)
+    row = TokenRecord(
+        id="tok_" + base64.b32encode(secrets.token_bytes(7)).decode().lower()[:10],
+        digest=_digest(secret),
+        name=name,
+        role=role,
+        scopes=sorted({str(scope) for scope in scopes}),
+        created_at=now,
+        created_by=principal.name,
+        expires_at=None if expires_in is None else now + timedelta(seconds=expires_in),
+    )
+    session.add(row)
+    session.flush()
+    detail = {"name": name, "role": role, "scopes": row.scopes, "expires_in": expires_in}
+    events.record(session, "token create", row.id, principal, detail)
+    return TokenCreated(token=_shown(row), secret=secret)
+
+
+def sign_in(database: Database, secret: str, source: str | None = None) -> Principal:
+    """The principal of a secret; the last use is recorded, at most once a minute.
+
+    Raises:
+        NotAllowedError: ``bad_token``.
+    """
+    row = _valid(database.first(_HELD, {"digest": _digest(secret)}))
+    principal, last = _principal(row), row.last_used_at
+    now = datetime.now(UTC)
+    if last is None or last < now - _NOTED_EVERY:
+        try:
+            database.change(lambda session: touch(session, row.id, now))
+        except (UnavailableError, NotAllowedError) as error:
+            # Best effort: a long write of someone else, or a read-only disk, must not block readers.
+            if error.code not in {"busy", "read_only", "disk_full"}:
+                raise
+    return replace(principal, source=source)
+
+
+def authenticate(session: Session, secret: str) -> Principal:
+    """The principal of a secret.
+
+    Raises:
+        NotAllowedError: ``bad_token``, it is unknown, revoked or expired.
+    """
+    return _principal(_valid(session.execute(_HELD, {"digest": _digest(secret)}).first()))
+
+
+def touch(session: Session, token_id: str, now: datetime) -> None:
+    """Record the use of a token, unless one was recorded within the last minute."""
+    stale = or_(TokenRecord.last_used_at.is_(None), TokenRecord.last_used_at < now - _NOTED_EVERY)
+    session.execute(update(TokenRecord).where(TokenRecord.id == token_id, stale).values(last_used_at=now))
+
+
+def get(session: Session, token_id: str) -> Token:
+    """A token by its id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    return _shown(_row(session, token_id))
+
+
+def listing(session: Session, *, limit: int | None = None, after: str | None = None) -> tuple[Token, ...]:
+    """All tokens, newest first; ``after`` is the id of the last one of the page before.
+
+    Raises:
+        NotFoundError: there is no token ``after``.
+    """
+    query = select(TokenRecord).order_by(TokenRecord.created_at.desc(), TokenRecord.id.desc()).limit(limit)
+    if after is not None:
+        last = _row(session, after)
+        query = query.where(
+            or_(
+                TokenRecord.created_at < last.created_at,
+                (TokenRecord.created_at == last.created_at) & (TokenRecord.id < last.id),
+            )
+        )
+    return tuple(_shown(row) for row in session.scalars(query))
+
+
+def revoke(session: Session, token_id: str, principal: Principal) -> Token:
+    """Revoke a token; idempotent.
+
+    Raises:
+        NotFoundError: there is no such token.
+    """
+    row = _row(session, token_id)
+    if row.revoked_at is None:
+        row.revoked_at = datetime.now(UTC)
+        session.flush()
+        events.record(session, "token revoke", row.id, principal, {"name": row.name, "role": row.role})
+    return _shown(row)
+
+
+def any_exist(session: Session) -> bool:
+    """Whether any token was ever created: then anonymous access is closed."""
+    return session.scalar(select(TokenRecord.id).limit(1)) is not None
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _valid(row: _Token | None) -> _Token:
+    if row is None or row.revoked_at is not None:
+        raise NotAllowedError(
+            "The token is unknown or was revoked: ask an admin of the registry for a new one.", code="bad_token"
+        )
+    if row.expires_at is not None and row.expires_at <= datetime.now(UTC):
+        raise NotAllowedError(
+            f"The token {row.id} expired on {row.expires_at:%Y-%m-%d}: ask an admin of the registry for a new one.",
+            code="bad_token",
+        )
+    return row
+
+
+def _row(session: Session, token_id: str) -> TokenRecord:
+    row = session.get(TokenRecord, token_id)
+    if row is None:
+        raise NotFoundError(f"There is no token {token_id}: `registry token list` shows all.")
+    return row
+
+
+def _principal(row: _Token) -> Principal:
+    rights = Rights(row.role, tuple(Path.parse(scope) for scope in row.scopes))
+    return Principal(row.name or row.id, rights, token=row.id)
+
+
+def _shown(row: TokenRecord) -> Token:
+    return Token(
+        id=row.id,
+        name=row.name,
+        role=cast(Role, row.role),
+        scopes=tuple(row.scopes),
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
+    )

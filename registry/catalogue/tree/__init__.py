@@ -1,0 +1,1 @@
+"""Reading the tree: base models, revisions, lineage, search."""

@@ -1,0 +1,102 @@
+"""What ancestors say about revisions: whether they are behind, and whether the lineage has a retraction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.sql.elements import ColumnElement
+
+from registry.catalogue.database.tables import Adapter, Revision
+from registry.schemas import Retraction
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ancestry:
+    """About some revisions and their ancestors, by key."""
+
+    behind: frozenset[int]
+    retracted: dict[int, Retraction]  # of itself, or of the nearest ancestor that was
+
+
+def newest_number(adapter_id: ColumnElement[int] | InstrumentedAttribute[int]) -> ColumnElement[int]:
+    """The number of an adapter's newest revision, as an expression."""
+    other = aliased(Revision)
+    return select(func.max(other.number)).where(other.adapter_id == adapter_id).scalar_subquery()
+
+
+def ancestry(session: Session, chosen: Select[int]) -> Ancestry:
+    """The ancestry of the revisions whose keys a query gives."""
+    start = select(Revision.id, Revision.parent_id, Revision.adapter_id, Revision.number).where(Revision.id.in_(chosen))
+    found = start.cte("found", recursive=True)
+    above = aliased(Revision)
+    found = found.union(
+        select(above.id, above.parent_id, above.adapter_id, above.number).join(found, above.id == found.c.parent_id)
+    )
+    # Of an adapter that the session does not see, no newer revision is known.
+    query = (
+        select(found.c.id, found.c.parent_id, found.c.number < newest_number(Adapter.id), Revision.retracted_at)
+        .join(Revision, Revision.id == found.c.id)
+        .outerjoin(Adapter, Adapter.id == found.c.adapter_id)
+    )
+    parents: dict[int, int | None] = {}
+    outdated: dict[int, bool] = {}
+    withdrawn: list[int] = []
+    for key, parent_id, old, retracted_at in session.execute(query):
+        parents[key], outdated[key] = parent_id, bool(old)
+        if retracted_at is not None:
+            withdrawn.append(key)
+    behind = _inherited(parents, lambda _, parent, above: parent is not None and (outdated[parent] or bool(above)))
+    own = _retractions(session, withdrawn)
+    retracted = _inherited(parents, lambda key, _, above: own.get(key, above)) if own else {}
+    return Ancestry(
+        frozenset(key for key, is_behind in behind.items() if is_behind),
+        {key: retraction for key, retraction in retracted.items() if retraction is not None},
+    )
+
+
+def _inherited(
+    parents: dict[int, int | None], of: Callable[[int, int | None, T | None], T | None]
+) -> dict[int, T | None]:
+    """Fold ``of`` (key, parent, the parent's value) over a forest, ancestors first."""
+    said: dict[int, T | None] = {}
+    for key in parents:
+        waiting: list[int] = []
+        at: int | None = key
+        while at is not None and at not in said:
+            waiting.append(at)
+            at = parents[at]
+        for one in reversed(waiting):
+            parent = parents[one]
+            said[one] = of(one, parent, None if parent is None else said[parent])
+    return said
+
+
+def _retractions(session: Session, keys: list[int]) -> dict[int, Retraction]:
+    if not keys:
+        return {}
+    adapter = aliased(Adapter)  # a retracted ancestor is named, whether it is seen or not: it is why nothing is fetched
+    query = select(Revision, adapter.path).join(adapter, adapter.id == Revision.adapter_id).where(Revision.id.in_(keys))
+    found = {}
+    for row, path in session.execute(query):
+        retraction = retraction_of(row, path)
+        if retraction is not None:
+            found[row.id] = retraction
+    return found
+
+
+def retraction_of(row: Revision | Row[*tuple[Any, ...]], path: str) -> Retraction | None:
+    """The retraction of the revision itself, from its record or the columns of that name."""
+    if row.retracted_at is None:
+        return None
+    return Retraction(
+        reference=f"{path}@{row.number}",
+        reason=row.retracted_reason or "",
+        actor=row.retracted_by or "",
+        at=row.retracted_at,
+    )

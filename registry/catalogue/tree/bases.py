@@ -1,0 +1,209 @@
+"""Base models: the frozen roots of the tree, known by the digest of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database import events
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob
+from registry.catalogue.store import blobs, purge
+from registry.catalogue.store.blobs import BLOB_COLUMNS, FileRef
+from registry.catalogue.tree import provenance
+from registry.catalogue.tree.suggestions import offered
+from registry.digest import StoredFile
+from registry.errors import ConflictError, NotFoundError
+from registry.reference import check_base_name
+from registry.rights import Principal
+from registry.schemas import BaseSummary, DerivedFrom, FileEntry
+
+
+@dataclass(frozen=True)
+class NewBase:
+    """A base model to add; all its blobs are recorded already."""
+
+    name: str
+    digest: str  # of the weights
+    table_digest: str
+    files_digest: str
+    architecture: str | None
+    table_source: str
+    parameters: int
+    tensors: int
+    size: int  # bytes of all files
+    index_blob: str  # digest of the JSON that lists the tensors
+    table_blob: str  # digest of the target table's JSON
+    notices: tuple[str, ...]
+    files: tuple[FileRef, ...]
+    source: str | None = None  # where it was taken from
+    derived_from: DerivedFrom | None = None
+
+
+@dataclass(frozen=True)
+class BaseRow:
+    """Everything that is known about a base model."""
+
+    id: int
+    name: str
+    digest: str
+    table_digest: str
+    files_digest: str
+    architecture: str | None
+    table_source: str
+    parameters: int
+    tensors: int
+    size: int
+    index_blob: str
+    table_blob: str
+    notices: tuple[str, ...]
+    created_at: datetime
+    files: tuple[StoredFile, ...]  # by path
+    source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
+
+
+def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSummary, bool]:
+    """Add a base model; False: the same weights were there under this name already, and nothing was changed.
+
+    Raises:
+        ConflictError: ``other_weights``, the name is taken by other weights.
+    """
+    check_base_name(new.name)
+    taken = session.scalar(select(BaseModelRecord.digest).where(BaseModelRecord.name == new.name))
+    if taken is not None:
+        if taken != new.digest:
+            raise ConflictError(
+                f"Base model {new.name} is there with other weights: it has {taken}, the folder has {new.digest}. "
+                "Choose another name.",
+                code="other_weights",
+            )
+        return summary(session, new.name), False
+    blobs.require(session, [*(file.digest for file in new.files), new.index_blob, new.table_blob], new.name)
+    replaced = purge.release_name(session, new.name, principal)
+    row = BaseModelRecord(
+        name=new.name,
+        digest=new.digest,
+        table_digest=new.table_digest,
+        files_digest=new.files_digest,
+        architecture=new.architecture,
+        table_source=new.table_source,
+        parameters=new.parameters,
+        tensors=new.tensors,
+        size=new.size,
+        index_blob=new.index_blob,
+        table_blob=new.table_blob,
+        notices=list(new.notices),
+        created_at=datetime.now(UTC),
+        source=new.source,
+        derived_from=provenance.kept(new.derived_from) if new.derived_from else None,
+    )
+    session.add(row)
+    session.flush()
+    purge.reassign_adapters(session, replaced, row.id)
+    session.add_all(BaseFile(base_id=row.id, path=file.path, digest=file.digest) for file in new.files)
+    events.record(session, "base add", new.name, principal, {"digest": new.digest, "table": new.table_digest})
+    session.flush()
+    return summary(session, new.name), True
+
+
+def get(session: Session, name: str) -> BaseRow:
+    """A base model.
+
+    Raises:
+        NotFoundError: there is none of this name; offers the nearest.
+    """
+    row = session.scalar(select(BaseModelRecord).where(BaseModelRecord.name == name))
+    if row is None:
+        raise missing(session, name)
+    return _value(row, _files(session, row.id)[row.id])
+
+
+def missing(session: Session, name: str) -> NotFoundError:
+    """The error for a base model that does not exist."""
+    names = session.scalars(select(BaseModelRecord.name)).all()
+    hint = offered(name, names, "base models") if names else " Add one with `registry base add`."
+    return NotFoundError(f"There is no base model {name}.{hint}")
+
+
+def summary(session: Session, name: str) -> BaseSummary:
+    """A base model, as lists show it.
+
+    Raises:
+        NotFoundError: there is none of this name; offers the nearest.
+    """
+    found = _summaries(session, select(BaseModelRecord).where(BaseModelRecord.name == name))
+    if not found:
+        raise missing(session, name)
+    return found[0]
+
+
+def summaries(session: Session, *, after: str | None = None, limit: int | None = None) -> tuple[BaseSummary, ...]:
+    """All base models, by name; those after a name, at most ``limit``."""
+    query = select(BaseModelRecord).order_by(BaseModelRecord.name).limit(limit)
+    return _summaries(session, query if after is None else query.where(BaseModelRecord.name > after))
+
+
+def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSummary, ...]:
+    rows = session.scalars(query).all()
+    counts = (
+        select(Adapter.base_id, func.count())
+        .where(Adapter.base_id.in_([row.id for row in rows]), HAS_REVISIONS)
+        .group_by(Adapter.base_id)
+    )
+    adapters = dict(session.execute(counts).all())
+    files = _files(session, *(row.id for row in rows))
+    derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
+    return tuple(
+        BaseSummary(
+            name=row.name,
+            digest=row.digest,
+            table_digest=row.table_digest,
+            architecture=row.architecture,
+            table_source=row.table_source,
+            parameters=row.parameters,
+            tensors=row.tensors,
+            size=row.size,
+            files=tuple(FileEntry(path=file.path, size=file.size, digest=file.digest) for file in files[row.id]),
+            adapters=adapters.get(row.id, 0),
+            created_at=row.created_at,
+            notices=tuple(row.notices),
+            source=row.source,
+            derived_from=derived.get(row.id),
+        )
+        for row in rows
+    )
+
+
+def _files(session: Session, *base_ids: int) -> dict[int, tuple[StoredFile, ...]]:
+    query = (
+        select(BaseFile.base_id, *BLOB_COLUMNS, BaseFile.path)
+        .join(Blob, Blob.digest == BaseFile.digest)
+        .where(BaseFile.base_id.in_(base_ids))
+    )
+    files: dict[int, list[StoredFile]] = {base_id: [] for base_id in base_ids}
+    for row in session.execute(query):
+        files[row.base_id].append(StoredFile(*row[1:]))
+    return {base_id: tuple(sorted(found, key=lambda file: file.path)) for base_id, found in files.items()}
+
+
+def _value(row: BaseModelRecord, files: tuple[StoredFile, ...]) -> BaseRow:
+    return BaseRow(
+        id=row.id,
+        name=row.name,
+        digest=row.digest,
+        table_digest=row.table_digest,
+        files_digest=row.files_digest,
+        architecture=row.architecture,
+        table_source=row.table_source,
+        parameters=row.parameters,
+        tensors=row.tensors,
+        size=row.size,
+        index_blob=row.index_blob,
+        table_blob=row.table_blob,
+        notices=tuple(row.notices),
+        created_at=row.created_at,
+        files=files,
+        source=row.source,
+    )

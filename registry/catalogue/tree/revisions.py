@@ -1,0 +1,349 @@
+"""Revisions: found by reference, with their lineage and files. `registry.catalogue.changes.publish` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, Final, Literal
+
+from sqlalchemy import BindParameter, Select, bindparam, select
+from sqlalchemy.orm import Session, aliased
+
+from registry.catalogue.database import visibility
+from registry.catalogue.database.tables import (
+    HAS_REVISIONS,
+    Adapter,
+    BaseModelRecord,
+    Blob,
+    Revision,
+    RevisionFile,
+    Tag,
+)
+from registry.catalogue.database.visibility import IGNORE_RIGHTS
+from registry.catalogue.store.blobs import BLOB_COLUMNS
+from registry.catalogue.tree import bases
+from registry.catalogue.tree.ancestry import retraction_of
+from registry.catalogue.tree.suggestions import did_you_mean, offered
+from registry.digest import PREFIX, StoredFile, is_digest
+from registry.errors import NotFoundError, UsageError
+from registry.reference import Path, Reference
+from registry.schemas import Retraction
+
+_Found = Select[*tuple[Any, ...]]
+_Kind = Literal["newest", "number", "tag", "digest", "prefix"]
+
+_CANDIDATES: Final = 5000  # names among which the nearest is looked for
+# Columns, not records: what a session keeps of a record costs more than the query.
+_COLUMNS: Final = (
+    Revision.id,
+    Revision.adapter_id,
+    Revision.number,
+    Revision.digest,
+    Revision.parent_id,
+    Revision.manifest,
+    Revision.message,
+    Revision.author,
+    Revision.created_at,
+    Revision.rank,
+    Revision.parameters,
+    Revision.size,
+    Revision.trained_on,
+    Revision.notices,
+    Revision.retracted_at,
+    Revision.retracted_reason,
+    Revision.retracted_by,
+)
+
+
+@dataclass(frozen=True)
+class RevisionRow:
+    """A revision with its manifest. ``parent`` is a reference ``PATH@N``, or the base model's name."""
+
+    id: int
+    adapter_id: int
+    path: str
+    number: int
+    digest: str
+    parent_id: int | None
+    parent: str
+    base_id: int
+    base: str
+    manifest: str
+    message: str
+    author: str
+    created_at: datetime
+    rank: int
+    parameters: int
+    size: int
+    trained_on: str | None
+    notices: tuple[str, ...]
+    retracted: Retraction | None  # of this very revision
+
+    @property
+    def reference(self) -> str:
+        """``PATH@N``."""
+        return f"{self.path}@{self.number}"
+
+
+def find(session: Session, reference: Reference) -> RevisionRow:
+    """The revision that a reference means now.
+
+    Raises:
+        NotFoundError: naming what is missing and offering the nearest.
+        UsageError: a digest prefix that several revisions share, or the reference of a base model.
+    """
+    kind, value = _selector(reference)
+    found: Sequence[RevisionRow] = ()
+    if not reference.path.is_base:
+        found = _values(session, _meant(kind), {"path": str(reference.path), "value": value, "end": f"{value}g"})
+    if not found:
+        raise _missing_revision(session, reference, adapter(session, reference.path))
+    if reference.digest_prefix is not None and len(found) > 1:
+        numbers = " and ".join(f"@{row.number}" for row in reversed(found))
+        raise UsageError(f"{reference} means several revisions, {numbers} among them: give more digits or a number.")
+    return found[0]
+
+
+def get(session: Session, revision_id: int) -> RevisionRow:
+    """A revision by its row's key.
+
+    Raises:
+        NotFoundError: it does not exist any more.
+    """
+    found = _values(session, _one(), {"id": revision_id})
+    if not found:
+        raise NotFoundError("The revision does not exist any more.")
+    return found[0]
+
+
+def pinnable(session: Session, path: Path, *, digest: str | None = None) -> tuple[RevisionRow, ...]:
+    """Revisions that a revision of the adapter ``path`` may be pinned to, newest first; with ``digest``, only that one.
+
+    Where the session does not see the adapter above, it knows of the revisions that those it sees were trained on, and
+    of one whose whole digest it knows: from a receipt.
+
+    Raises:
+        NotFoundError: there is no adapter above ``path``.
+    """
+    above = path.parent
+    if above is None or above.is_base:
+        return ()
+    adapter_id = adapter(session, above, ignore_rights=True)
+    query = _rows().where(Revision.adapter_id == adapter_id).order_by(Revision.number.desc())
+    if digest is not None:
+        return tuple(_values(session, query.where(Revision.digest == digest), ignore_rights=True))
+    if not visibility.rights_of(session).covers(above):
+        child = aliased(Revision)
+        seen = select(child.parent_id).join(Adapter, Adapter.id == child.adapter_id).where(Adapter.path == str(path))
+        query = query.where(Revision.id.in_(seen))
+    return tuple(_values(session, query, ignore_rights=True))
+
+
+def digests(session: Session, path: Path) -> tuple[str, ...]:
+    """The digests of all revisions of an adapter, newest first; none where there is no such adapter."""
+    query = select(Revision.digest).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
+    return tuple(session.scalars(query.order_by(Revision.number.desc())))
+
+
+def lineage(session: Session, revision_id: int) -> tuple[RevisionRow, ...]:
+    """The revisions from the one on the base model down to the given one, root first, inclusive.
+
+    Composing needs all of them: those above the session's scopes are there too.
+    """
+    # Ordered here: a join with the chain lets SQLite read the whole table.
+    found = _values(session, _chain(), {"id": revision_id}, ignore_rights=True)
+    rows = {row.id: row for row in found}
+    links: list[RevisionRow] = []
+    at: int | None = revision_id if rows else None
+    while at is not None:
+        links.append(rows[at])
+        at = rows[at].parent_id
+    return tuple(reversed(links))
+
+
+def manifest(session: Session, revision_id: int) -> str:
+    """The canonical JSON text of a revision.
+
+    Raises:
+        NotFoundError: it does not exist any more.
+    """
+    return get(session, revision_id).manifest
+
+
+def files(session: Session, revision_id: int) -> tuple[StoredFile, ...]:
+    """The files of a revision, by path."""
+    query = (
+        select(*BLOB_COLUMNS, RevisionFile.path)
+        .join(Blob, Blob.digest == RevisionFile.digest)
+        .where(RevisionFile.revision_id == revision_id)
+    )
+    return tuple(sorted((StoredFile(*row) for row in session.execute(query)), key=lambda file: file.path))
+
+
+def files_of(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[StoredFile, ...]]:
+    """The files of several revisions, by key."""
+    found: dict[int, list[StoredFile]] = {key: [] for key in revision_ids}
+    for key, *rest in session.execute(_files(), {"keys": list(revision_ids)}):
+        found[key].append(StoredFile(*rest))
+    return {key: tuple(sorted(files, key=lambda file: file.path)) for key, files in found.items()}
+
+
+def adapter(session: Session, path: Path, *, ignore_rights: bool = False) -> int:
+    """The key of an adapter's row; with ``ignore_rights``, also of one that the session does not see.
+
+    Raises:
+        NotFoundError: there is no such adapter; offers the nearest.
+        UsageError: the path names a base model.
+    """
+    if path.is_base:
+        bases.get(session, path.base)
+        raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
+    query = select(Adapter.id).where(Adapter.path == str(path), HAS_REVISIONS)
+    found = session.scalar(query, execution_options=IGNORE_RIGHTS if ignore_rights else {})
+    if found is None:
+        raise missing_adapter(session, path)
+    return found
+
+
+def missing_adapter(session: Session, path: Path) -> NotFoundError:
+    """The error for an adapter that does not exist: names the first segment that is not there."""
+    if session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == path.base)) is None:
+        return bases.missing(session, path.base)
+    above = [Path(path.base, path.names[:count]) for count in range(1, len(path.names) + 1)]
+    there = set(session.scalars(select(Adapter.path).where(Adapter.path.in_(map(str, above)), HAS_REVISIONS)))
+    # Those above one that is seen may be hidden.
+    first = next((one for one, over in zip(above[::-1], above[-2::-1], strict=False) if str(over) in there), above[0])
+    names = session.scalars(
+        select(Adapter.path)
+        .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
+        .where(BaseModelRecord.name == path.base, HAS_REVISIONS)
+        .limit(_CANDIDATES)
+    ).all()
+    hint = did_you_mean(str(path), names) or offered(str(first), names, "adapters")
+    return NotFoundError(f"There is no adapter {first}.{hint}")
+
+
+def _selector(reference: Reference) -> tuple[_Kind, str | int | None]:
+    """How a reference selects a revision of its adapter."""
+    if reference.number is not None:
+        return "number", reference.number
+    if reference.tag is not None:
+        return "tag", reference.tag
+    if reference.digest_prefix is None:
+        return "newest", None
+    return "digest" if is_digest(reference.digest_prefix) else "prefix", reference.digest_prefix
+
+
+def _missing_revision(session: Session, reference: Reference, adapter_id: int) -> NotFoundError:
+    numbers = session.scalars(
+        select(Revision.number).where(Revision.adapter_id == adapter_id).order_by(Revision.number.desc())
+    ).all()
+    path = reference.path
+    if not numbers:
+        return NotFoundError(f"{path} has no revisions.")
+    if reference.number is not None:
+        near = min(numbers, key=lambda number: (abs(number - reference.number), -number) if reference.number else ())
+        newest = "" if near == numbers[0] else f", the nearest is {path}@{near}"
+        return NotFoundError(f"{path} has no revision {reference.number}: its newest is {path}@{numbers[0]}{newest}.")
+    if reference.tag is not None:
+        tags = session.scalars(select(Tag.name).where(Tag.adapter_id == adapter_id)).all()
+        hint = offered(reference.tag, tags, f"tags of {path}") if tags else " It has no tags."
+        return NotFoundError(f"{path} has no tag {reference.tag}.{hint}")
+    digits = (reference.digest_prefix or "").removeprefix(PREFIX)
+    return NotFoundError(
+        f"{path} has no revision whose digest begins with {digits}: its newest is {path}@{numbers[0]}."
+    )
+
+
+# Made once: they take longer to make than to run.
+
+
+@cache
+def _rows() -> _Found:
+    parent, parent_adapter = aliased(Revision), aliased(Adapter)
+    return (
+        select(
+            *_COLUMNS,
+            Adapter.path,
+            Adapter.base_id,
+            BaseModelRecord.name.label("base"),
+            parent_adapter.path.label("parent_path"),
+            parent.number.label("parent_number"),
+        )
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
+        .outerjoin(parent, parent.id == Revision.parent_id)
+        .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
+    )
+
+
+@cache
+def _files() -> _Found:
+    return (
+        select(RevisionFile.revision_id, *BLOB_COLUMNS, RevisionFile.path)
+        .join(Blob, Blob.digest == RevisionFile.digest)
+        .where(RevisionFile.revision_id.in_(bindparam("keys", expanding=True)))
+    )
+
+
+@cache
+def _one() -> _Found:
+    return _rows().where(Revision.id == bindparam("id"))
+
+
+@cache
+def _chain() -> _Found:
+    """A revision and everything above it."""
+    chain = select(Revision.id, Revision.parent_id).where(Revision.id == bindparam("id")).cte("chain", recursive=True)
+    above = aliased(Revision)
+    chain = chain.union_all(select(above.id, above.parent_id).join(chain, above.id == chain.c.parent_id))
+    return _rows().where(Revision.id.in_(select(chain.c.id)))
+
+
+@cache
+def _meant(kind: _Kind) -> _Found:
+    """The revisions of the adapter ``path`` that are selected by ``value``; two where it is ambiguous."""
+    query = _rows().where(Adapter.path == bindparam("path"))
+    value: BindParameter[Any] = bindparam("value")
+    if kind == "newest":
+        return query.order_by(Revision.number.desc()).limit(1)
+    if kind == "number":
+        return query.where(Revision.number == value)
+    if kind == "tag":
+        return query.join(Tag, Tag.revision_id == Revision.id).where(Tag.adapter_id == Adapter.id, Tag.name == value)
+    if kind == "digest":
+        return query.where(Revision.digest == value)
+    # Hex digits end before "g": a range uses the index on every database, LIKE does not.
+    within = query.where(Revision.digest >= value, Revision.digest < bindparam("end"))
+    return within.order_by(Revision.number.desc()).limit(2)
+
+
+def _values(
+    session: Session, query: _Found, values: Mapping[str, object] = {}, *, ignore_rights: bool = False
+) -> list[RevisionRow]:
+    return [
+        RevisionRow(
+            id=row.id,
+            adapter_id=row.adapter_id,
+            path=row.path,
+            number=row.number,
+            digest=row.digest,
+            parent_id=row.parent_id,
+            parent=row.base if row.parent_path is None else f"{row.parent_path}@{row.parent_number}",
+            base_id=row.base_id,
+            base=row.base,
+            manifest=row.manifest,
+            message=row.message,
+            author=row.author,
+            created_at=row.created_at,
+            rank=row.rank,
+            parameters=row.parameters,
+            size=row.size,
+            trained_on=row.trained_on,
+            notices=tuple(row.notices),
+            retracted=retraction_of(row, row.path),
+        )
+        for row in session.execute(query, values, execution_options=IGNORE_RIGHTS if ignore_rights else {})
+    ]

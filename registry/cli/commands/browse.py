@@ -1,0 +1,116 @@
+"""Commands that read the catalogue: base list, tree, log, show, resolve, search, events."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from registry.cli.options import AdapterPath, Json, Ref, Url
+from registry.cli.session import session
+
+
+def base_list(url: Url = None, as_json: Json = False) -> None:
+    """List the base models."""
+    from registry.cli.render.lists import base_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.bases()
+        run.answer(answer, lambda width: base_lines(answer, width))
+        if not answer:
+            run.say(f"No base models in {run.registry.url} yet: registry base add NAME DIR")
+
+
+def tree(
+    path: Annotated[
+        str | None, typer.Argument(metavar="PATH", help="Show what is at and under this path only.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show the tree, with the newest revision of each adapter."""
+    from registry.cli.render.lists import tree_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.tree(path)
+        bases = {} if as_json else {base.name: base for base in run.registry.bases()}
+        run.answer(answer, lambda width: tree_lines(answer, bases, width, guides=run.out.on_terminal))
+        if not answer.roots:
+            run.say(f"No base models in {run.registry.url} yet: registry base add NAME DIR")
+
+
+def log(path: AdapterPath, *, url: Url = None, as_json: Json = False) -> None:
+    """List all revisions of an adapter, newest first."""
+    from registry.cli.render.lists import log_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.log(path)
+        run.answer(answer, lambda width: log_lines(answer, width))
+
+
+def show(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
+    """Show everything about a revision or a base model."""
+    from registry.cli.render.details import show_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.show(ref)
+        run.answer(answer, lambda width: show_lines(answer, width))
+
+
+def resolve(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
+    """Print the lineage that a reference means now.
+
+    Root first, one line a link, with the digests in full.
+    """
+    from registry.cli.render.lists import resolve_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.resolve(ref)
+        run.answer(answer, lambda width: resolve_lines(answer, width))
+
+
+def search(
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="Words of the path, message, tags or annotations.")
+    ] = None,
+    *,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="Only adapters of this base model.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only revisions with this tag.")] = None,
+    rank: Annotated[
+        str | None, typer.Option("--rank", metavar="CONDITION", help="Only such ranks: '<=16', '8'.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="CONDITION", help="Only such metrics: 'acc>0.8'.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="NAME", help="Only adapters of this target module: q_proj.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Find revisions that meet every condition.
+
+    Of each adapter, the newest that does is shown.
+    """
+    from registry.cli.render.lists import search_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.search(text, base=base, tag=tag, rank=rank, metric=metric, target=target)
+        run.answer(answer, lambda width: search_lines(answer, width))
+        if not answer.revisions:
+            run.say("Nothing matches.")
+
+
+def events(
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most this many.")] = 100,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List what was changed, newest first."""
+    from registry.cli.render.lists import event_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.events(limit=limit)
+        run.answer(answer, lambda width: event_lines(answer, width))

@@ -1,0 +1,26 @@
+"""The command db upgrade."""
+
+from __future__ import annotations
+
+from registry.cli.options import Json, Url
+from registry.cli.render.screen import Line, Span, phrase
+from registry.cli.session import answer_alone
+
+
+def upgrade(url: Url = None, as_json: Json = False) -> None:
+    """Bring the database's schema up to this program's.
+
+    Safe to run from several machines at once. An embedded folder does it by itself at the first write.
+    """
+    from registry.app import upgrade_database
+
+    answer = upgrade_database(url)
+
+    def lines(_width: int | None) -> list[Line]:
+        if answer.before == answer.after:
+            what = f"is at {answer.after} already"
+        else:
+            what = f"made at {answer.after}" if answer.before is None else f"{answer.before} -> {answer.after}"
+        return [(phrase(answer.database), Span(f"  {what}"))]
+
+    answer_alone(answer, lines, as_json=as_json)

@@ -1,0 +1,144 @@
+"""Commands that delete, and undo that: delete, base delete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from registry.cli.options import Json, Url
+from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, fields, phrase, table, words
+from registry.cli.render.text import counted, moment, short_digest
+from registry.cli.session import Session, session
+from registry.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from registry.schemas import Deleted, DeletedTree
+
+Yes = Annotated[bool, typer.Option("--yes", help="Delete what is listed without it.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Give it back, within the grace period (REGISTRY_GC_GRACE).")]
+
+
+def delete(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="A revision: PATH@3 or PATH@sha256:... With -r: a PATH.")],
+    *,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="Delete the adapter PATH and everything under it.")
+    ] = False,
+    with_tags: Annotated[bool, typer.Option("--with-tags", help="Also what tags name, and the tags with it.")] = False,
+    yes: Yes = False,
+    undo: Undo = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a revision that nothing was trained on.
+
+    A revision is named by its number or digest. With -r, everything at and under a path goes; without --yes that is
+    only listed. Until the grace period is over, --undo gives back what was deleted: number, digest, message, metrics,
+    annotations, and the tags that name nothing else by now; with -r what the last deletion there took away. The number
+    is never given again. What others were trained on can be retracted instead.
+    """
+    if yes and not recursive:
+        raise UsageError("--yes goes with -r: one revision is deleted without a list.")
+    with session(url, as_json) as run:
+        if recursive:
+            _delete_tree(run, ref, with_tags=with_tags, yes=yes, undo=undo)
+            return
+        # Undoing twice is the same as once, so that it may be sent again: only people are told whether it did a thing.
+        there = undo and not as_json and _is_there(run, ref)
+        answer = run.registry.delete(ref, with_tags=with_tags, undo=undo)
+        if there:
+            run.show([(Span(answer.reference, REFERENCE), Span("  was not deleted: nothing is undone"))])
+            return
+        run.answer(answer, lambda width: deleted_lines(answer, width))
+        if not undo:
+            again = f"registry delete {answer.reference} --undo"
+            run.say(f"{_until(answer, again)} Its number is never given again.")
+
+
+def base_delete(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the base model.")],
+    *,
+    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="With every revision of its adapters.")] = False,
+    yes: Yes = False,
+    undo: Undo = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a base model.
+
+    Only where nothing lives below it, or, with -r, with all that does. What goes is listed first, with the scopes of
+    tokens and the protected tags that name the base model: they would hold for another one of its name. With --yes it
+    is deleted; where the list is empty that needs no --yes. Until the grace period is over, --undo gives back what went
+    together.
+    """
+    with session(url, as_json) as run:
+        if undo:
+            there = not as_json and _is_there(run, name)
+            answer = run.registry.delete_base(name, recursive=recursive, undo=True)
+            if there:
+                run.show([(Span(name, REFERENCE), Span("  was not deleted: nothing is undone"))])
+                return
+            run.answer(answer, lambda width: tree_lines(answer, width))
+            return
+        if not yes:
+            listed = run.registry.delete_base(name, recursive=recursive, dry_run=True)
+            refused = listed.revisions and not recursive  # below, with the reason
+            if not refused and (listed.revisions or listed.scopes or listed.protected_tags):
+                _refuse_unread(run, listed, f"registry base delete {'-r ' if recursive else ''}{name} --yes")
+        answer = run.registry.delete_base(name, recursive=recursive)
+        run.answer(answer, lambda width: tree_lines(answer, width))
+        run.say(f"{_until(answer, f'registry base delete {name} --undo')} The name is free.")
+
+
+def _delete_tree(run: Session, path: str, *, with_tags: bool, yes: bool, undo: bool) -> None:
+    if not undo and not yes:
+        listed = run.registry.delete_tree(path, dry_run=True)
+        tags = " --with-tags" if listed.tags else ""
+        _refuse_unread(run, listed, f"registry delete -r {path} --yes{tags}")
+    answer = run.registry.delete_tree(path, with_tags=with_tags, undo=undo)
+    run.answer(answer, lambda width: tree_lines(answer, width))
+    if not undo:
+        again = f"registry delete -r {path} --undo"
+        run.say(f"{_until(answer, again)} Numbers are never given again.")
+
+
+def _refuse_unread(run: Session, listed: DeletedTree, command: str) -> None:
+    run.answer(listed, lambda width: tree_lines(listed, width))
+    raise UsageError(f"Nothing was deleted: `{command}` deletes what is listed.")
+
+
+def _is_there(run: Session, ref: str) -> bool:
+    try:
+        run.registry.resolve(ref)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _until(answer: Deleted | DeletedTree, command: str) -> str:
+    until = "" if answer.until is None else f" until {moment(answer.until)} UTC"
+    return f"`{command}` gives back what was deleted{until}."
+
+
+def deleted_lines(answer: Deleted, width: int | None) -> list[Line]:
+    """What is gone or there again: the revision and the tags that named it."""
+    items = [[Span("there again" if answer.undone else "deleted"), Span(short_digest(answer.digest), QUIET)]]
+    items += [words(f"tag {tag} {'names it again' if answer.undone else 'is gone'}", BEHIND) for tag in answer.tags]
+    items += [words(f"tag {tag} names another revision by now", BEHIND) for tag in answer.tags_elsewhere]
+    return table([([Span(answer.reference, REFERENCE)], items)], width)
+
+
+def tree_lines(answer: DeletedTree, width: int | None) -> list[Line]:
+    """How much, and every revision and tag; of a base model also what else names it."""
+    state = "there again" if answer.undone else "deleted" if answer.done else "would be deleted"
+    gone = counted(len(answer.revisions), "revision")
+    pairs = [
+        (state, [words(gone)]),
+        ("revisions", [[phrase(reference, REFERENCE)] for reference in answer.revisions]),
+        ("tags", [[phrase(tag, TAG)] for tag in answer.tags]),
+        ("elsewhere", [[phrase(tag, TAG)] for tag in answer.tags_elsewhere]),
+        ("scopes", [[phrase(one.scope, REFERENCE), Span(f"of {one.token}", QUIET)] for one in answer.scopes]),
+        ("protected", [[phrase(pattern, TAG)] for pattern in answer.protected_tags]),
+    ]
+    return [(Span(answer.path, REFERENCE),), *fields(pairs, width)]

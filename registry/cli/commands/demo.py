@@ -1,0 +1,88 @@
+"""The command demo: runs `registry.demo` and prints what it tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from registry.cli.options import Json, Url
+from registry.cli.render.bar import RichProgress
+from registry.cli.render.screen import Span
+from registry.cli.session import Session, as_document, print_json, session
+from registry.distribution import need_whole
+
+if TYPE_CHECKING:
+    from registry.schemas import Resolved, Tree
+
+
+class ScreenReport:
+    """`registry.demo.report.Report` on the screens of a command; with ``--json`` it tells nothing."""
+
+    def __init__(self, run: Session, steps: RichProgress) -> None:
+        self._run = run
+        self.steps = steps
+        self.transfers = run.progress
+
+    def _pause(self) -> None:
+        self.steps.pause()
+        self.transfers.pause()
+
+    def heading(self, text: str) -> None:
+        self._pause()
+        if not self._run.as_json:
+            self._run.out.show([(), (Span(text, "bold cyan"),), ()])
+
+    def say(self, text: str) -> None:
+        # What the demo says is its result, so it goes with the tables that it belongs to.
+        self._pause()
+        if not self._run.as_json:
+            self._run.out.say(text)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        self._pause()
+        if not self._run.as_json:
+            self._run.out.show([(Span(line),) for line in lines])
+
+    def tree(self, tree: Tree) -> None:
+        from registry.cli.render.lists import tree_lines
+
+        bases = {base.name: base for base in self._run.registry.bases()}
+        out = self._run.out
+        self._pause()
+        if not self._run.as_json:
+            out.show(tree_lines(tree, bases, out.width, guides=out.on_terminal))
+
+    def lineage(self, resolved: Resolved) -> None:
+        from registry.cli.render.lists import resolve_lines
+
+        self._pause()
+        if not self._run.as_json:
+            self._run.out.show(resolve_lines(resolved, self._run.out.width))
+
+
+def demo(url: Url = None, as_json: Json = False) -> None:
+    """Train a small tree of adapters and check it against PEFT.
+
+    On real weights, in a minute or two; needs pip install 'adapter-registry[demo]'. The registry that it leaves behind
+    is the folder demo-registry, or that of --url. It may run again.
+    """
+    need_whole("run the demo")
+    from registry.demo.main import DEFAULT_FOLDER
+    from registry.demo.main import run as run_demo
+    from registry.demo.needs import bundled_base_model
+
+    base = bundled_base_model()  # first, so that a missing package leaves no folder behind
+    place = url or str(DEFAULT_FOLDER)
+    with session(place, as_json, create=True) as run, RichProgress(counts_bytes=False) as steps:
+        outcome = run_demo(run.registry, ScreenReport(run, steps), base=base)
+        if run.as_json:
+            print_json(
+                {
+                    "registry": run.registry.url,
+                    "revisions": as_document(outcome.revisions),
+                    "trained": list(outcome.trained),
+                    "check": asdict(outcome.check),
+                    "commands": list(outcome.commands),
+                }
+            )

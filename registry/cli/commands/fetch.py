@@ -1,0 +1,101 @@
+"""Commands that bring weights to the caller and check them: fetch, verify."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from registry.cli.options import As, Json, Kind, MaxError, Rank, Ref, Since, Uniform, Url, WrittenAs
+from registry.cli.render.screen import Span
+from registry.cli.render.text import counted, size
+from registry.cli.render.truncation import check_report, truncation_line, write_report
+from registry.cli.session import session
+from registry.errors import IntegrityError, UsageError
+
+
+def fetch(
+    ref: Ref,
+    *,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="DIR", help="The folder to fill. Default: a folder in the cache."),
+    ] = None,
+    kind: As = Kind.LORA,
+    since: Since = None,
+    rank: Rank = None,
+    max_error: MaxError = None,
+    uniform: Uniform = False,
+    report: Annotated[
+        str | None,
+        typer.Option("--report", metavar="FILE", help="Write what the truncation lost to this JSON file."),
+    ] = None,
+    dtype: WrittenAs = None,
+    base_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--base-dir",
+            metavar="DIR",
+            help="The base model's files on this machine: a service then sends the adapters only.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what an earlier fetch wrote to DIR, and only that.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Write the weights of a reference into a folder.
+
+    Prints the folder. A receipt beside the files says what was computed; train on the folder, and a later publish
+    reads its parent there.
+    """
+    if report is not None and rank is None and max_error is None:
+        raise UsageError("--report tells what a truncation lost; it goes with --rank or --max-error.")
+    if report is not None:
+        check_report(report, out)
+    with session(url, as_json) as run:
+        answer = run.registry.fetch(
+            ref,
+            out,
+            kind=kind.value,
+            since=since,
+            rank=rank,
+            max_error=max_error,
+            uniform=uniform,
+            dtype=dtype.value if dtype else None,
+            force=force,
+            base_dir=base_dir,
+            progress=run.progress,
+        )
+        run.answer(answer, lambda _width: [(Span(answer.folder),)])
+        total = sum(file.size for file in answer.files)
+        state = "written" if answer.fresh else "checked, was there already"
+        run.say(f"{answer.reference} as {answer.kind}: {counted(len(answer.files), 'file')}, {size(total)}, {state}")
+        if answer.truncation is not None:
+            run.say(truncation_line(answer.truncation))
+            if report is not None:
+                write_report(answer.truncation, report)
+        run.notices(answer.notices)
+
+
+def verify(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder that fetch wrote.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Check a fetched folder, file by file and tensor by tensor.
+
+    First against its receipt, then against the registry, which computes it again.
+    """
+    from registry.cli.render.details import verified_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.verify(folder, progress=run.progress)
+        run.answer(answer, lambda width: verified_lines(answer, width))
+        if not answer.equal:
+            raise IntegrityError(
+                f"{answer.folder} is not {answer.reference} as {answer.kind}: "
+                f"{counted(len(answer.mismatches), 'difference')}; fetch it again with --force.",
+                code="verify_failed",
+            )

@@ -1,0 +1,210 @@
+"""Commands that add to the registry: base add, publish, tag, untag, annotate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from registry.cli.commands.publish_folders import parse_renames, publish_folders
+from registry.cli.options import (
+    AdapterPath,
+    Annotations,
+    Json,
+    Metrics,
+    Ref,
+    Url,
+    parse_annotations,
+    parse_metrics,
+)
+from registry.cli.render.screen import REFERENCE, Line, Span
+from registry.cli.session import Session, session
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from registry.schemas import Tagged
+
+
+def base_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the base model.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="The folder with its weights and configuration, or hf:ORG/REPO[@REV].")
+    ],
+    *,
+    link: Annotated[
+        bool, typer.Option("--link", help="Keep hard links to the files instead of copies (same file system).")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Add a base model from a folder, or from a Hub.
+
+    The folder is in the Hugging Face layout: config.json and safetensors files, with an index when there are several.
+    The same weights again under the same name change nothing. hf:ORG/REPO[@REV] is brought from the Hub that
+    HF_ENDPOINT names, with HF_TOKEN.
+    """
+    from registry.cli.render.details import base_added_lines
+
+    with session(url, as_json, create=True) as run:
+        answer = run.registry.add_base(name, folder, link=link, progress=run.progress)
+        run.answer(answer, lambda width: base_added_lines(answer, width))
+        run.notices(answer.base.notices)
+
+
+def publish(
+    folder: Annotated[
+        str, typer.Argument(metavar="DIR", help="The folder that PEFT saved the adapter to, or hf:ORG/REPO[@REV].")
+    ],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Where it goes: BASE/name/name... With -r: BASE.")],
+    *,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="DIR holds nested publish folders: nesting is the path.")
+    ] = False,
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="REF", help="The revision it was trained on.")
+    ] = None,
+    receipt: Annotated[
+        str | None, typer.Option("--receipt", metavar="FILE", help="The receipt of the folder it was trained on.")
+    ] = None,
+    skip_parent_check: Annotated[
+        bool,
+        typer.Option("--skip-parent-check", help="Take --parent for right, without a look at what it was trained on."),
+    ] = False,
+    message: Annotated[str, typer.Option("-m", "--message", metavar="TEXT", help="What is new.")] = "",
+    metric: Metrics = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag to set; may be repeated.")
+    ] = None,
+    annotation: Annotations = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what would be published; store nothing.")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="With -r: publish what can be, and report the rest.")
+    ] = False,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="OLD=NEW", help="With -r: the name of a folder's adapter; may be repeated."),
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a folder as the next revision of an adapter.
+
+    The parent is the one that --parent names; else the receipt says it (--receipt, or that of the folder which the
+    adapter was trained on); else the repo id and revision of a Hub view in the configuration. Where that folder is
+    there, its weights are compared with the parent's, and show which one it is. Where nothing shows it, the only
+    revision that the parent has is taken, and called assumed. The first line of the answer is the reference, PATH@N,
+    alone.
+    """
+    if parent is not None and receipt is not None:
+        raise UsageError("--parent and --receipt both name the parent; give one of them.")
+    metrics, annotations = parse_metrics(metric), parse_annotations(annotation)
+    if recursive:
+        given = {
+            "--parent": parent, "--receipt": receipt, "--skip-parent-check": skip_parent_check, "-m": message,
+            "--metric": metric, "--tag": tag, "--annotation": annotation,
+        }  # fmt: skip
+        if wrong := [option for option, value in given.items() if value]:
+            raise UsageError(f"{wrong[0]} is about one revision and can't be given with -r.")
+    elif keep_going or rename:
+        raise UsageError(f"{'--keep-going' if keep_going else '--rename'} is about nested folders: give -r, too.")
+    with session(url, as_json) as run:
+        if recursive:
+            publish_folders(run, folder, path, rename=parse_renames(rename), keep_going=keep_going, dry_run=dry_run)
+            return
+        _publish_one(
+            run,
+            folder,
+            path,
+            dry_run=dry_run,
+            parent=parent,
+            receipt=receipt,
+            skip_parent_check=skip_parent_check,
+            message=message,
+            metrics=metrics,
+            tags=tuple(tag or ()),
+            annotations=annotations,
+        )
+
+
+def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **options: Any) -> None:
+    from registry.cli.render.details import preview_lines, published_lines
+
+    if dry_run:
+        preview = run.registry.preview(folder, path, **options, progress=run.progress)
+        run.answer(preview, lambda width: preview_lines(preview, width))
+        run.notices(preview.notices)
+        return
+    answer = run.registry.publish(folder, path, **options, progress=run.progress)
+    run.answer(answer, lambda width: published_lines(answer, width))
+    if "message" in answer.not_applied:
+        run.say(f"`registry annotate {answer.revision.reference} -m TEXT` gives it another message.")
+    run.notices(answer.revision.notices)
+
+
+def tag(
+    ref: Ref,
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="The tag.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Let a tag name a revision.
+
+    It moves if it named another revision of the same adapter.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.tag(ref, tag)
+        run.answer(answer, lambda _width: [_tag_line(answer, f"-> {answer.reference}")])
+        if answer.previous not in {None, answer.reference}:
+            run.say(f"The tag named {answer.previous} before.")
+
+
+def untag(
+    path: AdapterPath,
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="The tag.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Remove a tag; the revision stays."""
+    with session(url, as_json) as run:
+        answer = run.registry.untag(path, tag)
+        run.answer(answer, lambda _width: [_tag_line(answer, f"removed, was {answer.previous}")])
+
+
+def _tag_line(answer: Tagged, what: str) -> Line:
+    return (Span(f"{answer.path}@{answer.tag}", REFERENCE), Span(f" {what}"))
+
+
+def annotate(
+    ref: Ref,
+    *,
+    message: Annotated[
+        str | None, typer.Option("-m", "--message", metavar="TEXT", help="The message, in place of the one it has.")
+    ] = None,
+    metric: Metrics = None,
+    annotation: Annotations = None,
+    unset: Annotated[
+        list[str] | None,
+        typer.Option("--unset", metavar="NAME", help="Remove the metric or annotation NAME; may be repeated."),
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Change metrics, annotations and the message."""
+    from registry.cli.render.lists import search_lines
+    from registry.schemas import SearchResult
+
+    if not metric and not annotation and not unset and message is None:
+        raise UsageError(
+            "annotate needs at least one --metric NAME=NUMBER, --annotation NAME=TEXT, --unset NAME or -m TEXT."
+        )
+    with session(url, as_json) as run:
+        answer = run.registry.annotate(
+            ref,
+            metrics=parse_metrics(metric),
+            annotations=parse_annotations(annotation),
+            message=message,
+            unset=tuple(unset or ()),
+        )
+        run.answer(answer, lambda width: search_lines(SearchResult(revisions=(answer,)), width))

@@ -1,0 +1,133 @@
+"""Commands about the life of a tree: retract, base retable, base protect-tag."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from registry.cli.options import Json, Ref, Url
+from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, fields, phrase, table, words
+from registry.cli.render.text import counted
+from registry.cli.session import session
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from registry.schemas import ProtectedTag, Retabled, Retracted, RevisionSummary
+
+
+def retract(
+    ref: Ref,
+    *,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; everyone who asks for the weights is told.")
+    ] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Hand the revision out again.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Stop handing out a revision and everything that contains it.
+
+    For a bad revision that others were trained on. The history stays readable; no weights of it can be fetched. The
+    answer lists all that this takes down, or, with --undo, gives back.
+    """
+    if undo and reason:
+        raise UsageError("--reason says why a revision is retracted; leave it out with --undo.")
+    if not undo and not reason.strip():
+        raise UsageError("retract needs --reason TEXT: whoever asks for the weights is told why there are none.")
+    with session(url, as_json) as run:
+        # Undoing twice is the same as once, so that it may be sent again: the answer does not tell whether it did a
+        # thing, and only people are told.
+        before = run.registry.show(ref).revision if undo and not as_json else None
+        answer = run.registry.retract(ref, reason=reason, undo=undo)
+        if before is None or before.reference != answer.reference or _is_retracted_itself(before):
+            run.answer(answer, lambda width: retracted_lines(answer, width))
+        else:
+            run.show([(Span(answer.reference, REFERENCE), Span("  was not retracted: nothing is undone"))])
+            if before.retracted is not None:
+                run.say(f"It is not handed out because {before.retracted.reference}, which it contains, was retracted.")
+        if answer.reason is not None:
+            run.say(f"`registry retract {answer.reference} --undo` hands it out again.")
+
+
+def _is_retracted_itself(revision: RevisionSummary) -> bool:
+    return revision.retracted is not None and revision.retracted.reference == revision.reference
+
+
+def retracted_lines(answer: Retracted, width: int | None) -> list[Line]:
+    """The reference alone first, for scripts; then everything that is taken down with it or given back."""
+    undone = answer.reason is None
+    pairs = [
+        ("state", [words("handed out again" if undone else "retracted", "" if undone else BEHIND)]),
+        ("reason", [words(answer.reason or "")]),
+        (
+            "gives back" if undone else "takes down",
+            [[phrase(reference, REFERENCE)] for reference in answer.descendants] or [words("no other revision", QUIET)],
+        ),
+        ("tags", [[phrase(tag, TAG)] for tag in answer.tags]),
+    ]
+    return [(Span(answer.reference, REFERENCE),), *fields(pairs, width)]
+
+
+def retable(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The base model.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Make the target table of a base model anew.
+
+    For a base model that was added by a version that knew less of it. A table does not change by itself, because the
+    plans and the commit ids of all paths below hang on it: they are others afterwards. Refused where a revision would
+    mean something else.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.retable(name, progress=run.progress)
+        run.answer(answer, lambda width: retabled_lines(answer, width))
+        if answer.changed:
+            run.say(
+                "Plans and commit ids of the paths below are others now: fetch again what has to be verified, and pin "
+                "new commits where a Hub view is used."
+            )
+        run.notices(answer.base.notices)
+
+
+def retabled_lines(answer: Retabled, width: int | None) -> list[Line]:
+    """The old digest and the new one, what the tables differ in, and what hangs on it."""
+    if not answer.changed:
+        pairs = [("table", [[Span(answer.base.table_digest)], words("nothing new to say: it stays as it is", QUIET)])]
+        return [(Span(answer.base.name, REFERENCE),), *fields(pairs, width)]
+    pairs = [
+        ("table", [[Span(answer.base.table_digest)]]),
+        ("before", [[Span(answer.previous)]]),
+        ("new", [words(change) for change in answer.changes]),
+        ("concerns", [words(f"{counted(answer.revisions, 'revision')}: other plans and commit ids")]),
+        ("dropped", [words(f"materialisation of {one}", BEHIND) for one in answer.materialisations]),
+    ]
+    return [(Span(answer.base.name, REFERENCE),), *fields(pairs, width)]
+
+
+def protect_tag(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The base model whose adapters' tags are meant.")],
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="A tag, or a pattern as in file names: prod, 'release-*'.")
+    ],
+    *,
+    remove: Annotated[bool, typer.Option("--remove", help="Let everyone with write access move them again.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Let only admins move the tags that match a pattern.
+
+    The answer lists all patterns that are protected at this base model.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.protect_tag(base, pattern, remove=remove)
+        run.answer(answer, lambda width: protected_lines(answer, width))
+        run.say(f"{counted(len(answer), 'pattern')} at {base}; only admins move the tags that match.")
+
+
+def protected_lines(answer: Sequence[ProtectedTag], width: int | None) -> list[Line]:
+    """One line a pattern."""
+    return table([([phrase(one.base, REFERENCE)], [[phrase(one.pattern, TAG)]]) for one in answer], width)

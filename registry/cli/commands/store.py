@@ -1,0 +1,180 @@
+"""Commands about what is stored: du, gc, fsck."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from registry.cli.options import Json, Url
+from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
+from registry.cli.render.text import counted, short_digest, size
+from registry.cli.session import session
+from registry.errors import IntegrityError, UnavailableError
+
+if TYPE_CHECKING:
+    from registry.schemas import Checked, Collected, CollectedBlob, Damage
+    from registry.schemas.usage import Usage
+
+_LISTED: Final = 20
+_STATES: Final = {  # of a registry: the worst of its blobs
+    "sound": Span("sound", "green"),
+    "unreadable": Span("unreadable", "red"),
+    "damaged": Span("damaged", "red"),
+}
+
+
+def du(
+    path: Annotated[str | None, typer.Argument(metavar="PATH", help="Only what is at and under this path.")] = None,
+    *,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what adapters take in the store.
+
+    OWN is what deleting an adapter would free: what others share with it stays. Beside it, what as many full
+    checkpoints of the base model would take, what materialisations keep, and what `registry gc` could collect once
+    its grace period is over. --json lists the revisions, too. A token with scopes sees the sizes as if nothing else
+    were stored.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.du(path)
+        run.answer(answer, lambda width: usage_lines(answer, width))
+
+
+def usage_lines(answer: Usage, width: int | None) -> list[Line]:
+    """A line an adapter, and the sums."""
+    header = ("OWN", "SIZE", "REVISIONS", "ADAPTER")
+    rows = [
+        ([Span(size(one.own)), Span(size(one.size)), Span(str(one.revisions))], [[phrase(one.name, REFERENCE)]])
+        for one in answer.adapters
+    ]
+    less = f", {answer.full_checkpoints / answer.size:.0f} times as much" if answer.size else ""
+    sums = [
+        ("together", [words(f"{size(answer.size)} in {counted(len(answer.revisions), 'revision')}")]),
+        ("full checkpoints", [words(f"would take {size(answer.full_checkpoints)}{less}")]),
+        ("materialised", [words(size(answer.materialisations))] if answer.materialisations else []),
+        ("collectable", [words(size(answer.collectable))] if answer.collectable else []),
+    ]
+    return [*table(rows, width, header=header, right=(0, 1, 2)), *fields(sums, width, indent=0)]
+
+
+def gc(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be collected.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Collect the bytes that nothing needs.
+
+    Only what nothing has needed for the grace period (REGISTRY_GC_GRACE, a day by default). It may run while others
+    publish, and beside another gc; one that was stopped is finished by the next.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.gc(dry_run=dry_run, progress=run.progress)
+        run.answer(answer, lambda width: collected_lines(answer, width))
+
+
+def collected_lines(answer: Collected, width: int | None) -> list[Line]:
+    """How much first, then the largest of what it was."""
+    does = "would be collected" if answer.dry_run else "collected"
+    pairs = [
+        (does, [words(f"{size(answer.bytes)} in {counted(len(answer.blobs), 'blob')}")]),
+        ("uploads", [words(f"{counted(answer.uploads, 'upload')} that nobody finished")] if answer.uploads else []),
+        (
+            "deleted",
+            [
+                words(
+                    f"{counted(len(gone), 'revision or base model', 'revisions and base models')} past the grace period"
+                )
+            ]
+            if (gone := (*answer.revisions, *answer.bases))
+            else [],
+        ),
+        (
+            "expired",
+            [words(counted(len(answer.materialisations), "materialisation"))] if answer.materialisations else [],
+        ),
+        ("kept", [words(f"{counted(answer.kept_for_grace, 'blob')} in grace")] if answer.kept_for_grace else []),
+    ]
+    return [*fields(pairs, width, indent=0), *_blobs(answer.blobs, width)]
+
+
+def _blobs(blobs: Sequence[CollectedBlob], width: int | None) -> list[Line]:
+    shown = sorted(blobs, key=lambda blob: (-blob.size, blob.key))[:_LISTED]
+    rows = [
+        (
+            [Span(size(blob.size)), Span("no row" if blob.digest is None else short_digest(blob.digest), QUIET)],
+            [[phrase(blob.key)]],
+        )
+        for blob in shown
+    ]
+    more = len(blobs) - len(shown)
+    text = [words(f"and {more} smaller ones (--json lists all)", QUIET)] if more else []
+    rest = fields([("", text)], width, indent=0)
+    return [*table(rows, width, indent=2, right=(0,)), *rest]
+
+
+def fsck(
+    *,
+    deep: Annotated[bool, typer.Option("--deep", help="Read all stored bytes and compare their digests.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Check that all that was published is stored.
+
+    Every row has its blob, of the right size; with --deep every blob has its bytes. What is damaged is named, with the
+    revisions and base models that it takes down; the command then ends with 6. Storing the same files again mends them.
+    What only could not be read is named too, and may be sound: without damage the command then ends with 1.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.fsck(deep=deep, progress=run.progress)
+        run.answer(answer, lambda width: checked_lines(answer, width))
+        damaged = [one for one in answer.damage if one.state == "damaged"]
+        if damaged:
+            raise IntegrityError(
+                f"{run.registry.url} is damaged: {counted(len(damaged), 'blob')} of {answer.blobs}, which "
+                f"{_takes(damaged)}, or restore them from a backup.",
+                code="damaged",
+            )
+        if answer.damage:
+            raise UnavailableError(
+                f"{run.registry.url} could not be read everywhere: {counted(len(answer.damage), 'blob')} of "
+                f"{answer.blobs}, which may be sound; see to the store, and run this again."
+            )
+
+
+def _takes(damaged: Sequence[Damage]) -> str:
+    """What the damage takes down, and how to mend it."""
+    taken = {name for one in damaged for name in one.takes_down}
+    kept = {name for one in damaged for name in one.materialisations}
+    what = counted(len(taken), "revision or base model", "revisions and base models")
+    files = "publish or add the same files again where the store is"
+    if not kept:
+        return f"takes down {what}; {files}"
+    again = f"drop {'it' if len(kept) == 1 else 'them'} and materialise {'it' if len(kept) == 1 else 'them'} again"
+    if not taken:
+        return f"takes down {counted(len(kept), 'materialisation')}; {again}"
+    return f"takes down {what} and {counted(len(kept), 'materialisation')}; {files}, {again}"
+
+
+def checked_lines(answer: Checked, width: int | None) -> list[Line]:
+    """Sound, unreadable or damaged, in one line, and everything that is wrong."""
+    how = "all bytes read" if answer.deep else "sizes only; --deep reads all bytes"
+    said = f"{counted(answer.blobs, 'blob')}, {size(answer.bytes)} ({how})"
+    state = _STATES[max((one.state for one in answer.damage), key=list(_STATES).index, default="sound")]
+    items = [words(said)]
+    if answer.orphans:
+        items.append(words(f"{counted(answer.orphans, 'leftover object')}; `registry gc` collects leftovers", QUIET))
+    lines = table([([state], items)], width)
+    for one in answer.damage:
+        problem = [[phrase(one.key)], words(one.problem, BEHIND)]
+        lines += table([([Span(short_digest(one.digest))], problem)], width, indent=2)
+        names = (*one.takes_down, *one.materialisations)
+        does = "takes down" if one.state == "damaged" else "needed by"
+        lines += table([([Span(does, QUIET), phrase(name, REFERENCE)], []) for name in names], width, indent=6)
+    return lines
+
+
+COMMANDS: Final = (du, gc, fsck)

@@ -1,0 +1,247 @@
+"""Answers about one thing: a revision, a base model, a publish, a fetch, a verify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from registry.cli.render.lists import copied, tags_of
+from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
+from registry.cli.render.text import amount, clean, counted, metrics, moment, numbers, percent, short_digest, size
+
+if TYPE_CHECKING:
+    from registry.schemas import (
+        BaseAdded,
+        DerivedFrom,
+        FileEntry,
+        LineageEntry,
+        Published,
+        PublishPreview,
+        Retraction,
+        RevisionSummary,
+        Shown,
+        Verified,
+    )
+
+Items = list[list[Span]]
+
+
+def show_lines(shown: Shown, width: int | None) -> list[Line]:
+    """Everything about a revision or a base model."""
+    lines: list[Line] = []
+    if shown.revision is None:
+        lines += [(Span(shown.base.name, REFERENCE),), *_base_fields(shown, width)]
+    else:
+        lines += [(Span(shown.revision.reference, REFERENCE),), *_revision_fields(shown, shown.revision, width)]
+        lines += _section("Lineage", _lineage(shown, width))
+        targets = [
+            (
+                [phrase(group.name), Span(counted(group.modules, "module"))],
+                [
+                    [Span("rank"), Span(", ".join(map(str, group.ranks)))],
+                    words(f"scaling {numbers(group.scalings)}", QUIET),
+                ],
+            )
+            for group in shown.targets
+        ]
+        lines += _section("Targets", table(targets, width, indent=2, right=(1,)))
+    lines += _section("Files", _files(shown.files, width))
+    return lines
+
+
+def _section(title: str, lines: Sequence[Line]) -> list[Line]:
+    return [(), (Span(title, "bold"),), *lines] if lines else []
+
+
+def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None) -> list[Line]:
+    share = f"({percent(shown.share_of_model)} of the model)"
+    pairs: list[tuple[str, Items]] = [
+        ("retracted", [words(_retracted(revision.retracted), GONE)] if revision.retracted else []),
+        ("behind", [words(_behind(shown.lineage), BEHIND)] if revision.behind else []),
+        *_one_a_line("message", revision.message.splitlines()),
+        ("tags", tags_of(revision)),
+        ("metrics", [[Span(metric)] for metric in metrics(revision.metrics)]),
+        *_one_a_line("annotations", [f"{name}={text}" for name, text in sorted(revision.annotations.items())]),
+        ("published", [words(f"{moment(revision.created_at)} UTC by {revision.author}")]),
+        ("copied", [words(copied(revision.copied_from))] if revision.copied_from else []),
+        ("trained on", [words(revision.trained_on or "")]),
+        ("parent", [[phrase(revision.parent)], [Span(revision.parent_known_by)]]),
+        ("rank", [[Span(str(revision.rank))]]),
+        ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
+        ("repo id", _repo(shown)),
+        ("source", [[phrase(revision.source)]] if revision.source else []),
+        ("derived from", _derived(revision.derived_from)),
+        ("digest", [[Span(revision.digest)]]),
+        *(("notice", [words(notice, BEHIND)]) for notice in revision.notices),
+    ]
+    return fields(pairs, width)
+
+
+def _one_a_line(name: str, texts: Sequence[str]) -> list[tuple[str, Items]]:
+    return [("" if index else name, [words(text)]) for index, text in enumerate(texts)]
+
+
+def _retracted(retraction: Retraction) -> str:
+    """What was taken back, why, and who did it."""
+    return (
+        f"{retraction.reference}: {retraction.reason} "
+        f"({moment(retraction.at)} UTC by {retraction.actor}); no weights of it are handed out"
+    )
+
+
+def _behind(lineage: Sequence[LineageEntry]) -> str:
+    """Which ancestors have newer revisions than the pinned ones."""
+    old = [entry for entry in lineage[:-1] if entry.number is not None and entry.newest not in {None, entry.number}]
+    return (
+        "; ".join(f"pinned to {entry.reference}, newest is @{entry.newest}" for entry in old) or "an ancestor is newer"
+    )
+
+
+def _lineage(shown: Shown, width: int | None) -> list[Line]:
+    rows = []
+    for entry in shown.lineage:
+        items: Items = [words("base model" if entry.number is None else f"rank {entry.rank}", QUIET)]
+        if entry.number is not None and entry.newest not in {None, entry.number}:
+            items.append(words(f"newest is @{entry.newest}", BEHIND if entry is not shown.lineage[-1] else QUIET))
+        rows.append(([phrase(entry.reference), Span(short_digest(entry.digest), QUIET)], items))
+    return table(rows, width, indent=2)
+
+
+def _files(files: Sequence[FileEntry], width: int | None) -> list[Line]:
+    rows = [([Span(size(entry.size)), Span(short_digest(entry.digest), QUIET)], [words(entry.path)]) for entry in files]
+    return table(rows, width, indent=2, right=(0,))
+
+
+def _repo(shown: Shown) -> Items:
+    """The repo in the Hub views, and what they call this very revision."""
+    names = ", ".join(shown.repo_revisions)
+    return [[phrase(shown.repo_id)], words(f"revision {names}" if names else "", QUIET)]
+
+
+def _base_fields(shown: Shown, width: int | None) -> list[Line]:
+    base = shown.base
+    pairs: list[tuple[str, Items]] = [
+        ("architecture", [words(base.architecture or "not known")]),
+        (
+            "size",
+            [words(f"{size(base.size)}, {amount(base.parameters)} parameters in {counted(base.tensors, 'tensor')}")],
+        ),
+        ("adapters", [[Span(str(base.adapters))]]),
+        ("added", [words(f"{moment(base.created_at)} UTC")]),
+        ("repo id", _repo(shown)),
+        ("source", [[phrase(base.source)]] if base.source else []),
+        ("derived from", _derived(base.derived_from)),
+        ("digest", [[Span(base.digest)]]),
+        ("table", [[Span(base.table_digest)], words(f"from {base.table_source}", QUIET)]),
+        *(("notice", [words(notice, BEHIND)]) for notice in base.notices),
+    ]
+    return fields(pairs, width)
+
+
+def _derived(told: DerivedFrom | None) -> Items:
+    """What the receipt beside the weights said; without a name where that may not be seen, or is not here."""
+    if told is None:
+        return []
+    from registry.schemas.kinds import KINDS
+
+    parts = [told.reference or "a revision that is not seen here"]
+    parts += [f"after {told.since}"] if told.since else []
+    if told.rank is None:
+        parts.append(KINDS[told.kind].label)
+    parts += [told.dtype] if told.dtype else []
+    parts += [f"rank {told.rank}"] if told.rank is not None else []
+    parts += [f"error {100 * told.error:.3g} %"] if told.error is not None else []
+    return [words(", ".join(parts))]
+
+
+def published_lines(answer: Published, width: int | None) -> list[Line]:
+    """The reference alone first, for scripts; then what was pinned, kept and left out."""
+    revision = answer.revision
+    stored = f"{size(answer.bytes_stored)}" if answer.created else "nothing, the adapter had this revision already"
+    pairs: list[tuple[str, Items]] = [
+        ("digest", [[Span(revision.digest)]]),
+        (
+            "parent",
+            [
+                [phrase(revision.parent), Span(short_digest(answer.parent_digest), QUIET)],
+                [Span(revision.parent_known_by)],
+                words(f"({answer.parent_reason})", QUIET),
+            ],
+        ),
+        ("tags", tags_of(revision)),
+        ("source", [[phrase(revision.source)]] if revision.source else []),
+        ("derived from", _derived(revision.derived_from)),
+        ("left out", [words(f"{item.path} ({item.reason})") for item in answer.left_out]),
+        ("stored", [words(stored)]),
+        ("applied", [words(what) for what in answer.applied]),
+        (
+            "not applied",
+            [words(f"{what}: the revision keeps the one that it has", BEHIND) for what in answer.not_applied],
+        ),
+        ("registry", [[phrase(answer.registry)]]),
+    ]
+    return [(Span(revision.reference, REFERENCE),), *fields(pairs, width)]
+
+
+def preview_lines(preview: PublishPreview, width: int | None) -> list[Line]:
+    """The path alone first; then what publishing would do, and the files."""
+    there = f"nothing: it is there already, as {preview.reference}" if preview.reference else "publish a new revision"
+    digests = set(preview.missing)
+    missing = [file for file in preview.files if file.digest in digests]
+    pairs: list[tuple[str, Items]] = [
+        ("would", [words(there)]),
+        ("digest", [[Span(preview.digest)]]),
+        (
+            "parent",
+            [
+                [phrase(preview.parent), Span(short_digest(preview.parent_digest), QUIET)],
+                [Span(preview.parent_known_by)],
+                words(f"({preview.parent_reason})", QUIET),
+            ],
+        ),
+        ("rank", [[Span(str(preview.rank))]]),
+        ("size", [words(f"{size(preview.size)}, {amount(preview.parameters)} parameters")]),
+        ("source", [[phrase(preview.source)]] if preview.source else []),
+        ("left out", [words(f"{item.path} ({item.reason})") for item in preview.left_out]),
+        ("to store", [words(f"{size(preview.bytes_missing)} in {counted(len(missing), 'file')}")]),
+        *(("not checked", [words(what, BEHIND)]) for what in preview.unchecked),
+        ("registry", [[phrase(preview.registry)]]),
+    ]
+    return [(Span(preview.path, REFERENCE),), *fields(pairs, width), *_section("Files", _files(preview.files, width))]
+
+
+def base_added_lines(answer: BaseAdded, width: int | None) -> list[Line]:
+    """The name alone first, for scripts."""
+    base = answer.base
+    how = {"copy": "copied", "reflink": "by reflink", "link": "as hard links", "none": ""}[answer.stored_by]
+    stored = f"{size(answer.bytes_stored)} {how}" if answer.created else "nothing, the same weights were there already"
+    pairs: list[tuple[str, Items]] = [
+        (
+            "architecture",
+            [words(base.architecture or "not known"), words(f"(targets from {base.table_source})", QUIET)],
+        ),
+        (
+            "size",
+            [words(f"{size(base.size)}, {amount(base.parameters)} parameters in {counted(base.tensors, 'tensor')}")],
+        ),
+        ("digest", [[Span(base.digest)]]),
+        ("source", [[phrase(base.source)]] if base.source else []),
+        ("derived from", _derived(base.derived_from)),
+        ("left out", [words(f"{item.path} ({item.reason})") for item in answer.left_out]),
+        ("stored", [words(stored)]),
+        ("registry", [[phrase(answer.registry)]]),
+    ]
+    return [(Span(base.name, REFERENCE),), *fields(pairs, width)]
+
+
+def verified_lines(answer: Verified, width: int | None) -> list[Line]:
+    """Equal or not, in one line, and every tensor that is not."""
+    subject = f"{answer.reference} as {answer.kind}"
+    if answer.equal:
+        how = "byte for byte" if answer.exact else "within the rounding bound (this machine's arithmetic is another)"
+        return table([([Span("equal", "green")], [words(f"{subject}, {counted(answer.files, 'file')}, {how}")])], width)
+    rows = [
+        ([phrase(wrong.file)], [words(f"{wrong.tensor}:" if wrong.tensor else ""), words(wrong.reason)])
+        for wrong in answer.mismatches
+    ]
+    return [(Span("differs", "red"), Span(f"  {clean(subject)}")), *table(rows, width, indent=2)]

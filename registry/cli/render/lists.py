@@ -1,0 +1,214 @@
+"""Answers as lists: revisions, base models, events, and the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
+from registry.cli.render.text import amount, counted, metrics, moment, short_digest, size
+from registry.digest import is_digest
+
+if TYPE_CHECKING:
+    from registry.schemas import (
+        BaseSummary,
+        CopiedFrom,
+        Event,
+        Log,
+        Resolved,
+        Retraction,
+        RevisionSummary,
+        SearchResult,
+        Tree,
+        TreeNode,
+    )
+
+
+def tags_of(revision: RevisionSummary) -> list[list[Span]]:
+    """Tags, each in brackets."""
+    return [[phrase(f"[{tag}]", TAG)] for tag in revision.tags]
+
+
+def _remarks(revision: RevisionSummary) -> list[list[Span]]:
+    """What a list says about a revision beside its numbers: tags, behind, metrics, the first line of its message."""
+    items = tags_of(revision)
+    if revision.retracted:
+        items.append([Span("retracted", GONE)])
+    if revision.behind:
+        items.append([Span("behind", BEHIND)])
+    items += [[Span(metric)] for metric in metrics(revision.metrics)]
+    items.append(words(revision.message.strip().partition("\n")[0], QUIET))
+    return items
+
+
+def _log_remarks(revision: RevisionSummary) -> list[list[Span]]:
+    source = words(f"from {revision.source}" if revision.source else "", QUIET)
+    original = words(copied(revision.copied_from) if revision.copied_from else "", QUIET)
+    return [words(f"parent {revision.parent_known_by}", QUIET), *_remarks(revision), source, original]
+
+
+def copied(original: CopiedFrom) -> str:
+    """Where a copy comes from, and who made it there."""
+    return (
+        f"from {original.reference} of {original.registry}, there by {original.author} on "
+        f"{moment(original.created_at)} UTC"
+    )
+
+
+def log_lines(log: Log, width: int | None) -> list[Line]:
+    """Revisions of one adapter, newest first; the parent is named by the last part of its path."""
+    rows = [
+        (
+            [
+                Span(f"@{revision.number}", REFERENCE),
+                Span(moment(revision.created_at)),
+                Span(str(revision.rank)),
+                Span(size(revision.size)),
+                phrase(revision.parent.rpartition("/")[2]),
+                phrase(revision.author),
+            ],
+            _log_remarks(revision),
+        )
+        for revision in log.revisions
+    ]
+    header = ("REV", "PUBLISHED (UTC)", "RANK", "SIZE", "PARENT", "AUTHOR", "REMARKS")
+    return [(Span(log.path, REFERENCE),), *table(rows, width, header=header, right=(2, 3))]
+
+
+def search_lines(found: SearchResult, width: int | None) -> list[Line]:
+    """One line a revision."""
+    rows = [
+        ([Span(revision.reference, REFERENCE), Span(f"rank {revision.rank}"), Span(size(revision.size))], items)
+        for revision in found.revisions
+        for items in [_remarks(revision)]
+    ]
+    return table(rows, width, right=(1, 2))
+
+
+def resolve_lines(resolved: Resolved, width: int | None) -> list[Line]:
+    """The lineage, root first, with the digests in full."""
+    rows = [([Span(entry.reference, REFERENCE)], [[Span(entry.digest)]]) for entry in resolved.lineage]
+    return table(rows, width)
+
+
+def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
+    """One line a base model."""
+    rows = [
+        (
+            [
+                Span(base.name, REFERENCE),
+                Span(short_digest(base.digest)),
+                Span(amount(base.parameters)),
+                Span(size(base.size)),
+            ],
+            [[phrase(base.architecture or "not known")], words(counted(base.adapters, "adapter"), QUIET)],
+        )
+        for base in bases
+    ]
+    header = ("NAME", "DIGEST", "PARAMETERS", "SIZE", "ARCHITECTURE")
+    return table(rows, width, header=header, right=(2, 3))
+
+
+def event_lines(events: Sequence[Event], width: int | None) -> list[Line]:
+    """One line an event, newest first."""
+    rows = [
+        (
+            [Span(moment(event.at), QUIET), phrase(event.action), phrase(event.actor)],
+            [
+                [phrase(event.subject, REFERENCE)],
+                words(f"from {event.source}" if event.source else "", QUIET),
+                words(f"token {event.token}" if event.token else "", QUIET),
+                *(
+                    words(f"{name}={_detail(value)}", QUIET)
+                    for name, value in sorted(event.detail.items())
+                    if value not in (None, "", [], {})
+                ),
+            ],
+        )
+        for event in events
+    ]
+    return table(rows, width, header=("TIME (UTC)", "ACTION", "ACTOR", "SUBJECT"))
+
+
+def _detail(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{inner}" for name, inner in sorted(value.items()))
+    if isinstance(value, list | tuple):
+        return ",".join(str(inner) for inner in value)
+    text = str(value)
+    return short_digest(text) if is_digest(text) else text
+
+
+def tree_lines(tree: Tree, bases: Mapping[str, BaseSummary], width: int | None, *, guides: bool) -> Iterator[Line]:
+    """The tree as the ``tree`` command draws it; without ``guides`` (in a pipe) by indentation only."""
+    for root in tree.roots:
+        yield from _branch(root, None, bases, width, _Guides("", "", on=guides))
+
+
+class _Guides:
+    """What stands left of a node: ``first`` before its name, ``rest`` before all that lies under it."""
+
+    def __init__(self, first: str, rest: str, *, on: bool) -> None:
+        self.first, self.rest, self.on = first, rest, on
+
+    def child(self, *, last: bool) -> _Guides:
+        if not self.on:
+            return _Guides(self.rest + "  ", self.rest + "  ", on=False)
+        return _Guides(self.rest + ("└── " if last else "├── "), self.rest + ("    " if last else "│   "), on=True)
+
+    def under(self, *, more: bool) -> str:
+        return self.rest + ("│   " if self.on and more else "    ")
+
+
+def _branch(
+    node: TreeNode, above: TreeNode | None, bases: Mapping[str, BaseSummary], width: int | None, guides: _Guides
+) -> Iterator[Line]:
+    # A subtree begins with its whole path, so that it says where it was cut out of the tree.
+    name = node.path if above is None else node.name
+    about = _about_base(node, bases) if node.revision is None else _about_revision(node.revision, above)
+    under = guides.under(more=bool(node.children))
+    room = None if width is None else max(width - len(under), 1)
+    first, *rest = flow([[phrase(name, REFERENCE)], *about], room)
+    yield (Span(guides.first, QUIET), *first)
+    for line in rest:
+        yield (Span(under, QUIET), *line)
+    for index, child in enumerate(node.children):
+        yield from _branch(child, node, bases, width, guides.child(last=index == len(node.children) - 1))
+
+
+def _about_base(node: TreeNode, bases: Mapping[str, BaseSummary]) -> list[list[Span]]:
+    base = bases.get(node.path)
+    if base is None:
+        return []
+    about = [[phrase(base.architecture)]] if base.architecture else []
+    return [*about, [Span(f"{amount(base.parameters)} parameters", QUIET)], [Span(size(base.size), QUIET)]]
+
+
+def _about_revision(revision: RevisionSummary, above: TreeNode | None) -> list[list[Span]]:
+    about = [
+        [Span(f"@{revision.number}")],
+        *tags_of(revision),
+        [Span(f"rank {revision.rank}", QUIET)],
+        [Span(size(revision.size), QUIET)],
+        words(f"parent {revision.parent_known_by}", QUIET),
+    ]
+    if revision.retracted:
+        about.append([*words(_why_retracted(revision, revision.retracted), GONE)])
+    if revision.behind:
+        about.append([*words(_why_behind(revision, above), BEHIND)])
+    return about
+
+
+def _why_retracted(revision: RevisionSummary, retraction: Retraction) -> str:
+    if retraction.reference == revision.reference:
+        return "retracted"
+    return f"{retraction.reference.rpartition('/')[2]} is retracted"
+
+
+def _why_behind(revision: RevisionSummary, above: TreeNode | None) -> str:
+    pinned = revision.parent.rpartition("/")[2]
+    if above is None or above.revision is None:
+        return f"behind: pinned to {pinned}"
+    if above.revision.reference != revision.parent:
+        return f"behind: pinned to {pinned}, newest is @{above.revision.number}"
+    return f"behind: {pinned} is behind"

@@ -1,0 +1,225 @@
+"""Lines for people: laid out to the width of the terminal, coloured there, plain in a pipe.
+
+A *span* is a piece of text that is never broken (a reference, a digest, a size) with a style; free text is broken
+between words. On a terminal lines fit its width; in a pipe every record is one line, unless `COLUMNS` gives a width.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from registry.cli.render.text import clean
+
+# Styles by what they mark.
+REFERENCE = "bold"
+TAG = "cyan"
+BEHIND = "yellow"
+GONE = "red"
+QUIET = "dim"
+
+GAP = 2
+HANG = 4
+_MIN_FLOWING = 32  # columns that text needs beside fixed cells, else it goes below them
+_UNBOUNDED = 1 << 30
+
+
+@dataclass(frozen=True)
+class Span:
+    """Text of one style that stays on one line."""
+
+    text: str
+    style: str = ""
+
+    @property
+    def cells(self) -> int:
+        """Columns that the text takes on a terminal."""
+        return sum(_cells(char) for char in self.text)
+
+
+Line = tuple[Span, ...]
+Row = tuple[Sequence[Span], Sequence[Sequence[Span]]]  # fixed cells, and the items after them
+
+
+def _cells(char: str) -> int:
+    if char.isascii():
+        return 1
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def words(text: str, style: str = "") -> list[Span]:
+    """Free text as spans that may be broken between words."""
+    return [Span(word, style) for word in clean(text).split(" ") if word]
+
+
+def phrase(text: str, style: str = "") -> Span:
+    """Text from outside as one span, safe to print."""
+    return Span(clean(text), style)
+
+
+def flow(items: Sequence[Sequence[Span]], width: int | None, *, gap: int = GAP) -> list[Line]:
+    """Put items one after another, ``gap`` columns apart, on as many lines as ``width`` needs.
+
+    An item is a list of spans, one column apart; it may be broken between its spans. A span that is wider than a line
+    gets its own.
+    """
+    room = _UNBOUNDED if width is None else width
+    lines: list[list[Span]] = [[]]
+    used = 0
+    for item in items:
+        for index, span in enumerate(item):
+            space = (1 if index else gap) if used else 0
+            if used and used + space + span.cells > room:
+                lines.append([])
+                used = space = 0
+            if space:
+                lines[-1].append(Span(" " * space))
+            lines[-1].append(span)
+            used += space + span.cells
+    return [tuple(line) for line in lines]
+
+
+def table(
+    rows: Sequence[Row],
+    width: int | None,
+    *,
+    header: Sequence[str] = (),
+    right: Iterable[int] = (),
+    indent: int = 0,
+) -> list[Line]:
+    """Rows of fixed cells in aligned columns, each followed by items that flow in the rest of the line.
+
+    Items go below the cells of their row, indented, where the rest of the line is too small for them. Cells that
+    don't fit a line flow too, without columns. ``right`` are the columns aligned to the right; ``header`` has one word
+    a fixed column, and may have one more for the items.
+    """
+    if not rows:
+        return []
+    columns = len(rows[0][0])
+    heads: list[Row] = (
+        [([Span(word, "dim") for word in header[:columns]], [words(header[-1], "dim")])] if header else []
+    )
+    widths = [max(cells[column].cells for cells, _ in (*heads, *rows)) for column in range(columns)]
+    start = indent + sum(widths) + GAP * columns
+    if width is not None and start - GAP > width:
+        return [line for row in rows for line in _without_columns(row, width, indent)]
+    lines: list[Line] = []
+    for cells, items in (*heads, *rows):
+        aligned = (Span(" " * indent), *_align(cells, widths, set(right)))
+        if _fits(items, None if width is None else width - start):
+            first, *rest = flow(items, None if width is None else width - start)
+            lines.append(_stripped((*aligned, *first)))
+            lines += [_stripped((Span(" " * start), *line)) for line in rest]
+        else:
+            lines.append(_stripped(aligned))
+            lines += _below(items, width, indent)
+    return lines
+
+
+def _fits(items: Sequence[Sequence[Span]], room: int | None) -> bool:
+    """Whether items can stand beside cells without being pressed into a narrow column."""
+    if room is None:
+        return True
+    spans = [span for item in items for span in item]
+    widest = max((span.cells for span in spans), default=0)
+    return widest <= room and (room >= _MIN_FLOWING or len(flow(items, room)) == 1)
+
+
+def _below(items: Sequence[Sequence[Span]], width: int | None, indent: int) -> list[Line]:
+    hang = indent + HANG
+    room = None if width is None else max(width - hang, 1)
+    return [_stripped((Span(" " * hang), *line)) for line in flow(items, room) if line]
+
+
+def _without_columns(row: Row, width: int, indent: int) -> list[Line]:
+    cells, items = row
+    first, *rest = flow([[cell] for cell in cells], max(width - indent - HANG, 1))
+    lines = [_stripped((Span(" " * indent), *first))]
+    lines += [_stripped((Span(" " * (indent + HANG)), *line)) for line in rest]
+    return lines + _below(items, width, indent)
+
+
+def _align(cells: Sequence[Span], widths: Sequence[int], right: set[int]) -> list[Span]:
+    spans: list[Span] = []
+    for column, cell in enumerate(cells):
+        padding = Span(" " * (widths[column] - cell.cells))
+        spans += [padding, cell] if column in right else [cell, padding]
+        spans.append(Span(" " * GAP))
+    return spans
+
+
+def _stripped(line: Sequence[Span]) -> Line:
+    """A line without empty spans and blanks at its end."""
+    spans = [span for span in line if span.text]
+    while spans and not spans[-1].text.strip():
+        spans.pop()
+    return tuple(spans)
+
+
+def fields(pairs: Iterable[tuple[str, Sequence[Sequence[Span]]]], width: int | None, *, indent: int = 2) -> list[Line]:
+    """Names and values, one below another; pairs without a value are left out."""
+    rows = [([Span(name, "dim")], items) for name, items in pairs if any(items)]
+    return table(rows, width, indent=indent)
+
+
+class Screen:
+    """Where lines are printed: a stream, its width, and whether it takes colours."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.on_terminal = stream.isatty()
+        self.width = self._width()
+
+    def _width(self) -> int | None:
+        given = os.environ.get("COLUMNS", "")
+        if given.isdigit() and int(given):
+            return int(given)
+        if not self.on_terminal:
+            return None
+        try:
+            return os.get_terminal_size(self.stream.fileno()).columns or 80
+        except OSError:
+            return 80
+
+    def show(self, lines: Iterable[Line]) -> None:
+        """Print lines, in one write, so that a reader that stops early gets whole lines."""
+        lines = list(lines)
+        if not lines:
+            return
+        if self.on_terminal and self._coloured():
+            self._show_styled(lines)
+        else:
+            self.stream.write("".join("".join(span.text for span in line) + "\n" for line in lines))
+        self.stream.flush()
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print one sentence, broken between words."""
+        self.show(flow([words(text, style)], self.width))
+
+    @staticmethod
+    def _coloured() -> bool:
+        return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+    def _show_styled(self, lines: Sequence[Line]) -> None:
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(file=self.stream, highlight=False, markup=False, emoji=False, width=_UNBOUNDED)
+        text = Text("\n").join(Text.assemble(*((span.text, span.style) for span in line)) for line in lines)
+        console.print(text, soft_wrap=True)
+
+
+def stdout() -> Screen:
+    """The screen for results."""
+    return Screen(sys.stdout)
+
+
+def stderr() -> Screen:
+    """The screen for talk."""
+    return Screen(sys.stderr)

@@ -1,0 +1,1 @@
+"""Downloads: ranges, resuming, checked blobs."""

@@ -1,0 +1,119 @@
+"""Fetching from a service: its bytes are written here; a merged model is made here, where the base weights are here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Final
+
+from registry.client.arithmetic import MakeArithmetic, MergedHere, needed
+from registry.client.artifacts import RemoteArtifact, plan_artifact
+from registry.client.base_folders import BaseFolders
+from registry.client.download.blobs import open_blob
+from registry.client.download.pieces import Download
+from registry.client.download.resume import Journal
+from registry.client.http.transport import Transport
+from registry.folders.cache import FetchCache
+from registry.folders.writer import Writable
+from registry.progress import Progress
+from registry.schemas import Fetched, Options
+from registry.schemas.bundles import Bundle
+from registry.schemas.kinds import KINDS
+from registry.transfer.fetch import FetchSource, write_artifact
+from registry.transfer.receipts import receipt_of
+
+_WORTH_RESUMING: Final = 16 << 20
+
+
+class Fetching:
+    """Everything that a fetch on this machine needs."""
+
+    def __init__(self, transport: Transport, cache: FetchCache, arithmetic: MakeArithmetic | None) -> None:
+        self._transport = transport
+        self._cache = cache
+        self._arithmetic = arithmetic
+        self._folders = BaseFolders(cache.folder)
+
+    def fetch(
+        self, ref: str, out: Path | None, options: Options, *, force: bool, base_dir: Path | None, progress: Progress
+    ) -> Fetched:
+        """Write an artifact into a folder; see `registry.operations.registry.Registry.fetch`.
+
+        Raises:
+            UsageError: ``base_dir`` with another kind than merged.
+            UnavailableError: ``missing_package``: ``base_dir`` without torch.
+        """
+        kind = KINDS[options.kind]
+        if base_dir is not None:
+            kind.check_base_dir()
+            needed(self._arithmetic, "merge on this machine")  # before anything travels
+        merged = self._merge_here(ref, options, base_dir, progress) if kind.on_base_dir else None
+        if merged is not None:
+            with closing(merged[0]):
+                return write_artifact(self._made(*merged), self._cache, out, force=force, progress=progress)
+        plan = plan_artifact(self._transport, ref, options)
+        room = self._cache.folder
+        with RemoteArtifact(self._transport, plan, options, arithmetic=self._arithmetic, room=room) as artifact:
+            return write_artifact(self._sent(artifact), self._cache, out, force=force, progress=progress)
+
+    def remember(self, base_files: str, folder: Path) -> None:
+        """Note that a folder of this machine has a base model's files."""
+        self._folders.remember(base_files, folder)
+
+    def _merge_here(
+        self, ref: str, options: Options, base_dir: Path | None, progress: Progress
+    ) -> tuple[MergedHere, Path] | None:
+        """The model as it is merged on base weights of this machine, and their folder; None where there are none."""
+        if self._arithmetic is None or (base_dir is None and self._folders.empty):
+            return None
+        bundle = self._transport.get("/bundles", Bundle, slow=True, ref=ref)
+        if base_dir is not None:
+            folder, files = base_dir, self._folders.check(base_dir, bundle.base, progress)
+            self._folders.remember(bundle.base.files_digest, base_dir)
+        else:
+            found = self._folders.find(bundle.base, progress)
+            if found is None:
+                return None
+            folder, files = found
+        merged = needed(self._arithmetic, "merge on this machine").merge(
+            bundle,
+            lambda blob: open_blob(self._transport, bundle.reference, blob, self._cache.folder),
+            files,
+            options,
+        )
+        return merged, folder
+
+    def _made(self, merged: MergedHere, folder: Path) -> FetchSource:
+        """A model that is merged here, on the base weights in a folder."""
+        return FetchSource(
+            merged.rendering,
+            merged.size,
+            receipt=lambda files: merged.receipt(files, self._transport.url),
+            open=lambda _: nullcontext(merged),
+            check=merged.check_base,
+            words=f"Merging on {folder}",
+            notices=(f"Merged on this machine, on the base weights in {folder}; only the adapters were sent.",),
+        )
+
+    def _sent(self, artifact: RemoteArtifact) -> FetchSource:
+        """An artifact that the service sends."""
+        resumable = artifact.size > _WORTH_RESUMING
+
+        @contextmanager
+        def download(place: Path) -> Iterator[Writable]:
+            with ExitStack() as stack:
+                journal = None
+                if resumable:
+                    journal = stack.enter_context(Journal(self._cache.folder, artifact.rendering, place))
+                files = [file.bytes for file in artifact.files.values()]
+                yield stack.enter_context(Download(self._transport.lanes, files, journal))
+
+        return FetchSource(
+            artifact.rendering,
+            artifact.size,
+            receipt=lambda files: receipt_of(artifact.plan, files, self._transport.url),
+            open=download,
+            words=f"Receiving from {self._transport.url}",
+            resumable=resumable,
+        )

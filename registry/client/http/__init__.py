@@ -1,0 +1,1 @@
+"""Requests to a service: address, credentials, retry and errors."""

@@ -1,0 +1,165 @@
+"""Error mapping of the client: problem documents, and every way in which a service is unreachable."""
+
+from __future__ import annotations
+
+import inspect
+import ssl
+from typing import Final
+
+import httpx
+from pydantic import ValidationError
+
+from registry import errors
+from registry.client.http.address import Address
+from registry.errors import CODES, RegistryError, UnavailableError
+from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER, VIEWS, Problem
+from registry.version import __version__
+
+KINDS: Final[dict[str, type[RegistryError]]] = {
+    name: kind
+    for name, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, RegistryError) and kind is not RegistryError
+}
+"""Error class by the service's name of it."""
+
+PROXY_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
+"""Statuses by which a proxy reports that the service is down for a moment."""
+UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+"""Failures before the request was sent."""
+
+_FINAL: Final = frozenset({"numerics", "schema_newer", "schema_older", "missing_package", "upload_incomplete"})
+"""Codes of permanent errors."""
+
+
+_SENTENCES: Final[dict[type[httpx.HTTPError], str]] = {
+    httpx.ConnectTimeout: "There is no connection to {url} within 10 seconds; check the address and the network.",
+    httpx.TimeoutException: "{url} takes too long to answer; try again later.",
+    httpx.ProxyError: "The proxy on the way to {url} refuses: {why}; check HTTPS_PROXY and NO_PROXY.",
+    httpx.ConnectError: "{url} can't be reached: {why}; check the address, and whether the registry runs.",
+    httpx.TransportError: "The connection to {url} broke: {why}; try again.",
+}
+"""What is said where no answer came; the first that fits."""
+
+
+def error_of(problem: Problem) -> RegistryError:
+    """The error that the service raised, as in process."""
+    code = problem.code if problem.code in CODES else None
+    return KINDS.get(problem.kind, UnavailableError)(problem.detail, code=code)
+
+
+def is_transient(problem: Problem) -> bool:
+    """Whether a retry of the same request may succeed."""
+    return problem.status in PROXY_STATUSES and problem.code not in _FINAL
+
+
+def read_problem(response: httpx.Response) -> Problem | None:
+    """The problem document of a response, if it has one; reads a stream to its end."""
+    try:
+        return Problem.model_validate_json(response.read())
+    except ValidationError:
+        return None
+
+
+def foreign_answer(url: str, response: httpx.Response) -> UnavailableError | None:
+    """The error where a response is not from a registry of this protocol; None where it is."""
+    said = response.headers.get(PROTOCOL_HEADER)
+    if said is None:
+        return not_a_registry(url, response)
+    if said == str(PROTOCOL):
+        return None
+    version = response.headers.get(VERSION_HEADER, "unknown")
+    older = said.isascii() and said.isdigit() and int(said) < PROTOCOL
+    advice = "ask its operator to upgrade it" if older else "upgrade adapter-registry on this machine"
+    return UnavailableError(
+        f"The registry at {url} (version {version}) speaks protocol {said}, and this program (version {__version__}) "
+        f"speaks {PROTOCOL}; {advice}.",
+        code="other_version",
+    )
+
+
+def not_a_registry(url: str, response: httpx.Response) -> UnavailableError:
+    """The error for a response of some other server."""
+    status = response.status_code
+    if status == 413:
+        return UnavailableError(
+            f"A proxy before {url} takes no request of this size (HTTP 413); its operator can raise the limit.",
+            code="too_large",
+        )
+    if status in PROXY_STATUSES:
+        return UnavailableError(
+            f"The registry at {url} can't be reached now: a proxy before it answers HTTP {status}; try again later."
+        )
+    if response.is_redirect:
+        where = response.headers.get("location", "another address")
+        return UnavailableError(
+            f"{url} sends clients on to {where}; if the registry is there, give that address.", code="not_a_registry"
+        )
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    what = "a web page" if kind in ("text/html", "application/xhtml+xml") else (kind or "nothing of a known kind")
+    return UnavailableError(
+        f"What answers at {url} is not an adapter registry (HTTP {status}, {what}); check the address, and whether a "
+        "proxy asks for a login.",
+        code="not_a_registry",
+    )
+
+
+def hub_view(address: Address) -> UnavailableError | None:
+    """The error for an address that is a Hub view's."""
+    place, _, view = address.url.rpartition("/")
+    if not address.prefix or view not in VIEWS:
+        return None
+    return UnavailableError(
+        f"{address.url} is the view of a registry that clients of the Hub use; leave out /{view}: the address of the "
+        f"registry is {place}.",
+        code="not_a_registry",
+    )
+
+
+def unreadable(url: str, response: httpx.Response, problem: ValidationError) -> UnavailableError:
+    """The error for a response whose schema this program does not know."""
+    first = problem.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"])) or "the document"
+    version = response.headers.get(VERSION_HEADER, "unknown")
+    return UnavailableError(
+        f"The registry at {url} (version {version}) answers what this program (version {__version__}) can't read: "
+        f"{where}: {first['msg'].lower()}; use the same version on both sides.",
+        code="other_version",
+    )
+
+
+def unreachable(url: str, problem: httpx.HTTPError) -> UnavailableError:
+    """The error where no response came."""
+    late = isinstance(problem, httpx.TimeoutException)
+    return UnavailableError(_no_answer(url, problem), code="too_slow" if late else "unavailable")
+
+
+def _no_answer(url: str, problem: httpx.HTTPError) -> str:
+    certificate = _cause(problem, ssl.SSLCertVerificationError)
+    if certificate is not None:
+        advice = "SSL_CERT_FILE may name the authority that signed it"
+        return f"The certificate of {url} is not trusted: {_words(certificate)}; {advice}."
+    if _cause(problem, ssl.SSLError) is not None:
+        advice = "check whether the address begins with http or https"
+        return f"{url} does not speak TLS as expected: {_words(problem)}; {advice}."
+    for kind, sentence in _SENTENCES.items():
+        if isinstance(problem, kind):
+            return sentence.format(url=url, why=_words(problem))
+    return f"The registry at {url} can't be used: {_words(problem)}; check the address and the network."
+
+
+def is_permanent(problem: httpx.HTTPError) -> bool:
+    """Whether a retry can't help: a certificate, or an unknown host name."""
+    return _cause(problem, ssl.SSLError) is not None or "Name or service not known" in str(problem)
+
+
+def _words(problem: BaseException) -> str:
+    return str(problem).strip().rstrip(".") or type(problem).__name__
+
+
+def _cause(problem: BaseException, kind: type[BaseException]) -> BaseException | None:
+    seen: BaseException | None = problem
+    while seen is not None:
+        if isinstance(seen, kind):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -1,0 +1,203 @@
+"""HTTP transport: authentication, retries of idempotent requests, validated responses.
+
+The token is sent to the registry's own origin only: stores are reached by presigned URLs, and a redirect to another
+host is followed without it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Final, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from registry.client.http.address import Address
+from registry.client.http.environment import open_client
+from registry.client.http.errors import (
+    PROXY_STATUSES,
+    UNSENT,
+    error_of,
+    foreign_answer,
+    hub_view,
+    is_permanent,
+    is_transient,
+    read_problem,
+    unreachable,
+    unreadable,
+)
+from registry.client.http.retry import Attempts, RetryPolicy, retry_after
+from registry.errors import RegistryError, UnavailableError, UsageError
+from registry.schemas import Schema
+from registry.schemas.protocol import API
+from registry.version import __version__
+
+LANES: Final = 8
+"""Concurrent transfers of files or parts."""
+
+Params = Mapping[str, str | int | float | bool | None]
+Answer = TypeVar("Answer")
+
+
+class Transport:
+    """Connections to one registry. Thread-safe."""
+
+    def __init__(self, url: str, token: str | None, retry: RetryPolicy | None = None) -> None:
+        self.address = Address.parse(url)
+        self.url = self.address.url
+        self.retry = retry or RetryPolicy()
+        self._headers = {"User-Agent": f"adapter-registry/{__version__}"}
+        self._token = None if token is None else _checked(token)
+        self._known = False
+        self.over = threading.Event()
+        """Set on close: transfers on other threads end at their next piece."""
+        limits = httpx.Limits(max_connections=2 * LANES, max_keepalive_connections=LANES)
+        self._http = open_client(
+            timeout=self.retry.timeout(), limits=limits, headers=self._headers, follow_redirects=False
+        )
+
+    @cached_property
+    def lanes(self) -> ThreadPoolExecutor:
+        """The worker pool of transfers."""
+        return ThreadPoolExecutor(LANES, thread_name_prefix="transfer")
+
+    def attempts(self) -> Attempts:
+        """Begin a request that may be retried."""
+        return self.retry.attempts(known=self._known, over=self.over)
+
+    def get(self, route: str, kind: type[Answer], /, *, slow: bool = False, **params: Any) -> Answer:
+        """GET a document."""
+        return self.read(self.call("GET", route, params=params, slow=slow), kind)
+
+    def send(
+        self,
+        method: str,
+        route: str,
+        kind: type[Answer],
+        body: Schema | None = None,
+        /,
+        *,
+        idempotent: bool = True,
+        slow: bool = False,
+        **params: Any,
+    ) -> Answer:
+        """Request a change; ``idempotent`` ones are retried."""
+        return self.read(self.call(method, route, params=params, body=body, idempotent=idempotent, slow=slow), kind)
+
+    def read(self, response: httpx.Response, kind: type[Answer]) -> Answer:
+        """Validate the document of a response."""
+        try:
+            adapter: TypeAdapter[Answer] = TypeAdapter(kind)
+            return adapter.validate_json(response.content)
+        except ValidationError as problem:
+            raise unreadable(self.url, response, problem) from problem
+
+    def call(
+        self,
+        method: str,
+        route: str,
+        *,
+        params: Params | None = None,
+        body: Schema | None = None,
+        idempotent: bool = True,
+        slow: bool = False,
+    ) -> httpx.Response:
+        """One API request with retries; raises the error of the service, or `UnavailableError` where there is none."""
+        content = None if body is None else body.model_dump_json(exclude_defaults=True).encode("utf-8")
+        request = self._http.build_request(
+            method,
+            self.url + API + route,
+            params=_query(params or {}),
+            content=content,
+            headers=self.auth_headers(self.url) | ({} if content is None else {"Content-Type": "application/json"}),
+            timeout=self.retry.timeout(slow=slow),
+        )
+        attempts = self.attempts()
+        while True:
+            try:
+                response = self._http.send(request)
+            except httpx.HTTPError as problem:
+                harmless = idempotent or isinstance(problem, UNSENT)
+                if harmless and not is_permanent(problem) and attempts.wait():
+                    continue
+                raise unreachable(self.url, problem) from problem
+            error, pause, may_pass = self.failure(response)
+            if error is None:
+                return response
+            if self._known:
+                attempts.answered()
+            # 429 is sent before anything is done; the others may come from a proxy that lost the service's response.
+            if not (may_pass and (idempotent or response.status_code == 429) and attempts.wait(pause)):
+                raise error
+
+    def failure(self, response: httpx.Response) -> tuple[RegistryError | None, float | None, bool]:
+        """The error of a response, when to retry, and whether that may help."""
+        alien = foreign_answer(self.url, response)
+        if alien is not None:
+            return alien, retry_after(response.headers), alien.code == "unavailable"
+        self._known = True
+        if response.status_code < 300:
+            return None, None, False
+        problem = read_problem(response)
+        if problem is None and (view := hub_view(self.address)) is not None:
+            return view, None, False
+        if problem is None:
+            sentence = f"The registry at {self.url} answers HTTP {response.status_code} and does not say why."
+            return UnavailableError(sentence), retry_after(response.headers), response.status_code in PROXY_STATUSES
+        return error_of(problem), retry_after(response.headers), is_transient(problem)
+
+    def auth_headers(self, url: str) -> dict[str, str]:
+        """The authentication headers, where ``url`` is of the registry's origin."""
+        if self._token is None or not self.address.is_origin_of(url):
+            return {}
+        return {"Authorization": f"Bearer {self._token}"}
+
+    @contextmanager
+    def stream(self, url: str, headers: Mapping[str, str], params: Params | None = None) -> Iterator[httpx.Response]:
+        """GET a stream from the registry or a store; raises what httpx raises."""
+        request = self._http.build_request(
+            "GET",
+            url,
+            params=_query(params) if params is not None else None,
+            headers={"Accept-Encoding": "identity", **headers, **self.auth_headers(url)},
+        )
+        response = self._http.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def put(self, url: str, chunks: Callable[[], Iterator[bytes]], length: int) -> httpx.Response:
+        """PUT a body of known length to the registry or a store; raises what httpx raises."""
+        headers = {"Content-Length": str(length), **self.auth_headers(url)}
+        return self._http.put(url, content=chunks() if length else b"", headers=headers)
+
+    def close(self) -> None:
+        """Release connections and threads."""
+        self.over.set()
+        if "lanes" in self.__dict__:
+            self.lanes.shutdown(wait=True, cancel_futures=True)
+        self._http.close()
+
+
+def _query(params: Params) -> dict[str, str]:
+    """Query parameters as text; raises `UsageError` for what has no UTF-8 form."""
+    said = {}
+    for name, value in params.items():
+        if value is None or value is False:
+            continue
+        text = "true" if value is True else str(value)
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UsageError(f"{name} holds a broken character: plain text is expected.")
+        said[name] = text
+    return said
+
+
+def _checked(token: str) -> str:
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError("The token is malformed: the secret that `registry token create` printed is expected.")
+    return token

@@ -1,0 +1,53 @@
+"""Planning and publishing one folder of a nested one over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from registry.client.arithmetic import MakeArithmetic
+from registry.client.http.transport import Transport
+from registry.client.parents import ParentFolders
+from registry.client.publish import plan_publish, publish_folder
+from registry.errors import NotFoundError
+from registry.progress import Progress
+from registry.schemas import Published, PublishPreview, Resolved
+from registry.transfer.requests import PublishFolder, preview
+
+
+@dataclass(frozen=True)
+class RemoteGround:
+    """A service, and what this machine can check itself."""
+
+    transport: Transport
+    arithmetic: MakeArithmetic | None
+    folders: ParentFolders
+
+    def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
+        # A parent that is planned only is nowhere that this machine could read it from.
+        request, trained_on = folder.request, folder.adapter.trained_on
+        planned = request.nested and trained_on is not None and not self._is_there(request.parent)
+        if not planned:
+            folder = self.folders.compared(folder, progress)
+        plan = plan_publish(self.transport, folder.request)
+        return preview(folder, plan, self.transport.url, self._unchecked(folder, progress, compared=not planned))
+
+    def _is_there(self, parent: str | None) -> bool:
+        try:
+            self.transport.get("/resolve", Resolved, ref=parent)
+        except NotFoundError:
+            return False
+        return True
+
+    def _unchecked(self, folder: PublishFolder, progress: Progress, *, compared: bool) -> Iterator[str]:
+        """What is left for the service, which reads no weights before they are published."""
+        if self.arithmetic is None:
+            yield "whether all weights are finite: torch is not installed here"
+        else:
+            self.arithmetic().check_finite(folder.adapter.weights.file, progress)
+        if not compared:
+            yield "whether the folder that it was trained on is that of its parent, which is not published yet"
+        yield "what its weights say of the weights of its lineage: the service reads them when they are published"
+
+    def publish(self, folder: PublishFolder, progress: Progress) -> Published:
+        return publish_folder(self.transport, self.folders.compared(folder, progress), progress)

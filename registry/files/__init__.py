@@ -1,0 +1,1 @@
+"""Bytes by range, safetensors headers, hashed files, and JSON from strangers. Needs no torch."""

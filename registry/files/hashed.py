@@ -1,0 +1,92 @@
+"""Files whose digest was taken, and what shows later whether they still have the bytes that were hashed.
+
+A file's *stamp* is its size, its times and its place on the disk. Times come in ticks, of milliseconds or of whole
+seconds: what is written within the tick of the change before leaves the stamp as it is. So a stamp alone is believed
+only where the file had been left alone for a while when hashing began; any other file has to be hashed again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from registry.files.sha256 import hash_stream
+from registry.progress import SILENT, Progress
+
+_SETTLED: Final = 3.0
+"""Seconds; longer than any tick, of which those of FAT are the longest."""
+
+
+class Stamp(NamedTuple):
+    """What the file system says of a file, and says otherwise once somebody has written to it."""
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Stamp:
+        """The stamp in what ``stat`` says."""
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+
+    def settled_at(self, moment: float) -> bool:
+        """Whether whatever is written after ``moment``, a time of the clock, gives the file another stamp."""
+        return moment - max(self.modified, self.changed) / 1e9 > _SETTLED
+
+
+@dataclass(frozen=True)
+class HashedFile:
+    """A file as it was when its digest was taken. ``settled``: a later change shows in its stamp."""
+
+    path: Path
+    digest: str
+    stamp: Stamp
+    settled: bool
+
+    def passes(self, file: int | Path) -> bool:
+        """Whether a file, open or by name, can be the one that was hashed: a look, no byte is read; raises OSError."""
+        stamp = Stamp.of(os.stat(file))  # noqa: PTH116 - a descriptor has no path
+        # One name more or less for the file changes this time alone; so does who writes to it and puts the other back.
+        return stamp._replace(changed=self.stamp.changed) == self.stamp
+
+    def is_still(self, descriptor: int) -> bool:
+        """Whether an open file is the one that was hashed, and had the same bytes since: for after they were read.
+
+        Where its stamp can't tell, they are hashed again; raises OSError.
+        """
+        if not self.passes(descriptor):
+            return False
+        told = self.settled and Stamp.of(os.fstat(descriptor)) == self.stamp
+        return told or digest_of(descriptor, SILENT) == self.digest
+
+
+def hash_file(path: Path, progress: Progress) -> HashedFile:
+    """Take the digest of a file; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        began = time.time()
+        before = Stamp.of(os.fstat(descriptor))
+        digest = digest_of(descriptor, progress)
+        after = Stamp.of(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+    return HashedFile(path, digest, after, settled=before == after and before.settled_at(began))
+
+
+def digest_of(descriptor: int, progress: Progress) -> str:
+    """The digest of an open file's bytes; raises OSError."""
+    at = 0
+
+    def fill(buffer: memoryview) -> int:
+        nonlocal at
+        filled = 0
+        while filled < len(buffer) and (count := os.preadv(descriptor, [buffer[filled:]], at)):
+            filled, at = filled + count, at + count
+        return filled
+
+    return hash_stream(fill, lambda _, chunk: progress.advance(len(chunk)))[0]

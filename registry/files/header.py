@@ -1,0 +1,164 @@
+"""Safetensors headers: a strict reader and a writer that gives the same bytes everywhere.
+
+Format: 8 bytes little-endian length of the header, the header as JSON (name -> dtype, shape, data_offsets; and
+``__metadata__``), then the tensors' bytes. The reader accepts what the reference implementation accepts and refuses
+everything else: holes, overlaps, bytes left over, unknown dtypes, duplicate names (safetensors 0.8, ``tensor.rs``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from registry.errors import RegistryError
+from registry.files.sizes import SIZES
+from registry.files.source import ByteSource, read_range
+from registry.files.strict_json import parse, shown
+
+MAX_HEADER: Final = 100_000_000
+MAX_TENSORS: Final = 1_000_000
+MAX_DIMENSIONS: Final = 16
+MAX_DIMENSION: Final = 2**48
+MAX_BYTES: Final = 2**63 - 1
+MAX_NAME: Final = 1024
+"""Characters of a tensor's name: what looks at a name may take time that grows with the square of its length."""
+_LENGTH: Final = 8
+_ALIGN: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor of a file: what it is, and its bytes ``start`` to ``stop`` counted from the start of the file."""
+
+    name: str
+    dtype: str  # as in the header: F32, BF16, ...
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A file's tensors in the order of their bytes."""
+
+    entries: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+    size: int  # bytes before the first tensor, length field included
+
+
+def read_header(source: ByteSource, *, what: str, error: type[RegistryError]) -> Header:
+    """Read and check the header of a safetensors file.
+
+    Args:
+        source: the file.
+        what: how to name the file in a message.
+        error: class of the error to raise, with code ``bad_safetensors``.
+    """
+
+    def refuse(why: str) -> RegistryError:
+        return error(
+            f"{what} is not a valid safetensors file: {why}. Save it again with safetensors.", code="bad_safetensors"
+        )
+
+    if source.size < _LENGTH + 2:
+        raise refuse(f"it has {source.size} bytes, too few for a header")
+    length = int.from_bytes(read_range(source, 0, _LENGTH), "little")
+    if length > min(source.size - _LENGTH, MAX_HEADER):
+        raise refuse(f"its header claims {length} bytes of a file of {source.size}")
+    raw = bytes(read_range(source, _LENGTH, _LENGTH + length))
+    if not raw.startswith(b"{"):
+        raise refuse("its header does not start with '{'")
+    document = parse(raw, what=f"The header of {what}", limit=MAX_HEADER, error=error, code="bad_safetensors")
+    try:
+        return _check(document, data_start=_LENGTH + length, file_size=source.size)
+    except _HeaderError as problem:
+        raise refuse(str(problem)) from None
+
+
+class _HeaderError(ValueError):
+    pass
+
+
+def _check(document: Any, *, data_start: int, file_size: int) -> Header:
+    if not isinstance(document, dict):
+        raise _HeaderError("its header is not a JSON object")
+    metadata = document.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _HeaderError("its __metadata__ is not a map of strings")
+    if len(document) > MAX_TENSORS:
+        raise _HeaderError(f"it has more than {MAX_TENSORS} tensors")
+    entries = sorted(
+        (_entry(name, value, data_start) for name, value in document.items()),
+        key=lambda entry: (entry.start, entry.stop),
+    )
+    at = data_start
+    for entry in entries:
+        if entry.start != at:
+            fault = "overlaps another tensor" if entry.start < at else "leaves a hole before it"
+            raise _HeaderError(f"tensor {shown(entry.name)} {fault}")
+        at = entry.stop
+    if at != file_size:
+        raise _HeaderError(f"its tensors end at byte {at} but the file has {file_size}")
+    return Header({entry.name: entry for entry in entries}, metadata, data_start)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_DIMENSION
+
+
+def _entry(name: str, value: Any, data_start: int) -> TensorEntry:
+    if len(name) > MAX_NAME:
+        raise _HeaderError(f"the name {shown(name)} has more than {MAX_NAME} characters")
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise _HeaderError(f"tensor {shown(name)} needs exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in SIZES:
+        raise _HeaderError(f"tensor {shown(name)} has the unknown dtype {shown(dtype)}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
+        raise _HeaderError(f"tensor {shown(name)} has a malformed shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+        raise _HeaderError(f"tensor {shown(name)} has malformed data_offsets")
+    # A dimension of 0 hides an overflow from the product, but not from programs that multiply one by one.
+    if math.prod(size or 1 for size in shape) * SIZES[dtype] > MAX_BYTES:
+        raise _HeaderError(f"tensor {shown(name)} has a shape whose product is out of range")
+    start, stop = offsets
+    needed = math.prod(shape) * SIZES[dtype]
+    if stop - start != needed:
+        raise _HeaderError(
+            f"tensor {shown(name)} of shape {shape} and dtype {dtype} needs {needed} bytes, its data_offsets give "
+            f"{stop - start}"
+        )
+    return TensorEntry(name, dtype, tuple(shape), data_start + start, data_start + stop)
+
+
+def write_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, Header]:
+    """Lay out tensors, given as (name, dtype, shape), one after another in the given order.
+
+    Returns the bytes that come before the first tensor (padded with spaces to 8 bytes, as the reference
+    implementation does) and the header that they say.
+    """
+    document: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    laid_out: list[tuple[str, str, tuple[int, ...], int, int]] = []
+    at = 0
+    for name, dtype, shape in tensors:
+        stop = at + math.prod(shape) * SIZES[dtype]
+        document[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
+        laid_out.append((name, dtype, shape, at, stop))
+        at = stop
+    raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    raw += b" " * (-len(raw) % _ALIGN)
+    size = _LENGTH + len(raw)
+    entries = {
+        name: TensorEntry(name, dtype, shape, size + start, size + stop) for name, dtype, shape, start, stop in laid_out
+    }
+    return len(raw).to_bytes(_LENGTH, "little") + raw, Header(entries, dict(metadata), size)

@@ -1,0 +1,103 @@
+"""Bytes by range: the only way in which the tensor core reads files, wherever they are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
+
+from registry.errors import IntegrityError, RegistryError
+
+
+class ByteSource(Protocol):
+    """Bytes of known size, readable by range from many threads at once."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from ``offset``; raises `IntegrityError` when the bytes are not there or not right."""
+
+
+@runtime_checkable
+class HoldingSource(ByteSource, Protocol):
+    """A source that may have its bytes in memory."""
+
+    def held(self, start: int, stop: int) -> memoryview | None:
+        """The bytes ``start`` to ``stop`` where they are kept, not to be changed; None: they are not in one place."""
+
+
+def read_range(source: ByteSource, start: int, stop: int) -> bytearray:
+    """The bytes ``start`` to ``stop`` of a source, in memory."""
+    data = bytearray(stop - start)
+    source.read_into(start, memoryview(data))
+    return data
+
+
+def look_at(source: ByteSource, start: int, stop: int) -> bytearray | memoryview:
+    """The bytes ``start`` to ``stop``, for who does not change them: no copy where they are in memory already."""
+    found = source.held(start, stop) if isinstance(source, HoldingSource) else None
+    return read_range(source, start, stop) if found is None else found
+
+
+class BytesSource:
+    """Bytes in memory; ``what`` names them where more of them is asked for than there is."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = memoryview(data)
+        self._what = what
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        stop = offset + len(buffer)
+        if offset < 0 or stop > len(self._data):
+            raise self.beyond(offset, stop)
+        buffer[:] = self._data[offset:stop]
+
+    def beyond(self, start: int, stop: int) -> RegistryError:
+        """The error for bytes that are not there."""
+        return IntegrityError(f"Bytes {start} to {stop} of {self._what} were asked for, but it has {self.size}.")
+
+    def close(self) -> None:
+        """There is nothing to release."""
+
+
+NOWHERE: Final = BytesSource(b"", "what is in memory already")
+"""A source without bytes, for numbers that no file holds."""
+
+
+class FileSource:
+    """A local file, read with ``pread``: no shared position, no mapping that a truncation could turn into a crash."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = os.fstat(self._fd).st_size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        while buffer:
+            count = os.preadv(self._fd, [buffer], offset)
+            if count == 0:
+                raise IntegrityError(f"{self._path} ends at byte {offset}, more was expected: it was cut while in use.")
+            buffer = buffer[count:]
+            offset += count
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> FileSource:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,104 @@
+"""What the operating system refuses, as the user's error: one sentence with the place and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Generic, TypeVar
+
+from registry.errors import NotAllowedError, NotFoundError, RegistryError, UnavailableError
+
+Place = TypeVar("Place")
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+FORBIDDEN: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def reason(problem: OSError) -> str:
+    """What the system says, without the place."""
+    return problem.strerror or str(problem) or type(problem).__name__
+
+
+def unwritable(place: Path, problem: OSError) -> RegistryError:
+    """The error for what can't be written at ``place``."""
+    if problem.errno in FULL:
+        return UnavailableError(
+            f"There is no space left for {place}; free some or choose another disk.", code="disk_full"
+        )
+    if problem.errno in FORBIDDEN:
+        return NotAllowedError(f"{place} can't be written: {reason(problem)}; choose another folder.", code="read_only")
+    return UnavailableError(f"{place} can't be used: {reason(problem)}.")
+
+
+def unreadable(place: Path, problem: OSError) -> RegistryError:
+    """The error for what can't be read at ``place``, or at the place that the system names."""
+    named = place if problem.filename is None else Path(os.fsdecode(problem.filename))
+    return UnavailableError(f"{named} can't be read: {reason(problem)}; make it readable and run this again.")
+
+
+def unreadable_file(file: Path, problem: OSError) -> RegistryError:
+    """The error for a file that a user names and that can't be read, or is not there."""
+    if isinstance(problem, FileNotFoundError):
+        return NotFoundError(f"There is no file {file}: check the name, or whether something removed it.")
+    return UnavailableError(f"The file {file} can't be read ({reason(problem)}): make it readable and run this again.")
+
+
+def unusable(folder: Path, problem: OSError) -> RegistryError:
+    """The error for the folder in which a registry keeps its files."""
+    why = reason(problem)
+    if problem.errno in FULL:
+        return UnavailableError(
+            f"There is no space left for the registry's files in {folder} ({why}): free some space, "
+            "or raise the quota, and run this again; nothing half-written is left.",
+            code="disk_full",
+        )
+    if problem.errno == errno.EFBIG:
+        return UnavailableError(
+            f"A file is larger than what may be written in {folder} ({why}): raise the file size limit (ulimit -f), "
+            "or use a file system without it, and run this again; nothing half-written is left.",
+            code="disk_full",
+        )
+    if problem.errno in FORBIDDEN:
+        return NotAllowedError(
+            f"The folder {folder} can't be used as needed ({why}): give this user the right to read and write in it, "
+            "or use a registry in another folder.",
+            code="read_only",
+        )
+    return UnavailableError(f"The folder {folder} can't be used ({why}): check its disk or mount, and run this again.")
+
+
+class ErrorMapping(Generic[Place]):
+    """A ``with`` block: an `OSError` of it is raised as the error that ``error`` makes of it and the place."""
+
+    __slots__ = ("_error", "_place")
+
+    def __init__(self, error: Callable[[Place, OSError], RegistryError], place: Place) -> None:
+        self._error = error
+        self._place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(problem, OSError):
+            raise self._error(self._place, problem) from problem
+
+
+def telling_unwritable(place: Path) -> ErrorMapping[Path]:
+    """Raise `unwritable` for what the system refuses within."""
+    return ErrorMapping(unwritable, place)
+
+
+def telling_unreadable(place: Path) -> ErrorMapping[Path]:
+    """Raise `unreadable` for what the system refuses within."""
+    return ErrorMapping(unreadable, place)
+
+
+def telling_unusable(folder: Path) -> ErrorMapping[Path]:
+    """Raise `unusable` for what the system refuses within."""
+    return ErrorMapping(unusable, folder)

@@ -1,0 +1,1 @@
+"""Repositories of a Hub, brought to this machine."""

@@ -1,0 +1,254 @@
+"""The Hub's own client, huggingface_hub, as this package calls it: what it raises is told as errors of this one.
+
+It is imported when a Hub is asked, and takes its settings from the environment as it always does.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+from registry.errors import NotAllowedError, NotFoundError, RegistryError, UnavailableError
+from registry.progress import Progress
+from registry.settings.parsers import redacted
+
+DEFAULT_ENDPOINT: Final = "https://huggingface.co"
+_AT_ONCE: Final = 8
+_REFUSED: Final = (401, 403)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository at a commit, as the Hub lists it."""
+
+    path: str
+    size: int
+    sha256: str | None  # hex, where the Hub says it
+
+
+class HubClient:
+    """One repository of the Hub that the environment names; ``called`` is how the user called it."""
+
+    def __init__(self, repo_id: str, called: str) -> None:
+        try:
+            import huggingface_hub
+            from huggingface_hub import constants, errors, file_download, hf_api
+        except ModuleNotFoundError as problem:
+            raise UnavailableError(
+                f"{called} is a repository of a Hub, and the package huggingface_hub, which asks it, is not installed "
+                "here; install it.",
+                code="missing_package",
+            ) from problem
+        self._hub: Any = huggingface_hub
+        # Each by its name: the package loads its modules when they are asked for, and not as attributes.
+        self._constants: Any = constants
+        self._errors: Any = errors
+        self._folder_name: Any = file_download.repo_folder_name
+        self._listed_file: Any = hf_api.RepoFile
+        self._repo_id = repo_id
+        self._called = called
+
+    @property
+    def endpoint(self) -> str:
+        """The address of the Hub, without a password."""
+        return redacted(self._constants.ENDPOINT)
+
+    @property
+    def _offline(self) -> bool:
+        return bool(self._constants.HF_HUB_OFFLINE)
+
+    def resolve(self, revision: str | None) -> str:
+        """The commit that the name of a revision means now; offline, what it meant when it was asked last."""
+        if self._offline:
+            return self._cached_commit(revision or "main")
+        with self._told(revision):
+            info = self._api.model_info(self._repo_id, revision=revision)
+        return str(info.sha)
+
+    def files(self, commit: str) -> list[HubFile]:
+        """All files at a commit; offline, those of it that the cache has."""
+        if self._offline:
+            return list(self._cached_files(commit))
+        with self._told(commit):
+            listed = list(self._api.list_repo_tree(self._repo_id, recursive=True, revision=commit))
+        found = [entry for entry in listed if isinstance(entry, self._listed_file)]
+        return [HubFile(file.path, file.size, file.lfs.sha256 if file.lfs else None) for file in found]
+
+    def bring(self, commit: str, files: Sequence[HubFile], progress: Progress) -> dict[str, Path]:
+        """Bring files to the cache, some at once; where each is, by name."""
+        counter = _Counter(progress)
+        if not self._offline:
+            progress.begin("Downloading", sum(file.size for file in files))
+        with self._told(commit), ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hub") as pool:
+            running = [pool.submit(self._bring, commit, file, counter) for file in files]
+            try:
+                done, _ = wait(running, return_when=FIRST_EXCEPTION)
+                for failed in done:
+                    failed.result()
+            except BaseException:
+                counter.stopped = True
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return {file.path: future.result() for file, future in zip(files, running, strict=True)}
+
+    def _bring(self, commit: str, file: HubFile, counter: _Counter) -> Path:
+        download = self._hub.hf_hub_download
+        bar = counter.bar(file.size)
+        # Before 1.0 the client draws its own bars, and none of them in a pipe.
+        own = {"tqdm_class": bar} if "tqdm_class" in inspect.signature(download).parameters else {}
+        place = download(self._repo_id, file.path, revision=commit, local_files_only=self._offline, **own)
+        bar.finish()
+        return Path(place)
+
+    @property
+    def _api(self) -> Any:
+        return self._hub.HfApi()
+
+    # -------------------------------------------------------------- without a network
+
+    def _cached_commit(self, revision: str) -> str:
+        folder = self._cached_repo
+        named = folder / "refs" / revision
+        commit = named.read_text().strip() if named.is_file() else revision
+        if not (folder / "snapshots" / commit).is_dir():
+            raise UnavailableError(
+                f"{self._called} is not in the Hub's cache, and HF_HUB_OFFLINE keeps the network out: unset it, or "
+                "bring the repository here first."
+            )
+        return commit
+
+    def _cached_files(self, commit: str) -> Iterator[HubFile]:
+        root = self._cached_repo / "snapshots" / commit
+        for place in sorted(root.rglob("*")):
+            if place.is_file():
+                yield HubFile(place.relative_to(root).as_posix(), place.stat().st_size, None)
+
+    @property
+    def _cached_repo(self) -> Path:
+        name = self._folder_name(repo_id=self._repo_id, repo_type="model")
+        return Path(self._constants.HF_HUB_CACHE) / str(name)
+
+    # -------------------------------------------------------------- what went wrong
+
+    @contextmanager
+    def _told(self, revision: str | None) -> Iterator[None]:
+        """Tell what the client raises as an error of the registry."""
+        try:
+            yield
+        except RegistryError:
+            raise
+        except Exception as problem:
+            raise self._error(problem, revision) from problem
+
+    def _error(self, problem: Exception, revision: str | None) -> RegistryError:
+        repo, said = f"{self._repo_id} at {self.endpoint}", _said(problem)
+        known = self._errors
+        told = {  # the first that it is: to the client, a gated repository is one that is not found
+            known.GatedRepoError: NotAllowedError(
+                f"{repo} is gated: ask for access on its page, and set HF_TOKEN to a token of the account that has "
+                f"it{said}."
+            ),
+            known.RepositoryNotFoundError: NotFoundError(
+                f"There is no repository {repo}, or HF_TOKEN is not one that sees it{said}."
+            ),
+            known.RevisionNotFoundError: NotFoundError(f"{repo} has no revision {revision or 'main'}{said}."),
+        }
+        if (found := next((error for kind, error in told.items() if isinstance(problem, kind)), None)) is not None:
+            return found
+        if isinstance(problem, OSError) and problem.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return UnavailableError(
+                f"There is no space left for {self._called} in the Hub's cache {self._constants.HF_HUB_CACHE}: "
+                "make room, or set HF_HOME to a folder that has some.",
+                code="disk_full",
+            )
+        status = getattr(getattr(problem, "response", None), "status_code", None)
+        if status in _REFUSED:
+            return NotAllowedError(f"{self.endpoint} refuses this for {self._called} ({status}){said}; check HF_TOKEN.")
+        what = f"it answers with {status}" if status else _reason(problem)
+        return UnavailableError(f"{self._called} can't be brought from {self.endpoint}: {what}{said}. Try again later.")
+
+
+def _said(problem: Exception) -> str:
+    """What the Hub itself says about it."""
+    text = " ".join(str(getattr(problem, "server_message", None) or "").split())
+    return f" (it says: {text[:300].rstrip('.')})" if text else ""
+
+
+def _reason(problem: Exception) -> str:
+    """The innermost cause in one line: what the HTTP library says is more than what is made of it."""
+    while (cause := problem.__cause__ or problem.__context__) is not None and isinstance(cause, Exception):
+        problem = cause
+    text = " ".join(str(problem).split())[:300].rstrip(".")
+    return text or type(problem).__name__
+
+
+class _StoppedError(Exception):
+    """Another download failed, or the user stopped: this one ends, too."""
+
+
+class _Counter:
+    """Bytes of all downloads together, told from one thread at a time."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.stopped = False
+        self._progress = progress
+        self._lock = Lock()
+
+    def bar(self, size: int) -> _Bar:
+        return _Bar(self._advance, size)
+
+    def _advance(self, amount: int) -> None:
+        if self.stopped:
+            raise _StoppedError
+        with self._lock:
+            self._progress.advance(amount)
+
+
+class _Bar:
+    """Stands where the client would make a bar for a file, and counts; called, it is the bar."""
+
+    def __init__(self, advance: Callable[[int], None], size: int) -> None:
+        self.total: float | None = size  # which some versions read and set
+        self.n = 0
+        self.format_dict: dict[str, object] = {}
+        self._advance = advance
+        self._size = size
+        self._done = 0
+
+    def __call__(self, *args: object, **options: object) -> _Bar:
+        del args, options
+        return self
+
+    def update(self, amount: float | None = 1) -> None:
+        """More bytes are here; what is brought again counts once."""
+        step = min(int(amount or 0), self._size - self._done)
+        if step > 0:
+            self._done += step
+            self._advance(step)
+
+    def finish(self) -> None:
+        """The file is here, from wherever it came."""
+        self.update(self._size)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """What else bars can do, which differs by version."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _nothing
+
+
+def _nothing(*args: object, **options: object) -> None:
+    del args, options

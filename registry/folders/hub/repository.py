@@ -1,0 +1,146 @@
+"""A repository of a Hub, brought to this machine: listed at one commit, and of that commit what the registry takes.
+
+The Hub's own client does it, with its cache, its endpoint and its token (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``,
+``HF_HUB_OFFLINE``). What was brought before is not brought again, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from registry.digest import PREFIX
+from registry.errors import IntegrityError, RegistryError, UnavailableError, UsageError
+from registry.folders.hub.client import DEFAULT_ENDPOINT, HubClient, HubFile
+from registry.folders.scan import sort_names
+from registry.progress import Progress
+from registry.schemas import LeftOut
+
+SCHEME: Final = "hf:"
+FORM: Final = "hf:ORG/REPO or hf:ORG/REPO@REVISION"
+MAX_SOURCE: Final = 1024
+
+_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_REFERENCE: Final = re.compile(rf"hf:({_PART}(?:/{_PART})?)(?:@(\S+))?")
+_SOURCE: Final = re.compile(rf"hf:{_PART}(?:/{_PART})?@[0-9a-f]{{7,64}}(?: at https?://[!-~]+)?")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a repository, sorted by the rule of folders."""
+
+    where: str
+    names: tuple[str, ...]  # what is taken
+    left_out: tuple[LeftOut, ...]
+    read: Callable[[str], bytes]  # a document, by name
+
+
+Choose = Callable[[Listing], tuple[Iterable[str], Iterable[LeftOut]]]
+"""The names that are wanted, and what is left out besides; it raises where they are not what is looked for."""
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """A repository, and the name of a revision of it; None: the one that the Hub shows first."""
+
+    repo_id: str
+    revision: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> HubReference:
+        """Read ``hf:ORG/REPO`` or ``hf:ORG/REPO@REVISION``.
+
+        Raises:
+            UsageError: it has another form.
+        """
+        found = _REFERENCE.fullmatch(text)
+        if found is None or "--" in found[1] or ".." in found[1] or ".." in (found[2] or ""):
+            raise UsageError(f"{text!r} names no repository of a Hub: {FORM} is expected, such as hf:BAAI/bge-m3@main.")
+        return cls(found[1], found[2])
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.repo_id}" + ("" if self.revision is None else f"@{self.revision}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was brought: a folder, which the Hub's cache keeps, and where it comes from."""
+
+    folder: Path
+    source: str  # hf:ORG/REPO@COMMIT, and the endpoint where it is not the usual one
+    left_out: tuple[LeftOut, ...]  # what was not brought
+    digests: Mapping[str, str]  # by name, of those files of which the Hub knows it
+
+    def check(self, files: Mapping[str, tuple[str, int]]) -> None:
+        """Hold what was read against what the Hub says of it; ``files`` are digests and sizes by name.
+
+        Raises:
+            IntegrityError: ``corrupt``, a file of the Hub's cache is damaged.
+        """
+        for path, (digest, _) in files.items():
+            expected = self.digests.get(path, digest)
+            if digest != expected:
+                raise IntegrityError(
+                    f"{path} of {self.source} is {expected} on the Hub, but {self.folder / path} holds {digest}: it is "
+                    "damaged; remove it from the Hub's cache and run this again."
+                )
+
+
+def names_a_hub(place: str | os.PathLike[str]) -> bool:
+    """Whether what a user gave is a repository of a Hub; a folder of such a name is given as ``./hf:...``."""
+    return os.fspath(place).startswith(SCHEME)
+
+
+def check_source(text: str | None) -> str | None:
+    """Return where something is said to come from, if it has the form of `Snapshot.source`.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if text is not None and (len(text) > MAX_SOURCE or _SOURCE.fullmatch(text) is None):
+        raise UsageError(f"The source {text[:200]!r} is malformed: hf:ORG/REPO@COMMIT is expected.")
+    return text
+
+
+def bring(text: str, choose: Choose, error: type[RegistryError], progress: Progress) -> Snapshot:
+    """Bring what ``choose`` wants of a repository to this machine.
+
+    Raises:
+        UsageError: the text names no repository.
+        NotFoundError: there is no such repository or revision, or the token does not see it.
+        NotAllowedError: the repository is gated, or the token is refused.
+        UnavailableError: the Hub can't be reached, or the client's package is not installed.
+        error: names of files that can't be taken; and whatever ``choose`` raises.
+    """
+    reference = HubReference.parse(text)
+    client = HubClient(reference.repo_id, str(reference))
+    commit = client.resolve(reference.revision)
+    at = "" if client.endpoint == DEFAULT_ENDPOINT else f" at {client.endpoint}"
+    source = f"{SCHEME}{reference.repo_id}@{commit}{at}"
+    if _SOURCE.fullmatch(source) is None:
+        raise UnavailableError(f"{client.endpoint} calls the commit of {reference} {commit!r}, which is no commit id.")
+    files = {file.path: file for file in client.files(commit)}
+    names, left_out = sort_names(files, error)
+
+    def read(path: str) -> bytes:
+        return client.bring(commit, [files[path]], progress)[path].read_bytes()
+
+    wanted, others = choose(Listing(str(reference), tuple(names), tuple(left_out), read))
+    chosen = [files[path] for path in wanted]
+    places = client.bring(commit, chosen, progress)
+    left_out = sorted([*left_out, *others], key=lambda left: left.path)
+    return Snapshot(_root(places), source, tuple(left_out), _digests(chosen))
+
+
+def _root(places: Mapping[str, Path]) -> Path:
+    """The folder of the snapshot, from where one of its files is."""
+    path, place = next(iter(places.items()))
+    return place.parents[path.count("/")]
+
+
+def _digests(files: Iterable[HubFile]) -> dict[str, str]:
+    return {file.path: PREFIX + file.sha256 for file in files if file.sha256 is not None}

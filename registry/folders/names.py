@@ -1,0 +1,102 @@
+"""Names of files that every system can hold in one folder: what is added here is fetched there.
+
+A name that a folder can't hold, or that another one takes the place of on a system that does not tell upper from lower
+case, would be published and could never be fetched as it was.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Final
+
+from registry.errors import RegistryError
+
+MAX_NAME: Final = 512  # characters, with all folders
+MAX_COMPONENT: Final = 255  # bytes: what file systems take of one part
+_FORBIDDEN: Final = re.compile(r'[\x00-\x1f\\:*?"<>|]')
+_DEVICE: Final = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+_SHOWN: Final = 80
+
+
+def check_name(name: str, error: type[RegistryError]) -> str:
+    """Return the name of a file, ``/``-separated, if a folder can hold it.
+
+    Raises:
+        error: ``bad_config``, with the rule that it breaks.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise error(f"File name {_shown(name)} is not valid UTF-8; rename the file.", code="bad_config") from None
+    if _FORBIDDEN.search(name) or len(name) > MAX_NAME:
+        raise error(
+            f"File name {_shown(name)} can't be stored: at most {MAX_NAME} characters and none of "
+            '\\ : * ? " < > | are expected.',
+            code="bad_config",
+        )
+    for part in name.split("/"):
+        rule = _broken(part)
+        if rule is not None:
+            raise error(f"File name {_shown(name)} can't be stored: {rule}; rename it.", code="bad_config")
+    return name
+
+
+def _broken(part: str) -> str | None:
+    """The rule that a part of a name breaks."""
+    if len(part.encode("utf-8")) > MAX_COMPONENT:
+        return f"{_shown(part)} has more than {MAX_COMPONENT} bytes, and no folder holds such a name"
+    if part.endswith((".", " ")):
+        return f"{_shown(part)} ends with a dot or a blank, which some systems cut off"
+    if _DEVICE.fullmatch(part):
+        return f"{_shown(part)} is the name of a device on some systems"
+    return None
+
+
+def check_together(names: Iterable[str], error: type[RegistryError]) -> None:
+    """Check that one folder holds all of these files on every system.
+
+    Raises:
+        error: ``bad_config``, naming two that take each other's place: a file where another one needs a folder, or
+            names that differ only in case or in how their letters are composed.
+    """
+    files: dict[str, str] = {}
+    folders: dict[str, tuple[str, str]] = {}  # with a file that is in it
+    for name in sorted(names):
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            folder = "/".join(parts[:depth])
+            before, inside = folders.setdefault(_folded(folder), (folder, name))
+            if before != folder:
+                raise _same(inside, name, error)
+        other = files.setdefault(_folded(name), name)
+        if other != name:
+            raise _same(other, name, error)
+    for key in sorted(files.keys() & folders.keys()):
+        raise error(
+            f"Files {_shown(files[key])} and {_shown(folders[key][1])} can't be in one folder: the first is a file "
+            "where the second needs a folder; rename one of them.",
+            code="bad_config",
+        )
+
+
+def is_taken(name: str, reserved: str) -> bool:
+    """Whether a name is another one's on a system that does not tell upper from lower case."""
+    return _folded(name) == _folded(reserved)
+
+
+def _same(first: str, second: str, error: type[RegistryError]) -> RegistryError:
+    return error(
+        f"Files {_shown(first)} and {_shown(second)} can't be in one folder on every system: their names differ only "
+        "in upper and lower case, or in how letters are composed; rename one of them.",
+        code="bad_config",
+    )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}...")

@@ -1,0 +1,193 @@
+"""Filling a folder with an artifact: it appears when it is complete, and replaces only what an earlier fetch wrote."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
+from registry.folders.errors import reason, telling_unwritable
+from registry.folders.receipts import read_receipt, write_receipt
+from registry.folders.scan import RECEIPT
+from registry.folders.staging import put_in_place, staged_folder, sync_folder
+from registry.folders.writer import Writable, write_files
+from registry.progress import Progress
+from registry.schemas import Fetched, OutputFile
+from registry.schemas.receipt import Receipt
+
+_READ: Final = 8 << 20
+
+MakeReceipt = Callable[[tuple[OutputFile, ...]], Receipt]
+
+
+def absolute(out: Path) -> Path:
+    """The folder itself, behind a link that the user gave.
+
+    Raises:
+        NotAllowedError, UnavailableError: the file system does not let anybody look there.
+    """
+    out = out.expanduser()
+    with telling_unwritable(out):
+        return out.resolve() if out.is_symlink() else out.absolute()
+
+
+def fetched(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
+    """The answer of a fetch whose folder holds what a receipt says."""
+    return Fetched(
+        reference=receipt.reference,
+        kind=receipt.kind,
+        folder=str(place),
+        rendering=receipt.rendering,
+        fresh=fresh,
+        files=receipt.files,
+        notices=receipt.notices,
+        truncation=receipt.truncation,
+    )
+
+
+def receipt_of_rendering(place: Path, rendering: str, size: int, progress: Progress) -> Receipt | None:
+    """The receipt in the folder, where it is of this very rendering and every file is what it says."""
+    try:
+        receipt = read_receipt(place)
+    except (NotFoundError, IntegrityError):
+        return None
+    if receipt.rendering != rendering:
+        return None
+    progress.begin("Checking what is there", size)
+    return receipt if all(file_is_right(place, file, progress) for file in receipt.files) else None
+
+
+def already_there(
+    place: Path, rendering: str, size: int, make_receipt: MakeReceipt, progress: Progress
+) -> Fetched | None:
+    """The answer of a fetch whose folder holds this very rendering, whole; None where it has to be filled.
+
+    The same rendering can be had by several references, of several registries and with several options: the answer is
+    about what was asked for, and the receipt is made to say the same.
+    """
+    there = receipt_of_rendering(place, rendering, size, progress)
+    if there is None:
+        return None
+    # The bytes are still those that another version may have written.
+    receipt = make_receipt(there.files).model_copy(update={"versions": there.versions})
+    answer = fetched(receipt, place, fresh=False)
+    if receipt == there:
+        return answer
+    try:
+        _replace_receipt(place, receipt)
+    except OSError as problem:  # such as another user's folder
+        told = (
+            f"The receipt in {place} goes on saying {there.reference} of {there.registry}, for which the same files "
+            f"were fetched before: it can't be written ({reason(problem)})."
+        )
+        return answer.model_copy(update={"notices": (*answer.notices, told)})
+    return answer
+
+
+def _replace_receipt(place: Path, receipt: Receipt) -> None:
+    """Give a complete folder another receipt, at once for whoever reads from it; raises OSError."""
+    with staged_folder(place) as staging:  # beside the folder, where what a killed run leaves is cleared by the next
+        _write_receipt(staging, receipt)
+        (staging / RECEIPT).replace(place / RECEIPT)
+    sync_folder(place)
+
+
+def _write_receipt(folder: Path, receipt: Receipt) -> None:
+    with (folder / RECEIPT).open("xb") as stream:
+        stream.write(write_receipt(receipt))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def file_is_right(folder: Path, file: OutputFile, progress: Progress) -> bool:
+    """Whether a file of a fetched folder has the size and the BLAKE3 that the receipt says."""
+    digest = blake3()
+    try:
+        with (folder / file.path).open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size != file.size:
+                return False
+            while data := stream.read(_READ):
+                digest.update(data)
+                progress.advance(len(data))
+    except OSError:
+        return False
+    return digest.hexdigest() == file.blake3
+
+
+def may_fill(place: Path, *, force: bool) -> bool:
+    """Whether the folder has to be replaced.
+
+    Raises:
+        ConflictError: ``folder_taken``, it holds what may not be replaced.
+        NotAllowedError, UnavailableError: the file system does not let anybody look there.
+    """
+    with telling_unwritable(place):
+        return _may_fill(place, force=force)
+
+
+def _may_fill(place: Path, *, force: bool) -> bool:
+    if not place.exists():
+        return False
+    if not place.is_dir():
+        raise ConflictError(f"{place} is a file; a folder that is absent or empty is expected.", code="folder_taken")
+    names = {entry.relative_to(place).as_posix() for entry in place.rglob("*") if not entry.is_dir()}
+    if not names:
+        return any(place.iterdir())
+    try:
+        receipt = read_receipt(place)
+    except (NotFoundError, IntegrityError):
+        raise ConflictError(
+            f"{place} holds files that no fetch wrote; choose a folder that is absent or empty.", code="folder_taken"
+        ) from None
+    foreign = sorted(names - {RECEIPT, *(file.path for file in receipt.files)})
+    if not force:
+        raise ConflictError(
+            f"{place} holds something else, {receipt.reference} as {receipt.kind} or a changed copy of it; "
+            "--force replaces what an earlier fetch wrote.",
+            code="folder_taken",
+        )
+    if foreign:
+        raise ConflictError(
+            f"{place} holds {foreign[0]!r}, which no fetch wrote, so --force can't replace the folder; move it away.",
+            code="folder_taken",
+        )
+    return True
+
+
+def fill(
+    place: Path,
+    artifact: Writable,
+    make_receipt: MakeReceipt,
+    *,
+    replace: bool,
+    progress: Progress,
+    resumable: bool = False,
+) -> Receipt:
+    """Write all files and the receipt beside them, and give the folder its name.
+
+    ``resumable``: what was written before an interruption stays beside the place, hidden, for the next run.
+    ``make_receipt`` is called when all files are written; what it raises leaves nothing behind.
+
+    Raises:
+        ConflictError: ``folder_taken``, something came there meanwhile.
+        UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
+    """
+    with telling_unwritable(place), staged_folder(place, leave=resumable) as staging:
+        _check_space(place, artifact.size)
+        receipt = make_receipt(write_files(artifact, staging, progress))
+        _write_receipt(staging, receipt)
+        put_in_place(staging, place, replace=replace)
+        return receipt
+
+
+def _check_space(place: Path, size: int) -> None:
+    free = shutil.disk_usage(place.parent).free
+    if free < size:
+        raise UnavailableError(
+            f"{place} needs {size} bytes and {free} are free; free some or choose another disk.", code="disk_full"
+        )

@@ -1,0 +1,75 @@
+"""Signs in a folder that an adapter was trained on quantised weights, as QLoRA does.
+
+Its checkpoint says nothing of it: `adapter_config.json` has no field for how the base model was loaded. What may tell
+is the model card or another file of the trainer, where it was written down; a `config.json` that was saved beside; and
+that of the base model, where it is a folder of this machine. A name may tell too, but it travels anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from registry.folders.scan import Folder
+
+CARD: Final = "README.md"
+_TRAINERS: Final = (".yaml", ".yml")  # what a trainer was told, where it leaves that: axolotl, LLaMA-Factory
+_CONFIG: Final = "config.json"
+_MOST: Final = 1 << 20  # bytes of each that are looked through
+_SIGNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r"^[ \t]*[-*]?[ \t]*load_in_4bit[ \t]*:[ \t]*true[ \t]*$", re.IGNORECASE | re.MULTILINE), "4 bits"),
+    (re.compile(r"^[ \t]*[-*]?[ \t]*load_in_8bit[ \t]*:[ \t]*true[ \t]*$", re.IGNORECASE | re.MULTILINE), "8 bits"),
+    (re.compile(r"^[ \t]*adapter[ \t]*:[ \t]*qlora[ \t]*$", re.IGNORECASE | re.MULTILINE), "QLoRA"),
+    (re.compile(r"^[ \t]*quantization_bit[ \t]*:[ \t]*[2-8][ \t]*$", re.IGNORECASE | re.MULTILINE), "quantization_bit"),
+    (re.compile(r"quantization config was used during training", re.IGNORECASE), "a quantization config"),
+)
+
+
+def sign_of_quantised(folder: Folder, trained_on: Path | None) -> str | None:
+    """What shows that an adapter was trained on quantised weights; None: nothing does, which proves nothing.
+
+    Args:
+        folder: of the adapter.
+        trained_on: the folder of this machine that ``base_model_name_or_path`` names.
+    """
+    for name, file in _written(folder):
+        text = _read(file).decode("utf-8", errors="replace")
+        found = next((what for pattern, what in _SIGNS if pattern.search(text)), None)
+        if found is not None:
+            return f"{name} says {found}"
+    beside = folder.find(_CONFIG)
+    if beside is not None and _is_quantised(beside):
+        return f"quantization_config in its {_CONFIG}"
+    if trained_on is not None and _is_quantised(trained_on / _CONFIG):
+        return f"quantization_config in the {_CONFIG} of the folder that it was trained on"
+    return None
+
+
+def _written(folder: Folder) -> Iterator[tuple[str, Path]]:
+    """Files in which the loading may be written down, and how to call them."""
+    for found in folder.files:
+        if found.path == CARD:
+            yield CARD, found.file
+        elif "/" not in found.path and found.path.endswith(_TRAINERS):
+            plain = found.path.isascii() and len(found.path) <= 100
+            yield found.path if plain else "a file of the trainer", found.file
+
+
+def _is_quantised(config: Path) -> bool:
+    try:
+        document: Any = json.loads(_read(config))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and bool(document.get("quantization_config"))
+
+
+def _read(file: Path) -> bytes:
+    """The beginning of a file, nothing where it can't be read: a sign that is not seen is none."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_MOST)
+    except OSError:
+        return b""

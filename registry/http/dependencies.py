@@ -1,0 +1,89 @@
+"""FastAPI dependencies of the routes: the service, and the registry with the rights of the request's principal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, cast
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
+
+from registry.http.access import Access, DenialLog
+from registry.http.renderings import Renderings
+from registry.http.request.errors import MalformedError
+from registry.http.request.limits import Limits
+from registry.http.request.metrics import Metrics
+from registry.http.wire.admission import ThreadAdmission
+from registry.http.wire.bodies import BodySender
+from registry.memory import MemoryCache
+from registry.schemas.texts import is_plain
+from registry.services.jobs.runner import Runner
+from registry.services.local import LocalRegistry
+
+
+@dataclass(frozen=True)
+class Service:
+    """The state of one service process."""
+
+    registry: LocalRegistry  # unrestricted; narrowed for each request
+    access: Access
+    denials: DenialLog
+    bodies: BodySender
+    limits: Limits
+    metrics: Metrics
+    memory: MemoryCache
+    truncations: ThreadAdmission
+    tables: ThreadAdmission
+    runner: Runner
+    part_threads: CapacityLimiter
+    renderings: Renderings = field(default_factory=Renderings)
+
+
+def service_of(request: Request) -> Service:
+    """The service that handles a request."""
+    return cast("Service", request.app.state.service)
+
+
+def request_registry(request: Request) -> LocalRegistry:
+    """The registry with the principal's rights; every route's first dependency: unauthenticated requests end here."""
+    service = service_of(request)
+    principal = service.access.principal(request)
+    _check_query(request)
+    request.state.principal = principal
+    return service.registry.with_principal(principal)
+
+
+def _check_query(request: Request) -> None:
+    """Refuse unknown and repeated query parameters, and texts that no database stores.
+
+    A misspelt parameter that is silently ignored is worse than an error.
+    """
+    items = request.query_params.multi_items()
+    if not items:
+        return
+    given = [name for name, _ in items]
+    known = _query_names(request.scope["route"].dependant)
+    for name, value in items:
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise MalformedError(f"The query parameter {name[:64]!r} is not one of this route, which knows {names}.")
+        if given.count(name) > 1:
+            raise MalformedError(f"The query parameter {name} is given {given.count(name)} times, once is expected.")
+        if not is_plain(value):
+            raise MalformedError(
+                f"The query parameter {name} holds a NUL or a broken character, plain text is expected."
+            )
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*map(_query_names, dependant.dependencies))
+
+
+def address_of(request: Request) -> str:
+    """The base URL as the client addressed the service; the service's own host name may differ."""
+    return str(request.base_url).rstrip("/")
+
+
+RequestRegistry = Annotated[LocalRegistry, Depends(request_registry)]

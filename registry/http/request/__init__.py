@@ -1,0 +1,1 @@
+"""One request: its limits, errors, middleware, log and metrics."""

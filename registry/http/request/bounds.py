@@ -1,0 +1,165 @@
+"""Middleware that refuses requests that are too large or too slow."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Final
+
+from registry.errors import RegistryError, UnavailableError, UsageError
+from registry.http.request.context import RequestContext, Scope, context_of, header
+from registry.http.request.errors import problem, problem_response
+from registry.http.request.limits import Limits, largest_body
+from registry.http.request.middleware import App, Message, Receive, Send
+
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_ONCE: Final = frozenset(
+    {b"authorization", b"content-length", b"content-type", b"host", b"if-range", b"range", b"transfer-encoding"}
+)
+_LINGER_TIME: Final = 1.0  # seconds
+_LINGER_BYTES: Final = 8 << 20
+
+
+class ClientGoneError(Exception):
+    """The client disconnected while its body was read."""
+
+
+class BoundsMiddleware:
+    """Limits the headers, the query and the body of every request."""
+
+    def __init__(self, app: App, *, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(scope, receive, self._limits)
+        refused = self._head(scope) or body.refused()
+        if refused is not None:
+            await _refuse(scope, body, send, refused)
+            return
+        gate = _ResponseGate(body, send)
+        try:
+            await self._app(scope, body.receive, gate.send)
+        except ClientGoneError:
+            return
+
+    def _head(self, scope: Scope) -> RegistryError | None:
+        limits, headers = self._limits, scope["headers"]
+        if len(headers) > limits.headers:
+            return _too_large(f"The request has {len(headers)} headers, at most {limits.headers} are taken.")
+        size = sum(len(name) + len(value) for name, value in headers)
+        if size > limits.header_bytes:
+            return _too_large(f"The headers have {size} bytes, at most {limits.header_bytes} are taken.")
+        once = [name for name, _ in headers if name in _ONCE]
+        if len(once) > len(set(once)):
+            # Proxies and logs may pick another one of them.
+            twice = next(name for name in once if once.count(name) > 1)
+            return UsageError(
+                f"The header {twice.decode('ascii').title()} is given {once.count(twice)} times, not once."
+            )
+        query = len(scope["query_string"])
+        if query > limits.query:
+            return _too_large(f"The query has {query} bytes, at most {limits.query} are taken.")
+        return None
+
+
+class _Body:
+    """The request body as it arrives."""
+
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits) -> None:
+        self._context: RequestContext = context_of(scope)
+        self._receive = receive
+        self._limits = limits
+        self._most = largest_body(limits, scope["method"], scope["path"])
+        self._length = header(scope, b"content-length")
+        self._chunked = header(scope, b"transfer-encoding") is not None
+        self._begun: float | None = None
+        self.complete = self._length in {None, b"0"} and not self._chunked
+        self._note()
+
+    def _note(self) -> None:
+        if self.complete:
+            self._context.complete = time.perf_counter()
+
+    def refused(self) -> RegistryError | None:
+        """Why the headers rule the body out."""
+        if self._length is not None and _LENGTH.fullmatch(self._length) is None:
+            return UsageError(f"The header Content-Length is {self._length[:32]!r}, a number is expected.")
+        if self._length is not None and int(self._length) > self._most:
+            return self._too_long(int(self._length))
+        return None
+
+    async def receive(self) -> Message:
+        """The next ASGI message."""
+        if self.complete:
+            return await self._receive()
+        if self._begun is None:
+            self._begun = time.monotonic()
+        left = self._begun + self._limits.body_time(self._context.received) - time.monotonic()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, left))
+        except TimeoutError:
+            raise self._too_slow() from None
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        self._context.received += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        self._note()
+        if self._context.received > self._most:
+            raise self._too_long(self._context.received)
+        return message
+
+    async def linger(self) -> None:
+        """Drain a refused body for a moment (lingering close): a client that still sends reads no response."""
+        end, count = time.monotonic() + _LINGER_TIME, 0
+        while not self.complete and count < _LINGER_BYTES:
+            try:
+                message = await asyncio.wait_for(self._receive(), max(0.0, end - time.monotonic()))
+            except TimeoutError:
+                return
+            count += len(message.get("body", b""))
+            self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
+
+    def _too_long(self, found: int) -> RegistryError:
+        return _too_large(f"The body has {found} bytes or more, at most {self._most} are taken here.")
+
+    def _too_slow(self) -> RegistryError:
+        return UnavailableError(
+            f"The body came too slowly: {self._context.received} bytes in "
+            f"{self._limits.body_time(self._context.received):g} seconds; send it again, in smaller parts.",
+            code="too_slow",
+        )
+
+
+class _ResponseGate:
+    """Closes the connection after a response that did not wait for the request body, after a lingering read."""
+
+    def __init__(self, body: _Body, send: Send) -> None:
+        self._body = body
+        self._send = send
+        self._lingers = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._lingers = not self._body.complete
+            if self._lingers:
+                message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
+        elif self._lingers and not message.get("more_body", False):
+            self._lingers = False
+            await self._send({**message, "more_body": True})
+            await self._body.linger()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+
+async def _refuse(scope: Scope, body: _Body, send: Send, error: RegistryError) -> None:
+    response = problem_response(problem(error, context_of(scope).request))
+    await response(scope, body.receive, _ResponseGate(body, send).send)
+
+
+def _too_large(sentence: str) -> UnavailableError:
+    return UnavailableError(sentence, code="too_large")

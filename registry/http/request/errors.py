@@ -1,0 +1,143 @@
+"""Error mapping: every error as application/problem+json (RFC 9457), from services, router and parser alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from registry.errors import CODES, NotFoundError, RegistryError, UnavailableError, UsageError
+from registry.http.request.context import Scope, context_of
+from registry.http.request.limits import is_below_view
+from registry.http.request.statuses import MALFORMED, retry_after, status_of
+from registry.schemas.protocol import API, Problem
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+
+    from registry.http.request.middleware import Receive, Send
+
+MEDIA_TYPE: Final = "application/problem+json"
+_MOST: Final = 1000  # characters of a sentence in a header
+Refused = Callable[["Request", RegistryError], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+class MalformedError(UsageError):
+    """A payload or parameter that does not match the schema of its route."""
+
+
+def problem(error: RegistryError, request: str | None = None, *, status: int | None = None) -> Problem:
+    """The problem document of an error."""
+    if status is None:
+        status = MALFORMED if isinstance(error, MalformedError) else status_of(error)
+    return Problem(
+        type=f"urn:adapter-registry:error:{error.code}",
+        title=CODES[error.code],
+        status=status,
+        detail=str(error),
+        code=error.code,
+        kind=next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RegistryError.__module__),
+        request=request,
+        retry_after=retry_after(status, error.code),
+    )
+
+
+def headers_of(told: Problem) -> dict[str, str]:
+    """The response headers of a problem."""
+    headers = {"Cache-Control": "no-store"}
+    if told.retry_after is not None:
+        headers["Retry-After"] = str(told.retry_after)
+    if told.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+class _ProblemResponse(Response):
+    """A problem, rendered for the API or for Hub clients by the route it belongs to."""
+
+    def __init__(self, told: Problem, headers: Mapping[str, str] | None) -> None:
+        every = {**headers_of(told), **(headers or {})}
+        super().__init__(told.model_dump_json(), status_code=told.status, headers=every, media_type=MEDIA_TYPE)
+        self._below_a_view = view_response(told, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_below_view(scope["path"]):
+            await self._below_a_view(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def problem_response(told: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The response of a problem."""
+    return _ProblemResponse(told, headers)
+
+
+def view_response(told: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """A problem for Hub clients, which read one header or a field of the body."""
+    every = {**headers_of(told), "X-Error-Message": in_a_header(told.detail), **(headers or {})}
+    return JSONResponse({"error": told.detail}, status_code=told.status, headers=every)
+
+
+def in_a_header(sentence: str) -> str:
+    """A sentence as one valid header value."""
+    line = " ".join(sentence.encode("ascii", "replace").decode().split())[:_MOST]
+    return "".join(char if char.isprintable() else "?" for char in line)
+
+
+def unexpected() -> UnavailableError:
+    """The error that a client gets for a bug: where to look, and no internals."""
+    return UnavailableError(
+        "The service met something that should never happen; its log has more under the id of this request.",
+        code="unexpected",
+    )
+
+
+def no_route(method: str, path: str) -> NotFoundError:
+    """The error of an address without a route."""
+    return NotFoundError(f"There is nothing at {method} {path}: the routes are under {API}, see {API}/openapi.json.")
+
+
+def install(app: FastAPI, refused: Refused) -> None:
+    """Map every error of the app to a problem; ``refused`` gets denials."""
+
+    async def of_registry(request: Request, error: Any) -> Response:
+        await refused(request, error)
+        told = problem(error, context_of(request.scope).request)
+        if told.status == 500:
+            log.error("%s", error, extra={"request": told.request, "code": told.code})
+        return problem_response(told)
+
+    async def of_router(request: Request, error: Any) -> Response:
+        return _of_router(request, error)
+
+    async def of_parser(request: Request, error: Any) -> Response:
+        return problem_response(problem(MalformedError(_malformed(error)), context_of(request.scope).request))
+
+    app.add_exception_handler(RegistryError, of_registry)
+    app.add_exception_handler(HTTPException, of_router)
+    app.add_exception_handler(RequestValidationError, of_parser)
+
+
+def _of_router(request: Request, error: HTTPException) -> Response:
+    id_ = context_of(request.scope).request
+    path = request.url.path
+    if error.status_code == 404:
+        return problem_response(problem(no_route(request.method, path), id_))
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        sentence = f"{request.method} is not possible at {path}; possible: {allowed or 'see the API description'}."
+        return problem_response(problem(UsageError(sentence), id_, status=405), error.headers)
+    sentence = f"The request is malformed: {error.detail}."
+    return problem_response(problem(UsageError(sentence), id_, status=error.status_code), error.headers)
+
+
+def _malformed(error: RequestValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(word) for word in first["loc"])
+    return f"The request is malformed at {where}: {str(first['msg']).lower()}."

@@ -1,0 +1,104 @@
+"""Prometheus metrics of one process, in a collector registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from registry.http.request.context import RequestContext
+from registry.memory import Kind, Use
+
+MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE"})
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+Gauges = Callable[[], Mapping[str, Mapping[str, float]]]
+CacheUse = Callable[[], Mapping[Kind, Use]]
+
+
+class Metrics:
+    """Metrics of one service process.
+
+    Args:
+        gauges: called on each scrape: name -> label -> value (`pool`, `operations`).
+        cache: usage of the in-memory cache, by kind.
+    """
+
+    def __init__(self, gauges: Gauges, cache: CacheUse = dict) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Asked(gauges))
+        self._registry.register(_Cache(cache))
+        self._requests = Counter(
+            "registry_requests", "Requests.", ("method", "route", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "registry_request_seconds",
+            "From the request to the end of its answer.",
+            ("route",),
+            registry=self._registry,
+            buckets=_BUCKETS,
+        )
+        self._bytes = Counter(
+            "registry_body_bytes", "Bytes of bodies that are not JSON.", ("kind", "direction"), registry=self._registry
+        )
+
+    def note(self, method: str, route: str, context: RequestContext) -> None:
+        """Count a finished request."""
+        known = method if method in METHODS else "other"
+        self._requests.labels(known, route, str(context.status or 0)).inc()
+        self._seconds.labels(route).observe(context.milliseconds / 1000)
+        if context.kind is not None:
+            self._bytes.labels(context.kind, "in").inc(context.received)
+            self._bytes.labels(context.kind, "out").inc(context.sent)
+
+    def text(self) -> bytes:
+        """All metrics in the text format."""
+        return generate_latest(self._registry)
+
+
+class _Asked(Collector):
+    def __init__(self, gauges: Gauges) -> None:
+        self._gauges = gauges
+
+    def describe(self) -> list[Metric]:
+        """Empty, so that registering a collector does not call it."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        for name, values in self._gauges().items():
+            family = GaugeMetricFamily(f"registry_{name}", _HELP[name], labels=("state",))
+            for state, value in values.items():
+                family.add_metric((state,), value)
+            yield family
+
+
+class _Cache(Collector):
+    def __init__(self, use: CacheUse) -> None:
+        self._use = use
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        found = self._use()
+        for name, (family, text) in _OF_CACHE.items():
+            metric = family(f"registry_cache_{name}", text, labels=("kind",))
+            for kind, use in found.items():
+                metric.add_metric((kind,), getattr(use, name))
+            yield metric
+
+
+_OF_CACHE: Final[Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]]] = {
+    "hits": (CounterMetricFamily, "What was found in memory."),
+    "misses": (CounterMetricFamily, "What had to be made."),
+    "bytes": (GaugeMetricFamily, "Bytes that are kept in memory."),
+    "entries": (GaugeMetricFamily, "Values that are kept in memory."),
+}
+_HELP: Final = {
+    "pool": "Connections to the database.",
+    "operations": "Operations of the whole registry that wait or are worked on.",
+}

@@ -1,0 +1,138 @@
+"""The outermost middleware: request id, response timeout, request log and metrics.
+
+Pure ASGI, because it counts bytes as they pass and must not touch the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from registry.errors import RegistryError, UnavailableError
+from registry.http.request.context import RequestContext, Scope, begin_context, route_of, source_of
+from registry.http.request.errors import problem, problem_response, unexpected
+from registry.http.request.limits import Limits, time_to_answer
+from registry.http.request.metrics import Metrics
+from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
+from registry.version import __version__
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+requests = logging.getLogger("registry.requests")
+
+
+class ResponseAbortedError(Exception):
+    """A started response can't be finished: the connection is aborted, so that it does not look complete."""
+
+
+class RequestMiddleware:
+    """Wraps the whole app."""
+
+    def __init__(self, app: App, *, limits: Limits, metrics: Metrics) -> None:
+        self._app = app
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = begin_context(scope)
+        answer = _Response(scope, context, send, time_to_answer(self._limits, scope["path"]))
+        try:
+            await self._app(scope, receive, answer.send)
+        except ResponseAbortedError as error:
+            log.warning("%s", error, extra={"request": context.request})
+        except Exception as error:
+            log.error("unexpected error", exc_info=error, extra={"request": context.request, "route": route_of(scope)})
+            await answer.send_problem(unexpected())
+        finally:
+            await answer.finish()
+            self._note(scope, context)
+
+    def _note(self, scope: Scope, context: RequestContext) -> None:
+        route = route_of(scope)
+        self._metrics.note(scope["method"], route, context)
+        requests.info(
+            "request",
+            extra={
+                "request": context.request,
+                "method": scope["method"],
+                "route": route,
+                "status": context.status,
+                "ms": round(context.milliseconds, 2),
+                "received": context.received,
+                "sent": context.sent,
+                "token": context.token,
+                "source": source_of(scope),
+            },
+        )
+
+
+class _Response:
+    """The response of a request: common headers, and a timeout response where the app does not begin in time."""
+
+    def __init__(self, scope: Scope, context: RequestContext, send: Send, timeout: float) -> None:
+        self._scope = scope
+        self._context = context
+        self._send = send
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.call_later(timeout, self._check_deadline)
+        self._given_up: asyncio.Task[None] | None = None
+
+    async def send(self, message: Message) -> None:
+        """ASGI send of the app; raises once the timeout response was sent, so that the app stops."""
+        if self._given_up is not None:
+            raise ResponseAbortedError("An answer came too late: the client was told to try again.")
+        await self._forward(message)
+
+    async def send_problem(self, error: RegistryError) -> None:
+        """Respond with a problem, unless a response has begun."""
+        if self._context.status is None:
+            response = problem_response(problem(error, self._context.request))
+            await response(self._scope, _nothing, self._forward)
+
+    def _check_deadline(self) -> None:
+        """Respond in place of the app, whose thread runs to its end; the time to receive the body does not count."""
+        begun = self._context.complete
+        left = self._timeout - (0.0 if begun is None else time.perf_counter() - begun)
+        if left > 0:
+            self._deadline = self._loop.call_later(left, self._check_deadline)
+            return
+        sentence = f"The service did not answer within {self._timeout:g} seconds: try again, when it has less to do."
+        self._given_up = self._loop.create_task(self.send_problem(UnavailableError(sentence)))
+
+    async def finish(self) -> None:
+        """Wait for the timeout response."""
+        self._deadline.cancel()
+        if self._given_up is not None:
+            await self._given_up
+
+    async def _forward(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._context.status = message["status"]
+            self._deadline.cancel()
+            message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
+        elif message["type"] == "http.response.body" and self._scope["method"] != "HEAD":  # whose body stays here
+            self._context.sent += len(message.get("body", b""))
+        await self._send(message)
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        return [
+            (VERSION_HEADER.lower().encode(), __version__.encode()),
+            (PROTOCOL_HEADER.lower().encode(), str(PROTOCOL).encode()),
+            (b"x-request-id", self._context.request.encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}

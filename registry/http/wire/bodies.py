@@ -1,0 +1,226 @@
+"""Range responses: exact sizes, ETags, and bodies produced in worker threads while they are sent.
+
+Only the blobs stay open while a body is sent: no session, no lock, no database connection. The first piece is made
+before the response begins, so that an error there is still a problem document; a later error aborts the connection,
+because a truncated body must not look complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from email.message import Message as _Headers
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import anyio
+from anyio import CapacityLimiter
+from fastapi import Request, Response
+
+from registry.errors import RegistryError, UsageError
+from registry.http.request.context import ABORT, SOCKET_WRITER, Scope, context_of
+from registry.http.request.errors import problem, problem_response
+from registry.http.request.middleware import Receive, ResponseAbortedError, Send
+from registry.http.wire.admission import Admission, ClientLeftError, Slot
+from registry.http.wire.flow import Flow, Pace
+from registry.http.wire.ranges import Part, Unsatisfiable, Whole, asked_range, has, still
+
+OCTETS: Final = "application/octet-stream"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileBody:
+    """A file to send."""
+
+    etag: str  # unquoted
+    size: int
+    chunks: Callable[[int, int], Iterator[memoryview]]
+    close: Callable[[], None]  # called once, after the last read
+    kind: str  # blob or artifact, for the metrics
+    name: str  # download name
+
+
+class BodySender:
+    """Sends the file bodies of one service."""
+
+    def __init__(self, *, threads: int, stall: float, admissions: dict[str, Admission]) -> None:
+        self._limiter = CapacityLimiter(threads)
+        self._stall = stall
+        self._admissions = admissions
+
+    def answer(
+        self,
+        request: Request,
+        file: FileBody,
+        *,
+        admission: str | Callable[[int, int], str],
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The response to a GET or HEAD for a file: 200, 206, 304 or 416. It closes the file.
+
+        Args:
+            request: of the client.
+            file: what is sent.
+            admission: kind of work; a function where that depends on the range.
+            headers: additional response headers.
+        """
+        headers = {
+            **(headers or {}),
+            "ETag": f'"{file.etag}"',
+            "Accept-Ranges": "bytes",
+            # immutable, but revalidated on each use: rights may be revoked
+            "Cache-Control": "private, no-cache",
+            "Content-Disposition": _attachment(file.name),
+        }
+        asked = asked_range(request.headers.get("range"), file.size)
+        if request.method != "GET" or not still(request.headers.get("if-range"), file.etag):
+            asked = Whole()  # ranges apply to GET only
+        if has(request.headers, file.etag):
+            file.close()
+            return Response(status_code=304, headers=headers)
+        if isinstance(asked, Unsatisfiable):
+            file.close()
+            sentence = f"The range {request.headers['range'][:64]!r} holds no byte of the {file.size} that there are."
+            told = problem(UsageError(sentence), context_of(request.scope).request, status=416)
+            return problem_response(told, {**headers, "Content-Range": f"bytes */{file.size}"})
+        context_of(request.scope).kind = file.kind
+        start, stop, status = 0, file.size, 200
+        if isinstance(asked, Part):
+            start, stop, status = asked.start, asked.stop, 206
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
+        headers["Content-Length"] = str(stop - start)
+        if request.method == "HEAD" or start == stop:
+            file.close()
+            return Response(status_code=status, headers=headers, media_type=OCTETS)
+        kind = (lambda *_: admission) if isinstance(admission, str) else admission
+        return BodyResponse(self, file, start, stop, status=status, headers=headers, admission=kind)
+
+    async def send(self, body: BodyResponse, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send a body, from admission to close."""
+        gone = asyncio.create_task(_gone(receive))
+        flow = Flow(body.file.chunks, body.start, body.stop, scope[SOCKET_WRITER])
+        gone.add_done_callback(lambda _: flow.stop())
+        try:
+            async with self._admissions[body.admission(body.start, body.stop)].slot(gone) as slot:
+                await self._run(flow.begin)  # its errors are still problem documents
+                # Else a client that has not read an earlier response keeps the slot while the head waits behind that.
+                if not await self._wait_ready(flow, slot, scope, flow.writer.drained(self._stall)):
+                    return
+                await send({"type": "http.response.start", "status": body.status_code, "headers": body.raw_headers})
+                opened = await self._wait_ready(flow, slot, scope, flow.writer.open(self._stall))
+                if opened and await self._send_all(flow, slot, scope):
+                    flow.writer.finish(flow.sent)
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except ClientLeftError:
+            return
+        finally:
+            context_of(scope).sent += flow.sent
+            gone.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._run(partial(_end, flow, body.file.close))
+
+    async def _send_all(self, flow: Flow, slot: Slot, scope: Scope) -> bool:
+        """Send to the end, in time slices; False if the client disconnected."""
+        pace = Pace(self._stall)
+        while True:
+            try:
+                state = await self._run(partial(flow.pump, make=slot.held))
+            except RegistryError as error:
+                raise ResponseAbortedError(f"An answer was cut: {error}") from error
+            if state in {"whole", "gone"}:
+                return state == "whole"
+            if slot.contended:
+                await self._run(flow.rest)
+                slot.release()
+            if state == "blocked" and not await self._wait_client(
+                flow, slot, flow.writer.writable(pace.left(flow.sent))
+            ):
+                raise self._abort(scope)
+            if flow.needs_slot and not slot.held:
+                await self._reacquire(slot)
+                pace.restart()
+
+    async def _wait_ready(self, flow: Flow, slot: Slot, scope: Scope, takes: Coroutine[Any, Any, bool]) -> bool:
+        """Wait until earlier bytes are sent; False if the client disconnected."""
+        try:
+            taken = await self._wait_client(flow, slot, takes)
+        except ConnectionError:
+            return False
+        if not taken:
+            raise self._abort(scope)
+        return True
+
+    def _abort(self, scope: Scope) -> ResponseAbortedError:
+        scope.get(ABORT, lambda: None)()
+        return ResponseAbortedError(
+            f"An answer was cut: the client took nothing, or little, for {self._stall:g} seconds."
+        )
+
+    async def _wait_client(self, flow: Flow, slot: Slot, takes: Coroutine[Any, Any, bool]) -> bool:
+        """Wait for the client; the slot is yielded meanwhile if it is contended."""
+        if not slot.held:
+            return await takes
+        waiting = asyncio.ensure_future(takes)
+        contended = asyncio.ensure_future(slot.until_contended())
+        try:
+            await asyncio.wait({waiting, contended}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                await self._run(flow.rest)
+                slot.release()
+            return await waiting
+        finally:
+            waiting.cancel()
+            contended.cancel()
+            await asyncio.gather(waiting, contended, return_exceptions=True)
+
+    async def _reacquire(self, slot: Slot) -> None:
+        try:
+            await slot.acquire(self._stall)
+        except RegistryError as error:
+            raise ResponseAbortedError(f"An answer was cut: {error}") from error
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+class BodyResponse(Response):
+    """A response whose body is produced while it is sent."""
+
+    def __init__(
+        self,
+        bodies: BodySender,
+        file: FileBody,
+        start: int,
+        stop: int,
+        *,
+        status: int,
+        headers: dict[str, str],
+        admission: Callable[[int, int], str],
+    ) -> None:
+        super().__init__(None, status_code=status, headers=headers, media_type=OCTETS)
+        self.file, self.start, self.stop, self.admission = file, start, stop, admission
+        self._bodies = bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._bodies.send(self, scope, receive, send)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _end(flow: Flow, close: Callable[[], None]) -> None:
+    try:
+        flow.close()
+    finally:
+        close()
+
+
+def _attachment(name: str) -> str:
+    """As an attachment: a stored file may be HTML, and must not run as a page of this host."""
+    headers = _Headers()
+    headers.add_header("Content-Disposition", "attachment", filename=name.rpartition("/")[2])
+    return headers["Content-Disposition"]

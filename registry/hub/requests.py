@@ -1,0 +1,140 @@
+"""What a request to a view asks about: who asks, which repo, at which revision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+from urllib.parse import quote, unquote
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from registry.errors import UsageError
+from registry.http.dependencies import Service, address_of, service_of
+from registry.hub.errors import MissingError, as_missing
+from registry.reference import MAIN
+from registry.schemas import ArtifactKind
+from registry.schemas.protocol import VIEWS
+from registry.services import hub_repos
+from registry.services.deployment import Deployment
+from registry.services.hub_repos import Pinned, Repo
+from registry.services.local import LocalRegistry
+
+_REVISION: Final = "{revision}"
+_IN_A_HEADER: Final = "/%:@!$&'()*+,;=~"  # of a path that is encoded already, without what would end an address
+_TRUE: Final = frozenset({"true", "1"})
+
+
+def request_registry(request: Request) -> LocalRegistry:
+    """The registry of the one who asks. Query parameters that no route knows are let pass: the Hub has many."""
+    service = service_of(request)
+    principal = service.access.principal(request)
+    request.state.principal = principal
+    return service.registry.with_principal(principal)
+
+
+RequestRegistry = Annotated[LocalRegistry, Depends(request_registry)]
+
+
+@dataclass(frozen=True)
+class RepoQuery:
+    """A request about a repo of a view."""
+
+    request: Request
+    deployment: Deployment  # with the rights of the one who asks
+
+    @property
+    def service(self) -> Service:
+        """The service that was asked."""
+        return service_of(self.request)
+
+    @property
+    def place(self) -> str:
+        """Where the view is, below the address of the service."""
+        return _template(self.request)[1]
+
+    @property
+    def view(self) -> ArtifactKind:
+        """What the view hands out."""
+        return VIEWS[self.place]
+
+    @property
+    def repo_id(self) -> str:
+        """The repo as it was asked for."""
+        return "{namespace}/{name}".format(**self.request.path_params)
+
+    @property
+    def path(self) -> str:
+        """The file or folder in the repo."""
+        return str(self.request.path_params.get("path", ""))
+
+    @property
+    def revision(self) -> str:
+        """The name of the revision, which may not hold a slash: in paths that were decoded one is seen no more."""
+        template = _template(self.request)
+        if _REVISION not in template:
+            return MAIN
+        at = template.index(_REVISION)
+        segments = self.request.scope["raw_path"].split(b"/")[at : at + 1]  # none: slashes before it are encoded
+        found = unquote(b"".join(segments).decode("ascii", "replace"))
+        if found != self.request.path_params["revision"]:
+            sentence = (
+                f"{self.repo_id} has no revision {found[:96]!r}: names of revisions hold no slash, and the slashes "
+                "before them are not encoded."
+            )
+            raise MissingError(sentence, "RevisionNotFound")
+        return found
+
+    def repo(self, session: Session) -> Repo:
+        """The repo."""
+        with as_missing("RepoNotFound"):
+            return hub_repos.find_repo(session, self.view, self.repo_id)
+
+    def pinned(self) -> Pinned:
+        """The repo at the revision, which is looked up now."""
+        with self.deployment.read() as session:
+            repo = self.repo(session)
+            with as_missing("RevisionNotFound"):
+                return hub_repos.pin(session, repo, self.revision)
+
+    def flag(self, name: str) -> bool:
+        """A parameter that is true or false, as different clients spell it."""
+        return self.request.query_params.get(name, "").lower() in _TRUE
+
+    def limit(self, most: int) -> int:
+        """How many items a page may have."""
+        given = self.request.query_params.get("limit")
+        if given is None:
+            return most
+        if not given.isascii() or not given.isdigit() or len(given) > 9 or int(given) == 0:
+            raise UsageError(f"The limit is {given[:32]!r}, and a number from 1 is expected.")
+        return min(int(given), most)
+
+    def next_page(self, cursor: str, *, commit: str | None = None) -> dict[str, str]:
+        """The header that leads to the next page: at the address that was asked, as the client called it.
+
+        Args:
+            cursor: where the page begins.
+            commit: stands in place of the revision, for lists that another revision would go on otherwise.
+        """
+        segments = self.request.scope["raw_path"].decode("ascii", "replace").split("/")
+        if commit is not None:
+            segments[_template(self.request).index(_REVISION)] = commit
+        query = self.request.url.include_query_params(cursor=cursor).query
+        return {
+            "Link": f'<{address_of(self.request)}{quote("/".join(segments), safe=_IN_A_HEADER)}?{query}>; rel="next"'
+        }
+
+
+def _template(request: Request) -> list[str]:
+    """The segments of the route's address, which begins with a slash."""
+    found: str = request.scope["route"].path_format
+    return found.split("/")
+
+
+def repo_query(request: Request, registry: RequestRegistry) -> RepoQuery:
+    """The question of a request, after the one who asks is known."""
+    return RepoQuery(request, registry.deployment)
+
+
+RepoQueryParam = Annotated[RepoQuery, Depends(repo_query)]

@@ -1,0 +1,1 @@
+"""What a registry can do, declared once."""

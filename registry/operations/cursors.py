@@ -1,0 +1,37 @@
+"""Keys of cursors: where the next page of a listing begins. What no page gave raises ValueError."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from registry.errors import UsageError
+from registry.reference import Reference
+from registry.schemas.texts import is_plain
+
+
+def text_key(key: object) -> str:
+    """Of a listing that is ordered by texts."""
+    if not isinstance(key, str) or not is_plain(key):
+        raise ValueError("a text is expected")
+    return key
+
+
+def number_key(key: object) -> int:
+    """Of a listing that is ordered by numbers."""
+    if not isinstance(key, int) or isinstance(key, bool) or not 0 <= key < 1 << 63:
+        raise ValueError("a number is expected")
+    return key
+
+
+def creation_key(key: object) -> tuple[str, int, datetime, str]:
+    """Of a listing that is ordered by revision and time: its path and number, the time, and an id."""
+    if not isinstance(key, list) or len(key) != 3:
+        raise ValueError("three texts are expected")
+    reference, created_at, last = map(text_key, key)
+    try:
+        parsed, moment = Reference.parse(reference), datetime.fromisoformat(created_at).astimezone(UTC)
+    except (UsageError, OverflowError):
+        raise ValueError("a revision and a time are expected") from None
+    if parsed.number is None:
+        raise ValueError("a revision is named by its number")
+    return str(parsed.path), parsed.number, moment, last

@@ -1,0 +1,45 @@
+"""What a publish is asked for, checked as far as its words alone can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path as FilePath
+
+from registry.reference import Path, check_tag
+from registry.schemas.texts import check_annotations, check_metrics, check_text
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is said about a revision: not part of its digest, and free to change later."""
+
+    message: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def checked(
+        cls, message: str, metrics: Mapping[str, float], tags: Iterable[str], annotations: Mapping[str, str]
+    ) -> Labels:
+        """Labels that can be kept; raises `UsageError` naming what can't."""
+        return cls(
+            check_text("The message", message),
+            check_metrics(metrics),
+            tuple(check_tag(tag) for tag in tags),
+            check_annotations(annotations),
+        )
+
+
+@dataclass(frozen=True)
+class Publication:
+    """An adapter's folder, or its repository of a Hub, and the path whose next revision it is to be."""
+
+    folder: str | PathLike[str]
+    path: Path
+    labels: Labels
+    parent: str | None
+    receipt: FilePath | None
+    skip_parent_check: bool

@@ -1,0 +1,280 @@
+"""The table of operations: what a registry can do, a row each.
+
+`registry.operations.registry.Registry` has a typed method for each row, `registry.services.handlers` does what it says,
+`registry.api.routes` makes its route, and docs/http.md lists it. What carries bytes (artifacts, blobs, uploads) is
+written by hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from registry.operations.cursors import creation_key, number_key, text_key
+from registry.operations.operation import READER, Job, Listing, Operation, Right
+from registry.schemas import (
+    BaseAdded,
+    BaseSummary,
+    Checked,
+    Collected,
+    Deleted,
+    DeletedTree,
+    Event,
+    Identity,
+    Materialisation,
+    Materialised,
+    ProtectedTag,
+    Published,
+    Resolved,
+    Retabled,
+    Retracted,
+    RevisionSummary,
+    Shown,
+    Tagged,
+    Token,
+    TokenCreated,
+    Tree,
+)
+from registry.schemas.bundles import Bundle
+from registry.schemas.requests import (
+    AnnotateRequest,
+    DeleteBaseRequest,
+    DeleteRequest,
+    DeleteTreeRequest,
+    DropRequest,
+    FsckRequest,
+    GcRequest,
+    MaterialisationsRequest,
+    MaterialiseRequest,
+    NoRequest,
+    PathRequest,
+    ProtectedTagsRequest,
+    ProtectRequest,
+    ReferenceRequest,
+    RetableRequest,
+    RetractRequest,
+    RevokeRequest,
+    SearchRequest,
+    TagRequest,
+    TokenRequest,
+    TreeRequest,
+    UndeleteRequest,
+    UntagRequest,
+)
+from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
+from registry.schemas.usage import Usage, UsageRequest
+
+# Browsing
+
+WHOAMI: Final = Operation(
+    name="whoami", method="GET", address="/whoami", request=NoRequest, answer=Identity, right=READER, group="browse",
+    about="Who asks, with which rights.",
+)  # fmt: skip
+BASES: Final = Listing(
+    name="list_bases", method="GET", address="/bases", request=NoRequest, answer=tuple[BaseSummary, ...],
+    item=BaseSummary, key=text_key, right=READER, group="browse", refusals=(400,),
+    about="Base models, by name.",
+)  # fmt: skip
+TREE: Final = Operation(
+    name="tree", method="GET", address="/tree", request=TreeRequest, answer=Tree, right=READER, group="browse",
+    refusals=(404,), about="Adapters as a tree, each with its newest revision.",
+)  # fmt: skip
+LOG: Final = Listing(
+    name="log", method="GET", address="/log", request=PathRequest, answer=tuple[RevisionSummary, ...],
+    item=RevisionSummary, key=number_key, right=READER, group="browse", refusals=(404,),
+    about="Revisions of an adapter, newest first.",
+)  # fmt: skip
+SHOW: Final = Operation(
+    name="show", method="GET", address="/revisions", request=ReferenceRequest, answer=Shown, right=READER,
+    group="browse", refusals=(404,), about="Everything about a revision.",
+)  # fmt: skip
+RESOLVE: Final = Operation(
+    name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved, right=READER,
+    group="browse", refusals=(404,), about="Which revision a reference means now, and what its path is made of.",
+)  # fmt: skip
+SEARCH: Final = Listing(
+    name="search", method="GET", address="/search", request=SearchRequest, answer=tuple[RevisionSummary, ...],
+    item=RevisionSummary, key=text_key, right=READER, group="browse", refusals=(404,),
+    about="The newest matching revision of each adapter, by path.",
+)  # fmt: skip
+EVENTS: Final = Listing(
+    name="events", method="GET", address="/events", request=NoRequest, answer=tuple[Event, ...], item=Event,
+    key=number_key, right=READER, group="browse", refusals=(400,), about="What was changed, newest first.",
+)  # fmt: skip
+
+# Labels
+
+TAG: Final = Operation(
+    name="tag", method="PUT", address="/tags", request=TagRequest, answer=Tagged,
+    right=Right("writer", "path", "tag", "ref"), group="labels", refusals=(404, 409),
+    about="Let a tag name a revision.",
+)  # fmt: skip
+UNTAG: Final = Operation(
+    name="untag", method="DELETE", address="/tags", request=UntagRequest, answer=Tagged,
+    right=Right("writer", "path", "remove tags", "path"), group="labels", refusals=(404,),
+    idempotent=lambda _: False, about="Remove a tag; the revision stays.",
+)  # fmt: skip
+ANNOTATE: Final = Operation(
+    name="annotate", method="POST", address="/annotations", request=AnnotateRequest, answer=RevisionSummary,
+    right=Right("writer", "path", "annotate", "ref"), group="labels", refusals=(404,),
+    idempotent=lambda request: not request.unset,  # what was unset can't be unset again
+    about="Add or replace metrics and annotations.",
+)  # fmt: skip
+PROTECTED_TAGS: Final = Operation(
+    name="list_protected_tags", method="GET", address="/protected-tags", request=ProtectedTagsRequest,
+    answer=tuple[ProtectedTag, ...], right=READER, group="labels", refusals=(404,),
+    about="The tags of a base model's adapters that only admins move.",
+)  # fmt: skip
+PROTECT_TAG: Final = Operation(
+    name="protect_tag", method="PUT", address="/protected-tags", request=ProtectRequest,
+    answer=tuple[ProtectedTag, ...], right=Right("admin", "path", "protect tags", "base"), group="labels",
+    refusals=(404,), about="Protect tags by a pattern, or end that; answers with all that is protected now.",
+)  # fmt: skip
+
+# Tokens
+
+TOKENS: Final = Listing(
+    name="list_tokens", method="GET", address="/tokens", request=NoRequest, answer=tuple[Token, ...], item=Token,
+    key=text_key, right=Right("admin", "all", "list tokens"), group="tokens", refusals=(400,),
+    about="All tokens, newest first.",
+)  # fmt: skip
+CREATE_TOKEN: Final = Operation(
+    name="create_token", method="POST", address="/tokens", request=TokenRequest, answer=TokenCreated,
+    right=Right("admin", "all", "make tokens"), group="tokens", refusals=(404,), status=201,
+    idempotent=lambda _: False, about="Make a token; its secret is in this answer and nowhere else.",
+)  # fmt: skip
+REVOKE_TOKEN: Final = Operation(
+    name="revoke_token", method="DELETE", address="/tokens/{id}", request=RevokeRequest, answer=Token,
+    right=Right("admin", "all", "revoke tokens"), group="tokens", refusals=(404,),
+    about="Make a token worthless at once.",
+)  # fmt: skip
+
+# Publishing, and what registries say to each other
+
+PLAN_PUBLISH: Final = Operation(
+    name="plan_publish", method="POST", address="/publishes/plan", request=PublishRequest, answer=PublishPlan,
+    right=Right("writer", "path", "publish", "path"), group="publish", refusals=(404, 409, 410), slow=True,
+    about="Check everything but the weights, and tell which bytes are missing.",
+)  # fmt: skip
+COMMIT_PUBLISH: Final = Job(
+    name="commit_publish", method="POST", address="/publishes", request=PublishCommit, answer=Published,
+    right=Right("writer", "path", "publish", "request.path"), group="publish", refusals=(404, 409, 410),
+    kind="publish", result="published", creates=True,
+    about="Read back what was uploaded, check it, and publish.",
+)  # fmt: skip
+PLAN_BASE: Final = Operation(
+    name="plan_base", method="POST", address="/bases/plan", request=BaseRequest, answer=BasePlan,
+    right=Right("writer", "path", "add a base model", "name"), group="publish", refusals=(404, 409), slow=True,
+    takes_process=True, about="Check everything but the weights, and tell which bytes are missing.",
+)  # fmt: skip
+COMMIT_BASE: Final = Job(
+    name="commit_base", method="POST", address="/bases", request=BaseCommit, answer=BaseAdded,
+    right=Right("writer", "path", "add a base model", "request.name"), group="publish", refusals=(404, 409),
+    kind="base", result="base_added", creates=True,
+    about="Read back what was uploaded, check it, and add the base model.",
+)  # fmt: skip
+RETABLE: Final = Job(
+    name="retable", method="POST", address="/bases/retable", request=RetableRequest, answer=Retabled,
+    right=Right("admin", "path", "make its target table anew", "base"), group="publish", refusals=(404, 409),
+    kind="retable", result="retabled",
+    about="Make the target table of a base model anew; the plans and commit ids of its paths are others then.",
+)  # fmt: skip
+BUNDLE: Final = Operation(
+    name="bundle", method="GET", address="/bundles", request=ReferenceRequest, answer=Bundle, right=READER,
+    group="transfer", refusals=(404, 410), tagged=True, slow=True,
+    about="A path as digests, with all that composing or copying it needs.",
+)  # fmt: skip
+SUBTREE: Final = Operation(
+    name="subtree", method="GET", address="/subtree", request=PathRequest, answer=tuple[str, ...], right=READER,
+    group="transfer", refusals=(404,), about="References of all revisions at and under a path, parents first.",
+)  # fmt: skip
+
+# Artifacts that are kept
+
+MATERIALISATIONS: Final = Listing(
+    name="list_materialisations", method="GET", address="/materialisations", request=MaterialisationsRequest,
+    answer=tuple[Materialisation, ...], item=Materialisation, key=creation_key, right=READER, group="artifacts",
+    refusals=(404,), about="What is materialised, by path and number.",
+)  # fmt: skip
+MATERIALISE: Final = Job(
+    name="materialise", method="POST", address="/materialisations", request=MaterialiseRequest, answer=Materialised,
+    right=Right("writer", "path", "materialise", "ref"), group="artifacts", refusals=(404, 410),
+    kind="materialise", result="materialised", creates=True,
+    about="Keep an artifact in the store, or, where it is kept already, for longer.",
+)  # fmt: skip
+DROP_MATERIALISATION: Final = Operation(
+    name="drop_materialisation", method="DELETE", address="/materialisations", request=DropRequest,
+    answer=tuple[Materialisation, ...], right=Right("writer", what="drop materialisations"), group="artifacts",
+    refusals=(404,), idempotent=lambda _: False,
+    about="Keep one no longer, or all of a revision; answers with what is dropped.",
+)  # fmt: skip
+
+# Deletion. An undo has a route of its own: a service that does not know of it must not take it for another deletion.
+
+DELETE: Final = Operation(
+    name="delete", method="DELETE", address="/revisions", request=DeleteRequest, answer=Deleted,
+    right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
+    idempotent=lambda _: False,
+    about="Delete a revision that nothing was trained on, named by its number or digest.",
+)  # fmt: skip
+UNDELETE: Final = Operation(
+    name="undelete", method="POST", address="/revisions/undelete", request=UndeleteRequest, answer=Deleted,
+    right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
+    about="Give back a revision that was deleted, within the grace period.",
+)  # fmt: skip
+DELETE_TREE: Final = Operation(
+    name="delete_tree", method="DELETE", address="/tree", request=DeleteTreeRequest, answer=DeletedTree,
+    right=Right("writer", "path", "delete", "path"), group="deletions", refusals=(404, 409),
+    idempotent=lambda request: request.dry_run, about="Delete an adapter and everything under it.",
+)  # fmt: skip
+UNDELETE_TREE: Final = Operation(
+    name="undelete_tree", method="POST", address="/tree/undelete", request=UndeleteRequest, answer=DeletedTree,
+    right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
+    idempotent=lambda _: False,  # once more would give back the deletion before that one
+    about="Give back what the last deletion at and under a path took away, within the grace period.",
+)  # fmt: skip
+DELETE_BASE: Final = Operation(
+    name="delete_base", method="DELETE", address="/bases", request=DeleteBaseRequest, answer=DeletedTree,
+    right=Right("admin", "path", "delete a base model", "name"), group="deletions", refusals=(404, 409),
+    idempotent=lambda request: request.dry_run,
+    about="Delete a base model that nothing lives below, or with all that does.",
+)  # fmt: skip
+UNDELETE_BASE: Final = Operation(
+    name="undelete_base", method="POST", address="/bases/undelete", request=UndeleteRequest, answer=DeletedTree,
+    right=Right("admin", "path", "delete a base model", "ref"), group="deletions", refusals=(404,),
+    about="Give back a base model that was deleted, with what was deleted with it, within the grace period.",
+)  # fmt: skip
+
+# Keeping
+
+RETRACT: Final = Operation(
+    name="retract", method="POST", address="/retractions", request=RetractRequest, answer=Retracted,
+    right=Right("writer", "path", "retract", "ref"), group="keeping", refusals=(404, 409),
+    about="Stop handing out a revision and everything that contains it, or undo that.",
+)  # fmt: skip
+GC: Final = Job(
+    name="gc", method="POST", address="/gc", request=GcRequest, answer=Collected,
+    right=Right("admin", "all", "collect what nothing needs"), group="keeping", kind="gc", result="collected",
+    idempotent=lambda request: request.dry_run, about="Collect the blobs that no revision needs.",
+)  # fmt: skip
+FSCK: Final = Job(
+    name="fsck", method="POST", address="/fsck", request=FsckRequest, answer=Checked,
+    right=Right("admin", "all", "check the registry"), group="keeping", kind="fsck", result="checked",
+    about="Check that every row has its blob and, where that is asked for, every blob its bytes.",
+)  # fmt: skip
+
+DU: Final = Operation(
+    name="du", method="GET", address="/usage", request=UsageRequest, answer=Usage, right=READER, group="keeping",
+    refusals=(404,), slow=True,
+    about="What adapters and revisions take in the store, and what as many full checkpoints would take.",
+)  # fmt: skip
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    WHOAMI, BASES, TREE, LOG, SHOW, RESOLVE, SEARCH, EVENTS,
+    TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
+    TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
+    PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,
+    MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,
+    DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
+    RETRACT, GC, FSCK, DU,
+)  # fmt: skip
+JOBS: Final = tuple(operation for operation in OPERATIONS if isinstance(operation, Job))

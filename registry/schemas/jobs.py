@@ -1,0 +1,46 @@
+"""Jobs: work that takes longer than a request, as the service shows it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from registry.schemas import (
+    BaseAdded,
+    Checked,
+    Collected,
+    Materialised,
+    Published,
+    Retabled,
+    Schema,
+)
+from registry.schemas.protocol import Problem
+
+OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable"]
+OperationState = Literal["pending", "running", "done", "failed"]
+
+
+class OperationResult(Schema):
+    """What an operation answered; one of them is set."""
+
+    published: Published | None = None
+    base_added: BaseAdded | None = None
+    materialised: Materialised | None = None
+    collected: Collected | None = None
+    checked: Checked | None = None
+    retabled: Retabled | None = None
+
+
+class Operation(Schema):
+    """Work that takes longer than a request: any replica goes on with it where another one stopped."""
+
+    id: str
+    kind: OperationKind
+    state: OperationState
+    stage: str  # what is being done, for a progress bar
+    done: int  # bytes
+    total: int
+    created_at: datetime
+    updated_at: datetime
+    result: OperationResult | None = None
+    problem: Problem | None = None

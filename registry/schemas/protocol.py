@@ -1,0 +1,31 @@
+"""The protocol between a client and a service: its version, its addresses, and errors as it sends them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from registry.schemas import (
+    ArtifactKind,
+    Schema,
+)
+from registry.schemas.kinds import KINDS
+
+PROTOCOL: Final = 3
+API: Final = "/api/v1"
+VIEWS: Final[dict[str, ArtifactKind]] = {kind.view: kind.name for kind in KINDS.values()}
+"""The Hub-compatible views: where each is below the service's address, and what it hands out of a path."""
+VERSION_HEADER: Final = "X-Registry-Version"
+PROTOCOL_HEADER: Final = "X-Registry-Protocol"
+
+
+class Problem(Schema):
+    """An error as the service sends it (RFC 9457, application/problem+json)."""
+
+    type: str  # urn:adapter-registry:error:CODE
+    title: str  # what the code means
+    status: int
+    detail: str  # the sentence
+    code: str
+    kind: str  # the class of `registry.errors`
+    request: str | None = None  # id of the request, to find it in the log
+    retry_after: int | None = None  # seconds

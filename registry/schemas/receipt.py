@@ -1,0 +1,88 @@
+"""The receipt that lies beside fetched weights: what was computed, and the digests of what came out."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
+
+RECEIPT_FORMAT: Final = 1
+
+
+class ReceiptPlanLink(Schema):
+    """A link of the plan."""
+
+    revision: str
+    coefficient: float
+
+
+class ReceiptPlan(Schema):
+    """The plan, as `registry.tensors.artifacts.plan.Plan` writes it."""
+
+    format: int
+    kind: ArtifactKind
+    base: str
+    base_files: str
+    table: str
+    links: tuple[ReceiptPlanLink, ...]
+    since: str | None
+    dtype: Dtype | None
+    ranks: dict[str, int] | None
+    uniform: bool
+    base_repo: str | None
+
+
+class ReceiptLink(Schema):
+    """A link of the lineage, root first, with the scalings that went into it."""
+
+    reference: str
+    number: int
+    digest: str
+    scalings: tuple[float, ...]  # the distinct ones, ascending
+    rank: int
+
+
+class ReceiptVersions(Schema):
+    """What wrote the folder."""
+
+    registry: str
+    artifact_format: int
+    torch: str
+    python: str
+
+
+class Receipt(Schema):
+    """The content of ``registry-receipt.json``."""
+
+    format: Literal[1] = RECEIPT_FORMAT
+    reference: str
+    kind: ArtifactKind
+    base: str  # name
+    since: str | None  # reference
+    plan: ReceiptPlan
+    plan_digest: str
+    rendering: str
+    numerics: str | None
+    lineage: tuple[ReceiptLink, ...]
+    registry: str
+    versions: ReceiptVersions
+    notices: tuple[str, ...]
+    truncation: Truncation | None
+    files: tuple[OutputFile, ...]
+
+    @property
+    def options(self) -> Options:
+        """What was asked for."""
+        return Options(
+            kind=self.kind,
+            since=self.since,
+            dtype=self.plan.dtype,
+            rank=self.truncation.rank if self.truncation else None,
+            max_error=self.truncation.max_error if self.truncation else None,
+            uniform=self.plan.uniform,
+        )
+
+    @property
+    def tip(self) -> str | None:
+        """Digest of the revision whose path this is; None: the base model itself."""
+        return self.lineage[-1].digest if self.lineage else None

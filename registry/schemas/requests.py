@@ -1,0 +1,198 @@
+"""Requests of the operations that carry no weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from registry.schemas.form import ArtifactKind, Param, Schema
+
+Ref = Annotated[
+    str,
+    Param(
+        min_length=1,
+        max_length=512,
+        description="A reference: PATH, PATH@3, PATH@tag or PATH@sha256:...",
+        examples=("llama/support@3",),
+    ),
+]
+_AT_PATH = Param(min_length=1, max_length=512, description="BASE/name/name...", examples=("llama/support",))
+AtPath = Annotated[str, _AT_PATH]
+BaseName = Annotated[str, Param(min_length=1, max_length=128, examples=("llama",))]
+TagName = Annotated[str, Param(min_length=1, max_length=128, examples=("prod",))]
+Text = Annotated[str | None, Param(min_length=1, max_length=512)]
+WithTags = Annotated[bool, Param(description="Also what tags name, and the tags with it.")]
+DryRun = Annotated[bool, Param(description="Only list what would be deleted.")]
+
+
+class NoRequest(Schema):
+    """Of an operation that is asked for nothing."""
+
+
+class ReferenceRequest(Schema):
+    """About one revision, or a base model."""
+
+    ref: Ref
+
+
+class PathRequest(Schema):
+    """About an adapter, or all at and under a path."""
+
+    path: AtPath
+
+
+class TreeRequest(Schema):
+    """About everything, or all at and under a path."""
+
+    path: Annotated[str | None, _AT_PATH] = None
+
+
+class SearchRequest(Schema):
+    """Conditions, of which a revision has to meet every one that is given."""
+
+    text: Text = None
+    base: Text = None
+    tag: Text = None
+    rank: Annotated[str | None, Param(max_length=64, examples=("<=16",))] = None
+    metric: Annotated[str | None, Param(max_length=512, examples=("acc>0.8",))] = None
+    target: Text = None
+
+
+class UntagRequest(Schema):
+    """Remove a tag of an adapter."""
+
+    path: AtPath
+    tag: TagName
+
+
+class DeleteRequest(Schema):
+    """Delete a revision, named by its number or digest."""
+
+    ref: Ref
+    with_tags: WithTags = False
+
+
+class DeleteTreeRequest(Schema):
+    """Delete an adapter and everything under it."""
+
+    path: AtPath
+    with_tags: WithTags = False
+    dry_run: DryRun = False
+
+
+class DeleteBaseRequest(Schema):
+    """Delete a base model."""
+
+    name: BaseName
+    recursive: Annotated[bool, Param(description="With every revision of its adapters.")] = False
+    dry_run: DryRun = False
+
+
+class ProtectedTagsRequest(Schema):
+    """About the protected tags of a base model's adapters."""
+
+    base: BaseName
+
+
+class RevokeRequest(Schema):
+    """Revoke a token."""
+
+    id: Annotated[str, Param(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")]
+
+
+class MaterialisationsRequest(Schema):
+    """About all materialisations, those of a revision, or those at and under a path."""
+
+    ref: Annotated[
+        str | None,
+        Param(
+            min_length=1,
+            max_length=512,
+            description="Only of this revision, or, without a number, a tag or a digest, at and under this path.",
+            examples=("llama/support",),
+        ),
+    ] = None
+
+
+class DropRequest(Schema):
+    """Drop a materialisation, or all of a revision."""
+
+    which: Annotated[
+        str, Param(min_length=1, max_length=512, description="An id, or a revision.", examples=("mat_5f2c9a7d1e40",))
+    ]
+    kind: ArtifactKind | None = None
+
+
+class MaterialiseRequest(Schema):
+    """Keep an artifact in the store."""
+
+    ref: str
+    kind: ArtifactKind = "lora"
+    expires_in: int | None = Field(default=None, ge=1, description="seconds; 30 days where it is left out")
+
+
+class GcRequest(Schema):
+    """Collect what nothing needs."""
+
+    dry_run: bool = False
+
+
+class RetableRequest(Schema):
+    """Make the target table of a base model anew."""
+
+    base: str
+
+
+class FsckRequest(Schema):
+    """Check the store."""
+
+    deep: bool = False
+
+
+class TagRequest(Schema):
+    """Let a tag name a revision."""
+
+    ref: str
+    tag: str
+
+
+class AnnotateRequest(Schema):
+    """Add, replace or unset metrics and annotations, or replace the message."""
+
+    ref: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    message: str | None = None
+    unset: tuple[str, ...] = ()  # names of metrics and annotations
+
+
+class RetractRequest(Schema):
+    """Retract a revision, or undo that."""
+
+    ref: str
+    reason: str = ""
+    undo: bool = False
+
+
+class UndeleteRequest(Schema):
+    """Give back what was deleted: a revision, what went last at and under a path, or a base model."""
+
+    ref: str
+
+
+class TokenRequest(Schema):
+    """A new token."""
+
+    name: str = Field(default="", max_length=128)
+    role: Literal["reader", "writer", "admin"]
+    scopes: tuple[str, ...] = ()
+    expires_in: int | None = Field(default=None, ge=1, description="seconds")
+
+
+class ProtectRequest(Schema):
+    """Protect the tags of a base model's adapters that match a pattern."""
+
+    base: str
+    pattern: str
+    remove: bool = False

@@ -1,0 +1,141 @@
+"""What a client says that it wants to add: names, digests and headers first, then uploads, then the commit."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from registry.schemas import (
+    KNOWN_BY,
+    BaseSummary,
+    DerivedFrom,
+    FolderCompared,
+    LeftOut,
+    Schema,
+)
+from registry.schemas.form import Base64, Moment
+from registry.schemas.receipt import Receipt
+
+
+class FileClaim(Schema):
+    """A file that a client wants to add: what it says of its bytes."""
+
+    path: str = Field(max_length=512)
+    size: int = Field(ge=0)
+    digest: str
+
+
+class Origin(Schema):
+    """Where a copied revision comes from, and what is kept of it."""
+
+    registry: str
+    reference: str
+    author: str
+    created_at: Moment
+    digest: str  # the target must arrive at the same
+    parent_known_by: str = Field(default="unrecorded", pattern=KNOWN_BY)  # as it says there
+
+
+class GivenReceipt(Schema):
+    """A receipt that shows what an adapter was trained on, and how to call it in a sentence."""
+
+    receipt: Receipt
+    words: str = Field(max_length=4096)
+
+
+class PublishRequest(Schema):
+    """An adapter to publish: everything but the weights."""
+
+    path: str
+    parent: str | None = None
+    skip_parent_check: bool = False  # take ``parent`` for it, whatever else there is
+    compared: FolderCompared | None = None
+    receipt: GivenReceipt | None = None
+    message: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    annotations: dict[str, str] = Field(default_factory=dict)
+    config: Base64  # adapter_config.json
+    header: Base64  # the first 8 + N bytes of adapter_model.safetensors
+    files: tuple[FileClaim, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    origin: Origin | None = None
+    source: str | None = None  # the repository of a Hub that it was taken from
+    derived_from: DerivedFrom | None = None  # what the receipt in its folder says
+    quantised: str | None = Field(default=None, pattern="^[ -~]{1,200}$")  # what shows that its base was, in training
+    nested: bool = False  # ``parent`` was given by no one: it is what stands for the folder above
+
+
+class PublishPlan(Schema):
+    """What the service makes of a request before any byte travels."""
+
+    parent: str
+    parent_digest: str
+    parent_reason: str
+    parent_known_by: str = "unrecorded"
+    missing: tuple[str, ...]  # digests that have to be uploaded
+    digest: str | None = None  # what the revision's will be; None: the service does not tell
+    existing: str | None = None  # PATH@N, where the adapter has this very revision already
+    rank: int | None = None
+    parameters: int | None = None
+    notices: tuple[str, ...] = ()
+
+
+class BaseRequest(Schema):
+    """A base model to add: everything but the weights."""
+
+    name: str
+    files: tuple[FileClaim, ...]
+    documents: dict[str, Base64]  # config.json, the index, registry.json: those that are there
+    headers: dict[str, Base64]  # the first 8 + N bytes of every safetensors file
+    left_out: tuple[LeftOut, ...] = ()
+    table: dict[str, Any] | None = None  # a copied base keeps its target table, whatever made it
+    origin: str | None = None  # registry that it is copied from
+    source: str | None = None  # the repository of a Hub that it was taken from
+    derived_from: DerivedFrom | None = None  # what the receipt in its folder says
+
+
+class BasePlan(Schema):
+    """What the service makes of a base model before any byte travels."""
+
+    existing: BaseSummary | None  # a base model of this name: its weights are compared by digest of its files
+    missing: tuple[str, ...]
+
+
+class UploadRequest(Schema):
+    """Bytes that a client is going to upload."""
+
+    digest: str
+    size: int = Field(ge=0, le=5 << 40)  # the most that S3 keeps in one object
+
+
+UploadId = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+
+
+class Upload(Schema):
+    """An upload under way. Parts count from 1; all but the last have ``part_size`` bytes."""
+
+    id: str
+    digest: str
+    size: int
+    part_size: int
+    parts: int
+    there: tuple[int, ...]  # parts that are there
+    urls: dict[int, str]  # where to PUT parts that are not: presigned, or empty where the service takes them
+    expires_at: datetime
+
+
+class PublishCommit(Schema):
+    """Publish now: the request again, and which upload holds which bytes."""
+
+    request: PublishRequest
+    uploads: dict[str, UploadId]  # by digest
+
+
+class BaseCommit(Schema):
+    """Add the base model now."""
+
+    request: BaseRequest
+    uploads: dict[str, UploadId]

@@ -1,0 +1,53 @@
+"""What adapters take in the store, beside what as many full checkpoints would take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict
+
+from registry.schemas.form import Param, Schema
+
+
+class UsageRequest(Schema):
+    """About everything, or all at and under a path."""
+
+    path: Annotated[
+        str | None,
+        Param(min_length=1, max_length=512, description="BASE or BASE/name/name...", examples=("llama/support",)),
+    ] = None
+
+
+class Taken(Schema):
+    """What an adapter or a revision takes, in bytes."""
+
+    name: str  # a path, or PATH@N
+    revisions: int
+    size: int  # all of its files, each stored blob once
+    own: int  # of these, what nothing else needs that the token sees
+
+
+class Usage(Schema):
+    """Answer of ``du``, in bytes. What a token does not see counts as if it were not stored."""
+
+    path: str | None
+    adapters: tuple[Taken, ...]  # by path
+    revisions: tuple[Taken, ...]  # by path and number
+    size: int  # all files of these revisions, each stored blob once
+    full_checkpoints: int  # as many copies of the weights of their base models
+    materialisations: int  # what only materialisations keep
+    collectable: int  # what only deleted revisions and expired materialisations keep, or nothing
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "path": "llama/support",
+                "adapters": [{"name": "llama/support", "revisions": 1, "size": 33566592, "own": 33564672}],
+                "revisions": [{"name": "llama/support@1", "revisions": 1, "size": 33566592, "own": 33564672}],
+                "size": 33566592,
+                "full_checkpoints": 16060522496,
+                "materialisations": 0,
+                "collectable": 0,
+            }
+        }
+    )

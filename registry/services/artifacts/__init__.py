@@ -1,0 +1,1 @@
+"""From lineage to files: loading, building, describing, fetching and verifying artifacts."""

@@ -1,0 +1,63 @@
+"""From a loaded path to an artifact: opens the blobs, lays out the files, computes nothing yet."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from registry.errors import UsageError
+from registry.memory import MemoryCache
+from registry.schemas import Options
+from registry.schemas.kinds import KINDS, check_options
+from registry.services.artifacts.inputs import Inputs
+from registry.services.artifacts.kinds.builder import Order
+from registry.services.artifacts.kinds.table import BUILDERS
+from registry.services.artifacts.plan import links_of, make_plan
+from registry.services.lineage import Blobs, LoadedPath
+from registry.tensors.artifacts.artifact import Artifact
+from registry.tensors.artifacts.plan import Plan
+from registry.tensors.truncation.rank_choice import check_options as check_ranks
+
+
+def build_artifact(
+    blobs: Blobs,
+    path: LoadedPath,
+    ancestor: LoadedPath | None,
+    options: Options,
+    memory: MemoryCache | None = None,
+    plan: Plan | None = None,
+) -> Artifact:
+    """The artifact of a loaded path.
+
+    Args:
+        blobs: where its files are read from.
+        path: what it is of.
+        ancestor: what ``options.since`` names.
+        options: what is asked for.
+        memory: that of a service.
+        plan: where it was made already.
+
+    Raises:
+        UsageError: the options contradict each other or the reference.
+        AccuracyError: the asked-for error can't be reached.
+        ConflictError: ``retable_needed``, the base model's target table does not tell what the path needs.
+    """
+    check_options(options)
+    if KINDS[options.kind].is_composed and not path.links:
+        raise UsageError(f"{path.reference} is a base model: it has no adapters to compose; fetch it --as merged.")
+    check_ranks(options.rank, options.max_error)
+    links, plan = links_of(path, ancestor, options), plan or make_plan(path, ancestor, options)
+    with ExitStack() as open_blobs:
+        order = Order(Inputs(blobs, path, open_blobs), links, ancestor, options, plan, memory)
+        built = BUILDERS[options.kind].build(order)
+        release = open_blobs.pop_all().close
+        return Artifact(built.plan, built.files, notices=built.notices, truncation=built.truncation, release=release)
+
+
+def check_kept(blobs: Blobs, path: LoadedPath, options: Options) -> None:
+    """Whether what is materialised of a path may be handed out: an older version may have made it of an old table.
+
+    Raises:
+        ConflictError: ``retable_needed``, as when it is made.
+    """
+    with ExitStack() as open_blobs:
+        BUILDERS[options.kind].check_kept(Inputs(blobs, path, open_blobs))

@@ -1,0 +1,123 @@
+"""Paths as bundles: what another registry, or a client that composes by itself, needs of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.tree import bases, browse, revisions
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.digest import BlobRef, StoredFile, canonical_json
+from registry.errors import NotFoundError
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.reference import Path, Reference
+from registry.schemas.bundles import BaseEntry, BlobEntry, Bundle, LinkEntry
+from registry.services.artifacts.load import path_in
+from registry.services.artifacts.side_files import is_tokenizer
+from registry.services.deployment import Deployment
+from registry.services.lineage import Link, LoadedPath
+from registry.storage.reading import BlobReader
+
+
+def bundle(deployment: Deployment, ref: str) -> Bundle:
+    """A path as digests; see `registry.operations.transfer.Transfer.bundle`.
+
+    Raises:
+        NotFoundError: the reference names nothing.
+        RetractedError: it contains a retracted revision.
+    """
+    reference = Reference.parse(ref)
+    with deployment.read() as session:
+        path = path_in(session, reference)
+        rows = revisions.lineage(session, revisions.find(session, _pinned(path)).id) if path.links else ()
+        links = tuple(_link_entry(deployment, session, link, row) for link, row in zip(path.links, rows, strict=True))
+        return Bundle(reference=path.reference, base=_base_entry(session, path), links=links)
+
+
+def _link_entry(deployment: Deployment, session: Session, link: Link, row: RevisionRow) -> LinkEntry:
+    files = tuple(_handed_out(deployment, link))
+    whole = len(files) == len(link.files)
+    return LinkEntry(
+        reference=link.reference,
+        digest=link.digest,
+        files=_entries(files),
+        summary=browse.summary(session, row.id) if deployment.rights.covers(Path.parse(link.path)) else None,
+        rank=link.rank,
+        scalings=link.scalings,
+        manifest=row.manifest if whole else _without_others(row.manifest, files),
+        whole=whole,
+    )
+
+
+def _without_others(manifest: str, files: tuple[StoredFile, ...]) -> str:
+    """A manifest that names some of its files only: their names may say what nobody below is to know."""
+    document: dict[str, Any] = json.loads(manifest)
+    kept = {file.path for file in files}
+    document["files"] = [file for file in document["files"] if file["path"] in kept]
+    return canonical_json(document).decode("utf-8")
+
+
+def _pinned(path: LoadedPath) -> Reference:
+    return Reference.parse(path.reference)
+
+
+def _base_entry(session: Session, path: LoadedPath) -> BaseEntry:
+    base = path.base
+    return BaseEntry(
+        summary=bases.summary(session, base.name),
+        files_digest=base.files_digest,
+        files=_entries(base.files),
+        index=_entry("index.json", base.index),
+        table=_entry("table.json", base.table),
+    )
+
+
+def _entries(files: tuple[StoredFile, ...]) -> tuple[BlobEntry, ...]:
+    return tuple(_entry(file.path, file) for file in files)
+
+
+def _entry(path: str, blob: BlobRef) -> BlobEntry:
+    return BlobEntry(path=path, digest=blob.digest, size=blob.size, blocks_digest=blob.blocks_digest)
+
+
+def find_blob(deployment: Deployment, ref: str, digest: str) -> BlobRef:
+    """Where a blob of a path is: of its base model, or of one of its links.
+
+    Raises:
+        NotFoundError: the reference names nothing, or has no such blob.
+        RetractedError: it contains a retracted revision.
+    """
+    with deployment.read() as session:
+        path = path_in(session, Reference.parse(ref))
+    files = [*path.base.files, *(file for link in path.links for file in _handed_out(deployment, link))]
+    for blob in (*files, path.base.index, path.base.table):
+        if blob.digest == digest:
+            return blob
+    raise NotFoundError(f"{path.reference} has no blob {digest}.")
+
+
+def _handed_out(deployment: Deployment, link: Link) -> Iterator[StoredFile]:
+    """What is handed out of a link; above the token's scopes that is what composing takes, and not what lies beside."""
+    whole = deployment.rights.covers(Path.parse(link.path))
+    for file in link.files:
+        if whole or file.path in {ADAPTER_CONFIG, ADAPTER_WEIGHTS} or is_tokenizer(file.path):
+            yield file
+
+
+def open_blob(deployment: Deployment, ref: str, digest: str) -> BlobReader:
+    """Open a blob of a path; raises what `find_blob` raises."""
+    return deployment.open_blob(find_blob(deployment, ref, digest))
+
+
+def subtree(deployment: Deployment, path: str) -> tuple[str, ...]:
+    """References of all revisions at and under a path, parents first.
+
+    Raises:
+        NotFoundError: there is nothing at the path.
+    """
+    root = Path.parse(path)
+    with deployment.read() as session:
+        return browse.subtree(session, root)

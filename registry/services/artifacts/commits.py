@@ -1,0 +1,155 @@
+"""Commit ids of the Hub-compatible views: 40 hex digits that name bytes for ever, and are kept nowhere.
+
+The first 28 say what is meant: the view, the repo, and the digests of the revision and the base model. They are found
+again by hashing the digests of the repo's revisions. The other 12 say how the bytes are made, so that a replica that
+makes them otherwise knows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Final, Protocol
+
+from registry.digest import canonical_json
+from registry.reference import Path
+from registry.schemas import ArtifactKind
+from registry.schemas.kinds import BASE_KIND, KINDS, TRAINED_ON
+from registry.tensors.artifacts.numerics import fingerprint
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, PLAN_FORMAT
+
+MEANT: Final = 28
+"""Hex digits of a commit id that say what is meant."""
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_SLOT: Final = "\0"  # in no name and no digest
+
+
+class BaseDigests(Protocol):
+    """What is asked of a base model, as the catalogue and paths have it."""
+
+    @property
+    def digest(self) -> str: ...
+    @property
+    def files_digest(self) -> str: ...
+    @property
+    def table_digest(self) -> str: ...
+
+
+def is_commit(text: str) -> bool:
+    """Whether a text is a full commit id."""
+    return _COMMIT.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class RepoNames:
+    """The commit ids of one repo. A base model is the same in all views."""
+
+    kind: ArtifactKind
+    path: Path
+    base: str  # digest
+    base_files: str
+    table: str
+
+    @classmethod
+    def of(cls, kind: ArtifactKind, path: Path, base: BaseDigests) -> RepoNames:
+        """The names of a repo in the view of this kind."""
+        return cls(BASE_KIND if path.is_base else kind, path, base.digest, base.files_digest, base.table_digest)
+
+    def beside(self, kind: ArtifactKind, path: Path) -> RepoNames:
+        """The names of another path of the same base model."""
+        return RepoNames(BASE_KIND if path.is_base else kind, path, self.base, self.base_files, self.table)
+
+    def meaning(self, revision: str | None) -> str:
+        """The 28 hex digits of a revision by its digest; None: of the base model itself."""
+        if (revision is None) != self.path.is_base:
+            raise AssertionError("a base model has no revisions, and only a base model has none")
+        if revision is None:
+            return hashlib.sha256(canonical_json(self._document(None))).hexdigest()[:MEANT]
+        begin, end = self._around
+        hashed = begin.copy()
+        hashed.update(revision.encode() + end)
+        digits: str = hashed.hexdigest()
+        return digits[:MEANT]
+
+    def commit(self, revision: str | None) -> str:
+        """The commit id of a revision as this machine makes it."""
+        return self.meaning(revision) + making(self.kind)
+
+    def find(self, commit: str, revisions: Iterable[str]) -> str | None:
+        """The digest, among some, of the revision that a commit id means; None: it means none of them."""
+        wanted = commit[:MEANT]
+        return next((digest for digest in revisions if self.meaning(digest) == wanted), None)
+
+    def _document(self, revision: str | None) -> dict[str, Any]:
+        return {
+            "view": "base" if self.path.is_base else self.kind,
+            "repo": self.path.repo_id,
+            "revision": revision,
+            "base": self.base,
+            "base_files": self.base_files,
+            "table": self.table,
+        }
+
+    @cached_property
+    def _around(self) -> tuple[Any, bytes]:
+        """What is hashed before and after the digest of a revision: the same for thousands of them."""
+        begin, _, end = canonical_json(self._document(_SLOT)).partition(canonical_json(_SLOT)[1:-1])
+        return hashlib.sha256(begin), end
+
+
+@dataclass(frozen=True)
+class Meant:
+    """A revision that a commit means."""
+
+    path: Path
+    digest: str
+
+
+class RecentCommits:
+    """What commits were found to mean lately: a file is read in many ranges, and thousands of digests take a while.
+
+    Nothing of it goes out of date, because a meaning is a digest: whether the revision is still there, and may be seen,
+    is looked up every time.
+    """
+
+    def __init__(self, most: int = 8192) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._found: OrderedDict[str, Meant] = OrderedDict()
+
+    def note(self, names: RepoNames, revision: str) -> None:
+        """Note a revision that is asked for."""
+        meaning = names.meaning(revision)
+        with self._lock:
+            self._found[meaning] = Meant(names.path, revision)
+            self._found.move_to_end(meaning)
+            if len(self._found) > self._most:
+                self._found.popitem(last=False)
+
+    def find(self, commit: str) -> Meant | None:
+        """What a commit means, as far as it was noted."""
+        with self._lock:
+            return self._found.get(commit[:MEANT])
+
+
+def making(kind: ArtifactKind) -> str:
+    """The 12 hex digits that say how this machine makes what a view hands out."""
+    return made_by(None if KINDS[kind].is_verbatim else fingerprint())
+
+
+@cache
+def made_by(numerics: str | None) -> str:
+    """The same for any arithmetic; None where bytes are only copied, which no format of ours changes."""
+    formats = None if numerics is None else [PLAN_FORMAT, ARTIFACT_FORMAT]
+    return hashlib.sha256(canonical_json({"formats": formats, "numerics": numerics})).hexdigest()[: 40 - MEANT]
+
+
+def commit_below(path: Path, base: BaseDigests, revision: str | None) -> str:
+    """The commit of the model that a composed adapter goes on: of a base model, or of a merged path's revision."""
+    return RepoNames.of(TRAINED_ON, path, base).commit(revision)

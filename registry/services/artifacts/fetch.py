@@ -1,0 +1,53 @@
+"""Fetching: an artifact written into a folder that appears when it is complete, with a receipt beside its files."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from registry.folders.base_weights import WeightFile, check_weights
+from registry.folders.cache import FetchCache
+from registry.progress import Progress
+from registry.schemas import Fetched, Options
+from registry.services.artifacts.opened import ask, described, open_asked
+from registry.services.deployment import Deployment
+from registry.transfer.fetch import FetchSource, write_artifact
+from registry.transfer.receipts import receipt_of
+
+
+def fetch(
+    deployment: Deployment,
+    cache: FetchCache,
+    ref: str,
+    out: Path | None,
+    options: Options,
+    *,
+    force: bool,
+    base_dir: Path | None = None,
+    progress: Progress,
+) -> Fetched:
+    """Write an artifact into a folder; see `registry.operations.registry.Registry.fetch`.
+
+    A registry of this machine merges on its own files, which are checked whenever they are read; those in ``base_dir``
+    are held against them, so that other weights are refused here as they are where they would be merged on.
+
+    Raises:
+        NotFoundError, IntegrityError: ``base_dir`` has no such file, or ``wrong_base``.
+        ConflictError: ``folder_taken``, the folder holds something else.
+        AccuracyError: the asked-for error can't be reached.
+        UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
+    """
+    asked = ask(deployment, ref, options)
+    if base_dir is not None:
+        base = asked.path.base
+        files = (file for file in base.files if file.path.endswith(".safetensors"))
+        wanted = (WeightFile(file.path, file.size, file.digest) for file in files)
+        check_weights(base_dir, base.name, wanted, progress)
+    with open_asked(deployment, asked) as artifact:
+        source = FetchSource(
+            artifact.rendering,
+            artifact.size,
+            receipt=lambda files: receipt_of(described(asked.path, asked.ancestor, artifact), files, deployment.url),
+            open=lambda _: nullcontext(artifact),
+        )
+        return write_artifact(source, cache, out, force=force, progress=progress)

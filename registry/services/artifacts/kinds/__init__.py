@@ -1,0 +1,1 @@
+"""How artifacts are built, one file a kind; `table` puts them together."""

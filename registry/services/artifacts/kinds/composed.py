@@ -1,0 +1,57 @@
+"""One PEFT adapter that equals several: for the base model, or for the merged model of an ancestor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from registry.services.artifacts.commits import commit_below
+from registry.services.artifacts.kinds.builder import Builder, Built, Order
+from registry.services.artifacts.plan import below
+from registry.tensors.composed.composition import Composition
+from registry.tensors.composed.config import BaseRepo
+from registry.tensors.elements.dtypes import OPTION_DTYPES
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import BoundLink, path_programs
+
+
+def _build(order: Order) -> Built:
+    options, plan, table = order.options, order.plan, order.inputs.table
+    bound = order.inputs.bound(order.path.links)
+    since = len(bound) - len(order.links)
+    base = BaseTensors(order.inputs.base_tensors()[1])
+    composition = Composition(bound, since, path_programs(bound, table), base, table)
+    dtype = OPTION_DTYPES[options.dtype or "fp32"]
+    truncation = None
+    if options.rank is not None or options.max_error is not None:
+        truncation = composition.truncate(rank=options.rank, max_error=options.max_error, dtype=dtype)
+        plan = replace(plan, ranks=composition.ranks)
+    if options.uniform:
+        composition.make_uniform()
+    notices = tuple(composition.notices)
+    files = composition.files(dtype=dtype, base_repo=_base_repo(order), hints=_hints(bound[since:]))
+    return Built(plan, files, notices, truncation)
+
+
+def _hints(links: Iterable[BoundLink]) -> dict[str, Any]:
+    """What the configurations say of how to load them, the last one first."""
+    found: dict[str, Any] = {}
+    for link in links:
+        document = link.checkpoint.config.document
+        found.update({key: document[key] for key in ("task_type", "auto_mapping") if document.get(key) is not None})
+    return found
+
+
+def _base_repo(order: Order) -> BaseRepo:
+    """The model that it goes on, at its commit in the Hub views.
+
+    It is a revision that the repo has wherever the adapter is loaded from.
+    """
+    path, ancestor = order.path, order.ancestor
+    model = below(path, ancestor)
+    tip = ancestor.links[-1].digest if ancestor and ancestor.links else None
+    return BaseRepo(model.repo_id, commit_below(model, path.base, tip))
+
+
+COMPOSED = Builder(_build)

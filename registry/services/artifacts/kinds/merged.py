@@ -1,0 +1,131 @@
+"""A whole model: the base model's files with the path folded into the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+from registry.digest import StoredFile
+from registry.files.header import Header
+from registry.services.artifacts import side_files
+from registry.services.artifacts.inputs import Inputs
+from registry.services.artifacts.kinds.builder import Builder, Built, Order
+from registry.services.lineage import LoadedPath, read_blob
+from registry.tensors.artifacts.artifact import ArtifactFile, generated_file, source_file
+from registry.tensors.artifacts.merged import merged_file
+from registry.tensors.artifacts.model_config import (
+    changes_dtype,
+    config_with_dtype,
+    index_of,
+    labelled_config,
+    labels_of_new_head,
+    untied_config,
+    write_json,
+)
+from registry.tensors.elements.dtypes import OPTION_DTYPES
+from registry.tensors.path.kept_factors import SharedFactors
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import NewTensor, PathPrograms, path_programs
+from registry.tensors.table.targets import TargetTable
+from registry.tensors.table.ties import retable_needed, unsaid
+from registry.transfer.model_files import CONFIG, INDEX
+
+
+def _build(order: Order) -> Built:
+    inputs, path, memory = order.inputs, order.path, order.memory
+    kept = None if memory is None or not memory.limit("factors") else SharedFactors(memory, order.plan.digest)
+    programs = path_programs(inputs.bound(order.links), inputs.table)
+    _check_ties_known(programs, inputs.table, path)
+    headers, tensors = inputs.base_tensors()
+    base = BaseTensors(tensors)
+    changed = programs.placed()
+    new = _by_file(programs.new.values(), headers)
+    dtype = OPTION_DTYPES[order.options.dtype] if order.options.dtype else None
+    weights = [
+        _stored(inputs, name, header)
+        if dtype is None and name not in new and not changed.keys() & header.entries.keys()
+        else merged_file(name, header, base, changed, new.get(name, ()), dtype, kept)
+        for name, header in headers.items()
+    ]
+    by_name = {file.path: file for file in path.base.files if file.path not in headers}
+    side = side_files.choose(by_name, [{file.path: file for file in link.files} for link in order.links])
+    rewritten = _rewritten(inputs, side, weights, headers, programs, dtype)
+    copied = [source_file(name, inputs.source(blob), digest=blob.digest) for name, blob in side.items()]
+    return Built(order.plan, [*weights, *rewritten, *copied], tuple(_notices(programs)))
+
+
+def _stored(inputs: Inputs, name: str, header: Header) -> ArtifactFile:
+    """A weight file of the base that nothing of the path changes."""
+    blob = next(file for file in inputs.path.base.files if file.path == name)
+    return source_file(name, inputs.source(blob), header, blob.digest)
+
+
+def _rewritten(
+    inputs: Inputs,
+    side: dict[str, StoredFile],
+    weights: list[ArtifactFile],
+    headers: Mapping[str, Header],
+    programs: PathPrograms,
+    dtype: str | None,
+) -> list[ArtifactFile]:
+    """config.json and the index where the weights are of another dtype or more; takes them out of ``side``."""
+    files = []
+    recast = dtype is not None and changes_dtype(headers, dtype)
+    labels = labels_of_new_head({name: one.shape for name, one in programs.new.items() if one.beside is None})
+    if CONFIG in side and (recast or programs.untied or labels):
+        config = json.loads(read_blob(inputs.blobs, side.pop(CONFIG)))
+        config = config_with_dtype(config, dtype) if recast and dtype else config
+        config = untied_config(config) if programs.untied else config
+        config = labelled_config(config, labels) if labels else config
+        files.append(generated_file(CONFIG, write_json(config)))
+    if INDEX in side and (recast or programs.new):
+        index = json.loads(read_blob(inputs.blobs, side.pop(INDEX)))
+        out_headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}
+        files.append(generated_file(INDEX, write_json(index_of(index, out_headers))))
+    return files
+
+
+def _check_kept(inputs: Inputs) -> None:
+    if unsaid(inputs.table) is not None:
+        _check_ties_known(path_programs(inputs.bound(inputs.path.links), inputs.table), inputs.table, inputs.path)
+
+
+def _check_ties_known(programs: PathPrograms, table: TargetTable, path: LoadedPath) -> None:
+    """A merged model of this path says that head and embedding are two: its table has to know what else is tied."""
+    if programs.untied and (tied := unsaid(table)) is not None:
+        raise retable_needed(
+            f"{' and '.join(map(repr, programs.untied))} are tied, and not whether {tied!r} is too", path.base.name
+        )
+
+
+def _by_file(new: Iterable[NewTensor], headers: Mapping[str, Header]) -> dict[str, list[NewTensor]]:
+    """The weight file that each new tensor goes into: that of the weight it was tied to, else the last."""
+    found: dict[str, list[NewTensor]] = {}
+    for tensor in new:
+        file = next((name for name, header in headers.items() if tensor.beside in header.entries), max(headers))
+        found.setdefault(file, []).append(tensor)
+    return found
+
+
+def _notices(programs: PathPrograms) -> Iterator[str]:
+    if programs.untied:
+        yield (
+            f"{' and '.join(map(repr, programs.untied))} share one weight in the base model and not after this path: "
+            f"both are in the files, and config.json says tie_word_embeddings false.{_let_go_too(programs)}"
+        )
+    heads = [name for name, tensor in programs.new.items() if tensor.beside is None]
+    if heads:
+        yield (
+            f"The files hold {', '.join(map(repr, heads))}, which the base model lacks: load them with the class that "
+            "the adapter was trained with."
+        )
+
+
+def _let_go_too(programs: PathPrograms) -> str:
+    known = {f"{module}.weight" for module in programs.untied}
+    others = sorted(name for name, tensor in programs.new.items() if tensor.beside is not None and name not in known)
+    verb = "is" if len(others) == 1 else "are"
+    return f" So {verb} {', '.join(map(repr, others))}, which the same switch ties." if others else ""
+
+
+MERGED = Builder(_build, _check_kept)

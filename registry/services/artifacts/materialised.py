@@ -1,0 +1,69 @@
+"""Artifacts that are kept in the store: found for what is asked, and opened like any other artifact.
+
+One that was made by other arithmetic than this machine's is as good as its own, and goes before it: so all replicas
+hand out the same bytes of what is materialised, whatever processors they run on.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.store import materialisations as rows
+from registry.digest import StoredFile
+from registry.errors import IntegrityError
+from registry.schemas import Options
+from registry.schemas.kinds import KINDS
+from registry.services.artifacts.inputs import stored_files
+from registry.services.artifacts.plan import make_plan
+from registry.services.lineage import Blobs, LoadedPath
+from registry.tensors.artifacts.artifact import Artifact
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, Plan
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A materialisation that is not past its time: which bytes it names, and where they are."""
+
+    id: str
+    plan: Plan
+    rendering: str
+    numerics: str | None  # of whoever made it, which may be another machine than this
+    notices: tuple[str, ...]
+    files: tuple[StoredFile, ...]  # by path
+
+
+def kept_for(session: Session, path: LoadedPath, plan: Plan | None) -> Kept | None:
+    """What is materialised of a path by its plain plan, in the format of this program; None where nothing is.
+
+    A revision may have others: of other formats of artifacts, or of other plans (its base model's table was made anew).
+    """
+    if plan is None:
+        return None
+    tip = path.links[-1]
+    row = rows.of_plan(session, tip.path, tip.number, plan.digest, ARTIFACT_FORMAT)
+    return None if row is None else Kept(row.id, plan, row.rendering, row.numerics, row.notices, row.files)
+
+
+def plain_plan(path: LoadedPath, options: Options) -> Plan | None:
+    """The plan of a path that can be materialised; None where other options are given, or bytes are stored anyway."""
+    if KINDS[options.kind].is_verbatim or not path.links or options != Options(kind=options.kind):
+        return None
+    return make_plan(path, None, options)
+
+
+def open_kept(blobs: Blobs, kept: Kept) -> Artifact:
+    """The artifact, read from its blobs."""
+    with ExitStack() as opened:
+        files = stored_files(blobs, kept.files, opened)
+        release = opened.pop_all().close
+        artifact = Artifact(kept.plan, files, notices=kept.notices, numerics=kept.numerics, release=release)
+        if artifact.rendering != kept.rendering:
+            artifact.close()
+            raise IntegrityError(
+                f"The materialisation {kept.id} is noted as {kept.rendering}, but its plan and arithmetic make "
+                f"{artifact.rendering}: drop it with `registry materialise --drop {kept.id}`."
+            )
+        return artifact

@@ -1,0 +1,73 @@
+"""Artifacts by reference: looked up, opened, and described for another machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.reference import Reference
+from registry.schemas import Options
+from registry.schemas.bundles import ArtifactPlan
+from registry.services.artifacts.build import build_artifact, check_kept
+from registry.services.artifacts.describe import described, etag
+from registry.services.artifacts.load import path_in
+from registry.services.artifacts.materialised import Kept, kept_for, open_kept, plain_plan
+from registry.services.deployment import Deployment
+from registry.services.lineage import LoadedPath
+from registry.tensors.artifacts.artifact import Artifact
+from registry.tensors.artifacts.plan import Plan
+
+__all__ = ["Asked", "artifact_plan", "ask", "described", "etag", "open_artifact", "open_asked"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a reference and its options mean: a path, and the ancestor where only what comes after it is wanted."""
+
+    path: LoadedPath
+    ancestor: LoadedPath | None
+    options: Options
+    materialised: Kept | None = None  # what the store has of it
+    plan: Plan | None = None  # where it can be materialised; of anything else it is made when it is opened
+
+
+def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
+    """Look up what is asked for.
+
+    Raises:
+        NotFoundError: the reference names nothing.
+        RetractedError: it contains a retracted revision.
+    """
+    reference = Reference.parse(ref)
+    since = None if options.since is None else Reference.parse(options.since)
+    with deployment.read() as session:
+        path = path_in(session, reference)
+        ancestor = None if since is None else path_in(session, since)
+        plan = plain_plan(path, options)
+        return Asked(path, ancestor, options, kept_for(session, path, plan), plan)
+
+
+def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifact:
+    """The artifact that a reference means; see `registry.operations.registry.Registry.artifact`."""
+    return open_asked(deployment, ask(deployment, ref, options))
+
+
+def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
+    """The artifact of what was looked up: as it is kept in the store, or as this machine computes it.
+
+    Raises:
+        UsageError: the options contradict each other or the reference.
+        AccuracyError: the asked-for error can't be reached.
+        ConflictError: ``retable_needed``, the base model's target table does not tell what the path needs.
+    """
+    blobs, memory = deployment.artifact_blobs, deployment.memory
+    if asked.materialised is not None:
+        check_kept(blobs, asked.path, asked.options)
+        return open_kept(blobs, asked.materialised)
+    return build_artifact(blobs, asked.path, asked.ancestor, asked.options, memory, asked.plan)
+
+
+def artifact_plan(deployment: Deployment, ref: str, options: Options) -> ArtifactPlan:
+    """An artifact as this machine makes it, with all that a client needs to fetch it; raises what `ask` raises."""
+    asked = ask(deployment, ref, options)
+    with open_asked(deployment, asked) as artifact:
+        return described(asked.path, asked.ancestor, artifact, with_files=True)

@@ -1,0 +1,40 @@
+"""The plan of a loaded path: which links go in, and what the model is called that a composed adapter goes on."""
+
+from __future__ import annotations
+
+from registry.reference import Path
+from registry.schemas import Options
+from registry.schemas.kinds import KINDS
+from registry.services.lineage import Link, LoadedPath
+from registry.tensors.artifacts.plan import Plan, PlanLink
+
+
+def links_of(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> tuple[Link, ...]:
+    """The links of a path that go into an artifact.
+
+    Raises:
+        UsageError: the ancestor is none of this path.
+    """
+    if KINDS[options.kind].tip_only:
+        return path.links[-1:]
+    return path.links if ancestor is None else path.since(ancestor)
+
+
+def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> Plan:
+    """What will be computed, as far as it does not depend on values; raises what `links_of` raises."""
+    return Plan(
+        kind=options.kind,
+        base=path.base.digest,
+        base_files=path.base.files_digest,
+        table=path.base.table_digest,
+        links=tuple(PlanLink(link.digest) for link in links_of(path, ancestor, options)),
+        since=ancestor.links[-1].digest if ancestor and ancestor.links else None,
+        dtype=options.dtype,
+        uniform=options.uniform,
+        base_repo=below(path, ancestor).repo_id if KINDS[options.kind].is_composed else None,
+    )
+
+
+def below(path: LoadedPath, ancestor: LoadedPath | None) -> Path:
+    """The path of the model that a composed adapter goes on: the base model, or what comes before its first link."""
+    return Path.parse(ancestor.links[-1].path if ancestor and ancestor.links else path.base.name)

@@ -1,0 +1,55 @@
+"""Verifying a fetched folder: its files against its receipt, then every byte against the registry, computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from registry.catalogue.tree import revisions
+from registry.errors import IntegrityError
+from registry.folders.receipts import read_receipt
+from registry.progress import Progress
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.schemas import Verified
+from registry.schemas.receipt import Receipt
+from registry.services.artifacts.build import build_artifact
+from registry.services.artifacts.load import load_path
+from registry.services.deployment import Deployment
+from registry.services.lineage import LoadedPath
+from registry.tensors.artifacts.closeness import TensorComparison
+from registry.transfer.compare import check_base, check_plan, verified
+
+
+def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified:
+    """Check a fetched folder; see `registry.operations.registry.Registry.verify`.
+
+    Raises:
+        NotFoundError: the folder has no receipt, or the registry lacks what the receipt names.
+        IntegrityError: the receipt is not one, or its plan is not what the registry makes of its lineage.
+    """
+    receipt = read_receipt(folder)
+    path = _path(deployment, receipt, receipt.reference, receipt.tip)
+    ancestor = None if receipt.since is None else _path(deployment, receipt, receipt.since, receipt.plan.since)
+    with build_artifact(deployment, path, ancestor, receipt.options) as artifact:
+        if receipt.plan.table != artifact.plan.table:
+            raise IntegrityError(
+                f"The folder {folder} was made with the target table {receipt.plan.table}, and {path.base.name} has "
+                f"{artifact.plan.table}: it was made anew since (`registry base retable`); fetch the artifact again.",
+                code="verify_failed",
+            )
+        check_plan(folder, receipt, artifact.plan.digest)
+        exact = artifact.rendering == receipt.rendering
+        return verified(folder, receipt, artifact.files, None if exact else TensorComparison, progress)
+
+
+def _path(deployment: Deployment, receipt: Receipt, reference: str, digest: str | None) -> LoadedPath:
+    """The path that a receipt names, found by digest: numbers and names are another registry's."""
+    named = Reference.parse(reference).path
+    if digest is None:
+        path = load_path(deployment, Reference(TreePath(named.base)))
+    else:
+        with deployment.read() as session:
+            row = revisions.find(session, Reference(named, digest_prefix=digest))
+        path = load_path(deployment, Reference(named, number=row.number))
+    check_base(receipt, path.base.name, path.base.digest)
+    return path

@@ -1,0 +1,1 @@
+"""Base models: checked, hashed, understood and added."""

@@ -1,0 +1,221 @@
+"""Adding a base model: checked, hashed and understood before anything is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from os import PathLike
+from typing import Final, Literal
+
+from registry.catalogue.store.blobs import FileRef
+from registry.catalogue.tree import bases as base_rows
+from registry.catalogue.tree.bases import NewBase
+from registry.digest import canonical_json
+from registry.errors import ConflictError, NotFoundError
+from registry.folders.provenance import derived_from
+from registry.progress import Progress
+from registry.reference import Path as TreePath
+from registry.reference import check_base_name
+from registry.schemas import BaseAdded, BaseSummary, DerivedFrom, LeftOut
+from registry.services.deployment import Deployment
+from registry.services.intake.intake import Intake, retry_collected
+from registry.storage.blobs import StoredBlob
+from registry.tensors.table.architecture import make_table
+from registry.tensors.table.declaration import declare
+from registry.tensors.table.targets import TargetTable
+from registry.tensors.table.ties import parted_by_files
+from registry.transfer.index import ModelIndex, files_digest, index_model
+from registry.transfer.model_files import DECLARATION
+from registry.transfer.model_weights import CheckedModel, ModelFiles, read_model_files
+from registry.transfer.source import Given, given_base
+
+StoredBy = Literal["copy", "reflink", "link", "none"]
+_WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # the last that occurs is told
+
+
+def add_base(
+    deployment: Deployment, name: str, place: str | PathLike[str], *, link: bool, progress: Progress
+) -> BaseAdded:
+    """Add the base model of a folder or a repository as ``name``; see `registry.operations.registry.Registry.add_base`.
+
+    Raises:
+        NotAllowedError: the token may not add this base model.
+        UsageError: ``bad_name``.
+        InvalidBaseError: the folder is not an intact, unquantised safetensors model.
+        ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
+        What `registry.folders.hub.repository.bring` raises, where it is to be taken from a Hub.
+    """
+    require_adding(deployment, name)
+    given = given_base(place, progress)
+    files = read_model_files(given.folder)
+    index = index_model(files, progress)
+    given.check(index.files)
+    there = existing(deployment, name)
+    if there is not None:
+        check_same(there, index.weights_digest, {path: digest for path, (digest, _) in index.files.items()})
+        stored = retry_collected(lambda: _mend(deployment, there, files, index, progress))
+        return answer(deployment, there, given.with_left_out(files.left_out), stored, created=False)
+    table = settled(understood(files.model), index)
+    return retry_collected(lambda: _add(deployment, name, given, files, index, table, link=link, progress=progress))
+
+
+def _add(
+    deployment: Deployment,
+    name: str,
+    given: Given,
+    files: ModelFiles,
+    index: ModelIndex,
+    table: TargetTable,
+    *,
+    link: bool,
+    progress: Progress,
+) -> BaseAdded:
+    derived, left_out = derived_from(given.folder, files.headers, given.with_left_out(files.left_out))
+    progress.begin("Storing the base model", sum(size for _, size in index.files.values()))
+    with Intake(deployment, progress) as intake:
+        stored = [intake.keep(found.file, index.files[found.path][0], link=link) for found in files.files]
+        return make_visible(deployment, intake, name, index, table, stored, left_out, given.source, derived)
+
+
+def _mend(
+    deployment: Deployment, there: BaseSummary, files: ModelFiles, index: ModelIndex, progress: Progress
+) -> tuple[StoredBlob, ...]:
+    """Store again what the store has lost or damaged of a base model that is there."""
+    own = {file.digest for file in there.files}
+    progress.begin("Checking what is stored", there.size)
+    with Intake(deployment, progress) as intake:
+        again = ((found.file, index.files[found.path][0]) for found in files.files)
+        stored = tuple(intake.keep(file, digest, link=False) for file, digest in again if digest in own)
+        intake.change(lambda _: None)
+    return stored
+
+
+def require_adding(deployment: Deployment, name: str) -> None:
+    """Refuse a name that is none, and what the token may not do; raises `UsageError`, `NotAllowedError`."""
+    deployment.rights.require_on("writer", TreePath(check_base_name(name)), "add a base model")
+
+
+def as_told(deployment: Deployment, stored: tuple[StoredBlob, ...]) -> tuple[StoredBlob, ...]:
+    """What was stored, as the token may be told.
+
+    To one with scopes, what was there already counts as stored now: it may be there where the token does not look.
+    """
+    if deployment.rights.unlimited:
+        return stored
+    return tuple(
+        replace(blob, stored=blob.size, stored_by="copy" if blob.stored_by == "none" else blob.stored_by)
+        for blob in stored
+    )
+
+
+def existing(deployment: Deployment, name: str) -> BaseSummary | None:
+    """The base model of this name."""
+    try:
+        with deployment.read() as session:
+            return base_rows.summary(session, name)
+    except NotFoundError:
+        return None
+
+
+def other_weights(there: BaseSummary, found: str) -> ConflictError:
+    """The error of a name that is taken; ``found`` is what the new one has."""
+    return ConflictError(
+        f"Base model {there.name} is there with other weights: it has {there.digest}, the folder has {found}. "
+        "Choose another name.",
+        code="other_weights",
+    )
+
+
+def check_same(there: BaseSummary, digest: str, files: Mapping[str, str]) -> None:
+    """Whether a base model may pass for the one that is there.
+
+    That one keeps its target table: a declaration that came later must not pass unheard.
+
+    Raises:
+        ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
+    """
+    if there.digest != digest:
+        raise other_weights(there, digest)
+    stored = {file.path: file.digest for file in there.files}
+    if DECLARATION in files and files[DECLARATION] != stored.get(DECLARATION):
+        raise ConflictError(
+            f"Base model {there.name} is there with these weights and {'another' if DECLARATION in stored else 'no'} "
+            f"{DECLARATION}. Add it under another name to use this one.",
+            code="name_taken",
+        )
+
+
+def understood(model: CheckedModel) -> TargetTable:
+    """The target table of a base model, made in a child process; `settled` once its tensors are hashed."""
+    table = make_table(model.config, model.shapes)
+    return table if model.declaration is None else declare(table, model.declaration)
+
+
+def settled(table: TargetTable, index: ModelIndex) -> TargetTable:
+    """A table that was made from names and shapes, without the ties that the numbers deny."""
+    return parted_by_files(table, {name: tensor.digest for name, tensor in index.tensors.items()})
+
+
+def make_visible(
+    deployment: Deployment,
+    intake: Intake,
+    name: str,
+    index: ModelIndex,
+    table: TargetTable,
+    stored: Iterable[StoredBlob],
+    left_out: tuple[LeftOut, ...],
+    source: str | None,
+    derived_from: DerivedFrom | None,
+) -> BaseAdded:
+    """Store what was worked out, then the one transaction, and what comes after it."""
+    index_blob = intake.put(canonical_json(index.to_document()))
+    table_blob = intake.put(canonical_json(table.to_document()))
+    new = replace(_new_base(name, index, table, index_blob, table_blob), source=source, derived_from=derived_from)
+
+    summary, created = intake.change(lambda session: base_rows.add(session, new, deployment.principal))
+    return answer(deployment, summary, left_out, (*stored, index_blob, table_blob), created=created)
+
+
+def _new_base(
+    name: str, index: ModelIndex, table: TargetTable, index_blob: StoredBlob, table_blob: StoredBlob
+) -> NewBase:
+    return NewBase(
+        name=name,
+        digest=index.weights_digest,
+        table_digest=table.digest,
+        files_digest=files_digest(index.files),
+        architecture=table.architecture,
+        table_source=table.source,
+        parameters=index.parameters,
+        tensors=len(index.tensors),
+        size=sum(size for _, size in index.files.values()),
+        index_blob=index_blob.digest,
+        table_blob=table_blob.digest,
+        notices=table.notices,
+        files=tuple(FileRef(path, digest) for path, (digest, _) in sorted(index.files.items())),
+    )
+
+
+def answer(
+    deployment: Deployment,
+    summary: BaseSummary,
+    left_out: tuple[LeftOut, ...],
+    stored: tuple[StoredBlob, ...],
+    *,
+    created: bool,
+) -> BaseAdded:
+    """What adding a base model answers."""
+    told = as_told(deployment, stored)
+    ways = {blob.stored_by for blob in told}
+    by: StoredBy = "none"
+    for way in _WAYS:
+        if way in ways:
+            by = way
+    return BaseAdded(
+        base=summary,
+        created=created,
+        bytes_stored=sum(blob.stored for blob in told),
+        stored_by=by,
+        left_out=left_out,
+        registry=deployment.url,
+    )

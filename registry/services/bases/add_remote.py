@@ -1,0 +1,189 @@
+"""Adding a base model that a client has: checked by names, headers and documents, then read back as it was uploaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from registry.errors import InvalidBaseError
+from registry.files.header import Header, read_header
+from registry.folders.hub.repository import check_source
+from registry.progress import Progress
+from registry.reference import Reference
+from registry.schemas import BaseAdded, BaseSummary, LeftOut
+from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, FileClaim
+from registry.services.artifacts.load import load_path
+from registry.services.bases.add import (
+    answer,
+    check_same,
+    existing,
+    make_visible,
+    other_weights,
+    require_adding,
+    settled,
+    understood,
+)
+from registry.services.bases.table_check import check_table
+from registry.services.deployment import Deployment
+from registry.services.intake.intake import Intake, retry_collected
+from registry.services.intake.uploads import drop_taken, dropped_when_refused, take, wanted_bytes
+from registry.services.lineage import read_document
+from registry.tensors.table.targets import TargetTable
+from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
+from registry.transfer.index import ModelIndex, TensorHashes, tensors_of
+from registry.transfer.model_files import DOCUMENTS, list_model
+from registry.transfer.model_weights import CheckedModel, check_model
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A request that passed every check that needs no weights."""
+
+    model: CheckedModel
+    files: Mapping[str, FileClaim]  # those that belong to the model
+    heads: Mapping[str, Head]  # of the weight files
+    left_out: tuple[LeftOut, ...]
+
+
+def plan_base(deployment: Deployment, request: BaseRequest) -> BasePlan:
+    """Check a request; see `registry.operations.transfer.Transfer.plan_base`.
+
+    Raises:
+        What `registry.services.bases.add.add_base` raises.
+    """
+    checked = _check(deployment, request)
+    there = existing(deployment, request.name)
+    if there is not None and _is_there(deployment, there, checked):
+        return BasePlan(existing=there, missing=())
+    if there is None:
+        _table(request, checked.model)
+    missing = wanted_bytes(deployment, checked.files.values(), {}).missing
+    return BasePlan(existing=there, missing=missing)
+
+
+def commit_base(deployment: Deployment, commit: BaseCommit, progress: Progress) -> BaseAdded:
+    """Add what was planned and uploaded; see `registry.operations.transfer.Transfer.commit_base`.
+
+    Raises:
+        What `registry.services.bases.add.add_base` raises, and
+        NotFoundError: bytes are neither stored nor uploaded.
+        UnavailableError: ``upload_incomplete``, the store lost some of what was uploaded.
+        IntegrityError: ``upload_mismatch``.
+    """
+    with dropped_when_refused(deployment, commit.uploads):
+        added = _commit(deployment, commit, progress)
+    drop_taken(deployment, commit.uploads)
+    return added
+
+
+def _commit(deployment: Deployment, commit: BaseCommit, progress: Progress) -> BaseAdded:
+    request = commit.request
+    checked = _check(deployment, request)
+    there = existing(deployment, request.name)
+    if there is not None and _is_there(deployment, there, checked):
+        return answer(deployment, there, checked.left_out, (), created=False)
+    table = None if there is not None else _table(request, checked.model)
+    return retry_collected(lambda: _add(deployment, commit, checked, there, table, progress))
+
+
+def _check(deployment: Deployment, request: BaseRequest) -> _Checked:
+    require_adding(deployment, request.name)
+    check_source(request.source)
+    check_derivation(request.derived_from)
+    claims = check_claims(request.files, InvalidBaseError)
+    for path, document in request.documents.items():
+        check_document(claims, path, document)
+    for path in DOCUMENTS:
+        if path in claims and path not in request.documents:
+            raise InvalidBaseError(f"{request.name} has a {path} that was not sent; send it.", code="missing_file")
+    listing = list_model(request.name, claims, request.documents.get)
+    heads = {}
+    for path in listing.shards:
+        heads[path] = Head(path, request.headers.get(path, b""), claims[path].size, InvalidBaseError)
+
+    def header(path: str) -> Header:
+        return read_header(heads[path], what=path, error=InvalidBaseError)
+
+    left_out = tuple(sorted([*request.left_out, *listing.left_out], key=lambda left: left.path))
+    files = {path: claims[path] for path in listing.files}
+    return _Checked(check_model(listing, header), files, heads, left_out)
+
+
+def _is_there(deployment: Deployment, there: BaseSummary, checked: _Checked) -> bool:
+    """Whether the base model of this name has these very weight files.
+
+    Raises:
+        ConflictError: ``other_weights`` where names, dtypes or shapes show it, or ``name_taken``.
+    """
+    stored = {file.path: file.digest for file in there.files}
+    digests = {path: claim.digest for path, claim in checked.files.items()}
+    if all(digests[path] == stored.get(path) for path in checked.model.listing.shards):
+        check_same(there, there.digest, digests)
+        return True
+    base = load_path(deployment, Reference.parse(there.name)).base
+    index = read_document(deployment, base.index)["tensors"]
+    theirs = {name: (tensor["dtype"], tuple(tensor["shape"])) for name, tensor in index.items()}
+    if theirs != checked.model.shapes:
+        raise other_weights(there, "tensors of other names, dtypes or shapes")
+    return False
+
+
+def _table(request: BaseRequest, model: CheckedModel) -> TargetTable:
+    """The target table: made from the model, or what the registry that it is copied from made."""
+    return understood(model) if request.table is None else check_table(request.table, model.shapes)
+
+
+def _add(
+    deployment: Deployment,
+    commit: BaseCommit,
+    checked: _Checked,
+    there: BaseSummary | None,
+    table: TargetTable | None,
+    progress: Progress,
+) -> BaseAdded:
+    wanted = wanted_bytes(deployment, checked.files.values(), commit.uploads)
+    progress.begin("Checking what was uploaded", wanted.size)
+    hashes = {path: TensorHashes(header) for path, header in checked.model.headers.items()}
+    with Intake(deployment, progress) as intake:
+        take(wanted, intake, {checked.files[path].digest: _watch(checked, path, hashes[path]) for path in hashes})
+        index = _index(checked, hashes)
+        digests = {path: claim.digest for path, claim in checked.files.items()}
+        if there is not None:
+            check_same(there, index.weights_digest, digests)
+            return answer(deployment, there, checked.left_out, (), created=False)
+        if table is None:
+            raise AssertionError("a base model that is not there gets a table")
+        if commit.request.table is None:  # one that is copied stays what it is
+            table = settled(table, index)
+        stored = intake.commit()
+        request, left_out = commit.request, checked.left_out
+        return make_visible(
+            deployment,
+            intake,
+            request.name,
+            index,
+            table,
+            stored,
+            left_out,
+            request.source,
+            request.derived_from,
+        )
+
+
+def _watch(checked: _Checked, path: str, hashes: TensorHashes) -> Callable[[int, memoryview], None]:
+    """What a weight file passes on its way: the header that was checked, and a digest for each tensor."""
+    head = SameHead(path, checked.heads[path], checked.model.headers[path].size, InvalidBaseError)
+
+    def both(offset: int, chunk: memoryview) -> None:
+        head(offset, chunk)
+        hashes(offset, chunk)
+
+    return both
+
+
+def _index(checked: _Checked, hashes: Mapping[str, TensorHashes]) -> ModelIndex:
+    tensors: dict[str, Any] = {}
+    for path, header in checked.model.headers.items():
+        tensors |= tensors_of(path, header, hashes[path].digests())
+    return ModelIndex(tensors, {path: (claim.digest, claim.size) for path, claim in checked.files.items()})

@@ -1,0 +1,241 @@
+"""Making a base model's target table anew, where this version knows more of the model than the one that added it.
+
+A table never changes by itself: the digests of plans and the commit ids of all paths below hang on it. Everything that
+was published below has to mean under the new table what it means under the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import materialise
+from registry.catalogue.changes import retable as rows_of
+from registry.catalogue.changes.retable import Below, NewTable
+from registry.catalogue.store import materialisations
+from registry.catalogue.tree import bases as base_rows
+from registry.catalogue.tree import revisions as revision_rows
+from registry.catalogue.tree.bases import BaseRow
+from registry.digest import canonical_json
+from registry.errors import ConflictError, IntegrityError, RegistryError, UnavailableError, UsageError
+from registry.files.header import Header, read_header
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.progress import Progress
+from registry.reference import Path, Reference
+from registry.schemas import Retabled
+from registry.services.artifacts.load import load_path
+from registry.services.bases.add import understood
+from registry.services.deployment import Deployment
+from registry.services.intake.intake import Intake, retry_collected
+from registry.services.lineage import PathBase, read_blob, read_document, target_table
+from registry.tensors.checkpoint.adapter import Checkpoint
+from registry.tensors.checkpoint.lora_config import parse_config
+from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.path.programs import BoundLink, path_programs
+from registry.tensors.table.targets import Target, TargetTable
+from registry.tensors.table.ties import parted_by_files
+from registry.transfer.model_files import list_model
+from registry.transfer.model_weights import CheckedModel, check_model
+
+_TRIES: Final = 3
+_UNTOLD: Final = frozenset({"source", "notices"})
+"""What a table says of how it was made: another version of transformers alone is nothing new."""
+
+
+class _MeanwhileError(UnavailableError):
+    """Something was published below, or the table was made anew, while it was made here (``busy``)."""
+
+
+def retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
+    """Make the target table of a base model anew; see `registry.operations.registry.Registry.retable`.
+
+    Raises:
+        NotFoundError: there is none of this name.
+        UsageError: it is the path of an adapter.
+        InvalidBaseError: what `registry.services.bases.add.add_base` raises for its files.
+        ConflictError: ``retable_refused``, a revision below would mean something else, or nothing.
+    """
+    path = Path.parse(name)
+    if not path.is_base:
+        raise UsageError(f"{name} is the path of an adapter: a target table is of a base model, {path.base}.")
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(_MeanwhileError):
+            return retry_collected(lambda: _retable(deployment, name, progress))
+    return retry_collected(lambda: _retable(deployment, name, progress))
+
+
+def _retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
+    with deployment.read() as session:
+        found = base_rows.get(session, name)
+        rows = rows_of.all_below(session, found.id)
+    base = load_path(deployment, Reference(Path.parse(name))).base
+    progress.begin(f"Making the target table of {name}", len(rows) + 1)
+    old, new = target_table(deployment, base), _made(deployment, base)
+    progress.advance(1)
+    if _facts(old) == _facts(new):
+        with deployment.read() as session:
+            summary = base_rows.summary(session, name)
+        return Retabled(base=summary, previous=summary.table_digest, changed=False)
+    _Revisions(deployment, rows, base, old, new).check(progress)
+    with Intake(deployment, progress) as intake:
+        stored = intake.put(canonical_json(new.to_document()))
+        table = NewTable(new.digest, stored.digest, new.source, new.architecture, new.notices)
+        return _make_visible(deployment, intake, found, table, rows, _changes(old, new))
+
+
+def _made(deployment: Deployment, base: PathBase) -> TargetTable:
+    """The table as adding the base model now would make it, from what is stored of it."""
+    table = understood(_model(deployment, base))
+    index = read_document(deployment, base.index)
+    return parted_by_files(table, {name: tensor["digest"] for name, tensor in index["tensors"].items()})
+
+
+def _model(deployment: Deployment, base: PathBase) -> CheckedModel:
+    files = {file.path: file for file in base.files}
+
+    def document(path: str) -> bytes | None:
+        return read_blob(deployment, files[path]) if path in files else None
+
+    def header(path: str) -> Header:
+        with deployment.open_blob(files[path]) as source:
+            return read_header(source, what=path, error=IntegrityError)
+
+    return check_model(list_model(base.name, files, document), header)
+
+
+def _facts(table: TargetTable) -> dict[str, Any]:
+    return {key: fact for key, fact in table.to_document().items() if key not in _UNTOLD}
+
+
+def _changes(old: TargetTable, new: TargetTable) -> tuple[str, ...]:
+    """What a person should know of the difference, a line each."""
+    before, after = _facts(old), _facts(new)
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        one, two = before.get(key), after.get(key)
+        if one == two:
+            continue
+        if isinstance(one or {}, dict) and isinstance(two or {}, dict):
+            names = [name for name in {**(one or {}), **(two or {})} if (one or {}).get(name) != (two or {}).get(name)]
+            lines.append(f"{key}: {len(names)} changed" + (f" (for example {names[0]})" if names else ""))
+        else:
+            lines.append(f"{key}: {one} is {two} now")
+    return tuple(lines)
+
+
+@dataclass
+class _Revisions:
+    """All revisions of a base model, read with both tables."""
+
+    deployment: Deployment
+    rows: tuple[Below, ...]
+    base: PathBase
+    old: TargetTable
+    new: TargetTable
+
+    def __post_init__(self) -> None:
+        self._by_id = {row.id: row for row in self.rows}
+        self._read = lru_cache(maxsize=64)(self._read_link)
+
+    def check(self, progress: Progress) -> None:
+        """Refuse a table under which a revision means something else; one that nothing can read is no hindrance.
+
+        Raises:
+            ConflictError: ``retable_refused``, naming the revision.
+        """
+        for row in self.rows:
+            before, after = self._meaning(row, self.old), self._meaning(row, self.new)
+            if not isinstance(before, RegistryError) and before != after:
+                why = (
+                    f"it can't be used any more: {after}" if isinstance(after, RegistryError) else "it reads otherwise"
+                )
+                raise ConflictError(
+                    f"The target table of {self.base.name} stays as it is: with the one that this version makes of "
+                    f"{row.reference} would follow that {why.removesuffix('.')}. Add the base model under another name "
+                    "for what is trained from now on.",
+                    code="retable_refused",
+                )
+            progress.advance(1)
+
+    def _meaning(self, row: Below, table: TargetTable) -> Mapping[str, object] | RegistryError:
+        try:
+            links = [BoundLink(*self._read(one, table is self.new)) for one in self._lineage(row)]
+            path_programs(links, table)
+        except _MeanwhileError:
+            raise
+        except RegistryError as problem:
+            return problem
+        return _described(links[-1].checkpoint)
+
+    def _lineage(self, row: Below) -> list[int]:
+        found = [row.id]
+        while (parent := self._by_id[found[-1]].parent_id) is not None:
+            found.append(parent)
+        return found[::-1]
+
+    def _read_link(self, revision_id: int, anew: bool) -> tuple[Checkpoint, Any]:
+        with self.deployment.read_everything() as session:
+            files = {file.path: file for file in revision_rows.files(session, revision_id)}
+        if not files:
+            raise _MeanwhileError("A deleted revision was collected meanwhile: run the command again.", code="busy")
+        config = parse_config(read_blob(self.deployment, files[ADAPTER_CONFIG]))
+        # from the header alone: nothing of it is read later
+        with self.deployment.open_blob(files[ADAPTER_WEIGHTS]) as source:
+            entries = read_header(source, what=ADAPTER_WEIGHTS, error=IntegrityError).entries
+        return read_checkpoint(config, entries, self.new if anew else self.old), source
+
+
+def _described(checkpoint: Checkpoint) -> Mapping[str, object]:
+    """Which numbers of an adapter go where, as far as a table says it."""
+    found: dict[str, object] = {
+        f"pair {name}": (_place(pair.target), pair.fused and pair.fused.name) for name, pair in checkpoint.pairs.items()
+    }
+    found |= {f"rows {name}": _place(rows.target) for name, rows in checkpoint.tokens.items()}
+    found |= {f"value {name}": value.entry.name for name, value in checkpoint.values.items()}
+    return found
+
+
+def _place(target: Target) -> tuple[object, ...]:
+    shape = sorted(map(str, target.geometry.items()))
+    return (target.module, target.kind, target.tensor, target.shape, target.runs, *shape)
+
+
+def _make_visible(
+    deployment: Deployment,
+    intake: Intake,
+    found: BaseRow,
+    table: NewTable,
+    rows: tuple[Below, ...],
+    changes: tuple[str, ...],
+) -> Retabled:
+    principal = deployment.principal
+
+    def work(session: Session) -> Retabled:
+        if not rows_of.retable(session, found, table, principal):
+            raise _MeanwhileError(
+                f"The target table of {found.name} was made anew by another: run the command again.", code="busy"
+            )
+        if rows_of.all_below(session, found.id) != rows:
+            raise _MeanwhileError(
+                f"Something was published or deleted at {found.name} while its target table was made: run the command "
+                "again.",
+                code="busy",
+            )
+        # their plans name the old table: nothing can ask for them any more
+        kept = materialisations.listing(session, at=Path.parse(found.name))
+        materialise.drop(session, kept, principal)
+        return Retabled(
+            base=base_rows.summary(session, found.name),
+            previous=found.table_digest,
+            changed=True,
+            changes=changes,
+            revisions=sum(not row.deleted for row in rows),
+            materialisations=tuple(f"{one.reference} as {one.kind}" for one in kept),
+        )
+
+    return intake.change(work)

@@ -1,0 +1,100 @@
+"""A target table that another registry made, held against the tensors that it speaks of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from registry.errors import IntegrityError, InvalidBaseError
+from registry.files.strict_json import shown
+from registry.tensors.table.held import FusedParameter
+from registry.tensors.table.row_conversions import run_problem
+from registry.tensors.table.targets import FORMAT, Target, TargetTable
+
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""dtype and shape of every tensor."""
+
+
+def check_table(document: Mapping[str, Any], shapes: Shapes) -> TargetTable:
+    """Read a table and see that it is about these tensors.
+
+    Raises:
+        InvalidBaseError: ``bad_declaration``, it is malformed, of another version, or names tensors or shapes that are
+            not there.
+    """
+    try:
+        table = TargetTable.from_document(document)
+        known = table.to_document() == dict(document)
+    except IntegrityError as problem:  # of a stored table that would be damage; this one came with a request
+        raise _refused(f"its format is {shown(document.get('format'))}, and {FORMAT} is read here") from problem
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise _refused("it is malformed") from problem
+    if not known:
+        raise _refused("it says more than this version reads")
+    bare = {tensor: shape for tensor, (_, shape) in shapes.items()}
+    for name, held in table.parameters.items():
+        if held.runs:
+            problem_of = run_problem(held.runs, held.shape, bare)
+            if problem_of is not None:
+                raise _refused(f"the parameter {shown(name)} {problem_of}")
+        elif held.tensor not in shapes or tuple(held.shape) != shapes[held.tensor][1]:
+            raise _refused(f"the parameter {shown(name)} is not a tensor of that shape")
+    _check_ties(table)
+    _check_overlaps(table)
+    for target in table.targets.values():
+        problem_of = next(_problems(target, table, shapes), None)
+        if problem_of is not None:
+            raise _refused(f"{shown(target.module)} {problem_of}")
+    return table
+
+
+def _check_ties(table: TargetTable) -> None:
+    """What is tied, and to what, has to be there."""
+    for name, holder in (table.ties or {}).items():
+        if name in table.parameters or (holder is not None and holder not in table.parameters):
+            raise _refused(f"the parameter {shown(name)} is tied to one that is not there")
+    for module, target_of in table.apart.items():
+        if not {module, target_of} <= table.targets.keys():
+            raise _refused(f"{shown(module)} is told apart from a module that is not there")
+
+
+def _check_overlaps(table: TargetTable) -> None:
+    """Rows that are two parameters' would be changed for one and for the other."""
+    whole = {held.tensor for held in table.parameters.values() if not held.runs}
+    whole |= {piece.tensor for target in table.targets.values() for fused in target.fused for piece in fused.pieces}
+    runs = sorted(run for held in table.parameters.values() for run in held.runs)
+    shared = [run for run, after in pairwise(runs) if after.tensor == run.tensor and after.first < run.first + run.rows]
+    shared += [run for run in runs if run.tensor in whole]
+    if shared:
+        raise _refused(f"rows of {shown(shared[0].tensor)} are those of two parameters")
+
+
+def _problems(target: Target, table: TargetTable, shapes: Shapes) -> Iterator[str]:
+    if not target.shape or min(target.shape) < 1:
+        yield "has a shape that is none"
+    if target.tensor is not None and (target.tensor not in shapes or target.shape != shapes[target.tensor][1]):
+        yield "is not a tensor of that shape"
+    if target.tie is not None and target.tie not in table.targets:
+        yield "is tied to a module that is not there"
+    for parameter in target.fused:
+        yield from _piece_problems(parameter, shapes)
+
+
+def _piece_problems(parameter: FusedParameter, shapes: Shapes) -> Iterator[str]:
+    for piece in parameter.pieces:
+        shape = shapes[piece.tensor][1] if piece.tensor in shapes else ()
+        matrices = math.prod(shape[:-2]) if len(shape) in (2, 3) else 0
+        first, stop = piece.out
+        outputs = stop - first
+        expected = (parameter.in_features, outputs) if piece.transposed else (outputs, parameter.in_features)
+        inside = 0 <= piece.expert < parameter.experts and 0 <= first < stop <= parameter.out_features
+        if not inside or not 0 <= piece.matrix < matrices or tuple(shape[-2:]) != expected:
+            yield f"has a parameter {shown(parameter.name)} with a piece that is not in its tensor"
+
+
+def _refused(why: str) -> InvalidBaseError:
+    return InvalidBaseError(
+        f"The target table that came with the base model can't be used: {why}.", code="bad_declaration"
+    )

@@ -1,0 +1,76 @@
+"""What ``show`` and ``resolve`` tell: from the catalogue alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.tree import bases, browse, revisions
+from registry.reference import MAIN, Reference
+from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
+
+
+def shown(session: Session, reference: Reference) -> Shown:
+    """Everything about a revision or a base model."""
+    base = bases.summary(session, reference.path.base)
+    if reference.path.is_base:
+        return Shown(
+            revision=None,
+            base=base,
+            lineage=(_base_entry(base.name, base.digest),),
+            targets=(),
+            files=base.files,
+            share_of_model=1.0,
+            repo_id=reference.path.repo_id,
+            repo_revisions=(MAIN,),
+        )
+    row = revisions.find(session, reference)
+    stored = revisions.files(session, row.id)
+    files = tuple(FileEntry(path=file.path, size=file.size, digest=file.digest) for file in stored)
+    summary, lineage = browse.summary(session, row.id), browse.lineage_entries(session, row.id)
+    return Shown(
+        revision=summary,
+        base=base,
+        lineage=lineage,
+        targets=browse.targets(session, row.id),
+        files=files,
+        share_of_model=_weights(files) / max(1, _weights(base.files)),
+        repo_id=reference.path.repo_id,
+        repo_revisions=_names(summary, newest=lineage[-1].newest == row.number),
+    )
+
+
+def _names(summary: RevisionSummary, *, newest: bool) -> tuple[str, ...]:
+    """What the Hub views call a revision; nothing where they don't hand it out."""
+    if summary.retracted is not None:
+        return ()
+    return (f"r{summary.number}", *summary.tags, *((MAIN,) if newest else ()))
+
+
+def _weights(files: Iterable[FileEntry]) -> int:
+    """Bytes of the weights among files."""
+    return sum(file.size for file in files if file.path.endswith(".safetensors"))
+
+
+def resolved(session: Session, reference: Reference) -> Resolved:
+    """Which revision a reference means now."""
+    if reference.path.is_base:
+        base = bases.summary(session, reference.path.base)
+        entries = (_base_entry(base.name, base.digest),)
+        return Resolved(
+            reference=base.name, digest=base.digest, base=base.name, base_digest=base.digest, lineage=entries
+        )
+    row = revisions.find(session, reference)
+    base = bases.summary(session, row.base)
+    return Resolved(
+        reference=row.reference,
+        digest=row.digest,
+        base=base.name,
+        base_digest=base.digest,
+        lineage=browse.lineage_entries(session, row.id),
+    )
+
+
+def _base_entry(name: str, digest: str) -> LineageEntry:
+    return LineageEntry(reference=name, digest=digest, number=None, rank=None, newest=None)

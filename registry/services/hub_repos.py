@@ -1,0 +1,264 @@
+"""Paths as repos of the Hub-compatible views: from a repo id and the name of a revision to what is handed out.
+
+Names are ``main`` (the newest revision), ``r3`` (a number), tags, and commit ids. Nothing is written: a commit id is
+found by hashing the digests of the revisions that it may mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.tree import bases, repo_rows, revisions
+from registry.catalogue.tree.ancestry import ancestry
+from registry.catalogue.tree.bases import BaseRow
+from registry.errors import NotFoundError, RetractedError, UnavailableError, UsageError
+from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
+from registry.schemas import ArtifactKind, Options
+from registry.schemas.kinds import KINDS
+from registry.services.artifacts.commits import MEANT, RecentCommits, RepoNames, is_commit, made_by, making
+from registry.services.artifacts.load import path_in, path_to
+from registry.services.artifacts.materialised import kept_for, plain_plan
+from registry.services.artifacts.opened import Asked
+from registry.services.artifacts.plan import make_plan
+from registry.services.lineage import LoadedPath
+from registry.tensors.artifacts.numerics import fingerprint
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
+
+_RECENT: Final = RecentCommits()
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A path in a view, as the one who asks may see it."""
+
+    view: ArtifactKind
+    path: Path
+    base: BaseRow
+    names: RepoNames
+    created_at: datetime
+
+    @property
+    def kind(self) -> ArtifactKind:
+        """What is handed out: a base model is handed out verbatim in every view."""
+        return self.names.kind
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it holds a whole model, and no adapter."""
+        return self.path.is_base or KINDS[self.kind].is_model
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A repo at a commit: the same bytes for ever."""
+
+    repo: Repo
+    commit: str
+    asked: Asked
+    at: datetime  # of the revision
+
+    @property
+    def rendering(self) -> str:
+        """Names the bytes."""
+        asked = self.asked
+        if asked.materialised is not None:
+            return asked.materialised.rendering
+        plan = asked.plan or make_plan(asked.path, None, asked.options)
+        return plan.rendering
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A name that a revision has in a repo."""
+
+    name: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A revision, as the history of a repo shows it."""
+
+    number: int | None  # None: the base model itself
+    id: str
+    message: str
+    author: str | None
+    at: datetime
+
+
+def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
+    """The repo of an id.
+
+    Raises:
+        UsageError: the id is outside the grammar.
+        NotFoundError: there is no such path, or the session does not see it.
+    """
+    path = Path.of_repo_id(repo_id)
+    base = bases.get(session, path.base)
+    created_at = base.created_at if path.is_base else repo_rows.created_at(session, path)
+    return Repo(view, path, base, RepoNames.of(view, path, base), created_at)
+
+
+def pin(session: Session, repo: Repo, name: str) -> Pinned:
+    """A repo at the revision of this name.
+
+    Raises:
+        NotFoundError: no revision has the name.
+        RetractedError: it was retracted, or something that it was trained on.
+        UnavailableError: ``numerics``, other machines make the bytes of this commit.
+    """
+    options = Options(kind=repo.kind)
+    if repo.path.is_base:
+        _check_base_name(session, repo, name)
+        path = path_to(session, repo.base, None)
+        return Pinned(repo, repo.names.commit(None), Asked(path, None, options), repo.created_at)
+    row = revisions.find(session, reference_of(session, repo, name))
+    _RECENT.note(repo.names, row.digest)
+    path = path_to(session, repo.base, row)
+    plan, own = plain_plan(path, options), repo.names.commit(row.digest)
+    kept = kept_for(session, path, plan)
+    if kept is not None:
+        commit = repo.names.meaning(row.digest) + made_by(kept.numerics)
+        if not is_commit(name) or name == commit:
+            return Pinned(repo, commit, Asked(path, None, options, kept, plan), row.created_at)
+    if is_commit(name) and name != own:
+        raise _not_ours(repo, path, name, own)
+    return Pinned(repo, own, Asked(path, None, options, plan=plan), row.created_at)
+
+
+def _not_ours(repo: Repo, path: LoadedPath, name: str, commit: str) -> NotFoundError | UnavailableError:
+    """The error for a commit that means a revision and that this machine does not make."""
+    if KINDS[repo.kind].is_verbatim:  # copied bytes are the same everywhere
+        return _no_revision(repo, name, "no revision has this commit in this view")
+    return UnavailableError(
+        f"The commit {name} is {path.reference} with bytes of another arithmetic, or another version of the registry: "
+        f"this service makes them as {commit}. Ask for {MAIN} again, or ask a service that can make them.",
+        code="numerics",
+    )
+
+
+def reference_of(session: Session, repo: Repo, name: str) -> Reference:
+    """The reference that the name of a revision means, in an adapter's repo.
+
+    Raises:
+        NotFoundError: no revision has the name.
+    """
+    if name == MAIN:
+        return Reference(repo.path)
+    if (number := number_in_view(name)) is not None:
+        return Reference(repo.path, number=number)
+    if is_commit(name):
+        recent = _RECENT.find(name)
+        known = recent is not None and repo.names.find(name, [recent.digest])
+        digest = known or repo.names.find(name, revisions.digests(session, repo.path))
+        if digest is None:
+            raise _no_revision(repo, name, "no revision has this commit in this view")
+        return Reference(repo.path, digest_prefix=digest)
+    try:
+        return Reference(repo.path, tag=check_tag(name))
+    except UsageError:
+        raise _no_revision(repo, name, f"{MAIN}, r with a number, a tag or a full commit id is expected") from None
+
+
+def _no_revision(repo: Repo, name: str, why: str) -> NotFoundError:
+    return NotFoundError(f"{repo.path.repo_id} has no revision {name[:96]!r}: {why}.")
+
+
+# ------------------------------------------------------------------ lists
+
+
+def refs(session: Session, repo: Repo) -> tuple[Ref | None, tuple[Ref, ...]]:
+    """What ``main`` is, where it can be handed out, and all numbers and tags that can."""
+    if repo.path.is_base:
+        return Ref(MAIN, repo.names.commit(None)), ()
+    retracted = ancestry(session, repo_rows.keys(repo.path)).retracted
+    rows, made = repo_rows.numbered(session, repo.path), _Makings(session, repo)
+    commits = {row.id: made.commit(row.number, row.digest) for row in rows if row.id not in retracted}
+    named = [(f"r{row.number}", row.id) for row in reversed(rows)]
+    found = (Ref(name, commits[key]) for name, key in (*named, *repo_rows.tags(session, repo.path)) if key in commits)
+    newest = commits.get(rows[0].id)
+    return None if newest is None else Ref(MAIN, newest), tuple(found)
+
+
+def history(session: Session, repo: Repo, name: str, *, below: int | None, limit: int) -> tuple[Commit, ...]:
+    """Commits from a revision back to the first, newest first; those below a number, at most ``limit``.
+
+    Raises:
+        NotFoundError: no revision has the name.
+    """
+    if repo.path.is_base:
+        _check_base_name(session, repo, name)
+        return (Commit(None, repo.names.commit(None), "The base model", None, repo.created_at),)
+    newest = revisions.find(session, reference_of(session, repo, name)).number
+    made = _Makings(session, repo)
+    return tuple(
+        Commit(row.number, made.commit(row.number, row.digest), row.message, row.author, row.created_at)
+        for row in repo_rows.numbered(session, repo.path, newest=newest, below=below, limit=limit)
+    )
+
+
+class _Makings:
+    """The commits of a repo's revisions: as this machine makes them, or as they are kept by others."""
+
+    def __init__(self, session: Session, repo: Repo) -> None:
+        self._names = repo.names
+        self._own = making(repo.kind)
+        self._others = {} if KINDS[repo.kind].is_verbatim else _kept_by_others(session, repo)
+
+    def commit(self, number: int, digest: str) -> str:
+        """The commit of a revision."""
+        return self._names.meaning(digest) + self._others.get(number, self._own)
+
+
+def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
+    """How what is kept was made, by number, where it was made by another arithmetic. Mostly there is none."""
+    rows = repo_rows.kept_by_others(
+        session, repo.path, repo.kind, numerics=fingerprint(), artifact_format=ARTIFACT_FORMAT
+    )
+    found = {}
+    for number, plan_digest, numerics in rows:
+        try:
+            plan = plain_plan(path_in(session, Reference(repo.path, number=number)), Options(kind=repo.kind))
+        except RetractedError:
+            continue  # what was retracted is not handed out, whoever made it
+        if plan is not None and plan.digest == plan_digest:
+            found[number] = made_by(numerics)
+    return found
+
+
+# ------------------------------------------------------------------ base models
+
+
+def _check_base_name(session: Session, repo: Repo, name: str) -> None:
+    """See that a base model has a revision of this name.
+
+    transformers asks an adapter's base for the revision that the adapter was asked for: in the view of composed ones, a
+    base model also answers by the names that its adapters have.
+    """
+    if name in {MAIN, repo.names.commit(None)}:
+        return
+    if not KINDS[repo.view].is_composed or not _is_name_below(session, repo, name):
+        raise _no_revision(repo, name, f"it is a base model, and {MAIN} and its commit are the only ones")
+
+
+def _is_name_below(session: Session, repo: Repo, name: str) -> bool:
+    """Whether a revision of an adapter of the base model, as the session sees them, has a name."""
+    if (number := number_in_view(name)) is not None:
+        return repo_rows.is_number_below(session, repo.path.base, number)
+    if not is_commit(name):
+        return repo_rows.is_tag_below(session, repo.path.base, name)
+    recent = _RECENT.find(name)
+    if recent is not None and repo.names.beside(repo.view, recent.path).find(name, [recent.digest]):
+        return repo_rows.is_there(session, recent.path, recent.digest)
+    names: dict[str, RepoNames] = {}
+    for path, digest in repo_rows.digests_below(session, repo.path.base):
+        if path not in names:
+            names[path] = repo.names.beside(repo.view, Path.parse(path))
+        if names[path].meaning(digest) == name[:MEANT]:
+            _RECENT.note(names[path], digest)
+            return True
+    return False

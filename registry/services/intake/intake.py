@@ -1,0 +1,171 @@
+"""Bytes on their way into the store: hashed, checked while they pass, and visible only after `Intake.commit`.
+
+They come from a file of this machine, from an upload, or are there already. Whatever goes wrong before the catalogue's
+transaction leaves nothing behind, and uploads stay until it is through, so that it can be tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.store import blobs as blob_rows
+from registry.digest import BlobRef, sha256_digest
+from registry.errors import UnavailableError
+from registry.files.source import ByteSource
+from registry.progress import Progress
+from registry.services.deployment import Deployment
+from registry.storage.blobs import StagedBlob, StoredBlob
+from registry.storage.checking import Watch
+from registry.storage.staging import Staging
+
+T = TypeVar("T")
+_READ: Final = 4 << 20
+
+
+class BytesGoneError(UnavailableError):
+    """Bytes that were there when they were looked for are not any more: a collector took them. Try again."""
+
+
+def retry_collected(work: Callable[[], T]) -> T:
+    """Run ``work``, and again where a collector came between."""
+    try:
+        return work()
+    except BytesGoneError:
+        return work()
+
+
+class Intake:
+    """All bytes of one thing that is added. Use it as a context manager."""
+
+    def __init__(self, deployment: Deployment, progress: Progress) -> None:
+        self.deployment = deployment
+        self._progress = progress
+        self._open = ExitStack()
+        self._staged: dict[str, StagedBlob] = {}
+        self._there: dict[str, BlobRef] = {}
+        self._stored: list[StoredBlob] = []
+        self._mended: set[str] = set()
+
+    def file(self, file: Path, watch: Watch | None = None) -> tuple[str, int]:
+        """Take a file of this machine; digest and size of what was read."""
+        return self._take(self.deployment.blobs.stage(file, watch=watch, advance=self._progress.advance))
+
+    def _take(self, staged: StagedBlob) -> tuple[str, int]:
+        self._open.enter_context(staged)
+        if staged.digest in self._staged:
+            staged.close()
+        self._staged.setdefault(staged.digest, staged)
+        return staged.digest, staged.size
+
+    def made(self, chunks: Iterator[memoryview]) -> tuple[str, int]:
+        """Take bytes that are made while they are taken, in order; their digest and size."""
+        return self._take(self.deployment.blobs.stage_chunks(chunks, advance=self._progress.advance))
+
+    def upload(self, digest: str, staging: Staging, watch: Watch | None = None) -> None:
+        """Take what a client uploaded."""
+        staged = self._open.enter_context(
+            self.deployment.blobs.adopt(staging, digest, watch=watch, advance=self._progress.advance)
+        )
+        staged.upload = None  # it has served when the catalogue knows its bytes, not when the store has them
+        self._staged[digest] = staged
+
+    def stored(self, blob: BlobRef, watch: Watch | None = None) -> None:
+        """Use what is stored already; it is read only if someone has to see its bytes."""
+        self._there[blob.digest] = blob
+        if watch is None:
+            self._progress.advance(blob.size)
+            return
+        with self.deployment.open_blob(blob) as reader:
+            for offset in range(0, reader.size, _READ):
+                chunk = memoryview(bytearray(min(_READ, reader.size - offset)))
+                reader.read_into(offset, chunk)
+                watch(offset, chunk)
+                self._progress.advance(len(chunk))
+
+    @contextmanager
+    def opened(self, digest: str) -> Iterator[ByteSource]:
+        """The bytes themselves, as they will be stored."""
+        staged = self._staged.get(digest)
+        source = staged.writer.open() if staged else self.deployment.open_blob(self._there[digest])
+        try:
+            yield source
+        finally:
+            source.close()
+
+    def commit(self) -> tuple[StoredBlob, ...]:
+        """Make all bytes visible in the store; the catalogue does not know them before `record`."""
+        with self.deployment.read_everything() as session:
+            known = blob_rows.rows(session, self._staged)
+        for stored in self.deployment.blobs.commit(list(self._staged.values()), known):
+            self._note(stored, known.get(stored.digest))
+        return tuple(self._stored)
+
+    def put(self, document: bytes) -> StoredBlob:
+        """Store a document that was made here."""
+        known = self._known(sha256_digest(document))
+        stored = self.deployment.blobs.put_bytes(document, known)
+        self._note(stored, known)
+        return stored
+
+    def keep(self, file: Path, digest: str, *, link: bool) -> StoredBlob:
+        """Store a file whose digest is known, as a link where that is asked for and possible."""
+        known = self._known(digest)
+        stored = self.deployment.blobs.keep(file, digest, known=known, link=link, advance=self._progress.advance)
+        self._note(stored, known)
+        return stored
+
+    def _known(self, digest: str) -> BlobRef | None:
+        with self.deployment.read_everything() as session:
+            return blob_rows.rows(session, [digest]).get(digest)
+
+    def _note(self, stored: StoredBlob, known: BlobRef | None) -> None:
+        self._stored.append(stored)
+        if known is not None and known.key != stored.key:  # what was there is damaged
+            self._mended.add(stored.digest)
+
+    def record(self, session: Session) -> dict[str, BlobRef]:
+        """Let the catalogue know the bytes, in the transaction that refers to them; what it has noted now, by digest.
+
+        Raises:
+            BytesGoneError: bytes that were relied on are noted no more.
+        """
+        made = {one.digest: one for one in self._stored if one.stored_by != "none"}
+        noted = blob_rows.record(session, made.values(), mended=self._mended & made.keys())
+        relied = {one.digest for one in self._stored} | self._there.keys()
+        noted.update(blob_rows.use(session, relied - noted.keys()))
+        gone = next(iter(sorted(relied - noted.keys())), None)
+        if gone is not None:
+            raise BytesGoneError(f"The bytes {gone} were collected while they were added: add them again.")
+        return noted
+
+    def change(self, work: Callable[[Session], T]) -> T:
+        """Run the transaction that refers to the bytes: `record` first, then ``work``, which may be run again.
+
+        After it, the objects of blobs that someone else stored first are dropped.
+
+        Raises:
+            BytesGoneError: see `record`.
+        """
+
+        def recorded(session: Session) -> tuple[T, Mapping[str, BlobRef]]:
+            noted = self.record(session)
+            return work(session), noted
+
+        answer, noted = self.deployment.change(recorded)
+        for one in self._stored:
+            if one.digest in noted and noted[one.digest].key != one.key:
+                self.deployment.blobs.discard(one)
+        return answer
+
+    def __enter__(self) -> Intake:
+        if self.deployment.clears_litter:
+            self.deployment.blobs.clear_litter()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._open.close()

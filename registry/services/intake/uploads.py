@@ -1,0 +1,284 @@
+"""Uploads: bytes that a client sends in parts, under an id, before they are checked; and which bytes are wanted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.store import blobs as blob_rows
+from registry.catalogue.store import uploads as upload_rows
+from registry.catalogue.store.uploads import UploadRow
+from registry.digest import BlobRef, is_digest
+from registry.errors import (
+    ConflictError,
+    IntegrityError,
+    InvalidAdapterError,
+    InvalidBaseError,
+    NotFoundError,
+    RegistryError,
+    RetractedError,
+    UnavailableError,
+    UsageError,
+)
+from registry.files.source import ByteSource, read_range
+from registry.progress import Progress
+from registry.schemas.transfer import FileClaim, Upload, UploadRequest
+from registry.services.deployment import Deployment
+from registry.services.intake.intake import BytesGoneError, Intake
+from registry.storage.checking import Watch
+from registry.storage.staging import MOST_PARTS, Staging
+
+PART: Final = 16 << 20
+_STEP: Final = 1 << 20
+_SIGNED_FOR: Final = 6 * 3600  # seconds
+_SIGNED_AT_ONCE: Final = 500  # parts: who sends more asks again, and gets fresher addresses
+
+_FOR_GOOD: Final = (InvalidAdapterError, InvalidBaseError, ConflictError, UsageError, RetractedError)
+
+log = logging.getLogger(__name__)
+
+
+def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
+    """Begin an upload, or go on with an open one of the same bytes.
+
+    Raises:
+        NotAllowedError: the token may only read.
+        UsageError: the digest is none.
+    """
+    deployment.rights.require("writer", "upload")
+    if not is_digest(request.digest):
+        raise UsageError(f"{request.digest[:80]!r} is not a digest: sha256: and 64 hex digits are expected.")
+    with deployment.read() as session:
+        row = upload_rows.find(session, request.digest, request.size, deployment.principal)
+    if row is not None:
+        try:
+            _keep_alive(deployment, row)
+            return _answer(deployment, row)
+        except NotFoundError:  # the store dropped it, because nothing happened in it for long
+            _forget(deployment, row.id)
+    staging = deployment.blobs.begin_staging(request.size, part_size(request.size))
+
+    def work(session: Session) -> UploadRow:
+        return upload_rows.create(
+            session,
+            request.digest,
+            request.size,
+            deployment.principal,
+            part_size=staging.part_size,
+            staging_key=staging.key,
+            multipart=staging.multipart,
+        )
+
+    return _answer(deployment, deployment.change(work))
+
+
+def part_size(size: int) -> int:
+    """Bytes of a part: 16 MiB, and more where there would be too many parts."""
+    return max(PART, -(-size // (MOST_PARTS * _STEP)) * _STEP)
+
+
+def get_upload(deployment: Deployment, upload_id: str) -> Upload:
+    """An upload as it stands, with addresses that are fresh; raises `NotFoundError`."""
+    row = _row(deployment, upload_id)
+    _keep_alive(deployment, row)
+    return _answer(deployment, row)
+
+
+def put_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterable[bytes]) -> None:
+    """Take one part through the service.
+
+    Raises:
+        NotFoundError: there is no such upload of this token.
+        UsageError: there is no such part, or it has another length.
+    """
+    row = _row(deployment, upload_id)
+    deployment.blobs.put_part(_staging(row), number, chunks)
+    _keep_alive(deployment, row)
+
+
+def drop_upload(deployment: Deployment, upload_id: str) -> None:
+    """Forget an upload and what was sent of it; raises `NotFoundError`."""
+    row = _row(deployment, upload_id)
+    deployment.blobs.drop_staging(_staging(row))
+    _forget(deployment, upload_id)
+
+
+def upload(deployment: Deployment, digest: str, source: ByteSource, progress: Progress) -> str:
+    """Upload bytes of this machine; see `registry.operations.transfer.Transfer.upload`."""
+    begun = begin_upload(deployment, UploadRequest(digest=digest, size=source.size))
+    progress.begin("Uploading", source.size)
+    for number in range(1, begun.parts + 1):
+        start = (number - 1) * begun.part_size
+        stop = min(start + begun.part_size, source.size)
+        if number in begun.there:
+            progress.advance(stop - start)
+        else:
+            put_part(deployment, begun.id, number, _chunks(source, start, stop, progress))
+    return begun.id
+
+
+def _chunks(source: ByteSource, start: int, stop: int, progress: Progress) -> Iterator[bytes]:
+    for at in range(start, stop, _STEP):
+        chunk = bytes(read_range(source, at, min(at + _STEP, stop)))
+        progress.advance(len(chunk))
+        yield chunk
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The bytes that something is made of, and where they are."""
+
+    sizes: Mapping[str, int]
+    uploads: Mapping[str, UploadRow]
+    stored: Mapping[str, BlobRef]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Digests of what is neither uploaded nor stored where this token may see it."""
+        return tuple(digest for digest in self.sizes if digest not in self.uploads and digest not in self.stored)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all."""
+        return sum(self.sizes.values())
+
+
+def wanted_bytes(deployment: Deployment, claims: Iterable[FileClaim], uploads: Mapping[str, str]) -> Wanted:
+    """Find the bytes of files: in uploads, by digest, or stored.
+
+    What the token may not see counts as missing: who names a digest has not shown that he has its bytes.
+    """
+    sizes = {claim.digest: claim.size for claim in claims}
+    found: dict[str, UploadRow] = {}
+    with deployment.read() as session:
+        for digest in sizes.keys() & uploads.keys():
+            row = _open_row(session, deployment, uploads[digest])
+            if row is not None and (row.digest, row.size) == (digest, sizes[digest]):
+                found[digest] = row
+        seen = blob_rows.visible(session, sizes.keys() - found.keys())
+        stored = blob_rows.rows(session, seen)
+    for digest, blob in stored.items():
+        if blob.size != sizes[digest]:
+            raise UsageError(f"{digest} is named with {sizes[digest]} bytes, and it has {blob.size}.")
+    return Wanted(sizes, found, stored)
+
+
+def take(wanted: Wanted, intake: Intake, watches: Mapping[str, Watch]) -> None:
+    """Bring all bytes; those of a digest in ``watches`` pass it on their way.
+
+    Raises:
+        NotFoundError: bytes are neither uploaded nor stored.
+        UnavailableError: ``upload_incomplete``, the store lost some of what was uploaded.
+        IntegrityError: ``upload_mismatch``.
+    """
+    if wanted.missing:
+        raise NotFoundError(
+            f"The bytes {wanted.missing[0]} are neither uploaded nor stored: upload them, and commit again."
+        )
+    for digest in wanted.sizes:
+        watch = watches.get(digest)
+        row = wanted.uploads.get(digest)
+        if row is None:
+            intake.stored(wanted.stored[digest], watch)
+        else:
+            _take_one(intake, row, watch)
+
+
+def _take_one(intake: Intake, row: UploadRow, watch: Watch | None) -> None:
+    try:
+        intake.upload(row.digest, _staging(row), watch)
+    except (IntegrityError, NotFoundError, UnavailableError) as problem:
+        gone = isinstance(problem, NotFoundError)
+        if gone or problem.code == "upload_mismatch":
+            _forget(intake.deployment, row.id)  # nothing of it is left
+        if (gone or problem.code == "upload_incomplete") and _is_stored(intake.deployment, row.digest):
+            # Two commits of one token share an upload of the same bytes, and the other one came first.
+            raise BytesGoneError(
+                f"The upload of {row.digest} served another commit meanwhile: commit again."
+            ) from problem
+        if gone:
+            sentence = f"The upload of {row.digest} is in the store no more: begin it again, and commit again."
+            raise UnavailableError(sentence, code="upload_incomplete") from problem
+        raise
+
+
+def _is_stored(deployment: Deployment, digest: str) -> bool:
+    with deployment.read() as session:
+        return digest in blob_rows.visible(session, [digest])
+
+
+@contextmanager
+def dropped_when_refused(deployment: Deployment, uploads: Mapping[str, str]) -> Iterator[None]:
+    """Drop uploads when what they were sent for is refused for good: nobody will come back for them."""
+    try:
+        yield
+    except _FOR_GOOD:
+        drop_taken(deployment, uploads)
+        raise
+
+
+def drop_taken(deployment: Deployment, uploads: Mapping[str, str]) -> None:
+    """Forget uploads that have served. When that can't be done now they are collected: the bytes are stored."""
+    for upload_id in uploads.values():
+        try:
+            drop_upload(deployment, upload_id)
+        except NotFoundError:
+            continue
+        except RegistryError as problem:
+            log.warning("the upload %s is left to be collected: %s", upload_id, problem)
+
+
+def _row(deployment: Deployment, upload_id: str) -> UploadRow:
+    deployment.rights.require("writer", "upload")
+    with deployment.read() as session:
+        return upload_rows.get(session, upload_id, deployment.principal)
+
+
+def _open_row(session: Session, deployment: Deployment, upload_id: str) -> UploadRow | None:
+    try:
+        return upload_rows.get(session, upload_id, deployment.principal)
+    except NotFoundError:
+        return None
+
+
+def _keep_alive(deployment: Deployment, row: UploadRow) -> None:
+    """Let an upload that goes on live on: with a store, parts come without this process seeing them."""
+    if row.expires_at - datetime.now(UTC) < upload_rows.LIFETIME / 2:
+        deployment.change(lambda session: upload_rows.extend(session, row.id))
+
+
+def _forget(deployment: Deployment, upload_id: str) -> None:
+    deployment.change(lambda session: upload_rows.remove(session, upload_id))
+
+
+def _staging(row: UploadRow) -> Staging:
+    return Staging(row.staging_key, row.multipart, row.size, row.part_size)
+
+
+def _answer(deployment: Deployment, row: UploadRow) -> Upload:
+    staging = _staging(row)
+    lengths = deployment.blobs.parts(staging)
+    numbers = range(1, staging.part_count + 1)
+    there = tuple(number for number in numbers if lengths.get(number) == staging.part_length(number))
+    urls = {}
+    missing = (number for number in numbers if lengths.get(number) != staging.part_length(number))
+    for number in islice(missing, _SIGNED_AT_ONCE):
+        if (url := deployment.blobs.sign_part(staging, number, _SIGNED_FOR)) is not None:
+            urls[number] = url
+    return Upload(
+        id=row.id,
+        digest=row.digest,
+        size=row.size,
+        part_size=row.part_size,
+        parts=staging.part_count,
+        there=there,
+        urls=urls,
+        expires_at=datetime.now(UTC) + timedelta(seconds=_SIGNED_FOR),
+    )

@@ -1,0 +1,302 @@
+"""A replica's part in operations: it takes up those that nobody works on, and hands them on when it ends.
+
+A lease is renewed while the work goes on, whether there is progress or not; when it can't be, another replica goes on
+with the operation, and this one stops at its next step.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database import events
+from registry.catalogue.team import jobs as rows
+from registry.catalogue.team.jobs import LEASE, JobRow
+from registry.errors import NotAllowedError, RegistryError, UnavailableError
+from registry.operations.operation import Job
+from registry.progress import SILENT
+from registry.schemas import Schema
+from registry.schemas.jobs import Operation, OperationResult
+from registry.services.deployment import Deployment
+from registry.services.jobs.table import (
+    AT_ONCE,
+    KINDS,
+    Describe,
+    NewerOperationError,
+    acting_for,
+    bytes_to_read,
+    job_of,
+    operation,
+    perform,
+    plain_problem,
+    request_of,
+    require,
+    submit,
+    written,
+)
+
+ATTEMPTS: Final = 8
+"""With 2, 4, 8... seconds between them: a store or a database that is away for four minutes is waited for."""
+_PASSING: Final = frozenset({"unavailable", "busy"})
+_TICK: Final = 1.0  # seconds between two notes of progress
+_POLL: Final = 2.0  # seconds between two looks for work that others left
+
+log = logging.getLogger(__name__)
+
+
+class _HandOn(Exception):  # noqa: N818 - no error: the work goes on elsewhere
+    """This replica stops working on an operation."""
+
+
+@dataclass
+class _Work:
+    """An operation that this replica works on, as a sink for its progress."""
+
+    row: JobRow
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    stopped: bool = False
+    renewed: float = field(default_factory=time.monotonic)
+    noted: tuple[str, int, int] = ("", 0, 0)
+
+    def begin(self, what: str, total: int) -> None:
+        self._go_on()
+        self.stage, self.done, self.total = what, 0, total
+
+    def advance(self, amount: int) -> None:
+        self._go_on()
+        self.done += amount
+
+    def _go_on(self) -> None:
+        if self.stopped:
+            raise _HandOn
+
+
+class Runner:
+    """The threads of one process that do operations.
+
+    Args:
+        deployment: with every right; each operation is done with the rights of who asked for it.
+        threads: how many operations at the same time.
+        describe: how an error is told.
+        lease: how long an operation that nobody renews is left alone.
+        poll: seconds between two looks for operations that others left.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        threads: int = 2,
+        describe: Describe = plain_problem,
+        lease: timedelta = LEASE,
+        poll: float = _POLL,
+    ) -> None:
+        self._deployment = deployment
+        self._describe = describe
+        self._lease = lease
+        self._poll = poll
+        self._name = secrets.token_hex(8)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="operation")
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._works: dict[str, _Work] = {}
+        self._left: set[str] = set()  # ids of operations that this version can't read
+        self._ending = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="operations", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look for operations that nobody works on."""
+        self._keeper.start()
+
+    def close(self) -> None:
+        """Stop: what is being worked on is given back, for another replica to go on with."""
+        self._ending.set()
+        with self._lock:
+            for work in self._works.values():
+                work.stopped = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._keeper.ident is not None:
+            self._keeper.join()
+
+    def answer(
+        self, deployment: Deployment, job: Job[Any, Any], request: Schema, seconds: float = 2.0
+    ) -> OperationResult | Operation:
+        """Do what a request asks for: the result, or, where that takes longer, the operation that goes on.
+
+        Raises:
+            RegistryError: what the work raises, where it took no longer.
+        """
+        require(deployment, job, request)
+        size = bytes_to_read(request)
+        if size is not None and size <= AT_ONCE:
+            return perform(deployment, job, request, SILENT)
+        submitted = submit(deployment, job, request)
+        return self.run_until(deployment, submitted.id, seconds)
+
+    def run_until(self, deployment: Deployment, operation_id: str, seconds: float) -> Operation:
+        """Begin with an operation, if nobody has, and tell how it stands after ``seconds`` at most."""
+        if not self._ending.is_set():
+            wait([self._submit(operation_id)], timeout=seconds)
+        return operation(deployment, operation_id)
+
+    def _submit(self, operation_id: str) -> Future[bool]:
+        return self._pool.submit(self._run_one, operation_id)
+
+    def _run_one(self, operation_id: str) -> bool:
+        """Take up an operation and do it; False: it is not for this replica to take up."""
+        if self._ending.is_set() or operation_id in self._left:
+            return False
+        row = self._deployment.change(
+            lambda session: rows.claim(session, self._name, KINDS, operation_id=operation_id, lease=self._lease)
+        )
+        if row is None:
+            return False
+        work = _Work(row)
+        with self._lock:
+            ending = self._ending.is_set()  # since it was asked for: `close` has looked through the works already
+            self._works[row.id] = work
+        try:
+            if ending:
+                self._end(work, lambda: self._give_back(work))
+                return False
+            self._do(work)
+        finally:
+            with self._lock:
+                del self._works[row.id]
+        return True
+
+    def _do(self, work: _Work) -> None:
+        row = work.row
+        try:
+            _check_attempts(row)
+            request = request_of(row)
+            result = perform(acting_for(self._deployment, row.principal), job_of(row), request, work)
+        except _HandOn:
+            self._end(work, lambda: self._give_back(work))
+        except NewerOperationError as error:
+            log.warning("operation %s is left to another replica: %s", row.id, error)
+            self._left.add(row.id)
+            self._end(work, lambda: self._give_back(work))
+        except RegistryError as error:
+            self._failed(work, error)
+        except Exception:
+            log.exception("operation %s met something that should never happen", row.id)
+            bug = UnavailableError(
+                f"The operation {row.id} met something that should never happen; the log of the service has more.",
+                code="unexpected",
+            )
+            self._failed(work, bug)
+        else:
+            self._end(work, lambda: self._finish(work, result))
+
+    def _failed(self, work: _Work, error: RegistryError) -> None:
+        """Note why an operation can't be done; what may pass by itself is tried again a little later."""
+        row = work.row
+        if isinstance(error, UnavailableError) and error.code in _PASSING and row.attempts < ATTEMPTS:
+            log.warning("operation %s is tried again: %s", row.id, error)
+            self._end(work, lambda: self._put_off(work))
+        else:
+            self._end(work, lambda: self._fail(work, error))
+
+    def _fail(self, work: _Work, error: RegistryError) -> bool:
+        text, row = written(self._describe(error)), work.row
+
+        def note(session: Session) -> bool:
+            held = rows.fail(session, row.id, self._name, text)
+            if held and isinstance(error, NotAllowedError):
+                events.record_denial(session, row.kind, f"operation {row.id}", row.principal, error)
+            return held
+
+        return self._deployment.change(note)
+
+    def _end(self, work: _Work, note: Callable[[], bool]) -> None:
+        """Note how it ended. Where that can't be done, the lease runs out and another replica does it again."""
+        try:
+            if not note():
+                log.warning("operation %s was taken over by another process", work.row.id)
+        except RegistryError as error:
+            log.warning("operation %s ended, and that could not be noted: %s", work.row.id, error)
+
+    def _finish(self, work: _Work, result: OperationResult) -> bool:
+        text = written(result)
+        return self._deployment.change(lambda session: rows.finish(session, work.row.id, self._name, text))
+
+    def _put_off(self, work: _Work) -> bool:
+        """Let nobody take it up for a while: the lease goes on, and nobody renews it."""
+        return self._deployment.change(
+            lambda session: rows.renew(
+                session,
+                work.row.id,
+                self._name,
+                stage=work.stage,
+                done=work.done,
+                total=work.total,
+                lease=timedelta(seconds=2.0**work.row.attempts),
+            )
+        )
+
+    def _give_back(self, work: _Work) -> bool:
+        return self._deployment.change(lambda session: rows.release(session, work.row.id, self._name))
+
+    def _keep(self) -> None:
+        """Renew leases and note progress; look for work that others left."""
+        looked = time.monotonic() - self._poll
+        while not self._ending.wait(min(_TICK, self._poll)):
+            with self._lock:
+                works = list(self._works.values())
+            for work in works:
+                self._renew(work)
+            if time.monotonic() - looked >= self._poll and len(works) < self._threads:
+                looked = time.monotonic()
+                self._look()
+
+    def _renew(self, work: _Work) -> None:
+        told = (work.stage, work.done, work.total)
+        due = time.monotonic() - work.renewed > self._lease.total_seconds() / 4
+        if told == work.noted and not due:
+            return
+        try:
+            acting_for(self._deployment, work.row.principal)
+            kept = self._deployment.change(
+                lambda session: rows.renew(
+                    session, work.row.id, self._name, stage=told[0], done=told[1], total=told[2], lease=self._lease
+                )
+            )
+        except RegistryError as error:
+            log.warning("the lease of operation %s could not be renewed: %s", work.row.id, error)
+            # Who asked may not any more: whoever takes it up next says so.
+            kept = error.code != "bad_token" and time.monotonic() - work.renewed < self._lease.total_seconds()
+        else:
+            work.noted, work.renewed = told, time.monotonic()
+        if not kept:
+            work.stopped = True
+
+    def _look(self) -> None:
+        try:
+            with self._deployment.read_everything() as session:
+                waiting = rows.waiting(session, KINDS, limit=self._threads + len(self._left))
+        except RegistryError as error:
+            log.warning("operations could not be looked for: %s", error)
+            return
+        for operation_id in [found for found in waiting if found not in self._left][: self._threads]:
+            self._submit(operation_id)
+
+
+def _check_attempts(row: JobRow) -> None:
+    if row.attempts > ATTEMPTS:
+        raise UnavailableError(
+            f"The operation {row.id} was begun {row.attempts - 1} times and never came to an end: the log of the "
+            "service may say why. Ask for it again.",
+            code="unexpected",
+        )

@@ -1,0 +1,176 @@
+"""Operations: what a commit, a collection or a check is as work that outlives its request, and how it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
+
+from registry.catalogue.team import jobs as rows
+from registry.catalogue.team import tokens
+from registry.catalogue.team.jobs import JobRow
+from registry.errors import CODES, NotAllowedError, NotFoundError, RegistryError, UnavailableError
+from registry.operations.operation import Job
+from registry.operations.table import JOBS
+from registry.progress import Progress
+from registry.rights import Principal
+from registry.schemas import Schema
+from registry.schemas.jobs import Operation, OperationKind, OperationResult, OperationState
+from registry.schemas.protocol import Problem
+from registry.schemas.requests import MaterialiseRequest
+from registry.schemas.transfer import PublishCommit
+from registry.services.deployment import Deployment
+from registry.services.handlers import handler_of
+from registry.version import __version__
+
+T = TypeVar("T", bound=Schema)
+KINDS: Final[Mapping[OperationKind, Job[Any, Any]]] = {job.kind: job for job in JOBS}
+AT_ONCE: Final = 32 << 20
+"""Bytes that a request may have read back and hashed without an operation: less than a second's work."""
+
+
+class NewerOperationError(UnavailableError):
+    """A newer version noted this operation, or what came of it, and this one can't read that."""
+
+
+def submit(deployment: Deployment, job: Job[Any, Any], request: Schema) -> Operation:
+    """Note work to do; the same request of the same principal that is not finished is given back.
+
+    Raises:
+        NotAllowedError: the token does not allow it.
+    """
+    require(deployment, job, request)
+    text = written(request)
+    return operation_of(deployment.change(lambda session: rows.create(session, job.kind, text, deployment.principal)))
+
+
+def operation(deployment: Deployment, operation_id: str) -> Operation:
+    """An operation as it stands; raises `NotFoundError`, also for someone else's, and `NewerOperationError`."""
+    with deployment.read() as session:
+        return operation_of(rows.get(session, operation_id, deployment.principal))
+
+
+def require(deployment: Deployment, job: Job[Any, Any], request: Schema) -> None:
+    """Refuse what the token does not allow, before anything is noted; raises `NotAllowedError`, `UsageError`.
+
+    Of a materialisation also what `registry.services.materialise.check` refuses.
+    """
+    job.right.require(deployment.rights, request)
+    if isinstance(request, MaterialiseRequest):
+        from registry.services import materialise
+
+        materialise.check(deployment, request)
+
+
+def bytes_to_read(request: Schema) -> int | None:
+    """How much a request has read back; None where nobody knows before, or where other work takes longer."""
+    if isinstance(request, PublishCommit):
+        return sum(claim.size for claim in request.request.files)
+    return None  # the target table of a base model takes seconds, a whole merged model minutes
+
+
+def perform(deployment: Deployment, job: Job[Any, Any], request: Schema, progress: Progress) -> OperationResult:
+    """Do the work; doing it again, or doing the rest of it, gives the same."""
+    job.right.require(deployment.rights, request)
+    return OperationResult(**{job.result: handler_of(job)(deployment, request, progress)})
+
+
+def job_of(row: JobRow) -> Job[Any, Any]:
+    """What a row is about; raises `NewerOperationError`."""
+    return KINDS[_kind(row)]
+
+
+def request_of(row: JobRow) -> Schema:
+    """What an operation was asked to do; raises `NewerOperationError`."""
+    schema: type[Schema] = job_of(row).request
+    return _read(row, schema, row.request)
+
+
+def written(document: Schema) -> str:
+    """A request or an answer as a row keeps it.
+
+    Replicas roll one by one, and unknown fields are refused: what an older version does not know is there only where it
+    is used.
+    """
+    return document.model_dump_json(exclude_defaults=True)
+
+
+def acting_for(deployment: Deployment, principal: Principal) -> Deployment:
+    """The deployment of who asked for an operation, if they may still act.
+
+    Raises:
+        NotAllowedError: ``bad_token``, their token was revoked or has expired meanwhile.
+    """
+    if principal.token is not None:
+        gone = NotAllowedError(
+            f"The token {principal.token} was revoked or has expired since it asked for this.", code="bad_token"
+        )
+        try:
+            with deployment.read_everything() as session:
+                token = tokens.get(session, principal.token)
+        except NotFoundError:
+            raise gone from None
+        if token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= datetime.now(UTC)):
+            raise gone
+    return replace(deployment, principal=principal)
+
+
+def plain_problem(error: RegistryError) -> Problem:
+    """An error as operations keep it, where no face of the service says it otherwise."""
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RegistryError.__module__)
+    return Problem(
+        type=f"urn:adapter-registry:error:{error.code}",
+        title=CODES[error.code],
+        status=500,
+        detail=str(error),
+        code=error.code,
+        kind=kind,
+    )
+
+
+Describe = Callable[[RegistryError], Problem]
+
+
+def operation_of(row: JobRow) -> Operation:
+    """An operation's row as it is shown; raises `NewerOperationError`."""
+    return Operation(
+        id=row.id,
+        kind=_kind(row),
+        state=_state(row),
+        stage=row.stage,
+        done=row.done,
+        total=row.total,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        result=None if row.result is None else _read(row, OperationResult, row.result),
+        problem=None if row.problem is None else _read(row, Problem, row.problem),
+    )
+
+
+def _read(row: JobRow, schema: type[T], text: str) -> T:
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError:
+        raise _newer(row, "was noted in a form") from None
+
+
+def _kind(row: JobRow) -> OperationKind:
+    for kind in KINDS:
+        if kind == row.kind:
+            return kind
+    raise _newer(row, f"is of the kind {row.kind!r},")
+
+
+def _newer(row: JobRow, what: str) -> NewerOperationError:
+    return NewerOperationError(
+        f"The operation {row.id} {what} which this replica of the service (version {__version__}) does not know: ask "
+        "again, so that a newer one answers, and upgrade this one."
+    )
+
+
+def _state(row: JobRow) -> OperationState:
+    states: tuple[OperationState, ...] = ("pending", "running", "done", "failed")
+    return next(state for state in states if state == row.state)

@@ -1,0 +1,251 @@
+"""Composing on a client's machine: the same core, on base weights that are there and adapters that a service sends.
+
+What comes out is what the service would make: the plan is made of the same digests. A bundle is believed only as far
+as its digests bear it out, and a base file only as long as nobody has written to it since it was hashed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from registry.digest import BlobRef, StoredFile, sha256_digest
+from registry.errors import IntegrityError, InvalidAdapterError, UsageError
+from registry.files.hashed import HashedFile
+from registry.files.header import read_header
+from registry.files.source import FileSource
+from registry.folders.errors import telling_unreadable
+from registry.folders.scan import ADAPTER_WEIGHTS
+from registry.operations.transfer import ClosableSource
+from registry.progress import Progress
+from registry.reference import Reference
+from registry.schemas import FolderCompared, Options, OutputFile
+from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.receipt import Receipt
+from registry.services.artifacts.build import build_artifact
+from registry.services.artifacts.describe import described
+from registry.services.artifacts.local_blobs import KeptBlobs, OpenBlobOf, entries_of
+from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_document, target_table, with_ancestors
+from registry.services.publishing.parent_folder import look_into
+from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
+from registry.tensors.artifacts.closeness import TensorComparison
+from registry.tensors.elements.dtypes import TORCH
+from registry.tensors.elements.finite import check_finite
+from registry.transfer.index import files_digest, weights_digest
+from registry.transfer.receipts import receipt_of
+from registry.transfer.trained_on import TrainedFolder
+
+OpenBlob = Callable[[BlobEntry], ClosableSource]
+
+
+class MergedHere:
+    """An artifact that is computed on this machine, and the path that it is of."""
+
+    def __init__(self, path: LoadedPath, artifact: Artifact, blobs: _Blobs) -> None:
+        self.path = path
+        self.artifact = artifact
+        self._blobs = blobs
+
+    @property
+    def rendering(self) -> str:
+        """Names its bytes."""
+        return self.artifact.rendering
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self.artifact.size
+
+    @property
+    def files(self) -> Mapping[str, ArtifactFile]:
+        """The files by name."""
+        return self.artifact.files
+
+    def receipt(self, files: tuple[OutputFile, ...], registry: str) -> Receipt:
+        """What was computed, and what came out."""
+        return receipt_of(described(self.path, None, self.artifact), files, registry)
+
+    def check_base(self) -> None:
+        """Make sure, after the last byte was made, that all were made of the base files that were checked.
+
+        Raises:
+            IntegrityError: ``wrong_base``: one was changed meanwhile.
+            UnavailableError: one can't be read any more.
+        """
+        self._blobs.check()
+
+    def close(self) -> None:
+        """Release what it reads from."""
+        self.artifact.close()
+
+
+class LocalArithmetic:
+    """The tensor core of this machine, for a client."""
+
+    def merge(
+        self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile], options: Options
+    ) -> MergedHere:
+        """Compose a path on base weights of this machine: ``base`` has the checked file of each name.
+
+        Raises:
+            UsageError: the options contradict each other or the reference.
+            IntegrityError: the bundle contradicts itself; ``wrong_base``: a base file was changed after its check.
+            UnavailableError: a base file can't be read.
+        """
+        if options.since is not None:
+            raise UsageError("What comes after an ancestor is composed by the service, not on this machine.")
+        blobs = _Blobs(bundle, open_blob, base)
+        path = path_of(bundle)
+        check_bundle(bundle, path, blobs)
+        return MergedHere(path, build_artifact(blobs, path, None, options), blobs)
+
+    def look_into(
+        self,
+        bundles: Sequence[Bundle],
+        open_blob: OpenBlobOf,
+        base: Mapping[str, HashedFile],
+        folder: TrainedFolder,
+        weights: Path,
+        progress: Progress,
+    ) -> FolderCompared:
+        """Tell of which of some paths, or of what they stand on, the weights in a folder are."""
+        with closing(KeptBlobs(bundles, open_blob, base)) as blobs:
+            paths = [path_of(bundle) for bundle in bundles]
+            for bundle, path in zip(bundles, paths, strict=True):
+                check_bundle(bundle, path, blobs)
+            return look_into(blobs, with_ancestors(paths), folder, weights, progress=progress)
+
+    def check_finite(self, weights: Path, progress: Progress) -> None:
+        """Read an adapter's weights."""
+        with FileSource(weights) as source:
+            header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
+            progress.begin("Checking the weights", source.size)
+            check_finite(header.entries, source, progress.advance)
+
+    def comparison(self, dtype: str) -> TensorComparison:
+        """Compare two renderings of a tensor."""
+        return TensorComparison(dtype)
+
+    def tensor(self, data: bytearray, dtype: str, shape: tuple[int, ...]) -> Any:
+        """Bytes of a file as a tensor."""
+        flat = torch.frombuffer(data, dtype=TORCH[dtype]) if data else torch.empty(0, dtype=TORCH[dtype])
+        return flat.reshape(shape)
+
+
+class _Blobs:
+    """Blobs of a bundle: the base's weights from this machine's files, all others from the registry."""
+
+    def __init__(self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile]) -> None:
+        self._open_blob = open_blob
+        self._files = {hashed.digest: hashed for hashed in base.values()}
+        self._entries = {entry.digest: entry for entry in entries_of(bundle)}
+        self._opened: dict[str, _BaseFile] = {}
+
+    def open_blob(self, blob: BlobRef) -> ClosableSource:
+        """Open a blob for checked reads."""
+        file = self._files.get(blob.digest)
+        if file is None:
+            return self._open_blob(self._entries[blob.digest])
+        source = _BaseFile(file)
+        self._opened[blob.digest] = source  # whoever opens it again gets the same file, or an error
+        return source
+
+    def check(self) -> None:
+        """Hold the base files that were read against what was hashed; raises what `MergedHere.check_base` raises."""
+        for source in self._opened.values():
+            source.check()
+
+
+class _BaseFile(FileSource):
+    """A base file of this machine: the very one that was hashed, whatever comes under its name."""
+
+    def __init__(self, hashed: HashedFile) -> None:
+        with telling_unreadable(hashed.path):
+            super().__init__(hashed.path)
+        self._hashed = hashed
+        try:
+            self._expect(hashed.passes)
+        except BaseException:
+            self.close()
+            raise
+
+    def check(self) -> None:
+        """Make sure that what was read is what was hashed; raises what `MergedHere.check_base` raises."""
+        self._expect(self._hashed.is_still)
+
+    def _expect(self, is_right: Callable[[int], bool]) -> None:
+        with telling_unreadable(self._hashed.path):
+            if is_right(self._fd):
+                return
+        raise IntegrityError(
+            f"{self._hashed.path} was changed after it was checked as a file of the base model, so nothing that was "
+            "merged on it is kept; wait until nothing writes to it and run this again.",
+            code="wrong_base",
+        )
+
+
+def path_of(bundle: Bundle) -> LoadedPath:
+    """A bundle as a path; its blobs have no place in a store of this machine."""
+    base = PathBase(
+        name=bundle.base.summary.name,
+        digest=bundle.base.summary.digest,
+        table_digest=bundle.base.summary.table_digest,
+        files_digest=bundle.base.files_digest,
+        files=_files(bundle.base.files),
+        index=_blob(bundle.base.index),
+        table=_blob(bundle.base.table),
+    )
+    links = []
+    for entry in bundle.links:
+        reference = Reference.parse(entry.reference)
+        number = reference.number or 0
+        links.append(Link(str(reference.path), number, entry.digest, entry.rank, entry.scalings, _files(entry.files)))
+    return LoadedPath(bundle.reference, base, tuple(links))
+
+
+def _files(entries: tuple[BlobEntry, ...]) -> tuple[StoredFile, ...]:
+    return tuple(StoredFile(one.digest, one.size, one.blocks_digest, "", one.path) for one in entries)
+
+
+def _blob(entry: BlobEntry) -> BlobRef:
+    return BlobRef(entry.digest, entry.size, entry.blocks_digest, key="")
+
+
+def check_bundle(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> None:
+    """Hold a bundle against its own digests: of manifests, of lists of files, of the base's index and table.
+
+    Above the token's scopes a manifest that names more than is shown can't be held against its digest.
+
+    Raises:
+        IntegrityError: it contradicts itself.
+    """
+    try:
+        wrong = next(_contradictions(bundle, path, blobs), None)
+    except (KeyError, TypeError, ValueError) as problem:
+        wrong = f"a document of it is malformed ({type(problem).__name__})"
+    if wrong is not None:
+        raise IntegrityError(f"What the registry says of {bundle.reference} contradicts itself: {wrong}.")
+
+
+def _contradictions(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> Iterator[str]:
+    above: str | None = None
+    for link in bundle.links:
+        manifest = json.loads(link.manifest)
+        said = (manifest["base"], manifest["parent"], {file["path"]: file["digest"] for file in manifest["files"]})
+        sent = (path.base.digest, above, {file.path: file.digest for file in link.files})
+        shown = not link.whole and link.summary is None  # a part, which has no digest of its own
+        if (not shown and sha256_digest(link.manifest.encode()) != link.digest) or said != sent:
+            yield f"{link.reference} is not what its digest {link.digest} says"
+        above = link.digest
+    files = {entry.path: (entry.digest, entry.size) for entry in bundle.base.files}
+    if files_digest(files) != path.base.files_digest:
+        yield f"the files of {path.base.name} are not those of {path.base.files_digest}"
+    if weights_digest(read_document(blobs, path.base.index)) != path.base.digest:
+        yield f"the tensors of {path.base.name} are not those of {path.base.digest}"
+    if target_table(blobs, path.base).digest != path.base.table_digest:
+        yield f"the target table of {path.base.name} is not {path.base.table_digest}"

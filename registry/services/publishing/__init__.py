@@ -1,0 +1,1 @@
+"""Publishing: checks, the parent, the manifest, and the transaction that makes a revision visible."""

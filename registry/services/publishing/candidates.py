@@ -1,0 +1,123 @@
+"""An adapter that is to be published, and every check of it that needs no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.catalogue.changes import protection
+from registry.errors import InvalidAdapterError
+from registry.files.header import Header, read_header
+from registry.files.source import ByteSource
+from registry.folders.scan import ADAPTER_WEIGHTS
+from registry.operations.publication import Labels
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.schemas import DerivedFrom, FolderCompared, LeftOut
+from registry.schemas.transfer import GivenReceipt, Origin
+from registry.services.artifacts.load import path_in
+from registry.services.deployment import Deployment
+from registry.services.lineage import LoadedPath, target_table
+from registry.services.publishing.derivation import derivation_notices
+from registry.services.publishing.hub_parent import TrainedOn
+from registry.services.publishing.nested_parent import planned_parent
+from registry.services.publishing.parents import Parent, Told, find_parent, reading_above, require_proven
+from registry.tensors.checkpoint.adapter import Checkpoint
+from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
+from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.checkpoint.untargeted import refuse_untargeted
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is said of the parent, by whoever publishes and by the folder that the adapter was trained on."""
+
+    parent: str | None = None
+    receipt: GivenReceipt | None = None
+    skip_check: bool = False
+    nested: bool = False
+    compared: FolderCompared | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is to be published, wherever its files are; of the weights only the header is read here."""
+
+    path: TreePath
+    said: Said
+    labels: Labels
+    config: bytes
+    weights: ByteSource
+    left_out: tuple[LeftOut, ...] = ()
+    origin: Origin | None = None
+    source: str | None = None  # the repository of a Hub that it was taken from
+    derived_from: DerivedFrom | None = None  # what the receipt in its folder says
+    quantised: str | None = None  # what in its folder shows that it was trained on quantised weights
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A draft that passed."""
+
+    draft: Draft
+    config: LoraAdapterConfig
+    header: Header
+    checkpoint: Checkpoint
+    parent: Parent
+    lineage: LoadedPath
+    notices: tuple[str, ...] = ()  # beside those of the checkpoint
+
+
+def check_draft(
+    deployment: Deployment, draft: Draft, *, planning: bool = False, planned: LoadedPath | None = None
+) -> Candidate:
+    """Check a draft, for whoever may publish at its path, against its parent and its base model.
+
+    Args:
+        deployment: where it is to be published.
+        draft: what is to be published.
+        planning: nothing is published yet: what stands for the folder above may be planned only.
+        planned: the lineage down to that, where it is known here; else the candidate's is the base model alone.
+
+    Raises:
+        NotAllowedError: the token may not move a tag that is protected.
+        UsageError, NotFoundError, ConflictError: the path or the parent; see `registry.services.publishing.parents`.
+        RetractedError: the parent, or something that it was trained on, was retracted.
+        InvalidAdapterError: the adapter is not one that can be composed exactly; the code says which rule.
+    """
+    with deployment.read() as session:
+        for tag in draft.labels.tags:
+            protection.check_movable(session, draft.path, tag, deployment.principal)
+    config = parse_config(draft.config)
+    # A copy is pinned as it was where it comes from: numbers and tags in its configuration are that registry's.
+    view = TrainedOn.of(config.base_model_name_or_path, config.revision, taken=draft.source is not None)
+    said, origin = draft.said, draft.origin
+    told = Told(
+        parent=said.parent,
+        skip_check=said.skip_check,
+        nested=said.nested,
+        receipt=said.receipt,
+        trained_on=view if origin is None else None,
+        compared=said.compared,
+        name=config.base_model_name_or_path,
+        copied_word=None if origin is None else origin.parent_known_by,
+    )
+    parent = planned_parent(deployment, draft.path, told) if planning and said.nested else None
+    if parent is None:
+        planned = None
+        parent = find_parent(deployment, draft.path, told)
+    reference = Reference.parse(parent.base.name if parent.planned else parent.reference)
+    with reading_above(deployment, reference.path) as session:
+        lineage = planned or path_in(session, reference)
+    header = read_header(draft.weights, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
+    checkpoint = read_checkpoint(config, header.entries, target_table(deployment, lineage.base))
+    if deployment.proven_parents and not checkpoint.copies:  # copies of whole weights may prove it, once they are here
+        require_proven(parent)
+    if draft.origin is None:  # a copy is what it is where it comes from
+        refuse_untargeted(config, checkpoint.untargeted)
+    notices = tuple(derivation_notices(deployment, draft.path, draft.derived_from, parent))
+    return Candidate(draft, config, header, checkpoint, parent, lineage, notices)
+
+
+def require_publishing(deployment: Deployment, path: TreePath) -> None:
+    """Refuse what the token may not do; raises `NotAllowedError`."""
+    deployment.rights.require_on("writer", path, "publish")

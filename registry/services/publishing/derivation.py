@@ -1,0 +1,35 @@
+"""What a folder is told to be derived from: as far as it can be checked, and what is said where it looks wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from registry.catalogue.tree import browse
+from registry.reference import Path as TreePath
+from registry.schemas import DerivedFrom
+from registry.schemas.kinds import KINDS
+from registry.services.deployment import Deployment
+from registry.services.publishing.parents import Parent
+
+
+def derivation_notices(
+    deployment: Deployment, path: TreePath, told: DerivedFrom | None, parent: Parent
+) -> Iterator[str]:
+    """What whoever publishes a composed adapter should know: it says what it was made of, and where it is pinned."""
+    if told is None or told.digest is None or KINDS[told.kind].is_model:
+        return
+    composed = KINDS[told.kind].is_composed
+    with deployment.read() as session:
+        own = browse.with_digest(session, path, told.digest)
+    if own is not None:
+        form = "truncated" if told.rank is not None else "composed" if composed else "unchanged"
+        yield (
+            f"The receipt in its folder says that this is a {form} copy of {own.reference}, a revision of the same "
+            "adapter, and nothing that was trained since."
+        )
+    if composed and told.since_digest != parent.revision_digest:
+        stands = "the base model" if told.since_digest is None else "another revision"
+        yield (
+            f"The receipt in its folder says that this was composed to stand on {stands}, and it is published on "
+            f"{parent.reference}: what lies between counts twice, or is missing."
+        )

@@ -1,0 +1,222 @@
+"""What an adapter's configuration says of its parent, where it was trained on what a Hub-compatible view gave.
+
+PEFT writes down the repo id that the model was loaded by, or the folder of the Hub's cache that it was loaded from; and
+the revision where the trainer gave one (``LoraConfig(revision=...)``, ``get_peft_model(..., revision=...)``), which is
+none by itself. A commit id of the merged view and ``r3`` mean one revision for ever. A tag does if it never named
+another one; ``main`` never does. A model with adapters loaded or merged into it keeps the repo id that it had before:
+so an id further up the path does not show which parent it was, and does not contradict one that is given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from registry.catalogue.changes import tags
+from registry.catalogue.tree import bases, revisions
+from registry.catalogue.tree.bases import BaseRow
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.errors import ConflictError, NotFoundError, RegistryError, UsageError
+from registry.reference import MAIN, Reference, number_in_view
+from registry.reference import Path as TreePath
+from registry.schemas.kinds import TRAINED_ON
+from registry.services.artifacts.commits import MEANT, RepoNames, is_commit
+from registry.services.deployment import Deployment
+
+_NEWEST: Final = (None, MAIN)
+_LONGEST: Final = 4096  # characters of a name: systems open no longer path, and a repo id is shorter
+# The length of its parts is bounded as well: every way to split a text is tried.
+_CACHED: Final = re.compile(
+    r"(?:.*[/\\])?models--([^/\\]{1,96}?)--([^/\\]{1,96})[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?"
+)
+
+_REPO_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """A repo of a view, and the revision that a configuration names."""
+
+    path: TreePath
+    revision: str | None
+
+    @classmethod
+    def of(cls, name: str | None, revision: str | None, *, taken: bool = False) -> TrainedOn | None:
+        """What ``base_model_name_or_path`` and ``revision`` say; None: nothing that could be a path of a registry.
+
+        Of an adapter that was ``taken`` from a Hub only a commit counts: numbers and tags may be another registry's.
+        """
+        name = name or ""
+        if len(name) > _LONGEST:
+            return None
+        if (cached := _CACHED.fullmatch(name)) is not None:
+            name, revision = f"{cached[1]}/{cached[2]}", cached[3]
+        if taken and revision is not None and not is_commit(revision):
+            revision = None
+        try:
+            return cls(TreePath.of_repo_id(name), revision or None)
+        except UsageError:
+            return None
+
+    @property
+    def words(self) -> str:
+        """How to call it in a sentence."""
+        return f"the configuration, {self.path.repo_id}{'' if self.revision is None else f' at {self.revision[:96]}'},"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The parent that was shown, why, and how it is known; ``row`` None: the base model itself."""
+
+    row: RevisionRow | None
+    reason: str
+    known_by: str = "view"
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What is wrong, unless something else shows the parent."""
+
+    error: RegistryError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where is published: the path, its parent, and the revisions of it that may be named."""
+
+    path: TreePath
+    above: TreePath
+    base: BaseRow
+    candidates: Sequence[RevisionRow]
+
+
+def read_view(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | Doubt | None:
+    """What a configuration shows; None: nothing about this registry.
+
+    Raises:
+        ConflictError: ``parent_mismatch``, it names another path of this registry, which can't be the parent.
+    """
+    if told.path == place.above:
+        return _base(place, told) if told.path.is_base else _revision(deployment, place, told)
+    if told.path in _above(place.above):
+        return Doubt(
+            _mismatch(
+                f"{told.words} is not {place.above}, which the path names as the parent: publish under the path of "
+                f"what it was trained on; or, where adapters of {place.above} were loaded or merged into that model, "
+                f"say which with --parent {place.above}@N."
+            )
+        )
+    if _is_there(deployment, told.path):
+        raise _mismatch(
+            f"{told.words} is not {place.above}, which the path names as the parent; publish under the path of what "
+            "it was trained on."
+        )
+    return None
+
+
+def _mismatch(sentence: str) -> ConflictError:
+    return ConflictError(sentence[:1].upper() + sentence[1:], code="parent_mismatch")
+
+
+def _above(path: TreePath) -> list[TreePath]:
+    return [TreePath(path.base, path.names[:count]) for count in range(len(path.names))]
+
+
+def _is_there(deployment: Deployment, path: TreePath) -> bool:
+    """Whether a path is one that the token sees: what it does not see must not show by another answer."""
+    try:
+        with deployment.read() as session:
+            if path.is_base:
+                bases.get(session, path.base)
+            else:
+                revisions.adapter(session, path)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _base(place: Place, told: TrainedOn) -> Proof | Doubt:
+    names = RepoNames.of(TRAINED_ON, told.path, place.base)
+    if told.revision is not None and is_commit(told.revision) and told.revision[:MEANT] != names.meaning(None):
+        return _unknown(place, told)
+    return Proof(None, f"{told.words} says so")
+
+
+def _revision(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | Doubt | None:
+    name, seen = told.revision, deployment.rights.sees(place.above)
+    if name is not None and is_commit(name):
+        row = _of_commit(deployment, place, name)
+    elif name is not None and (number := number_in_view(name)) is not None:
+        row = next((one for one in place.candidates if one.number == number), None)
+        if row is None and not seen:
+            return None
+    elif not seen:
+        return None
+    elif len(place.candidates) == 1:
+        why = f"{told.words} says so, and it is the only revision of {place.above}"
+        return Proof(place.candidates[0], why, "assumed")
+    else:
+        return _by_name(deployment, place, told)
+    return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so")
+
+
+def _of_commit(deployment: Deployment, place: Place, commit: str) -> RevisionRow | None:
+    """The revision that a commit means, seen or not: like a whole digest, it can't be guessed."""
+    names = RepoNames.of(TRAINED_ON, place.above, place.base)
+    with deployment.read_everything() as session:
+        digest = names.find(commit, revisions.digests(session, place.above))
+    if digest is None:
+        return None
+    with deployment.read() as session:
+        return next(iter(revisions.pinnable(session, place.path, digest=digest)), None)
+
+
+def _by_name(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | Doubt:
+    """The revision of a tag that never moved."""
+    above, name = place.above, told.revision
+    named: Sequence[str] = ()
+    if name not in _NEWEST:
+        with deployment.read() as session:
+            named = tags.ever_named(session, above, name)
+    if len(named) == 1 and (reference := Reference.parse(named[0])).number is not None:
+        row = next((one for one in place.candidates if one.number == reference.number), None)
+        return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so, and it never moved")
+    listed = ", ".join(row.reference for row in place.candidates[:10])
+    if name in _NEWEST:
+        what = f"names {above} and not which of its revisions ({listed})"
+    elif named:
+        what = f"names a tag that was moved: it has named {', '.join(named)}"
+    else:
+        what = f"names a tag that {above} does not have ({listed})"
+    return Doubt(
+        UsageError(
+            f"{told.words[:1].upper()}{told.words[1:]} {what}; say it with --parent REF, and next time train with the "
+            "commit or the number: get_peft_model(model, config, revision='r3').",
+            code="parent_ambiguous",
+        )
+    )
+
+
+def _unknown(place: Place, told: TrainedOn) -> Doubt:
+    return Doubt(
+        _mismatch(
+            f"{told.words} is no revision of {place.above} here: publish to the registry that it was trained from, or "
+            "say the parent with --parent."
+        )
+    )
+
+
+def names_source(name: str | None, source: str | None) -> bool | None:
+    """Whether the name in a configuration is the repository that a base model was taken from.
+
+    None: nothing can be said, since the name is no repo id, or the base was not taken from a Hub.
+    """
+    if name is None or source is None or len(name) > _LONGEST:
+        return None
+    if (cached := _CACHED.fullmatch(name)) is not None:
+        name = f"{cached[1]}/{cached[2]}"
+    if _REPO_ID.fullmatch(name) is None:
+        return None
+    return source.removeprefix("hf:").partition("@")[0] == name

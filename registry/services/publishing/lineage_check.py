@@ -1,0 +1,165 @@
+"""What an adapter's copies of whole weights tell about its parent.
+
+PEFT saves ``M.base_layer.weight`` for an adapted embedding (``save_embedding_layers="auto"``). It is the weight that
+the adapter was trained on, so it must be the composed parent's. A parent that was merged step by step in the base's
+dtype rounds once a link, which is allowed for; anything beyond shows another parent. Whole numbers beside the weights,
+which no training changes, have to be those of the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Final
+
+import torch
+
+from registry.errors import InvalidAdapterError
+from registry.files.header import TensorEntry
+from registry.files.source import ByteSource, read_range
+from registry.services.artifacts.inputs import base_tensors, bind_link
+from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
+from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.checkpoint.adapter import Checkpoint
+from registry.tensors.checkpoint.twins import check_twins
+from registry.tensors.comparison.rounded_path import coarser, links_of, rounded_block
+from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
+from registry.tensors.factors.matrices import read_rows
+from registry.tensors.factors.slots import slot_of_target
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import BoundLink, Program, origin_of, path_programs
+from registry.tensors.table.targets import TargetTable
+
+_AT_ONCE: Final = 1 << 20
+
+
+def copies_tell(blobs: Blobs, others: Sequence[LoadedPath], checkpoint: Checkpoint, source: ByteSource) -> bool:
+    """Whether an adapter's copies of whole weights, which are those of its parent, are not those of any other path."""
+    if not checkpoint.copies or not others:
+        return False
+    with ExitStack() as open_blobs:
+        return all(
+            any(misfit is not None for _, misfit in _misfits(blobs, other, checkpoint, source, open_blobs))
+            for other in others
+        )
+
+
+def check_lineage(blobs: Blobs, parent: LoadedPath, checkpoint: Checkpoint, source: ByteSource) -> None:
+    """Check a new adapter against its whole path.
+
+    Args:
+        blobs: where the parent's blobs are.
+        parent: the path of the parent revision.
+        checkpoint: the new adapter, checked on its own.
+        source: its adapter_model.safetensors.
+
+    Raises:
+        InvalidAdapterError: ``lineage_mismatch``; ``tied_partial`` where tied tensors differ; or what
+            `registry.tensors.path.programs.path_programs` raises.
+    """
+    with ExitStack() as open_blobs:
+        table = target_table(blobs, parent.base)
+        links = [bind_link(blobs, link, parent, open_blobs) for link in parent.links]
+        path_programs([*links, BoundLink(checkpoint, source)], table)
+        check_twins(checkpoint, source)
+        _check_constants(blobs, parent, checkpoint, source, open_blobs)
+        for copy, misfit in _misfits(blobs, parent, checkpoint, source, open_blobs):
+            if misfit is not None:
+                raise InvalidAdapterError(
+                    f"Tensor {copy.name!r} is not the weight of the parent {parent.reference}: element {misfit} "
+                    "differs by more than rounding. The adapter was trained on another parent; publish it under that "
+                    "one.",
+                    code="lineage_mismatch",
+                )
+
+
+def _check_constants(
+    blobs: Blobs, path: LoadedPath, checkpoint: Checkpoint, source: ByteSource, open_blobs: ExitStack
+) -> None:
+    """Check that indices, masks and the like are the base's, bit for bit."""
+    table = target_table(blobs, path.base)
+    _check_floats(blobs, path, checkpoint, table)
+    if not checkpoint.constants:
+        return
+    tensors = base_tensors(blobs, path, open_blobs)[1]
+    for name, entry in checkpoint.constants.items():
+        held = table.parameters.get(name)
+        there = tensors.get(held.tensor) if held is not None and not held.runs else None
+        if there is None or there[1].dtype != entry.dtype:
+            raise InvalidAdapterError(
+                f"Tensor {entry.name!r} has dtype {entry.dtype}, and the base model has no such tensor of that dtype; "
+                f"expected one of {', '.join(FLOATS)}.",
+                code="bad_dtype",
+            )
+        if not _same_bytes(source, entry, *there):
+            raise InvalidAdapterError(
+                f"Tensor {entry.name!r} holds whole numbers ({entry.dtype}) that are not those of the base model, and "
+                "no training changes those. Publish the adapter under the base model that it was trained on.",
+                code="lineage_mismatch",
+            )
+
+
+def _check_floats(blobs: Blobs, path: LoadedPath, checkpoint: Checkpoint, table: TargetTable) -> None:
+    """Floats do not replace whole numbers: a file that was cast as a whole has them for indices, too."""
+    held = {name: table.parameters[name] for name in checkpoint.values if name in table.parameters}
+    if not held:
+        return
+    dtypes = read_document(blobs, path.base.index)["tensors"]
+    for name, parameter in held.items():
+        kept = None if parameter.runs else dtypes[parameter.tensor]["dtype"]
+        if kept in WHOLE_NUMBERS:
+            entry = checkpoint.values[name].entry
+            raise InvalidAdapterError(
+                f"Tensor {entry.name!r} has dtype {entry.dtype}, and the base model has {kept} there, which no "
+                "training changes. Save the adapter again without casting it.",
+                code="bad_dtype",
+            )
+
+
+def _same_bytes(one: ByteSource, first: TensorEntry, other: ByteSource, second: TensorEntry) -> bool:
+    size = first.stop - first.start
+    if size != second.stop - second.start:
+        return False
+    steps = ((at, min(at + _AT_ONCE, size)) for at in range(0, size, _AT_ONCE))
+    return all(
+        read_range(one, first.start + start, first.start + stop)
+        == read_range(other, second.start + start, second.start + stop)
+        for start, stop in steps
+    )
+
+
+def _misfits(
+    blobs: Blobs, path: LoadedPath, checkpoint: Checkpoint, source: ByteSource, open_blobs: ExitStack
+) -> Iterator[tuple[TensorEntry, tuple[int, int] | None]]:
+    """Every copy of an adapter, and the element in which it is not the weight of a path; None: it is."""
+    if not checkpoint.copies:
+        return
+    table = target_table(blobs, path.base)
+    programs = path_programs([bind_link(blobs, link, path, open_blobs) for link in path.links], table).programs
+    base = BaseTensors(base_tensors(blobs, path, open_blobs)[1])
+    for module, copy in checkpoint.copies.items():
+        slot = slot_of_target(table.targets[module])
+        yield copy, _misfit(copy, source, base, programs.get(slot) or Program(slot, (), origin_of(slot, table)))
+
+
+def _misfit(copy: TensorEntry, source: ByteSource, base: BaseTensors, program: Program) -> tuple[int, int] | None:
+    copy_dtype = FLOATS[copy.dtype]
+    base_dtype = copy_dtype if program.origin is None else base.dtype(program.origin)
+    shorter = coarser(base_dtype, copy_dtype)
+    roundings = links_of(program) + (shorter is not base_dtype)
+    values = base.values(program, torch.float64, merge_products=False)
+
+    def worst(index: int) -> tuple[float, int, int]:
+        """Largest excess over the tolerance in a block, and where."""
+        expected = rounded_block(values, index)
+        first = index * values.rows_a_block
+        rows, columns = expected.values.shape
+        found = read_rows(source, copy, first, first + rows).to(torch.float64)
+        excess = (found - expected.values).abs() - roundings * expected.unit(shorter)
+        at = int(excess.argmax())
+        return excess.flatten()[at].item(), first + at // columns, at % columns
+
+    for excess, row, column in in_order(worst, range(values.blocks)):
+        if not excess <= 0:
+            return row, column
+    return None

@@ -1,0 +1,102 @@
+"""The parent of an adapter in a nested folder, while the folder above it is planned and not published yet.
+
+All of a nested folder is checked before the first of it is published, so a parent may have a digest and no row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from registry.catalogue.tree import bases, revisions
+from registry.digest import is_digest
+from registry.errors import ConflictError, NotFoundError, UsageError
+from registry.reference import MAIN, Reference
+from registry.reference import Path as TreePath
+from registry.schemas.kinds import TRAINED_ON
+from registry.services.artifacts.commits import RepoNames, is_commit
+from registry.services.deployment import Deployment
+from registry.services.publishing.hub_parent import Doubt, Place, Proof, read_view
+from registry.services.publishing.parent_weights import of_planned
+from registry.services.publishing.parents import NESTED, Parent, PlannedRevision, Told, check_receipt
+
+
+def planned_parent(
+    deployment: Deployment,
+    path: TreePath,
+    told: Told,
+) -> Parent | None:
+    """The parent of ``path``, where what stands for the folder above was checked in this run only; else None.
+
+    What the folder says of its parent must be what it will say once that is published.
+
+    Args:
+        deployment: where to look.
+        path: the adapter of the folder.
+        told: what is said of its parent, which is ``PATH@DIGEST``.
+
+    Raises:
+        NotFoundError: there is no such base model.
+        ConflictError: ``parent_mismatch``: the folder was trained on something else.
+    """
+    above, parent, receipt, trained_on = path.parent, told.parent, told.receipt, told.trained_on
+    digest = None if parent is None else Reference.parse(parent).digest_prefix
+    if above is None or above.is_base or digest is None or not is_digest(digest) or _is_there(deployment, path, digest):
+        return None
+    with deployment.read() as session:
+        base = bases.get(session, above.base)
+    planned, reason, known_by = PlannedRevision(above, digest), NESTED, "assumed"
+    if receipt is not None:
+        check_receipt(base, receipt)
+        if receipt.receipt.tip != digest:
+            raise _mismatch(receipt.words, receipt.receipt.reference, path)
+        reason, known_by = receipt.words, "receipt"
+    if trained_on is not None:
+        names = RepoNames.of(TRAINED_ON, above, base)
+        named = trained_on.revision
+        if trained_on.path == above and named is not None and is_commit(named) and names.find(named, [digest]):
+            if receipt is None:
+                reason, known_by = f"{trained_on.words} says so", "view"
+            return _compared(Parent(base, None, reason, known_by, planned=planned), digest, told)
+        shown = read_view(deployment, Place(path, above, base, _candidates(deployment, path)), trained_on)
+        if isinstance(shown, Doubt) and not isinstance(shown.error, UsageError):
+            raise shown.error
+        if isinstance(shown, Proof) and named not in (None, MAIN):
+            raise _mismatch(trained_on.words, shown.row.reference if shown.row else base.name, path)
+    return _compared(Parent(base, None, reason, known_by, planned=planned), digest, told)
+
+
+def _compared(parent: Parent, digest: str, told: Told) -> Parent:
+    """The same parent, held against the weights in the folder that was trained on."""
+    if told.compared is None:
+        return parent
+    above = parent.planned.path if parent.planned else None
+    agrees, notices = of_planned(str(above), digest, told.compared)
+    if not agrees:
+        return replace(parent, notices=notices)
+    reason = f"{parent.reason}, and its weights are those in {told.compared.words}"
+    known_by = "compared" if parent.known_by == "assumed" else parent.known_by
+    return replace(parent, reason=reason, known_by=known_by, notices=notices)
+
+
+def _is_there(deployment: Deployment, path: TreePath, digest: str) -> bool:
+    try:
+        with deployment.read() as session:
+            return bool(revisions.pinnable(session, path, digest=digest))
+    except NotFoundError:
+        return False
+
+
+def _candidates(deployment: Deployment, path: TreePath) -> tuple[revisions.RevisionRow, ...]:
+    try:
+        with deployment.read() as session:
+            return revisions.pinnable(session, path)
+    except NotFoundError:
+        return ()
+
+
+def _mismatch(what: str, says: str, path: TreePath) -> ConflictError:
+    return ConflictError(
+        f"{what[:1].upper()}{what[1:]} says {says}, which is not what the folder above {path} holds: put it below the "
+        "folder of what it was trained on.",
+        code="parent_mismatch",
+    )

@@ -1,0 +1,62 @@
+"""The folder that an adapter was trained on, compared in a registry of this process with what its parent may be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from registry.errors import NotFoundError
+from registry.progress import Progress
+from registry.reference import Path as TreePath
+from registry.schemas import FolderCompared
+from registry.schemas.transfer import GivenReceipt
+from registry.services.deployment import Deployment
+from registry.services.lineage import Blobs, LoadedPath, with_ancestors
+from registry.services.publishing.parent_candidates import parent_candidates
+from registry.services.publishing.parent_folder import look_into
+from registry.transfer.trained_on import TrainedFolder
+
+
+def compare_trained(
+    deployment: Deployment,
+    path: TreePath,
+    folder: TrainedFolder,
+    receipt: GivenReceipt | None,
+    weights: Path,
+    progress: Progress,
+    *,
+    planned: LoadedPath | None = None,
+    blobs: Blobs | None = None,
+) -> FolderCompared | None:
+    """What the weights in the folder are; None: ``path`` has no parent, which is refused elsewhere.
+
+    Args:
+        deployment: where the candidates are.
+        path: the adapter that is published.
+        folder: what its configuration names.
+        receipt: what is there of one.
+        weights: the adapter's own.
+        progress: of what takes longer.
+        planned: of nested folders, the path of the folder above, which is not published yet.
+        blobs: where that one is read from.
+
+    Raises:
+        NotFoundError: the base model, or the adapter above, does not exist.
+    """
+    if path.parent is None:
+        return None
+    try:
+        found = parent_candidates(deployment, path, path.parent, receipt)
+    except NotFoundError:
+        if planned is None:
+            raise
+        found = ()
+    known = {one.tip for one in found}
+    above = () if planned is None else with_ancestors([planned])
+    candidates = [*found, *(_named(one) for one in above if one.tip not in known)]
+    return look_into(blobs or deployment, candidates, folder, weights, progress=progress)
+
+
+def _named(path: LoadedPath) -> LoadedPath:
+    """A path whose last revision may have no number yet: then it is called by its names alone."""
+    return replace(path, reference=path.links[-1].path) if path.links and not path.links[-1].number else path

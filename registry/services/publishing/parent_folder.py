@@ -1,0 +1,187 @@
+"""The weights in a folder that an adapter was trained on, beside those of the paths that it may be.
+
+Folders that can't be compared are told so, with the reason: nothing is known of them then, and nothing is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from registry.errors import InvalidBaseError, RegistryError
+from registry.files.header import Header, TensorEntry, read_header
+from registry.files.source import ByteSource, FileSource
+from registry.folders.errors import telling_unreadable
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.progress import SILENT, Progress
+from registry.schemas import Fitting, FolderCompared
+from registry.services.artifacts.inputs import base_tensors, bind_link
+from registry.services.lineage import Blobs, Link, LoadedPath, target_table
+from registry.tensors.comparison.compare import compare
+from registry.tensors.comparison.places import Candidate
+from registry.tensors.comparison.verdict import Limit, Verdict
+from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import BoundLink, path_programs
+from registry.transfer.model_files import MAX_DOCUMENT, list_model
+from registry.transfer.model_weights import check_model
+from registry.transfer.trained_on import TrainedFolder, is_newer
+
+Held = dict[str, tuple[ByteSource, TensorEntry]]
+_MOST_OF_IT: Final = 0.5  # of the base's numbers must be there by name
+_REASONS: Final = {"quantised_base": "it is quantised", "missing_file": "it holds no safetensors weights"}
+
+
+class NotComparableError(Exception):
+    """Why the weights in a folder can't be compared, as a clause."""
+
+
+def compare_folder(
+    blobs: Blobs,
+    paths: Sequence[LoadedPath],
+    folder: Path,
+    *,
+    limit: Limit | None = None,
+    progress: Progress = SILENT,
+) -> Verdict:
+    """Tell of which path, all of one base model, the weights in a folder are.
+
+    Raises:
+        NotComparableError: the folder holds nothing that these could be compared with.
+        What opening the paths raises: `registry.services.artifacts.build`.
+    """
+    with ExitStack() as opened:
+        found = _open_folder(folder, opened)
+        table = target_table(blobs, paths[0].base)
+        base = BaseTensors(base_tensors(blobs, paths[0], opened)[1])
+        named = _by_names_of(base.tensors, found)
+        bound: dict[str, BoundLink] = {}
+        candidates = [
+            Candidate(
+                path.reference, path_programs([_bind(blobs, link, path, opened, bound) for link in path.links], table)
+            )
+            for path in paths
+        ]
+        _check_all_there(candidates, base, named)
+        return compare(candidates, base, BaseTensors(named), table, limit=limit, progress=progress)
+
+
+def _bind(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack, bound: dict[str, BoundLink]) -> BoundLink:
+    """A link with its open file, once for all paths: so what paths have in common is the same in all of them."""
+    key = f"{link.file(ADAPTER_CONFIG).digest} {link.file(ADAPTER_WEIGHTS).digest}"
+    if key not in bound:
+        bound[key] = bind_link(blobs, link, path, opened)
+    return bound[key]
+
+
+def _open_folder(folder: Path, opened: ExitStack) -> Held:
+    """Every tensor of the model in a folder, by its name there."""
+    try:
+        with telling_unreadable(folder):
+            names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+            # an adapter may have been saved beside the model that it was trained on
+            names = [name for name in names if name not in {ADAPTER_CONFIG, ADAPTER_WEIGHTS}]
+            listing = list_model(str(folder), names, lambda name: _document(folder, name, names))
+            sources = {name: opened.enter_context(FileSource(folder / name)) for name in listing.shards}
+            headers: dict[str, Header] = {}
+
+            def header(name: str) -> Header:
+                headers[name] = read_header(sources[name], what=name, error=InvalidBaseError)
+                return headers[name]
+
+            check_model(listing, header)
+    except RegistryError as problem:
+        raise NotComparableError(_REASONS.get(problem.code, str(problem).rstrip("."))) from problem
+    return {name: (sources[file], entry) for file, one in headers.items() for name, entry in one.entries.items()}
+
+
+def _document(folder: Path, name: str, names: Sequence[str]) -> bytes | None:
+    if name not in names:
+        return None
+    with (folder / name).open("rb") as stream:
+        return stream.read(MAX_DOCUMENT + 1)
+
+
+def _by_names_of(base: Mapping[str, tuple[ByteSource, TensorEntry]], found: Held) -> Held:
+    """The tensors of a folder by the names of the base's files, which may have a leading part more or less."""
+    best: Held = {}
+    for rename in _renamings(base, found):
+        named = {name: found[rename[name]] for name in base if rename.get(name) in found}
+        if len(named) > len(best):
+            best = named
+            extra = {name: one for name, one in found.items() if name not in set(rename.values())}
+            best = {**extra, **named}
+    _check_shapes(base, best)
+    sizes = {name: entry.elements for name, (_, entry) in base.items()}
+    if sum(sizes[name] for name in sizes if name in best) < _MOST_OF_IT * sum(sizes.values()):
+        raise NotComparableError("its tensors have other names than those of the base model")
+    return best
+
+
+def _renamings(base: Mapping[str, object], found: Mapping[str, object]) -> Iterator[dict[str, str]]:
+    yield {name: name for name in base}
+    for lead, _ in Counter(name.partition(".")[0] for name in found).most_common(4):
+        yield {name: name if name in found else f"{lead}.{name}" for name in base}
+    for lead, _ in Counter(name.partition(".")[0] for name in base).most_common(4):
+        yield {name: name if name in found else name.removeprefix(f"{lead}.") for name in base}
+
+
+def _check_shapes(base: Mapping[str, tuple[ByteSource, TensorEntry]], named: Held) -> None:
+    for name, (_, entry) in base.items():
+        if name not in named or entry.dtype not in FLOATS:
+            continue
+        other = named[name][1]
+        if other.dtype not in FLOATS:
+            raise NotComparableError(f"its tensor {name!r} is of the dtype {other.dtype}")
+        if other.shape != entry.shape:
+            vocabulary = other.shape[1:] == entry.shape[1:] and len(entry.shape) == 2
+            what = "another vocabulary: " if vocabulary else "other shapes: "
+            raise NotComparableError(
+                f"it has {what}{name!r} has the shape {list(other.shape)}, in the base model {list(entry.shape)}"
+            )
+
+
+def _check_all_there(candidates: Sequence[Candidate], base: BaseTensors, named: Held) -> None:
+    """Every tensor of the base that a candidate changes must be there."""
+    for candidate in candidates:
+        for tensor in candidate.programs.by_tensor():
+            if tensor in base.tensors and tensor not in named:
+                raise NotComparableError(f"it lacks the tensor {tensor!r}, which {candidate.name} changes")
+
+
+def look_into(
+    blobs: Blobs,
+    paths: Sequence[LoadedPath],
+    folder: TrainedFolder,
+    weights: Path,
+    *,
+    limit: Limit | None = None,
+    progress: Progress = SILENT,
+) -> FolderCompared:
+    """Compare the folder that an adapter was trained on with the paths that may be its parent, or say why not.
+
+    Args:
+        blobs: where the paths are read from.
+        paths: all of one base model.
+        folder: what the adapter's configuration names.
+        weights: the adapter's own, to tell which was written later.
+        limit: how much is read before it has to be clear.
+        progress: of what takes longer.
+    """
+    try:
+        verdict = compare_folder(blobs, paths, folder.place, limit=limit, progress=progress)
+    except NotComparableError as problem:
+        return FolderCompared(words=folder.words, reason=str(problem))
+    digests = {path.reference: path.tip for path in paths}
+    return FolderCompared(
+        words=folder.words,
+        fitting=tuple(Fitting(reference=name, digest=digests[name]) for name in verdict.fitting),
+        nearest=verdict.nearest.name,
+        distance=verdict.nearest.distance,
+        tensor=verdict.nearest.tensor,
+        newer=is_newer(folder, weights),
+        looked_at=None if verdict.complete else f"{verdict.tensors} of {verdict.of} tensors",
+    )

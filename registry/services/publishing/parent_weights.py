@@ -1,0 +1,150 @@
+"""What the weights say that lie in the folder which an adapter was trained on.
+
+They show a parent, contradict one, or are those of nothing that is known here; where they can't be compared, that is
+noted. Who has the folder has compared it: of a client this is the client's word.
+"""
+
+from __future__ import annotations
+
+from registry.catalogue.tree import revisions
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.errors import ConflictError, RegistryError, UsageError
+from registry.reference import Reference
+from registry.schemas import Fitting, FolderCompared
+from registry.services.deployment import Deployment
+from registry.services.publishing.hub_parent import Place, Proof
+
+_NOR_ABOVE = ", nor of anything above it"
+_OVERRIDE = "if you know better (adapters may have been merged into that model in memory), say it with "
+
+
+def of_weights(
+    deployment: Deployment, place: Place, compared: FolderCompared, what: str, said: Proof | None
+) -> tuple[Proof | None, tuple[str, ...]]:
+    """The parent by the weights, and what a user should know; None: they can't be compared.
+
+    ``what`` says that ``said`` is the parent, if anything does.
+
+    Raises:
+        ConflictError: ``parent_mismatch``, they are those of another revision; ``parent_unproven``, of none.
+        UsageError: ``parent_ambiguous``, of several that nothing tells apart.
+    """
+    if compared.reason is not None:
+        return None, _not(compared)
+    if not compared.fitting:
+        raise _unproven(_wanted(place) + ("" if place.above.is_base else _NOR_ABOVE), compared)
+    rows = _admitted(deployment, place, compared.fitting)
+    if said is not None:
+        if said.row not in rows:
+            name = said.row.reference if said.row else f"the base model {place.base.name}"
+            raise _mismatch(place, compared, f"{what} says {name}, but")
+        known_by = "compared" if said.known_by in {"given", "assumed"} else said.known_by
+        reason = f"{said.reason}, and its weights are those in {compared.words}"
+        return Proof(said.row, reason, known_by), _partly(compared)
+    if not rows:
+        raise _mismatch(place, compared, "")
+    if len(rows) > 1:
+        names = ", ".join(row.reference if row else place.base.name for row in rows)
+        raise UsageError(
+            f"The weights in {compared.words}, which the adapter was trained on, are those of {names} alike; "
+            "say which one it is with --parent REF.",
+            code="parent_ambiguous",
+        )
+    reason = f"its weights are those in {compared.words}, which the adapter was trained on"
+    return Proof(rows[0], reason, "compared"), _partly(compared)
+
+
+def of_planned(above: str, digest: str, compared: FolderCompared) -> tuple[bool, tuple[str, ...]]:
+    """Whether the weights are those of a revision of ``above`` that is only planned, and what a user should know.
+
+    False: they can't be compared.
+
+    Raises:
+        ConflictError: ``parent_mismatch``, ``parent_unproven``.
+    """
+    if compared.reason is not None:
+        return False, _not(compared)
+    if not compared.fitting:
+        raise _unproven(f"the folder above, which goes to {above}{_NOR_ABOVE}", compared)
+    if digest in {one.digest for one in compared.fitting}:
+        return True, _partly(compared)
+    names = ", ".join(one.reference for one in compared.fitting)
+    raise ConflictError(
+        f"The weights in {compared.words}, which the adapter was trained on, are those of {names}, and not of the "
+        f"folder above, which goes to {above}: put it below what it was trained on; or publish it by itself, and, "
+        f"{_OVERRIDE}--parent REF --skip-parent-check.",
+        code="parent_mismatch",
+    )
+
+
+def _not(compared: FolderCompared) -> tuple[str, ...]:
+    notice = (
+        f"The folder {compared.words}, which the adapter was trained on, was not compared with its parent: "
+        f"{compared.reason}."
+    )
+    return (notice,)
+
+
+def _partly(compared: FolderCompared) -> tuple[str, ...]:
+    if compared.looked_at is None:
+        return ()
+    notice = (
+        f"The folder {compared.words} was compared with the parent in part: in {compared.looked_at}, as many as the "
+        "limits allow, and nothing there spoke against it."
+    )
+    return (notice,)
+
+
+def _admitted(deployment: Deployment, place: Place, fitting: tuple[Fitting, ...]) -> list[RevisionRow | None]:
+    """The candidates that the path admits as parents, among those that fit; None is the base model."""
+    rows: list[RevisionRow | None] = []
+    for one in fitting:
+        reference = Reference.parse(one.reference)
+        if reference.path != place.above:
+            continue
+        if place.above.is_base:
+            rows.append(None)
+            continue
+        with deployment.read() as session:  # by its whole digest, which can't be guessed
+            rows += revisions.pinnable(session, place.path, digest=one.digest)
+    return rows
+
+
+def _mismatch(place: Place, compared: FolderCompared, lead: str) -> RegistryError:
+    names = ", ".join(one.reference for one in compared.fitting)
+    fits = Reference.parse(compared.fitting[0].reference)
+    advice = ""
+    if fits.path != place.above:
+        advice = f"publish under {fits.path}, or, "
+    elif lead.startswith("--parent "):
+        advice = f"give --parent {fits}, or, "
+    what = f"{lead} the weights in {compared.words}, which the adapter was trained on, are those of {names}".strip()
+    path = "" if lead else f", and not of {_wanted(place)}, which the path names as the parent"
+    return ConflictError(
+        f"{what[:1].upper()}{what[1:]}{path}; {advice}{_OVERRIDE}--parent REF --skip-parent-check.",
+        code="parent_mismatch",
+    )
+
+
+def _wanted(place: Place) -> str:
+    return f"the base model {place.base.name}" if place.above.is_base else f"a revision of {place.above}"
+
+
+def _unproven(wanted: str, compared: FolderCompared) -> RegistryError:
+    newer = (
+        " The folder is newer than the adapter: something else may have been saved there since."
+        if compared.newer
+        else ""
+    )
+    nearest = ""
+    if compared.nearest is not None:
+        nearest = (
+            f" {compared.nearest} comes nearest, {100 * compared.distance:.3g} % of its norm away, most of all in "
+            f"{compared.tensor!r}."
+        )
+    return ConflictError(
+        f"The weights in {compared.words}, which the adapter was trained on, are not those of {wanted}."
+        f"{nearest}{newer} Publish first what was merged into them, and this adapter under it; or, "
+        f"{_OVERRIDE}--parent REF --skip-parent-check.",
+        code="parent_unproven",
+    )

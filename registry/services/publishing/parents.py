@@ -1,0 +1,321 @@
+"""The parent of a publish, and how it is known.
+
+In this order: ``--parent``; the receipt (given, or that of the folder which ``base_model_name_or_path`` names); the
+repo id and the revision of a Hub view in the configuration (`.hub_parent`); the weights in that folder
+(`.parent_weights`); else the only revision that the path's parent has, or in nested folders the one
+that stands for the folder above, which is then called assumed. Whatever names a parent is held against the weights in
+the folder, where these can be compared. Proofs that contradict each other are refused. Above a token's scopes a number
+or a tag could be tried out, and whoever publishes on a revision may read it: there only what the token sees in its own
+lineages, a whole digest, or a commit, is proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.tree import bases, revisions
+from registry.catalogue.tree.bases import BaseRow
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.errors import ConflictError, NotFoundError, UsageError
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.schemas import FolderCompared
+from registry.schemas.kinds import KINDS
+from registry.schemas.transfer import GivenReceipt
+from registry.services.deployment import Deployment
+from registry.services.publishing.hub_parent import Doubt, Place, Proof, TrainedOn, names_source, read_view
+from registry.services.publishing.parent_weights import of_weights
+
+_LISTED = 10
+NESTED = "assumed from the nesting: it stands for the folder above"
+PROVEN = frozenset({"receipt", "view", "compared", "given", "named"})
+"""How a parent may be known where proofs are asked for; *named* is said of base models only."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is said of the parent of an adapter that is to be published."""
+
+    parent: str | None = None  # reference given by the user
+    skip_check: bool = False  # whatever else there is
+    nested: bool = False  # ``parent`` is what the folder above was published as
+    receipt: GivenReceipt | None = None  # given by the user, or found in the folder that was trained on
+    trained_on: TrainedOn | None = None  # the repo of a Hub view that the configuration names
+    compared: FolderCompared | None = None  # what the weights in the folder are
+    name: str | None = None  # base_model_name_or_path
+    copied_word: str | None = None  # of a copy: how it is known where that comes from
+
+
+@dataclass(frozen=True)
+class PlannedRevision:
+    """A revision that this run has checked and not published yet."""
+
+    path: TreePath
+    digest: str
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The pinned parent. ``row`` None: the base model itself, or a revision that is only planned."""
+
+    base: BaseRow
+    row: RevisionRow | None
+    reason: str
+    known_by: str
+    notices: tuple[str, ...] = ()
+    planned: PlannedRevision | None = None  # nested folders are checked before the first of them is published
+
+    @property
+    def reference(self) -> str:
+        """``PATH@N``, or the base model's name."""
+        return self.row.reference if self.row else str(self.planned.path) if self.planned else self.base.name
+
+    @property
+    def digest(self) -> str:
+        """Of the revision, or of the base's weights."""
+        return self.revision_digest or self.base.digest
+
+    @property
+    def revision_digest(self) -> str | None:
+        """Of the revision; None: the base model itself."""
+        return self.row.digest if self.row else self.planned.digest if self.planned else None
+
+
+def find_parent(deployment: Deployment, path: TreePath, told: Told) -> Parent:
+    """The parent revision of a new revision of ``path``.
+
+    Raises:
+        NotFoundError: the base model, the adapter above or the given revision does not exist.
+        UsageError: ``parent_ambiguous``, or the path is a base model.
+        ConflictError: ``parent_mismatch``: the proofs contradict each other or the path. ``parent_unproven``: the
+            weights in the folder are those of no candidate.
+    """
+    above = path.parent
+    if above is None:
+        raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
+    if told.skip_check and told.parent is None:
+        raise UsageError("--skip-parent-check takes a parent for right that you name: give it with --parent REF.")
+    with deployment.read() as session:
+        base, candidates = bases.get(session, above.base), revisions.pinnable(session, path)
+    place = Place(path, above, base, candidates)
+    found = list(_said(deployment, place, told))
+    _check_agree(base, found)
+    said = found[0] if found else None
+    if said is not None:  # the best of what agrees: a receipt is more than a name that somebody typed
+        best = min((one.proof.known_by for one in found), key=_ORDER.index)
+        said = _Said(said.what, Proof(said.proof.row, said.proof.reason, best))
+    if told.copied_word is not None and said is not None:
+        return Parent(base, said.proof.row, said.proof.reason, told.copied_word)
+    notices: tuple[str, ...] = ()
+    if told.compared is not None and not told.skip_check:
+        what, by_word = (said.what, said.proof) if said is not None else ("", None)
+        proof, notices = of_weights(deployment, place, told.compared, what, by_word)
+        if proof is not None:
+            return Parent(base, proof.row, proof.reason, proof.known_by, notices)
+    if said is not None:
+        return Parent(base, said.proof.row, said.proof.reason, said.proof.known_by, notices)
+    return _unsaid(deployment, place, told, notices)
+
+
+_ORDER = ("receipt", "view", "given", "assumed")
+
+
+@dataclass(frozen=True)
+class _Said:
+    what: str  # says it
+    proof: Proof
+
+
+def _said(deployment: Deployment, place: Place, told: Told) -> Iterator[_Said]:
+    """All that names a parent, in the order in which it counts; the nesting of folders is the least of it."""
+    named = told.parent is not None and not told.nested
+    if told.parent is not None and named:
+        row = _by_reference(deployment, place.path, place.above, place.candidates, told.parent)
+        yield _Said(f"--parent {told.parent}", Proof(row, f"given as {told.parent}", "given"))
+    if told.skip_check:
+        return
+    if told.receipt is not None:
+        row = _by_receipt(deployment, place.base, place.path, place.above, told.receipt)
+        yield _Said(told.receipt.words, Proof(row, told.receipt.words, "receipt"))
+    if told.trained_on is not None:
+        shown = read_view(deployment, place, told.trained_on)
+        if isinstance(shown, Proof):
+            yield _Said(told.trained_on.words, shown)
+        elif isinstance(shown, Doubt) and not named and told.receipt is None and not _settled(told, shown):
+            raise shown.error
+    if told.parent is not None and told.nested:
+        row = _by_reference(deployment, place.path, place.above, place.candidates, told.parent)
+        yield _Said("the folder above it", Proof(row, NESTED, "assumed"))
+
+
+def _settled(told: Told, doubt: Doubt) -> bool:
+    """Whether something else tells which revision it is: the weights, or the folder above."""
+    if told.compared is not None and told.compared.fitting:
+        return True
+    return told.nested and doubt.error.code == "parent_ambiguous"
+
+
+def _unsaid(deployment: Deployment, place: Place, told: Told, notices: tuple[str, ...]) -> Parent:
+    """The parent where nothing says which one it is: the only one that it can be, called what that is."""
+    base, above = place.base, place.above
+    named = None if told.compared is not None else names_source(told.name, base.source)
+    if named is False:
+        notices = (
+            *notices,
+            f"The adapter says that it was trained on {told.name}, but {base.name} was taken from {base.source}.",
+        )
+    if above.is_base:
+        if named:
+            return Parent(base, None, f"the path is directly under {base.name}, which is {told.name}", "named", notices)
+        return Parent(base, None, "the path is directly under the base model", "assumed", notices)
+    row = _only(deployment, above, place.candidates, notices)
+    if named:
+        hint = (
+            f"The adapter says that it was trained on {told.name}, which is {base.name} itself: if {above} was not "
+            f"merged into it first, it belongs directly under {base.name}."
+        )
+        notices = (*notices, hint)
+    return Parent(base, row, f"the only revision of {above}", "assumed", notices)
+
+
+def require_proven(parent: Parent) -> None:
+    """Refuse a parent that is only assumed, where proofs are asked for; raises ``parent_unproven``."""
+    if parent.known_by in PROVEN and (parent.known_by != "named" or parent.row is None):
+        return
+    raise ConflictError(
+        f"This registry takes adapters whose parent is proven (REGISTRY_PARENTS=proven), and that of this one is only "
+        f"{parent.known_by}: {parent.reference}, {parent.reason}. Publish from the machine that has the folder it was "
+        f"trained on, give that folder's receipt with --receipt FILE, or say the parent with --parent REF.",
+        code="parent_unproven",
+    )
+
+
+def _check_agree(base: BaseRow, found: Sequence[_Said]) -> None:
+    for other in found[1:]:
+        first = found[0]
+        if other.proof.row != first.proof.row:
+            raise ConflictError(
+                f"{first.what} says {_name(base, first.proof.row)}, but {other.what} says "
+                f"{_name(base, other.proof.row)}; leave out the one that is wrong.",
+                code="parent_mismatch",
+            )
+
+
+def _only(
+    deployment: Deployment, above: TreePath, candidates: Sequence[RevisionRow], notices: Sequence[str]
+) -> RevisionRow:
+    """The only revision that an adapter has; ``notices`` say why what may have told which one it was did not.
+
+    Raises:
+        UsageError: ``parent_ambiguous``.
+    """
+    if not deployment.rights.sees(above):
+        raise UsageError(
+            f"{above} is above what this token is for, and nothing shows which revision of it this adapter was trained "
+            f"on; say it with --receipt FILE of the folder it was trained on, or with --parent {above}@sha256:DIGEST.",
+            code="parent_ambiguous",
+        )
+    if len(candidates) > 1:
+        names = ", ".join(row.reference for row in candidates[:_LISTED])
+        why = "".join(f" {notice}" for notice in notices)
+        raise UsageError(
+            f"{above} has several revisions ({names}) and nothing shows which one this adapter was trained on; "
+            f"say it with --parent REF, or with --receipt FILE of the folder it was trained on.{why}",
+            code="parent_ambiguous",
+        )
+    return candidates[0]
+
+
+def _name(base: BaseRow, row: RevisionRow | None) -> str:
+    return row.reference if row else f"the base model {base.name}"
+
+
+@contextmanager
+def reading_above(deployment: Deployment, above: TreePath) -> Iterator[Session]:
+    """A read transaction in which the parent of what is published is seen, also above the token's scope.
+
+    What it is not told there: which other names there are.
+
+    Raises:
+        NotFoundError: what is looked for does not exist.
+    """
+    if deployment.rights.sees(above):
+        with deployment.read() as session:
+            yield session
+        return
+    try:
+        with deployment.read_everything() as session:
+            yield session
+    except NotFoundError as problem:
+        if problem.code != "not_found":
+            raise
+        raise NotFoundError(f"There is no such parent at {above}, which the path names.") from None
+
+
+def _by_reference(
+    deployment: Deployment, path: TreePath, above: TreePath, candidates: Sequence[RevisionRow], text: str
+) -> RevisionRow | None:
+    reference = Reference.parse(text)
+    if reference.path != above:
+        raise ConflictError(
+            f"--parent {text} is not a revision of {above}, which the path names as the parent.", code="parent_mismatch"
+        )
+    if above.is_base:
+        return None
+    if deployment.rights.sees(above):
+        with deployment.read() as session:
+            return revisions.find(session, reference)
+    if reference.digest_prefix is not None:
+        found = _of_digest(deployment, path, reference.digest_prefix)
+    else:
+        found = next((row for row in candidates if row.number == reference.number), None)
+    if found is None:
+        raise NotFoundError(
+            f"--parent {text} is nothing that this token sees, since {above} is above what it is for: give the whole "
+            f"digest, as {above}@sha256:DIGEST, or --receipt FILE of the folder that the adapter was trained on."
+        )
+    return found
+
+
+def _of_digest(deployment: Deployment, path: TreePath, digest: str) -> RevisionRow | None:
+    """The revision above ``path`` of this whole digest, seen or not: it can't be guessed."""
+    with deployment.read() as session:
+        return next(iter(revisions.pinnable(session, path, digest=digest)), None)
+
+
+def _by_receipt(
+    deployment: Deployment, base: BaseRow, path: TreePath, above: TreePath, given: GivenReceipt
+) -> RevisionRow | None:
+    """The revision that a receipt proves."""
+    check_receipt(base, given)
+    receipt, why = given.receipt, given.words
+    if receipt.tip is None and above.is_base:
+        return None
+    row = None if receipt.tip is None else _of_digest(deployment, path, receipt.tip)
+    if row is None:
+        raise ConflictError(
+            f"{why} says {receipt.reference}, which is not a revision of {above}, the parent that the path names; "
+            "publish under the path of what it was trained on.",
+            code="parent_mismatch",
+        )
+    return row
+
+
+def check_receipt(base: BaseRow, given: GivenReceipt) -> None:
+    """Check that a receipt can show a parent on a base model; raises `ConflictError` (``parent_mismatch``)."""
+    receipt, why = given.receipt, given.words
+    if KINDS[receipt.kind].tip_only or receipt.since is not None:
+        raise ConflictError(
+            f"{why} is of a {receipt.kind} artifact that is not the whole path; train on a merged one, "
+            "or say the parent with --parent and leave the receipt out.",
+            code="parent_mismatch",
+        )
+    if receipt.plan.base != base.digest:
+        raise ConflictError(
+            f"{why} is of the base weights {receipt.plan.base}, but {base.name} has {base.digest}.",
+            code="parent_mismatch",
+        )

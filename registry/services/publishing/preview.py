@@ -1,0 +1,98 @@
+"""Publishing without storing anything: every check that publishing makes, the values of the weights included.
+
+Of a nested folder the parents are not published either: their files are read from their folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from registry.digest import BlobRef, StoredFile
+from registry.files.source import FileSource
+from registry.operations.publication import Labels
+from registry.operations.transfer import ClosableSource
+from registry.progress import Progress
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.schemas import Published, PublishPreview
+from registry.services.deployment import Deployment
+from registry.services.lineage import Link, LoadedPath
+from registry.services.publishing.candidates import Candidate, Said, require_publishing
+from registry.services.publishing.lineage_check import check_lineage
+from registry.services.publishing.parent_check import compare_trained
+from registry.services.publishing.publish import planned_publish, publish_read, with_copies
+from registry.tensors.elements.finite import check_finite
+from registry.transfer.requests import PublishFolder, preview
+
+
+@dataclass
+class Rehearsal:
+    """A registry in process in which folders are planned, one below the other, and then published."""
+
+    deployment: Deployment
+    _files: dict[str, Path] = field(default_factory=dict)  # by digest: of the folders that were planned
+    _lineages: dict[str, LoadedPath] = field(default_factory=dict)  # by the digest of their last revision
+
+    def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
+        """Check a folder; see `registry.operations.registry.Registry.preview`."""
+        request = folder.request
+        path = TreePath.parse(request.path)
+        require_publishing(self.deployment, path)
+        above = Reference.parse(request.parent).digest_prefix if request.nested and request.parent else None
+        lineage, blobs = self._lineages.get(above or ""), _Overlay(self.deployment, self._files)
+        trained_on, weights = folder.adapter.trained_on, folder.adapter.weights.file
+        if trained_on is not None:
+            compared = compare_trained(
+                self.deployment,
+                path,
+                trained_on,
+                request.receipt,
+                weights,
+                progress,
+                planned=lineage,
+                blobs=blobs,
+            )
+            request = request.model_copy(update={"compared": compared})
+        candidate, plan = planned_publish(self.deployment, request, lineage)
+        with FileSource(weights) as source:
+            progress.begin("Checking the weights", source.size)
+            check_finite(candidate.header.entries, source, progress.advance)
+            check_lineage(blobs, candidate.lineage, candidate.checkpoint, source)
+            if candidate.parent.planned is None:
+                candidate = with_copies(self.deployment, candidate, source)
+                known = {"parent_reason": candidate.parent.reason, "parent_known_by": candidate.parent.known_by}
+                plan = plan.model_copy(update=known)
+        found = preview(folder, plan, self.deployment.url, ())
+        self._files.update(folder.sources)
+        self._lineages[found.digest] = _with_link(candidate, found)
+        return found
+
+    def publish(self, folder: PublishFolder, progress: Progress) -> Published:
+        """Publish a folder that was planned; its parent is the revision that stands for the folder above."""
+        request = folder.request
+        said = Said(request.parent, request.receipt, nested=request.nested)
+        path = TreePath.parse(request.path)
+        return publish_read(self.deployment, folder.adapter, path, said, Labels(), progress)
+
+
+def _with_link(candidate: Candidate, found: PublishPreview) -> LoadedPath:
+    """The lineage that a planned revision will have."""
+    files = tuple(StoredFile(file.digest, file.size, "", "", file.path) for file in found.files)
+    scalings = tuple(sorted({pair.scaling for pair in candidate.checkpoint.pairs.values()}))
+    link = Link(found.path, 0, found.digest, found.rank, scalings, files)
+    lineage = candidate.lineage
+    return replace(lineage, reference=found.reference or found.path, links=(*lineage.links, link))
+
+
+class _Overlay:
+    """The blobs of a registry, and before them the files of folders that were planned."""
+
+    def __init__(self, deployment: Deployment, files: Mapping[str, Path]) -> None:
+        self._deployment, self._files = deployment, files
+
+    def open_blob(self, blob: BlobRef) -> ClosableSource:
+        if blob.digest in self._files and not blob.key:
+            return FileSource(self._files[blob.digest])
+        return self._deployment.open_blob(blob)

@@ -1,0 +1,1 @@
+"""Keeping a registry: collection, checks, retraction, deletion, tokens."""

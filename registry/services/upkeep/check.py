@@ -1,0 +1,218 @@
+"""Checking a store against its catalogue: every row has its blob, and every blob its bytes.
+
+Rows and objects are walked side by side in the order of their keys, so that little is held in memory however large the
+store is. Others publish and collect meanwhile: what looks wrong is looked at again before it is called damage.
+What could not be read is told apart from what was read and is wrong: it may be sound.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, Literal
+
+from registry.catalogue.store import blobs as blob_rows
+from registry.catalogue.store import materialisations, tombstones, unreferenced
+from registry.digest import BlobRef
+from registry.errors import IntegrityError, NotAllowedError, UnavailableError
+from registry.progress import Progress
+from registry.schemas import Checked, Damage
+from registry.services.deployment import Deployment
+from registry.storage.blocks import list_size
+from registry.storage.driver import ObjectInfo
+from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key
+
+_AT_ONCE: Final = 500
+_READERS: Final = 4  # a small blob is waited for longer than it is read
+
+
+def check(deployment: Deployment, *, deep: bool, progress: Progress) -> Checked:
+    """Check the store; ``deep`` reads all of it. Damage is in the answer, and not an error of this function.
+
+    Raises:
+        UnavailableError: the store or the database can't be used.
+    """
+    work = _Check(deployment)
+    work.look(progress)
+    if deep:
+        work.read(progress)
+    return Checked(
+        deep=deep,
+        blobs=work.blobs,
+        bytes=work.bytes,
+        damage=tuple(sorted(work.damage.values(), key=lambda one: one.key)),
+        orphans=work.orphans,
+    )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is wrong with a blob: a clause, and whether it is the blob or the way to it."""
+
+    what: str
+    state: Literal["damaged", "unreadable"]
+
+
+@dataclass
+class _Check:
+    """A check under way."""
+
+    deployment: Deployment
+    blobs: int = 0
+    bytes: int = 0
+    orphans: int = 0
+    damage: dict[str, Damage] = field(default_factory=dict)  # by digest
+
+    def look(self, progress: Progress) -> None:
+        """Compare the rows with the list of the store's objects: blobs first, then block lists."""
+        with self.deployment.read() as session:
+            progress.begin("Looking for blobs", unreferenced.totals(session)[1])
+        objects = _Ahead(self.deployment.blobs.objects())
+        for row, size in self._side_by_side(objects, BLOBS):
+            self.blobs += 1
+            self.bytes += row.size
+            if size != row.size:
+                self._damaged(row, self._why_incomplete)
+            progress.advance(row.size)
+        for row, size in self._side_by_side(objects, BLOCKS):
+            if list_size(row.size) not in {0, size}:
+                self._damaged(row, self._why_incomplete)
+
+    def _side_by_side(self, objects: _Ahead, prefix: str) -> Iterator[tuple[BlobRef, int | None]]:
+        """Every row with the size of its object, None where there is none; objects without a row are counted."""
+        unnamed: list[str] = []
+
+        def pass_unnamed(before: str | None) -> None:
+            while (one := objects.at(prefix)) is not None and (before is None or blob_key_of(one.key) < before):
+                unnamed.append(objects.take().key)
+                if len(unnamed) == _AT_ONCE:
+                    self._count_orphans(unnamed)
+                    unnamed.clear()
+
+        for row in self._rows():
+            pass_unnamed(row.key)
+            there = (one := objects.at(prefix)) is not None and blob_key_of(one.key) == row.key
+            yield row, objects.take().size if there else None
+        pass_unnamed(None)
+        self._count_orphans(unnamed)
+
+    def _rows(self) -> Iterator[BlobRef]:
+        after = ""
+        while True:
+            with self.deployment.read() as session:
+                page = unreferenced.keys(session, after=after, limit=_AT_ONCE)
+            yield from (row for row in page if row.digest > tombstones.REAL)
+            if len(page) < _AT_ONCE:
+                return
+            after = page[-1].key
+
+    def _count_orphans(self, keys: list[str]) -> None:
+        """Count what no row names now: a row may have come while the rows were walked."""
+        with self.deployment.read() as session:
+            named = tombstones.named(session, {blob_key_of(key) for key in keys})
+        self.orphans += sum(blob_key_of(key) not in named for key in keys)
+
+    def read(self, progress: Progress) -> None:
+        """Read all blobs that are there, and compare their digests."""
+        progress.begin("Reading blobs", self.bytes)
+        lock = threading.Lock()
+
+        def advance(amount: int) -> None:
+            with lock:
+                progress.advance(amount)
+
+        def why(row: BlobRef) -> _Problem | None:
+            return self._why_other(row, advance)
+
+        rows = (row for row in self._rows() if row.digest not in self.damage)
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="fsck") as pool:
+            while page := list(islice(rows, _AT_ONCE)):
+                for row, problem in zip(page, pool.map(why, page), strict=True):
+                    if problem is not None:
+                        self._damaged(row, lambda _, problem=problem: problem)  # type: ignore[misc]
+
+    def _why_incomplete(self, row: BlobRef) -> _Problem | None:
+        """What is wrong with a blob that looks missing or too short, or nothing."""
+        return self._why_unreadable(lambda: self._compare_sizes(row))
+
+    def _compare_sizes(self, row: BlobRef) -> str | None:
+        blobs = self.deployment.blobs
+        size = blobs.size(row.key)
+        if size is None:
+            return "its file is missing"
+        if size != row.size:
+            return f"it has {size} bytes instead of {row.size}"
+        if list_size(row.size) and blobs.size(blocks_key(row.key)) != list_size(row.size):
+            return "the list of its blocks is missing or has another size"
+        return None
+
+    def _why_other(self, row: BlobRef, advance: Callable[[int], None]) -> _Problem | None:
+        """What is wrong with the bytes of a blob, or nothing."""
+
+        def read() -> str | None:
+            try:
+                self.deployment.blobs.check(row, advance=advance)
+            except IntegrityError as error:
+                return _clause(error)
+            return None
+
+        return self._why_unreadable(read)
+
+    def _why_unreadable(self, look: Callable[[], str | None]) -> _Problem | None:
+        """What ``look`` finds; that it can't be read is told too, unless it is the whole store."""
+        try:
+            found = look()
+        except (UnavailableError, NotAllowedError) as error:
+            self.deployment.blobs.ping()  # raises when it is the whole store
+            return _Problem(f"it can't be read: {error}", "unreadable")
+        return None if found is None else _Problem(found, "damaged")
+
+    def _damaged(self, row: BlobRef, why: Callable[[BlobRef], _Problem | None]) -> None:
+        """Note damage, unless the row is gone or names another object by now."""
+        problem = why(row)
+        if problem is None:
+            return
+        with self.deployment.read() as session:
+            now = blob_rows.rows(session, [row.digest]).get(row.digest)
+            if now != row:
+                return
+            taken = unreferenced.takes_down(session, row.digest)
+            kept = materialisations.containing(session, row.digest)
+        self.damage.setdefault(
+            row.digest,
+            Damage(
+                digest=row.digest,
+                key=row.key,
+                problem=problem.what,
+                takes_down=taken,
+                materialisations=kept,
+                state=problem.state,
+            ),
+        )
+
+
+def _clause(error: IntegrityError) -> str:
+    """What is wrong, of a sentence that also names the blob and says what to do."""
+    return str(error).partition(" is damaged: ")[2].partition("; ")[0] or str(error)
+
+
+class _Ahead:
+    """The store's objects, with a look at the next one."""
+
+    def __init__(self, objects: Iterator[ObjectInfo]) -> None:
+        self._objects = objects
+        self._next = next(objects, None)
+
+    def at(self, prefix: str) -> ObjectInfo | None:
+        """The next object, if its key starts so."""
+        return self._next if self._next is not None and self._next.key.startswith(prefix) else None
+
+    def take(self) -> ObjectInfo:
+        """The next object; it is passed."""
+        if self._next is None:
+            raise AssertionError("taken past the end")
+        taken, self._next = self._next, next(self._objects, None)
+        return taken

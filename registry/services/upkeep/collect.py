@@ -1,0 +1,250 @@
+"""Collecting what nothing needs, past a grace period, beside publishers and other collectors.
+
+Deletions past the grace are made final first: from then on they can't be undone. Then go the rows of blobs, in short
+transactions that find them still unneeded, then their objects: whoever wants the same bytes afterwards finds no row and
+stores them under another key. Then old objects that no row names, which killed publishers and collectors leave: they
+are condemned before they are removed, so that no row can name them any more. Whatever the grace is, nothing that is
+published is ever lost; with one that is shorter than a publish takes, publishers have to do it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
+from typing import Final, TypeVar
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import materialise
+from registry.catalogue.database import events
+from registry.catalogue.store import materialisations, purge, tombstones, unreferenced, uploads
+from registry.catalogue.store.materialisations import MaterialisationRow
+from registry.catalogue.store.uploads import UploadRow
+from registry.catalogue.team import jobs
+from registry.digest import BlobRef
+from registry.progress import Progress
+from registry.schemas import Collected, CollectedBlob, Materialisation
+from registry.services.deployment import GRACE, Deployment
+from registry.storage.driver import ObjectInfo
+from registry.storage.layout import blob_key_of
+from registry.storage.staging import Staging
+
+T = TypeVar("T")
+
+_AT_ONCE: Final = 100
+_MOST_UPLOADS: Final = 1_000_000
+_REMOVERS: Final = 8  # a store far away takes its time for each
+
+
+def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace: float = GRACE) -> Collected:
+    """Remove what nothing has needed for ``grace`` seconds; ``dry_run`` only says what that is."""
+    work = _Collection(deployment, datetime.now(UTC) - timedelta(seconds=grace), dry_run=dry_run)
+    work.collect_materialisations()
+    work.end_deletions()
+    work.collect_rows(progress)
+    work.collect_orphans(progress)
+    work.collect_uploads()
+    return Collected(
+        dry_run=dry_run,
+        blobs=tuple(work.collected),
+        uploads=work.uploads,
+        bytes=sum(blob.size for blob in work.collected),
+        kept_for_grace=work.young,
+        materialisations=tuple(work.materialisations),
+        revisions=tuple(sorted(work.revisions)),
+        bases=tuple(work.bases),
+    )
+
+
+@dataclass
+class _Collection:
+    """A collection under way."""
+
+    deployment: Deployment
+    before: datetime
+    dry_run: bool
+    collected: list[CollectedBlob] = field(default_factory=list)
+    uploads: int = 0
+    young: int = 0
+    materialisations: list[Materialisation] = field(default_factory=list)
+    revisions: list[str] = field(default_factory=list)  # that can't be given back any more
+    bases: list[str] = field(default_factory=list)
+    released: int = 0  # blobs whose grace would begin now
+
+    def collect_materialisations(self) -> None:
+        """Forget materialisations that are past their time. What only they had is kept for its grace from now on."""
+        now = datetime.now(UTC)
+        if self.dry_run:
+            with self.deployment.read() as session:
+                found = materialisations.expired(session, now, limit=_MOST_UPLOADS)
+                self.released = materialisations.count_released(session, now)
+            self.materialisations += [row.shown for row in found]
+            return
+        while page := self._expired_materialisations(now):
+            self.materialisations += [row.shown for row in self._forget_materialisations(page, now)]
+
+    def _expired_materialisations(self, now: datetime) -> Sequence[MaterialisationRow]:
+        with self.deployment.read() as session:
+            return materialisations.expired(session, now, limit=_AT_ONCE)
+
+    def _forget_materialisations(
+        self, page: Sequence[MaterialisationRow], now: datetime
+    ) -> Sequence[MaterialisationRow]:
+        def work(session: Session) -> Sequence[MaterialisationRow]:
+            gone = materialise.forget(session, page, now)
+            self._note(session, materialisations=len(gone))
+            return gone
+
+        return self.deployment.change(work)
+
+    def end_deletions(self) -> None:
+        """Remove the rows of revisions and base models that were deleted before the grace."""
+        with self.deployment.read() as session:
+            bases = purge.expired_bases(session, self.before)
+            if self.dry_run:
+                self.bases += bases
+                self.revisions += purge.expired_references(session, self.before)
+                return
+        while gone := self.deployment.change(self._purge_revisions):
+            self.revisions += gone
+        for name in bases:
+            self.bases += self.deployment.change(partial(self._purge_base, name))
+
+    def _purge_revisions(self, session: Session) -> Sequence[str]:
+        keys = purge.expired(session, self.before, _AT_ONCE)
+        return purge.purge(session, keys, purge.GRACE_OVER, self.deployment.principal)
+
+    def _purge_base(self, name: str, session: Session) -> Sequence[str]:
+        """Its name, unless it was given back meanwhile."""
+        why, principal = purge.GRACE_OVER, self.deployment.principal
+        _, gone = purge.purge_base(session, name, why, principal, before=self.before)
+        return [name] if gone else []
+
+    def collect_rows(self, progress: Progress) -> None:
+        """Forget blobs that no file refers to, and remove their objects."""
+        with self.deployment.read() as session:
+            self.young = unreferenced.count_in_grace(session, self.before) - tombstones.count(session, self.before)
+            self.young += self.released
+            found = list(_unneeded(session, self.before, foreseen=self.dry_run))
+        progress.begin("Collecting", sum(row.size for row in found))
+        for part in _parts(found):
+            gone: Sequence[BlobRef] = part if self.dry_run else self._forget(part)
+            self._remove(row.key for row in gone)
+            self.collected += [CollectedBlob(digest=row.digest, key=row.key, size=row.size) for row in gone]
+            progress.advance(sum(row.size for row in part))
+
+    def _forget(self, part: list[BlobRef]) -> Sequence[BlobRef]:
+        """Those whose rows were removed: a publisher may have begun to rely on others meanwhile."""
+
+        def work(session: Session) -> Sequence[BlobRef]:
+            gone = unreferenced.forget(session, [row.digest for row in part], self.before)
+            self._note(session, blobs=len(gone), size=sum(row.size for row in gone))
+            return gone
+
+        return self.deployment.change(work)
+
+    def collect_orphans(self, progress: Progress) -> None:
+        """Remove old objects that no row names: what a killed publisher or collector left, and damaged ones."""
+        orphans = list(self._orphans())
+        progress.begin("Collecting what was left over", sum(one.size for one in orphans))
+        for part in _parts(orphans):
+            gone = part if self.dry_run else self._condemn(part)
+            self._remove(one.key for one in gone)
+            self.collected += [CollectedBlob(digest=None, key=one.key, size=one.size) for one in gone]
+            progress.advance(sum(one.size for one in part))
+
+    def _condemn(self, part: list[ObjectInfo]) -> list[ObjectInfo]:
+        """Those that no row will ever name: one may have come since the objects were listed."""
+        keys = {blob_key_of(one.key) for one in part}
+
+        def work(session: Session) -> list[ObjectInfo]:
+            condemned = tombstones.add(session, keys)
+            gone = [one for one in part if blob_key_of(one.key) in condemned]
+            self._note(session, blobs=len(gone), size=sum(one.size for one in gone))
+            return gone
+
+        return self.deployment.change(work)
+
+    def _orphans(self) -> Iterator[ObjectInfo]:
+        young: set[str] = set()
+        for part in _parts(self.deployment.blobs.objects()):
+            with self.deployment.read() as session:
+                named = tombstones.named(session, {blob_key_of(one.key) for one in part})
+            for one in part:
+                key = blob_key_of(one.key)
+                if key in named:
+                    continue
+                # A block list comes before its blob: it is as young as that.
+                if one.modified >= self.before or key in young:
+                    young.add(key)
+                else:
+                    yield one
+        self.young += len(young)
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        if self.dry_run:
+            return
+        with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="gc") as pool:
+            for _ in pool.map(self.deployment.blobs.delete, keys):
+                pass
+
+    def collect_uploads(self) -> None:
+        """Forget uploads that nobody finished in time, and remove what they and killed writers left in the store."""
+        now = datetime.now(UTC)
+        while found := self._expired(now):
+            self.uploads += len(found)
+            if self.dry_run:
+                return
+            for upload in found:
+                # Bytes first: the row is what finds them again when this is killed in between.
+                self.deployment.blobs.drop_staging(
+                    Staging(upload.staging_key, upload.multipart, upload.size, upload.part_size)
+                )
+            self._forget_uploads([upload.id for upload in found])
+        self._clear_store(now)
+
+    def _clear_store(self, now: datetime) -> None:
+        if not self.dry_run:
+            # An upload that has a row may be quiet for as long as its row lives, however short the grace is; and the
+            # first of many files waits for the last.
+            self.deployment.blobs.clear_staging(min(self.before, now - 2 * uploads.LIFETIME))
+            self.deployment.blobs.clear_litter()
+            self.deployment.change(lambda session: tombstones.forget(session, now - tombstones.LIFETIME))
+            self.deployment.change(lambda session: jobs.forget(session, now - jobs.KEPT))
+
+    def _expired(self, now: datetime) -> Sequence[UploadRow]:
+        with self.deployment.read() as session:
+            return uploads.expired(session, now, limit=_MOST_UPLOADS if self.dry_run else _AT_ONCE)
+
+    def _forget_uploads(self, ids: list[str]) -> None:
+        def work(session: Session) -> None:
+            for upload_id in ids:
+                uploads.remove(session, upload_id)
+            self._note(session, uploads=len(ids))
+
+        self.deployment.change(work)
+
+    def _note(
+        self, session: Session, *, blobs: int = 0, size: int = 0, uploads: int = 0, materialisations: int = 0
+    ) -> None:
+        """The event of what this transaction removes: a collection that breaks off is told as far as it came."""
+        detail = {"blobs": blobs, "bytes": size, "uploads": uploads, "materialisations": materialisations}
+        if any(detail.values()):
+            events.record(session, "gc", "registry", self.deployment.principal, detail)
+
+
+def _unneeded(session: Session, before: datetime, *, foreseen: bool) -> Iterator[BlobRef]:
+    after = tombstones.REAL
+    while page := unreferenced.unneeded(session, before, after=after, foreseen=foreseen):
+        yield from page
+        after = page[-1].digest
+
+
+def _parts(values: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(values)
+    while part := list(islice(rest, _AT_ONCE)):
+        yield part

@@ -1,0 +1,179 @@
+"""Deleting revisions, adapters and base models, and undoing that within the grace period."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import base_deletion, undeletion
+from registry.catalogue.changes import deletion as deletions
+from registry.catalogue.team import jobs
+from registry.catalogue.tree import revisions
+from registry.errors import ConflictError, UsageError
+from registry.reference import Path, Reference, check_base_name
+from registry.schemas import Deleted, DeletedTree
+from registry.services.deployment import Deployment
+
+_NAMING: Final = ("name", "path", "ref", "base", "which")
+"""Fields of requests that say what they are about."""
+
+
+def delete(deployment: Deployment, ref: str, *, with_tags: bool) -> Deleted:
+    """Delete one revision; ``with_tags``: also one that tags name.
+
+    Raises:
+        UsageError: the reference names no revision by its number or digest.
+        NotFoundError: there is no such revision.
+        ConflictError: ``has_children``, naming what was trained on it; ``tagged``.
+        NotAllowedError: a protected tag names the revision.
+    """
+    reference = _revision(ref, undo=False)
+
+    def work(session: Session) -> Deleted:
+        row = revisions.find(session, reference)
+        gone = deletions.delete(session, row.id, deployment.principal, with_tags=with_tags)
+        return gone.model_copy(update={"until": _until(deployment)})
+
+    return deployment.change(work)
+
+
+def undelete(deployment: Deployment, ref: str) -> Deleted:
+    """Give a deleted revision back.
+
+    Raises:
+        UsageError: the reference names no revision by its number or digest.
+        NotFoundError: there is no such revision, or its grace period is over.
+        ConflictError: ``parent_deleted``.
+        NotAllowedError: a protected tag named the revision.
+    """
+    reference = _revision(ref, undo=True)
+    return deployment.change(
+        lambda session: undeletion.undo(session, reference, _since(deployment), deployment.principal)
+    )
+
+
+def delete_tree(deployment: Deployment, path: str, *, with_tags: bool, dry_run: bool) -> DeletedTree:
+    """Delete every revision at and under an adapter; ``dry_run``: only list them.
+
+    Raises:
+        UsageError: the path is a base model, or names one revision.
+        NotFoundError: there is no such adapter.
+        ConflictError: ``tagged``.
+        NotAllowedError: a protected tag names a revision.
+    """
+    at = _adapter(path, undo=False)
+    if dry_run:
+        with deployment.read() as session:
+            return deletions.listing(session, at)
+
+    def work(session: Session) -> DeletedTree:
+        gone = deletions.delete_tree(session, at, deployment.principal, with_tags=with_tags)
+        return gone.model_copy(update={"until": _until(deployment)})
+
+    return deployment.change(work)
+
+
+def undelete_tree(deployment: Deployment, path: str) -> DeletedTree:
+    """Give back what the last deletion at and under a path took away; raises as `undelete`."""
+    at = _adapter(path, undo=True)
+    return deployment.change(
+        lambda session: undeletion.undo_tree(session, at, _since(deployment), deployment.principal)
+    )
+
+
+def delete_base(deployment: Deployment, name: str, *, recursive: bool, dry_run: bool) -> DeletedTree:
+    """Delete a base model, ``recursive`` with every revision of its adapters; ``dry_run``: only list them.
+
+    Raises:
+        UsageError: ``bad_name``.
+        NotFoundError: there is none of this name.
+        ConflictError: ``has_children`` or ``in_use``.
+    """
+    check_base_name(name)
+    if dry_run:
+        with deployment.read() as session:
+            return base_deletion.listing(session, name)
+
+    def work(session: Session) -> DeletedTree:
+        _check_unused(session, name)
+        gone = base_deletion.delete(session, name, deployment.principal, recursive=recursive)
+        return gone.model_copy(update={"until": _until(deployment)})
+
+    return deployment.change(work)
+
+
+def undelete_base(deployment: Deployment, name: str) -> DeletedTree:
+    """Give back a base model with what was deleted together with it.
+
+    Raises:
+        UsageError: ``bad_name``.
+        NotFoundError: there is none of this name, or its grace period is over.
+    """
+    check_base_name(name)
+    return deployment.change(
+        lambda session: base_deletion.undo(session, name, _since(deployment), deployment.principal)
+    )
+
+
+def _adapter(path: str, *, undo: bool) -> Path:
+    if "@" in path:
+        raise UsageError(f"{path} names one revision, but all at and under a path are asked for: give the path.")
+    at = Path.parse(path)
+    if at.is_base:
+        command, does = (f"{path} --undo", "gives it back") if undo else (f"-r {path}", "deletes it")
+        raise UsageError(f"{path} is a base model: `registry base delete {command}` {does} with its adapters.")
+    return at
+
+
+def _revision(ref: str, *, undo: bool) -> Reference:
+    reference = Reference.parse(ref)
+    path = reference.path
+    if path.is_base:
+        raise UsageError(
+            f"{ref} is a base model; a revision of an adapter is expected, such as {ref}/NAME@3. `registry base delete"
+            f"{f' {ref} --undo` gives base models back' if undo else '` deletes base models'}."
+        )
+    if reference.number is None and reference.digest_prefix is None:
+        named = "names no revision" if reference.tag is None else "names a revision by a tag, which may move"
+        if undo:  # no log shows what is deleted; its events do
+            raise UsageError(
+                f"{ref} {named}: give its number or digest, such as {path}@3 (`registry events` shows what was "
+                f"deleted), or give back all that went last at and under {path} with -r."
+            )
+        raise UsageError(
+            f"{ref} {named}: give its number or digest, such as {path}@3 (`registry log {path}` shows them), or delete "
+            f"all of {path} and what is under it with -r."
+        )
+    return reference
+
+
+def _since(deployment: Deployment) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=deployment.gc_grace)
+
+
+def _until(deployment: Deployment) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=deployment.gc_grace)
+
+
+def _check_unused(session: Session, name: str) -> None:
+    """Refuse where an operation that did not end is about the base model or something below it."""
+    for row in jobs.unfinished(session):
+        if name in {re.split("[/@]", one)[0] for one in _names(row.request)}:
+            raise ConflictError(
+                f"The base model {name} can't be deleted now: the operation {row.id} ({row.kind}) works on it. Wait "
+                "until it has ended.",
+                code="in_use",
+            )
+
+
+def _names(request: str) -> Iterator[str]:
+    """What a request is about, whichever version wrote it."""
+    document: Any = json.loads(request)
+    for part in (document, document.get("request")):
+        if isinstance(part, dict):
+            yield from (part[field] for field in _NAMING if isinstance(part.get(field), str))

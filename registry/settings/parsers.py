@@ -1,0 +1,141 @@
+"""Parsers of settings, and redaction of their values."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Final
+
+from registry.errors import UsageError
+from registry.reference import check_base_name
+
+MAX_AUTHOR: Final = 128
+MAX_RANK: Final = 1 << 16
+_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]i?B|B)?")
+_UNITS: Final = {"B": 1} | {
+    prefix + suffix: step**power
+    for power, prefix in enumerate("kMGT", start=1)
+    for suffix, step in (("B", 1000), ("iB", 1024))
+}
+_DURATION: Final = re.compile(r"([0-9]{1,9}) ?([smhd])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DATABASE: Final = re.compile(r"postgresql(\+psycopg)?://.+|sqlite:///.+", re.DOTALL)
+_BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?")
+_ADDRESS: Final = re.compile(r"https?://[^/?#@]+(/[^?#]*)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``500MB``, ``20GiB`` or ``1048576``; units of 1000 and, with ``i``, of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(text)
+    return int(float(match[1]) * _UNITS[match[2] or "B"])
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of a duration such as ``90d``, ``12h``, ``30m`` or ``45s``."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError(text)
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def redacted(url: str) -> str:
+    """A URL without credentials (all before the last @) and without its query."""
+    scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
+    _, user, place = rest.rpartition("@")
+    place, query, _ = place.partition("?")
+    return f"{scheme}{mark}{user and '***@'}{place}{query and '?***'}"
+
+
+def redact_all(_text: str) -> str:
+    """A placeholder for any value."""
+    return "not readable (it may hold a secret and is not shown)"
+
+
+def redact_url(text: str) -> str:
+    """The quoted URL, redacted."""
+    return repr(redacted(text))
+
+
+def parse_switch(text: str) -> bool:
+    """``0`` or ``1``."""
+    if text not in {"0", "1"}:
+        raise ValueError(text)
+    return text == "1"
+
+
+def parse_author(text: str) -> str:
+    """A printable text that is not too long."""
+    if len(text) > MAX_AUTHOR or not text.isprintable():
+        raise ValueError(text)
+    return text
+
+
+def parse_folder(text: str) -> Path:
+    """A folder, ``~`` being the user's home."""
+    return Path(text).expanduser()
+
+
+def parse_token(text: str) -> str:
+    """A secret that fits into a header."""
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(text)
+    return text
+
+
+def parse_database(text: str) -> str:
+    """The URL of a database."""
+    if not _DATABASE.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def parse_store(text: str) -> str:
+    """A bucket or a folder."""
+    if "\0" in text or ("://" in text and not _BUCKET.fullmatch(text)):
+        raise ValueError(text)
+    return text
+
+
+def parse_address(text: str) -> str:
+    """http(s)://HOST without a slash at its end."""
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def parse_base(text: str) -> str:
+    """The name of a base model."""
+    try:
+        return check_base_name(text)
+    except UsageError as error:
+        raise ValueError(text) from error
+
+
+def parse_rank(text: str) -> int:
+    """A rank."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_RANK or len(text) > 9:
+        raise ValueError(text)
+    return int(text)
+
+
+def parse_share(text: str) -> float:
+    """A number between 0 and 1."""
+    share = float(text)
+    if not 0 < share < 1:
+        raise ValueError(text)
+    return share
+
+
+def parse_parents(text: str) -> str:
+    """``any`` or ``proven``."""
+    if text not in {"any", "proven"}:
+        raise ValueError(text)
+    return text
+
+
+def parse_networks(text: str) -> tuple[str, ...]:
+    """Addresses or networks, separated by commas."""
+    return tuple(str(ipaddress.ip_network(part.strip())) for part in text.split(","))

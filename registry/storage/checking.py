@@ -1,0 +1,75 @@
+"""Whole objects read and hashed: stored blobs against what the catalogue knows, and bytes that were just taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from registry.digest import BlobRef
+from registry.errors import IntegrityError, NotFoundError, UnavailableError
+from registry.storage.blocks import Digests, digest_pass, list_size
+from registry.storage.confirming import Finding, confirmed, lost
+from registry.storage.driver import ObjectDriver, ObjectReader, ObjectWriter
+from registry.storage.reading import stored_list
+from registry.storage.streams import ObjectStream
+
+Watch = Callable[[int, memoryview], None]
+Advance = Callable[[int], None]
+
+
+def digest_object(reader: ObjectReader, watch: Watch | None, advance: Advance | None) -> Digests:
+    """Hash an object in one pass; it is closed then."""
+
+    def each(offset: int, chunk: memoryview) -> None:
+        if watch is not None:
+            watch(offset, chunk)
+        if advance is not None:
+            advance(len(chunk))
+
+    with ObjectStream(reader) as stream:
+        return digest_pass(stream.fill, each)
+
+
+def check_blob(driver: ObjectDriver, blob: BlobRef, advance: Advance | None) -> None:
+    """Compare the sha256 and the block list of a whole blob; raises what `confirmed` raises."""
+    advances = iter([advance])  # what is read again is not counted again
+    confirmed(lambda: _why_wrong(driver, blob, next(advances, None)), blob.digest, driver.place)
+
+
+def _why_wrong(driver: ObjectDriver, blob: BlobRef, advance: Advance | None) -> Finding | None:
+    try:
+        reader = driver.open(blob.key)
+        if reader.size != blob.size:
+            reader.close()
+            return Finding(f"it has {reader.size} bytes instead of {blob.size}")
+        found = digest_object(reader, None, advance)
+    except NotFoundError:  # it may be removed while it is read
+        return Finding("its file is missing")
+    except IntegrityError:
+        return Finding(f"it ends before byte {blob.size}")
+    if found.digest != blob.digest:
+        return Finding(f"the digest of its bytes is {found.digest}")
+    if found.blocks_digest != blob.blocks_digest:
+        return Finding(f"the digest of its blocks is {found.blocks_digest}, not {blob.blocks_digest}")
+    known = stored_list(driver, blob) if list_size(blob.size) else b""
+    return known if isinstance(known, Finding) else None
+
+
+def read_back(
+    driver: ObjectDriver, writer: ObjectWriter, digest: str, watch: Watch | None, advance: Advance | None
+) -> Digests:
+    """Hash what was taken from an upload. Where that is not ``digest``, the same was found twice.
+
+    Raises:
+        UnavailableError: the store does not give back what it took, or gives other bytes each time.
+    """
+    try:
+        found = digest_object(writer.open(), watch, advance)
+        again = found if found.digest == digest else digest_object(writer.open(), None, None)
+    except (NotFoundError, IntegrityError) as error:
+        raise lost(driver.place) from error
+    if again != found:
+        raise UnavailableError(
+            f"The store {driver.place} gives other bytes each time that an upload is read back: check it and what "
+            "stands between it and this machine, and run this again."
+        )
+    return found

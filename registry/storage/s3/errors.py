@@ -1,0 +1,108 @@
+"""What an S3 store says, as errors of this package. No sentence holds a credential or a signed URL."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from registry.errors import NotAllowedError, NotFoundError, RegistryError, UnavailableError
+
+_CREDENTIALS: Final = frozenset(
+    {
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+_FULL: Final = frozenset(
+    {"InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"}
+)
+
+
+def code_of(error: Exception) -> str:
+    """The code of a store's refusal, or an empty text when the error is another one."""
+    answer: dict[str, Any] = getattr(error, "response", None) or {}
+    return str(answer.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of a store's refusal; 0 when there was no answer."""
+    answer: dict[str, Any] = getattr(error, "response", None) or {}
+    return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the store said that an object or an upload isn't there."""
+    return status_of(error) == 404 and code_of(error) != "NoSuchBucket"
+
+
+def store_error(error: Exception, place: str, endpoint: str, key: str | None, *, writing: bool) -> RegistryError:
+    """The sentence for what botocore raised while working on the object ``key`` in ``place``."""
+    code, status = code_of(error), status_of(error)
+    if status == 0:
+        return _unanswered(error, place, endpoint)
+    if code == "NoSuchBucket":
+        return no_bucket(place, endpoint)
+    if status == 404:
+        return NotFoundError(f"There is no object {key} in {place}.")
+    if status in {401, 403} or code in _CREDENTIALS:
+        return _forbidden(place, endpoint, code, writing=writing)
+    if code in _FULL or status == 507:
+        return UnavailableError(
+            f"There is no space left in the store {place} ({code}): free some space, or raise the quota, and run this "
+            "again; nothing half-written is left.",
+            code="disk_full",
+        )
+    what = "can't answer now" if status >= 500 or status == 429 else "refused a request"
+    advice = "run this again in a while" if status >= 500 or status == 429 else "check its address and its settings"
+    return UnavailableError(f"The store {place} at {endpoint} {what} ({status} {code}): {advice}.")
+
+
+def no_bucket(place: str, endpoint: str) -> UnavailableError:
+    """The error of a bucket that isn't there."""
+    name = place.removeprefix("s3://").partition("/")[0]
+    return UnavailableError(
+        f"There is no bucket {name} at {endpoint}: create it, or correct the store's URL {place} or AWS_ENDPOINT_URL."
+    )
+
+
+def malformed(error: Exception, place: str, endpoint: str) -> UnavailableError:
+    """The error of an answer that is none of S3."""
+    return UnavailableError(
+        f"The store {place} at {endpoint} sent an answer that can't be read ({type(error).__name__}: "
+        f"{ascii(str(error))[:80]}): run this again, and if that goes on, see what stands before the store."
+    )
+
+
+def _forbidden(place: str, endpoint: str, code: str, *, writing: bool) -> RegistryError:
+    if code in _CREDENTIALS:
+        return UnavailableError(
+            f"The store {place} at {endpoint} refuses the credentials ({code}): check AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or the profile, and the clock of this machine."
+        )
+    if writing:
+        return NotAllowedError(
+            f"The store {place} doesn't let these credentials write ({code}): give them the right to put and to "
+            "delete objects there.",
+            code="read_only",
+        )
+    return UnavailableError(
+        f"The store {place} at {endpoint} can't be read with these credentials ({code}): check AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, and that they may get and list objects there (who may not list is told this of missing "
+        "objects too)."
+    )
+
+
+def _unanswered(error: Exception, place: str, endpoint: str) -> RegistryError:
+    kind = type(error).__name__
+    if "Credential" in kind:
+        return UnavailableError(
+            f"There are no credentials for the store {place} ({kind}): set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or a profile."
+        )
+    return UnavailableError(
+        f"The store {place} can't be reached at {endpoint} ({kind}): see that it runs and that AWS_ENDPOINT_URL is "
+        "right, and run this again."
+    )

@@ -1,0 +1,160 @@
+"""Where candidates differ, and where they don't: the blocks that are worth reading, the most telling ones first.
+
+Where candidates differ, blocks are read where they differ most, by the rows of what their own links add. What all of
+them leave alone, whole tensors and the rows between changed ones, shows by one block each that nobody merged anything
+else into the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from registry.files.header import TensorEntry
+from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.factors.slots import Slot, as_matrix
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import PathPrograms, Program, origin_of
+from registry.tensors.path.steps import Add, SetRows, Step
+from registry.tensors.table.held import Run
+from registry.tensors.table.targets import TargetTable
+
+ELEMENTS: Final = 1 << 17
+"""Of one block. So few rows of every tensor say more than a few whole ones."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A path that weights may be those of."""
+
+    name: str  # its reference
+    programs: PathPrograms
+
+
+@dataclass(frozen=True)
+class Region:
+    """A slot, and what each candidate makes of it; None: the base lacks the tensor, and so does the candidate."""
+
+    slot: Slot
+    programs: tuple[Program | None, ...]  # by candidate
+
+    @property
+    def rows_a_block(self) -> int:
+        """Rows of one block."""
+        return min(max(1, ELEMENTS // self.slot.columns), self.slot.rows)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has."""
+        return -(-self.slot.rows // self.rows_a_block)
+
+    def tells_apart(self, candidates: Sequence[int]) -> bool:
+        """Whether some of the candidates, given by number, make different things of it."""
+        return len({self.programs[number] for number in candidates} - {None}) > 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """One block of a region."""
+
+    region: Region
+    index: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it has."""
+        slot, rows = self.region.slot, self.region.rows_a_block
+        return min(rows, slot.rows - self.index * rows) * slot.columns
+
+
+def regions(
+    candidates: Sequence[Candidate], base: BaseTensors, found: Mapping[str, TensorEntry], table: TargetTable
+) -> list[Region]:
+    """Every slot that a candidate changes and that is ``found``, and all other rows of the base's float tensors.
+
+    Args:
+        candidates: at least one.
+        base: the tensors of the base model.
+        found: the weights to be compared, by the names of the base's files.
+        table: the base's target table.
+    """
+    changed: dict[Slot, None] = {}
+    new: set[str] = set()
+    for one in candidates:
+        changed |= dict.fromkeys(p.slot for programs in one.programs.by_tensor().values() for p in programs)
+        new |= {name for name, tensor in one.programs.new.items() if tensor.beside is None}
+    made = []
+    for slot in sorted(changed):
+        # A head that the base lacks may be left out of a model; a tied weight is then held by the other side.
+        if slot.tensor in new and (slot.tensor not in found or found[slot.tensor].elements != slot.rows * slot.columns):
+            continue
+        same = None if slot.tensor in new else Program(slot, (), origin_of(slot, table))
+        made.append(Region(slot, tuple(one.programs.programs.get(slot, same) for one in candidates)))
+    touched: dict[str, list[tuple[Run, int]]] = {}
+    for slot in changed:
+        for run in slot.places:
+            touched.setdefault(run.tensor, []).append((run, slot.columns))
+    for name, (_, entry) in base.tensors.items():
+        if name in found and entry.dtype in FLOATS and entry.elements:
+            left = _left_alone(entry, touched.get(name, ()))
+            made += (Region(slot, (Program(slot, (), slot),) * len(candidates)) for slot in left)
+    return made
+
+
+def _left_alone(entry: TensorEntry, touched: Sequence[tuple[Run, int]]) -> Iterator[Slot]:
+    """The rows of a tensor between those that some candidate changes, which come with the columns they are seen in."""
+    columns = math.gcd(*(columns for _, columns in touched)) or as_matrix(entry.shape)[1]
+    spans = sorted((run.first * wide // columns, (run.first + run.rows) * wide // columns) for run, wide in touched)
+    rows, at = entry.elements // columns, 0
+    for first, stop in (*spans, (rows, rows)):
+        if at < first:
+            yield Slot(entry.name, at, first - at, columns)
+        at = max(at, stop)
+
+
+def in_order_of_weight(region: Region, candidates: Sequence[int]) -> tuple[list[Place], list[Place]]:
+    """The blocks of a region: those to be read first (one, and all that have rows of tokens), and the others.
+
+    ``candidates`` are the numbers of those that are to be told apart.
+    """
+    strengths = torch.zeros(region.slot.rows, dtype=torch.float64)
+    for step in _own_steps(region, candidates):
+        strengths += _strength(step, region.slot)
+    order = sorted(range(region.blocks), key=lambda index: -_mean(strengths, region, index))
+    if not strengths.any():  # nothing to choose by: not the first rows, which may be special tokens
+        order = [region.blocks // 2, *(index for index in range(region.blocks) if index != region.blocks // 2)]
+    places = [Place(region, index) for index in order]
+    sure = sum(_mean(strengths, region, place.index) == torch.inf for place in places)
+    return places[: max(1, sure)], places[max(1, sure) :]
+
+
+def _mean(strengths: torch.Tensor, region: Region, index: int) -> float:
+    rows = region.rows_a_block
+    return strengths[index * rows : (index + 1) * rows].mean().item()
+
+
+def _own_steps(region: Region, candidates: Sequence[int]) -> Iterator[Step]:
+    """What some candidates do to the region and others don't; where all do the same, that."""
+    found = (region.programs[number] for number in candidates)
+    programs = dict.fromkeys(program for program in found if program is not None)
+    steps = dict.fromkeys(step for program in programs for step in program.steps)
+    for step in steps:
+        if sum(step in program.steps for program in programs) < len(programs) or len(programs) == 1:
+            yield step
+
+
+def _strength(step: Step, slot: Slot) -> torch.Tensor:
+    """How much a step changes each stored row, roughly."""
+    strengths = torch.ones(slot.rows, dtype=torch.float64)
+    if isinstance(step, SetRows):
+        strengths[[row for row in step.rows if row < slot.rows]] = torch.inf
+    elif isinstance(step, Add):
+        pair = step.pair
+        a, b = pair.a_rows(0, pair.rank, torch.float64), pair.b_rows(0, slot.out_features, torch.float64)
+        rows, others = (a.T, b) if slot.transposed else (b, a)
+        strengths = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(others)
+    return strengths

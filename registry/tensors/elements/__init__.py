@@ -1,0 +1,1 @@
+"""Elements of tensors: dtypes, and whether values are finite."""

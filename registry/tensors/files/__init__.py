@@ -1,1 +1,0 @@
-"""Bytes by range, safetensors headers, dtypes, and JSON that strangers wrote: read strictly."""

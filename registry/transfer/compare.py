@@ -1,0 +1,177 @@
+"""A fetched folder held against its receipt and against an artifact. Needs no torch where bytes decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from registry.errors import IntegrityError, InvalidAdapterError, NotFoundError
+from registry.files.header import Header, read_header
+from registry.files.source import FileSource, read_range
+from registry.folders.output import file_is_right
+from registry.progress import Progress
+from registry.schemas import TensorMismatch, Verified
+from registry.schemas.receipt import Receipt
+
+
+class Expected(Protocol):
+    """A file as the registry gives it."""
+
+    @property
+    def path(self) -> str:
+        """Its name, ``/``-separated."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def header(self) -> Header | None:
+        """Its tensors, where it is a safetensors file."""
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
+        """The bytes ``start`` to ``stop`` in order."""
+
+
+class Comparison(Protocol):
+    """Whether two renderings of a tensor say the same: see `registry.tensors.artifacts.closeness`."""
+
+    @property
+    def close(self) -> bool:
+        """The verdict."""
+
+    def add(self, ours: memoryview, theirs: bytearray) -> None:
+        """Compare the same range of both."""
+
+
+Compare = Callable[[str], Comparison]
+"""Begins a comparison of two tensors of a dtype."""
+
+
+def check_base(receipt: Receipt, base: str, digest: str) -> None:
+    """Hold the weights of the registry's base model against the receipt's; raises `NotFoundError`."""
+    if digest != receipt.plan.base:
+        raise NotFoundError(f"The registry's {base} has other weights than the receipt's base {receipt.plan.base}.")
+
+
+def check_plan(folder: Path, receipt: Receipt, plan_digest: str) -> None:
+    """Hold the registry's plan against the receipt's; raises `IntegrityError` (``verify_failed``)."""
+    if plan_digest != receipt.plan_digest:
+        raise IntegrityError(
+            f"The receipt in {folder} says the plan {receipt.plan_digest}, but the registry's plan for "
+            f"{receipt.reference} is {plan_digest}: the base's files differ, or the receipt was changed.",
+            code="verify_failed",
+        )
+
+
+def verified(
+    folder: Path, receipt: Receipt, files: Mapping[str, Expected], compare: Compare | None, progress: Progress
+) -> Verified:
+    """Hold a fetched folder against its receipt and against what the registry gives for the receipt's plan.
+
+    ``compare`` is for tensors of another arithmetic; None: every byte has to be equal.
+    """
+    progress.begin("Verifying", 2 * sum(file.size for file in files.values()))
+    mismatches = [*_against_receipt(folder, receipt, progress), *_against_artifact(folder, files, compare, progress)]
+    return Verified(
+        folder=str(folder),
+        reference=receipt.reference,
+        kind=receipt.kind,
+        equal=not mismatches,
+        exact=compare is None,
+        files=len(receipt.files),
+        mismatches=_without_repeats(mismatches),
+    )
+
+
+def _against_receipt(folder: Path, receipt: Receipt, progress: Progress) -> Iterator[TensorMismatch]:
+    """Files that are not what the receipt says."""
+    for file in receipt.files:
+        if not file_is_right(folder, file, progress):
+            there = (folder / file.path).is_file()
+            reason = "not the bytes that were fetched" if there else "the file is missing"
+            yield TensorMismatch(file=file.path, tensor=None, reason=reason)
+
+
+def _against_artifact(
+    folder: Path, files: Mapping[str, Expected], compare: Compare | None, progress: Progress
+) -> Iterator[TensorMismatch]:
+    """Files and tensors that are not what the registry gives."""
+    for file in files.values():
+        try:
+            with FileSource(folder / file.path) as source:
+                if compare is None or file.header is None:
+                    yield from _compare_bytes(file, source, progress)
+                else:
+                    yield from _compare_tensors(file, file.header, source, compare, progress)
+        except FileNotFoundError:
+            yield TensorMismatch(file=file.path, tensor=None, reason="the file is missing")
+
+
+def _compare_bytes(file: Expected, source: FileSource, progress: Progress) -> Iterator[TensorMismatch]:
+    if source.size != file.size:
+        yield TensorMismatch(file=file.path, tensor=None, reason=f"{source.size} bytes instead of {file.size}")
+        return
+    at = 0
+    seen: set[str | None] = set()
+    for chunk in file.chunks():
+        found = read_range(source, at, at + len(chunk))
+        if found != chunk:
+            for tensor in _tensors_that_differ(file.header, at, chunk, found):
+                if tensor not in seen:
+                    seen.add(tensor)
+                    reason = "differs from what the registry computes"
+                    yield TensorMismatch(file=file.path, tensor=tensor, reason=reason)
+        at += len(chunk)
+        progress.advance(len(chunk))
+
+
+def _tensors_that_differ(header: Header | None, at: int, chunk: memoryview, found: bytearray) -> Iterator[str | None]:
+    """Names of the tensors in which a chunk differs; None for the header or a file that has none."""
+    if header is None:
+        yield None
+        return
+    end = at + len(chunk)
+    if at < header.size and chunk[: header.size - at] != found[: header.size - at]:
+        yield None
+    for entry in header.entries.values():
+        first, last = max(entry.start, at) - at, min(entry.stop, end) - at
+        if first < last and chunk[first:last] != found[first:last]:
+            yield entry.name
+
+
+def _compare_tensors(
+    file: Expected, expected: Header, source: FileSource, compare: Compare, progress: Progress
+) -> Iterator[TensorMismatch]:
+    """Tensor by tensor, within what another arithmetic may change."""
+    try:
+        header = read_header(source, what=file.path, error=InvalidAdapterError)
+    except InvalidAdapterError as problem:
+        yield TensorMismatch(file=file.path, tensor=None, reason=str(problem))
+        return
+    for entry in expected.entries.values():
+        found = header.entries.get(entry.name)
+        if found is None or (found.dtype, found.shape) != (entry.dtype, entry.shape):
+            yield TensorMismatch(file=file.path, tensor=entry.name, reason="missing, or of another dtype or shape")
+            continue
+        comparison = compare(entry.dtype)
+        at = found.start
+        for chunk in file.chunks(entry.start, entry.stop):
+            comparison.add(chunk, read_range(source, at, at + len(chunk)))
+            at += len(chunk)
+            progress.advance(len(chunk))
+        if not comparison.close:
+            reason = "differs by more than another arithmetic may round"
+            yield TensorMismatch(file=file.path, tensor=entry.name, reason=reason)
+
+
+def _without_repeats(mismatches: Iterable[TensorMismatch]) -> tuple[TensorMismatch, ...]:
+    """Leave out what says less about a file than another line does."""
+    listed = list(mismatches)
+    named = {mismatch.file for mismatch in listed if mismatch.tensor is not None}
+    kept: dict[tuple[str, str | None], TensorMismatch] = {}
+    for mismatch in listed:
+        if mismatch.tensor is not None or mismatch.file not in named:
+            kept.setdefault((mismatch.file, mismatch.tensor), mismatch)
+    return tuple(kept.values())

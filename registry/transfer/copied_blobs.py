@@ -1,0 +1,88 @@
+"""The bytes of a copy: read from the source's blobs, checked, and uploaded to the target."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any, Final
+
+from registry.errors import IntegrityError
+from registry.files.source import read_range
+from registry.operations.transfer import Transfer
+from registry.progress import Progress
+from registry.schemas.bundles import BlobEntry
+from registry.schemas.transfer import FileClaim
+
+_MAX_HEADER: Final = 100_000_000
+_LENGTH: Final = 8
+
+
+def claims_of(files: Iterable[BlobEntry]) -> tuple[FileClaim, ...]:
+    """What is said of copied files to the target."""
+    return tuple(FileClaim(path=blob.path, size=blob.size, digest=blob.digest) for blob in files)
+
+
+def named(files: Iterable[BlobEntry], digests: Iterable[str]) -> list[BlobEntry]:
+    """The files that the target asks for, each digest once."""
+    by_digest = {blob.digest: blob for blob in files}
+    if unknown := [digest for digest in digests if digest not in by_digest]:
+        raise IntegrityError(f"The target asks for {unknown[0]}, which is none of the files that are copied.")
+    return [by_digest[digest] for digest in dict.fromkeys(digests)]
+
+
+class SourceBlobs:
+    """Blobs of the registry that is copied from; ``through`` is the bundle's reference that they are opened through."""
+
+    def __init__(self, source: Transfer, through: str, progress: Progress) -> None:
+        self.through = through
+        self.moved = 0
+        self._source = source
+        self._progress = _Advance(progress)
+
+    def read(self, blob: BlobEntry) -> bytes:
+        """A whole blob, in memory; for small ones."""
+        with closing(self._source.open_blob(self.through, blob)) as opened:
+            return bytes(read_range(opened, 0, blob.size))
+
+    def read_document(self, blob: BlobEntry) -> dict[str, Any]:
+        """A JSON document that the source's program wrote."""
+        document: dict[str, Any] = json.loads(self.read(blob))
+        return document
+
+    def read_header(self, blob: BlobEntry) -> bytes:
+        """The first 8 + N bytes of a safetensors file."""
+        with closing(self._source.open_blob(self.through, blob)) as opened:
+            length = int.from_bytes(read_range(opened, 0, min(_LENGTH, blob.size)), "little")
+            if length > min(blob.size - _LENGTH, _MAX_HEADER):
+                raise IntegrityError(
+                    f"{blob.path} of {self.through} is not a safetensors file: its header is too long."
+                )
+            return bytes(read_range(opened, 0, _LENGTH + length))
+
+    def move(self, blob: BlobEntry, target: Transfer) -> str:
+        """Upload a blob to the target; the id of its upload."""
+        with closing(self._source.open_blob(self.through, blob)) as opened:
+            upload = target.upload(blob.digest, opened, progress=self._progress)
+        self.moved += blob.size
+        return upload
+
+    def skip(self, blobs: Iterable[BlobEntry]) -> None:
+        """Count blobs that the target has as done."""
+        self._progress.advance(sum(blob.size for blob in blobs))
+
+
+class _Advance:
+    """The bar of one stage, however many uploads it is made of, and whichever threads they run on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+
+    def begin(self, what: str, total: int) -> None:
+        del what, total
+
+    def advance(self, amount: int) -> None:
+        with self._lock:
+            self._progress.advance(amount)

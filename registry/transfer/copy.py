@@ -1,0 +1,335 @@
+"""Copying a path or a subtree, with all that it stands on, from one registry into another.
+
+Only what the target lacks travels: a revision that is there by its digest is left as it is, and of a new one only the
+bytes that the target asks for. So a copy that was stopped goes on where it stopped, and a second one moves nothing.
+What the target has decided by itself stays: a tag that names another revision there is told, not moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from registry.errors import (
+    ConflictError,
+    IntegrityError,
+    NotAllowedError,
+    NotFoundError,
+    RetractedError,
+    UsageError,
+)
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.operations.transfer import Transfer, sent_and_committed
+from registry.progress import Progress
+from registry.reference import Path, Reference
+from registry.schemas import BaseSummary, Copied, CopiedRevision, Log, Retracted, RevisionSummary, Tagged
+from registry.schemas.bundles import BaseEntry, Bundle, LinkEntry
+from registry.schemas.transfer import BaseCommit, BaseRequest, Origin, PublishCommit, PublishRequest
+from registry.transfer.copied_blobs import SourceBlobs, claims_of, named
+from registry.transfer.model_files import DOCUMENTS
+from registry.transfer.quantised import sign_in
+
+
+class Source(Transfer, Protocol):
+    """A registry to copy from."""
+
+    def log(self, path: str) -> Log:
+        """See `registry.operations.registry.Registry`."""
+
+
+@runtime_checkable
+class Target(Transfer, Protocol):
+    """A registry to copy into: what is there already, and what is said about revisions."""
+
+    def bases(self) -> tuple[BaseSummary, ...]:
+        """See `registry.operations.registry.Registry`; so for the others."""
+
+    def log(self, path: str) -> Log: ...
+
+    def tag(self, ref: str, tag: str) -> Tagged: ...
+
+    def retract(self, ref: str, *, reason: str = "", undo: bool = False) -> Retracted: ...
+
+
+def copy(source: Source, ref: str, target: Transfer, *, recursive: bool, progress: Progress) -> Copied:
+    """Copy what ``ref`` names with its lineage; ``recursive``: every revision at and under the path ``ref``.
+
+    Raises:
+        UsageError: source and target are the same, or ``ref`` names a revision where a path is expected.
+        NotFoundError, RetractedError: there is nothing to copy under this name, or it is not handed out.
+        ConflictError: ``other_weights``: the target's base model of this name has other weights.
+        NotAllowedError: the target's token may not write there, or the source's may not see a part of the lineage.
+        IntegrityError: the target arrived at another digest, or stored bytes are damaged.
+    """
+    if not isinstance(target, Target):
+        raise TypeError(f"a {type(target).__name__} is no registry to copy into")
+    if source.url == target.url:
+        raise UsageError(f"{source.url} is the source and the target; name another registry with --to.")
+    chosen = _choose(source, ref, recursive=recursive)
+    blobs = SourceBlobs(source, chosen.base.reference, progress)
+    base_created = _copy_base(source, target, chosen.base.base, blobs, progress)
+    work = _Revisions(source, target, chosen, blobs)
+    progress.begin(f"Copying {ref}", sum(blob.size for link in chosen.links for blob in link.files))
+    for link in chosen.links:
+        work.copy(link)
+    work.retract()
+    return Copied(
+        source=source.url,
+        target=target.url,
+        base=chosen.base.base.summary.name,
+        base_created=base_created,
+        revisions=tuple(work.copied),
+        bytes_copied=blobs.moved,
+        notices=tuple(work.notices),
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What is copied: links with parents first and numbers ascending, so that a new adapter gets the same numbers."""
+
+    base: Bundle
+    links: tuple[LinkEntry, ...]
+    parents: Mapping[str, str]  # of each link, as the source calls it; the base model's name for the first ones
+    through: Mapping[str, str]  # of each link: the reference that its blobs are opened through
+    asked: frozenset[str]  # what was asked for; the other links are there because these stand on them
+    refused: tuple[str, ...]  # references that contain something retracted
+    recursive: bool
+
+
+def _choose(source: Source, ref: str, *, recursive: bool) -> _Chosen:
+    reference = Reference.parse(ref)
+    if recursive and reference != Reference(reference.path):
+        raise UsageError(f"{ref} names one revision, but -r copies all revisions at and under a path: give the path.")
+    wanted = source.subtree(ref) if recursive else (ref,)
+    links: dict[str, LinkEntry] = {}
+    parents: dict[str, str] = {}
+    through: dict[str, str] = {}
+    asked: set[str] = set(wanted)
+    refused: list[str] = []
+    bundle = None
+    for one in reversed(wanted):  # children first: their bundles hold most of the others
+        if one in links:
+            continue
+        try:
+            bundle = source.bundle(one)
+        except RetractedError:
+            if not recursive:
+                raise
+            refused.append(one)
+            continue
+        asked.add(bundle.reference)
+        above = bundle.base.summary.name
+        for link in bundle.links:
+            links[link.reference], parents[link.reference] = link, above
+            through[link.reference] = bundle.reference
+            above = link.reference
+    ordered = sorted(links.values(), key=lambda link: _place(link.reference))
+    base = bundle if bundle is not None else source.bundle(reference.path.base)
+    return _Chosen(
+        base, tuple(ordered), parents, through, frozenset(asked), tuple(sorted(refused, key=_place)), recursive
+    )
+
+
+def _place(reference: str) -> tuple[int, Path, int]:
+    parsed = Reference.parse(reference)
+    return len(parsed.path.names), parsed.path, parsed.number or 0
+
+
+def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlobs, progress: Progress) -> bool:
+    """Bring the base model; False: the target has the same weights under this name."""
+    summary = base.summary
+    there = next((one for one in target.bases() if one.name == summary.name), None)
+    if there is not None:
+        if there.digest != summary.digest:
+            raise ConflictError(
+                f"Base model {summary.name} has the weights {there.digest} in {target.url}, but {summary.digest} in "
+                f"{source.url}: nothing was copied. Copy into a registry without another {summary.name}.",
+                code="other_weights",
+            )
+        return False
+    weights = [blob for blob in base.files if blob.path.endswith(".safetensors")]
+    request = BaseRequest(
+        name=summary.name,
+        files=claims_of(base.files),
+        documents={blob.path: blobs.read(blob) for blob in base.files if blob.path in DOCUMENTS},
+        headers={blob.path: blobs.read_header(blob) for blob in weights},
+        table=blobs.read_document(base.table),
+        origin=source.url,
+        source=summary.source,
+        derived_from=summary.derived_from,
+    )
+    plan = target.plan_base(request)
+    missing = named(base.files, plan.missing)
+    progress.begin(f"Copying the base model {summary.name}", sum(blob.size for blob in missing))
+    added = sent_and_committed(
+        lambda: {blob.digest: blobs.move(blob, target) for blob in missing},
+        lambda sent: target.commit_base(BaseCommit(request=request, uploads=dict(sent)), progress=progress),
+    )
+    if (added.base.digest, added.base.table_digest) != (summary.digest, summary.table_digest):
+        raise IntegrityError(
+            f"Base model {summary.name} came out with other digests in {target.url}: weights {added.base.digest} and "
+            f"table {added.base.table_digest} instead of {summary.digest} and {summary.table_digest}.",
+            code="wrong_base",
+        )
+    return added.created
+
+
+@dataclass
+class _Revisions:
+    """Revisions on their way: how the target calls them, and what there is to say."""
+
+    source: Source
+    target: Target
+    chosen: _Chosen
+    blobs: SourceBlobs
+    copied: list[CopiedRevision] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    _names: dict[str, str] = field(default_factory=dict)  # the source's reference -> the target's
+    _there: dict[str, dict[str, RevisionSummary]] = field(default_factory=dict)  # path -> digest -> revision
+    _left: set[str] = field(default_factory=set)  # the source's references of what was not copied
+    _retracted: dict[str, str] = field(default_factory=dict)  # the target's reference -> the source's reason
+
+    def copy(self, link: LinkEntry) -> None:
+        """Copy one revision, if the target lacks it, and its tags."""
+        path = str(Reference.parse(link.reference).path)
+        found = self._at_target(path).get(link.digest)
+        created = found is None
+        if found is None:
+            found = self._publish_if_possible(path, link)
+            if found is None:
+                self.blobs.skip(link.files)
+                return
+            self._there[path][link.digest] = found
+        else:
+            self.blobs.skip(link.files)
+        self._names[link.reference] = found.reference
+        self.copied.append(CopiedRevision(source=link.reference, reference=found.reference, created=created))
+        if link.summary is not None:
+            self._tag(path, link.summary, found.reference)
+            self._note_retraction(link.summary, found)
+
+    def _at_target(self, path: str) -> dict[str, RevisionSummary]:
+        if path not in self._there:
+            try:
+                self._there[path] = {one.digest: one for one in self.target.log(path).revisions}
+            except NotFoundError:
+                self._there[path] = {}
+        return self._there[path]
+
+    def _publish_if_possible(self, path: str, link: LinkEntry) -> RevisionSummary | None:
+        """Publish at the target, unless the target has retracted what the revision stands on."""
+        if self.chosen.parents[link.reference] in self._left:
+            self._left.add(link.reference)
+            return None
+        try:
+            return self._publish(path, link)
+        except RetractedError as error:
+            if not self.chosen.recursive:
+                raise
+            self._left.add(link.reference)
+            self.notices.append(f"{link.reference} was not copied, nor what stands on it: {error}")
+            return None
+
+    def _publish(self, path: str, link: LinkEntry) -> RevisionSummary | None:
+        """Publish at the target; None: it lies above what the target's token may write, and has to be there."""
+        if link.summary is None:
+            raise NotAllowedError(
+                f"{link.reference} belongs to the lineage, but this token may not see who made it and when, and "
+                f"{self.target.url} does not have it: copy with a token for {path}, or copy that adapter first."
+            )
+        request = self._request(path, link, link.summary)
+        try:
+            plan = self.target.plan_publish(request)
+        except NotAllowedError:
+            if link.reference in self.chosen.asked:
+                raise
+            self._names[link.reference] = f"{path}@{link.digest}"
+            return None
+        missing = named(link.files, plan.missing)
+        published = sent_and_committed(
+            lambda: {blob.digest: self.blobs.move(blob, self.target) for blob in missing},
+            lambda sent: self.target.commit_publish(PublishCommit(request=request, uploads=dict(sent))),
+        ).revision
+        if published.digest != link.digest:
+            raise IntegrityError(
+                f"{link.reference} came out as {published.digest} in {self.target.url}, but it is {link.digest}."
+            )
+        theirs = (
+            f"{self.target.url} calls {published.author} the author of what this token copies: only an admin's copies "
+            "keep author and date; those of the originals are shown beside."
+        )
+        if published.author != link.summary.author and theirs not in self.notices:
+            self.notices.append(theirs)
+        moved = {blob.digest for blob in missing}
+        self.blobs.skip(blob for blob in link.files if blob.digest not in moved)
+        return published
+
+    def _request(self, path: str, link: LinkEntry, summary: RevisionSummary) -> PublishRequest:
+        above = self.chosen.parents[link.reference]
+        self.blobs.through = self.chosen.through[link.reference]
+        files = {blob.path: blob for blob in link.files}
+        return PublishRequest(
+            path=path,
+            parent=self._names.get(above, above),
+            message=summary.message,
+            metrics=summary.metrics,
+            annotations=summary.annotations,
+            config=self.blobs.read(files[ADAPTER_CONFIG]),
+            header=self.blobs.read_header(files[ADAPTER_WEIGHTS]),
+            files=claims_of(link.files),
+            origin=Origin(
+                registry=self.source.url,
+                reference=link.reference,
+                author=summary.author,
+                created_at=summary.created_at,
+                digest=link.digest,
+                parent_known_by=summary.parent_known_by,
+            ),
+            source=summary.source,
+            derived_from=summary.derived_from,
+            quantised=sign_in(summary.notices),
+        )
+
+    def _tag(self, path: str, summary: RevisionSummary, reference: str) -> None:
+        for tag in summary.tags:
+            holder = next((one.reference for one in self._there[path].values() if tag in one.tags), None)
+            if holder == reference:
+                continue
+            if holder is not None:
+                self.notices.append(
+                    f"The tag {path}@{tag} names {holder} in {self.target.url} and stays there; "
+                    f"`registry tag {reference} {tag}` moves it."
+                )
+                continue
+            try:
+                self.target.tag(reference, tag)
+            except NotAllowedError as error:
+                if error.code != "protected_tag":
+                    raise
+                self.notices.append(f"{reference} was copied without its tag {tag}: {error}")
+
+    def _note_retraction(self, summary: RevisionSummary, found: RevisionSummary) -> None:
+        """Retractions come last: nothing can be published on what is retracted."""
+        retracted, there = summary.retracted, found.retracted
+        if retracted is None or retracted.reference != summary.reference:
+            return
+        if there is None or there.reference != found.reference:
+            self._retracted[found.reference] = retracted.reason
+
+    def retract(self) -> None:
+        """Retract at the target what the source has retracted, and tell what was not copied for it."""
+        for ref in self.chosen.refused:
+            path = str(Reference.parse(ref).path)
+            summary = next(one for one in self.source.log(path).revisions if one.reference == ref)
+            found = self._at_target(path).get(summary.digest)
+            if found is not None:
+                self._note_retraction(summary, found)
+            elif summary.retracted is not None:
+                own = summary.retracted.reference == ref
+                what = "is retracted" if own else f"contains {summary.retracted.reference}, which is retracted"
+                self.notices.append(f"{ref} {what} ({summary.retracted.reason}): it was not copied.")
+        for reference, reason in self._retracted.items():
+            self.target.retract(reference, reason=reason)
+            self.notices.append(f"{reference} is retracted in {self.source.url}, and now in {self.target.url} too.")

@@ -1,0 +1,79 @@
+"""Writing a fetched artifact into its folder, wherever its bytes come from. Needs neither torch nor a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.folders.cache import FetchCache
+from registry.folders.output import MakeReceipt, absolute, already_there, fetched, fill, may_fill
+from registry.folders.writer import Writable
+from registry.progress import Progress
+from registry.schemas import Fetched, OutputFile
+from registry.schemas.receipt import Receipt
+
+
+def _nothing() -> None:
+    """Bytes that need no check after they were made."""
+
+
+@dataclass(frozen=True)
+class FetchSource:
+    """Where the files of a fetch come from."""
+
+    rendering: str
+    size: int  # bytes of all files
+    receipt: MakeReceipt  # of files, whenever they were written
+    open: Callable[[Path], AbstractContextManager[Writable]]  # given the folder that they are for
+    check: Callable[[], None] = _nothing  # raises, after the last byte was written, where they are not right
+    words: str = "Writing"  # what is done, for a progress bar
+    notices: tuple[str, ...] = ()  # beside those of the artifact
+    resumable: bool = False
+
+
+def write_artifact(
+    source: FetchSource, cache: FetchCache, out: Path | None, *, force: bool, progress: Progress
+) -> Fetched:
+    """Write an artifact into ``out``, or into the cache's folder of its rendering, unless it is there, whole.
+
+    Raises:
+        ConflictError: ``folder_taken``, the folder holds something else.
+        UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
+        What opening or checking the source raises.
+    """
+    place = cache.place(source.rendering) if out is None else absolute(out)
+    there = already_there(place, source.rendering, source.size, source.receipt, progress)
+    if there is not None:
+        if out is None:
+            cache.used(place)
+        return there
+    replace = may_fill(place, force=force or out is None)
+
+    def make_receipt(files: tuple[OutputFile, ...]) -> Receipt:
+        source.check()
+        return source.receipt(files)
+
+    with source.open(place) as files:
+        told = _Told(progress, source.words)
+        receipt = fill(place, files, make_receipt, replace=replace, progress=told, resumable=source.resumable)
+    if out is None:
+        cache.shrink(keep=place)
+    answer = fetched(receipt, place, fresh=True)
+    return answer.model_copy(update={"notices": (*answer.notices, *source.notices)})
+
+
+class _Told:
+    """Progress that says where the bytes come from."""
+
+    def __init__(self, progress: Progress, words: str) -> None:
+        self._progress = progress
+        self._words = words
+
+    def begin(self, what: str, total: int) -> None:
+        del what
+        self._progress.begin(self._words, total)
+
+    def advance(self, amount: int) -> None:
+        self._progress.advance(amount)

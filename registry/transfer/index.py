@@ -1,0 +1,167 @@
+"""One pass over a base model's files: a digest per file and a digest per tensor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from registry.digest import PREFIX, document_digest
+from registry.errors import IntegrityError
+from registry.files.header import Header, TensorEntry, read_header
+from registry.files.sha256 import hash_stream
+from registry.files.source import FileSource
+from registry.progress import Progress
+from registry.transfer.model_weights import ModelFiles
+
+INDEX_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class IndexedTensor:
+    """A tensor of a base model: what it is, its digest, and its place."""
+
+    entry: TensorEntry
+    digest: str
+    file: str
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """All tensors of a base model with their digests, and the digests of all its files."""
+
+    tensors: Mapping[str, IndexedTensor]
+    files: Mapping[str, tuple[str, int]]  # path -> (digest, size)
+
+    @property
+    def weights_digest(self) -> str:
+        """What the base model is known by: dtype, shape and digest of every tensor, wherever it lies."""
+        return document_digest(
+            {
+                name: {"dtype": tensor.entry.dtype, "shape": list(tensor.entry.shape), "digest": tensor.digest}
+                for name, tensor in self.tensors.items()
+            }
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(tensor.entry.elements for tensor in self.tensors.values())
+
+    def to_document(self) -> dict[str, Any]:
+        """The index as a JSON document, which is kept as a blob."""
+        return {
+            "format": INDEX_FORMAT,
+            "tensors": {
+                name: {
+                    "dtype": tensor.entry.dtype,
+                    "shape": list(tensor.entry.shape),
+                    "digest": tensor.digest,
+                    "file": tensor.file,
+                    "start": tensor.entry.start,
+                    "stop": tensor.entry.stop,
+                }
+                for name, tensor in sorted(self.tensors.items())
+            },
+        }
+
+
+def weights_digest(document: Mapping[str, Any]) -> str:
+    """What a base model is known by, from an index document."""
+    return document_digest(
+        {
+            name: {"dtype": tensor["dtype"], "shape": tensor["shape"], "digest": tensor["digest"]}
+            for name, tensor in document["tensors"].items()
+        }
+    )
+
+
+def weight_files(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the files that hold weights, from an index document."""
+    return tuple(sorted({tensor["file"] for tensor in document["tensors"].values()}))
+
+
+def files_digest(files: Mapping[str, tuple[str, int]]) -> str:
+    """Digest of a list of files: which blobs lie under which names."""
+    return document_digest({path: digest for path, (digest, _) in files.items()})
+
+
+def tensors_of(path: str, header: Header, digests: Mapping[str, str]) -> dict[str, IndexedTensor]:
+    """The tensors of one weight file, from its header and their digests."""
+    return {name: IndexedTensor(entry, digests[name], path) for name, entry in header.entries.items()}
+
+
+def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
+    """Hash all files of a base folder, each tensor on its own and each file as a whole.
+
+    Raises:
+        IntegrityError: a file has another header than the one that ``model`` was read with.
+    """
+    files = model.files
+    progress.begin("Hashing the base model", sum(found.file.stat().st_size for found in files))
+    tensors: dict[str, IndexedTensor] = {}
+    digests: dict[str, tuple[str, int]] = {}
+    for found in files:
+        header = model.headers.get(found.path)
+        digest, size, by_tensor = _hash_file(found.file, header, progress)
+        digests[found.path] = (digest, size)
+        if header is not None:
+            tensors |= tensors_of(found.path, header, by_tensor)
+    return ModelIndex(tensors, digests)
+
+
+def _hash_file(file: Path, header: Header | None, progress: Progress) -> tuple[str, int, dict[str, str]]:
+    """Digest and size of a file, and digests of its tensors; the two hash on two threads (hashlib frees the GIL)."""
+    parts = TensorHashes(header)
+    at = 0
+    with closing(FileSource(file)) as source:
+
+        def fill(buffer: memoryview) -> int:
+            nonlocal at
+            count = min(len(buffer), source.size - at)
+            source.read_into(at, buffer[:count])
+            at += count
+            return count
+
+        def each(offset: int, chunk: memoryview) -> None:
+            parts(offset, chunk)
+            progress.advance(len(chunk))
+
+        digest, size = hash_stream(fill, each)
+        # The headers of all files were read before: of a large model that is minutes ago.
+        if header is not None and read_header(source, what=str(file), error=IntegrityError) != header:
+            raise IntegrityError(
+                f"{file} changed while it was being added; wait until nothing writes to it and add it again."
+            )
+    return digest, size, parts.digests()
+
+
+class TensorHashes:
+    """sha256 of each tensor's bytes: call it with the file's chunks in order."""
+
+    def __init__(self, header: Header | None) -> None:
+        self._entries = list(header.entries.values()) if header else []
+        self._hashes = [hashlib.sha256() for _ in self._entries]
+        self._next = 0
+
+    def __call__(self, offset: int, chunk: memoryview) -> None:
+        end = offset + len(chunk)
+        while self._next < len(self._entries):
+            entry = self._entries[self._next]
+            if entry.start >= end and entry.stop > entry.start:
+                return
+            first, last = max(entry.start, offset), min(entry.stop, end)
+            if first < last:
+                self._hashes[self._next].update(chunk[first - offset : last - offset])
+            if entry.stop > end:
+                return
+            self._next += 1
+
+    def digests(self) -> dict[str, str]:
+        """The digests by tensor name, after the last chunk."""
+        return {
+            entry.name: PREFIX + hashed.hexdigest() for entry, hashed in zip(self._entries, self._hashes, strict=True)
+        }

@@ -1,0 +1,160 @@
+"""Which files of a base model are its weights, and which do not belong to it: from names and three small documents.
+
+The same rule lists a folder, on whatever machine it is, and checks what a client says of one. Needs no tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from registry.errors import InvalidBaseError
+from registry.files.strict_json import parse, shown
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.schemas import LeftOut
+
+INDEX: Final = "model.safetensors.index.json"
+SINGLE: Final = "model.safetensors"
+CONFIG: Final = "config.json"
+DECLARATION: Final = "registry.json"
+DOCUMENTS: Final = (CONFIG, INDEX, DECLARATION)
+"""What is read to understand a base model, beside the headers of its weights."""
+
+MAX_DOCUMENT: Final = 64 << 20
+_OTHER_FORMATS: Final = (
+    ".onnx",
+    ".onnx_data",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".ggml",
+    ".tflite",
+    ".ot",
+    ".mlmodel",
+    ".nemo",
+)
+
+ReadDocument = Callable[[str], bytes | None]
+"""A document by name, at most one byte more than `MAX_DOCUMENT` of it; None where there is none."""
+
+
+@dataclass(frozen=True)
+class ModelListing:
+    """What a base model's files are, as far as their names and its documents tell."""
+
+    where: str
+    config: Mapping[str, Any] | None
+    weight_map: Mapping[str, str] | None  # of the index
+    declaration: Mapping[str, Any] | None  # registry.json: what the tensors can't tell
+    shards: tuple[str, ...]  # the files that hold the weights
+    files: tuple[str, ...]  # all that belong to the model
+    left_out: tuple[LeftOut, ...]
+
+
+def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelListing:
+    """Tell weights, other files and files that don't belong apart.
+
+    Args:
+        where: how to name the place of the files in a message.
+        paths: names of all files.
+        read: reads one of `DOCUMENTS`.
+
+    Raises:
+        InvalidBaseError: ``missing_file``, ``bad_index``, ``path_traversal``, ``quantised_base``, ``bad_config``,
+            ``bad_declaration``, ``adapter_as_base``.
+    """
+    names = sorted(paths)
+    weights = {path for path in names if path.endswith(".safetensors") and "/" not in path}
+    if ADAPTER_CONFIG in names and weights <= {ADAPTER_WEIGHTS}:
+        raise adapter_as_base(f"{where} holds {ADAPTER_CONFIG} and no weights of a whole model")
+    config = _json(read, CONFIG)
+    if config is not None and config.get("quantization_config"):
+        method = config["quantization_config"]
+        name = method.get("quant_method") if isinstance(method, dict) else None
+        raise InvalidBaseError(
+            f"The base in {where} is quantised (config.json: quantization_config"
+            f"{f', {shown(name)}' if isinstance(name, str) else ''}); merging needs the weights it was quantised from. "
+            "Add that model; adapters trained on the quantised copy may be published on it.",
+            code="quantised_base",
+        )
+    index = _json(read, INDEX)
+    shards = tuple(_shards(where, names, index))
+    left_out = tuple(left for path in names if (left := _other_weights(path, shards)) is not None)
+    gone = {left.path for left in left_out}
+    return ModelListing(
+        where=where,
+        config=config,
+        weight_map=None if index is None else index["weight_map"],
+        declaration=_json(read, DECLARATION, "bad_declaration"),
+        shards=shards,
+        files=tuple(path for path in names if path not in gone),
+        left_out=left_out,
+    )
+
+
+def adapter_as_base(what: str) -> InvalidBaseError:
+    """The error for an adapter that is to be added as a base model; ``what`` shows that it is one."""
+    return InvalidBaseError(
+        f"{what}, so it is an adapter and not a whole model: publish it with `registry publish DIR BASE/NAME`. A base "
+        "model is the folder that adapters are trained on.",
+        code="adapter_as_base",
+    )
+
+
+def _json(read: ReadDocument, path: str, code: str = "bad_config") -> dict[str, Any] | None:
+    data = read(path)
+    if data is None:
+        return None
+    if len(data) > MAX_DOCUMENT:
+        raise InvalidBaseError(f"{path} has more than {MAX_DOCUMENT} bytes.", code=code)
+    document = parse(data, what=path, limit=MAX_DOCUMENT, error=InvalidBaseError, code=code)
+    if not isinstance(document, dict):
+        raise InvalidBaseError(f"{path} is not a JSON object.", code=code)
+    return document
+
+
+def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -> list[str]:
+    """Names of the files that hold the weights."""
+    weights = [path for path in paths if path.endswith(".safetensors") and "/" not in path]
+    if index is None:
+        if SINGLE in weights or len(weights) == 1:
+            return [SINGLE] if SINGLE in weights else weights
+        if weights:
+            raise InvalidBaseError(
+                f"{where} has {len(weights)} safetensors files and no {INDEX} that says how they go together.",
+                code="bad_index",
+            )
+        raise InvalidBaseError(
+            f"{where} has no safetensors weights; save the model with save_pretrained(..., safe_serialization=True).",
+            code="missing_file",
+        )
+    if SINGLE in weights:
+        raise InvalidBaseError(
+            f"{where} has both {SINGLE} and {INDEX}, and loaders differ in which they take; remove one.",
+            code="bad_index",
+        )
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise InvalidBaseError(f"{INDEX} needs a weight_map from tensor names to file names.", code="bad_index")
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
+            raise InvalidBaseError(
+                f"{INDEX} names the file {shown(shard)}, which is not a plain file name in the folder.",
+                code="path_traversal",
+            )
+        if shard not in weights:
+            raise InvalidBaseError(f"{INDEX} names {shown(shard)}, which is not in the folder.", code="bad_index")
+    return shards
+
+
+def _other_weights(path: str, shards: Iterable[str]) -> LeftOut | None:
+    """Weights that a merge would not change, and which would then contradict the merged ones."""
+    if path.lower().endswith(_OTHER_FORMATS):
+        return LeftOut(path=path, reason="weights in another format, which a merge would not change")
+    if path.endswith(".safetensors") and path not in shards:
+        return LeftOut(path=path, reason="safetensors file that is not part of the model's weights")
+    if path.endswith(".safetensors.index.json") and path != INDEX:
+        return LeftOut(path=path, reason="index of other weights")
+    return None

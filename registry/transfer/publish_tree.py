@@ -1,0 +1,217 @@
+"""Publishing a nested folder: all of it is checked before the first is published.
+
+What a stopped run published is found again, since publishing the same bytes gives the same revision back. Needs neither
+torch nor a database: registries in process and over HTTP say how one folder is planned and published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from registry.errors import RegistryError, UnavailableError
+from registry.folders.nested import Nesting, Node, nested_adapters
+from registry.progress import Progress
+from registry.schemas import FolderOutcome, FolderState, Published, PublishPreview
+from registry.transfer.requests import PublishFolder, publish_request
+from registry.transfer.trained_on import trained_on
+
+Told = Callable[[FolderOutcome], None]
+_LISTED: Final = 10
+
+
+class Ground(Protocol):
+    """Where a nested folder is published."""
+
+    def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
+        """Check one folder as publishing does, and store nothing."""
+
+    def publish(self, folder: PublishFolder, progress: Progress) -> Published:
+        """Publish one folder that was planned; its parent is what stands for the folder above it."""
+
+
+def publish_folders(
+    ground: Ground,
+    folder: Path,
+    base: str,
+    *,
+    rename: Mapping[str, str],
+    keep_going: bool,
+    dry_run: bool,
+    told: Told,
+    progress: Progress,
+) -> tuple[FolderOutcome, ...]:
+    """Publish every adapter in a nested folder; see `registry.operations.registry.Registry.publish_folders`."""
+    nesting = nested_adapters(folder, base, rename)
+    run = _Run(ground, folder, nesting, told, progress)
+    run.check()
+    if dry_run:
+        run.tell_plans()
+    else:
+        if run.refused and not keep_going:
+            raise run.error()
+        run.publish(keep_going=keep_going)
+    for skipped in nesting.skipped:
+        run.tell(FolderOutcome(folder=skipped.path, path=None, state="skipped", message=skipped.reason))
+    return tuple(run.outcomes)
+
+
+@dataclass
+class _Run:
+    ground: Ground
+    folder: Path
+    nesting: Nesting
+    told: Told
+    progress: Progress
+    previews: dict[str, PublishPreview] = field(default_factory=dict)  # by place, as all below
+    read: dict[str, PublishFolder] = field(default_factory=dict)  # what passed
+    models: dict[str, str | None] = field(default_factory=dict)  # what each was trained on, as it says
+    published: dict[str, Published] = field(default_factory=dict)
+    refused: dict[str, RegistryError] = field(default_factory=dict)
+    blocked: dict[str, str] = field(default_factory=dict)  # with the place that was refused
+    outcomes: list[FolderOutcome] = field(default_factory=list)
+
+    def tell(self, outcome: FolderOutcome) -> None:
+        self.outcomes.append(outcome)
+        self.told(outcome)
+
+    def check(self) -> None:
+        """Check all folders; nothing is stored."""
+        for node in self.nesting.nodes:
+            if node.problem is not None:
+                self.refused[node.place] = node.problem
+            elif (cause := self._cause(node)) is not None:
+                self.blocked[node.place] = cause
+            elif (made := self._read(node)) is not None:
+                self.models[node.place] = trained_on(made.request.config)
+                try:
+                    self.previews[node.place] = self.ground.plan(made, self.progress)
+                    self.read[node.place] = made
+                except UnavailableError:  # not about this folder
+                    raise
+                except RegistryError as problem:
+                    self.refused[node.place] = problem
+
+    def _cause(self, node: Node) -> str | None:
+        """The folder above that was refused, so that this one has no parent."""
+        if node.above is None:
+            return None
+        return node.above if node.above in self.refused else self.blocked.get(node.above)
+
+    def _read(self, node: Node) -> PublishFolder | None:
+        parent = self._planned(node)
+        try:
+            return publish_request(
+                node.folder,
+                str(node.path),
+                parent=parent,
+                receipt=None,
+                progress=self.progress,
+                nested=parent is not None,
+            )
+        except RegistryError as problem:
+            self.refused[node.place] = problem
+            return None
+
+    def _planned(self, node: Node) -> str | None:
+        """What will stand for the folder above, by its digest: it may have no number yet."""
+        if node.above is None:
+            return None
+        above = self.previews[node.above]
+        return f"{above.path}@{above.digest}"
+
+    def tell_plans(self) -> None:
+        """Tell what would be done."""
+        for node in self.nesting.nodes:
+            preview = self.previews.get(node.place)
+            if preview is None:
+                self._tell_not(node)
+            else:
+                state: FolderState = "existing" if preview.reference else "planned"
+                self._tell_done(node, state, preview=preview)
+
+    def publish(self, *, keep_going: bool) -> None:
+        """Publish what passed."""
+        for node in self.nesting.nodes:
+            cause = self._cause(node)
+            if cause is not None and node.place not in self.refused:
+                self.blocked[node.place] = cause
+            if node.place in self.refused or node.place in self.blocked:
+                self._tell_not(node)
+                continue
+            above = self.published[node.above].revision if node.above else None
+            parent = f"{above.path}@{above.digest}" if above else None
+            folder = self.read[node.place].with_request(parent=parent)
+            try:
+                answer = self.ground.publish(folder, self.progress)
+            except UnavailableError:
+                raise
+            except RegistryError as problem:  # what only the bytes themselves show
+                self.refused[node.place] = problem
+                if not keep_going:
+                    raise self.error() from problem
+                self._tell_not(node)
+                continue
+            self.published[node.place] = answer
+            state: FolderState = "published" if answer.created else "existing"
+            self._tell_done(node, state, published=answer)
+
+    def _tell_done(
+        self,
+        node: Node,
+        state: FolderState,
+        *,
+        preview: PublishPreview | None = None,
+        published: Published | None = None,
+    ) -> None:
+        model = self.models.get(node.place)
+        notices = []
+        if model and node.above is not None and self.models.get(node.above) == model:
+            notices.append(
+                f"It says that it was trained on {model}, and so does the folder {node.above} above it: if it was "
+                "trained beside that one and not on top of it, put it beside it."
+            )
+        self.tell(
+            FolderOutcome(
+                folder=node.place,
+                path=str(node.path),
+                state=state,
+                preview=preview,
+                published=published,
+                notices=tuple(notices),
+            )
+        )
+
+    def _tell_not(self, node: Node) -> None:
+        path = None if node.path is None else str(node.path)
+        if node.place in self.refused:
+            problem = self.refused[node.place]
+            self.tell(
+                FolderOutcome(
+                    folder=node.place,
+                    path=path,
+                    state="refused",
+                    code=problem.code,
+                    kind=type(problem).__name__,
+                    message=str(problem),
+                )
+            )
+        else:
+            message = f"its parent, the folder {self.blocked[node.place]}, is not published"
+            self.tell(FolderOutcome(folder=node.place, path=path, state="blocked", message=message))
+
+    def error(self) -> RegistryError:
+        """The error of the first folder that was refused, naming all of them."""
+        (place, first), *others = self.refused.items()
+        done = f"{len(self.published)} of {len(self.nesting.nodes)} folders were published before it"
+        what = done if self.published else "Nothing was published"
+        also = "".join(f"; {place} is refused too ({error.code})" for place, error in others[:_LISTED])
+        more = f"; and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
+        where = str(self.folder / place)
+        named = str(first) if str(first).startswith(f"{where} ") else f"{where}: {first}"
+        return type(first)(
+            f"{named} {what}{also}{more}. --dry-run shows all folders, --keep-going publishes the others.",
+            code=first.code,
+        )

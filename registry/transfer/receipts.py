@@ -1,0 +1,34 @@
+"""The receipt of an artifact whose files were written, whichever machine computed it."""
+
+from __future__ import annotations
+
+import platform
+
+from registry.schemas import OutputFile
+from registry.schemas.bundles import ArtifactPlan
+from registry.schemas.receipt import Receipt, ReceiptVersions
+
+
+def receipt_of(plan: ArtifactPlan, files: tuple[OutputFile, ...], registry: str) -> Receipt:
+    """The receipt for ``files``, which were made by a plan of ``registry``."""
+    return Receipt(
+        reference=plan.reference,
+        kind=plan.kind,
+        base=plan.base,
+        since=plan.since,
+        plan=plan.plan,
+        plan_digest=plan.plan_digest,
+        rendering=plan.rendering,
+        numerics=plan.numerics,
+        lineage=plan.lineage,
+        registry=registry,
+        versions=ReceiptVersions(
+            registry=plan.version,
+            artifact_format=plan.artifact_format,
+            torch=plan.torch,
+            python=platform.python_version(),
+        ),
+        notices=plan.notices,
+        truncation=plan.truncation,
+        files=files,
+    )

@@ -1,0 +1,204 @@
+"""A folder of this machine as a request to a registry elsewhere: names, digests and headers, and no weights.
+
+Needs neither torch nor a database: a client makes these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+from registry.errors import InvalidBaseError, UnavailableError
+from registry.files.hashed import HashedFile
+from registry.folders.contents import hash_found, head_of, read_start
+from registry.folders.provenance import derived_from
+from registry.folders.scan import Folder, FoundFile, scan
+from registry.operations.publication import Publication
+from registry.progress import Progress
+from registry.schemas import FileEntry, PublishPreview
+from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
+from registry.transfer.adapter_folder import AdapterFolder, read_adapter
+from registry.transfer.model_files import DOCUMENTS, MAX_DOCUMENT, ModelListing, list_model
+from registry.transfer.source import Given, given_base
+
+
+@dataclass(frozen=True)
+class HashedFiles:
+    """Files whose bytes a request names, by digest."""
+
+    hashed: Mapping[str, HashedFile]
+
+    @property
+    def sources(self) -> dict[str, Path]:
+        """Where the bytes of each digest are."""
+        return {digest: one.path for digest, one in self.hashed.items()}
+
+
+@dataclass(frozen=True)
+class PublishFolder(HashedFiles):
+    """An adapter's folder, and the request that it makes."""
+
+    request: PublishRequest
+    adapter: AdapterFolder
+
+    def with_request(self, **changes: object) -> PublishFolder:
+        """The same files with another request."""
+        return replace(self, request=self.request.model_copy(update=changes))
+
+
+@dataclass(frozen=True)
+class BaseFolder(HashedFiles):
+    """A base model's folder, and the request that it makes."""
+
+    request: BaseRequest
+    folder: Path
+
+
+def request_of(publication: Publication, progress: Progress) -> PublishFolder:
+    """What a publish is asked for, as a request; raises as `publish_request`."""
+    labels = publication.labels
+    return publish_request(
+        publication.folder,
+        str(publication.path),
+        parent=publication.parent,
+        receipt=publication.receipt,
+        skip_parent_check=publication.skip_parent_check,
+        message=labels.message,
+        metrics=labels.metrics,
+        tags=labels.tags,
+        annotations=labels.annotations,
+        progress=progress,
+    )
+
+
+def publish_request(
+    place: str | PathLike[str],
+    path: str,
+    *,
+    parent: str | None,
+    receipt: Path | None,
+    skip_parent_check: bool = False,
+    message: str = "",
+    metrics: Mapping[str, float] = {},
+    tags: Iterable[str] = (),
+    annotations: Mapping[str, str] = {},
+    progress: Progress,
+    nested: bool = False,
+) -> PublishFolder:
+    """Read an adapter's folder, brought here where it is a repository of a Hub, and hash its files.
+
+    Raises:
+        What `registry.transfer.adapter_folder.read_adapter` raises.
+    """
+    adapter = read_adapter(place, receipt=receipt, skip_parent_check=skip_parent_check, progress=progress)
+    claims, hashed = _claims("Hashing", adapter.given, adapter.files, progress)
+    request = PublishRequest(
+        path=path,
+        parent=parent,
+        receipt=adapter.receipt,
+        message=message,
+        metrics=dict(metrics),
+        tags=tuple(tags),
+        annotations=dict(annotations),
+        config=adapter.config,
+        header=adapter.header,
+        files=claims,
+        left_out=adapter.left_out,
+        source=adapter.given.source,
+        skip_parent_check=skip_parent_check,
+        derived_from=adapter.derived_from,
+        quantised=adapter.quantised,
+        nested=nested,
+    )
+    return PublishFolder(hashed, request, adapter)
+
+
+def preview(made: PublishFolder, plan: PublishPlan, registry: str, unchecked: Iterable[str]) -> PublishPreview:
+    """What publishing a folder would do.
+
+    Raises:
+        UnavailableError: the service is too old to tell.
+    """
+    request = made.request
+    if plan.digest is None or plan.rank is None or plan.parameters is None:
+        raise UnavailableError(
+            f"The registry at {registry} is older than this program and can't say what it would publish; ask its "
+            "operator to upgrade it, or publish without --dry-run, folder by folder.",
+            code="other_version",
+        )
+    sizes = {claim.digest: claim.size for claim in request.files}
+    return PublishPreview(
+        path=request.path,
+        reference=plan.existing,
+        digest=plan.digest,
+        parent=plan.parent,
+        parent_digest=plan.parent_digest,
+        parent_reason=plan.parent_reason,
+        parent_known_by=plan.parent_known_by,
+        rank=plan.rank,
+        parameters=plan.parameters,
+        size=sum(claim.size for claim in request.files),
+        files=tuple(FileEntry(path=claim.path, size=claim.size, digest=claim.digest) for claim in request.files),
+        left_out=request.left_out,
+        missing=plan.missing,
+        bytes_missing=sum(sizes.get(digest, 0) for digest in plan.missing),
+        notices=plan.notices,
+        unchecked=tuple(unchecked),
+        source=request.source,
+        registry=registry,
+    )
+
+
+def base_request(name: str, place: str | PathLike[str], progress: Progress) -> BaseFolder:
+    """Read a base model's folder, brought here where it is a repository of a Hub.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        InvalidBaseError: see `registry.transfer.model_files.list_model`.
+        What `registry.folders.hub.repository.bring` raises.
+    """
+    given = given_base(place, progress)
+    found = scan(given.folder, InvalidBaseError)
+    listing = list_folder(found)
+    files = {entry.path: entry for entry in found.files if entry.path in set(listing.files)}
+    claims, hashed = _claims("Hashing the base model", given, files.values(), progress)
+    derived, left_out = derived_from(
+        found.root, listing.shards, given.with_left_out([*found.left_out, *listing.left_out])
+    )
+    documents = {path: read_document(found, path) for path in DOCUMENTS if path in files}
+    request = BaseRequest(
+        name=name,
+        files=claims,
+        documents={path: data for path, data in documents.items() if data is not None},
+        headers={path: head_of(files[path].file) for path in listing.shards},
+        left_out=left_out,
+        source=given.source,
+        derived_from=derived,
+    )
+    return BaseFolder(hashed, request, given.folder)
+
+
+def list_folder(folder: Folder) -> ModelListing:
+    """Tell the files of a base folder apart; see `registry.transfer.model_files.list_model`."""
+    paths = [found.path for found in folder.files]
+    return list_model(str(folder.root), paths, lambda path: read_document(folder, path))
+
+
+def read_document(folder: Folder, path: str) -> bytes | None:
+    """A small document of a base folder, at most one byte more of it than is allowed; None where there is none."""
+    file = folder.find(path)
+    return None if file is None else read_start(file, MAX_DOCUMENT + 1)
+
+
+def _claims(
+    what: str, given: Given, files: Iterable[FoundFile], progress: Progress
+) -> tuple[tuple[FileClaim, ...], dict[str, HashedFile]]:
+    """Names, sizes and digests of all files, and the files themselves by digest."""
+    listed = list(files)
+    progress.begin(what, sum(found.size for found in listed))
+    hashed = {found.path: hash_found(found.file, progress) for found in listed}
+    given.check({path: (one.digest, one.stamp.size) for path, one in hashed.items()})
+    claims = tuple(FileClaim(path=path, size=one.stamp.size, digest=one.digest) for path, one in hashed.items())
+    return claims, {one.digest: one for one in hashed.values()}

@@ -1,0 +1,89 @@
+"""What a user gives to be added or published: a folder of this machine, or a repository of a Hub brought to it first.
+
+Needs neither torch nor a database: a client brings what it publishes elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+
+from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError, UsageError
+from registry.folders.hub.repository import Choose, Listing, Snapshot, bring, names_a_hub
+from registry.folders.scan import require_adapter
+from registry.progress import Progress
+from registry.schemas import LeftOut
+from registry.transfer.model_files import list_model
+
+
+@dataclass(frozen=True)
+class Given:
+    """A folder, and where it comes from."""
+
+    folder: Path
+    snapshot: Snapshot | None = None
+
+    @property
+    def source(self) -> str | None:
+        """hf:ORG/REPO@COMMIT; None: a folder of the user's own."""
+        return self.snapshot.source if self.snapshot else None
+
+    def with_left_out(self, left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+        """What was left out of the folder, and before that of what it was brought from."""
+        before = self.snapshot.left_out if self.snapshot else ()
+        return tuple(sorted({*before, *left_out}, key=lambda left: left.path))
+
+    def check(self, files: Mapping[str, tuple[str, int]]) -> None:
+        """Hold digests of files against what the Hub says; raises `IntegrityError`."""
+        if self.snapshot is not None:
+            self.snapshot.check(files)
+
+
+def given_base(place: str | PathLike[str], progress: Progress) -> Given:
+    """A base model; of a repository only what belongs to the model is brought.
+
+    Raises:
+        What `registry.folders.hub.repository.bring` and `registry.transfer.model_files.list_model` raise.
+    """
+
+    def choose(listing: Listing) -> tuple[Iterable[str], Iterable[LeftOut]]:
+        found = list_model(
+            listing.where, listing.names, lambda path: listing.read(path) if path in listing.names else None
+        )
+        return found.files, found.left_out
+
+    return _given(place, choose, InvalidBaseError, progress)
+
+
+def given_adapter(place: str | PathLike[str], progress: Progress) -> Given:
+    """An adapter; of a repository what a publish folder of the same files would keep.
+
+    Raises:
+        What `registry.folders.hub.repository.bring` and `registry.folders.scan.require_adapter` raise.
+    """
+
+    def choose(listing: Listing) -> tuple[Iterable[str], Iterable[LeftOut]]:
+        require_adapter(listing.where, listing.names, listing.left_out)
+        return listing.names, ()
+
+    return _given(place, choose, InvalidAdapterError, progress)
+
+
+def _given(place: str | PathLike[str], choose: Choose, error: type[RegistryError], progress: Progress) -> Given:
+    if not names_a_hub(place):
+        return Given(Path(place))
+    snapshot = bring(fspath(place), choose, error, progress)
+    return Given(snapshot.folder, snapshot)
+
+
+def own_folder(place: str | PathLike[str], what: str) -> Path:
+    """A folder of this machine, where no repository can be taken; ``what`` says where.
+
+    Raises:
+        UsageError: it names a repository of a Hub.
+    """
+    if names_a_hub(place):
+        raise UsageError(f"{what} takes a folder of this machine, but {fspath(place)} is a repository of a Hub.")
+    return Path(place)

@@ -1,0 +1,64 @@
+"""A random order can be repeated and keeps modules together; delays change when something happens, and not what."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.kit import delays, order
+from tests.kit.servers_service import clean_environ
+
+NAMES = [f"{module}::{test}" for module in "abcde" for test in range(8)]
+EXCHANGE = """
+import socket, threading
+one, other = socket.socketpair()
+thread = threading.Thread(target=lambda: [one.sendall(bytes([n])) for n in range(50)] and one.close())
+thread.start()
+print(list(b"".join(iter(lambda: other.recv(9), b""))) == list(range(50)), hasattr(socket.socket.close, "__closure__"))
+thread.join()
+other.close()
+"""
+
+
+def shuffled(seed: str | None) -> list[str]:
+    items: list[Any] = [SimpleNamespace(path=Path(name[0]), name=name) for name in NAMES]
+    config: Any = SimpleNamespace(option=SimpleNamespace(shuffle=seed))
+    order.shuffle(config, items)
+    return [item.name for item in items]
+
+
+def test_a_seed_means_an_order() -> None:
+    assert shuffled(None) == NAMES
+    assert shuffled("1") == shuffled("1") != shuffled("2")
+    assert sorted(shuffled("1")) == NAMES
+    modules = [name[0] for name in shuffled("1")]
+    changes = sum(one != next_one for one, next_one in pairwise(modules))
+    assert changes == 4
+
+
+def test_a_new_seed_is_the_same_in_all_processes_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(order.VARIABLE, "")
+    monkeypatch.delenv(order.VARIABLE)
+    seeds = []
+    for _ in range(2):  # the second process has the environment of the first
+        config: Any = SimpleNamespace(option=SimpleNamespace(shuffle=order.NEW))
+        order.choose_seed(config)
+        seeds.append(config.option.shuffle)
+    assert seeds[0] == seeds[1] == os.environ[order.VARIABLE]
+
+
+def test_a_service_has_the_delays_of_its_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(delays.VARIABLE, "1")
+    late = subprocess.run(
+        [sys.executable, "-c", EXCHANGE], env=clean_environ({}), check=True, capture_output=True, text=True
+    )
+    assert late.stdout.split() == ["True", "True"], late.stderr
+    monkeypatch.delenv(delays.VARIABLE)
+    assert str(delays.LATE) not in clean_environ({})["PYTHONPATH"]

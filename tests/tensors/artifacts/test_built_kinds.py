@@ -1,0 +1,48 @@
+"""The table of builders: one a kind, and what is built is of the kind that its row tells."""
+
+from __future__ import annotations
+
+import pytest
+
+from registry.errors import UsageError
+from registry.folders.scan import ADAPTER_CONFIG
+from registry.schemas import ArtifactKind
+from registry.schemas.kinds import KINDS
+from registry.services.artifacts.kinds.table import BUILDERS
+from registry.transfer.model_files import CONFIG
+from tests.kit import plain_base, write_chain
+from tests.kit.shelf import Shelf, core_artifact
+
+
+@pytest.fixture(scope="module")
+def reference(shelf: Shelf) -> str:
+    base = shelf.base("kinds", plain_base, shapes={"a.weight": (12, 20), "b.weight": (8, 12)})
+    return shelf.path("kinds", write_chain(shelf.folder(), base, 2, ["a", "b"], r=2))
+
+
+def test_every_kind_has_a_builder() -> None:
+    assert BUILDERS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_artifact_is_what_its_row_says(shelf: Shelf, reference: str, kind: ArtifactKind) -> None:
+    row = KINDS[kind]
+    with core_artifact(shelf.registry, reference, kind=kind) as artifact:
+        assert artifact.kind == kind
+        assert (artifact.numerics is None) == row.is_verbatim
+        assert len(artifact.plan.links) == (1 if row.tip_only else 2)
+        assert (artifact.plan.base_repo is not None) == row.is_composed
+        assert (ADAPTER_CONFIG in artifact.files) == (not row.is_model)
+        assert (CONFIG in artifact.files) == row.is_model
+        assert all(file.digest is not None for file in artifact.files.values()) or not row.is_verbatim
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_model_is_everything_but_composed(shelf: Shelf, reference: str, kind: ArtifactKind) -> None:
+    base = reference.partition("/")[0]
+    if KINDS[kind].is_composed:
+        with pytest.raises(UsageError, match="is a base model: it has no adapters to compose; fetch it --as merged"):
+            shelf.registry.artifact(base, kind=kind)
+        return
+    with core_artifact(shelf.registry, base, kind=kind) as artifact:
+        assert CONFIG in artifact.files

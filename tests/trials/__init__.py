@@ -1,0 +1,4 @@
+"""Random trials: processes killed at any moment, races, and range requests held against the whole files.
+
+``python -m tests.trials --seconds 600 --seed 7`` runs them for long; `test_trials` for seconds.
+"""
