@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -142,11 +143,15 @@ def _help_alone(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
+# Made from the functions once a process: it takes tens of milliseconds.
+_command = cache(lambda: get_command(build_app()))
+
+
 def run(args: Sequence[str]) -> int:
     """Run one command line and return its exit code; whatever went wrong has been said on stderr."""
     try:
         # Not `command.main`: it turns interrupts and closed pipes into endings of its own.
-        command = get_command(build_app())
+        command = _command()
         with command.make_context("registry", list(args)) as context:
             command.invoke(context)
         sys.stdout.flush()
