@@ -13,9 +13,9 @@ import pytest
 from registry.app import service_app
 from registry.hub.views import VIEW_ROUTERS
 from registry.services.local import LocalRegistry
-from tests.api.conftest import Library, fill, running, with_tokens
 from tests.api.rights_table import TABLE
 from tests.kit import plain_base, write_chain
+from tests.kit.library import Library, fill, running, with_tokens
 
 READS: Final = sorted((method, route) for method, route in TABLE if method in {"GET", "HEAD"})
 KEEP_HISTORY: Final = {"/api/v1/events"}

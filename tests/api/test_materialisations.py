@@ -25,10 +25,10 @@ from registry.services.jobs.runner import Runner
 from registry.services.jobs.table import perform
 from registry.services.local import LocalRegistry
 from registry.tensors.artifacts import plan as plans
-from tests.api.conftest import assert_problem
-from tests.api.conftest import running as serving
 from tests.kit import add_tokenizer, plain_base, write_chain
-from tests.services.life_places import open_place
+from tests.kit.library import assert_problem
+from tests.kit.library import running as serving
+from tests.kit.places import open_place
 
 OTHER = "0123456789abcdef"  # the arithmetic of another machine
 MERGED = {"ref": "net/one/two", "kind": "merged"}

@@ -15,7 +15,7 @@ from registry.api.examples import EXAMPLES
 from registry.api.openapi import body_schema, describe, json_routes
 from registry.app import service_app
 from registry.schemas import bundles, jobs, protocol, receipt, requests, transfer, usage
-from tests.api.conftest import Library
+from tests.kit.library import Library
 
 MODULES = (schemas, bundles, jobs, protocol, receipt, requests, transfer, usage, about, health)
 OPEN = {"/healthz", "/readyz", "/metrics"}

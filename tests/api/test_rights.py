@@ -17,8 +17,8 @@ from registry.operations.operation import Operation
 from registry.operations.table import DROP_MATERIALISATION, OPERATIONS
 from registry.rights import ROLES
 from registry.schemas.protocol import API
-from tests.api.conftest import SCOPE, Library, assert_problem, fill, running, with_tokens
 from tests.api.rights_table import IN, OUT, TABLE, Row
+from tests.kit.library import SCOPE, Library, assert_problem, fill, running, with_tokens
 
 ACTORS = ["nobody", "revoked", *ROLES, *(f"{role} of a" for role in ROLES)]
 

@@ -23,8 +23,8 @@ from schemathesis.specs.openapi.checks import (
 
 from registry.api.openapi import describe
 from registry.app import service_app
-from tests.api.conftest import Library, fill, running, with_tokens
 from tests.api.rights_table import TABLE
+from tests.kit.library import Library, fill, running, with_tokens
 
 CHECKS: list[Any] = [
     not_a_server_error,

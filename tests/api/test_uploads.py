@@ -22,8 +22,8 @@ from registry.schemas.protocol import API
 from registry.services.intake import uploads
 from registry.services.jobs import runner as running_work
 from registry.transfer.requests import base_request, publish_request
-from tests.api.conftest import Library, assert_problem, fill, running, with_tokens
 from tests.kit import Base, plain_base, write_adapter
+from tests.kit.library import Library, assert_problem, fill, running, with_tokens
 
 
 @dataclass(frozen=True)

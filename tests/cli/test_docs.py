@@ -19,8 +19,8 @@ from registry.cli.program import build_app
 from registry.errors import CODES
 from registry.http.request.statuses import BY_CODE, STATUSES
 from registry.settings import SETTINGS
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SHARED = {"--url", "--json", "-h", "--help"}
 

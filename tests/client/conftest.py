@@ -13,7 +13,7 @@ from registry.client.remote import RemoteRegistry
 from registry.folders.cache import FetchCache
 from registry.services.local import LocalRegistry
 from registry.services.local_merge import LocalArithmetic
-from tests.client.serving import QUICK, served
+from tests.kit.serving import QUICK, served
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from registry.schemas.transfer import PublishPlan, PublishRequest
 from registry.services.local import LocalRegistry
 from registry.storage.s3 import S3Driver
 from tests.client.conftest import MakeTeam, Team
-from tests.client.serving import QUICK
 from tests.kit import plain_base, write_adapter
 from tests.kit.servers import S3Place
+from tests.kit.serving import QUICK
 from tests.kit.shim import Asked, Fault, Shim, flip_first_byte
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 PART = 16 << 20
 BIG = 2 * PART + 12345
 GIVES_UP = RetryPolicy(known=0.0, unknown=0.0)

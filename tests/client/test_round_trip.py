@@ -14,7 +14,7 @@ from registry.version import __version__
 from tests.client.conftest import Team
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
 from tests.kit.masked import HEAD, masked_base
-from tests.services.old_tables import of_before
+from tests.kit.old_tables import of_before
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ from registry.client.download.resume import Journal
 from registry.client.remote import RemoteRegistry
 from registry.folders.cache import FetchCache
 from tests.client.conftest import Team
-from tests.client.serving import QUICK
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
-
-ROOT = Path(__file__).parents[2]
+from tests.kit.serving import QUICK
+from tests.root import ROOT
 
 
 def test_a_download_into_another_folder_needs_no_cache(

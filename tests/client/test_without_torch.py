@@ -14,8 +14,8 @@ import pytest
 from tests.client.conftest import Team
 from tests.house import conftest as house
 from tests.kit import Base, plain_base, write_adapter
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 wheel, distribution = house.wheel, house.distribution
 NEEDED = ["httpx", "pydantic", "typer", "rich", "platformdirs", "blake3"]
 

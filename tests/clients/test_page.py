@@ -13,8 +13,9 @@ from tests.clients.conftest import NewMachine
 from tests.clients.machines import Machine
 from tests.clients.tree import Tree
 from tests.kit.shim import Shim
+from tests.root import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+PAGE = ROOT / "docs" / "clients.md"
 ADDRESS = "http://registry.team:8321"
 PARTS = re.split(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 SECTIONS = {"The beginning": PARTS[0], **dict(zip(PARTS[1::2], PARTS[2::2], strict=True))}

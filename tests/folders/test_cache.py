@@ -14,8 +14,7 @@ from registry.folders.cache import FetchCache
 from registry.folders.leases import hold
 from registry.folders.scan import RECEIPT
 from tests.folders.nobody import as_nobody, public_folder
-
-ROOT = Path(__file__).parents[2]
+from tests.root import ROOT
 
 
 def name(number: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.effort import LONGEST_MESSAGE
+from tests.root import ROOT
 
 SECONDS = 1.0
 BYTES = 200_000_000
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 def measured(*sorts: str) -> tuple[float, list[dict[str, Any]]]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.bound_worker", *sorts],
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

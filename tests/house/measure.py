@@ -23,8 +23,8 @@ from typing import Final
 
 from tests.house.entered import THINGS
 from tests.house.rooms import imports_between_rooms
+from tests.root import ROOT
 
-ROOT: Final = Path(__file__).parents[2]
 ENTERED: Final = Path(__file__).with_name("entered.py")
 OPERATION: Final = re.compile(r"protect_tag|ProtectRequest|ProtectedTag\b|protected-tags")
 """What tells the operation that lets only admins move tags."""

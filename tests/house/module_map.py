@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.root import ROOT
+
 PAGE = ROOT / "docs" / "architecture.md"
 BEGIN = "<!-- packages: written by `make format` from the first line of each -->\n"
 END = "<!-- end of packages -->"

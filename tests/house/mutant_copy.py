@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tests.house.planted import Mutant
 from tests.house.symbols import Index, SymbolError
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 COPIED = ("registry", "adapter_registry", "tests", "benchmarks", "alembic", "migrations", "pyproject.toml", "README.md")
 GRACE = 10.0  # seconds for pytest to take down what it set up, once its time is up
 LEAST = 20.0  # seconds that are worth a start: what the tests of most bugs take, twice

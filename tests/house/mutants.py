@@ -23,9 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.house.mutant_copy import ROOT, Copy, Trial, Verdict, planted, selection
+from tests.house.mutant_copy import Copy, Trial, Verdict, planted, selection
 from tests.house.planted import MUTANTS, Mutant
 from tests.house.symbols import SymbolError
+from tests.root import ROOT
 
 SIDE_BY_SIDE = 2
 NO_COMMIT = "no commit"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, get_args
 
 from registry.operations.operation import Job, Listing, Operation
 from registry.operations.table import OPERATIONS
 from registry.schemas.protocol import API
+from tests.root import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "http.md"
+PAGE = ROOT / "docs" / "http.md"
 BEGIN = "<!-- operations: written by `make format` from registry/operations/table.py -->\n"
 END = "<!-- end of operations -->"
 

@@ -19,8 +19,8 @@ from registry import __version__, connect
 from tests.conftest import StartService
 from tests.house.environments import attempt, environment, link, run, with_dependencies
 from tests.kit import Base, plain_base, write_adapter
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "numpy", "safetensors", "transformers", "huggingface_hub", "sqlalchemy", "alembic", "fastapi",
          "starlette", "uvicorn", "boto3", "botocore", "psycopg", "prometheus_client", "regex"}  # fmt: skip
 OPTIONAL = {"huggingface_hub", "vllm"}  # imported where they are there

@@ -20,8 +20,8 @@ from typer.main import get_command
 
 from registry.cli.program import build_app
 from registry.settings import read_settings
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sysconfig.get_path("scripts"))
 COMPOSE = ROOT / "docker-compose.yml"
 CADDYFILE = ROOT / "deploy" / "Caddyfile"

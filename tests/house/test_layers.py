@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.root import ROOT
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

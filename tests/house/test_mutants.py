@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.mutant_copy import ROOT, planted, selection
+from tests.house.mutant_copy import planted, selection
 from tests.house.planted import MUTANTS, Mutant
 from tests.house.symbols import Index
+from tests.root import ROOT
 
 
 @pytest.fixture(scope="module")

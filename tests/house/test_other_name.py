@@ -15,8 +15,8 @@ import pytest
 from registry import __version__, connect
 from tests.conftest import StartService
 from tests.kit import plain_base, write_adapter
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 OWN_MODULE = "MODELS = {'resnet': 50}\n"
 
 ONE = """

@@ -13,11 +13,13 @@ import pytest
 
 from tests.house import module_map, route_table
 from tests.house.rooms import circles, imports_between_rooms
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 MOST_LINES = 500
 MOST_LINES_OF_NINE_IN_TEN = 250
 MOST_MODULES = 21  # of one folder: the variants of a checkpoint are one a file
+# Folders of tests that are about more than one package; all others stand where the package does that they test.
+ACROSS = {"architectures", "clients", "fuzz", "house", "journeys", "kit", "trials", "unchanged"}
 VAGUE_NAMES = {"utils", "common", "helpers", "base", "core"}
 # Joined here, so that this file doesn't name them either.
 REGISTRY_HOSTS = [
@@ -92,6 +94,12 @@ def test_no_circle_between_folders() -> None:
 
 def test_modules_are_named_for_what_they_do() -> None:
     assert [path for path in modules() if path.stem in VAGUE_NAMES or path.parent.name in VAGUE_NAMES] == []
+
+
+def test_folders_of_tests_mirror_the_package() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    mirrored = {folder for folder in folders if folder.parts and folder.parts[0] not in ACROSS}
+    assert {str(folder) for folder in mirrored if not (ROOT / "registry" / folder).is_dir()} == set()
 
 
 def test_the_architecture_page_lists_every_package_as_it_is() -> None:

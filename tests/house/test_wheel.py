@@ -18,8 +18,7 @@ from benchmarks import synthetic
 from registry import __version__
 from registry.demo.links import BASE, LINKS
 from tests.house.environments import environment, run
-
-ROOT = Path(__file__).parents[2]
+from tests.root import ROOT
 
 
 def test_the_wheel_carries_the_migrations_inside_the_package(wheel: Path) -> None:

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from tests.api.conftest import Library, running, with_tokens
 from tests.kit import plain_base, write_chain
 from tests.kit.bases import Base
+from tests.kit.library import Library, running, with_tokens
 from tests.kit.shelf import Shelf
 
 WEIGHTS = {

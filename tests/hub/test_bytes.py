@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import registry
 from registry.schemas.protocol import VIEWS
-from tests.api.conftest import Library
 from tests.hub.conftest import WEIGHTS, assert_missing, sha
 from tests.kit import plain_base, write_chain
+from tests.kit.library import Library
 from tests.kit.servers_shared import SharedService
 
 

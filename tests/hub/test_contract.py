@@ -14,9 +14,9 @@ import pytest
 
 from registry.app import service_app
 from registry.schemas.protocol import VIEWS
-from tests.api.conftest import Library, Lines, log, running
 from tests.hub.conftest import WEIGHTS, assert_missing, sha
 from tests.kit import plain_base, write_chain
+from tests.kit.library import Library, Lines, log, running
 from tests.kit.shelf import Shelf
 
 __all__ = ["log"]

@@ -16,9 +16,9 @@ from registry.schemas.protocol import VIEWS
 from registry.services import hub_repos
 from registry.services.artifacts import commits
 from registry.tensors.artifacts import plan
-from tests.api.conftest import Library, running, with_tokens
 from tests.hub.conftest import WEIGHTS, assert_missing, fill, sha
 from tests.kit import RawTensor, plain_base, read_tensors, write_tensors
+from tests.kit.library import Library, running, with_tokens
 from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.shelf import Shelf
 from tests.kit.variants import MAKERS, VARIANTS

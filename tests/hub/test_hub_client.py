@@ -11,8 +11,8 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile, RepoFolder
 
 from registry.schemas.protocol import VIEWS
-from tests.api.conftest import Library
 from tests.hub.conftest import WEIGHTS
+from tests.kit.library import Library
 
 
 @pytest.fixture(autouse=True)

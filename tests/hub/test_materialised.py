@@ -12,8 +12,8 @@ import pytest
 from registry.app import service_app
 from registry.services.artifacts.commits import made_by
 from registry.tensors.artifacts import plan
-from tests.api.conftest import running
 from tests.hub.conftest import WEIGHTS, assert_missing, fill, sha
+from tests.kit.library import running
 from tests.kit.shelf import Shelf
 
 OTHER = "0123456789abcdef"  # the arithmetic of another machine

@@ -7,8 +7,8 @@ import pytest
 
 from registry.app import service_app
 from registry.http.request.limits import Limits
-from tests.api.conftest import Library, running
 from tests.hub.conftest import assert_missing, sha
+from tests.kit.library import Library, running
 
 NOTHING = [
     "", "/", "/x", "/x%0A", "/%0Ax", "/api", "/api/", "/api/models%0A/tiny/a",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from tests.api.conftest import Library
+from tests.kit.library import Library
 
 WARNING = "x-hf-warning"
 

@@ -19,7 +19,7 @@ from tests.kit.heap import VERDICTS, WEIGHTS, Heap, make_heap
 from tests.kit.peers import load_model, logits, peft_merge
 from tests.kit.tensor_files import read_tensors
 
-pytestmark = pytest.mark.slow  # tests/services/test_publish_folders.py has such folders one by one
+pytestmark = pytest.mark.slow  # tests/transfer/test_publish_folders.py has such folders one by one
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -15,8 +15,8 @@ import pytest
 import registry
 from tests.kit import Base, add_tokenizer, bert_base, llama_base, write_adapter
 from tests.kit.servers_service import ServiceProcess
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).with_name("registry")
 
 

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from registry.rights import UNLIMITED, Principal, Role
 from tests.kit import delays, servers_home
 from tests.kit.servers_home import Home, ServerError
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 SERVE = (sys.executable, "-m", "registry.cli.main", "serve", "--host", "127.0.0.1", "--port", "0")
 _SERVING = re.compile(r"Serving .* on (http://127\.0\.0\.1:\d+)")
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.kit import read_tensors, simulate
+from tests.root import ROOT
 
-CASES = Path(__file__).parents[2] / "../shared/cases"
+CASES = ROOT / "../shared/cases"
 
 
 def _names() -> list[str]:

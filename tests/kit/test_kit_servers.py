@@ -28,8 +28,8 @@ from tests.kit import servers
 from tests.kit.servers import Postgres, S3Place, S3Server
 from tests.kit.servers_home import Home, ServerError
 from tests.kit.servers_shared import SharedService
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 STAND_IN = """
 import http.server, signal, sys
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -10,8 +10,8 @@ import pytest
 from registry.errors import NotFoundError, UsageError
 from registry.operations.registry import Registry
 from registry.services.local import LocalRegistry
-from tests.client.serving import open_http
 from tests.kit import plain_base, write_adapter
+from tests.kit.serving import open_http
 
 
 @pytest.fixture(params=["embedded", "http"])

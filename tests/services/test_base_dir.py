@@ -10,8 +10,8 @@ import pytest
 
 from registry.errors import IntegrityError, NotFoundError
 from registry.services.local import LocalRegistry
-from tests.client.serving import open_http
 from tests.kit import Base, plain_base, write_adapter
+from tests.kit.serving import open_http
 
 SHAPES = {"a.weight": (24, 16)}
 

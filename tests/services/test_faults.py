@@ -14,8 +14,8 @@ import pytest
 from registry.errors import IntegrityError, RegistryError, UnavailableError
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("fault_worker.py")
 SHAPES = {"a.weight": (24, 16), "b.weight": (600, 512)}
 

@@ -24,11 +24,11 @@ from registry.errors import (
 )
 from registry.folders.hub.repository import check_source
 from registry.services.local import LocalRegistry
-from tests.client.serving import ServedRegistry
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
 from tests.kit.hub_folder import HubFolders, Repo, commit_of, hub_client
+from tests.kit.sending import SHAPES
 from tests.kit.servers_service import clean_environ
-from tests.services.sending import SHAPES
+from tests.kit.serving import ServedRegistry
 
 NO_CONNECTION = "http://127.0.0.1:9/hub"
 Anywhere = LocalRegistry | RemoteRegistry

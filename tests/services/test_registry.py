@@ -25,10 +25,10 @@ from registry.operations.registry import Registry
 from registry.operations.transfer import Transfer
 from registry.schemas import ArtifactKind
 from registry.services.local import LocalRegistry
-from tests.client.serving import open_http
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
-from tests.services.sending import send, send_base
-from tests.services.team import open_team
+from tests.kit.sending import send, send_base
+from tests.kit.serving import open_http
+from tests.kit.team import open_team
 
 
 class Exchanging(Registry, Transfer):

@@ -16,6 +16,7 @@ from registry.storage.memory import MemoryDriver
 from registry.storage.s3 import S3Driver
 from registry.storage.staging import StagingDriver
 from tests.kit.servers import S3Place
+from tests.root import ROOT
 
 KINDS = ("filesystem", "memory", "s3")
 
@@ -121,7 +122,7 @@ def start_script() -> Iterator[StartScript]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
         )
         running.append(process)
         return process

@@ -23,8 +23,8 @@ import httpx
 import registry
 from registry import errors
 from registry.settings import SETTINGS
+from tests.root import ROOT
 
-ROOT: Final = Path(__file__).parents[2]
 PROBLEM: Final = "application/problem+json Problem"
 PYTHON: Final = (
     "add_base", "annotate", "artifact", "bases", "close", "copy", "create_token", "delete", "delete_base",

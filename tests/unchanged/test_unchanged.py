@@ -20,7 +20,7 @@ import pytest
 
 from registry.app import service_app
 from registry.services.local import LocalRegistry
-from tests.api.conftest import running
+from tests.kit.library import running
 from tests.unchanged.digests import AUTHOR, Digests, digests
 from tests.unchanged.faces import Faces, faces
 from tests.unchanged.planting import plant

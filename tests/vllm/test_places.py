@@ -10,12 +10,12 @@ from pathlib import Path
 
 from registry.folders.cache import FetchCache
 from registry.folders.leases import hold
-from tests.client.serving import served
 from tests.kit.recipes import Recipe
+from tests.kit.serving import served
+from tests.root import ROOT
 from tests.vllm.conftest import MakeResolver, Place
 from tests.vllm.engine import Server, weights_in
 
-ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys
 from pathlib import Path

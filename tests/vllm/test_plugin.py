@@ -30,10 +30,10 @@ from registry.errors import (
 )
 from registry.vllm import plugin
 from registry.vllm.resolver import RegistryResolver
+from tests.root import ROOT
 from tests.vllm.conftest import Place
 from tests.vllm.engine import weights_in
 
-ROOT = Path(__file__).parents[2]
 INTERFACE = json.loads((Path(__file__).parent / "interface.json").read_text())
 
 

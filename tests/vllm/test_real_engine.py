@@ -25,12 +25,12 @@ import pytest
 import torch
 
 from registry.services.local import LocalRegistry
-from tests.client.serving import served
 from tests.kit import llama_base
 from tests.kit.peers import load_model
 from tests.kit.recipes import Recipe, write_recipe
+from tests.kit.serving import served
+from tests.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 INTERFACE = json.loads((Path(__file__).parent / "interface.json").read_text())
 PYTHON: Final = os.environ.get("VLLM_PYTHON", "")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

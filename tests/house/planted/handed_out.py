@@ -110,7 +110,7 @@ REGISTRY: Final = (
         "S3Writer._compare",
         "if again == self._digest.digest():",
         "if True:",
-        "test_s3.py",
+        "test_bucket.py",
     ),
     Mutant(
         "bucket-object-overwritten",

@@ -86,7 +86,7 @@ VIEWS: Final = (
         "Admission._ask_to_yield",
         "if slot.held and not wish.done():",
         "if not wish.done():",
-        "test_turns.py",
+        "test_yielding.py",
     ),
     Mutant(
         "page-of-a-portal-in-a-file",

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from registry.schemas import ArtifactKind
 from registry.tensors.artifacts.artifact import Artifact
 from tests.kit import plain_base, write_chain
 from tests.kit.shelf import Shelf, artifact_tensors, core_artifact
+from tests.root import ROOT
 
 KINDS: list[ArtifactKind] = ["published", "lora", "merged"]
 RANGES = settings(
@@ -157,9 +157,7 @@ def test_any_process(shelf: Shelf, deep: str) -> None:
     for threads in ("1", "2", "4"):
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         command = [sys.executable, "-c", SCRIPT, str(shelf.root / "registry"), deep]
-        done = subprocess.run(
-            command, check=True, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[3]
-        )
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=ROOT)
         answers.add(done.stdout)
     assert len(answers) == 1
 

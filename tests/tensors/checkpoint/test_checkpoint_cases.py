@@ -16,8 +16,9 @@ from registry.tensors.checkpoint.reading import Checkpoint, read_checkpoint
 from registry.tensors.elements.finite import FiniteWatch
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.tensor_names import table_from_names
+from tests.root import ROOT
 
-CASES = Path(__file__).parents[3] / "../shared/cases"
+CASES = ROOT / "../shared/cases"
 
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not there")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 from peft import LoraConfig, PeftType
 
 from registry.tensors.checkpoint.variants.other_tuners import WAYS
 from registry.tensors.checkpoint.variants.table import RULES, TAILS
+from tests.root import ROOT
 
-PAGE = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+PAGE = (ROOT / "docs" / "checkpoints.md").read_text()
 BEFORE_PEFT_0_3 = {"enable_lora", "merge_weights"}
 
 

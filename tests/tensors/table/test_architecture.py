@@ -18,8 +18,9 @@ from registry.tensors.table import architecture, architecture_child
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetKind
 from tests.kit.servers_shared import SharedServers
+from tests.root import ROOT
 
-CASES = Path(__file__).parents[3] / "../shared/cases"
+CASES = ROOT / "../shared/cases"
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16, "intermediate_size": 24,
     "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40,

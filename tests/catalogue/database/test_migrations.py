@@ -1,0 +1,183 @@
+"""The schema: made by migrating, the same as the records say, upgraded after a copy, refused when newer."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from registry.catalogue.database import migrations
+from registry.catalogue.database.database import Database, Schema
+from registry.catalogue.database.team_tables import METADATA
+from registry.catalogue.tree import revisions
+from registry.errors import NotAllowedError, UnavailableError
+from registry.reference import Reference
+from tests.catalogue.rows import ON_SQLITE, Writer
+from tests.root import ROOT
+
+
+def test_the_records_and_the_migrated_schema_are_the_same(database: Database) -> None:
+    with database.migrating() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_the_history_in_code_is_that_of_the_files() -> None:
+    script = ScriptDirectory.from_config(migrations.configuration())
+    assert tuple(one.revision for one in reversed(list(script.walk_revisions()))) == migrations.HISTORY
+    assert script.get_heads() == [migrations.HISTORY[-1]]
+
+
+def test_down_and_up_again(database: Database, writer: Writer) -> None:
+    with database.migrating() as connection:
+        command.downgrade(migrations.configuration(connection), "base")
+        assert inspect(connection).get_table_names() == [migrations.VERSION_TABLE]
+    assert database.schema() is Schema.ABSENT
+    database.prepare()
+    with database.write() as session:
+        writer.base(session, "llama")
+
+
+def test_every_constraint_has_a_name() -> None:
+    for table in METADATA.tables.values():
+        for constraint in table.constraints:
+            assert constraint.name, (table.name, constraint)
+
+
+def test_the_migrations_can_be_written_out_for_postgresql() -> None:
+    config = migrations.configuration()
+    config.output_buffer = io.StringIO()
+    command.upgrade(config, "head", sql=True)
+    script = config.output_buffer.getvalue()
+    assert "SET LOCAL lock_timeout" in script
+    assert 'path VARCHAR COLLATE "C" NOT NULL' in script
+
+
+def test_a_current_schema_needs_no_alembic(filled: Database, url: str) -> None:
+    code = (
+        "import sys\n"
+        "from registry.catalogue.tree import browse\n"
+        "from registry.catalogue.database.database import Database\n"
+        f"with Database({url!r}).read() as session: assert browse.tree(session).roots\n"
+        f"with Database({url!r}).write() as session: pass\n"
+        "assert not [name for name in sys.modules if name.split('.')[0] in ('alembic', 'torch')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_newer_schema_is_refused(filled: Database, url: str) -> None:
+    with filled.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    fresh = Database(url)
+    for use in (fresh.schema, fresh.prepare, fresh.read().__enter__, fresh.write().__enter__):
+        with pytest.raises(UnavailableError, match="written by a newer version") as caught:
+            use()
+        assert caught.value.code == "schema_newer"
+    fresh.dispose()
+
+
+NEXT = '''
+"""A fifth migration, which makes a table anew."""
+import sqlalchemy as sa
+from alembic import op
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+def upgrade():
+    with op.batch_alter_table("adapters", recreate="always") as batch:
+        batch.add_column(sa.Column("colour", sa.String(), nullable=False, server_default="red"))
+    {then}
+'''
+
+
+def with_next(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
+    script, versions = migrations.folders()
+    shutil.copytree(versions, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "0005_next.py").write_text(NEXT.format(then=then))
+    monkeypatch.setattr(migrations, "folders", lambda: (script, folder))
+    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002", "0003", "0004", "0005"))
+
+
+@ON_SQLITE
+def test_an_older_one_is_upgraded_after_a_copy(
+    filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.dispose()
+    with_next(monkeypatch, tmp_path / "versions")
+    fresh = Database(url)
+    assert fresh.schema() is Schema.OLDER
+    with fresh.read() as session:
+        assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
+        assert set(session.execute(text("SELECT colour FROM adapters")).scalars()) == {"red"}
+    fresh.dispose()
+    copies = list(tmp_path.glob("catalogue.sqlite.before-0005-from-0004*"))
+    assert len(copies) == 1
+    with sqlite3.connect(copies[0]) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0004",)
+        assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
+    connection.close()
+    assert list(tmp_path.glob("*.partial")) == []
+
+
+@ON_SQLITE
+def test_a_migration_that_would_lose_rows_changes_nothing(
+    filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.dispose()
+    with_next(monkeypatch, tmp_path / "versions", then='op.execute("DELETE FROM adapters")')
+    fresh = Database(url)
+    with pytest.raises(Exception, match="rows that point at nothing"):
+        fresh.prepare()
+    assert fresh.schema() is Schema.OLDER
+    with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM adapters").fetchone() == (4,)
+    connection.close()
+    fresh.dispose()
+
+
+@ON_SQLITE
+def test_an_older_one_that_can_not_be_written(
+    filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.dispose()
+    with_next(monkeypatch, tmp_path / "versions")
+    monkeypatch.setattr("registry.catalogue.database.sqlite.is_frozen", lambda path: True)
+    fresh = Database(url)
+    with pytest.raises(NotAllowedError) as caught, fresh.read():
+        pass
+    fresh.dispose()
+    assert caught.value.code == "read_only"
+
+
+def test_the_folders_of_an_installed_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "_PACKAGE", tmp_path / "registry")
+    assert migrations.folders() == (tmp_path / "alembic", tmp_path / "migrations")
+    (tmp_path / "registry" / "_alembic").mkdir(parents=True)
+    assert migrations.folders() == (tmp_path / "registry/_alembic", tmp_path / "registry/_migrations")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_alembic_itself_works_in_a_checkout(tmp_path: Path, named: bool) -> None:
+    checkout = tmp_path / "checkout"
+    for folder in ("alembic", "migrations"):
+        shutil.copytree(ROOT / folder, checkout / folder)
+    shutil.copy(ROOT / "pyproject.toml", checkout)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
+    environment |= {"PYTHONPATH": str(ROOT)} | ({"REGISTRY_DATABASE_URL": f"sqlite:///{tmp_path}/x"} if named else {})
+    for arguments in (["upgrade", "head"], ["check"]):
+        command_line = [sys.executable, "-m", "alembic", *arguments]
+        done = subprocess.run(command_line, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x" if named else checkout / "build/development.sqlite").exists()
