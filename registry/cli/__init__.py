@@ -1,1 +1,1 @@
-"""The command ``registry``: thin commands over the registry's protocol, and how their answers look."""
+"""The command ``registry``: thin commands over the registry's protocol, and the rendering of answers."""

@@ -1,4 +1,4 @@
-"""How a command ends: one table from the class of an error to the exit code, one sentence on stderr."""
+"""Maps errors to exit codes by class, and reports them in one sentence on stderr."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ EXIT_CODES: Final[dict[type[RegistryError], int]] = {
     AccuracyError: 8,
 }
 UNEXPECTED: Final = 1
-NONE: Final = 4  # of many folders that were to be published with --keep-going
-SOME: Final = 9
-INTERRUPTED: Final = 130  # 128 + SIGINT, as shells say it
+NONE: Final = 4  # --keep-going, and no folder was published
+SOME: Final = 9  # --keep-going, and some folders were not published
+INTERRUPTED: Final = 130  # 128 + SIGINT, the shells' convention
 PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 
-# What the command line parser raises for words it can't take. Some versions of typer use the click package and some
-# carry their own copy of it, so its common class (below UsageError) is reached through the one name that typer exports.
+# Base class of the parser's errors (below UsageError). Some versions of typer use the click package and some have their
+# own copy of it, so it is reached through the one name that typer exports.
 PARSER_ERROR: Final = typer.BadParameter.__mro__[2]
 
 
@@ -55,15 +55,15 @@ def exit_code(error: RegistryError) -> int:
 
 
 def wants_json(args: Sequence[str]) -> bool:
-    """Whether the words of a command line ask for JSON, also when they can't be parsed."""
+    """Whether a command line contains ``--json``, even if it can't be parsed."""
     words = list(args)
     return "--json" in (words[: words.index("--")] if "--" in words else words)
 
 
 def report(error: BaseException, *, as_json: bool) -> int:
-    """Tell the user on stderr what went wrong, in one sentence or one JSON line, and return the exit code.
+    """Report an error on stderr, in one sentence or one JSON line, and return the exit code.
 
-    `REGISTRY_DEBUG=1` shows the traceback before it.
+    `REGISTRY_DEBUG=1` prints the traceback first.
     """
     debug = os.environ.get("REGISTRY_DEBUG") == "1"
     if debug:
@@ -78,7 +78,7 @@ def report(error: BaseException, *, as_json: bool) -> int:
         case _ if isinstance(error, PARSER_ERROR):
             code, status, message = "usage", EXIT_CODES[UsageError], _from_parser(error)
         case ModuleNotFoundError() if error.name and error.name.partition(".")[0] != __name__.partition(".")[0]:
-            # The package may have been installed without what it depends on.
+            # The package may have been installed without its dependencies.
             code, status = "missing_package", EXIT_CODES[UnavailableError]
             message = f"The package {error.name.partition('.')[0]} is needed for this, and it is not installed here."
         case MemoryError():
@@ -101,7 +101,7 @@ def _from_parser(error: BaseException) -> str:
 
 
 def _from_system(error: OSError) -> tuple[str, int, str]:
-    """The last net: services say such things better, with what to do."""
+    """Fallback for an OSError; services map most of them to errors that say what to do."""
     code = "disk_full" if error.errno in FULL else "unavailable"
     where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
     return code, EXIT_CODES[UnavailableError], f"{reason(error)}{where}."

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how ``name=value`` is read."""
+"""Options shared by several commands, and the parsing of ``name=value``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry.settings.parsers import parse_duration
 
 
 class Kind(StrEnum):
-    """What ``--as`` takes: the rows of `registry.schemas.kinds`."""
+    """Values of ``--as``: the rows of `registry.schemas.kinds`."""
 
     LORA = "lora"
     MERGED = "merged"
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 
 class FloatType(StrEnum):
-    """What ``fetch --dtype`` takes."""
+    """Values of ``fetch --dtype``."""
 
     BF16 = "bf16"
     FP16 = "fp16"
@@ -30,7 +30,7 @@ class FloatType(StrEnum):
 
 
 class RoleName(StrEnum):
-    """What ``token create --role`` takes; each may do what those before it may."""
+    """Values of ``token create --role``; each includes the rights of those before it."""
 
     READER = "reader"
     WRITER = "writer"
@@ -38,7 +38,7 @@ class RoleName(StrEnum):
 
 
 def _from_root(context: typer.Context, value: Any) -> Any:
-    """An option that was not given to the command may have been given before it."""
+    """Fall back to the same option given before the command."""
     name = "url" if isinstance(value, str | None) else "as_json"
     return value or context.find_root().params.get(name) or value
 
@@ -51,7 +51,7 @@ Url = Annotated[str | None, typer.Option("--url", help=URL_HELP, metavar="URL", 
 Ref = Annotated[str, typer.Argument(metavar="REF", help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...")]
 AdapterPath = Annotated[str, typer.Argument(metavar="PATH", help="An adapter: BASE/name/name...")]
 As = Annotated[Kind, typer.Option("--as", help="One composed LoRA, the merged model, or the bytes as published.")]
-MaterialisedAs = Annotated[  # published is refused by the registry, which says why
+MaterialisedAs = Annotated[  # the registry rejects published, with the reason
     Kind | None,
     typer.Option("--as", metavar="lora|merged", help="One composed LoRA, or the merged model. Default: lora."),
 ]
@@ -89,7 +89,7 @@ def parse_expiry(text: str | None) -> int | None:
     """Seconds of an ``--expires`` option.
 
     Raises:
-        UsageError: it is not a duration, or no time at all.
+        UsageError: it is not a duration, or zero.
     """
     if text is None:
         return None
@@ -103,19 +103,19 @@ def parse_expiry(text: str | None) -> int | None:
 
 
 def parse_annotations(texts: Sequence[str] | None) -> dict[str, str]:
-    """Read ``name=text`` options.
+    """Parse ``name=text`` options.
 
     Raises:
-        UsageError: one has no name or no ``=``, or a name is given twice with other values.
+        UsageError: one has no name or no ``=``, or a name is given twice with different values.
     """
     return pairs("--annotation", "name=text", texts)
 
 
 def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
-    """Read ``name=number`` options; the numbers are finite.
+    """Parse ``name=number`` options; the numbers are finite.
 
     Raises:
-        UsageError: one is malformed, or a name is given twice with other values.
+        UsageError: one is malformed, or a name is given twice with different values.
     """
     metrics: dict[str, float] = {}
     for name, text in pairs("--metric", "name=number", texts).items():
@@ -129,10 +129,10 @@ def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
 
 
 def pairs(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]:
-    """Read options of two texts with ``=`` between them.
+    """Parse options of two texts separated by ``=``.
 
     Raises:
-        UsageError: one has no name or no ``=``, or a name is given twice with other values.
+        UsageError: one has no name or no ``=``, or a name is given twice with different values.
     """
     found: dict[str, str] = {}
     for text in texts or ():

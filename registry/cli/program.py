@@ -1,4 +1,4 @@
-"""The command ``registry``: its commands put together, and one command line run."""
+"""Assembles the commands of ``registry``, and runs one command line."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from registry.version import __version__
 
 
 class _Ordered(TyperGroup):
-    """Help lists ``base`` first, as it is used first, and ``demo`` last; typer would put groups last."""
+    """Lists ``base`` first in the help, because it is used first, and ``demo`` last; typer would put groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: {"base": 0, "demo": 2}.get(name, 1))
 
 
 def build_app() -> typer.Typer:
-    """All commands, in the order in which help shows them."""
-    # Help for people at a terminal has panels; in a pipe it is plain text, which starts faster and can be searched.
+    """All commands, in the order of the help."""
+    # On a terminal the help has panels; in a pipe it is plain text, which starts faster and can be searched.
     app = typer.Typer(
         cls=_Ordered,
         add_completion=False,
@@ -95,7 +95,7 @@ def build_app() -> typer.Typer:
 
 
 def _add_group(app: typer.Typer, name: str, about: Callable[..., None], **commands: Callable[..., None]) -> None:
-    """Commands under one word; alone it shows its help."""
+    """Add subcommands under one word, which alone shows its help."""
     group = typer.Typer(help=about.__doc__, rich_markup_mode=app.rich_markup_mode)
     group.callback(invoke_without_command=True)(about)
     for word, command in commands.items():
@@ -118,7 +118,7 @@ def _root(
     ] = False,
 ) -> None:
     """Keep LoRA adapters as a tree, and compose or merge the weights along any path of it."""
-    del url, as_json, version  # the commands read them from here, see `registry.cli.options`
+    del url, as_json, version  # read from the context by the commands, see `registry.cli.options`
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -143,14 +143,14 @@ def _help_alone(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-# Made from the functions once a process: it takes tens of milliseconds.
+# Built once per process: it takes tens of milliseconds.
 _command = cache(lambda: get_command(build_app()))
 
 
 def run(args: Sequence[str]) -> int:
-    """Run one command line and return its exit code; whatever went wrong has been said on stderr."""
+    """Run one command line and return its exit code; errors are reported on stderr."""
     try:
-        # Not `command.main`: it turns interrupts and closed pipes into endings of its own.
+        # Not `command.main`: it handles interrupts and closed pipes itself.
         command = _command()
         with command.make_context("registry", list(args)) as context:
             command.invoke(context)
@@ -162,12 +162,12 @@ def run(args: Sequence[str]) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return PIPE_CLOSED
-    except Exception as error:  # noqa: BLE001 - the last net: a user sees a sentence, never a traceback
+    except Exception as error:  # noqa: BLE001 - the last resort: a user sees a sentence, never a traceback
         return report(error, as_json=wants_json(args))
     return 0
 
 
 def _drop_stdout() -> None:
-    """Let the interpreter's last flush go nowhere, the reader has left."""
+    """Discard the interpreter's final flush, since the reader has closed the pipe."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

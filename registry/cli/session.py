@@ -1,4 +1,4 @@
-"""What every command works with: the registry, the screens and the progress bar."""
+"""The context of every command: registry, screens and progress bar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Session:
-    """One command: results go to ``out``, talk to ``talk``, both silent where ``--json`` is asked."""
+    """One command's context: results go to ``out``, messages to ``talk``; both are silent with ``--json``."""
 
     registry: Registry
     as_json: bool
@@ -28,7 +28,7 @@ class Session:
     progress: RichProgress
 
     def answer(self, answer: Schema | Sequence[Schema], lines: Callable[[int | None], Iterable[Line]]) -> None:
-        """Print a result: one JSON document, or the lines that ``lines`` lays out for a width."""
+        """Print a result: one JSON document, or the lines that ``lines`` returns for a width."""
         self.progress.pause()
         if self.as_json:
             print_json(as_document(answer))
@@ -41,19 +41,19 @@ class Session:
         self.out.show(lines)
 
     def say(self, text: str, style: str = "dim") -> None:
-        """Tell something that is not the result."""
+        """Print a message that is not part of the result."""
         if not self.as_json:
             self.progress.pause()
             self.talk.say(text, style)
 
     def notices(self, notices: Iterable[str]) -> None:
-        """Tell what the user should know about a result."""
+        """Print the notices of a result."""
         for notice in notices:
             self.say(f"notice: {notice}", "yellow")
 
 
 def as_document(answer: Schema | Sequence[Schema]) -> object:
-    """The JSON document of an answer: the schema as it is, or a list of them."""
+    """The JSON document of an answer: a schema, or a list of them."""
     if isinstance(answer, Sequence):
         return [item.model_dump(mode="json") for item in answer]
     return answer.model_dump(mode="json")
@@ -79,7 +79,7 @@ def answer_alone(
 
 @contextmanager
 def session(url: str | None, as_json: bool, *, create: bool = False) -> Iterator[Session]:
-    """Open the registry for one command and close it after."""
+    """Open the registry for one command and close it afterwards."""
     from registry.app import open_registry
 
     with RichProgress() as progress:

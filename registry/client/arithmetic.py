@@ -1,4 +1,4 @@
-"""What a client does only where torch is installed: the composition root brings it, and this package knows its form."""
+"""The interface of the tensor core, which a client has only with torch installed; the composition root passes it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from registry.transfer.trained_on import TrainedFolder
 
 OpenBlob = Callable[[BlobEntry], ClosableSource]
 OpenBlobOf = Callable[[str, BlobEntry], ClosableSource]
-"""The same of several bundles: by the reference of the one."""
+"""The same for several bundles: takes the bundle's reference first."""
 
 
 class MergedHere(Writable, Protocol):
-    """A merged model that is computed on this machine."""
+    """A merged model computed on this machine."""
 
     @property
     def rendering(self) -> str:
-        """Names its bytes."""
+        """Identifies its bytes."""
 
     def receipt(self, files: tuple[OutputFile, ...], registry: str) -> Receipt:
-        """What was computed, and what came out."""
+        """The receipt: what was computed, and the resulting files."""
 
     def check_base(self) -> None:
-        """Make sure, after the last byte was made, that all were made of the base files that were checked.
+        """Check, after the last byte was computed, that the base files are still those that were checked.
 
         Raises:
             IntegrityError: ``wrong_base``: one was changed meanwhile.
@@ -42,16 +42,16 @@ class MergedHere(Writable, Protocol):
         """
 
     def close(self) -> None:
-        """Release what it reads from."""
+        """Release its sources."""
 
 
 class Arithmetic(Protocol):
-    """The tensor core of this machine."""
+    """The tensor core on this machine."""
 
     def merge(
         self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile], options: Options
     ) -> MergedHere:
-        """Merge a path on base weights of this machine: ``base`` has the checked file of each name."""
+        """Merge a path on local base weights: ``base`` has the checked file of each name."""
 
     def look_into(
         self,
@@ -62,9 +62,9 @@ class Arithmetic(Protocol):
         weights: Path,
         progress: Progress,
     ) -> FolderCompared:
-        """Tell of which of some paths, or of what they stand on, the weights in a folder are.
+        """Find which of some paths, or their parents, the weights in a folder are those of.
 
-        ``base`` has the base's weight files that are on this machine and were checked; others come by range.
+        ``base`` has the checked local weight files of the base; others are read by range.
         """
 
     def check_finite(self, weights: Path, progress: Progress) -> None:
@@ -78,11 +78,11 @@ class Arithmetic(Protocol):
 
 
 MakeArithmetic = Callable[[], Arithmetic]
-"""Loads it: torch takes a second, and most of what a client does needs none of it."""
+"""Loads the tensor core lazily: importing torch takes a second, and most commands of a client don't need it."""
 
 
 def missing() -> str:
-    """What to install where there is none."""
+    """The package to install if there is no tensor core."""
     return "torch" if is_whole() else WHOLE
 
 

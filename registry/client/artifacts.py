@@ -1,4 +1,4 @@
-"""Artifacts of a service: every byte is asked for when it is read."""
+"""Artifacts of a service, whose bytes are requested when they are read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan_artifact(transport: Transport, ref: str, options: Options) -> ArtifactP
 class RemoteArtifact:
     """An artifact of a service (`registry.operations.registry.ReadableArtifact`).
 
-    The bytes of published files are known by digest, and none is handed out that was not checked.
+    Bytes of published files are verified by digest before they are returned.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RemoteArtifact:
     ) -> None:
         self.plan = plan
         self._arithmetic = arithmetic
-        # The reference as it was resolved: a tag may move while the files are read.
+        # The pinned reference: a tag may move while the files are read.
         pinned = {"ref": plan.reference, **options.model_dump(), "since": plan.since}
         stored = KINDS[plan.kind].is_verbatim
         digests = _digests(transport, plan) if stored else {file.path: file.digest for file in plan.files}
@@ -126,8 +126,9 @@ def _digests(transport: Transport, plan: ArtifactPlan) -> dict[str, str]:
 class RemoteFile:
     """One file of an artifact of a service.
 
-    With a ``room``, no byte is handed out that was not checked: a part is cut from the whole file, which is kept there.
-    Without one, a whole file is checked where its digest is known, and a part is not: it may be one of a large model.
+    With a ``room``, all bytes are verified before they are returned: a part is cut from the whole file, which is
+    downloaded to it. Without one, a whole file is verified if its digest is known, and a part is not, since it may be a
+    part of a large model.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class RemoteFile:
 
     @cached_property
     def header(self) -> Header | None:
-        """Its tensors, where it is a safetensors file."""
+        """The header, if it is a safetensors file."""
         if self.entry.header is None:
             return None
         head = Head(self.path, self.entry.header, self.size, IntegrityError)
@@ -171,7 +172,7 @@ class RemoteFile:
             with closing(pieces(self._transport.lanes, [(self.bytes.source, start, end)])) as stream:
                 yield from stream
         else:
-            # A digest is of the whole file: it is brought here, checked, and read from here.
+            # A digest is of the whole file, so it is downloaded, verified, and read locally.
             for at in range(start, end, PIECE):
                 yield memoryview(read_range(self._held(), at, min(at + PIECE, end)))
 
@@ -187,7 +188,7 @@ class RemoteFile:
             return self._blob
 
     def close(self) -> None:
-        """Release what is kept of it."""
+        """Release the downloaded copy."""
         with self._lock:
             if self._blob is not None:
                 self._blob.close()

@@ -1,8 +1,7 @@
-"""Where this machine has the files of base models: what was added from here, or was merged on before.
+"""Remembers where this machine has the files of base models: folders that were added, or merged on before.
 
-A remembered folder is a hint. Its files count only after their bytes were hashed; a digest that was computed once is
-taken again as long as the file's stamp is the same, where that tells (`registry.files.hashed`). What reads the files
-later looks at the stamp again.
+A remembered folder is a hint. Its files count only after hashing; a cached digest is reused while the file's stamp is
+the same, if stamps are reliable there (`registry.files.hashed`). Whoever reads the files later checks the stamp again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from registry.folders.errors import unreadable
 from registry.progress import Progress
 from registry.schemas.bundles import BaseEntry, BlobEntry
 
-_FILE: Final = ".base-folders.json"  # hidden: whoever tidies the cache does not take it for a fetched folder
+_FILE: Final = ".base-folders.json"  # hidden, so that it is not taken for a fetched folder of the cache
 _FORMAT: Final = 1
 _KEPT: Final = 1000
 
@@ -34,19 +33,19 @@ class _Notes:
 
 
 class BaseFolders:
-    """The folders that are remembered in the cache of one machine."""
+    """The folders remembered in the cache of one machine."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._digests: dict[str, list[Any]] = {}  # what was hashed and is not written down yet
+        self._digests: dict[str, list[Any]] = {}  # computed, but not saved yet
 
     def check(self, folder: Path, base: BaseEntry, progress: Progress) -> dict[str, HashedFile]:
-        """The weight files of a base model in a folder, by name, as they were when they were checked.
+        """The weight files of a base model in a folder, by name, as of this check.
 
         Raises:
-            NotFoundError: the folder lacks one.
-            IntegrityError: ``wrong_base``: one holds other bytes.
-            UnavailableError: one can't be read.
+            NotFoundError: a file is missing.
+            IntegrityError: ``wrong_base``: a file has other bytes.
+            UnavailableError: a file can't be read.
         """
         folder = folder.expanduser().absolute()
         wanted = weights_of(base)
@@ -61,11 +60,10 @@ class BaseFolders:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is remembered."""
         return not self._read().folders
 
     def remember(self, base_files: str, folder: Path) -> None:
-        """Note that a folder has a base model's files; ``base_files`` is the digest of their list."""
+        """Record that a folder has a base model's files; ``base_files`` is the digest of their list."""
         place = str(folder.expanduser().absolute())
 
         def note(notes: _Notes) -> None:
@@ -75,14 +73,14 @@ class BaseFolders:
         self._change(note)
 
     def find(self, base: BaseEntry, progress: Progress) -> tuple[Path, dict[str, HashedFile]] | None:
-        """A remembered folder that still has a base model's weights, and its files; None where there is none."""
+        """A remembered folder that still has a base model's weights, and its files; None if there is none."""
         for place in self._read().folders.get(base.files_digest, []):
             folder = Path(place)
             try:
                 if all((folder / blob.path).is_file() for blob in weights_of(base)):
                     return folder, self.check(folder, base, progress)
             except (RegistryError, OSError):
-                continue  # it was changed, or can't be read: it is no copy of this base any more
+                continue  # changed or unreadable: no copy of this base any more
         return None
 
     def _hashed(self, file: Path, notes: _Notes, blob: BlobEntry, base: str, progress: Progress) -> HashedFile:
@@ -105,7 +103,7 @@ class BaseFolders:
         return hashed
 
     def _read(self) -> _Notes:
-        """What is remembered. Where that can't be read, nothing is, which costs a pass over the files."""
+        """The saved notes; empty if they can't be read, which only costs a pass over the files."""
         try:
             document = json.loads((self._cache / _FILE).read_bytes())
             if document["format"] != _FORMAT:
@@ -117,7 +115,7 @@ class BaseFolders:
         return notes
 
     def _change(self, change: Any) -> None:
-        """Change what is remembered, one process at a time; where nothing can be written, nothing is remembered."""
+        """Change the notes under a lock; if they can't be written, nothing is remembered."""
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
             lock = os.open(self._cache, os.O_RDONLY)
@@ -134,7 +132,7 @@ class BaseFolders:
             return
 
     def _write(self, text: str) -> None:
-        """Replace the file as a whole, and leave nothing else where that fails."""
+        """Replace the file atomically, leaving nothing else behind on failure."""
         descriptor, name = tempfile.mkstemp(dir=self._cache, prefix=_FILE)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
@@ -150,5 +148,5 @@ def _wanted(blob: BlobEntry) -> WeightFile:
 
 
 def weights_of(base: BaseEntry) -> list[BlobEntry]:
-    """The files that hold a base model's weights."""
+    """The files that contain a base model's weights."""
     return [blob for blob in base.files if blob.path.endswith(".safetensors")]

@@ -1,4 +1,4 @@
-"""Operations of the table, asked of a service."""
+"""Runs operations of the table against a service."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from registry.schemas.pages import MOST, Page
 
 
 def do(transport: Transport, operation: Operation[R, A], request: R, progress: Progress) -> A:
-    """Do an operation: one request, and, where it is long work, waiting for its end.
+    """Run an operation: one request, and for a job, waiting for its end.
 
     Raises:
-        RegistryError: what the service, or its absence, says.
+        RegistryError: the service's error, or that it is unreachable.
     """
     carried = operation.method in {"POST", "PUT"}
     params = {} if carried else request.model_dump(mode="json", exclude_defaults=True)
@@ -57,14 +57,14 @@ def _items(transport: Transport, listing: Listing[R, Item], request: R, limit: i
 
 
 def _address(address: str, params: dict[str, Any]) -> str:
-    """The address with its fields filled in, which are no query parameters then."""
+    """Fill the fields of the address, removing them from the query parameters."""
     for field in [field for field in params if f"{{{field}}}" in address]:
         address = address.replace(f"{{{field}}}", quote(str(params.pop(field)), safe=""))
     return address
 
 
 def _located(transport: Transport, answer: A) -> A:
-    """An answer that says where the registry is, as this client calls it."""
+    """Replace the registry's address in an answer by the one that this client uses."""
     if isinstance(answer, Published | BaseAdded):
         return cast("A", answer.model_copy(update={"registry": transport.url}))
     return answer

@@ -1,4 +1,4 @@
-"""Fetching from a service: its bytes are written here; a merged model is made here, where the base weights are here."""
+"""Fetches from a service: writes its bytes, or merges here if this machine has the base weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WORTH_RESUMING: Final = 16 << 20
 
 
 class Fetching:
-    """Everything that a fetch on this machine needs."""
+    """What a fetch on this machine needs."""
 
     def __init__(self, transport: Transport, cache: FetchCache, arithmetic: MakeArithmetic | None) -> None:
         self._transport = transport
@@ -47,7 +47,7 @@ class Fetching:
         kind = KINDS[options.kind]
         if base_dir is not None:
             kind.check_base_dir()
-            needed(self._arithmetic, "merge on this machine")  # before anything travels
+            needed(self._arithmetic, "merge on this machine")  # before anything is transferred
         merged = self._merge_here(ref, options, base_dir, progress) if kind.on_base_dir else None
         if merged is not None:
             with closing(merged[0]):
@@ -58,13 +58,13 @@ class Fetching:
             return write_artifact(self._sent(artifact), self._cache, out, force=force, progress=progress)
 
     def remember(self, base_files: str, folder: Path) -> None:
-        """Note that a folder of this machine has a base model's files."""
+        """Record that a local folder has a base model's files."""
         self._folders.remember(base_files, folder)
 
     def _merge_here(
         self, ref: str, options: Options, base_dir: Path | None, progress: Progress
     ) -> tuple[MergedHere, Path] | None:
-        """The model as it is merged on base weights of this machine, and their folder; None where there are none."""
+        """The model merged on local base weights, and their folder; None if there are none."""
         if self._arithmetic is None or (base_dir is None and self._folders.empty):
             return None
         bundle = self._transport.get("/bundles", Bundle, slow=True, ref=ref)
@@ -85,7 +85,7 @@ class Fetching:
         return merged, folder
 
     def _made(self, merged: MergedHere, folder: Path) -> FetchSource:
-        """A model that is merged here, on the base weights in a folder."""
+        """The source for a model merged here, on the base weights in a folder."""
         return FetchSource(
             merged.rendering,
             merged.size,
@@ -97,7 +97,7 @@ class Fetching:
         )
 
     def _sent(self, artifact: RemoteArtifact) -> FetchSource:
-        """An artifact that the service sends."""
+        """The source for an artifact that the service sends."""
         resumable = artifact.size > _WORTH_RESUMING
 
         @contextmanager

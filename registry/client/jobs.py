@@ -1,4 +1,4 @@
-"""Work that the service goes on with after its answer: waited for, whichever replica does it."""
+"""Waits for jobs, which a service continues after its response, whichever replica runs them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from registry.schemas.jobs import Operation, OperationResult
 
 _FIRST: Final = 0.05
 _MOST: Final = 2.0
-_PART: Final = 0.1  # of the time that was waited so far: what is done is heard of nearly at once, and seldom asked for
+_PART: Final = 0.1  # of the time waited so far: short jobs are noticed at once, and long ones polled seldom
 STALLED: Final = 900.0
-"""Seconds without any progress after which a client stops waiting."""
+"""Seconds without progress after which a client stops waiting."""
 
 
 def result_of(transport: Transport, answer: httpx.Response, job: Job[R, A], progress: Progress) -> A:
-    """The answer to something that may take long: said at once, or by an operation."""
+    """The answer to a job's request: in the response itself, or that of the operation it names."""
     if answer.status_code != httpx.codes.ACCEPTED:
         return transport.read(answer, job.answer)
     result = getattr(wait_for(transport, answer, progress), job.result)
@@ -32,7 +32,7 @@ def result_of(transport: Transport, answer: httpx.Response, job: Job[R, A], prog
 
 
 def wait_for(transport: Transport, answer: httpx.Response, progress: Progress) -> OperationResult:
-    """The result of the operation that an answer 202 names; raises the error that it ended with."""
+    """The result of the operation that a 202 response names; raises the error that it ended with."""
     operation = transport.read(answer, Operation)
     told = _Told(progress)
     seen, begun = _state(operation), time.monotonic()
@@ -64,7 +64,7 @@ def _state(operation: Operation) -> tuple[object, ...]:
 
 
 class _Told:
-    """What the progress was told of an operation."""
+    """Reports an operation's progress."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -75,7 +75,7 @@ class _Told:
         if operation.total <= 0:
             return
         stage = (operation.stage, operation.total)
-        if stage != self._stage or operation.done < self._done:  # another replica may have begun it anew
+        if stage != self._stage or operation.done < self._done:  # another replica may have restarted it
             self._progress.begin(operation.stage, operation.total)
             self._stage, self._done = stage, 0
         if operation.done > self._done:

@@ -1,4 +1,4 @@
-"""Planning and publishing one folder of a nested one over HTTP."""
+"""Plans and publishes one folder of a nested one over HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RemoteGround:
     folders: ParentFolders
 
     def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
-        # A parent that is planned only is nowhere that this machine could read it from.
+        # The weights of a parent that is only planned can't be read anywhere.
         request, trained_on = folder.request, folder.adapter.trained_on
         planned = request.nested and trained_on is not None and not self._is_there(request.parent)
         if not planned:
@@ -40,7 +40,7 @@ class RemoteGround:
         return True
 
     def _unchecked(self, folder: PublishFolder, progress: Progress, *, compared: bool) -> Iterator[str]:
-        """What is left for the service, which reads no weights before they are published."""
+        """The checks left to the service, which reads no weights before they are published."""
         if self.arithmetic is None:
             yield "whether all weights are finite: torch is not installed here"
         else:

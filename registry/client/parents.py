@@ -1,6 +1,6 @@
-"""The folder that an adapter was trained on, compared on this machine with what a service says the parent may be.
+"""Compares the folder that an adapter was trained on with the candidates for its parent, on this machine.
 
-The service takes the client's word for it: it has never seen the folder.
+The service trusts the client's result, since it has never seen the folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ParentFolders:
         self._room = room
 
     def compared(self, folder: PublishFolder, progress: Progress) -> PublishFolder:
-        """The same request, with what the folder's weights are, where one is there."""
+        """The request with the result of comparing the folder, if there is one."""
         above = TreePath.parse(folder.request.path).parent
         trained_on = folder.adapter.trained_on
         if trained_on is None or above is None:
@@ -58,7 +58,7 @@ class ParentFolders:
         )
 
     def _bundles(self, above: TreePath) -> list[Bundle]:
-        """The base model, and every revision of the parent; what is retracted is not handed out."""
+        """The base model, and every revision of the parent that is not retracted."""
         bundles = [self._bundle(above.base)]
         if above.is_base:
             return bundles
@@ -66,7 +66,7 @@ class ParentFolders:
             if revision.retracted is None:
                 try:
                     bundles.append(self._bundle(revision.reference))
-                except RetractedError:  # since the list was made
+                except RetractedError:  # since the listing
                     continue
         return bundles
 
@@ -76,7 +76,7 @@ class ParentFolders:
     def _open(self, ref: str, blob: BlobEntry) -> ClosableSource:
         if not blob.path.endswith(".safetensors") or blob.path == ADAPTER_WEIGHTS:
             return open_blob(self._transport, ref, blob, self._room)
-        # Base weights are large, and some rows of each tensor are enough: these are not checked by digest.
+        # Base weights are large, and some rows of each tensor suffice, so these are not verified by digest.
         params = {"ref": ref}
         what = f"{blob.path} of {ref}"
         return _Ranges(
@@ -87,7 +87,7 @@ class ParentFolders:
 
 
 class _Ranges:
-    """A remote file by range, as a source that is closed."""
+    """A remote file by range, as a closable source."""
 
     def __init__(self, reader: RangeReader) -> None:
         self._reader = reader
@@ -100,4 +100,4 @@ class _Ranges:
         self._reader.read_into(offset, buffer)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""

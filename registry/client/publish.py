@@ -1,4 +1,4 @@
-"""Adding and publishing from this machine: what is missing travels, after the service has checked all else."""
+"""Adds and publishes from this machine: the service checks everything else first, then missing files are uploaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plan_publish(transport: Transport, request: PublishRequest) -> PublishPlan:
 
 
 def publish_folder(transport: Transport, folder: PublishFolder, progress: Progress) -> Published:
-    """Publish an adapter of this machine."""
+    """Publish a local adapter."""
     watched = _Watched(folder.hashed)
     plan = plan_publish(transport, folder.request)
     return sent_and_committed(
@@ -46,7 +46,7 @@ def publish_folder(transport: Transport, folder: PublishFolder, progress: Progre
 
 
 def add_base_folder(transport: Transport, folder: BaseFolder, progress: Progress) -> BaseAdded:
-    """Add a base model of this machine."""
+    """Add a local base model."""
     watched = _Watched(folder.hashed)
     plan = do(transport, PLAN_BASE, folder.request, progress)
     return sent_and_committed(
@@ -57,12 +57,12 @@ def add_base_folder(transport: Transport, folder: BaseFolder, progress: Progress
 
 @dataclass(frozen=True)
 class _Watched:
-    """Files that were hashed, by digest. What changed since then is refused until it has been sent."""
+    """Hashed files, by digest. A file that changed after hashing raises an error, until it has been sent."""
 
     hashed: Mapping[str, HashedFile]
 
     def send(self, transport: Transport, missing: Sequence[str], progress: Progress) -> dict[str, str]:
-        """Upload what the service lacks; the id of each upload, by digest."""
+        """Upload what the service lacks; returns upload ids by digest."""
         digests = list(dict.fromkeys(missing))
         if unknown := [digest for digest in digests if digest not in self.hashed]:
             raise IntegrityError(

@@ -51,7 +51,7 @@ Folder = str | PathLike[str]
 
 
 class RemoteRegistry(PublishingFolders, Registry):
-    """A registry that a service keeps. ``arithmetic`` loads this machine's tensor core, where it has one."""
+    """A registry behind a service. ``arithmetic`` loads this machine's tensor core, if it has one."""
 
     def __init__(
         self,

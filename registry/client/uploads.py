@@ -1,7 +1,7 @@
-"""Bytes on their way to a registry: parts of several files at once, going on where an earlier try broke.
+"""Uploads bytes to a registry: parts of several files in parallel, resuming an earlier attempt.
 
-Each upload is opened by the digest of its bytes; the service gives an open one back, with the parts that it has. Parts
-go to the store by presigned URLs, or through the service where there are none.
+An upload is opened by the digest of its bytes; the service returns an open one with the parts that it has. Parts go to
+the store by presigned URLs, or through the service if there are none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHUNK: Final = 1 << 20
 _EXPIRED: Final = frozenset({400, 401, 403, 404})  # 404: another commit of the same bytes may have used the upload
 _PASSING: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
 _BEGINNINGS: Final = 3
-"""How often the bytes of one digest are begun: the service forgets uploads that nobody goes on with."""
+"""Attempts to upload the bytes of one digest: the service drops uploads without activity."""
 
 
 @dataclass
@@ -51,10 +51,10 @@ class Uploads:
         self._progress = progress
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._reached: dict[tuple[str, int], int] = {}  # (digest, part) -> bytes of it that were counted
+        self._reached: dict[tuple[str, int], int] = {}  # (digest, part) -> bytes counted as progress
 
     def send(self, sources: Iterable[tuple[str, ByteSource]]) -> dict[str, str]:
-        """Upload the bytes of each digest; the id of each upload, by digest."""
+        """Upload the bytes of each digest; returns upload ids by digest."""
         sent: dict[str, str] = {}
         waiting = list(sources)
         for left in reversed(range(_BEGINNINGS)):
@@ -93,11 +93,11 @@ class Uploads:
             raise
 
     def _part(self, under_way: _UnderWay, number: int) -> None:
-        """Send one part until it is there."""
+        """Send one part, with retries."""
         attempts = self._transport.attempts()
         while not self._stop.is_set():
             presigned = self._presigned(under_way, number)
-            if number in under_way.upload.there:  # another process sends the same bytes
+            if number in under_way.upload.there:  # another process sent the same bytes
                 self._reach(under_way, number, under_way.length(number))
                 return
             url = presigned or f"{self._transport.url}{API}/uploads/{under_way.upload.id}/parts/{number}"
@@ -115,20 +115,20 @@ class Uploads:
                 self._refused_by_store(under_way, answer, attempts)
 
     def _presigned(self, under_way: _UnderWay, number: int) -> str | None:
-        """Where the store takes a part; None: the service does. Of many parts only the next ones are signed at once."""
+        """The presigned URL for a part; None: it goes to the service. Only the next few parts are signed at once."""
         with under_way.lock:
             if under_way.upload.urls and number not in under_way.upload.urls:
                 under_way.upload = self._transport.get(f"/uploads/{under_way.upload.id}", Upload)
             return under_way.upload.urls.get(number)
 
     def _refused(self, answer: httpx.Response, attempts: Attempts) -> None:
-        """Get ready for another try; raises where that can't help."""
+        """Wait for a retry; raises the error if a retry can't help."""
         error, pause, may_pass = self._transport.failure(answer)
         if error is not None and not (may_pass and attempts.wait(pause)):
             raise error
 
     def _refused_by_store(self, under_way: _UnderWay, answer: httpx.Response, attempts: Attempts) -> None:
-        """The same for a store: its URLs expire, and the service makes new ones."""
+        """The same for a store: its URLs expire, and the service signs new ones."""
         status = answer.status_code
         if not ((status in _EXPIRED or status in _PASSING) and attempts.wait(retry_after(answer.headers))):
             raise UnavailableError(
@@ -148,7 +148,7 @@ class Uploads:
             self._reach(under_way, number, stop)
 
     def _reach(self, under_way: _UnderWay, number: int, count: int) -> None:
-        """Count the bytes of a part once, however often they are sent."""
+        """Count the bytes of a part as progress once, however often they are sent."""
         with self._lock:
             before = self._reached.get((under_way.digest, number), 0)
             if count > before:
@@ -157,10 +157,10 @@ class Uploads:
 
 
 class _StoppedError(Exception):
-    """Another part failed, so this one is of no use."""
+    """Another part failed, so this one is abandoned."""
 
 
 def _host(url: str) -> str:
-    """A URL without its path and its signature."""
+    """A URL without its path and signature."""
     parts = httpx.URL(url)
     return f"{parts.scheme}://{parts.netloc.decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Verifying a fetched folder against a service: every byte again, or, on another arithmetic, every tensor."""
+"""Verifies a fetched folder against a service: byte by byte, or by tensor if the arithmetic differs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def verify(
 
     Raises:
         NotFoundError: the folder has no receipt, or the service lacks what the receipt names.
-        IntegrityError: the receipt is not one, or its plan is not what the service makes of its lineage.
-        UnavailableError: ``numerics``: the folder is of another arithmetic, and comparing needs torch.
+        IntegrityError: the receipt is not one, or its plan is not the service's plan of that lineage.
+        UnavailableError: ``numerics``: the folder was made with another arithmetic, and comparing needs torch.
     """
     receipt = read_receipt(folder)
     since = None if receipt.since is None else _by_digest(receipt.since, receipt.plan.since)
-    # By digest: numbers and names are another registry's.
+    # By digest: numbers and names may be another registry's.
     ref = _by_digest(receipt.reference, receipt.tip)
     options = receipt.options.model_copy(update={"since": since})
     plan = plan_artifact(transport, ref, options)

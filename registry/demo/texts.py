@@ -8,7 +8,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class Examples:
-    """Sentences of one task, and the label of each as its place in ``labels``."""
+    """Sentences of one task, and each one's label as its index in ``labels``."""
 
     labels: tuple[str, ...]
     texts: tuple[str, ...]
@@ -21,7 +21,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Task:
-    """What an adapter learns, and what it is measured on."""
+    """What an adapter is trained on, and what it is evaluated on."""
 
     name: str
     train: Examples
@@ -29,7 +29,7 @@ class Task:
 
 
 def load_task(name: str) -> Task:
-    """Read ``texts/NAME.txt``: a line ``[label]``, then its sentences, one a line."""
+    """Read ``texts/NAME.txt``: a line ``[label]``, then its sentences, one per line."""
     by_label: dict[str, list[str]] = {}
     label = ""
     for line in (files(__package__) / "texts" / f"{name}.txt").read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""Training of one link with PEFT: nothing here knows the registry."""
+"""Trains one link with PEFT; independent of the registry."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from registry.demo.texts import Examples
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast; the same for every link."""
+    """Hyperparameters, the same for every link."""
 
     steps: int = 36
-    learning_rate: float = 3e-3  # falls to 0 in a line
-    sentences: int = 8  # of each label, drawn for a step: half make its prototype, half are to be told apart
+    learning_rate: float = 3e-3  # decays linearly to 0
+    sentences: int = 8  # drawn per label and step: half make its prototype, half are classified
     temperature: float = 0.1
     seed: int = 0
 
@@ -28,10 +28,10 @@ class Recipe:
 def train_link(
     parent: Encoder, link: Link, examples: Examples, recipe: Recipe, step_done: Callable[[], None]
 ) -> Encoder:
-    """Put a new LoRA on the parent's model and train it to tell the labels apart.
+    """Add a new LoRA to the parent's model and train it to separate the labels.
 
-    In each step, sentences are drawn for each label; the loss is the cross entropy of cosine / temperature between the
-    one half and the prototypes made of the other.
+    In each step, sentences are drawn for each label; the loss is the cross entropy of cosine / temperature between one
+    half and the prototypes computed from the other.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -71,9 +71,9 @@ def _loss(encoder: Encoder, examples: Examples, recipe: Recipe) -> torch.Tensor:
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[None]:
-    """The same random numbers and the same order of sums; the caller's are as before afterwards.
+    """Fixed random numbers and order of summation; restores the caller's state afterwards.
 
-    One thread: on two cores a second one gains little on short sentences, and loses much where others compute.
+    One thread: on two cores a second one gains little on short sentences, and loses much if other processes compute.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,1 +1,1 @@
-"""Folders on this machine: which files of one are taken, how one is filled, and the receipt that lies in it."""
+"""Local folders: selecting files, staging and filling folders, receipts, and the fetch cache."""

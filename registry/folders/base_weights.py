@@ -1,4 +1,4 @@
-"""Files of this machine that are given as those of a base model: whether they are, by their digests."""
+"""Checks local files against the digests of a base model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from registry.progress import Progress
 
 
 class WeightFile(NamedTuple):
-    """A file of a base model, as the registry has it."""
+    """A file of a base model, as registered."""
 
     path: str
     size: int
@@ -21,12 +21,12 @@ class WeightFile(NamedTuple):
 
 
 def check_weights(folder: Path, base: str, files: Iterable[WeightFile], progress: Progress) -> None:
-    """Hold the weight files in a folder against those of the base model; the first wrong one ends it.
+    """Check the weight files of a folder against those of the base model; the first mismatch raises.
 
     Raises:
-        NotFoundError: the folder lacks one.
-        IntegrityError: ``wrong_base``: one holds other bytes.
-        UnavailableError: one can't be read.
+        NotFoundError: a file is missing.
+        IntegrityError: ``wrong_base``: a file has other bytes.
+        UnavailableError: a file can't be read.
     """
     folder, wanted = folder.expanduser().absolute(), list(files)
     progress.begin("Checking the base model", sum(file.size for file in wanted))
@@ -44,7 +44,7 @@ def check_weights(folder: Path, base: str, files: Iterable[WeightFile], progress
 
 
 def check_digest(found: HashedFile, file: WeightFile, base: str) -> None:
-    """Hold a file that was hashed against what is wanted; raises `IntegrityError`, ``wrong_base``."""
+    """Compare the digest of a hashed file with the expected one; raises `IntegrityError`, ``wrong_base``."""
     if found.digest != file.digest:
         raise IntegrityError(
             f"{found.path} is not the file of base model {base} ({found.digest} instead of {file.digest}); give the "
@@ -54,7 +54,7 @@ def check_digest(found: HashedFile, file: WeightFile, base: str) -> None:
 
 
 def other_size(place: Path, size: int, file: WeightFile, base: str) -> IntegrityError:
-    """The error of a file that can't be the one by its size alone."""
+    """The error for a file whose size already differs."""
     return IntegrityError(
         f"{place} has {size} bytes, but that file of base model {base} has {file.size}; give the folder with the "
         "weights that were added to the registry.",
@@ -63,7 +63,7 @@ def other_size(place: Path, size: int, file: WeightFile, base: str) -> Integrity
 
 
 def missing(place: Path, base: str) -> NotFoundError:
-    """The error of a file that is not there."""
+    """The error for a missing file."""
     return NotFoundError(
         f"There is no {place}; the folder with the files of base model {base} is expected.", code="missing_file"
     )

@@ -1,7 +1,7 @@
-"""The folders that ``fetch`` fills when no output folder is given: one a rendering, bounded in size together.
+"""The cache of ``fetch`` without an output folder: one folder per rendering, with a limit on the total size.
 
-Whatever else the cache's folder holds is somebody's: only folders with a name that the cache gives and a receipt are
-ever removed. What can't be removed, such as what another user fetched, makes no fetch fail.
+Anything else in the cache directory belongs to the user: only folders with a name of the cache's form and a receipt are
+removed. A folder that can't be removed, such as another user's, does not make a fetch fail.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from registry.folders.staging import HEX_DIGIT, clear_litter, take_away
 
 DEFAULT_LIMIT: Final = 20 << 30
 _NAMES: Final = HEX_DIGIT * 64
-"""What the cache calls its folders, as a glob pattern."""
+"""Names of the cache's folders, as a glob pattern."""
 
 
 @dataclass(frozen=True)
 class FetchCache:
-    """Fetched folders by rendering; the least recently used go first."""
+    """Fetched folders by rendering, evicted least recently used first."""
 
     folder: Path
     limit: int = DEFAULT_LIMIT
 
     def place(self, rendering: str) -> Path:
-        """Where a rendering lies, or will."""
+        """The folder of a rendering, whether or not it exists yet."""
         return self.folder / hex_of(rendering)
 
     def used(self, place: Path) -> None:
-        """Note that a folder was handed out just now; where another user owns it, it may go a little earlier."""
+        """Update the time of last use; impossible for another user's folder, which may be evicted a little earlier."""
         with suppress(OSError):
             os.utime(place / RECEIPT)
 
     def shrink(self, *, keep: Path) -> None:
-        """Remove the folders that were used longest ago until the rest fits; ``keep`` and what is held stay.
+        """Evict least recently used folders until the rest fits the limit; ``keep`` and locked folders stay.
 
-        What killed runs left, half written or half removed, goes first.
+        First removes what killed runs left half written or half removed.
         """
         clear_litter(self.folder, _NAMES)
         folders = self._used()
@@ -50,7 +50,7 @@ class FetchCache:
         for folder in sorted(folders.keys() - {keep}, key=lambda folder: (folders[folder], folder)):
             if total <= self.limit:
                 return
-            with free(folder) as may_go:  # else a program reads from it, such as an inference server
+            with free(folder) as may_go:  # not free: a process reads from it, such as an inference server
                 if may_go:
                     with suppress(OSError):
                         take_away(folder)
@@ -58,16 +58,16 @@ class FetchCache:
                 total -= sizes[folder]
 
     def _used(self) -> dict[Path, float]:
-        """When each folder was used last."""
+        """The time of last use of each folder."""
         used = {}
         for folder in self.folder.glob(_NAMES):
-            with suppress(OSError):  # no receipt: not a folder of the cache, or it goes just now
+            with suppress(OSError):  # no receipt: not a folder of the cache, or it is being removed
                 used[folder] = (folder / RECEIPT).stat().st_mtime
         return used
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files; of what another process removes meanwhile, those that are there still."""
+    """Total bytes of all files; files that another process removes meanwhile are not counted."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -1,4 +1,4 @@
-"""Bytes of a folder's files: how they begin, and their digest. What the system refuses is the user's error."""
+"""Reading and hashing files of a folder, with OS errors mapped to errors of the registry."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _LENGTH: Final = 8
 
 
 def read_start(file: Path, length: int) -> bytes:
-    """The first ``length`` bytes of a file, or all that it has; raises `NotFoundError`, `UnavailableError`."""
+    """The first ``length`` bytes of a file, or all if it is shorter; raises `NotFoundError`, `UnavailableError`."""
     with ErrorMapping(unreadable_file, file), file.open("rb") as stream:
         return stream.read(length)
 
 
 def head_of(file: Path) -> bytes:
-    """The header of a safetensors file with its length field, as far as it is there: it is not checked here.
+    """The length field and header of a safetensors file, as far as present; not validated here.
 
-    Of a header that is longer than any may be, the length field alone. Raises `NotFoundError`, `UnavailableError`.
+    Only the length field if the header is longer than allowed. Raises `NotFoundError`, `UnavailableError`.
     """
     with ErrorMapping(unreadable_file, file), file.open("rb") as stream:
         start = stream.read(_LENGTH)
@@ -31,6 +31,6 @@ def head_of(file: Path) -> bytes:
 
 
 def hash_found(file: Path, progress: Progress) -> HashedFile:
-    """Take the digest of a file; raises `NotFoundError`, `UnavailableError`."""
+    """Hash a file; raises `NotFoundError`, `UnavailableError`."""
     with ErrorMapping(unreadable_file, file):
         return hash_file(file, progress)

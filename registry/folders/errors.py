@@ -1,4 +1,4 @@
-"""What the operating system refuses, as the user's error: one sentence with the place and what to do."""
+"""Maps `OSError` to errors of the registry: one sentence with the path and what to do."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FORBIDDEN: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 def reason(problem: OSError) -> str:
-    """What the system says, without the place."""
+    """The system's message, without the path."""
     return problem.strerror or str(problem) or type(problem).__name__
 
 
 def unwritable(place: Path, problem: OSError) -> RegistryError:
-    """The error for what can't be written at ``place``."""
+    """The error for a failed write at ``place``."""
     if problem.errno in FULL:
         return UnavailableError(
             f"There is no space left for {place}; free some or choose another disk.", code="disk_full"
@@ -34,20 +34,20 @@ def unwritable(place: Path, problem: OSError) -> RegistryError:
 
 
 def unreadable(place: Path, problem: OSError) -> RegistryError:
-    """The error for what can't be read at ``place``, or at the place that the system names."""
+    """The error for a failed read at ``place``, or at the path that the `OSError` names."""
     named = place if problem.filename is None else Path(os.fsdecode(problem.filename))
     return UnavailableError(f"{named} can't be read: {reason(problem)}; make it readable and run this again.")
 
 
 def unreadable_file(file: Path, problem: OSError) -> RegistryError:
-    """The error for a file that a user names and that can't be read, or is not there."""
+    """The error for a file named by the user that is missing or can't be read."""
     if isinstance(problem, FileNotFoundError):
         return NotFoundError(f"There is no file {file}: check the name, or whether something removed it.")
     return UnavailableError(f"The file {file} can't be read ({reason(problem)}): make it readable and run this again.")
 
 
 def unusable(folder: Path, problem: OSError) -> RegistryError:
-    """The error for the folder in which a registry keeps its files."""
+    """The error for the folder in which a registry stores its files."""
     why = reason(problem)
     if problem.errno in FULL:
         return UnavailableError(
@@ -71,7 +71,7 @@ def unusable(folder: Path, problem: OSError) -> RegistryError:
 
 
 class ErrorMapping(Generic[Place]):
-    """A ``with`` block: an `OSError` of it is raised as the error that ``error`` makes of it and the place."""
+    """Context manager: raises an `OSError` of the block as the error that ``error`` makes of the place and it."""
 
     __slots__ = ("_error", "_place")
 
@@ -90,15 +90,15 @@ class ErrorMapping(Generic[Place]):
 
 
 def telling_unwritable(place: Path) -> ErrorMapping[Path]:
-    """Raise `unwritable` for what the system refuses within."""
+    """Map any `OSError` of the block to `unwritable`."""
     return ErrorMapping(unwritable, place)
 
 
 def telling_unreadable(place: Path) -> ErrorMapping[Path]:
-    """Raise `unreadable` for what the system refuses within."""
+    """Map any `OSError` of the block to `unreadable`."""
     return ErrorMapping(unreadable, place)
 
 
 def telling_unusable(folder: Path) -> ErrorMapping[Path]:
-    """Raise `unusable` for what the system refuses within."""
+    """Map any `OSError` of the block to `unusable`."""
     return ErrorMapping(unusable, folder)

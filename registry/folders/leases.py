@@ -1,7 +1,7 @@
-"""Folders of the cache that a program goes on reading from: held, so that the cache does not remove them meanwhile.
+"""Locks on folders of the cache that a process keeps reading from, so that the cache does not evict them.
 
-A hold is a shared lock on the folder. It ends with the process that has it, however that ends, and the cache can see it
-from any other process of the machine.
+A lock is a shared ``flock`` on the folder. It ends with its process, however that ends, and the cache sees it from any
+other process of the machine.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from registry.folders.scan import RECEIPT
 
 
 class Hold:
-    """A folder that stays where it is until `release`."""
+    """A lock on a folder, which is not evicted until `release`."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
         self.folder = folder
         self._descriptor = descriptor
 
     def is_of(self, folder: Path) -> bool:
-        """Whether the folder of that name is the one that is held, and not another that took its name."""
+        """Whether this name still refers to the locked folder, and not to another that replaced it."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), folder.stat())
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Let the cache have the folder."""
+        """Allow eviction again."""
         os.close(self._descriptor)
 
 
 def hold(folder: Path) -> Hold | None:
-    """Hold a complete folder; None where the cache was quicker and it is gone."""
+    """Lock a complete folder; None if the cache evicted it first."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -50,7 +50,7 @@ def hold(folder: Path) -> Hold | None:
 
 @contextmanager
 def free(folder: Path) -> Iterator[bool]:
-    """Whether nobody holds the folder; if so, nobody can hold it until this is left."""
+    """Yields whether nobody has locked the folder; if so, nobody can lock it until the block ends."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # it is gone, or another user's

@@ -1,7 +1,7 @@
-"""Names of files that every system can hold in one folder: what is added here is fetched there.
+"""File names that are portable: what is added on one system can be fetched on any other.
 
-A name that a folder can't hold, or that another one takes the place of on a system that does not tell upper from lower
-case, would be published and could never be fetched as it was.
+A name that a folder can't hold, or that collides with another on a case-insensitive system, could be published but
+never fetched as it was.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Final
 
 from registry.errors import RegistryError
 
-MAX_NAME: Final = 512  # characters, with all folders
-MAX_COMPONENT: Final = 255  # bytes: what file systems take of one part
+MAX_NAME: Final = 512  # characters of the whole path
+MAX_COMPONENT: Final = 255  # bytes: the limit of file systems for one component
 _FORBIDDEN: Final = re.compile(r'[\x00-\x1f\\:*?"<>|]')
 _DEVICE: Final = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 _SHOWN: Final = 80
 
 
 def check_name(name: str, error: type[RegistryError]) -> str:
-    """Return the name of a file, ``/``-separated, if a folder can hold it.
+    """Return a ``/``-separated file name if a folder can hold it.
 
     Raises:
-        error: ``bad_config``, with the rule that it breaks.
+        error: ``bad_config``, with the violated rule.
     """
     try:
         name.encode("utf-8")
@@ -44,7 +44,7 @@ def check_name(name: str, error: type[RegistryError]) -> str:
 
 
 def _broken(part: str) -> str | None:
-    """The rule that a part of a name breaks."""
+    """The rule that a path component violates."""
     if len(part.encode("utf-8")) > MAX_COMPONENT:
         return f"{_shown(part)} has more than {MAX_COMPONENT} bytes, and no folder holds such a name"
     if part.endswith((".", " ")):
@@ -55,14 +55,14 @@ def _broken(part: str) -> str | None:
 
 
 def check_together(names: Iterable[str], error: type[RegistryError]) -> None:
-    """Check that one folder holds all of these files on every system.
+    """Check that one folder can hold all of these files on every system.
 
     Raises:
-        error: ``bad_config``, naming two that take each other's place: a file where another one needs a folder, or
-            names that differ only in case or in how their letters are composed.
+        error: ``bad_config``, naming two that collide: a file where another one needs a folder, or names that differ
+            only in case or Unicode composition.
     """
     files: dict[str, str] = {}
-    folders: dict[str, tuple[str, str]] = {}  # with a file that is in it
+    folders: dict[str, tuple[str, str]] = {}  # as first spelt, and a file in it
     for name in sorted(names):
         parts = name.split("/")
         for depth in range(1, len(parts)):
@@ -82,7 +82,7 @@ def check_together(names: Iterable[str], error: type[RegistryError]) -> None:
 
 
 def is_taken(name: str, reserved: str) -> bool:
-    """Whether a name is another one's on a system that does not tell upper from lower case."""
+    """Whether the names are the same on a case-insensitive system."""
     return _folded(name) == _folded(reserved)
 
 

@@ -1,7 +1,7 @@
-"""A nested folder of adapters: nesting is the path below the base model, parents come before their children.
+"""Nested folders of adapters: the nesting is the path below the base model, and parents come before their children.
 
-What belongs to which adapter is the rule of `registry.folders.scan`: what it leaves out as another adapter is a node
-here, and what it leaves out for any other reason is not entered here either, and named.
+`registry.folders.scan` decides which files belong to which adapter: a folder that it leaves out as another adapter is a
+node here; one that it leaves out for any other reason is not entered, and reported as skipped.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ _ITSELF: Final = "an adapter itself, but nesting begins below the folder that is
 
 @dataclass(frozen=True)
 class Node:
-    """A folder that is to be published, and the path that its place in the nesting means."""
+    """A folder to publish, and the path that its place in the nesting means."""
 
     folder: Path
-    place: str  # below the folder that was given, ``/``-separated
-    path: TreePath | None  # None: its name, or one above it, names no adapter
-    above: str | None  # the place of the folder above it
-    problem: RegistryError | None = None  # why it can't be published, as far as names and nesting tell
+    place: str  # relative to the given folder, ``/``-separated
+    path: TreePath | None  # None: its name, or one above it, is no adapter name
+    above: str | None  # place of the parent folder
+    problem: RegistryError | None = None  # why it can't be published, as far as names and nesting show
 
 
 @dataclass(frozen=True)
 class Nesting:
-    """What a nested folder holds."""
+    """The adapters in a nested folder."""
 
     nodes: tuple[Node, ...]  # parents before their children
-    skipped: tuple[LeftOut, ...]  # folders that are not entered
+    skipped: tuple[LeftOut, ...]  # folders that were not entered
 
 
 def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesting:
-    """All publish folders below ``folder``, with what is wrong with their names and places.
+    """All publish folders below ``folder``, with the problems of their names and places.
 
     Args:
-        folder: where.
+        folder: the top of the nesting.
         base: the base model that the paths begin with.
-        rename: names of adapters, by the places of folders.
+        rename: adapter names by place of the folder.
 
     Raises:
         UsageError: ``base`` is not the name of a base model, or ``rename`` can't be applied.
         NotFoundError: there is no such folder.
         UnavailableError: it can't be read.
-        InvalidAdapterError: ``missing_file`` or ``checkpoint_folders``, no adapter is there.
+        InvalidAdapterError: ``missing_file`` or ``checkpoint_folders``, it contains no adapter.
     """
     root = TreePath.parse(base)
     if not root.is_base:
@@ -105,7 +105,7 @@ class _Walk:
     taken: dict[TreePath, Path] = field(default_factory=dict)
 
     def below(self, folder: Path, place: str, path: TreePath | None) -> Iterator[Node]:
-        """Folders of adapters below one, parents before children."""
+        """Adapter folders below a folder, parents before children."""
         is_adapter = (folder / ADAPTER_CONFIG).is_file()
         if is_adapter and not place:
             self.skipped.append(LeftOut(path=".", reason=_ITSELF))
@@ -115,7 +115,7 @@ class _Walk:
                 yield from self._one(Path(entry.path), here, path, part=is_adapter and bool(place))
 
     def _one(self, folder: Path, place: str, above: TreePath | None, *, part: bool) -> Iterator[Node]:
-        """One folder, and those below it; ``part``: it lies in the folder of an adapter."""
+        """A folder and those below it; ``part``: it lies inside an adapter's folder."""
         try:
             reason = folder_reason(folder)
             alone = reason is None and not part and holds_weights(folder)
@@ -164,7 +164,7 @@ def _no_adapter(folder: Path) -> InvalidAdapterError:
 
 
 def _bad_name(place: str, name: str, wrong: UsageError) -> UsageError:
-    """The error of a name, with one that would do."""
+    """The error for an invalid name, with a valid one proposed."""
     proposed = re.sub(r"-{2,}", "-", re.sub(r"[^a-z0-9_]+", "-", name.lower())).strip("-_") or "NAME"
     proposed = "NAME" if proposed == name else proposed
     return UsageError(f"{wrong} Give it another one: --rename '{place}={proposed}'.", code=wrong.code)

@@ -1,4 +1,4 @@
-"""Filling a folder with an artifact: it appears when it is complete, and replaces only what an earlier fetch wrote."""
+"""Fills a folder with an artifact: it appears only when complete, and replaces only what an earlier fetch wrote."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MakeReceipt = Callable[[tuple[OutputFile, ...]], Receipt]
 
 
 def absolute(out: Path) -> Path:
-    """The folder itself, behind a link that the user gave.
+    """The absolute path, with a symbolic link given by the user resolved.
 
     Raises:
-        NotAllowedError, UnavailableError: the file system does not let anybody look there.
+        NotAllowedError, UnavailableError: the file system denies access.
     """
     out = out.expanduser()
     with telling_unwritable(out):
@@ -37,7 +37,7 @@ def absolute(out: Path) -> Path:
 
 
 def fetched(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
-    """The answer of a fetch whose folder holds what a receipt says."""
+    """The answer of a fetch whose folder holds what the receipt says."""
     return Fetched(
         reference=receipt.reference,
         kind=receipt.kind,
@@ -51,7 +51,7 @@ def fetched(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
 
 
 def receipt_of_rendering(place: Path, rendering: str, size: int, progress: Progress) -> Receipt | None:
-    """The receipt in the folder, where it is of this very rendering and every file is what it says."""
+    """The receipt in the folder if it is of this rendering and every file matches it, else None."""
     try:
         receipt = read_receipt(place)
     except (NotFoundError, IntegrityError):
@@ -65,15 +65,15 @@ def receipt_of_rendering(place: Path, rendering: str, size: int, progress: Progr
 def already_there(
     place: Path, rendering: str, size: int, make_receipt: MakeReceipt, progress: Progress
 ) -> Fetched | None:
-    """The answer of a fetch whose folder holds this very rendering, whole; None where it has to be filled.
+    """The answer of a fetch whose folder already holds this rendering, complete; None if it has to be filled.
 
-    The same rendering can be had by several references, of several registries and with several options: the answer is
-    about what was asked for, and the receipt is made to say the same.
+    Several references, registries and options can give the same rendering: the answer is about this request, and the
+    receipt is rewritten to match it.
     """
     there = receipt_of_rendering(place, rendering, size, progress)
     if there is None:
         return None
-    # The bytes are still those that another version may have written.
+    # The bytes are still those that another version of the registry may have written.
     receipt = make_receipt(there.files).model_copy(update={"versions": there.versions})
     answer = fetched(receipt, place, fresh=False)
     if receipt == there:
@@ -90,8 +90,8 @@ def already_there(
 
 
 def _replace_receipt(place: Path, receipt: Receipt) -> None:
-    """Give a complete folder another receipt, at once for whoever reads from it; raises OSError."""
-    with staged_folder(place) as staging:  # beside the folder, where what a killed run leaves is cleared by the next
+    """Replace the receipt of a complete folder atomically; raises OSError."""
+    with staged_folder(place) as staging:  # beside the folder, so that leftovers of a killed run are cleared
         _write_receipt(staging, receipt)
         (staging / RECEIPT).replace(place / RECEIPT)
     sync_folder(place)
@@ -105,7 +105,7 @@ def _write_receipt(folder: Path, receipt: Receipt) -> None:
 
 
 def file_is_right(folder: Path, file: OutputFile, progress: Progress) -> bool:
-    """Whether a file of a fetched folder has the size and the BLAKE3 that the receipt says."""
+    """Whether a file of a fetched folder has the size and BLAKE3 digest of the receipt."""
     digest = blake3()
     try:
         with (folder / file.path).open("rb") as stream:
@@ -123,8 +123,8 @@ def may_fill(place: Path, *, force: bool) -> bool:
     """Whether the folder has to be replaced.
 
     Raises:
-        ConflictError: ``folder_taken``, it holds what may not be replaced.
-        NotAllowedError, UnavailableError: the file system does not let anybody look there.
+        ConflictError: ``folder_taken``, it holds something that may not be replaced.
+        NotAllowedError, UnavailableError: the file system denies access.
     """
     with telling_unwritable(place):
         return _may_fill(place, force=force)
@@ -168,14 +168,14 @@ def fill(
     progress: Progress,
     resumable: bool = False,
 ) -> Receipt:
-    """Write all files and the receipt beside them, and give the folder its name.
+    """Write all files and the receipt to a staging folder, and rename it to ``place``.
 
-    ``resumable``: what was written before an interruption stays beside the place, hidden, for the next run.
-    ``make_receipt`` is called when all files are written; what it raises leaves nothing behind.
+    ``resumable``: what was written before an interruption stays beside ``place``, hidden, for the next run.
+    ``make_receipt`` is called after all files are written; if it raises, nothing is left behind.
 
     Raises:
-        ConflictError: ``folder_taken``, something came there meanwhile.
-        UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
+        ConflictError: ``folder_taken``, something was created there meanwhile.
+        UnavailableError, NotAllowedError: the file system denied it; nothing is left behind.
     """
     with telling_unwritable(place), staged_folder(place, leave=resumable) as staging:
         _check_space(place, artifact.size)

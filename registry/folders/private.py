@@ -1,4 +1,4 @@
-"""A folder for its owner alone: what is in it can be read, changed or listed by nobody else."""
+"""Restricts a folder to its owner."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def make_private(folder: Path, files: Iterable[Path]) -> None:
-    """Take every right of others away, from the folder and from those of its files that are named.
+    """Remove all permissions of group and others from the folder and the given files.
 
     Raises:
-        NotAllowedError: ``read_only``, it belongs to somebody else.
+        NotAllowedError: ``read_only``, another user owns it.
     """
     try:
-        for place in (folder, *files):  # the folder first: what else is in it is out of reach then
+        for place in (folder, *files):  # the folder first: it makes the rest of its content unreachable
             _close(place)
     except OSError as error:
         raise NotAllowedError(
@@ -35,5 +35,5 @@ def _close(place: Path) -> None:
         mode = stat.S_IMODE(place.stat().st_mode)
         if mode & _OTHERS:
             place.chmod(mode & ~_OTHERS)
-    except FileNotFoundError:  # SQLite removes files of its own
+    except FileNotFoundError:  # SQLite removes its own temporary files
         return

@@ -1,9 +1,8 @@
-"""What the receipt in a folder says of the folder's own weights: where they came from, for whoever finds them later.
+"""What the receipt in a folder says about the folder's own weights, recorded as ``derived_from``.
 
-A composed or truncated adapter that is published, or a merged model that is added as a base, is the work of the
-registry that wrote the receipt. That receipt is not the one of what an adapter was *trained on*, which proves a parent
-(`registry.folders.receipts`): that one lies in another folder, and speaks of other files. This one proves nothing,
-because something else may have been saved over the files since.
+It applies when a composed or truncated adapter is published, or a merged model is added as a base. It is not the
+receipt of the folder that an adapter was *trained on*, which shows the parent (`registry.folders.receipts`): that one
+lies in another folder and is about other files. This one proves nothing, because the files may have been overwritten.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ _UNREADABLE = "receipt of a fetch that can't be read: what it says is not kept"
 def derived_from(
     folder: Path, weights: Collection[str], left_out: Iterable[LeftOut]
 ) -> tuple[DerivedFrom | None, tuple[LeftOut, ...]]:
-    """What the receipt beside some weights says of them, and what was left out of the folder, as it is told then.
+    """What the receipt beside some weights says about them, and the left-out files with their reasons updated.
 
-    None: there is no receipt, or it is of other files: an adapter may be saved into the folder of a merged model.
+    None: there is no receipt, or it is about other files, since an adapter may be saved into a merged model's folder.
     """
     listed = tuple(left_out)
     told = tuple(one.model_copy(update={"reason": _UNREADABLE}) if one.path == RECEIPT else one for one in listed)

@@ -1,8 +1,8 @@
-"""Signs in a folder that an adapter was trained on quantised weights, as QLoRA does.
+"""Finds signs in a folder that an adapter was trained on quantised weights, as QLoRA does.
 
-Its checkpoint says nothing of it: `adapter_config.json` has no field for how the base model was loaded. What may tell
-is the model card or another file of the trainer, where it was written down; a `config.json` that was saved beside; and
-that of the base model, where it is a folder of this machine. A name may tell too, but it travels anyway.
+The checkpoint does not record it: `adapter_config.json` has no field for how the base model was loaded. Possible signs
+are the model card or another file of the trainer, a `config.json` saved beside them, and the `config.json` of the base
+model, if that is a local folder. The base model's name may show it too, but it is kept in the configuration anyway.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Final
 from registry.folders.scan import Folder
 
 CARD: Final = "README.md"
-_TRAINERS: Final = (".yaml", ".yml")  # what a trainer was told, where it leaves that: axolotl, LLaMA-Factory
+_TRAINERS: Final = (".yaml", ".yml")  # trainer configurations, as axolotl and LLaMA-Factory leave them
 _CONFIG: Final = "config.json"
-_MOST: Final = 1 << 20  # bytes of each that are looked through
+_MOST: Final = 1 << 20  # bytes searched of each file
 _SIGNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"^[ \t]*[-*]?[ \t]*load_in_4bit[ \t]*:[ \t]*true[ \t]*$", re.IGNORECASE | re.MULTILINE), "4 bits"),
     (re.compile(r"^[ \t]*[-*]?[ \t]*load_in_8bit[ \t]*:[ \t]*true[ \t]*$", re.IGNORECASE | re.MULTILINE), "8 bits"),
@@ -29,11 +29,11 @@ _SIGNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 
 
 def sign_of_quantised(folder: Folder, trained_on: Path | None) -> str | None:
-    """What shows that an adapter was trained on quantised weights; None: nothing does, which proves nothing.
+    """A sign that an adapter was trained on quantised weights; None if there is no sign, which proves nothing.
 
     Args:
-        folder: of the adapter.
-        trained_on: the folder of this machine that ``base_model_name_or_path`` names.
+        folder: the adapter's folder.
+        trained_on: the local folder that ``base_model_name_or_path`` names.
     """
     for name, file in _written(folder):
         text = _read(file).decode("utf-8", errors="replace")
@@ -49,7 +49,7 @@ def sign_of_quantised(folder: Folder, trained_on: Path | None) -> str | None:
 
 
 def _written(folder: Folder) -> Iterator[tuple[str, Path]]:
-    """Files in which the loading may be written down, and how to call them."""
+    """Files that may record how the base model was loaded, with names for messages."""
     for found in folder.files:
         if found.path == CARD:
             yield CARD, found.file
@@ -67,7 +67,7 @@ def _is_quantised(config: Path) -> bool:
 
 
 def _read(file: Path) -> bytes:
-    """The beginning of a file, nothing where it can't be read: a sign that is not seen is none."""
+    """The first bytes of a file; empty if it can't be read, which counts as no sign."""
     try:
         with file.open("rb") as stream:
             return stream.read(_MOST)

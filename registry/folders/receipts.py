@@ -1,7 +1,7 @@
-"""The receipt: what was computed for a fetched folder, and the digests of what came out.
+"""The receipt: what was computed for a fetched folder, and the digests of the result.
 
-It lies beside the artifact's files and is not one of them. A folder fetched as ``merged`` and then trained on tells a
-later publish, by its receipt, which revision is the parent.
+It lies beside the artifact's files and is not one of them. When an adapter is trained on a folder fetched as
+``merged``, the receipt tells publish which revision is the parent.
 """
 
 from __future__ import annotations
@@ -47,5 +47,5 @@ def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Rec
 
 
 def write_receipt(receipt: Receipt) -> bytes:
-    """The receipt as the bytes of its file."""
+    """Serialise a receipt."""
     return (receipt.model_dump_json(indent=2) + "\n").encode("utf-8")

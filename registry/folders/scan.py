@@ -1,7 +1,7 @@
-"""Which files of a folder are taken, and which are left out and why.
+"""Decides which files of a folder are taken, and which are left out and why.
 
-One rule for publish folders, base folders and repositories of a Hub: trainers leave optimiser states, checkpoints and
-pickles beside what belongs to the revision. Nothing is taken silently and nothing is dropped silently.
+The same rules apply to publish folders, base folders and Hub repositories: trainers leave optimiser states, checkpoints
+and pickles beside what belongs to the revision. Everything left out is listed with a reason.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ ONLY_CHECKPOINTS: Final = "only trainer checkpoints"
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that belongs to what is added: its name in the folder (``/``-separated) and where its bytes are."""
+    """A file that is taken: its ``/``-separated name in the folder, and where its bytes are."""
 
     path: str
     file: Path
-    size: int  # when the folder was listed
+    size: int  # at the time of listing
 
 
 @dataclass(frozen=True)
 class Folder:
-    """What a folder holds."""
+    """The listing of a folder."""
 
     root: Path
     files: tuple[FoundFile, ...]
@@ -56,7 +56,7 @@ class Folder:
 
 
 def scan(folder: Path, error: type[RegistryError]) -> Folder:
-    """List a folder by the rule above.
+    """List a folder by the rules of this module.
 
     Raises:
         NotFoundError: there is no such folder.
@@ -93,7 +93,7 @@ def _scan(folder: Path, error: type[RegistryError]) -> Folder:
 
 
 def _walk(root: Path, leave: Callable[[Path, str], None]) -> Iterator[Path]:
-    """Files below ``root``; folders that never belong are left out as a whole."""
+    """Files below ``root``, reporting folders that are left out as a whole."""
     for place, folders, names in os.walk(root, onerror=_refused):
         here = Path(place)
         kept = []
@@ -109,14 +109,14 @@ def _walk(root: Path, leave: Callable[[Path, str], None]) -> Iterator[Path]:
 
 
 def _refused(problem: OSError) -> None:
-    """What is in a folder that can't be read would be dropped silently."""
+    """Raise: by default `os.walk` would silently skip a folder that can't be read."""
     raise problem
 
 
 def folder_reason(folder: Path) -> str | None:
-    """Why a folder below the one that is listed is left out as a whole; None where its files belong to that one.
+    """Why a subfolder is left out as a whole; None if its files are taken.
 
-    Raises OSError for what can't be read.
+    Raises OSError if it can't be read.
     """
     if folder.is_symlink():
         return "symbolic link to a folder"
@@ -134,7 +134,7 @@ def _reason_by_folder_name(name: str) -> str | None:
 
 
 def _reason_by_content(folder: Path) -> str | None:
-    """Whether an adapter lies in the folder itself or anywhere below it, or at least checkpoints of one."""
+    """Whether the folder or one below it contains an adapter, or at least checkpoints of one."""
     for _, folders, names in os.walk(folder, onerror=_refused):
         if ADAPTER_CONFIG in names:
             return ANOTHER_ADAPTER
@@ -143,7 +143,7 @@ def _reason_by_content(folder: Path) -> str | None:
 
 
 def _checkpoints(folder: Path) -> list[str]:
-    """The checkpoints in a folder that hold an adapter."""
+    """Names of the checkpoints in a folder that contain an adapter."""
     return sorted(
         entry.name
         for entry in os.scandir(folder)
@@ -152,7 +152,7 @@ def _checkpoints(folder: Path) -> list[str]:
 
 
 def checkpoints_alone(folder: Path) -> InvalidAdapterError | None:
-    """The error of a folder that holds trainer checkpoints and no adapter itself; None where there are none."""
+    """The error for a folder that holds only trainer checkpoints; None if it has none."""
     found = _checkpoints(folder)
     return _only_checkpoints(str(folder), found) if found else None
 
@@ -165,7 +165,7 @@ def _only_checkpoints(where: str, checkpoints: Iterable[str]) -> InvalidAdapterE
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether files of weights lie in a folder, or below it where its files would be; raises OSError."""
+    """Whether a folder, or one below it that would be entered, contains weight files; raises OSError."""
     for _, folders, names in os.walk(folder, onerror=_refused):
         if any(PurePosixPath(name).suffix.lower() in (".safetensors", ".gguf", *_PICKLES) for name in names):
             return True
@@ -174,7 +174,7 @@ def holds_weights(folder: Path) -> bool:
 
 
 def _look_at(path: Path, root: Path, error: type[RegistryError]) -> FoundFile | str:
-    """A file that is taken, or why it is left out."""
+    """A file that is taken, or the reason why it is left out."""
     if path.name.startswith("."):
         return _HIDDEN_REASON
     file, status = path, path.lstat()
@@ -189,7 +189,7 @@ def _look_at(path: Path, root: Path, error: type[RegistryError]) -> FoundFile | 
 
 
 def reason_by_name(name: str) -> str | None:
-    """Why a file of that name, without folders, is left out; None where it is taken."""
+    """Why a file with that base name is left out; None if it is taken."""
     if name.startswith("."):
         return _HIDDEN_REASON
     if is_taken(name, RECEIPT):
@@ -202,7 +202,7 @@ def reason_by_name(name: str) -> str | None:
 
 
 def _behind_link(path: Path, root: Path, error: type[RegistryError]) -> Path:
-    """Where a link leads: into the blobs of the Hub cache that the folder is a snapshot of, and nowhere else."""
+    """The target of a link; allowed only into the blobs of the Hub cache that the folder is a snapshot of."""
     target = path.resolve()
     if not target.exists():
         raise error(f"{path} is a symbolic link to nothing; restore the file or remove the link.", code="link_outside")
@@ -216,12 +216,12 @@ def _behind_link(path: Path, root: Path, error: type[RegistryError]) -> Path:
 
 
 def _spelt(path: Path, root: Path) -> str:
-    """The name of what is left out, whatever its system calls it."""
+    """The name of a left-out path as valid UTF-8, even if the system's name is not."""
     return path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def sort_names(names: Iterable[str], error: type[RegistryError]) -> tuple[list[str], list[LeftOut]]:
-    """The same rule for files that are not here yet, by their names alone: what is taken, and what is left out.
+    """Apply the same rules to files that are not local yet, by name alone: taken names, and left-out ones.
 
     Raises:
         error: ``path_traversal`` for a name that leads out of its folder, ``bad_config`` for one that can't be stored.
@@ -244,7 +244,7 @@ def sort_names(names: Iterable[str], error: type[RegistryError]) -> tuple[list[s
 
 
 def _first_reason(name: str, others: Mapping[str, str]) -> tuple[str, str | None]:
-    """What is left out, a folder or the file, and why; no reason: the file is taken."""
+    """The outermost folder, or the file, that is left out, and why; reason None: the file is taken."""
     *folders, last = name.split("/")
     for depth, folder in enumerate(folders, 1):
         place = "/".join(folders[:depth])
@@ -275,7 +275,7 @@ def adapter_folder(folder: Path) -> Folder:
 
     Raises:
         NotFoundError: there is no such folder.
-        InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders`` where the two files are not there.
+        InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders`` if the two files are missing.
     """
     found = scan(folder, InvalidAdapterError)
     require_adapter(str(folder), {one.path for one in found.files}, found.left_out)
@@ -283,7 +283,7 @@ def adapter_folder(folder: Path) -> Folder:
 
 
 def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftOut]) -> None:
-    """Check that PEFT's two files are among those that are taken.
+    """Check that PEFT's two files are among those taken.
 
     Raises:
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders``.

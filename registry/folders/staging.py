@@ -1,7 +1,7 @@
-"""Folders that appear under their name when they are complete, and not before.
+"""Staging folders: a folder gets its final name only when it is complete.
 
-A folder is filled beside its final place under a hidden name, with a lock held on it. A killed run leaves the folder
-without its lock; the next run for the same place finds that and clears it.
+It is filled beside its final place under a hidden name, with a lock on it. A killed run leaves the folder without its
+lock; the next run for the same place finds that and clears it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from registry.errors import ConflictError, UnavailableError
 
 HEX_DIGIT: Final = "[0-9a-f]"  # as a glob pattern
 _MARK: Final = ".fetch-"
-_NUMBER: Final = 6  # bytes that tell the runs for one place apart
+_NUMBER: Final = 6  # random bytes in the name, distinguishing runs for one place
 
 
 @contextmanager
 def staged_folder(place: Path, *, leave: bool = False) -> Iterator[Path]:
-    """A new folder beside ``place``, removed at leaving unless `put_in_place` moved it.
+    """A new folder beside ``place``, removed on exit unless `put_in_place` moved it.
 
-    ``leave``: what was interrupted is left as a killed run leaves it, for the next one to go on with; see `abandoned`.
+    ``leave``: after an interruption the folder stays as if the run was killed, for the next one to resume; see
+    `abandoned`.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     clear_litter(place.parent, _escaped(place.name[:100]))
@@ -45,7 +46,7 @@ def staged_folder(place: Path, *, leave: bool = False) -> Iterator[Path]:
 
 
 def abandoned(place: Path) -> list[Path]:
-    """The folders that interrupted runs were filling for ``place``; the next `staged_folder` clears them."""
+    """Folders that interrupted runs were filling for ``place``; the next `staged_folder` clears them."""
     found = []
     for folder in place.parent.glob(_litter(_escaped(place.name[:100]))):
         try:
@@ -70,7 +71,7 @@ def _locked_folder(place: Path) -> tuple[Path, int]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if staging.is_dir():
             return staging, lock
-        os.close(lock)  # another run took it for litter before it was locked
+        os.close(lock)  # another run cleared it before it was locked
 
 
 def _hidden(place: Path) -> Path:
@@ -78,10 +79,10 @@ def _hidden(place: Path) -> Path:
 
 
 def take_away(place: Path) -> None:
-    """Remove a folder, which is gone under its name at once; what an interruption leaves is litter.
+    """Remove a folder by renaming it first, so that it vanishes atomically; leftovers of an interruption are litter.
 
     Raises:
-        OSError: the folder stays as it is, such as another user's.
+        OSError: the folder stays unchanged, such as another user's.
     """
     if not os.access(place, os.W_OK):  # the rename alone would be allowed
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
@@ -89,7 +90,7 @@ def take_away(place: Path) -> None:
 
 
 def clear_litter(parent: Path, name: str) -> None:
-    """Remove what killed runs left in ``parent`` for the places ``name``, a glob pattern."""
+    """Remove what killed runs left in ``parent`` for the places that match ``name``, a glob pattern."""
     for litter in parent.glob(_litter(name)):
         try:
             lock = os.open(litter, os.O_RDONLY)
@@ -105,7 +106,7 @@ def clear_litter(parent: Path, name: str) -> None:
 
 
 def _litter(name: str) -> str:
-    """What hidden folders for the places ``name``, a glob pattern, are called: no other name is ever cleared."""
+    """The glob pattern of hidden folders for the places ``name``, a glob pattern; nothing else is ever cleared."""
     return f".{name}{_MARK}{HEX_DIGIT * (2 * _NUMBER)}"
 
 
@@ -114,10 +115,10 @@ def _escaped(name: str) -> str:
 
 
 def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
-    """Give a complete folder its name: one rename, after everything in it is on the disk.
+    """Give a complete folder its name by one rename, after everything in it is synced to disk.
 
     Raises:
-        ConflictError: ``folder_taken``, something came there meanwhile.
+        ConflictError: ``folder_taken``, something was created there meanwhile.
     """
     sync_folder(staging)
     if replace and place.exists():
@@ -126,7 +127,7 @@ def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         try:
-            staging.rename(place)  # replaces an empty folder, never a full one
+            staging.rename(place)  # replaces an empty folder, never a filled one
         except OSError as problem:
             if problem.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise ConflictError(
@@ -137,7 +138,7 @@ def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the directory entries of a folder durable."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Writing an artifact into a folder: every file once, its BLAKE3 on the way, on the disk when this returns."""
+"""Writes an artifact into a folder: one pass per file, hashing with BLAKE3, durable on return."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WritableFile(Protocol):
 
     @property
     def path(self) -> str:
-        """Its name, ``/``-separated."""
+        """Name, ``/``-separated."""
 
     @property
     def size(self) -> int:
@@ -33,7 +33,7 @@ class WritableFile(Protocol):
 
 
 class Writable(Protocol):
-    """An artifact as far as writing it goes."""
+    """What `write_files` needs of an artifact."""
 
     @property
     def files(self) -> Mapping[str, WritableFile]:
@@ -45,7 +45,7 @@ class Writable(Protocol):
 
 
 def write_files(artifact: Writable, folder: Path, progress: Progress) -> tuple[OutputFile, ...]:
-    """Write all files of an artifact; raises OSError for what the file system refuses."""
+    """Write all files of an artifact durably; raises OSError."""
     progress.begin("Writing", artifact.size)
     with _Flusher() as flusher:
         return tuple(_write(file, folder / path, flusher, progress) for path, file in artifact.files.items())
@@ -78,24 +78,24 @@ def _write_all(fd: int, data: memoryview) -> None:
 
 
 def _start_writing(fd: int) -> None:
-    """Let the disk begin with what the file holds, and the page cache give up what is on the disk already.
+    """Start writeback of dirty pages, and drop clean pages of the file from the page cache.
 
-    Else the disk idles during the computation, and pages of a file that may be larger than memory push out the base's.
+    Otherwise the disk idles during the computation, and pages of a file larger than memory evict those of the base.
     """
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 class _Flusher:
-    """Waits for the disk on a thread of its own, while the next file is computed."""
+    """Runs fsync on a thread, while the next file is computed."""
 
     def __init__(self) -> None:
-        self._files: Queue[int | None] = Queue()  # descriptors; None: no more of them
+        self._files: Queue[int | None] = Queue()  # descriptors; None ends the thread
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="flush")
 
     def finish(self, fd: int) -> None:
-        """Make a file durable and close it."""
+        """Queue a file to be synced and closed."""
         self._files.put(fd)
 
     def _run(self) -> None:

@@ -1,1 +1,1 @@
-"""The Hub-compatible views: a read-only Hub for each form in which a path is handed out."""
+"""The Hub-compatible views: a read-only Hub for each kind of artifact."""

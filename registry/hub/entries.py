@@ -1,4 +1,4 @@
-"""Files and folders of a repo, as the Hub's lists show them."""
+"""Files and folders of a repo, in the form of the Hub's listings."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from registry.hub.requests import RepoQuery
 from registry.services.hub_repos import Pinned
 
 Entry = dict[str, Any]
-_POINTER: Final = 134  # bytes of the file that would stand for it in git; clients want some number
+_POINTER: Final = 134  # bytes of a git LFS pointer file; clients expect some number
 
 
 def files_of(query: RepoQuery, pinned: Pinned) -> tuple[ListedFile, ...]:
-    """The files that a repo shows."""
+    """The visible files of a repo."""
     with as_missing("RevisionNotFound"):
         found = listing(query.service, query.deployment, pinned.asked)
     return tuple(file for file in found if not is_hidden(pinned, file.path))
 
 
 def sibling(file: ListedFile, *, blobs: bool) -> Entry:
-    """A file as model info lists it."""
+    """A file in the form of model info's ``siblings``."""
     if not blobs:
         return {"rfilename": file.path}
     lfs = {"lfs": {"sha256": hex_of(file.digest), "size": file.size, "pointerSize": _POINTER}} if file.digest else {}
@@ -43,7 +43,7 @@ def all_entries(files: Iterable[ListedFile], commit: str) -> dict[str, Entry]:
 
 
 def inside(entries: Mapping[str, Entry], folder: str, *, recursive: bool) -> list[Entry]:
-    """What is in a folder, the root being ``""``; with all that is below it, or only what lies in it itself."""
+    """Entries in a folder (``""``: the root); with ``recursive`` also those in its subfolders."""
     prefix = f"{folder}/" if folder else ""
     below = (entry for path, entry in entries.items() if path.startswith(prefix))
     return [entry for entry in below if recursive or "/" not in entry["path"].removeprefix(prefix)]
@@ -51,13 +51,13 @@ def inside(entries: Mapping[str, Entry], folder: str, *, recursive: bool) -> lis
 
 def _file(file: ListedFile) -> Entry:
     entry: Entry = {"type": "file", "oid": _oid(file), "size": file.size, "path": file.path}
-    if file.digest is not None:  # else nobody knows it before the bytes are computed, and a wrong one would be checked
+    if file.digest is not None:  # else unknown until the bytes are computed, and clients would check a wrong one
         entry["lfs"] = {"oid": hex_of(file.digest), "size": file.size, "pointerSize": _POINTER}
     return entry
 
 
 def _oid(file: ListedFile) -> str:
-    """What git would call a small document; of the others the tag, since clients look at ``lfs`` or nowhere."""
+    """The git blob id of a small document; otherwise the ETag, since clients check ``lfs`` or nothing."""
     if file.text is None:
         return file.etag
     digest: str = hashlib.sha1(b"blob %d\0" % len(file.text) + file.text, usedforsecurity=False).hexdigest()
@@ -69,6 +69,6 @@ def _folder_oid(commit: str, folder: str) -> str:
 
 
 def _folders(path: str) -> Iterable[str]:
-    """The folders that a file is in, outermost first."""
+    """The folders that contain a path, outermost first."""
     words = path.split("/")
     return ("/".join(words[:count]) for count in range(1, len(words)))

@@ -1,4 +1,4 @@
-"""Errors as clients of the Hub read them: a status, a code that says what is missing, and one sentence."""
+"""Errors in the form of the Hub: a status, a code that says what is missing, and one sentence."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from registry.schemas.protocol import Problem
 What = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
 COMMIT: Final = "X-Repo-Commit"
 _HOW_TO_ASK: Final = " Clients of the Hub take the token from HF_TOKEN."
-_NAMING: Final = frozenset({"name", "path"})  # parameters of the addresses that name a repo, or might
+_NAMING: Final = frozenset({"name", "path"})  # path parameters of routes that may name a repo
 _MOST_TOPIC: Final = 256  # characters
 
 log = logging.getLogger(__name__)
 
 
 class MissingError(NotFoundError):
-    """What was asked for is not in the view: the repo, its revision, or a file of that."""
+    """The requested repo, its revision, or a file in it does not exist in the view."""
 
     def __init__(self, message: str, what: What, *, commit: str | None = None, code: str | None = None) -> None:
         super().__init__(message, code=code)
@@ -47,7 +47,7 @@ class MissingError(NotFoundError):
 
 @contextmanager
 def as_missing(what: What, commit: str | None = None) -> Iterator[None]:
-    """Tell what is wrong with the thing that was asked for as its being missing: the Hub has no other words for it."""
+    """Map errors of the requested thing to `MissingError`: the Hub's protocol has no other code for them."""
     try:
         yield
     except MissingError:
@@ -57,7 +57,7 @@ def as_missing(what: What, commit: str | None = None) -> Iterator[None]:
 
 
 class HubRoute(APIRoute):
-    """A route of a view, whose errors are answered in the Hub's form."""
+    """A route of a view; errors are answered in the Hub's form."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -73,7 +73,7 @@ class HubRoute(APIRoute):
 
 
 class _Body(Response):
-    """A body whose first piece may still fail, before anything of the answer has left."""
+    """A body whose first piece may still fail, before any of the response is sent."""
 
     def __init__(self, request: Request, body: BodyResponse) -> None:
         super().__init__(status_code=body.status_code)
@@ -89,14 +89,14 @@ class _Body(Response):
 
 
 def _of_values(error: RegistryError) -> RegistryError:
-    """What only the values of an adapter show, such as a division by a norm of zero: the revision can't be made."""
+    """Map errors that only an adapter's values show, such as division by a zero norm, to a missing revision."""
     if isinstance(error, InvalidAdapterError):
         return MissingError(str(error), "RevisionNotFound", code=error.code)
     return error
 
 
 async def error_answer(request: Request, error: RegistryError) -> Response:
-    """The answer that tells an error; what was not allowed is noted, as everywhere."""
+    """The response for an error; denials are recorded as events, as everywhere."""
     if isinstance(error, NotAllowedError):
         await anyio.to_thread.run_sync(service_of(request).denials.note, request, error)
     id_ = context_of(request.scope).request
@@ -115,16 +115,16 @@ async def error_answer(request: Request, error: RegistryError) -> Response:
 
 
 def _has_reason(error: RegistryError) -> bool:
-    """Whether there is more to say than that something is not there, which clients also ask to find out."""
+    """Whether the message says more than that something does not exist, which clients also ask just to find out."""
     if isinstance(error, MissingError):
         return error.what == "RevisionNotFound" and error.code != NotFoundError.default_code
     return isinstance(error, NotAllowedError)
 
 
 def _warning(request: Request, told: Problem) -> dict[str, str]:
-    """What clients print before an error of their own, which has the sentence at its end or not at all.
+    """The header of a warning that clients print before their own error, which shows our sentence last or not at all.
 
-    They print one warning of each topic, which ends at the first semicolon.
+    Clients print one warning per topic; the topic ends at the first semicolon.
     """
     repo_id = "/".join(request.path_params[part] for part in ("namespace", "name") if part in request.path_params)
     topic = in_a_header(f"{told.code} {repo_id}").replace(";", "?")[:_MOST_TOPIC]

@@ -57,7 +57,7 @@ def _bytes(query: RepoQuery, pinned: Pinned) -> Response:
 
 
 def is_hidden(pinned: Pinned, path: str) -> bool:
-    """Whether a model is not to show a file: an adapter's config makes clients take the model for an adapter."""
+    """Whether a model hides a file: with an adapter's config, clients would take the model for an adapter."""
     is_model = pinned.repo.is_model
     return is_model and path.rpartition("/")[2] == ADAPTER_CONFIG
 

@@ -1,4 +1,4 @@
-"""What a repo is and holds: model info, trees, paths, refs and history."""
+"""Metadata of a repo: model info, trees, paths, refs and history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from registry.hub.requests import RepoQueryParam, RequestRegistry
 from registry.services import hub_repos
 from registry.services.hub_repos import Commit, Pinned, Ref
 
-_ENTRIES: Final = 1000  # a page at most
+_ENTRIES: Final = 1000  # most per page
 _COMMITS: Final = 100
 
 
@@ -44,7 +44,7 @@ def whoami(registry: RequestRegistry) -> JSONResponse:
             "name": who.name,
             "fullname": who.name,
             "orgs": [],
-            # by its id: a token of another Hub that is called the same would be written over
+            # by its id: clients would overwrite a token of another Hub with the same name
             "auth": {"type": "access_token", "accessToken": {"displayName": who.token, "role": "read"}},
         }
     )
@@ -73,7 +73,7 @@ def model_info(query: RepoQueryParam) -> JSONResponse:
 
 
 def _library(pinned: Pinned) -> dict[str, str]:
-    """The library that loads it, where that is known."""
+    """The library that loads the repo, if known."""
     repo = pinned.repo
     if not repo.is_model:
         return {"library_name": "peft"}
@@ -109,7 +109,7 @@ def paths_info(query: RepoQueryParam, body: Annotated[bytes, Depends(_body)]) ->
 
 
 def _paths(kind: str, body: bytes) -> list[str]:
-    """The paths of a form, or of a JSON document."""
+    """The paths of a form or a JSON document."""
     try:
         if kind.partition(";")[0].strip().lower() == JSON:
             check_depth(body)
@@ -168,5 +168,5 @@ def _commit(commit: Commit) -> dict[str, Any]:
 
 
 def _time(at: datetime) -> str:
-    """A time in the one form that clients read."""
+    """A time in the only format that clients parse."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""What a request to a view asks about: who asks, which repo, at which revision."""
+"""Request to a view: principal, repo and revision."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from registry.services.hub_repos import Pinned, Repo
 from registry.services.local import LocalRegistry
 
 _REVISION: Final = "{revision}"
-_IN_A_HEADER: Final = "/%:@!$&'()*+,;=~"  # of a path that is encoded already, without what would end an address
+_IN_A_HEADER: Final = "/%:@!$&'()*+,;=~"  # safe in an encoded path, without what would end the URL in the header
 _TRUE: Final = frozenset({"true", "1"})
 
 
 def request_registry(request: Request) -> LocalRegistry:
-    """The registry of the one who asks. Query parameters that no route knows are let pass: the Hub has many."""
+    """Authenticate the request, and return the registry for its principal. Unknown query parameters are ignored, as
+    the Hub has many.
+    """
     service = service_of(request)
     principal = service.access.principal(request)
     request.state.principal = principal
@@ -41,41 +43,44 @@ class RepoQuery:
     """A request about a repo of a view."""
 
     request: Request
-    deployment: Deployment  # with the rights of the one who asks
+    deployment: Deployment  # with the rights of the principal
 
     @property
     def service(self) -> Service:
-        """The service that was asked."""
         return service_of(self.request)
 
     @property
     def place(self) -> str:
-        """Where the view is, below the address of the service."""
+        """The path of the view below the service's address."""
         return _template(self.request)[1]
 
     @property
     def view(self) -> ArtifactKind:
-        """What the view hands out."""
+        """The kind of artifact that the view serves."""
         return VIEWS[self.place]
 
     @property
     def repo_id(self) -> str:
-        """The repo as it was asked for."""
+        """The repo id as requested."""
         return "{namespace}/{name}".format(**self.request.path_params)
 
     @property
     def path(self) -> str:
-        """The file or folder in the repo."""
+        """The requested file or folder in the repo."""
         return str(self.request.path_params.get("path", ""))
 
     @property
     def revision(self) -> str:
-        """The name of the revision, which may not hold a slash: in paths that were decoded one is seen no more."""
+        """The revision name, read from the undecoded path: after decoding, a slash in it could not be recognised.
+
+        Raises:
+            MissingError: it contains a slash, or a slash before it is encoded.
+        """
         template = _template(self.request)
         if _REVISION not in template:
             return MAIN
         at = template.index(_REVISION)
-        segments = self.request.scope["raw_path"].split(b"/")[at : at + 1]  # none: slashes before it are encoded
+        segments = self.request.scope["raw_path"].split(b"/")[at : at + 1]  # empty: slashes before it are encoded
         found = unquote(b"".join(segments).decode("ascii", "replace"))
         if found != self.request.path_params["revision"]:
             sentence = (
@@ -86,23 +91,22 @@ class RepoQuery:
         return found
 
     def repo(self, session: Session) -> Repo:
-        """The repo."""
         with as_missing("RepoNotFound"):
             return hub_repos.find_repo(session, self.view, self.repo_id)
 
     def pinned(self) -> Pinned:
-        """The repo at the revision, which is looked up now."""
+        """Resolve the repo's revision now."""
         with self.deployment.read() as session:
             repo = self.repo(session)
             with as_missing("RevisionNotFound"):
                 return hub_repos.pin(session, repo, self.revision)
 
     def flag(self, name: str) -> bool:
-        """A parameter that is true or false, as different clients spell it."""
+        """A boolean parameter, in the spellings of different clients."""
         return self.request.query_params.get(name, "").lower() in _TRUE
 
     def limit(self, most: int) -> int:
-        """How many items a page may have."""
+        """The page size: the ``limit`` parameter, at most ``most``."""
         given = self.request.query_params.get("limit")
         if given is None:
             return most
@@ -111,11 +115,11 @@ class RepoQuery:
         return min(int(given), most)
 
     def next_page(self, cursor: str, *, commit: str | None = None) -> dict[str, str]:
-        """The header that leads to the next page: at the address that was asked, as the client called it.
+        """The Link header of the next page, at the address that the client requested.
 
         Args:
             cursor: where the page begins.
-            commit: stands in place of the revision, for lists that another revision would go on otherwise.
+            commit: replaces the revision in the address, for lists that would continue differently at another revision.
         """
         segments = self.request.scope["raw_path"].decode("ascii", "replace").split("/")
         if commit is not None:
@@ -127,13 +131,13 @@ class RepoQuery:
 
 
 def _template(request: Request) -> list[str]:
-    """The segments of the route's address, which begins with a slash."""
+    """The segments of the route's path template, which begins with a slash."""
     found: str = request.scope["route"].path_format
     return found.split("/")
 
 
 def repo_query(request: Request, registry: RequestRegistry) -> RepoQuery:
-    """The question of a request, after the one who asks is known."""
+    """The request's query; depends on authentication, so that it comes first."""
     return RepoQuery(request, registry.deployment)
 
 

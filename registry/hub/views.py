@@ -1,4 +1,4 @@
-"""The routes of the views: the same for each, below the address of the view."""
+"""The routes of the views: the same for each, below the path of the view."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MODEL: Final = "/api/models/{namespace}/{name}"
 
 
 class _Rest(Convertor[str]):
-    """The rest of an address, over line ends too, which ``path`` stops at: a view answers whatever is below it."""
+    """The rest of a path, including line ends, at which ``path`` stops: a view answers everything below its path."""
 
     regex = "(?s:.*)"
 
@@ -37,7 +37,7 @@ register_url_convertor("rest", _Rest())
 
 def nothing(registry: RequestRegistry, request: Request) -> None:
     """What is read at an address that a view does not have: to clients each of them may be one of a repo."""
-    del registry  # strangers are not told which addresses there are
+    del registry  # only a dependency: without authentication, existing addresses are not revealed
     raise MissingError(_nothing_at(request), "RepoNotFound")
 
 
@@ -84,4 +84,4 @@ def _router(view: str) -> APIRouter:
 
 
 VIEW_ROUTERS: Final = tuple(map(_router, VIEWS))
-"""One for each view."""
+"""One router per view."""

@@ -1,1 +1,1 @@
-"""Bytes under keys of their own: object drivers (dumb) and the blob store above them (hashes, verifies)."""
+"""Storage of bytes under keys: simple object drivers, and above them the blob store, which hashes and verifies."""

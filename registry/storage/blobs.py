@@ -1,9 +1,9 @@
-"""Blobs: bytes under a key of their own, checked when they are written and whenever they are read.
+"""The blob store: bytes verified when they are written and whenever they are read.
 
-What drivers do not know lives here: hashing, block lists, and what happens when the catalogue knows a blob of the same
-bytes already. That blob is read back and compared before it is relied on (BLAKE3, a fraction of the sha256 that the
-caller pays anyway): if it is right, nothing is stored, and if it is damaged, the new bytes are stored beside it under
-another key, which the caller notes. So storing the same files again mends a store.
+It does what drivers do not: hashing, block lists, and deduplication against a blob of the same bytes that the catalogue
+knows. That blob is read back and compared before it is relied on (BLAKE3, a fraction of the sha256 that the caller
+computes anyway): if it is intact, nothing is stored; if it is damaged, the new bytes are stored beside it under another
+key, which the caller records. So storing the same files again repairs a store.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredBlob(BlobRef):
-    """A blob that is in the store, and how it came there.
+    """A blob in the store, and how it was stored.
 
-    ``stored`` is how many bytes this call added: 0 when the blob was there, was linked, or shares its blocks.
-    ``stored_by`` is ``none`` when this call made no object: the one under ``key`` is someone else's.
+    ``stored`` is the number of bytes this call added: 0 if the blob existed, was linked, or shares its blocks.
+    ``stored_by`` is ``none`` if this call created no object: the one under ``key`` was created by another call.
     """
 
     stored: int
@@ -55,12 +55,11 @@ class StagedBlob:
 
     @property
     def digests(self) -> Digests:
-        """All that the pass over the bytes found."""
+        """All results of the pass over the bytes."""
         return self._digests
 
     @property
     def digest(self) -> str:
-        """The blob's digest."""
         return self._digests.digest
 
     @property
@@ -78,7 +77,7 @@ class StagedBlob:
         return self._store.commit([self], {} if known is None else {known.digest: known})[0]
 
     def close(self) -> None:
-        """Release the bytes, and drop them if they were not committed. Closing twice is allowed."""
+        """Release the bytes, and discard them if they were not committed. Idempotent."""
         self._open.close()
 
     def __enter__(self) -> StagedBlob:
@@ -89,48 +88,47 @@ class StagedBlob:
 
 
 class BlobStore:
-    """Blobs on one driver. ``known`` is everywhere what the catalogue says is stored already."""
+    """Blobs on one driver. ``known`` is always what the catalogue says is stored already."""
 
     def __init__(self, driver: StagingDriver) -> None:
         self._driver = driver
 
     @property
     def place(self) -> str:
-        """Where the blobs are, for people: a folder or a URL without credentials."""
+        """Where the blobs are, for messages: a folder or a redacted URL."""
         return self._driver.place
 
     def ping(self) -> None:
-        """See cheaply that the store can be used; raises the error that says what is wrong."""
+        """Check cheaply that the store can be used; raises the error that says what is wrong."""
         self._driver.ping()
 
     def close(self) -> None:
-        """Release what the store holds open."""
         self._driver.close()
 
     def stage(self, file: Path, *, watch: Watch | None = None, advance: Advance | None = None) -> StagedBlob:
         """Hash and write a file in one pass, without making it visible.
 
-        ``watch`` sees every chunk as ``(offset, bytes)``, in order, before anything is visible. The bytes are valid
-        during the call only and must not be changed. What it raises leaves nothing behind. ``advance`` gets the
-        count of bytes of each chunk. What is stored are the bytes that were hashed and watched, also when the
-        file changes meanwhile. Raises `NotFoundError`, `UnavailableError` and what drivers raise.
+        ``watch`` is called with every chunk as ``(offset, bytes)``, in order, before anything is visible. The bytes are
+        valid during the call only and must not be changed. If it raises, nothing is left behind. ``advance`` is called
+        with the size of each chunk. The stored bytes are those that were hashed and watched, even if the file changes
+        meanwhile. Raises `NotFoundError`, `UnavailableError` and what drivers raise.
         """
         with FileStream(file) as stream:
             return self._stage(stream.fill, watch, advance)
 
     def stage_chunks(self, chunks: Iterator[memoryview], *, advance: Advance | None = None) -> StagedBlob:
-        """Hash and write bytes that are made in order, without making them visible; ``advance`` as for `stage`."""
+        """Hash and write generated chunks, without making them visible; ``advance`` as for `stage`."""
         return self._stage(ChunkStream(chunks).fill, None, advance)
 
     def adopt(
         self, staging: Staging, digest: str, *, watch: Watch | None = None, advance: Advance | None = None
     ) -> StagedBlob:
-        """Take what a client uploaded: copied to where no client can write, and that copy read back and hashed.
+        """Take a client's upload: copy it to where no client can write, then read back and hash that copy.
 
-        ``watch`` and ``advance`` as for `stage`; what ``watch`` raises removes the copy and keeps the upload. The
-        commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) when the bytes are not ``digest``,
-        whatever ``watch`` says of them, and nothing is left then, not even the upload: it would be gone on with.
-        Raises what `read_back` and `StagingDriver.take_staging` raise.
+        ``watch`` and ``advance`` as for `stage`; if ``watch`` raises, the copy is removed and the upload kept. The
+        commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) if the bytes are not ``digest``, whatever
+        ``watch`` raised; then nothing is left, not even the upload, since a client would resume it. Raises what
+        `read_back` and `StagingDriver.take_staging` raise.
         """
         key = new_blob_key(digest)
         with ExitStack() as undo:
@@ -157,11 +155,11 @@ class BlobStore:
             return staged.commit(known)
 
     def commit(self, staged: Sequence[StagedBlob], known: Mapping[str, BlobRef] | None = None) -> list[StoredBlob]:
-        """Make staged blobs visible and durable, together: many for little more than the price of one.
+        """Make staged blobs visible and durable, together: many cost little more than one.
 
-        ``known`` by digest. A known blob is compared with the staged bytes block by block: if it is right, the staged
-        bytes are dropped and the answer names the known key; if it is damaged or missing, they are stored under a key
-        of their own. Blobs of equal digest are stored once.
+        ``known`` by digest. A known blob is compared with the staged bytes block by block: if it is intact, the staged
+        bytes are dropped and the result has the known key; if it is damaged or missing, they are stored under a new
+        key. Blobs of equal digest are stored once.
         """
         first = {one.digest: one for one in reversed(staged)}
         there: dict[str, BlobRef] = {}
@@ -192,9 +190,9 @@ class BlobStore:
     ) -> StoredBlob:
         """Store a file whose digest is known: as a hard link with ``link``, else by reflink, else as a copy.
 
-        The stored bytes themselves are hashed, before they are visible. Raises `IntegrityError` when they are
-        not ``digest``, because the file changed since that was computed; nothing of it is left in the store then.
-        A known blob stays as it is stored, if it is right.
+        The stored bytes themselves are hashed, before they are visible. Raises `IntegrityError` if they are not
+        ``digest``, because the file changed since that was computed; nothing is left in the store then. A known blob
+        is kept as it is, if it is intact.
         """
         if known is not None and known.digest == digest and self._passes(known, advance):
             return StoredBlob(known.digest, known.size, known.blocks_digest, known.key, stored=0, stored_by="none")
@@ -214,63 +212,58 @@ class BlobStore:
             return staged.commit()
 
     def open(self, blob: BlobRef) -> BlobReader:
-        """Open a blob for checked reads; raises `IntegrityError` when it is missing or has another size."""
+        """Open a blob for verified reads; raises `IntegrityError` if it is missing or has another size."""
         return BlobReader(self._driver, blob)
 
     def size(self, key: str) -> int | None:
-        """Bytes of the blob under a key, or None when there is none."""
+        """Bytes of the blob under a key, or None if there is none."""
         return self._driver.size(key)
 
     def check(self, blob: BlobRef, *, advance: Advance | None = None) -> None:
-        """Read a whole blob, compare its sha256 and its block list; raises what `confirmed` raises."""
+        """Read a whole blob and compare its sha256 and block list; raises what `confirmed` raises."""
         check_blob(self._driver, blob, advance)
 
     def delete(self, key: str) -> None:
-        """Remove a blob and its block list, by the key of either; one that is gone is no error."""
+        """Remove a blob and its block list, by the key of either. Idempotent."""
         blob_key = blob_key_of(key)
         self._driver.delete(blob_key)
         self._driver.delete(blocks_key(blob_key))
 
     def discard(self, stored: StoredBlob) -> None:
-        """Remove what storing this blob made, when another writer's row won; an object that was there before stays."""
+        """Remove what storing this blob created, if another writer's row won; an object that existed before stays."""
         if stored.stored_by != "none":
             self.delete(stored.key)
 
     def objects(self) -> Iterator[ObjectInfo]:
-        """Everything stored, blobs first, then block lists, each sorted by key."""
+        """All stored objects, blobs first, then block lists, each sorted by key."""
         yield from self._driver.objects(BLOBS)
         yield from self._driver.objects(BLOCKS)
 
     def clear_litter(self) -> int:
-        """Remove what killed writers left; returns how many unfinished objects there were."""
+        """Remove what killed writers left; returns the number of unfinished objects."""
         return self._driver.clear_litter()
 
     def begin_staging(self, size: int, part_size: int) -> Staging:
-        """See `StagingDriver.begin_staging`; so for the others of that name."""
+        """See `StagingDriver.begin_staging`; likewise for the other methods of that protocol."""
         return self._driver.begin_staging(size, part_size)
 
     def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
-        """See `StagingDriver.sign_part`."""
         return self._driver.sign_part(staging, number, expires)
 
     def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:
-        """See `StagingDriver.put_part`."""
         self._driver.put_part(staging, number, chunks)
 
     def parts(self, staging: Staging) -> dict[int, int]:
-        """See `StagingDriver.parts`."""
         return self._driver.parts(staging)
 
     def drop_staging(self, staging: Staging) -> None:
-        """See `StagingDriver.drop_staging`."""
         self._driver.drop_staging(staging)
 
     def clear_staging(self, older_than: datetime) -> int:
-        """See `StagingDriver.clear_staging`."""
         return self._driver.clear_staging(older_than)
 
     def sign_get(self, blob: BlobRef, expires: int, name: str | None = None) -> str | None:
-        """A URL to GET a blob from, or None; see `StagingDriver.sign_get`."""
+        """A presigned URL to GET a blob, or None; see `StagingDriver.sign_get`."""
         return self._driver.sign_get(blob.key, expires, name=name)
 
     def _stage(self, fill: Fill, watch: Watch | None, advance: Advance | None) -> StagedBlob:
@@ -289,7 +282,7 @@ class BlobStore:
             return StagedBlob(self, writer, digests)
 
     def _is_right(self, blob: BlobRef, digests: Digests) -> bool:
-        """Whether a known blob and its list hold the bytes that ``digests`` were made from."""
+        """Whether a known blob and its block list are intact and match ``digests``."""
         if (blob.size, blob.blocks_digest) != (digests.size, digests.blocks_digest):
             return False
         try:
@@ -309,14 +302,14 @@ class BlobStore:
         return True
 
     def _drop_taken(self, staging: Staging) -> None:
-        """Drop an upload that has served. When that can't be done now, it is no reason to fail: it is collected."""
+        """Drop an upload no longer needed. A failure is only logged: the collector removes it later."""
         try:
             self._driver.drop_staging(staging)
         except RegistryError as error:
             log.warning("the upload %s is left to be collected: %s", staging.key, error)
 
     def _commits(self, one: StagedBlob, lists: ExitStack) -> Iterator[Commit]:
-        """A blob and its block list, whose writer ``lists`` closes. The list comes first: no blob is without."""
+        """A blob and its block list, whose writer ``lists`` closes. List first, so that no visible blob lacks it."""
         if list_size(one.size):
             writer = lists.enter_context(self._driver.writer())
             writer.write(one.digests.block_list)

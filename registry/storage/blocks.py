@@ -1,9 +1,9 @@
-"""Digests of bytes that pass once: sha256 of all of them, BLAKE3 of each block of 256 KiB.
+"""Digests of a single pass over bytes: sha256 of the whole, BLAKE3 of each block of 256 KiB.
 
-A sha256 can't be checked on a part of a blob, so a *block list* is kept beside it: the 32-byte BLAKE3 digests of its
-blocks, one after the other. The sha256 of the list, the ``blocks_digest``, is kept by the caller in the catalogue and
-is what every read is checked against in the end. A blob of at most one block needs no stored list: its
-list is one digest, which is made from the block itself.
+A part of a blob can't be checked by its sha256, so a *block list* is stored beside it: the concatenated 32-byte BLAKE3
+digests of its blocks. The sha256 of the list, the ``blocks_digest``, is kept by the caller in the catalogue, and every
+read is verified against it in the end. A blob of at most one block needs no stored list: its list is one digest,
+computed from the block itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DIGEST_SIZE: Final = 32
 
 @dataclass(frozen=True)
 class Digests:
-    """What one pass over a blob's bytes found."""
+    """The results of one pass over a blob's bytes."""
 
     digest: str
     size: int
@@ -35,12 +35,12 @@ class Digests:
 
 
 def block_count(size: int) -> int:
-    """How many blocks a blob of ``size`` bytes has."""
+    """The number of blocks of a blob of ``size`` bytes."""
     return -(-size // BLOCK)
 
 
 def list_size(size: int) -> int:
-    """Bytes of the block list that is stored for a blob of ``size`` bytes; 0 when none is."""
+    """Bytes of the stored block list for a blob of ``size`` bytes; 0 if none is stored."""
     return DIGEST_SIZE * block_count(size) if size > BLOCK else 0
 
 
@@ -51,7 +51,7 @@ def block_digest(block: bytes | bytearray | memoryview) -> bytes:
 
 
 def block_digests(data: memoryview) -> bytes:
-    """The digests of the blocks of ``data``, which starts at a block; the last block may be short."""
+    """The digests of the blocks of ``data``, which starts at a block boundary; the last block may be short."""
     return b"".join(block_digest(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK))
 
 

@@ -1,7 +1,7 @@
-"""Blobs read in large pieces that stay in memory: for media where each read is a request.
+"""Caches blobs in memory in large pieces, for stores where each read is a request.
 
-A piece is checked before it is kept, and shared by all who read that blob. One who reads in order gets the next pieces
-asked for in advance, several at the same time.
+A piece is verified before it is cached, and shared by all readers of the blob. For a sequential reader the next pieces
+are prefetched, several in parallel.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from registry.storage.reading import BlobReader
 PIECE: Final = 8 << 20
 AHEAD: Final = 8  # pieces
 THREADS: Final = 8
-_HEADERS: Final = 32  # of a piece: as much at the beginning of a blob as most headers have
-_NEAR: Final = 2  # pieces between the threads of one who reads in order
+_HEADERS: Final = 32  # 1/32 of a piece: most headers end within so much of a blob
+_NEAR: Final = 2  # pieces that the threads of one sequential reader may be apart
 _LARGE: Final = 1 << 20
-_LEAST: Final = 4 << 10  # what a small piece costs with all that is noted of it
-_RUNS: Final = 16  # readers of one open blob that are told apart
+_LEAST: Final = 4 << 10  # bytes counted for a small piece, with the overhead of its entry
+_RUNS: Final = 16  # sequential readers tracked per open blob
 
 _lock = threading.Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 class CachingBlobs:
-    """The blobs of a store, by way of the memory where that saves requests."""
+    """The blobs of a store, read through the memory cache where that saves requests."""
 
     def __init__(self, store: BlobStore, memory: MemoryCache) -> None:
         self._store = store
         self._memory = memory
 
     def open_blob(self, blob: BlobRef) -> BlobReader | CachedReader:
-        """Open a blob for checked reads."""
+        """Open a blob for verified reads."""
         reader = self._store.open(blob)
         if reader.ahead == 0 or self._memory.limit("rows") < PIECE:
             return reader
@@ -48,11 +48,11 @@ class CachingBlobs:
 
 @dataclass
 class _Run:
-    """One who reads in order."""
+    """A sequential reader."""
 
-    last: int  # the furthest piece that was read
+    last: int  # the last piece read
     read: int = 0  # bytes
-    asked: int = 0  # pieces before this one were asked for in advance
+    asked: int = 0  # pieces before this one were prefetched
 
 
 class CachedReader:
@@ -65,7 +65,7 @@ class CachedReader:
         self._most = max(0, min(AHEAD, int(memory.limit("rows")) // (4 * PIECE)))
         self._pieces = -(-reader.size // PIECE)
         self._lock = threading.Lock()
-        self._runs: list[_Run] = []  # who read the longest ago first
+        self._runs: list[_Run] = []  # least recently active first
         self._closed = False
 
     @property
@@ -76,7 +76,7 @@ class CachedReader:
         buffer = buffer.cast("B")
         stop = offset + len(buffer)
         if offset < 0 or stop > self.size:
-            self._reader.read_into(offset, buffer)  # which says so
+            self._reader.read_into(offset, buffer)  # raises the error
         if not buffer:
             return
         if self._is_header(stop):
@@ -89,7 +89,7 @@ class CachedReader:
             buffer[begin - offset : end - offset] = memoryview(self._piece(index))[begin - start : end - start]
 
     def held(self, start: int, stop: int) -> memoryview | None:
-        """The bytes ``start`` to ``stop`` of one piece, which is read if it is not there; None: of several pieces."""
+        """The bytes ``start`` to ``stop`` if they are in one piece, which is read if not cached; else None."""
         index = start // PIECE
         if not 0 <= start < stop <= min(self.size, (index + 1) * PIECE) or self._is_header(stop):
             return None
@@ -97,12 +97,12 @@ class CachedReader:
         return memoryview(self._piece(index))[start - index * PIECE : stop - index * PIECE]
 
     def close(self) -> None:
-        """Release the blob; its pieces stay."""
+        """Release the blob; its pieces stay cached."""
         self._closed = True
         self._reader.close()
 
     def _is_header(self, stop: int) -> bool:
-        """Whether a read that ends there is one of the header alone: of many shards, nothing else may be needed."""
+        """Whether a read that ends there is within the header: of many shards, nothing else may be needed."""
         return stop <= PIECE // _HEADERS and self._pieces > 1 and not self._memory.has("rows", (self._key, 0))
 
     def _ask_in_advance(self, start: int, stop: int) -> None:
@@ -110,7 +110,7 @@ class CachedReader:
             _pool().submit(self._fetch, index)
 
     def _in_advance(self, first: int, last: int, length: int) -> range:
-        """The pieces to ask for now: the rest of a long read, and what follows it where much was read in order."""
+        """The pieces to prefetch now: the rest of a long read, and those after it if much was read sequentially."""
         with self._lock:
             run = self._run(first)
             run.last = max(run.last, last)
@@ -128,7 +128,7 @@ class CachedReader:
         return run
 
     def _fetch(self, index: int) -> None:
-        # What fails here fails again, and is told, when somebody reads it.
+        # An error here is dropped: it is raised again when somebody reads the piece.
         if not self._closed and not self._memory.has("rows", (self._key, index)):
             self._piece(index)
 
@@ -146,10 +146,10 @@ def _weigh(piece: mmap.mmap | bytearray) -> int:
 
 
 def _room(size: int) -> mmap.mmap | bytearray:
-    """Memory for a piece, given back to the system with it.
+    """Memory for a piece, returned to the system when it is freed.
 
-    Private, because pages of shared memory cost twice as much to touch first; no huge pages, which a virtual machine
-    that gets its memory in small ones pays three times as much for.
+    Private, because first touching pages of shared memory costs twice as much; no huge pages, which cost three times as
+    much on a virtual machine that is given its memory in small pages.
     """
     if size < _LARGE:
         return bytearray(size)
@@ -157,7 +157,7 @@ def _room(size: int) -> mmap.mmap | bytearray:
 
 
 def _pool() -> ThreadPoolExecutor:
-    """Threads that wait for the store; of this process, because threads do not survive a fork."""
+    """Threads for prefetching; one pool per process, because threads do not survive a fork."""
     with _lock:
         pool = _pools.get(os.getpid())
         if pool is None:

@@ -1,4 +1,4 @@
-"""Whole objects read and hashed: stored blobs against what the catalogue knows, and bytes that were just taken."""
+"""Reads and hashes whole objects: stored blobs against the catalogue's digests, and bytes just taken from an upload."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Advance = Callable[[int], None]
 
 
 def digest_object(reader: ObjectReader, watch: Watch | None, advance: Advance | None) -> Digests:
-    """Hash an object in one pass; it is closed then."""
+    """Hash an object in one pass, and close it."""
 
     def each(offset: int, chunk: memoryview) -> None:
         if watch is not None:
@@ -30,8 +30,8 @@ def digest_object(reader: ObjectReader, watch: Watch | None, advance: Advance | 
 
 
 def check_blob(driver: ObjectDriver, blob: BlobRef, advance: Advance | None) -> None:
-    """Compare the sha256 and the block list of a whole blob; raises what `confirmed` raises."""
-    advances = iter([advance])  # what is read again is not counted again
+    """Verify the sha256 and the block list of a whole blob; raises what `confirmed` raises."""
+    advances = iter([advance])  # progress counts the first read only
     confirmed(lambda: _why_wrong(driver, blob, next(advances, None)), blob.digest, driver.place)
 
 
@@ -42,7 +42,7 @@ def _why_wrong(driver: ObjectDriver, blob: BlobRef, advance: Advance | None) -> 
             reader.close()
             return Finding(f"it has {reader.size} bytes instead of {blob.size}")
         found = digest_object(reader, None, advance)
-    except NotFoundError:  # it may be removed while it is read
+    except NotFoundError:  # it may be removed while it is being read
         return Finding("its file is missing")
     except IntegrityError:
         return Finding(f"it ends before byte {blob.size}")
@@ -57,10 +57,10 @@ def _why_wrong(driver: ObjectDriver, blob: BlobRef, advance: Advance | None) -> 
 def read_back(
     driver: ObjectDriver, writer: ObjectWriter, digest: str, watch: Watch | None, advance: Advance | None
 ) -> Digests:
-    """Hash what was taken from an upload. Where that is not ``digest``, the same was found twice.
+    """Hash what was taken from an upload. A digest other than ``digest`` is returned only if two reads agree on it.
 
     Raises:
-        UnavailableError: the store does not give back what it took, or gives other bytes each time.
+        UnavailableError: the store does not return what it took, or returns other bytes each time.
     """
     try:
         found = digest_object(writer.open(), watch, advance)

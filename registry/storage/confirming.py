@@ -1,6 +1,6 @@
-"""What is wrong with a blob is said after it was seen twice: one answer may be damaged or lost where the blob is right.
+"""Confirms damage by a second read: one answer may be corrupted or lost although the blob is intact.
 
-A store that answers otherwise each time has not shown its blob, right or wrong: that passes, or is the way to it.
+If a store answers differently each time, neither is shown: the fault is transient, or lies between store and client.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ _ADVICE: Final = "restore this file from a backup, or add or publish the same fi
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look at a blob found to be wrong; ``what`` completes "The blob ... is damaged: "."""
+    """What one read found wrong with a blob; ``what`` completes "The blob ... is damaged: "."""
 
     what: str
-    bytes_found: str = ""  # their digest: the same damage is the same bytes
+    bytes_found: str = ""  # their digest, since the same damage means the same bytes
 
 
 Look = Callable[[], "T | Finding"]
 
 
 def confirmed(look: Look[T], digest: str, place: str, *, first: Finding | None = None) -> T:
-    """What ``look`` sees when it finds nothing wrong; ``first`` is what it found already.
+    """The result of ``look`` once it finds nothing wrong; ``first`` is a finding from before.
 
     Raises:
-        IntegrityError: ``corrupt``, two looks in a row found the same.
-        UnavailableError: each look found something else; or what ``look`` raises.
+        IntegrityError: ``corrupt``, two looks in a row had the same finding.
+        UnavailableError: each look had another finding; or what ``look`` raises.
     """
     before: T | Finding = look() if first is None else first
     for _ in range(_LOOKS - 1):
@@ -52,12 +52,12 @@ def confirmed(look: Look[T], digest: str, place: str, *, first: Finding | None =
 
 
 def corrupt(digest: str, place: str, what: str) -> IntegrityError:
-    """The error of a blob that is not what was stored; ``what`` completes "The blob ... is damaged: "."""
+    """The error for a blob that is not what was stored; ``what`` completes "The blob ... is damaged: "."""
     return IntegrityError(f"The blob {digest} in {place} is damaged: {what}; {_ADVICE}.", code="corrupt")
 
 
 def lost(place: str) -> UnavailableError:
-    """The error of a store that does not have what it said that it has taken."""
+    """The error for a store that lacks what it acknowledged."""
     return UnavailableError(
         f"The store {place} does not have what it acknowledged a moment ago: run this again, and check the store if "
         "that goes on."

@@ -1,4 +1,4 @@
-"""Files that are objects: open ones, and those that are still written."""
+"""Objects as files: readers, and writers of uncommitted ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry.folders.errors import telling_unusable
 from registry.storage.driver import ObjectReader, StoredBy
 from registry.storage.temporary import TMP, TemporaryFile
 
-FICLONE: Final = 0x40049409  # linux/fs.h; the same number on every architecture that this package runs on
+FICLONE: Final = 0x40049409  # linux/fs.h; the same on every architecture that this package runs on
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -89,7 +89,7 @@ class FileWriter:
         self._stored_by = "reflink"
 
     def sync(self) -> None:
-        """Make the bytes durable and, unless they are a user's own file, read-only; raises `OSError`."""
+        """Make the bytes durable and, unless it is a link to the user's own file, read-only; raises `OSError`."""
         if self._stored_by != "link":
             os.fchmod(self._temporary.fd, os.fstat(self._temporary.fd).st_mode & 0o444)
             _sync_data(self._temporary.fd)
@@ -101,19 +101,19 @@ class FileWriter:
             os.close(fd)
 
     def move(self, target: Path) -> None:
-        """Give the file its final name; raises `FileExistsError` when that is taken, and other `OSError`."""
+        """Give the file its final name; raises `FileExistsError` if that is taken, and other `OSError`."""
         try:
             os.link(self._temporary.path, target)
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-            # Without hard links a rename is the atomic way left. It would replace what has the name already.
+            # Without hard links a rename is the remaining atomic way, but it would replace an existing file.
             if target.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
             self._temporary.path.rename(target)
 
     def put_at(self, target: Path) -> None:
-        """Give the file a name, in place of what has it; raises `OSError`."""
+        """Give the file a name, replacing any file there; raises `OSError`."""
         self._temporary.path.rename(target)
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class FileWriter:
 
 
 def start_file(root: Path) -> FileWriter:
-    """A file without a key, in the store ``root``, which is made if need be."""
+    """A file without a key, in the store ``root``, which is created if needed."""
     folder = root / TMP
     with telling_unusable(root):
         try:

@@ -1,7 +1,7 @@
 """Objects as files below one folder.
 
 Written to ``tmp/``, synced, hard-linked to the final name (which never overwrites), and then the folder is synced.
-Read with ``pread``: a mapping would turn a truncated file into a crash of the process.
+Read with ``pread``: with a memory mapping, a truncated file would crash the process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CANT_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EML
 
 
 class FilesystemDriver(FolderStaging):
-    """Objects as files below ``root``, which is made by the first write."""
+    """Objects as files below ``root``, which is created by the first write."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -117,15 +117,15 @@ class FilesystemDriver(FolderStaging):
             return clear_litter(self._root / TMP)
 
     def close(self) -> None:
-        """There is nothing to release."""
+        """Nothing to release."""
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
     def _sync_folders(self, folders: Sequence[Path]) -> None:
-        """Sync each folder once, and the folders above it the first time that this driver meets them.
+        """Sync each folder once, and the folders above it the first time that this driver uses them.
 
-        A folder that is already there may have been made a moment ago by a process that has not synced yet.
+        An existing folder may have been created just now by a process that has not synced it yet.
         """
         above = {parent for folder in folders for parent in folder.parents if parent.is_relative_to(self._root)}
         for folder in sorted({*folders, *(above - self._settled)}, reverse=True):
@@ -142,7 +142,7 @@ def _own(writer: ObjectWriter) -> FileWriter:
 
 
 def _sync_all(writers: Sequence[FileWriter]) -> None:
-    """Sync together: the file system then makes many files durable by one write to its journal."""
+    """Sync in parallel: the file system then makes many files durable with one journal write."""
     if len(writers) < 2:
         for writer in writers:
             writer.sync()
@@ -161,7 +161,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _walk(folder: Path, above: str, prefix: str) -> Iterator[ObjectInfo]:
-    """Objects in the order of their keys' text, which is the order of names when a folder counts as ``name/``."""
+    """Objects in the order of their keys, which is the order of names if a folder counts as ``name/``."""
     try:
         with os.scandir(folder) as entries:
             found = {f"{one.name}/" if one.is_dir(follow_symlinks=False) else one.name: one for one in entries}

@@ -1,7 +1,7 @@
-"""Uploads into a folder: ``staging/<32 hex>/`` holds one file for each part that is there, named by its number.
+"""Uploads in a folder: ``staging/<32 hex>/`` contains one file per part, named by its number.
 
-Parts come through the service only. They are written to ``tmp/`` and renamed when they are whole. They are not synced:
-what a power cut damages is found when the joined bytes are hashed, and sent again.
+Parts come through the service only. They are written to ``tmp/`` and renamed when complete. They are not synced: damage
+by a power cut is found when the joined bytes are hashed, and the client sends them again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NOT_EMPTY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
 class FolderStaging:
-    """The half of the driver for folders that knows uploads."""
+    """The part of `FilesystemDriver` that handles uploads."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -79,7 +79,7 @@ class FolderStaging:
     def clear_staging(self, older_than: datetime) -> int:
         with telling_unusable(self._root):
             try:
-                # A folder's time is that of the last part that came.
+                # A folder's mtime is that of the last part.
                 found = [(folder, folder.stat().st_mtime) for folder in (self._root / STAGING).iterdir()]
             except FileNotFoundError:
                 return 0
@@ -116,7 +116,7 @@ class FolderStaging:
 
 
 def _remove(folder: Path) -> None:
-    """Remove an upload. Another process may be doing the same, or be putting one more part there."""
+    """Remove an upload; safe while another process removes it too, or adds one more part."""
     while folder.exists():
         for part in sorted(folder.glob("*")):
             part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Objects in memory: for tests, and for what must not outlive the process."""
+"""Objects in memory: for tests, and for data that must not outlive the process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MemoryWriter:
 
     @property
     def data(self) -> bytes:
-        """What was written so far."""
+        """All bytes written so far."""
         return bytes(self._data)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -76,7 +76,7 @@ class MemoryDriver:
         return "memory"
 
     def ping(self) -> None:
-        """Memory is there."""
+        """Always available."""
 
     def writer(self) -> ObjectWriter:
         return MemoryWriter()
@@ -125,7 +125,7 @@ class MemoryDriver:
         return 0
 
     def close(self) -> None:
-        """There is nothing to release."""
+        """Nothing to release."""
 
     def begin_staging(self, size: int, part_size: int) -> Staging:
         staging = new_staging(size, part_size)

@@ -1,4 +1,4 @@
-"""Blobs read by range, where no byte is handed out before its block was checked. What is wrong is read once more."""
+"""Reads blobs by range; no byte is returned before its block is verified. Damage is confirmed by reading again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ _MISSING: Final = Finding("its file is missing")
 
 
 class BlobReader:
-    """A `registry.files.source.ByteSource` over one blob; safe for many threads.
+    """A `registry.files.source.ByteSource` over one blob; thread-safe.
 
-    Blocks that a read covers whole go straight into the caller's buffer and are checked there; a block that is wrong
-    is read again, and if it is still, the buffer is cleared and the read raises what `confirmed` raises. The blocks at
-    the edges of a read are checked in a buffer of their own, and the last few are kept, because neighbouring reads
-    share them.
+    Blocks that a read covers completely are read into the caller's buffer and verified there. A wrong block is read
+    again; if it is still wrong, the buffer is cleared and the read raises what `confirmed` raises. Blocks at the edges
+    of a read are verified in a separate buffer, and the last few are kept, because neighbouring reads share them.
     """
 
     def __init__(self, driver: ObjectDriver, blob: BlobRef, block_list: bytes | None = None) -> None:
@@ -38,7 +37,7 @@ class BlobReader:
         self._edges: OrderedDict[int, bytearray] = OrderedDict()
         self._lock = threading.Lock()
         self._object = self._open_object()
-        # One block at a time stays in the processor's cache while it is checked; where each read is a request, more.
+        # A single block stays in the CPU cache while it is verified; where each read is a request, read more at once.
         self._step = max(BLOCK, self._object.ahead // BLOCK * BLOCK)
 
     @property
@@ -64,7 +63,7 @@ class BlobReader:
             raise
 
     def check(self) -> None:
-        """Check every block, in one pass; raises what `confirmed` raises. The reader is closed then."""
+        """Verify every block in one pass, and close the reader; raises what `confirmed` raises."""
         scratch = memoryview(bytearray(min(CHUNK, self._size)))
         flows = True
         with ObjectStream(self._object) as stream:
@@ -73,7 +72,7 @@ class BlobReader:
                 if flows:
                     try:
                         stream.fill(piece)
-                    except (IntegrityError, NotFoundError):  # it does not go on after that
+                    except (IntegrityError, NotFoundError):  # the stream can't be continued
                         flows = False
                 if flows:
                     self._check_blocks(start, piece)
@@ -81,7 +80,7 @@ class BlobReader:
                     self._read_blocks(start, piece)
 
     def close(self) -> None:
-        """Release the blob. Closing twice is allowed; reads after it fail."""
+        """Release the blob. Idempotent; later reads fail."""
         self._object.close()
         with self._lock:
             self._edges.clear()
@@ -175,18 +174,18 @@ class BlobReader:
 
     def _block_list(self) -> bytes:
         if self._list is None:
-            # Two threads may both load it: they load the same bytes.
+            # Two threads may both load it: the bytes are the same.
             self._list = load_list(self._driver, self._blob)
         return self._list
 
 
 def load_list(driver: ObjectDriver, blob: BlobRef) -> bytes:
-    """The stored block list of a blob of several blocks, checked; raises what `confirmed` raises."""
+    """The stored, verified block list of a blob of several blocks; raises what `confirmed` raises."""
     return confirmed(lambda: stored_list(driver, blob), blob.digest, driver.place)
 
 
 def stored_list(driver: ObjectDriver, blob: BlobRef) -> bytes | Finding:
-    """The same by one look."""
+    """`load_list` by a single read, returning a finding instead of raising."""
     data = bytearray(list_size(blob.size))
     wrong = "the list of its block digests is not the one that was stored"
     try:

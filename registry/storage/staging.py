@@ -1,8 +1,8 @@
 """Uploads by clients: the second half of a driver's contract.
 
 A client puts the bytes of a blob under a *staging* key, in parts, by presigned requests or through the service. When
-all are there the service takes them: they are copied to a key that no client can sign, because a presigned request
-works until it expires, also after the bytes were checked. What is checked and kept is the copy.
+all parts are there, the service copies them to a key that is never signed for clients, because a presigned URL works
+until it expires, even after the bytes were checked. The copy is what is checked and kept.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _NAMED: Final = 10
 
 @dataclass(frozen=True)
 class Staging:
-    """An upload that has begun; the caller keeps it in the catalogue.
+    """An upload in progress; the caller records it in the catalogue.
 
-    ``multipart`` is the store's own id of an upload in several parts, where it has one.
+    ``multipart`` is the store's own id of a multipart upload, if it has one.
     """
 
     key: str
@@ -41,62 +41,61 @@ class Staging:
 
     @property
     def part_count(self) -> int:
-        """How many parts there are, numbered from 1; an empty blob has one, of no bytes."""
+        """The number of parts, numbered from 1; an empty blob has one empty part."""
         return max(1, -(-self.size // self.part_size))
 
     def part_length(self, number: int) -> int:
-        """Bytes of a part; raises `UsageError` when there is no such part."""
+        """Bytes of a part; raises `UsageError` if there is no such part."""
         if not 1 <= number <= self.part_count:
             raise UsageError(f"There is no part {number}: this upload has the parts 1 to {self.part_count}.")
         return min(self.part_size, self.size - (number - 1) * self.part_size)
 
 
 class StagingDriver(ObjectDriver, Protocol):
-    """A driver that clients can upload to. All drivers of this package do."""
+    """A driver that clients can upload to. All drivers of this package are."""
 
     def begin_staging(self, size: int, part_size: int) -> Staging:
-        """Begin an upload: one PUT where all fits into a part, else several parts, at most `MOST_PARTS`."""
+        """Begin an upload: one PUT if all bytes fit into a part, else several parts, at most `MOST_PARTS`."""
 
     def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
-        """A URL to PUT a part to, for ``expires`` seconds; None where clients go through the service."""
+        """A presigned URL to PUT a part to, valid ``expires`` seconds; None if clients go through the service."""
 
     def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:
-        """Store a part. It is there whole or not at all.
+        """Store a part atomically.
 
-        A part that is there already is replaced, or refused (`UnavailableError`) by stores that take each part once:
-        who sends a part again asks `parts` first.
+        An existing part is replaced, or rejected (`UnavailableError`) by stores that take each part once: call `parts`
+        before sending a part again.
 
-        Raises `UsageError` when the chunks are not exactly as long as the part, `NotFoundError` when the upload is
-        gone, and what ``chunks`` raises.
+        Raises `UsageError` if the chunks don't have exactly the part's length, `NotFoundError` if the upload is gone,
+        and what ``chunks`` raises.
         """
 
     def parts(self, staging: Staging) -> dict[int, int]:
-        """The bytes of each part that is there now, by number: what a client needs to go on with an upload."""
+        """The size of each part received, by number: what a client needs to resume an upload."""
 
     def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
-        """Copy the parts, joined, to where no client can write, as an object to be committed under ``key``.
+        """Copy the joined parts to where no client can write, as an object to be committed under ``key``.
 
-        Leaving without commit removes the copy. The upload stays as it is: who commits the copy drops it. Raises
-        `UnavailableError` (``upload_incomplete``) naming parts that are missing or have another length,
-        `NotFoundError` when the upload is gone (a store that can't know this of an upload of one part says that the
-        part is missing).
+        Leaving without commit removes the copy. The upload is unchanged: the committer drops it. Raises
+        `UnavailableError` (``upload_incomplete``) naming parts that are missing or have another length, `NotFoundError`
+        if the upload is gone (a store that can't know this of an upload of one part reports the part as missing).
         """
 
     def drop_staging(self, staging: Staging) -> None:
-        """Remove an upload and its parts; one that is gone is no error."""
+        """Remove an upload and its parts. Idempotent."""
 
     def clear_staging(self, older_than: datetime) -> int:
-        """Remove uploads in which nothing happened since ``older_than``; returns how many."""
+        """Remove uploads without activity since ``older_than``; returns how many."""
 
     def sign_get(self, key: str, expires: int, *, name: str | None) -> str | None:
-        """A URL to GET an object from, for ``expires`` seconds; None where the service sends the bytes.
+        """A presigned URL to GET an object, valid ``expires`` seconds; None if the service sends the bytes.
 
-        ``name`` is what a browser is to call the file.
+        ``name`` is the file name for browsers.
         """
 
 
 def new_staging(size: int, part_size: int) -> Staging:
-    """An upload that no store knows yet; raises `UsageError` when it has too many parts."""
+    """A new upload, unknown to any store yet; raises `UsageError` if it has too many parts."""
     if size < 0 or part_size < 1:
         raise UsageError(f"An upload of {size} bytes in parts of {part_size} makes no sense.")
     staging = Staging(STAGING + secrets.token_hex(16), None, size, part_size)
@@ -109,7 +108,7 @@ def new_staging(size: int, part_size: int) -> Staging:
 
 
 def whole_part(staging: Staging, number: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks as they come; raises `UsageError` when they are not exactly as long as the part."""
+    """Pass the chunks through; raises `UsageError` if they don't have exactly the part's length."""
     length = staging.part_length(number)
     count = 0
     for chunk in chunks:
@@ -124,9 +123,9 @@ def whole_part(staging: Staging, number: int, chunks: Iterable[bytes]) -> Iterat
 
 
 def require_parts(staging: Staging, there: Mapping[int, int]) -> None:
-    """Raises `UnavailableError` (``upload_incomplete``) naming the parts that are missing or have another length.
+    """Raise `UnavailableError` (``upload_incomplete``) naming the parts that are missing or have another length.
 
-    Whoever finishes an upload has sent all of it: what is not there, a store has acknowledged and lost.
+    Clients finish an upload only after sending every part, so a store acknowledged a missing one and lost it.
     """
     numbers = range(1, staging.part_count + 1)
     wrong = [number for number in numbers if there.get(number) != staging.part_length(number)]
@@ -142,7 +141,7 @@ def require_parts(staging: Staging, there: Mapping[int, int]) -> None:
 
 
 def staging_gone(staging: Staging) -> NotFoundError:
-    """The error of an upload that was finished, dropped or collected."""
+    """The error for an upload that was finished, dropped or collected."""
     return NotFoundError(
         f"There is no upload {staging.key.removeprefix(STAGING)}: it was finished, dropped, or forgotten for too long; "
         "begin the upload again."

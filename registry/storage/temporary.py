@@ -1,11 +1,11 @@
-"""Files without a key yet, in ``<root>/tmp``, and how those of killed writers are told from those of live ones.
+"""Files without a key yet, in ``<root>/tmp``, and how those of killed writers are recognised.
 
-A writer makes ``<32 hex>.part`` and holds an exclusive ``flock`` on it as long as it lives; the kernel drops the lock
-when the process dies, whatever killed it. So a ``.part`` whose lock can be taken has no writer, with one exception:
-the moment between making the file and locking it. There `clear_litter` may take the lock first and remove the file.
-The writer sees that after it has the lock, because its file has no name any more (``st_nlink`` is 0), and makes
-another one. A hard link to a user's file is ``<32 hex>.link`` beside the ``.part`` that guards it: a lock on
-the link would be a lock on the user's own file.
+A writer creates ``<32 hex>.part`` and has an exclusive ``flock`` on it as long as it lives; the kernel drops the lock
+when the process dies, for whatever reason. So a ``.part`` whose lock can be taken has no writer, with one exception:
+the moment between creating the file and locking it. There `clear_litter` may take the lock first and remove the file.
+The writer notices after it has the lock, because its file has no name any more (``st_nlink`` is 0), and creates another
+one. A hard link to a user's file is ``<32 hex>.link`` beside the ``.part`` that guards it: a lock on the link would be
+a lock on the user's own file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class TemporaryFile:
-    """One locked file in ``folder``. Raises `OSError`; the driver gives it words."""
+    """One locked file in ``folder``. Raises `OSError`, which the driver maps."""
 
     def __init__(self, folder: Path) -> None:
         self._part, self.fd = _make_locked(folder)
@@ -38,14 +38,14 @@ class TemporaryFile:
         return self._link or self._part
 
     def link(self, file: Path) -> None:
-        """Let a hard link to ``file`` become the object."""
+        """Make a hard link to ``file`` the future object."""
         link = self._part.with_suffix(".link")
-        # The link has to be to the file itself: Linux would link a symbolic link as such.
+        # To the file itself: Linux would link a symbolic link as such.
         os.link(file.resolve(strict=True), link)
         self._link = link
 
     def remove(self) -> None:
-        """Remove what is left under the temporary names and drop the lock. Doing it twice is allowed."""
+        """Remove what is left under the temporary names and drop the lock. Idempotent."""
         if self.fd < 0:
             return
         try:
@@ -58,7 +58,7 @@ class TemporaryFile:
 
 
 def clear_litter(folder: Path) -> int:
-    """Remove the files of dead writers; returns how many there were. Other names in ``folder`` are left alone."""
+    """Remove the files of dead writers; returns how many there were. Other names in ``folder`` are ignored."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if _PART.fullmatch(entry.name))
     except FileNotFoundError:
@@ -81,16 +81,16 @@ def _clear_one(part: Path) -> bool:
 
 
 def _open_own(part: Path) -> int | None:
-    """Open a file to lock it; None when it is gone, or is another user's."""
+    """Open a file to lock it; None if it is gone or another user's."""
     flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        # For writing, because network file systems lend an exclusive lock only then.
+        # For writing, because network file systems grant an exclusive lock only then.
         return os.open(part, os.O_RDWR | flags)
     except FileNotFoundError:
         return None
     except PermissionError:
         pass
-    # Read-only: it was about to become an object, and may be one by now, under another name. So it stays read-only.
+    # Read-only: it was about to become an object, and may be one by now under another name, so it is left read-only.
     try:
         fd = os.open(part, os.O_RDONLY | flags)
     except (FileNotFoundError, PermissionError):
@@ -126,7 +126,7 @@ def _lock(fd: int, folder: Path) -> bool:
                 f"The file system of {folder.parent} can't lock files, so writers can't be told from dead ones: "
                 "keep the registry on a local disk, or use a server with an object store."
             ) from error
-        if error.errno == errno.EBADF:  # a network file system, and a file that is open for reading only
+        if error.errno == errno.EBADF:  # on a network file system, for a file opened read-only
             return False
         raise
     return True

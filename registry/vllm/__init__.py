@@ -1,1 +1,1 @@
-"""What runs inside vLLM: a resolver that gives it the composed adapter of any path, by reference."""
+"""A plugin for vLLM: a resolver that serves the composed adapter of any path, by reference."""

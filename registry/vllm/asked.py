@@ -1,9 +1,9 @@
-"""What a client of vLLM may ask for as ``model``, and the names under which vLLM gets adapters.
+"""Parses the ``model`` names that clients of vLLM request, and names the adapters that vLLM is given.
 
-A name says which revision and which bytes: ``llama/support/french#3-<32 hex of the rendering>``. Whatever was asked
-for, a tag, a number or a digest: those that mean the same share one adapter in vLLM. Its prefix cache is keyed by the
-name, so a tag that moved never meets a block of what it meant before. The name is answered as ``model`` and listed in
-``/v1/models``; asked for itself, it means that very revision and bytes.
+A name identifies the revision and the bytes: ``llama/support/french#3-<32 hex of the rendering>``. All requested forms,
+a tag, a number or a digest, that resolve to the same share one adapter in vLLM. Its prefix cache is keyed by the name,
+so after a tag has moved, no cached block of its former target is used. The name is returned as ``model`` and listed in
+``/v1/models``; requesting it gives exactly that revision and those bytes.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from registry.reference import Path, Reference
 
 DIGITS: Final = 32  # hex digits of a rendering in a name: 128 bits
 _GIVEN: Final = re.compile(rf"(.+)#([1-9][0-9]{{0,17}})-([0-9a-f]{{{DIGITS}}})(?:~[1-9][0-9]{{0,8}})?")
-_LEAST: Final = 1 << 20  # below are the numbers that vLLM counts up itself, for adapters of others
+_LEAST: Final = 1 << 20  # vLLM counts up its own numbers below, for other adapters
 _MOST: Final = 2**31 - 1  # vLLM keeps the numbers of adapters in arrays of 32 bits
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A name that a client asked for, where it is one of the registry's."""
+    """A requested name that may be one of the registry's."""
 
     text: str
-    said: str  # the reference in it
+    said: str  # the reference in it, as text
     reference: Reference
-    rendering: str | None = None  # the digits, where the name says which bytes
+    rendering: str | None = None  # the digits, if the name identifies bytes
 
     @classmethod
     def parse(cls, text: str) -> Asked | None:
-        """Read a name; None where it is that of a base model, which is no adapter.
+        """Parse a name; None if it is a base model's, which is no adapter.
 
         Raises:
             UsageError: it is no reference.
@@ -50,23 +50,23 @@ class Asked:
 
 
 def base_of(text: str) -> str:
-    """The base model that a malformed name begins with, as far as it names one and something in it."""
+    """The base model that a malformed name begins with; empty unless something follows it."""
     base = re.split("[/@#]", text, maxsplit=1)[0]
     return "" if base == text else base
 
 
 class Names:
-    """Names and numbers of the adapters that one process of vLLM was given."""
+    """Names and numbers of the adapters given to one vLLM process."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, str] = {}  # number -> name
         self._lock = threading.Lock()
 
     def give(self, path: Path, revision: int, rendering: str) -> tuple[str, int]:
-        """The name of these bytes of this revision, and the number that belongs to it alone.
+        """The name of these bytes of this revision, and its unique number.
 
-        vLLM takes two requests with one name for the same adapter and activates only one of them: one name has one
-        number, always.
+        vLLM takes two requests with one name for the same adapter and activates only one of them, so a name always has
+        the same number.
         """
         name = f"{path}#{revision}-{hex_of(rendering)[:DIGITS]}"
         number = int.from_bytes(hashlib.sha256(name.encode()).digest(), "big") % (_MOST - _LEAST) + _LEAST

@@ -1,8 +1,8 @@
-"""What vLLM can't load, found before vLLM gets it: there it fails late, with the reason in the server's log only.
+"""Rejects what vLLM can't load before vLLM gets it: vLLM fails late, with the reason in the server's log only.
 
-vLLM's own checks are in ``vllm/lora/peft_helper.py`` (0.33): DoRA, biases, and whole modules other than the heads of
-classifiers; a rank above ``--max-lora-rank``. It meets the rows of ``trainable_token_indices`` as tensors of unknown
-names.
+vLLM's own checks are in ``vllm/lora/peft_helper.py`` (0.33): DoRA, biases, whole modules other than the heads of
+classifiers, and a rank above ``--max-lora-rank``. Rows of ``trainable_token_indices`` are tensors of unknown names to
+it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, Final
 from registry.errors import AccuracyError, InvalidAdapterError
 from registry.operations.readable import ReadableArtifact
 
-DEFAULT_MAX_RANK: Final = 16  # of vLLM
-_HEADS: Final = frozenset(["classifier", "score"])  # whole modules that newer versions load, and judge themselves
+DEFAULT_MAX_RANK: Final = 16  # vLLM's default
+_HEADS: Final = frozenset(["classifier", "score"])  # whole modules that newer versions load and check themselves
 _CONFIG: Final = "adapter_config.json"
 
 
 def rank_for_vllm(reference: str, artifact: ReadableArtifact) -> int:
-    """The largest rank in a composed adapter that vLLM can load but for its rank.
+    """The largest rank in a composed adapter, checking that vLLM can load everything else in it.
 
     Raises:
-        InvalidAdapterError: ``engine_limits``, it has a part that vLLM does not know.
+        InvalidAdapterError: ``engine_limits``, it has a part that vLLM can't load.
     """
     config = json.loads(artifact.file(_CONFIG).read())
     what = _unknown(config)
@@ -50,7 +50,7 @@ def _unknown(config: dict[str, Any]) -> str | None:
 
 
 def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:
-    """The refusal of a rank that no setting allows to lower."""
+    """The error for a rank above the limit where no truncation is allowed."""
     return InvalidAdapterError(
         f"{reference} has rank {rank} and vLLM takes {limit} at most; start vLLM with a larger --max-lora-rank and set "
         "REGISTRY_VLLM_MAX_RANK to the same, or allow an error with REGISTRY_VLLM_MAX_ERROR, such as 0.05, to have "
@@ -60,7 +60,7 @@ def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:
 
 
 def too_inexact(reference: str, rank: int, limit: int, problem: AccuracyError) -> AccuracyError:
-    """The refusal of a rank that can't be lowered within the error that the setting allows."""
+    """The error for a rank that can't be truncated within the allowed error."""
     return AccuracyError(
         f"{reference} has rank {rank} and vLLM takes {limit} at most, which REGISTRY_VLLM_MAX_ERROR does not allow. "
         f"{problem}"

@@ -1,6 +1,6 @@
 """The plugin: vLLM calls `register` in each of its processes (entry point ``vllm.general_plugins``).
 
-Here alone vLLM is imported, and only when it calls: the package does not need it.
+vLLM is imported only here, and only when it calls: the package does not depend on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from registry.settings import read_settings
 from registry.vllm.resolver import LOG, RegistryResolver
 
 NAME: Final = "Adapter Registry Resolver"
-_ASKED_FOR: Final = "REGISTRY_VLLM_"  # settings that nobody has by chance
+_ASKED_FOR: Final = "REGISTRY_VLLM_"  # settings with this prefix are only set for the resolver
 _STATUSES: Final[tuple[tuple[type[RegistryError], HTTPStatus], ...]] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (InvalidAdapterError, HTTPStatus.BAD_REQUEST),
@@ -34,23 +34,23 @@ _STATUSES: Final[tuple[tuple[type[RegistryError], HTTPStatus], ...]] = (
 
 
 class RefusedError(Exception):
-    """A reason that is the server's: versions of vLLM without errors of their own answer 500 with its text."""
+    """A fault on the server's side: versions of vLLM without error classes of their own answer 500 with its text."""
 
 
 class Vllm:
     """The vLLM of this process."""
 
     def request(self, name: str, number: int, folder: str) -> Any:
-        """vLLM's ``LoRARequest``, whose number stays as it is given."""
+        """vLLM's ``LoRARequest``, with a number that can't be changed."""
         return _numbered()(lora_name=name, lora_int_id=number, lora_path=folder)
 
     def refusal(self, problem: RegistryError) -> Exception:
-        """An error that vLLM answers with the reason, and with the status that it means where it can.
+        """An error that vLLM answers with its message, and with the matching status if possible.
 
-        What a resolver raises goes through vLLM to its handlers of errors. Which classes these know depends on the
-        version; where there is none for a status, a ValueError is a 400 and any other error a 500, with its text.
+        An exception of a resolver passes through vLLM to its error handlers. Which classes they know depends on the
+        version; without one for the status, a ValueError becomes a 400 and any other error a 500, with its text.
         """
-        malformed = problem.code == "bad_name"  # other errors of usage are those of whoever started vLLM
+        malformed = problem.code == "bad_name"  # other usage errors are the fault of whoever configured vLLM
         status = next(
             (status for kind, status in _STATUSES if isinstance(problem, kind)),
             HTTPStatus.BAD_REQUEST if malformed else HTTPStatus.SERVICE_UNAVAILABLE,
@@ -69,8 +69,8 @@ class Vllm:
 def _numbered() -> type[Any]:
     """vLLM's ``LoRARequest`` with a number that vLLM can't change.
 
-    After it has asked a resolver, its OpenAI server gives each *name that was asked for* a number of its own, and so a
-    slot: three names of one revision would take three. Wherever it is sent, it is vLLM's own class again.
+    After a resolver's answer, vLLM's OpenAI server gives each *requested name* a number of its own, and so a slot:
+    three names of one revision would take three. It is pickled as vLLM's own class.
     """
     from vllm.lora.request import LoRARequest
 
@@ -86,7 +86,7 @@ def _numbered() -> type[Any]:
 
 
 def _exceptions() -> Any:
-    """vLLM's errors; None in versions that have none."""
+    """vLLM's module of errors; None in versions without it."""
     try:
         return importlib.import_module("vllm.exceptions")
     except ModuleNotFoundError:
@@ -100,10 +100,10 @@ def _made(error: Any) -> Exception:
 
 
 def register() -> None:
-    """Add the resolver to vLLM's.
+    """Add the resolver to vLLM's registry.
 
     Raises:
-        UsageError: a setting is malformed, and this vLLM was set up for the resolver.
+        UsageError: a setting is malformed, and this vLLM was configured for the resolver.
     """
     from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
@@ -112,7 +112,7 @@ def register() -> None:
     except UsageError as problem:
         if any(name.startswith(_ASKED_FOR) for name in os.environ):
             raise
-        # this vLLM may have nothing to do with the registry: it must start all the same
+        # This vLLM may have nothing to do with the registry: it must start anyway.
         LOG.error("The resolver of the adapter registry stays out: %s", problem)
         return
     LoRAResolver.register(RegistryResolver)

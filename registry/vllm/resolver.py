@@ -1,7 +1,7 @@
-"""The resolver: a reference that a client asks vLLM for becomes a folder with the composed adapter.
+"""The resolver: turns a reference requested from vLLM into a folder with the composed adapter.
 
-vLLM asks once for each name and keeps the answer until the name is unloaded; see ``docs/vllm.md``. It holds a lock on
-that name meanwhile and goes on with all other requests, so the work is done on threads of our own.
+vLLM asks once per name and keeps the answer until the name is unloaded; see ``docs/vllm.md``. Meanwhile it locks that
+name only and continues other requests, so the work runs on threads of our own.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from registry.vllm.asked import DIGITS, Asked, Names, base_of
 from registry.vllm.limits import DEFAULT_MAX_RANK, rank_for_vllm, too_inexact, too_large
 from registry.vllm.served import Served, served_base, untied
 
-LOG: Final = logging.getLogger("vllm.registry")  # below vLLM's own, so that its configuration of logs shows it
+LOG: Final = logging.getLogger("vllm.registry")  # below vLLM's logger, so that its logging configuration applies
 _THREADS: Final = 4
 _TRIES: Final = 3
 
 
 class Engine(Protocol):
-    """What the resolver needs of the vLLM that it runs in."""
+    """What the resolver needs of vLLM."""
 
     def request(self, name: str, number: int, folder: str) -> Any:
         """vLLM's ``LoRARequest``."""
 
     def refusal(self, problem: RegistryError) -> Exception:
-        """What is raised through vLLM, for its client to see the reason."""
+        """The exception to raise through vLLM, so that its client sees the reason."""
 
 
 class RegistryResolver:
-    """A ``LoRAResolver`` of vLLM. Nothing is opened before the first name that can be the registry's."""
+    """A ``LoRAResolver`` of vLLM. The registry is opened at the first name that may belong to it."""
 
     def __init__(
         self, engine: Engine, connect: Callable[[], Registry], settings: Settings, environ: Mapping[str, str]
@@ -65,17 +65,17 @@ class RegistryResolver:
         self._environ = environ
         self._names = Names()
         self._served: dict[str, Served] = {}
-        self._holds: dict[str, Hold] = {}  # by rendering, for as long as this process lives
+        self._holds: dict[str, Hold] = {}  # by rendering, until this process ends
         self._flights: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any | None:
         """The adapter of that name for the engine that serves ``base_model_name``.
 
-        None where the name is not the registry's, so that other resolvers get their turn.
+        None if the name is not the registry's, so that other resolvers are asked.
 
         Raises:
-            Exception: the name is the registry's and there is no adapter to give: vLLM's error, with the reason.
+            Exception: the name is the registry's and there is no adapter for it: vLLM's error, with the reason.
         """
         try:
             asked = Asked.parse(lora_name)
@@ -126,7 +126,7 @@ class RegistryResolver:
         pinned = registry.resolve(str(asked.reference)).reference
         with self._lock:
             flight = self._flights[pinned]
-        with flight:  # whoever asks for the same at once finds it in the cache
+        with flight:  # concurrent requests for the same revision wait, and find it in the cache
             fetched = self._fetch(registry, pinned)
         if asked.rendering not in (None, hex_of(fetched.rendering)[:DIGITS]):
             raise NotFoundError(
@@ -141,7 +141,7 @@ class RegistryResolver:
         return self._engine.request(name, number, fetched.folder)
 
     def _fetch(self, registry: Registry, pinned: str) -> Fetched:
-        """The composed adapter in the cache, within vLLM's limits, and held there.
+        """The composed adapter in the cache, within vLLM's limits, and locked there.
 
         Raises:
             InvalidAdapterError: ``engine_limits``.
@@ -176,9 +176,9 @@ class RegistryResolver:
         )
 
     def _hold(self, fetched: Fetched) -> bool:
-        """Keep the folder: vLLM reads it again whenever the adapter had to leave its own caches.
+        """Lock the folder: vLLM reads it again whenever its own caches have evicted the adapter.
 
-        For as long as this process lives, because vLLM does not say when it has forgotten a name.
+        The lock lasts until this process ends, because vLLM does not report when it unloads a name.
         """
         folder = Path(fetched.folder)
         with self._lock:

@@ -1,8 +1,8 @@
-"""Which base model of the registry an engine serves.
+"""Determines which base model of the registry an engine serves.
 
-vLLM tells a resolver the name of its model and nothing about the weights. So the tie is by name: what the setting says,
-or what the model's name or folder says where it came from the registry. Nothing is guessed from likeness, because an
-adapter on other weights may load and answer nonsense.
+vLLM gives a resolver the name of its model and nothing about the weights, so they are matched by name: the setting, or
+the repo id or receipt that shows that the model came from the registry. Similarity is no criterion, because an adapter
+on other weights may load and generate nonsense.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SNAPSHOT: Final = re.compile(r"models--(.+)--(.+)")  # the folder of a repo in 
 
 @dataclass(frozen=True)
 class Served:
-    """The base model whose adapters may be asked for; with ``wrong``, none of them is handed out, for that reason."""
+    """The base model whose adapters may be requested; with ``wrong``, all are denied for that reason."""
 
     base: str | None
     wrong: str | None = None
 
 
 def served_base(model: str, settings: Settings, environ: Mapping[str, str]) -> Served:
-    """What an engine serves that was started with ``model``, a repo id or a folder."""
+    """The base model of an engine that was started with ``model``, a repo id or a folder."""
     said = settings.vllm_base
     found, merged = _of_view(model, settings, environ)
     try:
@@ -65,7 +65,7 @@ def _receipt(model: str) -> Receipt | None:
     folder = Path(model)
     try:
         return read_receipt(folder) if (folder / RECEIPT).is_file() else None
-    except NotFoundError:  # it went meanwhile
+    except NotFoundError:  # it was removed meanwhile
         return None
     except OSError as problem:
         raise IntegrityError(
@@ -74,10 +74,10 @@ def _receipt(model: str) -> Receipt | None:
 
 
 def _of_view(model: str, settings: Settings, environ: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Base, and path where it is merged, of a repo of the registry's Hub view.
+    """The base of a repo of the registry's Hub view, and its path if merged.
 
-    A repo of the base that the setting names is one, wherever the Hub is said to be: the setting tells that vLLM works
-    with this registry, and the cache does not tell where a repo came from.
+    A repo id of the base that the setting names counts whatever HF_ENDPOINT is: the setting says that vLLM works with
+    this registry, and the Hub's cache does not record where a repo came from.
     """
     path = _tree_path(model)
     if path is None:
@@ -90,7 +90,7 @@ def _of_view(model: str, settings: Settings, environ: Mapping[str, str]) -> tupl
 
 
 def _tree_path(model: str) -> TreePath | None:
-    """What a model stands for, where its name can be a repo id of the Hub view."""
+    """The path of a model whose name can be a repo id of the Hub view."""
     for repo_id in _repo_ids(model):
         try:
             return TreePath.of_repo_id(repo_id)
@@ -100,9 +100,9 @@ def _tree_path(model: str) -> TreePath | None:
 
 
 def _repo_ids(model: str) -> Iterator[str]:
-    """The repo whose snapshot in the Hub's cache it is, as vLLM says offline, or leads to; and the name itself.
+    """Candidate repo ids: of the Hub cache's snapshot that the path is (offline) or links to, then the name.
 
-    In this order: a path of two parts can pass for the id of another repo.
+    In this order, because a path of two parts can pass for the id of another repo.
     """
     leads_to = os.path.realpath(model) if os.path.isdir(model) else ""  # noqa: PTH112 - of Path it raises errors
     for part in (*Path(model).parts, *Path(leads_to).parts):
@@ -112,7 +112,7 @@ def _repo_ids(model: str) -> Iterator[str]:
 
 
 def _is_view(endpoint: str, url: str) -> bool:
-    """Whether the Hub's clients of this process are sent to a view of the registry at ``url``."""
+    """Whether HF_ENDPOINT of this process is a view of the registry at ``url``."""
     try:
         return Address.parse(endpoint).url.startswith(Address.parse(url).url + "/")
     except UsageError:  # none, or a folder
@@ -120,7 +120,7 @@ def _is_view(endpoint: str, url: str) -> bool:
 
 
 def untied(model: str) -> RegistryError:
-    """What to say where nothing ties the engine to a base model."""
+    """The error if nothing shows which base model the engine serves."""
     return UsageError(
         f"vLLM serves {model}, and nothing says which base model of the registry that is, so that no adapter of it is "
         "handed out; set REGISTRY_VLLM_BASE to its name."

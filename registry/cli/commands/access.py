@@ -1,4 +1,4 @@
-"""Commands about who one is: login, logout, whoami."""
+"""Commands about credentials: login, logout, whoami."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _is_at(address: str, url: str) -> bool:
 
 
 def _of_setting(address: str) -> str | None:
-    """The token of the settings, unless they say that it is for another host."""
+    """The token of the settings, unless they name another registry's address."""
     settings = read_settings(os.environ)
     if settings.url is None or _is_at(address, settings.url):
         return settings.token
@@ -63,7 +63,7 @@ def _of_setting(address: str) -> str | None:
 
 
 def _secret(given: str | None, setting: str | None) -> str | None:
-    """The token's secret; None where the user says that there is none, for a service that is open."""
+    """The token's secret; None if the user gives none, for an open service."""
     if given == "-":
         return sys.stdin.readline().strip() or None
     if given is not None or setting:
@@ -104,7 +104,7 @@ def whoami(url: Url = None, as_json: Json = False) -> None:
 
 
 def identity_lines(identity: Identity, width: int | None) -> list[Line]:
-    """The registry first; then who, and what is allowed."""
+    """The registry first; then the principal and its rights."""
     token = [] if identity.token is None else [phrase(identity.token)]
     until = f"until {moment(identity.expires_at)} UTC" if identity.expires_at else ""
     service = "" if identity.service_version is None else f", service {identity.service_version}"

@@ -1,4 +1,4 @@
-"""The command copy: from one registry into another."""
+"""The command copy: from one registry to another."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def copy(
 
 
 def copied_lines(answer: Copied, width: int | None) -> list[Line]:
-    """One line a revision, parents first, by the reference that it has now."""
+    """One line per revision, parents first, by its reference in the target."""
     rows = [
         (
             [phrase(one.reference, REFERENCE)],

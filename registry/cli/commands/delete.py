@@ -1,4 +1,4 @@
-"""Commands that delete, and undo that: delete, base delete."""
+"""Commands that delete, and undo it: delete, base delete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def delete(
         if recursive:
             _delete_tree(run, ref, with_tags=with_tags, yes=yes, undo=undo)
             return
-        # Undoing twice is the same as once, so that it may be sent again: only people are told whether it did a thing.
+        # Undo is idempotent, so that it may be retried: only text output says whether it changed anything.
         there = undo and not as_json and _is_there(run, ref)
         answer = run.registry.delete(ref, with_tags=with_tags, undo=undo)
         if there:
@@ -83,7 +83,7 @@ def base_delete(
             return
         if not yes:
             listed = run.registry.delete_base(name, recursive=recursive, dry_run=True)
-            refused = listed.revisions and not recursive  # below, with the reason
+            refused = listed.revisions and not recursive  # the call below raises, with the reason
             if not refused and (listed.revisions or listed.scopes or listed.protected_tags):
                 _refuse_unread(run, listed, f"registry base delete {'-r ' if recursive else ''}{name} --yes")
         answer = run.registry.delete_base(name, recursive=recursive)
@@ -122,7 +122,7 @@ def _until(answer: Deleted | DeletedTree, command: str) -> str:
 
 
 def deleted_lines(answer: Deleted, width: int | None) -> list[Line]:
-    """What is gone or there again: the revision and the tags that named it."""
+    """What was deleted or restored: the revision and the tags that named it."""
     items = [[Span("there again" if answer.undone else "deleted"), Span(short_digest(answer.digest), QUIET)]]
     items += [words(f"tag {tag} {'names it again' if answer.undone else 'is gone'}", BEHIND) for tag in answer.tags]
     items += [words(f"tag {tag} names another revision by now", BEHIND) for tag in answer.tags_elsewhere]
@@ -130,7 +130,7 @@ def deleted_lines(answer: Deleted, width: int | None) -> list[Line]:
 
 
 def tree_lines(answer: DeletedTree, width: int | None) -> list[Line]:
-    """How much, and every revision and tag; of a base model also what else names it."""
+    """The number of revisions, every revision and tag; for a base model also its scopes and protected tags."""
     state = "there again" if answer.undone else "deleted" if answer.done else "would be deleted"
     gone = counted(len(answer.revisions), "revision")
     pairs = [

@@ -1,4 +1,4 @@
-"""The command demo: runs `registry.demo` and prints what it tells."""
+"""The command demo: runs `registry.demo` and prints its report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ScreenReport:
-    """`registry.demo.report.Report` on the screens of a command; with ``--json`` it tells nothing."""
+    """`registry.demo.report.Report` on the screens of a command; silent with ``--json``."""
 
     def __init__(self, run: Session, steps: RichProgress) -> None:
         self._run = run
@@ -34,7 +34,7 @@ class ScreenReport:
             self._run.out.show([(), (Span(text, "bold cyan"),), ()])
 
     def say(self, text: str) -> None:
-        # What the demo says is its result, so it goes with the tables that it belongs to.
+        # The demo's sentences are part of its result, so they go to stdout with the tables.
         self._pause()
         if not self._run.as_json:
             self._run.out.say(text)

@@ -1,4 +1,4 @@
-"""The command env: what an unmodified client of the Hub needs to work with this registry."""
+"""The command env: the variables that make unmodified clients of the Hub use this registry."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def env(
     hidden = {"HF_TOKEN"} & answer.keys() if out.on_terminal else set()
     for name, value in answer.items():
         if name not in hidden:
-            # as it is, however wide the terminal: a shell reads it
+            # not wrapped to the terminal: a shell reads it
             out.stream.write(f"export {name}={shlex.quote(value)}\n")
     out.stream.flush()
     if hidden:

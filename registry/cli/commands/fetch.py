@@ -1,4 +1,4 @@
-"""Commands that bring weights to the caller and check them: fetch, verify."""
+"""Commands that fetch weights and check them: fetch, verify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command materialise: artifacts that are kept in the store for a while."""
+"""The command materialise: computed artifacts kept in the store for a while."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _drop(which: str, kind: ArtifactKind | None, url: str | None, as_json: bool)
 
 
 def materialised_lines(answer: Materialised, width: int | None) -> list[Line]:
-    """The id alone first, for scripts; then what it is."""
+    """The id alone first, for scripts; then its details."""
     one = answer.materialisation
     new = f"{size(answer.bytes_stored)} of them new in the store" if answer.created else "was there already"
     pairs = [
@@ -92,7 +92,7 @@ def materialised_lines(answer: Materialised, width: int | None) -> list[Line]:
 
 
 def listed_lines(answer: Sequence[Materialisation], width: int | None) -> list[Line]:
-    """One line a materialisation, by path."""
+    """One line per materialisation, by path."""
     rows = [
         (
             [phrase(one.id, REFERENCE), Span(size(one.size)), Span(moment(one.expires_at))],
@@ -104,7 +104,7 @@ def listed_lines(answer: Sequence[Materialisation], width: int | None) -> list[L
 
 
 def dropped_lines(answer: Sequence[Materialisation], width: int | None) -> list[Line]:
-    """One line for each that is gone."""
+    """One line per dropped materialisation."""
     return table(
         [([Span(one.id, REFERENCE)], [words(f"dropped: {one.reference} as {one.kind}")]) for one in answer], width
     )

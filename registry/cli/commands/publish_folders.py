@@ -1,4 +1,4 @@
-"""What ``publish -r`` prints, and how it ends."""
+"""The output and exit code of ``publish -r``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STATES: Final = {
 
 
 def parse_renames(texts: Sequence[str] | None) -> dict[str, str]:
-    """Read ``OLD=NEW`` options.
+    """Parse ``OLD=NEW`` options.
 
     Raises:
         UsageError: one has no name or no ``=``, or a folder is given two names.
@@ -43,11 +43,11 @@ def parse_renames(texts: Sequence[str] | None) -> dict[str, str]:
 def publish_folders(
     run: Session, folder: str, base: str, *, rename: dict[str, str], keep_going: bool, dry_run: bool
 ) -> None:
-    """Publish a nested folder, or say what would be published.
+    """Publish a nested folder, or report what would be published.
 
     Raises:
-        RegistryError: of the first folder that is refused, without ``keep_going`` and ``dry_run``.
-        typer.Exit: with ``keep_going``, not all were published; with ``dry_run``, what publishing would end with.
+        RegistryError: of the first folder that fails, without ``keep_going`` and ``dry_run``.
+        typer.Exit: with ``keep_going``, not all were published; with ``dry_run``, publishing would end with this code.
     """
     each = keep_going or dry_run
 
@@ -79,7 +79,7 @@ def publish_folders(
 
 
 def _tell(run: Session, outcome: FolderOutcome) -> None:
-    """One folder, when it is done, so that a run that is stopped has said what it did."""
+    """Report one folder when it is done, so that an interrupted run has reported what it did."""
     answer = outcome.published
     if answer is None:
         code = f" ({outcome.code})" if outcome.code else ""
@@ -103,7 +103,7 @@ def _left_out(items: Sequence[LeftOut]) -> Iterator[LeftOut]:
 
 
 def outcome_lines(outcomes: Sequence[FolderOutcome], width: int | None) -> list[Line]:
-    """One row a folder: where it goes, and what would become of it."""
+    """One row per folder: where it goes, and what would happen to it."""
     rows = [
         (
             [phrase(outcome.folder), phrase(outcome.path or "-", REFERENCE), Span(outcome.state, _style(outcome))],
@@ -141,7 +141,7 @@ def _summary(outcomes: Sequence[FolderOutcome]) -> str:
 
 
 def _status(outcomes: Sequence[FolderOutcome], *, keep_going: bool) -> int:
-    """How the command ends; 0: all that is a publish folder was published, or would be."""
+    """The exit code; 0 if every publish folder was published, or would be."""
     bad = [outcome for outcome in outcomes if outcome.state in _BAD]
     if not bad:
         return 0

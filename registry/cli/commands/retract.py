@@ -1,4 +1,4 @@
-"""Commands about the life of a tree: retract, base retable, base protect-tag."""
+"""Commands that change how a tree is served and protected: retract, base retable, base protect-tag."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def retract(
     if not undo and not reason.strip():
         raise UsageError("retract needs --reason TEXT: whoever asks for the weights is told why there are none.")
     with session(url, as_json) as run:
-        # Undoing twice is the same as once, so that it may be sent again: the answer does not tell whether it did a
-        # thing, and only people are told.
+        # Undo is idempotent, so that it may be retried: the answer does not tell whether it changed anything, and only
+        # text output says so.
         before = run.registry.show(ref).revision if undo and not as_json else None
         answer = run.registry.retract(ref, reason=reason, undo=undo)
         if before is None or before.reference != answer.reference or _is_retracted_itself(before):
@@ -57,7 +57,7 @@ def _is_retracted_itself(revision: RevisionSummary) -> bool:
 
 
 def retracted_lines(answer: Retracted, width: int | None) -> list[Line]:
-    """The reference alone first, for scripts; then everything that is taken down with it or given back."""
+    """The reference alone first, for scripts; then every revision that became unavailable or available with it."""
     undone = answer.reason is None
     pairs = [
         ("state", [words("handed out again" if undone else "retracted", "" if undone else BEHIND)]),
@@ -94,7 +94,7 @@ def retable(
 
 
 def retabled_lines(answer: Retabled, width: int | None) -> list[Line]:
-    """The old digest and the new one, what the tables differ in, and what hangs on it."""
+    """The old digest and the new one, the differences of the tables, and how many revisions are affected."""
     if not answer.changed:
         pairs = [("table", [[Span(answer.base.table_digest)], words("nothing new to say: it stays as it is", QUIET)])]
         return [(Span(answer.base.name, REFERENCE),), *fields(pairs, width)]
@@ -129,5 +129,5 @@ def protect_tag(
 
 
 def protected_lines(answer: Sequence[ProtectedTag], width: int | None) -> list[Line]:
-    """One line a pattern."""
+    """One line per pattern."""
     return table([([phrase(one.base, REFERENCE)], [[phrase(one.pattern, TAG)]]) for one in answer], width)

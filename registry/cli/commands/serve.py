@@ -14,7 +14,7 @@ PORT: Final = 8321
 
 
 class AnonymousRight(StrEnum):
-    """What ``--anonymous`` takes."""
+    """Values of ``--anonymous``."""
 
     READ = "read"
 
@@ -38,7 +38,7 @@ def serve(
     A folder, or with REGISTRY_DATABASE_URL and REGISTRY_STORE_URL a team's database and store. Without tokens it is
     served on loopback only, where it is open to this machine. SIGTERM and Ctrl-C let requests under way end first.
     """
-    del as_json  # nothing is printed on stdout: the log is JSON, and so is an error where --json is asked
+    del as_json  # nothing is printed on stdout: the log is JSON, and so are errors with --json
     from registry.app import serve as serve_registry
 
     serve_registry(url, host=host, port=port, anonymous="none" if anonymous is None else "read")

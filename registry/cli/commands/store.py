@@ -1,4 +1,4 @@
-"""Commands about what is stored: du, gc, fsck."""
+"""Commands about the store: du, gc, fsck."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from registry.schemas.usage import Usage
 
 _LISTED: Final = 20
-_STATES: Final = {  # of a registry: the worst of its blobs
+_STATES: Final = {  # of a registry: that of its worst blob
     "sound": Span("sound", "green"),
     "unreadable": Span("unreadable", "red"),
     "damaged": Span("damaged", "red"),
@@ -44,7 +44,7 @@ def du(
 
 
 def usage_lines(answer: Usage, width: int | None) -> list[Line]:
-    """A line an adapter, and the sums."""
+    """One line per adapter, and the sums."""
     header = ("OWN", "SIZE", "REVISIONS", "ADAPTER")
     rows = [
         ([Span(size(one.own)), Span(size(one.size)), Span(str(one.revisions))], [[phrase(one.name, REFERENCE)]])
@@ -77,7 +77,7 @@ def gc(
 
 
 def collected_lines(answer: Collected, width: int | None) -> list[Line]:
-    """How much first, then the largest of what it was."""
+    """The total first, then the largest blobs."""
     does = "would be collected" if answer.dry_run else "collected"
     pairs = [
         (does, [words(f"{size(answer.bytes)} in {counted(len(answer.blobs), 'blob')}")]),
@@ -146,7 +146,7 @@ def fsck(
 
 
 def _takes(damaged: Sequence[Damage]) -> str:
-    """What the damage takes down, and how to mend it."""
+    """What the damage makes unavailable, and how to repair it."""
     taken = {name for one in damaged for name in one.takes_down}
     kept = {name for one in damaged for name in one.materialisations}
     what = counted(len(taken), "revision or base model", "revisions and base models")
@@ -160,7 +160,7 @@ def _takes(damaged: Sequence[Damage]) -> str:
 
 
 def checked_lines(answer: Checked, width: int | None) -> list[Line]:
-    """Sound, unreadable or damaged, in one line, and everything that is wrong."""
+    """The state in one line, and all damage."""
     how = "all bytes read" if answer.deep else "sizes only; --deep reads all bytes"
     said = f"{counted(answer.blobs, 'blob')}, {size(answer.bytes)} ({how})"
     state = _STATES[max((one.state for one in answer.damage), key=list(_STATES).index, default="sound")]

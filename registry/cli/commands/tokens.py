@@ -39,7 +39,7 @@ def create(
     program. A registry in a folder becomes its owner's alone: nobody else on the machine can read it any more.
     """
     expires_in = parse_expiry(expires)
-    # The first token is what a new registry begins with.
+    # Creating the first token may create the registry.
     with session(url, as_json, create=True) as run:
         answer = run.registry.create_token(role.value, name=name, scopes=tuple(scope or ()), expires_in=expires_in)
         run.answer(answer, lambda _width: [(Span(answer.secret),)])
@@ -74,7 +74,7 @@ def _about(token: Token) -> str:
 
 
 def token_lines(tokens: Sequence[Token], width: int | None) -> list[Line]:
-    """One line a token."""
+    """One line per token."""
     rows = [
         (
             [

@@ -1,1 +1,1 @@
-"""Answers as text for a terminal or a pipe."""
+"""Renders answers as text for a terminal or a pipe."""

@@ -39,7 +39,7 @@ class RichProgress:
         if self._display is None or self._task is None:
             return
         self._pending += amount
-        # Work may report every block; the bar needs it some times a second only.
+        # Progress may be reported per block; the bar is redrawn a few times a second only.
         now = time.monotonic()
         if now - self._drawn >= _REDRAW_SECONDS:
             self._display.advance(self._task, self._pending)
@@ -65,7 +65,7 @@ class RichProgress:
             console=Console(file=sys.stderr, stderr=True),
             transient=True,
             expand=True,
-            # Results go to stdout while the bar is drawn, and must arrive there unchanged.
+            # Results go to stdout while the bar is drawn, and must not be altered.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -73,7 +73,7 @@ class RichProgress:
         return display
 
     def pause(self) -> None:
-        """Take the bar away, so that something can be printed; the next stage draws it again."""
+        """Remove the bar so that something can be printed; the next stage draws it again."""
         if self._display is not None:
             self._display.stop()
             self._display = None

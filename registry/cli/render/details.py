@@ -1,4 +1,4 @@
-"""Answers about one thing: a revision, a base model, a publish, a fetch, a verify."""
+"""Renders answers about one thing: a revision, a base model, a publish, a fetch, a verify."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _one_a_line(name: str, texts: Sequence[str]) -> list[tuple[str, Items]]:
 
 
 def _retracted(retraction: Retraction) -> str:
-    """What was taken back, why, and who did it."""
+    """What was retracted, why, and by whom."""
     return (
         f"{retraction.reference}: {retraction.reason} "
         f"({moment(retraction.at)} UTC by {retraction.actor}); no weights of it are handed out"
@@ -113,7 +113,7 @@ def _files(files: Sequence[FileEntry], width: int | None) -> list[Line]:
 
 
 def _repo(shown: Shown) -> Items:
-    """The repo in the Hub views, and what they call this very revision."""
+    """The repo id in the Hub views, and their names of this revision."""
     names = ", ".join(shown.repo_revisions)
     return [[phrase(shown.repo_id)], words(f"revision {names}" if names else "", QUIET)]
 
@@ -139,7 +139,7 @@ def _base_fields(shown: Shown, width: int | None) -> list[Line]:
 
 
 def _derived(told: DerivedFrom | None) -> Items:
-    """What the receipt beside the weights said; without a name where that may not be seen, or is not here."""
+    """What the receipt beside the weights says; without a name if that revision is hidden, or not in this registry."""
     if told is None:
         return []
     from registry.schemas.kinds import KINDS
@@ -155,7 +155,7 @@ def _derived(told: DerivedFrom | None) -> Items:
 
 
 def published_lines(answer: Published, width: int | None) -> list[Line]:
-    """The reference alone first, for scripts; then what was pinned, kept and left out."""
+    """The reference alone first, for scripts; then what was pinned, stored and left out."""
     revision = answer.revision
     stored = f"{size(answer.bytes_stored)}" if answer.created else "nothing, the adapter had this revision already"
     pairs: list[tuple[str, Items]] = [
@@ -235,7 +235,7 @@ def base_added_lines(answer: BaseAdded, width: int | None) -> list[Line]:
 
 
 def verified_lines(answer: Verified, width: int | None) -> list[Line]:
-    """Equal or not, in one line, and every tensor that is not."""
+    """The result in one line, and every tensor that differs."""
     subject = f"{answer.reference} as {answer.kind}"
     if answer.equal:
         how = "byte for byte" if answer.exact else "within the rounding bound (this machine's arithmetic is another)"

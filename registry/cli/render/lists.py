@@ -1,4 +1,4 @@
-"""Answers as lists: revisions, base models, events, and the tree."""
+"""Renders lists (revisions, base models, events) and the tree."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tags_of(revision: RevisionSummary) -> list[list[Span]]:
 
 
 def _remarks(revision: RevisionSummary) -> list[list[Span]]:
-    """What a list says about a revision beside its numbers: tags, behind, metrics, the first line of its message."""
+    """Remarks on a revision in a list: tags, retracted, behind, metrics, the first line of its message."""
     items = tags_of(revision)
     if revision.retracted:
         items.append([Span("retracted", GONE)])
@@ -48,7 +48,7 @@ def _log_remarks(revision: RevisionSummary) -> list[list[Span]]:
 
 
 def copied(original: CopiedFrom) -> str:
-    """Where a copy comes from, and who made it there."""
+    """Where a copy comes from, and who published it there."""
     return (
         f"from {original.reference} of {original.registry}, there by {original.author} on "
         f"{moment(original.created_at)} UTC"
@@ -76,7 +76,7 @@ def log_lines(log: Log, width: int | None) -> list[Line]:
 
 
 def search_lines(found: SearchResult, width: int | None) -> list[Line]:
-    """One line a revision."""
+    """One line per revision."""
     rows = [
         ([Span(revision.reference, REFERENCE), Span(f"rank {revision.rank}"), Span(size(revision.size))], items)
         for revision in found.revisions
@@ -86,13 +86,13 @@ def search_lines(found: SearchResult, width: int | None) -> list[Line]:
 
 
 def resolve_lines(resolved: Resolved, width: int | None) -> list[Line]:
-    """The lineage, root first, with the digests in full."""
+    """The lineage, root first, with full digests."""
     rows = [([Span(entry.reference, REFERENCE)], [[Span(entry.digest)]]) for entry in resolved.lineage]
     return table(rows, width)
 
 
 def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
-    """One line a base model."""
+    """One line per base model."""
     rows = [
         (
             [
@@ -110,7 +110,7 @@ def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
 
 
 def event_lines(events: Sequence[Event], width: int | None) -> list[Line]:
-    """One line an event, newest first."""
+    """One line per event, newest first."""
     rows = [
         (
             [Span(moment(event.at), QUIET), phrase(event.action), phrase(event.actor)],
@@ -140,13 +140,13 @@ def _detail(value: object) -> str:
 
 
 def tree_lines(tree: Tree, bases: Mapping[str, BaseSummary], width: int | None, *, guides: bool) -> Iterator[Line]:
-    """The tree as the ``tree`` command draws it; without ``guides`` (in a pipe) by indentation only."""
+    """The lines of the ``tree`` command; without ``guides`` (in a pipe) by indentation only."""
     for root in tree.roots:
         yield from _branch(root, None, bases, width, _Guides("", "", on=guides))
 
 
 class _Guides:
-    """What stands left of a node: ``first`` before its name, ``rest`` before all that lies under it."""
+    """The guides left of a node: ``first`` before its name, ``rest`` before everything below it."""
 
     def __init__(self, first: str, rest: str, *, on: bool) -> None:
         self.first, self.rest, self.on = first, rest, on
@@ -163,7 +163,7 @@ class _Guides:
 def _branch(
     node: TreeNode, above: TreeNode | None, bases: Mapping[str, BaseSummary], width: int | None, guides: _Guides
 ) -> Iterator[Line]:
-    # A subtree begins with its whole path, so that it says where it was cut out of the tree.
+    # A subtree begins with its whole path, which shows its place in the tree.
     name = node.path if above is None else node.name
     about = _about_base(node, bases) if node.revision is None else _about_revision(node.revision, above)
     under = guides.under(more=bool(node.children))

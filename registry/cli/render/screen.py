@@ -1,7 +1,7 @@
-"""Lines for people: laid out to the width of the terminal, coloured there, plain in a pipe.
+"""Lays out lines to the width of the terminal, with colours there, plain in a pipe.
 
 A *span* is a piece of text that is never broken (a reference, a digest, a size) with a style; free text is broken
-between words. On a terminal lines fit its width; in a pipe every record is one line, unless `COLUMNS` gives a width.
+between words. On a terminal, lines fit its width; in a pipe, every record is one line, unless `COLUMNS` gives a width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TextIO
 
 from registry.cli.render.text import clean
 
-# Styles by what they mark.
+# Styles by meaning.
 REFERENCE = "bold"
 TAG = "cyan"
 BEHIND = "yellow"
@@ -24,20 +24,20 @@ QUIET = "dim"
 
 GAP = 2
 HANG = 4
-_MIN_FLOWING = 32  # columns that text needs beside fixed cells, else it goes below them
+_MIN_FLOWING = 32  # columns needed for items beside fixed cells; with fewer they go below
 _UNBOUNDED = 1 << 30
 
 
 @dataclass(frozen=True)
 class Span:
-    """Text of one style that stays on one line."""
+    """Text in one style that stays on one line."""
 
     text: str
     style: str = ""
 
     @property
     def cells(self) -> int:
-        """Columns that the text takes on a terminal."""
+        """The width of the text on a terminal, in columns."""
         return sum(_cells(char) for char in self.text)
 
 
@@ -59,15 +59,14 @@ def words(text: str, style: str = "") -> list[Span]:
 
 
 def phrase(text: str, style: str = "") -> Span:
-    """Text from outside as one span, safe to print."""
+    """Untrusted text as one span, safe to print."""
     return Span(clean(text), style)
 
 
 def flow(items: Sequence[Sequence[Span]], width: int | None, *, gap: int = GAP) -> list[Line]:
     """Put items one after another, ``gap`` columns apart, on as many lines as ``width`` needs.
 
-    An item is a list of spans, one column apart; it may be broken between its spans. A span that is wider than a line
-    gets its own.
+    An item is a list of spans, one column apart; it may be broken between spans. A span wider than a line gets its own.
     """
     room = _UNBOUNDED if width is None else width
     lines: list[list[Span]] = [[]]
@@ -95,9 +94,9 @@ def table(
 ) -> list[Line]:
     """Rows of fixed cells in aligned columns, each followed by items that flow in the rest of the line.
 
-    Items go below the cells of their row, indented, where the rest of the line is too small for them. Cells that
-    don't fit a line flow too, without columns. ``right`` are the columns aligned to the right; ``header`` has one word
-    a fixed column, and may have one more for the items.
+    Items go below the cells of their row, indented, if the rest of the line is too narrow for them. Cells that don't
+    fit into a line flow too, without columns. ``right`` are the right-aligned columns; ``header`` has one word per
+    fixed column, and may have one more for the items.
     """
     if not rows:
         return []
@@ -123,7 +122,7 @@ def table(
 
 
 def _fits(items: Sequence[Sequence[Span]], room: int | None) -> bool:
-    """Whether items can stand beside cells without being pressed into a narrow column."""
+    """Whether items fit beside the cells without a narrow column."""
     if room is None:
         return True
     spans = [span for item in items for span in item]
@@ -155,7 +154,7 @@ def _align(cells: Sequence[Span], widths: Sequence[int], right: set[int]) -> lis
 
 
 def _stripped(line: Sequence[Span]) -> Line:
-    """A line without empty spans and blanks at its end."""
+    """A line without empty spans and trailing blanks."""
     spans = [span for span in line if span.text]
     while spans and not spans[-1].text.strip():
         spans.pop()
@@ -163,13 +162,13 @@ def _stripped(line: Sequence[Span]) -> Line:
 
 
 def fields(pairs: Iterable[tuple[str, Sequence[Sequence[Span]]]], width: int | None, *, indent: int = 2) -> list[Line]:
-    """Names and values, one below another; pairs without a value are left out."""
+    """Names and values, one pair below another; pairs without a value are omitted."""
     rows = [([Span(name, "dim")], items) for name, items in pairs if any(items)]
     return table(rows, width, indent=indent)
 
 
 class Screen:
-    """Where lines are printed: a stream, its width, and whether it takes colours."""
+    """An output stream, its width, and whether it takes colours."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -188,7 +187,7 @@ class Screen:
             return 80
 
     def show(self, lines: Iterable[Line]) -> None:
-        """Print lines, in one write, so that a reader that stops early gets whole lines."""
+        """Print lines in one write, so that a reader that stops early gets whole lines."""
         lines = list(lines)
         if not lines:
             return
@@ -199,7 +198,7 @@ class Screen:
         self.stream.flush()
 
     def say(self, text: str, style: str = "") -> None:
-        """Print one sentence, broken between words."""
+        """Print one sentence, wrapped between words."""
         self.show(flow([words(text, style)], self.width))
 
     @staticmethod
@@ -221,5 +220,5 @@ def stdout() -> Screen:
 
 
 def stderr() -> Screen:
-    """The screen for talk."""
+    """The screen for messages."""
     return Screen(sys.stderr)

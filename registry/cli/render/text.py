@@ -1,4 +1,4 @@
-"""How numbers, times and texts of strangers are written for people."""
+"""Formats numbers, times and untrusted text for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def clean(text: str) -> str:
-    """``text`` on one line and without control characters, which could rewrite what a terminal shows."""
+    """``text`` on one line, with control characters escaped, which could rewrite what a terminal shows."""
     return "".join(
         char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode("ascii")
         for char in text
@@ -20,7 +20,7 @@ def size(count: int) -> str:
 
 
 def amount(count: int) -> str:
-    """How many, three digits: ``1.10 B`` for 1.1 billion, ``22.7 M``, ``999``."""
+    """A count, three digits: ``1.10 B`` for 1.1 billion, ``22.7 M``, ``999``."""
     return str(count) if count < 1000 else _scaled(count, ("k", "M", "B", "T"))
 
 
@@ -28,7 +28,7 @@ def _scaled(count: int, units: tuple[str, ...]) -> str:
     value = float(count)
     for unit in units:
         value /= 1000
-        # Not 1000: what rounds up to it is written in the next unit.
+        # Not 1000: a value that rounds up to it is written in the next unit.
         if value < 999.5 or unit == units[-1]:
             digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
             return f"{value:.{digits}f} {unit}"
@@ -47,7 +47,7 @@ def moment(time: datetime) -> str:
 
 
 def number(value: float) -> str:
-    """A metric or a scaling, as short as six digits allow."""
+    """A metric or a scaling, in at most six significant digits."""
     return f"{value:.6g}"
 
 
@@ -67,5 +67,5 @@ def percent(share: float) -> str:
 
 
 def short_digest(digest: str) -> str:
-    """The first 12 hex digits, as people compare them."""
+    """The first 12 hex digits, enough to compare by eye."""
     return digest.removeprefix("sha256:")[:12]

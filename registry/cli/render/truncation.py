@@ -1,4 +1,4 @@
-"""What a truncation lost, as a line for a person and as a file."""
+"""Reports the loss of a truncation, as a line of text and as a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from registry.schemas import Truncation
 
 
 def truncation_line(truncation: Truncation) -> str:
-    """One line: the error over all modules, and which single rank would be enough for a given one."""
+    """One line: the error over all modules, and the uniform rank that is enough for each of some errors."""
     total = truncation.total
     kept = 100 * total.parameters_after / max(1, total.parameters_before)
     error = total.relative_frobenius if total.written is None else total.written
@@ -20,16 +20,16 @@ def truncation_line(truncation: Truncation) -> str:
 
 
 def check_report(file: str, out: str | None) -> None:
-    """Refuse a place for the report that can't be one, before any work is done.
+    """Check the path of the report before any work is done.
 
     Raises:
-        UsageError: it is a folder, in the folder that is filled (``out``), which holds what was fetched and nothing
-            else, or in one that is absent.
+        UsageError: it is a folder, is inside the output folder (``out``), which contains nothing but the artifact, is
+            above that folder, or its own folder does not exist.
     """
     place = Path(file).absolute()
     if place.is_dir():
         raise UsageError(f"--report {file!r} is a folder; name a file.")
-    # as links lead: the report is written through one
+    # Links are resolved: the report is written through one.
     written, filled = (Path(os.path.realpath(path)) for path in (file, out or os.devnull))
     if out is not None and (written.is_relative_to(filled) or filled.is_relative_to(written)):
         raise UsageError(f"--report {file!r} is in the way of what is fetched into {out!r}; name a file elsewhere.")
@@ -38,7 +38,7 @@ def check_report(file: str, out: str | None) -> None:
 
 
 def write_report(truncation: Truncation, file: str) -> None:
-    """Write the report; a file appears when it is complete, a pipe or a link is written through.
+    """Write the report: atomically to a file, directly through a pipe or a link.
 
     Raises:
         UnavailableError: the file can't be written.
@@ -48,7 +48,7 @@ def write_report(truncation: Truncation, file: str) -> None:
     draft = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         if place.is_symlink() or (place.exists() and not place.is_file()):
-            place.write_text(text, encoding="utf-8")  # such as /dev/stdout, which a rename would put an end to
+            place.write_text(text, encoding="utf-8")  # such as /dev/stdout, which a rename would replace
             return
         try:
             draft.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Blobs of a service as byte sources; no byte is handed out before the whole blob is verified.
+"""Blobs of a service as byte sources; no byte is returned before the whole blob is verified.
 
 A digest can't be checked on a part, so the first read downloads the blob: small ones into memory, others into an
 anonymous temporary file.

@@ -1,4 +1,4 @@
-"""Parallel downloads in pieces, handed out in order.
+"""Parallel downloads in pieces, yielded in order.
 
 Memory is bounded by the pieces in flight, whatever the files' size.
 """

@@ -1,7 +1,7 @@
 """Resumes a download that was killed, as far as its pieces are proved to be intact.
 
-A fetch journals the digest of each piece when it hands it out to be written. The next fetch of the same rendering to
-the same place takes the pieces from the killed run's folder whose bytes still have their digests.
+A fetch journals the digest of each piece before it is written. The next fetch of the same rendering to the same place
+takes the pieces from the killed run's folder whose bytes still have their digests.
 
 The journal is in the cache. Where that is read-only, a fetch goes on without one.
 """
@@ -66,7 +66,7 @@ class Journal:
         return bool(blake3(data).hexdigest() == digest)
 
     def note(self, path: str, start: int, data: memoryview) -> None:
-        """Record a piece that is handed out to be written."""
+        """Record a piece that is about to be written."""
         if self._notes is None:
             return
         line = [path, start, len(data), blake3(data).hexdigest()]

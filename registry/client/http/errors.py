@@ -38,7 +38,7 @@ _SENTENCES: Final[dict[type[httpx.HTTPError], str]] = {
     httpx.ConnectError: "{url} can't be reached: {why}; check the address, and whether the registry runs.",
     httpx.TransportError: "The connection to {url} broke: {why}; try again.",
 }
-"""What is said where no answer came; the first that fits."""
+"""Messages for a missing response; the first match counts."""
 
 
 def error_of(problem: Problem) -> RegistryError:

@@ -135,7 +135,7 @@ class Transport:
                 raise error
 
     def failure(self, response: httpx.Response) -> tuple[RegistryError | None, float | None, bool]:
-        """The error of a response, when to retry, and whether that may help."""
+        """The error of a response, the pause before a retry, and whether a retry may help."""
         alien = foreign_answer(self.url, response)
         if alien is not None:
             return alien, retry_after(response.headers), alien.code == "unavailable"

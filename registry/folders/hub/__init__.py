@@ -1,1 +1,1 @@
-"""Repositories of a Hub, brought to this machine."""
+"""Downloads repositories of a Hub."""

@@ -1,6 +1,6 @@
-"""The Hub's own client, huggingface_hub, as this package calls it: what it raises is told as errors of this one.
+"""Wraps the Hub's own client, huggingface_hub, and maps its exceptions to errors of the registry.
 
-It is imported when a Hub is asked, and takes its settings from the environment as it always does.
+It is imported on first use, and takes its settings from the environment as usual.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class HubFile:
 
     path: str
     size: int
-    sha256: str | None  # hex, where the Hub says it
+    sha256: str | None  # hex; None if the Hub does not list it
 
 
 class HubClient:
-    """One repository of the Hub that the environment names; ``called`` is how the user called it."""
+    """One repository of the Hub that the environment names; ``called`` is the user's name for it, for messages."""
 
     def __init__(self, repo_id: str, called: str) -> None:
         try:
@@ -47,7 +47,7 @@ class HubClient:
                 code="missing_package",
             ) from problem
         self._hub: Any = huggingface_hub
-        # Each by its name: the package loads its modules when they are asked for, and not as attributes.
+        # Imported by name: the package loads its modules lazily, and not as attributes.
         self._constants: Any = constants
         self._errors: Any = errors
         self._folder_name: Any = file_download.repo_folder_name
@@ -57,7 +57,7 @@ class HubClient:
 
     @property
     def endpoint(self) -> str:
-        """The address of the Hub, without a password."""
+        """The address of the Hub, redacted."""
         return redacted(self._constants.ENDPOINT)
 
     @property
@@ -65,7 +65,7 @@ class HubClient:
         return bool(self._constants.HF_HUB_OFFLINE)
 
     def resolve(self, revision: str | None) -> str:
-        """The commit that the name of a revision means now; offline, what it meant when it was asked last."""
+        """The commit of a revision name now; offline, its commit when it was last resolved."""
         if self._offline:
             return self._cached_commit(revision or "main")
         with self._told(revision):
@@ -73,7 +73,7 @@ class HubClient:
         return str(info.sha)
 
     def files(self, commit: str) -> list[HubFile]:
-        """All files at a commit; offline, those of it that the cache has."""
+        """All files at a commit; offline, those in the cache."""
         if self._offline:
             return list(self._cached_files(commit))
         with self._told(commit):
@@ -82,7 +82,7 @@ class HubClient:
         return [HubFile(file.path, file.size, file.lfs.sha256 if file.lfs else None) for file in found]
 
     def bring(self, commit: str, files: Sequence[HubFile], progress: Progress) -> dict[str, Path]:
-        """Bring files to the cache, some at once; where each is, by name."""
+        """Download files to the cache in parallel; returns the place of each by name."""
         counter = _Counter(progress)
         if not self._offline:
             progress.begin("Downloading", sum(file.size for file in files))
@@ -101,7 +101,7 @@ class HubClient:
     def _bring(self, commit: str, file: HubFile, counter: _Counter) -> Path:
         download = self._hub.hf_hub_download
         bar = counter.bar(file.size)
-        # Before 1.0 the client draws its own bars, and none of them in a pipe.
+        # Before 1.0 the client draws its own bars, but none in a pipe.
         own = {"tqdm_class": bar} if "tqdm_class" in inspect.signature(download).parameters else {}
         place = download(self._repo_id, file.path, revision=commit, local_files_only=self._offline, **own)
         bar.finish()
@@ -111,7 +111,7 @@ class HubClient:
     def _api(self) -> Any:
         return self._hub.HfApi()
 
-    # -------------------------------------------------------------- without a network
+    # -------------------------------------------------------------- offline
 
     def _cached_commit(self, revision: str) -> str:
         folder = self._cached_repo
@@ -135,11 +135,11 @@ class HubClient:
         name = self._folder_name(repo_id=self._repo_id, repo_type="model")
         return Path(self._constants.HF_HUB_CACHE) / str(name)
 
-    # -------------------------------------------------------------- what went wrong
+    # -------------------------------------------------------------- errors
 
     @contextmanager
     def _told(self, revision: str | None) -> Iterator[None]:
-        """Tell what the client raises as an error of the registry."""
+        """Map exceptions of the client to errors of the registry."""
         try:
             yield
         except RegistryError:
@@ -150,7 +150,7 @@ class HubClient:
     def _error(self, problem: Exception, revision: str | None) -> RegistryError:
         repo, said = f"{self._repo_id} at {self.endpoint}", _said(problem)
         known = self._errors
-        told = {  # the first that it is: to the client, a gated repository is one that is not found
+        told = {  # the first match counts: GatedRepoError is a subclass of RepositoryNotFoundError
             known.GatedRepoError: NotAllowedError(
                 f"{repo} is gated: ask for access on its page, and set HF_TOKEN to a token of the account that has "
                 f"it{said}."
@@ -176,13 +176,13 @@ class HubClient:
 
 
 def _said(problem: Exception) -> str:
-    """What the Hub itself says about it."""
+    """The Hub's own message about the error."""
     text = " ".join(str(getattr(problem, "server_message", None) or "").split())
     return f" (it says: {text[:300].rstrip('.')})" if text else ""
 
 
 def _reason(problem: Exception) -> str:
-    """The innermost cause in one line: what the HTTP library says is more than what is made of it."""
+    """The innermost cause in one line: the HTTP library's message says more than the errors that wrap it."""
     while (cause := problem.__cause__ or problem.__context__) is not None and isinstance(cause, Exception):
         problem = cause
     text = " ".join(str(problem).split())[:300].rstrip(".")
@@ -190,11 +190,11 @@ def _reason(problem: Exception) -> str:
 
 
 class _StoppedError(Exception):
-    """Another download failed, or the user stopped: this one ends, too."""
+    """Another download failed, or the user interrupted: this one ends, too."""
 
 
 class _Counter:
-    """Bytes of all downloads together, told from one thread at a time."""
+    """Sums the bytes of all downloads, reporting from one thread at a time."""
 
     def __init__(self, progress: Progress) -> None:
         self.stopped = False
@@ -212,10 +212,10 @@ class _Counter:
 
 
 class _Bar:
-    """Stands where the client would make a bar for a file, and counts; called, it is the bar."""
+    """A progress bar for one file that only counts. Passed as ``tqdm_class``: calling it returns itself."""
 
     def __init__(self, advance: Callable[[int], None], size: int) -> None:
-        self.total: float | None = size  # which some versions read and set
+        self.total: float | None = size  # read and set by some versions
         self.n = 0
         self.format_dict: dict[str, object] = {}
         self._advance = advance
@@ -227,14 +227,14 @@ class _Bar:
         return self
 
     def update(self, amount: float | None = 1) -> None:
-        """More bytes are here; what is brought again counts once."""
+        """Count more bytes; bytes that are downloaded again count once."""
         step = min(int(amount or 0), self._size - self._done)
         if step > 0:
             self._done += step
             self._advance(step)
 
     def finish(self) -> None:
-        """The file is here, from wherever it came."""
+        """Count the rest of the file, such as one that was cached."""
         self.update(self._size)
 
     def __enter__(self) -> _Bar:
@@ -244,7 +244,7 @@ class _Bar:
         pass
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        """What else bars can do, which differs by version."""
+        """Ignore all other methods of bars, which differ by version."""
         if name.startswith("__"):
             raise AttributeError(name)
         return _nothing

@@ -1,7 +1,7 @@
-"""A repository of a Hub, brought to this machine: listed at one commit, and of that commit what the registry takes.
+"""Downloads what the registry takes of a Hub repository at one commit.
 
-The Hub's own client does it, with its cache, its endpoint and its token (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``,
-``HF_HUB_OFFLINE``). What was brought before is not brought again, so that a run that was stopped goes on.
+The Hub's own client does it, with its cache, endpoint and token (``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``,
+``HF_HUB_OFFLINE``). Cached files are not downloaded again, so an interrupted run is resumed.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _SOURCE: Final = re.compile(rf"hf:{_PART}(?:/{_PART})?@[0-9a-f]{{7,64}}(?: at ht
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a repository, sorted by the rule of folders."""
+    """The files of a repository, classified by the rules of `registry.folders.scan`."""
 
     where: str
-    names: tuple[str, ...]  # what is taken
+    names: tuple[str, ...]  # taken
     left_out: tuple[LeftOut, ...]
-    read: Callable[[str], bytes]  # a document, by name
+    read: Callable[[str], bytes]  # downloads a document by name
 
 
 Choose = Callable[[Listing], tuple[Iterable[str], Iterable[LeftOut]]]
-"""The names that are wanted, and what is left out besides; it raises where they are not what is looked for."""
+"""Selects the names to download, and what else is left out; raises if the repository is not of the wanted kind."""
 
 
 @dataclass(frozen=True)
 class HubReference:
-    """A repository, and the name of a revision of it; None: the one that the Hub shows first."""
+    """A repository and a revision name; None: the Hub's default revision."""
 
     repo_id: str
     revision: str | None
 
     @classmethod
     def parse(cls, text: str) -> HubReference:
-        """Read ``hf:ORG/REPO`` or ``hf:ORG/REPO@REVISION``.
+        """Parse ``hf:ORG/REPO`` or ``hf:ORG/REPO@REVISION``.
 
         Raises:
             UsageError: it has another form.
@@ -68,15 +68,15 @@ class HubReference:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was brought: a folder, which the Hub's cache keeps, and where it comes from."""
+    """What was downloaded: a folder in the Hub's cache, and its source."""
 
     folder: Path
-    source: str  # hf:ORG/REPO@COMMIT, and the endpoint where it is not the usual one
-    left_out: tuple[LeftOut, ...]  # what was not brought
-    digests: Mapping[str, str]  # by name, of those files of which the Hub knows it
+    source: str  # hf:ORG/REPO@COMMIT, and the endpoint if it is not the default
+    left_out: tuple[LeftOut, ...]  # not downloaded
+    digests: Mapping[str, str]  # by name, where the Hub lists one
 
     def check(self, files: Mapping[str, tuple[str, int]]) -> None:
-        """Hold what was read against what the Hub says of it; ``files`` are digests and sizes by name.
+        """Compare files as read with the Hub's digests; ``files`` are digests and sizes by name.
 
         Raises:
             IntegrityError: ``corrupt``, a file of the Hub's cache is damaged.
@@ -91,15 +91,15 @@ class Snapshot:
 
 
 def names_a_hub(place: str | os.PathLike[str]) -> bool:
-    """Whether what a user gave is a repository of a Hub; a folder of such a name is given as ``./hf:...``."""
+    """Whether the user's argument is a Hub repository; a folder of such a name is given as ``./hf:...``."""
     return os.fspath(place).startswith(SCHEME)
 
 
 def check_source(text: str | None) -> str | None:
-    """Return where something is said to come from, if it has the form of `Snapshot.source`.
+    """Return a source if it has the form of `Snapshot.source`.
 
     Raises:
-        UsageError: it has not.
+        UsageError: it has another form.
     """
     if text is not None and (len(text) > MAX_SOURCE or _SOURCE.fullmatch(text) is None):
         raise UsageError(f"The source {text[:200]!r} is malformed: hf:ORG/REPO@COMMIT is expected.")
@@ -107,14 +107,14 @@ def check_source(text: str | None) -> str | None:
 
 
 def bring(text: str, choose: Choose, error: type[RegistryError], progress: Progress) -> Snapshot:
-    """Bring what ``choose`` wants of a repository to this machine.
+    """Download what ``choose`` selects of a repository.
 
     Raises:
         UsageError: the text names no repository.
-        NotFoundError: there is no such repository or revision, or the token does not see it.
-        NotAllowedError: the repository is gated, or the token is refused.
+        NotFoundError: there is no such repository or revision, or it is hidden from the token.
+        NotAllowedError: the repository is gated, or the token is denied.
         UnavailableError: the Hub can't be reached, or the client's package is not installed.
-        error: names of files that can't be taken; and whatever ``choose`` raises.
+        error: file names that can't be taken; and whatever ``choose`` raises.
     """
     reference = HubReference.parse(text)
     client = HubClient(reference.repo_id, str(reference))
@@ -137,7 +137,7 @@ def bring(text: str, choose: Choose, error: type[RegistryError], progress: Progr
 
 
 def _root(places: Mapping[str, Path]) -> Path:
-    """The folder of the snapshot, from where one of its files is."""
+    """The folder of the snapshot, derived from the place of one of its files."""
     path, place = next(iter(places.items()))
     return place.parents[path.count("/")]
 

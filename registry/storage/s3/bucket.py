@@ -1,4 +1,4 @@
-"""One bucket, or a prefix of it: single requests, and their refusals as errors of this package."""
+"""One bucket, or a prefix of it: single requests, with errors mapped to those of this package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """What the store says of a part of an unfinished upload."""
+    """What the store lists about a part of an unfinished upload."""
 
     size: int
     tag: str
@@ -33,7 +33,7 @@ class Part:
 
     @classmethod
     def of(cls, listed: dict[str, Any]) -> Part:
-        """A part as a list has it."""
+        """Parse a part of a listing."""
         return cls(int(listed["Size"]), str(listed["ETag"]), listed["LastModified"].astimezone(UTC))
 
 
@@ -54,18 +54,18 @@ class Bucket:
         self.connection = Connection(self.name, public_url)
         self.client = self.connection.client
         self.copies_parts = True
-        """Whether the store can copy a range of an object; False once it has shown that it can't."""
+        """Whether the store can copy a range of an object; set to False once it failed to."""
 
     def at(self, key: str) -> dict[str, str]:
-        """The arguments that name an object in a request."""
+        """The request arguments that name an object."""
         return {"Bucket": self.name, "Key": self._prefix + key}
 
     @contextmanager
     def told(self, key: str | None = None, *, writing: bool = False) -> Iterator[None]:
-        """Turns what botocore raises in the block into an error of this package.
+        """Map exceptions of botocore in the block to errors of this package.
 
-        urllib3's own errors are among it: botocore lets those through of a refusal whose body does not come. What an
-        answer lacks, or has in another form, comes as an error of Python: from botocore's parser, or from the block.
+        urllib3's own errors are included: botocore lets them through if the body of an error response breaks off. A
+        missing or malformed field of an answer raises a builtin exception, in botocore's parser or in the block.
         """
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
@@ -80,14 +80,14 @@ class Bucket:
 
     @contextmanager
     def keeps(self) -> Iterator[None]:
-        """For what the store has acknowledged: that it is not there, or not whole, is the store's fault."""
+        """For objects that the store has acknowledged: if one is missing or incomplete, the store lost it."""
         try:
             yield
         except (NotFoundError, IntegrityError) as error:
             raise lost(self.place) from error
 
     def ping(self) -> None:
-        """Raises when the bucket isn't there, can't be used, or does not answer within seconds."""
+        """Raise if the bucket doesn't exist, can't be used, or doesn't answer within seconds."""
         self._require(self.connection.impatient)
 
     def _require(self, client: Any) -> None:
@@ -100,7 +100,7 @@ class Bucket:
                 raise
 
     def find(self, key: str) -> int | None:
-        """Bytes of an object, or None when there is none, or no bucket: the store's answer is the same."""
+        """Bytes of an object, or None if there is no object or no bucket: the store's answer is the same."""
         try:
             with self.told(key):
                 return int(self.client.head_object(**self.at(key))["ContentLength"])
@@ -108,7 +108,7 @@ class Bucket:
             return None
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, or None when there is none. A missing bucket is an error."""
+        """Bytes of an object, or None if there is none. A missing bucket is an error."""
         size = self.find(key)
         if size is None:
             self._require(self.client)
@@ -120,12 +120,12 @@ class Bucket:
             self.client.put_object(**self.at(key), Body=body, ContentLength=length)
 
     def delete(self, key: str) -> None:
-        """Remove an object; a missing one is no error, also where a store says so."""
+        """Remove an object. Idempotent, also if the store answers that it is missing."""
         with suppress(NotFoundError), self.told(key, writing=True):
             self.client.delete_object(**self.at(key))
 
     def tidy(self, key: str, upload: str | None = None) -> None:
-        """Remove what is left of unfinished work. When that can't be done now, it is left to be collected."""
+        """Remove leftovers of unfinished work. A failure is only logged: the collector removes them later."""
         try:
             if upload is not None:
                 self.abort(key, upload)
@@ -134,12 +134,12 @@ class Bucket:
             log.warning("the object %s in %s is left to be collected: %s", key, self.place, error)
 
     def begin(self, key: str) -> str:
-        """Begin an upload in parts."""
+        """Begin a multipart upload; returns its id."""
         with self.keeps(), self.told(key, writing=True):
             return str(self.client.create_multipart_upload(**self.at(key))["UploadId"])
 
     def put_part(self, key: str, upload: str, number: int, body: Any, length: int) -> str:
-        """Write a part; returns what the store wants to hear of it when the parts are joined."""
+        """Write a part; returns its ETag, which `join` needs."""
         with self.told(key, writing=True):
             answer = self.client.upload_part(
                 **self.at(key), UploadId=upload, PartNumber=number, Body=body, ContentLength=length
@@ -147,10 +147,10 @@ class Bucket:
             return str(answer["ETag"])
 
     def join(self, key: str, upload: str, tags: dict[int, str], size: int) -> None:
-        """Make an object of ``size`` bytes of its parts, under a key that nothing else is written to.
+        """Complete a multipart upload to an object of ``size`` bytes, under a key that nothing else is written to.
 
-        Raises `NotFoundError` when there is no such upload, unless it was joined already: by another call, or by this
-        one, whose request is repeated when the answer to it was lost.
+        Raises `NotFoundError` if there is no such upload, unless it was completed already: by another call, or by this
+        one, whose request is retried if the answer was lost.
         """
         parts = [{"PartNumber": number, "ETag": tag} for number, tag in sorted(tags.items())]
         with self.told(key, writing=True):
@@ -163,7 +163,7 @@ class Bucket:
                     raise
 
     def abort(self, key: str, upload: str) -> None:
-        """Remove an upload and its parts; one that is gone is no error."""
+        """Remove a multipart upload and its parts. Idempotent."""
         with self.told(key, writing=True):
             try:
                 self.client.abort_multipart_upload(**self.at(key), UploadId=upload)
@@ -172,7 +172,7 @@ class Bucket:
                     raise
 
     def parts(self, key: str, upload: str) -> dict[int, Part] | None:
-        """Each part that is there by its number, or None when there is no such upload."""
+        """The parts received, by number, or None if there is no such upload."""
         try:
             with self.told(key):
                 pages = self.client.get_paginator("list_parts").paginate(**self.at(key), UploadId=upload)
@@ -182,7 +182,7 @@ class Bucket:
             return None
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key starts with ``prefix``, in the order in which the store lists them."""
+        """All objects whose key starts with ``prefix``, in the store's order."""
         with self.told():
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=self._prefix + prefix
@@ -193,8 +193,8 @@ class Bucket:
                     yield ObjectInfo(key, int(one["Size"]), one["LastModified"].astimezone(UTC))
 
     def uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
-        """Unfinished uploads in parts: key, id, when each began."""
-        with suppress(NotFoundError), self.told():  # what rclone says of a bucket without any
+        """Unfinished multipart uploads: key, id, start time."""
+        with suppress(NotFoundError), self.told():  # rclone answers so if a bucket has none
             pages = self.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.name, Prefix=self._prefix + prefix
             )
@@ -203,14 +203,14 @@ class Bucket:
                     yield self._key(one["Key"], prefix), one["UploadId"], one["Initiated"].astimezone(UTC)
 
     def _key(self, listed: str, prefix: str) -> str:
-        """A key of a list without what the bucket's prefix adds."""
+        """A listed key without the bucket's prefix."""
         if not listed.startswith(self._prefix + prefix):
             raise ValueError("a key that was not asked for")
         return listed[len(self._prefix) :]
 
 
 def _listed(page: dict[str, Any], name: str, following: str) -> Any:
-    """The items of a page of a list. One that says nothing, or is cut, would be taken for a list of less."""
+    """The items of a page of a listing. An empty or truncated page would pass for a shorter listing."""
     if not page.keys() - {"ResponseMetadata", "RequestCharged"}:
         raise ValueError("a list that says nothing")
     if page.get("IsTruncated") and not page.get(following):

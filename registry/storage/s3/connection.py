@@ -1,4 +1,4 @@
-"""Clients for an S3 store, set up by the standard AWS settings (environment, profiles, roles)."""
+"""Clients for an S3 store, configured by the standard AWS settings (environment, profiles, roles)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _AWS: Final = (".amazonaws.com", ".amazonaws.com.cn")
 
 
 class Connection:
-    """The clients that a driver needs, all safe for many threads.
+    """The clients that a driver needs, all thread-safe.
 
-    ``client`` for what answers soon, ``patient`` for copies that the store makes and joins, ``impatient`` for whether
-    the store answers at all, ``signer`` for presigned requests, which are made for the address under which clients
-    reach the store.
+    ``client`` for quick requests; ``patient``, with a long timeout, for copies made by the store and completed uploads;
+    ``impatient``, with a short one and no retry, to check that the store answers at all; ``signer`` for presigned
+    requests, made for the address at which clients reach the store.
     """
 
     def __init__(self, bucket: str, public_url: str | None) -> None:
@@ -33,7 +33,7 @@ class Connection:
 
         try:
             settings = botocore.session.get_session()
-            # One for all clients: it adds its methods to what the settings make, which works once.
+            # One session for all clients: it registers its methods on the botocore session, which works once.
             session = boto3.session.Session(botocore_session=settings)
             self.client = _client(session, settings, None, bucket)
             self.signer = self.client if public_url is None else _client(session, settings, public_url, bucket)
@@ -50,7 +50,7 @@ class Connection:
 
     @property
     def patient(self) -> Any:
-        """A client that waits for long."""
+        """A client with a long read timeout."""
         with self._lock:
             if self._patient is None:
                 self._patient = self._another(read_timeout=_PATIENCE)
@@ -58,7 +58,7 @@ class Connection:
 
     @property
     def impatient(self) -> Any:
-        """A client that asks once and gives up soon."""
+        """A client with short timeouts and no retry."""
         with self._lock:
             if self._impatient is None:
                 self._impatient = self._another(
@@ -70,7 +70,7 @@ class Connection:
 
     @property
     def endpoint(self) -> str:
-        """Where the store is, without credentials."""
+        """The address of the store, redacted."""
         return _without_user(self.client.meta.endpoint_url)
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Connection:
 
 
 def _client(session: Any, settings: Any, endpoint: str | None, bucket: str, **patience: Any) -> Any:
-    """A client for ``endpoint``, or for that of the settings; ``patience`` are settings that differ from the usual."""
+    """A client for ``endpoint`` (None: that of the settings); ``patience`` overrides timeouts and retries."""
     from botocore.config import Config
 
     config = Config(
@@ -94,24 +94,24 @@ def _client(session: Any, settings: Any, endpoint: str | None, bucket: str, **pa
         max_pool_connections=_CONNECTIONS,
         tcp_keepalive=True,
         retries={"mode": "standard"},
-        # Stores accept wrong checksums and send wrong ones: bytes are read back and hashed instead.
+        # Stores accept wrong checksums and send wrong ones, so bytes are read back and hashed instead.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     ).merge(Config(**patience))
     if _in_host(settings, endpoint, bucket):
         addressing: Any = {"addressing_style": "virtual"}
         config = config.merge(Config(s3=addressing))
-    # botocore itself doesn't know AWS_REGION, which all other clients of AWS do.
+    # botocore does not read AWS_REGION, which all other AWS clients do.
     region = settings.get_config_variable("region") or os.environ.get("AWS_REGION")
     return session.client("s3", region_name=region, endpoint_url=endpoint, config=config)
 
 
 def _in_host(settings: Any, endpoint: str | None, bucket: str) -> bool:
-    """Whether to ask for the bucket's name in the host name of URLs.
+    """Whether the bucket's name belongs in the host name of URLs (virtual-hosted style).
 
-    Amazon's own stores want that, and botocore's default would sign for a host of another region. Elsewhere that
-    default is right: the path (there are no names for buckets below ``127.0.0.1`` or ``s3``), unless
-    ``addressing_style`` in a profile's ``s3`` says otherwise. A name with dots fits no certificate.
+    Amazon's own stores need that, and botocore's default would sign for a host of another region. For other stores the
+    default is right: the path (there are no bucket names below ``127.0.0.1`` or ``s3``), unless ``addressing_style`` in
+    a profile's ``s3`` says otherwise. A bucket name with dots matches no certificate.
     """
     from botocore.configprovider import ConfiguredEndpointProvider
 

@@ -1,4 +1,4 @@
-"""Copies within a bucket: by the store as a whole, by the store in parts, or in parts through this process."""
+"""Copies within a bucket: by the store in one request, by the store in parts, or in parts through this process."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from registry.storage.s3.errors import code_of, status_of
 from registry.storage.s3.reading import S3Reader
 
 SINGLE_COPY: Final = 5_000_000_000
-"""The most that S3 copies by one request."""
+"""The largest object that S3 copies in one request, in bytes."""
 COPIED_PART: Final = 256 << 20
 CARRIED_PART: Final = 16 << 20
 _MOST_PARTS: Final = 10_000
 _AT_ONCE: Final = 4
 
 _Part = Callable[[str, int, int, int], str | None]
-"""Makes a part (upload, number, first byte, length); None when the store can't."""
+"""Makes a part (upload, number, first byte, length); None if the store can't."""
 
 
 def copy_object(bucket: Bucket, source: str, target: str, size: int) -> None:
-    """Copy an object of ``size`` bytes. When it raises, nothing is there under ``target``."""
+    """Copy an object of ``size`` bytes. If it raises, there is nothing under ``target``."""
     if size <= SINGLE_COPY:
         with bucket.told(source, writing=True):
             bucket.connection.patient.copy_object(
                 **bucket.at(target),
                 CopySource=bucket.at(source),
-                # What a client said of its bytes does not become a part of what is kept.
+                # Metadata that the client sent with its bytes is not kept.
                 MetadataDirective="REPLACE",
                 ContentType="application/octet-stream",
             )
@@ -40,7 +40,7 @@ def copy_object(bucket: Bucket, source: str, target: str, size: int) -> None:
 
 
 def _in_parts(bucket: Bucket, target: str, size: int, part_size: int, make: _Part) -> bool:
-    """Copy in parts; False, with nothing done, when the store can't make the first one."""
+    """Copy in parts; False, without effect, if the store can't make the first one."""
     part_size = max(part_size, -(-size // _MOST_PARTS))
     starts = range(0, size, part_size)
     upload = bucket.begin(target)
@@ -83,7 +83,7 @@ def _by_store(bucket: Bucket, source: str, target: str) -> _Part:
                 if status_of(error) in {405, 501} or code_of(error) == "NotImplemented":
                     return None
                 raise
-        # Stores that don't know this request take it for a part of no bytes, and say nothing of a copy.
+        # Stores without this request take it for a part of no bytes, and answer without a copy result.
         tag = answer.get("CopyPartResult", {}).get("ETag")
         return None if tag is None else str(tag)
 

@@ -1,4 +1,4 @@
-"""Objects in a bucket: the driver for S3 and for stores that speak its language."""
+"""The driver for buckets of S3 and compatible stores."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from registry.storage.s3.writing import S3Copy, S3Writer
 
 _AT_ONCE: Final = 8
 LITTER_AGE: Final = timedelta(days=1)
-"""How long unfinished work is taken for that of a live writer: a bucket has no locks that die with a process."""
+"""How long unfinished work counts as a live writer's: a bucket has no locks that end with a process."""
 
 
 class S3Driver(S3Uploads):
     """Objects in the bucket and below the prefix of ``s3://bucket/prefix``.
 
-    The endpoint, region and credentials come from the standard AWS settings. ``public_url`` is the endpoint as clients
-    reach it, where it differs; with ``proxy_blobs`` clients can't reach it at all, and nothing is signed for them.
+    The endpoint, region and credentials come from the standard AWS settings. ``public_url`` is the endpoint for
+    clients, if it differs; with ``proxy_blobs`` clients can't reach the store, and nothing is signed for them.
     """
 
     def __init__(self, url: str, *, public_url: str | None = None, proxy_blobs: bool = False) -> None:
@@ -79,7 +79,7 @@ class S3Driver(S3Uploads):
         old = [one.key for one in self._bucket.objects(INCOMING) if one.modified < older_than]
         for key in old:
             self._bucket.delete(key)
-        # Only where this driver writes: the bucket may hold more than this registry.
+        # Only below the prefixes that this driver writes to: the bucket may contain more than this registry.
         return len(old) + sum(abort_uploads(self._bucket, place, older_than) for place in (INCOMING, BLOBS, BLOCKS))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What an S3 store says, as errors of this package. No sentence holds a credential or a signed URL."""
+"""Maps answers of an S3 store to errors of this package. No message contains a credential or a signed URL."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _FULL: Final = frozenset(
 
 
 def code_of(error: Exception) -> str:
-    """The code of a store's refusal, or an empty text when the error is another one."""
+    """The error code of a store's answer, or an empty string if the error is another one."""
     answer: dict[str, Any] = getattr(error, "response", None) or {}
     return str(answer.get("Error", {}).get("Code", ""))
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of a store's refusal; 0 when there was no answer."""
+    """The HTTP status of a store's answer; 0 if there was none."""
     answer: dict[str, Any] = getattr(error, "response", None) or {}
     return int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether the store said that an object or an upload isn't there."""
+    """Whether the store said that an object or an upload doesn't exist."""
     return status_of(error) == 404 and code_of(error) != "NoSuchBucket"
 
 
 def store_error(error: Exception, place: str, endpoint: str, key: str | None, *, writing: bool) -> RegistryError:
-    """The sentence for what botocore raised while working on the object ``key`` in ``place``."""
+    """The error for what botocore raised while working on the object ``key`` in ``place``."""
     code, status = code_of(error), status_of(error)
     if status == 0:
         return _unanswered(error, place, endpoint)
@@ -61,7 +61,7 @@ def store_error(error: Exception, place: str, endpoint: str, key: str | None, *,
 
 
 def no_bucket(place: str, endpoint: str) -> UnavailableError:
-    """The error of a bucket that isn't there."""
+    """The error for a missing bucket."""
     name = place.removeprefix("s3://").partition("/")[0]
     return UnavailableError(
         f"There is no bucket {name} at {endpoint}: create it, or correct the store's URL {place} or AWS_ENDPOINT_URL."
@@ -69,7 +69,7 @@ def no_bucket(place: str, endpoint: str) -> UnavailableError:
 
 
 def malformed(error: Exception, place: str, endpoint: str) -> UnavailableError:
-    """The error of an answer that is none of S3."""
+    """The error for an answer that does not follow the S3 protocol."""
     return UnavailableError(
         f"The store {place} at {endpoint} sent an answer that can't be read ({type(error).__name__}: "
         f"{ascii(str(error))[:80]}): run this again, and if that goes on, see what stands before the store."

@@ -1,4 +1,4 @@
-"""Objects in a bucket, read by range: large reads by several requests, broken ones taken up where they broke."""
+"""Reads objects in a bucket by range: large reads by several requests, interrupted ones resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry.storage.s3.errors import status_of
 _PIECE: Final = 8 << 20
 _AT_ONCE: Final = 8
 _ATTEMPTS: Final = 4
-_AT_A_TIME: Final = 256 << 10  # what came of a step that breaks is asked for again
+_AT_A_TIME: Final = 256 << 10  # bytes per step: a step that breaks off is requested again
 
 
 class S3Reader:
@@ -45,7 +45,7 @@ class S3Reader:
                 read.result()
 
     def close(self) -> None:
-        """There is nothing to release: connections are the driver's."""
+        """Nothing to release: connections belong to the driver."""
 
     def _read_piece(self, offset: int, buffer: memoryview) -> None:
         reason: Exception | None = None
@@ -63,14 +63,14 @@ class S3Reader:
             ) from reason
 
     def _read_some(self, offset: int, buffer: memoryview) -> tuple[int, Exception | None]:
-        """Ask for all of ``buffer``; returns how much came, and what stopped it."""
+        """Request all of ``buffer``; returns how many bytes came, and the error that stopped it."""
         from botocore.exceptions import BotoCoreError
         from urllib3.exceptions import HTTPError
 
         try:
             body = self._ask(offset, len(buffer))
         except UnavailableError as error:
-            if isinstance(error.__cause__, HTTPError):  # a refusal that broke off, which botocore does not ask again
+            if isinstance(error.__cause__, HTTPError):  # a broken error response, which botocore does not retry
                 return 0, error.__cause__
             raise
         source = _inner(body) or body
@@ -82,7 +82,7 @@ class S3Reader:
             return done, error
         finally:
             if source is not body and source.isclosed():
-                body._raw_stream.release_conn()  # to its pool: what is not read by way of urllib3, it takes for unread
+                body._raw_stream.release_conn()  # to its pool: urllib3 has not seen the body being read to its end
             body.close()
         return done, None
 
@@ -113,16 +113,16 @@ class S3Reader:
 
 
 def _inner(body: Any) -> HTTPResponse | None:
-    """The answer as the standard library reads it, below botocore and urllib3, which both copy every byte once more.
+    """The standard library's response below botocore and urllib3, each of which copies every byte once more.
 
-    None where they are built in another way than the versions of 2026; then it is read through them.
+    None if they are built differently from the versions of 2026; then the body is read through them.
     """
     found = getattr(getattr(body, "_raw_stream", None), "_fp", None)
     return found if isinstance(found, HTTPResponse) else None
 
 
 def open_object(bucket: Bucket, key: str) -> ObjectReader:
-    """Open an object; raises `NotFoundError` when there is none."""
+    """Open an object; raises `NotFoundError` if there is none."""
     size = bucket.size(key)
     if size is None:
         raise NotFoundError(f"There is no object {key} in {bucket.place}.")

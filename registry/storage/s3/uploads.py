@@ -1,4 +1,4 @@
-"""Uploads by clients into a bucket: one PUT to a staging key, or a multipart upload of the store's own kind."""
+"""Uploads by clients into a bucket: one PUT to a staging key, or a multipart upload of the store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IN_MEMORY: Final = 16 << 20
 
 
 class S3Uploads:
-    """The half of the driver for buckets that knows uploads."""
+    """The part of `S3Driver` that handles uploads."""
 
     def __init__(self, bucket: Bucket, *, proxy_blobs: bool) -> None:
         self._bucket = bucket
@@ -42,7 +42,7 @@ class S3Uploads:
 
     def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:
         length = staging.part_length(number)
-        # A part is sent when it is whole, and sent again when that fails: so it waits here, on the disk if it is large.
+        # A part is sent when complete, and may be retried, so it is buffered here, on disk if it is large.
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
             for chunk in whole_part(staging, number, chunks):
                 with telling_unusable(Path(tempfile.gettempdir())):
@@ -60,7 +60,7 @@ class S3Uploads:
             return {} if size is None else {1: size}
         if size != staging.size:
             raise staging_gone(staging)
-        # The parts were joined already, by a call that did not come to its end.
+        # The parts were joined already, by a call that was interrupted.
         return {number: staging.part_length(number) for number in range(1, staging.part_count + 1)}
 
     def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
@@ -105,13 +105,13 @@ class S3Uploads:
             raise staging_gone(staging) from error
 
     def _join(self, staging: Staging) -> None:
-        """See that the staging object is whole."""
+        """Complete the multipart upload, if it is one; checks that no part is missing."""
         require_parts(staging, self.parts(staging))
         if staging.multipart is None:
             return
         found = self._bucket.parts(staging.key, staging.multipart)
         if found is None:
-            return  # joined already: that is what parts() said
+            return  # joined already, as parts() found
         tags = {number: part.tag for number, part in found.items()}
         try:
             self._bucket.join(staging.key, staging.multipart, tags, staging.size)
@@ -120,7 +120,7 @@ class S3Uploads:
 
 
 def abort_uploads(bucket: Bucket, prefix: str, older_than: datetime) -> int:
-    """Remove multipart uploads in which nothing happened since ``older_than``; returns how many."""
+    """Remove multipart uploads without activity since ``older_than``; returns how many."""
     count = 0
     for key, upload, begun in list(bucket.uploads(prefix)):
         if begun >= older_than:

@@ -1,8 +1,8 @@
-"""Objects that this process writes into a bucket.
+"""Writes objects into a bucket from this process.
 
-Small ones are kept in memory and put when they are committed. Larger ones go to ``incoming/<32 hex>`` in parts while
-they are written, and are copied by the store to their key. Either way the object is read back before the commit is
-done: what stores say of checksums is not relied on.
+Small ones are kept in memory and put on commit. Larger ones go to ``incoming/<32 hex>`` in parts while they are
+written, and are copied by the store to their key. Either way the object is read back before the commit is done:
+checksums of stores are not relied on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHUNK: Final = 1 << 20
 
 
 class S3Writer:
-    """An object that is written here."""
+    """An object written by this process."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
@@ -61,7 +61,7 @@ class S3Writer:
         return S3Reader(self._bucket, self._incoming.key, self._size)
 
     def commit_as(self, key: str) -> None:
-        """Make the object visible under ``key``, and see that it holds what was written."""
+        """Make the object visible under ``key``, and verify that it holds what was written."""
         if self._bucket.find(key) is not None:
             raise key_taken(key, self._bucket.place)
         try:
@@ -110,7 +110,7 @@ class S3Writer:
         return bytes(found.digest())
 
     def _compare(self, key: str, first: bytes, again: bytes) -> None:
-        """What was read back; twice, where the first time it was not what was written: an answer may be damaged."""
+        """Check the digests that were read back; two reads if the first was wrong, since an answer may be damaged."""
         place = self._bucket.place
         if again == self._digest.digest():
             return
@@ -126,7 +126,7 @@ class S3Writer:
 
 
 class S3Copy:
-    """An object that the store has copied to its key already. It is read back by whoever takes it."""
+    """An object that the store has copied to its key already. The caller reads it back."""
 
     def __init__(self, bucket: Bucket, key: str) -> None:
         self._bucket = bucket
@@ -159,7 +159,7 @@ class S3Copy:
 
 
 class _Incoming:
-    """An upload in parts, some of them on their way."""
+    """A multipart upload, with some parts in flight."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
@@ -172,11 +172,11 @@ class _Incoming:
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="put")
 
     def next_size(self) -> int:
-        """Bytes of the next part: at most 10,000 are allowed, so they grow when there are many."""
+        """Bytes of the next part: at most 10,000 parts are allowed, so parts grow as their number does."""
         return PART << 2 * (self._number // _GROW_EVERY)
 
     def put(self, part: bytearray) -> None:
-        """Send a part; waits while too many are on their way."""
+        """Send a part; blocks while too many are in flight."""
         while len(self._going) >= _AT_ONCE:
             self._going.popleft().result()
         self._number += 1
@@ -184,7 +184,7 @@ class _Incoming:
         self._going.append(self._pool.submit(self._send, self._number, part))
 
     def join(self) -> None:
-        """Make an object of the parts; doing it twice is allowed."""
+        """Make an object of the parts. Idempotent."""
         if self._upload is None:
             return
         while self._going:
@@ -194,7 +194,7 @@ class _Incoming:
         self._upload = None
 
     def close(self) -> None:
-        """Remove all of it."""
+        """Remove the upload and its object."""
         self._pool.shutdown(cancel_futures=True)
         self._bucket.tidy(self.key, self._upload)
 
