@@ -112,7 +112,7 @@ class Meant:
 
 
 class RecentCommits:
-    """An LRU cache of what commits mean: a file is read in many ranges, and hashing thousands of digests takes a while.
+    """A bounded cache of what commits mean: a file is read in many ranges, and hashing thousands of digests is slow.
 
     Entries never go stale, because a meaning is a digest. Whether the revision exists and is visible is looked up every
     time.
