@@ -1,1 +1,1 @@
-"""Joins the tensor core, the catalogue and the storage: one module a thing that users do."""
+"""Joins the tensor core, the catalogue and the storage: one module per use case."""

@@ -1,4 +1,4 @@
-"""What ``show`` and ``resolve`` tell: from the catalogue alone."""
+"""``show`` and ``resolve``, answered from the catalogue alone."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def shown(session: Session, reference: Reference) -> Shown:
 
 
 def _names(summary: RevisionSummary, *, newest: bool) -> tuple[str, ...]:
-    """What the Hub views call a revision; nothing where they don't hand it out."""
+    """The names of a revision in the Hub views; none if it is retracted, since the views don't serve it then."""
     if summary.retracted is not None:
         return ()
     return (f"r{summary.number}", *summary.tags, *((MAIN,) if newest else ()))
 
 
 def _weights(files: Iterable[FileEntry]) -> int:
-    """Bytes of the weights among files."""
+    """Total bytes of the safetensors files."""
     return sum(file.size for file in files if file.path.endswith(".safetensors"))
 
 
 def resolved(session: Session, reference: Reference) -> Resolved:
-    """Which revision a reference means now."""
+    """The revision or base model that a reference means now."""
     if reference.path.is_base:
         base = bases.summary(session, reference.path.base)
         entries = (_base_entry(base.name, base.digest),)

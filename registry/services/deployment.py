@@ -1,4 +1,4 @@
-"""What the services work with: a catalogue, a blob store, and who acts."""
+"""What the services work with: a catalogue, a blob store, and the principal."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DATABASE: Final = "registry.db"
-"""The catalogue of an embedded registry, in its folder."""
+"""File name of the catalogue in the folder of an embedded registry."""
 GRACE: Final = 24 * 3600.0
-"""Seconds that bytes which nothing needs are kept: far longer than storing and publishing anything takes."""
+"""Seconds that unreferenced bytes are kept: far longer than storing and publishing anything takes."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """One registry in process, for one who acts. A service makes one for each request, with another ``principal``."""
+    """A registry in process, for one principal. A service makes one for each request, with that request's principal."""
 
     database: Database
     blobs: BlobStore
     principal: Principal
     url: str
-    clears_litter: bool = False  # whether publishing removes what killed writers left; else the collector does
+    clears_litter: bool = False  # whether publishing removes leftovers of killed writers; else only the collector does
     gc_grace: float = GRACE  # seconds
     proven_parents: bool = False  # whether a parent that is only assumed is refused
-    memory: MemoryCache | None = None  # of a service: what many requests need is kept there
+    memory: MemoryCache | None = None  # of a service: shared by its requests
     folder: Path | None = None  # of an embedded registry
 
     @property
     def actor(self) -> str:
-        """The name of who acts."""
+        """The principal's name."""
         return self.principal.name
 
     @property
     def rights(self) -> Rights:
-        """What is allowed."""
+        """The principal's rights."""
         return self.principal.rights
 
     def read(self) -> AbstractContextManager[Session]:
-        """A read transaction that sees what the rights allow."""
+        """A read transaction with the principal's visibility filter."""
         return self.database.read(self.rights)
 
     def read_everything(self) -> AbstractContextManager[Session]:
-        """A read transaction that sees everything: for what lies above a scope, and is needed to publish into it."""
+        """An unrestricted read transaction: for what lies above a scope and is needed to publish into it."""
         return self.database.read(UNLIMITED)
 
     def change(self, work: Callable[[Session], T]) -> T:
-        """Run a write transaction that sees what the rights allow; ``work`` may be run again."""
+        """Run a write transaction with the principal's visibility filter; ``work`` may be retried."""
         return self.database.change(work, rights=self.rights)
 
     def open_blob(self, blob: BlobRef) -> BlobReader:
@@ -70,5 +70,5 @@ class Deployment:
 
     @property
     def artifact_blobs(self) -> Blobs:
-        """The blobs as artifacts read them: in pieces that stay in memory, where each read is a request."""
+        """The blobs as artifacts read them: through the memory cache where there is one."""
         return self if self.memory is None else CachingBlobs(self.blobs, self.memory)

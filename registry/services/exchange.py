@@ -1,4 +1,4 @@
-"""What a registry in process is to another registry, and to a service (`registry.operations.transfer.Transfer`)."""
+"""The transfer protocol (`registry.operations.transfer.Transfer`) of a registry in process: for copies and services."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Exchange:
-    """Bytes by digest, and what is published with them, on a database and a store of this process."""
+    """Blobs, uploads, artifact plans and jobs, on this process's database and store."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
@@ -37,37 +37,37 @@ class Exchange:
         return upload(self.deployment, digest, source, progress)
 
     def begin_upload(self, request: UploadRequest) -> Upload:
-        """Begin an upload, or go on with an open one of the same bytes."""
+        """Begin an upload, or resume an open one of the same bytes."""
         from registry.services.intake.uploads import begin_upload
 
         return begin_upload(self.deployment, request)
 
     def get_upload(self, upload_id: str) -> Upload:
-        """An upload as it stands, with addresses that are fresh."""
+        """The state of an upload, with fresh presigned URLs."""
         from registry.services.intake.uploads import get_upload
 
         return get_upload(self.deployment, upload_id)
 
     def put_part(self, upload_id: str, number: int, chunks: Iterable[bytes]) -> None:
-        """Take one part of an upload."""
+        """Store one part of an upload."""
         from registry.services.intake.uploads import put_part
 
         put_part(self.deployment, upload_id, number, chunks)
 
     def drop_upload(self, upload_id: str) -> None:
-        """Forget an upload and what was sent of it."""
+        """Delete an upload and its parts."""
         from registry.services.intake.uploads import drop_upload
 
         drop_upload(self.deployment, upload_id)
 
     def artifact_plan(self, ref: str, options: Options) -> ArtifactPlan:
-        """An artifact as this machine makes it, with all that a client needs to fetch it."""
+        """An artifact as this machine renders it, with all that a client needs to fetch it."""
         from registry.services.artifacts.opened import artifact_plan
 
         return artifact_plan(self.deployment, ref, options)
 
     def operation(self, operation_id: str) -> Operation:
-        """An operation that this principal asked for, as it stands."""
+        """The state of a job that this principal submitted."""
         from registry.services.jobs.table import operation
 
         return operation(self.deployment, operation_id)

@@ -1,6 +1,6 @@
-"""What a registry in process does for each operation of the table. The right of the row was checked before.
+"""The handlers of a registry in process for the table of operations; the caller has checked the operation's right.
 
-Tensor work is imported where it is needed, so that browsing starts fast.
+Tensor code is imported where it is needed, so that browsing starts fast.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ _LISTERS: Final[dict[Listing[Any, Any], Lister[Any, Any]]] = {}
 
 
 def handler_of(operation: Operation[R, A]) -> Handler[R, A]:
-    """What does an operation."""
+    """The handler of an operation."""
     return _HANDLERS[operation]
 
 
 def lister_of(listing: Listing[R, Item]) -> Lister[R, Item]:
-    """What lists: given a request, the key to go on after, and how many items at most."""
+    """The handler of a listing; it takes a request, the key to continue after, and the maximum number of items."""
     return _LISTERS[listing]
 
 
@@ -244,7 +244,7 @@ def _revoke_token(deployment: Deployment, request: RevokeRequest, _progress: Pro
     return deployment.change(lambda session: tokens.revoke(session, request.id, deployment.principal))
 
 
-# Publishing, and what registries say to each other
+# Publishing, and transfer between registries
 
 
 @_does(table.PLAN_PUBLISH)
@@ -295,7 +295,7 @@ def _subtree(deployment: Deployment, request: PathRequest, _progress: Progress) 
         return browse.subtree(session, Path.parse(request.path))
 
 
-# Artifacts that are kept
+# Materialisations
 
 
 @_lists(table.MATERIALISATIONS)
@@ -356,7 +356,7 @@ def _undelete_base(deployment: Deployment, request: UndeleteRequest, _progress: 
     return deletion.undelete_base(deployment, request.ref)
 
 
-# Keeping
+# Retraction and upkeep
 
 
 @_does(table.RETRACT)

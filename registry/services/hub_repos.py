@@ -1,6 +1,6 @@
-"""Paths as repos of the Hub-compatible views: from a repo id and the name of a revision to what is handed out.
+"""Paths as repos of the Hub-compatible views: from a repo id and the name of a revision to what is served.
 
-Names are ``main`` (the newest revision), ``r3`` (a number), tags, and commit ids. Nothing is written: a commit id is
+Names are ``main`` (the newest revision), ``r3`` (a number), tags, and commit ids. Commit ids are not stored: one is
 found by hashing the digests of the revisions that it may mean.
 """
 
@@ -33,7 +33,7 @@ _RECENT: Final = RecentCommits()
 
 @dataclass(frozen=True)
 class Repo:
-    """A path in a view, as the one who asks may see it."""
+    """A visible path in a view."""
 
     view: ArtifactKind
     path: Path
@@ -43,18 +43,18 @@ class Repo:
 
     @property
     def kind(self) -> ArtifactKind:
-        """What is handed out: a base model is handed out verbatim in every view."""
+        """The kind that is served: in every view a base model is served verbatim."""
         return self.names.kind
 
     @property
     def is_model(self) -> bool:
-        """Whether it holds a whole model, and no adapter."""
+        """Whether it holds a whole model rather than an adapter."""
         return self.path.is_base or KINDS[self.kind].is_model
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A repo at a commit: the same bytes for ever."""
+    """A repo at a commit: its bytes never change."""
 
     repo: Repo
     commit: str
@@ -63,7 +63,7 @@ class Pinned:
 
     @property
     def rendering(self) -> str:
-        """Names the bytes."""
+        """The identity of the bytes."""
         asked = self.asked
         if asked.materialised is not None:
             return asked.materialised.rendering
@@ -81,7 +81,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Commit:
-    """A revision, as the history of a repo shows it."""
+    """A revision in the history of a repo."""
 
     number: int | None  # None: the base model itself
     id: str
@@ -95,7 +95,7 @@ def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
 
     Raises:
         UsageError: the id is outside the grammar.
-        NotFoundError: there is no such path, or the session does not see it.
+        NotFoundError: there is no such path, or it is hidden.
     """
     path = Path.of_repo_id(repo_id)
     base = bases.get(session, path.base)
@@ -108,8 +108,8 @@ def pin(session: Session, repo: Repo, name: str) -> Pinned:
 
     Raises:
         NotFoundError: no revision has the name.
-        RetractedError: it was retracted, or something that it was trained on.
-        UnavailableError: ``numerics``, other machines make the bytes of this commit.
+        RetractedError: the revision or one of its ancestors was retracted.
+        UnavailableError: ``numerics``, this machine's arithmetic does not render the bytes of this commit.
     """
     options = Options(kind=repo.kind)
     if repo.path.is_base:
@@ -131,7 +131,7 @@ def pin(session: Session, repo: Repo, name: str) -> Pinned:
 
 
 def _not_ours(repo: Repo, path: LoadedPath, name: str, commit: str) -> NotFoundError | UnavailableError:
-    """The error for a commit that means a revision and that this machine does not make."""
+    """The error for a commit that means a revision but that this machine does not render."""
     if KINDS[repo.kind].is_verbatim:  # copied bytes are the same everywhere
         return _no_revision(repo, name, "no revision has this commit in this view")
     return UnavailableError(
@@ -172,7 +172,7 @@ def _no_revision(repo: Repo, name: str, why: str) -> NotFoundError:
 
 
 def refs(session: Session, repo: Repo) -> tuple[Ref | None, tuple[Ref, ...]]:
-    """What ``main`` is, where it can be handed out, and all numbers and tags that can."""
+    """``main`` (None if its revision is retracted), and all numbers and tags whose revisions are not."""
     if repo.path.is_base:
         return Ref(MAIN, repo.names.commit(None)), ()
     retracted = ancestry(session, repo_rows.keys(repo.path)).retracted
@@ -202,7 +202,7 @@ def history(session: Session, repo: Repo, name: str, *, below: int | None, limit
 
 
 class _Makings:
-    """The commits of a repo's revisions: as this machine makes them, or as they are kept by others."""
+    """The commits of a repo's revisions: as this machine renders them, or as another machine materialised them."""
 
     def __init__(self, session: Session, repo: Repo) -> None:
         self._names = repo.names
@@ -215,7 +215,7 @@ class _Makings:
 
 
 def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
-    """How what is kept was made, by number, where it was made by another arithmetic. Mostly there is none."""
+    """How materialisations of another arithmetic were made, by revision number. Mostly there are none."""
     rows = repo_rows.kept_by_others(
         session, repo.path, repo.kind, numerics=fingerprint(), artifact_format=ARTIFACT_FORMAT
     )
@@ -224,7 +224,7 @@ def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
         try:
             plan = plain_plan(path_in(session, Reference(repo.path, number=number)), Options(kind=repo.kind))
         except RetractedError:
-            continue  # what was retracted is not handed out, whoever made it
+            continue  # retracted revisions are not served, whoever rendered them
         if plan is not None and plan.digest == plan_digest:
             found[number] = made_by(numerics)
     return found
@@ -234,10 +234,10 @@ def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
 
 
 def _check_base_name(session: Session, repo: Repo, name: str) -> None:
-    """See that a base model has a revision of this name.
+    """Check that a base model has a revision of this name.
 
-    transformers asks an adapter's base for the revision that the adapter was asked for: in the view of composed ones, a
-    base model also answers by the names that its adapters have.
+    transformers requests an adapter's base at the revision that was requested of the adapter. So in the view of
+    composed adapters a base model also answers to the revision names of its adapters.
     """
     if name in {MAIN, repo.names.commit(None)}:
         return
@@ -246,7 +246,7 @@ def _check_base_name(session: Session, repo: Repo, name: str) -> None:
 
 
 def _is_name_below(session: Session, repo: Repo, name: str) -> bool:
-    """Whether a revision of an adapter of the base model, as the session sees them, has a name."""
+    """Whether a visible adapter revision below the base model has this name."""
     if (number := number_in_view(name)) is not None:
         return repo_rows.is_number_below(session, repo.path.base, number)
     if not is_commit(name):

@@ -1,7 +1,7 @@
-"""What a path is made of, as digests: the base model and the links down to it.
+"""What a path is made of, as digests: the base model and the links below it.
 
-It comes from the catalogue (`registry.services.artifacts.load`), or from a bundle that another registry sent
-(`registry.services.artifacts.bundles`); composing works on it in either case, and needs no database.
+It is loaded from the catalogue (`registry.services.artifacts.load`) or from a bundle that another registry sent
+(`registry.services.artifacts.bundles`). Composing works on either and needs no database.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Link:
 
 @dataclass(frozen=True)
 class LoadedPath:
-    """A path as digests: nothing of it changes any more, whatever is published meanwhile."""
+    """A path as digests; immutable, whatever is published meanwhile."""
 
     reference: str  # PATH@N, or the base model's name
     base: PathBase
@@ -111,7 +111,7 @@ class LoadedPath:
 
 
 def with_ancestors(paths: Iterable[LoadedPath]) -> tuple[LoadedPath, ...]:
-    """Some paths and everything that they stand on, each once."""
+    """Some paths and all of their ancestors, each once."""
     found: dict[str, LoadedPath] = {}
     for path in paths:
         for count in range(len(path.links) + 1):
@@ -122,7 +122,7 @@ def with_ancestors(paths: Iterable[LoadedPath]) -> tuple[LoadedPath, ...]:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table and the index of its base by their digests alone, whoever reads them."""
+    """A cache key: the digests of a table and of its base's index, and how to read them."""
 
     digest: str
     index_digest: str
@@ -140,6 +140,6 @@ def _parsed(asked: _Table) -> TargetTable:
 
 
 def target_table(blobs: Blobs, base: PathBase) -> TargetTable:
-    """The target table of a base model, with the ties that an older version put into it and its files deny."""
+    """The target table of a base model; ``outdated`` has the ties of an older version that its files contradict."""
     table, index = (lambda: read_document(blobs, base.table)), (lambda: read_document(blobs, base.index))
     return _parsed(_Table(base.table.digest, base.index.digest, table, index))

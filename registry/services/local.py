@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 class LocalRegistry(Exchange, PublishingFolders, Registry):
     """A registry whose catalogue and blobs this process reads and writes itself: see `registry.operations.registry`.
 
-    Tensor work is imported by the methods that need it, so that browsing starts fast.
+    Tensor code is imported by the methods that need it, so that browsing starts fast.
     """
 
     def __init__(self, deployment: Deployment, cache: FetchCache) -> None:
@@ -94,18 +94,18 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
         gc_grace: float = GRACE,
         proven_parents: bool = False,
     ) -> LocalRegistry:
-        """Open a team's registry; its database is made and upgraded by its operator."""
+        """Open a team's registry; creating and upgrading its database is up to its operator."""
         database = Database(database_url)
         kept = Deployment(database, BlobStore(store), of_this_machine(actor), database.where)
         deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents)
         return cls(deployment, _cache(cache_folder, cache_limit))
 
     def with_principal(self, principal: Principal) -> LocalRegistry:
-        """The same registry for another who acts. Close this one, not that."""
+        """The same registry for another principal. It shares resources: close the original, not the copy."""
         return LocalRegistry(replace(self.deployment, principal=principal), self._cache)
 
     def with_memory(self, memory: MemoryCache) -> LocalRegistry:
-        """The same registry for many requests, which keeps in memory what they share. Close this one, not that."""
+        """The same registry with a memory cache that its requests share. Close the original, not the copy."""
         return LocalRegistry(replace(self.deployment, memory=memory), self._cache)
 
     @property
@@ -113,7 +113,7 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
         return self.deployment.url
 
     def do(self, operation: Operation[R, A], request: R, progress: Progress = SILENT) -> A:
-        """Do an operation of the table, if the rights allow it."""
+        """Do an operation of the table; raises `NotAllowedError` where the principal's rights don't allow it."""
         operation.right.require(self.deployment.rights, request)
         return handler_of(operation)(self.deployment, request, progress)
 

@@ -1,7 +1,7 @@
-"""Composing on a client's machine: the same core, on base weights that are there and adapters that a service sends.
+"""Composing on a client's machine: the same core, on local base weights and adapters that a service sends.
 
-What comes out is what the service would make: the plan is made of the same digests. A bundle is believed only as far
-as its digests bear it out, and a base file only as long as nobody has written to it since it was hashed.
+The result is what the service would make, since the plan consists of the same digests. A bundle is checked against its
+digests, and a base file is rejected if it was written to after it was hashed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OpenBlob = Callable[[BlobEntry], ClosableSource]
 
 
 class MergedHere:
-    """An artifact that is computed on this machine, and the path that it is of."""
+    """An artifact that is computed on this machine, and its path."""
 
     def __init__(self, path: LoadedPath, artifact: Artifact, blobs: _Blobs) -> None:
         self.path = path
@@ -53,7 +53,7 @@ class MergedHere:
 
     @property
     def rendering(self) -> str:
-        """Names its bytes."""
+        """The identity of its bytes."""
         return self.artifact.rendering
 
     @property
@@ -67,11 +67,11 @@ class MergedHere:
         return self.artifact.files
 
     def receipt(self, files: tuple[OutputFile, ...], registry: str) -> Receipt:
-        """What was computed, and what came out."""
+        """The receipt for the files that were written."""
         return receipt_of(described(self.path, None, self.artifact), files, registry)
 
     def check_base(self) -> None:
-        """Make sure, after the last byte was made, that all were made of the base files that were checked.
+        """Check, after the last byte was computed, that the base files are still those that were hashed.
 
         Raises:
             IntegrityError: ``wrong_base``: one was changed meanwhile.
@@ -80,7 +80,7 @@ class MergedHere:
         self._blobs.check()
 
     def close(self) -> None:
-        """Release what it reads from."""
+        """Close the blobs that it reads."""
         self.artifact.close()
 
 
@@ -90,7 +90,7 @@ class LocalArithmetic:
     def merge(
         self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile], options: Options
     ) -> MergedHere:
-        """Compose a path on base weights of this machine: ``base`` has the checked file of each name.
+        """Compose a path on base weights of this machine; ``base`` holds the hashed files by name.
 
         Raises:
             UsageError: the options contradict each other or the reference.
@@ -113,7 +113,7 @@ class LocalArithmetic:
         weights: Path,
         progress: Progress,
     ) -> FolderCompared:
-        """Tell of which of some paths, or of what they stand on, the weights in a folder are."""
+        """Find which of some paths, or of their ancestors, the weights in a folder belong to."""
         with closing(KeptBlobs(bundles, open_blob, base)) as blobs:
             paths = [path_of(bundle) for bundle in bundles]
             for bundle, path in zip(bundles, paths, strict=True):
@@ -121,14 +121,14 @@ class LocalArithmetic:
             return look_into(blobs, with_ancestors(paths), folder, weights, progress=progress)
 
     def check_finite(self, weights: Path, progress: Progress) -> None:
-        """Read an adapter's weights."""
+        """Check that all weights of an adapter are finite; raises `InvalidAdapterError`."""
         with FileSource(weights) as source:
             header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
             progress.begin("Checking the weights", source.size)
             check_finite(header.entries, source, progress.advance)
 
     def comparison(self, dtype: str) -> TensorComparison:
-        """Compare two renderings of a tensor."""
+        """A comparison of two renderings of a tensor of this dtype."""
         return TensorComparison(dtype)
 
     def tensor(self, data: bytearray, dtype: str, shape: tuple[int, ...]) -> Any:
@@ -138,7 +138,7 @@ class LocalArithmetic:
 
 
 class _Blobs:
-    """Blobs of a bundle: the base's weights from this machine's files, all others from the registry."""
+    """Blobs of a bundle: base files from this machine, all others from the registry."""
 
     def __init__(self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile]) -> None:
         self._open_blob = open_blob
@@ -152,17 +152,17 @@ class _Blobs:
         if file is None:
             return self._open_blob(self._entries[blob.digest])
         source = _BaseFile(file)
-        self._opened[blob.digest] = source  # whoever opens it again gets the same file, or an error
+        self._opened[blob.digest] = source  # opening it again gives the same file or an error
         return source
 
     def check(self) -> None:
-        """Hold the base files that were read against what was hashed; raises what `MergedHere.check_base` raises."""
+        """Check the base files that were opened; raises what `MergedHere.check_base` raises."""
         for source in self._opened.values():
             source.check()
 
 
 class _BaseFile(FileSource):
-    """A base file of this machine: the very one that was hashed, whatever comes under its name."""
+    """A base file of this machine: the one that was hashed, even if another file replaced it under its name."""
 
     def __init__(self, hashed: HashedFile) -> None:
         with telling_unreadable(hashed.path):
@@ -175,7 +175,7 @@ class _BaseFile(FileSource):
             raise
 
     def check(self) -> None:
-        """Make sure that what was read is what was hashed; raises what `MergedHere.check_base` raises."""
+        """Check that the file did not change since it was hashed; raises what `MergedHere.check_base` raises."""
         self._expect(self._hashed.is_still)
 
     def _expect(self, is_right: Callable[[int], bool]) -> None:
@@ -190,7 +190,7 @@ class _BaseFile(FileSource):
 
 
 def path_of(bundle: Bundle) -> LoadedPath:
-    """A bundle as a path; its blobs have no place in a store of this machine."""
+    """A bundle as a path; its blobs have no storage keys, as they are in no store of this machine."""
     base = PathBase(
         name=bundle.base.summary.name,
         digest=bundle.base.summary.digest,
@@ -217,9 +217,9 @@ def _blob(entry: BlobEntry) -> BlobRef:
 
 
 def check_bundle(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> None:
-    """Hold a bundle against its own digests: of manifests, of lists of files, of the base's index and table.
+    """Check a bundle against its own digests: of manifests, file lists, and the base's index and table.
 
-    Above the token's scopes a manifest that names more than is shown can't be held against its digest.
+    Above the token's scopes a manifest is sent with hidden parts removed, and can't be checked against its digest.
 
     Raises:
         IntegrityError: it contradicts itself.
@@ -238,7 +238,7 @@ def _contradictions(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> Iterator[
         manifest = json.loads(link.manifest)
         said = (manifest["base"], manifest["parent"], {file["path"]: file["digest"] for file in manifest["files"]})
         sent = (path.base.digest, above, {file.path: file.digest for file in link.files})
-        shown = not link.whole and link.summary is None  # a part, which has no digest of its own
+        shown = not link.whole and link.summary is None  # redacted: the digest is not that of this text
         if (not shown and sha256_digest(link.manifest.encode()) != link.digest) or said != sent:
             yield f"{link.reference} is not what its digest {link.digest} says"
         above = link.digest

@@ -1,4 +1,4 @@
-"""Materialising: a whole artifact is read once, and its files are blobs until a day that was said."""
+"""Materialising: a whole artifact is computed once, and its files are kept as blobs until a given time."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from registry.tensors.artifacts.artifact import Artifact
 
 LIFETIME: Final = 30 * 86400
-"""Seconds, where nobody says how long."""
+"""Seconds; the default."""
 MAX_LIFETIME: Final = 100 * 365 * 86400
-_AHEAD: Final = 256 << 20  # bytes of the base that are read in advance where each read is a request
+_AHEAD: Final = 256 << 20  # bytes of read-ahead for the base, where each read is a request to the store
 
 
 def materialise(deployment: Deployment, request: MaterialiseRequest, progress: Progress) -> Materialised:
-    """Keep an artifact; see `registry.operations.registry.Registry.materialise`. Doing it again keeps it for longer.
+    """Keep an artifact; see `registry.operations.registry.Registry.materialise`. Doing it again extends the time.
 
     Raises:
-        UsageError: it is stored already, or the time is none.
+        UsageError: its files are stored already as they are, or the lifetime is out of range.
         NotFoundError: the reference names nothing.
         RetractedError: it contains a retracted revision.
     """
@@ -53,7 +53,7 @@ def materialise(deployment: Deployment, request: MaterialiseRequest, progress: P
 
 
 def check(deployment: Deployment, request: MaterialiseRequest) -> Asked:
-    """Refuse what can't be materialised, before anything is read; raises what `materialise` raises."""
+    """Check that a request can be materialised, before any blob is read; raises what `materialise` raises."""
     from registry.services.artifacts.opened import ask
 
     reference = Reference.parse(request.ref)
@@ -67,7 +67,7 @@ def check(deployment: Deployment, request: MaterialiseRequest) -> Asked:
 
 
 def pinned(deployment: Deployment, request: MaterialiseRequest) -> MaterialiseRequest:
-    """The request about a revision by its number, which means the same whoever does it whenever; raises as `check`."""
+    """The request with its reference pinned to a revision number, which never changes; raises what `check` raises."""
     return request.model_copy(update={"ref": check(deployment, request).path.reference})
 
 
@@ -94,15 +94,15 @@ def listed(
 
 
 def drop(deployment: Deployment, which: str, kind: ArtifactKind | None) -> tuple[Materialisation, ...]:
-    """Keep one no longer, or all of a revision; see `registry.operations.registry.Registry.drop_materialisation`.
+    """Drop one, or all of a revision; see `registry.operations.registry.Registry.drop_materialisation`.
 
     Raises:
-        NotAllowedError: the token may not write there.
+        NotAllowedError: the principal may not write there.
         NotFoundError: there is none.
     """
     principal = deployment.principal
-    by_id = "/" not in which  # the path of an adapter has one, and no id has
-    if not by_id:  # by its id a token sees no other than those of its scopes
+    by_id = "/" not in which  # adapter paths contain a slash, ids don't
+    if not by_id:  # ids outside of the token's scopes are hidden anyway
         deployment.rights.require_on("writer", Reference.parse(which).path, "drop materialisations")
 
     def work(session: Session) -> tuple[Materialisation, ...]:
@@ -146,7 +146,7 @@ def _materialise(deployment: Deployment, asked: Asked, request: MaterialiseReque
     there = deployment.change(lambda session: changes.renew(session, meaning, _until(request), deployment.principal))
     if there is not None:
         return Materialised(materialisation=there.shown, created=False, bytes_stored=0)
-    # A memory of its own, for reading ahead: what a service keeps for its requests is not driven out.
+    # A separate cache for read-ahead, so that the service's shared one is not evicted.
     with (
         closing(MemoryCache(_AHEAD)) as memory,
         build_artifact(replace(deployment, memory=memory).artifact_blobs, asked.path, None, asked.options) as artifact,
@@ -180,7 +180,7 @@ def _meaning(deployment: Deployment, asked: Asked) -> MaterialisationKey:
 
 
 def _take(intake: Intake, path: LoadedPath, artifact: Artifact) -> tuple[FileRef, ...]:
-    """All files on their way into the store; those that are there byte for byte are not read."""
+    """Store all files of an artifact; verbatim copies of stored blobs are referenced and not read."""
     there = _stored(path)
     files = []
     for file in artifact.files.values():
@@ -204,7 +204,7 @@ def _make_visible(
     request: MaterialiseRequest,
     stored: tuple[StoredBlob, ...],
 ) -> Materialised:
-    """The one transaction, and what comes after it."""
+    """Add the materialisation in one transaction, and build the result."""
     from registry.services.bases.add import as_told
 
     row, created = intake.change(lambda session: changes.add(session, new, _until(request), deployment.principal))

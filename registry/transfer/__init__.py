@@ -1,1 +1,1 @@
-"""What both ends of a transfer run: the client, and a registry in process. Needs neither torch nor a database."""
+"""Code that clients and registries in process share. Needs neither torch nor a database."""

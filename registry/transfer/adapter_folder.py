@@ -1,6 +1,6 @@
-"""A publish folder, read once: what publishing here, publishing elsewhere and a preview are made of.
+"""Reading a publish folder once, for publishing in process, publishing to a service, and previews.
 
-Of its files only the bytes are read later, where they are hashed or sent. Needs neither torch nor a database.
+Afterwards only the files' bytes are read again, to hash or send them. Needs neither torch nor a database.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ MAX_CONFIG: Final = 8 << 20
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """An adapter's folder as it was when it was read."""
+    """A snapshot of an adapter's folder."""
 
     given: Given
-    config: bytes  # adapter_config.json, at most one byte more of it than is allowed
-    header: bytes  # of the weights, with its length field, as far as it is there
+    config: bytes  # adapter_config.json, up to one byte beyond the limit
+    header: bytes  # of the weights, with its length field; may be cut off
     weights: FoundFile
-    files: tuple[FoundFile, ...]  # all that are taken, those two among them
+    files: tuple[FoundFile, ...]  # all files of the adapter, configuration and weights included
     left_out: tuple[LeftOut, ...]
-    trained_on: TrainedFolder | None  # what its parent is to be compared with
-    receipt: GivenReceipt | None  # what names its parent
-    derived_from: DerivedFrom | None  # what the receipt beside the weights says of them
-    quantised: str | None  # what shows that it was trained on quantised weights
+    trained_on: TrainedFolder | None  # to be compared with the parent
+    receipt: GivenReceipt | None  # names the parent
+    derived_from: DerivedFrom | None  # by the receipt beside the weights
+    quantised: str | None  # the evidence that it was trained on quantised weights
 
     @property
     def size(self) -> int:
@@ -49,15 +49,15 @@ class AdapterFolder:
 
     @property
     def head(self) -> Head:
-        """The weights, of which the header alone can be read."""
+        """The weights as a source of which only the header can be read."""
         return Head(ADAPTER_WEIGHTS, self.header, self.weights.size, InvalidAdapterError)
 
     def check(self, files: Mapping[str, tuple[str, int]]) -> None:
-        """Hold the files that were hashed, digest and size by name, against what was read and what the Hub says.
+        """Check the hashed files (digest and size by name) against the configuration read before, and the Hub.
 
         Raises:
-            InvalidAdapterError: ``bad_config``, the configuration is another one by now.
-            IntegrityError: they are not those that the Hub has.
+            InvalidAdapterError: ``bad_config``, the configuration was changed meanwhile.
+            IntegrityError: the files differ from the Hub's.
         """
         if files[ADAPTER_CONFIG][0] != sha256_digest(self.config):
             raise InvalidAdapterError(
@@ -71,13 +71,13 @@ class AdapterFolder:
 def read_adapter(
     place: str | PathLike[str], *, receipt: Path | None, skip_parent_check: bool, progress: Progress
 ) -> AdapterFolder:
-    """Read a publish folder, brought here where it is a repository of a Hub.
+    """Read a publish folder; a repository of a Hub is downloaded first.
 
     Args:
         place: the folder, or ``hf:ORG/REPO[@REVISION]``.
-        receipt: the one that the user gave.
-        skip_parent_check: neither a receipt nor the folder that it was trained on is asked for its parent.
-        progress: of what is brought.
+        receipt: given by the user.
+        skip_parent_check: use neither a receipt nor the folder that it was trained on to find the parent.
+        progress: of the download.
 
     Raises:
         NotFoundError, InvalidAdapterError: see `registry.folders.scan.adapter_folder` and
@@ -88,7 +88,7 @@ def read_adapter(
     found = adapter_folder(given.folder)
     by_name = {one.path: one for one in found.files}
     config = read_start(by_name[ADAPTER_CONFIG].file, MAX_CONFIG + 1)
-    # What comes from a Hub names a folder of another machine.
+    # The configuration of an adapter from a Hub names a folder of another machine.
     trained_on = None if given.source is not None else trained_folder(config, given.folder)
     proof = None if skip_parent_check else receipt_of_parent(receipt, trained_on)
     derived, left_out = derived_from(found.root, [ADAPTER_WEIGHTS], given.with_left_out(found.left_out))

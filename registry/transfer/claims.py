@@ -1,4 +1,4 @@
-"""What a client says of the files that it wants to add, held against the rules that a folder is listed by."""
+"""Checking a client's claims about the files that it wants to add, by the rules for local folders."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def check_claims(files: Iterable[FileClaim], error: type[RegistryError]) -> dict
     """The files by name.
 
     Raises:
-        error: ``path_traversal``, ``bad_config`` or ``pickle`` for a name that a folder could not have brought.
-        UsageError: a digest that is none, a file named twice, one digest with two sizes.
+        error: ``path_traversal``, ``bad_config`` or ``pickle`` for a name that listing a folder would not give.
+        UsageError: a malformed digest, a file named twice, one digest with two sizes.
     """
     found: dict[str, FileClaim] = {}
     sizes: dict[str, int] = {}
@@ -53,10 +53,10 @@ def _check_name(path: str, error: type[RegistryError]) -> None:
 
 
 def check_document(claims: Mapping[str, FileClaim], path: str, data: bytes) -> None:
-    """Hold a document against the digest of its file.
+    """Check a document against the digest that is claimed for its file.
 
     Raises:
-        UsageError: it is another document, or there is no such file.
+        UsageError: they differ, or no such file is claimed.
     """
     claim = claims.get(path)
     if claim is None or (claim.digest, claim.size) != (sha256_digest(data), len(data)):
@@ -64,7 +64,7 @@ def check_document(claims: Mapping[str, FileClaim], path: str, data: bytes) -> N
 
 
 class Head(BytesSource):
-    """The first bytes of a file that is elsewhere, as a source of its full size."""
+    """A source with a file's full size that has only its first bytes; the rest is not on this machine."""
 
     def __init__(self, path: str, data: bytes, size: int, error: type[RegistryError]) -> None:
         super().__init__(data, path)
@@ -75,7 +75,7 @@ class Head(BytesSource):
         return self._full_size
 
     def beyond(self, start: int, stop: int) -> RegistryError:
-        """The error for a header that was not sent whole."""
+        """The error for an incomplete header."""
         del start  # a header is read from its beginning
         return self._error(
             f"{self._what} is not a valid safetensors file: of its header {len(self._data)} bytes were sent, and "
@@ -85,10 +85,10 @@ class Head(BytesSource):
 
 
 class SameHead:
-    """Call it with each chunk of a file: its first bytes have to be those that were checked before.
+    """A watch on the chunks of a file: its first bytes have to be the header that was checked before.
 
     Raises:
-        error: ``bad_safetensors``, they are not.
+        error: ``bad_safetensors``, they differ.
     """
 
     def __init__(self, path: str, source: ByteSource, length: int, error: type[RegistryError]) -> None:
@@ -107,7 +107,7 @@ class SameHead:
 
 
 def check_derivation(told: DerivedFrom | None) -> DerivedFrom | None:
-    """What a client says, whose references are some; raises `UsageError`."""
+    """A client's claim, after checking that its references are valid; raises `UsageError`."""
     for text in (told.reference, told.since) if told else ():
         if text is not None:
             _check_reference(text)

@@ -1,4 +1,4 @@
-"""A fetched folder held against its receipt and against an artifact. Needs no torch where bytes decide."""
+"""Comparing a fetched folder with its receipt and with an artifact. Needs no torch where bytes are compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registry.schemas.receipt import Receipt
 
 
 class Expected(Protocol):
-    """A file as the registry gives it."""
+    """A file of the registry's artifact."""
 
     @property
     def path(self) -> str:
@@ -35,7 +35,7 @@ class Expected(Protocol):
 
 
 class Comparison(Protocol):
-    """Whether two renderings of a tensor say the same: see `registry.tensors.artifacts.closeness`."""
+    """Whether two renderings of a tensor agree; see `registry.tensors.artifacts.closeness`."""
 
     @property
     def close(self) -> bool:
@@ -46,17 +46,17 @@ class Comparison(Protocol):
 
 
 Compare = Callable[[str], Comparison]
-"""Begins a comparison of two tensors of a dtype."""
+"""Begins the comparison of two tensors of a dtype."""
 
 
 def check_base(receipt: Receipt, base: str, digest: str) -> None:
-    """Hold the weights of the registry's base model against the receipt's; raises `NotFoundError`."""
+    """Check that the registry's base model has the receipt's base weights; raises `NotFoundError`."""
     if digest != receipt.plan.base:
         raise NotFoundError(f"The registry's {base} has other weights than the receipt's base {receipt.plan.base}.")
 
 
 def check_plan(folder: Path, receipt: Receipt, plan_digest: str) -> None:
-    """Hold the registry's plan against the receipt's; raises `IntegrityError` (``verify_failed``)."""
+    """Check that the registry's plan is the receipt's; raises `IntegrityError` (``verify_failed``)."""
     if plan_digest != receipt.plan_digest:
         raise IntegrityError(
             f"The receipt in {folder} says the plan {receipt.plan_digest}, but the registry's plan for "
@@ -68,7 +68,7 @@ def check_plan(folder: Path, receipt: Receipt, plan_digest: str) -> None:
 def verified(
     folder: Path, receipt: Receipt, files: Mapping[str, Expected], compare: Compare | None, progress: Progress
 ) -> Verified:
-    """Hold a fetched folder against its receipt and against what the registry gives for the receipt's plan.
+    """Compare a fetched folder with its receipt and with the registry's artifact for the receipt's plan.
 
     ``compare`` is for tensors of another arithmetic; None: every byte has to be equal.
     """
@@ -86,7 +86,7 @@ def verified(
 
 
 def _against_receipt(folder: Path, receipt: Receipt, progress: Progress) -> Iterator[TensorMismatch]:
-    """Files that are not what the receipt says."""
+    """Files that differ from the receipt."""
     for file in receipt.files:
         if not file_is_right(folder, file, progress):
             there = (folder / file.path).is_file()
@@ -97,7 +97,7 @@ def _against_receipt(folder: Path, receipt: Receipt, progress: Progress) -> Iter
 def _against_artifact(
     folder: Path, files: Mapping[str, Expected], compare: Compare | None, progress: Progress
 ) -> Iterator[TensorMismatch]:
-    """Files and tensors that are not what the registry gives."""
+    """Files and tensors that differ from the registry's artifact."""
     for file in files.values():
         try:
             with FileSource(folder / file.path) as source:
@@ -144,7 +144,7 @@ def _tensors_that_differ(header: Header | None, at: int, chunk: memoryview, foun
 def _compare_tensors(
     file: Expected, expected: Header, source: FileSource, compare: Compare, progress: Progress
 ) -> Iterator[TensorMismatch]:
-    """Tensor by tensor, within what another arithmetic may change."""
+    """Compare tensor by tensor, within the rounding of another arithmetic."""
     try:
         header = read_header(source, what=file.path, error=InvalidAdapterError)
     except InvalidAdapterError as problem:
@@ -167,7 +167,7 @@ def _compare_tensors(
 
 
 def _without_repeats(mismatches: Iterable[TensorMismatch]) -> tuple[TensorMismatch, ...]:
-    """Leave out what says less about a file than another line does."""
+    """Drop duplicates, and mismatches of a whole file where there are some of its tensors."""
     listed = list(mismatches)
     named = {mismatch.file for mismatch in listed if mismatch.tensor is not None}
     kept: dict[tuple[str, str | None], TensorMismatch] = {}

@@ -1,4 +1,4 @@
-"""The bytes of a copy: read from the source's blobs, checked, and uploaded to the target."""
+"""The bytes of a copy: read from the source registry with checks, and uploaded to the target."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LENGTH: Final = 8
 
 
 def claims_of(files: Iterable[BlobEntry]) -> tuple[FileClaim, ...]:
-    """What is said of copied files to the target."""
+    """The claims about copied files for the target."""
     return tuple(FileClaim(path=blob.path, size=blob.size, digest=blob.digest) for blob in files)
 
 
 def named(files: Iterable[BlobEntry], digests: Iterable[str]) -> list[BlobEntry]:
-    """The files that the target asks for, each digest once."""
+    """The files that the target asks for, each digest once; raises `IntegrityError` for an unknown one."""
     by_digest = {blob.digest: blob for blob in files}
     if unknown := [digest for digest in digests if digest not in by_digest]:
         raise IntegrityError(f"The target asks for {unknown[0]}, which is none of the files that are copied.")
@@ -33,7 +33,7 @@ def named(files: Iterable[BlobEntry], digests: Iterable[str]) -> list[BlobEntry]
 
 
 class SourceBlobs:
-    """Blobs of the registry that is copied from; ``through`` is the bundle's reference that they are opened through."""
+    """Blobs of the source registry; ``through`` is the reference of the bundle that they are opened through."""
 
     def __init__(self, source: Transfer, through: str, progress: Progress) -> None:
         self.through = through
@@ -47,12 +47,12 @@ class SourceBlobs:
             return bytes(read_range(opened, 0, blob.size))
 
     def read_document(self, blob: BlobEntry) -> dict[str, Any]:
-        """A JSON document that the source's program wrote."""
+        """A JSON document that the source registry made."""
         document: dict[str, Any] = json.loads(self.read(blob))
         return document
 
     def read_header(self, blob: BlobEntry) -> bytes:
-        """The first 8 + N bytes of a safetensors file."""
+        """The length field and the header of a safetensors file; raises `IntegrityError` if it is too long."""
         with closing(self._source.open_blob(self.through, blob)) as opened:
             length = int.from_bytes(read_range(opened, 0, min(_LENGTH, blob.size)), "little")
             if length > min(blob.size - _LENGTH, _MAX_HEADER):
@@ -69,12 +69,12 @@ class SourceBlobs:
         return upload
 
     def skip(self, blobs: Iterable[BlobEntry]) -> None:
-        """Count blobs that the target has as done."""
+        """Count blobs as done that need no transfer."""
         self._progress.advance(sum(blob.size for blob in blobs))
 
 
 class _Advance:
-    """The bar of one stage, however many uploads it is made of, and whichever threads they run on."""
+    """One progress bar for all uploads of a stage, thread-safe; ignores the stages that they begin."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -1,8 +1,8 @@
-"""Copying a path or a subtree, with all that it stands on, from one registry into another.
+"""Copying a path or a subtree, with its lineage, from one registry into another.
 
-Only what the target lacks travels: a revision that is there by its digest is left as it is, and of a new one only the
-bytes that the target asks for. So a copy that was stopped goes on where it stopped, and a second one moves nothing.
-What the target has decided by itself stays: a tag that names another revision there is told, not moved.
+Only what the target lacks is sent: a revision that it has by digest is left alone, and of a new one only the bytes that
+it asks for are sent. So copying is idempotent and resumes where it was interrupted. The target's own decisions stay: a
+tag that names another revision there is reported and not moved.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Source(Transfer, Protocol):
 
 @runtime_checkable
 class Target(Transfer, Protocol):
-    """A registry to copy into: what is there already, and what is said about revisions."""
+    """A registry to copy into."""
 
     def bases(self) -> tuple[BaseSummary, ...]:
-        """See `registry.operations.registry.Registry`; so for the others."""
+        """See `registry.operations.registry.Registry`; likewise for the other methods."""
 
     def log(self, path: str) -> Log: ...
 
@@ -57,10 +57,10 @@ def copy(source: Source, ref: str, target: Transfer, *, recursive: bool, progres
 
     Raises:
         UsageError: source and target are the same, or ``ref`` names a revision where a path is expected.
-        NotFoundError, RetractedError: there is nothing to copy under this name, or it is not handed out.
+        NotFoundError, RetractedError: there is nothing to copy under this name, or it is retracted.
         ConflictError: ``other_weights``: the target's base model of this name has other weights.
-        NotAllowedError: the target's token may not write there, or the source's may not see a part of the lineage.
-        IntegrityError: the target arrived at another digest, or stored bytes are damaged.
+        NotAllowedError: the target's token may not write there, or part of the lineage is hidden from the source's.
+        IntegrityError: a digest came out differently at the target, or stored bytes are damaged.
     """
     if not isinstance(target, Target):
         raise TypeError(f"a {type(target).__name__} is no registry to copy into")
@@ -87,14 +87,17 @@ def copy(source: Source, ref: str, target: Transfer, *, recursive: bool, progres
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What is copied: links with parents first and numbers ascending, so that a new adapter gets the same numbers."""
+    """What is copied: links with parents first and numbers ascending, so that a new adapter gets the same numbers.
+
+    All references are the source's.
+    """
 
     base: Bundle
     links: tuple[LinkEntry, ...]
-    parents: Mapping[str, str]  # of each link, as the source calls it; the base model's name for the first ones
-    through: Mapping[str, str]  # of each link: the reference that its blobs are opened through
-    asked: frozenset[str]  # what was asked for; the other links are there because these stand on them
-    refused: tuple[str, ...]  # references that contain something retracted
+    parents: Mapping[str, str]  # by link; for the first ones the base model's name
+    through: Mapping[str, str]  # by link: the reference that its blobs are opened through
+    asked: frozenset[str]  # what was requested; the other links are their ancestors
+    refused: tuple[str, ...]  # requested, but retracted or with a retracted ancestor
     recursive: bool
 
 
@@ -109,7 +112,7 @@ def _choose(source: Source, ref: str, *, recursive: bool) -> _Chosen:
     asked: set[str] = set(wanted)
     refused: list[str] = []
     bundle = None
-    for one in reversed(wanted):  # children first: their bundles hold most of the others
+    for one in reversed(wanted):  # children first: their bundles contain most of the others
         if one in links:
             continue
         try:
@@ -138,7 +141,7 @@ def _place(reference: str) -> tuple[int, Path, int]:
 
 
 def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlobs, progress: Progress) -> bool:
-    """Bring the base model; False: the target has the same weights under this name."""
+    """Copy the base model; False: the target has the same weights under this name already."""
     summary = base.summary
     there = next((one for one in target.bases() if one.name == summary.name), None)
     if there is not None:
@@ -178,7 +181,7 @@ def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlo
 
 @dataclass
 class _Revisions:
-    """Revisions on their way: how the target calls them, and what there is to say."""
+    """The state of copying revisions: their references at the target, and the results so far."""
 
     source: Source
     target: Target
@@ -188,11 +191,11 @@ class _Revisions:
     notices: list[str] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)  # the source's reference -> the target's
     _there: dict[str, dict[str, RevisionSummary]] = field(default_factory=dict)  # path -> digest -> revision
-    _left: set[str] = field(default_factory=set)  # the source's references of what was not copied
+    _left: set[str] = field(default_factory=set)  # the source's references of revisions that were not copied
     _retracted: dict[str, str] = field(default_factory=dict)  # the target's reference -> the source's reason
 
     def copy(self, link: LinkEntry) -> None:
-        """Copy one revision, if the target lacks it, and its tags."""
+        """Copy one revision, if the target lacks it, and its tags; note its retraction."""
         path = str(Reference.parse(link.reference).path)
         found = self._at_target(path).get(link.digest)
         created = found is None
@@ -219,7 +222,7 @@ class _Revisions:
         return self._there[path]
 
     def _publish_if_possible(self, path: str, link: LinkEntry) -> RevisionSummary | None:
-        """Publish at the target, unless the target has retracted what the revision stands on."""
+        """Publish at the target; None: an ancestor of the revision is retracted there, or see `_publish`."""
         if self.chosen.parents[link.reference] in self._left:
             self._left.add(link.reference)
             return None
@@ -233,7 +236,7 @@ class _Revisions:
             return None
 
     def _publish(self, path: str, link: LinkEntry) -> RevisionSummary | None:
-        """Publish at the target; None: it lies above what the target's token may write, and has to be there."""
+        """Publish at the target; None: the target's token may not write this ancestor, which has to exist there."""
         if link.summary is None:
             raise NotAllowedError(
                 f"{link.reference} belongs to the lineage, but this token may not see who made it and when, and "
@@ -311,7 +314,7 @@ class _Revisions:
                 self.notices.append(f"{reference} was copied without its tag {tag}: {error}")
 
     def _note_retraction(self, summary: RevisionSummary, found: RevisionSummary) -> None:
-        """Retractions come last: nothing can be published on what is retracted."""
+        """Schedule a retraction; it comes last, since nothing can be published on a retracted revision."""
         retracted, there = summary.retracted, found.retracted
         if retracted is None or retracted.reference != summary.reference:
             return
@@ -319,7 +322,7 @@ class _Revisions:
             self._retracted[found.reference] = retracted.reason
 
     def retract(self) -> None:
-        """Retract at the target what the source has retracted, and tell what was not copied for it."""
+        """Retract at the target what the source has retracted, and add notices about what was not copied."""
         for ref in self.chosen.refused:
             path = str(Reference.parse(ref).path)
             summary = next(one for one in self.source.log(path).revisions if one.reference == ref)

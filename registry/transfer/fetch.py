@@ -1,4 +1,4 @@
-"""Writing a fetched artifact into its folder, wherever its bytes come from. Needs neither torch nor a database."""
+"""Writing a fetched artifact into its folder, from any source of bytes. Needs neither torch nor a database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registry.schemas.receipt import Receipt
 
 
 def _nothing() -> None:
-    """Bytes that need no check after they were made."""
+    """The default `FetchSource.check`: none is needed."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class FetchSource:
 
     rendering: str
     size: int  # bytes of all files
-    receipt: MakeReceipt  # of files, whenever they were written
-    open: Callable[[Path], AbstractContextManager[Writable]]  # given the folder that they are for
-    check: Callable[[], None] = _nothing  # raises, after the last byte was written, where they are not right
-    words: str = "Writing"  # what is done, for a progress bar
-    notices: tuple[str, ...] = ()  # beside those of the artifact
+    receipt: MakeReceipt  # for files that are written now, or were before
+    open: Callable[[Path], AbstractContextManager[Writable]]  # given the target folder
+    check: Callable[[], None] = _nothing  # called after the last byte was written; raises if the bytes are not right
+    words: str = "Writing"  # label of the progress bar
+    notices: tuple[str, ...] = ()  # in addition to those of the artifact
     resumable: bool = False
 
 
 def write_artifact(
     source: FetchSource, cache: FetchCache, out: Path | None, *, force: bool, progress: Progress
 ) -> Fetched:
-    """Write an artifact into ``out``, or into the cache's folder of its rendering, unless it is there, whole.
+    """Write an artifact into ``out``, or else the cache's folder for its rendering, unless that holds it already.
 
     Raises:
         ConflictError: ``folder_taken``, the folder holds something else.
@@ -65,7 +65,7 @@ def write_artifact(
 
 
 class _Told:
-    """Progress that says where the bytes come from."""
+    """Progress under the source's label."""
 
     def __init__(self, progress: Progress, words: str) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""Previews and nested folders, for registries in process and over HTTP alike: a part of both.
+"""Previews and publishing of nested folders: a mixin of registries in process and over HTTP.
 
 Needs neither torch nor a database by itself.
 """
@@ -28,7 +28,7 @@ def _nothing(answer: object) -> None:
 
 
 class PublishingFolders(ABC):
-    """See `registry.operations.registry`."""
+    """The mixin; see `registry.operations.registry`."""
 
     @abstractmethod
     def _ground(self) -> Ground:

@@ -1,4 +1,4 @@
-"""One pass over a base model's files: a digest per file and a digest per tensor."""
+"""The index of a base model: one pass over its files gives a digest per file and per tensor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INDEX_FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class IndexedTensor:
-    """A tensor of a base model: what it is, its digest, and its place."""
+    """A tensor of a base model with its digest and file."""
 
     entry: TensorEntry
     digest: str
@@ -38,7 +38,7 @@ class ModelIndex:
 
     @property
     def weights_digest(self) -> str:
-        """What the base model is known by: dtype, shape and digest of every tensor, wherever it lies."""
+        """The identity of the base model: over dtype, shape and digest of every tensor, whatever file holds it."""
         return document_digest(
             {
                 name: {"dtype": tensor.entry.dtype, "shape": list(tensor.entry.shape), "digest": tensor.digest}
@@ -52,7 +52,7 @@ class ModelIndex:
         return sum(tensor.entry.elements for tensor in self.tensors.values())
 
     def to_document(self) -> dict[str, Any]:
-        """The index as a JSON document, which is kept as a blob."""
+        """The index as a JSON document, which is stored as a blob."""
         return {
             "format": INDEX_FORMAT,
             "tensors": {
@@ -70,7 +70,7 @@ class ModelIndex:
 
 
 def weights_digest(document: Mapping[str, Any]) -> str:
-    """What a base model is known by, from an index document."""
+    """`ModelIndex.weights_digest` from an index document."""
     return document_digest(
         {
             name: {"dtype": tensor["dtype"], "shape": tensor["shape"], "digest": tensor["digest"]}
@@ -85,20 +85,20 @@ def weight_files(document: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def files_digest(files: Mapping[str, tuple[str, int]]) -> str:
-    """Digest of a list of files: which blobs lie under which names."""
+    """Digest of a list of files: of their names and digests."""
     return document_digest({path: digest for path, (digest, _) in files.items()})
 
 
 def tensors_of(path: str, header: Header, digests: Mapping[str, str]) -> dict[str, IndexedTensor]:
-    """The tensors of one weight file, from its header and their digests."""
+    """The tensors of one weight file, by its header and their digests."""
     return {name: IndexedTensor(entry, digests[name], path) for name, entry in header.entries.items()}
 
 
 def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
-    """Hash all files of a base folder, each tensor on its own and each file as a whole.
+    """Hash all files of a base folder, each file as a whole and each tensor.
 
     Raises:
-        IntegrityError: a file has another header than the one that ``model`` was read with.
+        IntegrityError: the header of a file changed since ``model`` was read.
     """
     files = model.files
     progress.begin("Hashing the base model", sum(found.file.stat().st_size for found in files))
@@ -114,7 +114,7 @@ def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
 
 
 def _hash_file(file: Path, header: Header | None, progress: Progress) -> tuple[str, int, dict[str, str]]:
-    """Digest and size of a file, and digests of its tensors; the two hash on two threads (hashlib frees the GIL)."""
+    """Digest and size of a file, and its tensors' digests, hashed on two threads (hashlib releases the GIL)."""
     parts = TensorHashes(header)
     at = 0
     with closing(FileSource(file)) as source:
@@ -131,7 +131,7 @@ def _hash_file(file: Path, header: Header | None, progress: Progress) -> tuple[s
             progress.advance(len(chunk))
 
         digest, size = hash_stream(fill, each)
-        # The headers of all files were read before: of a large model that is minutes ago.
+        # The header was read before hashing began, which may be minutes ago for a large model.
         if header is not None and read_header(source, what=str(file), error=IntegrityError) != header:
             raise IntegrityError(
                 f"{file} changed while it was being added; wait until nothing writes to it and add it again."

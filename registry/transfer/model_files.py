@@ -1,6 +1,6 @@
-"""Which files of a base model are its weights, and which do not belong to it: from names and three small documents.
+"""Which files of a base model are its weights, and which do not belong to it, by their names and three small documents.
 
-The same rule lists a folder, on whatever machine it is, and checks what a client says of one. Needs no tensors.
+The same rule lists local folders and checks clients' requests. Needs no tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SINGLE: Final = "model.safetensors"
 CONFIG: Final = "config.json"
 DECLARATION: Final = "registry.json"
 DOCUMENTS: Final = (CONFIG, INDEX, DECLARATION)
-"""What is read to understand a base model, beside the headers of its weights."""
+"""The documents that are read of a base model, besides the headers of its weights."""
 
 MAX_DOCUMENT: Final = 64 << 20
 _OTHER_FORMATS: Final = (
@@ -36,27 +36,27 @@ _OTHER_FORMATS: Final = (
 )
 
 ReadDocument = Callable[[str], bytes | None]
-"""A document by name, at most one byte more than `MAX_DOCUMENT` of it; None where there is none."""
+"""Reads a document by name, at most one byte more than `MAX_DOCUMENT` of it; None where there is none."""
 
 
 @dataclass(frozen=True)
 class ModelListing:
-    """What a base model's files are, as far as their names and its documents tell."""
+    """The files of a base model by role, as far as names and documents tell."""
 
     where: str
     config: Mapping[str, Any] | None
     weight_map: Mapping[str, str] | None  # of the index
-    declaration: Mapping[str, Any] | None  # registry.json: what the tensors can't tell
+    declaration: Mapping[str, Any] | None  # registry.json: what can't be seen from the tensors
     shards: tuple[str, ...]  # the files that hold the weights
     files: tuple[str, ...]  # all that belong to the model
     left_out: tuple[LeftOut, ...]
 
 
 def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelListing:
-    """Tell weights, other files and files that don't belong apart.
+    """Sort files into weights, other files of the model, and files that do not belong to it.
 
     Args:
-        where: how to name the place of the files in a message.
+        where: how messages name the place of the files.
         paths: names of all files.
         read: reads one of `DOCUMENTS`.
 
@@ -94,7 +94,7 @@ def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelLis
 
 
 def adapter_as_base(what: str) -> InvalidBaseError:
-    """The error for an adapter that is to be added as a base model; ``what`` shows that it is one."""
+    """The error for adding an adapter as a base model; ``what`` is the evidence that it is an adapter."""
     return InvalidBaseError(
         f"{what}, so it is an adapter and not a whole model: publish it with `registry publish DIR BASE/NAME`. A base "
         "model is the folder that adapters are trained on.",
@@ -150,7 +150,7 @@ def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -
 
 
 def _other_weights(path: str, shards: Iterable[str]) -> LeftOut | None:
-    """Weights that a merge would not change, and which would then contradict the merged ones."""
+    """Why a file is left out: a merge would not change these weights, so they would contradict the merged ones."""
     if path.lower().endswith(_OTHER_FORMATS):
         return LeftOut(path=path, reason="weights in another format, which a merge would not change")
     if path.endswith(".safetensors") and path not in shards:

@@ -1,4 +1,4 @@
-"""The weights of a base model: that the headers of its files and its index agree, and that nothing is quantised."""
+"""Checking a base model's weight files: headers and index agree, and nothing is quantised."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from registry.transfer.requests import list_folder
 _ADAPTER_TENSOR: Final = re.compile(
     r"^base_model\.model\.|(^|\.)lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.|$)"
 )
-"""What PEFT calls the tensors of a LoRA; a model that has some of its own has others, too."""
+"""Names that PEFT gives to the tensors of a LoRA. A model may contain some, but not only such tensors."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CheckedModel:
     """A base model that passed every check that needs no weights."""
 
     listing: ModelListing
-    headers: Mapping[str, Header]  # by file, the weights only
+    headers: Mapping[str, Header]  # by weight file
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -53,7 +53,7 @@ class CheckedModel:
 
 
 def check_model(listing: ModelListing, header: Callable[[str], Header]) -> CheckedModel:
-    """Hold the headers of the weight files against each other and the index.
+    """Check the headers of the weight files against each other and the index.
 
     Raises:
         InvalidBaseError: ``bad_safetensors``, ``bad_index``, ``missing_file``, ``quantised_base``.
@@ -65,14 +65,14 @@ def check_model(listing: ModelListing, header: Callable[[str], Header]) -> Check
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A base folder that was checked."""
+    """A checked base folder."""
 
     folder: Folder
     model: CheckedModel
 
     @property
     def files(self) -> tuple[FoundFile, ...]:
-        """All files that belong to the base, weights and others."""
+        """All files that belong to the model."""
         kept = set(self.model.listing.files)
         return tuple(found for found in self.folder.files if found.path in kept)
 
@@ -83,7 +83,7 @@ class ModelFiles:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """What does not belong to it."""
+        """The files that do not belong to the model."""
         return tuple(sorted([*self.folder.left_out, *self.model.listing.left_out], key=lambda left: left.path))
 
 

@@ -1,7 +1,7 @@
-"""Publishing a nested folder: all of it is checked before the first is published.
+"""Publishing nested folders: all are checked before the first is published.
 
-What a stopped run published is found again, since publishing the same bytes gives the same revision back. Needs neither
-torch nor a database: registries in process and over HTTP say how one folder is planned and published.
+Publishing is idempotent, so an interrupted run can be repeated. Needs neither torch nor a database: how one folder is
+planned and published is up to the registry, in process or over HTTP (`Ground`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LISTED: Final = 10
 
 
 class Ground(Protocol):
-    """Where a nested folder is published."""
+    """A registry that nested folders are published to."""
 
     def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
-        """Check one folder as publishing does, and store nothing."""
+        """Check one folder as publishing does, without storing anything."""
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
-        """Publish one folder that was planned; its parent is what stands for the folder above it."""
+        """Publish a planned folder; its parent is the revision that the folder above was published as."""
 
 
 def publish_folders(
@@ -65,12 +65,12 @@ class _Run:
     nesting: Nesting
     told: Told
     progress: Progress
-    previews: dict[str, PublishPreview] = field(default_factory=dict)  # by place, as all below
-    read: dict[str, PublishFolder] = field(default_factory=dict)  # what passed
-    models: dict[str, str | None] = field(default_factory=dict)  # what each was trained on, as it says
+    previews: dict[str, PublishPreview] = field(default_factory=dict)  # by place, like all below
+    read: dict[str, PublishFolder] = field(default_factory=dict)  # those that passed the checks
+    models: dict[str, str | None] = field(default_factory=dict)  # base_model_name_or_path
     published: dict[str, Published] = field(default_factory=dict)
     refused: dict[str, RegistryError] = field(default_factory=dict)
-    blocked: dict[str, str] = field(default_factory=dict)  # with the place that was refused
+    blocked: dict[str, str] = field(default_factory=dict)  # -> the refused place above
     outcomes: list[FolderOutcome] = field(default_factory=list)
 
     def tell(self, outcome: FolderOutcome) -> None:
@@ -89,13 +89,13 @@ class _Run:
                 try:
                     self.previews[node.place] = self.ground.plan(made, self.progress)
                     self.read[node.place] = made
-                except UnavailableError:  # not about this folder
+                except UnavailableError:  # not this folder's fault
                     raise
                 except RegistryError as problem:
                     self.refused[node.place] = problem
 
     def _cause(self, node: Node) -> str | None:
-        """The folder above that was refused, so that this one has no parent."""
+        """The refused folder above, which leaves this one without a parent; None: there is none."""
         if node.above is None:
             return None
         return node.above if node.above in self.refused else self.blocked.get(node.above)
@@ -116,14 +116,14 @@ class _Run:
             return None
 
     def _planned(self, node: Node) -> str | None:
-        """What will stand for the folder above, by its digest: it may have no number yet."""
+        """The revision of the folder above as ``PATH@DIGEST``, since it may have no number yet."""
         if node.above is None:
             return None
         above = self.previews[node.above]
         return f"{above.path}@{above.digest}"
 
     def tell_plans(self) -> None:
-        """Tell what would be done."""
+        """Report what would be done."""
         for node in self.nesting.nodes:
             preview = self.previews.get(node.place)
             if preview is None:
@@ -133,7 +133,7 @@ class _Run:
                 self._tell_done(node, state, preview=preview)
 
     def publish(self, *, keep_going: bool) -> None:
-        """Publish what passed."""
+        """Publish the folders that passed the checks."""
         for node in self.nesting.nodes:
             cause = self._cause(node)
             if cause is not None and node.place not in self.refused:
@@ -148,7 +148,7 @@ class _Run:
                 answer = self.ground.publish(folder, self.progress)
             except UnavailableError:
                 raise
-            except RegistryError as problem:  # what only the bytes themselves show
+            except RegistryError as problem:  # found only in the bytes themselves
                 self.refused[node.place] = problem
                 if not keep_going:
                     raise self.error() from problem

@@ -1,4 +1,4 @@
-"""What is said of an adapter that was trained on quantised weights: on the base as it is, it means something else."""
+"""The notice for an adapter that was trained on quantised weights: on the unquantised base it behaves differently."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAID: Final = re.compile(re.escape(_NOTICE).replace(re.escape("{}"), r"([ -~]{1
 
 
 def quantised_notices(trained_on: str | None, sign: str | None) -> tuple[str, ...]:
-    """The notice, where something shows it: a name, or what was seen in the folder (`registry.folders.quantised`)."""
+    """The notice, by the name of what it was trained on or a ``sign`` in the folder (`registry.folders.quantised`)."""
     if trained_on and _MARKS.search(trained_on.lower().rstrip("/")):
         return (_by_name(trained_on),)
     return (_NOTICE.format(sign),) if sign else ()
@@ -30,6 +30,6 @@ def _by_name(trained_on: str) -> str:
 
 
 def sign_in(notices: Iterable[str]) -> str | None:
-    """What was seen when a revision was published: a copy of it has no folder to look into."""
+    """The sign in a revision's notices: for a copy, since there is no folder to look into."""
     found = (_SAID.fullmatch(notice) for notice in notices)
     return next((match[1] for match in found if match), None)

@@ -1,4 +1,4 @@
-"""The receipt of an artifact whose files were written, whichever machine computed it."""
+"""The receipt of a written artifact, whichever machine computed it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from registry.schemas.receipt import Receipt, ReceiptVersions
 
 
 def receipt_of(plan: ArtifactPlan, files: tuple[OutputFile, ...], registry: str) -> Receipt:
-    """The receipt for ``files``, which were made by a plan of ``registry``."""
+    """The receipt for ``files``, written by a plan of ``registry``."""
     return Receipt(
         reference=plan.reference,
         kind=plan.kind,

@@ -1,6 +1,6 @@
-"""A folder of this machine as a request to a registry elsewhere: names, digests and headers, and no weights.
+"""Local folders as requests to a registry: names, digests and headers, without the weights.
 
-Needs neither torch nor a database: a client makes these.
+Needs neither torch nor a database, since clients use it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from registry.transfer.source import Given, given_base
 
 @dataclass(frozen=True)
 class HashedFiles:
-    """Files whose bytes a request names, by digest."""
+    """The files that a request names, by digest."""
 
     hashed: Mapping[str, HashedFile]
 
     @property
     def sources(self) -> dict[str, Path]:
-        """Where the bytes of each digest are."""
+        """The path of the file with each digest."""
         return {digest: one.path for digest, one in self.hashed.items()}
 
 
 @dataclass(frozen=True)
 class PublishFolder(HashedFiles):
-    """An adapter's folder, and the request that it makes."""
+    """An adapter's folder and the request to publish it."""
 
     request: PublishRequest
     adapter: AdapterFolder
@@ -50,14 +50,14 @@ class PublishFolder(HashedFiles):
 
 @dataclass(frozen=True)
 class BaseFolder(HashedFiles):
-    """A base model's folder, and the request that it makes."""
+    """A base model's folder and the request to add it."""
 
     request: BaseRequest
     folder: Path
 
 
 def request_of(publication: Publication, progress: Progress) -> PublishFolder:
-    """What a publish is asked for, as a request; raises as `publish_request`."""
+    """A publication as a request; raises what `publish_request` raises."""
     labels = publication.labels
     return publish_request(
         publication.folder,
@@ -87,7 +87,7 @@ def publish_request(
     progress: Progress,
     nested: bool = False,
 ) -> PublishFolder:
-    """Read an adapter's folder, brought here where it is a repository of a Hub, and hash its files.
+    """Read an adapter's folder (a repository of a Hub is downloaded first) and hash its files.
 
     Raises:
         What `registry.transfer.adapter_folder.read_adapter` raises.
@@ -119,7 +119,7 @@ def preview(made: PublishFolder, plan: PublishPlan, registry: str, unchecked: It
     """What publishing a folder would do.
 
     Raises:
-        UnavailableError: the service is too old to tell.
+        UnavailableError: the service is too old to report that.
     """
     request = made.request
     if plan.digest is None or plan.rank is None or plan.parameters is None:
@@ -152,7 +152,7 @@ def preview(made: PublishFolder, plan: PublishPlan, registry: str, unchecked: It
 
 
 def base_request(name: str, place: str | PathLike[str], progress: Progress) -> BaseFolder:
-    """Read a base model's folder, brought here where it is a repository of a Hub.
+    """Read a base model's folder (a repository of a Hub is downloaded first) and hash its files.
 
     Raises:
         NotFoundError: there is no such folder.
@@ -181,13 +181,13 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
 
 
 def list_folder(folder: Folder) -> ModelListing:
-    """Tell the files of a base folder apart; see `registry.transfer.model_files.list_model`."""
+    """Sort the files of a base folder; see `registry.transfer.model_files.list_model`."""
     paths = [found.path for found in folder.files]
     return list_model(str(folder.root), paths, lambda path: read_document(folder, path))
 
 
 def read_document(folder: Folder, path: str) -> bytes | None:
-    """A small document of a base folder, at most one byte more of it than is allowed; None where there is none."""
+    """A small document of a base folder, up to one byte beyond the limit; None where there is none."""
     file = folder.find(path)
     return None if file is None else read_start(file, MAX_DOCUMENT + 1)
 

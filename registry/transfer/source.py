@@ -1,6 +1,6 @@
-"""What a user gives to be added or published: a folder of this machine, or a repository of a Hub brought to it first.
+"""The source of what is added or published: a local folder, or a repository of a Hub that is downloaded first.
 
-Needs neither torch nor a database: a client brings what it publishes elsewhere.
+Needs neither torch nor a database, since clients download too.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from registry.transfer.model_files import list_model
 
 @dataclass(frozen=True)
 class Given:
-    """A folder, and where it comes from."""
+    """A local folder, and the Hub snapshot that it was downloaded from, if any."""
 
     folder: Path
     snapshot: Snapshot | None = None
 
     @property
     def source(self) -> str | None:
-        """hf:ORG/REPO@COMMIT; None: a folder of the user's own."""
+        """``hf:ORG/REPO@COMMIT``; None: a folder of the user's own."""
         return self.snapshot.source if self.snapshot else None
 
     def with_left_out(self, left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
-        """What was left out of the folder, and before that of what it was brought from."""
+        """These files, and those that were not downloaded."""
         before = self.snapshot.left_out if self.snapshot else ()
         return tuple(sorted({*before, *left_out}, key=lambda left: left.path))
 
     def check(self, files: Mapping[str, tuple[str, int]]) -> None:
-        """Hold digests of files against what the Hub says; raises `IntegrityError`."""
+        """Check digests and sizes of files against the Hub's; raises `IntegrityError`."""
         if self.snapshot is not None:
             self.snapshot.check(files)
 
 
 def given_base(place: str | PathLike[str], progress: Progress) -> Given:
-    """A base model; of a repository only what belongs to the model is brought.
+    """A base model; of a repository only the files of the model are downloaded.
 
     Raises:
         What `registry.folders.hub.repository.bring` and `registry.transfer.model_files.list_model` raise.
@@ -58,7 +58,7 @@ def given_base(place: str | PathLike[str], progress: Progress) -> Given:
 
 
 def given_adapter(place: str | PathLike[str], progress: Progress) -> Given:
-    """An adapter; of a repository what a publish folder of the same files would keep.
+    """An adapter; of a repository only the files are downloaded that a publish folder would keep.
 
     Raises:
         What `registry.folders.hub.repository.bring` and `registry.folders.scan.require_adapter` raise.
@@ -79,7 +79,7 @@ def _given(place: str | PathLike[str], choose: Choose, error: type[RegistryError
 
 
 def own_folder(place: str | PathLike[str], what: str) -> Path:
-    """A folder of this machine, where no repository can be taken; ``what`` says where.
+    """A local folder, where repositories are not accepted; ``what`` names the command for the error.
 
     Raises:
         UsageError: it names a repository of a Hub.

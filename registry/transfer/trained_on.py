@@ -1,6 +1,6 @@
-"""The folder of this machine that an adapter was trained on, where its configuration names one that is there.
+"""The local folder that an adapter was trained on, where its configuration names one that exists.
 
-Needs no torch: a client looks for it as well.
+Needs no torch, since clients use it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from registry.schemas.transfer import GivenReceipt
 
 @dataclass(frozen=True)
 class TrainedFolder:
-    """A folder, and how to call it in a sentence: of a relative name that says from where it was looked up."""
+    """A folder and how messages refer to it; for a relative name they say from where it was looked up."""
 
     place: Path
     words: str
 
 
 def trained_folder(config: bytes, adapter: Path) -> TrainedFolder | None:
-    """The folder that ``base_model_name_or_path`` names; None where there is none of that name.
+    """The folder that ``base_model_name_or_path`` names; None if it does not exist.
 
     A relative name is looked up from the ``adapter``'s folder, then from the working directory.
     """
@@ -38,13 +38,13 @@ def trained_folder(config: bytes, adapter: Path) -> TrainedFolder | None:
         for root, where in ((adapter, "the adapter's folder"), (Path.cwd(), "the working directory")):
             if (root / given).is_dir():
                 return TrainedFolder(root / given, f"{given} (looked up from {where}, {root})")
-    except (OSError, RuntimeError):  # too long for a path, or of a home that nobody has: no folder of this machine
+    except (OSError, RuntimeError):  # too long for a path, or the home of an unknown user
         return None
     return None
 
 
 def receipt_of_parent(given: Path | None, folder: TrainedFolder | None) -> GivenReceipt | None:
-    """The receipt that names the parent: the one that was given, or that of the folder which was trained on.
+    """The receipt that names the parent: the given one, or that of the folder that the adapter was trained on.
 
     Raises:
         NotFoundError, InvalidAdapterError: the receipt can't be read.
@@ -64,7 +64,7 @@ def receipt_of_parent(given: Path | None, folder: TrainedFolder | None) -> Given
 
 
 def trained_on(config: bytes) -> str | None:
-    """``base_model_name_or_path``; whether the rest is a configuration is checked by whoever publishes it."""
+    """``base_model_name_or_path``; the configuration is not validated here, but when it is published."""
     try:
         document = json.loads(config)
     except (ValueError, RecursionError):
@@ -74,7 +74,7 @@ def trained_on(config: bytes) -> str | None:
 
 
 def is_newer(folder: TrainedFolder, weights: Path) -> bool:
-    """Whether a file of weights in the folder was written after the adapter's: something else may lie there by now."""
+    """Whether weights in the folder were written after the adapter's: the folder may have been overwritten since."""
     try:
         files = [file for file in folder.place.glob("*.safetensors") if file.name != ADAPTER_WEIGHTS]
         written = [file.stat().st_mtime for file in files]

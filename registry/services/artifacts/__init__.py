@@ -1,1 +1,1 @@
-"""From lineage to files: loading, building, describing, fetching and verifying artifacts."""
+"""Artifacts of a lineage: loading, building, describing, fetching and verifying."""

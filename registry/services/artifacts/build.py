@@ -1,4 +1,4 @@
-"""From a loaded path to an artifact: opens the blobs, lays out the files, computes nothing yet."""
+"""Building the artifact of a loaded path: opens the blobs and lays out the files, but computes no tensors yet."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def build_artifact(
 
     Args:
         blobs: where its files are read from.
-        path: what it is of.
-        ancestor: what ``options.since`` names.
-        options: what is asked for.
-        memory: that of a service.
-        plan: where it was made already.
+        path: the path down to the revision.
+        ancestor: the path of ``options.since``.
+        options: kind, dtype, rank and so on.
+        memory: the cache of a service.
+        plan: if it was made already.
 
     Raises:
         UsageError: the options contradict each other or the reference.
-        AccuracyError: the asked-for error can't be reached.
-        ConflictError: ``retable_needed``, the base model's target table does not tell what the path needs.
+        AccuracyError: the requested error can't be reached.
+        ConflictError: ``retable_needed``, the base model's target table lacks what the path needs.
     """
     check_options(options)
     if KINDS[options.kind].is_composed and not path.links:
@@ -54,10 +54,10 @@ def build_artifact(
 
 
 def check_kept(blobs: Blobs, path: LoadedPath, options: Options) -> None:
-    """Whether what is materialised of a path may be handed out: an older version may have made it of an old table.
+    """Check that a materialisation may be served: an older version may have made it with an incomplete table.
 
     Raises:
-        ConflictError: ``retable_needed``, as when it is made.
+        ConflictError: ``retable_needed``, as from `build_artifact`.
     """
     with ExitStack() as open_blobs:
         BUILDERS[options.kind].check_kept(Inputs(blobs, path, open_blobs))

@@ -1,4 +1,4 @@
-"""Paths as bundles: what another registry, or a client that composes by itself, needs of one."""
+"""Paths as bundles: what another registry, or a client that composes locally, needs to know of one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _link_entry(deployment: Deployment, session: Session, link: Link, row: Revis
 
 
 def _without_others(manifest: str, files: tuple[StoredFile, ...]) -> str:
-    """A manifest that names some of its files only: their names may say what nobody below is to know."""
+    """The manifest, redacted to these files: names of other files may be confidential."""
     document: dict[str, Any] = json.loads(manifest)
     kept = {file.path for file in files}
     document["files"] = [file for file in document["files"] if file["path"] in kept]
@@ -84,7 +84,7 @@ def _entry(path: str, blob: BlobRef) -> BlobEntry:
 
 
 def find_blob(deployment: Deployment, ref: str, digest: str) -> BlobRef:
-    """Where a blob of a path is: of its base model, or of one of its links.
+    """A blob of a path by its digest: of its base model, or of one of its links.
 
     Raises:
         NotFoundError: the reference names nothing, or has no such blob.
@@ -100,7 +100,7 @@ def find_blob(deployment: Deployment, ref: str, digest: str) -> BlobRef:
 
 
 def _handed_out(deployment: Deployment, link: Link) -> Iterator[StoredFile]:
-    """What is handed out of a link; above the token's scopes that is what composing takes, and not what lies beside."""
+    """The files of a link that are served; above the token's scopes only those that composing needs."""
     whole = deployment.rights.covers(Path.parse(link.path))
     for file in link.files:
         if whole or file.path in {ADAPTER_CONFIG, ADAPTER_WEIGHTS} or is_tokenizer(file.path):
@@ -110,14 +110,3 @@ def _handed_out(deployment: Deployment, link: Link) -> Iterator[StoredFile]:
 def open_blob(deployment: Deployment, ref: str, digest: str) -> BlobReader:
     """Open a blob of a path; raises what `find_blob` raises."""
     return deployment.open_blob(find_blob(deployment, ref, digest))
-
-
-def subtree(deployment: Deployment, path: str) -> tuple[str, ...]:
-    """References of all revisions at and under a path, parents first.
-
-    Raises:
-        NotFoundError: there is nothing at the path.
-    """
-    root = Path.parse(path)
-    with deployment.read() as session:
-        return browse.subtree(session, root)

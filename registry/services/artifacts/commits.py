@@ -1,8 +1,8 @@
-"""Commit ids of the Hub-compatible views: 40 hex digits that name bytes for ever, and are kept nowhere.
+"""Commit ids of the Hub-compatible views: 40 hex digits that always name the same bytes, and are not stored.
 
-The first 28 say what is meant: the view, the repo, and the digests of the revision and the base model. They are found
-again by hashing the digests of the repo's revisions. The other 12 say how the bytes are made, so that a replica that
-makes them otherwise knows it.
+The first 28 identify the meaning: the view, the repo, and the digests of the revision and the base model. They are
+resolved by hashing the digests of the repo's revisions. The other 12 identify how the bytes are rendered, so that a
+replica can tell that it would render them differently.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from registry.tensors.artifacts.numerics import fingerprint
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, PLAN_FORMAT
 
 MEANT: Final = 28
-"""Hex digits of a commit id that say what is meant."""
+"""Number of leading hex digits of a commit id that identify the meaning."""
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_SLOT: Final = "\0"  # in no name and no digest
+_SLOT: Final = "\0"  # a placeholder that no name or digest contains
 
 
 class BaseDigests(Protocol):
-    """What is asked of a base model, as the catalogue and paths have it."""
+    """The digests of a base model, from the catalogue or from a loaded path."""
 
     @property
     def digest(self) -> str: ...
@@ -58,15 +58,15 @@ class RepoNames:
 
     @classmethod
     def of(cls, kind: ArtifactKind, path: Path, base: BaseDigests) -> RepoNames:
-        """The names of a repo in the view of this kind."""
+        """The commit ids of a repo in the view of this kind."""
         return cls(BASE_KIND if path.is_base else kind, path, base.digest, base.files_digest, base.table_digest)
 
     def beside(self, kind: ArtifactKind, path: Path) -> RepoNames:
-        """The names of another path of the same base model."""
+        """The commit ids of another path of the same base model."""
         return RepoNames(BASE_KIND if path.is_base else kind, path, self.base, self.base_files, self.table)
 
     def meaning(self, revision: str | None) -> str:
-        """The 28 hex digits of a revision by its digest; None: of the base model itself."""
+        """The first 28 hex digits for a revision by its digest; None: for the base model itself."""
         if (revision is None) != self.path.is_base:
             raise AssertionError("a base model has no revisions, and only a base model has none")
         if revision is None:
@@ -78,11 +78,11 @@ class RepoNames:
         return digits[:MEANT]
 
     def commit(self, revision: str | None) -> str:
-        """The commit id of a revision as this machine makes it."""
+        """The commit id of a revision as this machine renders it."""
         return self.meaning(revision) + making(self.kind)
 
     def find(self, commit: str, revisions: Iterable[str]) -> str | None:
-        """The digest, among some, of the revision that a commit id means; None: it means none of them."""
+        """The digest in ``revisions`` that a commit id means; None: it means none of them."""
         wanted = commit[:MEANT]
         return next((digest for digest in revisions if self.meaning(digest) == wanted), None)
 
@@ -98,24 +98,24 @@ class RepoNames:
 
     @cached_property
     def _around(self) -> tuple[Any, bytes]:
-        """What is hashed before and after the digest of a revision: the same for thousands of them."""
+        """What is hashed before and after a revision's digest, cached since it is the same for all revisions."""
         begin, _, end = canonical_json(self._document(_SLOT)).partition(canonical_json(_SLOT)[1:-1])
         return hashlib.sha256(begin), end
 
 
 @dataclass(frozen=True)
 class Meant:
-    """A revision that a commit means."""
+    """The revision that a commit means."""
 
     path: Path
     digest: str
 
 
 class RecentCommits:
-    """What commits were found to mean lately: a file is read in many ranges, and thousands of digests take a while.
+    """A bounded cache of what commits mean: a file is read in many ranges, and hashing thousands of digests is slow.
 
-    Nothing of it goes out of date, because a meaning is a digest: whether the revision is still there, and may be seen,
-    is looked up every time.
+    Entries never go stale, because a meaning is a digest. Whether the revision exists and is visible is looked up every
+    time.
     """
 
     def __init__(self, most: int = 8192) -> None:
@@ -124,7 +124,7 @@ class RecentCommits:
         self._found: OrderedDict[str, Meant] = OrderedDict()
 
     def note(self, names: RepoNames, revision: str) -> None:
-        """Note a revision that is asked for."""
+        """Add a requested revision."""
         meaning = names.meaning(revision)
         with self._lock:
             self._found[meaning] = Meant(names.path, revision)
@@ -133,23 +133,23 @@ class RecentCommits:
                 self._found.popitem(last=False)
 
     def find(self, commit: str) -> Meant | None:
-        """What a commit means, as far as it was noted."""
+        """What a commit means; None if it is not cached."""
         with self._lock:
             return self._found.get(commit[:MEANT])
 
 
 def making(kind: ArtifactKind) -> str:
-    """The 12 hex digits that say how this machine makes what a view hands out."""
+    """The last 12 hex digits for a kind as this machine renders it."""
     return made_by(None if KINDS[kind].is_verbatim else fingerprint())
 
 
 @cache
 def made_by(numerics: str | None) -> str:
-    """The same for any arithmetic; None where bytes are only copied, which no format of ours changes."""
+    """The last 12 hex digits for an arithmetic; None: bytes are served verbatim, independent of format versions."""
     formats = None if numerics is None else [PLAN_FORMAT, ARTIFACT_FORMAT]
     return hashlib.sha256(canonical_json({"formats": formats, "numerics": numerics})).hexdigest()[: 40 - MEANT]
 
 
 def commit_below(path: Path, base: BaseDigests, revision: str | None) -> str:
-    """The commit of the model that a composed adapter goes on: of a base model, or of a merged path's revision."""
+    """The commit of the model that a composed adapter applies to: a base model, or a revision's merged path."""
     return RepoNames.of(TRAINED_ON, path, base).commit(revision)

@@ -1,4 +1,4 @@
-"""An artifact described for another machine: what it takes to fetch it and to write its receipt. Needs no database."""
+"""Describing an artifact: what a client needs to fetch it and to write its receipt. Needs no database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from registry.version import __version__
 def described(
     path: LoadedPath, ancestor: LoadedPath | None, artifact: Artifact, *, with_files: bool = False
 ) -> ArtifactPlan:
-    """What an artifact is."""
+    """The description of an artifact; ``with_files`` adds its files with their headers."""
     import torch
 
     plan = artifact.plan
@@ -53,5 +53,5 @@ def _entry(artifact: Artifact, file: ArtifactFile) -> ArtifactFileEntry:
 
 
 def etag(rendering: str, path: str) -> str:
-    """The ETag of a file of an artifact, without quotes: it says which bytes, also after a materialisation."""
+    """The ETag, without quotes, of an artifact's file; it identifies the bytes, also once they are materialised."""
     return hex_of(document_digest({"rendering": rendering, "file": path}))

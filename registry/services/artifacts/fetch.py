@@ -1,4 +1,4 @@
-"""Fetching: an artifact written into a folder that appears when it is complete, with a receipt beside its files."""
+"""Fetching: writing an artifact and its receipt into a folder that appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def fetch(
 ) -> Fetched:
     """Write an artifact into a folder; see `registry.operations.registry.Registry.fetch`.
 
-    A registry of this machine merges on its own files, which are checked whenever they are read; those in ``base_dir``
-    are held against them, so that other weights are refused here as they are where they would be merged on.
+    A registry in process merges on its own stored files. It only checks that those in ``base_dir`` are the same, so
+    that other weights are refused as by a client that merges on them.
 
     Raises:
         NotFoundError, IntegrityError: ``base_dir`` has no such file, or ``wrong_base``.
         ConflictError: ``folder_taken``, the folder holds something else.
-        AccuracyError: the asked-for error can't be reached.
+        AccuracyError: the requested error can't be reached.
         UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
     """
     asked = ask(deployment, ref, options)

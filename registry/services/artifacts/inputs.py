@@ -1,4 +1,4 @@
-"""What artifacts are made of: the open blobs of a path, as bound checkpoints, base tensors and stored files."""
+"""The inputs of artifacts: the open blobs of a path, as bound checkpoints, base tensors and stored files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from registry.transfer.index import weight_files
 
 
 class Inputs:
-    """The blobs of a path; those that it opens are closed with ``opened``."""
+    """The blobs of a path; ``opened`` closes those that are opened here."""
 
     def __init__(self, blobs: Blobs, path: LoadedPath, opened: ExitStack) -> None:
         self.blobs = blobs
@@ -37,19 +37,19 @@ class Inputs:
         """Links of the path, read as checkpoints.
 
         Raises:
-            InvalidAdapterError: one is none by the rules of this version.
+            InvalidAdapterError: a link is invalid by the rules of this version.
         """
         found = []
         for link in links:
             try:
                 found.append(bind_link(self.blobs, link, self.path, self.opened))
             except InvalidAdapterError as problem:
-                # It was accepted when it was published, so a rule has become stricter, or a byte was changed.
+                # It was valid when it was published: a rule has become stricter since, or bytes have changed.
                 raise InvalidAdapterError(f"{link.reference} can't be used: {problem}", code=problem.code) from problem
         return found
 
     def base_tensors(self) -> tuple[dict[str, Header], dict[str, tuple[ByteSource, TensorEntry]]]:
-        """What the function of this name gives."""
+        """See the function `base_tensors`."""
         return base_tensors(self.blobs, self.path, self.opened)
 
     def source(self, blob: BlobRef) -> ByteSource:
@@ -74,7 +74,7 @@ def stored_files(blobs: Blobs, files: Iterable[StoredFile], opened: ExitStack) -
 
 
 def bind_link(blobs: Blobs, link: Link, path: LoadedPath, open_blobs: ExitStack) -> BoundLink:
-    """A published revision's checkpoint with the open file that holds its tensors."""
+    """The checkpoint of a published revision with the open file of its tensors."""
     config = parse_config(read_blob(blobs, link.file(ADAPTER_CONFIG)))
     source = _source(blobs, link.file(ADAPTER_WEIGHTS), open_blobs)
     header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)

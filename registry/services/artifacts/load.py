@@ -1,4 +1,4 @@
-"""What a reference means: its base model and the links down to it, as the catalogue has them now."""
+"""Loading the path of a reference from the catalogue: its base model and the links below it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from registry.services.lineage import Link, LoadedPath, PathBase
 
 
 def load_path(deployment: Deployment, reference: Reference) -> LoadedPath:
-    """Look a reference up, to compute with it or to hand it out.
+    """Load the path of a reference, to compute with it or to serve it.
 
     Raises:
         NotFoundError: it names nothing.
-        RetractedError: it was retracted, or something that it was trained on.
+        RetractedError: the revision or one of its ancestors was retracted.
     """
     with deployment.read() as session:
         return path_in(session, reference)
 
 
 def path_in(session: Session, reference: Reference) -> LoadedPath:
-    """The same, in a session."""
+    """Like `load_path`, in a session."""
     base = base_rows.get(session, reference.path.base)
     return path_to(session, base, None if reference.path.is_base else revisions.find(session, reference))
 
@@ -37,10 +37,10 @@ def path_in(session: Session, reference: Reference) -> LoadedPath:
 def path_to(session: Session, base: BaseRow, tip: RevisionRow | None, *, with_retracted: bool = False) -> LoadedPath:
     """The path from a base model to a revision of one of its adapters; None: the base model alone.
 
-    ``with_retracted`` is for who compares weights and hands out none.
+    ``with_retracted`` is for comparing weights without serving them.
 
     Raises:
-        RetractedError: the revision was retracted, or something that it was trained on.
+        RetractedError: the revision or one of its ancestors was retracted.
     """
     found = () if tip is None else revisions.lineage(session, tip.id)
     if not with_retracted:

@@ -1,4 +1,4 @@
-"""Blobs of several bundles, brought once each however often opened: to compare paths on a client's machine."""
+"""Blobs of several bundles, opened once each and shared: to compare paths on a client's machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OpenBlobOf = Callable[[str, BlobEntry], ClosableSource]
 
 
 class KeptBlobs:
-    """The base's weights from this machine's files where it has them, all else from the registry."""
+    """Opens base files of this machine where it has them, and all other blobs from the registry."""
 
     def __init__(self, bundles: Sequence[Bundle], open_blob: OpenBlobOf, base: Mapping[str, HashedFile]) -> None:
         self._open_blob = open_blob
@@ -24,7 +24,7 @@ class KeptBlobs:
         self._opened: dict[str, ClosableSource] = {}
 
     def open_blob(self, blob: BlobRef) -> ClosableSource:
-        """A blob by its digest; closing it leaves it open for the next."""
+        """Open a blob; closing the returned source keeps the blob open for the next caller."""
         if blob.digest not in self._opened:
             self._opened[blob.digest] = self._open(blob.digest)
         return _Kept(self._opened[blob.digest])
@@ -37,13 +37,13 @@ class KeptBlobs:
             return FileSource(file.path)
 
     def close(self) -> None:
-        """Release all of them."""
+        """Close all blobs."""
         for source in self._opened.values():
             source.close()
 
 
 class _Kept:
-    """A source that somebody else closes."""
+    """A source whose `close` does nothing: `KeptBlobs` closes it."""
 
     def __init__(self, source: ClosableSource) -> None:
         self._source = source
@@ -56,7 +56,7 @@ class _Kept:
         self._source.read_into(offset, buffer)
 
     def close(self) -> None:
-        """Nothing: it is kept."""
+        """Do nothing."""
 
 
 def entries_of(bundle: Bundle) -> Iterator[BlobEntry]:

@@ -1,7 +1,7 @@
-"""Artifacts that are kept in the store: found for what is asked, and opened like any other artifact.
+"""Materialised artifacts: found by plan, and opened like any other artifact.
 
-One that was made by other arithmetic than this machine's is as good as its own, and goes before it: so all replicas
-hand out the same bytes of what is materialised, whatever processors they run on.
+A materialisation takes precedence even if another arithmetic than this machine's made it. So all replicas serve the
+same bytes of a materialised artifact, whatever processors they run on.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, Plan
 
 @dataclass(frozen=True)
 class Kept:
-    """A materialisation that is not past its time: which bytes it names, and where they are."""
+    """A materialisation that has not expired, and its files."""
 
     id: str
     plan: Plan
     rendering: str
-    numerics: str | None  # of whoever made it, which may be another machine than this
+    numerics: str | None  # fingerprint of the machine that made it
     notices: tuple[str, ...]
     files: tuple[StoredFile, ...]  # by path
 
 
 def kept_for(session: Session, path: LoadedPath, plan: Plan | None) -> Kept | None:
-    """What is materialised of a path by its plain plan, in the format of this program; None where nothing is.
+    """The materialisation of a path by its plain plan and this version's `ARTIFACT_FORMAT`; None if there is none.
 
-    A revision may have others: of other formats of artifacts, or of other plans (its base model's table was made anew).
+    A revision may have others: with other artifact formats, or other plans (its base model's table was remade).
     """
     if plan is None:
         return None
@@ -48,14 +48,18 @@ def kept_for(session: Session, path: LoadedPath, plan: Plan | None) -> Kept | No
 
 
 def plain_plan(path: LoadedPath, options: Options) -> Plan | None:
-    """The plan of a path that can be materialised; None where other options are given, or bytes are stored anyway."""
+    """The plan under which a path can be materialised; None with other options, or if its bytes are stored anyway."""
     if KINDS[options.kind].is_verbatim or not path.links or options != Options(kind=options.kind):
         return None
     return make_plan(path, None, options)
 
 
 def open_kept(blobs: Blobs, kept: Kept) -> Artifact:
-    """The artifact, read from its blobs."""
+    """The artifact, read from the materialisation's blobs.
+
+    Raises:
+        IntegrityError: the recorded rendering is not that of its plan and arithmetic.
+    """
     with ExitStack() as opened:
         files = stored_files(blobs, kept.files, opened)
         release = opened.pop_all().close

@@ -21,17 +21,17 @@ __all__ = ["Asked", "artifact_plan", "ask", "described", "etag", "open_artifact"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a reference and its options mean: a path, and the ancestor where only what comes after it is wanted."""
+    """A resolved reference with its options: the path, and the ancestor that ``options.since`` names."""
 
     path: LoadedPath
     ancestor: LoadedPath | None
     options: Options
-    materialised: Kept | None = None  # what the store has of it
-    plan: Plan | None = None  # where it can be materialised; of anything else it is made when it is opened
+    materialised: Kept | None = None  # its materialisation, if there is one
+    plan: Plan | None = None  # only if it can be materialised; otherwise the plan is made when it is opened
 
 
 def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
-    """Look up what is asked for.
+    """Resolve a reference and its options.
 
     Raises:
         NotFoundError: the reference names nothing.
@@ -52,12 +52,12 @@ def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifac
 
 
 def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
-    """The artifact of what was looked up: as it is kept in the store, or as this machine computes it.
+    """Open an artifact: its materialisation, or as this machine computes it.
 
     Raises:
         UsageError: the options contradict each other or the reference.
-        AccuracyError: the asked-for error can't be reached.
-        ConflictError: ``retable_needed``, the base model's target table does not tell what the path needs.
+        AccuracyError: the requested error can't be reached.
+        ConflictError: ``retable_needed``, the base model's target table lacks what the path needs.
     """
     blobs, memory = deployment.artifact_blobs, deployment.memory
     if asked.materialised is not None:
@@ -67,7 +67,7 @@ def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
 
 
 def artifact_plan(deployment: Deployment, ref: str, options: Options) -> ArtifactPlan:
-    """An artifact as this machine makes it, with all that a client needs to fetch it; raises what `ask` raises."""
+    """The description of an artifact that a client needs to fetch it; raises what `ask` and `open_asked` raise."""
     asked = ask(deployment, ref, options)
     with open_asked(deployment, asked) as artifact:
         return described(asked.path, asked.ancestor, artifact, with_files=True)

@@ -1,4 +1,4 @@
-"""The plan of a loaded path: which links go in, and what the model is called that a composed adapter goes on."""
+"""The plan of an artifact: which links it contains, and which model a composed adapter applies to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from registry.tensors.artifacts.plan import Plan, PlanLink
 
 
 def links_of(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> tuple[Link, ...]:
-    """The links of a path that go into an artifact.
+    """The links of a path that an artifact contains.
 
     Raises:
-        UsageError: the ancestor is none of this path.
+        UsageError: the ancestor is not one of this path.
     """
     if KINDS[options.kind].tip_only:
         return path.links[-1:]
@@ -21,7 +21,7 @@ def links_of(path: LoadedPath, ancestor: LoadedPath | None, options: Options) ->
 
 
 def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> Plan:
-    """What will be computed, as far as it does not depend on values; raises what `links_of` raises."""
+    """The plan, as far as it does not depend on values; raises what `links_of` raises."""
     return Plan(
         kind=options.kind,
         base=path.base.digest,
@@ -36,5 +36,5 @@ def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -
 
 
 def below(path: LoadedPath, ancestor: LoadedPath | None) -> Path:
-    """The path of the model that a composed adapter goes on: the base model, or what comes before its first link."""
+    """The path of the model that a composed adapter applies to: the ancestor, or else the base model."""
     return Path.parse(ancestor.links[-1].path if ancestor and ancestor.links else path.base.name)

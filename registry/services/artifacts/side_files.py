@@ -1,7 +1,7 @@
-"""The files of a merged model that are not weights: the base's, and the tokenizer of whoever brought one last.
+"""The files of a merged model that are not weights: the base's, and the tokenizer of the last revision that has one.
 
-A tokenizer is several files that only work together, so the youngest revision that brings one brings all of them. A
-revision that brings only chat templates replaces only those.
+The files of a tokenizer only work together, so a revision that has a tokenizer replaces all of them. A revision that
+has only chat templates replaces only those.
 """
 
 from __future__ import annotations

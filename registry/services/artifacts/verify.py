@@ -1,4 +1,4 @@
-"""Verifying a fetched folder: its files against its receipt, then every byte against the registry, computed again."""
+"""Verifying a fetched folder: its files against its receipt, then against the artifact, which is computed again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
 
     Raises:
         NotFoundError: the folder has no receipt, or the registry lacks what the receipt names.
-        IntegrityError: the receipt is not one, or its plan is not what the registry makes of its lineage.
+        IntegrityError: the receipt is malformed, or its plan differs from the registry's plan of its lineage.
     """
     receipt = read_receipt(folder)
     path = _path(deployment, receipt, receipt.reference, receipt.tip)
@@ -43,7 +43,7 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
 
 
 def _path(deployment: Deployment, receipt: Receipt, reference: str, digest: str | None) -> LoadedPath:
-    """The path that a receipt names, found by digest: numbers and names are another registry's."""
+    """The path that a receipt names, found by digest: numbers may be those of another registry."""
     named = Reference.parse(reference).path
     if digest is None:
         path = load_path(deployment, Reference(TreePath(named.base)))

@@ -1,1 +1,1 @@
-"""Base models: checked, hashed, understood and added."""
+"""Base models: adding one, and remaking its target table."""

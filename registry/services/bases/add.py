@@ -1,4 +1,4 @@
-"""Adding a base model: checked, hashed and understood before anything is stored."""
+"""Adding a base model: it is checked and hashed, and its target table made, before anything is stored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from registry.transfer.model_weights import CheckedModel, ModelFiles, read_model
 from registry.transfer.source import Given, given_base
 
 StoredBy = Literal["copy", "reflink", "link", "none"]
-_WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # the last that occurs is told
+_WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # ascending: the last that occurs is reported
 
 
 def add_base(
@@ -43,7 +43,7 @@ def add_base(
         UsageError: ``bad_name``.
         InvalidBaseError: the folder is not an intact, unquantised safetensors model.
         ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
-        What `registry.folders.hub.repository.bring` raises, where it is to be taken from a Hub.
+        What `registry.folders.hub.repository.bring` raises, if ``place`` is a repository of a Hub.
     """
     require_adding(deployment, name)
     given = given_base(place, progress)
@@ -80,7 +80,7 @@ def _add(
 def _mend(
     deployment: Deployment, there: BaseSummary, files: ModelFiles, index: ModelIndex, progress: Progress
 ) -> tuple[StoredBlob, ...]:
-    """Store again what the store has lost or damaged of a base model that is there."""
+    """Store again the files of an existing base model that the store has lost or damaged."""
     own = {file.digest for file in there.files}
     progress.begin("Checking what is stored", there.size)
     with Intake(deployment, progress) as intake:
@@ -91,14 +91,14 @@ def _mend(
 
 
 def require_adding(deployment: Deployment, name: str) -> None:
-    """Refuse a name that is none, and what the token may not do; raises `UsageError`, `NotAllowedError`."""
+    """Check the name and that the principal may add it; raises `UsageError`, `NotAllowedError`."""
     deployment.rights.require_on("writer", TreePath(check_base_name(name)), "add a base model")
 
 
 def as_told(deployment: Deployment, stored: tuple[StoredBlob, ...]) -> tuple[StoredBlob, ...]:
-    """What was stored, as the token may be told.
+    """What was stored, as reported to the principal.
 
-    To one with scopes, what was there already counts as stored now: it may be there where the token does not look.
+    To a scoped one, blobs that were already there count as stored now: that they exist may be hidden from it.
     """
     if deployment.rights.unlimited:
         return stored
@@ -109,7 +109,7 @@ def as_told(deployment: Deployment, stored: tuple[StoredBlob, ...]) -> tuple[Sto
 
 
 def existing(deployment: Deployment, name: str) -> BaseSummary | None:
-    """The base model of this name."""
+    """The base model of this name; None if there is no visible one."""
     try:
         with deployment.read() as session:
             return base_rows.summary(session, name)
@@ -118,7 +118,7 @@ def existing(deployment: Deployment, name: str) -> BaseSummary | None:
 
 
 def other_weights(there: BaseSummary, found: str) -> ConflictError:
-    """The error of a name that is taken; ``found`` is what the new one has."""
+    """The error for a name that is taken; ``found`` describes the weights of the new model."""
     return ConflictError(
         f"Base model {there.name} is there with other weights: it has {there.digest}, the folder has {found}. "
         "Choose another name.",
@@ -127,9 +127,9 @@ def other_weights(there: BaseSummary, found: str) -> ConflictError:
 
 
 def check_same(there: BaseSummary, digest: str, files: Mapping[str, str]) -> None:
-    """Whether a base model may pass for the one that is there.
+    """Check that a base model is the existing one.
 
-    That one keeps its target table: a declaration that came later must not pass unheard.
+    The existing one keeps its target table, so a different declaration is an error and not ignored.
 
     Raises:
         ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
@@ -146,13 +146,13 @@ def check_same(there: BaseSummary, digest: str, files: Mapping[str, str]) -> Non
 
 
 def understood(model: CheckedModel) -> TargetTable:
-    """The target table of a base model, made in a child process; `settled` once its tensors are hashed."""
+    """The target table of a base model, made in a child process; pass it to `settled` once the tensors are hashed."""
     table = make_table(model.config, model.shapes)
     return table if model.declaration is None else declare(table, model.declaration)
 
 
 def settled(table: TargetTable, index: ModelIndex) -> TargetTable:
-    """A table that was made from names and shapes, without the ties that the numbers deny."""
+    """A table from `understood` without the ties whose tensors turned out to differ."""
     return parted_by_files(table, {name: tensor.digest for name, tensor in index.tensors.items()})
 
 
@@ -167,7 +167,7 @@ def make_visible(
     source: str | None,
     derived_from: DerivedFrom | None,
 ) -> BaseAdded:
-    """Store what was worked out, then the one transaction, and what comes after it."""
+    """Store index and target table, add the base model in one transaction, and build the result."""
     index_blob = intake.put(canonical_json(index.to_document()))
     table_blob = intake.put(canonical_json(table.to_document()))
     new = replace(_new_base(name, index, table, index_blob, table_blob), source=source, derived_from=derived_from)
@@ -204,7 +204,7 @@ def answer(
     *,
     created: bool,
 ) -> BaseAdded:
-    """What adding a base model answers."""
+    """The result of adding a base model."""
     told = as_told(deployment, stored)
     ways = {blob.stored_by for blob in told}
     by: StoredBy = "none"

@@ -1,4 +1,4 @@
-"""Adding a base model that a client has: checked by names, headers and documents, then read back as it was uploaded."""
+"""Adding a client's base model: names, headers and documents are checked first, the uploaded bytes when committing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Checked:
     """A request that passed every check that needs no weights."""
 
     model: CheckedModel
-    files: Mapping[str, FileClaim]  # those that belong to the model
+    files: Mapping[str, FileClaim]  # only those that belong to the model
     heads: Mapping[str, Head]  # of the weight files
     left_out: tuple[LeftOut, ...]
 
@@ -63,12 +63,12 @@ def plan_base(deployment: Deployment, request: BaseRequest) -> BasePlan:
 
 
 def commit_base(deployment: Deployment, commit: BaseCommit, progress: Progress) -> BaseAdded:
-    """Add what was planned and uploaded; see `registry.operations.transfer.Transfer.commit_base`.
+    """Add a base model that was planned and uploaded; see `registry.operations.transfer.Transfer.commit_base`.
 
     Raises:
         What `registry.services.bases.add.add_base` raises, and
         NotFoundError: bytes are neither stored nor uploaded.
-        UnavailableError: ``upload_incomplete``, the store lost some of what was uploaded.
+        UnavailableError: ``upload_incomplete``, the store lost some of the uploaded bytes.
         IntegrityError: ``upload_mismatch``.
     """
     with dropped_when_refused(deployment, commit.uploads):
@@ -111,10 +111,12 @@ def _check(deployment: Deployment, request: BaseRequest) -> _Checked:
 
 
 def _is_there(deployment: Deployment, there: BaseSummary, checked: _Checked) -> bool:
-    """Whether the base model of this name has these very weight files.
+    """Whether the existing base model of this name has identical weight files.
+
+    False leaves it to the tensors' digests: the same tensors may be split into files differently.
 
     Raises:
-        ConflictError: ``other_weights`` where names, dtypes or shapes show it, or ``name_taken``.
+        ConflictError: ``other_weights`` if names, dtypes or shapes already differ, or ``name_taken``.
     """
     stored = {file.path: file.digest for file in there.files}
     digests = {path: claim.digest for path, claim in checked.files.items()}
@@ -130,7 +132,7 @@ def _is_there(deployment: Deployment, there: BaseSummary, checked: _Checked) -> 
 
 
 def _table(request: BaseRequest, model: CheckedModel) -> TargetTable:
-    """The target table: made from the model, or what the registry that it is copied from made."""
+    """The target table: made from the model, or for a copy the table of the source registry."""
     return understood(model) if request.table is None else check_table(request.table, model.shapes)
 
 
@@ -154,7 +156,7 @@ def _add(
             return answer(deployment, there, checked.left_out, (), created=False)
         if table is None:
             raise AssertionError("a base model that is not there gets a table")
-        if commit.request.table is None:  # one that is copied stays what it is
+        if commit.request.table is None:  # a copied table is kept unchanged
             table = settled(table, index)
         stored = intake.commit()
         request, left_out = commit.request, checked.left_out
@@ -172,7 +174,7 @@ def _add(
 
 
 def _watch(checked: _Checked, path: str, hashes: TensorHashes) -> Callable[[int, memoryview], None]:
-    """What a weight file passes on its way: the header that was checked, and a digest for each tensor."""
+    """A watch on the bytes of a weight file: compares the header with the checked one, and hashes each tensor."""
     head = SameHead(path, checked.heads[path], checked.model.headers[path].size, InvalidBaseError)
 
     def both(offset: int, chunk: memoryview) -> None:

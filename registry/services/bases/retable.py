@@ -1,7 +1,7 @@
-"""Making a base model's target table anew, where this version knows more of the model than the one that added it.
+"""Remaking a base model's target table, where this version reads the model better than the version that added it.
 
-A table never changes by itself: the digests of plans and the commit ids of all paths below hang on it. Everything that
-was published below has to mean under the new table what it means under the old one.
+A table never changes by itself, since the digests of plans and the commit ids of all paths below depend on it. A new
+table is accepted only if every revision published below means the same under both.
 """
 
 from __future__ import annotations
@@ -44,21 +44,22 @@ from registry.transfer.model_weights import CheckedModel, check_model
 
 _TRIES: Final = 3
 _UNTOLD: Final = frozenset({"source", "notices"})
-"""What a table says of how it was made: another version of transformers alone is nothing new."""
+"""How a table was made, which is not compared: another version of transformers alone is no change."""
 
 
 class _MeanwhileError(UnavailableError):
-    """Something was published below, or the table was made anew, while it was made here (``busy``)."""
+    """Something below was published or deleted, or the table was replaced, while it was remade (``busy``)."""
 
 
 def retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
-    """Make the target table of a base model anew; see `registry.operations.registry.Registry.retable`.
+    """Remake the target table of a base model; see `registry.operations.registry.Registry.retable`.
 
     Raises:
-        NotFoundError: there is none of this name.
-        UsageError: it is the path of an adapter.
-        InvalidBaseError: what `registry.services.bases.add.add_base` raises for its files.
-        ConflictError: ``retable_refused``, a revision below would mean something else, or nothing.
+        NotFoundError: there is no base model of this name.
+        UsageError: the name is the path of an adapter.
+        InvalidBaseError: as `registry.services.bases.add.add_base`, for the stored files.
+        ConflictError: ``retable_refused``, a revision below would change its meaning or become unreadable.
+        UnavailableError: ``busy``, the tree below changed meanwhile, in each of several tries.
     """
     path = Path.parse(name)
     if not path.is_base:
@@ -89,7 +90,7 @@ def _retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
 
 
 def _made(deployment: Deployment, base: PathBase) -> TargetTable:
-    """The table as adding the base model now would make it, from what is stored of it."""
+    """The table that adding the base model would make now, from its stored files."""
     table = understood(_model(deployment, base))
     index = read_document(deployment, base.index)
     return parted_by_files(table, {name: tensor["digest"] for name, tensor in index["tensors"].items()})
@@ -113,7 +114,7 @@ def _facts(table: TargetTable) -> dict[str, Any]:
 
 
 def _changes(old: TargetTable, new: TargetTable) -> tuple[str, ...]:
-    """What a person should know of the difference, a line each."""
+    """The differences for the user, one line each."""
     before, after = _facts(old), _facts(new)
     lines = []
     for key in sorted(before.keys() | after.keys()):
@@ -130,7 +131,7 @@ def _changes(old: TargetTable, new: TargetTable) -> tuple[str, ...]:
 
 @dataclass
 class _Revisions:
-    """All revisions of a base model, read with both tables."""
+    """All revisions below a base model, read with the old and the new table."""
 
     deployment: Deployment
     rows: tuple[Below, ...]
@@ -143,7 +144,7 @@ class _Revisions:
         self._read = lru_cache(maxsize=64)(self._read_link)
 
     def check(self, progress: Progress) -> None:
-        """Refuse a table under which a revision means something else; one that nothing can read is no hindrance.
+        """Check that every revision means the same under both tables; those unreadable under the old one don't count.
 
         Raises:
             ConflictError: ``retable_refused``, naming the revision.
@@ -184,14 +185,14 @@ class _Revisions:
         if not files:
             raise _MeanwhileError("A deleted revision was collected meanwhile: run the command again.", code="busy")
         config = parse_config(read_blob(self.deployment, files[ADAPTER_CONFIG]))
-        # from the header alone: nothing of it is read later
+        # only the header is needed: no tensor is read, so the closed source does no harm
         with self.deployment.open_blob(files[ADAPTER_WEIGHTS]) as source:
             entries = read_header(source, what=ADAPTER_WEIGHTS, error=IntegrityError).entries
         return read_checkpoint(config, entries, self.new if anew else self.old), source
 
 
 def _described(checkpoint: Checkpoint) -> Mapping[str, object]:
-    """Which numbers of an adapter go where, as far as a table says it."""
+    """Which tensors of an adapter go where, as far as that depends on the table."""
     found: dict[str, object] = {
         f"pair {name}": (_place(pair.target), pair.fused and pair.fused.name) for name, pair in checkpoint.pairs.items()
     }
@@ -226,7 +227,7 @@ def _make_visible(
                 "again.",
                 code="busy",
             )
-        # their plans name the old table: nothing can ask for them any more
+        # their plans name the old table, so no request can match them any more
         kept = materialisations.listing(session, at=Path.parse(found.name))
         materialise.drop(session, kept, principal)
         return Retabled(

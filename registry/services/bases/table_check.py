@@ -1,4 +1,4 @@
-"""A target table that another registry made, held against the tensors that it speaks of."""
+"""Checking a target table that another registry made against the tensors of the base model."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from registry.tensors.table.row_conversions import run_problem
 from registry.tensors.table.targets import FORMAT, Target, TargetTable
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
-"""dtype and shape of every tensor."""
+"""dtype and shape by tensor name."""
 
 
 def check_table(document: Mapping[str, Any], shapes: Shapes) -> TargetTable:
-    """Read a table and see that it is about these tensors.
+    """Parse a table and check that it matches these tensors.
 
     Raises:
-        InvalidBaseError: ``bad_declaration``, it is malformed, of another version, or names tensors or shapes that are
-            not there.
+        InvalidBaseError: ``bad_declaration``, it is malformed, of another version, or names missing tensors or wrong
+            shapes.
     """
     try:
         table = TargetTable.from_document(document)
         known = table.to_document() == dict(document)
-    except IntegrityError as problem:  # of a stored table that would be damage; this one came with a request
+    except IntegrityError as problem:  # means damage in a stored table, but this one came with a request
         raise _refused(f"its format is {shown(document.get('format'))}, and {FORMAT} is read here") from problem
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise _refused("it is malformed") from problem
@@ -51,7 +51,7 @@ def check_table(document: Mapping[str, Any], shapes: Shapes) -> TargetTable:
 
 
 def _check_ties(table: TargetTable) -> None:
-    """What is tied, and to what, has to be there."""
+    """Check that both sides of every tie exist."""
     for name, holder in (table.ties or {}).items():
         if name in table.parameters or (holder is not None and holder not in table.parameters):
             raise _refused(f"the parameter {shown(name)} is tied to one that is not there")
@@ -61,7 +61,7 @@ def _check_ties(table: TargetTable) -> None:
 
 
 def _check_overlaps(table: TargetTable) -> None:
-    """Rows that are two parameters' would be changed for one and for the other."""
+    """Check that no rows belong to two parameters: they would be changed twice."""
     whole = {held.tensor for held in table.parameters.values() if not held.runs}
     whole |= {piece.tensor for target in table.targets.values() for fused in target.fused for piece in fused.pieces}
     runs = sorted(run for held in table.parameters.values() for run in held.runs)

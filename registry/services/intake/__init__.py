@@ -1,1 +1,1 @@
-"""Bytes on their way into the store."""
+"""Intake: uploads, and checking bytes while they are stored."""

@@ -1,7 +1,7 @@
-"""Bytes on their way into the store: hashed, checked while they pass, and visible only after `Intake.commit`.
+"""Storing the bytes of what is added: hashed and checked in one pass, and visible only after `Intake.commit`.
 
-They come from a file of this machine, from an upload, or are there already. Whatever goes wrong before the catalogue's
-transaction leaves nothing behind, and uploads stay until it is through, so that it can be tried again.
+They come from a local file, from an upload, or are stored already. A failure before the catalogue's transaction leaves
+nothing behind. Uploads are kept until that transaction is committed, so that it can be retried.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _READ: Final = 4 << 20
 
 
 class BytesGoneError(UnavailableError):
-    """Bytes that were there when they were looked for are not any more: a collector took them. Try again."""
+    """A collector removed stored bytes after they were found; retry."""
 
 
 def retry_collected(work: Callable[[], T]) -> T:
-    """Run ``work``, and again where a collector came between."""
+    """Run ``work``, and retry it once if a collector removed bytes meanwhile."""
     try:
         return work()
     except BytesGoneError:
@@ -40,7 +40,7 @@ def retry_collected(work: Callable[[], T]) -> T:
 
 
 class Intake:
-    """All bytes of one thing that is added. Use it as a context manager."""
+    """All bytes of one base model, revision or materialisation that is added. Use it as a context manager."""
 
     def __init__(self, deployment: Deployment, progress: Progress) -> None:
         self.deployment = deployment
@@ -52,7 +52,7 @@ class Intake:
         self._mended: set[str] = set()
 
     def file(self, file: Path, watch: Watch | None = None) -> tuple[str, int]:
-        """Take a file of this machine; digest and size of what was read."""
+        """Stage a local file; digest and size of what was read."""
         return self._take(self.deployment.blobs.stage(file, watch=watch, advance=self._progress.advance))
 
     def _take(self, staged: StagedBlob) -> tuple[str, int]:
@@ -63,19 +63,19 @@ class Intake:
         return staged.digest, staged.size
 
     def made(self, chunks: Iterator[memoryview]) -> tuple[str, int]:
-        """Take bytes that are made while they are taken, in order; their digest and size."""
+        """Stage bytes that are computed while they are read, in order; their digest and size."""
         return self._take(self.deployment.blobs.stage_chunks(chunks, advance=self._progress.advance))
 
     def upload(self, digest: str, staging: Staging, watch: Watch | None = None) -> None:
-        """Take what a client uploaded."""
+        """Stage what a client uploaded."""
         staged = self._open.enter_context(
             self.deployment.blobs.adopt(staging, digest, watch=watch, advance=self._progress.advance)
         )
-        staged.upload = None  # it has served when the catalogue knows its bytes, not when the store has them
+        staged.upload = None  # the upload is dropped once the catalogue has its bytes, not by the store's commit
         self._staged[digest] = staged
 
     def stored(self, blob: BlobRef, watch: Watch | None = None) -> None:
-        """Use what is stored already; it is read only if someone has to see its bytes."""
+        """Use a blob that is stored already; it is read only if there is a ``watch``."""
         self._there[blob.digest] = blob
         if watch is None:
             self._progress.advance(blob.size)
@@ -89,7 +89,7 @@ class Intake:
 
     @contextmanager
     def opened(self, digest: str) -> Iterator[ByteSource]:
-        """The bytes themselves, as they will be stored."""
+        """The bytes of a staged or stored blob, for reading."""
         staged = self._staged.get(digest)
         source = staged.writer.open() if staged else self.deployment.open_blob(self._there[digest])
         try:
@@ -98,7 +98,7 @@ class Intake:
             source.close()
 
     def commit(self) -> tuple[StoredBlob, ...]:
-        """Make all bytes visible in the store; the catalogue does not know them before `record`."""
+        """Make all staged bytes visible in the store; the catalogue gets them by `record`."""
         with self.deployment.read_everything() as session:
             known = blob_rows.rows(session, self._staged)
         for stored in self.deployment.blobs.commit(list(self._staged.values()), known):
@@ -106,14 +106,14 @@ class Intake:
         return tuple(self._stored)
 
     def put(self, document: bytes) -> StoredBlob:
-        """Store a document that was made here."""
+        """Store a generated document."""
         known = self._known(sha256_digest(document))
         stored = self.deployment.blobs.put_bytes(document, known)
         self._note(stored, known)
         return stored
 
     def keep(self, file: Path, digest: str, *, link: bool) -> StoredBlob:
-        """Store a file whose digest is known, as a link where that is asked for and possible."""
+        """Store a file whose digest is known; ``link``: as a link where that is possible."""
         known = self._known(digest)
         stored = self.deployment.blobs.keep(file, digest, known=known, link=link, advance=self._progress.advance)
         self._note(stored, known)
@@ -125,14 +125,14 @@ class Intake:
 
     def _note(self, stored: StoredBlob, known: BlobRef | None) -> None:
         self._stored.append(stored)
-        if known is not None and known.key != stored.key:  # what was there is damaged
+        if known is not None and known.key != stored.key:  # stored again, as the known object is damaged
             self._mended.add(stored.digest)
 
     def record(self, session: Session) -> dict[str, BlobRef]:
-        """Let the catalogue know the bytes, in the transaction that refers to them; what it has noted now, by digest.
+        """Record the bytes in the catalogue, in the transaction that refers to them; the recorded blobs by digest.
 
         Raises:
-            BytesGoneError: bytes that were relied on are noted no more.
+            BytesGoneError: rows of existing blobs that this relies on were removed meanwhile.
         """
         made = {one.digest: one for one in self._stored if one.stored_by != "none"}
         noted = blob_rows.record(session, made.values(), mended=self._mended & made.keys())
@@ -144,9 +144,9 @@ class Intake:
         return noted
 
     def change(self, work: Callable[[Session], T]) -> T:
-        """Run the transaction that refers to the bytes: `record` first, then ``work``, which may be run again.
+        """Run the transaction that refers to the bytes: `record` first, then ``work``, which may be retried.
 
-        After it, the objects of blobs that someone else stored first are dropped.
+        Afterwards, the objects of blobs that another process recorded first are deleted.
 
         Raises:
             BytesGoneError: see `record`.

@@ -1,4 +1,4 @@
-"""Uploads: bytes that a client sends in parts, under an id, before they are checked; and which bytes are wanted."""
+"""Uploads, by which clients send bytes in parts before these are checked; and which bytes are still missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from registry.storage.staging import MOST_PARTS, Staging
 PART: Final = 16 << 20
 _STEP: Final = 1 << 20
 _SIGNED_FOR: Final = 6 * 3600  # seconds
-_SIGNED_AT_ONCE: Final = 500  # parts: who sends more asks again, and gets fresher addresses
+_SIGNED_AT_ONCE: Final = 500  # parts: for more, a client asks again and gets fresh URLs
 
 _FOR_GOOD: Final = (InvalidAdapterError, InvalidBaseError, ConflictError, UsageError, RetractedError)
 
@@ -46,11 +46,11 @@ log = logging.getLogger(__name__)
 
 
 def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
-    """Begin an upload, or go on with an open one of the same bytes.
+    """Begin an upload, or resume an open one of the same bytes.
 
     Raises:
-        NotAllowedError: the token may only read.
-        UsageError: the digest is none.
+        NotAllowedError: the principal may only read.
+        UsageError: the digest is malformed.
     """
     deployment.rights.require("writer", "upload")
     if not is_digest(request.digest):
@@ -61,7 +61,7 @@ def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
         try:
             _keep_alive(deployment, row)
             return _answer(deployment, row)
-        except NotFoundError:  # the store dropped it, because nothing happened in it for long
+        except NotFoundError:  # the store dropped it after a long time without activity
             _forget(deployment, row.id)
     staging = deployment.blobs.begin_staging(request.size, part_size(request.size))
 
@@ -80,22 +80,22 @@ def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
 
 
 def part_size(size: int) -> int:
-    """Bytes of a part: 16 MiB, and more where there would be too many parts."""
+    """Bytes of a part: 16 MiB, or more where that would make too many parts."""
     return max(PART, -(-size // (MOST_PARTS * _STEP)) * _STEP)
 
 
 def get_upload(deployment: Deployment, upload_id: str) -> Upload:
-    """An upload as it stands, with addresses that are fresh; raises `NotFoundError`."""
+    """The state of an upload, with fresh presigned URLs; raises `NotFoundError`."""
     row = _row(deployment, upload_id)
     _keep_alive(deployment, row)
     return _answer(deployment, row)
 
 
 def put_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterable[bytes]) -> None:
-    """Take one part through the service.
+    """Store one part that is sent through the service.
 
     Raises:
-        NotFoundError: there is no such upload of this token.
+        NotFoundError: there is no such upload of this principal.
         UsageError: there is no such part, or it has another length.
     """
     row = _row(deployment, upload_id)
@@ -104,14 +104,14 @@ def put_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterab
 
 
 def drop_upload(deployment: Deployment, upload_id: str) -> None:
-    """Forget an upload and what was sent of it; raises `NotFoundError`."""
+    """Delete an upload and its parts; raises `NotFoundError`."""
     row = _row(deployment, upload_id)
     deployment.blobs.drop_staging(_staging(row))
     _forget(deployment, upload_id)
 
 
 def upload(deployment: Deployment, digest: str, source: ByteSource, progress: Progress) -> str:
-    """Upload bytes of this machine; see `registry.operations.transfer.Transfer.upload`."""
+    """Upload local bytes; see `registry.operations.transfer.Transfer.upload`."""
     begun = begin_upload(deployment, UploadRequest(digest=digest, size=source.size))
     progress.begin("Uploading", source.size)
     for number in range(1, begun.parts + 1):
@@ -133,7 +133,7 @@ def _chunks(source: ByteSource, start: int, stop: int, progress: Progress) -> It
 
 @dataclass(frozen=True)
 class Wanted:
-    """The bytes that something is made of, and where they are."""
+    """The bytes of a set of files by digest, and where they are."""
 
     sizes: Mapping[str, int]
     uploads: Mapping[str, UploadRow]
@@ -141,19 +141,19 @@ class Wanted:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Digests of what is neither uploaded nor stored where this token may see it."""
+        """Digests of what is neither uploaded nor visibly stored."""
         return tuple(digest for digest in self.sizes if digest not in self.uploads and digest not in self.stored)
 
     @property
     def size(self) -> int:
-        """Bytes of all."""
+        """Total bytes."""
         return sum(self.sizes.values())
 
 
 def wanted_bytes(deployment: Deployment, claims: Iterable[FileClaim], uploads: Mapping[str, str]) -> Wanted:
-    """Find the bytes of files: in uploads, by digest, or stored.
+    """Find the bytes of files in uploads (ids by digest) or in the store.
 
-    What the token may not see counts as missing: who names a digest has not shown that he has its bytes.
+    Hidden blobs count as missing, since naming a digest does not prove having its bytes.
     """
     sizes = {claim.digest: claim.size for claim in claims}
     found: dict[str, UploadRow] = {}
@@ -171,11 +171,11 @@ def wanted_bytes(deployment: Deployment, claims: Iterable[FileClaim], uploads: M
 
 
 def take(wanted: Wanted, intake: Intake, watches: Mapping[str, Watch]) -> None:
-    """Bring all bytes; those of a digest in ``watches`` pass it on their way.
+    """Take all bytes into the intake; each watch sees the bytes of its digest.
 
     Raises:
         NotFoundError: bytes are neither uploaded nor stored.
-        UnavailableError: ``upload_incomplete``, the store lost some of what was uploaded.
+        UnavailableError: ``upload_incomplete``, the store lost some of the uploaded bytes.
         IntegrityError: ``upload_mismatch``.
     """
     if wanted.missing:
@@ -199,7 +199,7 @@ def _take_one(intake: Intake, row: UploadRow, watch: Watch | None) -> None:
         if gone or problem.code == "upload_mismatch":
             _forget(intake.deployment, row.id)  # nothing of it is left
         if (gone or problem.code == "upload_incomplete") and _is_stored(intake.deployment, row.digest):
-            # Two commits of one token share an upload of the same bytes, and the other one came first.
+            # Two commits of one principal shared an upload of the same bytes, and the other one committed first.
             raise BytesGoneError(
                 f"The upload of {row.digest} served another commit meanwhile: commit again."
             ) from problem
@@ -216,7 +216,7 @@ def _is_stored(deployment: Deployment, digest: str) -> bool:
 
 @contextmanager
 def dropped_when_refused(deployment: Deployment, uploads: Mapping[str, str]) -> Iterator[None]:
-    """Drop uploads when what they were sent for is refused for good: nobody will come back for them."""
+    """Drop uploads when their commit fails permanently, since no retry will use them."""
     try:
         yield
     except _FOR_GOOD:
@@ -225,7 +225,7 @@ def dropped_when_refused(deployment: Deployment, uploads: Mapping[str, str]) -> 
 
 
 def drop_taken(deployment: Deployment, uploads: Mapping[str, str]) -> None:
-    """Forget uploads that have served. When that can't be done now they are collected: the bytes are stored."""
+    """Delete uploads that are no longer needed. A failure is only logged, as the collector removes them later."""
     for upload_id in uploads.values():
         try:
             drop_upload(deployment, upload_id)
@@ -249,7 +249,7 @@ def _open_row(session: Session, deployment: Deployment, upload_id: str) -> Uploa
 
 
 def _keep_alive(deployment: Deployment, row: UploadRow) -> None:
-    """Let an upload that goes on live on: with a store, parts come without this process seeing them."""
+    """Extend the lifetime of an active upload: parts may go to the store directly, unseen by this process."""
     if row.expires_at - datetime.now(UTC) < upload_rows.LIFETIME / 2:
         deployment.change(lambda session: upload_rows.extend(session, row.id))
 

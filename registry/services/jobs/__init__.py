@@ -1,1 +1,1 @@
-"""Work that outlives its request."""
+"""Jobs: work that outlives its request, claimed by the replicas' runners."""

@@ -1,7 +1,7 @@
-"""A replica's part in operations: it takes up those that nobody works on, and hands them on when it ends.
+"""The job runner of a replica: claims jobs without a live lease, runs them, and releases them on shutdown.
 
-A lease is renewed while the work goes on, whether there is progress or not; when it can't be, another replica goes on
-with the operation, and this one stops at its next step.
+The lease of a running job is renewed whether or not it makes progress. If it can't be renewed, another replica claims
+the job, and this one stops at its next progress report.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ from registry.services.jobs.table import (
 )
 
 ATTEMPTS: Final = 8
-"""With 2, 4, 8... seconds between them: a store or a database that is away for four minutes is waited for."""
+"""Retries back off by 2, 4, 8... seconds, which outlasts a store or database outage of four minutes."""
 _PASSING: Final = frozenset({"unavailable", "busy"})
-_TICK: Final = 1.0  # seconds between two notes of progress
-_POLL: Final = 2.0  # seconds between two looks for work that others left
+_TICK: Final = 1.0  # seconds between progress writes
+_POLL: Final = 2.0  # seconds between polls for unclaimed jobs
 
 log = logging.getLogger(__name__)
 
 
-class _HandOn(Exception):  # noqa: N818 - no error: the work goes on elsewhere
-    """This replica stops working on an operation."""
+class _HandOn(Exception):  # noqa: N818 - not an error: another replica continues the job
+    """Stops this replica's work on a job, which is then released."""
 
 
 @dataclass
 class _Work:
-    """An operation that this replica works on, as a sink for its progress."""
+    """A job that this replica runs; receives its progress."""
 
     row: JobRow
     stage: str = ""
@@ -83,14 +83,14 @@ class _Work:
 
 
 class Runner:
-    """The threads of one process that do operations.
+    """The thread pool of one process that runs jobs.
 
     Args:
-        deployment: with every right; each operation is done with the rights of who asked for it.
-        threads: how many operations at the same time.
-        describe: how an error is told.
-        lease: how long an operation that nobody renews is left alone.
-        poll: seconds between two looks for operations that others left.
+        deployment: unrestricted; each job runs with the rights of the principal that submitted it.
+        threads: how many jobs run at the same time.
+        describe: maps an error to the problem document that is stored with the job.
+        lease: after how long without renewal a job may be claimed by another runner.
+        poll: seconds between polls for unclaimed jobs.
     """
 
     def __init__(
@@ -111,16 +111,16 @@ class Runner:
         self._threads = threads
         self._lock = threading.Lock()
         self._works: dict[str, _Work] = {}
-        self._left: set[str] = set()  # ids of operations that this version can't read
+        self._left: set[str] = set()  # ids of jobs that this version can't read
         self._ending = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="operations", daemon=True)
 
     def start(self) -> None:
-        """Begin to look for operations that nobody works on."""
+        """Start polling for unclaimed jobs."""
         self._keeper.start()
 
     def close(self) -> None:
-        """Stop: what is being worked on is given back, for another replica to go on with."""
+        """Stop, and release the running jobs so that another replica can continue them."""
         self._ending.set()
         with self._lock:
             for work in self._works.values():
@@ -132,10 +132,10 @@ class Runner:
     def answer(
         self, deployment: Deployment, job: Job[Any, Any], request: Schema, seconds: float = 2.0
     ) -> OperationResult | Operation:
-        """Do what a request asks for: the result, or, where that takes longer, the operation that goes on.
+        """Run a request: its result if it is small, else the job, after waiting for it at most ``seconds``.
 
         Raises:
-            RegistryError: what the work raises, where it took no longer.
+            RegistryError: what a small request raises; the error of a job is in its problem.
         """
         require(deployment, job, request)
         size = bytes_to_read(request)
@@ -145,7 +145,7 @@ class Runner:
         return self.run_until(deployment, submitted.id, seconds)
 
     def run_until(self, deployment: Deployment, operation_id: str, seconds: float) -> Operation:
-        """Begin with an operation, if nobody has, and tell how it stands after ``seconds`` at most."""
+        """Start a job unless it is claimed already, and return its state after ``seconds`` at most."""
         if not self._ending.is_set():
             wait([self._submit(operation_id)], timeout=seconds)
         return operation(deployment, operation_id)
@@ -154,7 +154,7 @@ class Runner:
         return self._pool.submit(self._run_one, operation_id)
 
     def _run_one(self, operation_id: str) -> bool:
-        """Take up an operation and do it; False: it is not for this replica to take up."""
+        """Claim a job and run it; False: it was not run, as it is claimed, unreadable here, or this runner closes."""
         if self._ending.is_set() or operation_id in self._left:
             return False
         row = self._deployment.change(
@@ -164,7 +164,7 @@ class Runner:
             return False
         work = _Work(row)
         with self._lock:
-            ending = self._ending.is_set()  # since it was asked for: `close` has looked through the works already
+            ending = self._ending.is_set()  # checked again: `close` may have stopped the registered works already
             self._works[row.id] = work
         try:
             if ending:
@@ -201,7 +201,7 @@ class Runner:
             self._end(work, lambda: self._finish(work, result))
 
     def _failed(self, work: _Work, error: RegistryError) -> None:
-        """Note why an operation can't be done; what may pass by itself is tried again a little later."""
+        """Record a permanent error; after a transient one, schedule a retry."""
         row = work.row
         if isinstance(error, UnavailableError) and error.code in _PASSING and row.attempts < ATTEMPTS:
             log.warning("operation %s is tried again: %s", row.id, error)
@@ -221,7 +221,7 @@ class Runner:
         return self._deployment.change(note)
 
     def _end(self, work: _Work, note: Callable[[], bool]) -> None:
-        """Note how it ended. Where that can't be done, the lease runs out and another replica does it again."""
+        """Record how a job ended. If that fails, its lease expires and another replica runs it again."""
         try:
             if not note():
                 log.warning("operation %s was taken over by another process", work.row.id)
@@ -233,7 +233,7 @@ class Runner:
         return self._deployment.change(lambda session: rows.finish(session, work.row.id, self._name, text))
 
     def _put_off(self, work: _Work) -> bool:
-        """Let nobody take it up for a while: the lease goes on, and nobody renews it."""
+        """Back off: set a short lease that is not renewed, so that nobody claims the job before it expires."""
         return self._deployment.change(
             lambda session: rows.renew(
                 session,
@@ -250,7 +250,7 @@ class Runner:
         return self._deployment.change(lambda session: rows.release(session, work.row.id, self._name))
 
     def _keep(self) -> None:
-        """Renew leases and note progress; look for work that others left."""
+        """Renew leases, write progress, and poll for unclaimed jobs, until the runner closes."""
         looked = time.monotonic() - self._poll
         while not self._ending.wait(min(_TICK, self._poll)):
             with self._lock:
@@ -275,7 +275,7 @@ class Runner:
             )
         except RegistryError as error:
             log.warning("the lease of operation %s could not be renewed: %s", work.row.id, error)
-            # Who asked may not any more: whoever takes it up next says so.
+            # bad_token: the principal's token is no longer valid; the next runner to claim the job records that.
             kept = error.code != "bad_token" and time.monotonic() - work.renewed < self._lease.total_seconds()
         else:
             work.noted, work.renewed = told, time.monotonic()

@@ -1,4 +1,4 @@
-"""Operations: what a commit, a collection or a check is as work that outlives its request, and how it is done."""
+"""Jobs: submitting, reading and performing the requests that outlive their HTTP request (commit, gc, fsck, ...)."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from registry.version import __version__
 T = TypeVar("T", bound=Schema)
 KINDS: Final[Mapping[OperationKind, Job[Any, Any]]] = {job.kind: job for job in JOBS}
 AT_ONCE: Final = 32 << 20
-"""Bytes that a request may have read back and hashed without an operation: less than a second's work."""
+"""Up to so many bytes to read back and hash, a request runs inline instead of as a job: less than a second's work."""
 
 
 class NewerOperationError(UnavailableError):
-    """A newer version noted this operation, or what came of it, and this one can't read that."""
+    """A newer version wrote this job or its result in a form that this version can't read."""
 
 
 def submit(deployment: Deployment, job: Job[Any, Any], request: Schema) -> Operation:
-    """Note work to do; the same request of the same principal that is not finished is given back.
+    """Create a job; an unfinished one with the same request and principal is returned instead.
 
     Raises:
-        NotAllowedError: the token does not allow it.
+        What `require` raises.
     """
     require(deployment, job, request)
     text = written(request)
@@ -48,15 +48,15 @@ def submit(deployment: Deployment, job: Job[Any, Any], request: Schema) -> Opera
 
 
 def operation(deployment: Deployment, operation_id: str) -> Operation:
-    """An operation as it stands; raises `NotFoundError`, also for someone else's, and `NewerOperationError`."""
+    """The state of a job; raises `NotFoundError`, also for another principal's job, and `NewerOperationError`."""
     with deployment.read() as session:
         return operation_of(rows.get(session, operation_id, deployment.principal))
 
 
 def require(deployment: Deployment, job: Job[Any, Any], request: Schema) -> None:
-    """Refuse what the token does not allow, before anything is noted; raises `NotAllowedError`, `UsageError`.
+    """Check that the principal may submit this, before a job is created; raises `NotAllowedError`, `UsageError`.
 
-    Of a materialisation also what `registry.services.materialise.check` refuses.
+    A materialisation also raises what `registry.services.materialise.check` raises.
     """
     job.right.require(deployment.rights, request)
     if isinstance(request, MaterialiseRequest):
@@ -66,43 +66,43 @@ def require(deployment: Deployment, job: Job[Any, Any], request: Schema) -> None
 
 
 def bytes_to_read(request: Schema) -> int | None:
-    """How much a request has read back; None where nobody knows before, or where other work takes longer."""
+    """Bytes that a request has to read back; None where unknown in advance, or where other work dominates."""
     if isinstance(request, PublishCommit):
         return sum(claim.size for claim in request.request.files)
-    return None  # the target table of a base model takes seconds, a whole merged model minutes
+    return None  # making a base model's target table takes seconds, a whole merged model minutes
 
 
 def perform(deployment: Deployment, job: Job[Any, Any], request: Schema, progress: Progress) -> OperationResult:
-    """Do the work; doing it again, or doing the rest of it, gives the same."""
+    """Run a job's request; idempotent, also after a partial run."""
     job.right.require(deployment.rights, request)
     return OperationResult(**{job.result: handler_of(job)(deployment, request, progress)})
 
 
 def job_of(row: JobRow) -> Job[Any, Any]:
-    """What a row is about; raises `NewerOperationError`."""
+    """The row's entry in `KINDS`; raises `NewerOperationError`."""
     return KINDS[_kind(row)]
 
 
 def request_of(row: JobRow) -> Schema:
-    """What an operation was asked to do; raises `NewerOperationError`."""
+    """The request of a job; raises `NewerOperationError`."""
     schema: type[Schema] = job_of(row).request
     return _read(row, schema, row.request)
 
 
 def written(document: Schema) -> str:
-    """A request or an answer as a row keeps it.
+    """A request or a result as a row stores it.
 
-    Replicas roll one by one, and unknown fields are refused: what an older version does not know is there only where it
-    is used.
+    Defaults are left out: during a rolling upgrade older replicas read these rows and reject unknown fields, so a new
+    field appears only where it is used.
     """
     return document.model_dump_json(exclude_defaults=True)
 
 
 def acting_for(deployment: Deployment, principal: Principal) -> Deployment:
-    """The deployment of who asked for an operation, if they may still act.
+    """The deployment with the principal that submitted a job.
 
     Raises:
-        NotAllowedError: ``bad_token``, their token was revoked or has expired meanwhile.
+        NotAllowedError: ``bad_token``, the principal's token was revoked or has expired since.
     """
     if principal.token is not None:
         gone = NotAllowedError(
@@ -119,7 +119,7 @@ def acting_for(deployment: Deployment, principal: Principal) -> Deployment:
 
 
 def plain_problem(error: RegistryError) -> Problem:
-    """An error as operations keep it, where no face of the service says it otherwise."""
+    """The default error mapping of jobs, used where the API does not supply its own."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RegistryError.__module__)
     return Problem(
         type=f"urn:adapter-registry:error:{error.code}",
@@ -135,7 +135,7 @@ Describe = Callable[[RegistryError], Problem]
 
 
 def operation_of(row: JobRow) -> Operation:
-    """An operation's row as it is shown; raises `NewerOperationError`."""
+    """A job's row as the API's schema; raises `NewerOperationError`."""
     return Operation(
         id=row.id,
         kind=_kind(row),

@@ -1,4 +1,4 @@
-"""An adapter that is to be published, and every check of it that needs no weights."""
+"""An adapter that is to be published, and all checks of it that need no weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from registry.tensors.checkpoint.untargeted import refuse_untargeted
 
 @dataclass(frozen=True)
 class Said:
-    """What is said of the parent, by whoever publishes and by the folder that the adapter was trained on."""
+    """What the publisher, and the folder that the adapter was trained on, say about the parent."""
 
     parent: str | None = None
     receipt: GivenReceipt | None = None
@@ -40,7 +40,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Draft:
-    """What is to be published, wherever its files are; of the weights only the header is read here."""
+    """An adapter to publish, wherever its files are; only the header of its weights is read here."""
 
     path: TreePath
     said: Said
@@ -49,14 +49,14 @@ class Draft:
     weights: ByteSource
     left_out: tuple[LeftOut, ...] = ()
     origin: Origin | None = None
-    source: str | None = None  # the repository of a Hub that it was taken from
-    derived_from: DerivedFrom | None = None  # what the receipt in its folder says
-    quantised: str | None = None  # what in its folder shows that it was trained on quantised weights
+    source: str | None = None  # the Hub repository that it was taken from
+    derived_from: DerivedFrom | None = None  # by the receipt in its folder
+    quantised: str | None = None  # the evidence in its folder that it was trained on quantised weights
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A draft that passed."""
+    """A draft that passed the checks."""
 
     draft: Draft
     config: LoraAdapterConfig
@@ -64,31 +64,31 @@ class Candidate:
     checkpoint: Checkpoint
     parent: Parent
     lineage: LoadedPath
-    notices: tuple[str, ...] = ()  # beside those of the checkpoint
+    notices: tuple[str, ...] = ()  # in addition to those of the checkpoint
 
 
 def check_draft(
     deployment: Deployment, draft: Draft, *, planning: bool = False, planned: LoadedPath | None = None
 ) -> Candidate:
-    """Check a draft, for whoever may publish at its path, against its parent and its base model.
+    """Check a draft against its parent and its base model; the right to publish at its path was checked before.
 
     Args:
         deployment: where it is to be published.
         draft: what is to be published.
-        planning: nothing is published yet: what stands for the folder above may be planned only.
-        planned: the lineage down to that, where it is known here; else the candidate's is the base model alone.
+        planning: nothing is published yet, so the revision of the folder above may be planned only.
+        planned: the lineage of that revision, if known; else the candidate's lineage is the base model alone.
 
     Raises:
-        NotAllowedError: the token may not move a tag that is protected.
+        NotAllowedError: the principal may not move a protected tag.
         UsageError, NotFoundError, ConflictError: the path or the parent; see `registry.services.publishing.parents`.
-        RetractedError: the parent, or something that it was trained on, was retracted.
-        InvalidAdapterError: the adapter is not one that can be composed exactly; the code says which rule.
+        RetractedError: the parent or one of its ancestors was retracted.
+        InvalidAdapterError: the adapter can't be composed exactly; the code says which rule it breaks.
     """
     with deployment.read() as session:
         for tag in draft.labels.tags:
             protection.check_movable(session, draft.path, tag, deployment.principal)
     config = parse_config(draft.config)
-    # A copy is pinned as it was where it comes from: numbers and tags in its configuration are that registry's.
+    # A copy keeps its parent: numbers and tags in its configuration are those of the source registry.
     view = TrainedOn.of(config.base_model_name_or_path, config.revision, taken=draft.source is not None)
     said, origin = draft.said, draft.origin
     told = Told(
@@ -110,14 +110,14 @@ def check_draft(
         lineage = planned or path_in(session, reference)
     header = read_header(draft.weights, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
     checkpoint = read_checkpoint(config, header.entries, target_table(deployment, lineage.base))
-    if deployment.proven_parents and not checkpoint.copies:  # copies of whole weights may prove it, once they are here
+    if deployment.proven_parents and not checkpoint.copies:  # copies of whole weights may prove it later
         require_proven(parent)
-    if draft.origin is None:  # a copy is what it is where it comes from
+    if draft.origin is None:  # a copy is accepted as in the source registry
         refuse_untargeted(config, checkpoint.untargeted)
     notices = tuple(derivation_notices(deployment, draft.path, draft.derived_from, parent))
     return Candidate(draft, config, header, checkpoint, parent, lineage, notices)
 
 
 def require_publishing(deployment: Deployment, path: TreePath) -> None:
-    """Refuse what the token may not do; raises `NotAllowedError`."""
+    """Check the right to publish at a path; raises `NotAllowedError`."""
     deployment.rights.require_on("writer", path, "publish")

@@ -1,4 +1,4 @@
-"""What a folder is told to be derived from: as far as it can be checked, and what is said where it looks wrong."""
+"""Notices about composed adapters that are published in a place where their receipt makes them look wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry.services.publishing.parents import Parent
 def derivation_notices(
     deployment: Deployment, path: TreePath, told: DerivedFrom | None, parent: Parent
 ) -> Iterator[str]:
-    """What whoever publishes a composed adapter should know: it says what it was made of, and where it is pinned."""
+    """Notices for a composed adapter that copies a revision of the same adapter, or is pinned to another parent."""
     if told is None or told.digest is None or KINDS[told.kind].is_model:
         return
     composed = KINDS[told.kind].is_composed

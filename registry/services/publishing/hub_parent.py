@@ -1,10 +1,10 @@
-"""What an adapter's configuration says of its parent, where it was trained on what a Hub-compatible view gave.
+"""The parent by an adapter's configuration, where it was trained on a model from a Hub-compatible view.
 
-PEFT writes down the repo id that the model was loaded by, or the folder of the Hub's cache that it was loaded from; and
-the revision where the trainer gave one (``LoraConfig(revision=...)``, ``get_peft_model(..., revision=...)``), which is
-none by itself. A commit id of the merged view and ``r3`` mean one revision for ever. A tag does if it never named
-another one; ``main`` never does. A model with adapters loaded or merged into it keeps the repo id that it had before:
-so an id further up the path does not show which parent it was, and does not contradict one that is given.
+PEFT records the repo id that the model was loaded by, or its folder in the Hub's cache. It records the revision only if
+the trainer passed one (``LoraConfig(revision=...)``, ``get_peft_model(..., revision=...)``). A commit id of the merged
+view and ``r3`` always mean the same revision. A tag does if it never moved; ``main`` never does. A model with adapters
+loaded or merged into it keeps its old repo id, so an id further up the path does not show which parent it was, and does
+not contradict one that is given.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from registry.services.artifacts.commits import MEANT, RepoNames, is_commit
 from registry.services.deployment import Deployment
 
 _NEWEST: Final = (None, MAIN)
-_LONGEST: Final = 4096  # characters of a name: systems open no longer path, and a repo id is shorter
-# The length of its parts is bounded as well: every way to split a text is tried.
+_LONGEST: Final = 4096  # characters of a name: the longest path that systems open; a repo id is shorter
+# The parts have bounded lengths too, since matching may try every way to split the text.
 _CACHED: Final = re.compile(
     r"(?:.*[/\\])?models--([^/\\]{1,96}?)--([^/\\]{1,96})[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?"
 )
@@ -37,16 +37,16 @@ _REPO_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """A repo of a view, and the revision that a configuration names."""
+    """A path by its repo id in a view, and the revision that a configuration names."""
 
     path: TreePath
     revision: str | None
 
     @classmethod
     def of(cls, name: str | None, revision: str | None, *, taken: bool = False) -> TrainedOn | None:
-        """What ``base_model_name_or_path`` and ``revision`` say; None: nothing that could be a path of a registry.
+        """Parse ``base_model_name_or_path`` and ``revision``; None: they can't be a path of a registry.
 
-        Of an adapter that was ``taken`` from a Hub only a commit counts: numbers and tags may be another registry's.
+        For an adapter that was ``taken`` from a Hub only a commit counts: numbers and tags may be another registry's.
         """
         name = name or ""
         if len(name) > _LONGEST:
@@ -62,13 +62,13 @@ class TrainedOn:
 
     @property
     def words(self) -> str:
-        """How to call it in a sentence."""
+        """How messages refer to it."""
         return f"the configuration, {self.path.repo_id}{'' if self.revision is None else f' at {self.revision[:96]}'},"
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The parent that was shown, why, and how it is known; ``row`` None: the base model itself."""
+    """A proven parent, the reason in words, and how it is known; ``row`` None: the base model itself."""
 
     row: RevisionRow | None
     reason: str
@@ -77,14 +77,14 @@ class Proof:
 
 @dataclass(frozen=True)
 class Doubt:
-    """What is wrong, unless something else shows the parent."""
+    """The error to raise unless something else shows the parent."""
 
     error: RegistryError
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where is published: the path, its parent, and the revisions of it that may be named."""
+    """Where the adapter is published: its path, the parent's path, and the parent's revisions that may be pinned."""
 
     path: TreePath
     above: TreePath
@@ -93,7 +93,7 @@ class Place:
 
 
 def read_view(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | Doubt | None:
-    """What a configuration shows; None: nothing about this registry.
+    """What a configuration shows about the parent; None: it does not name a path of this registry.
 
     Raises:
         ConflictError: ``parent_mismatch``, it names another path of this registry, which can't be the parent.
@@ -125,7 +125,7 @@ def _above(path: TreePath) -> list[TreePath]:
 
 
 def _is_there(deployment: Deployment, path: TreePath) -> bool:
-    """Whether a path is one that the token sees: what it does not see must not show by another answer."""
+    """Whether a path is visible: a hidden one must give the same answer as a missing one."""
     try:
         with deployment.read() as session:
             if path.is_base:
@@ -163,7 +163,7 @@ def _revision(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | 
 
 
 def _of_commit(deployment: Deployment, place: Place, commit: str) -> RevisionRow | None:
-    """The revision that a commit means, seen or not: like a whole digest, it can't be guessed."""
+    """The revision that a commit means, even if hidden: like a whole digest, a commit can't be guessed."""
     names = RepoNames.of(TRAINED_ON, place.above, place.base)
     with deployment.read_everything() as session:
         digest = names.find(commit, revisions.digests(session, place.above))

@@ -1,9 +1,9 @@
-"""What an adapter's copies of whole weights tell about its parent.
+"""Checking an adapter's copies of whole weights against its parent.
 
 PEFT saves ``M.base_layer.weight`` for an adapted embedding (``save_embedding_layers="auto"``). It is the weight that
-the adapter was trained on, so it must be the composed parent's. A parent that was merged step by step in the base's
-dtype rounds once a link, which is allowed for; anything beyond shows another parent. Whole numbers beside the weights,
-which no training changes, have to be those of the base.
+the adapter was trained on, so it must be the composed parent's. If the parent was merged link by link in the base's
+dtype, each link rounded once, which is tolerated; a larger difference shows another parent. Integer tensors, which
+training never changes, must equal the base's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AT_ONCE: Final = 1 << 20
 
 
 def copies_tell(blobs: Blobs, others: Sequence[LoadedPath], checkpoint: Checkpoint, source: ByteSource) -> bool:
-    """Whether an adapter's copies of whole weights, which are those of its parent, are not those of any other path."""
+    """Whether an adapter's copies of whole weights, which match its parent, differ from those of every other path."""
     if not checkpoint.copies or not others:
         return False
     with ExitStack() as open_blobs:
@@ -45,7 +45,7 @@ def copies_tell(blobs: Blobs, others: Sequence[LoadedPath], checkpoint: Checkpoi
 
 
 def check_lineage(blobs: Blobs, parent: LoadedPath, checkpoint: Checkpoint, source: ByteSource) -> None:
-    """Check a new adapter against its whole path.
+    """Check a new adapter against its parent's path.
 
     Args:
         blobs: where the parent's blobs are.
@@ -100,7 +100,7 @@ def _check_constants(
 
 
 def _check_floats(blobs: Blobs, path: LoadedPath, checkpoint: Checkpoint, table: TargetTable) -> None:
-    """Floats do not replace whole numbers: a file that was cast as a whole has them for indices, too."""
+    """Check that no float tensor replaces an integer one: casting a whole file also casts its indices."""
     held = {name: table.parameters[name] for name in checkpoint.values if name in table.parameters}
     if not held:
         return
@@ -131,7 +131,7 @@ def _same_bytes(one: ByteSource, first: TensorEntry, other: ByteSource, second: 
 def _misfits(
     blobs: Blobs, path: LoadedPath, checkpoint: Checkpoint, source: ByteSource, open_blobs: ExitStack
 ) -> Iterator[tuple[TensorEntry, tuple[int, int] | None]]:
-    """Every copy of an adapter, and the element in which it is not the weight of a path; None: it is."""
+    """Every copy in an adapter, with the first element in which it is not the weight of a path; None: it matches."""
     if not checkpoint.copies:
         return
     table = target_table(blobs, path.base)
@@ -150,7 +150,7 @@ def _misfit(copy: TensorEntry, source: ByteSource, base: BaseTensors, program: P
     values = base.values(program, torch.float64, merge_products=False)
 
     def worst(index: int) -> tuple[float, int, int]:
-        """Largest excess over the tolerance in a block, and where."""
+        """Largest excess over the tolerance in a block, and its row and column."""
         expected = rounded_block(values, index)
         first = index * values.rows_a_block
         rows, columns = expected.values.shape

@@ -1,4 +1,4 @@
-"""A revision's manifest and its row: what a checked adapter is, once the digests of its files are known."""
+"""The manifest and the row of a new revision, made of a checked adapter and the digests of its files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.transfer.quantised import quantised_notices
 
 MANIFEST_FORMAT: Final = 1
-MOST_COPIED: Final = 10**9  # numbers go on from that of a copy, and must not come to their end by it
+MOST_COPIED: Final = 10**9  # later revisions count on from a copy's number, which must leave room for them
 
 Files = Mapping[str, tuple[str, int]]
 """Digest and size by name."""
 
 
 def new_revision(candidate: Candidate, files: Files, principal: Principal) -> NewRevision:
-    """The revision to publish. A copy keeps its author and its date where an admin of its path makes it.
+    """The revision to publish. A copy keeps its author and date if the principal is an admin of its path.
 
     Raises:
-        IntegrityError: ``copy_mismatch``, a copy does not arrive at the digest that it has where it comes from.
-        UsageError: a copy wants a number that no adapter reaches.
+        IntegrityError: ``copy_mismatch``, the digest of a copy differs from that in its source registry.
+        UsageError: the number of a copy exceeds `MOST_COPIED`.
     """
     text = canonical_json(_manifest(candidate, files))
     digest = sha256_digest(text)
@@ -81,7 +81,7 @@ def _original(origin: Origin) -> CopiedFrom:
 
 
 def _manifest(candidate: Candidate, files: Files) -> dict[str, Any]:
-    """What a revision's digest is the digest of."""
+    """The document whose digest is the revision's digest."""
     return {
         "format": MANIFEST_FORMAT,
         "base": candidate.parent.base.digest,
@@ -92,7 +92,7 @@ def _manifest(candidate: Candidate, files: Files) -> dict[str, Any]:
 
 
 def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
-    """What an adapter does besides adding pairs, for people."""
+    """Notices about what an adapter does besides adding pairs."""
     if checkpoint.config.use_dora:
         yield "The adapter is a DoRA: it also rescales the weights of its target modules to magnitudes of its own."
     values = list(checkpoint.values)

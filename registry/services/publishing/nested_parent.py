@@ -1,6 +1,6 @@
-"""The parent of an adapter in a nested folder, while the folder above it is planned and not published yet.
+"""The parent of an adapter in a nested folder, while the folder above it is planned but not published yet.
 
-All of a nested folder is checked before the first of it is published, so a parent may have a digest and no row.
+Nested folders are all checked before the first is published, so a parent may have a digest and no row yet.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def planned_parent(
     path: TreePath,
     told: Told,
 ) -> Parent | None:
-    """The parent of ``path``, where what stands for the folder above was checked in this run only; else None.
+    """The parent of ``path``, if the revision of the folder above is only planned; None if it is published already.
 
-    What the folder says of its parent must be what it will say once that is published.
+    The answer must be the same as after the parent is published.
 
     Args:
         deployment: where to look.
         path: the adapter of the folder.
-        told: what is said of its parent, which is ``PATH@DIGEST``.
+        told: the evidence of its parent, where ``told.parent`` is ``PATH@DIGEST``.
 
     Raises:
         NotFoundError: there is no such base model.
@@ -66,7 +66,7 @@ def planned_parent(
 
 
 def _compared(parent: Parent, digest: str, told: Told) -> Parent:
-    """The same parent, held against the weights in the folder that was trained on."""
+    """The same parent, checked against the weights in the folder that the adapter was trained on."""
     if told.compared is None:
         return parent
     above = parent.planned.path if parent.planned else None

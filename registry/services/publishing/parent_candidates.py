@@ -13,7 +13,7 @@ from registry.services.lineage import LoadedPath, with_ancestors
 def parent_candidates(
     deployment: Deployment, path: TreePath, above: TreePath, receipt: GivenReceipt | None
 ) -> tuple[LoadedPath, ...]:
-    """Those of a publish to ``path``, which ``above`` is the parent of, as far as the token knows of them.
+    """The candidates for a publish to ``path``, whose parent is ``above``, as far as they are visible or proven.
 
     Raises:
         NotFoundError: the base model, or the adapter above, does not exist.

@@ -1,4 +1,4 @@
-"""The folder that an adapter was trained on, compared in a registry of this process with what its parent may be."""
+"""Comparing the folder that an adapter was trained on with its possible parents in a registry in process."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def compare_trained(
     planned: LoadedPath | None = None,
     blobs: Blobs | None = None,
 ) -> FolderCompared | None:
-    """What the weights in the folder are; None: ``path`` has no parent, which is refused elsewhere.
+    """The comparison with the weights in the folder; None: ``path`` has no parent, which is refused elsewhere.
 
     Args:
         deployment: where the candidates are.
         path: the adapter that is published.
-        folder: what its configuration names.
-        receipt: what is there of one.
-        weights: the adapter's own.
-        progress: of what takes longer.
-        planned: of nested folders, the path of the folder above, which is not published yet.
-        blobs: where that one is read from.
+        folder: the folder that its configuration names.
+        receipt: the folder's, if there is one.
+        weights: the adapter's own file.
+        progress: of the comparison.
+        planned: in nested folders, the lineage of the folder above, which is not published yet.
+        blobs: where ``planned`` is read from; the registry's blobs by default.
 
     Raises:
         NotFoundError: the base model, or the adapter above, does not exist.
@@ -58,5 +58,5 @@ def compare_trained(
 
 
 def _named(path: LoadedPath) -> LoadedPath:
-    """A path whose last revision may have no number yet: then it is called by its names alone."""
+    """A path, referred to without a number where its last revision is only planned and has none."""
     return replace(path, reference=path.links[-1].path) if path.links and not path.links[-1].number else path

@@ -1,6 +1,6 @@
-"""The weights in a folder that an adapter was trained on, beside those of the paths that it may be.
+"""Comparing the weights in the folder that an adapter was trained on with those of its possible parents.
 
-Folders that can't be compared are told so, with the reason: nothing is known of them then, and nothing is refused.
+If a folder can't be compared, the reason is reported and nothing is refused.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from registry.transfer.model_weights import check_model
 from registry.transfer.trained_on import TrainedFolder, is_newer
 
 Held = dict[str, tuple[ByteSource, TensorEntry]]
-_MOST_OF_IT: Final = 0.5  # of the base's numbers must be there by name
+_MOST_OF_IT: Final = 0.5  # fraction of the base's elements whose tensors must be found by name
 _REASONS: Final = {"quantised_base": "it is quantised", "missing_file": "it holds no safetensors weights"}
 
 
 class NotComparableError(Exception):
-    """Why the weights in a folder can't be compared, as a clause."""
+    """The weights in a folder can't be compared; the message is the reason as a clause."""
 
 
 def compare_folder(
@@ -47,11 +47,11 @@ def compare_folder(
     limit: Limit | None = None,
     progress: Progress = SILENT,
 ) -> Verdict:
-    """Tell of which path, all of one base model, the weights in a folder are.
+    """Find which of some paths, all of one base model, the weights in a folder belong to.
 
     Raises:
-        NotComparableError: the folder holds nothing that these could be compared with.
-        What opening the paths raises: `registry.services.artifacts.build`.
+        NotComparableError: the folder holds nothing comparable.
+        What opening the paths raises; see `registry.services.artifacts.build`.
     """
     with ExitStack() as opened:
         found = _open_folder(folder, opened)
@@ -70,7 +70,7 @@ def compare_folder(
 
 
 def _bind(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack, bound: dict[str, BoundLink]) -> BoundLink:
-    """A link with its open file, once for all paths: so what paths have in common is the same in all of them."""
+    """A link with its open file, bound once for all paths, so that paths share the objects of common links."""
     key = f"{link.file(ADAPTER_CONFIG).digest} {link.file(ADAPTER_WEIGHTS).digest}"
     if key not in bound:
         bound[key] = bind_link(blobs, link, path, opened)
@@ -78,11 +78,11 @@ def _bind(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack, bound: 
 
 
 def _open_folder(folder: Path, opened: ExitStack) -> Held:
-    """Every tensor of the model in a folder, by its name there."""
+    """All tensors of the model in a folder, by their names there."""
     try:
         with telling_unreadable(folder):
             names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-            # an adapter may have been saved beside the model that it was trained on
+            # an adapter may have been saved into the folder of the model that it was trained on
             names = [name for name in names if name not in {ADAPTER_CONFIG, ADAPTER_WEIGHTS}]
             listing = list_model(str(folder), names, lambda name: _document(folder, name, names))
             sources = {name: opened.enter_context(FileSource(folder / name)) for name in listing.shards}
@@ -106,7 +106,7 @@ def _document(folder: Path, name: str, names: Sequence[str]) -> bytes | None:
 
 
 def _by_names_of(base: Mapping[str, tuple[ByteSource, TensorEntry]], found: Held) -> Held:
-    """The tensors of a folder by the names of the base's files, which may have a leading part more or less."""
+    """The tensors of a folder by the base's names, where either side's names may have an additional leading part."""
     best: Held = {}
     for rename in _renamings(base, found):
         named = {name: found[rename[name]] for name in base if rename.get(name) in found}
@@ -145,7 +145,7 @@ def _check_shapes(base: Mapping[str, tuple[ByteSource, TensorEntry]], named: Hel
 
 
 def _check_all_there(candidates: Sequence[Candidate], base: BaseTensors, named: Held) -> None:
-    """Every tensor of the base that a candidate changes must be there."""
+    """Check that the folder has every tensor of the base that a candidate changes."""
     for candidate in candidates:
         for tensor in candidate.programs.by_tensor():
             if tensor in base.tensors and tensor not in named:
@@ -161,15 +161,15 @@ def look_into(
     limit: Limit | None = None,
     progress: Progress = SILENT,
 ) -> FolderCompared:
-    """Compare the folder that an adapter was trained on with the paths that may be its parent, or say why not.
+    """Compare the folder that an adapter was trained on with its possible parents, or report why that is impossible.
 
     Args:
         blobs: where the paths are read from.
         paths: all of one base model.
-        folder: what the adapter's configuration names.
-        weights: the adapter's own, to tell which was written later.
-        limit: how much is read before it has to be clear.
-        progress: of what takes longer.
+        folder: the folder that the adapter's configuration names.
+        weights: the adapter's own file, to tell whether the folder was written later.
+        limit: how much to read at most.
+        progress: of the comparison.
     """
     try:
         verdict = compare_folder(blobs, paths, folder.place, limit=limit, progress=progress)

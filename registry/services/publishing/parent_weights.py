@@ -1,7 +1,7 @@
-"""What the weights say that lie in the folder which an adapter was trained on.
+"""The parent by the weights in the folder that an adapter was trained on.
 
-They show a parent, contradict one, or are those of nothing that is known here; where they can't be compared, that is
-noted. Who has the folder has compared it: of a client this is the client's word.
+The weights prove a parent, contradict one, or match nothing known here; if they can't be compared, a notice says so.
+The comparison is made where the folder is: a service relies on what its client reports.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _OVERRIDE = "if you know better (adapters may have been merged into that model i
 def of_weights(
     deployment: Deployment, place: Place, compared: FolderCompared, what: str, said: Proof | None
 ) -> tuple[Proof | None, tuple[str, ...]]:
-    """The parent by the weights, and what a user should know; None: they can't be compared.
+    """The parent by the weights (None: they can't be compared), and notices.
 
-    ``what`` says that ``said`` is the parent, if anything does.
+    ``said`` is the parent by other evidence, if any, and ``what`` names that evidence.
 
     Raises:
-        ConflictError: ``parent_mismatch``, they are those of another revision; ``parent_unproven``, of none.
-        UsageError: ``parent_ambiguous``, of several that nothing tells apart.
+        ConflictError: ``parent_mismatch``, the weights are those of another revision; ``parent_unproven``, of none.
+        UsageError: ``parent_ambiguous``, they are equally those of several revisions.
     """
     if compared.reason is not None:
         return None, _not(compared)
@@ -55,9 +55,7 @@ def of_weights(
 
 
 def of_planned(above: str, digest: str, compared: FolderCompared) -> tuple[bool, tuple[str, ...]]:
-    """Whether the weights are those of a revision of ``above`` that is only planned, and what a user should know.
-
-    False: they can't be compared.
+    """Whether the weights are those of a planned revision of ``above`` (False: they can't be compared), and notices.
 
     Raises:
         ConflictError: ``parent_mismatch``, ``parent_unproven``.
@@ -96,7 +94,7 @@ def _partly(compared: FolderCompared) -> tuple[str, ...]:
 
 
 def _admitted(deployment: Deployment, place: Place, fitting: tuple[Fitting, ...]) -> list[RevisionRow | None]:
-    """The candidates that the path admits as parents, among those that fit; None is the base model."""
+    """The fitting candidates that the path admits as parents; None is the base model."""
     rows: list[RevisionRow | None] = []
     for one in fitting:
         reference = Reference.parse(one.reference)

@@ -1,12 +1,13 @@
-"""The parent of a publish, and how it is known.
+"""Finding the parent of a publish, and how it is known.
 
 In this order: ``--parent``; the receipt (given, or that of the folder which ``base_model_name_or_path`` names); the
 repo id and the revision of a Hub view in the configuration (`.hub_parent`); the weights in that folder
-(`.parent_weights`); else the only revision that the path's parent has, or in nested folders the one
-that stands for the folder above, which is then called assumed. Whatever names a parent is held against the weights in
-the folder, where these can be compared. Proofs that contradict each other are refused. Above a token's scopes a number
-or a tag could be tried out, and whoever publishes on a revision may read it: there only what the token sees in its own
-lineages, a whole digest, or a commit, is proof.
+(`.parent_weights`); else, called assumed, the only revision of the path's parent, or in nested folders the one that the
+folder above was published as. A parent found in another way is checked against the weights in the folder, where these
+can be compared. Contradicting proofs are refused.
+
+Publishing on a revision gives read access to it, and above a token's scopes numbers and tags could be guessed. So there
+only revisions in the token's own lineages, whole digests and commits are accepted.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ from registry.services.publishing.parent_weights import of_weights
 _LISTED = 10
 NESTED = "assumed from the nesting: it stands for the folder above"
 PROVEN = frozenset({"receipt", "view", "compared", "given", "named"})
-"""How a parent may be known where proofs are asked for; *named* is said of base models only."""
+"""How a parent may be known where proof is required; *named* counts for base models only."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What is said of the parent of an adapter that is to be published."""
+    """All evidence of the parent of an adapter that is to be published."""
 
     parent: str | None = None  # reference given by the user
-    skip_check: bool = False  # whatever else there is
+    skip_check: bool = False  # accept ``parent``, whatever the other evidence
     nested: bool = False  # ``parent`` is what the folder above was published as
     receipt: GivenReceipt | None = None  # given by the user, or found in the folder that was trained on
     trained_on: TrainedOn | None = None  # the repo of a Hub view that the configuration names
-    compared: FolderCompared | None = None  # what the weights in the folder are
+    compared: FolderCompared | None = None  # the comparison with the weights in the folder
     name: str | None = None  # base_model_name_or_path
-    copied_word: str | None = None  # of a copy: how it is known where that comes from
+    copied_word: str | None = None  # of a copy: how the parent is known in the source registry
 
 
 @dataclass(frozen=True)
 class PlannedRevision:
-    """A revision that this run has checked and not published yet."""
+    """A revision that this run has checked but not published yet."""
 
     path: TreePath
     digest: str
@@ -60,7 +61,7 @@ class PlannedRevision:
 
 @dataclass(frozen=True)
 class Parent:
-    """The pinned parent. ``row`` None: the base model itself, or a revision that is only planned."""
+    """The pinned parent; ``row`` None: the base model itself, or a revision that is only planned."""
 
     base: BaseRow
     row: RevisionRow | None
@@ -71,7 +72,7 @@ class Parent:
 
     @property
     def reference(self) -> str:
-        """``PATH@N``, or the base model's name."""
+        """``PATH@N``, the path of a planned revision, or the base model's name."""
         return self.row.reference if self.row else str(self.planned.path) if self.planned else self.base.name
 
     @property
@@ -90,9 +91,9 @@ def find_parent(deployment: Deployment, path: TreePath, told: Told) -> Parent:
 
     Raises:
         NotFoundError: the base model, the adapter above or the given revision does not exist.
-        UsageError: ``parent_ambiguous``, or the path is a base model.
+        UsageError: ``parent_ambiguous``, the path is a base model, or ``skip_check`` without ``parent``.
         ConflictError: ``parent_mismatch``: the proofs contradict each other or the path. ``parent_unproven``: the
-            weights in the folder are those of no candidate.
+            weights in the folder match no candidate.
     """
     above = path.parent
     if above is None:
@@ -105,7 +106,7 @@ def find_parent(deployment: Deployment, path: TreePath, told: Told) -> Parent:
     found = list(_said(deployment, place, told))
     _check_agree(base, found)
     said = found[0] if found else None
-    if said is not None:  # the best of what agrees: a receipt is more than a name that somebody typed
+    if said is not None:  # the strongest of the agreeing proofs: a receipt counts more than a typed name
         best = min((one.proof.known_by for one in found), key=_ORDER.index)
         said = _Said(said.what, Proof(said.proof.row, said.proof.reason, best))
     if told.copied_word is not None and said is not None:
@@ -126,12 +127,12 @@ _ORDER = ("receipt", "view", "given", "assumed")
 
 @dataclass(frozen=True)
 class _Said:
-    what: str  # says it
+    what: str  # the source of the proof, for messages
     proof: Proof
 
 
 def _said(deployment: Deployment, place: Place, told: Told) -> Iterator[_Said]:
-    """All that names a parent, in the order in which it counts; the nesting of folders is the least of it."""
+    """All evidence that names a parent, in order of precedence; the nesting of folders comes last."""
     named = told.parent is not None and not told.nested
     if told.parent is not None and named:
         row = _by_reference(deployment, place.path, place.above, place.candidates, told.parent)
@@ -153,14 +154,14 @@ def _said(deployment: Deployment, place: Place, told: Told) -> Iterator[_Said]:
 
 
 def _settled(told: Told, doubt: Doubt) -> bool:
-    """Whether something else tells which revision it is: the weights, or the folder above."""
+    """Whether the weights or the folder above settle a doubt."""
     if told.compared is not None and told.compared.fitting:
         return True
     return told.nested and doubt.error.code == "parent_ambiguous"
 
 
 def _unsaid(deployment: Deployment, place: Place, told: Told, notices: tuple[str, ...]) -> Parent:
-    """The parent where nothing says which one it is: the only one that it can be, called what that is."""
+    """The parent where no evidence names one: the only one possible, ``named`` or ``assumed``."""
     base, above = place.base, place.above
     named = None if told.compared is not None else names_source(told.name, base.source)
     if named is False:
@@ -183,7 +184,7 @@ def _unsaid(deployment: Deployment, place: Place, told: Told, notices: tuple[str
 
 
 def require_proven(parent: Parent) -> None:
-    """Refuse a parent that is only assumed, where proofs are asked for; raises ``parent_unproven``."""
+    """Refuse a parent that is not proven; raises `ConflictError` (``parent_unproven``)."""
     if parent.known_by in PROVEN and (parent.known_by != "named" or parent.row is None):
         return
     raise ConflictError(
@@ -208,7 +209,7 @@ def _check_agree(base: BaseRow, found: Sequence[_Said]) -> None:
 def _only(
     deployment: Deployment, above: TreePath, candidates: Sequence[RevisionRow], notices: Sequence[str]
 ) -> RevisionRow:
-    """The only revision that an adapter has; ``notices`` say why what may have told which one it was did not.
+    """The only revision of an adapter; ``notices`` say why other evidence did not help, for the error.
 
     Raises:
         UsageError: ``parent_ambiguous``.
@@ -236,12 +237,12 @@ def _name(base: BaseRow, row: RevisionRow | None) -> str:
 
 @contextmanager
 def reading_above(deployment: Deployment, above: TreePath) -> Iterator[Session]:
-    """A read transaction in which the parent of what is published is seen, also above the token's scope.
+    """A read transaction that sees the parent of the published adapter, also above the token's scopes.
 
-    What it is not told there: which other names there are.
+    There the message of a `NotFoundError` is replaced, since the original may list hidden names.
 
     Raises:
-        NotFoundError: what is looked for does not exist.
+        NotFoundError: the parent does not exist.
     """
     if deployment.rights.sees(above):
         with deployment.read() as session:
@@ -282,7 +283,7 @@ def _by_reference(
 
 
 def _of_digest(deployment: Deployment, path: TreePath, digest: str) -> RevisionRow | None:
-    """The revision above ``path`` of this whole digest, seen or not: it can't be guessed."""
+    """The parent revision for ``path`` with this whole digest, even if hidden: a digest can't be guessed."""
     with deployment.read() as session:
         return next(iter(revisions.pinnable(session, path, digest=digest)), None)
 

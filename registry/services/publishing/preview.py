@@ -1,6 +1,6 @@
-"""Publishing without storing anything: every check that publishing makes, the values of the weights included.
+"""Publishing without storing anything: all checks that publishing makes, those of the weights' values included.
 
-Of a nested folder the parents are not published either: their files are read from their folders.
+In nested folders the parents are not published either, so their files are read from their folders.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from registry.transfer.requests import PublishFolder, preview
 
 @dataclass
 class Rehearsal:
-    """A registry in process in which folders are planned, one below the other, and then published."""
+    """Plans nested folders in a registry in process, parents first, and then publishes them."""
 
     deployment: Deployment
-    _files: dict[str, Path] = field(default_factory=dict)  # by digest: of the folders that were planned
+    _files: dict[str, Path] = field(default_factory=dict)  # by digest: files of the planned folders
     _lineages: dict[str, LoadedPath] = field(default_factory=dict)  # by the digest of their last revision
 
     def plan(self, folder: PublishFolder, progress: Progress) -> PublishPreview:
@@ -70,7 +70,7 @@ class Rehearsal:
         return found
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
-        """Publish a folder that was planned; its parent is the revision that stands for the folder above."""
+        """Publish a planned folder; its parent is the revision that the folder above was published as."""
         request = folder.request
         said = Said(request.parent, request.receipt, nested=request.nested)
         path = TreePath.parse(request.path)
@@ -87,7 +87,7 @@ def _with_link(candidate: Candidate, found: PublishPreview) -> LoadedPath:
 
 
 class _Overlay:
-    """The blobs of a registry, and before them the files of folders that were planned."""
+    """The blobs of a registry, overlaid by the files of planned folders."""
 
     def __init__(self, deployment: Deployment, files: Mapping[str, Path]) -> None:
         self._deployment, self._files = deployment, files

@@ -1,6 +1,6 @@
-"""Publishing: every check first, then bytes, then one short transaction that makes the revision visible.
+"""Publishing: all checks first, then the bytes, then one short transaction that makes the revision visible.
 
-A folder of this machine and a request from a client go the same way; they differ in where the bytes come from.
+Local folders and requests from clients share this code; they differ in where the bytes come from.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
 
 Take = Callable[[Intake, Candidate], Files]
-"""Brings all bytes of a candidate; names, digests and sizes of its files."""
+"""Takes all bytes of a candidate into the intake; returns names, digests and sizes of its files."""
 
 
 def publish(deployment: Deployment, publication: Publication, progress: Progress) -> Published:
     """Publish an adapter; see `registry.operations.registry.Registry.publish`.
 
     Raises:
-        NotAllowedError: the token may not publish at this path.
+        NotAllowedError: the principal may not publish at this path.
         UsageError, NotFoundError, ConflictError: the path or the parent; see `registry.services.publishing.parents`.
-        InvalidAdapterError: the adapter is not one that can be composed exactly; the code says which rule.
-        What `registry.folders.hub.repository.bring` raises, where it is to be taken from a Hub.
+        InvalidAdapterError: the adapter can't be composed exactly; the code says which rule it breaks.
+        What `registry.folders.hub.repository.bring` raises, if the folder is a repository of a Hub.
     """
     require_publishing(deployment, publication.path)
     skip = publication.skip_parent_check
@@ -63,7 +63,7 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
 def publish_read(
     deployment: Deployment, folder: AdapterFolder, path: TreePath, said: Said, labels: Labels, progress: Progress
 ) -> Published:
-    """Publish a folder that was read, for whoever may publish at the path; raises what `publish` raises."""
+    """Publish a folder that was read, after the check of rights; raises what `publish` raises."""
     if folder.trained_on is not None:
         weights = folder.weights.file
         compared = compare_trained(deployment, path, folder.trained_on, folder.receipt, weights, progress)
@@ -104,7 +104,7 @@ def plan_publish(deployment: Deployment, request: PublishRequest) -> PublishPlan
 def planned_publish(
     deployment: Deployment, request: PublishRequest, lineage: LoadedPath | None = None
 ) -> tuple[Candidate, PublishPlan]:
-    """The same, with what was checked; ``lineage`` is that of a parent that is planned too, where it is known here.
+    """Like `plan_publish`, and also returns the candidate; ``lineage``: of a parent that is only planned, if known.
 
     Raises:
         What `publish` raises.
@@ -129,12 +129,12 @@ def planned_publish(
 
 
 def commit_publish(deployment: Deployment, commit: PublishCommit, progress: Progress = SILENT) -> Published:
-    """Publish what was planned and uploaded; see `registry.operations.transfer.Transfer.commit_publish`.
+    """Publish an adapter that was planned and uploaded; see `registry.operations.transfer.Transfer.commit_publish`.
 
     Raises:
         What `publish` raises, and
         NotFoundError: bytes are neither stored nor uploaded.
-        UnavailableError: ``upload_incomplete``, the store lost some of what was uploaded.
+        UnavailableError: ``upload_incomplete``, the store lost some of the uploaded bytes.
         IntegrityError: ``upload_mismatch``, or ``copy_mismatch``.
     """
     with dropped_when_refused(deployment, commit.uploads):
@@ -157,7 +157,7 @@ def _commit(deployment: Deployment, commit: PublishCommit, progress: Progress) -
 
 
 def _claims(request: PublishRequest) -> dict[str, FileClaim]:
-    """The files of a request whose documents are those that it names."""
+    """The files of a request by name, after checking them and that the configuration matches its claim."""
     claims = check_claims(request.files, InvalidAdapterError)
     for path in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if path not in claims:
@@ -189,7 +189,7 @@ def _draft(request: PublishRequest, claims: Mapping[str, FileClaim]) -> Draft:
 
 
 def _watch(candidate: Candidate) -> Callable[[int, memoryview], None]:
-    """What the weights have to pass on their way: the header that was checked, and finite numbers."""
+    """A watch on the bytes of the weights: the header must be the checked one, and all numbers finite."""
     head = SameHead(ADAPTER_WEIGHTS, candidate.draft.weights, candidate.header.size, InvalidAdapterError)
     finite = FiniteWatch(candidate.header.entries)
 
@@ -203,7 +203,7 @@ def _watch(candidate: Candidate) -> Callable[[int, memoryview], None]:
 def _published(
     deployment: Deployment, draft: Draft, claimed: Files | None, bring: Take, progress: Progress
 ) -> Published:
-    """Check, bring the bytes, publish; again where a collector came between."""
+    """Check, take the bytes, publish; retried once if a collector removed bytes meanwhile."""
     return retry_collected(lambda: _publish_once(deployment, draft, claimed, bring, progress))
 
 
@@ -221,15 +221,15 @@ def _publish_once(
             check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
             candidate = with_copies(deployment, candidate, weights)
         new = new_revision(candidate, files, deployment.principal)
-        stored = intake.commit()  # of what is published already, too: that mends a store which lost or damaged it
+        stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
         return _make_visible(deployment, candidate, new, intake, stored)
 
 
 def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSource) -> Candidate:
-    """The candidate, with its parent known better where the whole weights that it keeps are of no other one.
+    """The candidate, its parent ``compared`` instead of ``assumed`` if its copies of whole weights rule out all others.
 
     Raises:
-        ConflictError: ``parent_unproven``, it is not known well enough for this registry.
+        ConflictError: ``parent_unproven``, the registry takes proven parents only, and this one is not.
     """
     parent, above = candidate.parent, candidate.draft.path.parent
     if parent.known_by == "assumed" and candidate.checkpoint.copies and above is not None:
@@ -250,7 +250,7 @@ def _make_visible(
     intake: Intake,
     stored: tuple[StoredBlob, ...],
 ) -> Published:
-    """The one transaction, and what comes after it."""
+    """Publish and label the revision in one transaction, and build the result."""
     labels, principal = candidate.draft.labels, deployment.principal
 
     def work(session: Session) -> tuple[int, RevisionSummary | None]:
@@ -280,14 +280,14 @@ def _make_visible(
 
 
 def _applied(labels: Labels, before: RevisionSummary) -> Iterator[str]:
-    """What a publish changed of what is said about a revision that was there already."""
+    """The labels that a publish changed on an existing revision."""
     yield from (f"tag {tag}" for tag in labels.tags if tag not in before.tags)
     yield from (f"metric {name}" for name, value in labels.metrics.items() if before.metrics.get(name) != value)
     yield from (f"annotation {key}" for key, text in labels.annotations.items() if before.annotations.get(key) != text)
 
 
 def _not_applied(draft: Draft, before: RevisionSummary) -> Iterator[str]:
-    """What was given and is kept as it was: it tells of the time when the revision was published."""
+    """What was given but not taken for an existing revision, as it belongs to its first publish."""
     if draft.labels.message and draft.labels.message != before.message:
         yield "message"
     if draft.source is not None and draft.source != before.source:
@@ -295,6 +295,6 @@ def _not_applied(draft: Draft, before: RevisionSummary) -> Iterator[str]:
 
 
 def _existing(deployment: Deployment, new: NewRevision) -> RevisionSummary | None:
-    """The adapter's revision of this digest."""
+    """The adapter's revision with this digest, if it exists."""
     with deployment.read() as session:
         return browse.with_digest(session, new.path, new.digest)

@@ -1,1 +1,1 @@
-"""Keeping a registry: collection, checks, retraction, deletion, tokens."""
+"""Upkeep of a registry: collection, checks, deletion, tokens."""

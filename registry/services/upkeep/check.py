@@ -1,8 +1,8 @@
 """Checking a store against its catalogue: every row has its blob, and every blob its bytes.
 
-Rows and objects are walked side by side in the order of their keys, so that little is held in memory however large the
-store is. Others publish and collect meanwhile: what looks wrong is looked at again before it is called damage.
-What could not be read is told apart from what was read and is wrong: it may be sound.
+Rows and objects are merged in the order of their keys, so memory use does not grow with the store. Publishing and
+collecting go on meanwhile, so anything suspect is checked again before it is reported. ``unreadable`` blobs are
+reported apart from ``damaged`` ones, since they may be intact.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from registry.storage.driver import ObjectInfo
 from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key
 
 _AT_ONCE: Final = 500
-_READERS: Final = 4  # a small blob is waited for longer than it is read
+_READERS: Final = 4  # for small blobs latency outweighs reading
 
 
 def check(deployment: Deployment, *, deep: bool, progress: Progress) -> Checked:
-    """Check the store; ``deep`` reads all of it. Damage is in the answer, and not an error of this function.
+    """Check the store; ``deep`` reads all of it. Damage is part of the result and raises no error.
 
     Raises:
         UnavailableError: the store or the database can't be used.
@@ -50,7 +50,7 @@ def check(deployment: Deployment, *, deep: bool, progress: Progress) -> Checked:
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is wrong with a blob: a clause, and whether it is the blob or the way to it."""
+    """What is wrong with a blob, as a clause, and whether it is damaged or only could not be read."""
 
     what: str
     state: Literal["damaged", "unreadable"]
@@ -58,7 +58,7 @@ class _Problem:
 
 @dataclass
 class _Check:
-    """A check under way."""
+    """The state of a running check."""
 
     deployment: Deployment
     blobs: int = 0
@@ -67,7 +67,7 @@ class _Check:
     damage: dict[str, Damage] = field(default_factory=dict)  # by digest
 
     def look(self, progress: Progress) -> None:
-        """Compare the rows with the list of the store's objects: blobs first, then block lists."""
+        """Compare the rows with the store's list of objects: blobs first, then block lists."""
         with self.deployment.read() as session:
             progress.begin("Looking for blobs", unreferenced.totals(session)[1])
         objects = _Ahead(self.deployment.blobs.objects())
@@ -82,7 +82,7 @@ class _Check:
                 self._damaged(row, self._why_incomplete)
 
     def _side_by_side(self, objects: _Ahead, prefix: str) -> Iterator[tuple[BlobRef, int | None]]:
-        """Every row with the size of its object, None where there is none; objects without a row are counted."""
+        """Every row with the size of its object, None where it is missing; counts objects without a row."""
         unnamed: list[str] = []
 
         def pass_unnamed(before: str | None) -> None:
@@ -110,13 +110,13 @@ class _Check:
             after = page[-1].key
 
     def _count_orphans(self, keys: list[str]) -> None:
-        """Count what no row names now: a row may have come while the rows were walked."""
+        """Count the keys that no row names now: a row may have been added since the walk passed it."""
         with self.deployment.read() as session:
             named = tombstones.named(session, {blob_key_of(key) for key in keys})
         self.orphans += sum(blob_key_of(key) not in named for key in keys)
 
     def read(self, progress: Progress) -> None:
-        """Read all blobs that are there, and compare their digests."""
+        """Read all blobs without known damage, and compare their digests."""
         progress.begin("Reading blobs", self.bytes)
         lock = threading.Lock()
 
@@ -135,7 +135,7 @@ class _Check:
                         self._damaged(row, lambda _, problem=problem: problem)  # type: ignore[misc]
 
     def _why_incomplete(self, row: BlobRef) -> _Problem | None:
-        """What is wrong with a blob that looks missing or too short, or nothing."""
+        """What is wrong with a blob that seems to be missing or to have another size; None: nothing."""
         return self._why_unreadable(lambda: self._compare_sizes(row))
 
     def _compare_sizes(self, row: BlobRef) -> str | None:
@@ -150,7 +150,7 @@ class _Check:
         return None
 
     def _why_other(self, row: BlobRef, advance: Callable[[int], None]) -> _Problem | None:
-        """What is wrong with the bytes of a blob, or nothing."""
+        """What is wrong with the bytes of a blob; None: nothing."""
 
         def read() -> str | None:
             try:
@@ -162,16 +162,16 @@ class _Check:
         return self._why_unreadable(read)
 
     def _why_unreadable(self, look: Callable[[], str | None]) -> _Problem | None:
-        """What ``look`` finds; that it can't be read is told too, unless it is the whole store."""
+        """What ``look`` finds, or that the blob can't be read; raises if the whole store can't be used."""
         try:
             found = look()
         except (UnavailableError, NotAllowedError) as error:
-            self.deployment.blobs.ping()  # raises when it is the whole store
+            self.deployment.blobs.ping()  # raises if the whole store is unavailable
             return _Problem(f"it can't be read: {error}", "unreadable")
         return None if found is None else _Problem(found, "damaged")
 
     def _damaged(self, row: BlobRef, why: Callable[[BlobRef], _Problem | None]) -> None:
-        """Note damage, unless the row is gone or names another object by now."""
+        """Record damage, unless the row is gone or names another object by now."""
         problem = why(row)
         if problem is None:
             return
@@ -195,23 +195,23 @@ class _Check:
 
 
 def _clause(error: IntegrityError) -> str:
-    """What is wrong, of a sentence that also names the blob and says what to do."""
+    """The clause about the damage in a message that also names the blob and what to do."""
     return str(error).partition(" is damaged: ")[2].partition("; ")[0] or str(error)
 
 
 class _Ahead:
-    """The store's objects, with a look at the next one."""
+    """An iterator of the store's objects with a peek at the next one."""
 
     def __init__(self, objects: Iterator[ObjectInfo]) -> None:
         self._objects = objects
         self._next = next(objects, None)
 
     def at(self, prefix: str) -> ObjectInfo | None:
-        """The next object, if its key starts so."""
+        """The next object, if its key has this prefix; it is not consumed."""
         return self._next if self._next is not None and self._next.key.startswith(prefix) else None
 
     def take(self) -> ObjectInfo:
-        """The next object; it is passed."""
+        """Consume the next object."""
         if self._next is None:
             raise AssertionError("taken past the end")
         taken, self._next = self._next, next(self._objects, None)

@@ -1,10 +1,10 @@
-"""Collecting what nothing needs, past a grace period, beside publishers and other collectors.
+"""Collecting unreferenced data past a grace period, concurrently with publishers and other collectors.
 
-Deletions past the grace are made final first: from then on they can't be undone. Then go the rows of blobs, in short
-transactions that find them still unneeded, then their objects: whoever wants the same bytes afterwards finds no row and
-stores them under another key. Then old objects that no row names, which killed publishers and collectors leave: they
-are condemned before they are removed, so that no row can name them any more. Whatever the grace is, nothing that is
-published is ever lost; with one that is shorter than a publish takes, publishers have to do it again.
+First, deletions past the grace are purged, and can't be undone from then on. Then the rows of unreferenced blobs are
+removed, in short transactions that check them again, and after them their objects: a later publisher of the same bytes
+finds no row and stores them under another key. Last come old objects that no row names, left by killed publishers and
+collectors: they get a tombstone before they are removed, so that no row can name them any more. Even the shortest grace
+period loses no published data; if it is shorter than a publish takes, publishers have to retry.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 _AT_ONCE: Final = 100
 _MOST_UPLOADS: Final = 1_000_000
-_REMOVERS: Final = 8  # a store far away takes its time for each
+_REMOVERS: Final = 8  # threads, since a remote store has a high latency for each deletion
 
 
 def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace: float = GRACE) -> Collected:
-    """Remove what nothing has needed for ``grace`` seconds; ``dry_run`` only says what that is."""
+    """Remove what was not referenced for ``grace`` seconds; ``dry_run`` only reports it."""
     work = _Collection(deployment, datetime.now(UTC) - timedelta(seconds=grace), dry_run=dry_run)
     work.collect_materialisations()
     work.end_deletions()
@@ -62,7 +62,7 @@ def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace:
 
 @dataclass
 class _Collection:
-    """A collection under way."""
+    """The state of a running collection."""
 
     deployment: Deployment
     before: datetime
@@ -71,12 +71,12 @@ class _Collection:
     uploads: int = 0
     young: int = 0
     materialisations: list[Materialisation] = field(default_factory=list)
-    revisions: list[str] = field(default_factory=list)  # that can't be given back any more
+    revisions: list[str] = field(default_factory=list)  # purged ones
     bases: list[str] = field(default_factory=list)
-    released: int = 0  # blobs whose grace would begin now
+    released: int = 0  # in a dry run: blobs whose grace would begin now
 
     def collect_materialisations(self) -> None:
-        """Forget materialisations that are past their time. What only they had is kept for its grace from now on."""
+        """Remove the rows of expired materialisations. The grace period of blobs that only they used begins now."""
         now = datetime.now(UTC)
         if self.dry_run:
             with self.deployment.read() as session:
@@ -102,7 +102,7 @@ class _Collection:
         return self.deployment.change(work)
 
     def end_deletions(self) -> None:
-        """Remove the rows of revisions and base models that were deleted before the grace."""
+        """Purge the revisions and base models whose deletion is past the grace period."""
         with self.deployment.read() as session:
             bases = purge.expired_bases(session, self.before)
             if self.dry_run:
@@ -119,13 +119,13 @@ class _Collection:
         return purge.purge(session, keys, purge.GRACE_OVER, self.deployment.principal)
 
     def _purge_base(self, name: str, session: Session) -> Sequence[str]:
-        """Its name, unless it was given back meanwhile."""
+        """Purge a base model; its name, or nothing if it was restored meanwhile."""
         why, principal = purge.GRACE_OVER, self.deployment.principal
         _, gone = purge.purge_base(session, name, why, principal, before=self.before)
         return [name] if gone else []
 
     def collect_rows(self, progress: Progress) -> None:
-        """Forget blobs that no file refers to, and remove their objects."""
+        """Remove the rows of unreferenced blobs, and then their objects."""
         with self.deployment.read() as session:
             self.young = unreferenced.count_in_grace(session, self.before) - tombstones.count(session, self.before)
             self.young += self.released
@@ -138,7 +138,7 @@ class _Collection:
             progress.advance(sum(row.size for row in part))
 
     def _forget(self, part: list[BlobRef]) -> Sequence[BlobRef]:
-        """Those whose rows were removed: a publisher may have begun to rely on others meanwhile."""
+        """Remove rows; the removed ones, without those that a publisher uses again by now."""
 
         def work(session: Session) -> Sequence[BlobRef]:
             gone = unreferenced.forget(session, [row.digest for row in part], self.before)
@@ -148,7 +148,7 @@ class _Collection:
         return self.deployment.change(work)
 
     def collect_orphans(self, progress: Progress) -> None:
-        """Remove old objects that no row names: what a killed publisher or collector left, and damaged ones."""
+        """Remove old objects that no row names: left by killed publishers and collectors, or damaged and replaced."""
         orphans = list(self._orphans())
         progress.begin("Collecting what was left over", sum(one.size for one in orphans))
         for part in _parts(orphans):
@@ -158,7 +158,7 @@ class _Collection:
             progress.advance(sum(one.size for one in part))
 
     def _condemn(self, part: list[ObjectInfo]) -> list[ObjectInfo]:
-        """Those that no row will ever name: one may have come since the objects were listed."""
+        """Add tombstones; the objects that got one, without those that a row names since they were listed."""
         keys = {blob_key_of(one.key) for one in part}
 
         def work(session: Session) -> list[ObjectInfo]:
@@ -178,7 +178,7 @@ class _Collection:
                 key = blob_key_of(one.key)
                 if key in named:
                     continue
-                # A block list comes before its blob: it is as young as that.
+                # A block list is written before its blob (and listed after it), and counts as young as its blob.
                 if one.modified >= self.before or key in young:
                     young.add(key)
                 else:
@@ -193,14 +193,14 @@ class _Collection:
                 pass
 
     def collect_uploads(self) -> None:
-        """Forget uploads that nobody finished in time, and remove what they and killed writers left in the store."""
+        """Remove expired uploads, and what killed writers left in the store."""
         now = datetime.now(UTC)
         while found := self._expired(now):
             self.uploads += len(found)
             if self.dry_run:
                 return
             for upload in found:
-                # Bytes first: the row is what finds them again when this is killed in between.
+                # Bytes first: if this is killed in between, the row still leads to them.
                 self.deployment.blobs.drop_staging(
                     Staging(upload.staging_key, upload.multipart, upload.size, upload.part_size)
                 )
@@ -209,8 +209,8 @@ class _Collection:
 
     def _clear_store(self, now: datetime) -> None:
         if not self.dry_run:
-            # An upload that has a row may be quiet for as long as its row lives, however short the grace is; and the
-            # first of many files waits for the last.
+            # However short the grace is, an upload may be idle for as long as its row lives; and the first of many
+            # files waits for the last.
             self.deployment.blobs.clear_staging(min(self.before, now - 2 * uploads.LIFETIME))
             self.deployment.blobs.clear_litter()
             self.deployment.change(lambda session: tombstones.forget(session, now - tombstones.LIFETIME))
@@ -231,7 +231,7 @@ class _Collection:
     def _note(
         self, session: Session, *, blobs: int = 0, size: int = 0, uploads: int = 0, materialisations: int = 0
     ) -> None:
-        """The event of what this transaction removes: a collection that breaks off is told as far as it came."""
+        """Record an event for what this transaction removes, so that an interrupted collection is recorded too."""
         detail = {"blobs": blobs, "bytes": size, "uploads": uploads, "materialisations": materialisations}
         if any(detail.values()):
             events.record(session, "gc", "registry", self.deployment.principal, detail)

@@ -20,16 +20,16 @@ from registry.schemas import Deleted, DeletedTree
 from registry.services.deployment import Deployment
 
 _NAMING: Final = ("name", "path", "ref", "base", "which")
-"""Fields of requests that say what they are about."""
+"""Fields of requests that name what the request is about."""
 
 
 def delete(deployment: Deployment, ref: str, *, with_tags: bool) -> Deleted:
-    """Delete one revision; ``with_tags``: also one that tags name.
+    """Delete one revision; ``with_tags``: even if tags name it.
 
     Raises:
         UsageError: the reference names no revision by its number or digest.
         NotFoundError: there is no such revision.
-        ConflictError: ``has_children``, naming what was trained on it; ``tagged``.
+        ConflictError: ``has_children``, naming the revisions trained on it; ``tagged``.
         NotAllowedError: a protected tag names the revision.
     """
     reference = _revision(ref, undo=False)
@@ -43,7 +43,7 @@ def delete(deployment: Deployment, ref: str, *, with_tags: bool) -> Deleted:
 
 
 def undelete(deployment: Deployment, ref: str) -> Deleted:
-    """Give a deleted revision back.
+    """Restore a deleted revision.
 
     Raises:
         UsageError: the reference names no revision by its number or digest.
@@ -79,7 +79,7 @@ def delete_tree(deployment: Deployment, path: str, *, with_tags: bool, dry_run: 
 
 
 def undelete_tree(deployment: Deployment, path: str) -> DeletedTree:
-    """Give back what the last deletion at and under a path took away; raises as `undelete`."""
+    """Restore what the last deletion at and under a path deleted; raises what `undelete` raises."""
     at = _adapter(path, undo=True)
     return deployment.change(
         lambda session: undeletion.undo_tree(session, at, _since(deployment), deployment.principal)
@@ -108,7 +108,7 @@ def delete_base(deployment: Deployment, name: str, *, recursive: bool, dry_run: 
 
 
 def undelete_base(deployment: Deployment, name: str) -> DeletedTree:
-    """Give back a base model with what was deleted together with it.
+    """Restore a base model with what was deleted together with it.
 
     Raises:
         UsageError: ``bad_name``.
@@ -140,7 +140,7 @@ def _revision(ref: str, *, undo: bool) -> Reference:
         )
     if reference.number is None and reference.digest_prefix is None:
         named = "names no revision" if reference.tag is None else "names a revision by a tag, which may move"
-        if undo:  # no log shows what is deleted; its events do
+        if undo:  # deleted revisions are in the events, not in the log
             raise UsageError(
                 f"{ref} {named}: give its number or digest, such as {path}@3 (`registry events` shows what was "
                 f"deleted), or give back all that went last at and under {path} with -r."
@@ -161,7 +161,7 @@ def _until(deployment: Deployment) -> datetime:
 
 
 def _check_unused(session: Session, name: str) -> None:
-    """Refuse where an operation that did not end is about the base model or something below it."""
+    """Refuse while an unfinished job is about the base model or a path below it; raises `ConflictError`."""
     for row in jobs.unfinished(session):
         if name in {re.split("[/@]", one)[0] for one in _names(row.request)}:
             raise ConflictError(
@@ -172,7 +172,7 @@ def _check_unused(session: Session, name: str) -> None:
 
 
 def _names(request: str) -> Iterator[str]:
-    """What a request is about, whichever version wrote it."""
+    """The references in a job's request, read leniently since another version may have written it."""
     document: Any = json.loads(request)
     for part in (document, document.get("request")):
         if isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""Who acts, and the tokens that say so."""
+"""Principals and tokens."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from registry.version import __version__
 
 
 def of_this_machine(name: str | None) -> Principal:
-    """Who works on a database directly, and so may do everything."""
+    """The unrestricted principal of direct access to a database."""
     return Principal(name or _user(), UNLIMITED)
 
 
 def _user() -> str:
-    """Who acts, where nobody says so."""
+    """The default name of the principal: the user's, or else the host's."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no such user in the system's list (a container)
@@ -50,15 +50,15 @@ def whoami(deployment: Deployment) -> Identity:
 
 
 def create_token(deployment: Deployment, request: TokenRequest) -> TokenCreated:
-    """Make a token. An embedded registry's folder becomes its owner's alone before it holds one.
+    """Create a token. An embedded registry's folder is made private to its owner first.
 
     Raises:
-        NotAllowedError: ``read_only``, the folder is somebody else's.
-        UsageError: a scope is no path, or the rest can't be kept.
+        NotAllowedError: ``read_only``, the folder belongs to another user.
+        UsageError: a scope is not a path, or another field is invalid.
     """
     paths = [Path.parse(scope) for scope in request.scopes]
     if deployment.folder is not None:
-        # The database with what SQLite keeps beside it, and copies from before an upgrade.
+        # The database, SQLite's side files, and backups from before an upgrade.
         make_private(deployment.folder, deployment.folder.glob(f"{DATABASE}*"))
 
     def work(session: Session) -> TokenCreated:

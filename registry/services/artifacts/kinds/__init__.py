@@ -1,1 +1,1 @@
-"""How artifacts are built, one file a kind; `table` puts them together."""
+"""The builders of artifacts, a module a kind; `table` lists them."""

@@ -1,6 +1,6 @@
-"""What a kind of artifact brings: how its files are made of a path.
+"""The interface of a kind of artifact: how its files are made of a path.
 
-The facts of a kind, which need no tensors, are its row in `registry.schemas.kinds`.
+The properties of a kind that need no tensors are in `registry.schemas.kinds`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from registry.tensors.artifacts.plan import Plan
 
 @dataclass(frozen=True)
 class Order:
-    """An artifact that is to be built; its options were checked."""
+    """A request to build an artifact, with checked options."""
 
     inputs: Inputs  # of the whole path
-    links: tuple[Link, ...]  # that go in
+    links: tuple[Link, ...]  # those that the artifact contains
     ancestor: LoadedPath | None
     options: Options
     plan: Plan
@@ -29,15 +29,15 @@ class Order:
 
     @property
     def path(self) -> LoadedPath:
-        """The path that it is of."""
+        """The artifact's path."""
         return self.inputs.path
 
 
 @dataclass(frozen=True)
 class Built:
-    """An artifact's files, of which nothing is computed yet, and what there is to say of them."""
+    """An artifact's files, laid out but not computed yet, with notices."""
 
-    plan: Plan  # as the values have made it
+    plan: Plan  # including the ranks that depend on values
     files: list[ArtifactFile]
     notices: tuple[str, ...] = ()
     truncation: Truncation | None = None
@@ -49,10 +49,10 @@ def _nothing(inputs: Inputs) -> None:
 
 @dataclass(frozen=True)
 class Builder:
-    """One kind.
+    """The functions of a kind.
 
-    ``build`` lays out the files. ``check_kept`` refuses to hand out what an older version has materialised of a path,
-    where this one would not make it; it raises `ConflictError` (``retable_needed``).
+    ``build`` lays out the files. ``check_kept`` refuses to serve an older version's materialisation of a path that this
+    version would not build; it raises `ConflictError` (``retable_needed``).
     """
 
     build: Callable[[Order], Built]

@@ -1,4 +1,4 @@
-"""One PEFT adapter that equals several: for the base model, or for the merged model of an ancestor."""
+"""The kind ``lora``: one PEFT adapter that equals several, for the base model or the merged model of an ancestor."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _build(order: Order) -> Built:
 
 
 def _hints(links: Iterable[BoundLink]) -> dict[str, Any]:
-    """What the configurations say of how to load them, the last one first."""
+    """How the adapter is to be loaded, by the links' configurations; later links override earlier ones."""
     found: dict[str, Any] = {}
     for link in links:
         document = link.checkpoint.config.document
@@ -44,9 +44,9 @@ def _hints(links: Iterable[BoundLink]) -> dict[str, Any]:
 
 
 def _base_repo(order: Order) -> BaseRepo:
-    """The model that it goes on, at its commit in the Hub views.
+    """The model that the adapter applies to, at its commit id in the Hub views.
 
-    It is a revision that the repo has wherever the adapter is loaded from.
+    That revision exists in the repo, whichever view the adapter is loaded from.
     """
     path, ancestor = order.path, order.ancestor
     model = below(path, ancestor)

@@ -55,7 +55,7 @@ def _build(order: Order) -> Built:
 
 
 def _stored(inputs: Inputs, name: str, header: Header) -> ArtifactFile:
-    """A weight file of the base that nothing of the path changes."""
+    """A weight file of the base that the path does not change."""
     blob = next(file for file in inputs.path.base.files if file.path == name)
     return source_file(name, inputs.source(blob), header, blob.digest)
 
@@ -68,7 +68,7 @@ def _rewritten(
     programs: PathPrograms,
     dtype: str | None,
 ) -> list[ArtifactFile]:
-    """config.json and the index where the weights are of another dtype or more; takes them out of ``side``."""
+    """config.json and the index, where dtype, ties, labels or the set of tensors change; removed from ``side``."""
     files = []
     recast = dtype is not None and changes_dtype(headers, dtype)
     labels = labels_of_new_head({name: one.shape for name, one in programs.new.items() if one.beside is None})
@@ -91,7 +91,7 @@ def _check_kept(inputs: Inputs) -> None:
 
 
 def _check_ties_known(programs: PathPrograms, table: TargetTable, path: LoadedPath) -> None:
-    """A merged model of this path says that head and embedding are two: its table has to know what else is tied."""
+    """If this path unties head and embedding, the table has to know all other ties; raises ``retable_needed``."""
     if programs.untied and (tied := unsaid(table)) is not None:
         raise retable_needed(
             f"{' and '.join(map(repr, programs.untied))} are tied, and not whether {tied!r} is too", path.base.name
@@ -99,7 +99,7 @@ def _check_ties_known(programs: PathPrograms, table: TargetTable, path: LoadedPa
 
 
 def _by_file(new: Iterable[NewTensor], headers: Mapping[str, Header]) -> dict[str, list[NewTensor]]:
-    """The weight file that each new tensor goes into: that of the weight it was tied to, else the last."""
+    """New tensors by the weight file that they go into: that of the weight it was tied to, else the last file."""
     found: dict[str, list[NewTensor]] = {}
     for tensor in new:
         file = next((name for name, header in headers.items() if tensor.beside in header.entries), max(headers))

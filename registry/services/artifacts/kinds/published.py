@@ -1,4 +1,4 @@
-"""An adapter or a base model as it was published: stored files, byte for byte."""
+"""The kind ``published``: the stored files of an adapter or a base model, byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of all kinds' builders, beside that of their facts (`registry.schemas.kinds`)."""
+"""The builder of each kind; the kinds' properties are in `registry.schemas.kinds`."""
 
 from __future__ import annotations
 
