@@ -16,16 +16,16 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from botocore.loaders import JSONFileLoader
-from sqlalchemy import Connection
+from sqlalchemy import Connection, create_engine
 
-from registry.catalogue.database import migrations
+from registry.catalogue.database import migrations, postgresql, sqlite
 from registry.digest import document_digest
 from registry.services.bases import add
 from registry.tensors.table import architecture
@@ -113,6 +113,8 @@ def made_once(table_made_once: Callable[..., TargetTable], shared_servers: Share
         patch.setattr(add, "make_table", table_made_once)
         patch.setattr(architecture, "_run", shared_servers.run_child)
         patch.setattr(migrations, "upgrade", _schema_made_once())
+        for backend in (postgresql, sqlite):
+            patch.setattr(backend, "create_engine", partial(create_engine, execution_options=_compiled_once()))
         for wait in ("connect", "read", "write", "pool"):  # five seconds: on a busy machine an answer may take longer
             patch.setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, wait, 60.0)
         # Every S3 driver reads the description of the service, a megabyte of JSON, which nothing changes.
@@ -136,6 +138,21 @@ def _schema_made_once() -> Callable[[Connection], None]:
                 connection.exec_driver_sql(statement)
 
     return upgrade
+
+
+class _Compiled(dict[Any, Any]):
+    """Compiled SQL for all engines of one backend: keys begin with the dialect, of which each engine has its own."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get(key[1:], default)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key[1:], value)
+
+
+def _compiled_once() -> dict[str, _Compiled]:
+    """The option of SQLAlchemy for a cache of one's own. Each test opens its database, and compiling takes a sixth."""
+    return {"compiled_cache": _Compiled()}
 
 
 def _statements(driver: sqlite3.Connection) -> list[str]:
