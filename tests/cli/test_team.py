@@ -90,6 +90,7 @@ def test_from_nothing_to_a_working_login(anna: Person, keeper: Person, start_ser
     assert "tok_" not in anna.run("logout", code=3).err
 
 
+@pytest.mark.slow
 def test_a_token_goes_to_its_host_alone_and_one_that_is_unknown_is_not_kept(
     anna: Person, keeper: Person, start_service: StartService
 ) -> None:

@@ -64,7 +64,7 @@ class Place:
         return RemoteRegistry(self.api.url, token, cache=FetchCache(self.team.folder / name), retry=retry)
 
 
-@pytest.fixture(params=["through the service", "presigned"])
+@pytest.fixture(params=[pytest.param("through the service", marks=pytest.mark.slow), "presigned"])
 def place(
     request: pytest.FixtureRequest, make_team: MakeTeam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:

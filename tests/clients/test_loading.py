@@ -33,6 +33,7 @@ def peft_chain(tree: Tree, base: str, depth: int = 4) -> Step:
     return step("chain", base=str(tree.bases[base].folder), links=folders(tree, base, depth))
 
 
+@pytest.mark.slow
 def test_a_path_loads_as_a_model_and_as_an_adapter(tree: Tree, wire: Shim, machine: NewMachine) -> None:
     """Two programs at a time: merged models by transformers, composed adapters by PEFT."""
     merged, lora = machine("hf"), machine("hf-lora")

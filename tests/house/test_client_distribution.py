@@ -64,6 +64,7 @@ def test_the_parts_import_nothing_that_is_left_out() -> None:
     assert others <= {Requirement(text).name for text in NEEDED} | OPTIONAL
 
 
+@pytest.mark.slow
 def test_it_needs_what_the_whole_needs_and_nothing_heavy(client_wheel: Path) -> None:
     whole = project(ROOT)["project"]
     assert set(NEEDED) <= set(whole["dependencies"])
@@ -79,6 +80,7 @@ def test_it_needs_what_the_whole_needs_and_nothing_heavy(client_wheel: Path) -> 
     assert not plain & {name.replace("_", "-") for name in HEAVY}
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_its_parts_and_nothing_else(client_wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(client_wheel).namelist() if ".dist-info/" not in name}
     assert names == files()
@@ -126,6 +128,7 @@ def homes(folder: Path) -> dict[str, str]:
     return {name: str(folder / name) for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")}
 
 
+@pytest.mark.slow
 def test_it_starts_and_says_what_it_is(client: Path, tmp_path: Path) -> None:
     assert run(client, "--version", cwd=tmp_path) == f"adapter-registry-client {__version__}\n"
     assert "publish" in run(client.with_name("adapter-registry"), "--help", cwd=tmp_path)
@@ -134,6 +137,7 @@ def test_it_starts_and_says_what_it_is(client: Path, tmp_path: Path) -> None:
     assert "adapter_registry.vllm.plugin:register" in run(client.with_name("python"), "-c", load, cwd=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "needed_to"),
     [

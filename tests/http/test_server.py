@@ -84,6 +84,7 @@ def test_a_service_says_where_it_is_and_ends_when_it_is_asked(start_service: Sta
     assert service.printed == []
 
 
+@pytest.mark.slow
 def test_a_request_under_way_ends_before_the_process_does(start_service: StartService, tmp_path: Path) -> None:
     shelf = fill(tmp_path)
     shelf.close()
@@ -162,6 +163,7 @@ def test_a_team_is_served(
     registry.close()
 
 
+@pytest.mark.slow
 def test_what_it_stands_on_is_named_when_it_is_gone(
     start_service: StartService, private_postgres: Any, tmp_path: Path
 ) -> None:

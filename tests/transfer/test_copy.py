@@ -74,7 +74,7 @@ def target(tmp_path: Path) -> Iterator[LocalRegistry]:
     opened.close()
 
 
-@pytest.fixture(params=["team", "service"])
+@pytest.fixture(params=["team", pytest.param("service", marks=pytest.mark.slow)])
 def far(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     """A registry that is no folder: PostgreSQL and S3 in process, and one over HTTP."""
     if request.param == "team":

@@ -53,6 +53,7 @@ def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: 
     assert shared == list(range(WORKERS * each, 0, -1))
 
 
+@pytest.mark.slow
 def test_sixteen_processes_prepare_an_empty_database(empty_url: str) -> None:
     workers = start(empty_url, "many", str(WORKERS), "prepare")
     assert finish(workers) == ["current"] * WORKERS

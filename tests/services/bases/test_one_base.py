@@ -53,6 +53,7 @@ def merged(registry: LocalRegistry, path: str) -> dict[str, bytes]:
         return {name: file.read() for name, file in artifact.files.items()}
 
 
+@pytest.mark.slow
 def test_the_base_is_read_once_and_kept_once(team: LocalRegistry, shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = {number: merged(team, f"plain/p{number}") for number in range(0, PATHS, 4)}
     memory = MemoryCache(64 << 20)
