@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 import typer
-from typer.main import get_command
 
-from registry.cli.program import build_app
 from registry.settings import read_settings
+from tests.house.command_lines import parse
 from tests.root import ROOT
 
 PROGRAMS = Path(sysconfig.get_path("scripts"))
@@ -46,19 +45,6 @@ def services() -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)["services"]
     return found
-
-
-def parse(words: list[str]) -> None:
-    """Read a command line with the real parser and run nothing."""
-    command, name = get_command(build_app()), "registry"
-    context = command.make_context(name, list(words), resilient_parsing=False)
-    while True:
-        rest = [*context._protected_args, *context.args] if hasattr(context, "_protected_args") else list(context.args)
-        if not rest or not hasattr(context.command, "resolve_command"):
-            return
-        name, found, rest = context.command.resolve_command(context, rest)
-        assert found is not None
-        context = found.make_context(name, rest, parent=context)
 
 
 def test_what_is_no_command_is_not_taken_for_one() -> None:
