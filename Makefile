@@ -14,7 +14,7 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist work
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-clients architectures trials lint format bench mutants mutants-sample dist clean
+.PHONY: help demo test test-slow image test-clients architectures trials lint format bench mutants mutants-sample dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,10 +23,13 @@ demo: $(VENV)/.demo ## See the main job on real weights: a tree of adapters, tra
 	$(VENV)/bin/registry demo
 
 test: $(VENV)/.dev ## Run the tests (at most 8 minutes on 2 cores, set-up included).
-	$(PYTEST) -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow and not image' $(ARGS)
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes.
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m 'slow and not image' $(ARGS)
+
+image: $(VENV)/.dev ## Take the steps of the Dockerfile in a clean root, with downloads, and ask the service whether it is healthy.
+	$(TEST_ENV) $(PY) -m pytest -q -m image $(ARGS)
 
 test-clients: $(VENV)/.dev $(VENV)/clients-hub-1/.made $(VENV)/clients-hub-0.36/.made ## Run the tests of clients with the two older sets too.
 	CLIENTS=$(VENV)/clients-hub-1 $(PYTEST) tests/clients $(ARGS)

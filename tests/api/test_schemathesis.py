@@ -96,4 +96,4 @@ def test_anything_is_answered_as_described(target: Target, method: str, path: st
 @pytest.mark.parametrize("who", ["admin", "reader", "writer of a"])
 @pytest.mark.parametrize(("method", "path"), sorted(TABLE))
 def test_much_more_of_anything_is_answered_as_described(target: Target, method: str, path: str, who: str) -> None:
-    send_anything(target, method, path, who, 40)
+    send_anything(target, method, path, who, 15)

@@ -85,7 +85,7 @@ def build(root: Root) -> None:
                 pytest.fail(f"{instruction} is not known here")
 
 
-@pytest.mark.slow
+@pytest.mark.image
 def test_the_steps_make_a_service_that_is_healthy(tmp_path: Path, own_home: Home) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
