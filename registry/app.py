@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
+_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}(?:/.*)?|localhost(?:/.*)?|[0-9]+(?:\.[0-9]+){3}(?:/.*)?")
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a registry is; one of them is set, or none: the team's database and store that the settings name."""
@@ -92,9 +95,15 @@ def _folder(said: str) -> Path:
     if not said or "\0" in said:
         raise UsageError(f"The place of the registry is {said!r}, but a folder or an address is expected.")
     try:
-        return Path(said).expanduser().absolute()
+        folder = Path(said).expanduser().absolute()
     except RuntimeError as error:
         raise UsageError(f"{said} names the home folder of a user who is not known; give a folder.") from error
+    if _HOST.fullmatch(said) and not folder.exists():
+        raise UsageError(
+            f"{redacted(said)!r} is an address without its scheme: http://{redacted(said)} is expected. A folder of "
+            "that name is given with ./ before it."
+        )
+    return folder
 
 
 def _remote(address: str, token: str | None, settings: Settings) -> RemoteRegistry:
@@ -190,8 +199,10 @@ def serve(
     place = _own_place(url, settings, "served")
     need_whole("serve a registry")
     from registry.http.server import serve as serve_registry
+    from registry.services.local import is_registry
 
     embedded = place.folder is not None
+    new = place.folder is not None and not is_registry(place.folder)
     with closing(_in_process(place, settings, create=True)) as registry:
         serve_registry(
             registry.with_memory(MemoryCache(DEFAULT_BUDGET if settings.cache is None else settings.cache)),
@@ -200,6 +211,7 @@ def serve(
             port=port,
             anonymous=anonymous,
             embedded=embedded,
+            new=new,
             trusted_proxies=settings.trusted_proxies,
         )
 

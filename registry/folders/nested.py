@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
-from registry.folders.errors import telling_unreadable, unreadable
+from registry.errors import InvalidAdapterError, RegistryError, UsageError
+from registry.folders.errors import no_folder, telling_unreadable, unreadable
 from registry.folders.scan import (
     ADAPTER_CONFIG,
     ANOTHER_ADAPTER,
@@ -72,7 +72,7 @@ def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesti
     walk = _Walk(folder, rename)
     with telling_unreadable(folder):
         if not folder.is_dir():
-            raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
+            raise no_folder(folder)
         nodes = list(walk.below(folder, "", root))
     if unknown := sorted(rename.keys() - {node.place for node in nodes}):
         raise UsageError(
@@ -148,9 +148,12 @@ class _Walk:
 
 
 def _group(folder: Path) -> InvalidAdapterError:
+    with telling_unreadable(folder):
+        below = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
+        names = sorted(one.name for one in below if folder_reason(one) == ANOTHER_ADAPTER)
     return InvalidAdapterError(
-        f"{folder} holds adapters in folders below it but no {ADAPTER_CONFIG} itself; every folder on the way down is "
-        "one adapter.",
+        f"{folder} holds adapters in folders below it ({', '.join(names)}) but no {ADAPTER_CONFIG} itself; every folder "
+        "on the way down is one adapter. Put them where the paths that they are to have say, or publish each by itself.",
         code="missing_file",
     )
 

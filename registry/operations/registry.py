@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 from registry.operations import table
-from registry.operations.arguments import asked, check_undo_alone
+from registry.operations.arguments import asked, check_order, check_undo_alone
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Labels, Publication
 from registry.operations.readable import ReadableArtifact
@@ -467,5 +467,6 @@ def _publication(
     annotations: Mapping[str, str],
 ) -> Publication:
     labels = Labels.checked(message, metrics, tags, annotations)
+    check_order(folder, path, Path.parse, "registry publish {folder} {name}", "the folder")
     shown_by = None if receipt is None else FilePath(receipt)
     return Publication(folder, Path.parse(path), labels, parent, shown_by, skip_parent_check)

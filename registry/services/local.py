@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from registry.transfer.publish_tree import Ground
 
 
+def is_registry(folder: Path) -> bool:
+    """Whether a folder holds an embedded registry; raises OSError."""
+    return (folder / DATABASE).is_file()
+
+
 class LocalRegistry(Exchange, PublishingFolders, Registry):
     """A registry whose catalogue and blobs this process reads and writes itself: see `registry.operations.registry`.
 
@@ -72,7 +77,7 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
         """
         folder = Path(folder).expanduser().absolute()
         with telling_unreadable(folder):
-            if not create and not (folder / DATABASE).is_file():
+            if not create and not is_registry(folder):
                 raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")
         database = Database(sqlite_url(folder / DATABASE))
         if create:

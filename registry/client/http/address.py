@@ -30,7 +30,9 @@ class Address:
         """
         found = _split(text)
         if found is None:
-            raise UsageError(f"{redacted(text)!r} is not the address of a registry; http(s)://HOST is expected.")
+            meant = None if ":/" in text or "@" in text else _split(f"http://{text}")
+            form = "http(s)://HOST" if meant is None else meant.url
+            raise UsageError(f"{redacted(text)!r} is not the address of a registry; {form} is expected.")
         parts = urlsplit(text)
         if parts.username is not None or parts.password is not None:
             # not the text: it holds a secret
