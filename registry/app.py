@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
-_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}(?:/.*)?|localhost(?:/.*)?|[0-9]+(?:\.[0-9]+){3}(?:/.*)?")
+_CUT_SCHEME = re.compile(r"https?:", re.IGNORECASE)
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}(?:/.*)?|localhost(?:/.*)?|[0-9]+(?:\.[0-9]+){3}(?:/.*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,9 @@ def find_place(url: str | PathLike[str] | None, settings: Settings) -> Place:
         said = _credentials().default_url()
     if said is None:
         return Place(folder=_data_folder())
-    if (match := _SCHEME.match(said)) is None:
+    if (match := _SCHEME.match(said)) is None and _CUT_SCHEME.match(said) is None:
         return Place(folder=_folder(said))
-    if match[1].lower() not in {"http", "https"}:
+    if match is None or match[1].lower() not in {"http", "https"}:
         raise UsageError(
             f"{redacted(said)} can't be the place of a registry; give a folder or an address http(s)://HOST."
         )

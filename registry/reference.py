@@ -78,14 +78,14 @@ def check_tag(tag: str) -> str:
     Raises:
         UsageError: ``bad_name``, with the rule that it breaks.
     """
+    if "/" in tag:
+        raise _bad("Tag", tag, "a tag is one word without '/', and comes after the path or the reference")
     if tag.startswith("@"):
         raise _bad("Tag", tag, "the '@' stands between a path and its tag, leave it out here")
-    if len(tag) > MAX_TAG or not _TAG.fullmatch(tag) or ".." in tag:
-        raise _bad(
-            "Tag",
-            tag,
-            f"at most {MAX_TAG} of a-z 0-9 . _ - are expected, no '..', beginning and ending with a letter or digit",
-        )
+    if len(tag) > MAX_TAG or not _TAG.fullmatch(tag):
+        raise _bad("Tag", tag, _expected(tag, _TAG, MAX_TAG, ". _ -"))
+    if ".." in tag:
+        raise _bad("Tag", tag, "it may not hold '..'")
     if tag == MAIN or tag.isdigit() or re.fullmatch(r"r[0-9]+|[0-9a-f]{40}", tag):
         raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits mean something else")
     return tag
@@ -175,23 +175,33 @@ def _rule_of_other_forms(text: str) -> str | None:
         return "it is a path of files, but one of the registry is expected, BASE/name/name"
     if "" in segments and (kept := _path_of("/".join(filter(None, segments)))):
         return f"one '/' stands between two names, and none at the ends; write {kept}"
+    return _rule_of_signs(text) or _rule_of_repo_ids(text)
+
+
+def _rule_of_signs(text: str) -> str | None:
+    """The rule for a path and what follows a sign."""
     for sign in "@:#":
         before, found, selector = text.partition(sign)
         if found and selector and (path := _path_of(before)) and not path.is_base:
             if sign == "@":
                 return f"a path without a revision is expected; write {path}"
-            return f"a revision is named after '@' and not after {sign!r}; write {path}@{selector}"
+            return f"no name has a {sign!r}; a revision is written {path}@{selector}, and the path alone {path}"
+    return None
+
+
+def _rule_of_repo_ids(text: str) -> str | None:
+    """The rule for the repo id of a path, as the Hub views have them."""
     try:
         path = Path.of_repo_id(text)
     except UsageError:
         return None
     of_base = "the base model " if path.is_base else ""
-    return f"it is a repo id of the Hub views, and stands for {of_base}{path}; write {path}"
+    return f"names here have no '.', and as a repo id of the Hub views it stands for {of_base}{path}: write that"
 
 
 def _path_of(text: str) -> Path | None:
     try:
-        return Path._read(text)  # noqa: SLF001 - beside the class
+        return Path._read(text)
     except UsageError:
         return None
 
@@ -217,7 +227,11 @@ class Reference:
         if not at:
             return cls(path)
         if path.is_base:
-            raise _bad("Reference", text, "a base model has no revisions, name it without '@'")
+            raise _bad(
+                "Reference",
+                text,
+                f"a path begins with a base model, which has no revisions; write {path}, or BASE/{text} for an adapter",
+            )
         if _NUMBER.fullmatch(selector):
             return cls(path, number=int(selector))
         if selector.startswith("sha256:"):

@@ -57,6 +57,16 @@ INSTEAD: Final[dict[str, str]] = {
 }
 """By the words after ``registry``."""
 
+EXTRA: Final[dict[str, str]] = {
+    "registry fetch": "The folder to fill is given with -o DIR.",
+    "registry show": "A revision is written in one word, PATH@3 or PATH@tag.",
+    "registry search": "Several words to find are given in quotes.",
+    "registry publish": "A message is given with -m TEXT, a tag with --tag TAG.",
+    "registry copy": "The other registry is given with --to URL.",
+    "registry retract": "The reason is given with --reason TEXT.",
+}
+"""What a word too many may be, by command."""
+
 
 class Group(TyperGroup):
     """Commands of which an unknown one is refused with what does the same."""

@@ -1,4 +1,4 @@
-"""What a folder without PEFT's two files may hold instead, and what to do with it: the end of a refusal."""
+"""What a folder without PEFT's two files may hold instead, and what to do with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IN_PEFT: Final = "base_model.model.MODULE.lora_A.weight"
 def what_it_is(
     where: str, names: Collection[str], left_out: Collection[str], others: Sequence[str], head: Head | None
 ) -> str | None:
-    """A sentence about what the folder holds and what to do; None: it can't be told.
+    """What the folder holds and what to do, in two sentences; None: it can't be told.
 
     Args:
         where: the folder, as messages name it.
@@ -28,36 +28,61 @@ def what_it_is(
         others: subfolders that hold an adapter.
         head: None where files can't be read yet.
     """
-    weights = sorted(name for name in names if "/" not in name and name.endswith(".safetensors"))
-    if _MLX in weights:
-        return (
-            f"{where} was written by mlx-lm: it holds {_MLX}. Write its tensors as PEFT does, MODULE.lora_a transposed "
-            f"as {_IN_PEFT} and MODULE.lora_b as lora_B, with r and lora_alpha = scale * rank; or add what mlx_lm.fuse "
-            "makes of it as a base model."
+    return (
+        _mlx(where, names)
+        or _adapters_below(where, others)
+        or _model(where, {*names, *left_out})
+        or _kohya(where, names, head)
+        or _gguf(where, names)
+        or (
+            None
+            if names or left_out
+            else f"The folder {where} is empty; one that PEFT's save_pretrained wrote is expected."
         )
-    if others:
-        return (
-            f"{where} holds no adapter itself, but {_counted(others)}: {' and '.join(others)}. Publish one of them, "
-            f"such as `registry publish {where}/{others[0]} PATH`."
-        )
-    if "config.json" in names and any(_MODEL.fullmatch(name) for name in (*names, *left_out)):
-        return f"{where} holds a whole model and no adapter. Add it with `registry base add NAME {where}`."
-    if kohya := next((name for name in weights if name == _DIFFUSERS or _is_kohya(name, head)), None):
-        return (
-            f"{where} holds {kohya}, a LoRA as kohya's scripts and diffusers write them. Rename its tensors as PEFT "
-            f"does, lora_down to {_IN_PEFT} and lora_up to lora_B, one folder for each model that it is of, and write "
-            "an adapter_config.json with r, lora_alpha and target_modules."
-        )
-    if gguf := next((name for name in sorted(names) if name.endswith(".gguf")), None):
-        return f"{where} holds {gguf}, which is for llama.cpp. Publish the folder that PEFT saved, before it was converted."
-    if not names and not left_out:
-        return f"{where} is empty; a folder written by PEFT's save_pretrained is expected."
+    )
+
+
+def _mlx(where: str, names: Collection[str]) -> str | None:
+    if _MLX not in names:
+        return None
+    return (
+        f"{where} was written by mlx-lm: it holds {_MLX}. Write its tensors as PEFT does, MODULE.lora_a transposed as "
+        f"{_IN_PEFT} and MODULE.lora_b transposed as lora_B, with r and lora_alpha = scale * rank; or add what "
+        "mlx_lm.fuse makes of it as a base model."
+    )
+
+
+def _adapters_below(where: str, others: Sequence[str]) -> str | None:
+    if not others:
+        return None
+    held = "a folder with one" if len(others) == 1 else f"{len(others)} folders with adapters"
+    return (
+        f"{where} holds no adapter itself, but {held} in it: {' and '.join(others)}. Publish one of them, such as "
+        f"`registry publish {where}/{others[0]} PATH`."
+    )
+
+
+def _model(where: str, names: Collection[str]) -> str | None:
+    if "config.json" not in names or not any(_MODEL.fullmatch(name) for name in names):
+        return None
+    return f"{where} holds a whole model and no adapter. Add it with `registry base add NAME {where}`."
+
+
+def _kohya(where: str, names: Collection[str], head: Head | None) -> str | None:
+    for name in sorted(names):
+        if "/" in name or not name.endswith(".safetensors"):
+            continue
+        if name == _DIFFUSERS or (head is not None and _KOHYA.search(head(name))):
+            return (
+                f"{where} holds {name}, a LoRA as kohya's scripts and diffusers write them. Rename its tensors as PEFT "
+                f"does, lora_down to {_IN_PEFT} and lora_up to lora_B, in one folder for each model that it is of, and "
+                "write an adapter_config.json with r, lora_alpha and target_modules."
+            )
     return None
 
 
-def _counted(others: Sequence[str]) -> str:
-    return "a folder with one in it" if len(others) == 1 else f"{len(others)} folders with adapters in them"
-
-
-def _is_kohya(name: str, head: Head | None) -> bool:
-    return head is not None and _KOHYA.search(head(name)) is not None
+def _gguf(where: str, names: Collection[str]) -> str | None:
+    for name in sorted(names):
+        if name.endswith(".gguf"):
+            return f"{where} holds {name}, which is for llama.cpp. Publish the folder of PEFT that it was made from."
+    return None

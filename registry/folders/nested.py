@@ -152,8 +152,9 @@ def _group(folder: Path) -> InvalidAdapterError:
         below = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
         names = sorted(one.name for one in below if folder_reason(one) == ANOTHER_ADAPTER)
     return InvalidAdapterError(
-        f"{folder} holds adapters in folders below it ({', '.join(names)}) but no {ADAPTER_CONFIG} itself; every folder "
-        "on the way down is one adapter. Put them where the paths that they are to have say, or publish each by itself.",
+        f"{folder} holds adapters in folders below it ({', '.join(names)}) but no {ADAPTER_CONFIG} itself; every "
+        "folder on the way down is one adapter. Put them where the paths that they are to have say, or publish each by "
+        "itself.",
         code="missing_file",
     )
 

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from registry.errors import IntegrityError, NotFoundError, RegistryError
-from registry.folders.errors import reason, telling_unreadable
+from registry.folders.errors import no_folder, reason, telling_unreadable
 from registry.folders.scan import RECEIPT
 from registry.schemas.receipt import Receipt
 
@@ -49,6 +49,8 @@ def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Rec
 def receipt_in(folder: Path) -> Receipt:
     """The receipt in a folder that is to be verified; raises what `read_receipt` raises."""
     with telling_unreadable(folder):
+        if folder.is_file() and folder.name != RECEIPT:
+            raise no_folder(folder)
         if not folder.exists():
             raise NotFoundError(
                 f"There is no folder {str(folder)!r}; one that `registry fetch` wrote is expected.", code="missing_file"

@@ -285,9 +285,7 @@ def adapter_folder(folder: Path) -> Folder:
     return found
 
 
-def require_adapter(
-    where: str, taken: Collection[str], left_out: Iterable[LeftOut], head: Head | None = None
-) -> None:
+def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftOut], head: Head | None = None) -> None:
     """Check that PEFT's two files are among those taken; ``head`` reads headers of weights, if there already.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -64,7 +65,10 @@ def check_order(
 
 
 def _is_source(place: str | os.PathLike[str]) -> bool:
-    return names_a_hub(place) or os.path.isdir(place)
+    try:
+        return names_a_hub(place) or Path(place).is_dir()
+    except OSError:  # what can't be looked at is not known to be one
+        return False
 
 
 def _refused(check: Callable[[str], object], name: str) -> UsageError | None:

@@ -18,7 +18,7 @@ from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Labels, Publication
 from registry.operations.readable import ReadableArtifact
 from registry.progress import SILENT, Progress
-from registry.reference import Path
+from registry.reference import Path, check_tag
 from registry.rights import Role
 from registry.schemas import (
     ArtifactKind,
@@ -248,6 +248,7 @@ class Registry(ABC):
 
     def tag(self, ref: str, tag: str) -> Tagged:
         """Let ``tag`` name the revision, moving it if it named another."""
+        check_tag(tag)  # before the reference is looked for: they may be interchanged
         return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag))
 
     def untag(self, path: str, tag: str) -> Tagged:

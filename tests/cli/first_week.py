@@ -42,11 +42,11 @@ def make_first_week(folder: Path) -> FirstWeek:
     base = llama_base(folder / "base", layers=1)
     with closing(LocalRegistry.open(folder / "registry", actor="anna", cache_folder=folder / "cache")) as registry:
         registry.add_base("tiny", base.folder)
-        first = registry.publish(_adapter(folder / "april", base, 1), "tiny/support", metrics={"acc": 0.8}, tags=["prod"])
-        registry.publish(_adapter(folder / "may", base, 2, r=12), "tiny/support", parent="tiny")
-        registry.publish(
-            _adapter(folder / "french", base, 3), "tiny/support/french", parent=first.revision.reference
+        first = registry.publish(
+            _adapter(folder / "april", base, 1), "tiny/support", metrics={"acc": 0.8}, tags=["prod"]
         )
+        registry.publish(_adapter(folder / "may", base, 2, r=12), "tiny/support", parent="tiny")
+        registry.publish(_adapter(folder / "french", base, 3), "tiny/support/french", parent=first.revision.reference)
         registry.publish(_adapter(folder / "bad", base, 4), "tiny/bad")
         registry.retract("tiny/bad@1", reason="trained on test data")
         registry.fetch("tiny/support", folder / "fetched")

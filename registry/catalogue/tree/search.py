@@ -36,7 +36,12 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "==": operator.eq,
     "": operator.eq,
 }
-_SIGNS: Final = (("=>", ">="), ("=<", "<="), ("\N{GREATER-THAN OR EQUAL TO}", ">="), ("\N{LESS-THAN OR EQUAL TO}", "<="))
+_SIGNS: Final = (
+    ("=>", ">="),
+    ("=<", "<="),
+    ("\N{GREATER-THAN OR EQUAL TO}", ">="),
+    ("\N{LESS-THAN OR EQUAL TO}", "<="),
+)
 # The order of paths segment by segment: a space comes before all that names are made of, "/" does not.
 _IN_ORDER: Final = func.replace(Adapter.path, "/", " ")
 _RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
