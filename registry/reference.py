@@ -195,8 +195,9 @@ def _rule_of_repo_ids(text: str) -> str | None:
         path = Path.of_repo_id(text)
     except UsageError:
         return None
-    of_base = "the base model " if path.is_base else ""
-    return f"names here have no '.', and as a repo id of the Hub views it stands for {of_base}{path}: write that"
+    if path.is_base:
+        return f"as a repo id of the Hub views it stands for the base model {path}: write that"
+    return f"adapter names have no '.', and as a repo id of the Hub views it stands for {path}: write that"
 
 
 def _path_of(text: str) -> Path | None:

@@ -98,7 +98,9 @@ def report(error: BaseException, *, as_json: bool) -> int:
 def _from_parser(error: BaseException) -> str:
     format_message = getattr(error, "format_message", None)
     message = str(format_message() if format_message else error).strip()
-    message = message.replace(": Value error, ", ": ")  # of the library that newer versions of typer read options with
+    message = " ".join(message.split()).replace(
+        ": Value error, ", ": "
+    )  # of the library that newer versions of typer read options with
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "registry")
     if message.startswith(_EXTRA) and command in EXTRA:

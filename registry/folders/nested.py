@@ -153,8 +153,8 @@ def _group(folder: Path) -> InvalidAdapterError:
         names = sorted(one.name for one in below if folder_reason(one) == ANOTHER_ADAPTER)
     return InvalidAdapterError(
         f"{folder} holds adapters in folders below it ({', '.join(names)}) but no {ADAPTER_CONFIG} itself; every "
-        "folder on the way down is one adapter. Put them where the paths that they are to have say, or publish each by "
-        "itself.",
+        "folder on the way down is one adapter. Move them up, or publish each by its own path, such as "
+        f"`registry publish {folder / names[0]} PATH`.",
         code="missing_file",
     )
 

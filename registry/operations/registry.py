@@ -248,11 +248,12 @@ class Registry(ABC):
 
     def tag(self, ref: str, tag: str) -> Tagged:
         """Let ``tag`` name the revision, moving it if it named another."""
-        check_tag(tag)  # before the reference is looked for: they may be interchanged
+        _check_order(tag)
         return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag))
 
     def untag(self, path: str, tag: str) -> Tagged:
         """Remove a tag."""
+        _check_order(tag)
         return self._do(table.UNTAG, asked(UntagRequest, path=path, tag=tag))
 
     def annotate(
@@ -454,6 +455,12 @@ class Registry(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release connections and files."""
+
+
+def _check_order(tag: str) -> None:
+    """Refuse a path in the place of a tag, before the tag in its place is looked for as a path."""
+    if "/" in tag:
+        check_tag(tag)
 
 
 def _publication(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from registry.catalogue.database.database import Database, sqlite_url
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, UnavailableError
 from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.folders.errors import telling_unreadable
 from registry.memory import MemoryCache
@@ -77,6 +77,9 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
         """
         folder = Path(folder).expanduser().absolute()
         with telling_unreadable(folder):
+            if folder.is_file():
+                kind = UnavailableError if create else NotFoundError
+                raise kind(f"There is no registry in {folder}: it is a file, and a folder is expected.")
             if not create and not is_registry(folder):
                 raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")
         database = Database(sqlite_url(folder / DATABASE))

@@ -71,6 +71,7 @@ def _strange(folder: Path, base: Base) -> None:
     for name in ("first", "second"):
         _adapter(folder / "two" / name, base, 6)
         _adapter(folder / "runs" / "checkpoint-90", base, 6)
+    shutil.copytree(folder / "two", folder / "groups" / "april")
     _configured(folder / "pissa", base, init_lora_weights="pissa")
     _configured(folder / "ia3", base, peft_type="IA3")
     _configured(folder / "misspelt", base, target_modules=["q_proj", "v_proj", "k_proj"])

@@ -127,7 +127,8 @@ def missing(session: Session, name: str) -> NotFoundError:
         select(Adapter.path).where(Adapter.path.endswith(f"/{name}", autoescape=True), HAS_REVISIONS).limit(3)
     ).all():
         return NotFoundError(
-            f"There is no base model {name}, which a path begins with. Did you mean {' or '.join(sorted(of_name))}?"
+            f"There is no base model {name}, and every path begins with one. Did you mean "
+            f"{' or '.join(sorted(of_name))}?"
         )
     hint = offered(name, names, "base models") if names else " Add one with `registry base add`."
     return NotFoundError(f"There is no base model {name}.{hint}")

@@ -269,7 +269,7 @@ def _meant_by_tag(session: Session, path: Path, tag: str, numbers: Sequence[int]
     if number is not None and int(number[1]) in numbers:
         return f"its revision {number[1]} is {path}@{number[1]}"
     if tag in _NEWEST:
-        return f"its newest revision is {path}, which is {path}@{numbers[0]}"
+        return f"its newest revision is {path} without a tag, now {path}@{numbers[0]}"
     if _DIGITS.fullmatch(tag) and any(digest.startswith(PREFIX + tag) for digest in digests(session, path)):
         return f"a revision is named by its digest as {path}@{PREFIX}{tag}"
     return None

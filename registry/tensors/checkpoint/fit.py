@@ -27,7 +27,7 @@ ADD_AS_RUNNING: Final = (
     "the running model has them"
 )
 _RESIZED: Final = (
-    "The vocabulary was resized before training: add the model as it was trained on as a base model of its own, and "
+    "The vocabulary was resized before training: add the model that it was trained on as a base model of its own, and "
     "publish there."
 )
 _OTHER_BASE: Final = "Publish it under the base model that it was trained on."
