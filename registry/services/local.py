@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,10 +77,10 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
             NotFoundError: there is none, and ``create`` is false.
         """
         folder = Path(folder).expanduser().absolute()
+        if os.path.isfile(folder):  # noqa: PTH113 - false, and no error, for what can't be looked at
+            kind = UnavailableError if create else NotFoundError
+            raise kind(f"There is no registry in {folder}: it is a file, and a folder is expected.")
         with telling_unreadable(folder):
-            if folder.is_file():
-                kind = UnavailableError if create else NotFoundError
-                raise kind(f"There is no registry in {folder}: it is a file, and a folder is expected.")
             if not create and not is_registry(folder):
                 raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")
         database = Database(sqlite_url(folder / DATABASE))

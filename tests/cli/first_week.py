@@ -24,7 +24,7 @@ class FirstWeek:
     """Where all of it is."""
 
     folder: Path
-    secrets: dict[Role, str]  # of a writer below tiny/support, and of others
+    secrets: dict[str, str]  # of a writer below tiny/support, and of others
 
     @property
     def registry(self) -> Path:

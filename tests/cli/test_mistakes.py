@@ -60,7 +60,7 @@ def said() -> Iterator[Said]:
         return
     rows = re.split(r"(?=^\[\[mistake\]\]$)", TABLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for number, (text, code) in found.items():
-        row = re.sub(r"(?m)^said = .*$", lambda _, text=text: f"said = {json.dumps(text)}", rows[number + 1])  # type: ignore[misc]
+        row = re.sub(r"(?m)^said = .*$", lambda _, text=text: f"said = {json.dumps(text)}", rows[number + 1])
         rows[number + 1] = re.sub(r"(?m)^code = .*$", f"code = {code}", row)
     TABLE.write_text("".join(rows), encoding="utf-8")
 
