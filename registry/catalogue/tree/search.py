@@ -160,6 +160,6 @@ def _bad_metric(condition: str) -> UsageError:
 def _malformed(what: str, condition: str, form: str) -> UsageError:
     for wrong, right in _SIGNS:
         if wrong in condition:
-            form = f"the sign is {right!r}, write {condition.replace(wrong, right)!r}"
+            form = f"{condition.replace(wrong, right)!r} is expected"
             break
     return UsageError(f"{what} condition {condition!r} is malformed: {form}.")
