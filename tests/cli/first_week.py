@@ -47,6 +47,7 @@ def make_first_week(folder: Path) -> FirstWeek:
         )
         registry.publish(_adapter(folder / "may", base, 2, r=12), "tiny/support", parent="tiny")
         registry.publish(_adapter(folder / "french", base, 3), "tiny/support/french", parent=first.revision.reference)
+        registry.publish(_adapter(folder / "help", base, 11), "tiny/help", tags=["live"])
         registry.publish(_adapter(folder / "bad", base, 4), "tiny/bad")
         registry.retract("tiny/bad@1", reason="trained on test data")
         registry.fetch("tiny/support", folder / "fetched")
@@ -56,7 +57,9 @@ def make_first_week(folder: Path) -> FirstWeek:
     shutil.copytree(folder / "registry", folder / "guarded")
     with closing(LocalRegistry.open(folder / "guarded", cache_folder=folder / "cache")) as guarded:
         scopes: dict[Role, tuple[str, ...]] = {"reader": (), "writer": ("tiny/support",), "admin": ()}
-        secrets = {role: guarded.create_token(role, scopes=within).secret for role, within in scopes.items()}
+        secrets: dict[str, str] = {}
+        for role, within in scopes.items():
+            secrets[role] = guarded.create_token(role, scopes=within).secret
     _adapter(folder / "june", base, 5)
     _strange(folder, base)
     return FirstWeek(folder, secrets)
