@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from registry.storage.staging import StagingDriver
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
-
-
 _CUT_SCHEME = re.compile(r"https?:", re.IGNORECASE)
 _HOST = re.compile(
     r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}(?:/.*)?|localhost(?:/.*)?|[0-9]+(?:\.[0-9]+){3}(?:/.*)?"
@@ -101,7 +99,7 @@ def _folder(said: str) -> Path:
         folder = Path(said).expanduser().absolute()
     except RuntimeError as error:
         raise UsageError(f"{said} names the home folder of a user who is not known; give a folder.") from error
-    if _HOST.fullmatch(said) and not folder.exists():
+    if _HOST.fullmatch(said) and not os.path.exists(folder):  # noqa: PTH110 - raises nothing
         raise UsageError(
             f"{redacted(said)!r} is an address without its scheme: http://{redacted(said)} is expected. A folder of "
             "that name is given with ./ before it."
@@ -202,10 +200,10 @@ def serve(
     place = _own_place(url, settings, "served")
     need_whole("serve a registry")
     from registry.http.server import serve as serve_registry
-    from registry.services.local import is_registry
+    from registry.services.deployment import DATABASE
 
     embedded = place.folder is not None
-    new = place.folder is not None and not is_registry(place.folder)
+    new = place.folder is not None and not os.path.isfile(place.folder / DATABASE)  # noqa: PTH113 - raises nothing
     with closing(_in_process(place, settings, create=True)) as registry:
         serve_registry(
             registry.with_memory(MemoryCache(DEFAULT_BUDGET if settings.cache is None else settings.cache)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -148,13 +149,16 @@ class _Walk:
 
 
 def _group(folder: Path) -> InvalidAdapterError:
-    with telling_unreadable(folder):
-        below = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
-        names = sorted(one.name for one in below if folder_reason(one) == ANOTHER_ADAPTER)
+    names = []
+    with suppress(OSError):  # what can't be read is told of where it is entered
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir() and folder_reason(Path(entry.path)) == ANOTHER_ADAPTER:
+                names.append(entry.name)
+    listed = f" ({', '.join(names)})" if names else ""
     return InvalidAdapterError(
-        f"{folder} holds adapters in folders below it ({', '.join(names)}) but no {ADAPTER_CONFIG} itself; every "
+        f"{folder} holds adapters in folders below it{listed} but no {ADAPTER_CONFIG} itself; every "
         "folder on the way down is one adapter. Move them up, or publish each by its own path, such as "
-        f"`registry publish {folder / names[0]} PATH`.",
+        f"`registry publish {folder / next(iter(names), 'NAME')} PATH`.",
         code="missing_file",
     )
 

@@ -44,11 +44,6 @@ if TYPE_CHECKING:
     from registry.transfer.publish_tree import Ground
 
 
-def is_registry(folder: Path) -> bool:
-    """Whether a folder holds an embedded registry; raises OSError."""
-    return (folder / DATABASE).is_file()
-
-
 class LocalRegistry(Exchange, PublishingFolders, Registry):
     """A registry whose catalogue and blobs this process reads and writes itself: see `registry.operations.registry`.
 
@@ -81,7 +76,7 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
             kind = UnavailableError if create else NotFoundError
             raise kind(f"There is no registry in {folder}: it is a file, and a folder is expected.")
         with telling_unreadable(folder):
-            if not create and not is_registry(folder):
+            if not create and not (folder / DATABASE).is_file():
                 raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")
         database = Database(sqlite_url(folder / DATABASE))
         if create:
