@@ -149,11 +149,10 @@ class _Walk:
 
 
 def _group(folder: Path) -> InvalidAdapterError:
-    names = []
+    names: list[str] = []
     with suppress(OSError):  # what can't be read is told of where it is entered
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.is_dir() and folder_reason(Path(entry.path)) == ANOTHER_ADAPTER:
-                names.append(entry.name)
+        below = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
+        names = sorted(one.name for one in below if folder_reason(one) == ANOTHER_ADAPTER)
     listed = f" ({', '.join(names)})" if names else ""
     return InvalidAdapterError(
         f"{folder} holds adapters in folders below it{listed} but no {ADAPTER_CONFIG} itself; every "
