@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from registry.storage.staging import StagingDriver
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_CUT_SCHEME = re.compile(r"https?:", re.IGNORECASE)
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}(?:/.*)?|localhost(?:/.*)?|[0-9]+(?:\.[0-9]+){3}(?:/.*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,9 @@ def find_place(url: str | PathLike[str] | None, settings: Settings) -> Place:
         said = _credentials().default_url()
     if said is None:
         return Place(folder=_data_folder())
-    if (match := _SCHEME.match(said)) is None:
+    if (match := _SCHEME.match(said)) is None and _CUT_SCHEME.match(said) is None:
         return Place(folder=_folder(said))
-    if match[1].lower() not in {"http", "https"}:
+    if match is None or match[1].lower() not in {"http", "https"}:
         raise UsageError(
             f"{redacted(said)} can't be the place of a registry; give a folder or an address http(s)://HOST."
         )
@@ -92,9 +96,15 @@ def _folder(said: str) -> Path:
     if not said or "\0" in said:
         raise UsageError(f"The place of the registry is {said!r}, but a folder or an address is expected.")
     try:
-        return Path(said).expanduser().absolute()
+        folder = Path(said).expanduser().absolute()
     except RuntimeError as error:
         raise UsageError(f"{said} names the home folder of a user who is not known; give a folder.") from error
+    if _HOST.fullmatch(said) and not os.path.exists(folder):  # noqa: PTH110 - raises nothing
+        raise UsageError(
+            f"{redacted(said)!r} is an address without its scheme: http://{redacted(said)} is expected. A folder of "
+            "that name is given with ./ before it."
+        )
+    return folder
 
 
 def _remote(address: str, token: str | None, settings: Settings) -> RemoteRegistry:
@@ -190,8 +200,10 @@ def serve(
     place = _own_place(url, settings, "served")
     need_whole("serve a registry")
     from registry.http.server import serve as serve_registry
+    from registry.services.deployment import DATABASE
 
     embedded = place.folder is not None
+    new = place.folder is not None and not os.path.isfile(place.folder / DATABASE)  # noqa: PTH113 - raises nothing
     with closing(_in_process(place, settings, create=True)) as registry:
         serve_registry(
             registry.with_memory(MemoryCache(DEFAULT_BUDGET if settings.cache is None else settings.cache)),
@@ -200,6 +212,7 @@ def serve(
             port=port,
             anonymous=anonymous,
             embedded=embedded,
+            new=new,
             trusted_proxies=settings.trusted_proxies,
         )
 

@@ -35,6 +35,13 @@ def _bad(what: str, text: str, rule: str) -> UsageError:
     return UsageError(f"{what} {text!r} is not allowed: {rule}.", code="bad_name")
 
 
+def _expected(name: str, grammar: re.Pattern[str], most: int, characters: str) -> str:
+    """The rule that a name breaks which ``grammar`` does not match, or which is longer than ``most``."""
+    if len(name) <= most and grammar.fullmatch(name.lower()):
+        return f"capital letters are not used, write {name.lower()!r}"
+    return f"at most {most} of a-z 0-9 {characters} are expected, beginning and ending with a letter or digit"
+
+
 def check_base_name(name: str) -> str:
     """Return ``name`` if it can name a base model.
 
@@ -42,11 +49,7 @@ def check_base_name(name: str) -> str:
         UsageError: ``bad_name``, with the rule that it breaks.
     """
     if len(name) > MAX_BASE or not _BASE.fullmatch(name):
-        raise _bad(
-            "Base model name",
-            name,
-            f"at most {MAX_BASE} of a-z 0-9 . _ - are expected, beginning and ending with a letter or digit",
-        )
+        raise _bad("Base model name", name, _expected(name, _BASE, MAX_BASE, ". _ -"))
     if ".." in name or "--" in name or name.endswith(".git"):
         raise _bad("Base model name", name, "it may not hold '..' or '--' or end in '.git'")
     if name in RESERVED:
@@ -61,11 +64,7 @@ def check_adapter_name(name: str) -> str:
         UsageError: ``bad_name``, with the rule that it breaks.
     """
     if len(name) > MAX_ADAPTER or not _ADAPTER.fullmatch(name):
-        raise _bad(
-            "Adapter name",
-            name,
-            f"at most {MAX_ADAPTER} of a-z 0-9 _ - are expected, beginning and ending with a letter or digit",
-        )
+        raise _bad("Adapter name", name, _expected(name, _ADAPTER, MAX_ADAPTER, "_ -"))
     if "--" in name:
         raise _bad("Adapter name", name, "it may not hold '--'")
     if name in RESERVED:
@@ -79,12 +78,14 @@ def check_tag(tag: str) -> str:
     Raises:
         UsageError: ``bad_name``, with the rule that it breaks.
     """
-    if len(tag) > MAX_TAG or not _TAG.fullmatch(tag) or ".." in tag:
-        raise _bad(
-            "Tag",
-            tag,
-            f"at most {MAX_TAG} of a-z 0-9 . _ - are expected, no '..', beginning and ending with a letter or digit",
-        )
+    if "/" in tag:
+        raise _bad("Tag", tag, "a tag is one word without '/', and comes after the path or the reference")
+    if tag.startswith("@"):
+        raise _bad("Tag", tag, "the '@' stands between a path and its tag, leave it out here")
+    if len(tag) > MAX_TAG or not _TAG.fullmatch(tag):
+        raise _bad("Tag", tag, _expected(tag, _TAG, MAX_TAG, ". _ -"))
+    if ".." in tag:
+        raise _bad("Tag", tag, "it may not hold '..'")
     if tag == MAIN or tag.isdigit() or re.fullmatch(r"r[0-9]+|[0-9a-f]{40}", tag):
         raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits mean something else")
     return tag
@@ -110,6 +111,16 @@ class Path:
         Raises:
             UsageError: ``bad_name`` when a segment or the length is outside the grammar.
         """
+        try:
+            return cls._read(text)
+        except UsageError:
+            if (rule := _rule_of_other_forms(text)) is None:
+                raise
+            raise _bad("Path", text, rule) from None
+
+    @classmethod
+    def _read(cls, text: str) -> Path:
+        """Read a path, without advice about other forms."""
         base, *names = text.split("/")
         check_base_name(base)
         for name in names:
@@ -129,7 +140,7 @@ class Path:
         base, slash, below = text.partition("/")
         if not slash or not below or "/" in below:
             raise _bad("Repo id", text, "BASE/name.name is expected, or BASE/_ for the base model itself")
-        return cls.parse(base if below == "_" else f"{base}/{below.replace('.', '/')}")
+        return cls._read(base if below == "_" else f"{base}/{below.replace('.', '/')}")
 
     @property
     def is_base(self) -> bool:
@@ -155,6 +166,47 @@ class Path:
         return "/".join((self.base, *self.names))
 
 
+def _rule_of_other_forms(text: str) -> str | None:
+    """The rule for a text that is written as paths are elsewhere, with what it stands for here; None: another text."""
+    segments = text.split("/")
+    if text.startswith("hf:"):
+        return "it names a repository of a Hub, but a path of the registry is expected, BASE/name/name"
+    if not {".", "..", "~"}.isdisjoint(segments):
+        return "it is a path of files, but one of the registry is expected, BASE/name/name"
+    if "" in segments and (kept := _path_of("/".join(filter(None, segments)))):
+        return f"one '/' stands between two names, and none at the ends; write {kept}"
+    return _rule_of_signs(text) or _rule_of_repo_ids(text)
+
+
+def _rule_of_signs(text: str) -> str | None:
+    """The rule for a path and what follows a sign."""
+    for sign in "@:#":
+        before, found, selector = text.partition(sign)
+        if found and selector and (path := _path_of(before)) and not path.is_base:
+            if sign == "@":
+                return f"a path without a revision is expected; write {path}"
+            return f"no name has a {sign!r}; a revision is written {path}@{selector}, and the path alone {path}"
+    return None
+
+
+def _rule_of_repo_ids(text: str) -> str | None:
+    """The rule for the repo id of a path, as the Hub views have them."""
+    try:
+        path = Path.of_repo_id(text)
+    except UsageError:
+        return None
+    if path.is_base:
+        return f"as a repo id of the Hub views it stands for the base model {path}: write that"
+    return f"adapter names have no '.', and as a repo id of the Hub views it stands for {path}: write that"
+
+
+def _path_of(text: str) -> Path | None:
+    try:
+        return Path._read(text)
+    except UsageError:
+        return None
+
+
 @dataclass(frozen=True)
 class Reference:
     """A text that names a revision; at most one of the selectors is set, none means the newest."""
@@ -176,15 +228,36 @@ class Reference:
         if not at:
             return cls(path)
         if path.is_base:
-            raise _bad("Reference", text, "a base model has no revisions, name it without '@'")
+            raise _bad(
+                "Reference",
+                text,
+                f"a path begins with a base model, which has no revisions; write {path}, or BASE/{text} for an adapter",
+            )
         if _NUMBER.fullmatch(selector):
             return cls(path, number=int(selector))
         if selector.startswith("sha256:"):
             if not _DIGEST_PREFIX.fullmatch(selector):
                 raise _bad("Reference", text, "'sha256:' needs 8 to 64 lowercase hex digits")
             return cls(path, digest_prefix=selector)
+        if (rule := _rule_of_selector(path, selector)) is not None:
+            raise _bad("Reference", text, rule)
         return cls(path, tag=check_tag(selector))
 
     def __str__(self) -> str:
         selector = self.number if self.number is not None else self.tag or self.digest_prefix
         return str(self.path) if selector is None else f"{self.path}@{selector}"
+
+
+def _rule_of_selector(path: Path, selector: str) -> str | None:
+    """The rule for what follows '@' as it does elsewhere, with what it stands for here; None: another text."""
+    if not selector:
+        return f"a number or a tag follows '@'; {path} alone is the newest revision"
+    if selector == MAIN:
+        return f"{MAIN} is what the Hub views call the newest revision; write {path}"
+    if (number := number_in_view(selector)) is not None:
+        return f"{selector} is what the Hub views call revision {number}; write {path}@{number}"
+    if selector.isdigit():
+        return "revisions are numbered 1, 2, 3 and so on"
+    if "/" in selector:
+        return "only the last name of a path has a revision, because that says which are above it"
+    return None

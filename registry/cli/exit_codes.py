@@ -12,6 +12,7 @@ from typing import Final
 
 import typer
 
+from registry.cli.elsewhere import EXTRA
 from registry.cli.render.text import clean
 from registry.errors import (
     AccuracyError,
@@ -47,6 +48,9 @@ PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
 # Base class of the parser's errors (below UsageError). Some versions of typer use the click package and some have their
 # own copy of it, so it is reached through the one name that typer exports.
 PARSER_ERROR: Final = typer.BadParameter.__mro__[2]
+
+
+_EXTRA: Final = "Got unexpected extra argument"
 
 
 def exit_code(error: RegistryError) -> int:
@@ -94,8 +98,13 @@ def report(error: BaseException, *, as_json: bool) -> int:
 def _from_parser(error: BaseException) -> str:
     format_message = getattr(error, "format_message", None)
     message = str(format_message() if format_message else error).strip()
+    message = " ".join(message.split()).replace(
+        ": Value error, ", ": "
+    )  # of the library that newer versions of typer read options with
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "registry")
+    if message.startswith(_EXTRA) and command in EXTRA:
+        message = f"{message}. {EXTRA[command]}"
     end = "" if message.endswith((".", "?", ")")) else "."
     return f"{message}{end} See: {command} --help"
 

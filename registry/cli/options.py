@@ -108,7 +108,7 @@ def parse_annotations(texts: Sequence[str] | None) -> dict[str, str]:
     Raises:
         UsageError: one has no name or no ``=``, or a name is given twice with different values.
     """
-    return pairs("--annotation", "name=text", texts)
+    return pairs("--annotation", "name=text", "team=search", texts)
 
 
 def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
@@ -118,7 +118,7 @@ def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
         UsageError: one is malformed, or a name is given twice with different values.
     """
     metrics: dict[str, float] = {}
-    for name, text in pairs("--metric", "name=number", texts).items():
+    for name, text in pairs("--metric", "name=number", "acc=0.91", texts).items():
         try:
             metrics[name] = float(text)
         except ValueError:
@@ -128,7 +128,7 @@ def parse_metrics(texts: Sequence[str] | None) -> dict[str, float]:
     return metrics
 
 
-def pairs(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]:
+def pairs(option: str, form: str, example: str, texts: Sequence[str] | None) -> dict[str, str]:
     """Parse options of two texts separated by ``=``.
 
     Raises:
@@ -138,7 +138,7 @@ def pairs(option: str, form: str, texts: Sequence[str] | None) -> dict[str, str]
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UsageError(f"{option} {text!s} is malformed: {form} is expected.")
+            raise UsageError(f"{option} {text!s} is malformed: {form} is expected, such as {example}.")
         name = name.strip()
         if found.setdefault(name, value) != value:
             raise UsageError(f"{option} {name} is given twice, with {found[name]!r} and {value!r}; give it once.")

@@ -10,7 +10,6 @@ from functools import cache
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from registry.cli.commands import (
@@ -29,13 +28,14 @@ from registry.cli.commands import (
     store,
     tokens,
 )
+from registry.cli.elsewhere import Group
 from registry.cli.exit_codes import INTERRUPTED, PIPE_CLOSED, report, wants_json
 from registry.cli.options import JSON_HELP, URL_HELP
 from registry.distribution import installed
 from registry.version import __version__
 
 
-class _Ordered(TyperGroup):
+class _Ordered(Group):
     """Lists ``base`` first in the help, because it is used first, and ``demo`` last; typer would put groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -96,7 +96,7 @@ def build_app() -> typer.Typer:
 
 def _add_group(app: typer.Typer, name: str, about: Callable[..., None], **commands: Callable[..., None]) -> None:
     """Add subcommands under one word, which alone shows its help."""
-    group = typer.Typer(help=about.__doc__, rich_markup_mode=app.rich_markup_mode)
+    group = typer.Typer(cls=Group, help=about.__doc__, rich_markup_mode=app.rich_markup_mode)
     group.callback(invoke_without_command=True)(about)
     for word, command in commands.items():
         group.command(word.replace("_", "-"))(command)

@@ -24,6 +24,7 @@ from registry.client.verify import verify
 from registry.errors import UsageError
 from registry.files.source import ByteSource
 from registry.folders.cache import FetchCache
+from registry.operations.arguments import check_order
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Publication
 from registry.operations.registry import Registry
@@ -78,6 +79,7 @@ class RemoteRegistry(PublishingFolders, Registry):
         return listed(self._transport, listing, request, limit)
 
     def add_base(self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT) -> BaseAdded:
+        check_order(folder, name, check_base_name, "registry base add {name} {folder}", "the name")
         check_base_name(name)
         if link:
             raise UsageError(

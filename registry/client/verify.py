@@ -8,7 +8,7 @@ from registry.client.arithmetic import MakeArithmetic, missing, needed
 from registry.client.artifacts import RemoteArtifact, plan_artifact
 from registry.client.http.transport import Transport
 from registry.errors import UnavailableError
-from registry.folders.receipts import read_receipt
+from registry.folders.receipts import receipt_in
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -26,7 +26,7 @@ def verify(
         IntegrityError: the receipt is not one, or its plan is not the service's plan of that lineage.
         UnavailableError: ``numerics``: the folder was made with another arithmetic, and comparing needs torch.
     """
-    receipt = read_receipt(folder)
+    receipt = receipt_in(folder)
     since = None if receipt.since is None else _by_digest(receipt.since, receipt.plan.since)
     # By digest: numbers and names may be another registry's.
     ref = _by_digest(receipt.reference, receipt.tip)

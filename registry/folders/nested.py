@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
-from registry.folders.errors import telling_unreadable, unreadable
+from registry.errors import InvalidAdapterError, RegistryError, UsageError
+from registry.folders.errors import no_folder, telling_unreadable, unreadable
 from registry.folders.scan import (
     ADAPTER_CONFIG,
     ANOTHER_ADAPTER,
@@ -72,7 +73,7 @@ def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesti
     walk = _Walk(folder, rename)
     with telling_unreadable(folder):
         if not folder.is_dir():
-            raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
+            raise no_folder(folder)
         nodes = list(walk.below(folder, "", root))
     if unknown := sorted(rename.keys() - {node.place for node in nodes}):
         raise UsageError(
@@ -148,9 +149,15 @@ class _Walk:
 
 
 def _group(folder: Path) -> InvalidAdapterError:
+    names: list[str] = []
+    with suppress(OSError):  # what can't be read is told of where it is entered
+        below = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
+        names = sorted(one.name for one in below if folder_reason(one) == ANOTHER_ADAPTER)
+    listed = f" ({', '.join(names)})" if names else ""
     return InvalidAdapterError(
-        f"{folder} holds adapters in folders below it but no {ADAPTER_CONFIG} itself; every folder on the way down is "
-        "one adapter.",
+        f"{folder} holds adapters in folders below it{listed} but no {ADAPTER_CONFIG} itself; every "
+        "folder on the way down is one adapter. Move them up, or publish each by its own path, such as "
+        f"`registry publish {folder / next(iter(names), 'NAME')} PATH`.",
         code="missing_file",
     )
 

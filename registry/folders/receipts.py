@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from registry.errors import IntegrityError, NotFoundError, RegistryError
-from registry.folders.errors import reason
+from registry.folders.errors import no_folder, reason, telling_unreadable
 from registry.folders.scan import RECEIPT
 from registry.schemas.receipt import Receipt
 
@@ -44,6 +44,18 @@ def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Rec
         raise error(
             f"{file} is not a receipt of this registry: {where}: {first['msg']}. Fetch the folder again."
         ) from None
+
+
+def receipt_in(folder: Path) -> Receipt:
+    """The receipt in a folder that is to be verified; raises what `read_receipt` raises."""
+    with telling_unreadable(folder):
+        if folder.is_file() and folder.name != RECEIPT:
+            raise no_folder(folder)
+        if not folder.exists():
+            raise NotFoundError(
+                f"There is no folder {str(folder)!r}; one that `registry fetch` wrote is expected.", code="missing_file"
+            )
+    return read_receipt(folder)
 
 
 def write_receipt(receipt: Receipt) -> bytes:

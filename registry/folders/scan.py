@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from registry.errors import InvalidAdapterError, NotFoundError, RegistryError
-from registry.folders.errors import telling_unreadable
+from registry.errors import InvalidAdapterError, RegistryError
+from registry.folders.contents import head_of
+from registry.folders.errors import no_folder, telling_unreadable
+from registry.folders.foreign import Head, what_it_is
 from registry.folders.names import check_name, check_together, is_taken
 from registry.schemas import LeftOut
 
@@ -69,7 +71,7 @@ def scan(folder: Path, error: type[RegistryError]) -> Folder:
 
 def _scan(folder: Path, error: type[RegistryError]) -> Folder:
     if not folder.is_dir():
-        raise NotFoundError(f"There is no folder {str(folder)!r}.", code="missing_file")
+        raise no_folder(folder)
     root = folder.resolve()
     files: list[FoundFile] = []
     left_out: list[LeftOut] = []
@@ -278,12 +280,13 @@ def adapter_folder(folder: Path) -> Folder:
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders`` if the two files are missing.
     """
     found = scan(folder, InvalidAdapterError)
-    require_adapter(str(folder), {one.path for one in found.files}, found.left_out)
+    places = {one.path: one.file for one in found.files}
+    require_adapter(str(folder), places, found.left_out, lambda name: head_of(places[name]))
     return found
 
 
-def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftOut]) -> None:
-    """Check that PEFT's two files are among those taken.
+def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftOut], head: Head | None = None) -> None:
+    """Check that PEFT's two files are among those taken; ``head`` reads headers of weights, if there already.
 
     Raises:
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders``.
@@ -297,11 +300,15 @@ def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftO
         raise _only_checkpoints(where, checkpoints)
     if "adapter_model.bin" in left:
         raise InvalidAdapterError(
-            f"{where} has its weights only as adapter_model.bin, a pickle, which is never read. "
-            "Save the adapter with save_pretrained(..., safe_serialization=True).",
+            f"{where} has its weights only as adapter_model.bin, a pickle, which is never read. Convert it there, in "
+            "Python: import torch, safetensors.torch; safetensors.torch.save_file(torch.load('adapter_model.bin', "
+            "weights_only=True), 'adapter_model.safetensors')",
             code="pickle",
         )
+    others = sorted(path for path, reason in left.items() if reason == ANOTHER_ADAPTER and "/" not in path)
     missing = ADAPTER_WEIGHTS if has_config else ADAPTER_CONFIG
     raise InvalidAdapterError(
-        f"{where} has no {missing}; a folder written by PEFT's save_pretrained is expected.", code="missing_file"
+        what_it_is(where, taken, left, () if has_config else others, head)
+        or f"{where} has no {missing}; a folder written by PEFT's save_pretrained is expected.",
+        code="missing_file",
     )

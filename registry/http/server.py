@@ -25,6 +25,7 @@ def serve(
     port: int,
     anonymous: Literal["none", "read"] = "none",
     embedded: bool,
+    new: bool = False,
     trusted_proxies: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> None:
@@ -37,6 +38,7 @@ def serve(
         port: 0 takes a free one.
         anonymous: access without a token.
         embedded: the registry is a folder: on loopback, and as long as it has no tokens, it is open to this machine.
+        new: it was made just now: whoever meant another one is told that this one is empty.
         trusted_proxies: addresses and networks of proxies whose X-Forwarded-For is trusted.
         limits: limits of a request.
 
@@ -55,7 +57,8 @@ def serve(
     try:
         log_to_stderr()
         server = Server(make_app(registry, access, limits), limits, trusted_proxies)
-        server.announce = f"Serving {deployment.url} on {address_of(listener)}"
+        empty = " (new and empty)" if new else ""
+        server.announce = f"Serving {deployment.url}{empty} on {address_of(listener)}"
         with stopped_by_signals(server, limits):
             server.run([listener])
     finally:

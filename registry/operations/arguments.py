@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from registry.errors import UsageError
+from registry.errors import NotFoundError, UsageError
+from registry.folders.hub.repository import names_a_hub
 from registry.schemas import Schema
 
 S = TypeVar("S", bound=Schema)
@@ -31,3 +35,45 @@ def check_undo_alone(**options: bool) -> None:
     wrong = next((name for name, given in options.items() if given), None)
     if wrong is not None:
         raise UsageError(f"--undo gives back what was deleted; leave out --{wrong.replace('_', '-')}.")
+
+
+def check_order(
+    folder: str | os.PathLike[str], name: str, check: Callable[[str], object], usage: str, first: str
+) -> None:
+    """Refuse a folder and a name that are interchanged; one that is merely wrong is left to its own check.
+
+    Args:
+        folder: the folder, or repository of a Hub, that is to be added or published.
+        name: what it is to be called.
+        check: raises `UsageError` for what can't be a name.
+        usage: the command, with ``{folder}`` and ``{name}``.
+        first: what comes first in it.
+
+    Raises:
+        UsageError, NotFoundError: with the code that ``name``, or else ``folder``, would get by itself.
+    """
+    if _is_source(folder) or not _is_source(name):
+        return
+    given = os.fspath(folder)
+    what = "a repository of a Hub" if names_a_hub(name) else "one"
+    right = usage.format(folder=name, name=given)
+    message = f"There is no folder {given!r}, but {name!r} is {what}: {first} comes first, as in `{right}`."
+    if (wrong := _refused(check, name)) is not None:
+        raise UsageError(message, code=wrong.code)
+    if _refused(check, given) is None:
+        raise NotFoundError(message, code="missing_file")
+
+
+def _is_source(place: str | os.PathLike[str]) -> bool:
+    try:
+        return names_a_hub(place) or Path(place).is_dir()
+    except OSError:  # what can't be looked at is not known to be one
+        return False
+
+
+def _refused(check: Callable[[str], object], name: str) -> UsageError | None:
+    try:
+        check(name)
+    except UsageError as wrong:
+        return wrong
+    return None

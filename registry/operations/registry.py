@@ -13,12 +13,12 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 from registry.operations import table
-from registry.operations.arguments import asked, check_undo_alone
+from registry.operations.arguments import asked, check_order, check_undo_alone
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Labels, Publication
 from registry.operations.readable import ReadableArtifact
 from registry.progress import SILENT, Progress
-from registry.reference import Path
+from registry.reference import Path, check_tag
 from registry.rights import Role
 from registry.schemas import (
     ArtifactKind,
@@ -248,10 +248,12 @@ class Registry(ABC):
 
     def tag(self, ref: str, tag: str) -> Tagged:
         """Let ``tag`` name the revision, moving it if it named another."""
+        _check_order(tag)
         return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag))
 
     def untag(self, path: str, tag: str) -> Tagged:
         """Remove a tag."""
+        _check_order(tag)
         return self._do(table.UNTAG, asked(UntagRequest, path=path, tag=tag))
 
     def annotate(
@@ -455,6 +457,12 @@ class Registry(ABC):
         """Release connections and files."""
 
 
+def _check_order(tag: str) -> None:
+    """Refuse a path in the place of a tag, before the tag in its place is looked for as a path."""
+    if "/" in tag:
+        check_tag(tag)
+
+
 def _publication(
     folder: Folder,
     path: str,
@@ -467,5 +475,6 @@ def _publication(
     annotations: Mapping[str, str],
 ) -> Publication:
     labels = Labels.checked(message, metrics, tags, annotations)
+    check_order(folder, path, Path.parse, "registry publish {folder} {name}", "the folder")
     shown_by = None if receipt is None else FilePath(receipt)
     return Publication(folder, Path.parse(path), labels, parent, shown_by, skip_parent_check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from registry.catalogue.database.database import Database, sqlite_url
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, UnavailableError
 from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.folders.errors import telling_unreadable
 from registry.memory import MemoryCache
@@ -71,6 +72,9 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
             NotFoundError: there is none, and ``create`` is false.
         """
         folder = Path(folder).expanduser().absolute()
+        if os.path.isfile(folder):  # noqa: PTH113 - false, and no error, for what can't be looked at
+            kind = UnavailableError if create else NotFoundError
+            raise kind(f"There is no registry in {folder}: it is a file, and a folder is expected.")
         with telling_unreadable(folder):
             if not create and not (folder / DATABASE).is_file():
                 raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")

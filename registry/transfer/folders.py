@@ -11,8 +11,10 @@ from os import PathLike
 from types import MappingProxyType
 from typing import Final
 
+from registry.operations.arguments import check_order
 from registry.operations.publication import Publication
 from registry.progress import SILENT, Progress
+from registry.reference import check_base_name
 from registry.schemas import FolderOutcome, PublishPreview
 from registry.transfer.publish_tree import Ground, publish_folders
 from registry.transfer.requests import request_of
@@ -48,6 +50,7 @@ class PublishingFolders(ABC):
         told: Callable[[FolderOutcome], None] = _nothing,
         progress: Progress = SILENT,
     ) -> tuple[FolderOutcome, ...]:
+        check_order(folder, base, check_base_name, "registry publish -r {folder} {name}", "the folder")
         return publish_folders(
             self._ground(),
             own_folder(folder, "publish -r"),

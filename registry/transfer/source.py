@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
-from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError, UsageError
-from registry.folders.hub.repository import Choose, Listing, Snapshot, bring, names_a_hub
+from registry.errors import InvalidAdapterError, InvalidBaseError, NotFoundError, RegistryError, UsageError
+from registry.folders.errors import telling_unreadable
+from registry.folders.hub.repository import Choose, Listing, Snapshot, as_repository, bring, names_a_hub
 from registry.folders.scan import require_adapter
 from registry.progress import Progress
 from registry.schemas import LeftOut
@@ -73,9 +74,18 @@ def given_adapter(place: str | PathLike[str], progress: Progress) -> Given:
 
 def _given(place: str | PathLike[str], choose: Choose, error: type[RegistryError], progress: Progress) -> Given:
     if not names_a_hub(place):
-        return Given(Path(place))
+        return Given(_there(fspath(place), as_repository(place)))
     snapshot = bring(fspath(place), choose, error, progress)
     return Given(snapshot.folder, snapshot)
+
+
+def _there(place: str, repository: str | None) -> Path:
+    """The folder; where it is none and is named as a ``repository`` is, `NotFoundError` says how to name that one."""
+    folder = Path(place)
+    with telling_unreadable(folder):
+        if repository is None or folder.exists():
+            return folder
+    raise NotFoundError(f"There is no folder {place!r}. From a Hub: {repository}", code="missing_file")
 
 
 def own_folder(place: str | PathLike[str], what: str) -> Path:

@@ -72,6 +72,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shelf.root / "registry"
 
 
+def test_a_service_says_that_its_registry_is_new(start_service: StartService, tmp_path: Path) -> None:
+    """Whoever mistypes the folder finds nothing in it, and is told why."""
+    service = start_service({"REGISTRY_URL": str(tmp_path / "new")})
+    assert service.log[0] == f"Serving {tmp_path / 'new'} (new and empty) on {service.url}"
+    assert service.stop() == 0
+    again = start_service({"REGISTRY_URL": str(tmp_path / "new")})
+    assert again.log[0] == f"Serving {tmp_path / 'new'} on {again.url}"
+
+
 def test_a_service_says_where_it_is_and_ends_when_it_is_asked(start_service: StartService, folder: Path) -> None:
     service = start_service({"REGISTRY_URL": str(folder)})
     assert service.log[0] == f"Serving {folder} on {service.url}"

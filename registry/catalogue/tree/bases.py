@@ -123,6 +123,13 @@ def get(session: Session, name: str) -> BaseRow:
 def missing(session: Session, name: str) -> NotFoundError:
     """The error for a base model that does not exist."""
     names = session.scalars(select(BaseModelRecord.name)).all()
+    if of_name := session.scalars(
+        select(Adapter.path).where(Adapter.path.endswith(f"/{name}", autoescape=True), HAS_REVISIONS).limit(3)
+    ).all():
+        return NotFoundError(
+            f"There is no base model {name}, and every path begins with one. Did you mean "
+            f"{' or '.join(sorted(of_name))}?"
+        )
     hint = offered(name, names, "base models") if names else " Add one with `registry base add`."
     return NotFoundError(f"There is no base model {name}.{hint}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,9 @@ _Found = Select[*tuple[Any, ...]]
 _Kind = Literal["newest", "number", "tag", "digest", "prefix"]
 
 _CANDIDATES: Final = 5000  # names among which the nearest is looked for
+_NUMBERED: Final = re.compile(r"(?:v|rev|version)-?([1-9][0-9]{0,17})")
+_NEWEST: Final = ("latest", "newest", "head", "current", "last")
+_DIGITS: Final = re.compile(r"[0-9a-f]{8,64}")
 # Columns, not records: what a session keeps of a record costs more than the query.
 _COLUMNS: Final = (
     Revision.id,
@@ -248,6 +252,8 @@ def _missing_revision(session: Session, reference: Reference, adapter_id: int) -
         newest = "" if near == numbers[0] else f", the nearest is {path}@{near}"
         return NotFoundError(f"{path} has no revision {reference.number}: its newest is {path}@{numbers[0]}{newest}.")
     if reference.tag is not None:
+        if meant := _meant_by_tag(session, path, reference.tag, numbers):
+            return NotFoundError(f"{path} has no tag {reference.tag}: {meant}.")
         tags = session.scalars(select(Tag.name).where(Tag.adapter_id == adapter_id)).all()
         hint = offered(reference.tag, tags, f"tags of {path}") if tags else " It has no tags."
         return NotFoundError(f"{path} has no tag {reference.tag}.{hint}")
@@ -255,6 +261,18 @@ def _missing_revision(session: Session, reference: Reference, adapter_id: int) -
     return NotFoundError(
         f"{path} has no revision whose digest begins with {digits}: its newest is {path}@{numbers[0]}."
     )
+
+
+def _meant_by_tag(session: Session, path: Path, tag: str, numbers: Sequence[int]) -> str | None:
+    """What a tag that does not exist names elsewhere: a number, the newest revision, or a digest."""
+    number = _NUMBERED.fullmatch(tag)
+    if number is not None and int(number[1]) in numbers:
+        return f"its revision {number[1]} is {path}@{number[1]}"
+    if tag in _NEWEST:
+        return f"its newest revision is {path} without a tag, now {path}@{numbers[0]}"
+    if _DIGITS.fullmatch(tag) and any(digest.startswith(PREFIX + tag) for digest in digests(session, path)):
+        return f"a revision is named by its digest as {path}@{PREFIX}{tag}"
+    return None
 
 
 # Made once: they take longer to make than to run.

@@ -36,6 +36,12 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "==": operator.eq,
     "": operator.eq,
 }
+_SIGNS: Final = (
+    ("=>", ">="),
+    ("=<", "<="),
+    ("\N{GREATER-THAN OR EQUAL TO}", ">="),
+    ("\N{LESS-THAN OR EQUAL TO}", "<="),
+)
 # The order of paths segment by segment: a space comes before all that names are made of, "/" does not.
 _IN_ORDER: Final = func.replace(Adapter.path, "/", " ")
 _RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
@@ -126,7 +132,7 @@ def _has_text(text: str) -> ColumnElement[bool]:
 def _has_rank(condition: str) -> ColumnElement[bool]:
     match = _RANK.fullmatch(condition)
     if match is None:
-        raise UsageError(f"Rank condition {condition!r} is malformed: 16, '<=16' or '>8' is expected.")
+        raise _malformed("Rank", condition, "16, '<=16' or '>8' is expected")
     met: ColumnElement[bool] = _COMPARE[match[1]](Revision.rank, int(match[2]))
     return met
 
@@ -148,4 +154,12 @@ def _has_metric(condition: str) -> ColumnElement[bool]:
 
 
 def _bad_metric(condition: str) -> UsageError:
-    return UsageError(f"Metric condition {condition!r} is malformed: 'acc>0.8', 'loss<=0.2' or 'acc' is expected.")
+    return _malformed("Metric", condition, "'acc>0.8', 'loss<=0.2' or 'acc' is expected")
+
+
+def _malformed(what: str, condition: str, form: str) -> UsageError:
+    for wrong, right in _SIGNS:
+        if wrong in condition:
+            form = f"{condition.replace(wrong, right)!r} is expected"
+            break
+    return UsageError(f"{what} condition {condition!r} is malformed: {form}.")

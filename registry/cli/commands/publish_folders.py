@@ -37,7 +37,7 @@ def parse_renames(texts: Sequence[str] | None) -> dict[str, str]:
     Raises:
         UsageError: one has no name or no ``=``, or a folder is given two names.
     """
-    return pairs("--rename", "OLD=NEW", texts)
+    return pairs("--rename", "OLD=NEW", "support/French=french", texts)
 
 
 def publish_folders(

@@ -12,6 +12,9 @@ from registry.schemas import Truncation
 
 def truncation_line(truncation: Truncation) -> str:
     """One line: the error over all modules, and the uniform rank that is enough for each of some errors."""
+    if all(module.rank_after >= module.rank_before for module in truncation.modules):
+        largest = max((module.rank_before for module in truncation.modules), default=0)
+        return f"not truncated: its largest rank is {largest}"
     total = truncation.total
     kept = 100 * total.parameters_after / max(1, total.parameters_before)
     error = total.relative_frobenius if total.written is None else total.written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 from registry.errors import UsageError
 from registry.settings.parsers import redacted
 
+_WITHOUT_SCHEME: Final = re.compile(r"(?!https?:)[^@:/]+([.:][^@:/]+)+(/[^@:]*)?", re.IGNORECASE)
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -30,7 +32,9 @@ class Address:
         """
         found = _split(text)
         if found is None:
-            raise UsageError(f"{redacted(text)!r} is not the address of a registry; http(s)://HOST is expected.")
+            meant = _split(f"http://{text}") if _WITHOUT_SCHEME.fullmatch(text) else None
+            form = "http(s)://HOST" if meant is None else meant.url
+            raise UsageError(f"{redacted(text)!r} is not the address of a registry; {form} is expected.")
         parts = urlsplit(text)
         if parts.username is not None or parts.password is not None:
             # not the text: it holds a secret

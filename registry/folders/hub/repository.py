@@ -26,6 +26,7 @@ MAX_SOURCE: Final = 1024
 
 _PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REFERENCE: Final = re.compile(rf"hf:({_PART}(?:/{_PART})?)(?:@(\S+))?")
+_ID: Final = re.compile(rf"(?:https?://[^/]+/)?({_PART}/{_PART}(?:@\S+)?)/?")
 _SOURCE: Final = re.compile(rf"hf:{_PART}(?:/{_PART})?@[0-9a-f]{{7,64}}(?: at https?://[!-~]+)?")
 
 
@@ -93,6 +94,12 @@ class Snapshot:
 def names_a_hub(place: str | os.PathLike[str]) -> bool:
     """Whether the user's argument is a Hub repository; a folder of such a name is given as ``./hf:...``."""
     return os.fspath(place).startswith(SCHEME)
+
+
+def as_repository(place: str | os.PathLike[str]) -> str | None:
+    """``hf:ORG/REPO``, for what is written as a repository's id or as its page on the Hub; None: another text."""
+    found = _ID.fullmatch(os.fspath(place))
+    return None if found is None else f"{SCHEME}{found[1]}"
 
 
 def check_source(text: str | None) -> str | None:

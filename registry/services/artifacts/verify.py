@@ -6,7 +6,7 @@ from pathlib import Path
 
 from registry.catalogue.tree import revisions
 from registry.errors import IntegrityError
-from registry.folders.receipts import read_receipt
+from registry.folders.receipts import receipt_in
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -27,7 +27,7 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
         NotFoundError: the folder has no receipt, or the registry lacks what the receipt names.
         IntegrityError: the receipt is malformed, or its plan differs from the registry's plan of its lineage.
     """
-    receipt = read_receipt(folder)
+    receipt = receipt_in(folder)
     path = _path(deployment, receipt, receipt.reference, receipt.tip)
     ancestor = None if receipt.since is None else _path(deployment, receipt, receipt.since, receipt.plan.since)
     with build_artifact(deployment, path, ancestor, receipt.options) as artifact:

@@ -13,6 +13,7 @@ from registry.catalogue.tree.bases import NewBase
 from registry.digest import canonical_json
 from registry.errors import ConflictError, NotFoundError
 from registry.folders.provenance import derived_from
+from registry.operations.arguments import check_order
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import check_base_name
@@ -45,6 +46,7 @@ def add_base(
         ConflictError: ``other_weights``, or ``name_taken`` when only registry.json differs.
         What `registry.folders.hub.repository.bring` raises, if ``place`` is a repository of a Hub.
     """
+    check_order(place, name, check_base_name, "registry base add {name} {folder}", "the name")
     require_adding(deployment, name)
     given = given_base(place, progress)
     files = read_model_files(given.folder)

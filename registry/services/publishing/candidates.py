@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from registry.catalogue.changes import protection
 from registry.errors import InvalidAdapterError
 from registry.files.header import Header, read_header
 from registry.files.source import ByteSource
+from registry.files.strict_json import shown
 from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.operations.publication import Labels
 from registry.reference import Path as TreePath
@@ -25,6 +27,8 @@ from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
 from registry.tensors.checkpoint.untargeted import refuse_untargeted
+
+_OF_ANOTHER_BASE: Final = ("shape_mismatch", "unknown_target")
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,28 @@ def check_draft(
     with reading_above(deployment, reference.path) as session:
         lineage = planned or path_in(session, reference)
     header = read_header(draft.weights, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
-    checkpoint = read_checkpoint(config, header.entries, target_table(deployment, lineage.base))
+    checkpoint = _read(config, header, deployment, lineage)
     if deployment.proven_parents and not checkpoint.copies:  # copies of whole weights may prove it later
         require_proven(parent)
     if draft.origin is None:  # a copy is accepted as in the source registry
         refuse_untargeted(config, checkpoint.untargeted)
     notices = tuple(derivation_notices(deployment, draft.path, draft.derived_from, parent))
     return Candidate(draft, config, header, checkpoint, parent, lineage, notices)
+
+
+def _read(config: LoraAdapterConfig, header: Header, deployment: Deployment, lineage: LoadedPath) -> Checkpoint:
+    """The checkpoint; where it does not fit the base model, the error names the one that it was trained on."""
+    try:
+        return read_checkpoint(config, header.entries, target_table(deployment, lineage.base))
+    except InvalidAdapterError as wrong:
+        name = config.base_model_name_or_path
+        if not name or wrong.code not in _OF_ANOTHER_BASE:
+            raise
+        raise InvalidAdapterError(
+            f"{wrong} The adapter's configuration says that it was trained on {shown(name)}; this base model is "
+            f"{lineage.base.name}.",
+            code=wrong.code,
+        ) from wrong
 
 
 def require_publishing(deployment: Deployment, path: TreePath) -> None:

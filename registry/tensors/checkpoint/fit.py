@@ -26,6 +26,10 @@ ADD_AS_RUNNING: Final = (
     "add as a base model the folder that save_pretrained(..., save_original_format=False) writes, whose tensors are as "
     "the running model has them"
 )
+_RESIZED: Final = (
+    "The vocabulary was resized before training: add the model that it was trained on as a base model of its own, and "
+    "publish there."
+)
 _OTHER_BASE: Final = "Publish it under the base model that it was trained on."
 
 
@@ -209,7 +213,7 @@ def check_factors(
             raise InvalidAdapterError(
                 f"Tensor {shown(entry.name)} has shape {entry.shape}, expected {expected}: "
                 f"module {shown(target.module)} of the base model ({target.kind}, stored as {target.shape}) has {size} "
-                f"{side} features.{_turned_hint(target, a, b)}",
+                f"{side} features.{_turned_hint(target, a, b) or _vocabulary_hint(target, b)}",
                 code="shape_mismatch",
             )
     rank = a.shape[0]
@@ -234,6 +238,12 @@ def _turned_hint(target: Target, a: TensorEntry, b: TensorEntry) -> str:
             "the base folder's registry.json can say so."
         )
     return ""
+
+
+def _vocabulary_hint(target: Target, b: TensorEntry) -> str:
+    if target.kind is TargetKind.EMBEDDING and len(b.shape) == 2 and b.shape[0] == target.out_features:
+        return f" {_RESIZED}"
+    return f" {_OTHER_BASE}"
 
 
 def check_shape(entry: TensorEntry, shape: tuple[int, ...], name: str) -> None:

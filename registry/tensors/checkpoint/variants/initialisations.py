@@ -22,6 +22,10 @@ CONVERT: Final = (
     "to a folder INIT, set it back, train, and save with "
     "save_pretrained(..., path_initial_model_for_weight_conversion=INIT): that is a plain LoRA."
 )
+AFTER: Final = (
+    " After training it can be saved so still: make INIT anew from the same base and configuration, and load the "
+    "adapter with PeftModel.from_pretrained."
+)
 OWN_BASE: Final = (
     "merge it with merge_and_unload(), save the model, and add that as a base model; or train a plain LoRA."
 )
@@ -37,7 +41,10 @@ def initialisation(field: str, value: Any) -> bool | str:
     if name in ADDITIVE:
         return name
     if name in CONVERTED_BY_PEFT or name.startswith("pissa"):
-        raise fault(field, value, f"this initialisation changes the base weights, {CONVERT}", "base_shifting_init")
+        after = AFTER if name == "pissa" else ""  # the others draw numbers or look at data
+        raise fault(
+            field, value, f"this initialisation changes the base weights, {CONVERT}{after}", "base_shifting_init"
+        )
     if name == "loftq":
         raise fault(
             field,

@@ -1,0 +1,79 @@
+"""Commands as other tools name them, and what does the same here."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from typer.core import TyperGroup
+
+from registry.errors import UsageError
+
+_KEPT: Final = (
+    "a path keeps its name; publish the same files under another one: `registry fetch PATH --as published -o DIR`, "
+    "then `registry publish DIR NEW`"
+)
+_DELETE: Final = "`registry delete REF` deletes one revision, `registry delete -r PATH` all at and under a path"
+_LIST: Final = "`registry tree` lists the adapters, `registry base list` the base models"
+_ADD: Final = "`registry publish DIR PATH` adds an adapter, `registry base add NAME DIR` a base model"
+_MAKE: Final = "the first `registry base add NAME DIR` makes a registry"
+_FETCH: Final = "`registry fetch REF -o DIR` writes the weights of a revision into a folder"
+_SHOW: Final = "`registry show REF` shows a revision or a base model"
+_LOG: Final = "`registry log PATH` lists the revisions of an adapter"
+_COPY: Final = "`registry copy REF --to URL` copies to another registry"
+_UNDO: Final = "`registry delete REF --undo` gives back what was deleted"
+_BASE_DELETE: Final = "`registry base delete NAME` deletes a base model"
+_REVOKE: Final = "`registry token revoke ID` makes a token worthless"
+_CREATE: Final = "`registry token create --role ROLE` makes a token"
+
+INSTEAD: Final[dict[str, str]] = {
+    **dict.fromkeys(("rename", "mv", "move"), _KEPT),
+    **dict.fromkeys(("rm", "remove", "del"), _DELETE),
+    **dict.fromkeys(("ls", "list", "dir"), _LIST),
+    **dict.fromkeys(("push", "upload", "add", "save"), _ADD),
+    **dict.fromkeys(("init", "create", "new"), _MAKE),
+    **dict.fromkeys(("pull", "download", "get", "load", "export"), _FETCH),
+    **dict.fromkeys(("info", "describe", "inspect", "cat"), _SHOW),
+    **dict.fromkeys(("history", "versions", "revisions"), _LOG),
+    **dict.fromkeys(("cp", "clone", "sync", "mirror"), _COPY),
+    **dict.fromkeys(("undo", "undelete", "restore"), _UNDO),
+    "merge": "`registry fetch REF --as merged -o DIR` writes the merged model into a folder",
+    "compose": "`registry fetch REF -o DIR` writes the composed adapter into a folder",
+    "find": "`registry search TEXT` finds revisions",
+    "status": "`registry whoami` shows where the registry is and who acts",
+    "start": "`registry serve` starts the service",
+    "check": "`registry verify DIR` checks a fetched folder, `registry fsck` the whole registry",
+    "bases": "`registry base list` lists the base models",
+    "tokens": "`registry token list` lists the tokens",
+    "tags": _LOG,
+    "help": "`registry --help` lists the commands",
+    "version": "`registry --version` prints the version",
+    **dict.fromkeys(("base rm", "base remove"), _BASE_DELETE),
+    **dict.fromkeys(("base rename", "base mv"), "a base model keeps its name; add it again under another one"),
+    **dict.fromkeys(("base show", "base info"), "`registry show NAME` shows a base model"),
+    "base ls": "`registry base list` lists the base models",
+    **dict.fromkeys(("token delete", "token rm", "token remove"), _REVOKE),
+    **dict.fromkeys(("token add", "token new"), _CREATE),
+    "token ls": "`registry token list` lists the tokens",
+}
+"""By the words after ``registry``."""
+
+EXTRA: Final[dict[str, str]] = {
+    "registry fetch": "The folder to fill is given with -o DIR.",
+    "registry show": "A revision is written in one word, PATH@3 or PATH@tag.",
+    "registry search": "Several words to find are given in quotes.",
+    "registry publish": "A message is given with -m TEXT, a tag with --tag TAG.",
+    "registry copy": "The other registry is given with --to URL.",
+    "registry retract": "The reason is given with --reason TEXT.",
+}
+"""What a word too many may be, by command."""
+
+
+class Group(TyperGroup):
+    """Commands of which an unknown one is refused with what does the same."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            words = " ".join([*ctx.command_path.split()[1:], args[0]])
+            if words in INSTEAD:
+                raise UsageError(f"There is no command {words!r}: {INSTEAD[words]}.")
+        return super().resolve_command(ctx, args)
