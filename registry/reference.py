@@ -86,7 +86,7 @@ def check_tag(tag: str) -> str:
             f"at most {MAX_TAG} of a-z 0-9 . _ - are expected, no '..', beginning and ending with a letter or digit",
         )
     if tag == MAIN or tag.isdigit() or re.fullmatch(r"r[0-9]+|[0-9a-f]{40}", tag):
-        raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits mean something else")
+        raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits are reserved")
     return tag
 
 

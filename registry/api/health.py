@@ -47,7 +47,7 @@ async def readyz(request: Request) -> Ready:
         for what, error in wrong.items():
             log.warning("not ready: %s: %s", what, error)
         names = " and ".join(f"the {what} ({error.code})" for what, error in wrong.items())
-        raise UnavailableError(f"The service can't work now, because of {names}; its log says more.")
+        raise UnavailableError(f"The service is not ready, because of {names}; its log has details.")
     return Ready(database="ok", store="ok")
 
 

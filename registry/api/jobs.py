@@ -25,7 +25,7 @@ router = APIRouter(prefix=API, tags=["operations"])
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
-    202: {"model": Operation, "description": "It goes on; Location says where to look."}
+    202: {"model": Operation, "description": "The work continues; Location is the address of its status."}
 }
 
 

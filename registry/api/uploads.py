@@ -60,7 +60,7 @@ def drop_upload(registry: RequestRegistry, id: Id) -> None:  # noqa: A002
 async def put_part(registry: RequestRegistry, request: Request, id: Id, number: PartNumber) -> Response:  # noqa: A002
     """One part, where the service takes the bytes; its length is in Content-Length."""
     if "content-length" not in request.headers:
-        raise UsageError("A part needs the header Content-Length, so that one that is cut is not taken for whole.")
+        raise UsageError("A part needs the header Content-Length, so that a truncated part is detected.")
     context_of(request.scope).kind = "part"
     # With threads of their own: a client that sends slowly must not keep others from being answered.
     await anyio.to_thread.run_sync(

@@ -205,7 +205,7 @@ def _behind_link(path: Path, root: Path, error: type[RegistryError]) -> Path:
     """The target of a link; allowed only into the blobs of the Hub cache that the folder is a snapshot of."""
     target = path.resolve()
     if not target.exists():
-        raise error(f"{path} is a symbolic link to nothing; restore the file or remove the link.", code="link_outside")
+        raise error(f"{path} is a broken symbolic link; restore the file or remove the link.", code="link_outside")
     blobs = root.parent.parent / "blobs"
     if root.parent.name == "snapshots" and blobs.is_dir() and target.is_relative_to(blobs.resolve()):
         return target
@@ -229,7 +229,9 @@ def sort_names(names: Iterable[str], error: type[RegistryError]) -> tuple[list[s
     listed = sorted(names)
     for name in listed:
         if not {"", ".", ".."}.isdisjoint(name.split("/")):
-            raise error(f"File name {name!r} leads out of its folder; it is not taken.", code="path_traversal")
+            raise error(
+                f"File name {name!r} leads out of its folder; such files are not published.", code="path_traversal"
+            )
     others = _others(listed)
     taken: list[str] = []
     left_out: dict[str, str] = {}

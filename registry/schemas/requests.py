@@ -22,7 +22,7 @@ AtPath = Annotated[str, _AT_PATH]
 BaseName = Annotated[str, Param(min_length=1, max_length=128, examples=("llama",))]
 TagName = Annotated[str, Param(min_length=1, max_length=128, examples=("prod",))]
 Text = Annotated[str | None, Param(min_length=1, max_length=512)]
-WithTags = Annotated[bool, Param(description="Also what tags name, and the tags with it.")]
+WithTags = Annotated[bool, Param(description="Also delete revisions that have tags, and those tags.")]
 DryRun = Annotated[bool, Param(description="Only list what would be deleted.")]
 
 
@@ -85,7 +85,7 @@ class DeleteBaseRequest(Schema):
     """Delete a base model."""
 
     name: BaseName
-    recursive: Annotated[bool, Param(description="With every revision of its adapters.")] = False
+    recursive: Annotated[bool, Param(description="Also delete every revision of its adapters.")] = False
     dry_run: DryRun = False
 
 
@@ -109,7 +109,7 @@ class MaterialisationsRequest(Schema):
         Param(
             min_length=1,
             max_length=512,
-            description="Only of this revision, or, without a number, a tag or a digest, at and under this path.",
+            description="Only those of this revision or, without number, tag or digest, at and under this path.",
             examples=("llama/support",),
         ),
     ] = None
@@ -129,7 +129,7 @@ class MaterialiseRequest(Schema):
 
     ref: str
     kind: ArtifactKind = "lora"
-    expires_in: int | None = Field(default=None, ge=1, description="seconds; 30 days where it is left out")
+    expires_in: int | None = Field(default=None, ge=1, description="In seconds; default: 30 days.")
 
 
 class GcRequest(Schema):

@@ -137,7 +137,7 @@ def _place(session: Session, new: NewRevision) -> _Place:
     if above is not None and found.above_id is None:
         raise revisions.missing_adapter(session, above)
     if new.parent_id is not None and found.parent_number is None:
-        raise NotFoundError(f"The parent revision of {new.path} does not exist any more.")
+        raise NotFoundError(f"The parent revision of {new.path} no longer exists.")
     parent = new.path.base if new.parent_id is None else f"{found.parent_path}@{found.parent_number}"
     if found.parent_adapter_id != found.above_id:
         other = f"the base model {parent}" if new.parent_id is None else parent

@@ -154,7 +154,7 @@ def require(session: Session, digests: Iterable[str], what: str) -> None:
     found = use(session, wanted)
     for digest in wanted:
         if digest not in found:
-            raise UnavailableError(f"The bytes {digest} of {what} are not stored any more: do it again.")
+            raise UnavailableError(f"The bytes {digest} of {what} are no longer stored: run this again.")
 
 
 def parts(values: Iterable[T]) -> Iterator[list[T]]:

@@ -81,7 +81,7 @@ def test_an_adapter_trained_on_the_base_is_not_pinned_below_it(house: House) -> 
     child = house.adapter("child", house.base.folder)
     problem = house.refused(child, "net/only/child")
     assert problem.code == "parent_mismatch"
-    assert "are those of net, and not of a revision of net/only" in str(problem)
+    assert "are those of net, not those of a revision of net/only" in str(problem)
     problem = house.refused(child, "net/only/child", parent="net/only@1")
     assert problem.code == "parent_mismatch"
     assert "--parent net/only@1 says net/only@1" in str(problem)

@@ -310,7 +310,7 @@ def test_what_the_store_does_not_give_back_as_it_was_sent_is_not_committed(
 @pytest.mark.parametrize(
     ("status", "method", "kind", "code", "words"),
     [
-        (403, "PUT", NotAllowedError, "read_only", "doesn't let these credentials write"),
+        (403, "PUT", NotAllowedError, "read_only", "does not allow these credentials to write"),
         (403, "GET", UnavailableError, "unavailable", "can't be read with these credentials"),
         (507, "PUT", UnavailableError, "disk_full", "no space left"),
         (500, "GET", UnavailableError, "unavailable", "can't answer now"),

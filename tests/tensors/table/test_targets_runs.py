@@ -181,7 +181,7 @@ def test_arithmetic_of_its_own_is_told_apart() -> None:
         ([["qk.weight", 6, 4, 1, 1]], "not in its tensors"),
         ([["qk.weight", 2, 4, 1, 1]], "two parameters"),
         ([["qk.weight", 4, 3, 1, 1]], "more or fewer rows"),
-        ([["qk.weight", 4, 4, 4, 2]], "a run of rows that is none"),
+        ([["qk.weight", 4, 4, 4, 2]], "an invalid run of rows"),
         ([["e.weight", 0, 4, 1, 1]], "two parameters"),
         ([["qk.weight", 4, 4, 1]], "malformed"),
     ],

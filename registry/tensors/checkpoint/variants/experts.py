@@ -98,7 +98,7 @@ def _wanted(draft: Draft, module: str, asked: frozenset[str]) -> tuple[list[Want
             plain.append(Wanted(leaf, _linear(module, target, leaf, held)))
     if not plain and target.tensor is None and target.tie is not None and is_asked(f"{module}.weight", asked):
         raise unsupported(
-            module, "shares its weight with another module, and target_parameters names it",
+            module, "shares its weight with another module, but target_parameters names it",
             "Name the module in target_modules instead.",
         )  # fmt: skip
     return fused, plain
