@@ -92,7 +92,7 @@ def _nothing(folder: Path, base: str) -> RegistryError:
             code="missing_file",
         )
     return checkpoints_alone(folder) or InvalidAdapterError(
-        f"{folder} holds no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are expected.",
+        f"{folder} contains no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are expected.",
         code="missing_file",
     )
 
@@ -152,7 +152,7 @@ class _Walk:
 
 def _group(folder: Path) -> InvalidAdapterError:
     return InvalidAdapterError(
-        f"{folder} holds adapters in folders below it but no {ADAPTER_CONFIG} itself; every folder on the way down "
+        f"{folder} contains adapters in folders below it but no {ADAPTER_CONFIG} itself; every folder on the way down "
         "must be one adapter.",
         code="missing_file",
     )
@@ -160,8 +160,8 @@ def _group(folder: Path) -> InvalidAdapterError:
 
 def _no_adapter(folder: Path) -> InvalidAdapterError:
     return InvalidAdapterError(
-        f"{folder} holds weights but no {ADAPTER_CONFIG}: it is not an adapter. Add a whole model with `registry base "
-        "add`.",
+        f"{folder} contains weights but no {ADAPTER_CONFIG}: it is not an adapter. Add a whole model with `registry "
+        "base add`.",
         code="missing_file",
     )
 

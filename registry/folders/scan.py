@@ -85,7 +85,7 @@ def _scan(folder: Path, error: type[RegistryError]) -> Folder:
             leave(path, found)
         if len(files) > MAX_FILES:
             raise error(
-                f"{folder} holds more than {MAX_FILES} files; publish the folder of one model.", code="bad_config"
+                f"{folder} contains more than {MAX_FILES} files; publish the folder of one model.", code="bad_config"
             )
     files.sort(key=lambda found: found.path)
     check_together((found.path for found in files), error)
@@ -159,7 +159,7 @@ def checkpoints_alone(folder: Path) -> InvalidAdapterError | None:
 
 def _only_checkpoints(where: str, checkpoints: Iterable[str]) -> InvalidAdapterError:
     return InvalidAdapterError(
-        f"{where} holds only trainer checkpoints: {', '.join(checkpoints)}. Publish one of these folders.",
+        f"{where} contains only trainer checkpoints: {', '.join(checkpoints)}. Publish one of these folders.",
         code="checkpoint_folders",
     )
 

@@ -67,7 +67,7 @@ def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelLis
     names = sorted(paths)
     weights = {path for path in names if path.endswith(".safetensors") and "/" not in path}
     if ADAPTER_CONFIG in names and weights <= {ADAPTER_WEIGHTS}:
-        raise adapter_as_base(f"{where} holds {ADAPTER_CONFIG} and no weights of a whole model")
+        raise adapter_as_base(f"{where} contains {ADAPTER_CONFIG} but no weights of a whole model")
     config = _json(read, CONFIG)
     if config is not None and config.get("quantization_config"):
         method = config["quantization_config"]

@@ -125,7 +125,7 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
                     code="quantised_base",
                 )
     if not places:
-        raise InvalidBaseError("The weight files hold no tensors.", code="missing_file")
+        raise InvalidBaseError("The weight files contain no tensors.", code="missing_file")
     if all(_ADAPTER_TENSOR.search(name) for name in places):
         first = min(places)
         raise adapter_as_base(f"{places[first]} holds {shown(first)}, and only weights of an adapter")

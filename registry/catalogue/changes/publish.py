@@ -108,7 +108,7 @@ def _lock(session: Session, revision_id: int) -> None:
     """Lock a revision against deletion until the transaction ends."""
     held = select(Revision.id).where(Revision.id == revision_id).with_for_update(read=True, key_share=True)
     if session.scalar(held) is None:  # deleted meanwhile: `Database.change` retries
-        raise StaleDataError(f"The revision {revision_id} was deleted meanwhile.")
+        raise StaleDataError(f"The revision {revision_id} was deleted in the meantime.")
 
 
 def _place(session: Session, new: NewRevision) -> _Place:

@@ -66,7 +66,7 @@ def record(session: Session, blobs: Iterable[BlobRef], *, mended: Collection[str
             there = found[blob.digest]
             if (there.size, there.blocks_digest) != (blob.size, blob.blocks_digest):
                 raise IntegrityError(
-                    f"Blob {blob.digest} has {blob.size} bytes and blocks {blob.blocks_digest}, but is noted with "
+                    f"Blob {blob.digest} has {blob.size} bytes and blocks {blob.blocks_digest}, but is recorded with "
                     f"{there.size} bytes and blocks {there.blocks_digest}."
                 )
             if blob.digest in mended:

@@ -153,14 +153,13 @@ class _Revisions:
             before, after = self._meaning(row, self.old), self._meaning(row, self.new)
             if not isinstance(before, RegistryError) and before != after:
                 why = (
-                    f"it can no longer be used: {after}"
+                    f"could not be used: {after}"
                     if isinstance(after, RegistryError)
-                    else "it stands for other weights"
+                    else "would stand for other weights"
                 )
                 raise ConflictError(
-                    f"The target table of {self.base.name} was not changed, because the rebuilt one would change "
-                    f"{row.reference}: {why.removesuffix('.')}. Add the base model under another name for adapters "
-                    "trained from now on.",
+                    f"The target table of {self.base.name} was not changed: with the rebuilt one, {row.reference} "
+                    f"{why.removesuffix('.')}. Add the base model under another name for adapters trained from now on.",
                     code="retable_refused",
                 )
             progress.advance(1)

@@ -174,7 +174,7 @@ def test_blobs_are_noted_once(filled: Database) -> None:
         assert blobs.known(session, [*wanted, digest_of("unknown")]) == frozenset(wanted)
         with pytest.raises(NotFoundError, match="no blob"):
             blobs.get(session, digest_of("unknown"))
-    with pytest.raises(IntegrityError, match="is noted with"), filled.write() as session:
+    with pytest.raises(IntegrityError, match="is recorded with"), filled.write() as session:
         blobs.record(session, [replace(row, size=3)])
 
 

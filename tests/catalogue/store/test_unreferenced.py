@@ -57,7 +57,7 @@ def test_the_key_that_stands_is_answered(database: Database) -> None:
     with database.read() as session:
         assert blobs.get(session, first.digest) == second
         assert tombstones.named(session, [first.key, second.key]) == {second.key}
-    with pytest.raises(IntegrityError, match="is noted with"):
+    with pytest.raises(IntegrityError, match="is recorded with"):
         database.change(lambda session: blobs.record(session, [BlobRef(first.digest, 9, "b", "k")], mended=()))
 
 

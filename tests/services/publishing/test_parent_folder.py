@@ -162,7 +162,7 @@ def _packed(folder: Path) -> str:
 
 def _pickled(folder: Path) -> str:
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    return "it holds no safetensors weights"
+    return "it contains no safetensors weights"
 
 
 def _resized(folder: Path) -> str:
@@ -180,7 +180,7 @@ def _renamed(folder: Path) -> str:
 
 def _an_adapter_alone(folder: Path) -> str:
     (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
-    return "it holds no safetensors weights"
+    return "it contains no safetensors weights"
 
 
 @pytest.mark.parametrize("spoil", [_quantised, _packed, _pickled, _resized, _renamed, _an_adapter_alone])

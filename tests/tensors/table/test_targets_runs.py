@@ -157,7 +157,7 @@ def test_a_table_from_before_runs_were_followed_says_what_helps() -> None:
 
 def test_a_module_of_the_files_names_what_is_made_of_it() -> None:
     with pytest.raises(
-        InvalidAdapterError, match=r"'qk' as the files do; transformers makes net\.q, net\.k of it"
+        InvalidAdapterError, match=r"'qk' in the files; transformers makes net\.q, net\.k from it"
     ) as told:
         resolve("qk", TABLE)
     assert told.value.code == "unknown_target"
