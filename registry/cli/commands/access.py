@@ -99,7 +99,7 @@ def logout(
 
 
 def whoami(url: Url = None, as_json: Json = False) -> None:
-    """Show which registry is in use, who you are there and which rights you have."""
+    """Show which registry is in use, as whom and with which rights."""
     with session(url, as_json) as run:
         answer = run.registry.whoami()
         run.answer(answer, lambda width: identity_lines(answer, width))

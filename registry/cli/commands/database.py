@@ -8,7 +8,7 @@ from registry.cli.session import answer_alone
 
 
 def upgrade(url: Url = None, as_json: Json = False) -> None:
-    """Upgrade the schema of the database to the version of this program.
+    """Upgrade the database schema to the version of this program.
 
     Safe to run from several machines at once. A registry in a folder is upgraded automatically at the first write.
     """

@@ -126,7 +126,7 @@ def protect_tag(
     with session(url, as_json) as run:
         answer = run.registry.protect_tag(base, pattern, remove=remove)
         run.answer(answer, lambda width: protected_lines(answer, width))
-        run.say(f"{counted(len(answer), 'pattern')} at {base}; only admins move the tags that match.")
+        run.say(f"{counted(len(answer), 'pattern')} at {base}; only admins can move the tags that match.")
 
 
 def protected_lines(answer: Sequence[ProtectedTag], width: int | None) -> list[Line]:
