@@ -187,7 +187,7 @@ def test_offline_takes_what_the_cache_has(
     again = local.add_base("other", f"hf:org/net@{commit}").base
     assert (again.digest, again.files, again.source) == (first.digest, first.files, first.source)
     assert hub.seen == []
-    with pytest.raises(UnavailableError, match="not in the Hub's cache, and HF_HUB_OFFLINE"):
+    with pytest.raises(UnavailableError, match="not in the Hub cache, and HF_HUB_OFFLINE"):
         local.add_base("third", "hf:org/third")
 
 

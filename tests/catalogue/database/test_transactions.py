@@ -176,7 +176,7 @@ def test_a_connection_lost_in_the_commit_leaves_it_open_and_is_not_tried_again(
         event.listen(session, "before_commit", lambda _: end_connection(filled, process))
 
     attempt, made = attempts(work)
-    with pytest.raises(UnavailableError, match=r"whether it was made isn't known\. Do it again") as caught:
+    with pytest.raises(UnavailableError, match=r"it is not known whether the change was made\. Run it again") as caught:
         filled.change(attempt)
     assert caught.value.code == "unavailable"
     assert made == [1]

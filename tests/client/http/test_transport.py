@@ -77,8 +77,8 @@ IMPATIENT = RetryPolicy(known=0.0, met=0.0, unknown=0.0)
         (response("200 OK", b'{"leaves": []}'), "other_version", "9.9.9"),
         (response("200 OK", b"not json"), "other_version", "can't read"),
         (response("404 Not Found", b"lost"), "unavailable", "HTTP 404"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "unavailable", "broke"),
-        (b"", "unavailable", "broke"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "unavailable", "was lost"),
+        (b"", "unavailable", "was lost"),
     ],
     ids=[
         "login page",
@@ -300,6 +300,6 @@ def test_retry_after(text: str, seconds: float | None) -> None:
 
 def test_broken_characters_are_refused_before_they_travel(tmp_path: Path) -> None:
     registry = remote("http://127.0.0.1:1", tmp_path)
-    with pytest.raises(UsageError, match="broken character"):
+    with pytest.raises(UsageError, match="invalid character"):
         registry.show("net/\ud800")
     registry.close()

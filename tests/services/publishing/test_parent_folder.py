@@ -72,7 +72,7 @@ def test_an_adapter_trained_on_another_merged_folder_is_not_taken_directly_under
     for path, nearest in (("net/new", "net"), ("net/support/new", "net")):
         problem = house.refused(child, path)
         assert problem.code == "parent_unproven"
-        assert f"{nearest} comes nearest" in str(problem) or path == "net/support/new"
+        assert f"{nearest} is the closest" in str(problem) or path == "net/support/new"
         assert "newer than the adapter" in str(problem)
 
 

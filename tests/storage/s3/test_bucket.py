@@ -245,7 +245,7 @@ def test_a_read_that_breaks_goes_on_where_it_broke(make_s3: MakeS3, shim: Shim) 
     assert get(driver, KEY) == data
     assert sum(one.received for one in shim.seen("GET")) == len(data)
     shim.faults = [Fault(method="GET", cut_answer=10_000)]
-    with pytest.raises(UnavailableError, match="broke off 4 times"):
+    with pytest.raises(UnavailableError, match="broke the connection 4 times"):
         get(driver, KEY)
 
 

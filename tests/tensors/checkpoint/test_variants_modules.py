@@ -305,7 +305,7 @@ class TestTies:
             found = check(shapes, table=TIED, target_modules=["embed_tokens", "lm_head"], layers_to_transform=None)
             (one,) = found.pairs.values()
             assert not one.tied
-            assert "come apart" in found.notices[0]
+            assert "are untied" in found.notices[0]
 
     def test_two_sides_that_were_trained_apart(self) -> None:
         found = check(TWO_SIDES, table=TIED, target_modules=["embed_tokens", "lm_head"])
