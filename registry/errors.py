@@ -63,7 +63,7 @@ CODES: Final[dict[str, str]] = {
     "name_taken": "The name is already used for something else.",
     "retable_needed": "The base model's target table is older than what the path needs; rebuild it.",
     "retable_refused": "Rebuilding the target table would change the meaning of a revision.",
-    "has_children": "Revisions trained on the revision, or belonging to the base model, exist: it can't be deleted.",
+    "has_children": "Other revisions depend on the revision or the base model, so it can't be deleted.",
     "tagged": "A tag points at the revision, which can only be deleted together with its tags.",
     "parent_deleted": "The revision's parent is deleted and must be restored first.",
     "in_use": "The base model is in use, so it can't be deleted.",
@@ -79,7 +79,7 @@ CODES: Final[dict[str, str]] = {
     "not_allowed": "The token does not allow this.",
     "bad_token": "A token is needed, or the given one is unknown, expired or revoked.",
     "protected_tag": "The tag is protected; only admins can move it.",
-    "read_only": "The registry is read-only.",
+    "read_only": "The registry or the folder can't be written.",
     # accuracy
     "accuracy": "The requested accuracy can't be reached.",
     # unavailable

@@ -99,8 +99,8 @@ class LocalArithmetic:
         """
         if options.since is not None:
             raise UsageError(
-                "--since can't be used here: the links after an ancestor are composed by the service, not on this "
-                "machine."
+                "--since can't be combined with --base-dir: the links after an ancestor are composed by the service, "
+                "not on this machine."
             )
         blobs = _Blobs(bundle, open_blob, base)
         path = path_of(bundle)

@@ -36,7 +36,7 @@ def compare(connection: Connection, where: str) -> Schema:
     version = connection.scalar(migrations.VERSION) if migrations.VERSION_TABLE in tables else None
     if version is None:
         if tables - {migrations.VERSION_TABLE}:
-            raise UnavailableError(f"The database {where} does not contain a registry: give an empty one.")
+            raise UnavailableError(f"The database {where} contains something other than a registry: use an empty one.")
         return Schema.ABSENT
     newest = migrations.HISTORY[-1]
     if version == newest:

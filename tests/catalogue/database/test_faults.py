@@ -162,7 +162,7 @@ def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE theirs (id INTEGER)")
     connection.close()
     database = Database(sqlite_url(path))
-    with pytest.raises(errors.UnavailableError, match="does not contain a registry"):
+    with pytest.raises(errors.UnavailableError, match="contains something other than a registry"):
         database.prepare()
     database.dispose()
 
