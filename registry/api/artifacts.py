@@ -35,7 +35,7 @@ Wanted = Annotated[Options, Depends(from_query(Options))]
 
 @router.get("/artifacts", response_model=ArtifactPlan, responses=problems(304, 400, 404, 410))
 def plan_artifact(registry: RequestRegistry, request: Request, asked_for: Ref, options: Wanted) -> JsonAnswer:
-    """The files of an artifact, with their sizes and tags; only headers are read, unless ranks are to be found."""
+    """The files of an artifact, with their sizes and tags; only headers are read, unless ranks must be determined."""
     asked = ask(registry.deployment, asked_for.ref, options)
     handle = open_artifact(service_of(request), registry.deployment, asked)
     try:

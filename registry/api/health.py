@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class Alive(Schema):
-    """The process is there."""
+    """The process is running."""
 
     alive: Literal[True] = True
 
 
 class Ready(Schema):
-    """The process can work."""
+    """The process is ready to answer requests."""
 
     ready: Literal[True] = True
     database: str

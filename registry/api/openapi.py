@@ -152,7 +152,7 @@ _OPEN: Final = frozenset({"healthz", "readyz", "metrics"})
 _ABOUT: Final = f"""\
 Routes are under `{API}`. Send a token as `Authorization: Bearer SECRET`.
 
-Every answer carries `X-Registry-Version`, `X-Registry-Protocol` and `X-Request-Id`. Errors are
-`application/problem+json` with a stable `code`. Lists are pages: `next` is the `cursor` of the page after.
-What a token may not see does not exist for it.
+Every response has `X-Registry-Version`, `X-Registry-Protocol` and `X-Request-Id`. Errors are
+`application/problem+json` with a stable `code`. Lists are pages: `next` is the `cursor` of the next page.
+What a token may not see is reported as not found.
 """
