@@ -319,7 +319,7 @@ def test_numbers_are_never_given_twice(filled: Database, writer: Writer) -> None
 def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: Writer) -> None:
     filled.change(lambda session: writer.base(session, "bert"))
     assert delete_base(filled, "bert", recursive=False) == DeletedTree(path="bert", revisions=(), tags=())
-    with pytest.raises(ConflictError, match=r"llama/support@1.* live below it") as refused:
+    with pytest.raises(ConflictError, match=r"llama/support@1.* depend on it") as refused:
         delete_base(filled, "llama", recursive=False)
     assert refused.value.code == "has_children"
     filled.change(lambda session: protection.protect(session, "llama", "rel-*", BOB))

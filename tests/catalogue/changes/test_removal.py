@@ -258,7 +258,7 @@ def test_patterns_are_of_one_base_model(filled: Database, writer: Writer) -> Non
         tags.set_tag(session, key(session, "llama/support@2"), "prod", WRITER)
         assert protection.patterns(session, "llama") == ()
         assert [one.action for one in events.recent(session, 99)].count("protect tag") == 1
-        with pytest.raises(NotFoundError, match="'prod' is not protected at llama: protected is nothing"):
+        with pytest.raises(NotFoundError, match="'prod' is not protected at llama: the protected patterns are none"):
             protection.unprotect(session, "llama", "prod", BOB)
         with pytest.raises(NotFoundError, match="no base model lama"):
             protection.protect(session, "lama", "prod", BOB)

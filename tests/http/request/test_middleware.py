@@ -342,7 +342,7 @@ def test_below_a_view_whatever_the_frame_says_has_the_form_of_the_hub(http: http
         (httpx.get(f"{hurried_url}/hf/sleeps", params={"seconds": 2}), 503, "did not answer within"),
         (http.get("/hf/nowhere"), 404, "There is no route GET /hf/nowhere"),
         (http.request("BREW", "/hf/fails"), 405, "BREW is not allowed"),
-        (http.get("/hf-lora", headers=headers), 413, "headers, at most 20 are taken"),
+        (http.get("/hf-lora", headers=headers), 413, "headers, at most 20 are accepted"),
         (http.request("DELETE", "/hf/x", content=bytes(LIMITS.document + 1)), 413, f"at most {LIMITS.document} are"),
     ):
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
