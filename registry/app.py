@@ -60,7 +60,9 @@ def open_registry(
         return _remote(place.address, token, settings)
     if token is not None:
         where = place.folder or "the team's database"
-        raise UsageError(f"A token is for a registry over HTTP, but {where} is opened in process; leave the token out.")
+        raise UsageError(
+            f"A token is only for a registry over HTTP, but {where} is opened in process; leave the token out."
+        )
     return _in_process(place, settings, create=create)
 
 
@@ -81,7 +83,7 @@ def find_place(url: str | PathLike[str] | None, settings: Settings) -> Place:
         return Place(folder=_folder(said))
     if match is None or match[1].lower() not in {"http", "https"}:
         raise UsageError(
-            f"{redacted(said)} can't be the place of a registry; give a folder or an address http(s)://HOST."
+            f"{redacted(said)} is not a valid location of a registry; give a folder or an address http(s)://HOST."
         )
     return Place(address=said)
 
@@ -94,15 +96,15 @@ def _data_folder() -> Path:
 
 def _folder(said: str) -> Path:
     if not said or "\0" in said:
-        raise UsageError(f"The place of the registry is {said!r}, but a folder or an address is expected.")
+        raise UsageError(f"The location of the registry is {said!r}, but a folder or an address is expected.")
     try:
         folder = Path(said).expanduser().absolute()
     except RuntimeError as error:
-        raise UsageError(f"{said} names the home folder of a user who is not known; give a folder.") from error
+        raise UsageError(f"{said} refers to the home folder of an unknown user; give a folder.") from error
     if _HOST.fullmatch(said) and not os.path.exists(folder):  # noqa: PTH110 - raises nothing
         raise UsageError(
-            f"{redacted(said)!r} is an address without its scheme: http://{redacted(said)} is expected. A folder of "
-            "that name is given with ./ before it."
+            f"{redacted(said)!r} is an address without its scheme: http://{redacted(said)} is expected. For a folder "
+            "of that name, put ./ before it."
         )
     return folder
 
@@ -268,8 +270,8 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
     if place.address is None:
         where = f"in the folder {place.folder}" if place.folder else "opened from its database in this process"
         raise UsageError(
-            f"Clients of the Hub need a service, but this registry is {where}: run `registry serve`, and give its "
-            "address with --url."
+            f"Hub clients need a service, but this registry is {where}: run `registry serve` and give its address with "
+            "--url."
         )
     from registry.client.http.address import Address
     from registry.schemas.kinds import KINDS

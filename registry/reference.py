@@ -87,7 +87,7 @@ def check_tag(tag: str) -> str:
     if ".." in tag:
         raise _bad("Tag", tag, "it may not hold '..'")
     if tag == MAIN or tag.isdigit() or re.fullmatch(r"r[0-9]+|[0-9a-f]{40}", tag):
-        raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits mean something else")
+        raise _bad("Tag", tag, "'main', numbers, 'r' with a number and 40 hex digits are reserved")
     return tag
 
 

@@ -61,7 +61,7 @@ def test_torch_alone_makes_no_arithmetic_where_the_rest_is_missing() -> None:
 
 
 def test_torch_is_what_is_missing_where_the_rest_is_there() -> None:
-    with pytest.raises(UnavailableError, match="torch is needed to hand out tensors") as caught:
-        needed(None, "hand out tensors")
+    with pytest.raises(UnavailableError, match="torch is needed to provide tensors") as caught:
+        needed(None, "provide tensors")
     assert caught.value.code == "missing_package"
     assert missing() == "torch"

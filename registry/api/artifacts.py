@@ -35,7 +35,7 @@ Wanted = Annotated[Options, Depends(from_query(Options))]
 
 @router.get("/artifacts", response_model=ArtifactPlan, responses=problems(304, 400, 404, 410))
 def plan_artifact(registry: RequestRegistry, request: Request, asked_for: Ref, options: Wanted) -> JsonAnswer:
-    """The files of an artifact, with their sizes and tags; only headers are read, unless ranks are to be found."""
+    """The files of an artifact, with their sizes and tags; only headers are read, unless ranks must be determined."""
     asked = ask(registry.deployment, asked_for.ref, options)
     handle = open_artifact(service_of(request), registry.deployment, asked)
     try:
@@ -78,11 +78,11 @@ def _require_rendering(known: Callable[[str], bool], asked: Asked, wanted: str, 
     if made != wanted:
         if known(wanted):  # so it is of something else, and no other replica makes it of this
             raise NotFoundError(
-                f"{wanted} is no rendering of {asked.path.reference} as it is asked for, which is {made}: it is of "
-                "another path or has other options. Ask for the plan again."
+                f"{wanted} is not the rendering of {asked.path.reference} with these options, which is {made}: it "
+                "belongs to another path or to other options. Request the plan again."
             )
         raise UnavailableError(
-            f"This service makes {asked.path.reference} as {made}, not as {wanted}: its arithmetic is another, or the "
-            "reference meant another revision then. Ask for the plan again.",
+            f"This service renders {asked.path.reference} as {made}, not as {wanted}: its arithmetic differs, or the "
+            "reference pointed at another revision then. Request the plan again.",
             code="numerics",
         )

@@ -28,4 +28,4 @@ def key_of(cursor: str) -> object:
 
 def foreign() -> MalformedError:
     """The error of a cursor that no page of the list gave."""
-    return MalformedError("The cursor is not one of this list: take `next` of the page before, or leave it out.")
+    return MalformedError("The cursor does not belong to this list: use `next` of the previous page, or leave it out.")

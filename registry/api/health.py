@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class Alive(Schema):
-    """The process is there."""
+    """The process is running."""
 
     alive: Literal[True] = True
 
 
 class Ready(Schema):
-    """The process can work."""
+    """The process is ready to answer requests."""
 
     ready: Literal[True] = True
     database: str
@@ -47,7 +47,7 @@ async def readyz(request: Request) -> Ready:
         for what, error in wrong.items():
             log.warning("not ready: %s: %s", what, error)
         names = " and ".join(f"the {what} ({error.code})" for what, error in wrong.items())
-        raise UnavailableError(f"The service can't work now, because of {names}; its log says more.")
+        raise UnavailableError(f"The service is not ready, because of {names}; its log has details.")
     return Ready(database="ok", store="ok")
 
 

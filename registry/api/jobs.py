@@ -25,13 +25,13 @@ router = APIRouter(prefix=API, tags=["operations"])
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
-    202: {"model": Operation, "description": "It goes on; Location says where to look."}
+    202: {"model": Operation, "description": "The work continues; Location is the address of its status."}
 }
 
 
 @router.get("/operations/{id}", responses=problems(404))
 def get_operation(registry: RequestRegistry, request: Request, id: Id) -> Operation:  # noqa: A002 - the route's own name of it
-    """How far an operation is, and what it answered."""
+    """The progress of an operation, and its result."""
     found = operation(registry.deployment, id)
     return found if found.result is None else found.model_copy(update={"result": _at(found.result, request)})
 

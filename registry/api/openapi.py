@@ -21,20 +21,20 @@ from registry.version import __version__
 ALWAYS: Final = (401, 403, 413, 422, 500, 503)  # any route that needs a principal may answer these
 _REF: Final = "#/components/schemas/{model}"
 _MEANINGS: Final = {
-    304: "The client has it already.",
-    307: "The bytes are at another address, for a while.",
+    304: "The client already has it.",
+    307: "The bytes are temporarily at another address.",
     400: "The request is malformed or contradicts itself.",
-    401: "A token is needed, or this one is worthless.",
+    401: "A token is needed, or the given one is not valid.",
     403: "The token does not allow this.",
-    404: "There is nothing of this name that the token may see.",
-    408: "The body came too slowly.",
-    409: "The request contradicts what is there.",
+    404: "Not found, or not visible to the token.",
+    408: "The body was sent too slowly.",
+    409: "The request conflicts with the state of the registry.",
     410: "The revision, or one that it contains, was retracted.",
-    413: "The request is larger than the service takes.",
-    416: "The range holds no byte of the file.",
-    422: "The request breaks the schema of the route, or what it describes can't be accepted.",
+    413: "The request is larger than the service accepts.",
+    416: "The range lies outside the file.",
+    422: "The request does not match the schema of the route, or what it describes can't be accepted.",
     500: "A bug, or stored bytes are damaged.",
-    503: "The service can't answer now; Retry-After says when to try again.",
+    503: "The service can't answer now; retry after the time in Retry-After.",
 }
 
 
@@ -85,7 +85,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document = get_openapi(
         title="Adapter registry",
         version=__version__,
-        summary="Keeps LoRA adapters as a tree, and hands out the weights that a path of it means.",
+        summary="Keeps LoRA adapters as a tree, and serves the weights that a path of it stands for.",
         description=_ABOUT,
         routes=app.routes,
     )
@@ -152,7 +152,7 @@ _OPEN: Final = frozenset({"healthz", "readyz", "metrics"})
 _ABOUT: Final = f"""\
 Routes are under `{API}`. Send a token as `Authorization: Bearer SECRET`.
 
-Every answer carries `X-Registry-Version`, `X-Registry-Protocol` and `X-Request-Id`. Errors are
-`application/problem+json` with a stable `code`. Lists are pages: `next` is the `cursor` of the page after.
-What a token may not see does not exist for it.
+Every response has `X-Registry-Version`, `X-Registry-Protocol` and `X-Request-Id`. Errors are
+`application/problem+json` with a stable `code`. Lists are pages: `next` is the `cursor` of the next page.
+What a token may not see is reported as not found.
 """

@@ -91,7 +91,7 @@ def _responses(operation: Operation[Any, Any]) -> dict[int | str, dict[str, Any]
     if isinstance(operation, Job):
         found = ACCEPTED | found
         if operation.creates:
-            found[200] = {"model": operation.answer, "description": "It was there already."}
+            found[200] = {"model": operation.answer, "description": "It already existed."}
     return found
 
 

@@ -19,9 +19,9 @@ LIMIT: Final = 100
 
 Id = Annotated[str, Path(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")]
 Cursor = Annotated[
-    str | None, Query(max_length=512, description="`next` of the page before; the first page without it.")
+    str | None, Query(max_length=512, description="`next` of the previous page; without it, the first page.")
 ]
-Limit = Annotated[int, Query(ge=1, le=MOST, description="How many items a page has at most.", examples=[LIMIT])]
+Limit = Annotated[int, Query(ge=1, le=MOST, description="The maximum number of items on a page.", examples=[LIMIT])]
 
 
 def with_signature(function: Callable[..., Any], *parameters: Parameter) -> Callable[..., Any]:

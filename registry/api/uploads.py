@@ -29,19 +29,19 @@ _GATHER = 1 << 20
 def begin_upload(
     registry: RequestRegistry, asked: Annotated[UploadRequest, Depends(JsonBody(UploadRequest))]
 ) -> Upload:
-    """Begin an upload, or go on with an open one of the same bytes."""
+    """Start an upload, or resume an open one of the same bytes."""
     return uploads.begin_upload(registry.deployment, asked)
 
 
 @router.get("/uploads/{id}", responses=problems(404))
 def get_upload(registry: RequestRegistry, id: Id) -> Upload:  # noqa: A002 - the name of the parameter of the route
-    """An upload as it stands, with fresh addresses."""
+    """The current state of an upload, with fresh addresses."""
     return uploads.get_upload(registry.deployment, id)
 
 
 @router.delete("/uploads/{id}", status_code=204, response_class=Response, responses=problems(404))
 def drop_upload(registry: RequestRegistry, id: Id) -> None:  # noqa: A002
-    """Forget an upload and what was sent of it."""
+    """Cancel an upload and discard what was sent."""
     uploads.drop_upload(registry.deployment, id)
 
 
@@ -58,9 +58,9 @@ def drop_upload(registry: RequestRegistry, id: Id) -> None:  # noqa: A002
     },
 )
 async def put_part(registry: RequestRegistry, request: Request, id: Id, number: PartNumber) -> Response:  # noqa: A002
-    """One part, where the service takes the bytes; its length is in Content-Length."""
+    """One part, if uploads go through the service; its length is in Content-Length."""
     if "content-length" not in request.headers:
-        raise UsageError("A part needs the header Content-Length, so that one that is cut is not taken for whole.")
+        raise UsageError("A part needs the header Content-Length, so that a truncated part is detected.")
     context_of(request.scope).kind = "part"
     # With threads of their own: a client that sends slowly must not keep others from being answered.
     await anyio.to_thread.run_sync(

@@ -84,7 +84,7 @@ def report(error: BaseException, *, as_json: bool) -> int:
         case ModuleNotFoundError() if error.name and error.name.partition(".")[0] != __name__.partition(".")[0]:
             # The package may have been installed without its dependencies.
             code, status = "missing_package", EXIT_CODES[UnavailableError]
-            message = f"The package {error.name.partition('.')[0]} is needed for this, and it is not installed here."
+            message = f"The package {error.name.partition('.')[0]} is needed for this and is not installed here."
         case MemoryError():
             code, status, message = "unavailable", UNEXPECTED, "There is not enough memory for this."
         case _:

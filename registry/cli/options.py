@@ -44,7 +44,7 @@ def _from_root(context: typer.Context, value: Any) -> Any:
 
 
 JSON_HELP = "Print one JSON document."
-URL_HELP = "Where the registry is: a folder, or http(s)://HOST. Default: REGISTRY_URL, or what login chose."
+URL_HELP = "The registry: a folder or http(s)://HOST. Default: REGISTRY_URL, else the service chosen by login."
 
 Json = Annotated[bool, typer.Option("--json", help=JSON_HELP, callback=_from_root)]
 Url = Annotated[str | None, typer.Option("--url", help=URL_HELP, metavar="URL", callback=_from_root)]
@@ -57,22 +57,25 @@ MaterialisedAs = Annotated[  # the registry rejects published, with the reason
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="REF", help="Only the links after this ancestor, to put on its weights."),
+    typer.Option(
+        "--since", metavar="REF", help="Compose only the links after this ancestor, for use on top of its weights."
+    ),
 ]
 Rank = Annotated[
     int | None,
-    typer.Option("--rank", metavar="N", help="Truncate the composed LoRA: at most this rank in each module."),
+    typer.Option("--rank", metavar="N", help="Truncate the composed LoRA to at most this rank in each module."),
 ]
 MaxError = Annotated[
     float | None,
     typer.Option(
         "--max-error",
         metavar="E",
-        help="Truncate it to the smallest ranks with this relative error over all modules, such as 0.05.",
+        help="Truncate the composed LoRA to the smallest ranks within this relative error over all modules, such as "
+        "0.05.",
     ),
 ]
 Uniform = Annotated[
-    bool, typer.Option("--uniform", help="Fill the composed LoRA with zeros to one rank for all modules.")
+    bool, typer.Option("--uniform", help="Pad the composed LoRA with zeros to the same rank in all modules.")
 ]
 WrittenAs = Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")]
 Metrics = Annotated[
@@ -81,7 +84,7 @@ Metrics = Annotated[
 ]
 Annotations = Annotated[
     list[str] | None,
-    typer.Option("--annotation", metavar="NAME=TEXT", help="A free annotation; may be repeated."),
+    typer.Option("--annotation", metavar="NAME=TEXT", help="A free-form annotation of the revision; may be repeated."),
 ]
 
 

@@ -129,12 +129,12 @@ def _base(context: typer.Context) -> None:
 
 
 def _token(context: typer.Context) -> None:
-    """Make, list and revoke tokens."""
+    """Create, list and revoke tokens."""
     _help_alone(context)
 
 
 def _db(context: typer.Context) -> None:
-    """Keep the database."""
+    """Maintain the database."""
     _help_alone(context)
 
 

@@ -88,7 +88,7 @@ class RemoteArtifact:
         return self.files[path]
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
-        arithmetic = needed(self._arithmetic, "hand out tensors")
+        arithmetic = needed(self._arithmetic, "provide tensors")
         for file in self.files.values():
             for entry in file.header.entries.values() if file.header else ():
                 data = bytearray(b"".join(file.chunks(entry.start, entry.stop)))
@@ -119,7 +119,7 @@ def _digests(transport: Transport, plan: ArtifactPlan) -> dict[str, str]:
     stored = bundle.links[-1].files if bundle.links else bundle.base.files
     digests = {blob.path: blob.digest for blob in stored}
     if digests.keys() != {entry.path for entry in plan.files}:
-        raise UnavailableError(f"{transport.url} names other files of {plan.reference} than it was published with.")
+        raise UnavailableError(f"{transport.url} lists other files for {plan.reference} than it was published with.")
     return digests
 
 

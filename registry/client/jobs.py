@@ -45,14 +45,14 @@ def wait_for(transport: Transport, answer: httpx.Response, progress: Progress) -
             raise error_of(operation.problem)
         if operation.state == "done":
             if operation.result is None:
-                raise UnavailableError(f"Operation {operation.id} at {transport.url} is done and has no result.")
+                raise UnavailableError(f"Operation {operation.id} at {transport.url} is done but has no result.")
             return operation.result
         if _state(operation) != seen:
             seen, since = _state(operation), time.monotonic()
         elif time.monotonic() - since > STALLED:
             raise UnavailableError(
-                f"Operation {operation.id} at {transport.url} has not moved for {STALLED / 60:.0f} minutes; it goes on "
-                "there when it can, and running the same command again finds what it did.",
+                f"Operation {operation.id} at {transport.url} has made no progress for {STALLED / 60:.0f} minutes; it "
+                "continues there when it can, and running the same command again picks up its result.",
                 code="too_slow",
             )
         time.sleep(min(_MOST, max(_FIRST, _PART * (time.monotonic() - begun))))

@@ -47,7 +47,7 @@ class RemoteGround:
             self.arithmetic().check_finite(folder.adapter.weights.file, progress)
         if not compared:
             yield "whether the folder that it was trained on is that of its parent, which is not published yet"
-        yield "what its weights say of the weights of its lineage: the service reads them when they are published"
+        yield "whether its weights fit those of its lineage: the service checks that when they are published"
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
         return publish_folder(self.transport, self.folders.compared(folder, progress), progress)

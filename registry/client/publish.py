@@ -66,7 +66,7 @@ class _Watched:
         digests = list(dict.fromkeys(missing))
         if unknown := [digest for digest in digests if digest not in self.hashed]:
             raise IntegrityError(
-                f"{transport.url} asks for {unknown[0]}, which is none of the files that were announced."
+                f"{transport.url} requests {unknown[0]}, which is not one of the files that were announced."
             )
         if not digests:
             return {}

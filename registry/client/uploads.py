@@ -132,8 +132,8 @@ class Uploads:
         status = answer.status_code
         if not ((status in _EXPIRED or status in _PASSING) and attempts.wait(retry_after(answer.headers))):
             raise UnavailableError(
-                f"The store of {self._transport.url} at {_host(str(answer.url))} does not take the bytes "
-                f"(HTTP {status}); tell its operator."
+                f"The store of {self._transport.url} at {_host(str(answer.url))} refused the bytes (HTTP {status}); "
+                "tell its operator."
             )
         if status in _EXPIRED:
             under_way.upload = self._transport.get(f"/uploads/{under_way.upload.id}", Upload)

@@ -60,7 +60,7 @@ class BytesSource:
 
     def beyond(self, start: int, stop: int) -> RegistryError:
         """The error for bytes that are not there."""
-        return IntegrityError(f"Bytes {start} to {stop} of {self._what} were asked for, but it has {self.size}.")
+        return IntegrityError(f"Bytes {start} to {stop} of {self._what} were requested, but it has {self.size}.")
 
     def close(self) -> None:
         """There is nothing to release."""
@@ -86,7 +86,9 @@ class FileSource:
         while buffer:
             count = os.preadv(self._fd, [buffer], offset)
             if count == 0:
-                raise IntegrityError(f"{self._path} ends at byte {offset}, more was expected: it was cut while in use.")
+                raise IntegrityError(
+                    f"{self._path} ends at byte {offset}, but more was expected: it was truncated while in use."
+                )
             buffer = buffer[count:]
             offset += count
 

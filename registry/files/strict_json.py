@@ -120,4 +120,4 @@ def _check_strings(document: Any, refuse: Callable[[str], NoReturn]) -> None:
         elif isinstance(value, list):
             waiting.extend(value)
         elif isinstance(value, str) and _UNKEPT.search(value):
-            refuse(f"holds the string {shown(value)}, which has a NUL or half of a surrogate pair")
+            refuse(f"holds the string {shown(value)}, which contains a NUL or half of a surrogate pair")

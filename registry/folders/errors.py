@@ -26,7 +26,7 @@ def unwritable(place: Path, problem: OSError) -> RegistryError:
     """The error for a failed write at ``place``."""
     if problem.errno in FULL:
         return UnavailableError(
-            f"There is no space left for {place}; free some or choose another disk.", code="disk_full"
+            f"There is no space left for {place}; free some space or choose another disk.", code="disk_full"
         )
     if problem.errno in FORBIDDEN:
         return NotAllowedError(f"{place} can't be written: {reason(problem)}; choose another folder.", code="read_only")
@@ -72,8 +72,8 @@ def unusable(folder: Path, problem: OSError) -> RegistryError:
         )
     if problem.errno in FORBIDDEN:
         return NotAllowedError(
-            f"The folder {folder} can't be used as needed ({why}): give this user the right to read and write in it, "
-            "or use a registry in another folder.",
+            f"The folder {folder} can't be used ({why}): give this user permission to read and write in it, or use a "
+            "registry in another folder.",
             code="read_only",
         )
     return UnavailableError(f"The folder {folder} can't be used ({why}): check its disk or mount, and run this again.")

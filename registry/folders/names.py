@@ -46,7 +46,7 @@ def check_name(name: str, error: type[RegistryError]) -> str:
 def _broken(part: str) -> str | None:
     """The rule that a path component violates."""
     if len(part.encode("utf-8")) > MAX_COMPONENT:
-        return f"{_shown(part)} has more than {MAX_COMPONENT} bytes, and no folder holds such a name"
+        return f"{_shown(part)} has more than {MAX_COMPONENT} bytes, which file systems don't support"
     if part.endswith((".", " ")):
         return f"{_shown(part)} ends with a dot or a blank, which some systems cut off"
     if _DEVICE.fullmatch(part):
@@ -75,8 +75,8 @@ def check_together(names: Iterable[str], error: type[RegistryError]) -> None:
             raise _same(other, name, error)
     for key in sorted(files.keys() & folders.keys()):
         raise error(
-            f"Files {_shown(files[key])} and {_shown(folders[key][1])} can't be in one folder: the first is a file "
-            "where the second needs a folder; rename one of them.",
+            f"Files {_shown(files[key])} and {_shown(folders[key][1])} can't be in one folder: the first is a file, "
+            "but the second needs a folder of that name; rename one of them.",
             code="bad_config",
         )
 

@@ -29,7 +29,7 @@ from registry.reference import check_adapter_name
 from registry.schemas import LeftOut
 
 NO_ADAPTER: Final = "no adapter in it"
-_ITSELF: Final = "an adapter itself, but nesting begins below the folder that is given"
+_ITSELF: Final = "an adapter itself, but only folders below the given one are published"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesti
     """
     root = TreePath.parse(base)
     if not root.is_base:
-        raise UsageError(f"publish -r takes a base model, {root.base}; nesting gives the rest.")
+        raise UsageError(f"publish -r takes a base model, here {root.base}; the nesting gives the rest of the paths.")
     for name in rename.values():
         check_adapter_name(name)
     walk = _Walk(folder, rename)
@@ -77,8 +77,8 @@ def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesti
         nodes = list(walk.below(folder, "", root))
     if unknown := sorted(rename.keys() - {node.place for node in nodes}):
         raise UsageError(
-            f"--rename names {unknown[0]!r}, which is no folder of an adapter in {folder}: its place below that "
-            "folder is expected, such as support/French."
+            f"--rename names {unknown[0]!r}, which is not an adapter's folder in {folder}: a path below that folder is "
+            "expected, such as support/French."
         )
     if not nodes:
         raise _nothing(folder, base)
@@ -88,12 +88,12 @@ def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesti
 def _nothing(folder: Path, base: str) -> RegistryError:
     if (folder / ADAPTER_CONFIG).is_file():
         return InvalidAdapterError(
-            f"{folder} is one adapter and holds no other; publish it by its path, without -r: "
-            f"registry publish {folder} {base}/NAME.",
+            f"{folder} is one adapter without nested ones; publish it by its path, without -r: registry publish "
+            f"{folder} {base}/NAME.",
             code="missing_file",
         )
     return checkpoints_alone(folder) or InvalidAdapterError(
-        f"{folder} holds no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are expected.",
+        f"{folder} contains no folder with {ADAPTER_CONFIG}; folders of adapters, nested as their paths, are expected.",
         code="missing_file",
     )
 
@@ -142,7 +142,10 @@ class _Walk:
                 path = TreePath.parse(f"{above}/{check_adapter_name(self.rename.get(place, last))}")
                 other = self.taken.setdefault(path, folder)
                 if other != folder:
-                    path, problem = None, problem or UsageError(f"{path} is the path of {other} already: rename one.")
+                    path, problem = (
+                        None,
+                        problem or UsageError(f"{path} is already the path of {other}: rename one of them."),
+                    )
             except UsageError as wrong:
                 problem = problem or _bad_name(place, last, wrong)
         return Node(folder, place, path, outer or None, problem)
@@ -155,8 +158,8 @@ def _group(folder: Path) -> InvalidAdapterError:
         names = sorted(one.name for one in below if folder_reason(one) == ANOTHER_ADAPTER)
     listed = f" ({', '.join(names)})" if names else ""
     return InvalidAdapterError(
-        f"{folder} holds adapters in folders below it{listed} but no {ADAPTER_CONFIG} itself; every "
-        "folder on the way down is one adapter. Move them up, or publish each by its own path, such as "
+        f"{folder} contains adapters in folders below it{listed} but no {ADAPTER_CONFIG} itself; every folder on "
+        "the way down must be one adapter. Move them up, or publish each by its own path, such as "
         f"`registry publish {folder / next(iter(names), 'NAME')} PATH`.",
         code="missing_file",
     )
@@ -164,8 +167,8 @@ def _group(folder: Path) -> InvalidAdapterError:
 
 def _no_adapter(folder: Path) -> InvalidAdapterError:
     return InvalidAdapterError(
-        f"{folder} holds weights but no {ADAPTER_CONFIG}: it is no adapter. A whole model is added by `registry base "
-        "add`.",
+        f"{folder} contains weights but no {ADAPTER_CONFIG}: it is not an adapter. Add a whole model with `registry "
+        "base add`.",
         code="missing_file",
     )
 

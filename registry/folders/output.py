@@ -58,7 +58,7 @@ def receipt_of_rendering(place: Path, rendering: str, size: int, progress: Progr
         return None
     if receipt.rendering != rendering:
         return None
-    progress.begin("Checking what is there", size)
+    progress.begin("Checking existing files", size)
     return receipt if all(file_is_right(place, file, progress) for file in receipt.files) else None
 
 
@@ -82,8 +82,8 @@ def already_there(
         _replace_receipt(place, receipt)
     except OSError as problem:  # such as another user's folder
         told = (
-            f"The receipt in {place} goes on saying {there.reference} of {there.registry}, for which the same files "
-            f"were fetched before: it can't be written ({reason(problem)})."
+            f"The receipt in {place} still says {there.reference} of {there.registry}, for which the same files were "
+            f"fetched before: it can't be updated ({reason(problem)})."
         )
         return answer.model_copy(update={"notices": (*answer.notices, told)})
     return answer
@@ -142,18 +142,20 @@ def _may_fill(place: Path, *, force: bool) -> bool:
         receipt = read_receipt(place)
     except (NotFoundError, IntegrityError):
         raise ConflictError(
-            f"{place} holds files that no fetch wrote; choose a folder that is absent or empty.", code="folder_taken"
+            f"{place} contains files that were not written by fetch; choose a folder that is absent or empty.",
+            code="folder_taken",
         ) from None
     foreign = sorted(names - {RECEIPT, *(file.path for file in receipt.files)})
     if not force:
         raise ConflictError(
-            f"{place} holds something else, {receipt.reference} as {receipt.kind} or a changed copy of it; "
-            "--force replaces what an earlier fetch wrote.",
+            f"{place} contains something else, {receipt.reference} as {receipt.kind} or a changed copy of it; --force "
+            "replaces what an earlier fetch wrote.",
             code="folder_taken",
         )
     if foreign:
         raise ConflictError(
-            f"{place} holds {foreign[0]!r}, which no fetch wrote, so --force can't replace the folder; move it away.",
+            f"{place} contains {foreign[0]!r}, which was not written by fetch, so --force can't replace the folder; "
+            "move that file away.",
             code="folder_taken",
         )
     return True
@@ -189,5 +191,6 @@ def _check_space(place: Path, size: int) -> None:
     free = shutil.disk_usage(place.parent).free
     if free < size:
         raise UnavailableError(
-            f"{place} needs {size} bytes and {free} are free; free some or choose another disk.", code="disk_full"
+            f"{place} needs {size} bytes, but only {free} are free; free some space or choose another disk.",
+            code="disk_full",
         )

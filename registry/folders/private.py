@@ -24,8 +24,8 @@ def make_private(folder: Path, files: Iterable[Path]) -> None:
             _close(place)
     except OSError as error:
         raise NotAllowedError(
-            f"The folder {folder} can't be closed to other users ({reason(error)}), and a registry with tokens has to "
-            "be: let its owner do this.",
+            f"The folder {folder} can't be closed to other users ({reason(error)}), which a registry with tokens "
+            "requires: run this as its owner.",
             code="read_only",
         ) from error
 

@@ -18,7 +18,7 @@ from registry.folders.scan import RECEIPT
 from registry.schemas import DerivedFrom, LeftOut
 from registry.schemas.receipt import Receipt
 
-_UNREADABLE = "receipt of a fetch that can't be read: what it says is not kept"
+_UNREADABLE = "receipt of a fetch that can't be read: its content is not recorded"
 
 
 def derived_from(

@@ -87,7 +87,7 @@ def _scan(folder: Path, error: type[RegistryError]) -> Folder:
             leave(path, found)
         if len(files) > MAX_FILES:
             raise error(
-                f"{folder} holds more than {MAX_FILES} files; publish the folder of one model.", code="bad_config"
+                f"{folder} contains more than {MAX_FILES} files; publish the folder of one model.", code="bad_config"
             )
     files.sort(key=lambda found: found.path)
     check_together((found.path for found in files), error)
@@ -161,7 +161,7 @@ def checkpoints_alone(folder: Path) -> InvalidAdapterError | None:
 
 def _only_checkpoints(where: str, checkpoints: Iterable[str]) -> InvalidAdapterError:
     return InvalidAdapterError(
-        f"{where} holds only trainer checkpoints: {', '.join(checkpoints)}. Publish one of these folders.",
+        f"{where} contains only trainer checkpoints: {', '.join(checkpoints)}. Publish one of these folders.",
         code="checkpoint_folders",
     )
 
@@ -207,7 +207,7 @@ def _behind_link(path: Path, root: Path, error: type[RegistryError]) -> Path:
     """The target of a link; allowed only into the blobs of the Hub cache that the folder is a snapshot of."""
     target = path.resolve()
     if not target.exists():
-        raise error(f"{path} is a symbolic link to nothing; restore the file or remove the link.", code="link_outside")
+        raise error(f"{path} is a broken symbolic link; restore the file or remove the link.", code="link_outside")
     blobs = root.parent.parent / "blobs"
     if root.parent.name == "snapshots" and blobs.is_dir() and target.is_relative_to(blobs.resolve()):
         return target
@@ -231,7 +231,9 @@ def sort_names(names: Iterable[str], error: type[RegistryError]) -> tuple[list[s
     listed = sorted(names)
     for name in listed:
         if not {"", ".", ".."}.isdisjoint(name.split("/")):
-            raise error(f"File name {name!r} leads out of its folder; it is not taken.", code="path_traversal")
+            raise error(
+                f"File name {name!r} leads out of its folder; such files are not published.", code="path_traversal"
+            )
     others = _others(listed)
     taken: list[str] = []
     left_out: dict[str, str] = {}

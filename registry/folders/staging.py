@@ -131,7 +131,8 @@ def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
         except OSError as problem:
             if problem.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise ConflictError(
-                    f"{place} was filled by something else meanwhile; fetch into another folder.", code="folder_taken"
+                    f"{place} was filled by another process in the meantime; fetch into another folder.",
+                    code="folder_taken",
                 ) from problem
             raise
     sync_folder(place.parent)

@@ -88,18 +88,18 @@ class Access:
             if not is_loopback(host):
                 # DNS rebinding: a page of another host can make a local browser use a name that resolves to loopback.
                 raise NotAllowedError(
-                    f"This registry is open to its own machine only, and was asked for by the name {host[:64]!r}: "
-                    "ask for it as localhost, or make a token."
+                    "This registry has no tokens and is open to its own machine only, and was addressed as "
+                    f"{host[:64]!r}: address it as localhost, or create a token."
                 )
             if any(name in request.headers for name in _PROXY_HEADERS):
                 raise NotAllowedError(
-                    "This registry is open to its own machine only, and was asked through a proxy, which may speak for "
-                    "anybody: make a token."
+                    "This registry has no tokens and is open to its own machine only, and the request came through a "
+                    "proxy, which may forward anyone's requests: create a token."
                 )
             return Principal("local", UNLIMITED, source=source)
         raise NotAllowedError(
-            "This registry needs a token: `registry login URL` keeps one, REGISTRY_TOKEN gives one to "
-            "the registry that REGISTRY_URL names.",
+            "This registry needs a token: store one with `registry login URL`, or set REGISTRY_TOKEN for the "
+            "registry at REGISTRY_URL.",
             code="bad_token",
         )
 
@@ -153,7 +153,7 @@ class DenialLog:
         try:
             self._record(who, f"{request.method} {route_of(request.scope)}", error)
         except RegistryError as problem:
-            log.warning("a refusal could not be noted: %s", problem)
+            log.warning("a refusal could not be recorded: %s", problem)
 
     def _within_limits(self, who: str) -> bool:
         now = time.monotonic()

@@ -67,12 +67,12 @@ def _check_query(request: Request) -> None:
     for name, value in items:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
-            raise MalformedError(f"The query parameter {name[:64]!r} is not one of this route, which knows {names}.")
+            raise MalformedError(f"The query parameter {name[:64]!r} is unknown at this route, which accepts {names}.")
         if given.count(name) > 1:
             raise MalformedError(f"The query parameter {name} is given {given.count(name)} times, once is expected.")
         if not is_plain(value):
             raise MalformedError(
-                f"The query parameter {name} holds a NUL or a broken character, plain text is expected."
+                f"The query parameter {name} contains a NUL or an invalid character, plain text is expected."
             )
 
 

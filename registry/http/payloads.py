@@ -94,5 +94,7 @@ _NO_BRACKETS: Final = bytes(sorted(set(range(256)) - set(b"[]{}")))
 
 
 def _too_deep() -> UnavailableError:
-    sentence = f"The body is nested deeper than {DEPTH} levels, or its brackets don't match: send less deep JSON."
+    sentence = (
+        f"The body is nested deeper than {DEPTH} levels, or its brackets don't match: send JSON with fewer levels."
+    )
     return UnavailableError(sentence, code="too_large")

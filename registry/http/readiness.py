@@ -50,7 +50,9 @@ class _Check:
         await asyncio.wait({going}, timeout=max(0.0, self._since + _TIMEOUT - clock()))
         if going.done():
             return going.result()
-        return UnavailableError(f"It has not answered for {clock() - self._since:.0f} seconds: see that it runs.")
+        return UnavailableError(
+            f"It has not answered for {clock() - self._since:.0f} seconds: check that it is running."
+        )
 
     async def _ask(self) -> RegistryError | None:
         try:

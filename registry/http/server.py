@@ -78,7 +78,8 @@ def allowed_access(host: str, anonymous: Literal["none", "read"], *, embedded: b
     if not has_tokens:
         where = f"{host}, which others can reach," if not is_loopback(host) else host
         raise NotAllowedError(
-            f"The registry has no tokens, so it is not served on {where} where nobody could prove who they are: make "
-            "one with `registry token create --role admin`, or let everybody read with --anonymous read."
+            f"The registry has no tokens, so it is not served on {where} where requests could not be authenticated: "
+            "create one with `registry token create --role admin`, or allow reading without a token with --anonymous "
+            "read."
         )
     return "none"

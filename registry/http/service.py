@@ -93,7 +93,7 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> S
         metrics=Metrics(partial(gauges, deployment), memory.use),
         memory=memory,
         truncations=ThreadAdmission("truncations", slots=limits.computed, timeout=limits.thread_queue_time),
-        tables=ThreadAdmission("base models to understand", slots=limits.computed, timeout=limits.thread_queue_time),
+        tables=ThreadAdmission("base models to analyse", slots=limits.computed, timeout=limits.thread_queue_time),
         runner=Runner(deployment, describe=problem),
         part_threads=CapacityLimiter(limits.parts),
     )

@@ -29,7 +29,7 @@ from registry.schemas.protocol import Problem
 
 What = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
 COMMIT: Final = "X-Repo-Commit"
-_HOW_TO_ASK: Final = " Clients of the Hub take the token from HF_TOKEN."
+_HOW_TO_ASK: Final = " Hub clients read the token from HF_TOKEN."
 _NAMING: Final = frozenset({"name", "path"})  # path parameters of routes that may name a repo
 _MOST_TOPIC: Final = 256  # characters
 

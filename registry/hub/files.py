@@ -36,8 +36,8 @@ def _bytes(query: RepoQuery, pinned: Pinned) -> Response:
     def check(rendering: str) -> None:
         if rendering != pinned.rendering:
             raise UnavailableError(
-                f"The commit {pinned.commit} can't be made here now: its bytes were kept, or are made, by another "
-                "arithmetic. Try again in a moment.",
+                f"The commit {pinned.commit} can't be served here now: its bytes were stored, or are computed, with "
+                "another arithmetic. Try again in a moment.",
                 code="numerics",
             )
 

@@ -36,7 +36,7 @@ def whoami(registry: RequestRegistry) -> JSONResponse:
     """
     who = registry.deployment.principal
     if who.token is None:
-        raise NotAllowedError("No token was given, so there is nobody to name.", code="bad_token")
+        raise NotAllowedError("No token was given, so there is no user to name.", code="bad_token")
     return JSONResponse(
         {
             "type": "user",
@@ -145,7 +145,7 @@ def commits(query: RepoQueryParam) -> JSONResponse:
     """The history of a repo, newest first."""
     limit, cursor = query.limit(_COMMITS), query.request.query_params.get("cursor")
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise UsageError(f"The cursor {cursor[:32]!r} is not one of this list: follow its Link header.")
+        raise UsageError(f"The cursor {cursor[:32]!r} does not belong to this list: follow its Link header.")
     below = None if cursor is None else int(cursor)
     with query.deployment.read() as session:
         repo = query.repo(session)

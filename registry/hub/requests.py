@@ -84,8 +84,8 @@ class RepoQuery:
         found = unquote(b"".join(segments).decode("ascii", "replace"))
         if found != self.request.path_params["revision"]:
             sentence = (
-                f"{self.repo_id} has no revision {found[:96]!r}: names of revisions hold no slash, and the slashes "
-                "before them are not encoded."
+                f"{self.repo_id} has no revision {found[:96]!r}: names of revisions contain no slash, and the slashes "
+                "before them must not be encoded."
             )
             raise MissingError(sentence, "RevisionNotFound")
         return found
@@ -111,7 +111,7 @@ class RepoQuery:
         if given is None:
             return most
         if not given.isascii() or not given.isdigit() or len(given) > 9 or int(given) == 0:
-            raise UsageError(f"The limit is {given[:32]!r}, and a number from 1 is expected.")
+            raise UsageError(f"The limit is {given[:32]!r}, but 1 or more is expected.")
         return min(int(given), most)
 
     def next_page(self, cursor: str, *, commit: str | None = None) -> dict[str, str]:

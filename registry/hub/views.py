@@ -54,7 +54,10 @@ def no_writing(request: Request) -> None:
 
 def _nothing_at(request: Request) -> str:
     address = f"{request.method} {request.url.path[:256]}"
-    return f"There is nothing at {address}: the view is read-only, and has models only."
+    return (
+        f"{address} is not supported: the Hub views are read-only and serve models by repo id. List models with "
+        "`registry tree` or `registry search`, and add them with `registry publish`."
+    )
 
 
 _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (

@@ -34,7 +34,7 @@ def check_undo_alone(**options: bool) -> None:
     """Refuse options that say how to delete where a deletion is undone; raises `UsageError`, naming the first."""
     wrong = next((name for name, given in options.items() if given), None)
     if wrong is not None:
-        raise UsageError(f"--undo gives back what was deleted; leave out --{wrong.replace('_', '-')}.")
+        raise UsageError(f"--undo restores what was deleted; leave out --{wrong.replace('_', '-')}.")
 
 
 def check_order(

@@ -229,7 +229,7 @@ class Registry(ABC):
         return self._do(table.SHOW, asked(ReferenceRequest, ref=ref))
 
     def resolve(self, ref: str) -> Resolved:
-        """Which revision a reference means now."""
+        """Which revision a reference resolves to now."""
         return self._do(table.RESOLVE, asked(ReferenceRequest, ref=ref))
 
     def search(
@@ -247,7 +247,7 @@ class Registry(ABC):
         return SearchResult(revisions=self._list(table.SEARCH, request))
 
     def tag(self, ref: str, tag: str) -> Tagged:
-        """Let ``tag`` name the revision, moving it if it named another."""
+        """Point ``tag`` at the revision, moving it if it pointed at another."""
         _check_order(tag)
         return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag))
 
@@ -277,7 +277,7 @@ class Registry(ABC):
         return self._do(table.ANNOTATE, request)
 
     def events(self, *, limit: int = 100) -> tuple[Event, ...]:
-        """What was changed, newest first."""
+        """Changes made to the registry, newest first."""
         return self._list(table.EVENTS, NoRequest(), limit)
 
     def delete(self, ref: str, *, with_tags: bool = False, undo: bool = False) -> Deleted:
@@ -316,41 +316,41 @@ class Registry(ABC):
         return self._do(table.DELETE_BASE, asked(DeleteBaseRequest, name=name, recursive=recursive, dry_run=dry_run))
 
     def retract(self, ref: str, *, reason: str = "", undo: bool = False) -> Retracted:
-        """Stop handing out a revision and everything that contains it, or ``undo`` that; history stays readable."""
+        """Make a revision and everything that contains it unavailable, or ``undo`` that; the history stays readable."""
         return self._do(table.RETRACT, asked(RetractRequest, ref=ref, reason=reason, undo=undo))
 
     def retable(self, name: str, *, progress: Progress = SILENT) -> Retabled:
-        """Make the target table of a base model anew; the plans and commit ids of all its paths are others then."""
+        """Rebuild the target table of a base model, which changes the plans and commit ids of all its paths."""
         return self._do(table.RETABLE, asked(RetableRequest, base=name), progress)
 
     def protect_tag(self, base: str, pattern: str, *, remove: bool = False) -> tuple[ProtectedTag, ...]:
-        """Let only admins move the tags that match a pattern; answers with all that is protected at this base."""
+        """Let only admins move the tags that match a pattern; returns all protected patterns of this base model."""
         return self._do(table.PROTECT_TAG, asked(ProtectRequest, base=base, pattern=pattern, remove=remove))
 
     @abstractmethod
     def copy(self, ref: str, to: Transfer, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
-        """Copy a path, or a whole subtree, with its lineage into another registry; goes on where it stopped."""
+        """Copy a path, or a whole subtree, with its lineage into another registry; continues an interrupted copy."""
 
     def gc(self, *, dry_run: bool = False, progress: Progress = SILENT) -> Collected:
-        """Collect the blobs that no revision needs, past their grace period."""
+        """Delete the blobs that nothing has needed for the grace period."""
         return self._do(table.GC, asked(GcRequest, dry_run=dry_run), progress)
 
     def fsck(self, *, deep: bool = False, progress: Progress = SILENT) -> Checked:
-        """Check that every row has its blob and, ``deep``, every blob its bytes."""
+        """Check that every row has its blob and, with ``deep``, that every blob has its bytes."""
         return self._do(table.FSCK, asked(FsckRequest, deep=deep), progress)
 
     def du(self, path: str | None = None) -> Usage:
-        """What adapters and revisions take in the store: all, or those at and under ``path``."""
+        """How much storage adapters and revisions use: all, or those at and under ``path``."""
         return self._do(table.DU, asked(UsageRequest, path=path))
 
     def whoami(self) -> Identity:
-        """Who acts, with which rights, and which versions answer."""
+        """The name and rights of the caller, and the versions of both sides."""
         return self._do(table.WHOAMI, NoRequest())
 
     def create_token(
         self, role: Role, *, name: str = "", scopes: Iterable[str] = (), expires_in: int | None = None
     ) -> TokenCreated:
-        """Make a token; ``expires_in`` in seconds. Its secret is in this answer and nowhere else."""
+        """Create a token; ``expires_in`` in seconds. Its secret is only in this answer."""
         request = asked(TokenRequest, name=name, role=role, scopes=tuple(scopes), expires_in=expires_in)
         return self._do(table.CREATE_TOKEN, request)
 
@@ -359,7 +359,7 @@ class Registry(ABC):
         return self._list(table.TOKENS, NoRequest())
 
     def revoke_token(self, token: str) -> Token:
-        """Make a token, named by its id, worthless at once."""
+        """Revoke the token with this id immediately."""
         return self._do(table.REVOKE_TOKEN, asked(RevokeRequest, id=token))
 
     def artifact(
@@ -373,7 +373,7 @@ class Registry(ABC):
         uniform: bool = False,
         dtype: Dtype | None = None,
     ) -> ReadableArtifact:
-        """The files that a reference means, readable by range, without writing anything.
+        """The files that a reference stands for, readable by range, without writing anything.
 
         ``rank`` and ``max_error`` truncate a composed adapter: a cap for each module, and a bound of the relative
         Frobenius error over all of them. ``uniform`` fills it with zeros to one rank.
@@ -412,7 +412,7 @@ class Registry(ABC):
     def materialise(
         self, ref: str, *, kind: ArtifactKind = "lora", expires_in: int | None = None, progress: Progress = SILENT
     ) -> Materialised:
-        """Keep the artifact that a reference means in the store, as files that are only copied when they are read.
+        """Precompute the artifact that a reference stands for and keep it in the store for a while.
 
         ``expires_in`` in seconds; 30 days without it. What is kept already is kept for longer, and never for less.
         """
@@ -421,15 +421,15 @@ class Registry(ABC):
         )
 
     def materialisations(self, ref: str | None = None) -> tuple[Materialisation, ...]:
-        """What is kept so, by path and number: all, or at and under a path, or of one revision (``PATH@...``)."""
+        """What is materialised, by path and number: all, or at and under a path, or of one revision (``PATH@...``)."""
         return self._list(table.MATERIALISATIONS, asked(MaterialisationsRequest, ref=ref))
 
     def drop_materialisation(self, which: str, *, kind: ArtifactKind | None = None) -> tuple[Materialisation, ...]:
-        """Keep one no longer, named by its id; or all of a revision, or only its ``kind``. Answers with those."""
+        """Drop one materialisation by its id, or all of a revision, or only its ``kind``; returns what was dropped."""
         return self._do(table.DROP_MATERIALISATION, asked(DropRequest, which=which, kind=kind))
 
     def bundle(self, ref: str) -> Bundle:
-        """A path as digests, with all that composing or copying it needs."""
+        """A path as digests, with everything needed to compose or copy it."""
         return self._do(table.BUNDLE, asked(ReferenceRequest, ref=ref))
 
     def subtree(self, path: str) -> tuple[str, ...]:
@@ -437,11 +437,11 @@ class Registry(ABC):
         return self._do(table.SUBTREE, asked(PathRequest, path=path))
 
     def plan_publish(self, request: PublishRequest) -> PublishPlan:
-        """Check everything but the weights, and tell which bytes are missing."""
+        """Check everything except the weights, and report which bytes are missing."""
         return self._do(table.PLAN_PUBLISH, request)
 
     def plan_base(self, request: BaseRequest) -> BasePlan:
-        """Check everything but the weights, and tell which bytes are missing."""
+        """Check everything except the weights, and report which bytes are missing."""
         return self._do(table.PLAN_BASE, request)
 
     def commit_publish(self, commit: PublishCommit, *, progress: Progress = SILENT) -> Published:

@@ -67,7 +67,7 @@ from registry.schemas.usage import Usage, UsageRequest
 
 WHOAMI: Final = Operation(
     name="whoami", method="GET", address="/whoami", request=NoRequest, answer=Identity, right=READER, group="browse",
-    about="Who asks, with which rights.",
+    about="Who the caller is, with which rights.",
 )  # fmt: skip
 BASES: Final = Listing(
     name="list_bases", method="GET", address="/bases", request=NoRequest, answer=tuple[BaseSummary, ...],
@@ -89,7 +89,7 @@ SHOW: Final = Operation(
 )  # fmt: skip
 RESOLVE: Final = Operation(
     name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved, right=READER,
-    group="browse", refusals=(404,), about="Which revision a reference means now, and what its path is made of.",
+    group="browse", refusals=(404,), about="Which revision a reference resolves to now, and its lineage.",
 )  # fmt: skip
 SEARCH: Final = Listing(
     name="search", method="GET", address="/search", request=SearchRequest, answer=tuple[RevisionSummary, ...],
@@ -98,7 +98,7 @@ SEARCH: Final = Listing(
 )  # fmt: skip
 EVENTS: Final = Listing(
     name="events", method="GET", address="/events", request=NoRequest, answer=tuple[Event, ...], item=Event,
-    key=number_key, right=READER, group="browse", refusals=(400,), about="What was changed, newest first.",
+    key=number_key, right=READER, group="browse", refusals=(400,), about="Changes made to the registry, newest first.",
 )  # fmt: skip
 
 # Labels
@@ -106,7 +106,7 @@ EVENTS: Final = Listing(
 TAG: Final = Operation(
     name="tag", method="PUT", address="/tags", request=TagRequest, answer=Tagged,
     right=Right("writer", "path", "tag", "ref"), group="labels", refusals=(404, 409),
-    about="Let a tag name a revision.",
+    about="Point a tag at a revision.",
 )  # fmt: skip
 UNTAG: Final = Operation(
     name="untag", method="DELETE", address="/tags", request=UntagRequest, answer=Tagged,
@@ -122,12 +122,12 @@ ANNOTATE: Final = Operation(
 PROTECTED_TAGS: Final = Operation(
     name="list_protected_tags", method="GET", address="/protected-tags", request=ProtectedTagsRequest,
     answer=tuple[ProtectedTag, ...], right=READER, group="labels", refusals=(404,),
-    about="The tags of a base model's adapters that only admins move.",
+    about="The tags of a base model's adapters that only admins can move.",
 )  # fmt: skip
 PROTECT_TAG: Final = Operation(
     name="protect_tag", method="PUT", address="/protected-tags", request=ProtectRequest,
     answer=tuple[ProtectedTag, ...], right=Right("admin", "path", "protect tags", "base"), group="labels",
-    refusals=(404,), about="Protect tags by a pattern, or end that; answers with all that is protected now.",
+    refusals=(404,), about="Protect or unprotect tags by a pattern; returns all patterns that are protected now.",
 )  # fmt: skip
 
 # Tokens
@@ -139,13 +139,13 @@ TOKENS: Final = Listing(
 )  # fmt: skip
 CREATE_TOKEN: Final = Operation(
     name="create_token", method="POST", address="/tokens", request=TokenRequest, answer=TokenCreated,
-    right=Right("admin", "all", "make tokens"), group="tokens", refusals=(404,), status=201,
-    idempotent=lambda _: False, about="Make a token; its secret is in this answer and nowhere else.",
+    right=Right("admin", "all", "create tokens"), group="tokens", refusals=(404,), status=201,
+    idempotent=lambda _: False, about="Create a token; its secret is only in this response.",
 )  # fmt: skip
 REVOKE_TOKEN: Final = Operation(
     name="revoke_token", method="DELETE", address="/tokens/{id}", request=RevokeRequest, answer=Token,
     right=Right("admin", "all", "revoke tokens"), group="tokens", refusals=(404,),
-    about="Make a token worthless at once.",
+    about="Revoke a token immediately.",
 )  # fmt: skip
 
 # Publishing, and what registries say to each other
@@ -153,7 +153,7 @@ REVOKE_TOKEN: Final = Operation(
 PLAN_PUBLISH: Final = Operation(
     name="plan_publish", method="POST", address="/publishes/plan", request=PublishRequest, answer=PublishPlan,
     right=Right("writer", "path", "publish", "path"), group="publish", refusals=(404, 409, 410), slow=True,
-    about="Check everything but the weights, and tell which bytes are missing.",
+    about="Check everything except the weights, and report which bytes are missing.",
 )  # fmt: skip
 COMMIT_PUBLISH: Final = Job(
     name="commit_publish", method="POST", address="/publishes", request=PublishCommit, answer=Published,
@@ -164,7 +164,7 @@ COMMIT_PUBLISH: Final = Job(
 PLAN_BASE: Final = Operation(
     name="plan_base", method="POST", address="/bases/plan", request=BaseRequest, answer=BasePlan,
     right=Right("writer", "path", "add a base model", "name"), group="publish", refusals=(404, 409), slow=True,
-    takes_process=True, about="Check everything but the weights, and tell which bytes are missing.",
+    takes_process=True, about="Check everything except the weights, and report which bytes are missing.",
 )  # fmt: skip
 COMMIT_BASE: Final = Job(
     name="commit_base", method="POST", address="/bases", request=BaseCommit, answer=BaseAdded,
@@ -174,14 +174,14 @@ COMMIT_BASE: Final = Job(
 )  # fmt: skip
 RETABLE: Final = Job(
     name="retable", method="POST", address="/bases/retable", request=RetableRequest, answer=Retabled,
-    right=Right("admin", "path", "make its target table anew", "base"), group="publish", refusals=(404, 409),
+    right=Right("admin", "path", "rebuild its target table", "base"), group="publish", refusals=(404, 409),
     kind="retable", result="retabled",
-    about="Make the target table of a base model anew; the plans and commit ids of its paths are others then.",
+    about="Rebuild the target table of a base model, which changes the plans and commit ids of its paths.",
 )  # fmt: skip
 BUNDLE: Final = Operation(
     name="bundle", method="GET", address="/bundles", request=ReferenceRequest, answer=Bundle, right=READER,
     group="transfer", refusals=(404, 410), tagged=True, slow=True,
-    about="A path as digests, with all that composing or copying it needs.",
+    about="A path as digests, with everything needed to compose or copy it.",
 )  # fmt: skip
 SUBTREE: Final = Operation(
     name="subtree", method="GET", address="/subtree", request=PathRequest, answer=tuple[str, ...], right=READER,
@@ -193,19 +193,19 @@ SUBTREE: Final = Operation(
 MATERIALISATIONS: Final = Listing(
     name="list_materialisations", method="GET", address="/materialisations", request=MaterialisationsRequest,
     answer=tuple[Materialisation, ...], item=Materialisation, key=creation_key, right=READER, group="artifacts",
-    refusals=(404,), about="What is materialised, by path and number.",
+    refusals=(404,), about="Materialised artifacts, by path and number.",
 )  # fmt: skip
 MATERIALISE: Final = Job(
     name="materialise", method="POST", address="/materialisations", request=MaterialiseRequest, answer=Materialised,
     right=Right("writer", "path", "materialise", "ref"), group="artifacts", refusals=(404, 410),
     kind="materialise", result="materialised", creates=True,
-    about="Keep an artifact in the store, or, where it is kept already, for longer.",
+    about="Precompute an artifact and keep it in the store, or extend the time it is kept.",
 )  # fmt: skip
 DROP_MATERIALISATION: Final = Operation(
     name="drop_materialisation", method="DELETE", address="/materialisations", request=DropRequest,
     answer=tuple[Materialisation, ...], right=Right("writer", what="drop materialisations"), group="artifacts",
     refusals=(404,), idempotent=lambda _: False,
-    about="Keep one no longer, or all of a revision; answers with what is dropped.",
+    about="Drop one materialisation, or all of a revision; returns what was dropped.",
 )  # fmt: skip
 
 # Deletion. An undo has a route of its own: a service that does not know of it must not take it for another deletion.
@@ -219,7 +219,7 @@ DELETE: Final = Operation(
 UNDELETE: Final = Operation(
     name="undelete", method="POST", address="/revisions/undelete", request=UndeleteRequest, answer=Deleted,
     right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
-    about="Give back a revision that was deleted, within the grace period.",
+    about="Restore a deleted revision, within the grace period.",
 )  # fmt: skip
 DELETE_TREE: Final = Operation(
     name="delete_tree", method="DELETE", address="/tree", request=DeleteTreeRequest, answer=DeletedTree,
@@ -230,18 +230,18 @@ UNDELETE_TREE: Final = Operation(
     name="undelete_tree", method="POST", address="/tree/undelete", request=UndeleteRequest, answer=DeletedTree,
     right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
     idempotent=lambda _: False,  # once more would give back the deletion before that one
-    about="Give back what the last deletion at and under a path took away, within the grace period.",
+    about="Restore what the last deletion at and under a path removed, within the grace period.",
 )  # fmt: skip
 DELETE_BASE: Final = Operation(
     name="delete_base", method="DELETE", address="/bases", request=DeleteBaseRequest, answer=DeletedTree,
     right=Right("admin", "path", "delete a base model", "name"), group="deletions", refusals=(404, 409),
     idempotent=lambda request: request.dry_run,
-    about="Delete a base model that nothing lives below, or with all that does.",
+    about="Delete a base model without adapters, or together with all its adapters.",
 )  # fmt: skip
 UNDELETE_BASE: Final = Operation(
     name="undelete_base", method="POST", address="/bases/undelete", request=UndeleteRequest, answer=DeletedTree,
     right=Right("admin", "path", "delete a base model", "ref"), group="deletions", refusals=(404,),
-    about="Give back a base model that was deleted, with what was deleted with it, within the grace period.",
+    about="Restore a deleted base model and what was deleted with it, within the grace period.",
 )  # fmt: skip
 
 # Keeping
@@ -249,23 +249,23 @@ UNDELETE_BASE: Final = Operation(
 RETRACT: Final = Operation(
     name="retract", method="POST", address="/retractions", request=RetractRequest, answer=Retracted,
     right=Right("writer", "path", "retract", "ref"), group="keeping", refusals=(404, 409),
-    about="Stop handing out a revision and everything that contains it, or undo that.",
+    about="Make a revision and everything that contains it unavailable, or undo that.",
 )  # fmt: skip
 GC: Final = Job(
     name="gc", method="POST", address="/gc", request=GcRequest, answer=Collected,
-    right=Right("admin", "all", "collect what nothing needs"), group="keeping", kind="gc", result="collected",
-    idempotent=lambda request: request.dry_run, about="Collect the blobs that no revision needs.",
+    right=Right("admin", "all", "collect garbage"), group="keeping", kind="gc", result="collected",
+    idempotent=lambda request: request.dry_run, about="Delete the blobs that nothing needs any more.",
 )  # fmt: skip
 FSCK: Final = Job(
     name="fsck", method="POST", address="/fsck", request=FsckRequest, answer=Checked,
     right=Right("admin", "all", "check the registry"), group="keeping", kind="fsck", result="checked",
-    about="Check that every row has its blob and, where that is asked for, every blob its bytes.",
+    about="Check that every row has its blob and, if requested, that every blob has its bytes.",
 )  # fmt: skip
 
 DU: Final = Operation(
     name="du", method="GET", address="/usage", request=UsageRequest, answer=Usage, right=READER, group="keeping",
     refusals=(404,), slow=True,
-    about="What adapters and revisions take in the store, and what as many full checkpoints would take.",
+    about="How much storage adapters and revisions use, and how much as many full checkpoints would use.",
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

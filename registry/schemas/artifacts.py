@@ -17,7 +17,7 @@ class OutputFile(Schema):
 
 
 class Options(Schema):
-    """How an artifact is asked for, beside its reference."""
+    """The options of an artifact, beside its reference."""
 
     kind: ArtifactKind = "lora"
     since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
@@ -102,7 +102,7 @@ class Materialised(Schema):
 
 
 class TensorMismatch(Schema):
-    """A tensor of a fetched folder that is not what the registry gives."""
+    """A tensor of a fetched folder that differs from the registry's."""
 
     file: str
     tensor: str | None  # None: not a tensor file, or its header

@@ -36,7 +36,7 @@ class LinkEntry(Schema):
 
 
 class BaseEntry(Schema):
-    """A base model with its files and what was worked out when it was added."""
+    """A base model with its files and what was determined when it was added."""
 
     summary: BaseSummary
     files_digest: str
@@ -64,7 +64,7 @@ class ArtifactFileEntry(Schema):
 
 
 class ArtifactPlan(Schema):
-    """An artifact as the service would make it: what is needed to fetch it and to write its receipt."""
+    """An artifact as the service would compute it: what is needed to fetch it and to write its receipt."""
 
     reference: str  # PATH@N
     kind: ArtifactKind

@@ -21,7 +21,7 @@ OperationState = Literal["pending", "running", "done", "failed"]
 
 
 class OperationResult(Schema):
-    """What an operation answered; one of them is set."""
+    """The result of an operation; one of the fields is set."""
 
     published: Published | None = None
     base_added: BaseAdded | None = None
@@ -32,7 +32,7 @@ class OperationResult(Schema):
 
 
 class Operation(Schema):
-    """Work that takes longer than a request: any replica goes on with it where another one stopped."""
+    """Work that takes longer than a request; any replica continues it if another one stops."""
 
     id: str
     kind: OperationKind

@@ -51,13 +51,13 @@ class Kind:
     def check_base_dir(self) -> None:
         """Refuse ``--base-dir`` for what is not computed there; raises `UsageError`."""
         if not self.on_base_dir:
-            raise UsageError(f"--base-dir goes with --as merged, not with --as {self.name}: it is merged there.")
+            raise UsageError(f"--base-dir needs --as merged, not --as {self.name}: it is for merging on this machine.")
 
 
 def _about_composed(kind: ArtifactKind) -> dict[str, str]:
     """The options of composed adapters, as another kind refuses them."""
     return {
-        option: f"{_flag(option)} goes with --as lora, not with --as {kind}: it is about composed adapters."
+        option: f"{_flag(option)} needs --as lora, not --as {kind}: it applies to composed adapters."
         for option in ("since", "rank", "max_error", "uniform")
     }
 

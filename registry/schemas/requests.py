@@ -22,34 +22,34 @@ AtPath = Annotated[str, _AT_PATH]
 BaseName = Annotated[str, Param(min_length=1, max_length=128, examples=("llama",))]
 TagName = Annotated[str, Param(min_length=1, max_length=128, examples=("prod",))]
 Text = Annotated[str | None, Param(min_length=1, max_length=512)]
-WithTags = Annotated[bool, Param(description="Also what tags name, and the tags with it.")]
+WithTags = Annotated[bool, Param(description="Also delete revisions that have tags, and those tags.")]
 DryRun = Annotated[bool, Param(description="Only list what would be deleted.")]
 
 
 class NoRequest(Schema):
-    """Of an operation that is asked for nothing."""
+    """A request without parameters."""
 
 
 class ReferenceRequest(Schema):
-    """About one revision, or a base model."""
+    """A reference to a revision or a base model."""
 
     ref: Ref
 
 
 class PathRequest(Schema):
-    """About an adapter, or all at and under a path."""
+    """A path: an adapter, or everything at and under it."""
 
     path: AtPath
 
 
 class TreeRequest(Schema):
-    """About everything, or all at and under a path."""
+    """Everything, or everything at and under a path."""
 
     path: Annotated[str | None, _AT_PATH] = None
 
 
 class SearchRequest(Schema):
-    """Conditions, of which a revision has to meet every one that is given."""
+    """Conditions; a revision has to meet all that are given."""
 
     text: Text = None
     base: Text = None
@@ -85,12 +85,12 @@ class DeleteBaseRequest(Schema):
     """Delete a base model."""
 
     name: BaseName
-    recursive: Annotated[bool, Param(description="With every revision of its adapters.")] = False
+    recursive: Annotated[bool, Param(description="Also delete every revision of its adapters.")] = False
     dry_run: DryRun = False
 
 
 class ProtectedTagsRequest(Schema):
-    """About the protected tags of a base model's adapters."""
+    """The base model whose protected tags are listed."""
 
     base: BaseName
 
@@ -102,14 +102,14 @@ class RevokeRequest(Schema):
 
 
 class MaterialisationsRequest(Schema):
-    """About all materialisations, those of a revision, or those at and under a path."""
+    """All materialisations, those of a revision, or those at and under a path."""
 
     ref: Annotated[
         str | None,
         Param(
             min_length=1,
             max_length=512,
-            description="Only of this revision, or, without a number, a tag or a digest, at and under this path.",
+            description="Only those of this revision or, without number, tag or digest, at and under this path.",
             examples=("llama/support",),
         ),
     ] = None
@@ -125,21 +125,21 @@ class DropRequest(Schema):
 
 
 class MaterialiseRequest(Schema):
-    """Keep an artifact in the store."""
+    """Precompute an artifact and keep it in the store."""
 
     ref: str
     kind: ArtifactKind = "lora"
-    expires_in: int | None = Field(default=None, ge=1, description="seconds; 30 days where it is left out")
+    expires_in: int | None = Field(default=None, ge=1, description="In seconds; default: 30 days.")
 
 
 class GcRequest(Schema):
-    """Collect what nothing needs."""
+    """Delete stored bytes that nothing needs any more."""
 
     dry_run: bool = False
 
 
 class RetableRequest(Schema):
-    """Make the target table of a base model anew."""
+    """Rebuild the target table of a base model."""
 
     base: str
 
@@ -151,7 +151,7 @@ class FsckRequest(Schema):
 
 
 class TagRequest(Schema):
-    """Let a tag name a revision."""
+    """Point a tag at a revision."""
 
     ref: str
     tag: str
@@ -176,7 +176,7 @@ class RetractRequest(Schema):
 
 
 class UndeleteRequest(Schema):
-    """Give back what was deleted: a revision, what went last at and under a path, or a base model."""
+    """Restore what was deleted: a revision, what was last deleted at and under a path, or a base model."""
 
     ref: str
 

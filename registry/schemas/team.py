@@ -11,7 +11,7 @@ from registry.schemas.form import Schema
 
 
 class Event(Schema):
-    """Something that was changed."""
+    """A change of the registry, or a refused request."""
 
     at: datetime
     action: str
@@ -64,7 +64,7 @@ class ProtectedTag(Schema):
 
 
 class Deleted(Schema):
-    """Answer of ``delete``; its number is never given again."""
+    """Answer of ``delete``; its number is never reused."""
 
     reference: str
     digest: str
@@ -75,14 +75,14 @@ class Deleted(Schema):
 
 
 class TokenScope(Schema):
-    """A path that a token is for."""
+    """A scope of a token."""
 
     token: str  # its id
     scope: str
 
 
 class DeletedTree(Schema):
-    """Answer of ``delete -r`` and ``base delete``: what is gone, or would be, or was given back."""
+    """Answer of ``delete -r`` and ``base delete``: what was deleted, would be deleted, or was restored."""
 
     path: str
     revisions: tuple[str, ...]  # PATH@N, parents first
@@ -126,7 +126,7 @@ class Collected(Schema):
 
 
 class Damage(Schema):
-    """Something that is wrong in the store, and what it takes down."""
+    """A blob that is damaged or unreadable, and what it affects."""
 
     digest: str
     key: str
@@ -147,7 +147,7 @@ class Checked(Schema):
 
 
 class CopiedRevision(Schema):
-    """A revision that was copied; ``reference`` is what the target calls it."""
+    """A revision that was copied; ``reference`` is its reference in the target."""
 
     source: str
     reference: str

@@ -28,7 +28,7 @@ def check_text(what: str, text: str) -> str:
     if len(text) > MAX_TEXT:
         raise UsageError(f"{what} has {len(text)} characters: at most {MAX_TEXT} are expected.")
     if not is_plain(text):
-        raise UsageError(f"{what} holds a NUL or a broken character: plain text is expected.")
+        raise UsageError(f"{what} contains a NUL or an invalid character: plain text is expected.")
     return text
 
 

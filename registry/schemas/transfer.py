@@ -20,7 +20,7 @@ from registry.schemas.receipt import Receipt
 
 
 class FileClaim(Schema):
-    """A file that a client wants to add: what it says of its bytes."""
+    """A file that a client wants to add, as the client describes it."""
 
     path: str = Field(max_length=512)
     size: int = Field(ge=0)
@@ -39,7 +39,7 @@ class Origin(Schema):
 
 
 class GivenReceipt(Schema):
-    """A receipt that shows what an adapter was trained on, and how to call it in a sentence."""
+    """A receipt that shows what an adapter was trained on, and how messages refer to it."""
 
     receipt: Receipt
     words: str = Field(max_length=4096)
@@ -69,7 +69,7 @@ class PublishRequest(Schema):
 
 
 class PublishPlan(Schema):
-    """What the service makes of a request before any byte travels."""
+    """The service's answer to a request before any bytes are uploaded."""
 
     parent: str
     parent_digest: str
@@ -98,7 +98,7 @@ class BaseRequest(Schema):
 
 
 class BasePlan(Schema):
-    """What the service makes of a base model before any byte travels."""
+    """The service's answer for a base model before any bytes are uploaded."""
 
     existing: BaseSummary | None  # a base model of this name: its weights are compared by digest of its files
     missing: tuple[str, ...]

@@ -22,14 +22,14 @@ class FileEntry(Schema):
 
 
 class LeftOut(Schema):
-    """A file of the given folder that was not taken, and why."""
+    """A file of the given folder that was left out, and why."""
 
     path: str
     reason: str
 
 
 class DerivedFrom(Schema):
-    """Where weights came from, as the receipt that lay beside them said: not proven, and in no digest.
+    """The origin of weights according to the receipt beside them: not proven, and in no digest.
 
     What tells which revisions they are is left out of an answer to whom may not see the revision, or where it is not.
     """
@@ -89,7 +89,7 @@ class Retabled(Schema):
 
 
 class Retraction(Schema):
-    """Why a revision is not handed out any more, though it stays in the history."""
+    """Why a revision is unavailable; it stays in the history."""
 
     reference: str  # what was retracted: the revision itself or an ancestor
     reason: str
@@ -98,7 +98,7 @@ class Retraction(Schema):
 
 
 class CopiedFrom(Schema):
-    """The original of a copied revision, as whoever copied it says."""
+    """The original of a copied revision, as reported by the copier."""
 
     registry: str
     reference: str  # PATH@N there
@@ -202,7 +202,7 @@ class Shown(Schema):
 
 
 class Resolved(Schema):
-    """Answer of ``resolve``: which revision a reference means now, and what its path is made of."""
+    """Answer of ``resolve``: which revision a reference resolves to now, and its lineage."""
 
     reference: str
     digest: str
@@ -218,7 +218,7 @@ class SearchResult(Schema):
 
 
 class Tagged(Schema):
-    """Answer of ``tag`` and ``untag``; ``previous`` is the reference that the tag named before."""
+    """Answer of ``tag`` and ``untag``; ``previous`` is the reference that the tag pointed at before."""
 
     path: str
     tag: str

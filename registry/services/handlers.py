@@ -367,7 +367,7 @@ def _retract(deployment: Deployment, request: RetractRequest, _progress: Progres
             f"{request.ref} is a base model; only revisions of adapters can be retracted: {request.ref}/NAME@N."
         )
     if request.undo and request.reason:
-        raise UsageError("A reason says why a revision is retracted; leave it out to undo that.")
+        raise UsageError("A reason is only for a retraction; leave it out to undo one.")
 
     def work(session: Session) -> Retracted:
         row = revisions.find(session, reference)

@@ -135,8 +135,9 @@ def _not_ours(repo: Repo, path: LoadedPath, name: str, commit: str) -> NotFoundE
     if KINDS[repo.kind].is_verbatim:  # copied bytes are the same everywhere
         return _no_revision(repo, name, "no revision has this commit in this view")
     return UnavailableError(
-        f"The commit {name} is {path.reference} with bytes of another arithmetic, or another version of the registry: "
-        f"this service makes them as {commit}. Ask for {MAIN} again, or ask a service that can make them.",
+        f"The commit {name} is {path.reference} with bytes computed with another arithmetic, or another version of "
+        f"the registry: this service computes them as {commit}. Request {MAIN} again, or use a service that can "
+        "compute them.",
         code="numerics",
     )
 

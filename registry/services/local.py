@@ -77,7 +77,7 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
             raise kind(f"There is no registry in {folder}: it is a file, and a folder is expected.")
         with telling_unreadable(folder):
             if not create and not (folder / DATABASE).is_file():
-                raise NotFoundError(f"There is no registry in {folder}; `registry base add` makes one.")
+                raise NotFoundError(f"There is no registry in {folder}; `registry base add` creates one.")
         database = Database(sqlite_url(folder / DATABASE))
         if create:
             database.prepare()

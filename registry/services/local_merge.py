@@ -98,7 +98,10 @@ class LocalArithmetic:
             UnavailableError: a base file can't be read.
         """
         if options.since is not None:
-            raise UsageError("What comes after an ancestor is composed by the service, not on this machine.")
+            raise UsageError(
+                "--since can't be combined with --base-dir: the links after an ancestor are composed by the service, "
+                "not on this machine."
+            )
         blobs = _Blobs(bundle, open_blob, base)
         path = path_of(bundle)
         check_bundle(bundle, path, blobs)
@@ -183,8 +186,8 @@ class _BaseFile(FileSource):
             if is_right(self._fd):
                 return
         raise IntegrityError(
-            f"{self._hashed.path} was changed after it was checked as a file of the base model, so nothing that was "
-            "merged on it is kept; wait until nothing writes to it and run this again.",
+            f"{self._hashed.path} was changed after it was checked as a file of the base model, so the merged files "
+            "were discarded; wait until nothing writes to it and run this again.",
             code="wrong_base",
         )
 
@@ -229,7 +232,7 @@ def check_bundle(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> None:
     except (KeyError, TypeError, ValueError) as problem:
         wrong = f"a document of it is malformed ({type(problem).__name__})"
     if wrong is not None:
-        raise IntegrityError(f"What the registry says of {bundle.reference} contradicts itself: {wrong}.")
+        raise IntegrityError(f"The registry's description of {bundle.reference} is inconsistent: {wrong}.")
 
 
 def _contradictions(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> Iterator[str]:
@@ -240,12 +243,12 @@ def _contradictions(bundle: Bundle, path: LoadedPath, blobs: Blobs) -> Iterator[
         sent = (path.base.digest, above, {file.path: file.digest for file in link.files})
         shown = not link.whole and link.summary is None  # redacted: the digest is not that of this text
         if (not shown and sha256_digest(link.manifest.encode()) != link.digest) or said != sent:
-            yield f"{link.reference} is not what its digest {link.digest} says"
+            yield f"{link.reference} does not match its digest {link.digest}"
         above = link.digest
     files = {entry.path: (entry.digest, entry.size) for entry in bundle.base.files}
     if files_digest(files) != path.base.files_digest:
-        yield f"the files of {path.base.name} are not those of {path.base.files_digest}"
+        yield f"the files of {path.base.name} do not match their digest {path.base.files_digest}"
     if weights_digest(read_document(blobs, path.base.index)) != path.base.digest:
-        yield f"the tensors of {path.base.name} are not those of {path.base.digest}"
+        yield f"the tensors of {path.base.name} do not match their digest {path.base.digest}"
     if target_table(blobs, path.base).digest != path.base.table_digest:
-        yield f"the target table of {path.base.name} is not {path.base.table_digest}"
+        yield f"the target table of {path.base.name} does not match its digest {path.base.table_digest}"

@@ -58,11 +58,17 @@ def check(deployment: Deployment, request: MaterialiseRequest) -> Asked:
 
     reference = Reference.parse(request.ref)
     if not 0 < _lasts(request) <= MAX_LIFETIME:
-        raise UsageError(f"A materialisation can't last {request.expires_in} seconds: 1 second to 100 years is meant.")
+        raise UsageError(
+            f"A materialisation can't be kept for {request.expires_in} seconds: 1 second to 100 years is expected."
+        )
     if KINDS[request.kind].is_verbatim:
-        raise UsageError(f"{request.ref} as published needs no materialising: these files are stored as they are.")
+        raise UsageError(
+            f"{request.ref} as published can't be materialised: these files are already stored as they are."
+        )
     if reference.path.is_base:
-        raise UsageError(f"{request.ref} is a base model and needs no materialising: its files are stored as they are.")
+        raise UsageError(
+            f"{request.ref} is a base model and can't be materialised: its files are already stored as they are."
+        )
     return ask(deployment, request.ref, Options(kind=request.kind))
 
 

@@ -81,7 +81,7 @@ class Settings:
 SETTINGS: Final[dict[str, Setting]] = {
     "url": Setting(
         name="REGISTRY_URL",
-        meaning="Where the registry is. The option --url wins over it.",
+        meaning="The registry to use. The option --url overrides it.",
         form="a folder, or http(s)://HOST",
         default="the database and the store below, else what `registry login` chose, else the user's data folder",
         parse=str,
@@ -89,7 +89,7 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "token": Setting(
         name="REGISTRY_TOKEN",
-        meaning="Shows a registry over HTTP who asks. It is sent to the host of REGISTRY_URL and to no other.",
+        meaning="The token for a registry over HTTP. It is sent to the host of REGISTRY_URL and to no other.",
         form="the secret that `registry token create` printed",
         default="what `registry login` keeps for that host",
         parse=parse_token,
@@ -97,7 +97,7 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "author": Setting(
         name="REGISTRY_AUTHOR",
-        meaning="Who publishes: the author of new revisions and the actor in events.",
+        meaning="Your name: the author of new revisions and the actor in events.",
         form=f"a printable text of at most {MAX_AUTHOR} characters",
         default="the name of the user who is logged in",
         parse=parse_author,
@@ -111,21 +111,21 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "cache_size": Setting(
         name="REGISTRY_CACHE_SIZE",
-        meaning="How many bytes of fetched artifacts the cache keeps; the least recently used go first.",
+        meaning="The maximum size of the cache of fetched artifacts; the least recently used are removed first.",
         form="a size such as 500MB or 20GiB",
         default="20GiB",
         parse=parse_size,
     ),
     "cache": Setting(
         name="REGISTRY_CACHE",
-        meaning="How much memory `serve` takes to keep what many requests need; the least recently used goes first.",
+        meaning="The maximum memory that `serve` uses as a cache; the least recently used values are removed first.",
         form="a size such as 512MiB or 2GiB, or 0",
         default="2GiB; 0 keeps nothing but open files",
         parse=parse_size,
     ),
     "database_url": Setting(
         name="REGISTRY_DATABASE_URL",
-        meaning="The database of a team's registry: for `serve`, `db upgrade`, and for working on it in process.",
+        meaning="The database of a team's registry, for `serve`, `db upgrade` and opening it in process.",
         form="postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or sqlite:///FILE",
         default="the folder that is served has its own",
         parse=parse_database,
@@ -133,7 +133,7 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "store_url": Setting(
         name="REGISTRY_STORE_URL",
-        meaning="Where a team's registry keeps bytes; endpoint and credentials are those of the AWS_* variables.",
+        meaning="Where a team's registry stores bytes; the AWS_* variables give endpoint and credentials.",
         form="s3://BUCKET/PREFIX, or a folder that all replicas share",
         default="the folder that is served has its own",
         parse=parse_store,
@@ -141,7 +141,7 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "store_public_url": Setting(
         name="REGISTRY_STORE_PUBLIC_URL",
-        meaning="Where clients reach the S3 endpoint, where that is not AWS_ENDPOINT_URL; presigned requests go there.",
+        meaning="The address of the S3 endpoint for clients, if it is not AWS_ENDPOINT_URL; presigned requests use it.",
         form="http(s)://HOST",
         default="the endpoint that the service uses",
         parse=parse_address,
@@ -149,29 +149,28 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "proxy_blobs": Setting(
         name="REGISTRY_PROXY_BLOBS",
-        meaning="Let all bytes go through the service: for clients that can't reach the store.",
+        meaning="Send all bytes through the service, for clients that can't reach the store.",
         form="0 or 1",
         default="0: with S3, bytes go between client and bucket",
         parse=parse_switch,
     ),
     "gc_grace": Setting(
         name="REGISTRY_GC_GRACE",
-        meaning="How old bytes that nothing needs must be before `gc` collects them, and how long a delete can be "
-        "undone.",
+        meaning="How long unneeded bytes are kept before `gc` collects them, and how long a delete can be undone.",
         form="a duration such as 90d, 12h or 30m",
         default="24h",
         parse=parse_duration,
     ),
     "parents": Setting(
         name="REGISTRY_PARENTS",
-        meaning="Which adapters are taken: with proven only those whose parent is more than assumed.",
+        meaning="Which adapters are accepted: with proven, only those whose parent is more than assumed.",
         form="any or proven",
         default="any",
         parse=parse_parents,
     ),
     "trusted_proxies": Setting(
         name="REGISTRY_TRUSTED_PROXIES",
-        meaning="Proxies before the service whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+        meaning="Proxies in front of the service whose X-Forwarded-For and X-Forwarded-Proto are trusted.",
         form="addresses or networks, such as 10.0.0.7,172.16.0.0/12",
         default="none: the address of the connection is the client's",
         parse=parse_networks,
@@ -208,8 +207,8 @@ SETTINGS: Final[dict[str, Setting]] = {
 
 # Each says what it needs, so that a setting that nothing would read is not taken for one that works.
 _TOGETHER: Final = (
-    ("store_url", "database_url", "the rows that say what lies in a store are in a database"),
-    ("database_url", "store_url", "the bytes that a database tells of lie in a store"),
+    ("store_url", "database_url", "the rows that describe the contents of a store are in a database"),
+    ("database_url", "store_url", "the bytes that a database describes are in a store"),
     ("store_public_url", "store_url", "it is the address of an S3 store"),
 )
 
@@ -249,13 +248,13 @@ def _check_together(settings: Settings) -> None:
     if settings.store_url is not None and not settings.store_url.startswith("s3://"):
         raise UsageError(
             "REGISTRY_STORE_PUBLIC_URL is set, but REGISTRY_STORE_URL is the folder "
-            f"{SETTINGS['store_url'].redact(settings.store_url)}, "
-            "which clients reach through the service only; unset it."
+            f"{SETTINGS['store_url'].redact(settings.store_url)}, which clients can only reach through the service; "
+            "unset it."
         )
     if settings.proxy_blobs:
         raise UsageError(
-            "REGISTRY_PROXY_BLOBS=1 lets all bytes go through the service, so that nobody would use "
-            "REGISTRY_STORE_PUBLIC_URL; unset one of them."
+            "REGISTRY_PROXY_BLOBS=1 sends all bytes through the service, so REGISTRY_STORE_PUBLIC_URL would not be "
+            "used; unset one of them."
         )
 
 

@@ -138,8 +138,8 @@ class BlobStore:
             if (digests.digest, digests.size) != (digest, staging.size):
                 self._drop_taken(staging)
                 raise IntegrityError(
-                    f"What was uploaded is not what was announced: {digest} of {staging.size} bytes was expected, "
-                    f"{digests.digest} of {digests.size} bytes came; upload it again.",
+                    f"The upload does not match its announcement: {digest} of {staging.size} bytes was expected, "
+                    f"{digests.digest} of {digests.size} bytes was received; upload it again.",
                     code="upload_mismatch",
                 )
             if patient is not None:
@@ -306,7 +306,7 @@ class BlobStore:
         try:
             self._driver.drop_staging(staging)
         except RegistryError as error:
-            log.warning("the upload %s is left to be collected: %s", staging.key, error)
+            log.warning("the upload %s was not removed and is left to gc: %s", staging.key, error)
 
     def _commits(self, one: StagedBlob, lists: ExitStack) -> Iterator[Commit]:
         """A blob and its block list, whose writer ``lists`` closes. List first, so that no visible blob lacks it."""

@@ -69,7 +69,7 @@ def read_back(
         raise lost(driver.place) from error
     if again != found:
         raise UnavailableError(
-            f"The store {driver.place} gives other bytes each time that an upload is read back: check it and what "
-            "stands between it and this machine, and run this again."
+            f"The store {driver.place} returns different bytes each time an upload is read back: check it and the "
+            "network between it and this machine, and run this again."
         )
     return found

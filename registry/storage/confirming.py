@@ -45,8 +45,8 @@ def confirmed(look: Look[T], digest: str, place: str, *, first: Finding | None =
         before = now
     if isinstance(before, Finding):
         raise UnavailableError(
-            f"The blob {digest} can't be read from {place}, which answers otherwise each time (last: {before.what}): "
-            "check the store and what stands between it and this machine, and run this again."
+            f"The blob {digest} can't be read from {place}, which returns something different each time (last: "
+            f"{before.what}): check the store and the network between it and this machine, and run this again."
         )
     return before
 
@@ -60,5 +60,5 @@ def lost(place: str) -> UnavailableError:
     """The error for a store that lacks what it acknowledged."""
     return UnavailableError(
         f"The store {place} does not have what it acknowledged a moment ago: run this again, and check the store if "
-        "that goes on."
+        "this continues."
     )

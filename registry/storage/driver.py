@@ -35,8 +35,8 @@ def check_key(key: str) -> str:
 def key_taken(key: str, place: str) -> IntegrityError:
     """The error for a commit under the key of an existing object, which is not changed."""
     return IntegrityError(
-        f"There is an object {key} in {place} already, and objects are never overwritten: nothing was stored; "
-        "run this again, which takes another key."
+        f"There is an object {key} in {place} already, and objects are never overwritten: nothing was stored; run this "
+        "again, which uses another key."
     )
 
 

@@ -42,7 +42,9 @@ class FileReader:
             while buffer:
                 count = os.preadv(self._fd, [buffer], offset)
                 if count == 0:
-                    raise IntegrityError(f"{self._path} ends at byte {offset}, more was expected: it was cut short.")
+                    raise IntegrityError(
+                        f"{self._path} ends at byte {offset}, but more was expected: it was truncated."
+                    )
                 buffer = buffer[count:]
                 offset += count
 

@@ -54,7 +54,7 @@ class BlobReader:
         stop = offset + len(buffer)
         if offset < 0 or stop > self._size:
             raise IntegrityError(
-                f"Bytes {offset} to {stop} of the blob {self._blob.digest} were asked for, but it has {self._size}."
+                f"Bytes {offset} to {stop} of the blob {self._blob.digest} were requested, but it has {self._size}."
             )
         try:
             self._read(offset, stop, buffer)

@@ -97,12 +97,12 @@ class StagingDriver(ObjectDriver, Protocol):
 def new_staging(size: int, part_size: int) -> Staging:
     """A new upload, unknown to any store yet; raises `UsageError` if it has too many parts."""
     if size < 0 or part_size < 1:
-        raise UsageError(f"An upload of {size} bytes in parts of {part_size} makes no sense.")
+        raise UsageError(f"An upload of {size} bytes in parts of {part_size} is not possible.")
     staging = Staging(STAGING + secrets.token_hex(16), None, size, part_size)
     if staging.part_count > MOST_PARTS:
         raise UsageError(
             f"An upload of {size} bytes in parts of {part_size} has {staging.part_count} parts, at most {MOST_PARTS} "
-            f"are allowed: take parts of at least {-(-size // MOST_PARTS)} bytes."
+            f"are allowed: use parts of at least {-(-size // MOST_PARTS)} bytes."
         )
     return staging
 
@@ -114,11 +114,11 @@ def whole_part(staging: Staging, number: int, chunks: Iterable[bytes]) -> Iterat
     for chunk in chunks:
         count += len(chunk)
         if count > length:
-            raise UsageError(f"Part {number} of this upload has more than its {length} bytes: nothing of it was kept.")
+            raise UsageError(f"Part {number} of this upload has more than its {length} bytes: none of it was stored.")
         yield chunk
     if count < length:
         raise UsageError(
-            f"Part {number} of this upload has {count} bytes instead of {length}: nothing was kept; send it again."
+            f"Part {number} of this upload has {count} bytes instead of {length}: nothing was stored; send it again."
         )
 
 
@@ -143,6 +143,6 @@ def require_parts(staging: Staging, there: Mapping[int, int]) -> None:
 def staging_gone(staging: Staging) -> NotFoundError:
     """The error for an upload that was finished, dropped or collected."""
     return NotFoundError(
-        f"There is no upload {staging.key.removeprefix(STAGING)}: it was finished, dropped, or forgotten for too long; "
-        "begin the upload again."
+        f"There is no upload {staging.key.removeprefix(STAGING)}: it was finished, dropped, or has expired; start the "
+        "upload again."
     )

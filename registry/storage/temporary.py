@@ -123,8 +123,8 @@ def _lock(fd: int, folder: Path) -> bool:
     except OSError as error:
         if error.errno in _NO_LOCKS:
             raise UnavailableError(
-                f"The file system of {folder.parent} can't lock files, so writers can't be told from dead ones: "
-                "keep the registry on a local disk, or use a server with an object store."
+                f"The file system of {folder.parent} can't lock files, so running writers can't be told from dead "
+                "ones: keep the registry on a local disk, or use a server with an object store."
             ) from error
         if error.errno == errno.EBADF:  # on a network file system, for a file opened read-only
             return False

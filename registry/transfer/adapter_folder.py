@@ -61,8 +61,8 @@ class AdapterFolder:
         """
         if files[ADAPTER_CONFIG][0] != sha256_digest(self.config):
             raise InvalidAdapterError(
-                f"{ADAPTER_CONFIG} is not the one that was checked before: the file was changed meanwhile. Wait until "
-                "nothing writes to it and add it again.",
+                f"{ADAPTER_CONFIG} is not the one that was checked before: the file was changed in the meantime. Wait "
+                "until nothing writes to it and add it again.",
                 code="bad_config",
             )
         self.given.check(files)

@@ -27,11 +27,15 @@ def check_claims(files: Iterable[FileClaim], error: type[RegistryError]) -> dict
     for claim in files:
         _check_name(claim.path, error)
         if not is_digest(claim.digest):
-            raise UsageError(f"{shown(claim.digest)} is not the digest of {claim.path}: sha256: and 64 hex digits are.")
+            raise UsageError(
+                f"{shown(claim.digest)} is not the digest of {claim.path}: sha256: and 64 hex digits are expected."
+            )
         if claim.path in found:
             raise UsageError(f"The file {claim.path} is named twice; once is expected.")
         if sizes.setdefault(claim.digest, claim.size) != claim.size:
-            raise UsageError(f"{claim.digest} is named with {sizes[claim.digest]} and with {claim.size} bytes.")
+            raise UsageError(
+                f"{claim.digest} is given with {sizes[claim.digest]} and with {claim.size} bytes; one size is expected."
+            )
         found[claim.path] = claim
     if len(found) > MAX_FILES:
         raise error(f"{len(found)} files are named, at most {MAX_FILES} are expected.", code="bad_config")
@@ -47,7 +51,7 @@ def _check_name(path: str, error: type[RegistryError]) -> None:
     reason = reason_by_name(parts[-1]) or ("hidden" if any(part.startswith(".") for part in parts) else None)
     if reason is not None:
         raise error(
-            f"File {shown(path)} does not belong to what is added ({reason}); leave it out.",
+            f"File {shown(path)} can't be added ({reason}); leave it out.",
             code="pickle" if reason == "pickle" else "bad_config",
         )
 
@@ -60,7 +64,7 @@ def check_document(claims: Mapping[str, FileClaim], path: str, data: bytes) -> N
     """
     claim = claims.get(path)
     if claim is None or (claim.digest, claim.size) != (sha256_digest(data), len(data)):
-        raise UsageError(f"The content of {path} does not have the digest that is named for it; send both anew.")
+        raise UsageError(f"The content of {path} does not match the digest given for it; send both again.")
 
 
 class Head(BytesSource):
@@ -78,8 +82,8 @@ class Head(BytesSource):
         """The error for an incomplete header."""
         del start  # a header is read from its beginning
         return self._error(
-            f"{self._what} is not a valid safetensors file: of its header {len(self._data)} bytes were sent, and "
-            f"it says that it has {stop}. Save it again with safetensors.",
+            f"{self._what} is not a valid safetensors file: {len(self._data)} bytes of its header were sent, but it "
+            f"says that it has {stop}. Save it again with safetensors.",
             code="bad_safetensors",
         )
 
@@ -100,8 +104,8 @@ class SameHead:
         expected = self._expected[offset : offset + len(chunk)]
         if expected and chunk[: len(expected)] != expected:
             raise self._error(
-                f"The header of {self._path} is not the one that was checked before: the file was changed meanwhile. "
-                "Wait until nothing writes to it and add it again.",
+                f"The header of {self._path} is not the one that was checked before: the file was changed in the "
+                "meantime. Wait until nothing writes to it and add it again.",
                 code="bad_safetensors",
             )
 
@@ -118,6 +122,10 @@ def _check_reference(text: str) -> None:
     try:
         reference = Reference.parse(text)
     except RegistryError as problem:
-        raise UsageError(f"What the adapter or model is derived from is no reference: {problem}") from None
+        raise UsageError(
+            f"The source that the adapter or model is derived from is not a reference: {problem}"
+        ) from None
     if reference.number is None and not (reference.path.is_base and reference == Reference(reference.path)):
-        raise UsageError(f"What the adapter or model is derived from is PATH@N or a base model, and not {text!r}.")
+        raise UsageError(
+            f"The source that the adapter or model is derived from is {text!r}, but PATH@N or a base model is expected."
+        )

@@ -59,7 +59,7 @@ def check_plan(folder: Path, receipt: Receipt, plan_digest: str) -> None:
     """Check that the registry's plan is the receipt's; raises `IntegrityError` (``verify_failed``)."""
     if plan_digest != receipt.plan_digest:
         raise IntegrityError(
-            f"The receipt in {folder} says the plan {receipt.plan_digest}, but the registry's plan for "
+            f"The receipt in {folder} gives the plan {receipt.plan_digest}, but the registry's plan for "
             f"{receipt.reference} is {plan_digest}: the base's files differ, or the receipt was changed.",
             code="verify_failed",
         )
@@ -162,7 +162,7 @@ def _compare_tensors(
             at += len(chunk)
             progress.advance(len(chunk))
         if not comparison.close:
-            reason = "differs by more than another arithmetic may round"
+            reason = "differs by more than rounding on another machine explains"
             yield TensorMismatch(file=file.path, tensor=entry.name, reason=reason)
 
 

@@ -65,7 +65,7 @@ def copy(source: Source, ref: str, target: Transfer, *, recursive: bool, progres
     if not isinstance(target, Target):
         raise TypeError(f"a {type(target).__name__} is no registry to copy into")
     if source.url == target.url:
-        raise UsageError(f"{source.url} is the source and the target; name another registry with --to.")
+        raise UsageError(f"{source.url} is both the source and the target; give another registry with --to.")
     chosen = _choose(source, ref, recursive=recursive)
     blobs = SourceBlobs(source, chosen.base.reference, progress)
     base_created = _copy_base(source, target, chosen.base.base, blobs, progress)
@@ -104,7 +104,7 @@ class _Chosen:
 def _choose(source: Source, ref: str, *, recursive: bool) -> _Chosen:
     reference = Reference.parse(ref)
     if recursive and reference != Reference(reference.path):
-        raise UsageError(f"{ref} names one revision, but -r copies all revisions at and under a path: give the path.")
+        raise UsageError(f"{ref} names one revision, but -r copies all revisions at and under a path: give a path.")
     wanted = source.subtree(ref) if recursive else (ref,)
     links: dict[str, LinkEntry] = {}
     parents: dict[str, str] = {}
@@ -172,8 +172,8 @@ def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlo
     )
     if (added.base.digest, added.base.table_digest) != (summary.digest, summary.table_digest):
         raise IntegrityError(
-            f"Base model {summary.name} came out with other digests in {target.url}: weights {added.base.digest} and "
-            f"table {added.base.table_digest} instead of {summary.digest} and {summary.table_digest}.",
+            f"Base model {summary.name} has other digests in {target.url}: weights {added.base.digest} and table "
+            f"{added.base.table_digest} instead of {summary.digest} and {summary.table_digest}.",
             code="wrong_base",
         )
     return added.created
@@ -232,14 +232,14 @@ class _Revisions:
             if not self.chosen.recursive:
                 raise
             self._left.add(link.reference)
-            self.notices.append(f"{link.reference} was not copied, nor what stands on it: {error}")
+            self.notices.append(f"{link.reference} and everything trained on it was not copied: {error}")
             return None
 
     def _publish(self, path: str, link: LinkEntry) -> RevisionSummary | None:
         """Publish at the target; None: the target's token may not write this ancestor, which has to exist there."""
         if link.summary is None:
             raise NotAllowedError(
-                f"{link.reference} belongs to the lineage, but this token may not see who made it and when, and "
+                f"{link.reference} belongs to the lineage, but this token may not see its author and date, and "
                 f"{self.target.url} does not have it: copy with a token for {path}, or copy that adapter first."
             )
         request = self._request(path, link, link.summary)
@@ -257,11 +257,12 @@ class _Revisions:
         ).revision
         if published.digest != link.digest:
             raise IntegrityError(
-                f"{link.reference} came out as {published.digest} in {self.target.url}, but it is {link.digest}."
+                f"{link.reference} has the digest {published.digest} in {self.target.url}, but {link.digest} is "
+                "expected."
             )
         theirs = (
-            f"{self.target.url} calls {published.author} the author of what this token copies: only an admin's copies "
-            "keep author and date; those of the originals are shown beside."
+            f"{self.target.url} records {published.author} as the author of these copies: only copies made with an "
+            "admin's token keep author and date; those of the originals are recorded beside them."
         )
         if published.author != link.summary.author and theirs not in self.notices:
             self.notices.append(theirs)
@@ -302,8 +303,8 @@ class _Revisions:
                 continue
             if holder is not None:
                 self.notices.append(
-                    f"The tag {path}@{tag} names {holder} in {self.target.url} and stays there; "
-                    f"`registry tag {reference} {tag}` moves it."
+                    f"The tag {path}@{tag} points at {holder} in {self.target.url} and was not moved; `registry tag "
+                    f"{reference} {tag}` moves it."
                 )
                 continue
             try:

@@ -67,7 +67,7 @@ def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelLis
     names = sorted(paths)
     weights = {path for path in names if path.endswith(".safetensors") and "/" not in path}
     if ADAPTER_CONFIG in names and weights <= {ADAPTER_WEIGHTS}:
-        raise adapter_as_base(f"{where} holds {ADAPTER_CONFIG} and no weights of a whole model")
+        raise adapter_as_base(f"{where} contains {ADAPTER_CONFIG} but no weights of a whole model")
     config = _json(read, CONFIG)
     if config is not None and config.get("quantization_config"):
         method = config["quantization_config"]
@@ -96,7 +96,7 @@ def list_model(where: str, paths: Iterable[str], read: ReadDocument) -> ModelLis
 def adapter_as_base(what: str) -> InvalidBaseError:
     """The error for adding an adapter as a base model; ``what`` is the evidence that it is an adapter."""
     return InvalidBaseError(
-        f"{what}, so it is an adapter and not a whole model: publish it with `registry publish DIR BASE/NAME`. A base "
+        f"{what}, so it is an adapter, not a whole model: publish it with `registry publish DIR BASE/NAME`. A base "
         "model is the folder that adapters are trained on.",
         code="adapter_as_base",
     )
@@ -122,7 +122,7 @@ def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -
             return [SINGLE] if SINGLE in weights else weights
         if weights:
             raise InvalidBaseError(
-                f"{where} has {len(weights)} safetensors files and no {INDEX} that says how they go together.",
+                f"{where} has {len(weights)} safetensors files and no {INDEX} that describes them.",
                 code="bad_index",
             )
         raise InvalidBaseError(
@@ -131,7 +131,7 @@ def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -
         )
     if SINGLE in weights:
         raise InvalidBaseError(
-            f"{where} has both {SINGLE} and {INDEX}, and loaders differ in which they take; remove one.",
+            f"{where} has both {SINGLE} and {INDEX}, and loaders differ in which they use; remove one.",
             code="bad_index",
         )
     weight_map = index.get("weight_map")

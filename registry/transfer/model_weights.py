@@ -120,15 +120,15 @@ def _check_tensors(headers: Mapping[str, Header], weight_map: Mapping[str, str] 
             places[entry.name] = path
             if is_quantised(entry):
                 raise InvalidBaseError(
-                    f"Tensor {shown(entry.name)} ({entry.dtype}) belongs to quantised weights; add the model that they "
-                    "were made from.",
+                    f"Tensor {shown(entry.name)} ({entry.dtype}) belongs to quantised weights; add the model they "
+                    "were quantised from.",
                     code="quantised_base",
                 )
     if not places:
-        raise InvalidBaseError("The weight files hold no tensors.", code="missing_file")
+        raise InvalidBaseError("The weight files contain no tensors.", code="missing_file")
     if all(_ADAPTER_TENSOR.search(name) for name in places):
         first = min(places)
-        raise adapter_as_base(f"{places[first]} holds {shown(first)}, and no weight that is not an adapter's")
+        raise adapter_as_base(f"{places[first]} holds {shown(first)}, and only weights of an adapter")
     if weight_map is not None and dict(weight_map) != places:
         name = min(set(weight_map.items()) ^ set(places.items()))[0]
         raise InvalidBaseError(

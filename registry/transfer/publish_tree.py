@@ -170,8 +170,8 @@ class _Run:
         notices = []
         if model and node.above is not None and self.models.get(node.above) == model:
             notices.append(
-                f"It says that it was trained on {model}, and so does the folder {node.above} above it: if it was "
-                "trained beside that one and not on top of it, put it beside it."
+                f"It says that it was trained on {model}, and so does the folder {node.above} above it: if it was not "
+                "trained on top of that one, put it beside it."
             )
         self.tell(
             FolderOutcome(

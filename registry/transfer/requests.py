@@ -124,7 +124,7 @@ def preview(made: PublishFolder, plan: PublishPlan, registry: str, unchecked: It
     request = made.request
     if plan.digest is None or plan.rank is None or plan.parameters is None:
         raise UnavailableError(
-            f"The registry at {registry} is older than this program and can't say what it would publish; ask its "
+            f"The registry at {registry} is older than this program and does not support --dry-run here; ask its "
             "operator to upgrade it, or publish without --dry-run, folder by folder.",
             code="other_version",
         )

@@ -95,5 +95,5 @@ def own_folder(place: str | PathLike[str], what: str) -> Path:
         UsageError: it names a repository of a Hub.
     """
     if names_a_hub(place):
-        raise UsageError(f"{what} takes a folder of this machine, but {fspath(place)} is a repository of a Hub.")
+        raise UsageError(f"{what} needs a folder on this machine, but {fspath(place)} is a Hub repository.")
     return Path(place)

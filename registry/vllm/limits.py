@@ -52,9 +52,9 @@ def _unknown(config: dict[str, Any]) -> str | None:
 def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:
     """The error for a rank above the limit where no truncation is allowed."""
     return InvalidAdapterError(
-        f"{reference} has rank {rank} and vLLM takes {limit} at most; start vLLM with a larger --max-lora-rank and set "
-        "REGISTRY_VLLM_MAX_RANK to the same, or allow an error with REGISTRY_VLLM_MAX_ERROR, such as 0.05, to have "
-        "such adapters truncated.",
+        f"{reference} has rank {rank} but vLLM accepts at most {limit}; start vLLM with a larger --max-lora-rank and "
+        "set REGISTRY_VLLM_MAX_RANK to the same, or allow an error with REGISTRY_VLLM_MAX_ERROR, such as 0.05, to "
+        "have such adapters truncated.",
         code="engine_limits",
     )
 
@@ -62,6 +62,6 @@ def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:
 def too_inexact(reference: str, rank: int, limit: int, problem: AccuracyError) -> AccuracyError:
     """The error for a rank that can't be truncated within the allowed error."""
     return AccuracyError(
-        f"{reference} has rank {rank} and vLLM takes {limit} at most, which REGISTRY_VLLM_MAX_ERROR does not allow. "
+        f"{reference} has rank {rank} but vLLM accepts at most {limit}, which REGISTRY_VLLM_MAX_ERROR does not allow. "
         f"{problem}"
     )

@@ -113,7 +113,7 @@ def register() -> None:
         if any(name.startswith(_ASKED_FOR) for name in os.environ):
             raise
         # This vLLM may have nothing to do with the registry: it must start anyway.
-        LOG.error("The resolver of the adapter registry stays out: %s", problem)
+        LOG.error("The adapter registry's resolver is disabled: %s", problem)
         return
     LoRAResolver.register(RegistryResolver)
     LoRAResolverRegistry.register_resolver(NAME, RegistryResolver(Vllm(), registry.connect, settings, os.environ))

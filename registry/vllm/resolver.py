@@ -82,7 +82,7 @@ class RegistryResolver:
         except UsageError as problem:
             if not self._is_ours(base_model_name, base_of(lora_name)):
                 return None
-            malformed = UsageError(f"{lora_name!r} is no reference of the registry: {problem}", code=problem.code)
+            malformed = UsageError(f"{lora_name!r} is not a reference of the registry: {problem}", code=problem.code)
             raise self._refusal(lora_name, malformed) from problem
         if asked is None or not self._is_ours(base_model_name, asked.reference.path.base):
             return None
@@ -113,11 +113,11 @@ class RegistryResolver:
             raise self._refusal(asked.text, problem) from problem
         except OSError as problem:
             where = f" ({os.fsdecode(problem.filename)})" if isinstance(problem.filename, str | bytes) else ""
-            said = f"{asked.said} can't be made on vLLM's machine: {reason(problem)}{where}."
+            said = f"{asked.said} can't be computed on vLLM's machine: {reason(problem)}{where}."
             raise self._refusal(asked.text, UnavailableError(said)) from problem
 
     def _refusal(self, text: str, problem: RegistryError) -> Exception:
-        LOG.warning("%s is not handed to vLLM (%s): %s", text, problem.code, problem)
+        LOG.warning("%s was not loaded into vLLM (%s): %s", text, problem.code, problem)
         return self._engine.refusal(problem)
 
     def _request(self, asked: Asked) -> Any:
@@ -130,14 +130,14 @@ class RegistryResolver:
             fetched = self._fetch(registry, pinned)
         if asked.rendering not in (None, hex_of(fetched.rendering)[:DIGITS]):
             raise NotFoundError(
-                f"{asked.text} names bytes that this machine does not make of {pinned} any more; ask for "
+                f"{asked.text} names bytes that this machine no longer computes for {pinned}; ask for "
                 f"{asked.reference}."
             )
         revision = Reference.parse(pinned).number
         if revision is None:
             raise AssertionError(f"{pinned} is not a revision")
         name, number = self._names.give(asked.reference.path, revision, fetched.rendering)
-        LOG.info("%s is %s, handed to vLLM as %s from %s", asked.text, pinned, name, fetched.folder)
+        LOG.info("%s is %s, loaded into vLLM as %s from %s", asked.text, pinned, name, fetched.folder)
         return self._engine.request(name, number, fetched.folder)
 
     def _fetch(self, registry: Registry, pinned: str) -> Fetched:
@@ -171,8 +171,8 @@ class RegistryResolver:
                     _tell(pinned, rank, fetched.truncation, fetched.folder)
                 return fetched
         raise UnavailableError(
-            f"{pinned} goes from the cache as soon as it is there; raise REGISTRY_CACHE_SIZE, which other programs "
-            "use up."
+            f"{pinned} is removed from the cache as soon as it is fetched; raise REGISTRY_CACHE_SIZE, because other "
+            "programs fill the cache."
         )
 
     def _hold(self, fetched: Fetched) -> bool:

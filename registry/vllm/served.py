@@ -46,11 +46,14 @@ def served_base(model: str, settings: Settings, environ: Mapping[str, str]) -> S
         found, merged = receipt.base, receipt.reference if receipt.lineage else None
     base = said or found
     if said is not None and found is not None and said != found:
-        return Served(said, f"REGISTRY_VLLM_BASE is {said}, but vLLM serves {model}, which is of {found}; correct one.")
+        return Served(
+            said,
+            f"REGISTRY_VLLM_BASE is {said}, but vLLM serves {model}, which belongs to {found}; correct one of them.",
+        )
     if merged is not None:
         return Served(
             base,
-            f"vLLM serves {model}, which is {merged} merged, and an adapter composed from the base up would add the "
+            f"vLLM serves {model}, which is {merged} merged, so an adapter composed from the base up would add the "
             f"same deltas again; serve the base model {base}, whose repo id is {base}/_.",
         )
     return Served(base)
@@ -69,7 +72,7 @@ def _receipt(model: str) -> Receipt | None:
         return None
     except OSError as problem:
         raise IntegrityError(
-            f"Whether {model} has a receipt can't be seen: {reason(problem)}; make the folder readable."
+            f"It can't be determined whether {model} has a receipt: {reason(problem)}; make the folder readable."
         ) from problem
 
 
@@ -122,6 +125,6 @@ def _is_view(endpoint: str, url: str) -> bool:
 def untied(model: str) -> RegistryError:
     """The error if nothing shows which base model the engine serves."""
     return UsageError(
-        f"vLLM serves {model}, and nothing says which base model of the registry that is, so that no adapter of it is "
-        "handed out; set REGISTRY_VLLM_BASE to its name."
+        f"vLLM serves {model}, but it is not known which base model of the registry that is, so no adapters are "
+        "available; set REGISTRY_VLLM_BASE to its name."
     )

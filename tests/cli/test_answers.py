@@ -125,7 +125,7 @@ def test_publish_prints_the_reference_alone_first(canned: CannedRegistry, run: R
 
 def test_publishing_again_says_that_nothing_was_stored(canned: CannedRegistry, run: Run) -> None:
     canned.answers["publish"] = PUBLISHED.model_copy(update={"created": False, "bytes_stored": 0})
-    assert "nothing, the adapter had this revision already" in run("publish", "dir", "llama-1b/support/french").out
+    assert "nothing, the adapter already has this revision" in run("publish", "dir", "llama-1b/support/french").out
 
 
 def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> None:
@@ -176,8 +176,8 @@ def test_publish_keep_going_reports_every_folder(canned: CannedRegistry, run: Ru
     assert (ended.code, ended.out) == (9, "llama-1b/support/french@2\n")
     told = text_without_layout(ended.err)
     assert "refused: Old Runs (bad_name): Adapter name 'Old Runs' is not allowed" in told
-    assert "not published because of one above: Old Runs/a" in told
-    assert "4 folders: 1 published, 1 refused, 1 not published because of one above, 1 skipped." in told
+    assert "not published because its parent was not: Old Runs/a" in told
+    assert "4 folders: 1 published, 1 refused, 1 not published because its parent was not, 1 skipped." in told
     options = canned.calls[-1][2]
     assert (options["rename"], options["keep_going"], options["dry_run"]) == ({"Old Runs": "old"}, True, False)
     as_json = run("publish", "-r", "dir", "llama-1b", "--keep-going", "--json")
@@ -212,8 +212,8 @@ def test_publish_says_what_a_revision_that_is_there_did_not_take(canned: CannedR
     ended = run("publish", "dir", "llama-1b/support/french", "-m", "new")
     said = text_without_layout(ended.out + ended.err)
     assert "applied tag prod" in said
-    assert "not applied message: the revision keeps the one that it has" in said
-    assert "`registry annotate llama-1b/support/french@2 -m TEXT` gives it another message." in said
+    assert "not applied message: the revision keeps its current one" in said
+    assert "`registry annotate llama-1b/support/french@2 -m TEXT` changes its message." in said
 
 
 def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None:
@@ -317,7 +317,7 @@ def test_a_copy_names_its_original(canned: CannedRegistry, run: Run) -> None:
         "log": Log(path=copy.path, revisions=(copy,)),
         "show": SHOWN.model_copy(update={"revision": copy}),
     }
-    words = "from llama/support@7 of https://far, there by eve on 2026-03-04 05:06 UTC"
+    words = "from llama/support@7 of https://far, published there by eve on 2026-03-04 05:06 UTC"
     for said in (run("log", copy.path).out, run("show", copy.reference).out):
         assert words in text_without_layout(said)
 

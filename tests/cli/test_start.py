@@ -74,5 +74,5 @@ def test_a_client_needs_no_torch_and_no_database(shared_service: SharedService, 
     for words in (["tree", "--url", str(tmp_path)], ["serve", "--url", str(tmp_path)]):
         refused = run(*words, **there)
         assert refused.returncode == 1
-        assert "is needed for this, and it is not installed here" in refused.stderr
+        assert "is needed for this and is not installed here" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1

@@ -85,7 +85,7 @@ def test_from_nothing_to_a_working_login(anna: Person, keeper: Person, start_ser
     for one in (secret, admin, third):
         assert one not in everything
 
-    assert anna.run("logout").out == f"{service.url}  forgotten\n"
+    assert anna.run("logout").out == f"{service.url}  logged out\n"
     assert secret not in anna.kept.read_text()
     assert "tok_" not in anna.run("logout", code=3).err
 

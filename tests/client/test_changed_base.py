@@ -111,7 +111,7 @@ def test_the_file_that_was_checked_is_read_whatever_its_name_means_meanwhile(
 def test_what_is_there_already_needs_no_base(team: Team, base: Base) -> None:
     client = team.client()
     first = client.fetch("net/one", kind="merged", base_dir=base.folder)
-    at = At("Checking what is there", lambda: over(base.folder / WEIGHTS))
+    at = At("Checking existing files", lambda: over(base.folder / WEIGHTS))
     again = client.fetch("net/one", kind="merged", base_dir=base.folder, progress=at)
     assert at.done
     assert (again.fresh, again.folder, again.files) == (False, first.folder, first.files)

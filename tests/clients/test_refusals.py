@@ -10,7 +10,7 @@ from tests.clients.tree import Tree
 
 pytestmark = pytest.mark.slow
 WORTHLESS = "The token is unknown or was revoked"
-READ_ONLY = "the view is read-only, and has models only"
+READ_ONLY = "the Hub views are read-only and serve models by repo id"
 
 
 def test_hf_says_why_a_revision_is_not_there(tree: Tree, machine: NewMachine) -> None:

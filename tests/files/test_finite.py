@@ -59,7 +59,7 @@ def test_a_bad_element_is_named(dtype: str, bad: float, place: int, before: int,
     with pytest.raises(InvalidAdapterError) as caught:
         watch(entries, head + as_bytes(first) + as_bytes(second), sizes)
     assert caught.value.code == "non_finite"
-    assert f"'second' of shape (3, 4) holds NaN or infinity, first at element {[place // 4, place % 4]}" in str(
+    assert f"'second' of shape (3, 4) contains NaN or infinity, first at element {[place // 4, place % 4]}" in str(
         caught.value
     )
 

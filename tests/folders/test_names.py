@@ -15,7 +15,10 @@ from registry.transfer.claims import check_claims
 LONG = "x" * 252 + "ü" * 2  # 254 characters, 256 bytes
 
 BAD: list[tuple[Sequence[str], str]] = [
-    (["x", "x/y"], "'x' and 'x/y' can't be in one folder: the first is a file where the second needs a folder"),
+    (
+        ["x", "x/y"],
+        "'x' and 'x/y' can't be in one folder: the first is a file, but the second needs a folder of that name",
+    ),
     (["X", "x/y"], "'X' and 'x/y' can't be in one folder"),
     (["notes.md", "Notes.md"], "differ only in upper and lower case"),
     (["docs/a.md", "Docs/b.md"], "differ only in upper and lower case"),

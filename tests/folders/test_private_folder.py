@@ -94,7 +94,7 @@ def test_a_folder_of_somebody_else_gets_no_token(
         raise PermissionError(1, "Operation not permitted", str(place))
 
     monkeypatch.setattr(Path, "chmod", refused)
-    with pytest.raises(NotAllowedError, match="let its owner do this") as caught:
+    with pytest.raises(NotAllowedError, match="run this as its owner") as caught:
         registry.create_token("reader")
     assert caught.value.code == "read_only"
     assert registry.tokens() == ()

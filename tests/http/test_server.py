@@ -57,7 +57,7 @@ def test_an_address_that_is_taken_or_foreign_is_one_sentence(tmp_path: Path) -> 
         port = taken.getsockname()[1]
         with pytest.raises(UnavailableError, match=f"port {port}"):
             serve(registry, service_app, host="127.0.0.1", port=port, embedded=True)
-    with pytest.raises(UsageError, match="no address"):
+    with pytest.raises(UsageError, match="not an address"):
         listen("no such host", 0)
     with pytest.raises(UsageError, match="port"):
         listen("127.0.0.1", 70_000)

@@ -63,7 +63,7 @@ def test_ranges_of_one_file_are_planned_once(admin: httpx.Client, monkeypatch: p
 
 def test_a_truncation_that_waits_too_long_is_told_so(admin: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> Artifact:
-        raise UnavailableError("The service has too many truncations under way: try again in a moment.", code="busy")
+        raise UnavailableError("The service has too many truncations in progress: try again in a moment.", code="busy")
 
     monkeypatch.setattr("registry.http.artifacts.open_asked", never)
     for _ in range(2):

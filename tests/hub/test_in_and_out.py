@@ -88,7 +88,7 @@ def test_what_the_views_give_is_what_was_there(source: Source, tmp_path: Path, m
                 assert published.digest == original.resolve(f"llama/support@{number}").digest
             assert target.publish("hf:llama/support@stable", "llama/support").revision.number == 1
         for token in (source.scoped, "wrong", None):
-            hidden = pytest.raises(NotFoundError, match="HF_TOKEN is not one that sees it")
+            hidden = pytest.raises(NotFoundError, match="HF_TOKEN does not give access to it")
             with hub_client(monkeypatch, f"{url}/hf-published", cache, token), hidden:
                 target.publish("hf:llama/support", "llama/support")
 

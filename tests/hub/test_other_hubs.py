@@ -16,7 +16,7 @@ NOTHING = [
     "/api/models/tiny/a/xet-read-token/main", "/tiny/a/resolve/main",
 ]  # fmt: skip
 LISTS = ["/api/models", "/api/models?search=a&limit=3", "/api/datasets", "/api/spaces", "/api/models-tags-by-type"]
-READ_ONLY = "the view is read-only, and has models only."
+READ_ONLY = "add them with `registry publish`."
 
 
 def test_the_view_has_nothing_else_to_read(reader: httpx.Client) -> None:
@@ -69,7 +69,7 @@ def test_what_the_frame_refuses_has_the_form_of_the_view(service: str, reader: h
     assert_missing(reader.request("BREW", "/hf/tiny/a"), None, status=405)
     commit = sha(reader, "hf", "tiny/a")
     beyond = reader.get(f"/hf/tiny/a/resolve/{commit}/config.json", headers={"Range": "bytes=999999-"})
-    assert "holds no byte" in assert_missing(beyond, None, status=416, commit=commit)
+    assert "lies outside the file" in assert_missing(beyond, None, status=416, commit=commit)
     assert beyond.headers["content-range"].startswith("bytes */")
     for path in ("/api/v1/revisions", "/hfx"):
         answer = reader.request("DELETE", path, json={})

@@ -16,7 +16,7 @@ GIVEN: dict[str, Any] = {"since": "tiny/a@1", "dtype": "bf16", "rank": 2, "max_e
 """A value for each option."""
 
 TAKEN: dict[str, set[str]] = {"published": set(), "lora": set(GIVEN), "merged": {"dtype"}}
-ABOUT_COMPOSED = "{flag} goes with --as lora, not with --as {kind}: it is about composed adapters."
+ABOUT_COMPOSED = "{flag} needs --as lora, not --as {kind}: it applies to composed adapters."
 
 
 def test_every_kind_has_a_row() -> None:
@@ -78,5 +78,5 @@ def test_only_what_is_merged_takes_base_weights_of_a_client() -> None:
             assert kind == "merged"
             row.check_base_dir()
         else:
-            with pytest.raises(UsageError, match=f"--base-dir goes with --as merged, not with --as {kind}: "):
+            with pytest.raises(UsageError, match=f"--base-dir needs --as merged, not --as {kind}: "):
                 row.check_base_dir()

@@ -145,9 +145,9 @@ def test_a_run_that_failed_leaves_what_arrived(
     ("place", "kind", "words"),
     [
         ("hf:org/none", NotFoundError, "There is no repository org/none at http://127.0.0.1"),
-        ("hf:org/hidden", NotFoundError, "HF_TOKEN is not one that sees it"),
+        ("hf:org/hidden", NotFoundError, "HF_TOKEN does not give access to it"),
         ("hf:org/net@v9", NotFoundError, "has no revision v9"),
-        ("hf:org/gated", NotAllowedError, "org/gated at .* is gated: ask for access"),
+        ("hf:org/gated", NotAllowedError, "org/gated at .* is gated: request access"),
         ("hf:org/net@a b", UsageError, "hf:ORG/REPO or hf:ORG/REPO@REVISION is expected"),
         ("hf:", UsageError, "is expected"),
         ("hf:org/net/more", UsageError, "is expected"),
@@ -168,7 +168,10 @@ def test_tells_what_is_wrong_in_one_sentence(
 
 
 def test_without_a_network(registry: Anywhere, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with hub_client(monkeypatch, NO_CONNECTION, cache), pytest.raises(UnavailableError, match="can't be brought from"):
+    with (
+        hub_client(monkeypatch, NO_CONNECTION, cache),
+        pytest.raises(UnavailableError, match="can't be downloaded from"),
+    ):
         registry.add_base("net", "hf:org/net")
 
 
@@ -184,7 +187,7 @@ def test_offline_takes_what_the_cache_has(
     again = local.add_base("other", f"hf:org/net@{commit}").base
     assert (again.digest, again.files, again.source) == (first.digest, first.files, first.source)
     assert hub.seen == []
-    with pytest.raises(UnavailableError, match="not in the Hub's cache, and HF_HUB_OFFLINE"):
+    with pytest.raises(UnavailableError, match="not in the Hub cache, and HF_HUB_OFFLINE"):
         local.add_base("third", "hf:org/third")
 
 
@@ -235,7 +238,7 @@ def test_sends_the_token_and_takes_no_repository_where_a_folder_is_meant(
     with hub_client(monkeypatch, hub.url, cache, token="secret"):
         local.add_base("net", "hf:org/net")
     assert hub.sent_tokens == {"secret"}
-    with pytest.raises(UsageError, match="takes a folder of this machine"):
+    with pytest.raises(UsageError, match="needs a folder on this machine"):
         local.publish_tree("hf:org/net", "net")
 
 

@@ -257,7 +257,7 @@ def test_a_body_that_breaks_off_is_taken_up(store: BlobStore, blob: StoredBlob, 
 def test_ranges_outside_of_the_blob_are_refused(store: BlobStore, blob: StoredBlob) -> None:
     reader = opened(store, MemoryCache(1 << 30), blob)
     for start, stop in ((0, len(DATA) + 1), (len(DATA), len(DATA) + 1)):
-        with pytest.raises(IntegrityError, match="were asked for, but it has"):
+        with pytest.raises(IntegrityError, match="were requested, but it has"):
             read(reader, start, stop)
     assert read(reader, len(DATA), len(DATA)) == b""
 

@@ -197,7 +197,7 @@ def test_ranges_outside_the_blob_are_refused(store: BlobStore, offset: int, leng
     blob = store.put_bytes(noise(BLOCK + 1))
     with (
         store.open(blob) as reader,
-        pytest.raises(IntegrityError, match="were asked for"),
+        pytest.raises(IntegrityError, match="were requested"),
     ):
         reader.read_into(offset, memoryview(bytearray(length)))
 

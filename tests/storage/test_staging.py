@@ -145,7 +145,7 @@ def test_other_bytes_of_the_right_length_are_refused_and_nothing_is_left(
     store: BlobStore, left: Left, size: int
 ) -> None:
     staging = send_all(store, noise(size, 1))
-    with pytest.raises(IntegrityError, match="not what was announced") as caught:
+    with pytest.raises(IntegrityError, match="does not match its announcement") as caught:
         store.adopt(staging, sha256_digest(noise(size, 2)))
     assert caught.value.code == "upload_mismatch"
     assert sha256_digest(noise(size, 2)) in str(caught.value)
@@ -196,7 +196,7 @@ def test_an_upload_that_is_finished_or_dropped_is_gone(driver: StagingDriver) ->
             lambda one=staging: driver.put_part(one, 1, [data[:PART]]),
             lambda one=staging: driver.take_staging(one, KEY),
         ):
-            with pytest.raises(NotFoundError, match="begin the upload again"):
+            with pytest.raises(NotFoundError, match="start the upload again"):
                 action()
     store.discard(blob)
 
@@ -234,7 +234,7 @@ def test_numbers_and_sizes_that_make_no_sense(driver: StagingDriver) -> None:
         with pytest.raises(UsageError, match="no part"):
             driver.put_part(staging, number, [b""])
     driver.drop_staging(staging)
-    with pytest.raises(UsageError, match=f"take parts of at least {2}"):
+    with pytest.raises(UsageError, match=f"use parts of at least {2}"):
         driver.begin_staging(MOST_PARTS + 1, 1)
     for size, part_size in ((-1, 1), (1, 0)):
         with pytest.raises(UsageError):

@@ -97,7 +97,7 @@ def test_a_copy_tells_whose_it_is_there_and_a_second_one_changes_nothing(
         answer = local.copy("net", writer, recursive=True)
         assert len(answer.revisions) == 2
         (notice,) = answer.notices
-        assert "calls holder of tok_1 the author" in notice
+        assert "records holder of tok_1 as the author" in notice
         theirs = {one.digest: one for path in ("net/one", "net/one/two") for one in target.log(path).revisions}
         assert theirs.keys() == ours.keys()
         for digest, found in theirs.items():

@@ -232,7 +232,7 @@ def test_one_revision_brings_its_lineage_and_nothing_else(tree: LocalRegistry, t
     assert set(target.subtree("net")) == {"net/one@1", "net/one/two@1"}
     tagged = silent_copy(tree, "net/one/two@prod", target)
     assert [(one.reference, one.created) for one in tagged.revisions] == [("net/one@2", True), ("net/one/two@2", True)]
-    with pytest.raises(UsageError, match="give the path"):
+    with pytest.raises(UsageError, match="give a path"):
         silent_copy(tree, "net/one@1", target, recursive=True)
     with pytest.raises(NotFoundError):
         silent_copy(tree, "net/absent", target, recursive=True)

@@ -132,7 +132,7 @@ def test_folders_that_hold_only_checkpoints_are_told_so(registry: Registry, writ
     outcomes = registry.publish_folders(tree, "net", keep_going=True)
     assert states(outcomes) == {"a": "published", "a/b": "refused", "run": "refused"}
     assert {outcome.code for outcome in outcomes if outcome.state == "refused"} == {"checkpoint_folders"}
-    with pytest.raises(InvalidAdapterError, match="is one adapter and holds no other; publish it by its path"):
+    with pytest.raises(InvalidAdapterError, match="is one adapter without nested ones; publish it by its path"):
         registry.publish_tree(write("alone").rename(tmp_path / "alone"), "net")
 
 
@@ -187,7 +187,7 @@ def test_names_are_mapped(registry: Registry, write: Write, tmp_path: Path) -> N
     assert [one.revision.reference for one in answers] == ["net/old@1", "net/old/v1-5@1", "net/b@1"]
     for wrong, match in (
         ({"Old Runs": "b", "Old Runs/v1.5": "x"}, "net/b is the path of"),
-        ({"v1.5": "x"}, "is no folder of an adapter"),
+        ({"v1.5": "x"}, "is not an adapter's folder"),
         ({"b": "B"}, "is not allowed"),
     ):
         with pytest.raises(UsageError, match=match):

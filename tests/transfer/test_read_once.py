@@ -74,7 +74,7 @@ def test_a_file_that_changes_after_it_was_checked_is_refused(
 
     if isinstance(registry, LocalRegistry):
         monkeypatch.setattr("registry.services.publishing.publish.check_draft", after(check_draft))
-        with pytest.raises(InvalidAdapterError, match="changed meanwhile") as refused:
+        with pytest.raises(InvalidAdapterError, match="changed in the meantime") as refused:
             registry.publish(folder, "net/one")
         assert refused.value.code == ("bad_config" if name == CONFIG else "bad_safetensors")
     else:

@@ -17,6 +17,8 @@ _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00
 _HEX: Final = re.compile(r"(sha256:)?\b[0-9a-f]{12,64}\b")
 _LEFT_OUT: Final = {"id", "numerics", "python", "request", "service_version", "torch", "version", "versions"}
 """Keys of documents that say who made them, or a number that was drawn."""
+_SENTENCES: Final = {"detail", "title"}
+"""Keys of a problem that hold sentences for people, which may be worded better: only that they are there counts."""
 
 
 def digest_of(data: bytes) -> str:
@@ -52,7 +54,12 @@ class Names:
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {self.text(key): self._plain(one) for key, one in value.items() if key not in _LEFT_OUT}
+            wordless = _SENTENCES if value.keys() >= {"code", "status", *_SENTENCES} else set()
+            return {
+                self.text(key): "<sentence>" if key in wordless else self._plain(one)
+                for key, one in value.items()
+                if key not in _LEFT_OUT
+            }
         if isinstance(value, list):
             return [self._plain(one) for one in value]
         if isinstance(value, float):

@@ -237,7 +237,7 @@ def test_a_moved_tag_meets_no_old_block(vllm: Vllm) -> None:
         ("llama/dora", 400, "DoRA"),
         ("llama/saved", 400, "lm_head"),
         ("llama/wide", 400, "--max-lora-rank"),
-        ("llama/Support@1", 400, "is no reference"),
+        ("llama/Support@1", 400, "is not a reference"),
         ("other/support", 404, "does not exist"),
     ],
 )

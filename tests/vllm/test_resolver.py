@@ -147,7 +147,7 @@ def test_a_malformed_reference_of_the_base_is_refused_with_the_reason(
     other = Other()
     problem = refused(Server(make_resolver(url="http://127.0.0.1:9"), other), name)
     assert problem.code in {"bad_name", "usage"}
-    assert f"{name!r} is no reference" in str(problem)
+    assert f"{name!r} is not a reference" in str(problem)
     assert other.asked == []
 
 
@@ -192,7 +192,7 @@ def test_what_the_system_refuses_is_said() -> None:
     environ = {"REGISTRY_VLLM_BASE": "net"}
     problem = refused(Server(RegistryResolver(StubVllm(), opens, read_settings(environ), environ)), "net/support@1")
     assert problem.code == "unavailable"
-    assert "net/support@1 can't be made on vLLM's machine: Too many open files (/cache)" in str(problem)
+    assert "net/support@1 can't be computed on vLLM's machine: Too many open files (/cache)" in str(problem)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def check_change(
         check_text("The message", message)
     names = tuple(dict.fromkeys(check_name("Name to unset", name) for name in unset))
     if both := [name for name in names if name in metrics or name in annotations]:
-        raise UsageError(f"{both[0]} is given and unset at once; leave out one of them.")
+        raise UsageError(f"{both[0]} is both set and unset; leave out one of them.")
     return names
 
 

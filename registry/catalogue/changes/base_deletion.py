@@ -82,7 +82,7 @@ def undo(session: Session, name: str, since: datetime, principal: Principal) -> 
     if row.deleted_at < since:
         raise NotFoundError(
             f"The base model {name} was deleted on {row.deleted_at:%Y-%m-%d at %H:%M} UTC, and the grace period is "
-            "over: it can't be given back, only added again."
+            "over: it can't be restored, only added again."
         )
     values = {"deleted_at": None, "deleted_by": None}
     session.execute(update(BaseModelRecord).where(BaseModelRecord.id == row.id).values(values))
@@ -119,7 +119,7 @@ def _refuse(name: str, found: Collection[str]) -> None:
     shown = ", ".join(list(found)[:_NAMED])
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     raise ConflictError(
-        f"The base model {name} can't be deleted: {shown}{more} live{'s' if len(found) == 1 else ''} below it. "
+        f"The base model {name} can't be deleted: {shown}{more} depend{'s' if len(found) == 1 else ''} on it. "
         f"`registry base delete -r {name}` deletes them with it.",
         code="has_children",
     )

@@ -136,7 +136,7 @@ def _check_tags(session: Session, tags: Mapping[Path, Iterable[str]], principal:
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         only = len(named) == 1
         raise ConflictError(
-            f"The tag{'' if only else 's'} {shown}{more} name{'s' if only else ''} what would be deleted: move or "
+            f"The tag{'' if only else 's'} {shown}{more} point{'s' if only else ''} at what would be deleted: move or "
             f"remove {'it' if only else 'them'} first, or delete with --with-tags.",
             code="tagged",
         )
@@ -194,7 +194,7 @@ def _check_childless(session: Session, revision_id: int, reference: str) -> None
         count = session.scalar(select(func.count()).where(Revision.parent_id == revision_id)) or 0
         more = f" and {count - len(named)} more" if count > len(named) else ""
         raise ConflictError(
-            f"{reference} can't be deleted: {', '.join(named)}{more} {'was' if count == 1 else 'were'} trained on "
-            "it. Retract it to take it out of use with all that contains it.",
+            f"{reference} can't be deleted: {', '.join(named)}{more} {'was' if count == 1 else 'were'} trained on it. "
+            "Retract it instead, which makes it and everything that contains it unavailable.",
             code="has_children",
         )

@@ -57,8 +57,8 @@ def unprotect(session: Session, base: str, pattern: str, principal: Principal) -
     _check_pattern(pattern)
     row = session.get(ProtectedTagRecord, (_base_id(session, base), pattern), with_for_update=True)
     if row is None:
-        found = ", ".join(one.pattern for one in patterns(session, base)) or "nothing"
-        raise NotFoundError(f"The pattern {pattern!r} is not protected at {base}: protected is {found}.")
+        found = ", ".join(one.pattern for one in patterns(session, base)) or "none"
+        raise NotFoundError(f"The pattern {pattern!r} is not protected at {base}: the protected patterns are {found}.")
     session.delete(row)
     session.flush()
     events.record(session, "unprotect tag", base, principal, {"pattern": pattern})
@@ -77,7 +77,8 @@ def check_movable(session: Session, path: Path, tag: str, principal: Principal) 
     for pattern in () if base_id is None else _patterns(session, base_id):
         if fnmatchcase(tag, pattern):
             raise NotAllowedError(
-                f"The tag {tag} of {path} is protected by the pattern {pattern!r} at {path.base}: only admins move it.",
+                f"The tag {tag} of {path} is protected by the pattern {pattern!r} at {path.base}: only admins can "
+                "move it.",
                 code="protected_tag",
             )
 
@@ -85,7 +86,8 @@ def check_movable(session: Session, path: Path, tag: str, principal: Principal) 
 def _check_pattern(pattern: str) -> None:
     if len(pattern) > MAX_TAG or not _PATTERN.fullmatch(pattern):
         raise UsageError(
-            f"The pattern {pattern!r} matches no tag: at most {MAX_TAG} of a-z 0-9 . _ - * ? [ ] ! are expected."
+            f"The pattern {pattern!r} can't match a tag: at most {MAX_TAG} characters of a-z 0-9 . _ - * ? [ ] ! are "
+            "expected."
         )
 
 

@@ -108,7 +108,7 @@ def _lock(session: Session, revision_id: int) -> None:
     """Lock a revision against deletion until the transaction ends."""
     held = select(Revision.id).where(Revision.id == revision_id).with_for_update(read=True, key_share=True)
     if session.scalar(held) is None:  # deleted meanwhile: `Database.change` retries
-        raise StaleDataError(f"The revision {revision_id} was deleted meanwhile.")
+        raise StaleDataError(f"The revision {revision_id} was deleted in the meantime.")
 
 
 def _place(session: Session, new: NewRevision) -> _Place:
@@ -137,7 +137,7 @@ def _place(session: Session, new: NewRevision) -> _Place:
     if above is not None and found.above_id is None:
         raise revisions.missing_adapter(session, above)
     if new.parent_id is not None and found.parent_number is None:
-        raise NotFoundError(f"The parent revision of {new.path} does not exist any more.")
+        raise NotFoundError(f"The parent revision of {new.path} no longer exists.")
     parent = new.path.base if new.parent_id is None else f"{found.parent_path}@{found.parent_number}"
     if found.parent_adapter_id != found.above_id:
         other = f"the base model {parent}" if new.parent_id is None else parent

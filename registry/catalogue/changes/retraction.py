@@ -26,7 +26,7 @@ def retract(session: Session, revision_id: int, reason: str, principal: Principa
         UsageError: the reason is missing or can't be kept.
     """
     if not check_text("The reason", reason).strip():
-        raise UsageError("A retraction needs a reason: it is what people are told who ask for the revision.")
+        raise UsageError("A retraction needs a reason, which is shown to everyone who requests the revision.")
     row = _locked(session, revision_id)
     reference = revisions.get(session, revision_id).reference
     if row.retracted_reason != reason:
@@ -73,7 +73,7 @@ def _locked(session: Session, revision_id: int) -> Revision:
     revisions.get(session, revision_id)
     row = session.get(Revision, revision_id, populate_existing=True, with_for_update=True)
     if row is None:
-        raise NotFoundError("The revision does not exist any more.")
+        raise NotFoundError("The revision no longer exists.")
     return row
 
 

@@ -89,7 +89,7 @@ def undo_tree(session: Session, path: Path, since: datetime, principal: Principa
         _rows(func.max(Revision.deleted_at)).where(in_subtree(path)), execution_options=INCLUDE_DELETED
     )
     if last is None:
-        raise NotFoundError(f"At and under {path} nothing is deleted that could be given back.")
+        raise NotFoundError(f"There is nothing to restore at or under {path}.")
     if last < since:
         raise _too_late(str(path), last)
     rows, given, elsewhere = deleted_at(session, path, last, principal)
@@ -126,8 +126,8 @@ def check_base(session: Session, name: str) -> None:
     gone = select(BaseModelRecord.id).where(BaseModelRecord.name == name, purge.has_files())
     if session.scalar(gone, execution_options=INCLUDE_DELETED) is not None:
         raise ConflictError(
-            f"The base model {name} is deleted itself: `registry base delete {name} --undo` gives it back, and with it "
-            "what was deleted at the same time.",
+            f"The base model {name} is deleted too: `registry base delete {name} --undo` restores it and everything "
+            "that was deleted with it.",
             code="parent_deleted",
         )
 
@@ -146,12 +146,12 @@ def _find(session: Session, reference: Reference) -> _Row:
         query = query.where(Revision.digest >= begin, Revision.digest < f"{begin}g")  # hex digits end before "g"
     found = [_Row(*row) for row in session.execute(query.limit(2), execution_options=INCLUDE_DELETED)]
     if len(found) > 1:
-        raise UsageError(f"{reference} means several revisions: give more digits, or a number.")
+        raise UsageError(f"{reference} matches several revisions: give more digits, or a number.")
     if not found:
         try:
             return _again(revisions.find(session, reference))
         except NotFoundError as error:
-            raise NotFoundError(f"{error} Nothing of it is kept that could be given back.") from None
+            raise NotFoundError(f"{error} There is no deleted revision to restore.") from None
     return found[0]
 
 
@@ -174,8 +174,8 @@ def _lock_ancestors(session: Session, rows: Sequence[_Row]) -> None:
             named = session.execute(parent, execution_options={**IGNORE_RIGHTS, **INCLUDE_DELETED}).one_or_none()
             name = "its parent" if named is None else f"{named.path}@{named.number}"
             raise ConflictError(
-                f"{row.reference} was trained on {name}, which is deleted: give that back first, with `registry delete "
-                f"{name} --undo`, or all that was deleted together, with -r and a path above both.",
+                f"{row.reference} was trained on {name}, which is deleted: restore that first with `registry delete "
+                f"{name} --undo`, or everything that was deleted together with -r and a path above both.",
                 code="parent_deleted",
             )
 
@@ -213,6 +213,6 @@ def _restore(session: Session, rows: Sequence[_Row], principal: Principal) -> tu
 
 def _too_late(what: str, at: datetime) -> NotFoundError:
     return NotFoundError(
-        f"{what} was deleted on {at:%Y-%m-%d at %H:%M} UTC, and the grace period is over: it can't be given back, only "
+        f"{what} was deleted on {at:%Y-%m-%d at %H:%M} UTC, and the grace period is over: it can't be restored, only "
         "published again."
     )

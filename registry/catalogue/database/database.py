@@ -247,8 +247,8 @@ class Database:
                 if errors.sqlstate(error) != "55P03":
                     raise
                 raise UnavailableError(
-                    f"The database {self._where} could not be upgraded, because others held its tables, or were "
-                    "upgrading it, for too long: nothing was changed. Try again, when there is less going on.",
+                    f"The database {self._where} could not be upgraded, because its tables were locked or another "
+                    "upgrade was running for too long: nothing was changed. Try again when the database is less busy.",
                     code="busy",
                 ) from error
 
@@ -281,7 +281,7 @@ class Database:
     def _check_before_reading(self) -> None:
         state = self.schema()
         if state is Schema.ABSENT and self._path is not None:
-            raise NotFoundError(f"There is no registry at {self._where} yet: `registry base add` makes one.")
+            raise NotFoundError(f"There is no registry at {self._where} yet: `registry base add` creates one.")
         if state is not Schema.CURRENT:
             self._upgrade_own()
         self._checked = True

@@ -65,8 +65,8 @@ def committing(error: DBAPIError, where: str) -> errors.RegistryError | None:
     if not error.connection_invalidated:
         return None
     return errors.UnavailableError(
-        f"The connection to the database {where} was lost while a change was committed: whether it was made isn't "
-        "known. Do it again; what is there already is not made twice."
+        f"The connection to the database {where} was lost while a change was committed: it is not known whether the "
+        "change was made. Run it again; nothing is done twice."
     )
 
 
@@ -96,7 +96,7 @@ def _from_sqlite(error: sqlite3.Error, where: str, folder: Path | None) -> error
         return _refused(error, where)
     if kind in _BROKEN:
         return errors.IntegrityError(
-            f"The database {where} is damaged or is no SQLite database ({_line(error)}): restore it from a copy."
+            f"The database {where} is damaged or is not an SQLite database ({_line(error)}): restore it from a backup."
         )
     return errors.UnavailableError(f"The database {where} can't be used: {_line(error)}.")
 
@@ -119,7 +119,7 @@ def _is_full(folder: Path) -> bool:
 
 def _busy(where: str) -> errors.RegistryError:
     return errors.UnavailableError(
-        f"The database {where} is busy: another process held it for too long. Try again.", code="busy"
+        f"The database {where} is busy: another process locked it for too long. Try again.", code="busy"
     )
 
 
@@ -137,7 +137,7 @@ def _read_only(where: str) -> errors.RegistryError:
 
 def _unlockable(where: str) -> errors.RegistryError:
     return errors.UnavailableError(
-        f"The database {where} can't be locked: its folder seems to be on a network file system that can't lock. "
+        f"The database {where} can't be locked: its folder seems to be on a network file system without file locks. "
         "Use a local folder, or a PostgreSQL database."
     )
 
@@ -150,8 +150,8 @@ def _closed(where: str) -> errors.RegistryError:
 
 def _refused(error: BaseException | None, where: str) -> errors.RegistryError:
     return errors.UnavailableError(
-        f"The database {where} refused a change, because what it refers to was changed meanwhile ({_line(error)}). "
-        "Try again."
+        f"The database {where} rejected a change, because the data it refers to was changed in the meantime "
+        f"({_line(error)}). Try again."
     )
 
 

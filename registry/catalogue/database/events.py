@@ -64,7 +64,7 @@ def page(session: Session, limit: int, before: int | None = None) -> EventPage:
         UsageError: ``limit`` is not positive.
     """
     if limit < 1:
-        raise UsageError(f"A limit of {limit} events is not possible: 1 or more is expected.")
+        raise UsageError(f"The limit of events is {limit}: 1 or more is expected.")
     rows, following = (_rows_by_key if _sees_all(session) else _rows_by_count)(session, min(limit, 1 << 31), before)
     events = tuple(
         Event(

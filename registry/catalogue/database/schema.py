@@ -36,7 +36,7 @@ def compare(connection: Connection, where: str) -> Schema:
     version = connection.scalar(migrations.VERSION) if migrations.VERSION_TABLE in tables else None
     if version is None:
         if tables - {migrations.VERSION_TABLE}:
-            raise UnavailableError(f"The database {where} holds something else than a registry: name an empty one.")
+            raise UnavailableError(f"The database {where} contains something other than a registry: use an empty one.")
         return Schema.ABSENT
     newest = migrations.HISTORY[-1]
     if version == newest:
@@ -50,7 +50,7 @@ def compare(connection: Connection, where: str) -> Schema:
     if oldest is not None and newest >= oldest:
         return Schema.CURRENT
     raise UnavailableError(
-        f"The database {where} was written by a newer version of the registry (schema {version}, this one "
-        f"knows {newest}): upgrade this program.",
+        f"The database {where} was written by a newer version of the registry (schema {version}, this one supports "
+        f"{newest}): upgrade this program.",
         code="schema_newer",
     )

@@ -66,7 +66,7 @@ def record(session: Session, blobs: Iterable[BlobRef], *, mended: Collection[str
             there = found[blob.digest]
             if (there.size, there.blocks_digest) != (blob.size, blob.blocks_digest):
                 raise IntegrityError(
-                    f"Blob {blob.digest} has {blob.size} bytes and blocks {blob.blocks_digest}, but is noted with "
+                    f"Blob {blob.digest} has {blob.size} bytes and blocks {blob.blocks_digest}, but is recorded with "
                     f"{there.size} bytes and blocks {there.blocks_digest}."
                 )
             if blob.digest in mended:
@@ -154,7 +154,7 @@ def require(session: Session, digests: Iterable[str], what: str) -> None:
     found = use(session, wanted)
     for digest in wanted:
         if digest not in found:
-            raise UnavailableError(f"The bytes {digest} of {what} are not stored any more: do it again.")
+            raise UnavailableError(f"The bytes {digest} of {what} are no longer stored: run this again.")
 
 
 def parts(values: Iterable[T]) -> Iterator[list[T]]:

@@ -92,7 +92,7 @@ def get(session: Session, upload_id: str, principal: Principal) -> UploadRow:
     """
     row = session.get(UploadRecord, upload_id)
     if row is None or row.owner != owner_of(principal) or row.expires_at <= datetime.now(UTC):
-        raise NotFoundError(f"There is no upload {upload_id}, or its time is over: begin it again.")
+        raise NotFoundError(f"There is no upload {upload_id}, or it has expired: start it again.")
     return _value(row)
 
 

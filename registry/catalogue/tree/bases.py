@@ -75,8 +75,8 @@ def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSumma
     if taken is not None:
         if taken != new.digest:
             raise ConflictError(
-                f"Base model {new.name} is there with other weights: it has {taken}, the folder has {new.digest}. "
-                "Choose another name.",
+                f"Base model {new.name} already exists with other weights: it has {taken}, the folder has "
+                f"{new.digest}. Choose another name.",
                 code="other_weights",
             )
         return summary(session, new.name), False

@@ -36,7 +36,7 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     """
     found = summaries(session, select(Revision.id).where(Revision.id == revision_id))
     if not found:
-        raise NotFoundError("The revision does not exist any more.")
+        raise NotFoundError("The revision no longer exists.")
     return found[revision_id]
 
 
@@ -206,7 +206,7 @@ def lineage_entries(session: Session, revision_id: int) -> tuple[LineageEntry, .
     """
     links = revisions.lineage(session, revision_id)
     if not links:
-        raise NotFoundError("The revision does not exist any more.")
+        raise NotFoundError("The revision no longer exists.")
     newest = _newest_of(session, [link.adapter_id for link in links])
     return (
         base_entry(session, links[0].base),

@@ -106,7 +106,7 @@ def find(session: Session, reference: Reference) -> RevisionRow:
         raise _missing_revision(session, reference, adapter(session, reference.path))
     if reference.digest_prefix is not None and len(found) > 1:
         numbers = " and ".join(f"@{row.number}" for row in reversed(found))
-        raise UsageError(f"{reference} means several revisions, {numbers} among them: give more digits or a number.")
+        raise UsageError(f"{reference} matches several revisions, including {numbers}: give more digits or a number.")
     return found[0]
 
 
@@ -118,7 +118,7 @@ def get(session: Session, revision_id: int) -> RevisionRow:
     """
     found = _values(session, _one(), {"id": revision_id})
     if not found:
-        raise NotFoundError("The revision does not exist any more.")
+        raise NotFoundError("The revision no longer exists.")
     return found[0]
 
 

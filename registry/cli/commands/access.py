@@ -26,17 +26,19 @@ def login(
     *,
     token: Annotated[
         str | None,
-        typer.Option("--token", metavar="TOKEN", help="The secret; - reads it from stdin. Default: REGISTRY_TOKEN."),
+        typer.Option(
+            "--token", metavar="TOKEN", help="The token's secret; - reads it from stdin. Default: REGISTRY_TOKEN."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Keep a token for a service, and work there by default.
+    """Store a token for a service, and use that service by default.
 
-    It is checked first, and kept for that host alone, in a file that only you can read. Without --token and
-    REGISTRY_TOKEN it is asked for at the terminal, where it is not shown.
+    The token is checked first, and stored for that host only, in a file that only you can read. Without --token and
+    REGISTRY_TOKEN, login asks for it at the terminal and does not show it.
     """
     if context.find_root().params.get("url"):
-        raise UsageError("login takes the address as its argument, not by --url.")
+        raise UsageError("login takes the address as its argument, not with --url.")
     from registry.app import log_in
 
     secret = _secret(token, _of_setting(address))
@@ -45,7 +47,7 @@ def login(
     url = read_settings(os.environ).url
     if not as_json and url is not None and not _is_at(address, url):
         shown = SETTINGS["url"].redact(url)
-        stderr().say(f"REGISTRY_URL is {shown}, and wins over this login: unset it to work at {answer.url}.", "yellow")
+        stderr().say(f"REGISTRY_URL is {shown} and overrides this login; unset it to use {answer.url}.", "yellow")
 
 
 def _is_at(address: str, url: str) -> bool:
@@ -70,22 +72,22 @@ def _secret(given: str | None, setting: str | None) -> str | None:
         return given or setting or None
     if not sys.stdin.isatty():
         raise UsageError(
-            "login needs a token, and stdin is no terminal to ask at: set REGISTRY_TOKEN, or give --token - and the "
-            "secret on stdin."
+            "login needs a token, and stdin is not a terminal to prompt on: set REGISTRY_TOKEN, or give --token - and "
+            "the secret on stdin."
         )
     # Not typer's prompt: it asks first and stops showing what is typed afterwards.
-    return getpass("Token (it is not shown): ").strip() or None
+    return getpass("Token (not shown): ").strip() or None
 
 
 def logout(
     address: Annotated[
-        str | None, typer.Argument(metavar="URL", help="The service. Default: the one that login chose.")
+        str | None, typer.Argument(metavar="URL", help="The service. Default: the one chosen by login.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Forget the token of a service.
+    """Remove the stored token of a service.
 
-    The token itself stays valid: `registry token revoke` makes it worthless.
+    The token itself stays valid; `registry token revoke` revokes it.
     """
     from registry.app import log_out
 
@@ -93,11 +95,11 @@ def logout(
     if as_json:
         print_json({"url": forgotten})
     else:
-        stdout().show([(phrase(forgotten, REFERENCE), Span("  forgotten"))])
+        stdout().show([(phrase(forgotten, REFERENCE), Span("  logged out"))])
 
 
 def whoami(url: Url = None, as_json: Json = False) -> None:
-    """Show where this is, who acts and with which rights."""
+    """Show which registry is in use, as whom and with which rights."""
     with session(url, as_json) as run:
         answer = run.registry.whoami()
         run.answer(answer, lambda width: identity_lines(answer, width))

@@ -18,12 +18,12 @@ def base_list(url: Url = None, as_json: Json = False) -> None:
         answer = run.registry.bases()
         run.answer(answer, lambda width: base_lines(answer, width))
         if not answer:
-            run.say(f"No base models in {run.registry.url} yet: registry base add NAME DIR")
+            run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
 
 
 def tree(
     path: Annotated[
-        str | None, typer.Argument(metavar="PATH", help="Show what is at and under this path only.")
+        str | None, typer.Argument(metavar="PATH", help="Show only this path and everything under it.")
     ] = None,
     url: Url = None,
     as_json: Json = False,
@@ -36,7 +36,7 @@ def tree(
         bases = {} if as_json else {base.name: base for base in run.registry.bases()}
         run.answer(answer, lambda width: tree_lines(answer, bases, width, guides=run.out.on_terminal))
         if not answer.roots:
-            run.say(f"No base models in {run.registry.url} yet: registry base add NAME DIR")
+            run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
 
 
 def log(path: AdapterPath, *, url: Url = None, as_json: Json = False) -> None:
@@ -58,9 +58,9 @@ def show(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
 
 
 def resolve(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
-    """Print the lineage that a reference means now.
+    """Print the lineage that a reference resolves to now.
 
-    Root first, one line a link, with the digests in full.
+    Root first, one line per link, with full digests.
     """
     from registry.cli.render.lists import resolve_lines
 
@@ -71,7 +71,7 @@ def resolve(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
 
 def search(
     text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="Words of the path, message, tags or annotations.")
+        str | None, typer.Argument(metavar="TEXT", help="Words to find in the path, message, tags or annotations.")
     ] = None,
     *,
     base: Annotated[
@@ -79,20 +79,22 @@ def search(
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only revisions with this tag.")] = None,
     rank: Annotated[
-        str | None, typer.Option("--rank", metavar="CONDITION", help="Only such ranks: '<=16', '8'.")
+        str | None,
+        typer.Option("--rank", metavar="CONDITION", help="Only revisions whose rank meets this: '<=16', '8'."),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", metavar="CONDITION", help="Only such metrics: 'acc>0.8'.")
+        str | None,
+        typer.Option("--metric", metavar="CONDITION", help="Only revisions whose metric meets this: 'acc>0.8'."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", metavar="NAME", help="Only adapters of this target module: q_proj.")
+        str | None, typer.Option("--target", metavar="NAME", help="Only adapters with this target module: q_proj.")
     ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Find revisions that meet every condition.
+    """Find revisions that meet all conditions.
 
-    Of each adapter, the newest that does is shown.
+    Of each adapter, the newest matching revision is shown.
     """
     from registry.cli.render.lists import search_lines
 
@@ -100,15 +102,15 @@ def search(
         answer = run.registry.search(text, base=base, tag=tag, rank=rank, metric=metric, target=target)
         run.answer(answer, lambda width: search_lines(answer, width))
         if not answer.revisions:
-            run.say("Nothing matches.")
+            run.say("No revisions match.")
 
 
 def events(
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most this many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most this many events.")] = 100,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """List what was changed, newest first."""
+    """List the changes made to the registry, newest first."""
     from registry.cli.render.lists import event_lines
 
     with session(url, as_json) as run:

@@ -20,16 +20,16 @@ def copy(
     *,
     to: Annotated[str, typer.Option("--to", metavar="URL", help="The other registry: a folder or an address.")],
     recursive: Annotated[
-        bool, typer.Option("-r", "--recursive", help="REF is a path: all revisions at and under it.")
+        bool, typer.Option("-r", "--recursive", help="Copy all revisions at and under REF, which is a path.")
     ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Copy a revision, or a whole subtree, to another registry.
 
-    With the lineage, the base model, tags, metrics and annotations; authors and times where the other registry's token
-    is an admin's. Digests stay the same, and numbers where they are free there. Only missing bytes travel; a copy that
-    was stopped goes on where it stopped.
+    The lineage, the base model, tags, metrics and annotations are copied with it; authors and times too, if the token
+    for the other registry is an admin's. Digests stay the same, and so do numbers that are not taken there. Only
+    missing bytes are transferred; a copy that was interrupted continues where it stopped.
     """
     from registry.app import open_registry
 
@@ -52,7 +52,7 @@ def copied_lines(answer: Copied, width: int | None) -> list[Line]:
         (
             [phrase(one.reference, REFERENCE)],
             [
-                words("copied" if one.created else "was there already", "" if one.created else QUIET),
+                words("copied" if one.created else "already present", "" if one.created else QUIET),
                 words("" if one.source == one.reference else f"from {one.source}", QUIET),
             ],
         )

@@ -8,9 +8,9 @@ from registry.cli.session import answer_alone
 
 
 def upgrade(url: Url = None, as_json: Json = False) -> None:
-    """Bring the database's schema up to this program's.
+    """Upgrade the database schema to the version of this program.
 
-    Safe to run from several machines at once. An embedded folder does it by itself at the first write.
+    Safe to run from several machines at once. A registry in a folder is upgraded automatically at the first write.
     """
     from registry.app import upgrade_database
 
@@ -18,9 +18,9 @@ def upgrade(url: Url = None, as_json: Json = False) -> None:
 
     def lines(_width: int | None) -> list[Line]:
         if answer.before == answer.after:
-            what = f"is at {answer.after} already"
+            what = f"is already at {answer.after}"
         else:
-            what = f"made at {answer.after}" if answer.before is None else f"{answer.before} -> {answer.after}"
+            what = f"created at {answer.after}" if answer.before is None else f"{answer.before} -> {answer.after}"
         return [(phrase(answer.database), Span(f"  {what}"))]
 
     answer_alone(answer, lines, as_json=as_json)

@@ -15,8 +15,8 @@ from registry.errors import NotFoundError, UsageError
 if TYPE_CHECKING:
     from registry.schemas import Deleted, DeletedTree
 
-Yes = Annotated[bool, typer.Option("--yes", help="Delete what is listed without it.")]
-Undo = Annotated[bool, typer.Option("--undo", help="Give it back, within the grace period (REGISTRY_GC_GRACE).")]
+Yes = Annotated[bool, typer.Option("--yes", help="Delete what is listed without --yes.")]
+Undo = Annotated[bool, typer.Option("--undo", help="Restore it, within the grace period (REGISTRY_GC_GRACE).")]
 
 
 def delete(
@@ -25,7 +25,9 @@ def delete(
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Delete the adapter PATH and everything under it.")
     ] = False,
-    with_tags: Annotated[bool, typer.Option("--with-tags", help="Also what tags name, and the tags with it.")] = False,
+    with_tags: Annotated[
+        bool, typer.Option("--with-tags", help="Also delete revisions that have tags, and those tags.")
+    ] = False,
     yes: Yes = False,
     undo: Undo = False,
     url: Url = None,
@@ -33,13 +35,13 @@ def delete(
 ) -> None:
     """Delete a revision that nothing was trained on.
 
-    A revision is named by its number or digest. With -r, everything at and under a path goes; without --yes that is
-    only listed. Until the grace period is over, --undo gives back what was deleted: number, digest, message, metrics,
-    annotations, and the tags that name nothing else by now; with -r what the last deletion there took away. The number
-    is never given again. What others were trained on can be retracted instead.
+    Name the revision by its number or digest. With -r, everything at and under a path is deleted; without --yes it is
+    only listed. Within the grace period, --undo restores what was deleted: number, digest, message, metrics,
+    annotations, and the tags that do not point at another revision by now; with -r, what the last deletion there
+    removed. A number is never reused. A revision that others were trained on can be retracted instead.
     """
     if yes and not recursive:
-        raise UsageError("--yes goes with -r: one revision is deleted without a list.")
+        raise UsageError("--yes needs -r: a single revision is deleted without listing it first.")
     with session(url, as_json) as run:
         if recursive:
             _delete_tree(run, ref, with_tags=with_tags, yes=yes, undo=undo)
@@ -48,18 +50,20 @@ def delete(
         there = undo and not as_json and _is_there(run, ref)
         answer = run.registry.delete(ref, with_tags=with_tags, undo=undo)
         if there:
-            run.show([(Span(answer.reference, REFERENCE), Span("  was not deleted: nothing is undone"))])
+            run.show([(Span(answer.reference, REFERENCE), Span("  was not deleted: nothing to undo"))])
             return
         run.answer(answer, lambda width: deleted_lines(answer, width))
         if not undo:
             again = f"registry delete {answer.reference} --undo"
-            run.say(f"{_until(answer, again)} Its number is never given again.")
+            run.say(f"{_until(answer, again)} Its number is never reused.")
 
 
 def base_delete(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the base model.")],
     *,
-    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="With every revision of its adapters.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("-r", "--recursive", help="Also delete every revision of its adapters.")
+    ] = False,
     yes: Yes = False,
     undo: Undo = False,
     url: Url = None,
@@ -67,17 +71,17 @@ def base_delete(
 ) -> None:
     """Delete a base model.
 
-    Only where nothing lives below it, or, with -r, with all that does. What goes is listed first, with the scopes of
-    tokens and the protected tags that name the base model: they would hold for another one of its name. With --yes it
-    is deleted; where the list is empty that needs no --yes. Until the grace period is over, --undo gives back what went
-    together.
+    Only if it has no adapters, or, with -r, together with all its adapters. What would be deleted is listed first,
+    with the token scopes and protected tags that name the base model, because they would apply to another base model
+    of the same name. --yes deletes what is listed; if the list is empty, --yes is not needed. Within the grace period,
+    --undo restores everything that was deleted together.
     """
     with session(url, as_json) as run:
         if undo:
             there = not as_json and _is_there(run, name)
             answer = run.registry.delete_base(name, recursive=recursive, undo=True)
             if there:
-                run.show([(Span(name, REFERENCE), Span("  was not deleted: nothing is undone"))])
+                run.show([(Span(name, REFERENCE), Span("  was not deleted: nothing to undo"))])
                 return
             run.answer(answer, lambda width: tree_lines(answer, width))
             return
@@ -88,7 +92,7 @@ def base_delete(
                 _refuse_unread(run, listed, f"registry base delete {'-r ' if recursive else ''}{name} --yes")
         answer = run.registry.delete_base(name, recursive=recursive)
         run.answer(answer, lambda width: tree_lines(answer, width))
-        run.say(f"{_until(answer, f'registry base delete {name} --undo')} The name is free.")
+        run.say(f"{_until(answer, f'registry base delete {name} --undo')} The name is available again.")
 
 
 def _delete_tree(run: Session, path: str, *, with_tags: bool, yes: bool, undo: bool) -> None:
@@ -100,7 +104,7 @@ def _delete_tree(run: Session, path: str, *, with_tags: bool, yes: bool, undo: b
     run.answer(answer, lambda width: tree_lines(answer, width))
     if not undo:
         again = f"registry delete -r {path} --undo"
-        run.say(f"{_until(answer, again)} Numbers are never given again.")
+        run.say(f"{_until(answer, again)} Numbers are never reused.")
 
 
 def _refuse_unread(run: Session, listed: DeletedTree, command: str) -> None:
@@ -118,20 +122,22 @@ def _is_there(run: Session, ref: str) -> bool:
 
 def _until(answer: Deleted | DeletedTree, command: str) -> str:
     until = "" if answer.until is None else f" until {moment(answer.until)} UTC"
-    return f"`{command}` gives back what was deleted{until}."
+    return f"`{command}` restores what was deleted{until}."
 
 
 def deleted_lines(answer: Deleted, width: int | None) -> list[Line]:
     """What was deleted or restored: the revision and the tags that named it."""
-    items = [[Span("there again" if answer.undone else "deleted"), Span(short_digest(answer.digest), QUIET)]]
-    items += [words(f"tag {tag} {'names it again' if answer.undone else 'is gone'}", BEHIND) for tag in answer.tags]
-    items += [words(f"tag {tag} names another revision by now", BEHIND) for tag in answer.tags_elsewhere]
+    items = [[Span("restored" if answer.undone else "deleted"), Span(short_digest(answer.digest), QUIET)]]
+    items += [
+        words(f"tag {tag} {'points at it again' if answer.undone else 'is removed'}", BEHIND) for tag in answer.tags
+    ]
+    items += [words(f"tag {tag} points at another revision now", BEHIND) for tag in answer.tags_elsewhere]
     return table([([Span(answer.reference, REFERENCE)], items)], width)
 
 
 def tree_lines(answer: DeletedTree, width: int | None) -> list[Line]:
     """The number of revisions, every revision and tag; for a base model also its scopes and protected tags."""
-    state = "there again" if answer.undone else "deleted" if answer.done else "would be deleted"
+    state = "restored" if answer.undone else "deleted" if answer.done else "would be deleted"
     gone = counted(len(answer.revisions), "revision")
     pairs = [
         (state, [words(gone)]),

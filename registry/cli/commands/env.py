@@ -15,12 +15,12 @@ from registry.errors import UsageError
 
 def env(
     *,
-    lora: Annotated[bool, typer.Option("--lora", help="Of each path one composed adapter, as PEFT loads it.")] = False,
-    published: Annotated[bool, typer.Option("--published", help="Each adapter as it was published.")] = False,
+    lora: Annotated[bool, typer.Option("--lora", help="Serve each path as one composed adapter for PEFT.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="Serve each adapter as it was published.")] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Print what lets the Hub's clients load from here.
+    """Print the environment variables that point Hub clients here.
 
     eval "$(registry env)" sets them in a shell: transformers, PEFT, vLLM and the command hf then load the merged model
     of every path by its repo id. The token is not shown on a terminal.
@@ -28,7 +28,7 @@ def env(
     from registry.app import hub_settings
 
     if lora and published:
-        raise UsageError("--lora and --published are two views; give one of them.")
+        raise UsageError("--lora and --published choose different views; give one of them.")
     answer = hub_settings(url, "lora" if lora else "published" if published else "merged")
     if as_json:
         print_json(answer)
@@ -41,4 +41,4 @@ def env(
             out.stream.write(f"export {name}={shlex.quote(value)}\n")
     out.stream.flush()
     if hidden:
-        stderr().say('HF_TOKEN is not shown on a terminal: eval "$(registry env)" sets it, too.', "dim")
+        stderr().say('HF_TOKEN is not shown on a terminal; eval "$(registry env)" sets it too.', "dim")

@@ -19,7 +19,7 @@ def fetch(
     *,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="DIR", help="The folder to fill. Default: a folder in the cache."),
+        typer.Option("-o", "--out", metavar="DIR", help="The folder to write to. Default: a folder in the cache."),
     ] = None,
     kind: As = Kind.LORA,
     since: Since = None,
@@ -28,7 +28,7 @@ def fetch(
     uniform: Uniform = False,
     report: Annotated[
         str | None,
-        typer.Option("--report", metavar="FILE", help="Write what the truncation lost to this JSON file."),
+        typer.Option("--report", metavar="FILE", help="Write the errors of the truncation to this JSON file."),
     ] = None,
     dtype: WrittenAs = None,
     base_dir: Annotated[
@@ -36,7 +36,7 @@ def fetch(
         typer.Option(
             "--base-dir",
             metavar="DIR",
-            help="The base model's files on this machine: a service then sends the adapters only.",
+            help="The base model's files on this machine; a service then sends only the adapters.",
         ),
     ] = None,
     force: Annotated[
@@ -47,11 +47,11 @@ def fetch(
 ) -> None:
     """Write the weights of a reference into a folder.
 
-    Prints the folder. A receipt beside the files says what was computed; train on the folder, and a later publish
-    reads its parent there.
+    Prints the folder. A receipt beside the files records what was computed; if you train on the folder, publish finds
+    the parent in it.
     """
     if report is not None and rank is None and max_error is None:
-        raise UsageError("--report tells what a truncation lost; it goes with --rank or --max-error.")
+        raise UsageError("--report describes the errors of a truncation; it needs --rank or --max-error.")
     if report is not None:
         check_report(report, out)
     with session(url, as_json) as run:
@@ -70,7 +70,7 @@ def fetch(
         )
         run.answer(answer, lambda _width: [(Span(answer.folder),)])
         total = sum(file.size for file in answer.files)
-        state = "written" if answer.fresh else "checked, was there already"
+        state = "written" if answer.fresh else "checked, already present"
         run.say(f"{answer.reference} as {answer.kind}: {counted(len(answer.files), 'file')}, {size(total)}, {state}")
         if answer.truncation is not None:
             run.say(truncation_line(answer.truncation))
@@ -86,7 +86,7 @@ def verify(
 ) -> None:
     """Check a fetched folder, file by file and tensor by tensor.
 
-    First against its receipt, then against the registry, which computes it again.
+    First against its receipt, then against the registry, which computes the weights again.
     """
     from registry.cli.render.details import verified_lines
 
@@ -95,7 +95,7 @@ def verify(
         run.answer(answer, lambda width: verified_lines(answer, width))
         if not answer.equal:
             raise IntegrityError(
-                f"{answer.folder} is not {answer.reference} as {answer.kind}: "
+                f"{answer.folder} does not match {answer.reference} as {answer.kind}: "
                 f"{counted(len(answer.mismatches), 'difference')}; fetch it again with --force.",
                 code="verify_failed",
             )

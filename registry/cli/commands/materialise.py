@@ -21,23 +21,26 @@ def materialise(
     ref: Annotated[
         str | None,
         typer.Argument(
-            metavar="REF", help="A revision; with --list also a path and what is under it; with --drop also an ID."
+            metavar="REF", help="A revision; with --list, a path and what is under it; with --drop, also an ID."
         ),
     ] = None,
     *,
     kind: MaterialisedAs = None,
     expires: Annotated[
-        str | None, typer.Option("--expires", metavar="TIME", help="For how long: 90d, 12h. Default: 30d.")
+        str | None,
+        typer.Option("--expires", metavar="TIME", help="How long to keep it, such as 90d or 12h. Default: 30d."),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List what is materialised: all, or at and under REF.")] = False,
-    drop: Annotated[bool, typer.Option("--drop", help="Keep it no longer: one by its ID, or all of REF.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List what is materialised: everything, or at and under REF.")
+    ] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Drop a materialisation by its ID, or all of REF.")] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Keep an artifact in the store for a while, computed.
+    """Precompute an artifact and keep it in the store for a while.
 
-    It is the same files, and stays until its time is over or it is dropped; asking for it again keeps it for longer.
-    Every replica then hands out these bytes, whatever processor it runs on.
+    The files are the same as those computed on request. They are kept until they expire or are dropped; materialising
+    again extends the time. Every replica then serves these bytes, whatever processor it runs on.
     """
     if list_:
         _check_alone("--list", {"--drop": drop, "--as": kind, "--expires": expires})
@@ -75,13 +78,13 @@ def _drop(which: str, kind: ArtifactKind | None, url: str | None, as_json: bool)
     with session(url, as_json) as run:
         answer = run.registry.drop_materialisation(which, kind=kind)
         run.answer(answer, lambda width: dropped_lines(answer, width))
-        run.say("They can be computed still; `registry gc` collects bytes that nothing else needs.")
+        run.say("They can still be computed; `registry gc` collects bytes that nothing else needs.")
 
 
 def materialised_lines(answer: Materialised, width: int | None) -> list[Line]:
     """The id alone first, for scripts; then its details."""
     one = answer.materialisation
-    new = f"{size(answer.bytes_stored)} of them new in the store" if answer.created else "was there already"
+    new = f"{size(answer.bytes_stored)} newly stored" if answer.created else "already materialised"
     pairs = [
         ("of", [[phrase(one.reference, REFERENCE)], words(f"as {one.kind}")]),
         ("rendering", [words(short_digest(one.rendering), QUIET)]),

@@ -32,16 +32,16 @@ def base_add(
     ],
     *,
     link: Annotated[
-        bool, typer.Option("--link", help="Keep hard links to the files instead of copies (same file system).")
+        bool, typer.Option("--link", help="Store hard links to the files instead of copies (same file system only).")
     ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Add a base model from a folder, or from a Hub.
 
-    The folder is in the Hugging Face layout: config.json and safetensors files, with an index when there are several.
-    The same weights again under the same name change nothing. hf:ORG/REPO[@REV] is brought from the Hub that
-    HF_ENDPOINT names, with HF_TOKEN.
+    The folder must be in the Hugging Face layout: config.json and safetensors files, with an index if there are
+    several. Adding the same weights again under the same name changes nothing. hf:ORG/REPO[@REV] is downloaded from
+    the Hub at HF_ENDPOINT, with HF_TOKEN.
     """
     from registry.cli.render.details import base_added_lines
 
@@ -55,10 +55,13 @@ def publish(
     folder: Annotated[
         str, typer.Argument(metavar="DIR", help="The folder that PEFT saved the adapter to, or hf:ORG/REPO[@REV].")
     ],
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Where it goes: BASE/name/name... With -r: BASE.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="The path of the adapter: BASE/name/name... With -r: BASE.")
+    ],
     *,
     recursive: Annotated[
-        bool, typer.Option("-r", "--recursive", help="DIR holds nested publish folders: nesting is the path.")
+        bool,
+        typer.Option("-r", "--recursive", help="Publish all adapters nested in DIR; their nesting gives the paths."),
     ] = False,
     parent: Annotated[
         str | None, typer.Option("--parent", metavar="REF", help="The revision it was trained on.")
@@ -68,9 +71,14 @@ def publish(
     ] = None,
     skip_parent_check: Annotated[
         bool,
-        typer.Option("--skip-parent-check", help="Take --parent for right, without a look at what it was trained on."),
+        typer.Option(
+            "--skip-parent-check",
+            help="Trust --parent without comparing it with the weights the adapter was trained on.",
+        ),
     ] = False,
-    message: Annotated[str, typer.Option("-m", "--message", metavar="TEXT", help="What is new.")] = "",
+    message: Annotated[
+        str, typer.Option("-m", "--message", metavar="TEXT", help="A description of this revision.")
+    ] = "",
     metric: Metrics = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag to set; may be repeated.")
@@ -80,22 +88,25 @@ def publish(
         bool, typer.Option("--dry-run", help="Check everything and say what would be published; store nothing.")
     ] = False,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="With -r: publish what can be, and report the rest.")
+        bool,
+        typer.Option("--keep-going", help="With -r: publish every folder that can be published, and report the rest."),
     ] = False,
     rename: Annotated[
         list[str] | None,
-        typer.Option("--rename", metavar="OLD=NEW", help="With -r: the name of a folder's adapter; may be repeated."),
+        typer.Option(
+            "--rename", metavar="OLD=NEW", help="With -r: publish the folder OLD as the adapter NEW; may be repeated."
+        ),
     ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Publish a folder as the next revision of an adapter.
 
-    The parent is the one that --parent names; else the receipt says it (--receipt, or that of the folder which the
-    adapter was trained on); else the repo id and revision of a Hub view in the configuration. Where that folder is
-    there, its weights are compared with the parent's, and show which one it is. Where nothing shows it, the only
-    revision that the parent has is taken, and called assumed. The first line of the answer is the reference, PATH@N,
-    alone.
+    The parent is the one given with --parent; else the one in a receipt (--receipt, or that of the folder the adapter
+    was trained on); else the one given by the repo id and revision of a Hub view in the configuration. If the folder
+    it was trained on is available, its weights are compared with the parent's, and can also identify the parent. If
+    nothing identifies it and the parent adapter has a single revision, that one is used and recorded as assumed. The
+    first line of the output is the reference PATH@N alone.
     """
     if parent is not None and receipt is not None:
         raise UsageError("--parent and --receipt both name the parent; give one of them.")
@@ -106,9 +117,9 @@ def publish(
             "--metric": metric, "--tag": tag, "--annotation": annotation,
         }  # fmt: skip
         if wrong := [option for option, value in given.items() if value]:
-            raise UsageError(f"{wrong[0]} is about one revision and can't be given with -r.")
+            raise UsageError(f"{wrong[0]} applies to one revision and can't be given with -r.")
     elif keep_going or rename:
-        raise UsageError(f"{'--keep-going' if keep_going else '--rename'} is about nested folders: give -r, too.")
+        raise UsageError(f"{'--keep-going' if keep_going else '--rename'} is for nested folders: give -r too.")
     with session(url, as_json) as run:
         if recursive:
             publish_folders(run, folder, path, rename=parse_renames(rename), keep_going=keep_going, dry_run=dry_run)
@@ -139,7 +150,7 @@ def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **optio
     answer = run.registry.publish(folder, path, **options, progress=run.progress)
     run.answer(answer, lambda width: published_lines(answer, width))
     if "message" in answer.not_applied:
-        run.say(f"`registry annotate {answer.revision.reference} -m TEXT` gives it another message.")
+        run.say(f"`registry annotate {answer.revision.reference} -m TEXT` changes its message.")
     run.notices(answer.revision.notices)
 
 
@@ -149,15 +160,15 @@ def tag(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Let a tag name a revision.
+    """Point a tag at a revision.
 
-    It moves if it named another revision of the same adapter.
+    A tag that points at another revision of the same adapter is moved.
     """
     with session(url, as_json) as run:
         answer = run.registry.tag(ref, tag)
         run.answer(answer, lambda _width: [_tag_line(answer, f"-> {answer.reference}")])
         if answer.previous not in {None, answer.reference}:
-            run.say(f"The tag named {answer.previous} before.")
+            run.say(f"The tag pointed at {answer.previous} before.")
 
 
 def untag(
@@ -180,7 +191,8 @@ def annotate(
     ref: Ref,
     *,
     message: Annotated[
-        str | None, typer.Option("-m", "--message", metavar="TEXT", help="The message, in place of the one it has.")
+        str | None,
+        typer.Option("-m", "--message", metavar="TEXT", help="The new message, which replaces the current one."),
     ] = None,
     metric: Metrics = None,
     annotation: Annotations = None,

@@ -24,9 +24,9 @@ _BAD: Final = ("refused", "blocked")
 _STATES: Final = {
     "planned": "would be published",
     "published": "published",
-    "existing": "there already",
+    "existing": "already published",
     "refused": "refused",
-    "blocked": "not published because of one above",
+    "blocked": "not published because its parent was not",
     "skipped": "skipped",
 }
 
@@ -88,7 +88,7 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
         return
     run.progress.pause()
     run.out.show([(Span(answer.revision.reference, REFERENCE),)])
-    state = "published" if answer.created else "was there already"
+    state = "published" if answer.created else "was already published"
     run.say(f"{answer.revision.reference} {state}, parent {_parent(answer)}")
     for item in _left_out(answer.left_out):
         run.say(f"left out: {item.path} ({item.reason})")
@@ -111,7 +111,7 @@ def outcome_lines(outcomes: Sequence[FolderOutcome], width: int | None) -> list[
         )
         for outcome in outcomes
     ]
-    return table(rows, width, header=("FOLDER", "PATH", "STATE", "WHAT AND WHY"))
+    return table(rows, width, header=("FOLDER", "PATH", "STATE", "DETAILS"))
 
 
 def _style(outcome: FolderOutcome) -> str:

@@ -22,21 +22,22 @@ def retract(
     ref: Ref,
     *,
     reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="Why; everyone who asks for the weights is told.")
+        str,
+        typer.Option("--reason", metavar="TEXT", help="The reason; it is shown to everyone who requests the weights."),
     ] = "",
-    undo: Annotated[bool, typer.Option("--undo", help="Hand the revision out again.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Make the revision available again.")] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Stop handing out a revision and everything that contains it.
+    """Make a revision and everything that contains it unavailable.
 
-    For a bad revision that others were trained on. The history stays readable; no weights of it can be fetched. The
-    answer lists all that this takes down, or, with --undo, gives back.
+    For a bad revision that others were trained on. The history stays readable, but the weights can't be fetched. The
+    output lists everything that becomes unavailable or, with --undo, available again.
     """
     if undo and reason:
         raise UsageError("--reason says why a revision is retracted; leave it out with --undo.")
     if not undo and not reason.strip():
-        raise UsageError("retract needs --reason TEXT: whoever asks for the weights is told why there are none.")
+        raise UsageError("retract needs --reason TEXT, which is shown to everyone who requests the weights.")
     with session(url, as_json) as run:
         # Undo is idempotent, so that it may be retried: the answer does not tell whether it changed anything, and only
         # text output says so.
@@ -45,11 +46,11 @@ def retract(
         if before is None or before.reference != answer.reference or _is_retracted_itself(before):
             run.answer(answer, lambda width: retracted_lines(answer, width))
         else:
-            run.show([(Span(answer.reference, REFERENCE), Span("  was not retracted: nothing is undone"))])
+            run.show([(Span(answer.reference, REFERENCE), Span("  was not retracted: nothing to undo"))])
             if before.retracted is not None:
-                run.say(f"It is not handed out because {before.retracted.reference}, which it contains, was retracted.")
+                run.say(f"It is not available because {before.retracted.reference}, which it contains, was retracted.")
         if answer.reason is not None:
-            run.say(f"`registry retract {answer.reference} --undo` hands it out again.")
+            run.say(f"`registry retract {answer.reference} --undo` makes it available again.")
 
 
 def _is_retracted_itself(revision: RevisionSummary) -> bool:
@@ -60,10 +61,10 @@ def retracted_lines(answer: Retracted, width: int | None) -> list[Line]:
     """The reference alone first, for scripts; then every revision that became unavailable or available with it."""
     undone = answer.reason is None
     pairs = [
-        ("state", [words("handed out again" if undone else "retracted", "" if undone else BEHIND)]),
+        ("state", [words("available again" if undone else "retracted", "" if undone else BEHIND)]),
         ("reason", [words(answer.reason or "")]),
         (
-            "gives back" if undone else "takes down",
+            "also available" if undone else "also unavailable",
             [[phrase(reference, REFERENCE)] for reference in answer.descendants] or [words("no other revision", QUIET)],
         ),
         ("tags", [[phrase(tag, TAG)] for tag in answer.tags]),
@@ -76,19 +77,19 @@ def retable(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Make the target table of a base model anew.
+    """Rebuild the target table of a base model.
 
-    For a base model that was added by a version that knew less of it. A table does not change by itself, because the
-    plans and the commit ids of all paths below hang on it: they are others afterwards. Refused where a revision would
-    mean something else.
+    For a base model that was added by a version with less support for its architecture. A table never changes by
+    itself, because the plans and commit ids of all paths below depend on it and change with it. Refused if the weights
+    of a revision would change.
     """
     with session(url, as_json) as run:
         answer = run.registry.retable(name, progress=run.progress)
         run.answer(answer, lambda width: retabled_lines(answer, width))
         if answer.changed:
             run.say(
-                "Plans and commit ids of the paths below are others now: fetch again what has to be verified, and pin "
-                "new commits where a Hub view is used."
+                "The plans and commit ids of the paths below have changed: fetch again what has to be verified, and "
+                "pin the new commits where a Hub view is used."
             )
         run.notices(answer.base.notices)
 
@@ -96,20 +97,20 @@ def retable(
 def retabled_lines(answer: Retabled, width: int | None) -> list[Line]:
     """The old digest and the new one, the differences of the tables, and how many revisions are affected."""
     if not answer.changed:
-        pairs = [("table", [[Span(answer.base.table_digest)], words("nothing new to say: it stays as it is", QUIET)])]
+        pairs = [("table", [[Span(answer.base.table_digest)], words("unchanged: there is nothing to update", QUIET)])]
         return [(Span(answer.base.name, REFERENCE),), *fields(pairs, width)]
     pairs = [
         ("table", [[Span(answer.base.table_digest)]]),
         ("before", [[Span(answer.previous)]]),
         ("new", [words(change) for change in answer.changes]),
-        ("concerns", [words(f"{counted(answer.revisions, 'revision')}: other plans and commit ids")]),
+        ("affects", [words(f"{counted(answer.revisions, 'revision')}: new plans and commit ids")]),
         ("dropped", [words(f"materialisation of {one}", BEHIND) for one in answer.materialisations]),
     ]
     return [(Span(answer.base.name, REFERENCE),), *fields(pairs, width)]
 
 
 def protect_tag(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The base model whose adapters' tags are meant.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The base model whose adapters' tags are protected.")],
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN", help="A tag, or a pattern as in file names: prod, 'release-*'.")
     ],
@@ -120,12 +121,12 @@ def protect_tag(
 ) -> None:
     """Let only admins move the tags that match a pattern.
 
-    The answer lists all patterns that are protected at this base model.
+    The output lists all protected patterns of this base model.
     """
     with session(url, as_json) as run:
         answer = run.registry.protect_tag(base, pattern, remove=remove)
         run.answer(answer, lambda width: protected_lines(answer, width))
-        run.say(f"{counted(len(answer), 'pattern')} at {base}; only admins move the tags that match.")
+        run.say(f"{counted(len(answer), 'pattern')} at {base}; only admins can move the tags that match.")
 
 
 def protected_lines(answer: Sequence[ProtectedTag], width: int | None) -> list[Line]:

@@ -22,21 +22,25 @@ class AnonymousRight(StrEnum):
 def serve(
     *,
     host: Annotated[
-        str, typer.Option("--host", metavar="HOST", help="The address to listen on; 0.0.0.0 for all of this machine.")
+        str,
+        typer.Option(
+            "--host", metavar="HOST", help="The address to listen on; 0.0.0.0 for all addresses of this machine."
+        ),
     ] = LOOPBACK,
     port: Annotated[
-        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0 takes a free one.")
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="The port; 0 chooses a free one.")
     ] = PORT,
     anonymous: Annotated[
-        AnonymousRight | None, typer.Option("--anonymous", help="Let everyone read who has no token.")
+        AnonymousRight | None, typer.Option("--anonymous", help="Allow reading without a token.")
     ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Serve this registry over HTTP.
 
-    A folder, or with REGISTRY_DATABASE_URL and REGISTRY_STORE_URL a team's database and store. Without tokens it is
-    served on loopback only, where it is open to this machine. SIGTERM and Ctrl-C let requests under way end first.
+    Serves a folder or, with REGISTRY_DATABASE_URL and REGISTRY_STORE_URL, a team's database and store. A registry
+    without tokens is served on loopback only, where it is open to everyone on this machine. On SIGTERM and Ctrl-C,
+    requests in progress are finished first.
     """
     del as_json  # nothing is printed on stdout: the log is JSON, and so are errors with --json
     from registry.app import serve as serve_registry

@@ -26,17 +26,16 @@ _STATES: Final = {  # of a registry: that of its worst blob
 
 
 def du(
-    path: Annotated[str | None, typer.Argument(metavar="PATH", help="Only what is at and under this path.")] = None,
+    path: Annotated[str | None, typer.Argument(metavar="PATH", help="Only this path and everything under it.")] = None,
     *,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show what adapters take in the store.
+    """Show how much storage adapters use.
 
-    OWN is what deleting an adapter would free: what others share with it stays. Beside it, what as many full
-    checkpoints of the base model would take, what materialisations keep, and what `registry gc` could collect once
-    its grace period is over. --json lists the revisions, too. A token with scopes sees the sizes as if nothing else
-    were stored.
+    OWN is what deleting an adapter would free: files that others share stay. The totals also show what as many full
+    checkpoints of the base model would use, what materialisations use, and what `registry gc` could collect after its
+    grace period. --json also lists the revisions. A token with scopes sees sizes as if nothing else were stored.
     """
     with session(url, as_json) as run:
         answer = run.registry.du(path)
@@ -52,7 +51,7 @@ def usage_lines(answer: Usage, width: int | None) -> list[Line]:
     ]
     less = f", {answer.full_checkpoints / answer.size:.0f} times as much" if answer.size else ""
     sums = [
-        ("together", [words(f"{size(answer.size)} in {counted(len(answer.revisions), 'revision')}")]),
+        ("total", [words(f"{size(answer.size)} in {counted(len(answer.revisions), 'revision')}")]),
         ("full checkpoints", [words(f"would take {size(answer.full_checkpoints)}{less}")]),
         ("materialised", [words(size(answer.materialisations))] if answer.materialisations else []),
         ("collectable", [words(size(answer.collectable))] if answer.collectable else []),
@@ -62,14 +61,14 @@ def usage_lines(answer: Usage, width: int | None) -> list[Line]:
 
 def gc(
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be collected.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be collected.")] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Collect the bytes that nothing needs.
+    """Delete stored bytes that nothing needs any more.
 
-    Only what nothing has needed for the grace period (REGISTRY_GC_GRACE, a day by default). It may run while others
-    publish, and beside another gc; one that was stopped is finished by the next.
+    Only what has not been needed for the grace period (REGISTRY_GC_GRACE, a day by default). Safe to run while others
+    publish and beside another gc; the next run finishes one that was interrupted.
     """
     with session(url, as_json) as run:
         answer = run.registry.gc(dry_run=dry_run, progress=run.progress)
@@ -81,7 +80,7 @@ def collected_lines(answer: Collected, width: int | None) -> list[Line]:
     does = "would be collected" if answer.dry_run else "collected"
     pairs = [
         (does, [words(f"{size(answer.bytes)} in {counted(len(answer.blobs), 'blob')}")]),
-        ("uploads", [words(f"{counted(answer.uploads, 'upload')} that nobody finished")] if answer.uploads else []),
+        ("uploads", [words(f"{counted(answer.uploads, 'unfinished upload')}")] if answer.uploads else []),
         (
             "deleted",
             [
@@ -122,11 +121,12 @@ def fsck(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Check that all that was published is stored.
+    """Check that everything that was published is stored.
 
-    Every row has its blob, of the right size; with --deep every blob has its bytes. What is damaged is named, with the
-    revisions and base models that it takes down; the command then ends with 6. Storing the same files again mends them.
-    What only could not be read is named too, and may be sound: without damage the command then ends with 1.
+    Checks that every row has its blob, of the right size; with --deep, also that every blob has the right bytes.
+    Damaged blobs are listed with the revisions and base models that they affect, and the exit code is 6. Storing the
+    same files again repairs them. Blobs that could not be read are listed too, and may be intact: without damage, the
+    exit code is then 1.
     """
     with session(url, as_json) as run:
         answer = run.registry.fsck(deep=deep, progress=run.progress)
@@ -134,14 +134,14 @@ def fsck(
         damaged = [one for one in answer.damage if one.state == "damaged"]
         if damaged:
             raise IntegrityError(
-                f"{run.registry.url} is damaged: {counted(len(damaged), 'blob')} of {answer.blobs}, which "
+                f"{run.registry.url} is damaged: {counted(len(damaged), 'blob')} of {answer.blobs}, "
                 f"{_takes(damaged)}, or restore them from a backup.",
                 code="damaged",
             )
         if answer.damage:
             raise UnavailableError(
-                f"{run.registry.url} could not be read everywhere: {counted(len(answer.damage), 'blob')} of "
-                f"{answer.blobs}, which may be sound; see to the store, and run this again."
+                f"{run.registry.url} could not be read completely: {counted(len(answer.damage), 'blob')} of "
+                f"{answer.blobs}, which may be intact; check the store and run this again."
             )
 
 
@@ -150,13 +150,13 @@ def _takes(damaged: Sequence[Damage]) -> str:
     taken = {name for one in damaged for name in one.takes_down}
     kept = {name for one in damaged for name in one.materialisations}
     what = counted(len(taken), "revision or base model", "revisions and base models")
-    files = "publish or add the same files again where the store is"
+    files = "publish or add the same files again on the machine with the store"
     if not kept:
-        return f"takes down {what}; {files}"
+        return f"affecting {what}; {files}"
     again = f"drop {'it' if len(kept) == 1 else 'them'} and materialise {'it' if len(kept) == 1 else 'them'} again"
     if not taken:
-        return f"takes down {counted(len(kept), 'materialisation')}; {again}"
-    return f"takes down {what} and {counted(len(kept), 'materialisation')}; {files}, {again}"
+        return f"affecting {counted(len(kept), 'materialisation')}; {again}"
+    return f"affecting {what} and {counted(len(kept), 'materialisation')}; {files}, {again}"
 
 
 def checked_lines(answer: Checked, width: int | None) -> list[Line]:
@@ -172,7 +172,7 @@ def checked_lines(answer: Checked, width: int | None) -> list[Line]:
         problem = [[phrase(one.key)], words(one.problem, BEHIND)]
         lines += table([([Span(short_digest(one.digest))], problem)], width, indent=2)
         names = (*one.takes_down, *one.materialisations)
-        does = "takes down" if one.state == "damaged" else "needed by"
+        does = "affects" if one.state == "damaged" else "needed by"
         lines += table([([Span(does, QUIET), phrase(name, REFERENCE)], []) for name in names], width, indent=6)
     return lines
 

@@ -18,32 +18,38 @@ if TYPE_CHECKING:
 
 def create(
     *,
-    role: Annotated[RoleName, typer.Option("--role", help="What it allows; each role may do what those before may.")],
+    role: Annotated[
+        RoleName, typer.Option("--role", help="The rights of the token; each role includes those before it.")
+    ],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", metavar="PATH", help="Only this path and what is under it; may be repeated."),
+        typer.Option("--scope", metavar="PATH", help="Only this path and everything under it; may be repeated."),
     ] = None,
     expires: Annotated[
         str | None,
-        typer.Option("--expires", metavar="TIME", help="Until when: 90d, 12h. Default: until it is revoked."),
+        typer.Option(
+            "--expires", metavar="TIME", help="How long it is valid, such as 90d or 12h. Default: until it is revoked."
+        ),
     ] = None,
     name: Annotated[
-        str, typer.Option("--name", metavar="TEXT", help="Who it is for: the author and actor of what it does.")
+        str,
+        typer.Option("--name", metavar="TEXT", help="Whom it is for: shown as the author and actor of its changes."),
     ] = "",
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Make a token and print its secret.
+    """Create a token and print its secret.
 
-    The secret is shown this once and kept nowhere. It is alone on stdout, so that it can go to a file or another
-    program. A registry in a folder becomes its owner's alone: nobody else on the machine can read it any more.
+    The secret is shown only once and is not stored. It is the only output on stdout, so that it can be written to a
+    file or piped to another program. A registry in a folder becomes private: other users of the machine can no longer
+    read it.
     """
     expires_in = parse_expiry(expires)
     # Creating the first token may create the registry.
     with session(url, as_json, create=True) as run:
         answer = run.registry.create_token(role.value, name=name, scopes=tuple(scope or ()), expires_in=expires_in)
         run.answer(answer, lambda _width: [(Span(answer.secret),)])
-        run.say(f"Token {_about(answer.token)}. Keep the secret, it is not shown again.")
+        run.say(f"Token {_about(answer.token)}. Store the secret now; it is not shown again.")
 
 
 def list_(url: Url = None, as_json: Json = False) -> None:
@@ -52,7 +58,7 @@ def list_(url: Url = None, as_json: Json = False) -> None:
         answer = run.registry.tokens()
         run.answer(answer, lambda width: token_lines(answer, width))
         if not answer:
-            run.say(f"No tokens in {run.registry.url} yet: registry token create --role ROLE")
+            run.say(f"No tokens in {run.registry.url} yet; create one with `registry token create --role ROLE`.")
 
 
 def revoke(
@@ -60,11 +66,11 @@ def revoke(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Make a token worthless at once."""
+    """Revoke a token immediately."""
     with session(url, as_json) as run:
         answer = run.registry.revoke_token(token)
         run.answer(answer, lambda _width: [(phrase(answer.id, REFERENCE), Span(" revoked"))])
-        run.say(f"It was {_about(answer)}.")
+        run.say(f"The token was {_about(answer)}.")
 
 
 def _about(token: Token) -> str:

@@ -84,8 +84,8 @@ def _one_a_line(name: str, texts: Sequence[str]) -> list[tuple[str, Items]]:
 def _retracted(retraction: Retraction) -> str:
     """What was retracted, why, and by whom."""
     return (
-        f"{retraction.reference}: {retraction.reason} "
-        f"({moment(retraction.at)} UTC by {retraction.actor}); no weights of it are handed out"
+        f"{retraction.reference}: {retraction.reason} ({moment(retraction.at)} UTC by {retraction.actor}); its weights "
+        "are not available"
     )
 
 
@@ -144,7 +144,7 @@ def _derived(told: DerivedFrom | None) -> Items:
         return []
     from registry.schemas.kinds import KINDS
 
-    parts = [told.reference or "a revision that is not seen here"]
+    parts = [told.reference or "a revision that is not visible here"]
     parts += [f"after {told.since}"] if told.since else []
     if told.rank is None:
         parts.append(KINDS[told.kind].label)
@@ -157,7 +157,7 @@ def _derived(told: DerivedFrom | None) -> Items:
 def published_lines(answer: Published, width: int | None) -> list[Line]:
     """The reference alone first, for scripts; then what was pinned, stored and left out."""
     revision = answer.revision
-    stored = f"{size(answer.bytes_stored)}" if answer.created else "nothing, the adapter had this revision already"
+    stored = f"{size(answer.bytes_stored)}" if answer.created else "nothing, the adapter already has this revision"
     pairs: list[tuple[str, Items]] = [
         ("digest", [[Span(revision.digest)]]),
         (
@@ -176,7 +176,7 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
         ("applied", [words(what) for what in answer.applied]),
         (
             "not applied",
-            [words(f"{what}: the revision keeps the one that it has", BEHIND) for what in answer.not_applied],
+            [words(f"{what}: the revision keeps its current one", BEHIND) for what in answer.not_applied],
         ),
         ("registry", [[phrase(answer.registry)]]),
     ]
@@ -185,7 +185,7 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
 
 def preview_lines(preview: PublishPreview, width: int | None) -> list[Line]:
     """The path alone first; then what publishing would do, and the files."""
-    there = f"nothing: it is there already, as {preview.reference}" if preview.reference else "publish a new revision"
+    there = f"nothing: it already exists, as {preview.reference}" if preview.reference else "publish a new revision"
     digests = set(preview.missing)
     missing = [file for file in preview.files if file.digest in digests]
     pairs: list[tuple[str, Items]] = [
@@ -214,7 +214,7 @@ def base_added_lines(answer: BaseAdded, width: int | None) -> list[Line]:
     """The name alone first, for scripts."""
     base = answer.base
     how = {"copy": "copied", "reflink": "by reflink", "link": "as hard links", "none": ""}[answer.stored_by]
-    stored = f"{size(answer.bytes_stored)} {how}" if answer.created else "nothing, the same weights were there already"
+    stored = f"{size(answer.bytes_stored)} {how}" if answer.created else "nothing, the same weights are already stored"
     pairs: list[tuple[str, Items]] = [
         (
             "architecture",
@@ -238,7 +238,7 @@ def verified_lines(answer: Verified, width: int | None) -> list[Line]:
     """The result in one line, and every tensor that differs."""
     subject = f"{answer.reference} as {answer.kind}"
     if answer.equal:
-        how = "byte for byte" if answer.exact else "within the rounding bound (this machine's arithmetic is another)"
+        how = "byte for byte" if answer.exact else "within the rounding bound (this machine's arithmetic differs)"
         return table([([Span("equal", "green")], [words(f"{subject}, {counted(answer.files, 'file')}, {how}")])], width)
     rows = [
         ([phrase(wrong.file)], [words(f"{wrong.tensor}:" if wrong.tensor else ""), words(wrong.reason)])

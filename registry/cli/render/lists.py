@@ -50,7 +50,7 @@ def _log_remarks(revision: RevisionSummary) -> list[list[Span]]:
 def copied(original: CopiedFrom) -> str:
     """Where a copy comes from, and who published it there."""
     return (
-        f"from {original.reference} of {original.registry}, there by {original.author} on "
+        f"from {original.reference} of {original.registry}, published there by {original.author} on "
         f"{moment(original.created_at)} UTC"
     )
 

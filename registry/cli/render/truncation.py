@@ -35,9 +35,9 @@ def check_report(file: str, out: str | None) -> None:
     # Links are resolved: the report is written through one.
     written, filled = (Path(os.path.realpath(path)) for path in (file, out or os.devnull))
     if out is not None and (written.is_relative_to(filled) or filled.is_relative_to(written)):
-        raise UsageError(f"--report {file!r} is in the way of what is fetched into {out!r}; name a file elsewhere.")
+        raise UsageError(f"--report {file!r} conflicts with the output folder {out!r}; name a file elsewhere.")
     if not place.parent.is_dir():
-        raise UsageError(f"--report {file!r}: there is no folder {str(place.parent)!r}; make it or choose another.")
+        raise UsageError(f"--report {file!r}: there is no folder {str(place.parent)!r}; create it or choose another.")
 
 
 def write_report(truncation: Truncation, file: str) -> None:

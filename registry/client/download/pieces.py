@@ -83,7 +83,7 @@ def checked(chunks: Iterator[memoryview], digest: str | None, what: str) -> Iter
     if PREFIX + found.hexdigest() != digest:
         raise IntegrityError(
             f"The bytes of {what} that arrived are not those that were published ({digest}); fetch it again, and if "
-            "that happens again, let the registry's operator run `registry fsck --deep`."
+            "that happens again, ask the registry's operator to run `registry fsck --deep`."
         )
     if held is not None:
         yield held

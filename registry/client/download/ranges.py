@@ -47,7 +47,7 @@ class RangeReader:
         buffer = buffer.cast("B")
         if offset < 0 or offset + len(buffer) > self._size:
             stop = offset + len(buffer)
-            raise IntegrityError(f"Bytes {offset} to {stop} of {self._what} were asked for, but it has {self._size}.")
+            raise IntegrityError(f"Bytes {offset} to {stop} of {self._what} were requested, but it has {self._size}.")
         attempts = self._transport.attempts()
         got = 0
         while got < len(buffer):
@@ -64,12 +64,12 @@ class RangeReader:
                     return 0
                 for chunk in answer.iter_raw():
                     if got + len(chunk) > len(buffer):
-                        raise self._foreign(f"more than the {len(buffer)} bytes that were asked for", url)
+                        raise self._foreign(f"more than the {len(buffer)} bytes that were requested", url)
                     buffer[got : got + len(chunk)] = chunk
                     got += len(chunk)
                     attempts.reset()
                     if self._transport.over.is_set():
-                        raise UnavailableError(f"The connection to {self._transport.url} was closed meanwhile.")
+                        raise UnavailableError(f"The connection to {self._transport.url} was closed in the meantime.")
         except httpx.HTTPError as problem:
             failure = unreachable(self._transport.url if url is None else _host(url), problem)
             if is_permanent(problem) or not (got or attempts.wait()):
@@ -128,18 +128,20 @@ class RangeReader:
                 expected = f"{offset}-{offset + length - 1}/{self._size}"
                 raise self._foreign(f"the range {said!r} instead of bytes {expected}", url)
         elif answer.status_code == 206:
-            raise self._foreign("HTTP 206 and not which range", url)
+            raise self._foreign("HTTP 206 without saying which range", url)
         elif answer.headers.get("content-length") != str(self._size):
             what = f"{answer.headers.get('content-length', 'an unknown number of')} bytes"
             kind = answer.headers.get("content-type", "no type")
             raise self._foreign(f"{what} ({kind}) instead of the {self._size}", url)
         elif length != self._size:
-            raise self._foreign("the whole file instead of a range; a proxy on the way may not pass ranges on", url)
+            raise self._foreign(
+                "the whole file instead of a range; a proxy in between may not support range requests", url
+            )
 
     def _check_etag(self, answer: httpx.Response) -> None:
         etag = answer.headers.get("etag")
         if etag is None:
-            raise self._foreign("no ETag, which a proxy on the way may have taken out, with the bytes")
+            raise self._foreign("the bytes without an ETag, which a proxy in between may have removed")
         if etag != self._etag:
             raise self._foreign(f"another file ({etag} instead of {self._etag})")
 
@@ -149,7 +151,7 @@ class RangeReader:
         except httpx.InvalidURL:
             url = ""
         if not has_host(url):
-            raise self._foreign("an address that is none")
+            raise self._foreign("an invalid address")
         with self._lock:
             self._store_url = url
 
@@ -161,8 +163,8 @@ class RangeReader:
         hopeful = answer.status_code in _PASSING or answer.status_code in (400, 401, 403, 404)
         if not (hopeful and attempts.wait(pause)):
             raise UnavailableError(
-                f"The store of {self._transport.url} at {_host(str(answer.url))} does not give {self._what} "
-                f"(HTTP {answer.status_code}); tell its operator."
+                f"The store of {self._transport.url} at {_host(str(answer.url))} refused to send {self._what} (HTTP "
+                f"{answer.status_code}); tell its operator."
             )
         return False
 

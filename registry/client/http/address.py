@@ -43,9 +43,9 @@ class Address:
             )
         if parts.query or parts.fragment:
             # not the text: what is asked for may hold a secret too
-            raise UsageError(f"After {found.url} comes a '?' or a '#'; the address of a registry has none.")
+            raise UsageError(f"The address contains a '?' or a '#' after {found.url}; leave it out.")
         if not has_host(text):
-            raise UsageError(f"The host in {text!r} can't be one: a label is empty, too long or malformed; correct it.")
+            raise UsageError(f"The host in {text!r} is not valid: a label is empty, too long or malformed; correct it.")
         return found
 
     @property

@@ -73,13 +73,13 @@ class Credentials:
         """
         chosen = url or self.default_url()
         if chosen is None:
-            raise NotFoundError("No registry is logged in to; `registry login URL` keeps a token.")
+            raise NotFoundError("You are not logged in to a registry; `registry login URL` stores a token.")
         address = Address.parse(chosen)
 
         def change(kept: _Kept) -> _Kept:
             was_default = kept.default is not None and Address.parse(kept.default).origin == address.origin
             if address.origin not in kept.tokens and not was_default:
-                raise NotFoundError(f"Nothing is kept for {address.url}; `registry login URL` keeps a token.")
+                raise NotFoundError(f"No token is stored for {address.url}; `registry login URL` stores one.")
             tokens = {origin: secret for origin, secret in kept.tokens.items() if origin != address.origin}
             return _Kept(default=None if was_default else kept.default, tokens=tokens)
 
@@ -96,7 +96,7 @@ class Credentials:
                 if os.fstat(stream.fileno()).st_mode & _OTHERS:
                     raise NotAllowedError(
                         f"{self._file} holds tokens and can be read or written by others; run `chmod 600 "
-                        f"{self._file}`, and revoke the tokens if somebody may have read them."
+                        f"{self._file}`, and revoke the tokens if someone may have read them."
                     )
                 return _Kept.model_validate_json(stream.read())
         except FileNotFoundError:
@@ -105,7 +105,9 @@ class Credentials:
             # not what it says: it holds secrets
             raise UsageError(f"{self._file} is not what `registry login` writes; remove it and log in again.") from None
         except OSError as problem:
-            raise NotAllowedError(f"{self._file} can't be read: {reason(problem)}; make it your own.") from problem
+            raise NotAllowedError(
+                f"{self._file} can't be read: {reason(problem)}; make it readable for your user."
+            ) from problem
 
     def _change(self, change: Callable[[_Kept], _Kept]) -> None:
         """Replace the file atomically, under a lock."""

@@ -38,7 +38,7 @@ def open_client(**settings: Any) -> httpx.Client:
 def _socks() -> RegistryError:
     name = next((name for name, value in _given(*_PROXIES) if value.lower().startswith("socks")), "ALL_PROXY")
     return UnavailableError(
-        f"{name} names a SOCKS proxy, and the package socksio, which speaks to one, is not installed here; install "
+        f"{name} names a SOCKS proxy, and the package socksio, which is needed for it, is not installed here; install "
         "it, or name an HTTP proxy.",
         code="missing_package",
     )

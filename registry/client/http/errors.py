@@ -32,11 +32,11 @@ _FINAL: Final = frozenset({"numerics", "schema_newer", "schema_older", "missing_
 
 
 _SENTENCES: Final[dict[type[httpx.HTTPError], str]] = {
-    httpx.ConnectTimeout: "There is no connection to {url} within 10 seconds; check the address and the network.",
+    httpx.ConnectTimeout: "{url} did not accept a connection within 10 seconds; check the address and the network.",
     httpx.TimeoutException: "{url} takes too long to answer; try again later.",
-    httpx.ProxyError: "The proxy on the way to {url} refuses: {why}; check HTTPS_PROXY and NO_PROXY.",
-    httpx.ConnectError: "{url} can't be reached: {why}; check the address, and whether the registry runs.",
-    httpx.TransportError: "The connection to {url} broke: {why}; try again.",
+    httpx.ProxyError: "The proxy for {url} refused the connection: {why}; check HTTPS_PROXY and NO_PROXY.",
+    httpx.ConnectError: "{url} can't be reached: {why}; check the address, and whether the registry is running.",
+    httpx.TransportError: "The connection to {url} was lost: {why}; try again.",
 }
 """Messages for a missing response; the first match counts."""
 
@@ -82,17 +82,19 @@ def not_a_registry(url: str, response: httpx.Response) -> UnavailableError:
     status = response.status_code
     if status == 413:
         return UnavailableError(
-            f"A proxy before {url} takes no request of this size (HTTP 413); its operator can raise the limit.",
+            f"A proxy in front of {url} does not accept requests of this size (HTTP 413); its operator can raise the "
+            "limit.",
             code="too_large",
         )
     if status in PROXY_STATUSES:
         return UnavailableError(
-            f"The registry at {url} can't be reached now: a proxy before it answers HTTP {status}; try again later."
+            f"The registry at {url} can't be reached now: a proxy in front of it answers HTTP {status}; try again "
+            "later."
         )
     if response.is_redirect:
         where = response.headers.get("location", "another address")
         return UnavailableError(
-            f"{url} sends clients on to {where}; if the registry is there, give that address.", code="not_a_registry"
+            f"{url} redirects to {where}; if the registry is there, give that address.", code="not_a_registry"
         )
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     what = "a web page" if kind in ("text/html", "application/xhtml+xml") else (kind or "nothing of a known kind")
@@ -109,8 +111,8 @@ def hub_view(address: Address) -> UnavailableError | None:
     if not address.prefix or view not in VIEWS:
         return None
     return UnavailableError(
-        f"{address.url} is the view of a registry that clients of the Hub use; leave out /{view}: the address of the "
-        f"registry is {place}.",
+        f"{address.url} is a registry's view for Hub clients; leave out /{view}: the address of the registry is "
+        f"{place}.",
         code="not_a_registry",
     )
 
@@ -121,8 +123,8 @@ def unreadable(url: str, response: httpx.Response, problem: ValidationError) -> 
     where = ".".join(map(str, first["loc"])) or "the document"
     version = response.headers.get(VERSION_HEADER, "unknown")
     return UnavailableError(
-        f"The registry at {url} (version {version}) answers what this program (version {__version__}) can't read: "
-        f"{where}: {first['msg'].lower()}; use the same version on both sides.",
+        f"The registry at {url} (version {version}) sent a response that this program (version {__version__}) can't "
+        f"read: {where}: {first['msg'].lower()}; use the same version on both sides.",
         code="other_version",
     )
 

@@ -192,7 +192,7 @@ def _query(params: Params) -> dict[str, str]:
             continue
         text = "true" if value is True else str(value)
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise UsageError(f"{name} holds a broken character: plain text is expected.")
+            raise UsageError(f"{name} contains an invalid character: plain text is expected.")
         said[name] = text
     return said
 

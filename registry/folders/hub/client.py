@@ -42,7 +42,7 @@ class HubClient:
             from huggingface_hub import constants, errors, file_download, hf_api
         except ModuleNotFoundError as problem:
             raise UnavailableError(
-                f"{called} is a repository of a Hub, and the package huggingface_hub, which asks it, is not installed "
+                f"{called} is a Hub repository, and the package huggingface_hub, which downloads it, is not installed "
                 "here; install it.",
                 code="missing_package",
             ) from problem
@@ -119,8 +119,8 @@ class HubClient:
         commit = named.read_text().strip() if named.is_file() else revision
         if not (folder / "snapshots" / commit).is_dir():
             raise UnavailableError(
-                f"{self._called} is not in the Hub's cache, and HF_HUB_OFFLINE keeps the network out: unset it, or "
-                "bring the repository here first."
+                f"{self._called} is not in the Hub cache, and HF_HUB_OFFLINE forbids network access: unset it, or "
+                "download the repository first."
             )
         return commit
 
@@ -152,11 +152,11 @@ class HubClient:
         known = self._errors
         told = {  # the first match counts: GatedRepoError is a subclass of RepositoryNotFoundError
             known.GatedRepoError: NotAllowedError(
-                f"{repo} is gated: ask for access on its page, and set HF_TOKEN to a token of the account that has "
+                f"{repo} is gated: request access on its page, and set HF_TOKEN to a token of the account that has "
                 f"it{said}."
             ),
             known.RepositoryNotFoundError: NotFoundError(
-                f"There is no repository {repo}, or HF_TOKEN is not one that sees it{said}."
+                f"There is no repository {repo}, or HF_TOKEN does not give access to it{said}."
             ),
             known.RevisionNotFoundError: NotFoundError(f"{repo} has no revision {revision or 'main'}{said}."),
         }
@@ -164,15 +164,17 @@ class HubClient:
             return found
         if isinstance(problem, OSError) and problem.errno in {errno.ENOSPC, errno.EDQUOT}:
             return UnavailableError(
-                f"There is no space left for {self._called} in the Hub's cache {self._constants.HF_HUB_CACHE}: "
-                "make room, or set HF_HOME to a folder that has some.",
+                f"There is no space left for {self._called} in the Hub's cache {self._constants.HF_HUB_CACHE}: free "
+                "some space, or set HF_HOME to a folder with enough space.",
                 code="disk_full",
             )
         status = getattr(getattr(problem, "response", None), "status_code", None)
         if status in _REFUSED:
             return NotAllowedError(f"{self.endpoint} refuses this for {self._called} ({status}){said}; check HF_TOKEN.")
         what = f"it answers with {status}" if status else _reason(problem)
-        return UnavailableError(f"{self._called} can't be brought from {self.endpoint}: {what}{said}. Try again later.")
+        return UnavailableError(
+            f"{self._called} can't be downloaded from {self.endpoint}: {what}{said}. Try again later."
+        )
 
 
 def _said(problem: Exception) -> str:

@@ -60,7 +60,7 @@ class HubReference:
         """
         found = _REFERENCE.fullmatch(text)
         if found is None or "--" in found[1] or ".." in found[1] or ".." in (found[2] or ""):
-            raise UsageError(f"{text!r} names no repository of a Hub: {FORM} is expected, such as hf:BAAI/bge-m3@main.")
+            raise UsageError(f"{text!r} is not a Hub repository: {FORM} is expected, such as hf:BAAI/bge-m3@main.")
         return cls(found[1], found[2])
 
     def __str__(self) -> str:
@@ -129,7 +129,9 @@ def bring(text: str, choose: Choose, error: type[RegistryError], progress: Progr
     at = "" if client.endpoint == DEFAULT_ENDPOINT else f" at {client.endpoint}"
     source = f"{SCHEME}{reference.repo_id}@{commit}{at}"
     if _SOURCE.fullmatch(source) is None:
-        raise UnavailableError(f"{client.endpoint} calls the commit of {reference} {commit!r}, which is no commit id.")
+        raise UnavailableError(
+            f"{client.endpoint} gives {commit!r} as the commit of {reference}, which is not a commit id."
+        )
     files = {file.path: file for file in client.files(commit)}
     names, left_out = sort_names(files, error)
 

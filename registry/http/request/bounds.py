@@ -50,20 +50,20 @@ class BoundsMiddleware:
     def _head(self, scope: Scope) -> RegistryError | None:
         limits, headers = self._limits, scope["headers"]
         if len(headers) > limits.headers:
-            return _too_large(f"The request has {len(headers)} headers, at most {limits.headers} are taken.")
+            return _too_large(f"The request has {len(headers)} headers, at most {limits.headers} are accepted.")
         size = sum(len(name) + len(value) for name, value in headers)
         if size > limits.header_bytes:
-            return _too_large(f"The headers have {size} bytes, at most {limits.header_bytes} are taken.")
+            return _too_large(f"The headers have {size} bytes, at most {limits.header_bytes} are accepted.")
         once = [name for name, _ in headers if name in _ONCE]
         if len(once) > len(set(once)):
             # Proxies and logs may pick another one of them.
             twice = next(name for name in once if once.count(name) > 1)
             return UsageError(
-                f"The header {twice.decode('ascii').title()} is given {once.count(twice)} times, not once."
+                f"The header {twice.decode('ascii').title()} is given {once.count(twice)} times, once is expected."
             )
         query = len(scope["query_string"])
         if query > limits.query:
-            return _too_large(f"The query has {query} bytes, at most {limits.query} are taken.")
+            return _too_large(f"The query has {query} bytes, at most {limits.query} are accepted.")
         return None
 
 
@@ -125,12 +125,12 @@ class _Body:
             self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
 
     def _too_long(self, found: int) -> RegistryError:
-        return _too_large(f"The body has {found} bytes or more, at most {self._most} are taken here.")
+        return _too_large(f"The body has {found} bytes or more, at most {self._most} are accepted here.")
 
     def _too_slow(self) -> RegistryError:
         return UnavailableError(
-            f"The body came too slowly: {self._context.received} bytes in "
-            f"{self._limits.body_time(self._context.received):g} seconds; send it again, in smaller parts.",
+            f"The body was sent too slowly: {self._context.received} bytes in "
+            f"{self._limits.body_time(self._context.received):g} seconds; send it again in smaller parts.",
             code="too_slow",
         )
 

@@ -93,14 +93,14 @@ def in_a_header(sentence: str) -> str:
 def unexpected() -> UnavailableError:
     """The error that a client gets for a bug: where to look, and no internals."""
     return UnavailableError(
-        "The service met something that should never happen; its log has more under the id of this request.",
+        "Unexpected error in the service; its log has the details under the id of this request.",
         code="unexpected",
     )
 
 
 def no_route(method: str, path: str) -> NotFoundError:
     """The error of an address without a route."""
-    return NotFoundError(f"There is nothing at {method} {path}: the routes are under {API}, see {API}/openapi.json.")
+    return NotFoundError(f"There is no route {method} {path}: the routes are under {API}, see {API}/openapi.json.")
 
 
 def install(app: FastAPI, refused: Refused) -> None:
@@ -131,7 +131,7 @@ def _of_router(request: Request, error: HTTPException) -> Response:
         return problem_response(problem(no_route(request.method, path), id_))
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        sentence = f"{request.method} is not possible at {path}; possible: {allowed or 'see the API description'}."
+        sentence = f"{request.method} is not allowed at {path}; allowed: {allowed or 'see the API description'}."
         return problem_response(problem(UsageError(sentence), id_, status=405), error.headers)
     sentence = f"The request is malformed: {error.detail}."
     return problem_response(problem(UsageError(sentence), id_, status=error.status_code), error.headers)

@@ -37,7 +37,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "registry_request_seconds",
-            "From the request to the end of its answer.",
+            "Time from the request to the end of its response.",
             ("route",),
             registry=self._registry,
             buckets=_BUCKETS,
@@ -93,12 +93,12 @@ class _Cache(Collector):
 
 
 _OF_CACHE: Final[Mapping[str, tuple[type[CounterMetricFamily | GaugeMetricFamily], str]]] = {
-    "hits": (CounterMetricFamily, "What was found in memory."),
-    "misses": (CounterMetricFamily, "What had to be made."),
+    "hits": (CounterMetricFamily, "Lookups answered from memory."),
+    "misses": (CounterMetricFamily, "Values that had to be computed."),
     "bytes": (GaugeMetricFamily, "Bytes that are kept in memory."),
     "entries": (GaugeMetricFamily, "Values that are kept in memory."),
 }
 _HELP: Final = {
     "pool": "Connections to the database.",
-    "operations": "Operations of the whole registry that wait or are worked on.",
+    "operations": "Operations of the whole registry that are waiting or running.",
 }

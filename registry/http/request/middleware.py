@@ -91,7 +91,7 @@ class _Response:
     async def send(self, message: Message) -> None:
         """ASGI send of the app; raises once the timeout response was sent, so that the app stops."""
         if self._given_up is not None:
-            raise ResponseAbortedError("An answer came too late: the client was told to try again.")
+            raise ResponseAbortedError("A response was too late: the client was told to retry.")
         await self._forward(message)
 
     async def send_problem(self, error: RegistryError) -> None:
@@ -107,7 +107,7 @@ class _Response:
         if left > 0:
             self._deadline = self._loop.call_later(left, self._check_deadline)
             return
-        sentence = f"The service did not answer within {self._timeout:g} seconds: try again, when it has less to do."
+        sentence = f"The service did not answer within {self._timeout:g} seconds: try again when it is less busy."
         self._given_up = self._loop.create_task(self.send_problem(UnavailableError(sentence)))
 
     async def finish(self) -> None:

@@ -163,4 +163,4 @@ class ThreadAdmission:
 
 
 def _too_many(what: str) -> UnavailableError:
-    return UnavailableError(f"The service has too many {what} under way: try again in a moment.", code="busy")
+    return UnavailableError(f"The service has too many {what} in progress: try again in a moment.", code="busy")

@@ -82,7 +82,9 @@ class BodySender:
             return Response(status_code=304, headers=headers)
         if isinstance(asked, Unsatisfiable):
             file.close()
-            sentence = f"The range {request.headers['range'][:64]!r} holds no byte of the {file.size} that there are."
+            sentence = (
+                f"The range {request.headers['range'][:64]!r} lies outside the file, which has {file.size} bytes."
+            )
             told = problem(UsageError(sentence), context_of(request.scope).request, status=416)
             return problem_response(told, {**headers, "Content-Range": f"bytes */{file.size}"})
         context_of(request.scope).kind = file.kind
@@ -128,7 +130,7 @@ class BodySender:
             try:
                 state = await self._run(partial(flow.pump, make=slot.held))
             except RegistryError as error:
-                raise ResponseAbortedError(f"An answer was cut: {error}") from error
+                raise ResponseAbortedError(f"A response was aborted: {error}") from error
             if state in {"whole", "gone"}:
                 return state == "whole"
             if slot.contended:
@@ -155,7 +157,7 @@ class BodySender:
     def _abort(self, scope: Scope) -> ResponseAbortedError:
         scope.get(ABORT, lambda: None)()
         return ResponseAbortedError(
-            f"An answer was cut: the client took nothing, or little, for {self._stall:g} seconds."
+            f"A response was aborted: the client read little or nothing for {self._stall:g} seconds."
         )
 
     async def _wait_client(self, flow: Flow, slot: Slot, takes: Coroutine[Any, Any, bool]) -> bool:
@@ -179,7 +181,7 @@ class BodySender:
         try:
             await slot.acquire(self._stall)
         except RegistryError as error:
-            raise ResponseAbortedError(f"An answer was cut: {error}") from error
+            raise ResponseAbortedError(f"A response was aborted: {error}") from error
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)

@@ -71,7 +71,7 @@ class Connection(H11Protocol):
         if hint == 431:
             self._send_problem(UnavailableError("The headers of the request are too large.", code="too_large"))
         else:
-            self._send_problem(UsageError(f"The request is not HTTP as it should be: {error or msg}."))
+            self._send_problem(UsageError(f"The request is not valid HTTP: {error or msg}."))
 
     def _expect_head(self) -> None:
         if self._head is None:
@@ -86,7 +86,7 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             return
         if self.conn.trailing_data[0] and self.conn.our_state is h11.IDLE:
-            sentence = f"The headers did not come within {self.bounds.head_time:g} seconds."
+            sentence = f"The headers did not arrive within {self.bounds.head_time:g} seconds."
             self._send_problem(UnavailableError(sentence, code="too_slow"))
         else:
             self.transport.close()

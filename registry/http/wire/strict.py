@@ -48,7 +48,7 @@ def _why_ambiguous(request: h11.Request) -> str | None:
     """Why a head can be framed in two ways."""
     names = {name for name, _ in request.headers}
     if not request.http_version.startswith(b"1."):
-        return f"it is in HTTP/{request.http_version.decode('ascii')}, which is not spoken here"
+        return f"it is in HTTP/{request.http_version.decode('ascii')}, which is not supported here"
     if b"transfer-encoding" not in names:
         return None
     if b"content-length" in names:

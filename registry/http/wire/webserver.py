@@ -32,11 +32,13 @@ def listen(host: str, port: int) -> socket.socket:
         UnavailableError: the port is taken.
     """
     if not 0 <= port <= 65535:
-        raise UsageError(f"The port {port} does not exist: 0 to 65535 are possible.")
+        raise UsageError(f"The port {port} is out of range: 0 to 65535 are expected.")
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"{host!r} is no address of this machine ({error}): give one, such as 127.0.0.1.") from error
+        raise UsageError(
+            f"{host!r} is not an address of this machine ({error}): give one, such as 127.0.0.1."
+        ) from error
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -47,7 +49,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
-        raise UnavailableError(f"The service can't listen on {host} port {port}: {reason}. Take another.") from error
+        raise UnavailableError(f"The service can't listen on {host} port {port}: {reason}. Choose another.") from error
     return listener
 
 

@@ -67,7 +67,7 @@ def open_kept(blobs: Blobs, kept: Kept) -> Artifact:
         if artifact.rendering != kept.rendering:
             artifact.close()
             raise IntegrityError(
-                f"The materialisation {kept.id} is noted as {kept.rendering}, but its plan and arithmetic make "
+                f"The materialisation {kept.id} is recorded as {kept.rendering}, but its plan and arithmetic give "
                 f"{artifact.rendering}: drop it with `registry materialise --drop {kept.id}`."
             )
         return artifact

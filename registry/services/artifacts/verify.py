@@ -34,7 +34,7 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
         if receipt.plan.table != artifact.plan.table:
             raise IntegrityError(
                 f"The folder {folder} was made with the target table {receipt.plan.table}, and {path.base.name} has "
-                f"{artifact.plan.table}: it was made anew since (`registry base retable`); fetch the artifact again.",
+                f"{artifact.plan.table}: it was rebuilt since (`registry base retable`); fetch the artifact again.",
                 code="verify_failed",
             )
         check_plan(folder, receipt, artifact.plan.digest)

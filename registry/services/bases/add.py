@@ -122,7 +122,7 @@ def existing(deployment: Deployment, name: str) -> BaseSummary | None:
 def other_weights(there: BaseSummary, found: str) -> ConflictError:
     """The error for a name that is taken; ``found`` describes the weights of the new model."""
     return ConflictError(
-        f"Base model {there.name} is there with other weights: it has {there.digest}, the folder has {found}. "
+        f"Base model {there.name} already exists with other weights: it has {there.digest}, the folder has {found}. "
         "Choose another name.",
         code="other_weights",
     )
@@ -141,8 +141,8 @@ def check_same(there: BaseSummary, digest: str, files: Mapping[str, str]) -> Non
     stored = {file.path: file.digest for file in there.files}
     if DECLARATION in files and files[DECLARATION] != stored.get(DECLARATION):
         raise ConflictError(
-            f"Base model {there.name} is there with these weights and {'another' if DECLARATION in stored else 'no'} "
-            f"{DECLARATION}. Add it under another name to use this one.",
+            f"Base model {there.name} already exists with these weights and "
+            f"{'another' if DECLARATION in stored else 'no'} {DECLARATION}. Add it under another name to use this one.",
             code="name_taken",
         )
 

@@ -96,7 +96,7 @@ def _check(deployment: Deployment, request: BaseRequest) -> _Checked:
         check_document(claims, path, document)
     for path in DOCUMENTS:
         if path in claims and path not in request.documents:
-            raise InvalidBaseError(f"{request.name} has a {path} that was not sent; send it.", code="missing_file")
+            raise InvalidBaseError(f"{request.name} has a {path} that was not sent; send it too.", code="missing_file")
     listing = list_model(request.name, claims, request.documents.get)
     heads = {}
     for path in listing.shards:

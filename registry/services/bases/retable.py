@@ -63,7 +63,7 @@ def retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
     """
     path = Path.parse(name)
     if not path.is_base:
-        raise UsageError(f"{name} is the path of an adapter: a target table is of a base model, {path.base}.")
+        raise UsageError(f"{name} is the path of an adapter: only base models have a target table, here {path.base}.")
     for _ in range(_TRIES - 1):
         with contextlib.suppress(_MeanwhileError):
             return retry_collected(lambda: _retable(deployment, name, progress))
@@ -75,7 +75,7 @@ def _retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
         found = base_rows.get(session, name)
         rows = rows_of.all_below(session, found.id)
     base = load_path(deployment, Reference(Path.parse(name))).base
-    progress.begin(f"Making the target table of {name}", len(rows) + 1)
+    progress.begin(f"Rebuilding the target table of {name}", len(rows) + 1)
     old, new = target_table(deployment, base), _made(deployment, base)
     progress.advance(1)
     if _facts(old) == _facts(new):
@@ -153,12 +153,13 @@ class _Revisions:
             before, after = self._meaning(row, self.old), self._meaning(row, self.new)
             if not isinstance(before, RegistryError) and before != after:
                 why = (
-                    f"it can't be used any more: {after}" if isinstance(after, RegistryError) else "it reads otherwise"
+                    f"could not be used: {after}"
+                    if isinstance(after, RegistryError)
+                    else "would stand for other weights"
                 )
                 raise ConflictError(
-                    f"The target table of {self.base.name} stays as it is: with the one that this version makes of "
-                    f"{row.reference} would follow that {why.removesuffix('.')}. Add the base model under another name "
-                    "for what is trained from now on.",
+                    f"The target table of {self.base.name} was not changed: with the rebuilt one, {row.reference} "
+                    f"{why.removesuffix('.')}. Add the base model under another name for adapters trained from now on.",
                     code="retable_refused",
                 )
             progress.advance(1)
@@ -183,7 +184,9 @@ class _Revisions:
         with self.deployment.read_everything() as session:
             files = {file.path: file for file in revision_rows.files(session, revision_id)}
         if not files:
-            raise _MeanwhileError("A deleted revision was collected meanwhile: run the command again.", code="busy")
+            raise _MeanwhileError(
+                "A deleted revision was collected in the meantime: run the command again.", code="busy"
+            )
         config = parse_config(read_blob(self.deployment, files[ADAPTER_CONFIG]))
         # only the header is needed: no tensor is read, so the closed source does no harm
         with self.deployment.open_blob(files[ADAPTER_WEIGHTS]) as source:
@@ -219,12 +222,12 @@ def _make_visible(
     def work(session: Session) -> Retabled:
         if not rows_of.retable(session, found, table, principal):
             raise _MeanwhileError(
-                f"The target table of {found.name} was made anew by another: run the command again.", code="busy"
+                f"The target table of {found.name} was rebuilt by another process: run the command again.", code="busy"
             )
         if rows_of.all_below(session, found.id) != rows:
             raise _MeanwhileError(
-                f"Something was published or deleted at {found.name} while its target table was made: run the command "
-                "again.",
+                f"Something was published or deleted at {found.name} while its target table was being rebuilt: run "
+                "the command again.",
                 code="busy",
             )
         # their plans name the old table, so no request can match them any more

@@ -32,7 +32,7 @@ def check_table(document: Mapping[str, Any], shapes: Shapes) -> TargetTable:
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise _refused("it is malformed") from problem
     if not known:
-        raise _refused("it says more than this version reads")
+        raise _refused("it has parts that this version does not support")
     bare = {tensor: shape for tensor, (_, shape) in shapes.items()}
     for name, held in table.parameters.items():
         if held.runs:
@@ -54,10 +54,10 @@ def _check_ties(table: TargetTable) -> None:
     """Check that both sides of every tie exist."""
     for name, holder in (table.ties or {}).items():
         if name in table.parameters or (holder is not None and holder not in table.parameters):
-            raise _refused(f"the parameter {shown(name)} is tied to one that is not there")
+            raise _refused(f"the parameter {shown(name)} is tied to one that does not exist")
     for module, target_of in table.apart.items():
         if not {module, target_of} <= table.targets.keys():
-            raise _refused(f"{shown(module)} is told apart from a module that is not there")
+            raise _refused(f"{shown(module)} is distinguished from a module that does not exist")
 
 
 def _check_overlaps(table: TargetTable) -> None:
@@ -73,11 +73,11 @@ def _check_overlaps(table: TargetTable) -> None:
 
 def _problems(target: Target, table: TargetTable, shapes: Shapes) -> Iterator[str]:
     if not target.shape or min(target.shape) < 1:
-        yield "has a shape that is none"
+        yield "has an invalid shape"
     if target.tensor is not None and (target.tensor not in shapes or target.shape != shapes[target.tensor][1]):
         yield "is not a tensor of that shape"
     if target.tie is not None and target.tie not in table.targets:
-        yield "is tied to a module that is not there"
+        yield "is tied to a module that does not exist"
     for parameter in target.fused:
         yield from _piece_problems(parameter, shapes)
 

@@ -140,7 +140,7 @@ class Intake:
         noted.update(blob_rows.use(session, relied - noted.keys()))
         gone = next(iter(sorted(relied - noted.keys())), None)
         if gone is not None:
-            raise BytesGoneError(f"The bytes {gone} were collected while they were added: add them again.")
+            raise BytesGoneError(f"The bytes {gone} were deleted by gc while they were being added: add them again.")
         return noted
 
     def change(self, work: Callable[[Session], T]) -> T:

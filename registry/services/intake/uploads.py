@@ -166,7 +166,7 @@ def wanted_bytes(deployment: Deployment, claims: Iterable[FileClaim], uploads: M
         stored = blob_rows.rows(session, seen)
     for digest, blob in stored.items():
         if blob.size != sizes[digest]:
-            raise UsageError(f"{digest} is named with {sizes[digest]} bytes, and it has {blob.size}.")
+            raise UsageError(f"{digest} is given with {sizes[digest]} bytes, but has {blob.size}.")
     return Wanted(sizes, found, stored)
 
 
@@ -201,10 +201,10 @@ def _take_one(intake: Intake, row: UploadRow, watch: Watch | None) -> None:
         if (gone or problem.code == "upload_incomplete") and _is_stored(intake.deployment, row.digest):
             # Two commits of one principal shared an upload of the same bytes, and the other one committed first.
             raise BytesGoneError(
-                f"The upload of {row.digest} served another commit meanwhile: commit again."
+                f"The upload of {row.digest} was used by another commit in the meantime: commit again."
             ) from problem
         if gone:
-            sentence = f"The upload of {row.digest} is in the store no more: begin it again, and commit again."
+            sentence = f"The upload of {row.digest} is no longer in the store: upload it again, and commit again."
             raise UnavailableError(sentence, code="upload_incomplete") from problem
         raise
 
@@ -232,7 +232,7 @@ def drop_taken(deployment: Deployment, uploads: Mapping[str, str]) -> None:
         except NotFoundError:
             continue
         except RegistryError as problem:
-            log.warning("the upload %s is left to be collected: %s", upload_id, problem)
+            log.warning("the upload %s was not removed and is left to gc: %s", upload_id, problem)
 
 
 def _row(deployment: Deployment, upload_id: str) -> UploadRow:

@@ -191,9 +191,9 @@ class Runner:
         except RegistryError as error:
             self._failed(work, error)
         except Exception:
-            log.exception("operation %s met something that should never happen", row.id)
+            log.exception("operation %s failed with an unexpected error", row.id)
             bug = UnavailableError(
-                f"The operation {row.id} met something that should never happen; the log of the service has more.",
+                f"The operation {row.id} failed with an unexpected error; the log of the service has the details.",
                 code="unexpected",
             )
             self._failed(work, bug)
@@ -204,7 +204,7 @@ class Runner:
         """Record a permanent error; after a transient one, schedule a retry."""
         row = work.row
         if isinstance(error, UnavailableError) and error.code in _PASSING and row.attempts < ATTEMPTS:
-            log.warning("operation %s is tried again: %s", row.id, error)
+            log.warning("operation %s is retried: %s", row.id, error)
             self._end(work, lambda: self._put_off(work))
         else:
             self._end(work, lambda: self._fail(work, error))
@@ -226,7 +226,7 @@ class Runner:
             if not note():
                 log.warning("operation %s was taken over by another process", work.row.id)
         except RegistryError as error:
-            log.warning("operation %s ended, and that could not be noted: %s", work.row.id, error)
+            log.warning("operation %s ended, but its result could not be recorded: %s", work.row.id, error)
 
     def _finish(self, work: _Work, result: OperationResult) -> bool:
         text = written(result)
@@ -287,7 +287,7 @@ class Runner:
             with self._deployment.read_everything() as session:
                 waiting = rows.waiting(session, KINDS, limit=self._threads + len(self._left))
         except RegistryError as error:
-            log.warning("operations could not be looked for: %s", error)
+            log.warning("waiting operations could not be read: %s", error)
             return
         for operation_id in [found for found in waiting if found not in self._left][: self._threads]:
             self._submit(operation_id)
@@ -296,7 +296,7 @@ class Runner:
 def _check_attempts(row: JobRow) -> None:
     if row.attempts > ATTEMPTS:
         raise UnavailableError(
-            f"The operation {row.id} was begun {row.attempts - 1} times and never came to an end: the log of the "
-            "service may say why. Ask for it again.",
+            f"The operation {row.id} was started {row.attempts - 1} times and never finished: the log of the service "
+            "may say why. Request it again.",
             code="unexpected",
         )

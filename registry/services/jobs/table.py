@@ -106,7 +106,7 @@ def acting_for(deployment: Deployment, principal: Principal) -> Deployment:
     """
     if principal.token is not None:
         gone = NotAllowedError(
-            f"The token {principal.token} was revoked or has expired since it asked for this.", code="bad_token"
+            f"The token {principal.token} was revoked or has expired since this was requested.", code="bad_token"
         )
         try:
             with deployment.read_everything() as session:
@@ -154,7 +154,7 @@ def _read(row: JobRow, schema: type[T], text: str) -> T:
     try:
         return schema.model_validate_json(text)
     except ValidationError:
-        raise _newer(row, "was noted in a form") from None
+        raise _newer(row, "was recorded in a form") from None
 
 
 def _kind(row: JobRow) -> OperationKind:
@@ -166,8 +166,8 @@ def _kind(row: JobRow) -> OperationKind:
 
 def _newer(row: JobRow, what: str) -> NewerOperationError:
     return NewerOperationError(
-        f"The operation {row.id} {what} which this replica of the service (version {__version__}) does not know: ask "
-        "again, so that a newer one answers, and upgrade this one."
+        f"The operation {row.id} {what} which this replica of the service (version {__version__}) does not support: "
+        "retry, so that a newer replica answers, and upgrade this one."
     )
 
 

@@ -25,11 +25,11 @@ def derivation_notices(
         form = "truncated" if told.rank is not None else "composed" if composed else "unchanged"
         yield (
             f"The receipt in its folder says that this is a {form} copy of {own.reference}, a revision of the same "
-            "adapter, and nothing that was trained since."
+            "adapter, without any further training."
         )
     if composed and told.since_digest != parent.revision_digest:
         stands = "the base model" if told.since_digest is None else "another revision"
         yield (
-            f"The receipt in its folder says that this was composed to stand on {stands}, and it is published on "
-            f"{parent.reference}: what lies between counts twice, or is missing."
+            f"The receipt in its folder says that this was composed for use on {stands}, but it is published on "
+            f"{parent.reference}: the links between the two count twice, or are missing."
         )

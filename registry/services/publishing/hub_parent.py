@@ -103,15 +103,15 @@ def read_view(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | 
     if told.path in _above(place.above):
         return Doubt(
             _mismatch(
-                f"{told.words} is not {place.above}, which the path names as the parent: publish under the path of "
-                f"what it was trained on; or, where adapters of {place.above} were loaded or merged into that model, "
-                f"say which with --parent {place.above}@N."
+                f"{told.words} is not {place.above}, the parent given by the path: publish under the path of what it "
+                f"was trained on; or, if adapters of {place.above} were loaded or merged into that model, give the "
+                f"parent with --parent {place.above}@N."
             )
         )
     if _is_there(deployment, told.path):
         raise _mismatch(
-            f"{told.words} is not {place.above}, which the path names as the parent; publish under the path of what "
-            "it was trained on."
+            f"{told.words} is not {place.above}, the parent given by the path; publish under the path of what it was "
+            "trained on."
         )
     return None
 
@@ -185,15 +185,15 @@ def _by_name(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | D
         return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so, and it never moved")
     listed = ", ".join(row.reference for row in place.candidates[:10])
     if name in _NEWEST:
-        what = f"names {above} and not which of its revisions ({listed})"
+        what = f"names {above} but none of its revisions ({listed})"
     elif named:
         what = f"names a tag that was moved: it has named {', '.join(named)}"
     else:
         what = f"names a tag that {above} does not have ({listed})"
     return Doubt(
         UsageError(
-            f"{told.words[:1].upper()}{told.words[1:]} {what}; say it with --parent REF, and next time train with the "
-            "commit or the number: get_peft_model(model, config, revision='r3').",
+            f"{told.words[:1].upper()}{told.words[1:]} {what}; give the parent with --parent REF, and next time train "
+            "with the commit or the number: get_peft_model(model, config, revision='r3').",
             code="parent_ambiguous",
         )
     )
@@ -202,8 +202,8 @@ def _by_name(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | D
 def _unknown(place: Place, told: TrainedOn) -> Doubt:
     return Doubt(
         _mismatch(
-            f"{told.words} is no revision of {place.above} here: publish to the registry that it was trained from, or "
-            "say the parent with --parent."
+            f"{told.words} is not a revision of {place.above} in this registry: publish to the registry it was trained "
+            "from, or give the parent with --parent."
         )
     )
 

@@ -93,8 +93,8 @@ def _check_constants(
             )
         if not _same_bytes(source, entry, *there):
             raise InvalidAdapterError(
-                f"Tensor {entry.name!r} holds whole numbers ({entry.dtype}) that are not those of the base model, and "
-                "no training changes those. Publish the adapter under the base model that it was trained on.",
+                f"Tensor {entry.name!r} holds integers ({entry.dtype}) that differ from the base model's, which "
+                "training never changes. Publish the adapter under the base model that it was trained on.",
                 code="lineage_mismatch",
             )
 
@@ -110,8 +110,8 @@ def _check_floats(blobs: Blobs, path: LoadedPath, checkpoint: Checkpoint, table:
         if kept in WHOLE_NUMBERS:
             entry = checkpoint.values[name].entry
             raise InvalidAdapterError(
-                f"Tensor {entry.name!r} has dtype {entry.dtype}, and the base model has {kept} there, which no "
-                "training changes. Save the adapter again without casting it.",
+                f"Tensor {entry.name!r} has dtype {entry.dtype}, but the base model has {kept} there, and training "
+                "does not change that. Save the adapter again without casting it.",
                 code="bad_dtype",
             )
 

@@ -36,8 +36,8 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
     origin, trained_on = candidate.draft.origin, candidate.config.base_model_name_or_path
     if origin is not None and origin.digest != digest:
         raise IntegrityError(
-            f"The copy of {origin.reference} from {origin.registry} would be {digest} here, and it is {origin.digest} "
-            "there: its files, its parent or its base model are others, so nothing was published.",
+            f"The copy of {origin.reference} from {origin.registry} would have the digest {digest} here, but it is "
+            f"{origin.digest} there: its files, parent or base model differ, so nothing was published.",
             code="copy_mismatch",
         )
     kept = origin if principal.rights.allows("admin", candidate.draft.path) else None
@@ -98,7 +98,7 @@ def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
     values = list(checkpoint.values)
     if values:
         more = f" and {len(values) - 3} more" if len(values) > 3 else ""
-        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole: what was there before is gone."
+        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole; their previous weights are not used."
     for module, rows in checkpoint.tokens.items():
         yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
 

@@ -96,7 +96,7 @@ def _candidates(deployment: Deployment, path: TreePath) -> tuple[revisions.Revis
 
 def _mismatch(what: str, says: str, path: TreePath) -> ConflictError:
     return ConflictError(
-        f"{what[:1].upper()}{what[1:]} says {says}, which is not what the folder above {path} holds: put it below the "
-        "folder of what it was trained on.",
+        f"{what[:1].upper()}{what[1:]} says {says}, but the folder above {path} holds something else: put it below "
+        "the folder of what it was trained on.",
         code="parent_mismatch",
     )

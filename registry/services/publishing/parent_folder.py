@@ -32,7 +32,7 @@ from registry.transfer.trained_on import TrainedFolder, is_newer
 
 Held = dict[str, tuple[ByteSource, TensorEntry]]
 _MOST_OF_IT: Final = 0.5  # fraction of the base's elements whose tensors must be found by name
-_REASONS: Final = {"quantised_base": "it is quantised", "missing_file": "it holds no safetensors weights"}
+_REASONS: Final = {"quantised_base": "it is quantised", "missing_file": "it contains no safetensors weights"}
 
 
 class NotComparableError(Exception):

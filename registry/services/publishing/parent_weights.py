@@ -15,7 +15,7 @@ from registry.services.deployment import Deployment
 from registry.services.publishing.hub_parent import Place, Proof
 
 _NOR_ABOVE = ", nor of anything above it"
-_OVERRIDE = "if you know better (adapters may have been merged into that model in memory), say it with "
+_OVERRIDE = "if you are sure of the parent (adapters may have been merged into that model in memory), give it with "
 
 
 def of_weights(
@@ -46,8 +46,8 @@ def of_weights(
     if len(rows) > 1:
         names = ", ".join(row.reference if row else place.base.name for row in rows)
         raise UsageError(
-            f"The weights in {compared.words}, which the adapter was trained on, are those of {names} alike; "
-            "say which one it is with --parent REF.",
+            f"The weights in {compared.words}, which the adapter was trained on, match {names} equally; give the "
+            "right one with --parent REF.",
             code="parent_ambiguous",
         )
     reason = f"its weights are those in {compared.words}, which the adapter was trained on"
@@ -63,14 +63,14 @@ def of_planned(above: str, digest: str, compared: FolderCompared) -> tuple[bool,
     if compared.reason is not None:
         return False, _not(compared)
     if not compared.fitting:
-        raise _unproven(f"the folder above, which goes to {above}{_NOR_ABOVE}", compared)
+        raise _unproven(f"the folder above, which is published as {above}{_NOR_ABOVE}", compared)
     if digest in {one.digest for one in compared.fitting}:
         return True, _partly(compared)
     names = ", ".join(one.reference for one in compared.fitting)
     raise ConflictError(
-        f"The weights in {compared.words}, which the adapter was trained on, are those of {names}, and not of the "
-        f"folder above, which goes to {above}: put it below what it was trained on; or publish it by itself, and, "
-        f"{_OVERRIDE}--parent REF --skip-parent-check.",
+        f"The weights in {compared.words}, which the adapter was trained on, are those of {names}, not those of the "
+        f"folder above, which is published as {above}: put it below what it was trained on; or publish it separately "
+        f"and, {_OVERRIDE}--parent REF --skip-parent-check.",
         code="parent_mismatch",
     )
 
@@ -87,8 +87,8 @@ def _partly(compared: FolderCompared) -> tuple[str, ...]:
     if compared.looked_at is None:
         return ()
     notice = (
-        f"The folder {compared.words} was compared with the parent in part: in {compared.looked_at}, as many as the "
-        "limits allow, and nothing there spoke against it."
+        f"The folder {compared.words} was only partly compared with the parent: in {compared.looked_at}, as many as "
+        "the limits allow, without a difference."
     )
     return (notice,)
 
@@ -117,7 +117,7 @@ def _mismatch(place: Place, compared: FolderCompared, lead: str) -> RegistryErro
     elif lead.startswith("--parent "):
         advice = f"give --parent {fits}, or, "
     what = f"{lead} the weights in {compared.words}, which the adapter was trained on, are those of {names}".strip()
-    path = "" if lead else f", and not of {_wanted(place)}, which the path names as the parent"
+    path = "" if lead else f", not those of {_wanted(place)}, the parent given by the path"
     return ConflictError(
         f"{what[:1].upper()}{what[1:]}{path}; {advice}{_OVERRIDE}--parent REF --skip-parent-check.",
         code="parent_mismatch",
@@ -137,12 +137,12 @@ def _unproven(wanted: str, compared: FolderCompared) -> RegistryError:
     nearest = ""
     if compared.nearest is not None:
         nearest = (
-            f" {compared.nearest} comes nearest, {100 * compared.distance:.3g} % of its norm away, most of all in "
-            f"{compared.tensor!r}."
+            f" {compared.nearest} is the closest, {100 * compared.distance:.3g} % of its norm away, with the largest "
+            f"difference in {compared.tensor!r}."
         )
     return ConflictError(
-        f"The weights in {compared.words}, which the adapter was trained on, are not those of {wanted}."
-        f"{nearest}{newer} Publish first what was merged into them, and this adapter under it; or, "
+        f"The weights in {compared.words}, which the adapter was trained on, are not those of "
+        f"{wanted}.{nearest}{newer} First publish what was merged into them, then this adapter under it; or, "
         f"{_OVERRIDE}--parent REF --skip-parent-check.",
         code="parent_unproven",
     )

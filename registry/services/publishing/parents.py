@@ -99,7 +99,7 @@ def find_parent(deployment: Deployment, path: TreePath, told: Told) -> Parent:
     if above is None:
         raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
     if told.skip_check and told.parent is None:
-        raise UsageError("--skip-parent-check takes a parent for right that you name: give it with --parent REF.")
+        raise UsageError("--skip-parent-check needs --parent REF, which it accepts without a check.")
     with deployment.read() as session:
         base, candidates = bases.get(session, above.base), revisions.pinnable(session, path)
     place = Place(path, above, base, candidates)
@@ -177,7 +177,7 @@ def _unsaid(deployment: Deployment, place: Place, told: Told, notices: tuple[str
     if named:
         hint = (
             f"The adapter says that it was trained on {told.name}, which is {base.name} itself: if {above} was not "
-            f"merged into it first, it belongs directly under {base.name}."
+            f"merged into it first, publish it directly under {base.name}."
         )
         notices = (*notices, hint)
     return Parent(base, row, f"the only revision of {above}", "assumed", notices)
@@ -188,9 +188,10 @@ def require_proven(parent: Parent) -> None:
     if parent.known_by in PROVEN and (parent.known_by != "named" or parent.row is None):
         return
     raise ConflictError(
-        f"This registry takes adapters whose parent is proven (REGISTRY_PARENTS=proven), and that of this one is only "
-        f"{parent.known_by}: {parent.reference}, {parent.reason}. Publish from the machine that has the folder it was "
-        f"trained on, give that folder's receipt with --receipt FILE, or say the parent with --parent REF.",
+        "This registry only accepts adapters whose parent is proven (REGISTRY_PARENTS=proven), but the parent of "
+        f"this one is only {parent.known_by}: {parent.reference}, {parent.reason}. Publish from the machine that has "
+        "the folder it was trained on, give that folder's receipt with --receipt FILE, or give the parent with "
+        "--parent REF.",
         code="parent_unproven",
     )
 
@@ -216,16 +217,16 @@ def _only(
     """
     if not deployment.rights.sees(above):
         raise UsageError(
-            f"{above} is above what this token is for, and nothing shows which revision of it this adapter was trained "
-            f"on; say it with --receipt FILE of the folder it was trained on, or with --parent {above}@sha256:DIGEST.",
+            f"{above} is outside the scope of this token, and nothing shows which revision of it this adapter was "
+            f"trained on; give --receipt FILE of the folder it was trained on, or --parent {above}@sha256:DIGEST.",
             code="parent_ambiguous",
         )
     if len(candidates) > 1:
         names = ", ".join(row.reference for row in candidates[:_LISTED])
         why = "".join(f" {notice}" for notice in notices)
         raise UsageError(
-            f"{above} has several revisions ({names}) and nothing shows which one this adapter was trained on; "
-            f"say it with --parent REF, or with --receipt FILE of the folder it was trained on.{why}",
+            f"{above} has several revisions ({names}) and nothing shows which one this adapter was trained on; give "
+            f"--parent REF, or --receipt FILE of the folder it was trained on.{why}",
             code="parent_ambiguous",
         )
     return candidates[0]
@@ -254,7 +255,7 @@ def reading_above(deployment: Deployment, above: TreePath) -> Iterator[Session]:
     except NotFoundError as problem:
         if problem.code != "not_found":
             raise
-        raise NotFoundError(f"There is no such parent at {above}, which the path names.") from None
+        raise NotFoundError(f"There is no such parent at {above}, the parent given by the path.") from None
 
 
 def _by_reference(
@@ -263,7 +264,7 @@ def _by_reference(
     reference = Reference.parse(text)
     if reference.path != above:
         raise ConflictError(
-            f"--parent {text} is not a revision of {above}, which the path names as the parent.", code="parent_mismatch"
+            f"--parent {text} is not a revision of {above}, the parent given by the path.", code="parent_mismatch"
         )
     if above.is_base:
         return None
@@ -276,7 +277,7 @@ def _by_reference(
         found = next((row for row in candidates if row.number == reference.number), None)
     if found is None:
         raise NotFoundError(
-            f"--parent {text} is nothing that this token sees, since {above} is above what it is for: give the whole "
+            f"--parent {text} is not visible to this token, because {above} is outside its scope: give the full "
             f"digest, as {above}@sha256:DIGEST, or --receipt FILE of the folder that the adapter was trained on."
         )
     return found
@@ -299,7 +300,7 @@ def _by_receipt(
     row = None if receipt.tip is None else _of_digest(deployment, path, receipt.tip)
     if row is None:
         raise ConflictError(
-            f"{why} says {receipt.reference}, which is not a revision of {above}, the parent that the path names; "
+            f"{why} says {receipt.reference}, which is not a revision of {above}, the parent given by the path; "
             "publish under the path of what it was trained on.",
             code="parent_mismatch",
         )
@@ -311,12 +312,12 @@ def check_receipt(base: BaseRow, given: GivenReceipt) -> None:
     receipt, why = given.receipt, given.words
     if KINDS[receipt.kind].tip_only or receipt.since is not None:
         raise ConflictError(
-            f"{why} is of a {receipt.kind} artifact that is not the whole path; train on a merged one, "
-            "or say the parent with --parent and leave the receipt out.",
+            f"{why} is for a {receipt.kind} artifact that is not the whole path; train on a merged one, or give the "
+            "parent with --parent and leave the receipt out.",
             code="parent_mismatch",
         )
     if receipt.plan.base != base.digest:
         raise ConflictError(
-            f"{why} is of the base weights {receipt.plan.base}, but {base.name} has {base.digest}.",
+            f"{why} is for the base weights {receipt.plan.base}, but {base.name} has {base.digest}.",
             code="parent_mismatch",
         )

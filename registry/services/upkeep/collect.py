@@ -150,7 +150,7 @@ class _Collection:
     def collect_orphans(self, progress: Progress) -> None:
         """Remove old objects that no row names: left by killed publishers and collectors, or damaged and replaced."""
         orphans = list(self._orphans())
-        progress.begin("Collecting what was left over", sum(one.size for one in orphans))
+        progress.begin("Deleting leftover objects", sum(one.size for one in orphans))
         for part in _parts(orphans):
             gone = part if self.dry_run else self._condemn(part)
             self._remove(one.key for one in gone)

@@ -122,10 +122,12 @@ def undelete_base(deployment: Deployment, name: str) -> DeletedTree:
 
 def _adapter(path: str, *, undo: bool) -> Path:
     if "@" in path:
-        raise UsageError(f"{path} names one revision, but all at and under a path are asked for: give the path.")
+        raise UsageError(
+            f"{path} names one revision, but a path is expected: this applies to everything at and under it."
+        )
     at = Path.parse(path)
     if at.is_base:
-        command, does = (f"{path} --undo", "gives it back") if undo else (f"-r {path}", "deletes it")
+        command, does = (f"{path} --undo", "restores it") if undo else (f"-r {path}", "deletes it")
         raise UsageError(f"{path} is a base model: `registry base delete {command}` {does} with its adapters.")
     return at
 
@@ -135,15 +137,15 @@ def _revision(ref: str, *, undo: bool) -> Reference:
     path = reference.path
     if path.is_base:
         raise UsageError(
-            f"{ref} is a base model; a revision of an adapter is expected, such as {ref}/NAME@3. `registry base delete"
-            f"{f' {ref} --undo` gives base models back' if undo else '` deletes base models'}."
+            f"{ref} is a base model; a revision of an adapter is expected, such as {ref}/NAME@3. `registry base "
+            f"delete{f' {ref} --undo` restores base models' if undo else '` deletes base models'}."
         )
     if reference.number is None and reference.digest_prefix is None:
         named = "names no revision" if reference.tag is None else "names a revision by a tag, which may move"
         if undo:  # deleted revisions are in the events, not in the log
             raise UsageError(
                 f"{ref} {named}: give its number or digest, such as {path}@3 (`registry events` shows what was "
-                f"deleted), or give back all that went last at and under {path} with -r."
+                f"deleted), or restore what was last deleted at and under {path} with -r."
             )
         raise UsageError(
             f"{ref} {named}: give its number or digest, such as {path}@3 (`registry log {path}` shows them), or delete "
@@ -165,7 +167,7 @@ def _check_unused(session: Session, name: str) -> None:
     for row in jobs.unfinished(session):
         if name in {re.split("[/@]", one)[0] for one in _names(row.request)}:
             raise ConflictError(
-                f"The base model {name} can't be deleted now: the operation {row.id} ({row.kind}) works on it. Wait "
+                f"The base model {name} can't be deleted now: the operation {row.id} ({row.kind}) is using it. Wait "
                 "until it has ended.",
                 code="in_use",
             )

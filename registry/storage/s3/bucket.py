@@ -131,7 +131,7 @@ class Bucket:
                 self.abort(key, upload)
             self.delete(key)
         except RegistryError as error:
-            log.warning("the object %s in %s is left to be collected: %s", key, self.place, error)
+            log.warning("the object %s in %s was not removed and is left to gc: %s", key, self.place, error)
 
     def begin(self, key: str) -> str:
         """Begin a multipart upload; returns its id."""

@@ -68,7 +68,7 @@ class S3Driver(S3Uploads):
             if one.key <= last:
                 raise UnavailableError(
                     f"The store {self.place} lists {one.key} after {last}: a store that lists objects in order is "
-                    "needed, which directory buckets, for one, are not."
+                    "needed, which rules out directory buckets, for example."
                 )
             last = one.key
             if not one.key.startswith(RESERVED):

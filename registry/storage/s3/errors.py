@@ -56,7 +56,7 @@ def store_error(error: Exception, place: str, endpoint: str, key: str | None, *,
             code="disk_full",
         )
     what = "can't answer now" if status >= 500 or status == 429 else "refused a request"
-    advice = "run this again in a while" if status >= 500 or status == 429 else "check its address and its settings"
+    advice = "run this again later" if status >= 500 or status == 429 else "check its address and its settings"
     return UnavailableError(f"The store {place} at {endpoint} {what} ({status} {code}): {advice}.")
 
 
@@ -72,7 +72,7 @@ def malformed(error: Exception, place: str, endpoint: str) -> UnavailableError:
     """The error for an answer that does not follow the S3 protocol."""
     return UnavailableError(
         f"The store {place} at {endpoint} sent an answer that can't be read ({type(error).__name__}: "
-        f"{ascii(str(error))[:80]}): run this again, and if that goes on, see what stands before the store."
+        f"{ascii(str(error))[:80]}): run this again, and if this continues, check the proxies in front of the store."
     )
 
 
@@ -84,14 +84,14 @@ def _forbidden(place: str, endpoint: str, code: str, *, writing: bool) -> Regist
         )
     if writing:
         return NotAllowedError(
-            f"The store {place} doesn't let these credentials write ({code}): give them the right to put and to "
+            f"The store {place} does not allow these credentials to write ({code}): give them permission to put and "
             "delete objects there.",
             code="read_only",
         )
     return UnavailableError(
         f"The store {place} at {endpoint} can't be read with these credentials ({code}): check AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, and that they may get and list objects there (who may not list is told this of missing "
-        "objects too)."
+        "AWS_SECRET_ACCESS_KEY, and that they may get and list objects there (without permission to list, missing "
+        "objects are reported like this too)."
     )
 
 
@@ -103,6 +103,6 @@ def _unanswered(error: Exception, place: str, endpoint: str) -> RegistryError:
             "AWS_SECRET_ACCESS_KEY, or a profile."
         )
     return UnavailableError(
-        f"The store {place} can't be reached at {endpoint} ({kind}): see that it runs and that AWS_ENDPOINT_URL is "
-        "right, and run this again."
+        f"The store {place} can't be reached at {endpoint} ({kind}): check that it is running and that "
+        "AWS_ENDPOINT_URL is right, and run this again."
     )

@@ -58,8 +58,8 @@ class S3Reader:
         if buffer:
             kind = type(reason).__name__ if reason is not None else "too few bytes"
             raise UnavailableError(
-                f"The store broke off {_ATTEMPTS} times while it sent {self._key} from {self._bucket.place} ({kind}): "
-                "run this again in a while."
+                f"The store {self._bucket.place} broke the connection {_ATTEMPTS} times while sending {self._key} "
+                f"({kind}): run this again later."
             ) from reason
 
     def _read_some(self, offset: int, buffer: memoryview) -> tuple[int, Exception | None]:
@@ -102,13 +102,13 @@ class S3Reader:
         if found < length:
             raise self._short(offset + length)
         raise UnavailableError(
-            f"The store {self._bucket.place} sent {found} bytes where {length} were asked for: "
-            "it can't read ranges, or what stands before it changes answers."
+            f"The store {self._bucket.place} sent {found} bytes where {length} were requested: it does not support "
+            "ranges, or a proxy in front of it changes responses."
         )
 
     def _short(self, wanted: int) -> IntegrityError:
         return IntegrityError(
-            f"{self._key} in {self._bucket.place} ends before byte {wanted}, more was expected: it was cut short."
+            f"{self._key} in {self._bucket.place} ends before byte {wanted}, but more was expected: it was truncated."
         )
 
 

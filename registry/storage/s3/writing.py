@@ -116,12 +116,12 @@ class S3Writer:
             return
         if again != first:
             raise UnavailableError(
-                f"The store {place} gives other bytes each time that {key} is read back, so it was removed again: "
-                "check the store and what stands between it and this machine, and run this again."
+                f"The store {place} returns different bytes each time {key} is read back, so it was removed again: "
+                "check the store and the network between it and this machine, and run this again."
             )
         raise IntegrityError(
-            f"The store {place} holds other bytes than were sent to it, so {key} was removed again: check the store "
-            "and what stands between it and this machine, and run this again."
+            f"The store {place} holds other bytes than were sent, so {key} was removed again: check the store and the "
+            "network between it and this machine, and run this again."
         )
 
 

@@ -167,8 +167,8 @@ class RoundedSlot:
         name = self.values.slot.tensor
         if not bool(origin.isfinite().all()):
             return IntegrityError(
-                f"Base tensor {name!r} holds NaN or infinity, so nothing can be merged into it; "
-                "add the base model again from intact files.",
+                f"Base tensor {name!r} contains NaN or infinity, so nothing can be merged into it; add the base model "
+                "again from intact files.",
                 code="non_finite",
             )
         return overflow(name, self.dtype)

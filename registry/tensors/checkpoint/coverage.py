@@ -117,8 +117,8 @@ def check_coverage(
     notices = []
     if missing:
         notices.append(
-            f"The configuration targets {listed(missing)} of the base model, for which the adapter has no tensors: "
-            "taken as modules that the trained model did not have."
+            f"The configuration targets {listed(missing)} of the base model, for which the adapter has no tensors: it "
+            "is assumed that the trained model did not have them."
         )
     return notices
 

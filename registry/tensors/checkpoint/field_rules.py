@@ -86,7 +86,7 @@ def names(field: str, value: Any) -> tuple[str, ...]:
     """A list of names that are not empty; null is empty."""
     found = strings(field, value)
     if "" in found:
-        raise fault(field, value, "an empty name names everything. Name the modules.")
+        raise fault(field, value, "an empty name matches everything. Name the modules.")
     return found
 
 

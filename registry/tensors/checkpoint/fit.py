@@ -23,8 +23,8 @@ _FOLDED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
 _EMBEDDINGS: Final = ("embed_tokens", "lm_head")  # PEFT's names, for tables that don't know kinds
 _COMPARED: Final = 2000  # names that are compared to find the nearest
 ADD_AS_RUNNING: Final = (
-    "add as a base model the folder that save_pretrained(..., save_original_format=False) writes, whose tensors are as "
-    "the running model has them"
+    "add as a base model the folder that save_pretrained(..., save_original_format=False) writes, whose tensors are "
+    "those of the running model"
 )
 _RESIZED: Final = (
     "The vocabulary was resized before training: add the model that it was trained on as a base model of its own, and "
@@ -45,8 +45,9 @@ def resolve(name: str, table: TargetTable) -> Target:
     made = table.made_from(name)
     if made:
         raise InvalidAdapterError(
-            f"The adapter names the module {shown(name)} as the files do; transformers makes {', '.join(made)} of its "
-            "weight when it loads them, and PEFT finds no module of that name. Train on these.",
+            f"The adapter uses the name of the module {shown(name)} in the files; transformers makes "
+            f"{', '.join(made)} from its weight on loading, so PEFT finds no module of that name. Train on these "
+            "modules.",
             code="unknown_target",
         )
     near = _nearest(name, table.targets)
@@ -189,8 +190,8 @@ def _made_on_loading(name: str, target: Target) -> RegistryError:
     if target.unfollowed:
         return unsupported(
             name,
-            "has a weight that transformers makes from other tensors of the files when it loads them "
-            f"({', '.join(target.unfollowed)}), in a way that is not followed here",
+            "has a weight that transformers computes from other tensors of the files on loading "
+            f"({', '.join(target.unfollowed)}), in a way that is not supported here",
             f"Train without it, or {ADD_AS_RUNNING}.",
         )
     return retable_needed(f"the files hold no weight of {name!r} that can be changed", of="files")
@@ -234,8 +235,8 @@ def check_factors(
 def _turned_hint(target: Target, a: TensorEntry, b: TensorEntry) -> str:
     if len(a.shape) == len(b.shape) == 2 and (a.shape[1], b.shape[0]) == (target.out_features, target.in_features):
         return (
-            " The factors fit the transposed weight: the net may store it as (in, out), which its name does not tell; "
-            "the base folder's registry.json can say so."
+            " The factors fit the transposed weight: the model may store it as (in, out), which its name does not "
+            "show; the base folder's registry.json can declare it."
         )
     return ""
 

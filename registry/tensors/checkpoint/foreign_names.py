@@ -86,7 +86,7 @@ def _adalora(name: str, _: Collection[str]) -> str | None:
 def _lycoris(name: str, _: Collection[str]) -> str | None:
     if _LYCORIS.fullmatch(name) is None:
         return None
-    return "is a part of a LyCORIS adapter, which is no pair of two factors. Convert it to a plain LoRA first."
+    return "is a part of a LyCORIS adapter, which is not a pair of two factors. Convert it to a plain LoRA first."
 
 
 def _kohya(name: str, modules: Collection[str]) -> str | None:
@@ -101,7 +101,7 @@ def _kohya(name: str, modules: Collection[str]) -> str | None:
         )
     factor = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}.get(tail)
     if factor is None:
-        return "is a part of a kohya adapter that is no pair of two factors. Convert it to a plain LoRA first."
+        return "is a part of a kohya adapter that is not a pair of two factors. Convert it to a plain LoRA first."
     return (
         "is named as kohya or diffusers name LoRA tensors; "
         f"{_rename(f'{_LEAD}{_unflattened(flat, modules)}.{factor}')}, and put its alpha into alpha_pattern."

@@ -36,8 +36,8 @@ def parse_config(data: bytes) -> LoraAdapterConfig:
     for name, value in document.items():
         if name not in RULES and says_something(value):
             raise InvalidAdapterError(
-                f"{FILE} has the field {shown(name)} ({shown(value)}), which this version does not know: it may change "
-                "what the weights mean. Remove it if it does not.",
+                f"{FILE} has the field {shown(name)} ({shown(value)}), which this version does not know: it may "
+                "change the meaning of the weights. Remove it if it does not.",
                 code="unknown_config_field",
             )
     kept = {name: values[name] for name in LoraAdapterConfig.__dataclass_fields__ if name in values}

@@ -56,7 +56,7 @@ def check(pattern: str, *, whole: bool) -> int:
     try:
         re.compile(pattern if whole else rf"(.*\.)?({pattern})$")  # what PEFT would meet
     except (OverflowError, RecursionError):
-        raise PatternFaultError("its repeats or groups are beyond what programs count") from None
+        raise PatternFaultError("it has more repeats or groups than programs support") from None
     except re.error as problem:
         raise PatternFaultError(f"it is not a regular expression ({problem.msg})") from None
     return steps
@@ -123,7 +123,7 @@ class _Scan:
         grown = self._last * _copies(token["repeat"], token["low"], token["high"])
         if _is_endless(token):
             if self._last_endless:
-                raise PatternFaultError("it repeats what holds a repeat, which takes PEFT exponential time to match")
+                raise PatternFaultError("it nests repeats, which takes PEFT exponential time to match")
             self._endless[-1] = self._last_endless = True
         self.totals[-1] += grown - self._last
         self._last, self._last_is_group = grown, False

@@ -64,6 +64,6 @@ def _check_something(draft: Draft) -> None:
     if draft.pairs or (draft.config.target_modules == NO_PAIRS and (draft.values or draft.tokens)):
         return
     raise InvalidAdapterError(
-        "The adapter holds no LoRA pair, so there is nothing to add to the base. Save the adapter again.",
+        "The adapter contains no LoRA pair, so there is nothing to add to the base. Save the adapter again.",
         code="incomplete_adapter",
     )

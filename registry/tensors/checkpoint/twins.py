@@ -24,7 +24,7 @@ def check_twins(checkpoint: Checkpoint, source: ByteSource) -> None:
     for twin in checkpoint.twins:
         if not _equal(twin, source):
             raise InvalidAdapterError(
-                f"The tensors {twin.first.name!r} and {twin.second.name!r} stand for one weight, but hold different "
+                f"The tensors {twin.first.name!r} and {twin.second.name!r} are the same weight, but contain different "
                 "numbers. Save the adapter again.",
                 code="tied_partial",
             )

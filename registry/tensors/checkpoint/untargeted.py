@@ -51,8 +51,8 @@ def _is_linear(config: LoraAdapterConfig, pair: LoraPair, table: TargetTable) ->
 def untargeted_notice(names: Iterable[str]) -> str:
     """What is said about an adapter that is kept all the same."""
     return (
-        f"The adapter has tensors for {listed(list(names))}, which its configuration does not target: they count here, "
-        "PEFT would leave them out."
+        f"The adapter has tensors for {listed(list(names))}, which its configuration does not target: they are used "
+        "here, but PEFT would ignore them."
     )
 
 

@@ -132,8 +132,8 @@ class Composition:
                 # an error of the whole delta and more can't be asked for
                 other = f", or ask for --max-error {least} or more" if written < 1 else ""
                 raise AccuracyError(
-                    f"Written in {dtype}{cap} the error is {least}, more than the asked {max_error:g}, because of its "
-                    f"rounding; fetch with --dtype fp32{other}."
+                    f"Written in {dtype}{cap} the error is {least}, more than the requested {max_error:g}, because of "
+                    f"its rounding; fetch with --dtype fp32{other}."
                 )
             # the rounding's share of the error hardly depends on the ranks: leave room for it
             asked = math.sqrt(max(0.0, asked**2 - 1.1 * (written**2 - max_error**2)))

@@ -98,7 +98,8 @@ class FiniteWatch:
         bad = index + int(np.argmax((bits >= layout.negative) | (signed >= layout.infinity)))
         place = [int(at) for at in np.unravel_index(bad, entry.shape)]
         raise InvalidAdapterError(
-            f"Tensor {shown(entry.name)} of shape {entry.shape} holds NaN or infinity, first at element {place}. Such "
-            "an adapter has no meaning: publish a checkpoint from before the training diverged, or save it again.",
+            f"Tensor {shown(entry.name)} of shape {entry.shape} contains NaN or infinity, first at element {place}. "
+            "Such an adapter has no meaning: publish a checkpoint from before the training diverged, or save it "
+            "again.",
             code="non_finite",
         )

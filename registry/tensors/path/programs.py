@@ -220,7 +220,9 @@ def _with_ties(programs: dict[Slot, Program], new: dict[str, NewTensor], table: 
         sides = {module: slot_of_target(table.targets[module]) for module in group}
         stay = _stay_tied([programs[slot].steps if slot in programs else () for slot in sides.values()])
         if table.outdated.intersection(group) and (stay or len(group) > 2):
-            raise retable_needed(f"{', '.join(map(repr, group))} share one weight, which the base's files deny")
+            raise retable_needed(
+                f"{', '.join(map(repr, group))} share one weight, but the base's files hold different ones"
+            )
         if stay:
             tied += group
             continue
@@ -245,9 +247,9 @@ def _let_go(programs: Mapping[Slot, Program], new: dict[str, NewTensor], table: 
         whole = slot_of_parameter(held) if held is not None else None
         if held is None or whole is None or changed.get(held.tensor, whole) != whole:
             raise InvalidAdapterError(
-                f"The path changes weights apart that are tied in the base model; with them comes {name!r}, which the "
-                "base's files keep in a form that can't be written apart. Train on all that share the weight with "
-                "ensure_weight_tying=True, or on none.",
+                f"The path changes weights separately that are tied in the base model, including {name!r}, which the "
+                "base's files keep in a form that can't be written separately. Train on all that share the weight "
+                "with ensure_weight_tying=True, or on none.",
                 code="tied_partial",
             )
         new.setdefault(name, NewTensor(name, held.shape, None, held.tensor))
@@ -305,6 +307,6 @@ def _check_may_part(group: tuple[str, ...], table: TargetTable) -> None:
     if len(group) != 2 or not (table.output_module in group or told):
         raise InvalidAdapterError(
             f"The modules {', '.join(map(repr, group))} share one weight in the base model, and the path changes them "
-            "apart, or only some of them; no configuration says that for these. Train without them.",
+            "separately, or only some of them; no configuration can express that. Train without them.",
             code="tied_partial",
         )

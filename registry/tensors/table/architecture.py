@@ -103,7 +103,7 @@ def _ask_child(
         answer: dict[str, Any] = json.loads(out)
     except ValueError as error:
         raise _refused(
-            "the process that builds the model ended without an answer, which happens when its config.json asks for "
+            "the process that builds the model ended without a result, which happens when its config.json asks for "
             f"more than {memory_limit >> 20} MB of memory"
         ) from error
     return answer

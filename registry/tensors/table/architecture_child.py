@@ -192,7 +192,7 @@ def _stay_inside() -> None:
 
     def refuse(event: str, _: Any) -> None:
         if event in _REFUSED_EVENTS:
-            raise _Refused("it asks for something outside of this process")
+            raise _Refused("it needs something outside this process")
 
     sys.addaudithook(refuse)
 

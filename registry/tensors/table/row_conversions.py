@@ -176,7 +176,7 @@ def run_problem(runs: Iterable[Run], shape: Shape, files: Mapping[str, Shape]) -
     for run in runs:
         held = files.get(run.tensor, ())
         if run.first < 0 or run.rows < 1 or min(run.grid) < 1 or run.rows % run.group:
-            return "has a run of rows that is none"
+            return "has an invalid run of rows"
         if not held or held[1:] != shape[1:] or run.first + run.rows > held[0]:
             return "has rows that are not in its tensors"
         rows += run.rows

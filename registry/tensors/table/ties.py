@@ -76,8 +76,8 @@ def unsaid(table: TargetTable) -> str | None:
 def retable_needed(says: str, base: str = "NAME", of: str = "ties") -> ConflictError:
     """The error for a path that an old table can't serve; ``says`` is what the table says wrongly, or does not say."""
     return ConflictError(
-        f"The base model's target table was made before the registry knew more of its {of}: it says that {says}. Make "
-        f"it anew with `registry base retable {base}`.",
+        f"The base model's target table was made by a version that knew less about its {of}: it says that {says}. "
+        f"Rebuild it with `registry base retable {base}`.",
         code="retable_needed",
     )
 

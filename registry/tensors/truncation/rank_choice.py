@@ -124,7 +124,7 @@ def choose_ranks(
     reached = relative_error(modules, caps)
     if reached > max_error:
         raise AccuracyError(
-            f"With rank {rank} at most in every module the error is {rounded_up(reached)}, more than the asked "
+            f"With rank {rank} at most in every module the error is {rounded_up(reached)}, more than the requested "
             f"{max_error:g}; ask for --rank {enough_rank(modules, max_error)} or more, or for --max-error "
             f"{rounded_up(reached)} or more."
         )

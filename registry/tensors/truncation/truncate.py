@@ -130,7 +130,8 @@ def from_triangles(b: torch.Tensor, a: torch.Tensor, *, name: str = "a module") 
     noise = torch.finfo(torch.float64).eps * b.shape[1] * _norm(b) * _norm(a)
     if not largest < _LARGEST or not noise < _LARGEST:
         raise InvalidAdapterError(
-            f"The delta of {name} is too large or not finite, so it can't be truncated; publish factors of usual size.",
+            f"The delta of {name} is too large or not finite, so it can't be truncated; publish factors of a usual "
+            "size.",
             code="overflow",
         )
     if largest == 0.0:

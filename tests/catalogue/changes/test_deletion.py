@@ -227,7 +227,9 @@ def test_an_undo_that_comes_too_late(filled: Database) -> None:
         undo(filled, "llama/code@1", datetime.now(UTC) + timedelta(seconds=1))
     assert end_all(filled) == ("llama/code@1",)
     assert end_all(filled) == ()
-    with pytest.raises(NotFoundError, match=r"There is no adapter llama/code\..*Nothing of it is kept"):
+    with pytest.raises(
+        NotFoundError, match=r"There is no adapter llama/code\..*There is no deleted revision to restore"
+    ):
         undo(filled, "llama/code@1")
     for table in ("revision_files", "revision_targets", "metrics", "annotations", "tags"):
         assert rows(filled, table, "revision_id NOT IN (SELECT id FROM revisions)") == 0
@@ -276,7 +278,7 @@ def test_a_whole_adapter_goes_and_comes_back_at_once(filled: Database, writer: W
     with filled.read() as session:
         assert browse.tree(session) == before
     assert give_back("llama/support").revisions == ("llama/support/french/legal@1",)  # what went before that
-    with pytest.raises(NotFoundError, match="nothing is deleted"):
+    with pytest.raises(NotFoundError, match="nothing to restore"):
         give_back("llama/support")
 
 
@@ -317,7 +319,7 @@ def test_numbers_are_never_given_twice(filled: Database, writer: Writer) -> None
 def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: Writer) -> None:
     filled.change(lambda session: writer.base(session, "bert"))
     assert delete_base(filled, "bert", recursive=False) == DeletedTree(path="bert", revisions=(), tags=())
-    with pytest.raises(ConflictError, match=r"llama/support@1.* live below it") as refused:
+    with pytest.raises(ConflictError, match=r"llama/support@1.* depend on it") as refused:
         delete_base(filled, "llama", recursive=False)
     assert refused.value.code == "has_children"
     filled.change(lambda session: protection.protect(session, "llama", "rel-*", BOB))

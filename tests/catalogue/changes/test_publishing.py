@@ -119,7 +119,7 @@ def test_a_wrong_parent_is_refused_and_nothing_is_left(
 
 
 def test_a_parent_that_is_gone(filled: Database, writer: Writer) -> None:
-    with pytest.raises(NotFoundError, match="does not exist any more"), filled.write() as session:
+    with pytest.raises(NotFoundError, match="no longer exists"), filled.write() as session:
         publishing.publish(session, writer.new("llama/support/x", "f1", 999), TESTER)
 
 
@@ -132,9 +132,9 @@ def test_other_base_weights_than_those_checked_against(filled: Database, writer:
 
 def test_a_row_that_points_at_no_bytes_is_impossible(filled: Database, writer: Writer) -> None:
     before = counts(filled)
-    with pytest.raises(UnavailableError, match="are not stored"), filled.write() as session:
+    with pytest.raises(UnavailableError, match="are no longer stored"), filled.write() as session:
         publishing.publish(session, writer.new("llama/code", "never stored", None), TESTER)
-    with pytest.raises(UnavailableError, match="refused a change"), filled.write() as session:
+    with pytest.raises(UnavailableError, match="rejected a change"), filled.write() as session:
         session.execute(text("INSERT INTO revision_files VALUES (1, 'x', 'sha256:none')"))
     assert counts(filled) == before
 
@@ -174,7 +174,7 @@ def test_blobs_are_noted_once(filled: Database) -> None:
         assert blobs.known(session, [*wanted, digest_of("unknown")]) == frozenset(wanted)
         with pytest.raises(NotFoundError, match="no blob"):
             blobs.get(session, digest_of("unknown"))
-    with pytest.raises(IntegrityError, match="is noted with"), filled.write() as session:
+    with pytest.raises(IntegrityError, match="is recorded with"), filled.write() as session:
         blobs.record(session, [replace(row, size=3)])
 
 

@@ -106,7 +106,7 @@ def test_a_file_that_is_no_database(tmp_path: Path, damage: bytes) -> None:
     path.write_bytes(damage)
     database = Database(sqlite_url(path))
     for use in (database.schema, database.prepare):
-        with pytest.raises(errors.IntegrityError, match="is damaged or is no SQLite database") as caught:
+        with pytest.raises(errors.IntegrityError, match="is damaged or is not an SQLite database") as caught:
             use()
         assert caught.value.code == "corrupt"
     assert path.read_bytes() == damage
@@ -116,13 +116,13 @@ def test_a_file_that_is_no_database(tmp_path: Path, damage: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "code", "sentence"),
     [
-        ("SQLITE_IOERR_LOCK", errors.UnavailableError, "unavailable", "network file system that can't lock"),
+        ("SQLITE_IOERR_LOCK", errors.UnavailableError, "unavailable", "network file system without file locks"),
         ("SQLITE_IOERR_SHMMAP", errors.UnavailableError, "unavailable", "Use a local folder, or a PostgreSQL"),
-        ("SQLITE_PROTOCOL", errors.UnavailableError, "unavailable", "network file system that can't lock"),
+        ("SQLITE_PROTOCOL", errors.UnavailableError, "unavailable", "network file system without file locks"),
         ("SQLITE_IOERR_WRITE", errors.UnavailableError, "unavailable", "can't be used: boom."),
         ("SQLITE_BUSY_SNAPSHOT", errors.UnavailableError, "busy", "is busy"),
         ("SQLITE_READONLY_DIRECTORY", errors.NotAllowedError, "read_only", "is read-only"),
-        ("SQLITE_CORRUPT_INDEX", errors.IntegrityError, "corrupt", "restore it from a copy"),
+        ("SQLITE_CORRUPT_INDEX", errors.IntegrityError, "corrupt", "restore it from a backup"),
     ],
 )
 def test_what_sqlite_says(
@@ -162,7 +162,7 @@ def test_a_database_of_something_else_is_left_alone(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE theirs (id INTEGER)")
     connection.close()
     database = Database(sqlite_url(path))
-    with pytest.raises(errors.UnavailableError, match="something else than a registry"):
+    with pytest.raises(errors.UnavailableError, match="contains something other than a registry"):
         database.prepare()
     database.dispose()
 

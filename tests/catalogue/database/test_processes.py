@@ -95,7 +95,7 @@ def test_a_locked_database_says_so_and_can_still_be_read(filled: Database, url: 
         writer.publish(session, "llama/code", "c2")
     assert caught.value.code == "busy"
     assert re.fullmatch(
-        r"The database \S+ is busy: another process held it for too long\. Try again\.", str(caught.value)
+        r"The database \S+ is busy: another process locked it for too long\. Try again\.", str(caught.value)
     )
     with impatient.read() as session:
         assert browse.log(session, TreePath("llama", ("code",))).revisions[0].number == 1

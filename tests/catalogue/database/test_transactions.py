@@ -130,7 +130,7 @@ def test_trying_has_an_end(filled: Database, monkeypatch: pytest.MonkeyPatch) ->
         session.execute(text("DO $$ BEGIN RAISE EXCEPTION 'unlucky' USING ERRCODE = '40001'; END $$"))
 
     attempt, made = attempts(work)
-    with pytest.raises(UnavailableError, match="is busy: another process held it for too long") as caught:
+    with pytest.raises(UnavailableError, match="is busy: another process locked it for too long") as caught:
         filled.change(attempt)
     assert caught.value.code == "busy"
     assert len(made) == retry.TRIES
@@ -139,7 +139,7 @@ def test_trying_has_an_end(filled: Database, monkeypatch: pytest.MonkeyPatch) ->
 @ON_SQLITE
 def test_what_sqlite_refuses_once_it_will_refuse_again(filled: Database) -> None:
     attempt, made = attempts(lambda session, _: session.execute(text("INSERT INTO tags VALUES (1, 'prod', 1)")))
-    with pytest.raises(UnavailableError, match="refused a change"):
+    with pytest.raises(UnavailableError, match="rejected a change"):
         filled.change(attempt)
     assert made == [1]
 
@@ -176,7 +176,7 @@ def test_a_connection_lost_in_the_commit_leaves_it_open_and_is_not_tried_again(
         event.listen(session, "before_commit", lambda _: end_connection(filled, process))
 
     attempt, made = attempts(work)
-    with pytest.raises(UnavailableError, match=r"whether it was made isn't known\. Do it again") as caught:
+    with pytest.raises(UnavailableError, match=r"it is not known whether the change was made\. Run it again") as caught:
         filled.change(attempt)
     assert caught.value.code == "unavailable"
     assert made == [1]

@@ -108,7 +108,7 @@ def test_a_program_older_than_the_database(
         assert older.version() == "0999"
     else:
         for use in (older.ping, older.prepare, older.read().__enter__, lambda: older.change(bases.summaries)):
-            with pytest.raises(UnavailableError, match=r"schema 0999, this one knows \d+\): upgrade") as caught:
+            with pytest.raises(UnavailableError, match=r"schema 0999, this one supports \d+\): upgrade") as caught:
                 use()
             assert caught.value.code == "schema_newer"
     older.dispose()
@@ -171,7 +171,7 @@ def test_an_upgrade_beside_a_transaction_that_does_not_end(old: Database, empty_
     other = Database(empty_url)
     with old._writer.begin() as connection:
         connection.exec_driver_sql("SELECT * FROM blobs")
-        with pytest.raises(UnavailableError, match="because others held its tables"):
+        with pytest.raises(UnavailableError, match="because its tables were locked"):
             other.prepare()
     assert other.schema() is Schema.OLDER
     other.prepare()

@@ -57,7 +57,7 @@ def test_the_key_that_stands_is_answered(database: Database) -> None:
     with database.read() as session:
         assert blobs.get(session, first.digest) == second
         assert tombstones.named(session, [first.key, second.key]) == {second.key}
-    with pytest.raises(IntegrityError, match="is noted with"):
+    with pytest.raises(IntegrityError, match="is recorded with"):
         database.change(lambda session: blobs.record(session, [BlobRef(first.digest, 9, "b", "k")], mended=()))
 
 
@@ -108,7 +108,7 @@ def test_forgetting_leaves_what_is_needed_or_used_by_now(orphaned: Database, wri
     with orphaned.read() as session:
         assert blobs.known(session, found) == {digest_of("o1"), digest_of("o2")}
     assert orphaned.change(lambda session: unreferenced.forget(session, found, before)) == ()
-    with pytest.raises(UnavailableError, match=f"The bytes {digest_of('o3')} of llama/new are not stored any more"):
+    with pytest.raises(UnavailableError, match=f"The bytes {digest_of('o3')} of llama/new are no longer stored"):
         orphaned.change(lambda session: publishing.publish(session, writer.new("llama/new", "o3", None), TESTER))
 
 
@@ -140,7 +140,7 @@ def test_a_publisher_beside_a_collector_that_has_not_committed(orphaned: Databas
         publisher.start()
         wait_until_someone_waits(orphaned)
     publisher.join()
-    assert ["are not stored any more" in str(problem) for problem in problems] == [True]
+    assert ["are no longer stored" in str(problem) for problem in problems] == [True]
 
 
 def wait_until_someone_waits(database: Database) -> None:

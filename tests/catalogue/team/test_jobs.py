@@ -49,7 +49,7 @@ def test_an_upload_is_found_again_by_who_began_it(database: Database) -> None:
         assert uploads.find(session, digest_of("y"), 40, BOB) is None
         for stranger in (TESTER, READER, Principal("bob", rights("admin"))):
             assert uploads.find(session, digest_of("x"), 40, stranger) is None
-            with pytest.raises(NotFoundError, match=f"There is no upload {made.id}, or its time is over"):
+            with pytest.raises(NotFoundError, match=f"There is no upload {made.id}, or it has expired"):
                 uploads.get(session, made.id, stranger)
         assert session.scalars(select(UploadRecord.staging_key)).all() == ["staging/x"]
     database.change(lambda session: uploads.remove(session, made.id))
@@ -62,7 +62,7 @@ def test_an_upload_whose_time_is_over(database: Database) -> None:
     now = datetime.now(UTC)
     with database.read() as session:
         assert uploads.find(session, digest_of("x"), 40, BOB) is None
-        with pytest.raises(NotFoundError, match="its time is over: begin it again"):
+        with pytest.raises(NotFoundError, match="it has expired: start it again"):
             uploads.get(session, old.id, BOB)
         assert uploads.expired(session, now) == (old,)
         assert uploads.expired(session, now + 2 * uploads.LIFETIME) == (old, new)

@@ -42,7 +42,7 @@ def test_other_weights_under_the_name(filled: Database, writer: Writer) -> None:
 
 
 def test_files_that_are_not_stored_and_names_outside_the_grammar(database: Database, writer: Writer) -> None:
-    with pytest.raises(UnavailableError, match="not stored"), database.write() as session:
+    with pytest.raises(UnavailableError, match="no longer stored"), database.write() as session:
         bases.add(session, writer.new_base("llama"), TESTER)
     with pytest.raises(UsageError, match="Base model name"), database.write() as session:
         bases.add(session, writer.new_base("Llama"), TESTER)

@@ -100,7 +100,7 @@ def test_targets_by_leaf_name(filled: Database, writer: Writer) -> None:
 
 
 def test_a_revision_that_is_gone(filled: Database) -> None:
-    with filled.read() as session, pytest.raises(NotFoundError, match="does not exist any more"):
+    with filled.read() as session, pytest.raises(NotFoundError, match="no longer exists"):
         browse.summary(session, 999)
 
 

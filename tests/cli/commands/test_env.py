@@ -50,7 +50,7 @@ def test_names_the_view_and_the_token_of_the_host(run: Run, monkeypatch: pytest.
 def test_a_folder_and_two_views_are_refused(run: Run, tmp_path: Path) -> None:
     ended = run("env", "--url", str(tmp_path))
     assert (ended.code, ended.out) == (2, "")
-    assert "run `registry serve`, and give its address with --url." in ended.err
+    assert "run `registry serve` and give its address with --url." in ended.err
     ended = run("env", "--url", URL, "--lora", "--published")
     assert (ended.code, ended.out) == (2, "")
     assert "give one of them" in ended.err

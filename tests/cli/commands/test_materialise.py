@@ -94,10 +94,10 @@ def _words(out: str) -> list[str]:
 def test_the_id_comes_first_and_what_was_there_is_said(kept: CannedRegistry, run: Run) -> None:
     ended = run("materialise", "llama-1b/support/french", "--as", "merged", "--expires", "90d")
     assert ended.out.splitlines()[0] == "mat_06921759f63d"
-    for word in ("llama-1b/support/french@2", "as merged", "2.20 GB in 9 files", "new in the store", "2026-04-03"):
+    for word in ("llama-1b/support/french@2", "as merged", "2.20 GB in 9 files", "newly stored", "2026-04-03"):
         assert word in ended.out
     kept.answers["materialise"] = MADE.model_copy(update={"created": False, "bytes_stored": 0})
-    assert "was there already" in run("materialise", "llama-1b/support/french").out
+    assert "already materialised" in run("materialise", "llama-1b/support/french").out
     assert _asked(kept) == [
         ("materialise", ("llama-1b/support/french",), {"kind": "merged", "expires_in": 90 * 86400}),
         ("materialise", ("llama-1b/support/french",), {"kind": "lora", "expires_in": None}),
@@ -156,6 +156,6 @@ def test_gc_and_fsck_name_them(kept: CannedRegistry, run: Run) -> None:
     ended = run("fsck", "--deep")
     assert ended.code == 6
     assert "llama-1b/support/french@2 as merged" in ended.out
-    assert "takes down 1 materialisation; drop it and materialise it again" in ended.err
+    assert "affecting 1 materialisation; drop it and materialise it again" in ended.err
     kept.answers["fsck"] = DAMAGED.model_copy(update={"damage": (*DAMAGED.damage, damage)})
     assert "2 revisions and base models and 1 materialisation" in run("fsck", "--deep").err

@@ -106,7 +106,7 @@ COPIED = Copied(
         CopiedRevision(source="llama-1b/support/french@2", reference="llama-1b/support/french@7", created=True),
     ),
     bytes_copied=6_292_064,
-    notices=("The tag llama-1b/support@prod names llama-1b/support@1 in https://registry.team and stays there.",),
+    notices=("The tag llama-1b/support@prod points at llama-1b/support@1 in https://registry.team and was not moved.",),
 )
 
 COMMANDS: dict[str, tuple[list[str], str, Any]] = {
@@ -173,14 +173,14 @@ def test_every_width_says_the_same_and_fits(
 
 def test_delete_and_retract_name_what_is_gone(life: CannedRegistry, run: Run) -> None:
     ended = run("delete", "llama-1b/support@3", "--with-tags")
-    assert ended.out == "llama-1b/support@3  deleted 333333333333  tag llama-1b/support@prod is gone\n"
-    assert "never given again" in ended.err
+    assert ended.out == "llama-1b/support@3  deleted 333333333333  tag llama-1b/support@prod is removed\n"
+    assert "never reused" in ended.err
     ended = run("retract", "llama-1b/support@3", "--reason", "trained on test data")
     assert ended.out.splitlines()[0] == "llama-1b/support@3"
     for word in ("trained on test data", "llama-1b/support/french@1", "llama-1b/support/french@2", "@prod"):
         assert word in ended.out
     life.answers["retract"] = UNDONE
-    assert "handed out again" in run("retract", "llama-1b/support@3", "--undo").out
+    assert "available again" in run("retract", "llama-1b/support@3", "--undo").out
     assert _asked(life, "retract") == [
         (("llama-1b/support@3",), {"reason": "trained on test data", "undo": False}),
         (("llama-1b/support@3",), {"reason": "", "undo": True}),
@@ -211,15 +211,15 @@ def test_what_is_deleted_is_listed_first_and_comes_back(
         assert here("tree", "--json").out == tree
         gone = here("delete", "-r", "net/one", "--yes")
         assert (gone.code, gone.out.split()[1:4]) == (0, ["deleted", "3", "revisions"])
-        assert "`registry delete -r net/one --undo` gives back what was deleted until" in gone.err
+        assert "`registry delete -r net/one --undo` restores what was deleted until" in gone.err
         assert here("log", "net/one").code == 3
         assert here("delete", "-r", "net/one", "--undo").code == 0
         assert here("tree", "--json").out == tree
         assert here("delete", "net/other@1").code == 0
         given = here("delete", "net/other@1", "--undo")
-        assert (given.code, given.out.split()[:3]) == (0, ["net/other@1", "there", "again"])
+        assert (given.code, given.out.split()[:2]) == (0, ["net/other@1", "restored"])
         given = here("delete", "net/other@1", "--undo")
-        assert (given.code, given.out) == (0, "net/other@1  was not deleted: nothing is undone\n")
+        assert (given.code, given.out) == (0, "net/other@1  was not deleted: nothing to undo\n")
         assert here("delete", "net/other@9", "--undo").code == 3
 
 
@@ -236,12 +236,12 @@ def test_a_base_model_is_deleted_and_comes_back(
         assert (listed.code, "4 revisions" in listed.out) == (2, True)
         assert "`registry base delete -r net --yes` deletes what is listed" in listed.err
         gone = here("base", "delete", "-r", "net", "--yes")
-        assert (gone.code, "The name is free" in gone.err) == (0, True)
+        assert (gone.code, "The name is available again" in gone.err) == (0, True)
         assert here("base", "list").out == ""
         assert here("base", "delete", "net", "--undo").code == 0
         assert len(json.loads(here("search", "--json").out)["revisions"]) == 3
         again = here("base", "delete", "net", "--undo")
-        assert (again.code, again.out) == (0, "net  was not deleted: nothing is undone\n")
+        assert (again.code, again.out) == (0, "net  was not deleted: nothing to undo\n")
         assert here("base", "add", "second", "base").code == 0
         assert here("base", "protect-tag", "second", "prod").code == 0
         listed = here("base", "delete", "second")
@@ -254,9 +254,7 @@ def test_a_base_model_is_deleted_and_comes_back(
 def test_options_of_delete(life: CannedRegistry, run: Run) -> None:
     assert run("delete", "llama-1b/support@3", "--yes").code == 2
     assert not _asked(life, "delete")
-    assert (
-        run("delete", "llama-1b/support@3", "--undo").out == "llama-1b/support@3  was not deleted: nothing is undone\n"
-    )
+    assert run("delete", "llama-1b/support@3", "--undo").out == "llama-1b/support@3  was not deleted: nothing to undo\n"
     life.answers["delete_base"] = DELETED_BASE.model_copy(update={"done": False})
     listed = run("base", "delete", "-r", "llama-1b", "--json")
     assert listed.code == 2
@@ -274,14 +272,14 @@ def test_an_undo_of_what_was_not_retracted_says_so(
             monkeypatch.setenv("REGISTRY_URL", url)
         events = here("events").out
         ended = here("retract", "net/one", "--undo")
-        assert (ended.code, ended.out) == (0, "net/one@2  was not retracted: nothing is undone\n")
+        assert (ended.code, ended.out) == (0, "net/one@2  was not retracted: nothing to undo\n")
         assert here("events").out == events
         assert here("retract", "net/one@1", "--reason", "bad data").code == 0
         ended = here("retract", "net/one/two", "--undo")
-        assert (ended.code, ended.out) == (0, "net/one/two@1  was not retracted: nothing is undone\n")
-        assert ended.err == "It is not handed out because net/one@1, which it contains, was retracted.\n"
-        assert "handed out again" in here("retract", "net/one@1", "--undo").out
-        assert "nothing is undone" in here("retract", "net/one@1", "--undo").out
+        assert (ended.code, ended.out) == (0, "net/one/two@1  was not retracted: nothing to undo\n")
+        assert ended.err == "It is not available because net/one@1, which it contains, was retracted.\n"
+        assert "available again" in here("retract", "net/one@1", "--undo").out
+        assert "nothing to undo" in here("retract", "net/one@1", "--undo").out
         assert here("retract", "net", "--undo").code == 2
         assert here("retract", "net/absent", "--undo").code == 3
 
@@ -311,10 +309,10 @@ def test_a_table_made_anew_says_what_hangs_on_it(life: CannedRegistry, run: Run)
         "@3 as merged",
     ):
         assert word in ended.out
-    assert "Plans and commit ids" in ended.err
+    assert "The plans and commit ids" in ended.err
     life.answers["retable"] = Retabled(base=answers.BASE, previous=answers.BASE.table_digest, changed=False)
     ended = run("base", "retable", "llama-1b")
-    assert "stays as it is" in ended.out
+    assert "unchanged: there is nothing to update" in ended.out
     assert "commit" not in ended.err
 
 
@@ -322,7 +320,7 @@ def test_gc_says_how_much_and_what(life: CannedRegistry, run: Run) -> None:
     ended = run("gc")
     assert re.sub(r" +", " ", ended.out).splitlines()[:3] == [
         "collected 6.29 MB in 2 blobs",
-        "uploads 1 upload that nobody finished",
+        "uploads 1 unfinished upload",
         "kept 2 blobs in grace",
     ]
     assert "aaaaaaaaaaaa" in ended.out
@@ -360,10 +358,10 @@ def test_fsck_ends_with_1_where_something_only_could_not_be_read(life: CannedReg
     ended = run("fsck", "--deep")
     assert ended.code == 1
     assert ended.out.startswith("unreadable")
-    assert "takes down" not in ended.out
+    assert "affects" not in ended.out
     for word in (KEY, "can't be read", "needed by  llama-1b/support@3"):
         assert word in ended.out
-    assert "which may be sound" in ended.err
+    assert "which may be intact" in ended.err
     ended = run("fsck", "--json")
     assert (ended.code, json.loads(ended.err)["code"]) == (1, "unavailable")
     assert json.loads(ended.out)["damage"][0]["state"] == "unreadable"
@@ -378,7 +376,7 @@ def test_copy_tells_the_new_references_and_what_stayed(
 ) -> None:
     ended = run("copy", "-r", "llama-1b/support", "--to", "https://registry.team")
     assert re.sub(r" +", " ", ended.out).splitlines() == [
-        "llama-1b/support@3 was there already",
+        "llama-1b/support@3 already present",
         "llama-1b/support/french@7 copied from llama-1b/support/french@2",
     ]
     assert "the base model llama-1b and 1 new revision, 6.29 MB, to https://registry.team" in ended.err
@@ -453,7 +451,7 @@ def test_damage_is_named_and_a_copy_is_not_touched_by_it(here: Run, tmp_path: Pa
     assert (damage["digest"], damage["takes_down"]) == (digest, ["net/other@1"])
     assert json.loads(found.err)["code"] == "damaged"
     again = here("copy", "-r", "net", "--to", "other")
-    assert (again.code, again.out.count("was there already")) == (0, 4)
+    assert (again.code, again.out.count("already present")) == (0, 4)
     assert "0 new revisions, 0 B, to " in again.err
     assert here("--url", "other", "fsck", "--deep").out.startswith("sound")
     assert here("--url", "other", "fetch", "net/other", "-o", "out").code == 0

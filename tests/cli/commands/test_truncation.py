@@ -75,7 +75,7 @@ def test_a_report_of_what_was_there_already(fetch: Run) -> None:
     Path("second.json").write_text("something older")
     again = fetch("-o", "out", "--rank", "2", "--report", "second.json")
     ok(again)
-    assert "was there already" in again.err
+    assert "already present" in again.err
     assert Path("second.json").read_bytes() == Path("first.json").read_bytes()
 
 
@@ -108,9 +108,9 @@ def test_a_cap_that_cannot_reach_the_error_ends_with_8_and_its_advice_works(fetc
         (("--max-error", "1.5"), "--max-error must be 0 or more"),
         (("--max-error", "nan"), "--max-error must be 0 or more"),
         (("--max-error", "5%"), "'--max-error'"),
-        (("--rank", "2", "--as", "merged"), "--rank goes with --as lora"),
-        (("--max-error", "0.1", "--as", "published"), "--max-error goes with --as lora"),
-        (("--uniform", "--as", "merged"), "--uniform goes with --as lora"),
+        (("--rank", "2", "--as", "merged"), "--rank needs --as lora"),
+        (("--max-error", "0.1", "--as", "published"), "--max-error needs --as lora"),
+        (("--uniform", "--as", "merged"), "--uniform needs --as lora"),
         (("--report", "r.json"), "--rank or --max-error"),
         (("--report", "r.json", "--uniform"), "--rank or --max-error"),
         (("--report", "r.json", "--rank", "0"), "--rank must be 1 or more"),

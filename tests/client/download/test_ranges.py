@@ -67,7 +67,7 @@ def test_the_whole_file() -> None:
         (part(10, 20, 'ETag: "other"'), "another file"),
         (part(10, 20), "no ETag"),
         (response("307 Moved", b"", "Location: http://127.0.0.1:1/x"), "no ETag"),
-        (response("307 Moved", b"", "Location: http://a..b/x", ETAG), "an address that is none"),
+        (response("307 Moved", b"", "Location: http://a..b/x", ETAG), "an invalid address"),
         (response("206 OK", DATA[10:30], ETAG, "Content-Range: bytes 10-19/256"), "more than the 10 bytes"),
     ],
     ids=[

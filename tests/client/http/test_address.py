@@ -68,7 +68,7 @@ def test_the_order_of_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["", "s3://bucket/x", "postgresql://me:secret@db/x", "a\0b"])
 def test_places_that_are_none(url: str) -> None:
-    with pytest.raises(UsageError, match="place of") as refused:
+    with pytest.raises(UsageError, match="location of") as refused:
         registry.connect(url)
     assert "secret" not in str(refused.value)
 

@@ -67,14 +67,18 @@ IMPATIENT = RetryPolicy(known=0.0, met=0.0, unknown=0.0)
         (response("200 OK", HTML, "Content-Type: text/html", ours=False), "not_a_registry", "a web page"),
         (response("403 Forbidden", HTML, "Content-Type: text/html", ours=False), "not_a_registry", "HTTP 403"),
         (response("200 OK", b"{}", "Content-Type: application/json", ours=False), "not_a_registry", "application/json"),
-        (response("502 Bad Gateway", HTML, "Content-Type: text/html", ours=False), "unavailable", "a proxy before it"),
-        (response("413 Content Too Large", HTML, ours=False), "too_large", "no request of this size"),
+        (
+            response("502 Bad Gateway", HTML, "Content-Type: text/html", ours=False),
+            "unavailable",
+            "a proxy in front of it",
+        ),
+        (response("413 Content Too Large", HTML, ours=False), "too_large", "not accept requests of this size"),
         (response("301 Moved", b"", "Location: https://other.example/", ours=False), "not_a_registry", "other.example"),
         (response("200 OK", b'{"leaves": []}'), "other_version", "9.9.9"),
         (response("200 OK", b"not json"), "other_version", "can't read"),
         (response("404 Not Found", b"lost"), "unavailable", "HTTP 404"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "unavailable", "broke"),
-        (b"", "unavailable", "broke"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "unavailable", "was lost"),
+        (b"", "unavailable", "was lost"),
     ],
     ids=[
         "login page",
@@ -296,6 +300,6 @@ def test_retry_after(text: str, seconds: float | None) -> None:
 
 def test_broken_characters_are_refused_before_they_travel(tmp_path: Path) -> None:
     registry = remote("http://127.0.0.1:1", tmp_path)
-    with pytest.raises(UsageError, match="broken character"):
+    with pytest.raises(UsageError, match="invalid character"):
         registry.show("net/\ud800")
     registry.close()

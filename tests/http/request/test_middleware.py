@@ -338,11 +338,11 @@ def test_a_route_that_takes_too_long_is_answered_in_time(hurried_url: str) -> No
 def test_below_a_view_whatever_the_frame_says_has_the_form_of_the_hub(http: httpx.Client, hurried_url: str) -> None:
     headers = {f"X-{n}": "1" for n in range(30)}
     for answer, status, text in (
-        (http.get("/hf/fails"), 500, "should never happen"),
+        (http.get("/hf/fails"), 500, "Unexpected error in the service"),
         (httpx.get(f"{hurried_url}/hf/sleeps", params={"seconds": 2}), 503, "did not answer within"),
-        (http.get("/hf/nowhere"), 404, "There is nothing at GET /hf/nowhere"),
-        (http.request("BREW", "/hf/fails"), 405, "BREW is not possible"),
-        (http.get("/hf-lora", headers=headers), 413, "headers, at most 20 are taken"),
+        (http.get("/hf/nowhere"), 404, "There is no route GET /hf/nowhere"),
+        (http.request("BREW", "/hf/fails"), 405, "BREW is not allowed"),
+        (http.get("/hf-lora", headers=headers), 413, "headers, at most 20 are accepted"),
         (http.request("DELETE", "/hf/x", content=bytes(LIMITS.document + 1)), 413, f"at most {LIMITS.document} are"),
     ):
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")

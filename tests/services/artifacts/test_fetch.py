@@ -150,7 +150,7 @@ def test_another_users_folder_keeps_its_receipt_and_the_answer_is_right(local: L
         answer = already_there(folder, there.rendering, 0, lambda _: asked, SILENT)
     assert answer is not None
     assert (answer.fresh, answer.reference, answer.folder) == (False, "net/second@1", str(folder))
-    assert f"{folder} goes on saying net/first@1 of {local.url}" in answer.notices[-1]
+    assert f"{folder} still says net/first@1 of {local.url}" in answer.notices[-1]
     assert read_receipt(folder) == there
 
 

@@ -379,10 +379,10 @@ def test_what_is_there_already_is_reported_as_it_was_asked(shelf: Shelf, uneven:
         ({"max_error": float("inf")}, "--max-error must be 0 or more"),
         ({"max_error": "much"}, "max_error"),
         ({"uniform": "perhaps"}, "uniform"),
-        ({"rank": 2, "kind": "merged"}, "--rank goes with --as lora"),
-        ({"max_error": 0.1, "kind": "merged"}, "--max-error goes with --as lora"),
-        ({"rank": 2, "kind": "published"}, "--rank goes with --as lora"),
-        ({"uniform": True, "kind": "merged"}, "--uniform goes with --as lora"),
+        ({"rank": 2, "kind": "merged"}, "--rank needs --as lora"),
+        ({"max_error": 0.1, "kind": "merged"}, "--max-error needs --as lora"),
+        ({"rank": 2, "kind": "published"}, "--rank needs --as lora"),
+        ({"uniform": True, "kind": "merged"}, "--uniform needs --as lora"),
     ],
 )
 def test_options_that_mean_nothing(shelf: Shelf, uneven: Made, options: dict[str, Any], what: str) -> None:

@@ -131,7 +131,7 @@ def _gone(table: TargetTable) -> TargetTable:
     return replace(table, targets={name: one for name, one in table.targets.items() if name != QUERY})
 
 
-@pytest.mark.parametrize(("change", "why"), [(_turned, "reads otherwise"), (_gone, "can't be used any more")])
+@pytest.mark.parametrize(("change", "why"), [(_turned, "would stand for other weights"), (_gone, "could not be used")])
 def test_a_revision_that_would_mean_something_else_is_named(
     old: LocalRegistry, monkeypatch: pytest.MonkeyPatch, change: Callable[[TargetTable], TargetTable], why: str
 ) -> None:

@@ -268,7 +268,7 @@ def test_a_request_in_a_newer_form_waits_for_a_newer_replica(registry: LocalRegi
 def test_an_answer_in_a_newer_form_is_told_by_a_newer_replica(registry: LocalRegistry, column: str) -> None:
     begun = submit(registry.deployment, GC, GcRequest())
     change_row(registry, begun.id, state="done", **{column: '{"of_the_next_version": 1}'})
-    with pytest.raises(UnavailableError, match=f"{begun.id} was noted in a form which this replica .* upgrade this"):
+    with pytest.raises(UnavailableError, match=f"{begun.id} was recorded in a form which this replica .* upgrade this"):
         registry.operation(begun.id)
 
 

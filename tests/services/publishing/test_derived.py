@@ -157,7 +157,7 @@ def test_a_reference_is_shown_to_whom_may_see_it(local: LocalRegistry, tmp_path:
         else:
             assert found == DerivedFrom(kind="lora", rank=2, error=said.error)
             assert "urgency" not in seen.show("net/flat").model_dump_json()
-            assert "a revision that is not seen here, rank 2" in text(seen.show("net/flat"))
+            assert "a revision that is not visible here, rank 2" in text(seen.show("net/flat"))
 
 
 def test_what_is_not_here_is_not_named(local: LocalRegistry, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_receipt_that_can_not_be_read_is_told(registry: Any, tmp_path: Path, d
     published = registry.publish(tmp_path / "flat", "net/flat")
     assert published.revision.derived_from is None
     assert [one.reason for one in published.left_out] == [
-        "receipt of a fetch that can't be read: what it says is not kept"
+        "receipt of a fetch that can't be read: its content is not recorded"
     ]
 
 

@@ -85,7 +85,9 @@ def test_a_name_that_moves_shows_nothing_unless_there_is_one_revision(tree: Tree
 
 
 def _shows_nothing(tree: Tree, revision: str | None) -> None:
-    with pytest.raises(UsageError, match=r"The configuration, net/support.* say it with --parent REF") as unclear:
+    with pytest.raises(
+        UsageError, match=r"The configuration, net/support.* give the parent with --parent REF"
+    ) as unclear:
         tree.publish("net/support", revision, "net/support/french")
     assert unclear.value.code == "parent_ambiguous"
     assert "net/support@1" in str(unclear.value) or revision == "gone"
@@ -101,7 +103,7 @@ def test_the_base_model_itself(tree: Tree) -> None:
     for revision in (None, "main", "r7", tree.commit("net", None)):
         answer = tree.publish("net/_", revision, "net/new")
         assert (answer.revision.parent, answer.parent_reason.startswith("the configuration, net/_")) == ("net", True)
-    with pytest.raises(ConflictError, match="is no revision of net here"):
+    with pytest.raises(ConflictError, match="is not a revision of net in this registry"):
         tree.publish("net/_", COMMIT, "net/new")
     assert tree.publish("net/_", COMMIT, "net/new", "net").revision.parent == "net"
 
@@ -126,7 +128,7 @@ def test_what_contradicts_the_path_or_the_given_parent_is_refused(tree: Tree) ->
 
 def test_a_commit_of_the_other_views_is_not_the_merged_model(tree: Tree) -> None:
     for view in ("lora", "published"):
-        with pytest.raises(ConflictError, match="is no revision of net/support here"):
+        with pytest.raises(ConflictError, match="is not a revision of net/support in this registry"):
             tree.publish("net/support", tree.commit("net/support", "net/support@1", view), "net/support/french")
 
 
@@ -191,7 +193,7 @@ def test_over_http_the_service_reads_the_same_configuration(tmp_path: Path) -> N
     with closing(ServedRegistry(tree.registry, tmp_path / "client")) as remote:
         made = tree.adapter(9, cached("net/support", tree.commit("net/support", "net/support@1")))
         assert remote.publish(made, "net/support/french").revision.parent == "net/support@1"
-        with pytest.raises(UsageError, match="not which of its revisions"):
+        with pytest.raises(UsageError, match="none of its revisions"):
             remote.publish(tree.adapter(9, "net/support"), "net/support/french")
 
 

@@ -72,7 +72,7 @@ def test_an_adapter_trained_on_another_merged_folder_is_not_taken_directly_under
     for path, nearest in (("net/new", "net"), ("net/support/new", "net")):
         problem = house.refused(child, path)
         assert problem.code == "parent_unproven"
-        assert f"{nearest} comes nearest" in str(problem) or path == "net/support/new"
+        assert f"{nearest} is the closest" in str(problem) or path == "net/support/new"
         assert "newer than the adapter" in str(problem)
 
 
@@ -81,7 +81,7 @@ def test_an_adapter_trained_on_the_base_is_not_pinned_below_it(house: House) -> 
     child = house.adapter("child", house.base.folder)
     problem = house.refused(child, "net/only/child")
     assert problem.code == "parent_mismatch"
-    assert "are those of net, and not of a revision of net/only" in str(problem)
+    assert "are those of net, not those of a revision of net/only" in str(problem)
     problem = house.refused(child, "net/only/child", parent="net/only@1")
     assert problem.code == "parent_mismatch"
     assert "--parent net/only@1 says net/only@1" in str(problem)
@@ -162,7 +162,7 @@ def _packed(folder: Path) -> str:
 
 def _pickled(folder: Path) -> str:
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    return "it holds no safetensors weights"
+    return "it contains no safetensors weights"
 
 
 def _resized(folder: Path) -> str:
@@ -180,7 +180,7 @@ def _renamed(folder: Path) -> str:
 
 def _an_adapter_alone(folder: Path) -> str:
     (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
-    return "it holds no safetensors weights"
+    return "it contains no safetensors weights"
 
 
 @pytest.mark.parametrize("spoil", [_quantised, _packed, _pickled, _resized, _renamed, _an_adapter_alone])

@@ -65,7 +65,7 @@ def test_what_a_repo_id_says_of_the_base(registry: Registry, tmp_path: Path) -> 
     assert "was trained on acme/other, but net was taken from hf:acme/net@" in notices("acme/other", "net/one")
     cached = f"/home/ann/.cache/huggingface/hub/models--acme--net/snapshots/{'1' * 40}"
     assert "was trained on" not in notices("acme/net", "net/two") + notices(cached, "net/three")
-    assert "it belongs directly under net" in notices("acme/net", "net/one/child")
+    assert "publish it directly under net" in notices("acme/net", "net/one/child")
     assert registry.log("net/one/child").revisions[0].parent_known_by == "assumed"
     assert "was taken from" not in notices("./out/merged", "net/four")
 

@@ -100,7 +100,7 @@ def test_a_delete_names_a_revision(registry: Any_, ref: str) -> None:
 
 @pytest.mark.parametrize("path", ["net", "net/one@2"])
 def test_a_whole_adapter_is_named_by_its_path(registry: Any_, path: str) -> None:
-    with pytest.raises(UsageError, match=r"base delete -r net|give the path"):
+    with pytest.raises(UsageError, match=r"base delete -r net|a path is expected"):
         registry.delete_tree(path)
 
 
@@ -112,7 +112,7 @@ def test_options_that_contradict_an_undo(registry: Any_) -> None:
         lambda: registry.delete_base("net", recursive=True, undo=True),
     ]
     for attempt in attempts:
-        with pytest.raises(UsageError, match="--undo gives back"):
+        with pytest.raises(UsageError, match="--undo restores"):
             attempt()
 
 
@@ -211,7 +211,7 @@ def test_the_grace_begins_with_the_delete_and_ends_with_a_collection(place: Plac
     assert ended == said.model_copy(update={"dry_run": False})
     assert (ended.revisions, len(ended.blobs)) == (("net/other@1",), 1)
     assert {blob.digest for blob in ended.blobs} <= files
-    with pytest.raises(NotFoundError, match="Nothing of it is kept"):
+    with pytest.raises(NotFoundError, match="There is no deleted revision to restore"):
         registry.delete("net/other@1", undo=True)
     assert check(place.deployment, deep=True, progress=SILENT).damage == ()
     assert registry.publish(folders / "adapter3", "net/other").revision.number == 2

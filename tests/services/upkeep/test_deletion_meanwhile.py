@@ -28,12 +28,12 @@ def test_an_undo_names_no_command_that_deletes(kind: str, request: pytest.Fixtur
     with open_place(request, tmp_path / "registry", kind=kind) as place:
         _fill(place, tmp_path)
         registry = place.registry
-        with pytest.raises(UsageError, match="`registry base delete net --undo` gives it back with its adapters"):
+        with pytest.raises(UsageError, match="`registry base delete net --undo` restores it with its adapters"):
             registry.delete_tree("net", undo=True)
-        with pytest.raises(UsageError, match="`registry base delete net --undo` gives base models back"):
+        with pytest.raises(UsageError, match="`registry base delete net --undo` restores base models"):
             registry.delete("net", undo=True)
         for reference in ("net/one", "net/one@prod"):
-            with pytest.raises(UsageError, match="or give back all that went last at and under net/one with -r"):
+            with pytest.raises(UsageError, match="or restore what was last deleted at and under net/one with -r"):
                 registry.delete(reference, undo=True)
         with pytest.raises(UsageError, match="or delete all of net/one and what is under it with -r"):
             registry.delete("net/one")

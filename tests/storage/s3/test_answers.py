@@ -151,7 +151,7 @@ def test_a_refusal_that_breaks_off_is_one_sentence(
         for action in actions:
             with pytest.raises(UnavailableError, match=f"can't be reached at {broken.url}"):
                 action()
-    with BreaksOff(refusal, way) as broken, pytest.raises(UnavailableError, match="broke off 4 times"):
+    with BreaksOff(refusal, way) as broken, pytest.raises(UnavailableError, match="broke the connection 4 times"):
         S3Reader(make_s3(broken.url)._bucket, KEY, 1000).read_into(0, memoryview(bytearray(100)))
     assert broken.asked == 4  # counted to the end: it may hear of a request when nobody waits for its answer any more
 

@@ -245,7 +245,7 @@ def test_a_read_that_breaks_goes_on_where_it_broke(make_s3: MakeS3, shim: Shim) 
     assert get(driver, KEY) == data
     assert sum(one.received for one in shim.seen("GET")) == len(data)
     shim.faults = [Fault(method="GET", cut_answer=10_000)]
-    with pytest.raises(UnavailableError, match="broke off 4 times"):
+    with pytest.raises(UnavailableError, match="broke the connection 4 times"):
         get(driver, KEY)
 
 
@@ -310,7 +310,7 @@ def test_what_the_store_does_not_give_back_as_it_was_sent_is_not_committed(
 @pytest.mark.parametrize(
     ("status", "method", "kind", "code", "words"),
     [
-        (403, "PUT", NotAllowedError, "read_only", "doesn't let these credentials write"),
+        (403, "PUT", NotAllowedError, "read_only", "does not allow these credentials to write"),
         (403, "GET", UnavailableError, "unavailable", "can't be read with these credentials"),
         (507, "PUT", UnavailableError, "disk_full", "no space left"),
         (500, "GET", UnavailableError, "unavailable", "can't answer now"),

@@ -215,7 +215,7 @@ def test_tensors_without_a_place(code: str, tail: str) -> None:
 def test_tensors_that_only_training_uses() -> None:
     found = check({**pair(Q, 6, 8), f"{LEAD}{Q}.lora_velora_embed": (6,)}, velora_config={"num_groups": 2})
     assert list(found.pairs) == [Q]
-    assert "only training uses" in found.notices[0]
+    assert "only used in training" in found.notices[0]
 
 
 def test_an_adapter_without_pairs() -> None:

@@ -101,7 +101,7 @@ def test_a_flattened_name_is_looked_up_among_the_modules() -> None:
     assert f"'{LEAD}down_blocks.0.to_q.lora_A.weight'" in said(f"{KOHYA}.lora_down.weight", modules)
     assert f"'{LEAD}down_blocks.0.to_q.lora_B.weight'" in said(f"{KOHYA}.lora_up.weight", modules)
     assert "alpha_pattern" in said(f"{KOHYA}.alpha", modules)
-    assert "no pair of two factors" in said(f"{KOHYA}.lora_mid.weight", modules)
+    assert "not a pair of two factors" in said(f"{KOHYA}.lora_mid.weight", modules)
 
 
 def test_a_flattened_name_that_could_be_two_modules_is_not_guessed() -> None:

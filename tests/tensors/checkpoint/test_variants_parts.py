@@ -283,7 +283,7 @@ class TestTokenRows:
         shapes = {**pair(Q, 6, 8), **named(EMBED, **ROWS), **named(HEAD, **ROWS)}
         found = check(shapes, table=TIED, trainable_token_indices={"embed_tokens": [5, 7], "lm_head": [5, 8]})
         assert {name: rows.tied for name, rows in found.tokens.items()} == {EMBED: False, HEAD: False}
-        assert "come apart" in found.notices[0]
+        assert "are untied" in found.notices[0]
         alone = check({**pair(Q, 6, 8), **named(HEAD, **ROWS)}, table=TIED, trainable_token_indices={"lm_head": [5, 8]})
         assert (list(alone.tokens), alone.tokens[HEAD].tied) == ([HEAD], False)
 

@@ -212,7 +212,7 @@ def test_blocks(saved: Callable[..., Checkpoint]) -> None:
 def test_what_only_training_uses(saved: Callable[..., Checkpoint], fields: Any) -> None:
     found = saved(llama, target_modules=["q_proj"], **fields)
     assert list(found.pairs) == [Q]
-    assert "only training uses" in found.notices[0]
+    assert "only used in training" in found.notices[0]
 
 
 EXPERTS = "model.layers.0.mlp.experts"

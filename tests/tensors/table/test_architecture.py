@@ -190,7 +190,7 @@ def test_a_child_that_dies_without_an_answer(ending: str, monkeypatch: pytest.Mo
     script = tmp_path / "dying.py"
     script.write_text(f"import os\n{ending}\n")
     monkeypatch.setattr(architecture_child, "__file__", str(script))
-    with pytest.raises(InvalidBaseError, match="ended without an answer") as caught:
+    with pytest.raises(InvalidBaseError, match="ended without a result") as caught:
         make_table(LLAMA, Q_PROJ)
     assert caught.value.code == "architecture"
 

@@ -157,7 +157,7 @@ def test_a_table_from_before_runs_were_followed_says_what_helps() -> None:
 
 def test_a_module_of_the_files_names_what_is_made_of_it() -> None:
     with pytest.raises(
-        InvalidAdapterError, match=r"'qk' as the files do; transformers makes net\.q, net\.k of it"
+        InvalidAdapterError, match=r"'qk' in the files; transformers makes net\.q, net\.k from it"
     ) as told:
         resolve("qk", TABLE)
     assert told.value.code == "unknown_target"
@@ -181,7 +181,7 @@ def test_arithmetic_of_its_own_is_told_apart() -> None:
         ([["qk.weight", 6, 4, 1, 1]], "not in its tensors"),
         ([["qk.weight", 2, 4, 1, 1]], "two parameters"),
         ([["qk.weight", 4, 3, 1, 1]], "more or fewer rows"),
-        ([["qk.weight", 4, 4, 4, 2]], "a run of rows that is none"),
+        ([["qk.weight", 4, 4, 4, 2]], "an invalid run of rows"),
         ([["e.weight", 0, 4, 1, 1]], "two parameters"),
         ([["qk.weight", 4, 4, 1]], "malformed"),
     ],

@@ -116,8 +116,8 @@ def _notices(programs: PathPrograms) -> Iterator[str]:
     heads = [name for name, tensor in programs.new.items() if tensor.beside is None]
     if heads:
         yield (
-            f"The files hold {', '.join(map(repr, heads))}, which the base model lacks: load them with the class that "
-            "the adapter was trained with."
+            f"The files hold {', '.join(map(repr, heads))}, which the base model does not have: load them with the "
+            "class the adapter was trained with."
         )
 
 

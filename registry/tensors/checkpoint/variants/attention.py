@@ -96,7 +96,7 @@ def _leave_out_unused(draft: Draft) -> None:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
         draft.notices.append(
             f"{shown(left_out[0])}{more} lies in an nn.MultiheadAttention, whose forward does not use the pair that "
-            f"PEFT puts there ({A}, {B}): it does not count."
+            f"PEFT puts there ({A}, {B}): it is ignored."
         )
 
 

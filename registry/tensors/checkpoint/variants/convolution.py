@@ -38,8 +38,8 @@ def fold(draft: Draft) -> None:
     if assumed:
         more = f" and {len(assumed) - 1} more convolutions" if len(assumed) > 1 else ""
         draft.notices.append(
-            f"{shown(assumed[0])}{more}: the base's files do not tell dilation and padding mode; taken as 1 and zeros. "
-            "If they differ, say so in the base folder's registry.json."
+            f"{shown(assumed[0])}{more}: the base's files do not record dilation and padding mode; 1 and zeros are "
+            "assumed. If they differ, say so in the base folder's registry.json."
         )
 
 

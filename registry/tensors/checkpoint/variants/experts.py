@@ -98,7 +98,7 @@ def _wanted(draft: Draft, module: str, asked: frozenset[str]) -> tuple[list[Want
             plain.append(Wanted(leaf, _linear(module, target, leaf, held)))
     if not plain and target.tensor is None and target.tie is not None and is_asked(f"{module}.weight", asked):
         raise unsupported(
-            module, "shares its weight with another module, and target_parameters names it",
+            module, "shares its weight with another module, but target_parameters names it",
             "Name the module in target_modules instead.",
         )  # fmt: skip
     return fused, plain
@@ -150,7 +150,7 @@ def _order(
         return ways[0] if ways else [*fused, *plain]
     raise unsupported(
         module,
-        f"has {len(ways)} ways to give the pairs of the adapter to its parameters: their order is not known",
+        f"has {len(ways)} ways to assign the adapter's pairs to its parameters: their order is not known",
         "Train an adapter for each parameter.",
     )
 
@@ -175,13 +175,13 @@ def _add(draft: Draft, module: str, wrapper: str, wanted: Wanted, a: TensorEntry
         if not fused.pieces:
             raise unsupported(
                 path,
-                "is a parameter that the base's files keep in a form that is not followed",
+                "is a parameter that the base's files store in a form that is not supported",
                 f"Train without it, or {ADD_AS_RUNNING}.",
             )
         if fused.experts == 1 and (fused.transposed or turned):
             raise unsupported(
                 path,
-                "has one expert and is kept as (in, out), which PEFT multiplies the wrong way",
+                "has one expert and is stored as (in, out), which PEFT multiplies in the wrong order",
                 "Train without it.",
             )
     rank = a.shape[0] // (fused.experts if fused is not None else 1)
@@ -206,9 +206,9 @@ def _is_turned(config: LoraAdapterConfig, path: str, fused: FusedParameter, righ
         return False
     raise InvalidAdapterError(
         f"The parameter {shown(path)} has {fused.in_features} features on both sides, and peft_version in "
-        f"adapter_config.json is {shown(config.peft_version)}: PEFT before {FIRST_RIGHT} could take in and out for "
-        f"each other, and nothing in the file tells. Load it with PEFT {FIRST_RIGHT} or later, check what it does, and "
-        "save it again.",
+        f"adapter_config.json is {shown(config.peft_version)}: PEFT before {FIRST_RIGHT} could confuse in and out, "
+        f"and the file does not show which. Load it with PEFT {FIRST_RIGHT} or later, check what it does, and save it "
+        "again.",
         code="unsupported_layout",
     )
 

@@ -29,7 +29,7 @@ VARIANT: Final = Variant(
         ),
         "qalora_group_size": any_value,
         "enable_lora": nothing(
-            "not_mergeable", "fused projections of PEFT before 0.3 are not kept. Train a plain LoRA."
+            "not_mergeable", "fused projections of PEFT before 0.3 are not supported. Train a plain LoRA."
         ),
         "megatron_config": nothing(
             "not_mergeable",

@@ -50,7 +50,7 @@ def peft_type(field: str, value: Any) -> str:
     if value == "LORA":
         return "LORA"
     way = WAYS.get(value, _DENSE) if isinstance(value, str) else "expected 'LORA'."
-    raise fault(field, value, f"only LORA adapters are kept: {way}", "unsupported_peft_type")
+    raise fault(field, value, f"only LORA adapters are supported: {way}", "unsupported_peft_type")
 
 
 VARIANT: Final = Variant("other tuners", fields={"peft_type": peft_type})

@@ -43,13 +43,12 @@ def check_whole(module: str, found: Mapping[str, TensorEntry]) -> None:
         if (first in found) is not (second in found):
             there, missing = (first, second) if first in found else (second, first)
             raise InvalidAdapterError(
-                f"Module {shown(module)} has {there} but no {missing}: half a pair means nothing. "
-                "Save the adapter again.",
+                f"Module {shown(module)} has {there} but no {missing}: a pair needs both. Save the adapter again.",
                 code="incomplete_pair",
             )
     if A in found and EMBEDDING_A in found:
         raise InvalidAdapterError(
-            f"Module {shown(module)} has the pair of a linear module and that of an embedding; it can be only one.",
+            f"Module {shown(module)} has the pair of a linear module and that of an embedding; only one is allowed.",
             code="unexpected_tensor",
         )
 

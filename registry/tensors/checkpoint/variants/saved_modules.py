@@ -71,8 +71,8 @@ def _fold_parameter(draft: Draft, root: str, inside: Collection[str], module: st
 def _check_kept(module: str, place: Place) -> None:
     if place.fused is not None and not place.fused.pieces:
         raise unsupported(
-            module, f"has the parameter {shown(place.parameter)}, which the base's files keep in a form that is not "
-            "followed", "Train without that module."
+            module, f"has the parameter {shown(place.parameter)}, which the base's files store in a form that is not "
+                "supported", "Train without that module."
         )  # fmt: skip
 
 

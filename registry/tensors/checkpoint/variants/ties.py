@@ -48,8 +48,8 @@ def _tell_apart(draft: Draft, group: tuple[str, ...]) -> None:
     if alone:
         others = ", ".join(shown(module) for module in group if module != alone[0])
         draft.notices.append(
-            f"{shown(alone[0])} shares its weight with {others}, and this adapter does not change them as one: they "
-            "come apart in a merged model, which says tie_word_embeddings=false."
+            f"{shown(alone[0])} shares its weight with {others}, but this adapter does not change them in the same "
+            "way: they are untied in a merged model, which sets tie_word_embeddings=false."
         )
 
 

@@ -146,7 +146,7 @@ def _tell_of_biases(draft: Draft) -> None:
             if kind is TargetKind.LINEAR and "bias" in draft.table.parameters_of(module):
                 draft.notices.append(
                     f"{shown(module)} has trained token rows and a bias, and PEFT leaves the bias out while such an "
-                    "adapter is not merged (seen in 0.21.2): what was trained without it is handed out with it."
+                    "adapter is not merged (seen in 0.21.2): it was trained without the bias, but is served with it."
                 )
 
 

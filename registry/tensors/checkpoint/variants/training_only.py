@@ -36,7 +36,7 @@ def fold(draft: Draft) -> None:
             left_out.append(entry.name)
     if left_out:
         draft.notices.append(
-            f"{len(left_out)} tensors that only training uses do not count, such as {shown(min(left_out))}."
+            f"{len(left_out)} tensors that are only used in training are ignored, such as {shown(min(left_out))}."
         )
 
 
