@@ -396,7 +396,7 @@ def test_a_name_that_no_metric_has_would_be_seen() -> None:
 
 
 def test_the_dashboard_shows_every_metric_of_the_page_and_the_page_names_every_metric() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("## What to watch")[2]
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("## Monitoring")[2]
     named = set(re.findall(r"^\| `(registry_[a-z_]+)`", page, flags=re.MULTILINE))
     read = [selector for _, expression in queries() for selector in selectors(promql_parser.parse(expression))]
     shown = {selector.name or "" for selector in read}
