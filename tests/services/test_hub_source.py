@@ -224,7 +224,7 @@ def test_a_folder_of_this_machine_says_nothing_of_what_comes_from_a_hub(
 def test_a_repository_that_is_no_adapter_is_not_brought(local: LocalRegistry, hub: HubFolders, net: Base) -> None:
     hub.add("org/net", net.folder)
     local.add_base("net", net.folder)
-    with pytest.raises(InvalidAdapterError, match="hf:org/net holds only trainer checkpoints: checkpoint-5") as told:
+    with pytest.raises(InvalidAdapterError, match="hf:org/net contains only trainer checkpoints: checkpoint-5") as told:
         local.publish("hf:org/net", "net/x")
     assert told.value.code == "checkpoint_folders"
     assert hub.got() == []

@@ -126,7 +126,7 @@ def test_folders_that_hold_only_checkpoints_are_told_so(registry: Registry, writ
     for name in ("run/checkpoint-10", "run/checkpoint-20", "a", "a/b/checkpoint-3"):
         write(name)
     tree = tmp_path / "tree"
-    with pytest.raises(InvalidAdapterError, match=r"run holds only trainer checkpoints: checkpoint-10, ") as one:
+    with pytest.raises(InvalidAdapterError, match=r"run contains only trainer checkpoints: checkpoint-10, ") as one:
         registry.publish_tree(tree / "run", "net")
     assert one.value.code == "checkpoint_folders"
     outcomes = registry.publish_folders(tree, "net", keep_going=True)
@@ -186,7 +186,7 @@ def test_names_are_mapped(registry: Registry, write: Write, tmp_path: Path) -> N
     answers = registry.publish_tree(tree, "net", rename=names)
     assert [one.revision.reference for one in answers] == ["net/old@1", "net/old/v1-5@1", "net/b@1"]
     for wrong, match in (
-        ({"Old Runs": "b", "Old Runs/v1.5": "x"}, "net/b is the path of"),
+        ({"Old Runs": "b", "Old Runs/v1.5": "x"}, "net/b is already the path of"),
         ({"v1.5": "x"}, "is not an adapter's folder"),
         ({"b": "B"}, "is not allowed"),
     ):

@@ -98,7 +98,7 @@ def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
     values = list(checkpoint.values)
     if values:
         more = f" and {len(values) - 3} more" if len(values) > 3 else ""
-        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole; their previous weights are not used."
+        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole; the previous weights are not used."
     for module, rows in checkpoint.tokens.items():
         yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
 

@@ -135,7 +135,7 @@ def test_a_composed_copy_of_a_revision_as_its_next_one_is_noticed(registry: Any,
     registry.fetch("net/shop/urgency", tmp_path / "whole")
     own, twice = registry.publish(tmp_path / "whole", "net/shop/urgency", parent="net/shop@1").revision.notices
     assert "composed copy of net/shop/urgency@1" in own
-    assert "stand on the base model" in twice
+    assert "for use on the base model" in twice
     assert "net/shop@1" in twice
     registry.fetch("net/shop/urgency@1", tmp_path / "link", since="net/shop@1", rank=1)
     (own,) = registry.publish(tmp_path / "link", "net/shop/urgency", parent="net/shop@1").revision.notices

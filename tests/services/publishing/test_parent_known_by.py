@@ -163,7 +163,7 @@ def test_what_a_client_says_that_it_compared_is_its_word_and_no_more(registry: R
     with pytest.raises(ConflictError) as refused:
         send(nearest="net/support@2", distance=0.05, tensor="a.weight", newer=True)
     assert refused.value.code == "parent_unproven"
-    assert "net/support@2 comes nearest, 5 % of its norm away" in str(refused.value)
+    assert "net/support@2 is the closest, 5 % of its norm away" in str(refused.value)
 
 
 def test_requests_say_only_what_is_used() -> None:

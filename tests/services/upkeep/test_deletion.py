@@ -163,7 +163,7 @@ def test_a_base_model_is_listed_deleted_and_given_back(registry: Any_, folders: 
     listed = registry.delete_base("net", dry_run=True)
     assert (listed.done, len(listed.revisions), listed.protected_tags) == (False, 4, ("pr*",))
     assert listed.scopes == (TokenScope(token=token.id, scope="net/one"),)
-    with pytest.raises(ConflictError, match=r"net/one@1.*below it") as refused:
+    with pytest.raises(ConflictError, match=r"net/one@1.*depend on it") as refused:
         registry.delete_base("net")
     assert refused.value.code == "has_children"
     gone = registry.delete_base("net", recursive=True)
