@@ -136,6 +136,26 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert dead == []
 
 
+def test_links_to_headings_lead_to_one() -> None:
+    pages = [path.resolve() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))]
+    headings = {
+        page: {anchor(line) for line in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)} for page in pages
+    }
+    dead = [
+        (page.name, target, heading)
+        for page in pages
+        for target, heading in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text())
+        if heading not in headings.get((page.parent / target).resolve() if target else page, {heading})
+    ]
+    assert dead == []
+
+
+def anchor(heading: str) -> str:
+    """What the text of a heading is in a link to it."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-")
+
+
 def test_make_help_lists_every_target() -> None:
     lines = (ROOT / "Makefile").read_text().splitlines()
     phony = next(line for line in lines if line.startswith(".PHONY:")).split()[1:]
