@@ -66,6 +66,8 @@ class _Work:
     done: int = 0
     total: int = 0
     stopped: bool = False
+    ended: bool = False
+    noting: threading.Lock = field(default_factory=threading.Lock)  # held while its row is written
     renewed: float = field(default_factory=time.monotonic)
     noted: tuple[str, int, int] = ("", 0, 0)
 
@@ -223,7 +225,10 @@ class Runner:
     def _end(self, work: _Work, note: Callable[[], bool]) -> None:
         """Record how a job ended. If that fails, its lease expires and another replica runs it again."""
         try:
-            if not note():
+            with work.noting:
+                work.ended = True
+                noted = note()
+            if not noted:
                 log.warning("operation %s was taken over by another process", work.row.id)
         except RegistryError as error:
             log.warning("operation %s ended, but its result could not be recorded: %s", work.row.id, error)
@@ -256,7 +261,9 @@ class Runner:
             with self._lock:
                 works = list(self._works.values())
             for work in works:
-                self._renew(work)
+                with work.noting:  # a renewal after the end would replace the short lease of a retry
+                    if not work.ended:
+                        self._renew(work)
             if time.monotonic() - looked >= self._poll and len(works) < self._threads:
                 looked = time.monotonic()
                 self._look()

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +422,42 @@ def test_what_may_pass_is_tried_again(
     assert isinstance(begun, Operation)
     assert ended(registry, begun.id).state == "done"
     assert len(tries) == 2
+
+
+def test_the_wait_before_a_retry_is_not_replaced_by_a_renewal_under_way(
+    registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(deployment: Deployment, job: Any, request: Any, progress: Progress) -> OperationResult:
+        raise UnavailableError("The store is down.")
+
+    entered, renewed = threading.Event(), threading.Event()
+    runner = start(keeping=False, lease=timedelta(hours=1))
+    renew, put_off = runner._renew, runner._put_off
+
+    def renew_noted(work: Any) -> None:
+        renew(work)
+        renewed.set()
+
+    def put_off_slowly(work: Any) -> bool:
+        noted = put_off(work)
+        work.stage = "told since"  # a renewal would write it
+        entered.set()
+        renewed.wait(0.5)
+        return noted
+
+    monkeypatch.setattr(running, "perform", fails)
+    monkeypatch.setattr(runner, "_renew", renew_noted)
+    monkeypatch.setattr(runner, "_put_off", put_off_slowly)
+    begun = submit(registry.deployment, FSCK, FsckRequest())
+    trial = threading.Thread(target=runner.run_until, args=(registry.deployment, begun.id, 60))
+    trial.start()
+    assert entered.wait(60)
+    runner.start()
+    trial.join()
+    runner.close()
+    until = row_of(registry, begun.id).lease_until
+    assert until is not None
+    assert until - datetime.now(UTC) < timedelta(minutes=1)
 
 
 def test_work_that_takes_its_process_down_does_not_go_round_for_ever(
