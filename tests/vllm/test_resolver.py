@@ -218,7 +218,7 @@ def test_a_rank_over_the_limit_is_refused_with_the_reason(tree: Place, make_reso
     tree.publish("net/wide", Recipe(("one", "two"), r=5, rank_pattern={"two": 9}))
     problem = refused(Server(make_resolver()), "net/wide")
     assert problem.code == "engine_limits"
-    for words in ("net/wide@1", "rank 9", "8 at most", "--max-lora-rank", "REGISTRY_VLLM_MAX_ERROR"):
+    for words in ("net/wide@1", "rank 9", "at most 8", "--max-lora-rank", "REGISTRY_VLLM_MAX_ERROR"):
         assert words in str(problem)
     assert run(Server(make_resolver(REGISTRY_VLLM_MAX_RANK="9")).complete("net/wide")) == weights(tree, "net/wide")
 
