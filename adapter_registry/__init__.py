@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from registry import __version__ as __version__
     from registry import connect as connect
+    from registry import errors as errors
 
 _NAME: Final = "registry"
 _FOLDER: Final = Path(__file__).parents[1] / _NAME  # a checkout and an installation have the two side by side

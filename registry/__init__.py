@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from registry import errors
 from registry.version import __version__
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from registry.operations.registry import Registry
 
-__all__ = ["__version__", "connect"]
+__all__ = ["__version__", "connect", "errors"]
 
 
 def connect(url: str | PathLike[str] | None = None, token: str | None = None) -> Registry:

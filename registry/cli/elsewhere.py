@@ -12,18 +12,18 @@ _KEPT: Final = (
     "a path keeps its name; publish the same files under another one: `registry fetch PATH --as published -o DIR`, "
     "then `registry publish DIR NEW`"
 )
-_DELETE: Final = "`registry delete REF` deletes one revision, `registry delete -r PATH` all at and under a path"
+_DELETE: Final = "`registry delete REF` deletes one revision, `registry delete -r PATH` everything at and under a path"
 _LIST: Final = "`registry tree` lists the adapters, `registry base list` the base models"
 _ADD: Final = "`registry publish DIR PATH` adds an adapter, `registry base add NAME DIR` a base model"
-_MAKE: Final = "the first `registry base add NAME DIR` makes a registry"
+_MAKE: Final = "the first `registry base add NAME DIR` creates a registry"
 _FETCH: Final = "`registry fetch REF -o DIR` writes the weights of a revision into a folder"
 _SHOW: Final = "`registry show REF` shows a revision or a base model"
 _LOG: Final = "`registry log PATH` lists the revisions of an adapter"
 _COPY: Final = "`registry copy REF --to URL` copies to another registry"
-_UNDO: Final = "`registry delete REF --undo` gives back what was deleted"
+_UNDO: Final = "`registry delete REF --undo` restores what was deleted"
 _BASE_DELETE: Final = "`registry base delete NAME` deletes a base model"
-_REVOKE: Final = "`registry token revoke ID` makes a token worthless"
-_CREATE: Final = "`registry token create --role ROLE` makes a token"
+_REVOKE: Final = "`registry token revoke ID` revokes a token"
+_CREATE: Final = "`registry token create --role ROLE` creates a token"
 
 INSTEAD: Final[dict[str, str]] = {
     **dict.fromkeys(("rename", "mv", "move"), _KEPT),
@@ -39,7 +39,7 @@ INSTEAD: Final[dict[str, str]] = {
     "merge": "`registry fetch REF --as merged -o DIR` writes the merged model into a folder",
     "compose": "`registry fetch REF -o DIR` writes the composed adapter into a folder",
     "find": "`registry search TEXT` finds revisions",
-    "status": "`registry whoami` shows where the registry is and who acts",
+    "status": "`registry whoami` shows which registry is in use, and as whom",
     "start": "`registry serve` starts the service",
     "check": "`registry verify DIR` checks a fetched folder, `registry fsck` the whole registry",
     "bases": "`registry base list` lists the base models",
@@ -58,12 +58,12 @@ INSTEAD: Final[dict[str, str]] = {
 """By the words after ``registry``."""
 
 EXTRA: Final[dict[str, str]] = {
-    "registry fetch": "The folder to fill is given with -o DIR.",
-    "registry show": "A revision is written in one word, PATH@3 or PATH@tag.",
-    "registry search": "Several words to find are given in quotes.",
-    "registry publish": "A message is given with -m TEXT, a tag with --tag TAG.",
-    "registry copy": "The other registry is given with --to URL.",
-    "registry retract": "The reason is given with --reason TEXT.",
+    "registry fetch": "Give the folder to write to with -o DIR.",
+    "registry show": "Write a revision as one word: PATH@3 or PATH@tag.",
+    "registry search": "Put several words to find in quotes.",
+    "registry publish": "Give a message with -m TEXT, a tag with --tag TAG.",
+    "registry copy": "Give the other registry with --to URL.",
+    "registry retract": "Give the reason with --reason TEXT.",
 }
 """What a word too many may be, by command."""
 

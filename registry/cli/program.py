@@ -114,7 +114,7 @@ def _root(
     url: Annotated[str | None, typer.Option("--url", metavar="URL", help=URL_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        bool, typer.Option("-V", "--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Keep LoRA adapters as a tree, and compose or merge the weights along any path of it."""

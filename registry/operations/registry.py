@@ -296,7 +296,7 @@ class Registry(ABC):
     ) -> DeletedTree:
         """Delete an adapter and everything under it; ``dry_run`` only lists that.
 
-        ``undo`` gives back what the last deletion there took away, within the grace period.
+        ``undo`` restores what the last deletion there removed, within the grace period.
         """
         if undo:
             check_undo_alone(with_tags=with_tags, dry_run=dry_run)
@@ -308,7 +308,7 @@ class Registry(ABC):
     ) -> DeletedTree:
         """Delete a base model, ``recursive`` with its adapters; ``dry_run`` only lists them and what else names it.
 
-        ``undo`` gives back what was deleted together, within the grace period.
+        ``undo`` restores what was deleted together, within the grace period.
         """
         if undo:
             check_undo_alone(recursive=recursive, dry_run=dry_run)
