@@ -44,7 +44,7 @@ def sign_of_quantised(folder: Folder, trained_on: Path | None) -> str | None:
     if beside is not None and _is_quantised(beside):
         return f"quantization_config in its {_CONFIG}"
     if trained_on is not None and _is_quantised(trained_on / _CONFIG):
-        return f"quantization_config in the {_CONFIG} of the folder it was trained on"
+        return f"quantization_config in the {_CONFIG} of the folder that it was trained on"
     return None
 
 
