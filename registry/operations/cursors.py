@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import isfinite
 
 from registry.errors import UsageError
 from registry.reference import Reference
@@ -35,3 +36,15 @@ def creation_key(key: object) -> tuple[str, int, datetime, str]:
     if parsed.number is None:
         raise ValueError("a revision is named by its number")
     return str(parsed.path), parsed.number, moment, last
+
+
+def search_key(key: object) -> tuple[str, int | None, float | None]:
+    """Of a search: a path, with the number and the value of a metric where it is ordered by them."""
+    if not isinstance(key, list):
+        return text_key(key), None, None
+    if len(key) != 3:
+        raise ValueError("a path, a number and a value are expected")
+    path, number, value = key
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value)):
+        raise ValueError("a finite number is expected")
+    return text_key(path), number_key(number), None if value is None else float(value)

@@ -241,10 +241,27 @@ class Registry(ABC):
         rank: str | None = None,
         metric: str | None = None,
         target: str | None = None,
+        sort: str | None = None,
+        all_revisions: bool = False,
+        limit: int | None = None,
     ) -> SearchResult:
-        """Revisions that meet every given condition; ``rank`` as ``<=16``, ``metric`` as ``acc>0.8``."""
-        request = asked(SearchRequest, text=text, base=base, tag=tag, rank=rank, metric=metric, target=target)
-        return SearchResult(revisions=self._list(table.SEARCH, request))
+        """Revisions that meet every given condition: of each adapter the newest, or ``all_revisions``; by path.
+
+        ``text`` is part of the path, message or an annotation, ``rank`` ``<=16``, ``metric`` ``acc>0.8``, ``target``
+        the name of a target module, ``sort`` ``max:acc`` or ``min:eval_loss``: only revisions with it, best first.
+        """
+        request = asked(
+            SearchRequest,
+            text=text,
+            base=base,
+            tag=tag,
+            rank=rank,
+            metric=metric,
+            target=target,
+            sort=sort,
+            all_revisions=all_revisions,
+        )
+        return SearchResult(revisions=self._list(table.SEARCH, request, limit))
 
     def tag(self, ref: str, tag: str) -> Tagged:
         """Point ``tag`` at the revision, moving it if it pointed at another."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from registry.operations.cursors import creation_key, number_key, text_key
+from registry.operations.cursors import creation_key, number_key, search_key, text_key
 from registry.operations.operation import READER, Job, Listing, Operation, Right
 from registry.schemas import (
     BaseAdded,
@@ -93,8 +93,8 @@ RESOLVE: Final = Operation(
 )  # fmt: skip
 SEARCH: Final = Listing(
     name="search", method="GET", address="/search", request=SearchRequest, answer=tuple[RevisionSummary, ...],
-    item=RevisionSummary, key=text_key, right=READER, group="browse", refusals=(404,),
-    about="The newest matching revision of each adapter, by path.",
+    item=RevisionSummary, key=search_key, right=READER, group="browse", refusals=(404,),
+    about="Matching revisions, of each adapter the newest or all, by path or by a metric.",
 )  # fmt: skip
 EVENTS: Final = Listing(
     name="events", method="GET", address="/events", request=NoRequest, answer=tuple[Event, ...], item=Event,

@@ -57,6 +57,15 @@ class SearchRequest(Schema):
     rank: Annotated[str | None, Param(max_length=64, examples=("<=16",))] = None
     metric: Annotated[str | None, Param(max_length=512, examples=("acc>0.8",))] = None
     target: Text = None
+    sort: Annotated[
+        str | None,
+        Param(
+            max_length=128, description="Best value of this metric first: max:NAME or min:NAME.", examples=("max:acc",)
+        ),
+    ] = None
+    all_revisions: Annotated[
+        bool, Param(description="Every matching revision, not only the newest of each adapter.")
+    ] = False
 
 
 class UntagRequest(Schema):

@@ -212,7 +212,7 @@ class Resolved(Schema):
 
 
 class SearchResult(Schema):
-    """Answer of ``search``: newest matching revision of each adapter, by path."""
+    """Answer of ``search``: matching revisions, in the order that was asked for."""
 
     revisions: tuple[RevisionSummary, ...]
 

@@ -17,6 +17,7 @@ from registry.catalogue.store.materialisations import ListPosition
 from registry.catalogue.store.usage import usage
 from registry.catalogue.team import tokens
 from registry.catalogue.tree import bases, browse, revisions
+from registry.catalogue.tree.search import SearchPosition
 from registry.catalogue.tree.search import search as search_rows
 from registry.errors import UsageError
 from registry.operations import table
@@ -156,12 +157,22 @@ def _resolve(deployment: Deployment, request: ReferenceRequest, _progress: Progr
 
 @_lists(table.SEARCH)
 def _search(
-    deployment: Deployment, request: SearchRequest, after: str | None, limit: int | None
+    deployment: Deployment,
+    request: SearchRequest,
+    after: tuple[str, int | None, float | None] | None,
+    limit: int | None,
 ) -> Part[RevisionSummary]:
-    last = None if after is None else Path.parse(after)
+    last = None if after is None else SearchPosition(Path.parse(after[0]), *after[1:])
+    metric = None if request.sort is None else request.sort.partition(":")[2].strip()
+
+    def position(one: RevisionSummary) -> object:
+        if metric is None and not request.all_revisions:
+            return one.path
+        return [one.path, one.number, None if metric is None else one.metrics[metric]]
+
     with deployment.read() as session:
         found = search_rows(session, **request.model_dump(), after=last, limit=_one_more(limit))
-    return part(found, limit, lambda one: one.path)
+    return part(found, limit, position)
 
 
 @_lists(table.EVENTS)

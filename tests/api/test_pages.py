@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.api.cursors import cursor_to, key_of
 from registry.http.request.errors import MalformedError
-from registry.operations.cursors import creation_key, number_key, text_key
+from registry.operations.cursors import creation_key, number_key, search_key, text_key
 from registry.operations.operation import part
 from registry.schemas import Schema
 
@@ -53,6 +54,43 @@ def test_a_text_that_no_database_takes_is_no_key(text: str) -> None:
 @given(st.integers(0, (1 << 63) - 1))
 def test_a_cursor_of_a_number_leads_back_to_it(key: int) -> None:
     assert number_key(key_of(cursor_to(key))) == key
+
+
+@given(PLAIN, st.integers(0, (1 << 63) - 1), st.none() | st.floats(allow_nan=False, allow_infinity=False))
+def test_a_cursor_of_a_search_leads_back_to_it(path: str, number: int, value: float | None) -> None:
+    assert search_key(key_of(cursor_to(path))) == (path, None, None)
+    assert search_key(key_of(cursor_to([path, number, value]))) == (path, number, value)
+    for other in (
+        [path, number],
+        [path, number, value, 1],
+        [number, path, value],
+        [path, number, "1"],
+        [path, 1, True],
+    ):
+        with pytest.raises(ValueError):
+            search_key(key_of(cursor_to(other)))
+
+
+@pytest.mark.parametrize("order", [{}, {"all_revisions": "true"}, {"sort": "max:acc", "all_revisions": "true"}])
+def test_pages_of_a_search_together_are_the_whole(admin: httpx.Client, order: dict[str, str]) -> None:
+    whole = admin.get("/search", params=order).raise_for_status().json()
+    assert whole["next"] is None
+    found: list[object] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = admin.get("/search", params={**order, **cursor, "limit": 1}).raise_for_status().json()
+        found += page["items"]
+        if page["next"] is None:
+            break
+        cursor = {"cursor": page["next"]}
+    assert found == whole["items"] != []
+
+
+def test_a_cursor_of_a_search_in_another_order_is_refused(admin: httpx.Client) -> None:
+    cursor = admin.get("/search", params={"limit": 1}).json()["next"]
+    assert cursor is not None
+    refused = admin.get("/search", params={"cursor": cursor, "all_revisions": "true"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "usage")
 
 
 @given(st.text(max_size=60))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -145,6 +146,22 @@ def test_proofs_that_contradict_are_refused(registry: Registry, base: Base, tmp_
     with pytest.raises(NotFoundError, match="net/absent"):
         registry.publish(child, "net/absent/child")
     assert len(registry.search().revisions) == 2
+
+
+def test_an_older_revision_that_is_better_is_found(registry: Registry, base: Base, tmp_path: Path) -> None:
+    for number, acc in enumerate((0.7, 0.9, 0.8)):
+        registry.publish(_adapter(tmp_path, base, f"one-{number}", seed=number), "net/one", metrics={"acc": acc})
+    registry.publish(_adapter(tmp_path, base, "other", seed=9), "net/other", metrics={"acc": 0.85})
+
+    def found(**options: Any) -> list[str]:
+        return [one.reference for one in registry.search(**options).revisions]
+
+    assert found(sort="max:acc") == ["net/other@1", "net/one@3"]
+    assert found(sort="max:acc", all_revisions=True) == ["net/one@2", "net/other@1", "net/one@3", "net/one@1"]
+    assert found(sort="min:acc", all_revisions=True, limit=2) == ["net/one@1", "net/one@3"]
+    assert found(all_revisions=True, metric="acc>0.75") == ["net/one@3", "net/one@2", "net/other@1"]
+    with pytest.raises(UsageError, match="'max:acc' or 'min:eval_loss' is expected"):
+        registry.search(sort="acc")
 
 
 def test_what_is_left_out_is_told(registry: Registry, base: Base, tmp_path: Path) -> None:

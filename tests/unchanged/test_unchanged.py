@@ -30,9 +30,19 @@ from tests.unchanged.planting import plant
 from tests.unchanged.write import DIGESTS, FACES
 
 ADDED: Final[dict[str, tuple[str, ...]]] = {
-    "commands": ("registry du ", "registry du: "),
+    "commands": (
+        "registry du ",
+        "registry du: ",
+        "registry search: --sort ",
+        "registry search: --all-revisions",
+        "registry search: --limit ",
+    ),
     "errors": ("client_only",),
-    "routes": ("GET /api/v1/usage ",),
+    "routes": (
+        "GET /api/v1/usage ",
+        "GET /api/v1/search takes sort ",
+        "GET /api/v1/search takes all_revisions ",
+    ),
     "schemas": ("Taken.", "Usage."),
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""

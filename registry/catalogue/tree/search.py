@@ -1,4 +1,4 @@
-"""Search: the newest revision of each adapter that meets every given condition."""
+"""Search: revisions that meet every given condition, of each adapter the newest or all, by path or by a metric."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 import operator
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import exists, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, and_, exists, false, func, or_, select
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.tables import (
@@ -46,6 +47,17 @@ _SIGNS: Final = (
 _IN_ORDER: Final = func.replace(Adapter.path, "/", " ")
 _RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
 _METRIC: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*(?:(<=|>=|==|<|>|=)\s*(\S+))?\s*")
+_SORTED: Final = aliased(Metric)  # conditions name the table itself
+_SORT: Final = re.compile(r"\s*(max|min):([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*")
+
+
+@dataclass(frozen=True)
+class SearchPosition:
+    """Where a search goes on: after this revision; the number and the metric's value where the order is by them."""
+
+    path: Path
+    number: int | None = None
+    value: float | None = None
 
 
 def search(
@@ -57,10 +69,12 @@ def search(
     rank: str | None = None,
     metric: str | None = None,
     target: str | None = None,
-    after: Path | None = None,
+    sort: str | None = None,
+    all_revisions: bool = False,
+    after: SearchPosition | None = None,
     limit: int | None = None,
 ) -> tuple[RevisionSummary, ...]:
-    """The newest revision of each adapter that meets every given condition, by path.
+    """Revisions that meet every given condition: of each adapter the newest, or all, newest first; by path.
 
     Args:
         session: an open transaction.
@@ -70,13 +84,17 @@ def search(
         rank: ``16``, ``<=16``, ``>8``: the largest rank of the revision's own pairs.
         metric: ``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
         target: leaf name of a target module, ``q_proj``.
-        after: only paths after this one.
+        sort: ``max:acc`` or ``min:loss``: best value of this metric first, and only revisions that have it.
+        all_revisions: every matching revision, not only the newest of each adapter.
+        after: only what comes after this one; one of a search with the same conditions.
         limit: at most so many.
 
     Raises:
-        UsageError: a condition is malformed; says the form.
+        UsageError: a condition is malformed, or ``after`` is of another order; says the form.
         NotFoundError: there is no such base model; offers the nearest.
     """
+    order = None if sort is None else _Order.parse(sort)
+    _check_position(after, numbered=all_revisions or order is not None, valued=order is not None)
     conditions: list[ColumnElement[bool]] = []
     if text:
         conditions.append(_has_text(check_text("The text to search for", text)))
@@ -94,21 +112,70 @@ def search(
                 RevisionTarget.revision_id == Revision.id, RevisionTarget.name == check_text("The target", target)
             )
         )
-    if after is not None:
-        conditions.append(_IN_ORDER.op(">")(str(after).replace("/", " ")))
-    matching = (
-        select(Revision.adapter_id, func.max(Revision.number).label("number"))
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(*conditions)
-        .group_by(Revision.adapter_id, Adapter.path)
-        .order_by(_IN_ORDER)
-        .limit(limit)
-        .subquery()
-    )
-    chosen = select(Revision.id).join(
-        matching, (matching.c.adapter_id == Revision.adapter_id) & (matching.c.number == Revision.number)
-    )
-    return tuple(sorted(browse.summaries(session, chosen).values(), key=lambda one: one.path.split("/")))
+    if order is not None:
+        conditions.append(exists().where(Metric.revision_id == Revision.id, Metric.name == order.metric))
+    chosen = _page(conditions, order, all_revisions, after).limit(limit).subquery()
+    found = browse.summaries(session, select(chosen.c.id)).values()
+
+    def place(one: RevisionSummary) -> tuple[float, list[str], int]:
+        return (0.0 if order is None else order.sign * one.metrics[order.metric], one.path.split("/"), -one.number)
+
+    return tuple(sorted(found, key=place))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """By a metric: the smallest first where the sign is 1, the largest where it is -1."""
+
+    metric: str
+    sign: int
+
+    @classmethod
+    def parse(cls, text: str) -> _Order:
+        match = _SORT.fullmatch(text)
+        if match is None:
+            raise UsageError(f"Sort order {text!r} is malformed: 'max:acc' or 'min:eval_loss' is expected.")
+        return cls(match[2], 1 if match[1] == "min" else -1)
+
+
+def _check_position(after: SearchPosition | None, *, numbered: bool, valued: bool) -> None:
+    if after is not None and ((after.number is not None) != numbered or (after.value is not None) != valued):
+        raise UsageError("The position to continue from is of a search in another order; start from the beginning.")
+
+
+def _page(
+    conditions: list[ColumnElement[bool]], order: _Order | None, all_revisions: bool, after: SearchPosition | None
+) -> Select[int]:
+    """Keys of the revisions after a position, in order."""
+    found = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id)
+    if all_revisions:
+        found = found.where(*conditions)
+    else:
+        newest = (
+            select(Revision.adapter_id, func.max(Revision.number).label("number"))
+            .join(Adapter, Adapter.id == Revision.adapter_id)
+            .where(*conditions, *([] if order is not None or after is None else [_path_after(after)]))
+            .group_by(Revision.adapter_id, Adapter.path)
+            .subquery()
+        )
+        found = found.join(newest, (newest.c.adapter_id == Revision.adapter_id) & (newest.c.number == Revision.number))
+    rest: ColumnElement[bool] = false() if after is None else _path_after(after)
+    if after is not None and after.number is not None:
+        rest = or_(rest, and_(Adapter.path == str(after.path), Revision.number < after.number))
+    if order is None:
+        found = found.order_by(_IN_ORDER, Revision.number.desc())
+    else:
+        value = _SORTED.value * order.sign
+        found = found.join(_SORTED, (_SORTED.revision_id == Revision.id) & (_SORTED.name == order.metric))
+        found = found.order_by(value, _IN_ORDER, Revision.number.desc())
+        if after is not None and after.value is not None:
+            last = after.value * order.sign
+            rest = or_(value > last, and_(value == last, rest))
+    return found if after is None else found.where(rest)
+
+
+def _path_after(after: SearchPosition) -> ColumnElement[bool]:
+    return _IN_ORDER.op(">")(str(after.path).replace("/", " "))
 
 
 def _base_id(session: Session, name: str) -> int:

@@ -89,17 +89,36 @@ def search(
     target: Annotated[
         str | None, typer.Option("--target", metavar="NAME", help="Only adapters with this target module: q_proj.")
     ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="ORDER", help="Best metric first: max:acc, min:eval_loss.")
+    ] = None,
+    all_revisions: Annotated[
+        bool, typer.Option("--all-revisions", help="Every matching revision, not only the newest of each adapter.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="List at most this many revisions.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Find revisions that meet all conditions.
 
-    Of each adapter, the newest matching revision is shown.
+    Of each adapter, the newest matching revision is shown, or with --all-revisions all of them.
     """
     from registry.cli.render.lists import search_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.search(text, base=base, tag=tag, rank=rank, metric=metric, target=target)
+        answer = run.registry.search(
+            text,
+            base=base,
+            tag=tag,
+            rank=rank,
+            metric=metric,
+            target=target,
+            sort=sort,
+            all_revisions=all_revisions,
+            limit=limit,
+        )
         run.answer(answer, lambda width: search_lines(answer, width))
         if not answer.revisions:
             run.say("No revisions match.")

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import tags
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import browse, revisions
-from registry.catalogue.tree.search import search
+from registry.catalogue.tree.search import SearchPosition, search
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -108,6 +109,8 @@ CONDITIONS = st.fixed_dictionaries(
             st.none() | st.tuples(st.sampled_from(["<=", ">=", "<", ">", "="]), st.sampled_from([-1.0, 0.0, 0.5])),
         ),
         "target": st.none() | st.sampled_from(["q_proj", "v_proj"]),
+        "sort": st.none() | st.tuples(st.sampled_from(["max:", "min:"]), st.sampled_from(["acc", "loss"])),
+        "all_revisions": st.booleans(),
     }
 )
 
@@ -152,10 +155,35 @@ def test_search_is_what_a_plain_filter_finds(
         summaries = [browse.summary(session, key) for key in keys]
         for wanted in asked:
             matching = [summary for summary in summaries if meets(summary, targets[summary.reference], wanted)]
-            newest = {summary.path: summary for summary in matching}
-            conditions = wanted | {"rank": spelt(wanted["rank"]), "metric": spelt(wanted["metric"])}
-            assert list(search(session, **conditions)) == [newest[path] for path in sorted(newest)]
+            if wanted["sort"] is not None:
+                matching = [summary for summary in matching if wanted["sort"][1] in summary.metrics]
+            shown = matching if wanted["all_revisions"] else {summary.path: summary for summary in matching}.values()
+            ordered = in_order(list(shown), wanted["sort"])
+            conditions = wanted | {name: spelt(wanted[name]) for name in ("rank", "metric", "sort")}
+            assert list(search(session, **conditions)) == ordered
+            assert paged(session, conditions, 2) == ordered
         session.rollback()
+
+
+def in_order(found: list[RevisionSummary], sort: tuple[str, str] | None) -> list[RevisionSummary]:
+    by_path = sorted(found, key=lambda one: (one.path.split("/"), -one.number))
+    if sort is None:
+        return by_path
+    best, metric = sort
+    return sorted(by_path, key=lambda one: one.metrics[metric] * (1 if best == "min:" else -1))
+
+
+def paged(session: Session, conditions: dict[str, Any], size: int) -> list[RevisionSummary]:
+    found: list[RevisionSummary] = []
+    sort, numbered = conditions.get("sort"), conditions.get("all_revisions") or conditions.get("sort")
+    after = None
+    while page := search(session, **conditions, after=after, limit=size):
+        assert len(page) <= size
+        found += page
+        last = page[-1]
+        value = last.metrics[sort[4:]] if sort else None
+        after = SearchPosition(TreePath.parse(last.path), last.number if numbered else None, value)
+    return found
 
 
 def spelt(condition: Any) -> str | None:
@@ -183,8 +211,37 @@ def test_pages_together_are_the_whole(filled: Database, writer: Writer) -> None:
         assert [one.path for one in whole] == sorted((one.path for one in whole), key=lambda path: path.split("/"))
         assert len(whole) == 9
         for size in (1, 2, 4):
-            found: list[RevisionSummary] = []
-            while page := search(session, after=TreePath.parse(found[-1].path) if found else None, limit=size):
-                assert len(page) <= size
-                found += page
-            assert tuple(found) == whole
+            assert tuple(paged(session, {}, size)) == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "references"),
+    [
+        ({"sort": "max:acc"}, ["llama/support@2"]),
+        ({"sort": "min:acc", "all_revisions": True}, ["llama/support@1", "llama/support@2"]),
+        ({"sort": " max:acc ", "all_revisions": True}, ["llama/support@2", "llama/support@1"]),
+        ({"sort": "max:acc", "metric": "acc<0.6"}, ["llama/support@1"]),
+        ({"sort": "max:unknown"}, []),
+        ({"sort": "max:acc", "all_revisions": True, "limit": 1}, ["llama/support@2"]),
+    ],
+)
+def test_the_order_and_an_older_one_that_is_better(
+    filled: Database, options: dict[str, Any], references: list[str]
+) -> None:
+    assert found(filled, **options) == references
+
+
+@pytest.mark.parametrize("sort", ["acc", "max", "max:", "best:acc", "max:a b", "max:acc>0.5", ""])
+def test_a_malformed_order_says_the_form(filled: Database, sort: str) -> None:
+    with pytest.raises(UsageError, match="'max:acc' or 'min:eval_loss' is expected"):
+        found(filled, sort=sort)
+
+
+def test_a_position_of_another_order_is_refused(filled: Database) -> None:
+    place = TreePath.parse("llama/support")
+    with pytest.raises(UsageError, match="another order"):
+        found(filled, after=SearchPosition(place, 1))
+    with pytest.raises(UsageError, match="another order"):
+        found(filled, sort="max:acc", after=SearchPosition(place))
+    with pytest.raises(UsageError, match="another order"):
+        found(filled, all_revisions=True, after=SearchPosition(place, 1, 0.5))
