@@ -67,4 +67,4 @@ def test_the_snippets_of_a_section(tree: Tree, wire: Shim, user: Machine, title:
 
 def test_the_page_names_what_there_is() -> None:
     assert {"The beginning", "A model", "An adapter", "Files", "Revisions", "Offline"} == set(WITH_SNIPPETS)
-    assert "tried with PEFT only" in re.sub(r"\s+", " ", SECTIONS["Engines and trainers"])
+    assert "tested with PEFT only" in re.sub(r"\s+", " ", SECTIONS["Engines and trainers"])
