@@ -20,7 +20,7 @@ from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.store import blobs
 from registry.catalogue.team import tokens
 from registry.catalogue.tree import bases, browse, revisions
-from registry.catalogue.tree.search import search
+from registry.catalogue.tree.search import SearchPosition, search
 from registry.errors import NotFoundError, RegistryError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -113,7 +113,11 @@ REFERENCES: Final = (
 SEARCHES: Final[tuple[dict[str, Any], ...]] = (
     {},
     {"limit": 2},
-    {"after": TreePath.parse("llama/support")},
+    {"after": SearchPosition(TreePath.parse("llama/support"))},
+    {"sort": "max:acc"},
+    {"all_revisions": True},
+    {"all_revisions": True, "sort": "min:acc", "after": SearchPosition(TreePath.parse("llama/support"), 2, 0.0)},
+    {"all_revisions": True, "sort": "min:loss", "limit": 1},
     {"tag": "prod"},
     {"tag": "dev"},
     {"metric": "acc>0.6"},
