@@ -15,7 +15,7 @@ QUICK: Final = settings(
 )
 """For every run: the same examples each time."""
 
-LONG: Final = settings(max_examples=5_000, deadline=None, suppress_health_check=_SLOW_TO_MAKE)
+LONG: Final = settings(max_examples=2_500, deadline=None, suppress_health_check=_SLOW_TO_MAKE)
 """For `make test-slow`: other examples each time."""
 
 LONGEST_MESSAGE: Final = 1200
