@@ -22,7 +22,7 @@ help: ## Show this list.
 demo: $(VENV)/.demo ## See the main job on real weights: a tree of adapters, trained, composed, merged and checked.
 	$(VENV)/bin/registry demo
 
-test: $(VENV)/.dev ## Run the tests (at most 8 minutes on 2 cores, set-up included).
+test: $(VENV)/.dev ## Run the tests (6 to 11 minutes on 2 cores, set-up included).
 	$(PYTEST) -m 'not slow and not image' $(ARGS)
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes.
