@@ -179,6 +179,7 @@ def paged(session: Session, conditions: dict[str, Any], size: int) -> list[Revis
     after = None
     while page := search(session, **conditions, after=after, limit=size):
         assert len(page) <= size
+        assert len(found) < 100  # else pages lead back
         found += page
         last = page[-1]
         value = last.metrics[sort[4:]] if sort else None
@@ -245,3 +246,21 @@ def test_a_position_of_another_order_is_refused(filled: Database) -> None:
         found(filled, sort="max:acc", after=SearchPosition(place))
     with pytest.raises(UsageError, match="another order"):
         found(filled, all_revisions=True, after=SearchPosition(place, 1, 0.5))
+
+
+@pytest.mark.parametrize("all_revisions", [False, True])
+@pytest.mark.parametrize("sort", ["max:score", "min:score"])
+def test_pages_by_a_metric_together_are_the_whole(
+    filled: Database, writer: Writer, sort: str, all_revisions: bool
+) -> None:
+    scores = (0.5, -1.0, 0.5, 2.0, -1.0, 0.0, 3.0)
+    with filled.write() as session:
+        for count, score in enumerate(scores):
+            writer.publish(session, f"llama/{'abc'[count % 3]}", f"score {count}", None, metrics={"score": score})
+    conditions: dict[str, Any] = {"sort": sort, "all_revisions": all_revisions}
+    with filled.read() as session:
+        whole = search(session, **conditions)
+        values = [one.metrics["score"] for one in whole]
+        assert values == sorted(scores if all_revisions else scores[4:], reverse=sort == "max:score")
+        for size in (1, 2, 4):
+            assert tuple(paged(session, conditions, size)) == whole
