@@ -21,7 +21,7 @@ from registry.schemas.pages import Page
 from registry.schemas.protocol import API
 from registry.schemas.requests import MaterialiseRequest, NoRequest
 from registry.services import materialise
-from registry.services.handlers import lister_of
+from registry.services.handlers.table import lister_of
 from registry.services.local import LocalRegistry
 from registry.version import __version__
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from registry.client.arithmetic import MakeArithmetic
 from registry.client.artifacts import RemoteArtifact, plan_artifact
@@ -25,6 +24,7 @@ from registry.errors import UsageError
 from registry.files.source import ByteSource
 from registry.folders.cache import FetchCache
 from registry.operations.arguments import check_order
+from registry.operations.methods.partner import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Publication
 from registry.operations.registry import Registry
@@ -45,13 +45,10 @@ from registry.transfer.folders import PublishingFolders
 from registry.transfer.requests import base_request, request_of
 from registry.version import __version__
 
-if TYPE_CHECKING:
-    from registry.operations.transfer import Transfer
-
 Folder = str | PathLike[str]
 
 
-class RemoteRegistry(PublishingFolders, Registry):
+class RemoteRegistry(PublishingFolders, Partner, Registry):
     """A registry behind a service. ``arithmetic`` loads this machine's tensor core, if it has one."""
 
     def __init__(
@@ -101,7 +98,7 @@ class RemoteRegistry(PublishingFolders, Registry):
     def _parents(self) -> ParentFolders:
         return ParentFolders(self._transport, self._arithmetic, self._cache.folder)
 
-    def copy(self, ref: str, to: Transfer, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
+    def copy(self, ref: str, to: Registry, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
         return copy(self, ref, to, recursive=recursive, progress=progress)
 
     def whoami(self) -> Identity:

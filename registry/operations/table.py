@@ -1,6 +1,6 @@
 """The table of operations: what a registry can do, a row each.
 
-`registry.operations.registry.Registry` has a typed method for each row, `registry.services.handlers` does what it says,
+`registry.operations.methods` has a typed method for each row, `registry.services.handlers` does what it says,
 `registry.api.routes` makes its route, and docs/http.md lists it. What carries bytes (artifacts, blobs, uploads) is
 written by hand.
 """

@@ -14,6 +14,7 @@ from registry.errors import NotFoundError, UnavailableError
 from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.folders.errors import telling_unreadable
 from registry.memory import MemoryCache
+from registry.operations.methods.partner import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Publication
 from registry.operations.registry import Registry
@@ -30,21 +31,20 @@ from registry.schemas import (
 from registry.schemas.kinds import KINDS
 from registry.services.deployment import DATABASE, GRACE, Deployment
 from registry.services.exchange import Exchange
-from registry.services.handlers import handler_of, lister_of
+from registry.services.handlers.table import handler_of, lister_of
 from registry.services.upkeep.identity import of_this_machine
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
 from registry.transfer.folders import PublishingFolders
 
 if TYPE_CHECKING:
-    from registry.operations.registry import Folder
-    from registry.operations.transfer import Transfer
+    from registry.operations.methods.publishing import Folder
     from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
     from registry.transfer.publish_tree import Ground
 
 
-class LocalRegistry(Exchange, PublishingFolders, Registry):
+class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
     """A registry whose catalogue and blobs this process reads and writes itself: see `registry.operations.registry`.
 
     Tensor code is imported by the methods that need it, so that browsing starts fast.
@@ -142,7 +142,7 @@ class LocalRegistry(Exchange, PublishingFolders, Registry):
 
         return Rehearsal(self.deployment)
 
-    def copy(self, ref: str, to: Transfer, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
+    def copy(self, ref: str, to: Registry, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
         from registry.transfer.copy import copy
 
         return copy(self, ref, to, recursive=recursive, progress=progress)

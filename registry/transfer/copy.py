@@ -52,7 +52,7 @@ class Target(Transfer, Protocol):
     def retract(self, ref: str, *, reason: str = "", undo: bool = False) -> Retracted: ...
 
 
-def copy(source: Source, ref: str, target: Transfer, *, recursive: bool, progress: Progress) -> Copied:
+def copy(source: Source, ref: str, target: object, *, recursive: bool, progress: Progress) -> Copied:
     """Copy what ``ref`` names with its lineage; ``recursive``: every revision at and under the path ``ref``.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
+from registry.operations.methods.partner import Partner
 from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.schemas import FolderOutcome
@@ -356,5 +357,6 @@ def test_a_parent_that_went_meanwhile_is_not_replaced(registry: Registry, write:
         write("b"), "net/a/b", parent=above, receipt=None, message="", metrics={}, tags=(), annotations={},
         progress=SILENT, nested=True,
     )  # fmt: skip
+    assert isinstance(registry, Partner)
     with pytest.raises(NotFoundError, match="net/a"):
         registry.commit_publish(PublishCommit(request=made.request, uploads={}))

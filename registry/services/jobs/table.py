@@ -23,7 +23,7 @@ from registry.schemas.protocol import Problem
 from registry.schemas.requests import MaterialiseRequest
 from registry.schemas.transfer import PublishCommit
 from registry.services.deployment import Deployment
-from registry.services.handlers import handler_of
+from registry.services.handlers.table import handler_of
 from registry.version import __version__
 
 T = TypeVar("T", bound=Schema)

@@ -12,6 +12,7 @@ import pytest
 
 from registry.catalogue.tree import bases
 from registry.errors import ConflictError
+from registry.operations.methods.partner import Partner
 from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
@@ -148,6 +149,7 @@ def test_what_a_client_says_that_it_compared_is_its_word_and_no_more(registry: R
 
     def send(**said: Any) -> Published:
         asked = made.with_request(compared=FolderCompared(words="./merged", **said))
+        assert isinstance(registry, Partner)
         return registry.commit_publish(prepare(registry, asked))  # type: ignore[arg-type]
 
     one = "net/support@1"

@@ -1,0 +1,1 @@
+"""The methods of a registry, by what they are for; `registry.operations.registry.Registry` has them all."""

@@ -1,0 +1,75 @@
+"""Looking at what is there: trees, logs, revisions, searches, events."""
+
+from __future__ import annotations
+
+from registry.operations import table
+from registry.operations.arguments import asked
+from registry.operations.methods.table_calls import TableCalls
+from registry.reference import Path
+from registry.schemas import BaseSummary, Event, Log, Resolved, SearchResult, Shown, Tree
+from registry.schemas.requests import NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
+from registry.schemas.usage import Usage, UsageRequest
+
+
+class Browsing(TableCalls):
+    """Looking at what is there: trees, logs, revisions, searches, events."""
+
+    def bases(self) -> tuple[BaseSummary, ...]:
+        """All base models, by name."""
+        return self._list(table.BASES, NoRequest())
+
+    def tree(self, path: str | None = None) -> Tree:
+        """Adapters as a tree: everything, or what is at and under ``path``."""
+        return self._do(table.TREE, asked(TreeRequest, path=path))
+
+    def log(self, path: str) -> Log:
+        """All revisions of an adapter, newest first."""
+        revisions = self._list(table.LOG, asked(PathRequest, path=path))
+        return Log(path=str(Path.parse(path)), revisions=revisions)
+
+    def show(self, ref: str) -> Shown:
+        """Everything about a revision."""
+        return self._do(table.SHOW, asked(ReferenceRequest, ref=ref))
+
+    def resolve(self, ref: str) -> Resolved:
+        """Which revision a reference resolves to now."""
+        return self._do(table.RESOLVE, asked(ReferenceRequest, ref=ref))
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        base: str | None = None,
+        tag: str | None = None,
+        rank: str | None = None,
+        metric: str | None = None,
+        target: str | None = None,
+        sort: str | None = None,
+        all_revisions: bool = False,
+        limit: int | None = None,
+    ) -> SearchResult:
+        """Revisions that meet every given condition: of each adapter the newest, or ``all_revisions``; by path.
+
+        ``text`` is part of the path, message or an annotation, ``rank`` ``<=16``, ``metric`` ``acc>0.8``, ``target``
+        the name of a target module, ``sort`` ``max:acc`` or ``min:eval_loss``: only revisions with it, best first.
+        """
+        request = asked(
+            SearchRequest,
+            text=text,
+            base=base,
+            tag=tag,
+            rank=rank,
+            metric=metric,
+            target=target,
+            sort=sort,
+            all_revisions=all_revisions,
+        )
+        return SearchResult(revisions=self._list(table.SEARCH, request, limit))
+
+    def events(self, *, limit: int = 100) -> tuple[Event, ...]:
+        """Changes made to the registry, newest first."""
+        return self._list(table.EVENTS, NoRequest(), limit)
+
+    def du(self, path: str | None = None) -> Usage:
+        """How much storage adapters and revisions use: all, or those at and under ``path``."""
+        return self._do(table.DU, asked(UsageRequest, path=path))

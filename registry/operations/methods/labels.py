@@ -1,0 +1,57 @@
+"""What can change about a revision: its tags, metrics, annotations and message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from registry.operations import table
+from registry.operations.arguments import asked
+from registry.operations.methods.table_calls import TableCalls
+from registry.reference import check_tag
+from registry.schemas import ProtectedTag, RevisionSummary, Tagged
+from registry.schemas.requests import AnnotateRequest, ProtectRequest, TagRequest, UntagRequest
+from registry.schemas.texts import check_annotations, check_metrics
+
+
+class Labels(TableCalls):
+    """What can change about a revision: its tags, metrics, annotations and message."""
+
+    def tag(self, ref: str, tag: str) -> Tagged:
+        """Point ``tag`` at the revision, moving it if it pointed at another."""
+        _check_order(tag)
+        return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag))
+
+    def untag(self, path: str, tag: str) -> Tagged:
+        """Remove a tag."""
+        _check_order(tag)
+        return self._do(table.UNTAG, asked(UntagRequest, path=path, tag=tag))
+
+    def annotate(
+        self,
+        ref: str,
+        *,
+        metrics: Mapping[str, float] = {},
+        annotations: Mapping[str, str] = {},
+        message: str | None = None,
+        unset: Iterable[str] = (),
+    ) -> RevisionSummary:
+        """Add or replace metrics and annotations of a revision, and its message; ``unset`` removes some by name."""
+        request = asked(
+            AnnotateRequest,
+            ref=ref,
+            metrics=check_metrics(metrics),
+            annotations=check_annotations(annotations),
+            message=message,
+            unset=tuple(unset),
+        )
+        return self._do(table.ANNOTATE, request)
+
+    def protect_tag(self, base: str, pattern: str, *, remove: bool = False) -> tuple[ProtectedTag, ...]:
+        """Let only admins move the tags that match a pattern; returns all protected patterns of this base model."""
+        return self._do(table.PROTECT_TAG, asked(ProtectRequest, base=base, pattern=pattern, remove=remove))
+
+
+def _check_order(tag: str) -> None:
+    """Refuse a path in the place of a tag, before the tag in its place is looked for as a path."""
+    if "/" in tag:
+        check_tag(tag)

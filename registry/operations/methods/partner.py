@@ -1,0 +1,40 @@
+"""What another registry asks of this one: paths as digests, and publishing what it sends."""
+
+from __future__ import annotations
+
+from registry.operations import table
+from registry.operations.arguments import asked
+from registry.operations.methods.table_calls import TableCalls
+from registry.progress import SILENT, Progress
+from registry.schemas import BaseAdded, Published
+from registry.schemas.bundles import Bundle
+from registry.schemas.requests import PathRequest, ReferenceRequest
+from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
+
+
+class Partner(TableCalls):
+    """What another registry asks of this one: paths as digests, and publishing what it sends."""
+
+    def bundle(self, ref: str) -> Bundle:
+        """A path as digests, with everything needed to compose or copy it."""
+        return self._do(table.BUNDLE, asked(ReferenceRequest, ref=ref))
+
+    def subtree(self, path: str) -> tuple[str, ...]:
+        """References of all revisions at and under a path, parents first."""
+        return self._do(table.SUBTREE, asked(PathRequest, path=path))
+
+    def plan_publish(self, request: PublishRequest) -> PublishPlan:
+        """Check everything except the weights, and report which bytes are missing."""
+        return self._do(table.PLAN_PUBLISH, request)
+
+    def plan_base(self, request: BaseRequest) -> BasePlan:
+        """Check everything except the weights, and report which bytes are missing."""
+        return self._do(table.PLAN_BASE, request)
+
+    def commit_publish(self, commit: PublishCommit, *, progress: Progress = SILENT) -> Published:
+        """Publish an adapter whose bytes are there or uploaded."""
+        return self._do(table.COMMIT_PUBLISH, commit, progress)
+
+    def commit_base(self, commit: BaseCommit, *, progress: Progress = SILENT) -> BaseAdded:
+        """Add a base model whose bytes are there or uploaded."""
+        return self._do(table.COMMIT_BASE, commit, progress)

@@ -1,0 +1,89 @@
+"""Handlers of looking at what is there.
+
+Tensor code is imported where it is needed, so that browsing starts fast.
+"""
+
+from __future__ import annotations
+
+from registry.catalogue.database import events
+from registry.catalogue.store.usage import usage
+from registry.catalogue.tree import bases, browse
+from registry.catalogue.tree.search import SearchPosition
+from registry.catalogue.tree.search import search as search_rows
+from registry.operations import table
+from registry.operations.operation import Part, part
+from registry.progress import Progress
+from registry.reference import Path, Reference
+from registry.schemas import BaseSummary, Event, Resolved, RevisionSummary, Shown, Tree
+from registry.schemas.requests import NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
+from registry.schemas.usage import Usage, UsageRequest
+from registry.services.browse import resolved, shown
+from registry.services.deployment import Deployment
+from registry.services.handlers.handling import does, lists, one_more
+
+
+@lists(table.BASES)
+def _bases(deployment: Deployment, _request: NoRequest, after: str | None, limit: int | None) -> Part[BaseSummary]:
+    with deployment.read() as session:
+        return part(bases.summaries(session, after=after, limit=one_more(limit)), limit, lambda one: one.name)
+
+
+@does(table.TREE)
+def _tree(deployment: Deployment, request: TreeRequest, _progress: Progress) -> Tree:
+    with deployment.read() as session:
+        return browse.tree(session, None if request.path is None else Path.parse(request.path))
+
+
+@lists(table.LOG)
+def _log(deployment: Deployment, request: PathRequest, before: int | None, limit: int | None) -> Part[RevisionSummary]:
+    with deployment.read() as session:
+        found = browse.log(session, Path.parse(request.path), before=before, limit=one_more(limit))
+    return part(found.revisions, limit, lambda one: one.number)
+
+
+@does(table.SHOW)
+def _show(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Shown:
+    with deployment.read() as session:
+        return shown(session, Reference.parse(request.ref))
+
+
+@does(table.RESOLVE)
+def _resolve(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Resolved:
+    with deployment.read() as session:
+        return resolved(session, Reference.parse(request.ref))
+
+
+@lists(table.SEARCH)
+def _search(
+    deployment: Deployment,
+    request: SearchRequest,
+    after: tuple[str, int | None, float | None] | None,
+    limit: int | None,
+) -> Part[RevisionSummary]:
+    last = None if after is None else SearchPosition(Path.parse(after[0]), *after[1:])
+    metric = None if request.sort is None else request.sort.partition(":")[2].strip()
+
+    def position(one: RevisionSummary) -> object:
+        if metric is None and not request.all_revisions:
+            return one.path
+        return [one.path, one.number, None if metric is None else one.metrics[metric]]
+
+    with deployment.read() as session:
+        found = search_rows(session, **request.model_dump(), after=last, limit=one_more(limit))
+    return part(found, limit, position)
+
+
+@lists(table.EVENTS)
+def _events(deployment: Deployment, _request: NoRequest, before: int | None, limit: int | None) -> Part[Event]:
+    with deployment.read() as session:
+        found = events.page(session, 1 << 31 if limit is None else limit, before)
+    return Part(found.events, found.next)
+
+
+@does(table.DU)
+def _du(deployment: Deployment, request: UsageRequest, _progress: Progress) -> Usage:
+    path = None if request.path is None else Path.parse(request.path)
+    with deployment.read() as session:
+        if path is not None:
+            browse.check_there(session, path)
+        return usage(session, path)

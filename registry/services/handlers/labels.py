@@ -1,0 +1,71 @@
+"""Handlers of tags, metrics, annotations and messages.
+
+Tensor code is imported where it is needed, so that browsing starts fast.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import annotations as labels
+from registry.catalogue.changes import protection, tags
+from registry.catalogue.tree import browse, revisions
+from registry.errors import UsageError
+from registry.operations import table
+from registry.progress import Progress
+from registry.reference import Path, Reference
+from registry.schemas import ProtectedTag, RevisionSummary, Tagged
+from registry.schemas.requests import AnnotateRequest, ProtectedTagsRequest, ProtectRequest, TagRequest, UntagRequest
+from registry.services.deployment import Deployment
+from registry.services.handlers.handling import does
+
+
+@does(table.TAG)
+def _tag(deployment: Deployment, request: TagRequest, _progress: Progress) -> Tagged:
+    reference = Reference.parse(request.ref)
+
+    def work(session: Session) -> Tagged:
+        return tags.set_tag(session, revisions.find(session, reference).id, request.tag, deployment.principal)
+
+    return deployment.change(work)
+
+
+@does(table.UNTAG)
+def _untag(deployment: Deployment, request: UntagRequest, _progress: Progress) -> Tagged:
+    path = Path.parse(request.path)
+    return deployment.change(lambda session: tags.remove_tag(session, path, request.tag, deployment.principal))
+
+
+@does(table.ANNOTATE)
+def _annotate(deployment: Deployment, request: AnnotateRequest, _progress: Progress) -> RevisionSummary:
+    reference, principal = Reference.parse(request.ref), deployment.principal
+    names = labels.check_change(request.metrics, request.annotations, request.message, request.unset)
+
+    def work(session: Session) -> RevisionSummary:
+        found = revisions.find(session, reference).id
+        if request.message is not None:
+            labels.set_message(session, found, request.message, principal)
+        labels.annotate(session, found, metrics=request.metrics, annotations=request.annotations, principal=principal)
+        labels.remove(session, found, names, principal)
+        return browse.summary(session, found)
+
+    return deployment.change(work)
+
+
+@does(table.PROTECTED_TAGS)
+def _protected_tags(
+    deployment: Deployment, request: ProtectedTagsRequest, _progress: Progress
+) -> tuple[ProtectedTag, ...]:
+    with deployment.read() as session:
+        return protection.patterns(session, request.base)
+
+
+@does(table.PROTECT_TAG)
+def _protect_tag(deployment: Deployment, request: ProtectRequest, _progress: Progress) -> tuple[ProtectedTag, ...]:
+    path = Path.parse(request.base)
+    if not path.is_base:
+        raise UsageError(
+            f"{request.base} is the path of an adapter: tags are protected for a whole base model, {path.base}."
+        )
+    change = protection.unprotect if request.remove else protection.protect
+    return deployment.change(lambda session: change(session, path.base, request.pattern, deployment.principal))

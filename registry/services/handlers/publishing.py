@@ -1,0 +1,65 @@
+"""Handlers of publishing, and of what another registry asks.
+
+Tensor code is imported where it is needed, so that browsing starts fast.
+"""
+
+from __future__ import annotations
+
+from registry.catalogue.tree import browse
+from registry.operations import table
+from registry.progress import Progress
+from registry.reference import Path
+from registry.schemas import BaseAdded, Published, Retabled
+from registry.schemas.bundles import Bundle
+from registry.schemas.requests import PathRequest, ReferenceRequest, RetableRequest
+from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
+from registry.services.deployment import Deployment
+from registry.services.handlers.handling import does
+
+
+@does(table.PLAN_PUBLISH)
+def _plan_publish(deployment: Deployment, request: PublishRequest, _progress: Progress) -> PublishPlan:
+    from registry.services.publishing.publish import plan_publish
+
+    return plan_publish(deployment, request)
+
+
+@does(table.COMMIT_PUBLISH)
+def _commit_publish(deployment: Deployment, request: PublishCommit, progress: Progress) -> Published:
+    from registry.services.publishing.publish import commit_publish
+
+    return commit_publish(deployment, request, progress)
+
+
+@does(table.PLAN_BASE)
+def _plan_base(deployment: Deployment, request: BaseRequest, _progress: Progress) -> BasePlan:
+    from registry.services.bases.add_remote import plan_base
+
+    return plan_base(deployment, request)
+
+
+@does(table.COMMIT_BASE)
+def _commit_base(deployment: Deployment, request: BaseCommit, progress: Progress) -> BaseAdded:
+    from registry.services.bases.add_remote import commit_base
+
+    return commit_base(deployment, request, progress)
+
+
+@does(table.RETABLE)
+def _retable(deployment: Deployment, request: RetableRequest, progress: Progress) -> Retabled:
+    from registry.services.bases.retable import retable
+
+    return retable(deployment, request.base, progress)
+
+
+@does(table.BUNDLE)
+def _bundle(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Bundle:
+    from registry.services.artifacts.bundles import bundle
+
+    return bundle(deployment, request.ref)
+
+
+@does(table.SUBTREE)
+def _subtree(deployment: Deployment, request: PathRequest, _progress: Progress) -> tuple[str, ...]:
+    with deployment.read() as session:
+        return browse.subtree(session, Path.parse(request.path))

@@ -1,0 +1,75 @@
+"""Handlers of deleting and retracting.
+
+Tensor code is imported where it is needed, so that browsing starts fast.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import retraction
+from registry.catalogue.tree import revisions
+from registry.errors import UsageError
+from registry.operations import table
+from registry.progress import Progress
+from registry.reference import Reference
+from registry.schemas import Deleted, DeletedTree, Retracted
+from registry.schemas.requests import (
+    DeleteBaseRequest,
+    DeleteRequest,
+    DeleteTreeRequest,
+    RetractRequest,
+    UndeleteRequest,
+)
+from registry.services.deployment import Deployment
+from registry.services.handlers.handling import does
+from registry.services.upkeep import deletion
+
+
+@does(table.DELETE)
+def _delete(deployment: Deployment, request: DeleteRequest, _progress: Progress) -> Deleted:
+    return deletion.delete(deployment, request.ref, with_tags=request.with_tags)
+
+
+@does(table.UNDELETE)
+def _undelete(deployment: Deployment, request: UndeleteRequest, _progress: Progress) -> Deleted:
+    return deletion.undelete(deployment, request.ref)
+
+
+@does(table.DELETE_TREE)
+def _delete_tree(deployment: Deployment, request: DeleteTreeRequest, _progress: Progress) -> DeletedTree:
+    return deletion.delete_tree(deployment, request.path, with_tags=request.with_tags, dry_run=request.dry_run)
+
+
+@does(table.UNDELETE_TREE)
+def _undelete_tree(deployment: Deployment, request: UndeleteRequest, _progress: Progress) -> DeletedTree:
+    return deletion.undelete_tree(deployment, request.ref)
+
+
+@does(table.DELETE_BASE)
+def _delete_base(deployment: Deployment, request: DeleteBaseRequest, _progress: Progress) -> DeletedTree:
+    return deletion.delete_base(deployment, request.name, recursive=request.recursive, dry_run=request.dry_run)
+
+
+@does(table.UNDELETE_BASE)
+def _undelete_base(deployment: Deployment, request: UndeleteRequest, _progress: Progress) -> DeletedTree:
+    return deletion.undelete_base(deployment, request.ref)
+
+
+@does(table.RETRACT)
+def _retract(deployment: Deployment, request: RetractRequest, _progress: Progress) -> Retracted:
+    reference, principal = Reference.parse(request.ref), deployment.principal
+    if reference.path.is_base:
+        raise UsageError(
+            f"{request.ref} is a base model; only revisions of adapters can be retracted: {request.ref}/NAME@N."
+        )
+    if request.undo and request.reason:
+        raise UsageError("A reason is only for a retraction; leave it out to undo one.")
+
+    def work(session: Session) -> Retracted:
+        row = revisions.find(session, reference)
+        if request.undo:
+            return retraction.undo(session, row.id, principal)
+        return retraction.retract(session, row.id, request.reason, principal)
+
+    return deployment.change(work)
