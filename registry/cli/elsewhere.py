@@ -57,6 +57,9 @@ INSTEAD: Final[dict[str, str]] = {
 }
 """By the words after ``registry``."""
 
+SPELLINGS: Final[dict[str, str]] = {"materialize": "materialise"}
+"""Commands that are accepted by another spelling, too."""
+
 EXTRA: Final[dict[str, str]] = {
     "registry fetch": "Give the folder to write to with -o DIR.",
     "registry show": "Write a revision as one word: PATH@3 or PATH@tag.",
@@ -72,6 +75,8 @@ class Group(TyperGroup):
     """Commands of which an unknown one is refused with what does the same."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args:
+            args = [SPELLINGS.get(args[0], args[0]), *args[1:]]
         if args and args[0] not in self.commands:
             words = " ".join([*ctx.command_path.split()[1:], args[0]])
             if words in INSTEAD:

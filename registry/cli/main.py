@@ -21,9 +21,11 @@ def main() -> NoReturn:
             # A locale that can't encode a character must not end a command.
             with contextlib.suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        from registry.cli.program import run
+        from registry.cli.completion import VARIABLES
+        from registry.cli.program import answer_shell, run
 
-        status = run(sys.argv[1:])
+        asked = any(name in os.environ for name in VARIABLES)
+        status = answer_shell() if asked else run(sys.argv[1:])
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from registry.cli import completion
 from registry.errors import UsageError
 from registry.settings.parsers import parse_duration
 
@@ -48,8 +49,38 @@ URL_HELP = "The registry: a folder or http(s)://HOST. Default: REGISTRY_URL, els
 
 Json = Annotated[bool, typer.Option("--json", help=JSON_HELP, callback=_from_root)]
 Url = Annotated[str | None, typer.Option("--url", help=URL_HELP, metavar="URL", callback=_from_root)]
-Ref = Annotated[str, typer.Argument(metavar="REF", help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...")]
-AdapterPath = Annotated[str, typer.Argument(metavar="PATH", help="An adapter: BASE/name/name...")]
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF",
+        help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...",
+        autocompletion=completion.references,
+    ),
+]
+AdapterPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help="An adapter: BASE/name/name...",
+        autocompletion=completion.paths,
+    ),
+]
+BaseName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The name of the base model.",
+        autocompletion=completion.bases,
+    ),
+]
+TagName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TAG",
+        help="The tag.",
+        autocompletion=completion.tags,
+    ),
+]
 As = Annotated[Kind, typer.Option("--as", help="One composed LoRA, the merged model, or the bytes as published.")]
 MaterialisedAs = Annotated[  # the registry rejects published, with the reason
     Kind | None,
@@ -58,7 +89,10 @@ MaterialisedAs = Annotated[  # the registry rejects published, with the reason
 Since = Annotated[
     str | None,
     typer.Option(
-        "--since", metavar="REF", help="Compose only the links after this ancestor, for use on top of its weights."
+        "--since",
+        metavar="REF",
+        help="Compose only the links after this ancestor, for use on top of its weights.",
+        autocompletion=completion.references,
     ),
 ]
 Rank = Annotated[

@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import PurePath
 from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
 
+from registry.cli import completion
 from registry.cli.commands import (
     access,
     browse,
@@ -47,7 +49,6 @@ def build_app() -> typer.Typer:
     # On a terminal the help has panels; in a pipe it is plain text, which starts faster and can be searched.
     app = typer.Typer(
         cls=_Ordered,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich" if sys.stdout.isatty() else None,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -152,11 +153,13 @@ def run(args: Sequence[str]) -> int:
     try:
         # Not `command.main`: it handles interrupts and closed pipes itself.
         command = _command()
-        with command.make_context("registry", list(args)) as context:
+        with command.make_context(_name(args), list(args)) as context:
             command.invoke(context)
         sys.stdout.flush()
     except typer.Exit as end:
         return end.exit_code
+    except SystemExit as end:  # of the options that install completion
+        return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -165,6 +168,17 @@ def run(args: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last resort: a user sees a sentence, never a traceback
         return report(error, as_json=wants_json(args))
     return 0
+
+
+def answer_shell() -> int:
+    """Answer a shell that asks how a command line may go on; see `registry.cli.completion`."""
+    return completion.complete(_command(), os.environ)
+
+
+def _name(args: Sequence[str]) -> str:
+    """How the command is called in its messages; a shell completes the name that it was called by."""
+    installs = any(word.startswith(("--install-completion", "--show-completion")) for word in args)
+    return "adapter-registry" if installs and PurePath(sys.argv[0]).name == "adapter-registry" else "registry"
 
 
 def _drop_stdout() -> None:

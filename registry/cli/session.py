@@ -46,6 +46,11 @@ class Session:
             self.progress.pause()
             self.talk.say(text, style)
 
+    def next(self, command: str, what: str) -> None:
+        """At a terminal, print the command that is useful after this one; a script has no use for it."""
+        if self.talk.on_terminal:
+            self.say(f"Next: `{command}` {what}.")
+
     def notices(self, notices: Iterable[str]) -> None:
         """Print the notices of a result."""
         for notice in notices:

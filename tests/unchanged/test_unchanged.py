@@ -36,6 +36,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry search: --sort ",
         "registry search: --all-revisions",
         "registry search: --limit ",
+        "registry: --install-completion",
+        "registry: --show-completion",
     ),
     "errors": ("client_only",),
     "routes": (

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from registry.cli import completion
 from registry.cli.options import AdapterPath, Json, Ref, Url
 from registry.cli.session import session
 
@@ -23,7 +24,10 @@ def base_list(url: Url = None, as_json: Json = False) -> None:
 
 def tree(
     path: Annotated[
-        str | None, typer.Argument(metavar="PATH", help="Show only this path and everything under it.")
+        str | None,
+        typer.Argument(
+            metavar="PATH", help="Show only this path and everything under it.", autocompletion=completion.paths
+        ),
     ] = None,
     url: Url = None,
     as_json: Json = False,
@@ -75,7 +79,10 @@ def search(
     ] = None,
     *,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="BASE", help="Only adapters of this base model.")
+        str | None,
+        typer.Option(
+            "--base", metavar="BASE", help="Only adapters of this base model.", autocompletion=completion.bases
+        ),
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only revisions with this tag.")] = None,
     rank: Annotated[

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.options import Json, Url
+from registry.cli import completion
+from registry.cli.options import BaseName, Json, Url
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import counted, moment, short_digest
 from registry.cli.session import Session, session
@@ -20,7 +21,14 @@ Undo = Annotated[bool, typer.Option("--undo", help="Restore it, within the grace
 
 
 def delete(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="A revision: PATH@3 or PATH@sha256:... With -r: a PATH.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF",
+            help="A revision: PATH@3 or PATH@sha256:... With -r: a PATH.",
+            autocompletion=completion.references,
+        ),
+    ],
     *,
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Delete the adapter PATH and everything under it.")
@@ -59,7 +67,7 @@ def delete(
 
 
 def base_delete(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the base model.")],
+    name: BaseName,
     *,
     recursive: Annotated[
         bool, typer.Option("-r", "--recursive", help="Also delete every revision of its adapters.")

@@ -77,6 +77,11 @@ def fetch(
             if report is not None:
                 write_report(answer.truncation, report)
         run.notices(answer.notices)
+        if answer.kind == "merged" and out is not None:
+            path = answer.reference.partition("@")[0]
+            run.next(f"registry publish OUT {path}/NAME", f"publishes an adapter that was trained on {answer.folder}")
+        elif out is not None:
+            run.next(f"registry verify {answer.folder}", "computes it again and compares every byte")
 
 
 def verify(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from registry.cli import completion
 from registry.cli.options import Json, Kind, MaterialisedAs, Url, parse_expiry
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import counted, moment, short_digest, size
@@ -21,7 +22,9 @@ def materialise(
     ref: Annotated[
         str | None,
         typer.Argument(
-            metavar="REF", help="A revision; with --list, a path and what is under it; with --drop, also an ID."
+            metavar="REF",
+            help="A revision; with --list, a path and what is under it; with --drop, also an ID.",
+            autocompletion=completion.references,
         ),
     ] = None,
     *,

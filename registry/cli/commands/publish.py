@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from registry.cli import completion
 from registry.cli.commands.publish_folders import parse_renames, publish_folders
 from registry.cli.options import (
     AdapterPath,
@@ -13,6 +14,7 @@ from registry.cli.options import (
     Json,
     Metrics,
     Ref,
+    TagName,
     Url,
     parse_annotations,
     parse_metrics,
@@ -56,7 +58,12 @@ def publish(
         str, typer.Argument(metavar="DIR", help="The folder that PEFT saved the adapter to, or hf:ORG/REPO[@REV].")
     ],
     path: Annotated[
-        str, typer.Argument(metavar="PATH", help="The path of the adapter: BASE/name/name... With -r: BASE.")
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="The path of the adapter: BASE/name/name... With -r: BASE.",
+            autocompletion=completion.paths,
+        ),
     ],
     *,
     recursive: Annotated[
@@ -64,7 +71,13 @@ def publish(
         typer.Option("-r", "--recursive", help="Publish all adapters nested in DIR; their nesting gives the paths."),
     ] = False,
     parent: Annotated[
-        str | None, typer.Option("--parent", metavar="REF", help="The revision it was trained on.")
+        str | None,
+        typer.Option(
+            "--parent",
+            metavar="REF",
+            help="The revision it was trained on.",
+            autocompletion=completion.references,
+        ),
     ] = None,
     receipt: Annotated[
         str | None, typer.Option("--receipt", metavar="FILE", help="The receipt of the folder it was trained on.")
@@ -152,11 +165,12 @@ def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **optio
     if "message" in answer.not_applied:
         run.say(f"`registry annotate {answer.revision.reference} -m TEXT` changes its message.")
     run.notices(answer.revision.notices)
+    run.next(f"registry fetch {answer.revision.reference} --as merged -o DIR", "writes the model to serve or train on")
 
 
 def tag(
     ref: Ref,
-    tag: Annotated[str, typer.Argument(metavar="TAG", help="The tag.")],
+    tag: TagName,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -173,7 +187,7 @@ def tag(
 
 def untag(
     path: AdapterPath,
-    tag: Annotated[str, typer.Argument(metavar="TAG", help="The tag.")],
+    tag: TagName,
     url: Url = None,
     as_json: Json = False,
 ) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from registry.cli.options import Json, Ref, Url
+from registry.cli import completion
+from registry.cli.options import BaseName, Json, Ref, Url
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import counted
 from registry.cli.session import session
@@ -73,7 +74,7 @@ def retracted_lines(answer: Retracted, width: int | None) -> list[Line]:
 
 
 def retable(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The base model.")],
+    name: BaseName,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -110,7 +111,12 @@ def retabled_lines(answer: Retabled, width: int | None) -> list[Line]:
 
 
 def protect_tag(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="The base model whose adapters' tags are protected.")],
+    base: Annotated[
+        str,
+        typer.Argument(
+            metavar="BASE", help="The base model whose adapters' tags are protected.", autocompletion=completion.bases
+        ),
+    ],
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN", help="A tag, or a pattern as in file names: prod, 'release-*'.")
     ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from registry.cli import completion
 from registry.cli.options import Json, Url
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import counted, short_digest, size
@@ -26,7 +27,14 @@ _STATES: Final = {  # of a registry: that of its worst blob
 
 
 def du(
-    path: Annotated[str | None, typer.Argument(metavar="PATH", help="Only this path and everything under it.")] = None,
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATH",
+            help="Only this path and everything under it.",
+            autocompletion=completion.paths,
+        ),
+    ] = None,
     *,
     url: Url = None,
     as_json: Json = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from registry.cli import completion
 from registry.cli.options import Json, RoleName, Url, parse_expiry
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Span, phrase, table, words
 from registry.cli.render.text import clean, moment
@@ -23,7 +24,12 @@ def create(
     ],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", metavar="PATH", help="Only this path and everything under it; may be repeated."),
+        typer.Option(
+            "--scope",
+            metavar="PATH",
+            help="Only this path and everything under it; may be repeated.",
+            autocompletion=completion.paths,
+        ),
     ] = None,
     expires: Annotated[
         str | None,

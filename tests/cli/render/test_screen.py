@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from registry.cli.program import run
 from tests.cli.canned import COMMANDS, FETCHED, CannedRegistry
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -61,8 +62,6 @@ def terminal() -> Iterator[Terminal]:
 
 
 def run_on(terminal: Terminal, args: list[str], monkeypatch: pytest.MonkeyPatch, **environ: str) -> str:
-    from registry.cli.program import run
-
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -102,6 +101,29 @@ def test_the_tree_is_drawn(canned: CannedRegistry, terminal: Terminal, monkeypat
     assert lines[2].startswith("│       [a-very-long-tag")
     assert [line for line in lines if line.startswith("└── support  @3")]
     assert [line for line in lines if line.startswith("    └── french  @2")]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["publish", "DIR", "base/a"], "--as merged -o DIR` writes the model to serve or train on."),
+        (["fetch", "base/a", "-o", "DIR"], "Next: `registry verify "),
+        (["fetch", "base/a"], ""),
+    ],
+)
+def test_the_next_command_is_named_at_a_terminal(
+    args: list[str],
+    said: str,
+    canned: CannedRegistry,
+    terminal: Terminal,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = STYLE.sub("", run_on(terminal, args, monkeypatch)).replace("\n", " ")
+    assert said in text
+    assert ("Next:" in text) == bool(said)
+    assert run(args) == 0
+    assert "Next:" not in capsys.readouterr().err
 
 
 def test_help_at_a_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
