@@ -11,6 +11,7 @@ from registry.schemas import (
 )
 from registry.schemas.form import Base64
 from registry.schemas.receipt import ReceiptLink, ReceiptPlan
+from registry.schemas.renaming import RenamedTo
 
 
 class BlobEntry(Schema):
@@ -81,3 +82,4 @@ class ArtifactPlan(Schema):
     version: str
     artifact_format: int
     files: tuple[ArtifactFileEntry, ...]
+    renamed_to: RenamedTo = None
