@@ -50,6 +50,7 @@ Json = Annotated[bool, typer.Option("--json", help=JSON_HELP, callback=_from_roo
 Url = Annotated[str | None, typer.Option("--url", help=URL_HELP, metavar="URL", callback=_from_root)]
 Ref = Annotated[str, typer.Argument(metavar="REF", help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...")]
 AdapterPath = Annotated[str, typer.Argument(metavar="PATH", help="An adapter: BASE/name/name...")]
+OldNames = Annotated[bool, typer.Option("--all", help="List old names too: of what was renamed.")]
 As = Annotated[Kind, typer.Option("--as", help="One composed LoRA, the merged model, or the bytes as published.")]
 MaterialisedAs = Annotated[  # the registry rejects published, with the reason
     Kind | None,

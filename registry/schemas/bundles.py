@@ -53,6 +53,12 @@ class Bundle(Schema):
     base: BaseEntry
     links: tuple[LinkEntry, ...]
 
+    @property
+    def renamed_to(self) -> str | None:
+        """The new name of the path, if it is an old one and the new one may be seen."""
+        summary = self.links[-1].summary if self.links else self.base.summary
+        return None if summary is None else summary.renamed_to
+
 
 class ArtifactFileEntry(Schema):
     """A file of an artifact."""

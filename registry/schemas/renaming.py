@@ -63,6 +63,9 @@ class Renamed(Schema):
     )
 
 
-def old_name_notice(old: str, new: str) -> str:
-    """What is said where an old name is used."""
-    return f"{old} was renamed to {new}: the old name goes on, but nothing can be published to it."
+def old_name_notices(reference: str, renamed_to: str | None) -> tuple[str, ...]:
+    """The notice where something is used by an old name; none otherwise."""
+    if renamed_to is None:
+        return ()
+    old = reference.partition("@")[0]
+    return (f"{old} was renamed to {renamed_to}: the old name goes on, but nothing can be published to it.",)
