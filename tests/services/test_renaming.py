@@ -1,4 +1,4 @@
-"""Renaming as its users see it, in process and over HTTP: weights, parents, rights, notices, and copies of everything."""
+"""Renaming as its users see it, in process and over HTTP: weights, parents, rights, notices, copies of everything."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_weights_are_the_same_under_both_names(registry: Registry, base: Base, t
         out = tmp_path / ref.replace("/", "-")
         for fetched in (registry.fetch(ref, out, kind="merged"), registry.fetch(ref, out, kind="merged")):
             assert fetched.rendering == before.rendering
-            assert fetched.notices == notices
+            assert tuple(one for one in fetched.notices if "Merged on this machine" not in one) == notices
         assert registry.verify(out).equal
         assert read_model(out).keys() == read_model(tmp_path / "before").keys()
         for name, tensor in read_model(out).items():
