@@ -40,6 +40,9 @@ def _beside(old: Path, parent: Path, name: str) -> Path:
 
 @does(table.RENAME_BASE)
 def _rename_base(deployment: Deployment, request: RenameBaseRequest, _progress: Progress) -> Renamed:
+    if "/" in request.name:
+        path = Path.parse(request.name)
+        raise UsageError(f"{path} is the path of an adapter: `registry rename {path} NAME` renames it.")
     old, new = Path(check_base_name(request.name)), Path(check_base_name(request.new))
     deployment.rights.require_on("admin", new, "rename a base model")
     return deployment.change(lambda session: rename.rename_base(session, old, new, deployment.principal))
