@@ -39,10 +39,10 @@ def chase(database: Database, worker: str, count: str) -> None:
             database.change(lambda session: rename.rename(session, path, new, TESTER))  # noqa: B023
             path = new
             continue
-        while True:
+        row = None
+        while row is None:
             try:
                 row = database.change(lambda session: writer.publish(session, str(path), f"{worker} {number}"))  # noqa: B023
-                break
             except ConflictError as error:
                 if error.code != "renamed":
                     raise

@@ -32,7 +32,7 @@ def copy(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Copy a revision, a whole subtree, or everything, to another registry.
+    """Copy a revision, a subtree or everything to another registry.
 
     The lineage, the base model, tags, metrics and annotations are copied with it; authors and times too, if the token
     for the other registry is an admin's. Digests stay the same, and so do numbers that are not taken there. Only
