@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
@@ -28,7 +25,6 @@ from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, Writer, rights
 
 SUPPORT, HELP = Path.parse("llama/support"), Path.parse("llama/help")
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-COUNT = itertools.count()
 
 
 def to_help(database: Database) -> Renamed:
@@ -478,66 +474,3 @@ def test_whoever_sees_both_names_sees_what_a_rename_was(filled: Database) -> Non
     with filled.read(rights("reader", "llama/help", "llama/support/french")) as session:
         assert old_names.new_name(session, Path.parse("llama/support/french")) == "llama/help/french"
         assert "llama/support/french" not in names(browse.tree(session))
-
-
-# Any trees
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
-def test_any_tree(database: Database, writer: Writer, data: st.DataObject) -> None:
-    """Published, deleted and renamed in any order, against a model of dictionaries."""
-    base = f"base{next(COUNT)}"
-    model: dict[str, dict[int, tuple[str, str | None]]] = {}  # path -> number -> content, parent
-    current: dict[str, str] = {}  # old name -> newest
-    with database.write() as session:
-        writer.base(session, base)
-    for step in range(data.draw(st.integers(2, 8))):
-        there = sorted(path for path in model if path not in current)
-        act = data.draw(st.sampled_from(["publish", "publish", "rename"] if there else ["publish"]))
-        if act == "publish":
-            above = data.draw(st.sampled_from([base, *(path for path in there if path.count("/") < 3)]))
-            path = f"{above}/{data.draw(st.sampled_from('abc'))}"
-            if path in current or not path.rpartition("/")[0]:
-                continue
-            number = data.draw(st.sampled_from(sorted(model[above]))) if above != base else None
-            with database.write() as session:
-                parent = None
-                if number is not None:
-                    parent = revisions.find(session, Reference.parse(f"{above}@{number}"))
-                row = writer.publish(session, path, f"{base} {step}", parent)
-            model.setdefault(path, {})[row.number] = (f"{base} {step}", None if parent is None else parent.reference)
-            continue
-        old = data.draw(st.sampled_from(there))
-        new = f"{old.rpartition('/')[0]}/{data.draw(st.sampled_from('abcde'))}"
-        if new in model:
-            with pytest.raises((ConflictError, UsageError)):
-                renamed(database, old, new)
-            continue
-        renamed(database, old, new)
-        moved = [path for path in there if path == old or path.startswith(f"{old}/")]
-        for path in moved:
-            model[new + path.removeprefix(old)] = {
-                number: (
-                    content,
-                    new + parent.removeprefix(old) if parent and parent.startswith((f"{old}/", f"{old}@")) else parent,
-                )
-                for number, (content, parent) in model[path].items()
-            }
-        for earlier, newest in current.items():
-            if newest in moved:
-                current[earlier] = new + newest.removeprefix(old)
-        current |= {path: new + path.removeprefix(old) for path in moved}
-    with database.read() as session:
-        for path, numbers in model.items():
-            found = browse.log(session, Path.parse(path)).revisions
-            assert {one.number: one.message.removeprefix("message of ") for one in found} == {
-                number: content for number, (content, _) in numbers.items()
-            }
-            assert {one.number: one.parent for one in found} == {
-                number: parent or base for number, (_, parent) in numbers.items()
-            }
-            assert {one.renamed_to for one in found} == {current.get(path)}
-        listed = [path for path in names(browse.tree(session, Path(base))) if "/" in path]
-        assert sorted(listed) == sorted(path for path in model if path not in current)
