@@ -61,6 +61,7 @@ CODES: Final[dict[str, str]] = {
     "parent_unproven": "The weights that were trained on match no revision that can be the parent.",
     "folder_taken": "The output folder contains something else.",
     "name_taken": "The name is already used for something else.",
+    "renamed": "The name is an old one: the adapter or base model was renamed, and this needs the new name.",
     "retable_needed": "The base model's target table is older than what the path needs; rebuild it.",
     "retable_refused": "Rebuilding the target table would change the meaning of a revision.",
     "has_children": "Other revisions depend on the revision or the base model, so it can't be deleted.",

@@ -8,10 +8,7 @@ from typer.core import TyperGroup
 
 from registry.errors import UsageError
 
-_KEPT: Final = (
-    "a path keeps its name; publish the same files under another one: `registry fetch PATH --as published -o DIR`, "
-    "then `registry publish DIR NEW`"
-)
+_RENAME: Final = "`registry rename PATH NAME` gives an adapter and everything under it another last name"
 _DELETE: Final = "`registry delete REF` deletes one revision, `registry delete -r PATH` everything at and under a path"
 _LIST: Final = "`registry tree` lists the adapters, `registry base list` the base models"
 _ADD: Final = "`registry publish DIR PATH` adds an adapter, `registry base add NAME DIR` a base model"
@@ -26,7 +23,7 @@ _REVOKE: Final = "`registry token revoke ID` revokes a token"
 _CREATE: Final = "`registry token create --role ROLE` creates a token"
 
 INSTEAD: Final[dict[str, str]] = {
-    **dict.fromkeys(("rename", "mv", "move"), _KEPT),
+    **dict.fromkeys(("mv", "move"), _RENAME),
     **dict.fromkeys(("rm", "remove", "del"), _DELETE),
     **dict.fromkeys(("ls", "list", "dir"), _LIST),
     **dict.fromkeys(("push", "upload", "add", "save"), _ADD),
@@ -48,7 +45,7 @@ INSTEAD: Final[dict[str, str]] = {
     "help": "`registry --help` lists the commands",
     "version": "`registry --version` prints the version",
     **dict.fromkeys(("base rm", "base remove"), _BASE_DELETE),
-    **dict.fromkeys(("base rename", "base mv"), "a base model keeps its name; add it again under another one"),
+    "base mv": "`registry base rename NAME NEW` gives a base model another name",
     **dict.fromkeys(("base show", "base info"), "`registry show NAME` shows a base model"),
     "base ls": "`registry base list` lists the base models",
     **dict.fromkeys(("token delete", "token rm", "token remove"), _REVOKE),

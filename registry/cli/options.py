@@ -81,6 +81,7 @@ TagName = Annotated[
         autocompletion=completion.tags,
     ),
 ]
+OldNames = Annotated[bool, typer.Option("--all", help="List old names too: of what was renamed.")]
 As = Annotated[Kind, typer.Option("--as", help="One composed LoRA, the merged model, or the bytes as published.")]
 MaterialisedAs = Annotated[  # the registry rejects published, with the reason
     Kind | None,

@@ -25,6 +25,7 @@ from registry.cli.commands import (
     fetch,
     materialise,
     publish,
+    rename,
     retract,
     serve,
     store,
@@ -61,6 +62,7 @@ def build_app() -> typer.Typer:
         add=publish.base_add,
         list=browse.base_list,
         retable=retract.retable,
+        rename=rename.base_rename,
         delete=delete.base_delete,
         protect_tag=retract.protect_tag,
     )
@@ -74,6 +76,7 @@ def build_app() -> typer.Typer:
         publish.tag,
         publish.untag,
         publish.annotate,
+        rename.rename,
         fetch.fetch,
         fetch.verify,
         materialise.materialise,
@@ -125,7 +128,7 @@ def _root(
 
 
 def _base(context: typer.Context) -> None:
-    """Add, list and delete base models."""
+    """Add, list, rename and delete base models."""
     _help_alone(context)
 
 

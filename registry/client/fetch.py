@@ -20,6 +20,7 @@ from registry.progress import Progress
 from registry.schemas import Fetched, Options
 from registry.schemas.bundles import Bundle
 from registry.schemas.kinds import KINDS
+from registry.schemas.renaming import old_name_notices
 from registry.transfer.fetch import FetchSource, write_artifact
 from registry.transfer.receipts import receipt_of
 
@@ -63,8 +64,8 @@ class Fetching:
 
     def _merge_here(
         self, ref: str, options: Options, base_dir: Path | None, progress: Progress
-    ) -> tuple[MergedHere, Path] | None:
-        """The model merged on local base weights, and their folder; None if there are none."""
+    ) -> tuple[MergedHere, Path, Bundle] | None:
+        """The model merged on local base weights, their folder, and what was merged; None if there are none."""
         if self._arithmetic is None or (base_dir is None and self._folders.empty):
             return None
         bundle = self._transport.get("/bundles", Bundle, slow=True, ref=ref)
@@ -82,9 +83,9 @@ class Fetching:
             files,
             options,
         )
-        return merged, folder
+        return merged, folder, bundle
 
-    def _made(self, merged: MergedHere, folder: Path) -> FetchSource:
+    def _made(self, merged: MergedHere, folder: Path, bundle: Bundle) -> FetchSource:
         """The source for a model merged here, on the base weights in a folder."""
         return FetchSource(
             merged.rendering,
@@ -94,6 +95,7 @@ class Fetching:
             check=merged.check_base,
             words=f"Merging on {folder}",
             notices=(f"Merged on this machine, on the base weights in {folder}; only the adapters were sent.",),
+            lasting=old_name_notices(bundle.reference, bundle.renamed_to),
         )
 
     def _sent(self, artifact: RemoteArtifact) -> FetchSource:
@@ -115,5 +117,6 @@ class Fetching:
             receipt=lambda files: receipt_of(artifact.plan, files, self._transport.url),
             open=download,
             words=f"Receiving from {self._transport.url}",
+            lasting=old_name_notices(artifact.plan.reference, artifact.plan.renamed_to),
             resumable=resumable,
         )

@@ -122,10 +122,11 @@ def _has_reason(error: RegistryError) -> bool:
 
 
 def _warning(request: Request, told: Problem) -> dict[str, str]:
-    """The header of a warning that clients print before their own error, which shows our sentence last or not at all.
-
-    Clients print one warning per topic; the topic ends at the first semicolon.
-    """
+    """A warning is printed before the client's own error, which shows our sentence last or not at all."""
     repo_id = "/".join(request.path_params[part] for part in ("namespace", "name") if part in request.path_params)
-    topic = in_a_header(f"{told.code} {repo_id}").replace(";", "?")[:_MOST_TOPIC]
-    return {"X-HF-Warning": f"{topic}; {in_a_header(told.detail)}"}
+    return warning(f"{told.code} {repo_id}", told.detail)
+
+
+def warning(topic: str, sentence: str) -> dict[str, str]:
+    """The header of a warning. Clients print one for each topic, which ends at the first semicolon."""
+    return {"X-HF-Warning": f"{in_a_header(topic).replace(';', '?')[:_MOST_TOPIC]}; {in_a_header(sentence)}"}

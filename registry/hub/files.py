@@ -10,7 +10,7 @@ from registry.errors import NotFoundError, UnavailableError
 from registry.folders.scan import ADAPTER_CONFIG
 from registry.http.artifacts import file_answer, file_names
 from registry.hub.errors import COMMIT, MissingError, as_missing
-from registry.hub.requests import RepoQuery, RepoQueryParam
+from registry.hub.requests import RepoQuery, RepoQueryParam, renamed_warning
 from registry.services.artifacts.commits import is_commit
 from registry.services.hub_repos import Pinned
 
@@ -26,6 +26,7 @@ def resolve(query: RepoQueryParam) -> Response:
         raise _no_file(pinned, query.path)
     location = f"/{query.place}/{query.repo_id}/resolve/{pinned.commit}/{quote(query.path)}"
     headers = {"Location": location, COMMIT: pinned.commit, "Cache-Control": "no-store"}
+    headers |= renamed_warning(pinned.repo)
     return Response(status_code=307, headers=headers)
 
 
@@ -50,7 +51,7 @@ def _bytes(query: RepoQuery, pinned: Pinned) -> Response:
                 query.path,
                 check=check,
                 redirect=302,
-                headers={COMMIT: pinned.commit},
+                headers={COMMIT: pinned.commit} | renamed_warning(pinned.repo),
             )
         except NotFoundError:
             raise _no_file(pinned, query.path) from None

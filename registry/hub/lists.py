@@ -15,7 +15,7 @@ from registry.http.payloads import JSON, check_depth, check_keys
 from registry.http.request.errors import MalformedError
 from registry.hub.entries import all_entries, files_of, inside, sibling
 from registry.hub.errors import MissingError, as_missing
-from registry.hub.requests import RepoQueryParam, RequestRegistry
+from registry.hub.requests import RepoQueryParam, RequestRegistry, renamed_warning
 from registry.services import hub_repos
 from registry.services.hub_repos import Commit, Pinned, Ref
 
@@ -68,7 +68,8 @@ def model_info(query: RepoQueryParam) -> JSONResponse:
             "tags": [],
             **_library(pinned),
             "siblings": [sibling(file, blobs=blobs) for file in files_of(query, pinned)],
-        }
+        },
+        headers=renamed_warning(repo),
     )
 
 

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from registry.errors import UsageError
 from registry.http.dependencies import Service, address_of, service_of
-from registry.hub.errors import MissingError, as_missing
-from registry.reference import MAIN
+from registry.hub.errors import MissingError, as_missing, warning
+from registry.reference import MAIN, Path
 from registry.schemas import ArtifactKind
 from registry.schemas.protocol import VIEWS
 from registry.services import hub_repos
@@ -128,6 +128,15 @@ class RepoQuery:
         return {
             "Link": f'<{address_of(self.request)}{quote("/".join(segments), safe=_IN_A_HEADER)}?{query}>; rel="next"'
         }
+
+
+def renamed_warning(repo: Repo) -> dict[str, str]:
+    """The header that warns of an old name; none otherwise."""
+    if repo.renamed_to is None:
+        return {}
+    old, new = repo.path.repo_id, Path.parse(repo.renamed_to).repo_id
+    sentence = f"{old} was renamed to {new}: the old name goes on, but nothing can be published to it."
+    return warning(f"renamed {old}", sentence)
 
 
 def _template(request: Request) -> list[str]:

@@ -16,7 +16,7 @@ R = TypeVar("R", bound=Schema)
 A = TypeVar("A")
 Item = TypeVar("Item", bound=Schema)
 Method = Literal["GET", "POST", "PUT", "DELETE"]
-Group = Literal["browse", "labels", "tokens", "publish", "transfer", "artifacts", "deletions", "keeping"]
+Group = Literal["browse", "labels", "names", "tokens", "publish", "transfer", "artifacts", "deletions", "keeping"]
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,10 @@ from registry.schemas import (
     Tree,
 )
 from registry.schemas.bundles import Bundle
+from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
+    BasesRequest,
     DeleteBaseRequest,
     DeleteRequest,
     DeleteTreeRequest,
@@ -70,7 +72,7 @@ WHOAMI: Final = Operation(
     about="Who the caller is, with which rights.",
 )  # fmt: skip
 BASES: Final = Listing(
-    name="list_bases", method="GET", address="/bases", request=NoRequest, answer=tuple[BaseSummary, ...],
+    name="list_bases", method="GET", address="/bases", request=BasesRequest, answer=tuple[BaseSummary, ...],
     item=BaseSummary, key=text_key, right=READER, group="browse", refusals=(400,),
     about="Base models, by name.",
 )  # fmt: skip
@@ -128,6 +130,19 @@ PROTECT_TAG: Final = Operation(
     name="protect_tag", method="PUT", address="/protected-tags", request=ProtectRequest,
     answer=tuple[ProtectedTag, ...], right=Right("admin", "path", "protect tags", "base"), group="labels",
     refusals=(404,), about="Protect or unprotect tags by a pattern; returns all patterns that are protected now.",
+)  # fmt: skip
+
+# Names
+
+RENAME: Final = Operation(
+    name="rename", method="POST", address="/renames", request=RenameRequest, answer=Renamed,
+    right=Right("writer", "path", "rename", "path"), group="names", refusals=(404, 409),
+    about="Give an adapter and everything under it another last name; the old names go on.",
+)  # fmt: skip
+RENAME_BASE: Final = Operation(
+    name="rename_base", method="POST", address="/bases/rename", request=RenameBaseRequest, answer=Renamed,
+    right=Right("admin", "path", "rename a base model", "name"), group="names", refusals=(404, 409),
+    about="Give a base model and all its adapters another name; the old names go on.",
 )  # fmt: skip
 
 # Tokens
@@ -271,6 +286,7 @@ DU: Final = Operation(
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     WHOAMI, BASES, TREE, LOG, SHOW, RESOLVE, SEARCH, EVENTS,
     TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
+    RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,
     MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,

@@ -11,6 +11,7 @@ from registry.schemas import (
 )
 from registry.schemas.form import Base64
 from registry.schemas.receipt import ReceiptLink, ReceiptPlan
+from registry.schemas.renaming import RenamedTo
 
 
 class BlobEntry(Schema):
@@ -52,6 +53,12 @@ class Bundle(Schema):
     base: BaseEntry
     links: tuple[LinkEntry, ...]
 
+    @property
+    def renamed_to(self) -> str | None:
+        """The new name of the path, if it is an old one and the new one may be seen."""
+        summary = self.links[-1].summary if self.links else self.base.summary
+        return None if summary is None else summary.renamed_to
+
 
 class ArtifactFileEntry(Schema):
     """A file of an artifact."""
@@ -81,3 +88,4 @@ class ArtifactPlan(Schema):
     version: str
     artifact_format: int
     files: tuple[ArtifactFileEntry, ...]
+    renamed_to: RenamedTo = None

@@ -26,8 +26,17 @@ WithTags = Annotated[bool, Param(description="Also delete revisions that have ta
 DryRun = Annotated[bool, Param(description="Only list what would be deleted.")]
 
 
+OldNames = Annotated[bool, Param(description="Also what was renamed, under its old name.")]
+
+
 class NoRequest(Schema):
     """A request without parameters."""
+
+
+class BasesRequest(Schema):
+    """The base models."""
+
+    old_names: OldNames = False
 
 
 class ReferenceRequest(Schema):
@@ -46,6 +55,7 @@ class TreeRequest(Schema):
     """Everything, or everything at and under a path."""
 
     path: Annotated[str | None, _AT_PATH] = None
+    old_names: OldNames = False
 
 
 class SearchRequest(Schema):
@@ -66,6 +76,7 @@ class SearchRequest(Schema):
     all_revisions: Annotated[
         bool, Param(description="Every matching revision, not only the newest of each adapter.")
     ] = False
+    old_names: OldNames = False
 
 
 class UntagRequest(Schema):

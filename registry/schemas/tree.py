@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from registry.schemas.form import ArtifactKind, Dtype, Schema
+from registry.schemas.renaming import RenamedTo
 
 _Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=512)]
@@ -64,6 +65,7 @@ class BaseSummary(Schema):
     notices: tuple[str, ...]
     source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
     derived_from: DerivedFrom | None = None
+    renamed_to: RenamedTo = None
 
 
 class BaseAdded(Schema):
@@ -131,6 +133,7 @@ class RevisionSummary(Schema):
     parent_known_by: str = "unrecorded"  # receipt, view, compared, given, named, assumed; later versions have others
     derived_from: DerivedFrom | None = None
     copied_from: CopiedFrom | None = None  # of a copy; without an admin's rights its author is whoever copied it
+    renamed_to: RenamedTo = None  # the path of the adapter's new name
 
 
 class Published(Schema):
@@ -209,6 +212,7 @@ class Resolved(Schema):
     base: str
     base_digest: str
     lineage: tuple[LineageEntry, ...]
+    renamed_to: RenamedTo = None
 
 
 class SearchResult(Schema):

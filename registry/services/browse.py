@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import bases, browse, revisions
+from registry.catalogue.tree import bases, browse, old_names, revisions
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
 
@@ -59,7 +59,12 @@ def resolved(session: Session, reference: Reference) -> Resolved:
         base = bases.summary(session, reference.path.base)
         entries = (_base_entry(base.name, base.digest),)
         return Resolved(
-            reference=base.name, digest=base.digest, base=base.name, base_digest=base.digest, lineage=entries
+            reference=base.name,
+            digest=base.digest,
+            base=base.name,
+            base_digest=base.digest,
+            lineage=entries,
+            renamed_to=base.renamed_to,
         )
     row = revisions.find(session, reference)
     base = bases.summary(session, row.base)
@@ -69,6 +74,7 @@ def resolved(session: Session, reference: Reference) -> Resolved:
         base=base.name,
         base_digest=base.digest,
         lineage=browse.lineage_entries(session, row.id),
+        renamed_to=old_names.new_name(session, reference.path),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import bases, repo_rows, revisions
+from registry.catalogue.tree import bases, old_names, repo_rows, revisions
 from registry.catalogue.tree.ancestry import ancestry
 from registry.catalogue.tree.bases import BaseRow
 from registry.errors import NotFoundError, RetractedError, UnavailableError, UsageError
@@ -40,6 +40,7 @@ class Repo:
     base: BaseRow
     names: RepoNames
     created_at: datetime
+    renamed_to: str | None = None  # where this is an old name; commits of both go on
 
     @property
     def kind(self) -> ArtifactKind:
@@ -100,7 +101,8 @@ def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
     path = Path.of_repo_id(repo_id)
     base = bases.get(session, path.base)
     created_at = base.created_at if path.is_base else repo_rows.created_at(session, path)
-    return Repo(view, path, base, RepoNames.of(view, path, base), created_at)
+    names, renamed_to = RepoNames.of(view, path, base), old_names.new_name(session, path)
+    return Repo(view, path, base, names, created_at, renamed_to)
 
 
 def pin(session: Session, repo: Repo, name: str) -> Pinned:

@@ -30,6 +30,7 @@ class FetchSource:
     check: Callable[[], None] = _nothing  # called after the last byte was written; raises if the bytes are not right
     words: str = "Writing"  # label of the progress bar
     notices: tuple[str, ...] = ()  # in addition to those of the artifact
+    lasting: tuple[str, ...] = ()  # the same, also where nothing had to be written
     resumable: bool = False
 
 
@@ -48,7 +49,7 @@ def write_artifact(
     if there is not None:
         if out is None:
             cache.used(place)
-        return there
+        return there.model_copy(update={"notices": (*there.notices, *source.lasting)})
     replace = may_fill(place, force=force or out is None)
 
     def make_receipt(files: tuple[OutputFile, ...]) -> Receipt:
@@ -61,7 +62,7 @@ def write_artifact(
     if out is None:
         cache.shrink(keep=place)
     answer = fetched(receipt, place, fresh=True)
-    return answer.model_copy(update={"notices": (*answer.notices, *source.notices)})
+    return answer.model_copy(update={"notices": (*answer.notices, *source.notices, *source.lasting)})
 
 
 class _Told:

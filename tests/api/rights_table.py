@@ -98,6 +98,9 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.TOKENS: Call("all"),
     table.CREATE_TOKEN: Call("all", body={"role": "reader"}, good=frozenset({201})),
     table.REVOKE_TOKEN: Call("all", prepare=_a_token),
+    # Refused for what is there, after the rights to both names were checked.
+    table.RENAME: Call("path", body={"path": "{path}/nothing", "name": "new"}, good=frozenset({404})),
+    table.RENAME_BASE: Call("all", body={"name": "tiny", "new": "tiny"}, good=frozenset({400})),
     table.PROTECTED_TAGS: Call("any", {"base": "tiny"}),
     table.PROTECT_TAG: Call("all", body={"base": "tiny", "pattern": "release-*"}),
     table.PLAN_PUBLISH: Call("path", body=PUBLISH, good=frozenset({422})),

@@ -88,6 +88,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client
     root = tmp_path_factory.mktemp("two")
     more, less = (with_tokens(fill(root / name, hidden=hidden)) for name, hidden in (("more", True), ("less", False)))
     more.registry.materialise("tiny/b")
+    more.registry.rename("tiny/b", "bee")
+    more.registry.rename_base("other", "another")
     for library in (more, less):
         library.registry.materialise("tiny/a/x")
     with (
@@ -114,7 +116,10 @@ def comparable(answer: httpx.Response) -> tuple[int, Any]:
 
 QUESTIONS = [
     ("/bases", {}),
+    ("/bases", {"old_names": "true"}),
     ("/tree", {}),
+    ("/tree", {"old_names": "true"}),
+    ("/search", {"old_names": "true"}),
     ("/tree", {"path": "tiny"}),
     ("/search", {}),
     ("/search", {"tag": "prod"}),
@@ -134,7 +139,7 @@ QUESTIONS = [
         ("/subtree", "path"), ("/artifacts", "ref"), ("/materialisations", "ref"),
     ) for value in (
         "tiny/b", "tiny/b/y", "tiny/bb", "tiny/b/yy", "other", "other/c", "othr", "tiny/b@1", "tiny/b@9", "tiny/b@prod",
-        "tiny/a", "tiny/a/x", "tiny/aa", "tiny/a@9", "tiny/a/x@1", "tiny",
+        "tiny/bee", "another", "tiny/a", "tiny/a/x", "tiny/aa", "tiny/a@9", "tiny/a/x@1", "tiny",
     )),
 ]  # fmt: skip
 
@@ -211,3 +216,35 @@ def test_a_parameter_that_no_route_knows_is_refused(admin: httpx.Client) -> None
     assert "rank" in told["detail"]
     assert_problem(admin.get("/log", params=[("path", "tiny/a"), ("path", "tiny/b")]), 422, "usage")
     assert_problem(admin.get("/whoami", params={"x": "1"}), 422, "usage")
+
+
+NEW = ("moved", "small")
+
+
+@pytest.mark.parametrize("who", ["reader of a", "writer of a", "admin of a"])
+def test_a_token_of_an_old_path_keeps_what_it_had_and_gets_nothing_more(
+    tmp_path_factory: pytest.TempPathFactory, who: str
+) -> None:
+    library = with_tokens(fill(tmp_path_factory.mktemp("renamed")))
+    asked = [question for question in QUESTIONS if question[0] != "/events"]
+    with (
+        running(service_app(library.registry)) as url,
+        httpx.Client(base_url=url + API, headers=library.headers(who)) as client,
+    ):
+        before = [comparable(client.get(route, params=params)) for route, params in asked]
+        library.registry.rename("tiny/a", "moved")
+        library.registry.rename_base("tiny", "small")
+        assert [comparable(client.get(route, params=params)) for route, params in asked] == before
+        told = [comparable(client.get(route, params={"ref": ref})) for route in ("/revisions", "/resolve", "/bundles")
+                for ref in ("tiny/a", "tiny/a/x", "tiny/moved", "small/a", "small")]  # fmt: skip
+        told += [comparable(client.get("/events")), comparable(client.get("/usage"))]
+        hub = client.get(f"{url}/hf/api/models/tiny/a")
+        assert hub.status_code == 200
+        assert "x-hf-warning" not in hub.headers
+        publish = client.post(
+            "/publishes/plan", json={"path": "tiny/a/new", "config": "e30=", "header": "e30=", "files": []}
+        )
+        told.append((publish.status_code, publish.text))
+        for _, answer in told:
+            assert not [name for name in NEW if name in re.sub(r"no (adapter|base model) [a-z/]+", "", answer)]
+    library.shelf.close()

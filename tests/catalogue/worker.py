@@ -13,10 +13,12 @@ import tempfile
 from collections.abc import Callable
 from typing import Final
 
+from registry.catalogue.changes import rename
 from registry.catalogue.database.database import Database
-from registry.catalogue.tree import browse
-from registry.errors import RegistryError
-from tests.catalogue.rows import Writer
+from registry.catalogue.tree import browse, old_names
+from registry.errors import ConflictError, RegistryError
+from registry.reference import Path as TreePath
+from tests.catalogue.rows import TESTER, Writer
 
 
 def publish(database: Database, worker: str, count: str) -> None:
@@ -26,6 +28,27 @@ def publish(database: Database, worker: str, count: str) -> None:
         for path in ("llama/shared", f"llama/own-{worker}"):
             row = database.change(lambda session: writer.publish(session, path, f"{path} {worker} {number}"))  # noqa: B023
             os.write(1, f"{row.reference} {row.digest}\n".encode())  # whole lines also when many write
+
+
+def chase(database: Database, worker: str, count: str) -> None:
+    """The first worker renames an adapter again and again, the others publish to whatever it is called."""
+    writer, path = Writer(), TreePath("llama", ("shared",))
+    for number in range(int(count)):
+        if worker == "0":
+            new = TreePath("llama", (f"shared-{number}",))
+            database.change(lambda session: rename.rename(session, path, new, TESTER))  # noqa: B023
+            path = new
+            continue
+        row = None
+        while row is None:
+            try:
+                row = database.change(lambda session: writer.publish(session, str(path), f"{worker} {number}"))  # noqa: B023
+            except ConflictError as error:
+                if error.code != "renamed":
+                    raise
+                with database.read() as session:
+                    path = TreePath.parse(old_names.new_name(session, path) or "")
+        os.write(1, f"{row.reference} {row.message}\n".encode())
 
 
 def prepare(database: Database) -> None:
@@ -85,6 +108,7 @@ def become(user: int) -> None:
 
 ACTIONS: Final[dict[str, Callable[..., None]]] = {
     "publish": publish,
+    "chase": chase,
     "prepare": prepare,
     "die": die,
     "die_migrating": die_migrating,

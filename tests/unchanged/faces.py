@@ -27,10 +27,11 @@ from tests.root import ROOT
 
 PROBLEM: Final = "application/problem+json Problem"
 PYTHON: Final = (
-    "add_base", "annotate", "artifact", "bases", "close", "copy", "create_token", "delete", "delete_base",
+    "add_base", "annotate", "artifact", "bases", "close", "copy", "copy_all", "create_token", "delete", "delete_base",
     "delete_tree", "drop_materialisation", "events", "fetch", "fsck", "gc", "log", "materialisations",
-    "materialise", "preview", "protect_tag", "publish", "publish_folders", "publish_tree", "resolve", "retable",
-    "retract", "revoke_token", "search", "show", "tag", "tokens", "tree", "untag", "url", "verify", "whoami",
+    "materialise", "preview", "protect_tag", "publish", "publish_folders", "publish_tree", "rename",
+    "rename_base", "resolve", "retable", "retract", "revoke_token", "search", "show", "tag", "tokens", "tree", "untag",
+    "url", "verify", "whoami",
 )  # fmt: skip
 """The public methods and properties of an open registry."""
 

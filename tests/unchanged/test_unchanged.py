@@ -38,14 +38,46 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry search: --limit ",
         "registry: --install-completion",
         "registry: --show-completion",
+        "registry search: --all",
+        "registry base list: --all",
+        "registry tree: --all",
+        "registry copy: --all",
+        "registry rename ",
+        "registry rename: ",
+        "registry base rename ",
+        "registry base rename: ",
     ),
-    "errors": ("client_only",),
+    "database": (
+        "CREATE INDEX ix_adapters_renamed_to ",
+        "CREATE TABLE adapters: renamed_to ",
+        "CREATE TABLE base_models: renamed_to ",
+    ),
+    "errors": ("client_only", "renamed"),
+    "python": tuple(
+        f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
+    ),
     "routes": (
         "GET /api/v1/usage ",
         "GET /api/v1/search takes sort ",
         "GET /api/v1/search takes all_revisions ",
+        "GET /api/v1/search takes old_names ",
+        "GET /api/v1/tree takes old_names ",
+        "GET /api/v1/bases takes old_names ",
+        "POST /api/v1/renames ",
+        "POST /api/v1/bases/rename ",
     ),
-    "schemas": ("Taken.", "Usage."),
+    "schemas": (
+        "Taken.",
+        "Usage.",
+        "ArtifactPlan.renamed_to",
+        "BaseSummary.renamed_to",
+        "ProtectedTagLeft.",
+        "RenameBaseRequest.",
+        "RenameRequest.",
+        "Renamed.",
+        "Resolved.renamed_to",
+        "RevisionSummary.renamed_to",
+    ),
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""
 

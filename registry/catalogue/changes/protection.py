@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Final
 
@@ -81,6 +82,12 @@ def check_movable(session: Session, path: Path, tag: str, principal: Principal) 
                 "move it.",
                 code="protected_tag",
             )
+
+
+def protected(session: Session, base: str, tags: Iterable[str]) -> frozenset[str]:
+    """Those of some tags of a base model's adapters that only admins move."""
+    found = tuple(one.pattern for one in patterns(session, base))
+    return frozenset(tag for tag in tags if any(fnmatchcase(tag, pattern) for pattern in found))
 
 
 def _check_pattern(pattern: str) -> None:

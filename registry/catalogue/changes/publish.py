@@ -11,17 +11,17 @@ from sqlalchemy import Select, and_, bindparam, exists, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.exc import StaleDataError
 
-from registry.catalogue.changes.revision_rows import write
+from registry.catalogue.changes.revision_rows import renamed_meanwhile, write
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRecord, Revision
 from registry.catalogue.database.upsert import insert_if_absent
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, live
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import FileRef
-from registry.catalogue.tree import bases, provenance, revisions
+from registry.catalogue.tree import bases, old_names, provenance, revisions
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import sha256_digest
-from registry.errors import ConflictError, IntegrityError, NotFoundError, UsageError
+from registry.errors import ConflictError, IntegrityError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path
 from registry.rights import Principal
 from registry.schemas import CopiedFrom, DerivedFrom, TargetGroup
@@ -61,7 +61,8 @@ def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[R
 
     Raises:
         NotFoundError: the base model, the adapter above, or the parent revision does not exist.
-        ConflictError: ``other_weights`` or ``parent_mismatch``.
+        ConflictError: ``other_weights``, ``parent_mismatch``, or ``renamed``: it is an old name, or below one.
+        RetractedError: it is there under an old name of the adapter, and was retracted.
         IntegrityError: the manifest does not have its digest.
     """
     if sha256_digest(new.manifest.encode()) != new.digest:
@@ -75,6 +76,8 @@ def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[R
         _lock(session, place.same_id)
         return revisions.get(session, place.same_id), False
     blobs.require(session, [file.digest for file in new.files], str(new.path))
+    if place.has_old_names:
+        _check_old_names(session, new)
     if place.deleted_id is not None:  # its digest is reused: its deletion can't be undone any more
         purge.purge(session, [place.deleted_id], purge.SAME_AGAIN, principal)
     row = _insert(session, new, place)
@@ -102,6 +105,7 @@ class _Place:
     same_id: int | None  # the revision that is published already
     deleted_id: int | None  # the same, deleted
     parent: str  # as a reference
+    has_old_names: bool
 
 
 def _lock(session: Session, revision_id: int) -> None:
@@ -128,6 +132,8 @@ def _place(session: Session, new: NewRevision) -> _Place:
         found = session.execute(_around(on_parent=False), given, execution_options=INCLUDE_DELETED).one_or_none()
     if found is None:
         raise bases.missing(session, new.path.base)
+    if found.renamed or found.above_renamed or found.base_renamed:
+        old_names.check_current(session, new.path)
     if found.base_digest != new.base_digest:
         raise ConflictError(
             f"{new.path} was checked against the weights {new.base_digest}, but {new.path.base} has "
@@ -148,7 +154,7 @@ def _place(session: Session, new: NewRevision) -> _Place:
         )
     there = found.same_id if found.same_live else None
     gone = None if found.same_live else found.same_id
-    return _Place(found.base_id, found.adapter_id, found.above_id, there, gone, parent)
+    return _Place(found.base_id, found.adapter_id, found.above_id, there, gone, parent, found.has_old_names)
 
 
 @cache  # made once: it takes longer to make than to run
@@ -157,7 +163,11 @@ def _around(on_parent: bool) -> Select[*tuple[Any, ...]]:
 
     Nobody deletes the base model until the transaction ends, nor, ``on_parent``, the parent, which has to be there.
     """
-    above, parent_adapter = aliased(Adapter), aliased(Adapter)  # of which the session may see nothing
+    above, parent_adapter, old = (
+        aliased(Adapter),
+        aliased(Adapter),
+        aliased(Adapter),
+    )  # of which the session may see nothing
     same, parent = aliased(Revision), aliased(Revision)
     there = exists().where(Revision.adapter_id == above.id, live(Revision))
     pinned = and_(parent.id == bindparam("parent_id"), live(parent))
@@ -173,6 +183,10 @@ def _around(on_parent: bool) -> Select[*tuple[Any, ...]]:
             parent.adapter_id.label("parent_adapter_id"),
             parent_adapter.path.label("parent_path"),
             parent.number.label("parent_number"),
+            Adapter.renamed_to.is_not(None).label("renamed"),
+            above.renamed_to.is_not(None).label("above_renamed"),
+            BaseModelRecord.renamed_to.is_not(None).label("base_renamed"),
+            exists().where(old.renamed_to == bindparam("path")).label("has_old_names"),
         )
         .select_from(BaseModelRecord)
         .outerjoin(Adapter, Adapter.path == bindparam("path"))
@@ -229,8 +243,32 @@ def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
     )
 
 
+def _check_old_names(session: Session, new: NewRevision) -> None:
+    """Refuse content that was retracted under an old name: it would be available again."""
+    same = (
+        select(Revision.number, Revision.retracted_at, Revision.retracted_by, Revision.retracted_reason, Adapter.path)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .where(Adapter.path.in_(old_names.all_names(session, str(new.path))), Revision.digest == new.digest)
+        .order_by(Revision.id)
+        .with_for_update(read=True, of=Revision)  # as a retraction holds them
+    )
+    for row in session.execute(same, execution_options={**IGNORE_RIGHTS, **INCLUDE_DELETED}):
+        if row.retracted_at is not None and row.path != str(new.path):
+            raise RetractedError(
+                f"{new.path} has this content already under an older name, where it was retracted by "
+                f"{row.retracted_by} on {row.retracted_at:%Y-%m-%d}: {row.retracted_reason}"
+            )
+
+
 def _make_adapter(session: Session, new: NewRevision, place: _Place) -> int:
     """The key of a new adapter, or of one that was created concurrently."""
+    if place.above_id is not None:
+        # Asked again: what was read before the base model was held may be older than a rename.
+        renamed_to = session.scalar(
+            select(Adapter.renamed_to).where(Adapter.id == place.above_id), execution_options=IGNORE_RIGHTS
+        )
+        if renamed_to is not None:
+            raise renamed_meanwhile(new.path)
     made = {
         "path": str(new.path),
         "name": new.path.name,
@@ -249,8 +287,11 @@ def _number(session: Session, new: NewRevision, adapter_id: int) -> int | None:
     """The number of a copy's original, unless it is or was taken here; None: the next one."""
     if new.number is None:
         return None
-    held = select(Adapter.next_number).where(Adapter.id == adapter_id).with_for_update()
-    if new.number >= session.scalars(held).one():
+    held = select(Adapter.next_number).where(Adapter.id == adapter_id, Adapter.renamed_to.is_(None)).with_for_update()
+    following = session.scalar(held)
+    if following is None:
+        raise renamed_meanwhile(new.path)
+    if new.number >= following:
         session.execute(update(Adapter).where(Adapter.id == adapter_id).values(next_number=new.number + 1))
         return new.number
     return new.number if _is_free(session, new.path, adapter_id, new.number) else None

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, Revision, Tag
-from registry.catalogue.tree import revisions
+from registry.catalogue.tree import old_names, revisions
+from registry.catalogue.tree.old_names import SameContent
 from registry.catalogue.tree.revisions import RevisionRow
-from registry.errors import NotFoundError, RetractedError, UsageError
+from registry.errors import RetractedError, UsageError
 from registry.rights import Principal
 from registry.schemas import Retracted
 from registry.schemas.texts import check_text
@@ -27,15 +28,13 @@ def retract(session: Session, revision_id: int, reason: str, principal: Principa
     """
     if not check_text("The reason", reason).strip():
         raise UsageError("A retraction needs a reason, which is shown to everyone who requests the revision.")
-    row = _locked(session, revision_id)
-    reference = revisions.get(session, revision_id).reference
-    if row.retracted_reason != reason:
-        row.retracted_at = datetime.now(UTC)
-        row.retracted_reason = reason
-        row.retracted_by = principal.name
-        events.record(session, "retract", reference, principal, {"reason": reason})
-        session.flush()
-    return _answer(session, revision_id, reference, reason)
+    values = {"retracted_at": datetime.now(UTC), "retracted_reason": reason, "retracted_by": principal.name}
+    held = _locked(session, revision_id)
+    for row in held:
+        if row.retracted_reason != reason:
+            session.execute(update(Revision).where(Revision.id == row.id).values(values))
+            events.record(session, "retract", row.reference, principal, {"reason": reason})
+    return _answer(session, revision_id, held, reason)
 
 
 def undo(session: Session, revision_id: int, principal: Principal) -> Retracted:
@@ -44,13 +43,13 @@ def undo(session: Session, revision_id: int, principal: Principal) -> Retracted:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    row = _locked(session, revision_id)
-    reference = revisions.get(session, revision_id).reference
-    if row.retracted_at is not None:
-        events.record(session, "retract undo", reference, principal, {"reason": row.retracted_reason})
-        row.retracted_at = row.retracted_reason = row.retracted_by = None
-        session.flush()
-    return _answer(session, revision_id, reference, None)
+    values = dict.fromkeys(("retracted_at", "retracted_reason", "retracted_by"))
+    held = _locked(session, revision_id)
+    for row in held:
+        if row.retracted_reason is not None:
+            session.execute(update(Revision).where(Revision.id == row.id).values(values))
+            events.record(session, "retract undo", row.reference, principal, {"reason": row.retracted_reason})
+    return _answer(session, revision_id, held, None)
 
 
 def check(lineage: Sequence[RevisionRow]) -> None:
@@ -68,17 +67,20 @@ def check(lineage: Sequence[RevisionRow]) -> None:
             )
 
 
-def _locked(session: Session, revision_id: int) -> Revision:
-    """The locked row; visibility is checked first. It may be deleted while the lock is waited for."""
+def _locked(session: Session, revision_id: int) -> list[SameContent]:
+    """The revision under all names of its adapter, locked. It may be deleted while the lock is waited for.
+
+    Visibility is that of the given one: what is retracted must not be available under another name.
+    """
     revisions.get(session, revision_id)
-    row = session.get(Revision, revision_id, populate_existing=True, with_for_update=True)
-    if row is None:
-        raise NotFoundError("The revision no longer exists.")
-    return row
+    held = old_names.lock_everywhere(session, revision_id)
+    revisions.get(session, revision_id)
+    return held
 
 
-def _answer(session: Session, revision_id: int, reference: str, reason: str | None) -> Retracted:
-    found = select(Revision.id).where(Revision.id == revision_id).cte("found", recursive=True)
+def _answer(session: Session, revision_id: int, held: Sequence[SameContent], reason: str | None) -> Retracted:
+    start = select(Revision.id).where(Revision.id.in_([row.id for row in held]))
+    found = start.cte("found", recursive=True)
     below = aliased(Revision)
     found = found.union_all(select(below.id).join(found, below.parent_id == found.c.id))
     contained = (
@@ -94,7 +96,7 @@ def _answer(session: Session, revision_id: int, reference: str, reason: str | No
         .order_by(Adapter.path, Tag.name)
     )
     return Retracted(
-        reference=reference,
+        reference=next(row.reference for row in held if row.id == revision_id),
         reason=reason,
         descendants=tuple(f"{path}@{number}" for path, number in session.execute(contained)),
         tags=tuple(f"{path}@{tag}" for path, tag in session.execute(tags)),

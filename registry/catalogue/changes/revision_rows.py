@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Select, Table, bindparam, column, func, insert, select, true, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.sql.selectable import CTE
 
 from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, RevisionTarget, table_of
@@ -18,7 +19,7 @@ _FILES: Final = table_of(RevisionFile)
 _TARGETS: Final = table_of(RevisionTarget)
 _NEXT: Final = (  # updating the adapter's row locks the counter until the transaction ends
     update(_ADAPTERS)
-    .where(_ADAPTERS.c.id == bindparam("adapter"))
+    .where(_ADAPTERS.c.id == bindparam("adapter"), _ADAPTERS.c.renamed_to.is_(None))
     .values(next_number=_ADAPTERS.c.next_number + 1)
     .returning((_ADAPTERS.c.next_number - 1).label("number"))
 )
@@ -36,19 +37,31 @@ def write(
         revision: the values of its columns, but for the number.
         files: the same of its files, but for the revision's key.
         targets: the same of its targets.
+
+    Raises:
+        StaleDataError: without ``number``, the adapter was renamed; `Database.change` retries, and the reason is found.
     """
     if session.get_bind().dialect.name == "postgresql":
         given = {"files": list(files), "targets": list(targets), "adapter": revision["adapter_id"], "taken": number}
         values = given | {f"its_{name}": value for name, value in revision.items()}
-        found = session.execute(_at_once(tuple(revision), number is None), values).one()
+        found = session.execute(_at_once(tuple(revision), number is None), values).one_or_none()
+        if found is None:
+            raise renamed_meanwhile(revision["adapter_id"])
         return found.id, found.number
     if number is None:
-        number = int(session.execute(_NEXT, {"adapter": revision["adapter_id"]}).scalar_one())
+        number = session.execute(_NEXT, {"adapter": revision["adapter_id"]}).scalar()
+        if number is None:
+            raise renamed_meanwhile(revision["adapter_id"])
     key = int(session.execute(_INSERT, {**revision, "number": number}).scalar_one())
     for table, rows in ((_FILES, files), (_TARGETS, targets)):
         if rows:
             session.execute(insert(table), [{**row, "revision_id": key} for row in rows])
     return key, number
+
+
+def renamed_meanwhile(adapter: object) -> StaleDataError:
+    """The error for an adapter that has become an old name; `Database.change` retries, and then it is refused."""
+    return StaleDataError(f"The adapter {adapter} was renamed in the meantime.")
 
 
 @cache  # made once: it takes longer to make than to run

@@ -13,8 +13,12 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database.tables import EventRecord, table_of
 from registry.catalogue.database.visibility import rights_of
 from registry.errors import RegistryError, UsageError
-from registry.rights import Principal
+from registry.reference import Path
+from registry.rights import Principal, Rights
 from registry.schemas import Event
+
+RENAMES: Final = ("rename", "base rename")
+"""Actions of events that name another subject, too, in ``from`` or ``to``."""
 
 _INSERT: Final = insert(table_of(EventRecord)).inline()  # nobody asks for the key
 
@@ -66,19 +70,28 @@ def page(session: Session, limit: int, before: int | None = None) -> EventPage:
     if limit < 1:
         raise UsageError(f"The limit of events is {limit}: 1 or more is expected.")
     rows, following = (_rows_by_key if _sees_all(session) else _rows_by_count)(session, min(limit, 1 << 31), before)
+    rights = rights_of(session)
     events = tuple(
         Event(
             at=row.at,
             action=row.action,
             subject=row.subject,
             actor=row.actor,
-            detail=row.detail,
+            detail=_visible_detail(row, rights),
             token=row.token,
             source=row.source,
         )
         for row in rows
     )
     return EventPage(events, following)
+
+
+def _visible_detail(row: EventRecord, rights: Rights) -> dict[str, object]:
+    """The detail of an event; of a rename without the other name where the rights don't cover it."""
+    if row.action not in RENAMES:
+        return row.detail
+    hidden = [key for key in ("from", "to") if key in row.detail and not rights.sees(Path.parse(row.detail[key]))]
+    return {key: value for key, value in row.detail.items() if key not in hidden}
 
 
 def _sees_all(session: Session) -> bool:

@@ -127,6 +127,7 @@ class BaseModelRecord(Record):
     derived_from: Mapped[dict[str, Any] | None]  # what the receipt in its folder says, not proven
     deleted_at: Mapped[Time | None]  # set: no query shows it; collected after the grace period
     deleted_by: Mapped[str | None]
+    renamed_to: Mapped[str | None] = mapped_column(ORDERED)  # set: an old name, and this is the newest
 
 
 class BaseFile(Record):
@@ -151,6 +152,7 @@ class Adapter(Record):
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapters.id"), index=True)
     next_number: Mapped[int]
     created_at: Mapped[Time]
+    renamed_to: Mapped[str | None] = mapped_column(ORDERED, index=True)  # set: an old name; the path of the newest
 
 
 class Revision(Record):

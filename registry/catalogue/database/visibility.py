@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from sqlalchemy import Engine, and_, event, or_, true
+from sqlalchemy import Engine, and_, event, false, or_, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -46,11 +46,22 @@ def rights_of(session: Session) -> Rights:
 
 
 def in_subtree(
-    path: Path, column: InstrumentedAttribute[str] | ColumnElement[str] = Adapter.path
+    path: Path,
+    column: InstrumentedAttribute[str] | InstrumentedAttribute[str | None] | ColumnElement[str] = Adapter.path,
 ) -> ColumnElement[bool]:
     """The condition that an adapter is at a path or below it."""
     # "0" is the character after "/": a range uses the index on every database, LIKE does not.
     return or_(column == str(path), (column > f"{path}/") & (column < f"{path}0"))
+
+
+def covers_path(rights: Rights, column: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """The condition that rights cover a path: for aliases of `Adapter`, to which no criterion is added."""
+    return true() if rights.unlimited else or_(false(), *(in_subtree(scope, column) for scope in rights.scopes))
+
+
+def covers_base(rights: Rights, column: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """The same of the name of a base model, for its aliases."""
+    return true() if rights.unlimited else column.in_(_bases(rights))
 
 
 def live(record: Any) -> ColumnElement[bool]:
@@ -77,8 +88,8 @@ def _criteria(rights: Rights, deleted_too: bool) -> tuple[Any, ...]:
     conditions: dict[Any, ColumnElement[bool]] = {}
     bases = [] if deleted_too else [live(BaseModelRecord)]
     if not rights.unlimited:
-        conditions[Adapter] = or_(*(in_subtree(scope) for scope in rights.scopes))
-        bases.append(BaseModelRecord.name.in_(_bases(rights)))
+        conditions[Adapter] = covers_path(rights, Adapter.path)
+        bases.append(covers_base(rights, BaseModelRecord.name))
         conditions[EventRecord] = and_(_in_scope(rights), _not_for_admins())
     elif rights.role != "admin":
         conditions[EventRecord] = _not_for_admins()

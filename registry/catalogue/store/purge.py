@@ -24,10 +24,12 @@ from registry.catalogue.database.tables import (
     RevisionFile,
     RevisionTarget,
     Tag,
+    table_of,
 )
 from registry.catalogue.database.team_tables import ProtectedTagRecord
-from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED
+from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, in_subtree
 from registry.catalogue.store.blobs import parts
+from registry.reference import Path
 from registry.rights import Principal
 
 GRACE_OVER: Final = "the grace period is over"
@@ -129,10 +131,19 @@ def purge_base(
 def release_name(session: Session, name: str, principal: Principal) -> int | None:
     """End the undo of a deleted base model whose name is taken; the key of a row that needs `reassign_adapters`."""
     key, _ = purge_base(session, name, NAME_AGAIN, principal)
+    _forget_renames(session, name)
     if key is not None:
         placeholder = _PLACEHOLDER.format(name=name)
         session.execute(update(BaseModelRecord).where(BaseModelRecord.id == key).values(name=placeholder))
     return key
+
+
+def _forget_renames(session: Session, name: str) -> None:
+    """What was renamed to or from a name that another base model takes is an old name no longer."""
+    adapters, bases, path = table_of(Adapter), table_of(BaseModelRecord), Path(name)
+    renamed = in_subtree(path, adapters.c.path) | in_subtree(path, adapters.c.renamed_to)
+    session.execute(update(adapters).where(adapters.c.renamed_to.is_not(None), renamed).values(renamed_to=None))
+    session.execute(update(bases).where(bases.c.renamed_to == name).values(renamed_to=None))
 
 
 def reassign_adapters(session: Session, old: int | None, new: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -71,16 +71,22 @@ def usage(session: Session, path: Path | None) -> Usage:
 def _seen(session: Session, path: Path | None) -> _Seen:
     found = _Seen()
     of_revisions = (
-        select(Adapter.path, Revision.number, Revision.deleted_at, Blob.digest, Blob.size)
+        select(Adapter.path, Adapter.renamed_to, Revision.number, Revision.deleted_at, Blob.digest, Blob.size)
         .join(Revision, Revision.adapter_id == Adapter.id)
         .join(RevisionFile, RevisionFile.revision_id == Revision.id)
         .join(Blob, Blob.digest == RevisionFile.digest)
     )
-    for name, number, deleted_at, digest, size in session.execute(of_revisions, execution_options=INCLUDE_DELETED):
+    newest: dict[Owner, Owner] = {}
+    for name, renamed_to, number, deleted_at, digest, size in session.execute(
+        of_revisions, execution_options=INCLUDE_DELETED
+    ):
         if deleted_at is None:
             found.revisions[name, number][digest] = size
+            newest[name, number] = (renamed_to or name, number)
         elif path is None or _under(name, path):
             found.released[digest] = size
+    for repeated in _repeated(newest, path):
+        del found.revisions[repeated]
     of_bases = (
         select(Blob.digest, Blob.size)
         .join(BaseFile, BaseFile.digest == Blob.digest)
@@ -111,6 +117,17 @@ def _seen(session: Session, path: Path | None) -> _Seen:
         for digest, size in session.execute(unneeded):
             found.released[digest] = size
     return found
+
+
+def _repeated(newest: Mapping[Owner, Owner], path: Path | None) -> Iterator[Owner]:
+    """Revisions that count under another name: under the newest, or under an old one that is asked about."""
+    same: dict[Owner, list[Owner]] = defaultdict(list)
+    for owner, new in newest.items():
+        same[new].append(owner)
+    for new, owners in same.items():
+        asked = [owner for owner in owners if path is None or _under(owner[0], path)] or owners
+        kept = new if new in asked else asked[0]
+        yield from (owner for owner in owners if owner != kept)
 
 
 def _full(session: Session, chosen: Iterable[Owner]) -> int:

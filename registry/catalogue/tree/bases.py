@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
@@ -13,6 +13,7 @@ from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile,
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import BLOB_COLUMNS, FileRef
 from registry.catalogue.tree import provenance
+from registry.catalogue.tree.old_names import adapter_is_listed, base_is_listed, visible_names
 from registry.catalogue.tree.suggestions import offered
 from registry.digest import StoredFile
 from registry.errors import ConflictError, NotFoundError
@@ -146,9 +147,13 @@ def summary(session: Session, name: str) -> BaseSummary:
     return found[0]
 
 
-def summaries(session: Session, *, after: str | None = None, limit: int | None = None) -> tuple[BaseSummary, ...]:
+def summaries(
+    session: Session, *, with_old_names: bool = False, after: str | None = None, limit: int | None = None
+) -> tuple[BaseSummary, ...]:
     """All base models, by name; those after a name, at most ``limit``."""
     query = select(BaseModelRecord).order_by(BaseModelRecord.name).limit(limit)
+    if not with_old_names:
+        query = query.where(base_is_listed(session))
     return _summaries(session, query if after is None else query.where(BaseModelRecord.name > after))
 
 
@@ -156,12 +161,17 @@ def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSu
     rows = session.scalars(query).all()
     counts = (
         select(Adapter.base_id, func.count())
-        .where(Adapter.base_id.in_([row.id for row in rows]), HAS_REVISIONS)
+        .where(
+            Adapter.base_id.in_([row.id for row in rows]),
+            HAS_REVISIONS,
+            or_(adapter_is_listed(session), Adapter.base_id.in_([row.id for row in rows if row.renamed_to])),
+        )
         .group_by(Adapter.base_id)
     )
     adapters = dict(session.execute(counts).all())
     files = _files(session, *(row.id for row in rows))
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
+    new_names = visible_names(session, (row.renamed_to for row in rows))
     return tuple(
         BaseSummary(
             name=row.name,
@@ -178,6 +188,7 @@ def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSu
             notices=tuple(row.notices),
             source=row.source,
             derived_from=derived.get(row.id),
+            renamed_to=row.renamed_to if row.renamed_to in new_names else None,
         )
         for row in rows
     )

@@ -21,7 +21,7 @@ from registry.catalogue.database.tables import (
     Tag,
 )
 from registry.catalogue.database.visibility import in_subtree
-from registry.catalogue.tree import bases, provenance, revisions
+from registry.catalogue.tree import bases, old_names, provenance, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.errors import NotFoundError
 from registry.reference import Path
@@ -65,6 +65,7 @@ def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummar
     about = ancestry(session, chosen)
     rows = session.execute(_shown().where(Revision.id.in_(chosen))).all()
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
+    new_names = old_names.visible_names(session, (row.renamed_to for row in rows))
     return {
         row.id: RevisionSummary(
             reference=f"{row.path}@{row.number}",
@@ -91,6 +92,7 @@ def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummar
             copied_from=None
             if row.copied_from is None
             else CopiedFrom.model_validate_json(json.dumps(row.copied_from)),
+            renamed_to=row.renamed_to if row.renamed_to in new_names else None,
         )
         for row in rows
     }
@@ -117,6 +119,7 @@ def _shown() -> Select[*tuple[Any, ...]]:
             Revision.derived_from,
             Revision.copied_from,
             Adapter.path,
+            Adapter.renamed_to,
             parent_adapter.path.label("parent_path"),
             parent.number.label("parent_number"),
         )
@@ -126,28 +129,35 @@ def _shown() -> Select[*tuple[Any, ...]]:
     )
 
 
-def tree(session: Session, path: Path | None = None) -> Tree:
+def tree(session: Session, path: Path | None = None, *, with_old_names: bool = False) -> Tree:
     """Adapters with their newest revisions as a tree: everything, or what is at and under ``path``.
+
+    Without old names, unless ``path`` is one.
 
     Raises:
         NotFoundError: there is nothing at ``path``; offers the nearest.
     """
-    roots = [path] if path is not None else [Path(name) for name in session.scalars(select(BaseModelRecord.name))]
-    if path is not None:
-        check_there(session, path)
-    under = in_subtree(path) if path is not None else Adapter.id.is_not(None)
     newest = (
         select(Revision.id)
         .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(under, Revision.number == newest_number(Adapter.id))
+        .where(Revision.number == newest_number(Adapter.id))
     )
+    names = select(BaseModelRecord.name)
+    if path is not None:
+        check_there(session, path)
+        newest = newest.where(in_subtree(path))
+        with_old_names = with_old_names or old_names.new_name(session, path) is not None
+    if not with_old_names:
+        newest = newest.where(old_names.adapter_is_listed(session))
+        names = names.where(old_names.base_is_listed(session))
+    roots = [path] if path is not None else [Path(name) for name in session.scalars(names)]
     shown = {one.path: one for one in summaries(session, newest).values()}
-    names: dict[str, list[str]] = defaultdict(list)
+    under: dict[str, list[str]] = defaultdict(list)
     for below in shown:
-        names[_seen_above(below, shown)].append(below)
+        under[_seen_above(below, shown)].append(below)
 
     def node(at: str, above: str) -> TreeNode:
-        children = tuple(node(below, at) for below in sorted(names[at]))
+        children = tuple(node(below, at) for below in sorted(under[at]))
         return TreeNode(path=at, name=at.removeprefix(f"{above}/"), revision=shown.get(at), children=children)
 
     return Tree(roots=tuple(node(str(root), str(root.parent or "")) for root in sorted(roots)))
@@ -189,11 +199,15 @@ def log(session: Session, path: Path, *, before: int | None = None, limit: int |
 def subtree(session: Session, path: Path) -> tuple[str, ...]:
     """References of all revisions at and under a path, parents before children: in the order of publishing.
 
+    Without old names, unless ``path`` is one.
+
     Raises:
         NotFoundError: there is nothing at ``path``; offers the nearest.
     """
     check_there(session, path)
     query = select(Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    if old_names.new_name(session, path) is None:
+        query = query.where(old_names.adapter_is_listed(session))
     found = session.execute(query.where(in_subtree(path)).order_by(Revision.id))
     return tuple(f"{at}@{number}" for at, number in found)
 

@@ -23,6 +23,7 @@ from registry.catalogue.database.tables import (
     Tag,
 )
 from registry.catalogue.tree import bases, browse
+from registry.catalogue.tree.old_names import adapter_is_listed, new_name
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import RevisionSummary
@@ -71,6 +72,7 @@ def search(
     target: str | None = None,
     sort: str | None = None,
     all_revisions: bool = False,
+    old_names: bool = False,
     after: SearchPosition | None = None,
     limit: int | None = None,
 ) -> tuple[RevisionSummary, ...]:
@@ -86,6 +88,7 @@ def search(
         target: leaf name of a target module, ``q_proj``.
         sort: ``max:acc`` or ``min:loss``: best value of this metric first, and only revisions that have it.
         all_revisions: every matching revision, not only the newest of each adapter.
+        old_names: adapters that were renamed too, under their old names; of a ``base`` that was, always.
         after: only what comes after this one; one of a search with the same conditions.
         limit: at most so many.
 
@@ -99,6 +102,7 @@ def search(
     if text:
         conditions.append(_has_text(check_text("The text to search for", text)))
     if base is not None:
+        old_names = old_names or new_name(session, Path(base)) is not None
         conditions.append(Adapter.base_id == _base_id(session, check_text("The base model", base)))
     if tag is not None:
         conditions.append(exists().where(Tag.revision_id == Revision.id, Tag.name == check_text("The tag", tag)))
@@ -112,6 +116,8 @@ def search(
                 RevisionTarget.revision_id == Revision.id, RevisionTarget.name == check_text("The target", target)
             )
         )
+    if not old_names:
+        conditions.append(adapter_is_listed(session))
     if order is not None:
         conditions.append(exists().where(Metric.revision_id == Revision.id, Metric.name == order.metric))
     chosen = _page(conditions, order, all_revisions, after).limit(limit).subquery()

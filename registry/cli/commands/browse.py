@@ -7,16 +7,17 @@ from typing import Annotated
 import typer
 
 from registry.cli import completion
-from registry.cli.options import AdapterPath, Json, Ref, Url
+from registry.cli.options import AdapterPath, Json, OldNames, Ref, Url
 from registry.cli.session import session
+from registry.schemas.renaming import old_name_notices
 
 
-def base_list(url: Url = None, as_json: Json = False) -> None:
+def base_list(old_names: OldNames = False, url: Url = None, as_json: Json = False) -> None:
     """List the base models."""
     from registry.cli.render.lists import base_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.bases()
+        answer = run.registry.bases(old_names=old_names)
         run.answer(answer, lambda width: base_lines(answer, width))
         if not answer:
             run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
@@ -29,6 +30,7 @@ def tree(
             metavar="PATH", help="Show only this path and everything under it.", autocompletion=completion.paths
         ),
     ] = None,
+    old_names: OldNames = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -36,8 +38,8 @@ def tree(
     from registry.cli.render.lists import tree_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.tree(path)
-        bases = {} if as_json else {base.name: base for base in run.registry.bases()}
+        answer = run.registry.tree(path, old_names=old_names)
+        bases = {} if as_json else {base.name: base for base in run.registry.bases(old_names=old_names)}
         run.answer(answer, lambda width: tree_lines(answer, bases, width, guides=run.out.on_terminal))
         if not answer.roots:
             run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
@@ -50,6 +52,7 @@ def log(path: AdapterPath, *, url: Url = None, as_json: Json = False) -> None:
     with session(url, as_json) as run:
         answer = run.registry.log(path)
         run.answer(answer, lambda width: log_lines(answer, width))
+        run.notices(old_name_notices(answer.path, next((one.renamed_to for one in answer.revisions), None)))
 
 
 def show(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
@@ -71,6 +74,7 @@ def resolve(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
     with session(url, as_json) as run:
         answer = run.registry.resolve(ref)
         run.answer(answer, lambda width: resolve_lines(answer, width))
+        run.notices(old_name_notices(answer.reference, answer.renamed_to))
 
 
 def search(
@@ -102,6 +106,7 @@ def search(
     all_revisions: Annotated[
         bool, typer.Option("--all-revisions", help="Every matching revision, not only the newest of each adapter.")
     ] = False,
+    old_names: OldNames = False,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, metavar="N", help="List at most this many revisions.")
     ] = None,
@@ -124,6 +129,7 @@ def search(
             target=target,
             sort=sort,
             all_revisions=all_revisions,
+            old_names=old_names,
             limit=limit,
         )
         run.answer(answer, lambda width: search_lines(answer, width))

@@ -56,6 +56,7 @@ def _section(title: str, lines: Sequence[Line]) -> list[Line]:
 def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None) -> list[Line]:
     share = f"({percent(shown.share_of_model)} of the model)"
     pairs: list[tuple[str, Items]] = [
+        ("renamed to", [[phrase(revision.renamed_to, REFERENCE)]] if revision.renamed_to else []),
         ("retracted", [words(_retracted(revision.retracted), GONE)] if revision.retracted else []),
         ("behind", [words(_behind(shown.lineage), BEHIND)] if revision.behind else []),
         *_one_a_line("message", revision.message.splitlines()),
@@ -121,6 +122,7 @@ def _repo(shown: Shown) -> Items:
 def _base_fields(shown: Shown, width: int | None) -> list[Line]:
     base = shown.base
     pairs: list[tuple[str, Items]] = [
+        ("renamed to", [[phrase(base.renamed_to, REFERENCE)]] if base.renamed_to else []),
         ("architecture", [words(base.architecture or "not known")]),
         (
             "size",

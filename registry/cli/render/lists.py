@@ -80,7 +80,7 @@ def search_lines(found: SearchResult, width: int | None) -> list[Line]:
     rows = [
         ([Span(revision.reference, REFERENCE), Span(f"rank {revision.rank}"), Span(size(revision.size))], items)
         for revision in found.revisions
-        for items in [_remarks(revision)]
+        for items in [[*_arrow(revision.renamed_to), *_remarks(revision)]]
     ]
     return table(rows, width, right=(1, 2))
 
@@ -101,7 +101,11 @@ def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
                 Span(amount(base.parameters)),
                 Span(size(base.size)),
             ],
-            [[phrase(base.architecture or "not known")], words(counted(base.adapters, "adapter"), QUIET)],
+            [
+                [phrase(base.architecture or "not known")],
+                words(counted(base.adapters, "adapter"), QUIET),
+                *_arrow(base.renamed_to),
+            ],
         )
         for base in bases
     ]
@@ -180,13 +184,20 @@ def _about_base(node: TreeNode, bases: Mapping[str, BaseSummary]) -> list[list[S
     base = bases.get(node.path)
     if base is None:
         return []
-    about = [[phrase(base.architecture)]] if base.architecture else []
+    about = _arrow(base.renamed_to)
+    about += [[phrase(base.architecture)]] if base.architecture else []
     return [*about, [Span(f"{amount(base.parameters)} parameters", QUIET)], [Span(size(base.size), QUIET)]]
+
+
+def _arrow(renamed_to: str | None) -> list[list[Span]]:
+    """The new name behind an old one."""
+    return [] if renamed_to is None else [[Span("->", QUIET), phrase(renamed_to, REFERENCE)]]
 
 
 def _about_revision(revision: RevisionSummary, above: TreeNode | None) -> list[list[Span]]:
     about = [
         [Span(f"@{revision.number}")],
+        *_arrow(revision.renamed_to),
         *tags_of(revision),
         [Span(f"rank {revision.rank}", QUIET)],
         [Span(size(revision.size), QUIET)],

@@ -7,20 +7,23 @@ from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.reference import Path
 from registry.schemas import BaseSummary, Event, Log, Resolved, SearchResult, Shown, Tree
-from registry.schemas.requests import NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
+from registry.schemas.requests import BasesRequest, NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
 from registry.schemas.usage import Usage, UsageRequest
 
 
 class Browsing(TableCalls):
     """Looking at what is there: trees, logs, revisions, searches, events."""
 
-    def bases(self) -> tuple[BaseSummary, ...]:
-        """All base models, by name."""
-        return self._list(table.BASES, NoRequest())
+    def bases(self, *, old_names: bool = False) -> tuple[BaseSummary, ...]:
+        """All base models, by name; ``old_names``: also what was renamed, under its old name."""
+        return self._list(table.BASES, asked(BasesRequest, old_names=old_names))
 
-    def tree(self, path: str | None = None) -> Tree:
-        """Adapters as a tree: everything, or what is at and under ``path``."""
-        return self._do(table.TREE, asked(TreeRequest, path=path))
+    def tree(self, path: str | None = None, *, old_names: bool = False) -> Tree:
+        """Adapters as a tree: everything, or what is at and under ``path``.
+
+        ``old_names``: also what was renamed, under its old name; if ``path`` is such a name, it is shown anyway.
+        """
+        return self._do(table.TREE, asked(TreeRequest, path=path, old_names=old_names))
 
     def log(self, path: str) -> Log:
         """All revisions of an adapter, newest first."""
@@ -46,12 +49,14 @@ class Browsing(TableCalls):
         target: str | None = None,
         sort: str | None = None,
         all_revisions: bool = False,
+        old_names: bool = False,
         limit: int | None = None,
     ) -> SearchResult:
         """Revisions that meet every given condition: of each adapter the newest, or ``all_revisions``; by path.
 
         ``text`` is part of the path, message or an annotation, ``rank`` ``<=16``, ``metric`` ``acc>0.8``, ``target``
-        the name of a target module, ``sort`` ``max:acc`` or ``min:eval_loss``: only revisions with it, best first.
+        the name of a target module, ``sort`` ``max:acc`` or ``min:eval_loss``: only revisions with it, best first;
+        ``old_names`` finds what was renamed under its old name, too.
         """
         request = asked(
             SearchRequest,
@@ -63,6 +68,7 @@ class Browsing(TableCalls):
             target=target,
             sort=sort,
             all_revisions=all_revisions,
+            old_names=old_names,
         )
         return SearchResult(revisions=self._list(table.SEARCH, request, limit))
 

@@ -9,6 +9,7 @@ from registry.folders.base_weights import WeightFile, check_weights
 from registry.folders.cache import FetchCache
 from registry.progress import Progress
 from registry.schemas import Fetched, Options
+from registry.schemas.renaming import old_name_notices
 from registry.services.artifacts.opened import ask, described, open_asked
 from registry.services.deployment import Deployment
 from registry.transfer.fetch import FetchSource, write_artifact
@@ -49,5 +50,6 @@ def fetch(
             artifact.size,
             receipt=lambda files: receipt_of(described(asked.path, asked.ancestor, artifact), files, deployment.url),
             open=lambda _: nullcontext(artifact),
+            lasting=old_name_notices(asked.path.reference, asked.renamed_to),
         )
         return write_artifact(source, cache, out, force=force, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from registry.catalogue.tree import old_names
 from registry.reference import Reference
 from registry.schemas import Options
 from registry.schemas.bundles import ArtifactPlan
@@ -28,6 +29,7 @@ class Asked:
     options: Options
     materialised: Kept | None = None  # its materialisation, if there is one
     plan: Plan | None = None  # only if it can be materialised; otherwise the plan is made when it is opened
+    renamed_to: str | None = None  # where the reference is by an old name
 
 
 def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
@@ -43,7 +45,8 @@ def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
         path = path_in(session, reference)
         ancestor = None if since is None else path_in(session, since)
         plan = plain_plan(path, options)
-        return Asked(path, ancestor, options, kept_for(session, path, plan), plan)
+        renamed_to = old_names.new_name(session, reference.path)
+        return Asked(path, ancestor, options, kept_for(session, path, plan), plan, renamed_to)
 
 
 def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifact:
@@ -70,4 +73,5 @@ def artifact_plan(deployment: Deployment, ref: str, options: Options) -> Artifac
     """The description of an artifact that a client needs to fetch it; raises what `ask` and `open_asked` raise."""
     asked = ask(deployment, ref, options)
     with open_asked(deployment, asked) as artifact:
-        return described(asked.path, asked.ancestor, artifact, with_files=True)
+        plan = described(asked.path, asked.ancestor, artifact, with_files=True)
+        return plan.model_copy(update={"renamed_to": asked.renamed_to})

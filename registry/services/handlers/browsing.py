@@ -15,7 +15,7 @@ from registry.operations.operation import Part, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, Event, Resolved, RevisionSummary, Shown, Tree
-from registry.schemas.requests import NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
+from registry.schemas.requests import BasesRequest, NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.browse import resolved, shown
 from registry.services.deployment import Deployment
@@ -23,15 +23,17 @@ from registry.services.handlers.handling import does, lists, one_more
 
 
 @lists(table.BASES)
-def _bases(deployment: Deployment, _request: NoRequest, after: str | None, limit: int | None) -> Part[BaseSummary]:
+def _bases(deployment: Deployment, request: BasesRequest, after: str | None, limit: int | None) -> Part[BaseSummary]:
     with deployment.read() as session:
-        return part(bases.summaries(session, after=after, limit=one_more(limit)), limit, lambda one: one.name)
+        found = bases.summaries(session, with_old_names=request.old_names, after=after, limit=one_more(limit))
+    return part(found, limit, lambda one: one.name)
 
 
 @does(table.TREE)
 def _tree(deployment: Deployment, request: TreeRequest, _progress: Progress) -> Tree:
     with deployment.read() as session:
-        return browse.tree(session, None if request.path is None else Path.parse(request.path))
+        path = None if request.path is None else Path.parse(request.path)
+        return browse.tree(session, path, with_old_names=request.old_names)
 
 
 @lists(table.LOG)

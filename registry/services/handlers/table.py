@@ -6,10 +6,19 @@ from types import ModuleType
 from typing import Final
 
 from registry.operations.operation import A, Item, Listing, Operation, R
-from registry.services.handlers import browsing, labels, materialisations, publishing, removal, tokens, upkeep
+from registry.services.handlers import browsing, labels, materialisations, naming, publishing, removal, tokens, upkeep
 from registry.services.handlers.handling import HANDLERS, LISTERS, Handler, Lister
 
-GROUPS: Final[tuple[ModuleType, ...]] = (browsing, labels, tokens, publishing, materialisations, removal, upkeep)
+GROUPS: Final[tuple[ModuleType, ...]] = (
+    browsing,
+    labels,
+    naming,
+    tokens,
+    publishing,
+    materialisations,
+    removal,
+    upkeep,
+)
 """What registers the handlers, by being imported."""
 
 

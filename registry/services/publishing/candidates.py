@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from registry.catalogue.changes import protection
+from registry.catalogue.tree import old_names
 from registry.errors import InvalidAdapterError
 from registry.files.header import Header, read_header
 from registry.files.source import ByteSource
@@ -85,10 +86,12 @@ def check_draft(
     Raises:
         NotAllowedError: the principal may not move a protected tag.
         UsageError, NotFoundError, ConflictError: the path or the parent; see `registry.services.publishing.parents`.
+        ConflictError: ``renamed``, the path is an old name or below one.
         RetractedError: the parent or one of its ancestors was retracted.
         InvalidAdapterError: the adapter can't be composed exactly; the code says which rule it breaks.
     """
     with deployment.read() as session:
+        old_names.check_current(session, draft.path)
         for tag in draft.labels.tags:
             protection.check_movable(session, draft.path, tag, deployment.principal)
     config = parse_config(draft.config)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from registry.catalogue.changes import tags
-from registry.catalogue.tree import bases, revisions
+from registry.catalogue.tree import bases, old_names, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, NotFoundError, RegistryError, UsageError
@@ -98,7 +98,7 @@ def read_view(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | 
     Raises:
         ConflictError: ``parent_mismatch``, it names another path of this registry, which can't be the parent.
     """
-    if told.path == place.above:
+    if told.path == place.above or _is_old_name_of(deployment, told.path, place.above):
         return _base(place, told) if told.path.is_base else _revision(deployment, place, told)
     if told.path in _above(place.above):
         return Doubt(
@@ -114,6 +114,12 @@ def read_view(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | 
             "trained on."
         )
     return None
+
+
+def _is_old_name_of(deployment: Deployment, path: TreePath, above: TreePath) -> bool:
+    """Whether what is published on was renamed since it was trained on."""
+    with deployment.read() as session:
+        return old_names.new_name(session, path) == str(above)
 
 
 def _mismatch(sentence: str) -> ConflictError:
@@ -147,7 +153,7 @@ def _base(place: Place, told: TrainedOn) -> Proof | Doubt:
 def _revision(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | Doubt | None:
     name, seen = told.revision, deployment.rights.sees(place.above)
     if name is not None and is_commit(name):
-        row = _of_commit(deployment, place, name)
+        row = _of_commit(deployment, place, told.path, name)
     elif name is not None and (number := number_in_view(name)) is not None:
         row = next((one for one in place.candidates if one.number == number), None)
         if row is None and not seen:
@@ -162,11 +168,11 @@ def _revision(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | 
     return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so")
 
 
-def _of_commit(deployment: Deployment, place: Place, commit: str) -> RevisionRow | None:
-    """The revision that a commit means, even if hidden: like a whole digest, a commit can't be guessed."""
-    names = RepoNames.of(TRAINED_ON, place.above, place.base)
+def _of_commit(deployment: Deployment, place: Place, path: TreePath, commit: str) -> RevisionRow | None:
+    """The revision that a commit of a path means, even if hidden: like a whole digest, a commit can't be guessed."""
+    names = RepoNames.of(TRAINED_ON, path, place.base)
     with deployment.read_everything() as session:
-        digest = names.find(commit, revisions.digests(session, place.above))
+        digest = names.find(commit, revisions.digests(session, path))
     if digest is None:
         return None
     with deployment.read() as session:
@@ -179,7 +185,7 @@ def _by_name(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | D
     named: Sequence[str] = ()
     if name not in _NEWEST:
         with deployment.read() as session:
-            named = tags.ever_named(session, above, name)
+            named = tags.ever_named(session, told.path, name)
     if len(named) == 1 and (reference := Reference.parse(named[0])).number is not None:
         row = next((one for one in place.candidates if one.number == reference.number), None)
         return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so, and it never moved")

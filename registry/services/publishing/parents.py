@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import bases, revisions
+from registry.catalogue.tree import bases, old_names, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, NotFoundError, UsageError
@@ -263,6 +263,8 @@ def _by_reference(
 ) -> RevisionRow | None:
     reference = Reference.parse(text)
     if reference.path != above:
+        reference = _by_new_name(deployment, reference, above)
+    if reference.path != above:
         raise ConflictError(
             f"--parent {text} is not a revision of {above}, the parent given by the path.", code="parent_mismatch"
         )
@@ -281,6 +283,15 @@ def _by_reference(
             f"digest, as {above}@sha256:DIGEST, or --receipt FILE of the folder that the adapter was trained on."
         )
     return found
+
+
+def _by_new_name(deployment: Deployment, reference: Reference, above: TreePath) -> Reference:
+    """The same revision by its new name, if it is named by an old name of ``above``."""
+    with deployment.read() as session:
+        if reference.path.is_base != above.is_base or old_names.new_name(session, reference.path) != str(above):
+            return reference
+        digest = None if above.is_base else revisions.find(session, reference).digest
+    return Reference(above, digest_prefix=digest)
 
 
 def _of_digest(deployment: Deployment, path: TreePath, digest: str) -> RevisionRow | None:

@@ -88,11 +88,11 @@ def test_a_newer_schema_is_refused(filled: Database, url: str) -> None:
 
 
 NEXT = '''
-"""A fifth migration, which makes a table anew."""
+"""A migration after the last one, which makes a table anew."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0005"
-down_revision = "0004"
+revision = "9998"
+down_revision = "{last}"
 branch_labels = None
 depends_on = None
 def upgrade():
@@ -105,9 +105,9 @@ def upgrade():
 def with_next(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
     script, versions = migrations.folders()
     shutil.copytree(versions, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "0005_next.py").write_text(NEXT.format(then=then))
+    (folder / "9998_next.py").write_text(NEXT.format(then=then, last=migrations.HISTORY[-1]))
     monkeypatch.setattr(migrations, "folders", lambda: (script, folder))
-    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002", "0003", "0004", "0005"))
+    monkeypatch.setattr(migrations, "HISTORY", (*migrations.HISTORY, "9998"))
 
 
 @ON_SQLITE
@@ -115,6 +115,7 @@ def test_an_older_one_is_upgraded_after_a_copy(
     filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.dispose()
+    last = migrations.HISTORY[-1]
     with_next(monkeypatch, tmp_path / "versions")
     fresh = Database(url)
     assert fresh.schema() is Schema.OLDER
@@ -122,10 +123,10 @@ def test_an_older_one_is_upgraded_after_a_copy(
         assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
         assert set(session.execute(text("SELECT colour FROM adapters")).scalars()) == {"red"}
     fresh.dispose()
-    copies = list(tmp_path.glob("catalogue.sqlite.before-0005-from-0004*"))
+    copies = list(tmp_path.glob(f"catalogue.sqlite.before-9998-from-{last}*"))
     assert len(copies) == 1
     with sqlite3.connect(copies[0]) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0004",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (last,)
         assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
     connection.close()
     assert list(tmp_path.glob("*.partial")) == []

@@ -53,6 +53,30 @@ def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: 
     assert shared == list(range(WORKERS * each, 0, -1))
 
 
+def test_publishing_to_what_is_renamed_meanwhile_loses_nothing(database: Database, url: str, writer: Writer) -> None:
+    with database.write() as session:
+        writer.base(session, "llama")
+        writer.publish(session, "llama/shared", "first")
+    renames, others = 6, 7
+    workers = start(url, "many", str(others + 1), "chase", "#", str(renames))
+    acknowledged = [line.partition(" ")[2] for line in finish(workers)]
+    assert workers.returncode == 0
+    assert len(set(acknowledged)) == len(acknowledged) == others * renames
+    with database.read() as session:
+        newest = browse.log(session, TreePath("llama", (f"shared-{renames - 1}",))).revisions
+        assert sorted(one.message for one in newest) == sorted([*acknowledged, "message of first"])
+        assert [one.number for one in newest] == list(range(len(newest), 0, -1))
+        said = {one.number: (one.digest, one.message) for one in newest}
+        before = 0
+        for name in ("shared", *(f"shared-{number}" for number in range(renames - 1))):
+            old = browse.log(session, TreePath("llama", (name,))).revisions
+            assert {one.number: (one.digest, one.message) for one in old}.items() <= said.items()
+            assert [one.number for one in old] == list(range(len(old), 0, -1))  # what there was when it was renamed
+            assert len(old) >= before
+            assert {one.renamed_to for one in old} == {newest[0].path}
+            before = len(old)
+
+
 @pytest.mark.slow
 def test_sixteen_processes_prepare_an_empty_database(empty_url: str) -> None:
     workers = start(empty_url, "many", str(WORKERS), "prepare")

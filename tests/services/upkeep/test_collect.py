@@ -355,3 +355,22 @@ def test_a_collector_killed_at_any_step_loses_nothing(embedded: Place, base: Bas
     steps = json.loads(worker.stdout)
     assert steps > 6  # it was killed at that many different moments
     assert_sound(embedded)
+
+
+def test_bytes_stay_while_one_of_two_names_needs_them(place: Place, base: Base, tmp_path: Path) -> None:
+    fill(place.registry, base, tmp_path)
+    place.registry.rename("net/two", "zwei")
+    place.registry.rename_base("net", "network")
+    before = set(place.objects())
+    place.registry.delete_base("net", recursive=True)
+    place.age(timedelta(days=2))
+    found = gc(place, grace=3600)
+    assert (found.blobs, found.bases) == ((), ("net",))
+    assert set(found.revisions) == {"net/one@1", "net/two@1", "net/zwei@1"}
+    assert set(place.objects()) == before
+    assert_sound(place)
+    assert place.registry.fetch("network/zwei", tmp_path / "out", kind="merged").fresh
+    place.registry.delete_tree("network/zwei")
+    place.age(timedelta(days=2))
+    assert len(gc(place, grace=3600).blobs) == 2  # of two files each, of which they share none
+    assert_sound(place)

@@ -1,0 +1,137 @@
+"""Old names: adapters and base models that were renamed, whose rows stay beside those of the new name.
+
+`registry.catalogue.changes.rename` makes them. An old name knows the newest one, and everything below it is an old name
+too. Who may not see the new name is told nothing of it, and for them the old one is listed as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import exists, or_, select
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.elements import ColumnElement
+
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
+from registry.catalogue.database.visibility import (
+    IGNORE_RIGHTS,
+    INCLUDE_DELETED,
+    covers_base,
+    covers_path,
+    live,
+    rights_of,
+)
+from registry.catalogue.store.blobs import parts
+from registry.errors import ConflictError
+from registry.reference import Path
+from registry.rights import Rights
+
+# Made once: each new alias makes the expressions of its columns anew, which takes longer than the query.
+_NEW, _NEW_REVISION, _NEW_BASE = aliased(Adapter), aliased(Revision), aliased(BaseModelRecord)
+
+
+def adapter_is_listed(session: Session) -> ColumnElement[bool]:
+    """The condition that lists show an adapter: it is no old name, or its new name is not there for this session."""
+    new = exists().where(
+        _NEW.path == Adapter.renamed_to,
+        covers_path(rights_of(session), _NEW.path),
+        exists().where(_NEW_REVISION.adapter_id == _NEW.id),
+    )
+    return or_(Adapter.renamed_to.is_(None), ~new)
+
+
+def base_is_listed(session: Session) -> ColumnElement[bool]:
+    """The same of a base model."""
+    new = exists().where(
+        _NEW_BASE.name == BaseModelRecord.renamed_to,
+        live(_NEW_BASE),
+        covers_base(rights_of(session), _NEW_BASE.name),
+    )
+    return or_(BaseModelRecord.renamed_to.is_(None), ~new)
+
+
+def visible_names(session: Session, names: Iterable[str | None]) -> frozenset[str]:
+    """Those of some new names, of adapters or base models, that are there for this session."""
+    wanted = {name for name in names if name is not None}
+    found: set[str] = set()
+    for part in parts(sorted(name for name in wanted if "/" in name)):
+        found.update(session.scalars(select(Adapter.path).where(Adapter.path.in_(part), HAS_REVISIONS)))
+    if bases := [name for name in wanted if "/" not in name]:
+        found.update(session.scalars(select(BaseModelRecord.name).where(BaseModelRecord.name.in_(bases))))
+    return frozenset(found)
+
+
+def new_name(session: Session, path: Path) -> str | None:
+    """The newest name of a path; None: it is no old name, or the new one is not there for this session."""
+    record, column = (BaseModelRecord, BaseModelRecord.name) if path.is_base else (Adapter, Adapter.path)
+    renamed_to = session.scalar(select(record.renamed_to).where(column == str(path)))
+    return next(iter(visible_names(session, [renamed_to])), None)
+
+
+def check_current(session: Session, path: Path) -> None:
+    """Refuse to publish to an old name, or below one, whether the session sees it or not.
+
+    Raises:
+        ConflictError: ``renamed``, with the new path where it may be seen.
+    """
+    above = [str(Path(path.base, path.names[:count])) for count in range(1, len(path.names) + 1)]
+    adapters = select(Adapter.path, Adapter.renamed_to).where(Adapter.path.in_(above), Adapter.renamed_to.is_not(None))
+    bases = select(BaseModelRecord.name, BaseModelRecord.renamed_to).where(
+        BaseModelRecord.name == path.base, BaseModelRecord.renamed_to.is_not(None)
+    )
+    queries = (adapters, bases)
+    found = [row for query in queries for row in session.execute(query, execution_options=IGNORE_RIGHTS)]
+    if found:
+        old, new = max(found, key=lambda row: len(row[0]))
+        raise _refusal(rights_of(session), path, old, new or "")
+
+
+def _refusal(rights: Rights, path: Path, old: str, new: str) -> ConflictError:
+    """The error for a publish to ``path``, which is ``old`` or below it, now that this is called ``new``."""
+    instead = Path.parse(new + str(path).removeprefix(old))
+    if rights.covers(instead):
+        sentence = f"{old} was renamed to {new}, so nothing can be published to {path}: publish to {instead} instead."
+    else:
+        sentence = (
+            f"{old} was renamed, so nothing can be published to {path} any more; ask an admin for a token of the new "
+            "name."
+        )
+    return ConflictError(sentence, code="renamed")
+
+
+def all_names(session: Session, path: str) -> list[str]:
+    """The paths of all names of an adapter, old and new, visible or not; itself alone where it was never renamed."""
+    own = select(Adapter.renamed_to).where(Adapter.path == path)
+    newest = session.scalar(own, execution_options=IGNORE_RIGHTS) or path
+    query = select(Adapter.path).where(or_(Adapter.path == newest, Adapter.renamed_to == newest)).order_by(Adapter.id)
+    return list(session.scalars(query, execution_options=IGNORE_RIGHTS))
+
+
+@dataclass(frozen=True)
+class SameContent:
+    """A revision under one of the names of its adapter."""
+
+    id: int
+    reference: str
+    retracted_reason: str | None
+
+
+def lock_everywhere(session: Session, revision_id: int) -> list[SameContent]:
+    """A revision under all names of its adapter, visible or not, deleted ones included: locked for a change, by key."""
+    query = select(Adapter.path, Revision.digest).join(Adapter, Adapter.id == Revision.adapter_id)
+    everything: dict[str, Any] = {**IGNORE_RIGHTS, **INCLUDE_DELETED}
+    path, digest = session.execute(query.where(Revision.id == revision_id), execution_options=everything).one()
+    held: set[int] = set()
+    while True:  # a rename that holds one of them may have written another
+        same = (
+            select(Revision.id, Revision.number, Revision.retracted_reason, Adapter.path)
+            .join(Adapter, Adapter.id == Revision.adapter_id)
+            .where(Adapter.path.in_(all_names(session, path)), Revision.digest == digest)
+            .order_by(Revision.id)
+        )
+        rows = session.execute(same.with_for_update(of=Revision), execution_options=everything).all()
+        if held >= {row.id for row in rows}:
+            return [SameContent(row.id, f"{row.path}@{row.number}", row.retracted_reason) for row in rows]
+        held |= {row.id for row in rows}

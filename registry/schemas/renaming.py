@@ -1,0 +1,71 @@
+"""Renaming an adapter or a base model: the request, the answer, and what is said where the old name is used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from registry.schemas.form import Schema
+
+RenamedTo = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
+"""The new name, of an old one, where it may be seen. Absent otherwise, as in answers of services without renaming."""
+
+
+class RenameRequest(Schema):
+    """Give an adapter, with everything under it, another last name."""
+
+    path: str
+    name: str
+
+    model_config = ConfigDict(json_schema_extra={"example": {"path": "llama/support", "name": "help"}})
+
+
+class RenameBaseRequest(Schema):
+    """Give a base model, with all its adapters, another name."""
+
+    name: str
+    new: str
+
+    model_config = ConfigDict(json_schema_extra={"example": {"name": "llama", "new": "llama-1b"}})
+
+
+class ProtectedTagLeft(Schema):
+    """A protected tag of the old name that the new one does not have: an admin sets it."""
+
+    reference: str  # PATH@N, of the new name
+    tag: str
+
+
+class Renamed(Schema):
+    """Answer of ``rename`` and ``base rename``."""
+
+    path: str  # the old name, which stays
+    renamed_to: str
+    adapters: int  # that have a new name
+    revisions: int
+    tags_left: tuple[ProtectedTagLeft, ...] = ()
+    materialisations: int = 0  # that stay with the old name only
+    already: bool = False  # it had been renamed so before, and nothing was changed
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "path": "llama/support",
+                "renamed_to": "llama/help",
+                "adapters": 2,
+                "revisions": 5,
+                "tags_left": [{"reference": "llama/help@3", "tag": "prod"}],
+                "materialisations": 1,
+                "already": False,
+            }
+        }
+    )
+
+
+def old_name_notices(reference: str, renamed_to: str | None) -> tuple[str, ...]:
+    """The notice where something is used by an old name; none otherwise."""
+    if renamed_to is None:
+        return ()
+    old = reference.partition("@")[0]
+    return (f"{old} was renamed to {renamed_to}: the old name goes on, but nothing can be published to it.",)
