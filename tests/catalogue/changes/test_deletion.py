@@ -319,9 +319,7 @@ def test_numbers_are_never_given_twice(filled: Database, writer: Writer) -> None
 
 def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: Writer) -> None:
     filled.change(lambda session: writer.base(session, "bert"))
-    assert delete_base(filled, "bert", recursive=False) == DeletedTree(
-        path="bert", revisions=(), tags=(), use=Use()
-    )
+    assert delete_base(filled, "bert", recursive=False) == DeletedTree(path="bert", revisions=(), tags=(), use=Use())
     with pytest.raises(ConflictError, match=r"llama/support@1.* depend on it") as refused:
         delete_base(filled, "llama", recursive=False)
     assert refused.value.code == "has_children"
