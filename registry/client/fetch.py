@@ -19,7 +19,7 @@ from registry.folders.writer import Writable
 from registry.progress import Progress
 from registry.schemas import Fetched, Options
 from registry.schemas.bundles import Bundle
-from registry.schemas.kinds import KINDS
+from registry.schemas.kinds import KINDS, check_options
 from registry.transfer.fetch import FetchSource, write_artifact
 from registry.transfer.receipts import receipt_of
 
@@ -71,6 +71,7 @@ class Fetching:
         """The model merged on local base weights, and their folder; None if there are none."""
         if not self._may_merge(base_dir):
             return None
+        check_options(options)  # what is refused is no use
         bundle = self._transport.get("/bundles", Bundle, slow=True, use=self._transport.interface, ref=ref)
         if base_dir is not None:
             folder, files = base_dir, self._folders.check(base_dir, bundle.base, progress)
