@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, tags, undeletion
 from registry.catalogue.database.database import Database
+from registry.catalogue.database.tables import EventRecord, Tag
 from registry.catalogue.tree import children, revisions, tag_moves
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -69,7 +70,7 @@ def test_many_children_are_counted_and_not_all_listed(filled: Database, writer: 
 def moves(database: Database, reference: str, *scopes: str) -> list[tuple[str, str | None, list[object]]]:
     with database.read(rights("reader", *scopes) if scopes else UNLIMITED) as session:
         found = row(session, reference)
-        now = [one.name for one in session.query(tags.Tag).filter_by(revision_id=found.id)]
+        now = [one.name for one in session.query(Tag).filter_by(revision_id=found.id)]
         histories = tag_moves.histories(session, found, now)
     return [(one.tag, one.points_at, [(move.old, move.new) for move in one.moves]) for one in histories]
 
@@ -92,7 +93,7 @@ def test_a_tag_goes_and_comes_back_with_its_revision(filled: Database) -> None:
     set_tag(filled, two, "stage")
     with filled.write() as session:
         deletion.delete(session, row(session, two).id, TESTER, with_tags=True)
-        undeletion.undo(session, Reference.parse(two), session.get_one(tags.EventRecord, 1).at, TESTER)
+        undeletion.undo(session, Reference.parse(two), session.get_one(EventRecord, 1).at, TESTER)
     assert moves(filled, two) == [("stage", two, [(None, two), (two, None), (None, two)])]
 
 
@@ -114,7 +115,7 @@ def test_histories_are_bounded_and_say_who(filled: Database) -> None:
 
 def test_a_tag_that_no_event_tells_of_still_points(filled: Database) -> None:
     with filled.write() as session:
-        for event in session.query(tags.EventRecord).filter_by(action="tag"):
+        for event in session.query(EventRecord).filter_by(action="tag"):
             session.delete(event)
         found = row(session, "llama/support@1")
         session.flush()
