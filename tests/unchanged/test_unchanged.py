@@ -36,12 +36,16 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry search: --sort ",
         "registry search: --all-revisions",
         "registry search: --limit ",
+        "registry retract: --dry-run",
+        "registry delete: --dry-run",
+        "registry base delete: --dry-run",
     ),
     "errors": ("client_only",),
     "routes": (
         "GET /api/v1/usage ",
         "GET /api/v1/search takes sort ",
         "GET /api/v1/search takes all_revisions ",
+        "DELETE /api/v1/revisions takes dry_run ",
     ),
     "schemas": ("Taken.", "Usage."),
 }

@@ -24,7 +24,7 @@ def use_items(use: Use | None) -> list[list[Span]]:
     items = [words(_often(use))]
     if use.uses:
         items += [words(f"by {counted(use.tokens, 'token')}"), words(f"({_interfaces(use.by_interface)})", QUIET)]
-    return [*items, words(f"last {moment(use.last_used_at)} UTC")]
+    return [*items, [Span(f"last {moment(use.last_used_at)} UTC")]]
 
 
 def used_references(references: Iterable[str], used: Sequence[RevisionUse]) -> list[list[Span]]:
@@ -36,7 +36,7 @@ def used_references(references: Iterable[str], used: Sequence[RevisionUse]) -> l
 def _used(use: Use | None) -> list[Span]:
     if use is None or use.last_used_at is None:
         return []
-    return words(f"used {_often(use)}, last {moment(use.last_used_at)} UTC", QUIET)
+    return words(f"(used {_often(use)}, last {moment(use.last_used_at).partition(' ')[0]})", QUIET)
 
 
 def _often(use: Use) -> str:

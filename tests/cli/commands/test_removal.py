@@ -282,7 +282,11 @@ def test_a_dry_run_lists_changes_nothing_and_ends_well(
         opened.deployment.uses.write()
         before, events = here("tree", "--json").out, here("events", "--json").out
         for args, words, told in (
-            (["retract", "net/one@1"], ["would be retracted", "net/one/two@1 used 1 time in 30 days"], "--reason TEXT"),
+            (
+                ["retract", "net/one@1"],
+                ["would be retracted", "net/one/two@1 (used 1 time in 30 days"],
+                "--reason TEXT",
+            ),
             (
                 ["delete", "net/one/two@1"],
                 ["would be deleted", "used  1 time in 30 days  by 1 token"],
@@ -307,7 +311,7 @@ def test_a_dry_run_lists_changes_nothing_and_ends_well(
         assert (here("tree", "--json").out, here("events", "--json").out) == (before, events)
         done = here("retract", "net/one@1", "--reason", "bad")
         assert "no use recorded" in done.out
-        assert "net/one/two@1 used 1 time in 30 days" in done.out
+        assert "net/one/two@1 (used 1 time in 30 days" in done.out
 
 
 def at_terminal(args: list[str], typed: str, environ: dict[str, str]) -> tuple[int, str]:
