@@ -40,6 +40,11 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry delete: --dry-run",
         "registry base delete: --dry-run",
     ),
+    "database": (
+        "CREATE TABLE uses: ",
+        "CREATE INDEX ix_uses_day ",
+        "CREATE INDEX ix_events_subject_id ",
+    ),
     "errors": ("client_only",),
     "routes": (
         "GET /api/v1/usage ",
@@ -47,7 +52,26 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/search takes all_revisions ",
         "DELETE /api/v1/revisions takes dry_run ",
     ),
-    "schemas": ("Taken.", "Usage."),
+    "schemas": (
+        "Taken.",
+        "Usage.",
+        "ChildAdapter.",
+        "Children.",
+        "TagHistory.",
+        "TagMove.",
+        "Use.",
+        "RevisionUse.",
+        "Shown.children:",
+        "Shown.tag_history:",
+        "Shown.materialisations:",
+        "Shown.use:",
+        "Deleted.done:",
+        "Deleted.use:",
+        "DeletedTree.use",
+        "RetractRequest.dry_run:",
+        "Retracted.done:",
+        "Retracted.use",
+    ),
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""
 
