@@ -33,7 +33,7 @@ class Uses:
 
 def uses(session: Session, revision_ids: Iterable[int]) -> Uses:
     """How much these revisions were used. Counts have no visibility filter: the revisions must be visible ones."""
-    since = _since(datetime.now(UTC))
+    since = _first_recent(datetime.now(UTC))
     last: dict[int, datetime] = {}
     by_interface: dict[int, Counter[str]] = defaultdict(Counter)
     who: dict[int, set[str]] = defaultdict(set)
@@ -54,7 +54,7 @@ def uses(session: Session, revision_ids: Iterable[int]) -> Uses:
     return Uses(each, _use(max(last.values(), default=None), together, set().union(*who.values())))
 
 
-def _since(now: datetime) -> date:
+def _first_recent(now: datetime) -> date:
     """The first of the days that are recent."""
     return (now - timedelta(days=RECENT_DAYS - 1)).date()
 
