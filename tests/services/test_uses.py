@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from registry.errors import UnavailableError, UsageError
 from registry.operations.registry import Registry
@@ -22,6 +24,7 @@ from registry.schemas.use import Use
 from registry.services import uses
 from registry.services.local import LocalRegistry
 from registry.services.uses import UseLog
+from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
 from tests.kit.serving import ServedRegistry, open_http
 from tests.root import ROOT
@@ -120,6 +123,41 @@ def test_a_known_folder_of_another_base_is_no_second_use(tmp_path: Path, request
         assert used(registry, "else/x").uses == 1
 
 
+def test_show_asks_as_much_of_a_large_tree_as_of_a_small_one(tmp_path: Path) -> None:
+    asked: list[int] = []
+    with closing(LocalRegistry.open(tmp_path / "registry")) as local:
+        fill(local, tmp_path)
+        base = plain_base(tmp_path / "base", {"a.weight": (24, 16), "b.weight": (16, 24)})
+        for turn in range(2):
+            for count in range(5 * turn):
+                folder = write_adapter(tmp_path / f"child-{count}", base, ["a"], r=2, seed=10 + count)
+                local.publish(folder, f"net/one/child-{count}")
+                local.tag("net/one@1", f"t{count}")
+                local.fetch(f"net/one/child-{count}")
+                local.fetch("net/one", tmp_path / f"out-{count}")
+            written(local)
+            with counted_statements() as sent:
+                local.show("net/one")
+            asked.append(len(sent))
+    assert asked[0] == asked[1] < 25
+
+
+@contextmanager
+def counted_statements() -> Iterator[list[str]]:
+    """Every query that is sent meanwhile."""
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if statement.startswith(("SELECT", "WITH")):
+            sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
 # ------------------------------------------------------------------ the log itself
 
 
@@ -194,10 +232,13 @@ def test_memory_is_bounded(
     assert "7 uses were not counted" in caplog.text
 
 
-def failing(log: UseLog, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """No change of the database works, until the answer is called."""
+def failing(
+    log: UseLog, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None] = lambda: None
+) -> Callable[[], None]:
+    """No change of the database works, until the answer is called; ``meanwhile`` is done while one is tried."""
 
     def fails(*_: Any, **__: Any) -> None:
+        meanwhile()
         raise UnavailableError("The database is busy.", code="busy")
 
     monkeypatch.setattr(log._database, "change", fails)
@@ -209,14 +250,14 @@ def test_a_service_keeps_what_it_can_not_write(
 ) -> None:
     monkeypatch.setattr(uses, "WRITTEN_EVERY", 3600.0)
     log.start()
-    works = failing(log, monkeypatch)
+    works = failing(log, monkeypatch, lambda: log.note("net/one@1", "fetch", BOB))
     for _ in range(3):
         log.note("net/one@1", "fetch", BOB)
         log.write()
     log.note("net/one@1", "fetch", ANN)
     works()
     log.close()
-    assert (of_log(local, log).uses, of_log(local, log).tokens) == (4, 2)
+    assert (of_log(local, log).uses, of_log(local, log).tokens) == (7, 2)
     assert [one.levelname for one in caplog.records if "uses can't be written" in one.message] == ["WARNING"]
 
 
@@ -250,6 +291,19 @@ def test_a_fetch_succeeds_where_its_use_can_not_be_written(
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     assert [one.levelname for one in caplog.records if "uses are not counted" in one.message] == ["DEBUG"]
     assert used(local, "net/one") == Use()
+
+
+def test_a_folder_that_is_only_read_goes_on_being_read() -> None:
+    with public_folder() as place:
+        with closing(LocalRegistry.open(place / "registry")) as opened:
+            fill(opened, place)
+        for path in (place / "registry", *(place / "registry").rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        (place / "own").mkdir()
+        (place / "own").chmod(0o777)
+        with as_nobody(), closing(LocalRegistry.open(place / "registry", create=False)) as theirs:
+            assert theirs.fetch("net/one", place / "own" / "out").fresh
+            assert theirs.show("net/one").use == Use()
 
 
 def test_a_database_that_refuses_changes_is_only_read(local: LocalRegistry, tmp_path: Path) -> None:

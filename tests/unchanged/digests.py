@@ -345,7 +345,7 @@ class Collecting:
                 except SystemExit as end:
                     code = end.code
             gc.set_threshold(*threshold)
-            # Not stderr: there are sentences only, which may be worded better. Nor counts that are written now and then.
+            # Not stderr: there are sentences only, which may be worded better. Nor counts, written now and then.
             shown = re.sub(r"^  used +.*\n", "", out.getvalue(), flags=re.MULTILINE)
             self._is(f"screen {words}", self.names.text(f"{code}\n{shown}\n").encode())
 
