@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from registry.http.access import Anonymous
     from registry.http.request.limits import Limits
     from registry.schemas import ArtifactKind, Identity, Upgraded
+    from registry.schemas.use import Interface
     from registry.services.local import LocalRegistry
     from registry.storage.staging import StagingDriver
 
@@ -51,19 +52,22 @@ def connect(url: str | PathLike[str] | None = None, token: str | None = None) ->
 
 
 def open_registry(
-    url: str | PathLike[str] | None = None, token: str | None = None, *, create: bool
+    url: str | PathLike[str] | None = None, token: str | None = None, *, create: bool, interface: Interface = "fetch"
 ) -> LocalRegistry | RemoteRegistry:
-    """Open the registry at ``url``; without ``create``, a folder that holds none raises `NotFoundError`."""
+    """Open the registry at ``url``; without ``create``, a folder that holds none raises `NotFoundError`.
+
+    ``interface``: through what weights will be asked for, as uses are counted.
+    """
     settings = read_settings(os.environ)
     place = find_place(url, settings)
     if place.address is not None:
-        return _remote(place.address, token, settings)
+        return _remote(place.address, token, settings, interface)
     if token is not None:
         where = place.folder or "the team's database"
         raise UsageError(
             f"A token is only for a registry over HTTP, but {where} is opened in process; leave the token out."
         )
-    return _in_process(place, settings, create=create)
+    return _in_process(place, settings, create=create, interface=interface)
 
 
 def find_place(url: str | PathLike[str] | None, settings: Settings) -> Place:
@@ -109,12 +113,12 @@ def _folder(said: str) -> Path:
     return folder
 
 
-def _remote(address: str, token: str | None, settings: Settings) -> RemoteRegistry:
+def _remote(address: str, token: str | None, settings: Settings, interface: Interface) -> RemoteRegistry:
     from registry.client.remote import RemoteRegistry
 
     secret = token if token is not None else _token_for(address, settings)
     arithmetic = _arithmetic if is_whole() and find_spec("torch") is not None else None
-    return RemoteRegistry(address, secret, cache=_cache(settings), arithmetic=arithmetic)
+    return RemoteRegistry(address, secret, cache=_cache(settings), arithmetic=arithmetic, interface=interface)
 
 
 def _token_for(address: str, settings: Settings) -> str | None:
@@ -146,7 +150,7 @@ def _cache(settings: Settings) -> FetchCache:
     return FetchCache(folder.absolute(), DEFAULT_LIMIT if settings.cache_size is None else settings.cache_size)
 
 
-def _in_process(place: Place, settings: Settings, *, create: bool) -> LocalRegistry:
+def _in_process(place: Place, settings: Settings, *, create: bool, interface: Interface = "fetch") -> LocalRegistry:
     where = f"the folder {place.folder}" if place.folder is not None else "the team's database"
     need_whole(f"open the registry in {where}", ", or name a service by --url, REGISTRY_URL or `registry login`")
     from registry.services.local import LocalRegistry
@@ -159,6 +163,7 @@ def _in_process(place: Place, settings: Settings, *, create: bool) -> LocalRegis
             cache_folder=settings.cache_dir,
             cache_limit=settings.cache_size,
             proven_parents=settings.parents == "proven",
+            interface=interface,
             **_grace(settings),
         )
     if settings.database_url is None or settings.store_url is None:
@@ -170,6 +175,7 @@ def _in_process(place: Place, settings: Settings, *, create: bool) -> LocalRegis
         cache_folder=settings.cache_dir,
         cache_limit=settings.cache_size,
         proven_parents=settings.parents == "proven",
+        interface=interface,
         **_grace(settings),
     )
 

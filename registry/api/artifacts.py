@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from registry.api.openapi import octets, problems
 from registry.api.parameters import from_query
+from registry.api.uses import note_use
 from registry.digest import PREFIX
 from registry.errors import NotFoundError, UnavailableError
 from registry.http.artifacts import file_answer, open_artifact
@@ -39,6 +40,7 @@ def plan_artifact(registry: RequestRegistry, request: Request, asked_for: Ref, o
     asked = ask(registry.deployment, asked_for.ref, options)
     handle = open_artifact(service_of(request), registry.deployment, asked)
     try:
+        note_use(request, registry.deployment, asked.path.reference, unless_said="fetch")
         return with_etag(request, described(asked.path, asked.ancestor, handle.artifact, with_files=True))
     finally:
         handle.close()

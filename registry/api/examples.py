@@ -49,6 +49,7 @@ _REVISION: Final = {
     "notices": [],
     "retracted": None,
 }
+_USE: Final = {"last_used_at": _AT, "uses": 12, "by_interface": {"fetch": 4, "hub": 7, "vllm": 1}, "tokens": 2}
 _PUBLISH: Final = {
     "path": "llama/support",
     "parent": None,
@@ -219,6 +220,8 @@ EXAMPLES: Final[dict[str, Any]] = {
         "until": _AT,
         "undone": False,
         "tags_elsewhere": [],
+        "done": True,
+        "use": _USE,
     },
     "DeletedTree": {
         "path": "llama/support",
@@ -230,6 +233,8 @@ EXAMPLES: Final[dict[str, Any]] = {
         "tags_elsewhere": [],
         "scopes": [],
         "protected_tags": [],
+        "use": _USE,
+        "used": [{"reference": "llama/support@3", **_USE}],
     },
     "Event": {
         "at": _AT,
@@ -299,12 +304,15 @@ EXAMPLES: Final[dict[str, Any]] = {
         "base_digest": _OTHER,
         "lineage": _LINEAGE,
     },
-    "RetractRequest": {"ref": "llama/support@3", "reason": "trained on the test set", "undo": False},
+    "RetractRequest": {"ref": "llama/support@3", "reason": "trained on the test set", "undo": False, "dry_run": False},
     "Retracted": {
         "reference": "llama/support@3",
         "reason": "trained on the test set",
         "descendants": ["llama/support/french@1"],
         "tags": ["llama/support@prod"],
+        "done": True,
+        "use": _USE,
+        "used": [{"reference": "llama/support@3", **_USE}],
     },
     "RevisionSummary": _REVISION,
     "Shown": {
@@ -315,6 +323,19 @@ EXAMPLES: Final[dict[str, Any]] = {
         "files": _FILES,
         "share_of_model": 0.0021,
         "repo_id": "llama/support",
+        "children": {
+            "total": 1,
+            "adapters": [{"path": "llama/support/french", "revisions": 1, "newest": "llama/support/french@1"}],
+        },
+        "tag_history": [
+            {
+                "tag": "prod",
+                "points_at": "llama/support@3",
+                "moves": [{"at": _AT, "actor": "ada", "old": "llama/support@2", "new": "llama/support@3"}],
+            }
+        ],
+        "materialisations": [_MATERIALISATION],
+        "use": _USE,
     },
     "TagRequest": {"ref": "llama/support@3", "tag": "prod"},
     "Tagged": {"path": "llama/support", "tag": "prod", "reference": "llama/support@3", "previous": None},

@@ -12,11 +12,13 @@ from registry.api.cursors import cursor_to, foreign, key_of
 from registry.api.jobs import ACCEPTED, answered
 from registry.api.openapi import problems
 from registry.api.parameters import LIMIT, Cursor, Limit, from_body, from_query, named, with_signature
+from registry.api.uses import note_use
 from registry.http.dependencies import RequestRegistry, address_of, service_of
 from registry.http.etags import with_etag
 from registry.operations.operation import Item, Job, Listing, Operation
 from registry.operations.table import OPERATIONS
 from registry.schemas import Identity, Schema
+from registry.schemas.bundles import Bundle
 from registry.schemas.pages import Page
 from registry.schemas.protocol import API
 from registry.schemas.requests import MaterialiseRequest, NoRequest
@@ -48,6 +50,8 @@ def _doer(operation: Operation[Any, Any]) -> Callable[..., Any]:
             answer = registry.do(operation, request)
         if isinstance(answer, Identity):  # a client knows this registry by the address that it asked
             answer = answer.model_copy(update={"url": address_of(http), "service_version": __version__})
+        if isinstance(answer, Bundle):  # a client that merges asks for no other plan, and says what it does
+            note_use(http, registry.deployment, answer.reference, unless_said=None)
         return with_etag(http, answer) if operation.tagged else answer
 
     return do

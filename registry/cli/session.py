@@ -51,6 +51,15 @@ class Session:
         if self.talk.on_terminal:
             self.say(f"Next: `{command}` {what}.")
 
+    def confirm(self, question: str) -> bool:
+        """Ask a question at the terminal; False: the answer is not yes, or there is no terminal to ask at."""
+        if not (sys.stdin.isatty() and self.talk.on_terminal):
+            return False
+        self.progress.pause()
+        self.talk.stream.write(f"{question} [y/N] ")
+        self.talk.stream.flush()
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
     def notices(self, notices: Iterable[str]) -> None:
         """Print the notices of a result."""
         for notice in notices:

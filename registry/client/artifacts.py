@@ -22,12 +22,14 @@ from registry.files.source import read_range
 from registry.schemas import ArtifactKind, Options, Truncation
 from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
 from registry.schemas.kinds import KINDS
+from registry.schemas.protocol import NOT_A_USE
 from registry.transfer.claims import Head
 
 
-def plan_artifact(transport: Transport, ref: str, options: Options) -> ArtifactPlan:
-    """The artifact that a reference means now."""
-    return transport.get("/artifacts", ArtifactPlan, slow=True, ref=ref, **options.model_dump())
+def plan_artifact(transport: Transport, ref: str, options: Options, *, is_use: bool = True) -> ArtifactPlan:
+    """The artifact that a reference means now; ``is_use``: the service counts this as a use of the revision."""
+    use = transport.interface if is_use else NOT_A_USE
+    return transport.get("/artifacts", ArtifactPlan, slow=True, use=use, ref=ref, **options.model_dump())
 
 
 class RemoteArtifact:

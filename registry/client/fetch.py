@@ -19,7 +19,7 @@ from registry.folders.writer import Writable
 from registry.progress import Progress
 from registry.schemas import Fetched, Options
 from registry.schemas.bundles import Bundle
-from registry.schemas.kinds import KINDS
+from registry.schemas.kinds import KINDS, check_options
 from registry.schemas.renaming import old_name_notices
 from registry.transfer.fetch import FetchSource, write_artifact
 from registry.transfer.receipts import receipt_of
@@ -53,7 +53,7 @@ class Fetching:
         if merged is not None:
             with closing(merged[0]):
                 return write_artifact(self._made(*merged), self._cache, out, force=force, progress=progress)
-        plan = plan_artifact(self._transport, ref, options)
+        plan = plan_artifact(self._transport, ref, options, is_use=not (kind.on_base_dir and self._may_merge(base_dir)))
         room = self._cache.folder
         with RemoteArtifact(self._transport, plan, options, arithmetic=self._arithmetic, room=room) as artifact:
             return write_artifact(self._sent(artifact), self._cache, out, force=force, progress=progress)
@@ -62,13 +62,18 @@ class Fetching:
         """Record that a local folder has a base model's files."""
         self._folders.remember(base_files, folder)
 
+    def _may_merge(self, base_dir: Path | None) -> bool:
+        """Whether a merged model may be computed here: then asking for its bundle is the use that is counted."""
+        return self._arithmetic is not None and (base_dir is not None or not self._folders.empty)
+
     def _merge_here(
         self, ref: str, options: Options, base_dir: Path | None, progress: Progress
     ) -> tuple[MergedHere, Path, Bundle] | None:
         """The model merged on local base weights, their folder, and what was merged; None if there are none."""
-        if self._arithmetic is None or (base_dir is None and self._folders.empty):
+        if not self._may_merge(base_dir):
             return None
-        bundle = self._transport.get("/bundles", Bundle, slow=True, ref=ref)
+        check_options(options)  # what is refused is no use
+        bundle = self._transport.get("/bundles", Bundle, slow=True, use=self._transport.interface, ref=ref)
         if base_dir is not None:
             folder, files = base_dir, self._folders.check(base_dir, bundle.base, progress)
             self._folders.remember(bundle.base.files_digest, base_dir)

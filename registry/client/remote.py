@@ -40,6 +40,7 @@ from registry.schemas import (
     Verified,
 )
 from registry.schemas.bundles import BlobEntry
+from registry.schemas.use import Interface
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders
 from registry.transfer.requests import base_request, request_of
@@ -59,8 +60,9 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         cache: FetchCache,
         arithmetic: MakeArithmetic | None = None,
         retry: RetryPolicy | None = None,
+        interface: Interface = "fetch",
     ) -> None:
-        self._transport = Transport(url, token, retry)
+        self._transport = Transport(url, token, retry, interface)
         self._cache = cache
         self._arithmetic = arithmetic
         self._fetching = Fetching(self._transport, cache, arithmetic)

@@ -31,7 +31,7 @@ def verify(
     # By digest: numbers and names may be another registry's.
     ref = _by_digest(receipt.reference, receipt.tip)
     options = receipt.options.model_copy(update={"since": since})
-    plan = plan_artifact(transport, ref, options)
+    plan = plan_artifact(transport, ref, options, is_use=False)
     check_base(receipt, plan.base, plan.plan.base)
     check_plan(folder, receipt, plan.plan_digest)
     exact = plan.rendering == receipt.rendering

@@ -104,10 +104,15 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = service.limits.threads
         service.runner.start()
+        uses = service.registry.deployment.uses
+        if uses is not None:
+            uses.start()
         try:
             yield
         finally:
             await anyio.to_thread.run_sync(service.runner.close)
+            if uses is not None:
+                await anyio.to_thread.run_sync(uses.close)
             await anyio.to_thread.run_sync(service.memory.close)
 
     return lifespan

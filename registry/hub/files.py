@@ -44,7 +44,7 @@ def _bytes(query: RepoQuery, pinned: Pinned) -> Response:
 
     with as_missing("RevisionNotFound"):
         try:
-            return file_answer(
+            answer = file_answer(
                 query.request,
                 query.deployment,
                 pinned.asked,
@@ -55,6 +55,9 @@ def _bytes(query: RepoQuery, pinned: Pinned) -> Response:
             )
         except NotFoundError:
             raise _no_file(pinned, query.path) from None
+    if query.request.method == "GET" and query.path.endswith(".safetensors"):  # clients look at other files to browse
+        query.deployment.note_use(pinned.asked.path.reference, "hub")
+    return answer
 
 
 def is_hidden(pinned: Pinned, path: str) -> bool:

@@ -228,7 +228,7 @@ DROP_MATERIALISATION: Final = Operation(
 DELETE: Final = Operation(
     name="delete", method="DELETE", address="/revisions", request=DeleteRequest, answer=Deleted,
     right=Right("writer", "path", "delete", "ref"), group="deletions", refusals=(404, 409),
-    idempotent=lambda _: False,
+    idempotent=lambda request: request.dry_run,
     about="Delete a revision that nothing was trained on, named by its number or digest.",
 )  # fmt: skip
 UNDELETE: Final = Operation(

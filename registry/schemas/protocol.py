@@ -16,6 +16,9 @@ VIEWS: Final[dict[str, ArtifactKind]] = {kind.view: kind.name for kind in KINDS.
 """The Hub-compatible views: where each is below the service's address, and what it hands out of a path."""
 VERSION_HEADER: Final = "X-Registry-Version"
 PROTOCOL_HEADER: Final = "X-Registry-Protocol"
+USE_HEADER: Final = "X-Registry-Use"
+"""With a plan or a bundle: through which interface its weights are used, or `NOT_A_USE`."""
+NOT_A_USE: Final = "none"
 
 
 class Problem(Schema):

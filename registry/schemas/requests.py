@@ -91,6 +91,7 @@ class DeleteRequest(Schema):
 
     ref: Ref
     with_tags: WithTags = False
+    dry_run: DryRun = False
 
 
 class DeleteTreeRequest(Schema):
@@ -193,6 +194,7 @@ class RetractRequest(Schema):
     ref: str
     reason: str = ""
     undo: bool = False
+    dry_run: bool = False
 
 
 class UndeleteRequest(Schema):

@@ -8,6 +8,7 @@ from typing import Literal
 from registry.rights import Role
 from registry.schemas.artifacts import Materialisation
 from registry.schemas.form import Schema
+from registry.schemas.use import RevisionUse, Use
 
 
 class Event(Schema):
@@ -68,10 +69,12 @@ class Deleted(Schema):
 
     reference: str
     digest: str
-    tags: tuple[str, ...]  # that named it and are gone: PATH@tag; of an undo: that name it again
+    tags: tuple[str, ...]  # that named it and are gone, or would be: PATH@tag; of an undo: that name it again
     until: datetime | None = None  # it can be given back until then
     undone: bool = False  # it is there again, or was there all the time
     tags_elsewhere: tuple[str, ...] = ()  # of an undo: that named it and name another revision by now
+    done: bool = True  # False: only listed
+    use: Use | None = None  # who would miss it; None: of an undo
 
 
 class TokenScope(Schema):
@@ -93,15 +96,20 @@ class DeletedTree(Schema):
     tags_elsewhere: tuple[str, ...] = ()
     scopes: tuple[TokenScope, ...] = ()  # of tokens: they would hold for another base model of this name
     protected_tags: tuple[str, ...] = ()  # patterns of the base model
+    use: Use | None = None  # of all revisions together; None: of an undo
+    used: tuple[RevisionUse, ...] = ()  # those of the revisions that were used, in their order
 
 
 class Retracted(Schema):
-    """Answer of ``retract``."""
+    """Answer of ``retract``: what is unavailable now, or would be."""
 
     reference: str
     reason: str | None  # None: undone
     descendants: tuple[str, ...]  # PATH@N of every revision that contains it
     tags: tuple[str, ...]  # PATH@tag that name it or one of them
+    done: bool = True  # False: only listed
+    use: Use | None = None  # of all of these together; None: of an undo
+    used: tuple[RevisionUse, ...] = ()  # those of them that were used: the revision itself first
 
 
 class CollectedBlob(Schema):

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from registry.schemas.around import Children, TagHistory
+from registry.schemas.artifacts import Materialisation
 from registry.schemas.form import ArtifactKind, Dtype, Schema
 from registry.schemas.renaming import RenamedTo
+from registry.schemas.use import Use
 
 _Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=512)]
@@ -202,6 +205,10 @@ class Shown(Schema):
     share_of_model: float  # size of the revision's weights / size of the base's weights
     repo_id: str
     repo_revisions: tuple[str, ...] = ()  # its names in the Hub views: r3, tags, and main where it is the newest
+    children: Children | None = None  # what was trained on it; None: a service of an earlier version
+    tag_history: tuple[TagHistory, ...] = ()  # of at most 20 tags, those that point at it first
+    materialisations: tuple[Materialisation, ...] = ()
+    use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
 
 
 class Resolved(Schema):

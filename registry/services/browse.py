@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import bases, browse, old_names, revisions
+from registry.catalogue.store import materialisations
+from registry.catalogue.tree import bases, browse, children, old_names, revisions, tag_moves
+from registry.catalogue.tree.use import uses
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
 
@@ -24,6 +26,7 @@ def shown(session: Session, reference: Reference) -> Shown:
             share_of_model=1.0,
             repo_id=reference.path.repo_id,
             repo_revisions=(MAIN,),
+            children=children.of_base(session, base.name),
         )
     row = revisions.find(session, reference)
     stored = revisions.files(session, row.id)
@@ -38,6 +41,10 @@ def shown(session: Session, reference: Reference) -> Shown:
         share_of_model=_weights(files) / max(1, _weights(base.files)),
         repo_id=reference.path.repo_id,
         repo_revisions=_names(summary, newest=lineage[-1].newest == row.number),
+        children=children.of_revision(session, row.id),
+        tag_history=tag_moves.histories(session, row, summary.tags),
+        materialisations=tuple(one.shown for one in materialisations.listing(session, revision_id=row.id)),
+        use=uses(session, [row.id]).together,
     )
 
 

@@ -14,7 +14,9 @@ from registry.catalogue.database.database import Database
 from registry.digest import BlobRef
 from registry.memory import MemoryCache
 from registry.rights import UNLIMITED, Principal, Rights
+from registry.schemas.use import Interface
 from registry.services.lineage import Blobs
+from registry.services.uses import UseLog
 from registry.storage.blobs import BlobStore
 from registry.storage.caching import CachingBlobs
 
@@ -41,6 +43,8 @@ class Deployment:
     proven_parents: bool = False  # whether a parent that is only assumed is refused
     memory: MemoryCache | None = None  # of a service: shared by its requests
     folder: Path | None = None  # of an embedded registry
+    uses: UseLog | None = None  # None: uses are not counted
+    interface: Interface = "fetch"  # through what weights are asked for, unless a request says so
 
     @property
     def actor(self) -> str:
@@ -63,6 +67,11 @@ class Deployment:
     def change(self, work: Callable[[Session], T]) -> T:
         """Run a write transaction with the principal's visibility filter; ``work`` may be retried."""
         return self.database.change(work, rights=self.rights)
+
+    def note_use(self, reference: str, interface: Interface | None = None) -> None:
+        """Note that the principal asked for the weights of a revision (``PATH@N``), or of a base model."""
+        if self.uses is not None:
+            self.uses.note(reference, interface or self.interface, self.principal)
 
     def open_blob(self, blob: BlobRef) -> BlobReader:
         """Open a blob for checked reads."""

@@ -29,10 +29,12 @@ from registry.schemas import (
     Verified,
 )
 from registry.schemas.kinds import KINDS
+from registry.schemas.use import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
 from registry.services.exchange import Exchange
 from registry.services.handlers.table import handler_of, lister_of
 from registry.services.upkeep.identity import of_this_machine
+from registry.services.uses import UseLog
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
 from registry.transfer.folders import PublishingFolders
@@ -65,6 +67,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         cache_limit: int | None = None,
         gc_grace: float = GRACE,
         proven_parents: bool = False,
+        interface: Interface = "fetch",
     ) -> LocalRegistry:
         """Open the embedded registry in ``folder``.
 
@@ -83,7 +86,8 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
             database.prepare()
         store = BlobStore(FilesystemDriver(folder))
         kept = Deployment(database, store, of_this_machine(actor), str(folder), clears_litter=True, folder=folder)
-        deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents)
+        uses = UseLog(database)
+        deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents, uses=uses, interface=interface)
         return cls(deployment, _cache(cache_folder, cache_limit))
 
     @classmethod
@@ -97,11 +101,13 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         cache_limit: int | None = None,
         gc_grace: float = GRACE,
         proven_parents: bool = False,
+        interface: Interface = "fetch",
     ) -> LocalRegistry:
         """Open a team's registry; creating and upgrading its database is up to its operator."""
         database = Database(database_url)
         kept = Deployment(database, BlobStore(store), of_this_machine(actor), database.where)
-        deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents)
+        uses = UseLog(database)
+        deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents, uses=uses, interface=interface)
         return cls(deployment, _cache(cache_folder, cache_limit))
 
     def with_principal(self, principal: Principal) -> LocalRegistry:
@@ -150,7 +156,9 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
     def _artifact(self, ref: str, options: Options) -> Artifact:
         from registry.services.artifacts.opened import open_artifact
 
-        return open_artifact(self.deployment, ref, options)
+        artifact = open_artifact(self.deployment, ref, options)
+        self._write_uses()
+        return artifact
 
     def _fetch(
         self, ref: str, out: Path | None, options: Options, *, force: bool, base_dir: Path | None, progress: Progress
@@ -159,7 +167,15 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
 
         if base_dir is not None:
             KINDS[options.kind].check_base_dir()
-        return fetch(self.deployment, self._cache, ref, out, options, force=force, base_dir=base_dir, progress=progress)
+        answer = fetch(
+            self.deployment, self._cache, ref, out, options, force=force, base_dir=base_dir, progress=progress
+        )
+        self._write_uses()
+        return answer
+
+    def _write_uses(self) -> None:
+        if self.deployment.uses is not None:
+            self.deployment.uses.write_if_due()
 
     def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
         from registry.services.artifacts.verify import verify
@@ -167,6 +183,8 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         return verify(self.deployment, Path(folder), progress)
 
     def close(self) -> None:
+        if self.deployment.uses is not None:
+            self.deployment.uses.close()
         self.deployment.blobs.close()
         self.deployment.database.dispose()
 

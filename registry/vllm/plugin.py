@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from typing import Any, Final
 
-import registry
+from registry.app import open_registry
 from registry.errors import (
     AccuracyError,
     ConflictError,
@@ -116,4 +116,5 @@ def register() -> None:
         LOG.error("The adapter registry's resolver is disabled: %s", problem)
         return
     LoRAResolver.register(RegistryResolver)
-    LoRAResolverRegistry.register_resolver(NAME, RegistryResolver(Vllm(), registry.connect, settings, os.environ))
+    connect = partial(open_registry, create=True, interface="vllm")
+    LoRAResolverRegistry.register_resolver(NAME, RegistryResolver(Vllm(), connect, settings, os.environ))

@@ -18,6 +18,7 @@ from registry.schemas import (
     LeftOut,
     LineageEntry,
     Log,
+    Materialisation,
     OutputFile,
     Published,
     PublishPreview,
@@ -36,6 +37,8 @@ from registry.schemas import (
     TreeNode,
     Verified,
 )
+from registry.schemas.around import ChildAdapter, Children, TagHistory, TagMove
+from registry.schemas.use import Use
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
@@ -151,6 +154,45 @@ SHOWN = Shown(
     ),
     share_of_model=0.00286,
     repo_id="llama-1b/support.french",
+    children=Children(
+        total=21,
+        adapters=(
+            ChildAdapter(path=f"{FRENCH.path}/legal", revisions=2, newest=f"{FRENCH.path}/legal@3"),
+            ChildAdapter(path=f"{FRENCH.path}/tone", revisions=1, newest=f"{FRENCH.path}/tone@1"),
+        ),
+    ),
+    tag_history=(
+        TagHistory(
+            tag="prod",
+            points_at=FRENCH.reference,
+            moves=(
+                TagMove(at=WHEN, actor="anna", old=f"{FRENCH.path}@1", new=FRENCH.reference),
+                TagMove(at=WHEN, actor="ben \x1b[31m", old=None, new=f"{FRENCH.path}@1"),
+            ),
+        ),
+        TagHistory(
+            tag="stage",
+            points_at=None,
+            moves=(TagMove(at=WHEN, actor="anna", old=FRENCH.reference, new=None),),
+        ),
+        TagHistory(tag="old", points_at=FRENCH.reference, moves=()),
+    ),
+    materialisations=(
+        Materialisation(
+            id="mat_0123456789ab",
+            reference=FRENCH.reference,
+            digest=FRENCH.digest,
+            kind="merged",
+            rendering=digest_of("f"),
+            numerics="0123456789abcdef",
+            size=2_200_000_000,
+            files=9,
+            created_at=WHEN,
+            created_by="anna",
+            expires_at=WHEN,
+        ),
+    ),
+    use=Use(last_used_at=WHEN, uses=12, by_interface={"fetch": 4, "hub": 7, "vllm": 1}, tokens=2),
 )
 SHOWN_BASE = Shown(
     revision=None,

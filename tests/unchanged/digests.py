@@ -9,6 +9,7 @@ import contextlib
 import gc
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -344,8 +345,9 @@ class Collecting:
                 except SystemExit as end:
                     code = end.code
             gc.set_threshold(*threshold)
-            # Not stderr: there are sentences only, which may be worded better.
-            self._is(f"screen {words}", self.names.text(f"{code}\n{out.getvalue()}\n").encode())
+            # Not stderr: there are sentences only, which may be worded better. Nor counts, written now and then.
+            shown = re.sub(r"^  used +.*\n", "", out.getvalue(), flags=re.MULTILINE)
+            self._is(f"screen {words}", self.names.text(f"{code}\n{shown}\n").encode())
 
 
 def _products(data: bytes) -> Iterator[bytes]:

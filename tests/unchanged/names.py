@@ -15,8 +15,8 @@ from typing import Any, Final
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?)?")
 _HEX: Final = re.compile(r"(sha256:)?\b[0-9a-f]{12,64}\b")
-_LEFT_OUT: Final = {"id", "numerics", "python", "request", "service_version", "torch", "version", "versions"}
-"""Keys of documents that say who made them, or a number that was drawn."""
+_LEFT_OUT: Final = {"id", "numerics", "python", "request", "service_version", "torch", "use", "version", "versions"}
+"""Keys of documents that say who made them, a number that was drawn, or counts that are written now and then."""
 _SENTENCES: Final = {"detail", "title"}
 """Keys of a problem that hold sentences for people, which may be worded better: only that they are there counts."""
 

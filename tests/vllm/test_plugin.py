@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from http import HTTPStatus
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,7 @@ from registry.errors import (
 )
 from registry.vllm import plugin
 from registry.vllm.resolver import RegistryResolver
+from tests.kit.serving import served
 from tests.root import ROOT
 from tests.vllm.conftest import Place
 from tests.vllm.engine import weights_in
@@ -126,6 +128,25 @@ def test_vllm_finds_the_plugin_by_its_entry_point(
     out = tree.root / "expected"
     tree.registry.fetch("net/support/french@1", out)
     assert weights_in(found.lora_path) == weights_in(out)
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["folder", "service"])
+def test_what_vllm_loads_is_counted_once_and_as_its_own(
+    tree: Place, resolvers: Resolvers, monkeypatch: pytest.MonkeyPatch, over_http: bool
+) -> None:
+    with served(tree.registry) if over_http else nullcontext(str(tree.root / "registry")) as url:
+        monkeypatch.setenv("REGISTRY_URL", url)
+        monkeypatch.setenv("REGISTRY_VLLM_BASE", "net")
+        plugin.register()
+        (resolver,) = resolvers.resolvers.values()
+        for name in ("net/support/french@prod", "net/support/french@1"):
+            asyncio.run(resolver.resolve_lora("served/model", name))
+        resolver._registry.close()
+    assert tree.registry.deployment.uses is not None
+    tree.registry.deployment.uses.write()
+    found = tree.registry.show("net/support/french@1").use
+    assert found is not None
+    assert (found.by_interface, found.tokens) == ({"vllm": 1}, 1)
 
 
 def test_a_client_sees_the_reason_with_the_status_that_it_means_where_vllm_has_one(version: str) -> None:

@@ -57,7 +57,8 @@ def delete(session: Session, name: str, principal: Principal, *, recursive: bool
     answer = found.model_copy(update={"done": True})
     if found.revisions:
         gone = deletion.delete_tree(session, path, principal, with_tags=True, now=now)
-        answer = answer.model_copy(update={"revisions": gone.revisions, "tags": gone.tags})
+        gained = {"revisions": gone.revisions, "tags": gone.tags, "use": gone.use, "used": gone.used}
+        answer = answer.model_copy(update=gained)
     values = {"deleted_at": now, "deleted_by": principal.name}
     session.execute(update(BaseModelRecord).where(BaseModelRecord.id == row.id).values(values))
     detail = {"digest": row.digest, "revisions": len(answer.revisions), "protected_tags": answer.protected_tags}

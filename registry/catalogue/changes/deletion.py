@@ -21,6 +21,7 @@ from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, 
 from registry.catalogue.database.visibility import in_subtree
 from registry.catalogue.store import blobs
 from registry.catalogue.tree import browse
+from registry.catalogue.tree.use import uses
 from registry.errors import ConflictError
 from registry.reference import Path
 from registry.rights import Principal
@@ -45,7 +46,25 @@ def delete(session: Session, revision_id: int, principal: Principal, *, with_tag
     tags = _lock_tags(session, [revision_id]).get(revision_id, ())
     _check_tags(session, {Path.parse(row.path): tags}, principal, with_tags=with_tags)
     _mark(session, {revision_id: row}, {revision_id: tags}, datetime.now(UTC), principal)
-    return Deleted(reference=row.reference, digest=row.digest, tags=_named(row, tags))
+    return _deleted(session, revision_id, row, tags, done=True)
+
+
+def preview(session: Session, revision_id: int, principal: Principal, *, with_tags: bool = False) -> Deleted:
+    """What deleting a revision would delete; changes nothing, and raises what `delete` raises."""
+    row = browse.summary(session, revision_id)
+    _check_childless(session, revision_id, row.reference)
+    _check_tags(session, {Path.parse(row.path): row.tags}, principal, with_tags=with_tags)
+    return _deleted(session, revision_id, row, row.tags, done=False)
+
+
+def _deleted(session: Session, revision_id: int, row: RevisionSummary, tags: tuple[str, ...], *, done: bool) -> Deleted:
+    return Deleted(
+        reference=row.reference,
+        digest=row.digest,
+        tags=_named(row, tags),
+        done=done,
+        use=uses(session, [revision_id]).together,
+    )
 
 
 def listing(session: Session, path: Path) -> DeletedTree:
@@ -57,7 +76,7 @@ def listing(session: Session, path: Path) -> DeletedTree:
     browse.check_there(session, path)
     rows = browse.summaries(session, _chosen(path))
     tags = {key: row.tags for key, row in rows.items()}
-    return _answer(path, rows, tags, done=False)
+    return _answer(session, path, rows, tags, done=False)
 
 
 def delete_tree(
@@ -82,7 +101,7 @@ def delete_tree(
         by_path[where] = by_path.get(where, ()) + tags.get(key, ())
     _check_tags(session, by_path, principal, with_tags=with_tags)
     _mark(session, rows, tags, now or datetime.now(UTC), principal)
-    return _answer(path, rows, tags, done=True)
+    return _answer(session, path, rows, tags, done=True)
 
 
 def _chosen(path: Path) -> Select[int]:
@@ -174,12 +193,23 @@ def _named(row: RevisionSummary, tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def _answer(
-    path: Path, rows: Mapping[int, RevisionSummary], tags: Mapping[int, tuple[str, ...]], *, done: bool
+    session: Session,
+    path: Path,
+    rows: Mapping[int, RevisionSummary],
+    tags: Mapping[int, tuple[str, ...]],
+    *,
+    done: bool,
 ) -> DeletedTree:
-    ordered = [rows[key] for key in sorted(rows)]
-    named = [tag for key in sorted(rows) for tag in _named(rows[key], tags.get(key, ()))]
+    references = {key: rows[key].reference for key in sorted(rows)}
+    named = [tag for key in references for tag in _named(rows[key], tags.get(key, ()))]
+    used = uses(session, references)
     return DeletedTree(
-        path=str(path), revisions=tuple(row.reference for row in ordered), tags=tuple(sorted(named)), done=done
+        path=str(path),
+        revisions=tuple(references.values()),
+        tags=tuple(sorted(named)),
+        done=done,
+        use=used.together,
+        used=used.named(references),
     )
 
 

@@ -13,6 +13,7 @@ from registry.catalogue.database.tables import Adapter, Revision, Tag
 from registry.catalogue.tree import old_names, revisions
 from registry.catalogue.tree.old_names import SameContent
 from registry.catalogue.tree.revisions import RevisionRow
+from registry.catalogue.tree.use import uses
 from registry.errors import RetractedError, UsageError
 from registry.rights import Principal
 from registry.schemas import Retracted
@@ -52,6 +53,18 @@ def undo(session: Session, revision_id: int, principal: Principal) -> Retracted:
     return _answer(session, revision_id, held, None)
 
 
+def listing(session: Session, revision_id: int, reason: str) -> Retracted:
+    """What retracting a revision would make unavailable; changes nothing.
+
+    Raises:
+        NotFoundError: it does not exist any more.
+        UsageError: the reason can't be kept.
+    """
+    check_text("The reason", reason)
+    revisions.get(session, revision_id)
+    return _answer(session, revision_id, old_names.read_everywhere(session, revision_id), reason, done=False)
+
+
 def check(lineage: Sequence[RevisionRow]) -> None:
     """Refuse a lineage that contains a retracted revision.
 
@@ -78,13 +91,16 @@ def _locked(session: Session, revision_id: int) -> list[SameContent]:
     return held
 
 
-def _answer(session: Session, revision_id: int, held: Sequence[SameContent], reason: str | None) -> Retracted:
+def _answer(
+    session: Session, revision_id: int, held: Sequence[SameContent], reason: str | None, *, done: bool = True
+) -> Retracted:
+    reference = next(row.reference for row in held if row.id == revision_id)
     start = select(Revision.id).where(Revision.id.in_([row.id for row in held]))
     found = start.cte("found", recursive=True)
     below = aliased(Revision)
     found = found.union_all(select(below.id).join(found, below.parent_id == found.c.id))
     contained = (
-        select(Adapter.path, Revision.number)
+        select(Revision.id, Adapter.path, Revision.number)
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .where(Revision.id.in_(select(found.c.id)), Revision.id != revision_id)
         .order_by(Revision.id)
@@ -95,9 +111,16 @@ def _answer(session: Session, revision_id: int, held: Sequence[SameContent], rea
         .where(Tag.revision_id.in_(select(found.c.id)))
         .order_by(Adapter.path, Tag.name)
     )
-    return Retracted(
-        reference=next(row.reference for row in held if row.id == revision_id),
+    descendants = {key: f"{path}@{number}" for key, path, number in session.execute(contained)}
+    answer = Retracted(
+        reference=reference,
         reason=reason,
-        descendants=tuple(f"{path}@{number}" for path, number in session.execute(contained)),
+        descendants=tuple(descendants.values()),
         tags=tuple(f"{path}@{tag}" for path, tag in session.execute(tags)),
+        done=done,
     )
+    if reason is None:
+        return answer
+    used = uses(session, [revision_id, *descendants])
+    named = used.named({revision_id: reference, **descendants})
+    return answer.model_copy(update={"use": used.together, "used": named})

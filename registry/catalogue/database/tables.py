@@ -248,6 +248,7 @@ class EventRecord(Record):
     """Something that was changed, or refused."""
 
     __tablename__ = "events"
+    __table_args__ = (Index(None, "subject", "id"),)
 
     id: Mapped[Key]
     at: Mapped[Time]

@@ -1,7 +1,8 @@
-"""The tables of a registry that several people share: tokens, protected tags, uploads, operations, materialisations."""
+"""The tables of a registry that several people share: tokens, tag protection, uploads, jobs, materialisations, use."""
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Final
 
 from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
@@ -115,6 +116,22 @@ class MaterialisedFile(Record):
     )
     path: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[Digest] = mapped_column(ForeignKey("blobs.digest"), index=True)
+
+
+class UseRecord(Record):
+    """How often a revision was asked for as weights on a day in UTC, through one interface, by one token.
+
+    `who` is the id of the token or, without one, the name of the principal. See `registry.services.uses`.
+    """
+
+    __tablename__ = "uses"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True, index=True)
+    interface: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    who: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    count: Mapped[int]
+    last_used_at: Mapped[Time]
 
 
 class Compatibility(Record):

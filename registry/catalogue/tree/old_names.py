@@ -120,18 +120,24 @@ class SameContent:
 
 def lock_everywhere(session: Session, revision_id: int) -> list[SameContent]:
     """A revision under all names of its adapter, visible or not, deleted ones included: locked for a change, by key."""
+    held: set[int] = set()
+    while True:  # a rename that holds one of them may have written another
+        found = read_everywhere(session, revision_id, lock=True)
+        if held >= {row.id for row in found}:
+            return found
+        held |= {row.id for row in found}
+
+
+def read_everywhere(session: Session, revision_id: int, *, lock: bool = False) -> list[SameContent]:
+    """The same, as it is now; nothing is locked."""
     query = select(Adapter.path, Revision.digest).join(Adapter, Adapter.id == Revision.adapter_id)
     everything: dict[str, Any] = {**IGNORE_RIGHTS, **INCLUDE_DELETED}
     path, digest = session.execute(query.where(Revision.id == revision_id), execution_options=everything).one()
-    held: set[int] = set()
-    while True:  # a rename that holds one of them may have written another
-        same = (
-            select(Revision.id, Revision.number, Revision.retracted_reason, Adapter.path)
-            .join(Adapter, Adapter.id == Revision.adapter_id)
-            .where(Adapter.path.in_(all_names(session, path)), Revision.digest == digest)
-            .order_by(Revision.id)
-        )
-        rows = session.execute(same.with_for_update(of=Revision), execution_options=everything).all()
-        if held >= {row.id for row in rows}:
-            return [SameContent(row.id, f"{row.path}@{row.number}", row.retracted_reason) for row in rows]
-        held |= {row.id for row in rows}
+    same = (
+        select(Revision.id, Revision.number, Revision.retracted_reason, Adapter.path)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .where(Adapter.path.in_(all_names(session, path)), Revision.digest == digest)
+        .order_by(Revision.id)
+    )
+    rows = session.execute(same.with_for_update(of=Revision) if lock else same, execution_options=everything).all()
+    return [SameContent(row.id, f"{row.path}@{row.number}", row.retracted_reason) for row in rows]

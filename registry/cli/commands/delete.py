@@ -10,13 +10,15 @@ from registry.cli import completion
 from registry.cli.options import BaseName, Json, Url
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, TAG, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import counted, moment, short_digest
+from registry.cli.render.use import use_items, used_references
 from registry.cli.session import Session, session
-from registry.errors import NotFoundError, UsageError
+from registry.errors import ConflictError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from registry.schemas import Deleted, DeletedTree
 
-Yes = Annotated[bool, typer.Option("--yes", help="Delete what is listed without --yes.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Delete without asking first.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted, and how much it was used.")]
 Undo = Annotated[bool, typer.Option("--undo", help="Restore it, within the grace period (REGISTRY_GC_GRACE).")]
 
 
@@ -37,31 +39,36 @@ def delete(
         bool, typer.Option("--with-tags", help="Also delete revisions that have tags, and those tags.")
     ] = False,
     yes: Yes = False,
+    dry_run: DryRun = False,
     undo: Undo = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Delete a revision that nothing was trained on.
 
-    Name the revision by its number or digest. With -r, everything at and under a path is deleted; without --yes it is
-    only listed. Within the grace period, --undo restores what was deleted: number, digest, message, metrics,
-    annotations, and the tags that do not point at another revision by now; with -r, what the last deletion there
-    removed. A number is never reused. A revision that others were trained on can be retracted instead.
+    Name the revision by its number or digest. With -r, everything at and under a path is deleted; it is listed first,
+    and deleted after a question at the terminal, or with --yes. Within the grace period, --undo restores what was
+    deleted: number, digest, message, metrics, annotations, and the tags that do not point at another revision by now;
+    with -r, what the last deletion there removed. A number is never reused. A revision that others were trained on can
+    be retracted instead.
     """
     if yes and not recursive:
         raise UsageError("--yes needs -r: a single revision is deleted without listing it first.")
     with session(url, as_json) as run:
         if recursive:
-            _delete_tree(run, ref, with_tags=with_tags, yes=yes, undo=undo)
+            _delete_tree(run, ref, with_tags=with_tags, yes=yes, dry_run=dry_run, undo=undo)
             return
         # Undo is idempotent, so that it may be retried: only text output says whether it changed anything.
         there = undo and not as_json and _is_there(run, ref)
-        answer = run.registry.delete(ref, with_tags=with_tags, undo=undo)
+        answer = run.registry.delete(ref, with_tags=with_tags, dry_run=dry_run, undo=undo)
         if there:
             run.show([(Span(answer.reference, REFERENCE), Span("  was not deleted: nothing to undo"))])
             return
         run.answer(answer, lambda width: deleted_lines(answer, width))
-        if not undo:
+        if not answer.done:
+            tags = " --with-tags" if answer.tags else ""
+            run.say(f"Nothing was deleted: `registry delete {answer.reference}{tags}` deletes it.")
+        elif not undo:
             again = f"registry delete {answer.reference} --undo"
             run.say(f"{_until(answer, again)} Its number is never reused.")
 
@@ -73,6 +80,7 @@ def base_delete(
         bool, typer.Option("-r", "--recursive", help="Also delete every revision of its adapters.")
     ] = False,
     yes: Yes = False,
+    dry_run: DryRun = False,
     undo: Undo = False,
     url: Url = None,
     as_json: Json = False,
@@ -81,43 +89,68 @@ def base_delete(
 
     Only if it has no adapters, or, with -r, together with all its adapters. What would be deleted is listed first,
     with the token scopes and protected tags that name the base model, because they would apply to another base model
-    of the same name. --yes deletes what is listed; if the list is empty, --yes is not needed. Within the grace period,
-    --undo restores everything that was deleted together.
+    of the same name. It is deleted after a question at the terminal, or with --yes; if the list is empty, neither is
+    needed. Within the grace period, --undo restores everything that was deleted together.
     """
     with session(url, as_json) as run:
         if undo:
             there = not as_json and _is_there(run, name)
-            answer = run.registry.delete_base(name, recursive=recursive, undo=True)
+            answer = run.registry.delete_base(name, recursive=recursive, dry_run=dry_run, undo=True)
             if there:
                 run.show([(Span(name, REFERENCE), Span("  was not deleted: nothing to undo"))])
                 return
             run.answer(answer, lambda width: tree_lines(answer, width))
             return
+        command = f"registry base delete {'-r ' if recursive else ''}{name} --yes"
+        if dry_run:
+            _list_only(run, run.registry.delete_base(name, recursive=recursive, dry_run=True), command, recursive)
+            return
         if not yes:
             listed = run.registry.delete_base(name, recursive=recursive, dry_run=True)
             refused = listed.revisions and not recursive  # the call below raises, with the reason
             if not refused and (listed.revisions or listed.scopes or listed.protected_tags):
-                _refuse_unread(run, listed, f"registry base delete {'-r ' if recursive else ''}{name} --yes")
+                _ask(run, listed, command)
         answer = run.registry.delete_base(name, recursive=recursive)
         run.answer(answer, lambda width: tree_lines(answer, width))
         run.say(f"{_until(answer, f'registry base delete {name} --undo')} The name is available again.")
 
 
-def _delete_tree(run: Session, path: str, *, with_tags: bool, yes: bool, undo: bool) -> None:
-    if not undo and not yes:
+def _delete_tree(run: Session, path: str, *, with_tags: bool, yes: bool, dry_run: bool, undo: bool) -> None:
+    if not undo and (dry_run or not yes):
         listed = run.registry.delete_tree(path, dry_run=True)
         tags = " --with-tags" if listed.tags else ""
-        _refuse_unread(run, listed, f"registry delete -r {path} --yes{tags}")
-    answer = run.registry.delete_tree(path, with_tags=with_tags, undo=undo)
+        command = f"registry delete -r {path} --yes{tags}"
+        if dry_run:
+            _list_only(run, listed, command, recursive=True)
+            return
+        _ask(run, listed, command, refused=bool(listed.tags and not with_tags))
+    answer = run.registry.delete_tree(path, with_tags=with_tags, dry_run=dry_run, undo=undo)
     run.answer(answer, lambda width: tree_lines(answer, width))
     if not undo:
         again = f"registry delete -r {path} --undo"
         run.say(f"{_until(answer, again)} Numbers are never reused.")
 
 
-def _refuse_unread(run: Session, listed: DeletedTree, command: str) -> None:
+def _list_only(run: Session, listed: DeletedTree, command: str, recursive: bool) -> None:
     run.answer(listed, lambda width: tree_lines(listed, width))
-    raise UsageError(f"Nothing was deleted: `{command}` deletes what is listed.")
+    if listed.revisions and not recursive:
+        raise ConflictError(
+            f"The base model {listed.path} can't be deleted without -r, because "
+            f"{counted(len(listed.revisions), 'revision')} below it would be deleted too.",
+            code="has_children",
+        )
+    run.say(f"Nothing was deleted: `{command}` deletes what is listed.")
+
+
+def _ask(run: Session, listed: DeletedTree, command: str, *, refused: bool = False) -> None:
+    """List what would be deleted and ask, at a terminal; not where it would be ``refused`` anyway.
+
+    Raises:
+        UsageError: the answer is no, or there is nobody to ask.
+    """
+    run.answer(listed, lambda width: tree_lines(listed, width))
+    if refused or run.as_json or not run.confirm("Delete what is listed?"):
+        raise UsageError(f"Nothing was deleted: `{command}` deletes what is listed.")
 
 
 def _is_there(run: Session, ref: str) -> bool:
@@ -134,13 +167,14 @@ def _until(answer: Deleted | DeletedTree, command: str) -> str:
 
 
 def deleted_lines(answer: Deleted, width: int | None) -> list[Line]:
-    """What was deleted or restored: the revision and the tags that named it."""
-    items = [[Span("restored" if answer.undone else "deleted"), Span(short_digest(answer.digest), QUIET)]]
-    items += [
-        words(f"tag {tag} {'points at it again' if answer.undone else 'is removed'}", BEHIND) for tag in answer.tags
-    ]
+    """What was deleted or restored: the revision and the tags that named it; and how much it was used."""
+    state = "restored" if answer.undone else "deleted" if answer.done else "would be deleted"
+    items = [[*words(state), Span(short_digest(answer.digest), QUIET)]]
+    gone = "points at it again" if answer.undone else "is removed" if answer.done else "would be removed"
+    items += [words(f"tag {tag} {gone}", BEHIND) for tag in answer.tags]
     items += [words(f"tag {tag} points at another revision now", BEHIND) for tag in answer.tags_elsewhere]
-    return table([([Span(answer.reference, REFERENCE)], items)], width)
+    lines = table([([Span(answer.reference, REFERENCE)], items)], width)
+    return [*lines, *fields([("used", use_items(answer.use))], width)]
 
 
 def tree_lines(answer: DeletedTree, width: int | None) -> list[Line]:
@@ -149,7 +183,8 @@ def tree_lines(answer: DeletedTree, width: int | None) -> list[Line]:
     gone = counted(len(answer.revisions), "revision")
     pairs = [
         (state, [words(gone)]),
-        ("revisions", [[phrase(reference, REFERENCE)] for reference in answer.revisions]),
+        ("revisions", used_references(answer.revisions, answer.used)),
+        ("used", use_items(answer.use) if answer.revisions else []),
         ("tags", [[phrase(tag, TAG)] for tag in answer.tags]),
         ("elsewhere", [[phrase(tag, TAG)] for tag in answer.tags_elsewhere]),
         ("scopes", [[phrase(one.scope, REFERENCE), Span(f"of {one.token}", QUIET)] for one in answer.scopes]),

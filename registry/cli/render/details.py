@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from registry.cli.render.around import children_lines, materialisation_lines, tag_lines
 from registry.cli.render.lists import copied, tags_of
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import amount, clean, counted, metrics, moment, numbers, percent, short_digest, size
+from registry.cli.render.use import use_items
 
 if TYPE_CHECKING:
     from registry.schemas import (
@@ -45,6 +47,9 @@ def show_lines(shown: Shown, width: int | None) -> list[Line]:
             for group in shown.targets
         ]
         lines += _section("Targets", table(targets, width, indent=2, right=(1,)))
+    lines += _section("Trained on it", children_lines(shown.children, width))
+    lines += _section("Tags", tag_lines(shown.tag_history, width))
+    lines += _section("Materialisations", materialisation_lines(shown.materialisations, width))
     lines += _section("Files", _files(shown.files, width))
     return lines
 
@@ -69,6 +74,7 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("parent", [[phrase(revision.parent)], [Span(revision.parent_known_by)]]),
         ("rank", [[Span(str(revision.rank))]]),
         ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
+        ("used", use_items(shown.use)),
         ("repo id", _repo(shown)),
         ("source", [[phrase(revision.source)]] if revision.source else []),
         ("derived from", _derived(revision.derived_from)),

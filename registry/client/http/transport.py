@@ -33,7 +33,8 @@ from registry.client.http.errors import (
 from registry.client.http.retry import Attempts, RetryPolicy, retry_after
 from registry.errors import RegistryError, UnavailableError, UsageError
 from registry.schemas import Schema
-from registry.schemas.protocol import API
+from registry.schemas.protocol import API, USE_HEADER
+from registry.schemas.use import Interface
 from registry.version import __version__
 
 LANES: Final = 8
@@ -46,10 +47,14 @@ Answer = TypeVar("Answer")
 class Transport:
     """Connections to one registry. Thread-safe."""
 
-    def __init__(self, url: str, token: str | None, retry: RetryPolicy | None = None) -> None:
+    def __init__(
+        self, url: str, token: str | None, retry: RetryPolicy | None = None, interface: Interface = "fetch"
+    ) -> None:
         self.address = Address.parse(url)
         self.url = self.address.url
         self.retry = retry or RetryPolicy()
+        self.interface = interface
+        """Through what weights are asked for."""
         self._headers = {"User-Agent": f"adapter-registry/{__version__}"}
         self._token = None if token is None else _checked(token)
         self._known = False
@@ -69,9 +74,11 @@ class Transport:
         """Begin a request that may be retried."""
         return self.retry.attempts(known=self._known, over=self.over)
 
-    def get(self, route: str, kind: type[Answer], /, *, slow: bool = False, **params: Any) -> Answer:
-        """GET a document."""
-        return self.read(self.call("GET", route, params=params, slow=slow), kind)
+    def get(
+        self, route: str, kind: type[Answer], /, *, slow: bool = False, use: str | None = None, **params: Any
+    ) -> Answer:
+        """GET a document; ``use`` says which use of weights it begins, see `USE_HEADER`."""
+        return self.read(self.call("GET", route, params=params, slow=slow, use=use), kind)
 
     def send(
         self,
@@ -105,6 +112,7 @@ class Transport:
         body: Schema | None = None,
         idempotent: bool = True,
         slow: bool = False,
+        use: str | None = None,
     ) -> httpx.Response:
         """One API request with retries; raises the error of the service, or `UnavailableError` where there is none."""
         content = None if body is None else body.model_dump_json(exclude_defaults=True).encode("utf-8")
@@ -113,7 +121,9 @@ class Transport:
             self.url + API + route,
             params=_query(params or {}),
             content=content,
-            headers=self.auth_headers(self.url) | ({} if content is None else {"Content-Type": "application/json"}),
+            headers=self.auth_headers(self.url)
+            | ({} if content is None else {"Content-Type": "application/json"})
+            | ({} if use is None else {USE_HEADER: use}),
             timeout=self.retry.timeout(slow=slow),
         )
         attempts = self.attempts()

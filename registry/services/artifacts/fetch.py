@@ -45,6 +45,7 @@ def fetch(
         wanted = (WeightFile(file.path, file.size, file.digest) for file in files)
         check_weights(base_dir, base.name, wanted, progress)
     with open_asked(deployment, asked) as artifact:
+        deployment.note_use(asked.path.reference)
         source = FetchSource(
             artifact.rendering,
             artifact.size,

@@ -51,7 +51,10 @@ def ask(deployment: Deployment, ref: str, options: Options) -> Asked:
 
 def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifact:
     """The artifact that a reference means; see `registry.operations.registry.Registry.artifact`."""
-    return open_asked(deployment, ask(deployment, ref, options))
+    asked = ask(deployment, ref, options)
+    artifact = open_asked(deployment, asked)
+    deployment.note_use(asked.path.reference)
+    return artifact
 
 
 def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
@@ -73,5 +76,6 @@ def artifact_plan(deployment: Deployment, ref: str, options: Options) -> Artifac
     """The description of an artifact that a client needs to fetch it; raises what `ask` and `open_asked` raise."""
     asked = ask(deployment, ref, options)
     with open_asked(deployment, asked) as artifact:
+        deployment.note_use(asked.path.reference)
         plan = described(asked.path, asked.ancestor, artifact, with_files=True)
         return plan.model_copy(update={"renamed_to": asked.renamed_to})

@@ -28,7 +28,7 @@ from registry.services.upkeep import deletion
 
 @does(table.DELETE)
 def _delete(deployment: Deployment, request: DeleteRequest, _progress: Progress) -> Deleted:
-    return deletion.delete(deployment, request.ref, with_tags=request.with_tags)
+    return deletion.delete(deployment, request.ref, with_tags=request.with_tags, dry_run=request.dry_run)
 
 
 @does(table.UNDELETE)
@@ -63,8 +63,12 @@ def _retract(deployment: Deployment, request: RetractRequest, _progress: Progres
         raise UsageError(
             f"{request.ref} is a base model; only revisions of adapters can be retracted: {request.ref}/NAME@N."
         )
-    if request.undo and request.reason:
-        raise UsageError("A reason is only for a retraction; leave it out to undo one.")
+    if request.undo and (request.reason or request.dry_run):
+        what = "A reason" if request.reason else "A dry run"
+        raise UsageError(f"{what} is only for a retraction; leave it out to undo one.")
+    if request.dry_run:
+        with deployment.read() as session:
+            return retraction.listing(session, revisions.find(session, reference).id, request.reason)
 
     def work(session: Session) -> Retracted:
         row = revisions.find(session, reference)

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import materialise
+from registry.catalogue.changes import materialise, use
 from registry.catalogue.database import events
 from registry.catalogue.store import materialisations, purge, tombstones, unreferenced, uploads
 from registry.catalogue.store.materialisations import MaterialisationRow
@@ -215,6 +215,7 @@ class _Collection:
             self.deployment.blobs.clear_litter()
             self.deployment.change(lambda session: tombstones.forget(session, now - tombstones.LIFETIME))
             self.deployment.change(lambda session: jobs.forget(session, now - jobs.KEPT))
+            self.deployment.change(lambda session: use.forget(session, now))
 
     def _expired(self, now: datetime) -> Sequence[UploadRow]:
         with self.deployment.read() as session:

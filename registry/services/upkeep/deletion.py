@@ -23,8 +23,8 @@ _NAMING: Final = ("name", "path", "ref", "base", "which")
 """Fields of requests that name what the request is about."""
 
 
-def delete(deployment: Deployment, ref: str, *, with_tags: bool) -> Deleted:
-    """Delete one revision; ``with_tags``: even if tags name it.
+def delete(deployment: Deployment, ref: str, *, with_tags: bool, dry_run: bool = False) -> Deleted:
+    """Delete one revision; ``with_tags``: even if tags name it; ``dry_run``: only check and tell.
 
     Raises:
         UsageError: the reference names no revision by its number or digest.
@@ -33,6 +33,10 @@ def delete(deployment: Deployment, ref: str, *, with_tags: bool) -> Deleted:
         NotAllowedError: a protected tag names the revision.
     """
     reference = _revision(ref, undo=False)
+    if dry_run:
+        with deployment.read() as session:
+            row = revisions.find(session, reference)
+            return deletions.preview(session, row.id, deployment.principal, with_tags=with_tags)
 
     def work(session: Session) -> Deleted:
         row = revisions.find(session, reference)

@@ -23,6 +23,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import Principal
 from registry.schemas import Deleted, DeletedTree
+from registry.schemas.use import Use
 from tests.catalogue.changes.test_removal import beside, delete, key
 from tests.catalogue.database import test_visibility
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, ON_SQLITE, TESTER, Writer, blob, digest_of, rights
@@ -318,7 +319,7 @@ def test_numbers_are_never_given_twice(filled: Database, writer: Writer) -> None
 
 def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: Writer) -> None:
     filled.change(lambda session: writer.base(session, "bert"))
-    assert delete_base(filled, "bert", recursive=False) == DeletedTree(path="bert", revisions=(), tags=())
+    assert delete_base(filled, "bert", recursive=False) == DeletedTree(path="bert", revisions=(), tags=(), use=Use())
     with pytest.raises(ConflictError, match=r"llama/support@1.* depend on it") as refused:
         delete_base(filled, "llama", recursive=False)
     assert refused.value.code == "has_children"

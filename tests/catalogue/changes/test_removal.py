@@ -18,6 +18,7 @@ from registry.errors import ConflictError, NotAllowedError, NotFoundError, Retra
 from registry.reference import Path, Reference
 from registry.rights import Principal
 from registry.schemas import Deleted, Retracted
+from registry.schemas.use import Use
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, TESTER, Writer, rights
 
 WRITER = Principal("wim", rights("writer"))
@@ -83,7 +84,7 @@ def test_deleting_leaves_the_event_and_the_number(filled: Database, writer: Writ
         digest = revisions.find(session, Reference.parse("llama/support@2")).digest
         tags.set_tag(session, key(session, "llama/support@2"), "next", TESTER)
     deleted = delete(filled, "llama/support@2", with_tags=True)
-    assert deleted == Deleted(reference="llama/support@2", digest=digest, tags=("llama/support@next",))
+    assert deleted == Deleted(reference="llama/support@2", digest=digest, tags=("llama/support@next",), use=Use())
     with filled.read() as session:
         assert [one.number for one in browse.log(session, Path.parse("llama/support")).revisions] == [1]
         with pytest.raises(NotFoundError, match="has no tag next"):
@@ -145,6 +146,7 @@ def test_retracting_shows_all_that_it_takes_down(filled: Database) -> None:
         reason="made of bad data",
         descendants=("llama/support/french@1", "llama/support/french/legal@1"),
         tags=("llama/support@prod", "llama/support/french/legal@stage"),
+        use=Use(),
     )
     with filled.read() as session:
         log = browse.log(session, Path.parse("llama/support")).revisions

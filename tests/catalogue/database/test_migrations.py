@@ -87,12 +87,14 @@ def test_a_newer_schema_is_refused(filled: Database, url: str) -> None:
     fresh.dispose()
 
 
+NEWEST = migrations.HISTORY[-1]
+AFTER = f"{int(NEWEST) + 1:04}"
 NEXT = '''
-"""A migration after the last one, which makes a table anew."""
+"""One more migration, which makes a table anew."""
 import sqlalchemy as sa
 from alembic import op
-revision = "9998"
-down_revision = "{last}"
+revision = "{revision}"
+down_revision = "{before}"
 branch_labels = None
 depends_on = None
 def upgrade():
@@ -105,9 +107,9 @@ def upgrade():
 def with_next(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
     script, versions = migrations.folders()
     shutil.copytree(versions, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "9998_next.py").write_text(NEXT.format(then=then, last=migrations.HISTORY[-1]))
+    (folder / f"{AFTER}_next.py").write_text(NEXT.format(revision=AFTER, before=NEWEST, then=then))
     monkeypatch.setattr(migrations, "folders", lambda: (script, folder))
-    monkeypatch.setattr(migrations, "HISTORY", (*migrations.HISTORY, "9998"))
+    monkeypatch.setattr(migrations, "HISTORY", (*migrations.HISTORY, AFTER))
 
 
 @ON_SQLITE
@@ -115,7 +117,6 @@ def test_an_older_one_is_upgraded_after_a_copy(
     filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.dispose()
-    last = migrations.HISTORY[-1]
     with_next(monkeypatch, tmp_path / "versions")
     fresh = Database(url)
     assert fresh.schema() is Schema.OLDER
@@ -123,10 +124,10 @@ def test_an_older_one_is_upgraded_after_a_copy(
         assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
         assert set(session.execute(text("SELECT colour FROM adapters")).scalars()) == {"red"}
     fresh.dispose()
-    copies = list(tmp_path.glob(f"catalogue.sqlite.before-9998-from-{last}*"))
+    copies = list(tmp_path.glob(f"catalogue.sqlite.before-{AFTER}-from-{NEWEST}*"))
     assert len(copies) == 1
     with sqlite3.connect(copies[0]) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (last,)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (NEWEST,)
         assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
     connection.close()
     assert list(tmp_path.glob("*.partial")) == []

@@ -12,13 +12,15 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, publish, retraction, tags, undeletion
+from registry.catalogue.changes import deletion, publish, retraction, tags, undeletion, use
+from registry.catalogue.changes.use import Counted, UseKey
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.team_tables import METADATA
-from registry.catalogue.store import blobs, purge, tombstones, unreferenced, uploads
+from registry.catalogue.store import blobs, materialisations, purge, tombstones, unreferenced, uploads
 from registry.catalogue.team import jobs, tokens
-from registry.catalogue.tree import browse, revisions
+from registry.catalogue.tree import browse, children, revisions, tag_moves
+from registry.catalogue.tree.use import uses
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
@@ -83,6 +85,11 @@ def show(session: Session) -> None:
     browse.targets(session, key)
     browse.lineage_entries(session, key)
     browse.summary(session, key)
+    children.of_revision(session, key)
+    children.of_base(session, "llama")
+    tag_moves.histories(session, revisions.get(session, key), ["prod"])
+    materialisations.listing(session, revision_id=key)
+    uses(session, [key])
 
 
 def transfer(session: Session) -> None:
@@ -122,6 +129,12 @@ def live_and_let_die(session: Session) -> None:
     purge.purge(session, purge.expired(session, datetime.now(UTC), 9), purge.GRACE_OVER, TESTER)
 
 
+def count_uses(session: Session) -> None:
+    now = datetime.now(UTC)
+    use.add(session, {UseKey("llama/wide-7", 1, now.date(), "fetch", "tok_a"): Counted(1, now)})
+    use.forget(session, now)
+
+
 def use_blobs(session: Session) -> None:
     blobs.visible(session, [digest_of("wide 7"), digest_of("child 7")])
     blobs.use(session, [digest_of("wide 7")])
@@ -141,6 +154,7 @@ UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "delete": lambda session: deletion.delete(session, child(session), TESTER, with_tags=True),
     "delete, undo, end": live_and_let_die,
     "retract": lambda session: retraction.retract(session, 1, "bad", TESTER),
+    "count uses": count_uses,
     "authenticate": authenticate,
     "transfer": transfer,
     "operate": operate,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,20 +14,23 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import deletion, protection, publish, retraction, tags
+from registry.catalogue.changes import deletion, protection, publish, retraction, tags, use
 from registry.catalogue.changes.annotations import annotate
+from registry.catalogue.changes.use import Counted, UseKey
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.store import blobs
 from registry.catalogue.team import tokens
-from registry.catalogue.tree import bases, browse, revisions
+from registry.catalogue.tree import bases, browse, children, revisions, tag_moves
 from registry.catalogue.tree.search import SearchPosition, search
+from registry.catalogue.tree.use import uses
 from registry.errors import NotFoundError, RegistryError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
 
+WHEN: Final = datetime.now(UTC)
 SCOPE: Final = rights("admin", "llama/support")
 
 
@@ -53,6 +57,9 @@ def fill(database: Database, writer: Writer, *, hidden: bool) -> None:
             retraction.retract(session, hidden_row.id, "a secret reason", TESTER)
             deletion.delete(session, hidden_row.id, TESTER, with_tags=True)
         retraction.retract(session, legal.id, "bad data", TESTER)
+        seen, others = ("llama/support", "llama/support/french"), ("llama/code", "llama/code/python", "bert/support")
+        for used in (*seen, *others) if hidden else seen:
+            use.add(session, {UseKey(used, 1, WHEN.date(), "fetch", f"tok of {used}"): Counted(3, WHEN)})
         for table, column in (("base_models", "created_at"), ("revisions", "created_at"), ("events", "at")):
             session.execute(text(f"UPDATE {table} SET {column} = '2026-01-02 03:04:05.000000'"))
         session.execute(
@@ -140,7 +147,13 @@ def about(session: Session, reference: str) -> Any:
     row = revisions.find(session, Reference.parse(reference))
     shown = browse.summary(session, row.id).model_copy(update={"digest": ""})
     entries = [entry.model_copy(update={"digest": ""}) for entry in browse.lineage_entries(session, row.id)]
-    return seen_values(row), shown, entries, revisions.files(session, row.id), browse.targets(session, row.id)
+    around = (
+        children.of_revision(session, row.id),
+        tag_moves.histories(session, row, shown.tags),
+        uses(session, [row.id]).together,
+    )
+    files, targets = revisions.files(session, row.id), browse.targets(session, row.id)
+    return seen_values(row), shown, entries, files, targets, around
 
 
 def plain(answer: Any) -> Any:
@@ -159,6 +172,11 @@ def everything() -> dict[str, Callable[[Session], Any]]:
     asked: dict[str, Callable[[Session], Any]] = {
         "whole tree": browse.tree,
         "bases": bases.summaries,
+        "children of a base": lambda session: children.of_base(session, "llama"),
+        "children of a hidden base": lambda session: children.of_base(session, "bert"),
+        "list a retraction": lambda session: retraction.listing(session, key(session, "llama/support@1"), ""),
+        "list a deletion": lambda session: deletion.preview(session, key(session, "llama/support@2"), BOB),
+        "list a hidden deletion": lambda session: deletion.preview(session, key(session, "llama/code@1"), BOB),
         "bases page": lambda session: bases.summaries(session, after="a", limit=1),
         "events": lambda session: events.recent(session, 100),
         "events page": lambda session: events.page(session, 2).events,

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,21 +31,31 @@ from registry.schemas import (
     Schema,
     TokenScope,
 )
+from registry.schemas.use import RevisionUse
 from registry.services.local import LocalRegistry
 from tests.cli import canned as answers
 from tests.cli.canned import CannedRegistry, digest_of
 from tests.cli.conftest import Run
 from tests.kit import plain_base, write_adapter
 from tests.kit.serving import served
+from tests.root import ROOT
 
 KEY = "blobs/sha256/aa/" + "a" * 64 + "-01234567"
-DELETED = Deleted(reference="llama-1b/support@3", digest=digest_of("3"), tags=("llama-1b/support@prod",))
-GIVEN_BACK = DELETED.model_copy(update={"undone": True, "tags": (), "tags_elsewhere": ("llama-1b/support@prod",)})
+USE = answers.SHOWN.use
+FRENCH_USE = RevisionUse(
+    reference="llama-1b/support/french@1", last_used_at=answers.WHEN, uses=3, by_interface={"hub": 3}, tokens=1
+)
+DELETED = Deleted(reference="llama-1b/support@3", digest=digest_of("3"), tags=("llama-1b/support@prod",), use=USE)
+GIVEN_BACK = DELETED.model_copy(
+    update={"undone": True, "tags": (), "tags_elsewhere": ("llama-1b/support@prod",), "use": None}
+)
 DELETED_TREE = DeletedTree(
     path="llama-1b/support",
     revisions=("llama-1b/support@3", "llama-1b/support/french@1"),
     tags=("llama-1b/support@prod",),
     until=answers.WHEN,
+    use=USE,
+    used=(FRENCH_USE,),
 )
 DELETED_BASE = DELETED_TREE.model_copy(
     update={
@@ -55,6 +69,8 @@ RETRACTED = Retracted(
     reason="trained on test data",
     descendants=("llama-1b/support/french@1", "llama-1b/support/french@2"),
     tags=("llama-1b/support@prod",),
+    use=USE,
+    used=(FRENCH_USE,),
 )
 GONE = answers.SUPPORT.model_copy(
     update={
@@ -63,7 +79,7 @@ GONE = answers.SUPPORT.model_copy(
         )
     }
 )
-UNDONE = RETRACTED.model_copy(update={"reason": None})
+UNDONE = RETRACTED.model_copy(update={"reason": None, "use": None, "used": ()})
 PROTECTED = (ProtectedTag(base="llama-1b", pattern="prod"), ProtectedTag(base="llama-1b", pattern="release-*"))
 RETABLED = Retabled(
     base=answers.BASE,
@@ -173,7 +189,10 @@ def test_every_width_says_the_same_and_fits(
 
 def test_delete_and_retract_name_what_is_gone(life: CannedRegistry, run: Run) -> None:
     ended = run("delete", "llama-1b/support@3", "--with-tags")
-    assert ended.out == "llama-1b/support@3  deleted 333333333333  tag llama-1b/support@prod is removed\n"
+    assert ended.out == (
+        "llama-1b/support@3  deleted 333333333333  tag llama-1b/support@prod is removed\n"
+        "  used  12 times in 30 days  by 2 tokens  (fetch 4, Hub 7, vLLM 1)  last 2026-03-04 05:06 UTC\n"
+    )
     assert "never reused" in ended.err
     ended = run("retract", "llama-1b/support@3", "--reason", "trained on test data")
     assert ended.out.splitlines()[0] == "llama-1b/support@3"
@@ -182,8 +201,8 @@ def test_delete_and_retract_name_what_is_gone(life: CannedRegistry, run: Run) ->
     life.answers["retract"] = UNDONE
     assert "available again" in run("retract", "llama-1b/support@3", "--undo").out
     assert _asked(life, "retract") == [
-        (("llama-1b/support@3",), {"reason": "trained on test data", "undo": False}),
-        (("llama-1b/support@3",), {"reason": "", "undo": True}),
+        (("llama-1b/support@3",), {"reason": "trained on test data", "undo": False, "dry_run": False}),
+        (("llama-1b/support@3",), {"reason": "", "undo": True, "dry_run": False}),
     ]
 
 
@@ -249,6 +268,83 @@ def test_a_base_model_is_deleted_and_comes_back(
         assert here("base", "protect-tag", "second", "prod", "--remove").code == 0
         assert here("base", "delete", "second").code == 0  # nothing to list
         assert here("base", "add", "third", "0").code == 4  # an adapter
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_dry_run_lists_changes_nothing_and_ends_well(
+    remote: bool, here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(LocalRegistry.open(tmp_path / "registry")) as opened, served(opened) as url:
+        if remote:
+            monkeypatch.setenv("REGISTRY_URL", url)
+        assert here("fetch", "net/one/two", "-o", "weights").code == 0
+        assert opened.deployment.uses is not None
+        opened.deployment.uses.write()
+        before, events = here("tree", "--json").out, here("events", "--json").out
+        for args, words, told in (
+            (
+                ["retract", "net/one@1"],
+                ["would be retracted", "net/one/two@1 (used 1 time in 30 days"],
+                "--reason TEXT",
+            ),
+            (
+                ["delete", "net/one/two@1"],
+                ["would be deleted", "used  1 time in 30 days  by 1 token"],
+                "net/one/two@1`",
+            ),
+            (["delete", "-r", "net/one"], ["would be deleted  3 revisions", "1 time in 30 days"], "-r net/one --yes"),
+            (["base", "delete", "-r", "net"], ["4 revisions", "by 1 token  (fetch 1)"], "delete -r net --yes"),
+        ):
+            ended = here(*args, "--dry-run")
+            assert ended.code == 0, (args, ended.err)
+            for word in words:
+                assert word in ended.out
+            assert "Nothing was" in ended.err
+            assert told in " ".join(ended.err.split())
+            answer = json.loads(here(*args, "--dry-run", "--json").out)
+            assert (answer["done"], answer["use"]["uses"]) == (False, 1)
+        assert here("delete", "net/one@1", "--dry-run").code == 5  # as without it
+        assert here("base", "delete", "net", "--dry-run").code == 5
+        assert here("base", "delete", "net", "-r", "--yes", "--dry-run").code == 0
+        assert here("delete", "net/one@1", "--dry-run", "--undo").code == 2
+        assert here("retract", "net/one@1", "--dry-run", "--undo").code == 2
+        assert (here("tree", "--json").out, here("events", "--json").out) == (before, events)
+        done = here("retract", "net/one@1", "--reason", "bad")
+        assert "no use recorded" in done.out
+        assert "net/one/two@1 (used 1 time in 30 days" in done.out
+
+
+def at_terminal(args: list[str], typed: str, environ: dict[str, str]) -> tuple[int, str]:
+    """A command whose stdin and stderr are a terminal: its exit code, and what it wrote there."""
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "registry", *args]
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environ}, stdin=child, stderr=child, stdout=subprocess.DEVNULL
+    ) as process:
+        os.close(child)
+        os.write(parent, typed.encode())
+        said = b""
+        try:
+            while part := os.read(parent, 4096):
+                said += part
+        except OSError:  # the other end is closed
+            pass
+        os.close(parent)
+    return process.returncode, said.decode()
+
+
+def test_a_question_at_the_terminal_is_what_yes_skips(here: Run, tmp_path: Path) -> None:
+    environ = {"REGISTRY_URL": str(tmp_path / "registry"), "NO_COLOR": "1"}
+    code, said = at_terminal(["delete", "-r", "net/one"], "\n", environ)
+    assert "Delete what is listed? [y/N]" in said
+    assert (code, here("log", "net/one").code) == (2, 0)
+    code, said = at_terminal(["delete", "-r", "net/one"], "y\n", environ)
+    assert (code, here("log", "net/one").code) == (0, 3)
+    assert here("delete", "-r", "net/one", "--undo").code == 0
+    assert here("tag", "net/one/two", "prod").code == 0
+    code, said = at_terminal(["delete", "-r", "net/one"], "y\n", environ)
+    assert "Delete what is listed?" not in said  # it would be refused: a tag points there
+    assert (code, here("log", "net/one").code) == (2, 0)
 
 
 def test_options_of_delete(life: CannedRegistry, run: Run) -> None:

@@ -1,0 +1,55 @@
+"""What the tags of a revision pointed at over time, from the events of its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database.tables import EventRecord
+from registry.catalogue.database.visibility import is_revision_of
+from registry.catalogue.tree.revisions import RevisionRow
+from registry.reference import Path
+from registry.schemas.around import TagHistory, TagMove
+
+LISTED: Final = 20
+"""Tags of a revision, and moves of a tag."""
+_READ: Final = 1000
+"""Events of an adapter; older ones are not looked at."""
+
+
+def histories(session: Session, row: RevisionRow, tags: Collection[str]) -> tuple[TagHistory, ...]:
+    """The histories of the tags that point at a revision (``tags``) or did, by name; of many, those that do first."""
+    moves: dict[str, list[TagMove]] = {tag: [] for tag in tags}
+    for tag, move in _moves(session, Path.parse(row.path)):
+        moves.setdefault(tag, []).append(move)
+    found = [
+        # A move that no event tells of (a database of an early version) leaves what points at it now.
+        TagHistory(tag=tag, points_at=row.reference if tag in tags else own[0].new, moves=tuple(own[:LISTED]))
+        for tag, own in moves.items()
+        if tag in tags or any(row.reference in {move.old, move.new} for move in own)
+    ]
+    found.sort(key=lambda one: (one.tag not in tags, one.tag))
+    return tuple(sorted(found[:LISTED], key=lambda one: one.tag))
+
+
+def _moves(session: Session, path: Path) -> Iterator[tuple[str, TagMove]]:
+    """Moves of an adapter's tags, newest first, each with its tag."""
+    moved = and_(EventRecord.action.in_(("tag", "untag")), EventRecord.subject == str(path))
+    # A tag also goes with the deletion of its revision, and comes back with it.
+    taken = and_(EventRecord.action.in_(("delete", "delete undo")), is_revision_of(path, EventRecord.subject))
+    columns = (EventRecord.at, EventRecord.action, EventRecord.subject, EventRecord.actor, EventRecord.detail)
+    query = select(*columns).where(or_(moved, taken)).order_by(EventRecord.at.desc(), EventRecord.id.desc())
+    for at, action, subject, actor, detail in session.execute(query.limit(_READ)):
+        for tag, old, new in _changes(action, subject, detail):
+            yield tag, TagMove(at=at, actor=actor, old=old, new=new)
+
+
+def _changes(action: str, subject: str, detail: dict[str, Any]) -> Iterator[tuple[str, str | None, str | None]]:
+    if action in {"tag", "untag"}:
+        yield detail["tag"], detail.get("old"), detail.get("new")
+        return
+    for tag in detail.get("tags") or ():
+        yield (tag, subject, None) if action == "delete" else (tag, None, subject)

@@ -1,0 +1,34 @@
+"""Use: how often, when and through what revisions were asked for as weights."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, Literal
+
+from pydantic import Field
+
+from registry.schemas.form import Schema
+
+Interface = Literal["fetch", "hub", "vllm"]
+"""Through what weights are asked for: the API, the command and Python; the Hub views; the plugin in vLLM."""
+OVER_HTTP: Final[tuple[Interface, ...]] = ("fetch", "vllm")
+"""What a client of the API may say that it is."""
+RECENT_DAYS: Final = 30
+"""Uses are counted over this many days in UTC, today included."""
+
+
+class Use(Schema):
+    """How much something was used. Each download or load of weights counts once; who it was by is not told."""
+
+    last_used_at: datetime | None = None  # None: not within the time that counts are kept
+    uses: int = 0  # in the last 30 days
+    by_interface: dict[str, int] = Field(
+        default_factory=dict
+    )  # of these: fetch, hub, vllm; later versions may have others
+    tokens: int = 0  # how many tokens made these uses; who needed none counts by name
+
+
+class RevisionUse(Use):
+    """How much a revision was used."""
+
+    reference: str  # PATH@N
