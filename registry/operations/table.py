@@ -58,6 +58,7 @@ from registry.schemas.requests import (
     TokenRequest,
     TreeRequest,
     UndeleteRequest,
+    UndoTagRequest,
     UntagRequest,
 )
 from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
@@ -106,7 +107,14 @@ EVENTS: Final = Listing(
 TAG: Final = Operation(
     name="tag", method="PUT", address="/tags", request=TagRequest, answer=Tagged,
     right=Right("writer", "path", "tag", "ref"), group="labels", refusals=(404, 409),
-    about="Point a tag at a revision.",
+    idempotent=lambda request: request.expected is None,  # once moved, it does not point at what was expected
+    about="Point a tag at a revision, if requested only if it points at the expected one.",
+)  # fmt: skip
+UNDO_TAG: Final = Operation(
+    name="undo_tag", method="POST", address="/tags/undo", request=UndoTagRequest, answer=Tagged,
+    right=Right("writer", "path", "tag", "path"), group="labels", refusals=(404, 409, 410),
+    idempotent=lambda _: False,  # once more would undo the undo
+    about="Undo the last change of a tag.",
 )  # fmt: skip
 UNTAG: Final = Operation(
     name="untag", method="DELETE", address="/tags", request=UntagRequest, answer=Tagged,
@@ -270,7 +278,7 @@ DU: Final = Operation(
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     WHOAMI, BASES, TREE, LOG, SHOW, RESOLVE, SEARCH, EVENTS,
-    TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
+    TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,
     MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,

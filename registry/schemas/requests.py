@@ -159,11 +159,23 @@ class FsckRequest(Schema):
     deep: bool = False
 
 
+_EXPECTED = Field(default=None, description="Only if the tag points at this revision now: @3, or none.")
+
+
 class TagRequest(Schema):
     """Point a tag at a revision."""
 
     ref: str
     tag: str
+    expected: str | None = _EXPECTED
+
+
+class UndoTagRequest(Schema):
+    """Undo the last change of a tag."""
+
+    path: str
+    tag: str
+    expected: str | None = _EXPECTED
 
 
 class AnnotateRequest(Schema):

@@ -133,6 +133,18 @@ class RevisionSummary(Schema):
     copied_from: CopiedFrom | None = None  # of a copy; without an admin's rights its author is whoever copied it
 
 
+class Tagged(Schema):
+    """Answer of ``tag`` and ``untag``; ``previous`` is the reference that the tag pointed at before.
+
+    ``reference`` is None where there is no such tag any more, ``previous`` where there was none.
+    """
+
+    path: str
+    tag: str
+    reference: str | None
+    previous: str | None
+
+
 class Published(Schema):
     """Answer of ``publish``."""
 
@@ -145,6 +157,7 @@ class Published(Schema):
     registry: str
     applied: tuple[str, ...] = ()  # where it was there already: what of this call changed what is said about it
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
+    tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
 
 
 class TreeNode(Schema):
@@ -215,12 +228,3 @@ class SearchResult(Schema):
     """Answer of ``search``: matching revisions, in the order that was asked for."""
 
     revisions: tuple[RevisionSummary, ...]
-
-
-class Tagged(Schema):
-    """Answer of ``tag`` and ``untag``; ``previous`` is the reference that the tag pointed at before."""
-
-    path: str
-    tag: str
-    reference: str | None
-    previous: str | None

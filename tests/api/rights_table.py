@@ -91,6 +91,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.RESOLVE: Call("path", {"ref": "{path}"}),
     table.SEARCH: Call("any"),
     table.TAG: Call("path", body={"ref": "{path}", "tag": "new"}),
+    table.UNDO_TAG: Call("path", body={"path": "{path}", "tag": "gone"}, prepare=_a_tag),
     table.UNTAG: Call("path", {"path": "{path}", "tag": "gone"}, prepare=_a_tag),
     table.ANNOTATE: Call("path", body={"ref": "{path}", "metrics": {"acc": 1.0}}),
     table.RETRACT: Call("path", body={"ref": "{path}@9", "reason": "bad"}, good=frozenset({404})),

@@ -53,6 +53,12 @@ def in_subtree(
     return or_(column == str(path), (column > f"{path}/") & (column < f"{path}0"))
 
 
+def is_revision_of(path: Path, column: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """The condition that a reference ``PATH@...`` names a revision of an adapter."""
+    # "A" is the character after "@".
+    return (column > f"{path}@") & (column < f"{path}A")
+
+
 def live(record: Any) -> ColumnElement[bool]:
     """The condition that a revision or a base model, or one under an alias, is not deleted."""
     # "It has a time of deletion" is not true. Said of the plain column, SQLite would take the index of `deleted_at`, by
@@ -104,6 +110,5 @@ def _in_scope(rights: Rights) -> ColumnElement[bool]:
     conditions: list[ColumnElement[bool]] = [EventRecord.subject.in_(_bases(rights))]
     for scope in rights.scopes:
         conditions.append(in_subtree(scope, EventRecord.subject))
-        # "A" is the character after "@".
-        conditions.append((EventRecord.subject > f"{scope}@") & (EventRecord.subject < f"{scope}A"))
+        conditions.append(is_revision_of(scope, EventRecord.subject))
     return or_(*conditions)
