@@ -41,6 +41,7 @@ from registry.schemas.requests import (
     DeleteRequest,
     DeleteTreeRequest,
     DropRequest,
+    EventsRequest,
     FsckRequest,
     GcRequest,
     MaterialisationsRequest,
@@ -98,8 +99,9 @@ SEARCH: Final = Listing(
     about="Matching revisions, of each adapter the newest or all, by path or by a metric.",
 )  # fmt: skip
 EVENTS: Final = Listing(
-    name="events", method="GET", address="/events", request=NoRequest, answer=tuple[Event, ...], item=Event,
-    key=number_key, right=READER, group="browse", refusals=(400,), about="Changes made to the registry, newest first.",
+    name="events", method="GET", address="/events", request=EventsRequest, answer=tuple[Event, ...], item=Event,
+    key=number_key, right=READER, group="browse", refusals=(404,),
+    about="Changes made to the registry, newest first: all, or those of a path, an actor, a kind, or since a time.",
 )  # fmt: skip
 
 # Labels

@@ -1,4 +1,4 @@
-"""Commands that read the catalogue: base list, tree, log, show, resolve, search, events."""
+"""Commands that read the catalogue: base list, tree, log, show, resolve, search."""
 
 from __future__ import annotations
 
@@ -122,16 +122,3 @@ def search(
         run.answer(answer, lambda width: search_lines(answer, width))
         if not answer.revisions:
             run.say("No revisions match.")
-
-
-def events(
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most this many events.")] = 100,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """List the changes made to the registry, newest first."""
-    from registry.cli.render.lists import event_lines
-
-    with session(url, as_json) as run:
-        answer = run.registry.events(limit=limit)
-        run.answer(answer, lambda width: event_lines(answer, width))

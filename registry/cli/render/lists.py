@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
 from registry.cli.render.text import amount, counted, metrics, moment, short_digest, size
@@ -109,8 +109,13 @@ def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
     return table(rows, width, header=header, right=(2, 3))
 
 
-def event_lines(events: Sequence[Event], width: int | None) -> list[Line]:
-    """One line per event, newest first."""
+EVENT_HEADER: Final = ("TIME (UTC)", "ACTION", "ACTOR", "SUBJECT")
+
+
+def event_lines(
+    events: Sequence[Event], width: int | None, *, header: Sequence[str] = EVENT_HEADER, least: Sequence[int] = ()
+) -> list[Line]:
+    """One line per event, in the order of the events; ``least`` are widths that the columns have at least."""
     rows = [
         (
             [Span(moment(event.at), QUIET), phrase(event.action), phrase(event.actor)],
@@ -127,7 +132,7 @@ def event_lines(events: Sequence[Event], width: int | None) -> list[Line]:
         )
         for event in events
     ]
-    return table(rows, width, header=("TIME (UTC)", "ACTION", "ACTOR", "SUBJECT"))
+    return table(rows, width, header=header, least=least)
 
 
 def _detail(value: object) -> str:

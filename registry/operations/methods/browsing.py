@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
+from registry.operations.start_times import start_of
 from registry.reference import Path
 from registry.schemas import BaseSummary, Event, Log, Resolved, SearchResult, Shown, Tree
-from registry.schemas.requests import NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
+from registry.schemas.requests import (
+    EventsRequest,
+    NoRequest,
+    PathRequest,
+    ReferenceRequest,
+    SearchRequest,
+    TreeRequest,
+)
 from registry.schemas.usage import Usage, UsageRequest
 
 
@@ -66,9 +76,22 @@ class Browsing(TableCalls):
         )
         return SearchResult(revisions=self._list(table.SEARCH, request, limit))
 
-    def events(self, *, limit: int = 100) -> tuple[Event, ...]:
-        """Changes made to the registry, newest first."""
-        return self._list(table.EVENTS, NoRequest(), limit)
+    def events(
+        self,
+        path: str | None = None,
+        *,
+        after: str | datetime | timedelta | None = None,
+        actor: str | None = None,
+        kind: str | None = None,
+        limit: int | None = 100,
+    ) -> tuple[Event, ...]:
+        """Changes made to the registry that meet every given condition, newest first; at most ``limit`` (None: all).
+
+        ``path``: at and under it. ``after``: since then, ``24h`` or ``7d`` ago, or a date or a time (in UTC unless it
+        has a zone). ``actor``: the name of who did it. ``kind``: the action, such as ``publish`` or ``tag``.
+        """
+        since = None if after is None else start_of(after)
+        return self._list(table.EVENTS, asked(EventsRequest, path=path, after=since, actor=actor, kind=kind), limit)
 
     def du(self, path: str | None = None) -> Usage:
         """How much storage adapters and revisions use: all, or those at and under ``path``."""

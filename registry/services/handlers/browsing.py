@@ -6,6 +6,7 @@ Tensor code is imported where it is needed, so that browsing starts fast.
 from __future__ import annotations
 
 from registry.catalogue.database import events
+from registry.catalogue.database.events import EventFilter
 from registry.catalogue.store.usage import usage
 from registry.catalogue.tree import bases, browse
 from registry.catalogue.tree.search import SearchPosition
@@ -15,7 +16,14 @@ from registry.operations.operation import Part, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, Event, Resolved, RevisionSummary, Shown, Tree
-from registry.schemas.requests import NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
+from registry.schemas.requests import (
+    EventsRequest,
+    NoRequest,
+    PathRequest,
+    ReferenceRequest,
+    SearchRequest,
+    TreeRequest,
+)
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.browse import resolved, shown
 from registry.services.deployment import Deployment
@@ -74,9 +82,13 @@ def _search(
 
 
 @lists(table.EVENTS)
-def _events(deployment: Deployment, _request: NoRequest, before: int | None, limit: int | None) -> Part[Event]:
+def _events(deployment: Deployment, request: EventsRequest, before: int | None, limit: int | None) -> Part[Event]:
+    path = None if request.path is None else Path.parse(request.path)
+    conditions = EventFilter(path, request.after, request.actor, request.kind)
     with deployment.read() as session:
-        found = events.page(session, 1 << 31 if limit is None else limit, before)
+        found = events.page(session, 1 << 31 if limit is None else limit, before, conditions)
+        if path is not None and not found.events and not events.recent(session, 1, EventFilter(path)):
+            browse.check_there(session, path)
     return Part(found.events, found.next)
 
 

@@ -87,12 +87,13 @@ def test_a_newer_schema_is_refused(filled: Database, url: str) -> None:
     fresh.dispose()
 
 
+NEWEST = migrations.HISTORY[-1]
 NEXT = '''
-"""A fifth migration, which makes a table anew."""
+"""A migration after the newest, which makes a table anew."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0005"
-down_revision = "0004"
+revision = "0999"
+down_revision = "{newest}"
 branch_labels = None
 depends_on = None
 def upgrade():
@@ -105,9 +106,9 @@ def upgrade():
 def with_next(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
     script, versions = migrations.folders()
     shutil.copytree(versions, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "0005_next.py").write_text(NEXT.format(then=then))
+    (folder / "0999_next.py").write_text(NEXT.format(newest=NEWEST, then=then))
     monkeypatch.setattr(migrations, "folders", lambda: (script, folder))
-    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002", "0003", "0004", "0005"))
+    monkeypatch.setattr(migrations, "HISTORY", (*migrations.HISTORY, "0999"))
 
 
 @ON_SQLITE
@@ -122,10 +123,10 @@ def test_an_older_one_is_upgraded_after_a_copy(
         assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
         assert set(session.execute(text("SELECT colour FROM adapters")).scalars()) == {"red"}
     fresh.dispose()
-    copies = list(tmp_path.glob("catalogue.sqlite.before-0005-from-0004*"))
+    copies = list(tmp_path.glob(f"catalogue.sqlite.before-0999-from-{NEWEST}*"))
     assert len(copies) == 1
     with sqlite3.connect(copies[0]) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0004",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (NEWEST,)
         assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
     connection.close()
     assert list(tmp_path.glob("*.partial")) == []
