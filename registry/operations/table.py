@@ -17,6 +17,7 @@ from registry.schemas import (
     Checked,
     Collected,
     Deleted,
+    DeletedRevision,
     DeletedTree,
     Event,
     Identity,
@@ -84,6 +85,11 @@ LOG: Final = Listing(
     name="log", method="GET", address="/log", request=PathRequest, answer=tuple[RevisionSummary, ...],
     item=RevisionSummary, key=number_key, right=READER, group="browse", refusals=(404,),
     about="Revisions of an adapter, newest first.",
+)  # fmt: skip
+DELETED: Final = Listing(
+    name="deleted_revisions", method="GET", address="/log/deleted", request=PathRequest,
+    answer=tuple[DeletedRevision, ...], item=DeletedRevision, key=number_key, right=READER, group="browse",
+    refusals=(404,), about="Deleted revisions of an adapter, highest number first, which is never reused.",
 )  # fmt: skip
 SHOW: Final = Operation(
     name="show", method="GET", address="/revisions", request=ReferenceRequest, answer=Shown, right=READER,
@@ -279,7 +285,7 @@ DU: Final = Operation(
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    WHOAMI, BASES, TREE, LOG, SHOW, RESOLVE, SEARCH, EVENTS,
+    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, RESOLVE, SEARCH, EVENTS,
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,

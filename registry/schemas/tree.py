@@ -175,11 +175,24 @@ class Tree(Schema):
     roots: tuple[TreeNode, ...]
 
 
+class DeletedRevision(Schema):
+    """The number of a deleted revision, which is never reused."""
+
+    reference: str  # PATH@N
+    number: int
+    digest: str | None
+    message: str | None
+    deleted_at: datetime | None
+    deleted_by: str | None
+    until: datetime | None  # it can be restored until then; None: not any more
+
+
 class Log(Schema):
     """Answer of ``log``: revisions of one adapter, newest first."""
 
     path: str
     revisions: tuple[RevisionSummary, ...]
+    deleted: tuple[DeletedRevision, ...] = ()  # where they were asked for, by falling numbers
 
 
 class LineageEntry(Schema):

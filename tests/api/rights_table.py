@@ -81,6 +81,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.BASES: Call("any"),
     table.TREE: Call("path", {"path": "{path}"}),
     table.LOG: Call("path", {"path": "{path}"}),
+    table.DELETED: Call("path", {"path": "{path}"}),
     table.SHOW: Call("path", {"ref": "{path}"}),
     table.DELETE: Call("path", {"ref": "{path}@9"}, good=frozenset({404})),
     table.UNDELETE: Call("path", body={"ref": "{path}@9"}, good=frozenset({404})),

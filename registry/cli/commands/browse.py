@@ -39,12 +39,18 @@ def tree(
             run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
 
 
-def log(path: AdapterPath, *, url: Url = None, as_json: Json = False) -> None:
-    """List all revisions of an adapter, newest first."""
-    from registry.cli.render.lists import log_lines
+def log(
+    path: AdapterPath,
+    *,
+    deleted: Annotated[bool, typer.Option("--all", help="Also list the numbers of deleted revisions.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List all revisions of an adapter, newest first, with their metrics."""
+    from registry.cli.render.log import log_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.log(path)
+        answer = run.registry.log(path, deleted=deleted)
         run.answer(answer, lambda width: log_lines(answer, width))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from registry.errors import NotFoundError
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
@@ -32,10 +33,17 @@ class Browsing(TableCalls):
         """Adapters as a tree: everything, or what is at and under ``path``."""
         return self._do(table.TREE, asked(TreeRequest, path=path))
 
-    def log(self, path: str) -> Log:
-        """All revisions of an adapter, newest first."""
-        revisions = self._list(table.LOG, asked(PathRequest, path=path))
-        return Log(path=str(Path.parse(path)), revisions=revisions)
+    def log(self, path: str, *, deleted: bool = False) -> Log:
+        """All revisions of an adapter, newest first; with ``deleted``, also what is known of its deleted ones."""
+        request = asked(PathRequest, path=path)
+        gone = self._list(table.DELETED, request) if deleted else ()
+        try:
+            revisions = self._list(table.LOG, request)
+        except NotFoundError:
+            if not gone:
+                raise
+            revisions = ()  # all were deleted
+        return Log(path=str(Path.parse(path)), revisions=revisions, deleted=gone)
 
     def show(self, ref: str) -> Shown:
         """Everything about a revision."""

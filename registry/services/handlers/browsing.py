@@ -5,17 +5,20 @@ Tensor code is imported where it is needed, so that browsing starts fast.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from registry.catalogue.database import events
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.store.usage import usage
 from registry.catalogue.tree import bases, browse
+from registry.catalogue.tree.deleted import deleted
 from registry.catalogue.tree.search import SearchPosition
 from registry.catalogue.tree.search import search as search_rows
 from registry.operations import table
 from registry.operations.operation import Part, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas import BaseSummary, Event, Resolved, RevisionSummary, Shown, Tree
+from registry.schemas import BaseSummary, DeletedRevision, Event, Resolved, RevisionSummary, Shown, Tree
 from registry.schemas.requests import (
     EventsRequest,
     NoRequest,
@@ -47,6 +50,17 @@ def _log(deployment: Deployment, request: PathRequest, before: int | None, limit
     with deployment.read() as session:
         found = browse.log(session, Path.parse(request.path), before=before, limit=one_more(limit))
     return part(found.revisions, limit, lambda one: one.number)
+
+
+@lists(table.DELETED)
+def _deleted(
+    deployment: Deployment, request: PathRequest, before: int | None, limit: int | None
+) -> Part[DeletedRevision]:
+    grace = timedelta(seconds=deployment.gc_grace)
+    with deployment.read() as session:
+        found = deleted(session, Path.parse(request.path), datetime.now(UTC), grace)
+    after = tuple(one for one in found if before is None or one.number < before)
+    return part(after[: one_more(limit)], limit, lambda one: one.number)
 
 
 @does(table.SHOW)
