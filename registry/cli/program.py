@@ -69,6 +69,7 @@ def build_app() -> typer.Typer:
         browse.tree,
         browse.log,
         browse.show,
+        browse.diff,
         browse.resolve,
         browse.search,
         publish.tag,

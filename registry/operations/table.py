@@ -36,11 +36,13 @@ from registry.schemas import (
     Tree,
 )
 from registry.schemas.bundles import Bundle
+from registry.schemas.difference import Difference
 from registry.schemas.requests import (
     AnnotateRequest,
     DeleteBaseRequest,
     DeleteRequest,
     DeleteTreeRequest,
+    DiffRequest,
     DropRequest,
     EventsRequest,
     FsckRequest,
@@ -94,6 +96,10 @@ DELETED: Final = Listing(
 SHOW: Final = Operation(
     name="show", method="GET", address="/revisions", request=ReferenceRequest, answer=Shown, right=READER,
     group="browse", refusals=(404,), about="Everything about a revision.",
+)  # fmt: skip
+DIFF: Final = Operation(
+    name="diff", method="GET", address="/diff", request=DiffRequest, answer=Difference, right=READER, group="browse",
+    refusals=(404,), about="What differs between two revisions.",
 )  # fmt: skip
 RESOLVE: Final = Operation(
     name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved, right=READER,
@@ -285,7 +291,7 @@ DU: Final = Operation(
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, RESOLVE, SEARCH, EVENTS,
+    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, RESOLVE, SEARCH, EVENTS,
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,

@@ -36,6 +36,13 @@ class ReferenceRequest(Schema):
     ref: Ref
 
 
+class DiffRequest(Schema):
+    """References of two revisions that are compared."""
+
+    a: Ref
+    b: Ref
+
+
 class PathRequest(Schema):
     """A path: an adapter, or everything at and under it."""
 

@@ -89,6 +89,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.UNDELETE_TREE: Call("path", body={"ref": "{path}"}, good=frozenset({404})),
     table.DELETE_BASE: Call("all", {"name": "tiny", "dry_run": "true"}),
     table.UNDELETE_BASE: Call("all", body={"ref": "tiny"}),
+    table.DIFF: Call("path", {"a": "{path}", "b": "{path}"}),
     table.RESOLVE: Call("path", {"ref": "{path}"}),
     table.SEARCH: Call("any"),
     table.TAG: Call("path", body={"ref": "{path}", "tag": "new"}),

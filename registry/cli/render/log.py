@@ -72,7 +72,7 @@ def _width(log: Log, columns: _Columns) -> int:
     """Of the aligned cells, on a terminal."""
     rows = [_row(one, columns)[0] for one in log.revisions] + [_deleted_row(one, columns)[0] for one in log.deleted]
     heads = [Span(word) for word in columns.header]
-    widths = [max(cell.cells for cell in column) for column in zip(heads, *rows, strict=True)]
+    widths: list[int] = [max(cell.cells for cell in column) for column in zip(heads, *rows, strict=True)]
     return sum(widths) + GAP * (len(widths) - 1)
 
 

@@ -11,7 +11,9 @@ from registry.operations.methods.table_calls import TableCalls
 from registry.operations.start_times import start_of
 from registry.reference import Path
 from registry.schemas import BaseSummary, Event, Log, Resolved, SearchResult, Shown, Tree
+from registry.schemas.difference import Difference
 from registry.schemas.requests import (
+    DiffRequest,
     EventsRequest,
     NoRequest,
     PathRequest,
@@ -48,6 +50,13 @@ class Browsing(TableCalls):
     def show(self, ref: str) -> Shown:
         """Everything about a revision."""
         return self._do(table.SHOW, asked(ReferenceRequest, ref=ref))
+
+    def diff(self, a: str, b: str) -> Difference:
+        """What differs between two revisions, of one adapter or of two: ``diff("llama/support@2", "llama/support@3")``.
+
+        Configuration, target modules, metrics, annotations, message, tags, files and lineage; weights are not compared.
+        """
+        return self._do(table.DIFF, asked(DiffRequest, a=a, b=b))
 
     def resolve(self, ref: str) -> Resolved:
         """Which revision a reference resolves to now."""

@@ -19,7 +19,9 @@ from registry.operations.operation import Part, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, DeletedRevision, Event, Resolved, RevisionSummary, Shown, Tree
+from registry.schemas.difference import Difference
 from registry.schemas.requests import (
+    DiffRequest,
     EventsRequest,
     NoRequest,
     PathRequest,
@@ -29,6 +31,7 @@ from registry.schemas.requests import (
 )
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.browse import resolved, shown
+from registry.services.compare import compared
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does, lists, one_more
 
@@ -67,6 +70,12 @@ def _deleted(
 def _show(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Shown:
     with deployment.read() as session:
         return shown(session, Reference.parse(request.ref))
+
+
+@does(table.DIFF)
+def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> Difference:
+    with deployment.read() as session:
+        return compared(session, Reference.parse(request.a), Reference.parse(request.b))
 
 
 @does(table.RESOLVE)
