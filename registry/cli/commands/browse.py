@@ -46,7 +46,7 @@ def log(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """List all revisions of an adapter, newest first, with their metrics."""
+    """List the revisions of an adapter, newest first."""
     from registry.cli.render.log import log_lines
 
     with session(url, as_json) as run:

@@ -26,7 +26,7 @@ def difference_lines(found: Difference, width: int | None) -> list[Line]:
         ("Other base models", [_one_sided(base, at) for at, base in enumerate(found.bases)]),
         ("", [_value(one) for one in found.about]),
         ("Configuration", [_value(one) for one in found.config]),
-        ("Targets", [_row(one.name, _target(one.a), _target(one.b)) for one in found.targets]),
+        ("Targets", [_row(one.name, _modules(one.a), _modules(one.b)) for one in found.targets]),
         (
             "Metrics",
             [
@@ -80,7 +80,7 @@ def _text(name: str, value: object) -> str:
     return "none" if value is None else json.dumps(value)
 
 
-def _target(group: TargetGroup | None) -> str | None:
+def _modules(group: TargetGroup | None) -> str | None:
     if group is None:
         return None
     ranks = ", ".join(map(str, group.ranks))
