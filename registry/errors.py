@@ -66,6 +66,7 @@ CODES: Final[dict[str, str]] = {
     "retable_refused": "Rebuilding the target table would change the meaning of a revision.",
     "has_children": "Other revisions depend on the revision or the base model, so it can't be deleted.",
     "tagged": "A tag points at the revision, which can only be deleted together with its tags.",
+    "tag_moved": "The tag does not point at the revision that was expected.",
     "parent_deleted": "The revision's parent is deleted and must be restored first.",
     "in_use": "The base model is in use, so it can't be deleted.",
     # integrity

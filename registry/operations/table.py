@@ -17,6 +17,7 @@ from registry.schemas import (
     Checked,
     Collected,
     Deleted,
+    DeletedRevision,
     DeletedTree,
     Event,
     Identity,
@@ -35,6 +36,7 @@ from registry.schemas import (
     Tree,
 )
 from registry.schemas.bundles import Bundle
+from registry.schemas.difference import Difference
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -42,7 +44,9 @@ from registry.schemas.requests import (
     DeleteBaseRequest,
     DeleteRequest,
     DeleteTreeRequest,
+    DiffRequest,
     DropRequest,
+    EventsRequest,
     FsckRequest,
     GcRequest,
     MaterialisationsRequest,
@@ -60,6 +64,7 @@ from registry.schemas.requests import (
     TokenRequest,
     TreeRequest,
     UndeleteRequest,
+    UndoTagRequest,
     UntagRequest,
 )
 from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
@@ -85,9 +90,18 @@ LOG: Final = Listing(
     item=RevisionSummary, key=number_key, right=READER, group="browse", refusals=(404,),
     about="Revisions of an adapter, newest first.",
 )  # fmt: skip
+DELETED: Final = Listing(
+    name="deleted_revisions", method="GET", address="/log/deleted", request=PathRequest,
+    answer=tuple[DeletedRevision, ...], item=DeletedRevision, key=number_key, right=READER, group="browse",
+    refusals=(404,), about="Deleted revisions of an adapter, highest number first, which is never reused.",
+)  # fmt: skip
 SHOW: Final = Operation(
     name="show", method="GET", address="/revisions", request=ReferenceRequest, answer=Shown, right=READER,
     group="browse", refusals=(404,), about="Everything about a revision.",
+)  # fmt: skip
+DIFF: Final = Operation(
+    name="diff", method="GET", address="/diff", request=DiffRequest, answer=Difference, right=READER, group="browse",
+    refusals=(404,), about="What differs between two revisions.",
 )  # fmt: skip
 RESOLVE: Final = Operation(
     name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved, right=READER,
@@ -99,8 +113,9 @@ SEARCH: Final = Listing(
     about="Matching revisions, of each adapter the newest or all, by path or by a metric.",
 )  # fmt: skip
 EVENTS: Final = Listing(
-    name="events", method="GET", address="/events", request=NoRequest, answer=tuple[Event, ...], item=Event,
-    key=number_key, right=READER, group="browse", refusals=(400,), about="Changes made to the registry, newest first.",
+    name="events", method="GET", address="/events", request=EventsRequest, answer=tuple[Event, ...], item=Event,
+    key=number_key, right=READER, group="browse", refusals=(404,),
+    about="Changes made to the registry, newest first: all, or those of a path, an actor, a kind, or since a time.",
 )  # fmt: skip
 
 # Labels
@@ -108,7 +123,14 @@ EVENTS: Final = Listing(
 TAG: Final = Operation(
     name="tag", method="PUT", address="/tags", request=TagRequest, answer=Tagged,
     right=Right("writer", "path", "tag", "ref"), group="labels", refusals=(404, 409),
-    about="Point a tag at a revision.",
+    idempotent=lambda request: request.expected is None,  # once moved, it does not point at what was expected
+    about="Point a tag at a revision, if requested only if it points at the expected one.",
+)  # fmt: skip
+UNDO_TAG: Final = Operation(
+    name="undo_tag", method="POST", address="/tags/undo", request=UndoTagRequest, answer=Tagged,
+    right=Right("writer", "path", "tag", "path"), group="labels", refusals=(404, 409, 410),
+    idempotent=lambda _: False,  # once more would undo the undo
+    about="Undo the last change of a tag.",
 )  # fmt: skip
 UNTAG: Final = Operation(
     name="untag", method="DELETE", address="/tags", request=UntagRequest, answer=Tagged,
@@ -284,8 +306,8 @@ DU: Final = Operation(
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    WHOAMI, BASES, TREE, LOG, SHOW, RESOLVE, SEARCH, EVENTS,
-    TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
+    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, RESOLVE, SEARCH, EVENTS,
+    TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas.form import ArtifactKind, Param, Schema
+from registry.schemas.form import ArtifactKind, Moment, Param, Schema
 
 Ref = Annotated[
     str,
@@ -45,6 +45,13 @@ class ReferenceRequest(Schema):
     ref: Ref
 
 
+class DiffRequest(Schema):
+    """References of two revisions that are compared."""
+
+    a: Ref
+    b: Ref
+
+
 class PathRequest(Schema):
     """A path: an adapter, or everything at and under it."""
 
@@ -77,6 +84,30 @@ class SearchRequest(Schema):
         bool, Param(description="Every matching revision, not only the newest of each adapter.")
     ] = False
     old_names: OldNames = False
+
+
+class EventsRequest(Schema):
+    """All events, or those that meet every given condition."""
+
+    path: Annotated[
+        str | None,
+        Param(
+            min_length=1,
+            max_length=512,
+            description="Only what happened to the base model or adapters at and under this path.",
+            examples=("llama/support",),
+        ),
+    ] = None
+    after: Annotated[
+        Moment | None,
+        Param(description="Only what happened at this time or later.", examples=("2026-11-25T09:30:00Z",)),
+    ] = None
+    actor: Annotated[
+        str | None, Param(max_length=512, description="Only what was done under this name.", examples=("ada",))
+    ] = None
+    kind: Annotated[
+        str | None, Param(max_length=64, description="Only events with this action.", examples=("publish",))
+    ] = None
 
 
 class UntagRequest(Schema):
@@ -171,11 +202,23 @@ class FsckRequest(Schema):
     deep: bool = False
 
 
+_EXPECTED = Field(default=None, description="Only if the tag points at this revision now: @3, or none.")
+
+
 class TagRequest(Schema):
     """Point a tag at a revision."""
 
     ref: str
     tag: str
+    expected: str | None = _EXPECTED
+
+
+class UndoTagRequest(Schema):
+    """Undo the last change of a tag."""
+
+    path: str
+    tag: str
+    expected: str | None = _EXPECTED
 
 
 class AnnotateRequest(Schema):

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from registry.rights import Role
 from registry.schemas.artifacts import Materialisation
 from registry.schemas.form import Schema
 from registry.schemas.use import RevisionUse, Use
 
+EventKind = Literal[
+    "annotate",
+    "base add",
+    "base delete",
+    "base delete undo",
+    "base rename",
+    "base retable",
+    "delete",
+    "delete undo",
+    "gc",
+    "materialise",
+    "materialise drop",
+    "protect tag",
+    "publish",
+    "purge",
+    "refused",
+    "rename",
+    "retract",
+    "retract undo",
+    "tag",
+    "token create",
+    "token revoke",
+    "unprotect tag",
+    "untag",
+]
+"""What an event can be about, as this version writes it."""
+EVENT_KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
+
 
 class Event(Schema):
     """A change of the registry, or a refused request."""
 
     at: datetime
-    action: str
+    action: str  # one of `EVENT_KINDS`; later versions have others
     subject: str
     actor: str
     detail: dict[str, object]

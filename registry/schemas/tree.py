@@ -139,6 +139,18 @@ class RevisionSummary(Schema):
     renamed_to: RenamedTo = None  # the path of the adapter's new name
 
 
+class Tagged(Schema):
+    """Answer of ``tag`` and ``untag``; ``previous`` is the reference that the tag pointed at before.
+
+    ``reference`` is None where there is no such tag any more, ``previous`` where there was none.
+    """
+
+    path: str
+    tag: str
+    reference: str | None
+    previous: str | None
+
+
 class Published(Schema):
     """Answer of ``publish``."""
 
@@ -151,6 +163,7 @@ class Published(Schema):
     registry: str
     applied: tuple[str, ...] = ()  # where it was there already: what of this call changed what is said about it
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
+    tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
 
 
 class TreeNode(Schema):
@@ -168,11 +181,24 @@ class Tree(Schema):
     roots: tuple[TreeNode, ...]
 
 
+class DeletedRevision(Schema):
+    """The number of a deleted revision, which is never reused."""
+
+    reference: str  # PATH@N
+    number: int
+    digest: str | None
+    message: str | None
+    deleted_at: datetime | None
+    deleted_by: str | None
+    until: datetime | None  # it can be restored until then; None: not any more
+
+
 class Log(Schema):
     """Answer of ``log``: revisions of one adapter, newest first."""
 
     path: str
     revisions: tuple[RevisionSummary, ...]
+    deleted: tuple[DeletedRevision, ...] = ()  # where they were asked for, by falling numbers
 
 
 class LineageEntry(Schema):
@@ -226,12 +252,3 @@ class SearchResult(Schema):
     """Answer of ``search``: matching revisions, in the order that was asked for."""
 
     revisions: tuple[RevisionSummary, ...]
-
-
-class Tagged(Schema):
-    """Answer of ``tag`` and ``untag``; ``previous`` is the reference that the tag pointed at before."""
-
-    path: str
-    tag: str
-    reference: str | None
-    previous: str | None

@@ -17,7 +17,8 @@ from tests.api.rights_table import TABLE
 from tests.kit import plain_base, write_chain
 from tests.kit.library import Library, fill, running, with_tokens
 
-READS: Final = sorted((method, route) for method, route in TABLE if method in {"GET", "HEAD"})
+ASKED_FOR: Final = "/api/v1/log/deleted"  # what it lists is what was deleted
+READS: Final = sorted((method, route) for method, route in TABLE if method in {"GET", "HEAD"} and route != ASKED_FOR)
 KEEP_HISTORY: Final = {"/api/v1/events"}
 MARK: Final = "zap"  # in every name and text of what is deleted
 
@@ -140,3 +141,22 @@ def test_all_of_it_shows_again_after_an_undo(client: httpx.Client, gone: Gone) -
     assert "zapnew" in client.get("/hf-lora/api/models/tiny/a/refs").text
     assert client.get("/api/v1/materialisations").json()["items"] == []
     delete(registry)
+
+
+def test_deleted_revisions_are_listed_where_they_are_asked_for(client: httpx.Client, gone: Gone) -> None:
+    told = client.get(ASKED_FOR, params={"path": "tiny/a"}).json()["items"]
+    assert [(one["reference"], one["digest"], one["message"]) for one in told] == [
+        ("tiny/a@3", gone.digests[1], "zapped")
+    ]
+    assert client.get(ASKED_FOR, params={"path": "tiny/a/x"}).json()["items"] == []
+    assert client.get(ASKED_FOR, params={"path": "tiny/none"}).status_code == 404
+    seen = {
+        path: httpx.get(
+            gone.address + ASKED_FOR, params={"path": path}, headers=gone.library.headers("reader of a"), timeout=60
+        )
+        for path in ("tiny/a", "tiny/zap", "tiny/zip")
+    }
+    assert [one["number"] for one in seen["tiny/a"].json()["items"]] == [3]
+    hidden, absent = (seen[path].json() | {"request": ""} for path in ("tiny/zap", "tiny/zip"))
+    assert str(hidden).replace("tiny/zap", "tiny/zip") == str(absent)
+    assert hidden["status"] == 404

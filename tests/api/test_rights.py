@@ -128,6 +128,13 @@ QUESTIONS = [
     ("/search", {"base": "nothing"}),
     ("/events", {}),
     ("/events", {"limit": "1"}),
+    ("/events", {"kind": "publish", "limit": "1"}),
+    ("/events", {"actor": "nobody"}),
+    ("/events", {"after": "2001-01-01T00:00:00Z", "limit": "2"}),
+    *(("/diff", {"a": a, "b": b}) for a, b in (
+        ("tiny/a@1", "tiny/a@2"), ("tiny/a", "tiny/a/x"), ("tiny/a", "tiny/b"), ("tiny/b", "tiny/a"),
+        ("tiny/a", "other/c"),
+    )),
     ("/protected-tags", {"base": "other"}),
     ("/protected-tags", {"base": "tiny"}),
     ("/whoami", {}),
@@ -135,7 +142,8 @@ QUESTIONS = [
     ("/materialisations", {}),
     ("/materialisations", {"limit": "1"}),
     *((route, {name: value}) for route, name in (
-        ("/tree", "path"), ("/log", "path"), ("/revisions", "ref"), ("/resolve", "ref"), ("/bundles", "ref"),
+        ("/tree", "path"), ("/log", "path"), ("/log/deleted", "path"), ("/events", "path"),
+        ("/revisions", "ref"), ("/resolve", "ref"), ("/bundles", "ref"),
         ("/subtree", "path"), ("/artifacts", "ref"), ("/materialisations", "ref"),
     ) for value in (
         "tiny/b", "tiny/b/y", "tiny/bb", "tiny/b/yy", "other", "other/c", "othr", "tiny/b@1", "tiny/b@9", "tiny/b@prod",

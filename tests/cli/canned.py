@@ -38,6 +38,14 @@ from registry.schemas import (
     Verified,
 )
 from registry.schemas.around import ChildAdapter, Children, TagHistory, TagMove
+from registry.schemas.difference import (
+    Difference,
+    FileDifference,
+    LineageDifference,
+    MetricDifference,
+    TargetDifference,
+    ValueDifference,
+)
 from registry.schemas.use import Use
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -339,6 +347,35 @@ class CannedRegistry:
         return call
 
 
+DIFFERENCE = Difference(
+    a=SUPPORT.model_copy(update={"reference": "llama-1b/support@2", "number": 2}),
+    b=SUPPORT,
+    identical=False,
+    bases=(),
+    about=(
+        ValueDifference(name="message", a="Trained on the tickets of March, as they came in, all of them", b=""),
+        ValueDifference(name="tags", a=["stable"], b=["prod"]),
+        ValueDifference(name="size", a=6_291_456, b=12_582_912),
+    ),
+    config=(
+        ValueDifference(name="target_modules", a=["q_proj", "v_proj"], b=["v_proj", "q_proj"]),
+        ValueDifference(name="rank_pattern.down_proj", b=4, in_a=False),
+        ValueDifference(name="use_rslora", a=None, in_b=False),
+    ),
+    targets=(TargetDifference(name="q_proj", a=SHOWN.targets[0], b=SHOWN.targets[1]),),
+    metrics=(
+        MetricDifference(name="acc", a=0.8, b=0.8125, difference=0.0125),
+        MetricDifference(name="f1", a=None, b=0.79, difference=None),
+    ),
+    annotations=(ValueDifference(name="data", a="tickets", in_b=False),),
+    files=(FileDifference(path="README.md", a=None, b=FileEntry(path="README.md", size=9, digest=digest_of("f"))),),
+    lineage=LineageDifference(
+        common=LINEAGE[0],
+        a=(LINEAGE[1],),
+        b=(LINEAGE[2],),
+        pinned=(ValueDifference(name="llama-1b/support", a="llama-1b/support@2", b="llama-1b/support@3"),),
+    ),
+)
 ANSWERS: dict[str, Schema | tuple[Schema, ...]] = {
     "add_base": BaseAdded(
         base=BASE, created=True, bytes_stored=2_200_119_864, stored_by="copy", left_out=(), registry="/data/registry"
@@ -350,6 +387,7 @@ ANSWERS: dict[str, Schema | tuple[Schema, ...]] = {
     "tree": TREE,
     "log": Log(path="llama-1b/support", revisions=(SUPPORT, SUPPORT.model_copy(update={"number": 2}))),
     "show": SHOWN,
+    "diff": DIFFERENCE,
     "resolve": RESOLVED,
     "search": SearchResult(revisions=(LONG, SUPPORT, FRENCH)),
     "tag": Tagged(path="llama-1b/support", tag="prod", reference="llama-1b/support@3", previous="llama-1b/support@2"),
@@ -374,6 +412,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "tree": (["tree"], "tree"),
     "log": (["log", "llama-1b/support"], "log"),
     "show": (["show", "llama-1b/support/french"], "show"),
+    "diff": (["diff", "llama-1b/support@2", "llama-1b/support"], "diff"),
     "resolve": (["resolve", "llama-1b/support/french"], "resolve"),
     "search": (["search", "tickets"], "search"),
     "tag": (["tag", "llama-1b/support@3", "prod"], "tag"),

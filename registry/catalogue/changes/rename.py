@@ -22,6 +22,7 @@ from registry.errors import ConflictError, UsageError
 from registry.reference import Path
 from registry.rights import Principal
 from registry.schemas.renaming import Renamed
+from registry.schemas.team import EventKind
 
 
 def rename(session: Session, old: Path, new: Path, principal: Principal) -> Renamed:
@@ -136,7 +137,7 @@ def _copy(session: Session, renaming: Renaming, principal: Principal) -> Renamed
     kept = _materialisations(session, renaming.old)
     adapters, written = _counted(session, renaming.new)
     renamed_rows.mark(session, renaming)
-    action = "base rename" if renaming.old.is_base else "rename"
+    action: EventKind = "base rename" if renaming.old.is_base else "rename"
     events.record(session, action, old, principal, {"to": new, "revisions": written})
     events.record(session, action, new, principal, {"from": old, "revisions": written})
     return Renamed(

@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import protection
+from registry.catalogue.changes import protection, retraction
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, EventRecord, Revision, Tag
-from registry.catalogue.tree import revisions
+from registry.catalogue.tree import revisions, tag_history
 from registry.catalogue.tree.suggestions import offered
-from registry.errors import NotFoundError
-from registry.reference import Path, check_tag
+from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
+from registry.reference import Path, Reference, check_tag
 from registry.rights import Principal
 from registry.schemas import Tagged
 from registry.schemas.texts import check_text
 
+NO_REVISION: Final = "none"
+"""What is expected of a tag that must not exist yet."""
 
-def set_tag(session: Session, revision_id: int, tag: str, principal: Principal) -> Tagged:
+_NUMBER: Final = re.compile(r"@?([1-9][0-9]{0,17})")
+
+
+def set_tag(
+    session: Session, revision_id: int, tag: str, principal: Principal, *, expected: str | None = None
+) -> Tagged:
     """Let ``tag`` name a revision of its adapter, moving it if it named another.
 
+    With ``expected`` (``@3``, ``PATH@3`` or ``none``) only if that is what it names now.
+
     Raises:
-        UsageError: ``bad_name``, the tag is outside the grammar.
+        UsageError: ``bad_name``, the tag is outside the grammar; or what is expected is malformed.
         NotFoundError: the revision does not exist any more.
         NotAllowedError: ``protected_tag``.
+        ConflictError: ``tag_moved``.
     """
     check_tag(tag)
     # Locked against deletion until the transaction ends: a row marked as deleted could be tagged still.
     session.execute(select(Revision.id).where(Revision.id == revision_id).with_for_update(read=True, key_share=True))
     row = revisions.get(session, revision_id)
-    protection.check_movable(session, Path.parse(row.path), tag, principal)
-    held = session.get(Tag, (row.adapter_id, tag), with_for_update=True)
+    path = Path.parse(row.path)
+    protection.check_movable(session, path, tag, principal)
+    # One that is set concurrently violates a unique key: `Database.change` retries.
+    held = _locked(session, row.adapter_id, tag)
     previous = None if held is None else _reference(session, row.path, held)
+    _check_expected(path, tag, expected, previous)
     if held is None:
         session.add(Tag(adapter_id=row.adapter_id, name=tag, revision_id=revision_id))
     else:
@@ -51,17 +67,58 @@ def remove_tag(session: Session, path: Path, tag: str, principal: Principal) -> 
         NotAllowedError: ``protected_tag``.
     """
     adapter_id = revisions.adapter(session, path)
-    held = session.get(Tag, (adapter_id, check_text("The tag", tag)), with_for_update=True)
+    held = _locked(session, adapter_id, check_text("The tag", tag))
     if held is None:
-        tags = session.scalars(select(Tag.name).where(Tag.adapter_id == adapter_id)).all()
-        hint = offered(tag, tags, f"tags of {path}") if tags else " It has no tags."
-        raise NotFoundError(f"{path} has no tag {tag}.{hint}")
+        raise _missing(session, adapter_id, path, tag)
     protection.check_movable(session, path, tag, principal)
     previous = _reference(session, str(path), held)
     session.delete(held)
     events.record(session, "untag", str(path), principal, {"tag": tag, "old": previous, "new": None})
     session.flush()
     return Tagged(path=str(path), tag=tag, reference=None, previous=previous)
+
+
+def undo(session: Session, path: Path, tag: str, principal: Principal, *, expected: str | None = None) -> Tagged:
+    """Undo the last change of a tag: it names again what it named before, or is removed where it was new.
+
+    The undo is a change like any other, so that the next one undoes it. ``expected``: see `set_tag`.
+
+    Raises:
+        UsageError: the tag is no text that can be kept, or what is expected is malformed.
+        NotFoundError: there is no such adapter, the tag has no history, or what it named is deleted.
+        RetractedError: what it named, or an ancestor of it, is retracted.
+        NotAllowedError: ``protected_tag``.
+        ConflictError: ``tag_moved``.
+    """
+    adapter_id = revisions.adapter(session, path)
+    held = _locked(session, adapter_id, check_text("The tag", tag))
+    named = None if held is None else _reference(session, str(path), held)
+    change = tag_history.last_change(session, path, tag)
+    if change is None:
+        raise _missing(session, adapter_id, path, tag)
+    protection.check_movable(session, path, tag, principal)
+    _check_expected(path, tag, expected, named)
+    if change.new != named:  # deleted by a program that did not note which tags went with it
+        raise NotFoundError(f"It is not known what {path}@{tag} pointed at before: point it at a revision.")
+    if change.old is None:
+        return remove_tag(session, path, tag, principal)
+    return set_tag(session, _to_go_back_to(session, f"{path}@{tag}", change.old), tag, principal)
+
+
+def _to_go_back_to(session: Session, tag: str, reference: str) -> int:
+    """The key of the revision that a tag named before."""
+    try:
+        key = revisions.find(session, Reference.parse(reference)).id
+    except NotFoundError:
+        raise NotFoundError(
+            f"{tag} pointed at {reference} before, which is deleted: restore that first with `registry delete "
+            f"{reference} --undo`, or point the tag at another revision."
+        ) from None
+    try:
+        retraction.check(revisions.lineage(session, key))
+    except RetractedError as error:
+        raise RetractedError(f"{tag} pointed at {reference} before, which is not available: {error}") from None
+    return key
 
 
 def ever_named(session: Session, path: Path, tag: str | None) -> tuple[str, ...]:
@@ -72,6 +129,43 @@ def ever_named(session: Session, path: Path, tag: str | None) -> tuple[str, ...]
     noted = select(EventRecord.detail).where(EventRecord.action == "tag", EventRecord.subject == str(path))
     details = session.scalars(noted.order_by(EventRecord.id)).all()
     return tuple(dict.fromkeys(str(detail["new"]) for detail in details if detail.get("tag") == tag))
+
+
+def _check_expected(path: Path, tag: str, expected: str | None, named: str | None) -> None:
+    if expected is None:
+        return
+    wanted = _expected(path, expected)
+    if wanted == named:
+        return
+    if wanted is None:
+        message = f"{path}@{tag} exists already, and points at {named}: it was not changed."
+    elif named is None:
+        message = f"{path} has no tag {tag}, which was expected to point at {wanted}: it was not set."
+    else:
+        message = f"{path}@{tag} points at {named} and not at {wanted}: it was not changed."
+    raise ConflictError(message, code="tag_moved")
+
+
+def _expected(path: Path, text: str) -> str | None:
+    """The reference that is expected of a tag; None: no tag is."""
+    if text == NO_REVISION:
+        return None
+    number = _NUMBER.fullmatch(text.removeprefix(str(path)) if text.startswith(f"{path}@") else text)
+    if number is None:
+        raise UsageError(
+            f"A tag of {path} can't be expected to point at {text!r}: give a number such as @3, or {NO_REVISION}."
+        )
+    return f"{path}@{number[1]}"
+
+
+def _locked(session: Session, adapter_id: int, tag: str) -> Tag | None:
+    return session.get(Tag, (adapter_id, tag), with_for_update=True)
+
+
+def _missing(session: Session, adapter_id: int, path: Path, tag: str) -> NotFoundError:
+    tags = session.scalars(select(Tag.name).where(Tag.adapter_id == adapter_id)).all()
+    hint = offered(tag, tags, f"tags of {path}") if tags else " It has no tags."
+    return NotFoundError(f"{path} has no tag {tag}.{hint}")
 
 
 def _reference(session: Session, path: str, tag: Tag) -> str:

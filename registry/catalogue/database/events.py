@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import and_, func, insert, or_, select
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.tables import EventRecord, table_of
-from registry.catalogue.database.visibility import rights_of
+from registry.catalogue.database.visibility import in_subtree, is_revision_of, rights_of
 from registry.errors import RegistryError, UsageError
 from registry.reference import Path
 from registry.rights import Principal, Rights
 from registry.schemas import Event
+from registry.schemas.team import EVENT_KINDS, EventKind
+from registry.schemas.texts import check_text
 
 RENAMES: Final = ("rename", "base rename")
 """Actions of events that name another subject, too, in ``from`` or ``to``."""
 
+_ABOUT_NO_PATH: Final = ("gc", "token create", "token revoke")
 _INSERT: Final = insert(table_of(EventRecord)).inline()  # nobody asks for the key
+
+
+@dataclass(frozen=True)
+class EventFilter:
+    """Conditions that an event has to meet; None: any."""
+
+    path: Path | None = None  # of what it is about, or of what that is under
+    after: datetime | None = None  # or at this very time
+    actor: str | None = None
+    kind: str | None = None  # its action
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The conditions of a query.
+
+        Raises:
+            UsageError: there is no such kind, or the name of the actor is no text that can be kept.
+        """
+        found: list[ColumnElement[bool]] = []
+        if self.path is not None:
+            found += [_is_about(self.path), EventRecord.action.not_in(_ABOUT_NO_PATH)]
+        if self.after is not None:
+            found.append(EventRecord.at >= self.after)
+        if self.actor is not None:
+            found.append(EventRecord.actor == check_text("The name of the actor", self.actor))
+        if self.kind is not None:
+            found.append(EventRecord.action == _known(self.kind))
+        return found
+
+
+ANY: Final = EventFilter()
 
 
 @dataclass(frozen=True)
@@ -31,7 +66,9 @@ class EventPage:
     next: int | None
 
 
-def record(session: Session, action: str, subject: str, principal: Principal, detail: Mapping[str, object]) -> None:
+def record(
+    session: Session, action: EventKind, subject: str, principal: Principal, detail: Mapping[str, object]
+) -> None:
     """Record a change of ``subject`` (a base model, a path, a reference, or the id of a token)."""
     session.execute(
         _INSERT,
@@ -52,24 +89,25 @@ def record_denial(session: Session, action: str, subject: str, principal: Princi
     record(session, "refused", subject, principal, {"tried": action, "code": error.code, "why": str(error)})
 
 
-def recent(session: Session, limit: int, before: int | None = None) -> tuple[Event, ...]:
+def recent(session: Session, limit: int, conditions: EventFilter = ANY) -> tuple[Event, ...]:
     """The newest events, newest first.
 
     Raises:
-        UsageError: ``limit`` is not positive.
+        UsageError: ``limit`` is not positive, or what `EventFilter.conditions` raises.
     """
-    return page(session, limit, before).events
+    return page(session, limit, None, conditions).events
 
 
-def page(session: Session, limit: int, before: int | None = None) -> EventPage:
-    """The same as a page.
+def page(session: Session, limit: int, before: int | None = None, conditions: EventFilter = ANY) -> EventPage:
+    """The same as a page; ``before`` is of a page with the same conditions.
 
     Raises:
-        UsageError: ``limit`` is not positive.
+        UsageError: ``limit`` is not positive, or what `EventFilter.conditions` raises.
     """
     if limit < 1:
         raise UsageError(f"The limit of events is {limit}: 1 or more is expected.")
-    rows, following = (_rows_by_key if _sees_all(session) else _rows_by_count)(session, min(limit, 1 << 31), before)
+    read = _rows_by_key if _sees_all(session) else _rows_by_count
+    rows, following = read(session, conditions.conditions(), min(limit, 1 << 31), before)
     rights = rights_of(session)
     events = tuple(
         Event(
@@ -99,16 +137,37 @@ def _sees_all(session: Session) -> bool:
     return rights.unlimited and rights.role == "admin"
 
 
-def _rows_by_key(session: Session, limit: int, before: int | None) -> tuple[Sequence[EventRecord], int | None]:
-    query = select(EventRecord).order_by(EventRecord.id.desc()).limit(limit + 1)
+_Rows = tuple[Sequence[EventRecord], int | None]
+
+
+def _rows_by_key(session: Session, conditions: Sequence[ColumnElement[bool]], limit: int, before: int | None) -> _Rows:
+    query = select(EventRecord).where(*conditions).order_by(EventRecord.id.desc()).limit(limit + 1)
     rows = session.scalars(query if before is None else query.where(EventRecord.id < before)).all()
     return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
 
 
-def _rows_by_count(session: Session, limit: int, before: int | None) -> tuple[Sequence[EventRecord], int | None]:
+def _rows_by_count(
+    session: Session, conditions: Sequence[ColumnElement[bool]], limit: int, before: int | None
+) -> _Rows:
     """Paginated by offset: keys would disclose how much happens outside the scopes."""
-    older = session.scalar(select(func.count(EventRecord.id))) or 0
+    older = session.scalar(select(func.count(EventRecord.id)).where(*conditions)) or 0
     older = older if before is None else min(before, older)
     skipped = max(0, older - limit)
-    query = select(EventRecord).order_by(EventRecord.id).offset(skipped).limit(older - skipped)
+    query = select(EventRecord).where(*conditions).order_by(EventRecord.id).offset(skipped).limit(older - skipped)
     return session.scalars(query).all()[::-1], skipped or None
+
+
+def _is_about(path: Path) -> ColumnElement[bool]:
+    """The condition that the subject is a path, one of its revisions, or under it."""
+    subject = EventRecord.subject
+    # One range of the index, which begins and ends with what is meant; "A" is the character after "@".
+    near = and_(subject >= str(path), subject < f"{path}A")
+    return and_(near, or_(in_subtree(path, subject), is_revision_of(path, subject)))
+
+
+def _known(kind: str) -> str:
+    if kind not in EVENT_KINDS:
+        near = difflib.get_close_matches(kind, EVENT_KINDS, n=1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"There is no kind of event {kind!r}.{meant} The kinds are: {', '.join(EVENT_KINDS)}.")
+    return kind

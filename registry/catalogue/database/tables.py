@@ -248,10 +248,10 @@ class EventRecord(Record):
     """Something that was changed, or refused."""
 
     __tablename__ = "events"
-    __table_args__ = (Index(None, "subject", "id"),)
+    __table_args__ = (Index(None, "subject", "id"), Index(None, "actor", "id"), Index(None, "action", "id"))
 
     id: Mapped[Key]
-    at: Mapped[Time]
+    at: Mapped[Time] = mapped_column(index=True)
     action: Mapped[str]
     subject: Mapped[str] = mapped_column(ORDERED)
     actor: Mapped[str]

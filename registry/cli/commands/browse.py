@@ -1,4 +1,4 @@
-"""Commands that read the catalogue: base list, tree, log, show, resolve, search, events."""
+"""Commands that read the catalogue: base list, tree, log, show, resolve, search."""
 
 from __future__ import annotations
 
@@ -45,12 +45,18 @@ def tree(
             run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
 
 
-def log(path: AdapterPath, *, url: Url = None, as_json: Json = False) -> None:
-    """List all revisions of an adapter, newest first."""
-    from registry.cli.render.lists import log_lines
+def log(
+    path: AdapterPath,
+    *,
+    deleted: Annotated[bool, typer.Option("--all", help="Also list the numbers of deleted revisions.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List the revisions of an adapter, newest first."""
+    from registry.cli.render.log import log_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.log(path)
+        answer = run.registry.log(path, deleted=deleted)
         run.answer(answer, lambda width: log_lines(answer, width))
         run.notices(old_name_notices(answer.path, next((one.renamed_to for one in answer.revisions), None)))
 
@@ -62,6 +68,24 @@ def show(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
     with session(url, as_json) as run:
         answer = run.registry.show(ref)
         run.answer(answer, lambda width: show_lines(answer, width))
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The revision to compare it with.")],
+    *,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what differs between two revisions.
+
+    The configuration, target modules, metrics, annotations, files and lineage are compared, not the weights.
+    """
+    from registry.cli.render.difference import difference_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.diff(a, b)
+        run.answer(answer, lambda width: difference_lines(answer, width))
 
 
 def resolve(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
@@ -135,16 +159,3 @@ def search(
         run.answer(answer, lambda width: search_lines(answer, width))
         if not answer.revisions:
             run.say("No revisions match.")
-
-
-def events(
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="List at most this many events.")] = 100,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """List the changes made to the registry, newest first."""
-    from registry.cli.render.lists import event_lines
-
-    with session(url, as_json) as run:
-        answer = run.registry.events(limit=limit)
-        run.answer(answer, lambda width: event_lines(answer, width))

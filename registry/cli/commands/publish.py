@@ -171,6 +171,14 @@ def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **optio
 def tag(
     ref: Ref,
     tag: TagName,
+    *,
+    expected: Annotated[
+        str | None,
+        typer.Option("--if", metavar="REV", help="Only if the tag points at this revision now: @3, or none."),
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Point the tag of the adapter REF at what it pointed at before.")
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -179,7 +187,10 @@ def tag(
     A tag that points at another revision of the same adapter is moved.
     """
     with session(url, as_json) as run:
-        answer = run.registry.tag(ref, tag)
+        answer = run.registry.tag(ref, tag, expected=expected, undo=undo)
+        if answer.reference is None:
+            run.answer(answer, lambda _width: [_removed_line(answer)])
+            return
         run.answer(answer, lambda _width: [_tag_line(answer, f"-> {answer.reference}")])
         if answer.previous not in {None, answer.reference}:
             run.say(f"The tag pointed at {answer.previous} before.")
@@ -194,7 +205,11 @@ def untag(
     """Remove a tag; the revision stays."""
     with session(url, as_json) as run:
         answer = run.registry.untag(path, tag)
-        run.answer(answer, lambda _width: [_tag_line(answer, f"removed, was {answer.previous}")])
+        run.answer(answer, lambda _width: [_removed_line(answer)])
+
+
+def _removed_line(answer: Tagged) -> Line:
+    return _tag_line(answer, f"removed, was {answer.previous}")
 
 
 def _tag_line(answer: Tagged, what: str) -> Line:

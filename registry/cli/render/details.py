@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Retraction,
         RevisionSummary,
         Shown,
+        Tagged,
         Verified,
     )
 
@@ -177,6 +178,7 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
             ],
         ),
         ("tags", tags_of(revision)),
+        *(("moved", _moved(tag)) for tag in answer.tagged if tag.previous not in {None, tag.reference}),
         ("source", [[phrase(revision.source)]] if revision.source else []),
         ("derived from", _derived(revision.derived_from)),
         ("left out", [words(f"{item.path} ({item.reason})") for item in answer.left_out]),
@@ -189,6 +191,12 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
         ("registry", [[phrase(answer.registry)]]),
     ]
     return [(Span(revision.reference, REFERENCE),), *fields(pairs, width)]
+
+
+def _moved(tag: Tagged) -> Items:
+    """A tag with what it points at and what it pointed at before, without their path."""
+    now, before = (f"@{(reference or '').rpartition('@')[2]}" for reference in (tag.reference, tag.previous))
+    return [words(f"{tag.tag} -> {now},"), words(f"was {before}")]
 
 
 def preview_lines(preview: PublishPreview, width: int | None) -> list[Line]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
 from registry.cli.render.text import amount, counted, metrics, moment, short_digest, size
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         BaseSummary,
         CopiedFrom,
         Event,
-        Log,
         Resolved,
         Retraction,
         RevisionSummary,
@@ -29,22 +28,16 @@ def tags_of(revision: RevisionSummary) -> list[list[Span]]:
     return [[phrase(f"[{tag}]", TAG)] for tag in revision.tags]
 
 
-def _remarks(revision: RevisionSummary) -> list[list[Span]]:
-    """Remarks on a revision in a list: tags, retracted, behind, metrics, the first line of its message."""
+def remarks(revision: RevisionSummary, values: Mapping[str, float]) -> list[list[Span]]:
+    """Remarks on a revision in a list: tags, retracted, behind, some metrics, the first line of its message."""
     items = tags_of(revision)
     if revision.retracted:
         items.append([Span("retracted", GONE)])
     if revision.behind:
         items.append([Span("behind", BEHIND)])
-    items += [[Span(metric)] for metric in metrics(revision.metrics)]
+    items += [[Span(metric)] for metric in metrics(values)]
     items.append(words(revision.message.strip().partition("\n")[0], QUIET))
     return items
-
-
-def _log_remarks(revision: RevisionSummary) -> list[list[Span]]:
-    source = words(f"from {revision.source}" if revision.source else "", QUIET)
-    original = words(copied(revision.copied_from) if revision.copied_from else "", QUIET)
-    return [words(f"parent {revision.parent_known_by}", QUIET), *_remarks(revision), source, original]
 
 
 def copied(original: CopiedFrom) -> str:
@@ -55,32 +48,12 @@ def copied(original: CopiedFrom) -> str:
     )
 
 
-def log_lines(log: Log, width: int | None) -> list[Line]:
-    """Revisions of one adapter, newest first; the parent is named by the last part of its path."""
-    rows = [
-        (
-            [
-                Span(f"@{revision.number}", REFERENCE),
-                Span(moment(revision.created_at)),
-                Span(str(revision.rank)),
-                Span(size(revision.size)),
-                phrase(revision.parent.rpartition("/")[2]),
-                phrase(revision.author),
-            ],
-            _log_remarks(revision),
-        )
-        for revision in log.revisions
-    ]
-    header = ("REV", "PUBLISHED (UTC)", "RANK", "SIZE", "PARENT", "AUTHOR", "REMARKS")
-    return [(Span(log.path, REFERENCE),), *table(rows, width, header=header, right=(2, 3))]
-
-
 def search_lines(found: SearchResult, width: int | None) -> list[Line]:
     """One line per revision."""
     rows = [
         ([Span(revision.reference, REFERENCE), Span(f"rank {revision.rank}"), Span(size(revision.size))], items)
         for revision in found.revisions
-        for items in [[*_arrow(revision.renamed_to), *_remarks(revision)]]
+        for items in [[*_arrow(revision.renamed_to), *remarks(revision, revision.metrics)]]
     ]
     return table(rows, width, right=(1, 2))
 
@@ -113,8 +86,13 @@ def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
     return table(rows, width, header=header, right=(2, 3))
 
 
-def event_lines(events: Sequence[Event], width: int | None) -> list[Line]:
-    """One line per event, newest first."""
+EVENT_HEADER: Final = ("TIME (UTC)", "ACTION", "ACTOR", "SUBJECT")
+
+
+def event_lines(
+    events: Sequence[Event], width: int | None, *, header: Sequence[str] = EVENT_HEADER, least: Sequence[int] = ()
+) -> list[Line]:
+    """One line per event, in the order of the events; ``least`` are widths that the columns have at least."""
     rows = [
         (
             [Span(moment(event.at), QUIET), phrase(event.action), phrase(event.actor)],
@@ -131,7 +109,7 @@ def event_lines(events: Sequence[Event], width: int | None) -> list[Line]:
         )
         for event in events
     ]
-    return table(rows, width, header=("TIME (UTC)", "ACTION", "ACTOR", "SUBJECT"))
+    return table(rows, width, header=header, least=least)
 
 
 def _detail(value: object) -> str:

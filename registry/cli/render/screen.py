@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TextIO
 
 from registry.cli.render.text import clean
@@ -91,12 +92,13 @@ def table(
     header: Sequence[str] = (),
     right: Iterable[int] = (),
     indent: int = 0,
+    least: Sequence[int] = (),
 ) -> list[Line]:
     """Rows of fixed cells in aligned columns, each followed by items that flow in the rest of the line.
 
     Items go below the cells of their row, indented, if the rest of the line is too narrow for them. Cells that don't
     fit into a line flow too, without columns. ``right`` are the right-aligned columns; ``header`` has one word per
-    fixed column, and may have one more for the items.
+    fixed column, and may have one more for the items; ``least`` are widths that the first columns have at least.
     """
     if not rows:
         return []
@@ -105,6 +107,7 @@ def table(
         [([Span(word, "dim") for word in header[:columns]], [words(header[-1], "dim")])] if header else []
     )
     widths = [max(cells[column].cells for cells, _ in (*heads, *rows)) for column in range(columns)]
+    widths = [max(pair) for pair in zip_longest(widths, least, fillvalue=0)]
     start = indent + sum(widths) + GAP * columns
     if width is not None and start - GAP > width:
         return [line for row in rows for line in _without_columns(row, width, indent)]

@@ -9,17 +9,24 @@ from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.reference import check_tag
 from registry.schemas import ProtectedTag, RevisionSummary, Tagged
-from registry.schemas.requests import AnnotateRequest, ProtectRequest, TagRequest, UntagRequest
+from registry.schemas.requests import AnnotateRequest, ProtectRequest, TagRequest, UndoTagRequest, UntagRequest
 from registry.schemas.texts import check_annotations, check_metrics
 
 
 class Labels(TableCalls):
     """What can change about a revision: its tags, metrics, annotations and message."""
 
-    def tag(self, ref: str, tag: str) -> Tagged:
-        """Point ``tag`` at the revision, moving it if it pointed at another."""
+    def tag(self, ref: str, tag: str, *, expected: str | None = None, undo: bool = False) -> Tagged:
+        """Point ``tag`` at the revision, moving it if it pointed at another.
+
+        ``expected``: only if it points at this revision now (``@3``; ``none``: only if there is no such tag). ``undo``:
+        ``ref`` is the path of the adapter, and the tag gets back what it pointed at before its last change; once more
+        undoes that.
+        """
         _check_order(tag)
-        return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag))
+        if undo:
+            return self._do(table.UNDO_TAG, asked(UndoTagRequest, path=ref, tag=tag, expected=expected))
+        return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag, expected=expected))
 
     def untag(self, path: str, tag: str) -> Tagged:
         """Remove a tag."""

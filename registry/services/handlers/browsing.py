@@ -5,19 +5,33 @@ Tensor code is imported where it is needed, so that browsing starts fast.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from registry.catalogue.database import events
+from registry.catalogue.database.events import EventFilter
 from registry.catalogue.store.usage import usage
 from registry.catalogue.tree import bases, browse
+from registry.catalogue.tree.deleted import deleted
 from registry.catalogue.tree.search import SearchPosition
 from registry.catalogue.tree.search import search as search_rows
 from registry.operations import table
 from registry.operations.operation import Part, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas import BaseSummary, Event, Resolved, RevisionSummary, Shown, Tree
-from registry.schemas.requests import BasesRequest, NoRequest, PathRequest, ReferenceRequest, SearchRequest, TreeRequest
+from registry.schemas import BaseSummary, DeletedRevision, Event, Resolved, RevisionSummary, Shown, Tree
+from registry.schemas.difference import Difference
+from registry.schemas.requests import (
+    BasesRequest,
+    DiffRequest,
+    EventsRequest,
+    PathRequest,
+    ReferenceRequest,
+    SearchRequest,
+    TreeRequest,
+)
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.browse import resolved, shown
+from registry.services.compare import compared
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does, lists, one_more
 
@@ -43,10 +57,27 @@ def _log(deployment: Deployment, request: PathRequest, before: int | None, limit
     return part(found.revisions, limit, lambda one: one.number)
 
 
+@lists(table.DELETED)
+def _deleted(
+    deployment: Deployment, request: PathRequest, before: int | None, limit: int | None
+) -> Part[DeletedRevision]:
+    grace = timedelta(seconds=deployment.gc_grace)
+    with deployment.read() as session:
+        found = deleted(session, Path.parse(request.path), datetime.now(UTC), grace)
+    after = tuple(one for one in found if before is None or one.number < before)
+    return part(after[: one_more(limit)], limit, lambda one: one.number)
+
+
 @does(table.SHOW)
 def _show(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Shown:
     with deployment.read() as session:
         return shown(session, Reference.parse(request.ref))
+
+
+@does(table.DIFF)
+def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> Difference:
+    with deployment.read() as session:
+        return compared(session, Reference.parse(request.a), Reference.parse(request.b))
 
 
 @does(table.RESOLVE)
@@ -76,9 +107,13 @@ def _search(
 
 
 @lists(table.EVENTS)
-def _events(deployment: Deployment, _request: NoRequest, before: int | None, limit: int | None) -> Part[Event]:
+def _events(deployment: Deployment, request: EventsRequest, before: int | None, limit: int | None) -> Part[Event]:
+    path = None if request.path is None else Path.parse(request.path)
+    conditions = EventFilter(path, request.after, request.actor, request.kind)
     with deployment.read() as session:
-        found = events.page(session, 1 << 31 if limit is None else limit, before)
+        found = events.page(session, 1 << 31 if limit is None else limit, before, conditions)
+        if path is not None and not found.events and not events.recent(session, 1, EventFilter(path)):
+            browse.check_there(session, path)
     return Part(found.events, found.next)
 
 

@@ -15,7 +15,14 @@ from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import ProtectedTag, RevisionSummary, Tagged
-from registry.schemas.requests import AnnotateRequest, ProtectedTagsRequest, ProtectRequest, TagRequest, UntagRequest
+from registry.schemas.requests import (
+    AnnotateRequest,
+    ProtectedTagsRequest,
+    ProtectRequest,
+    TagRequest,
+    UndoTagRequest,
+    UntagRequest,
+)
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does
 
@@ -25,9 +32,18 @@ def _tag(deployment: Deployment, request: TagRequest, _progress: Progress) -> Ta
     reference = Reference.parse(request.ref)
 
     def work(session: Session) -> Tagged:
-        return tags.set_tag(session, revisions.find(session, reference).id, request.tag, deployment.principal)
+        found = revisions.find(session, reference).id
+        return tags.set_tag(session, found, request.tag, deployment.principal, expected=request.expected)
 
     return deployment.change(work)
+
+
+@does(table.UNDO_TAG)
+def _undo_tag(deployment: Deployment, request: UndoTagRequest, _progress: Progress) -> Tagged:
+    path, principal = Path.parse(request.path), deployment.principal
+    return deployment.change(
+        lambda session: tags.undo(session, path, request.tag, principal, expected=request.expected)
+    )
 
 
 @does(table.UNTAG)

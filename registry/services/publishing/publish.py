@@ -22,7 +22,7 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.operations.publication import Labels, Publication
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
-from registry.schemas import Published, RevisionSummary
+from registry.schemas import Published, RevisionSummary, Tagged
 from registry.schemas.transfer import FileClaim, PublishCommit, PublishPlan, PublishRequest
 from registry.services.bases.add import as_told
 from registry.services.deployment import Deployment
@@ -253,17 +253,16 @@ def _make_visible(
     """Publish and label the revision in one transaction, and build the result."""
     labels, principal = candidate.draft.labels, deployment.principal
 
-    def work(session: Session) -> tuple[int, RevisionSummary | None]:
+    def work(session: Session) -> tuple[int, RevisionSummary | None, tuple[Tagged, ...]]:
         row, created = publishing.publish(session, new, principal)
         before = None if created else browse.summary(session, row.id)
-        for tag in labels.tags:
-            tags.set_tag(session, row.id, tag, principal)
+        tagged = tuple(tags.set_tag(session, row.id, tag, principal) for tag in dict.fromkeys(labels.tags))
         annotation_rows.annotate(
             session, row.id, metrics=labels.metrics, annotations=labels.annotations, principal=principal
         )
-        return row.id, before
+        return row.id, before, tagged
 
-    revision_id, before = intake.change(work)
+    revision_id, before, tagged = intake.change(work)
     with deployment.read() as session:
         summary = browse.summary(session, revision_id)
     return Published(
@@ -276,6 +275,7 @@ def _make_visible(
         registry=deployment.url,
         applied=() if before is None else tuple(_applied(labels, before)),
         not_applied=() if before is None else tuple(_not_applied(candidate.draft, before)),
+        tagged=tagged,
     )
 
 

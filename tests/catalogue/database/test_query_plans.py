@@ -16,6 +16,7 @@ from registry.catalogue.changes import deletion, publish, retraction, tags, unde
 from registry.catalogue.changes.use import Counted, UseKey
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
+from registry.catalogue.database.events import EventFilter
 from registry.catalogue.database.team_tables import METADATA
 from registry.catalogue.store import blobs, materialisations, purge, tombstones, unreferenced, uploads
 from registry.catalogue.team import jobs, tokens
@@ -153,6 +154,14 @@ UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "publish": lambda session: publish.publish(session, Writer().new("llama/wide-7", "wide 8", None), TESTER),
     "delete": lambda session: deletion.delete(session, child(session), TESTER, with_tags=True),
     "delete, undo, end": live_and_let_die,
+    "events of a path": lambda session: events.page(session, 3, None, EventFilter(TreePath.parse("llama/wide-7"))),
+    "events of an actor": lambda session: events.page(session, 3, None, EventFilter(actor="bob")),
+    "events of a kind": lambda session: events.page(session, 3, 99, EventFilter(kind="tag")),
+    "LIMIT events since": lambda session: events.page(session, 3, None, EventFilter(after=datetime.now(UTC))),
+    "all of them": lambda session: events.page(
+        session, 3, 99, EventFilter(TreePath.parse("llama/wide-7"), datetime.now(UTC), "bob", "tag")
+    ),
+    "undo of a tag": lambda session: tags.undo(session, TreePath.parse("llama/wide-7/child"), "prod", TESTER),
     "retract": lambda session: retraction.retract(session, 1, "bad", TESTER),
     "count uses": count_uses,
     "authenticate": authenticate,

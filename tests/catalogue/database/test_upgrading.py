@@ -183,8 +183,8 @@ def test_embedded_files_are_no_matter_of_a_teams_database(old: Database, tmp_pat
     old.prepare()
     assert list(tmp_path.iterdir()) == []
     assert old.change(lambda session: events.page(session, 1)).next is None
-    old.change(lambda session: events.record(session, "x", "y", TESTER, {}))
+    old.change(lambda session: events.record(session, "tag", "y", TESTER, {}))
     with old.read() as session:
         page = events.page(session, 1)
-        assert [one.action for one in page.events] == ["x"]
+        assert [one.action for one in page.events] == ["tag"]
         assert events.page(session, 1, page.next).events[0].action == "publish"

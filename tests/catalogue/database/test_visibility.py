@@ -19,6 +19,7 @@ from registry.catalogue.changes.annotations import annotate
 from registry.catalogue.changes.use import Counted, UseKey
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
+from registry.catalogue.database.events import EventFilter
 from registry.catalogue.store import blobs
 from registry.catalogue.team import tokens
 from registry.catalogue.tree import bases, browse, children, revisions, tag_moves
@@ -180,6 +181,10 @@ def everything() -> dict[str, Callable[[Session], Any]]:
         "bases page": lambda session: bases.summaries(session, after="a", limit=1),
         "events": lambda session: events.recent(session, 100),
         "events page": lambda session: events.page(session, 2).events,
+        "events of a kind": lambda session: events.recent(session, 100, EventFilter(kind="publish")),
+        "refused events": lambda session: events.recent(session, 100, EventFilter(kind="refused")),
+        "events of an actor": lambda session: events.page(session, 2, None, EventFilter(actor="tester")).events,
+        "events of nobody": lambda session: events.recent(session, 100, EventFilter(actor="nobody")),
         "visible": lambda session: blobs.visible(
             session,
             map(digest_of, ["s1", "f1", "c1", "p1", "b1", "bert config.json", "llama config.json", "llama table"]),
@@ -199,10 +204,14 @@ def everything() -> dict[str, Callable[[Session], Any]]:
         "base entry": browse.base_entry,
         "patterns": protection.patterns,
         "untag": lambda session, where: tags.remove_tag(session, path(where), "prod", BOB),
+        "undo of a tag": lambda session, where: tags.undo(session, path(where), "prod", BOB),
+        "undo of none": lambda session, where: tags.undo(session, path(where), "only-hidden", BOB),
+        "events": lambda session, where: events.page(session, 1, None, EventFilter(path(where))).events,
         "untag none": lambda session, where: tags.remove_tag(session, path(where), "stag", BOB),
     }
     at_references: dict[str, Callable[[Session, str], Any]] = {
         "about": about,
+        "tag if": lambda session, ref: tags.set_tag(session, key(session, ref), "prod", BOB, expected="@1"),
         "tag": lambda session, ref: tags.set_tag(session, key(session, ref), "new", BOB),
         "annotate": lambda session, ref: annotate(
             session, key(session, ref), metrics={"acc": 1}, annotations={}, principal=BOB
