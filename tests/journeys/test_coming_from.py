@@ -1,0 +1,37 @@
+"""docs/coming-from.md: its commands, typed in order, on tiny folders under the names of the page."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.journeys import pages
+from tests.kit import llama_base, write_adapter
+from tests.kit.hub_folder import HubFolders
+from tests.root import ROOT
+
+
+@pytest.mark.slow
+def test_what_others_have_is_brought_as_the_page_says(tmp_path: Path) -> None:
+    base = llama_base(tmp_path / "Llama-3.2-1B", dtype="BF16")
+    places = [
+        "share/loras/support",
+        "share/loras/support/french",
+        "share/support-v2",
+        "from-mlflow/adapter",
+        "from-wandb",
+    ]
+    for seed, place in enumerate([*places, "legal-lora"]):
+        write_adapter(tmp_path / place, base, ["q_proj"], r=2, seed=seed)
+    page = pages.read((ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8"))
+    with HubFolders() as hub:
+        hub.add("acme/legal-lora", tmp_path / "legal-lora")
+        environ = {"HOME": str(tmp_path / "home"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        ran = pages.run(page, tmp_path, {**environ, "HF_ENDPOINT": hub.url})
+    assert pages.differences(page, ran) == []
+    dry, real = (one.output for command, one in zip(page.commands, ran, strict=True) if " -r " in command.line)
+    assert "planned" in dry
+    assert "llama/support/french@1" in real
