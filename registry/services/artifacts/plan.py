@@ -6,7 +6,7 @@ from registry.reference import Path
 from registry.schemas import Options
 from registry.schemas.kinds import KINDS
 from registry.services.lineage import Link, LoadedPath
-from registry.tensors.artifacts.plan import Names, Plan, PlanLink
+from registry.tensors.artifacts.plan import Plan, PlanLink
 
 
 def links_of(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -> tuple[Link, ...]:
@@ -32,14 +32,14 @@ def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -
         dtype=options.dtype,
         uniform=options.uniform,
         base_repo=below(path, ancestor).repo_id if KINDS[options.kind].is_composed else None,
-        names=None if KINDS[options.kind].is_verbatim or not path.links else _names(path, ancestor),
+        base_model=None if KINDS[options.kind].is_verbatim or not path.links else _base_model(path, ancestor),
     )
 
 
-def _names(path: LoadedPath, ancestor: LoadedPath | None) -> Names:
-    """What README.md calls the path, and the model that it is made of or for."""
+def _base_model(path: LoadedPath, ancestor: LoadedPath | None) -> str:
+    """What README.md calls the model that the artifact is made of, or for."""
     model = below(path, ancestor)
-    return Names(path.links[-1].path, path.base.hub_name if model.is_base else model.repo_id)
+    return path.base.hub_name if model.is_base else model.repo_id
 
 
 def below(path: LoadedPath, ancestor: LoadedPath | None) -> Path:

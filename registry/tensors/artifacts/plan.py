@@ -2,13 +2,13 @@
 
 The document of a plan knows no registry, no path and no tag, so it means the same on every machine. A rendering adds
 what the bytes also depend on: the version of the artifact format (header and config writers), the numerics fingerprint,
-and the names in README.md.
+and what README.md calls the base model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -22,14 +22,6 @@ ARTIFACT_FORMAT: Final = 4
 """2: a composed adapter names a commit of its base; magnitudes end in ``.weight``. 3: factors in float64 that are kept
 whole are scaled once, and the error of a truncated DoRA in 16 bits has that of its magnitude. 4: a README.md that is
 made of the lineage."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """What README.md calls things: no part of what is meant, but of the bytes."""
-
-    path: str
-    base_model: str  # as the Hub names it
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,8 @@ class Plan:
     ranks: Mapping[str, int] | None = None  # what each module of a truncated adapter is cut to
     uniform: bool = False  # filled with zeros to one rank
     base_repo: str | None = None  # what a composed adapter calls the model it belongs on
-    names: Names | None = None  # in the rendering only; None where no README.md is made
+    base_model: str | None = None
+    """What README.md calls the model: no part of what is meant, but of the bytes. None where no README.md is made."""
 
     def document(self) -> dict[str, Any]:
         """The plan as a JSON document."""
@@ -91,4 +84,4 @@ class Plan:
 def rendering_of(plan: Plan, numerics: str | None) -> str:
     """The rendering of a plan under an arithmetic."""
     document = {"plan": plan.digest, "artifact_format": ARTIFACT_FORMAT, "numerics": numerics}
-    return document_digest(document | ({} if plan.names is None else {"names": asdict(plan.names)}))
+    return document_digest(document | ({} if plan.base_model is None else {"base_model": plan.base_model}))

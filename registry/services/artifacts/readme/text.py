@@ -1,6 +1,6 @@
 """README.md of a composed or merged artifact, made of what can't change: digests, and files of the path.
 
-It is the same for every token, so it names no revision, and no adapter but its own: ancestors are digests.
+It is the same for every token and under every name that the revision has: revisions are digests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from registry.services.artifacts.readme.facts import (
 )
 from registry.services.lineage import Blobs, Link, LoadedPath
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
-from registry.tensors.artifacts.plan import Names, Plan
+from registry.tensors.artifacts.plan import Plan
 
 _TAKEN: Final = ("language", "datasets", "tags")
 """Fields of the published README.md that hold for what is computed of its revision, too."""
@@ -40,17 +40,14 @@ def readme_file(
         adapter_config: of the last link.
         ancestor: the path of ``since``, whose merged model the artifact applies to.
     """
-    names = plan.names
-    if names is None:
-        raise AssertionError("an artifact that is computed has names")
     tip = path.links[-1]
     stored = next((file for file in tip.files if file.path == README), None)
     published = readme_text(blobs, stored)
     metadata, body = front_matter.split(published or "")
     facts = base_facts(blobs, path.base.files)
     parts = [
-        _front_matter(facts, metadata, plan, names, adapter_config),
-        f"# {names.path}",
+        _front_matter(facts, metadata, plan, adapter_config),
+        "# Merged model" if KINDS[plan.kind].is_model else "# Composed adapter",
         _about(plan, len(path.links) - (len(ancestor.links) if ancestor else 0)),
         "## Lineage",
         "Root first; each revision was trained on the one above it.",
@@ -61,12 +58,12 @@ def readme_file(
 
 
 def _front_matter(
-    facts: BaseFacts, metadata: front_matter.Metadata, plan: Plan, names: Names, adapter_config: Mapping[str, Any]
+    facts: BaseFacts, metadata: front_matter.Metadata, plan: Plan, adapter_config: Mapping[str, Any]
 ) -> str:
     """YAML in a fixed order; every text in it is quoted."""
     is_model = KINDS[plan.kind].is_model
     fields: dict[str, Any] = {
-        "base_model": names.base_model,
+        "base_model": plan.base_model,
         "base_model_relation": "finetune" if is_model else "adapter",
         "library_name": library(facts, plan.kind, is_base=False),
         **facts.licence,
