@@ -66,6 +66,7 @@ CODES: Final[dict[str, str]] = {
     "has_children": "Other revisions depend on the revision or the base model, so it can't be deleted.",
     "tagged": "A tag points at the revision, which can only be deleted together with its tags.",
     "parent_deleted": "The revision's parent is deleted and must be restored first.",
+    "card_changed": "Somebody else changed the card since it was read.",
     "in_use": "The base model is in use, so it can't be deleted.",
     # integrity
     "corrupt": "Stored bytes are not the bytes that were published.",

@@ -15,6 +15,7 @@ from typer.main import get_command
 from registry.cli.commands import (
     access,
     browse,
+    card,
     copy,
     database,
     delete,
@@ -73,6 +74,7 @@ def build_app() -> typer.Typer:
         publish.tag,
         publish.untag,
         publish.annotate,
+        card.card,
         fetch.fetch,
         fetch.verify,
         materialise.materialise,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, Schema
 
 _Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
@@ -199,6 +200,7 @@ class Shown(Schema):
     share_of_model: float  # size of the revision's weights / size of the base's weights
     repo_id: str
     repo_revisions: tuple[str, ...] = ()  # its names in the Hub views: r3, tags, and main where it is the newest
+    card: CardState | None = None  # None: the adapter has none
 
 
 class Resolved(Schema):

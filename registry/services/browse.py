@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import bases, browse, revisions
+from registry.catalogue.tree import bases, browse, cards, revisions
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
 
@@ -38,6 +38,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         share_of_model=_weights(files) / max(1, _weights(base.files)),
         repo_id=reference.path.repo_id,
         repo_revisions=_names(summary, newest=lineage[-1].newest == row.number),
+        card=cards.state(session, row.adapter_id),
     )
 
 

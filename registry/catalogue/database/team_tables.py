@@ -1,4 +1,4 @@
-"""The tables of a registry that several people share: tokens, protected tags, uploads, operations, materialisations."""
+"""The tables of a registry that several people share: tokens, protected tags, uploads, operations, materialisations, cards."""
 
 from __future__ import annotations
 
@@ -115,6 +115,19 @@ class MaterialisedFile(Record):
     )
     path: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[Digest] = mapped_column(ForeignKey("blobs.digest"), index=True)
+
+
+class CardRecord(Record):
+    """The card of an adapter, where somebody edited it; without one it is the README.md that was published last."""
+
+    __tablename__ = "cards"
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+    digest: Mapped[Digest]  # of the text
+    front_matter: Mapped[dict[str, Any]]
+    edited_at: Mapped[Time]
+    edited_by: Mapped[str]
 
 
 class Compatibility(Record):

@@ -6,10 +6,10 @@ from types import ModuleType
 from typing import Final
 
 from registry.operations.operation import A, Item, Listing, Operation, R
-from registry.services.handlers import browsing, labels, materialisations, publishing, removal, tokens, upkeep
+from registry.services.handlers import browsing, cards, labels, materialisations, publishing, removal, tokens, upkeep
 from registry.services.handlers.handling import HANDLERS, LISTERS, Handler, Lister
 
-GROUPS: Final[tuple[ModuleType, ...]] = (browsing, labels, tokens, publishing, materialisations, removal, upkeep)
+GROUPS: Final[tuple[ModuleType, ...]] = (browsing, labels, cards, tokens, publishing, materialisations, removal, upkeep)
 """What registers the handlers, by being imported."""
 
 
