@@ -31,19 +31,23 @@ from tests.unchanged.write import DIGESTS, FACES
 
 ADDED: Final[dict[str, tuple[str, ...]]] = {
     "commands": (
+        "registry card ",
+        "registry card: ",
         "registry du ",
         "registry du: ",
         "registry search: --sort ",
         "registry search: --all-revisions",
         "registry search: --limit ",
     ),
-    "errors": ("client_only",),
+    "errors": ("card_changed", "client_only"),
     "routes": (
+        "GET /api/v1/cards ",
+        "PUT /api/v1/cards ",
         "GET /api/v1/usage ",
         "GET /api/v1/search takes sort ",
         "GET /api/v1/search takes all_revisions ",
     ),
-    "schemas": ("Taken.", "Usage."),
+    "schemas": ("Card.", "CardState.", "SetCardRequest.", "Shown.card", "Taken.", "Usage."),
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""
 

@@ -1,4 +1,4 @@
-"""The tables of a registry that several people share: tokens, protected tags, uploads, operations, materialisations, cards."""
+"""The tables of a registry that several people share: tokens, protected tags, uploads, operations, cards, and so on."""
 
 from __future__ import annotations
 

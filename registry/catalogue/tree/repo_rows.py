@@ -159,6 +159,7 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
             Revision.manifest,
             Revision.created_at,
         )
+        .select_from(Adapter)
         .join(Revision, (Revision.adapter_id == Adapter.id) & (Revision.number == newest))
         .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
         .where(Adapter.path > after)

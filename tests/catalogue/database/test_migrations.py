@@ -91,8 +91,8 @@ NEXT = '''
 """A fifth migration, which makes a table anew."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0005"
-down_revision = "0004"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 def upgrade():
@@ -105,9 +105,9 @@ def upgrade():
 def with_next(monkeypatch: pytest.MonkeyPatch, folder: Path, then: str = "") -> None:
     script, versions = migrations.folders()
     shutil.copytree(versions, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "0005_next.py").write_text(NEXT.format(then=then))
+    (folder / "0009_next.py").write_text(NEXT.format(then=then))
     monkeypatch.setattr(migrations, "folders", lambda: (script, folder))
-    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002", "0003", "0004", "0005"))
+    monkeypatch.setattr(migrations, "HISTORY", ("0001", "0002", "0003", "0004", "0008", "0009"))
 
 
 @ON_SQLITE
@@ -122,10 +122,10 @@ def test_an_older_one_is_upgraded_after_a_copy(
         assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
         assert set(session.execute(text("SELECT colour FROM adapters")).scalars()) == {"red"}
     fresh.dispose()
-    copies = list(tmp_path.glob("catalogue.sqlite.before-0005-from-0004*"))
+    copies = list(tmp_path.glob("catalogue.sqlite.before-0009-from-0008*"))
     assert len(copies) == 1
     with sqlite3.connect(copies[0]) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0004",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0008",)
         assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
     connection.close()
     assert list(tmp_path.glob("*.partial")) == []
