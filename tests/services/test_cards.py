@@ -10,10 +10,11 @@ import pytest
 from registry.client.remote import RemoteRegistry
 from registry.digest import sha256_digest
 from registry.errors import ConflictError, NotFoundError, UsageError
+from registry.folders.cache import FetchCache
 from registry.operations.registry import Registry
 from registry.schemas.cards import MAX_CARD
 from tests.kit import plain_base, write_adapter
-from tests.kit.library import served
+from tests.kit.serving import served
 from tests.kit.shelf import Shelf
 
 
@@ -31,7 +32,7 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registr
         yield shelf.registry
     else:
         with served(shelf.registry) as url:
-            client = RemoteRegistry(url, None)
+            client = RemoteRegistry(url, None, cache=FetchCache(tmp_path / "cache"))
             yield client
             client.close()
     shelf.close()
