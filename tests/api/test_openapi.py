@@ -14,10 +14,10 @@ from registry.api import about, health
 from registry.api.examples import EXAMPLES
 from registry.api.openapi import body_schema, describe, json_routes
 from registry.app import service_app
-from registry.schemas import bundles, jobs, protocol, receipt, requests, transfer, usage
+from registry.schemas import bundles, cards, jobs, protocol, receipt, requests, transfer, usage
 from tests.kit.library import Library
 
-MODULES = (schemas, bundles, jobs, protocol, receipt, requests, transfer, usage, about, health)
+MODULES = (schemas, bundles, cards, jobs, protocol, receipt, requests, transfer, usage, about, health)
 OPEN = {"/healthz", "/readyz", "/metrics"}
 
 

@@ -124,5 +124,5 @@ def test_the_command_of_the_hub(service: str, library: Library, tmp_path: Path) 
     assert [one["id"] for one in json.loads(hf("ls", "--format", "json"))] == ALL
     assert json.loads(hf("info", "tiny/a.x", "--format", "json"))["id"] == "tiny/a.x"
     card = ModelCard(hf("card", "tiny/a.x"))
-    assert card.data.base_model == "tiny/_"
+    assert card.data.get("base_model") == "tiny/_"
     assert "README of the revision" in card.text

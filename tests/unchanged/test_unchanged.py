@@ -39,6 +39,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry search: --all-revisions",
         "registry search: --limit ",
     ),
+    "database": ("CREATE TABLE cards: ",),
     "errors": ("card_changed", "client_only"),
     "routes": (
         "GET /api/v1/cards ",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def card(
-    ref: Annotated[str, typer.Argument(metavar="PATH[@N]", help="The adapter; with @N, the README.md of a revision.")],
+    ref: Annotated[str, typer.Argument(metavar="REF", help="The adapter; with @N, the README.md of that revision.")],
     *,
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="Replace the card with this file; '-' reads stdin.")
