@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from registry.cli.options import Json, Url
@@ -87,25 +88,37 @@ def _read(file: Path) -> str:
 
 
 def _edited(run: Session, ref: str) -> Card | None:
-    """The card after it was edited; None if it was left as it was."""
+    """The card after it was edited; None if it was left as it was. A text that is refused is kept in its file."""
     before = run.registry.card(ref)
-    try:
-        text = click.edit(before.text, extension=".md")
-    except click.ClickException as problem:
-        raise UsageError(
-            f"The editor could not be used: {problem.format_message()} Set EDITOR, or give --file."
-        ) from None
-    if text is None or text == before.text:
-        return None
-    try:
-        return run.registry.set_card(ref, text, expected=before.digest)
-    except RegistryError as error:
-        run.say(f"Your text is kept in {_kept(text)}.")
-        raise error from None
-
-
-def _kept(text: str) -> str:
     handle, name = tempfile.mkstemp(prefix="registry-card-", suffix=".md")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-        stream.write(text)
-    return name
+    place, given = Path(name), before.text.encode("utf-8")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(given)
+    try:
+        _open_in_editor(place)
+        changed = place.read_bytes() != given
+        answer = run.registry.set_card(ref, _read(place), expected=before.digest) if changed else None
+    except RegistryError:
+        if place.read_bytes() != given:
+            run.say(f"Your text is kept in {place}.")
+        else:
+            place.unlink()
+        raise
+    place.unlink()
+    return answer
+
+
+def _open_in_editor(place: Path) -> None:
+    """Run the user's editor on a file until it is closed.
+
+    Raises:
+        UsageError: there is none, or it failed.
+    """
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
+    try:
+        command = [*shlex.split(editor), str(place)]
+        code = subprocess.run(command, check=False).returncode  # noqa: S603 - the command is the user's own
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"The editor {editor!r} can't be run ({problem}): set EDITOR, or give --file.") from None
+    if code != 0:
+        raise UsageError(f"The editor {editor!r} ended with exit code {code}, so the card was not changed.")

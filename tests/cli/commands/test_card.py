@@ -75,7 +75,10 @@ def test_it_is_edited(at: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     editor(tmp_path, "exit 3", monkeypatch)
     failed = at("card", "net/a", "--edit")
     assert failed.code == 2
-    assert "The editor could not be used" in failed.err
+    assert "ended with exit code 3" in failed.err
+    assert "kept in" not in failed.err
+    monkeypatch.setenv("VISUAL", "no-such-editor")
+    assert "can't be run" in at("card", "net/a", "--edit").err
 
 
 def test_an_edit_never_overwrites_another(

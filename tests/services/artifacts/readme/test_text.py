@@ -6,14 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.app import service_app
+from registry.digest import sha256_digest
+from registry.folders.receipts import RECEIPT, read_receipt
+from registry.schemas import ArtifactKind
+from registry.services.artifacts import commits
 from registry.services.artifacts.readme import front_matter
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 from tests.kit import plain_base, write_adapter
 from tests.kit.bases import Base
+from tests.kit.library import running
 from tests.kit.shelf import Shelf
 
 CARD = '---\nlicense: llama3.2\nlicense_name: "a\\": [b"\npipeline_tag: fill-mask\nlibrary_name: other\n---\n# Base\n'
@@ -91,3 +99,42 @@ def test_any_text_is_metadata_or_none(text: str) -> None:
     """Published cards are read whatever they are."""
     metadata, _ = front_matter.split(f"---\n{text}\n---\nrest")
     assert isinstance(metadata, dict)
+
+
+@pytest.mark.parametrize("kind", ["merged", "lora"])
+def test_a_folder_of_the_format_before_is_verified_but_for_its_readme(
+    shelf: Shelf, tmp_path: Path, kind: ArtifactKind
+) -> None:
+    """A composed adapter had none then, and a merged model that of its base."""
+    folder = Path(shelf.registry.fetch("net/secret/own", tmp_path / "out", kind=kind).folder)
+    there = read_receipt(folder)
+    before = there.model_copy(
+        update={
+            "rendering": sha256_digest(b"before"),
+            "versions": there.versions.model_copy(update={"artifact_format": ARTIFACT_FORMAT - 1}),
+            "files": tuple(file for file in there.files if file.path != "README.md"),
+        }
+    )
+    (folder / RECEIPT).write_text(before.model_dump_json())
+    (folder / "README.md").unlink()
+    told = shelf.registry.verify(folder)
+    assert (told.equal, told.exact) == (True, False)
+    (folder / RECEIPT).write_text(there.model_dump_json())
+    assert [one.file for one in shelf.registry.verify(folder).mismatches] == ["README.md"]
+
+
+def test_a_commit_of_the_format_before_is_told_from_one_that_never_was(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(service_app(shelf.registry, "open")) as address, httpx.Client(base_url=address) as client:
+        now = client.get("/hf/api/models/net/secret").json()["sha"]
+        with monkeypatch.context() as earlier:
+            earlier.setattr(commits, "ARTIFACT_FORMAT", ARTIFACT_FORMAT - 1)
+            commits._made_by.cache_clear()
+            before = client.get("/hf/api/models/net/secret").json()["sha"]
+        commits._made_by.cache_clear()
+        assert before[: commits.MEANT] == now[: commits.MEANT]
+        gone = client.get(f"/hf/net/secret/resolve/{before}/README.md")
+        assert (gone.status_code, "another version of the registry" in gone.json()["error"]) == (503, True)
+        never = client.get(f"/hf/net/secret/resolve/{'0' * 40}/README.md")
+        assert (never.status_code, never.headers["x-error-code"]) == (404, "RevisionNotFound")
