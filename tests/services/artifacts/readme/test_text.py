@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from registry.app import service_app
 from registry.digest import sha256_digest
 from registry.folders.receipts import read_receipt
+from registry.folders.scan import RECEIPT
 from registry.schemas import ArtifactKind
-from registry.schemas.receipt import RECEIPT
 from registry.services.artifacts import commits
 from registry.services.artifacts.readme import front_matter
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
