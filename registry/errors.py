@@ -68,6 +68,7 @@ CODES: Final[dict[str, str]] = {
     "tagged": "A tag points at the revision, which can only be deleted together with its tags.",
     "tag_moved": "The tag does not point at the revision that was expected.",
     "parent_deleted": "The revision's parent is deleted and must be restored first.",
+    "card_changed": "Somebody else changed the card since it was read.",
     "in_use": "The base model is in use, so it can't be deleted.",
     # integrity
     "corrupt": "Stored bytes are not the bytes that were published.",

@@ -28,6 +28,7 @@ _ADAPTER = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
 _TAG = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _VIEW_NUMBER = re.compile(r"r([1-9][0-9]{0,17})")
+_ON_THE_HUB = re.compile(r"hf:([A-Za-z0-9_./-]+)@[0-9a-f]+")  # " at ENDPOINT" after it: a repo of another Hub
 _DIGEST_PREFIX = re.compile(r"sha256:[0-9a-f]{8,64}")
 
 
@@ -261,3 +262,9 @@ def _rule_of_selector(path: Path, selector: str) -> str | None:
     if "/" in selector:
         return "only the last name of a path has a revision, because that says which are above it"
     return None
+
+
+def hub_name(base: str, source: str | None) -> str:
+    """What cards call a base model: its repo on the Hub if its source is that, else its repo id in the views."""
+    found = None if source is None else _ON_THE_HUB.fullmatch(source)
+    return Path(base).repo_id if found is None else found[1]

@@ -93,6 +93,13 @@ _TOKEN: Final = {
     "revoked_at": None,
     "last_used_at": _AT,
 }
+_CARD: Final = {
+    "path": "llama/support",
+    "text": "---\nlicense: mit\n---\n# Support\n",
+    "digest": _OTHER,
+    "state": {"source": "edited", "digest": _OTHER, "edited_at": _AT, "edited_by": "ada"},
+    "metadata": {"license": "mit"},
+}
 _OPERATION: Final = {
     "id": "op7d1e40",
     "kind": "publish",
@@ -315,6 +322,8 @@ EXAMPLES: Final[dict[str, Any]] = {
         "used": [{"reference": "llama/support@3", **_USE}],
     },
     "RevisionSummary": _REVISION,
+    "Card": _CARD,
+    "SetCardRequest": {"path": "llama/support", "text": "# Support\n", "expected": _OTHER},
     "Shown": {
         "revision": _REVISION,
         "base": _BASE,

@@ -17,6 +17,7 @@ from registry.cli import completion
 from registry.cli.commands import (
     access,
     browse,
+    card,
     copy,
     database,
     delete,
@@ -79,6 +80,7 @@ def build_app() -> typer.Typer:
         publish.untag,
         publish.annotate,
         rename.rename,
+        card.card,
         fetch.fetch,
         fetch.verify,
         materialise.materialise,

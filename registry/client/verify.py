@@ -44,7 +44,7 @@ def verify(
         )
     with RemoteArtifact(transport, plan, options, arithmetic=arithmetic, room=room) as artifact:
         compare = None if exact else needed(arithmetic, "compare values").comparison
-        return verified(folder, receipt, artifact.files, compare, progress)
+        return verified(folder, receipt, artifact.files, plan.artifact_format, compare, progress)
 
 
 def _by_digest(reference: str, digest: str | None) -> str:

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from registry.folders.scan import Folder
+from registry.folders.scan import README, Folder
 
-CARD: Final = "README.md"
 _TRAINERS: Final = (".yaml", ".yml")  # trainer configurations, as axolotl and LLaMA-Factory leave them
 _CONFIG: Final = "config.json"
 _MOST: Final = 1 << 20  # bytes searched of each file
@@ -51,8 +50,8 @@ def sign_of_quantised(folder: Folder, trained_on: Path | None) -> str | None:
 def _written(folder: Folder) -> Iterator[tuple[str, Path]]:
     """Files that may record how the base model was loaded, with names for messages."""
     for found in folder.files:
-        if found.path == CARD:
-            yield CARD, found.file
+        if found.path == README:
+            yield README, found.file
         elif "/" not in found.path and found.path.endswith(_TRAINERS):
             plain = found.path.isascii() and len(found.path) <= 100
             yield found.path if plain else "a file of the trainer", found.file

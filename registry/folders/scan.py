@@ -22,6 +22,7 @@ from registry.folders.names import check_name, check_together, is_taken
 from registry.schemas import LeftOut
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
+README: Final = "README.md"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 RECEIPT: Final = "registry-receipt.json"
 MAX_FILES: Final = 20_000

@@ -76,8 +76,10 @@ def open_artifact(service: Service, deployment: Deployment, asked: Asked) -> Art
 
 
 def _weigh(artifact: Artifact) -> int:
-    """Approximate bytes of a plan in memory, proportional to its tensors."""
-    return _PLAN + sum(_TENSOR * len(file.header.entries) for file in artifact.files.values() if file.header)
+    """Approximate bytes of a plan in memory: proportional to its tensors, with the documents that were made."""
+    files = artifact.files.values()
+    documents = sum(file.size for file in files if file.header is None and file.digest is None)
+    return _PLAN + documents + sum(_TENSOR * len(file.header.entries) for file in files if file.header)
 
 
 def _close(artifact: Artifact) -> None:
@@ -251,7 +253,7 @@ def _key(asked: Asked) -> str:
     ancestor = asked.ancestor
     return document_digest(
         {
-            "base": [base.name, base.digest, base.files_digest, base.table_digest],
+            "base": [base.name, base.hub_name, base.digest, base.files_digest, base.table_digest],
             "links": [[link.reference, link.digest] for link in asked.path.links],
             "since": None if ancestor is None else [[link.reference, link.digest] for link in ancestor.links],
             "options": asked.options.model_copy(update={"since": None}).model_dump(mode="json"),

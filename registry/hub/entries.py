@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from registry.digest import hex_of
@@ -72,3 +73,8 @@ def _folders(path: str) -> Iterable[str]:
     """The folders that contain a path, outermost first."""
     words = path.split("/")
     return ("/".join(words[:count]) for count in range(1, len(words)))
+
+
+def hub_time(at: datetime) -> str:
+    """A time in the only format that clients parse."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

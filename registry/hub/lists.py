@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qs
 
@@ -13,11 +12,11 @@ from fastapi.responses import JSONResponse
 from registry.errors import NotAllowedError, UsageError
 from registry.http.payloads import JSON, check_depth, check_keys
 from registry.http.request.errors import MalformedError
-from registry.hub.entries import all_entries, files_of, inside, sibling
+from registry.hub.entries import all_entries, files_of, hub_time, inside
 from registry.hub.errors import MissingError, as_missing
-from registry.hub.requests import RepoQueryParam, RequestRegistry, renamed_warning
+from registry.hub.requests import RepoQueryParam, RequestRegistry
 from registry.services import hub_repos
-from registry.services.hub_repos import Commit, Pinned, Ref
+from registry.services.hub_repos import Commit, Ref
 
 _ENTRIES: Final = 1000  # most per page
 _COMMITS: Final = 100
@@ -48,37 +47,6 @@ def whoami(registry: RequestRegistry) -> JSONResponse:
             "auth": {"type": "access_token", "accessToken": {"displayName": who.token, "role": "read"}},
         }
     )
-
-
-def model_info(query: RepoQueryParam) -> JSONResponse:
-    """A repo at a revision."""
-    pinned = query.pinned()
-    repo, repo_id, blobs = pinned.repo, pinned.repo.path.repo_id, query.flag("blobs")
-    return JSONResponse(
-        {
-            "id": repo_id,
-            "modelId": repo_id,
-            "author": repo.path.base,
-            "sha": pinned.commit,
-            "createdAt": _time(repo.created_at),
-            "lastModified": _time(pinned.at),
-            "private": False,
-            "gated": False,
-            "disabled": False,
-            "tags": [],
-            **_library(pinned),
-            "siblings": [sibling(file, blobs=blobs) for file in files_of(query, pinned)],
-        },
-        headers=renamed_warning(repo),
-    )
-
-
-def _library(pinned: Pinned) -> dict[str, str]:
-    """The library that loads the repo, if known."""
-    repo = pinned.repo
-    if not repo.is_model:
-        return {"library_name": "peft"}
-    return {} if repo.base.architecture is None else {"library_name": "transformers"}
 
 
 def tree(query: RepoQueryParam) -> JSONResponse:
@@ -164,10 +132,5 @@ def _commit(commit: Commit) -> dict[str, Any]:
         "title": title or f"r{commit.number}",
         "message": rest.strip(),
         "authors": [] if commit.author is None else [{"user": commit.author}],
-        "date": _time(commit.at),
+        "date": hub_time(commit.at),
     }
-
-
-def _time(at: datetime) -> str:
-    """A time in the only format that clients parse."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

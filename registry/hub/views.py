@@ -11,7 +11,9 @@ from starlette.convertors import Convertor, register_url_convertor
 from registry.errors import NotFoundError
 from registry.hub.errors import HubRoute, MissingError
 from registry.hub.files import resolve
-from registry.hub.lists import commits, harnesses, model_info, paths_info, refs, tree, whoami
+from registry.hub.info import auth_check, model_info
+from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
+from registry.hub.models import models
 from registry.hub.requests import RequestRegistry
 from registry.schemas.protocol import VIEWS
 
@@ -63,7 +65,9 @@ def _nothing_at(request: Request) -> str:
 _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (_READ, "/{namespace}/{name}/resolve/{revision}/{path:rest}", resolve),
     (_READ, "/api/agent-harnesses", harnesses),
+    (_READ, "/api/models", models),
     (_READ, _MODEL, model_info),
+    (_READ, _MODEL + "/auth-check", auth_check),
     (_READ, _MODEL + "/revision/{revision:rest}", model_info),
     (_READ, _MODEL + "/tree/{revision}", tree),
     (_READ, _MODEL + "/tree/{revision}/{path:rest}", tree),

@@ -36,6 +36,7 @@ from registry.schemas import (
     Tree,
 )
 from registry.schemas.bundles import Bundle
+from registry.schemas.cards import Card, SetCardRequest
 from registry.schemas.difference import Difference
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
@@ -152,6 +153,15 @@ PROTECT_TAG: Final = Operation(
     name="protect_tag", method="PUT", address="/protected-tags", request=ProtectRequest,
     answer=tuple[ProtectedTag, ...], right=Right("admin", "path", "protect tags", "base"), group="labels",
     refusals=(404,), about="Protect or unprotect tags by a pattern; returns all patterns that are protected now.",
+)  # fmt: skip
+CARD: Final = Operation(
+    name="card", method="GET", address="/cards", request=ReferenceRequest, answer=Card, right=READER, group="labels",
+    refusals=(404,), about="The card of an adapter, or the README.md of a revision.",
+)  # fmt: skip
+SET_CARD: Final = Operation(
+    name="set_card", method="PUT", address="/cards", request=SetCardRequest, answer=Card,
+    right=Right("writer", "path", "edit the card", "path"), group="labels", refusals=(404, 409),
+    about="Edit the card of an adapter, or go back to the published README.md.",
 )  # fmt: skip
 
 # Names
@@ -307,7 +317,7 @@ DU: Final = Operation(
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, RESOLVE, SEARCH, EVENTS,
-    TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG,
+    TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,

@@ -17,6 +17,7 @@ EventKind = Literal[
     "base delete undo",
     "base rename",
     "base retable",
+    "card",
     "delete",
     "delete undo",
     "gc",

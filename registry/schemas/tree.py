@@ -9,6 +9,7 @@ from pydantic import Field
 
 from registry.schemas.around import Children, TagHistory
 from registry.schemas.artifacts import Materialisation
+from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, Schema
 from registry.schemas.renaming import RenamedTo
 from registry.schemas.use import Use
@@ -235,6 +236,7 @@ class Shown(Schema):
     tag_history: tuple[TagHistory, ...] = ()  # of at most 20 tags, those that point at it first
     materialisations: tuple[Materialisation, ...] = ()
     use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
+    card: CardState | None = None  # None: the adapter has none
 
 
 class Resolved(Schema):

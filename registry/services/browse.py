@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from registry.catalogue.store import materialisations
-from registry.catalogue.tree import bases, browse, children, old_names, revisions, tag_moves
+from registry.catalogue.tree import bases, browse, cards, children, old_names, revisions, tag_moves
 from registry.catalogue.tree.use import uses
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
@@ -45,6 +45,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         tag_history=tag_moves.histories(session, row, summary.tags),
         materialisations=tuple(one.shown for one in materialisations.listing(session, revision_id=row.id)),
         use=uses(session, [row.id]).together,
+        card=cards.state(session, row.adapter_id),
     )
 
 

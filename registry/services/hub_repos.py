@@ -19,7 +19,7 @@ from registry.errors import NotFoundError, RetractedError, UnavailableError, Usa
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas import ArtifactKind, Options
 from registry.schemas.kinds import KINDS
-from registry.services.artifacts.commits import MEANT, RecentCommits, RepoNames, is_commit, made_by, making
+from registry.services.artifacts.commits import MEANT, RecentCommits, RepoNames, is_commit
 from registry.services.artifacts.load import path_in, path_to
 from registry.services.artifacts.materialised import kept_for, plain_plan
 from registry.services.artifacts.opened import Asked
@@ -124,7 +124,7 @@ def pin(session: Session, repo: Repo, name: str) -> Pinned:
     plan, own = plain_plan(path, options), repo.names.commit(row.digest)
     kept = kept_for(session, path, plan)
     if kept is not None:
-        commit = repo.names.meaning(row.digest) + made_by(kept.numerics)
+        commit = repo.names.meaning(row.digest) + repo.names.made_by(kept.numerics)
         if not is_commit(name) or name == commit:
             return Pinned(repo, commit, Asked(path, None, options, kept, plan), row.created_at)
     if is_commit(name) and name != own:
@@ -209,7 +209,7 @@ class _Makings:
 
     def __init__(self, session: Session, repo: Repo) -> None:
         self._names = repo.names
-        self._own = making(repo.kind)
+        self._own = repo.names.making
         self._others = {} if KINDS[repo.kind].is_verbatim else _kept_by_others(session, repo)
 
     def commit(self, number: int, digest: str) -> str:
@@ -229,7 +229,7 @@ def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:
         except RetractedError:
             continue  # retracted revisions are not served, whoever rendered them
         if plan is not None and plan.digest == plan_digest:
-            found[number] = made_by(numerics)
+            found[number] = repo.names.made_by(numerics)
     return found
 
 

@@ -16,6 +16,7 @@ from registry.digest import BlobRef, StoredFile
 from registry.errors import UsageError
 from registry.files.source import read_range
 from registry.operations.transfer import ClosableSource
+from registry.reference import hub_name
 from registry.tensors.table.targets import TargetTable
 from registry.tensors.table.ties import apart_in_files, holds_copies
 
@@ -53,6 +54,12 @@ class PathBase:
     files: tuple[StoredFile, ...]
     index: BlobRef
     table: BlobRef
+    source: str | None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
+
+    @property
+    def hub_name(self) -> str:
+        """What cards call it: its repo on the Hub if it comes from there, else its repo id in the views."""
+        return hub_name(self.name, self.source)
 
 
 @dataclass(frozen=True)

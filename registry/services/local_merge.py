@@ -202,6 +202,7 @@ def path_of(bundle: Bundle) -> LoadedPath:
         files=_files(bundle.base.files),
         index=_blob(bundle.base.index),
         table=_blob(bundle.base.table),
+        source=bundle.base.summary.source,
     )
     links = []
     for entry in bundle.links:

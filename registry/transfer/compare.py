@@ -10,6 +10,7 @@ from registry.errors import IntegrityError, InvalidAdapterError, NotFoundError
 from registry.files.header import Header, read_header
 from registry.files.source import FileSource, read_range
 from registry.folders.output import file_is_right
+from registry.folders.scan import README
 from registry.progress import Progress
 from registry.schemas import TensorMismatch, Verified
 from registry.schemas.receipt import Receipt
@@ -66,12 +67,25 @@ def check_plan(folder: Path, receipt: Receipt, plan_digest: str) -> None:
 
 
 def verified(
-    folder: Path, receipt: Receipt, files: Mapping[str, Expected], compare: Compare | None, progress: Progress
+    folder: Path,
+    receipt: Receipt,
+    files: Mapping[str, Expected],
+    artifact_format: int,
+    compare: Compare | None,
+    progress: Progress,
 ) -> Verified:
     """Compare a fetched folder with its receipt and with the registry's artifact for the receipt's plan.
 
-    ``compare`` is for tensors of another arithmetic; None: every byte has to be equal.
+    Args:
+        folder: that was fetched.
+        receipt: in it.
+        files: of the registry's artifact.
+        artifact_format: of these files. Another one writes another README.md, which is held against the receipt only.
+        compare: for tensors of another arithmetic or format; None: every byte has to be equal.
+        progress: counts bytes.
     """
+    if receipt.versions.artifact_format != artifact_format:
+        files = {path: file for path, file in files.items() if path != README}
     progress.begin("Verifying", 2 * sum(file.size for file in files.values()))
     mismatches = [*_against_receipt(folder, receipt, progress), *_against_artifact(folder, files, compare, progress)]
     return Verified(

@@ -96,6 +96,8 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.UNDO_TAG: Call("path", body={"path": "{path}", "tag": "gone"}, prepare=_a_tag),
     table.UNTAG: Call("path", {"path": "{path}", "tag": "gone"}, prepare=_a_tag),
     table.ANNOTATE: Call("path", body={"ref": "{path}", "metrics": {"acc": 1.0}}),
+    table.CARD: Call("path", {"ref": "{path}"}),
+    table.SET_CARD: Call("path", body={"path": "{path}", "text": "# a"}),
     table.RETRACT: Call("path", body={"ref": "{path}@9", "reason": "bad"}, good=frozenset({404})),
     table.EVENTS: Call("any"),
     table.TOKENS: Call("all"),

@@ -58,12 +58,15 @@ def tokenizer(repo: str, text: str, **options: Any) -> dict[str, Any]:
     return {"ids": found(text)["input_ids"], "chat": templated}
 
 
-def pipeline(repo: str, text: str, links: list[str] | None = None) -> str:
-    """Generate a text from a repo; with links, from a folder and what `chain` makes of it."""
+def pipeline(repo: str, text: str, links: list[str] | None = None, task: str | None = "text-generation") -> str:
+    """Generate a text from a repo; with links, from a folder and what `chain` makes of it.
+
+    Without a task, it is the one that the repo says.
+    """
     import transformers
 
     given = {"model": repo} if links is None else {"model": _chained(repo, links), "tokenizer": repo}
-    generate = transformers.pipeline("text-generation", **given)
+    generate = transformers.pipeline(task, **given)
     answer: str = generate(text, max_new_tokens=6, do_sample=False)[0]["generated_text"]
     return answer
 

@@ -63,7 +63,7 @@ def test_what_a_view_can_not_do_is_no_repo_that_is_not_there(tree: Tree, machine
         ):
             assert outcome.error[0] == "HfHubHTTPError", outcome
             assert READ_ONLY in outcome.text
-    listed = 'python -c "import huggingface_hub as hub; list(hub.HfApi().list_models(limit=3))" 2>&1'
+    listed = 'python -c "import huggingface_hub as hub; list(hub.HfApi().list_datasets(limit=3))" 2>&1'
     said = machine("hf").shell(listed, exit_code=1)
     assert READ_ONLY in said
     assert "RepositoryNotFoundError" not in said

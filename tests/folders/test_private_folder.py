@@ -48,7 +48,7 @@ def open_files(folder: Path) -> list[str]:
 
 
 def test_the_first_token_closes_the_folder(registry: LocalRegistry, folder: Path) -> None:
-    copy = folder / "registry.db.before-0004-from-0003"
+    copy = folder / "registry.db.before-0008-from-0003"
     copy.write_bytes(b"")
     assert mode(folder) == 0o755
     assert {"registry.db", copy.name} <= set(open_files(folder))

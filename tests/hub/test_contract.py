@@ -32,7 +32,7 @@ def test_model_info(reader: httpx.Client, view: str) -> None:
     assert COMMIT.fullmatch(info["sha"])
     assert TIME.fullmatch(info["lastModified"])
     assert TIME.fullmatch(info["createdAt"])
-    assert info["tags"] == []
+    assert {"base_model:tiny/_", "tag:prod"} <= set(info["tags"])
     assert {"rfilename": WEIGHTS[view]} in info["siblings"]
     assert info.get("library_name") == (None if view == "hf" else "peft")
     for revision in ("main", "r1", "prod", "v1.0", info["sha"]):

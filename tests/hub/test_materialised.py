@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.services.artifacts.commits import made_by
+from registry.services.artifacts.commits import _made_by
 from registry.tensors.artifacts import plan
 from tests.hub.conftest import WEIGHTS, assert_missing, fill, sha
 from tests.kit.library import running
@@ -43,7 +43,7 @@ def test_main_has_the_commit_of_what_is_kept(
         elsewhere.setattr(plan, "fingerprint", lambda: OTHER)
         shelf.registry.materialise("tiny/a", kind="merged" if view == "hf" else "lora")
     kept = sha(client, view, "tiny/a")
-    assert kept == own[:28] + made_by(OTHER) != own
+    assert kept == own[:28] + _made_by(OTHER, "tiny/_") != own
     assert sha(client, view, "tiny/a", "r1") == first
     refs = client.get(f"/{view}/api/models/tiny/a/refs").json()
     assert refs["branches"][0]["targetCommit"] == kept

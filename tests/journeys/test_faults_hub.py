@@ -227,7 +227,7 @@ def test_a_damaged_base_model(request: pytest.FixtureRequest, models: Models, tm
     assert whole.startswith(got)
     config = service.address("p0", "config.json")
     assert httpx.get(config).status_code == 200
-    assert httpx.get(config.replace("/hf/", "/hf-lora/").replace("config.json", "README.md")).status_code == 404
+    assert httpx.get(config.replace("/hf/", "/hf-lora/").replace("config.json", "nothing.md")).status_code == 404
     Path(sound).replace(blob)  # repaired by another file, as a backup is restored
     part(address, at - 500)  # who has the old file open finds out by reading it
     assert part(address, at - 500).content == whole[at - 500 : at + 500]

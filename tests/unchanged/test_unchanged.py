@@ -31,6 +31,8 @@ from tests.unchanged.write import DIGESTS, FACES
 
 ADDED: Final[dict[str, tuple[str, ...]]] = {
     "commands": (
+        "registry card ",
+        "registry card: ",
         "registry du ",
         "registry du: ",
         "registry search: --sort ",
@@ -63,15 +65,18 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_adapters_renamed_to ",
         "CREATE TABLE adapters: renamed_to ",
         "CREATE TABLE base_models: renamed_to ",
+        "CREATE TABLE cards: ",
         "CREATE TABLE uses: ",
         "CREATE INDEX ix_uses_day ",
         "CREATE INDEX ix_events_",
     ),
-    "errors": ("client_only", "renamed", "tag_moved"),
+    "errors": ("card_changed", "client_only", "renamed", "tag_moved"),
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
     ),
     "routes": (
+        "GET /api/v1/cards ",
+        "PUT /api/v1/cards ",
         "GET /api/v1/usage ",
         "GET /api/v1/search takes sort ",
         "GET /api/v1/search takes all_revisions ",
@@ -90,6 +95,10 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "POST /api/v1/tags/undo ",
     ),
     "schemas": (
+        "Card.",
+        "CardState.",
+        "SetCardRequest.",
+        "Shown.card",
         "Taken.",
         "Usage.",
         "ArtifactPlan.renamed_to",

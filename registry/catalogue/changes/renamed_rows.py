@@ -27,7 +27,7 @@ from registry.catalogue.database.tables import (
     Tag,
     table_of,
 )
-from registry.catalogue.database.team_tables import ProtectedTagRecord
+from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
 from registry.catalogue.database.visibility import in_subtree, live
 from registry.reference import Path
 from registry.schemas.renaming import ProtectedTagLeft
@@ -36,6 +36,7 @@ _ADAPTERS: Final = table_of(Adapter)
 _REVISIONS: Final = table_of(Revision)
 _TAGS: Final = table_of(Tag)
 _BASES: Final = table_of(BaseModelRecord)
+_CARDS: Final = table_of(CardRecord)
 _OF_REVISIONS: Final = tuple(map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation)))
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
 _OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord)))
@@ -114,6 +115,7 @@ def copy_details(session: Session, renaming: Renaming, protected: Collection[str
         rows = table.alias("of_revision")
         wanted = select(rows).join(pairs, pairs.c.old == rows.c.revision_id)
         _insert(session, table, {"revision_id": pairs.c.new}, rows, wanted)
+    _copy_cards(session, renaming)
     rows = _TAGS.alias("of_revision")
     tags = select(rows).join(pairs, pairs.c.old == rows.c.revision_id)
     free = tags.where(rows.c.name.not_in(protected)) if protected else tags
@@ -125,6 +127,17 @@ def copy_details(session: Session, renaming: Renaming, protected: Collection[str
     return tuple(
         ProtectedTagLeft(reference=f"{row.path}@{row.number}", tag=row.name) for row in session.execute(ordered)
     )
+
+
+def _copy_cards(session: Session, renaming: Renaming) -> None:
+    rows = _CARDS.alias("of_adapter")
+    cards = (
+        select(rows)
+        .join(_OLD_ADAPTER, _OLD_ADAPTER.c.id == rows.c.adapter_id)
+        .join(_NEW_ADAPTER, _NEW_ADAPTER.c.path == renaming.renamed(_OLD_ADAPTER.c.path))
+        .where(renaming.under(_OLD_ADAPTER.c.path), _OLD_ADAPTER.c.renamed_to.is_(None))
+    )
+    _insert(session, _CARDS, {"adapter_id": _NEW_ADAPTER.c.id}, rows, cards)
 
 
 def mark(session: Session, renaming: Renaming) -> None:

@@ -1,4 +1,4 @@
-"""The tables of a registry that several people share: tokens, tag protection, uploads, jobs, materialisations, use."""
+"""The tables of a registry that several people share: tokens, protected tags, uploads, jobs, cards, uses."""
 
 from __future__ import annotations
 
@@ -132,6 +132,19 @@ class UseRecord(Record):
     who: Mapped[str] = mapped_column(ORDERED, primary_key=True)
     count: Mapped[int]
     last_used_at: Mapped[Time]
+
+
+class CardRecord(Record):
+    """The card of an adapter, where somebody edited it; without one it is the README.md that was published last."""
+
+    __tablename__ = "cards"
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+    digest: Mapped[Digest]  # of the text
+    front_matter: Mapped[dict[str, Any]]
+    edited_at: Mapped[Time]
+    edited_by: Mapped[str]
 
 
 class Compatibility(Record):

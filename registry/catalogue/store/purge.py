@@ -26,7 +26,7 @@ from registry.catalogue.database.tables import (
     Tag,
     table_of,
 )
-from registry.catalogue.database.team_tables import ProtectedTagRecord
+from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, in_subtree
 from registry.catalogue.store.blobs import parts
 from registry.reference import Path
@@ -76,7 +76,13 @@ def purge(session: Session, revision_ids: Iterable[int], why: str, principal: Pr
         found = found.union(select(below.id).join(found, below.parent_id == found.c.id))
         held = (
             select(
-                Revision.id, Revision.number, Revision.digest, Revision.deleted_at, Revision.deleted_by, Adapter.path
+                Revision.id,
+                Revision.adapter_id,
+                Revision.number,
+                Revision.digest,
+                Revision.deleted_at,
+                Revision.deleted_by,
+                Adapter.path,
             )
             .join(Adapter, Adapter.id == Revision.adapter_id)
             .where(Revision.id.in_(select(found.c.id)), Revision.deleted_at.is_not(None))
@@ -94,6 +100,9 @@ def purge(session: Session, revision_ids: Iterable[int], why: str, principal: Pr
             gone.append(f"{row.path}@{row.number}")
             detail = {"digest": row.digest, **_deletion(row.deleted_at, row.deleted_by), "why": why}
             events.record(session, "purge", gone[-1], principal, detail)
+        for some in parts({row.adapter_id for row in rows}):
+            nothing_left = ~exists().where(Revision.adapter_id == CardRecord.adapter_id)
+            session.execute(delete(CardRecord).where(CardRecord.adapter_id.in_(some), nothing_left))
     return tuple(gone)
 
 

@@ -17,7 +17,7 @@ from registry.catalogue.tree.old_names import adapter_is_listed, base_is_listed,
 from registry.catalogue.tree.suggestions import offered
 from registry.digest import StoredFile
 from registry.errors import ConflictError, NotFoundError
-from registry.reference import check_base_name
+from registry.reference import check_base_name, hub_name
 from registry.rights import Principal
 from registry.schemas import BaseSummary, DerivedFrom, FileEntry
 
@@ -63,6 +63,11 @@ class BaseRow:
     created_at: datetime
     files: tuple[StoredFile, ...]  # by path
     source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
+
+    @property
+    def hub_name(self) -> str:
+        """What cards call it."""
+        return hub_name(self.name, self.source)
 
 
 def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSummary, bool]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any
 
 from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord
-from registry.catalogue.tree import revisions
+from registry.catalogue.tree import cards, revisions
+from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.reference import Path
 from registry.schemas import ArtifactKind
 
@@ -110,3 +113,78 @@ def kept_by_others(
         )
     )
     return [(row.number, row.plan_digest, row.numerics or "") for row in session.execute(query)]
+
+
+@dataclass(frozen=True)
+class NewestRevision:
+    """The newest revision of a listed adapter."""
+
+    manifest: str
+    created_at: datetime
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A base model or an adapter, as lists of repos show it; ``revision`` is its newest (None: a base model)."""
+
+    path: Path
+    base_id: int
+    source: str | None  # of the base model
+    created_at: datetime
+    revision: NewestRevision | None
+    front_matter: dict[str, Any]  # of the edited card
+
+
+def bases_listed(session: Session, *, after: str, limit: int, author: str | None = None) -> list[Listed]:
+    """Base models after a name, by name."""
+    columns = (BaseModelRecord.id, BaseModelRecord.name, BaseModelRecord.source, BaseModelRecord.created_at)
+    query = select(*columns).where(BaseModelRecord.name > after).order_by(BaseModelRecord.name).limit(limit)
+    if author is not None:
+        query = query.where(BaseModelRecord.name == author)
+    return [Listed(Path(row.name), row.id, row.source, row.created_at, None, {}) for row in session.execute(query)]
+
+
+def adapters_listed(session: Session, *, after: str, limit: int, author: str | None = None) -> list[Listed | str]:
+    """Adapters after a path, by path, in a constant number of queries; of one that is not served, only its path."""
+    newest = newest_number(Adapter.id)
+    query = (
+        select(
+            Adapter.id.label("adapter_id"),
+            Adapter.path,
+            Adapter.base_id,
+            Adapter.created_at.label("since"),
+            BaseModelRecord.source,
+            Revision.id,
+            Revision.manifest,
+            Revision.created_at,
+        )
+        .select_from(Adapter)
+        .join(Revision, (Revision.adapter_id == Adapter.id) & (Revision.number == newest))
+        .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
+        .where(Adapter.path > after)
+        .order_by(Adapter.path)
+        .limit(limit)
+    )
+    if author is not None:
+        query = query.where(BaseModelRecord.name == author)
+    rows = session.execute(query).all()
+    keys = [row.id for row in rows]
+    retracted = ancestry(session, select(Revision.id).where(Revision.id.in_(keys))).retracted if keys else {}
+    edited = cards.metadata(session, [row.adapter_id for row in rows])
+    tagged: dict[int, list[str]] = {}
+    for name, key in session.execute(select(Tag.name, Tag.revision_id).where(Tag.revision_id.in_(keys))):
+        tagged.setdefault(key, []).append(name)
+    return [
+        row.path
+        if row.id in retracted
+        else Listed(
+            Path.parse(row.path),
+            row.base_id,
+            row.source,
+            row.since,
+            NewestRevision(row.manifest, row.created_at, tuple(sorted(tagged.get(row.id, ())))),
+            edited.get(row.adapter_id, {}),
+        )
+        for row in rows
+    ]

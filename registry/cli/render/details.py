@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Tagged,
         Verified,
     )
+    from registry.schemas.cards import CardState
 
 Items = list[list[Span]]
 
@@ -77,12 +78,19 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
         ("used", use_items(shown.use)),
         ("repo id", _repo(shown)),
+        ("card", [words(_card(shown.card))] if shown.card else []),
         ("source", [[phrase(revision.source)]] if revision.source else []),
         ("derived from", _derived(revision.derived_from)),
         ("digest", [[Span(revision.digest)]]),
         *(("notice", [words(notice, BEHIND)]) for notice in revision.notices),
     ]
     return fields(pairs, width)
+
+
+def _card(card: CardState) -> str:
+    if card.edited_at is None:
+        return f"README.md of {card.reference}"
+    return f"edited {moment(card.edited_at)} UTC by {card.edited_by}"
 
 
 def _one_a_line(name: str, texts: Sequence[str]) -> list[tuple[str, Items]]:

@@ -9,7 +9,15 @@ from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.reference import check_tag
 from registry.schemas import ProtectedTag, RevisionSummary, Tagged
-from registry.schemas.requests import AnnotateRequest, ProtectRequest, TagRequest, UndoTagRequest, UntagRequest
+from registry.schemas.cards import Card, SetCardRequest
+from registry.schemas.requests import (
+    AnnotateRequest,
+    ProtectRequest,
+    ReferenceRequest,
+    TagRequest,
+    UndoTagRequest,
+    UntagRequest,
+)
 from registry.schemas.texts import check_annotations, check_metrics
 
 
@@ -56,6 +64,21 @@ class Labels(TableCalls):
     def protect_tag(self, base: str, pattern: str, *, remove: bool = False) -> tuple[ProtectedTag, ...]:
         """Let only admins move the tags that match a pattern; returns all protected patterns of this base model."""
         return self._do(table.PROTECT_TAG, asked(ProtectRequest, base=base, pattern=pattern, remove=remove))
+
+    def card(self, ref: str) -> Card:
+        """The card of an adapter: the text that was edited or, without one, the README.md that was published last.
+
+        With a number, a tag or a digest: the README.md of that revision. Where there is none, the text is empty.
+        """
+        return self._do(table.CARD, asked(ReferenceRequest, ref=ref))
+
+    def set_card(self, path: str, text: str | None, *, expected: str | None = None) -> Card:
+        """Edit the card of an adapter; None: the published README.md is its card again.
+
+        With ``expected``, the digest of the card that was read, a change by somebody else in the meantime is not
+        overwritten (`ConflictError`, ``card_changed``).
+        """
+        return self._do(table.SET_CARD, asked(SetCardRequest, path=path, text=text, expected=expected))
 
 
 def _check_order(tag: str) -> None:

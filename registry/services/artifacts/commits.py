@@ -12,7 +12,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Final, Protocol
 
@@ -39,6 +39,8 @@ class BaseDigests(Protocol):
     def files_digest(self) -> str: ...
     @property
     def table_digest(self) -> str: ...
+    @property
+    def hub_name(self) -> str: ...
 
 
 def is_commit(text: str) -> bool:
@@ -55,15 +57,17 @@ class RepoNames:
     base: str  # digest
     base_files: str
     table: str
+    base_model: str  # as cards name it
 
     @classmethod
     def of(cls, kind: ArtifactKind, path: Path, base: BaseDigests) -> RepoNames:
         """The commit ids of a repo in the view of this kind."""
-        return cls(BASE_KIND if path.is_base else kind, path, base.digest, base.files_digest, base.table_digest)
+        kind = BASE_KIND if path.is_base else kind
+        return cls(kind, path, base.digest, base.files_digest, base.table_digest, base.hub_name)
 
     def beside(self, kind: ArtifactKind, path: Path) -> RepoNames:
         """The commit ids of another path of the same base model."""
-        return RepoNames(BASE_KIND if path.is_base else kind, path, self.base, self.base_files, self.table)
+        return replace(self, kind=BASE_KIND if path.is_base else kind, path=path)
 
     def meaning(self, revision: str | None) -> str:
         """The first 28 hex digits for a revision by its digest; None: for the base model itself."""
@@ -79,7 +83,16 @@ class RepoNames:
 
     def commit(self, revision: str | None) -> str:
         """The commit id of a revision as this machine renders it."""
-        return self.meaning(revision) + making(self.kind)
+        return self.meaning(revision) + self.making
+
+    @property
+    def making(self) -> str:
+        """The last 12 hex digits as this machine renders the repo."""
+        return self.made_by(None if KINDS[self.kind].is_verbatim else fingerprint())
+
+    def made_by(self, numerics: str | None) -> str:
+        """The last 12 hex digits for an arithmetic; None: bytes are served verbatim, whatever the formats."""
+        return _made_by(numerics, self.base_model)
 
     def find(self, commit: str, revisions: Iterable[str]) -> str | None:
         """The digest in ``revisions`` that a commit id means; None: it means none of them."""
@@ -138,16 +151,13 @@ class RecentCommits:
             return self._found.get(commit[:MEANT])
 
 
-def making(kind: ArtifactKind) -> str:
-    """The last 12 hex digits for a kind as this machine renders it."""
-    return made_by(None if KINDS[kind].is_verbatim else fingerprint())
-
-
 @cache
-def made_by(numerics: str | None) -> str:
-    """The last 12 hex digits for an arithmetic; None: bytes are served verbatim, independent of format versions."""
-    formats = None if numerics is None else [PLAN_FORMAT, ARTIFACT_FORMAT]
-    return hashlib.sha256(canonical_json({"formats": formats, "numerics": numerics})).hexdigest()[: 40 - MEANT]
+def _made_by(numerics: str | None, base_model: str) -> str:
+    if numerics is None:
+        document: dict[str, Any] = {"formats": None, "numerics": None}
+    else:
+        document = {"formats": [PLAN_FORMAT, ARTIFACT_FORMAT], "numerics": numerics, "base_model": base_model}
+    return hashlib.sha256(canonical_json(document)).hexdigest()[: 40 - MEANT]
 
 
 def commit_below(path: Path, base: BaseDigests, revision: str | None) -> str:

@@ -47,7 +47,8 @@ def path_to(session: Session, base: BaseRow, tip: RevisionRow | None, *, with_re
         retraction.check(found)
     stored = blob_rows.rows(session, (base.index_blob, base.table_blob))
     index, table = stored[base.index_blob], stored[base.table_blob]
-    root = PathBase(base.name, base.digest, base.table_digest, base.files_digest, base.files, index, table)
+    digests = (base.digest, base.table_digest, base.files_digest)
+    root = PathBase(base.name, *digests, base.files, index, table, base.source)
     links = _links(session, found)
     return LoadedPath(links[-1].reference if links else base.name, root, links)
 

@@ -32,7 +32,14 @@ def make_plan(path: LoadedPath, ancestor: LoadedPath | None, options: Options) -
         dtype=options.dtype,
         uniform=options.uniform,
         base_repo=below(path, ancestor).repo_id if KINDS[options.kind].is_composed else None,
+        base_model=None if KINDS[options.kind].is_verbatim or not path.links else _base_model(path, ancestor),
     )
+
+
+def _base_model(path: LoadedPath, ancestor: LoadedPath | None) -> str:
+    """What README.md calls the model that the artifact is made of, or for."""
+    model = below(path, ancestor)
+    return path.base.hub_name if model.is_base else model.repo_id
 
 
 def below(path: LoadedPath, ancestor: LoadedPath | None) -> Path:

@@ -17,6 +17,7 @@ from registry.services.artifacts.load import load_path
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.closeness import TensorComparison
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 from registry.transfer.compare import check_base, check_plan, verified
 
 
@@ -39,7 +40,8 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
             )
         check_plan(folder, receipt, artifact.plan.digest)
         exact = artifact.rendering == receipt.rendering
-        return verified(folder, receipt, artifact.files, None if exact else TensorComparison, progress)
+        compare = None if exact else TensorComparison
+        return verified(folder, receipt, artifact.files, ARTIFACT_FORMAT, compare, progress)
 
 
 def _path(deployment: Deployment, receipt: Receipt, reference: str, digest: str | None) -> LoadedPath:

@@ -6,12 +6,23 @@ from types import ModuleType
 from typing import Final
 
 from registry.operations.operation import A, Item, Listing, Operation, R
-from registry.services.handlers import browsing, labels, materialisations, naming, publishing, removal, tokens, upkeep
+from registry.services.handlers import (
+    browsing,
+    cards,
+    labels,
+    materialisations,
+    naming,
+    publishing,
+    removal,
+    tokens,
+    upkeep,
+)
 from registry.services.handlers.handling import HANDLERS, LISTERS, Handler, Lister
 
 GROUPS: Final[tuple[ModuleType, ...]] = (
     browsing,
     labels,
+    cards,
     naming,
     tokens,
     publishing,

@@ -149,7 +149,7 @@ class Artifact:
     @cached_property
     def rendering(self) -> str:
         """Digest that names the artifact's bytes."""
-        return rendering_of(self.plan.digest, self.numerics)
+        return rendering_of(self.plan, self.numerics)
 
     @property
     def size(self) -> int:

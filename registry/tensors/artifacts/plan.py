@@ -1,7 +1,8 @@
 """Plans: what will be computed, as digests; and the rendering, which names the bytes that come out.
 
-A plan knows no registry, no path and no tag, so it means the same on every machine. A rendering adds what the bytes
-also depend on: the version of the artifact format (header and config writers) and the numerics fingerprint.
+The document of a plan knows no registry, no path and no tag, so it means the same on every machine. A rendering adds
+what the bytes also depend on: the version of the artifact format (header and config writers), the numerics fingerprint,
+and what README.md calls the base model.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from registry.schemas.kinds import KINDS
 from registry.tensors.artifacts.numerics import fingerprint
 
 PLAN_FORMAT: Final = 1
-ARTIFACT_FORMAT: Final = 3
+ARTIFACT_FORMAT: Final = 4
 """2: a composed adapter names a commit of its base; magnitudes end in ``.weight``. 3: factors in float64 that are kept
-whole are scaled once, and the error of a truncated DoRA in 16 bits has that of its magnitude."""
+whole are scaled once, and the error of a truncated DoRA in 16 bits has that of its magnitude. 4: a README.md that is
+made of the lineage."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Plan:
     ranks: Mapping[str, int] | None = None  # what each module of a truncated adapter is cut to
     uniform: bool = False  # filled with zeros to one rank
     base_repo: str | None = None  # what a composed adapter calls the model it belongs on
+    base_model: str | None = None
+    """What README.md calls the model: no part of what is meant, but of the bytes. None where no README.md is made."""
 
     def document(self) -> dict[str, Any]:
         """The plan as a JSON document."""
@@ -74,9 +78,10 @@ class Plan:
     @cached_property
     def rendering(self) -> str:
         """Names the bytes."""
-        return rendering_of(self.digest, self.numerics)
+        return rendering_of(self, self.numerics)
 
 
-def rendering_of(plan_digest: str, numerics: str | None) -> str:
+def rendering_of(plan: Plan, numerics: str | None) -> str:
     """The rendering of a plan under an arithmetic."""
-    return document_digest({"plan": plan_digest, "artifact_format": ARTIFACT_FORMAT, "numerics": numerics})
+    document = {"plan": plan.digest, "artifact_format": ARTIFACT_FORMAT, "numerics": numerics}
+    return document_digest(document | ({} if plan.base_model is None else {"base_model": plan.base_model}))

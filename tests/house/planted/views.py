@@ -14,8 +14,8 @@ VIEWS: Final = (
     Mutant(
         "commit-of-any-arithmetic",
         "RepoNames.commit",
-        "return self.meaning(revision) + making(self.kind)",
-        "return self.meaning(revision) + made_by(None)",
+        "return self.meaning(revision) + self.making",
+        "return self.meaning(revision) + self.made_by(None)",
         "test_bytes.py",
     ),
     Mutant(

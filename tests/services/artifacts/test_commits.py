@@ -13,7 +13,7 @@ from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import ArtifactKind
 from registry.services.artifacts import commits
-from registry.services.artifacts.commits import MEANT, RepoNames, is_commit, made_by, making
+from registry.services.artifacts.commits import MEANT, RepoNames, is_commit
 from registry.tensors.artifacts.numerics import fingerprint
 
 KINDS: tuple[ArtifactKind, ...] = get_args(ArtifactKind)
@@ -24,6 +24,7 @@ class Digests:
     digest: str = sha256_digest(b"base")
     files_digest: str = sha256_digest(b"files")
     table_digest: str = sha256_digest(b"table")
+    hub_name: str = "tiny/_"
 
 
 def names(kind: ArtifactKind = "merged", path: str = "tiny/a", base: Digests | None = None) -> RepoNames:
@@ -36,7 +37,7 @@ def test_a_commit_says_all_that_is_meant_and_how_it_is_made() -> None:
         *(names(kind) for kind in KINDS),
         names(path="tiny/a/b"),
         names(path="other/a"),
-        *(names(base=Digests(**{field: sha256_digest(b"x")})) for field in vars(Digests())),
+        *(names(base=Digests(**{field: sha256_digest(b"x")})) for field in vars(Digests()) if field != "hub_name"),
     ]
     found = [one.commit(revision) for one in others] + [names().commit(sha256_digest(b"x"))]
     assert len({commit[:MEANT] for commit in found}) == len(found)
@@ -56,13 +57,24 @@ def test_a_meaning_is_the_digest_of_a_document() -> None:
 
 
 def test_arithmetic_and_format_show_where_bytes_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {kind: making(kind) for kind in KINDS}
-    assert before["merged"] == before["lora"] == made_by(fingerprint()) != made_by("another")
+    before = {kind: names(kind).making for kind in KINDS}
+    assert before["merged"] == before["lora"] == names().made_by(fingerprint()) != names().made_by("another")
     monkeypatch.setattr(commits, "ARTIFACT_FORMAT", 99)
-    made_by.cache_clear()
-    after = {kind: making(kind) for kind in KINDS}
-    made_by.cache_clear()
+    commits._made_by.cache_clear()
+    after = {kind: names(kind).making for kind in KINDS}
+    commits._made_by.cache_clear()
     assert [kind for kind in KINDS if before[kind] == after[kind]] == ["published"]
+
+
+def test_a_base_that_cards_call_another_name_makes_other_bytes_of_what_is_computed() -> None:
+    """A base model that was deleted and added again may come from elsewhere, with the same weights."""
+    revision = sha256_digest(b"revision")
+    other = Digests(hub_name="meta/llama")
+    for kind in KINDS:
+        mine, its = names(kind).commit(revision), names(kind, base=other).commit(revision)
+        assert mine[:MEANT] == its[:MEANT]
+        assert (mine == its) is (kind == "published")
+    assert names(path="tiny").commit(None) == names(path="tiny", base=other).commit(None)
 
 
 def test_a_base_is_the_same_in_all_views() -> None:

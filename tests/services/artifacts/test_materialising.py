@@ -113,10 +113,10 @@ def test_it_is_the_same_and_only_what_is_new_is_stored(both: Place) -> None:
     assert answer.materialisation.files == len(computed)
     # One shard is changed; the other, the index, the configuration and the tokenizer are blobs already.
     changed = [path for path in computed if path.endswith(".safetensors") and not _is_of_base(place, path, computed)]
-    assert changed == new  # the others are not even read
+    assert ["README.md", *changed] == new  # the others are not even read
     assert len(changed) == 1
-    assert answer.bytes_stored == len(computed[changed[0]])
-    assert len(stored) == 2  # and the list of its blocks
+    assert answer.bytes_stored == sum(len(computed[path]) for path in new)
+    assert len(stored) == 3  # and the list of blocks of the weights
     assert contents(place.registry, "net/one/two", "merged") == computed
     found = kept(place, "net/one/two@1", "merged")
     assert found is not None
@@ -126,7 +126,7 @@ def test_it_is_the_same_and_only_what_is_new_is_stored(both: Place) -> None:
 
 def _is_of_base(place: Place, path: str, computed: dict[str, bytes]) -> bool:
     with core_artifact(place.registry, "net", kind="published") as artifact:
-        return artifact.files[path].read() == computed[path]
+        return path in artifact.files and artifact.files[path].read() == computed[path]
 
 
 def test_asking_again_keeps_it_for_longer_and_never_for_less(embedded: Place) -> None:
@@ -158,10 +158,10 @@ def test_past_its_time_it_is_not_there_and_is_collected_after_its_grace(both: Pl
     said = gc(place, grace=3600, dry_run=True)
     assert [one.id for one in said.materialisations] == [made.id]
     assert gc(place, grace=3600) == said.model_copy(update={"dry_run": False})
-    assert (said.blobs, said.kept_for_grace) == ((), 1)
+    assert (said.blobs, said.kept_for_grace) == ((), 2)  # the weights and README.md
     assert len(place.objects()) > len(objects)
     place.age(timedelta(hours=2))
-    assert len(gc(place, grace=3600).blobs) == 1
+    assert len(gc(place, grace=3600).blobs) == 2
     assert place.objects() == objects
     assert place.registry.events(limit=2)[1].detail["materialisations"] == 1
     assert_sound(place)
@@ -251,7 +251,8 @@ def test_a_deleted_revision_takes_it_along_and_a_retracted_one_hides_it(place: P
     assert [one.reference for one in registry.materialisations()] == ["net/one@1"]
     assert gc(place, grace=3600).blobs == ()  # their grace began with the delete
     place.age(timedelta(hours=2))
-    assert len(gc(place, grace=3600).blobs) == 2  # the weights of either kind; the configuration is net/one's, too
+    # The weights of net/one/two and its README.md; its configuration is that of net/one, too.
+    assert len(gc(place, grace=3600).blobs) == 3
     assert_sound(place)
 
 
@@ -290,7 +291,8 @@ def test_a_damaged_file_is_never_taken_for_right_and_is_mended(place: Place) -> 
     computed = contents(registry, "net/one", "merged")
     found = kept(place, "net/one", "merged")
     assert found is not None
-    stored = next(file for file in found.files if not _is_of_base(place, file.path, computed))
+    weights = (file for file in found.files if file.path.endswith(".safetensors"))
+    stored = next(file for file in weights if not _is_of_base(place, file.path, computed))
     file = place.file(stored.key)
     file.chmod(0o644)
     data = bytearray(file.read_bytes())

@@ -256,6 +256,7 @@ def test_untouched_tensors_and_all_other_files_are_identical(shelf: Shelf) -> No
         assert (after[name] == raw) is not merged[name].touched, name
     theirs = dict(other_files(out))
     theirs.pop("registry-receipt.json")
+    assert theirs.pop("README.md").startswith(b"---\nbase_model: ")  # made of the lineage
     assert theirs == dict(other_files(folder))
     for shard in folder.glob("*.safetensors"):
         size = int.from_bytes(shard.read_bytes()[:8], "little") + 8

@@ -9,6 +9,7 @@ from typing import Any
 from registry.services.artifacts.commits import commit_below
 from registry.services.artifacts.kinds.builder import Builder, Built, Order
 from registry.services.artifacts.plan import below
+from registry.services.artifacts.readme.text import readme_file
 from registry.tensors.composed.composition import Composition
 from registry.tensors.composed.config import BaseRepo
 from registry.tensors.elements.dtypes import OPTION_DTYPES
@@ -31,6 +32,8 @@ def _build(order: Order) -> Built:
         composition.make_uniform()
     notices = tuple(composition.notices)
     files = composition.files(dtype=dtype, base_repo=_base_repo(order), hints=_hints(bound[since:]))
+    config = bound[-1].checkpoint.config.document
+    files = [*files, readme_file(order.inputs.blobs, order.path, plan, config, order.ancestor)]
     return Built(plan, files, notices, truncation)
 
 

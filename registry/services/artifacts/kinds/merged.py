@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from registry.digest import StoredFile
 from registry.files.header import Header
+from registry.folders.scan import README
 from registry.services.artifacts import side_files
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Builder, Built, Order
+from registry.services.artifacts.readme.text import readme_file
 from registry.services.lineage import LoadedPath, read_blob
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file, source_file
 from registry.tensors.artifacts.merged import merged_file
@@ -34,7 +36,8 @@ from registry.transfer.model_files import CONFIG, INDEX
 def _build(order: Order) -> Built:
     inputs, path, memory = order.inputs, order.path, order.memory
     kept = None if memory is None or not memory.limit("factors") else SharedFactors(memory, order.plan.digest)
-    programs = path_programs(inputs.bound(order.links), inputs.table)
+    bound = inputs.bound(order.links)
+    programs = path_programs(bound, inputs.table)
     _check_ties_known(programs, inputs.table, path)
     headers, tensors = inputs.base_tensors()
     base = BaseTensors(tensors)
@@ -50,6 +53,10 @@ def _build(order: Order) -> Built:
     by_name = {file.path: file for file in path.base.files if file.path not in headers}
     side = side_files.choose(by_name, [{file.path: file for file in link.files} for link in order.links])
     rewritten = _rewritten(inputs, side, weights, headers, programs, dtype)
+    if bound:
+        side.pop(README, None)  # the base's card is about the base
+        config = bound[-1].checkpoint.config.document
+        rewritten.append(readme_file(inputs.blobs, path, order.plan, config, order.ancestor))
     copied = [source_file(name, inputs.source(blob), digest=blob.digest) for name, blob in side.items()]
     return Built(order.plan, [*weights, *rewritten, *copied], tuple(_notices(programs)))
 

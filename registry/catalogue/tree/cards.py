@@ -1,0 +1,54 @@
+"""Cards of adapters: edited texts, and which published README.md is the card where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database.tables import Adapter, Blob, Revision, RevisionFile
+from registry.catalogue.database.team_tables import CardRecord
+from registry.catalogue.store.blobs import BLOB_COLUMNS
+from registry.digest import StoredFile, sha256_digest
+from registry.schemas.cards import CardState
+
+README: Final = "README.md"
+NO_CARD: Final = sha256_digest(b"")
+"""The digest of the text of an adapter that has no card."""
+
+
+def edited(session: Session, adapter_id: int) -> CardRecord | None:
+    """The edited card of an adapter."""
+    return session.get(CardRecord, adapter_id)
+
+
+def metadata(session: Session, adapter_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The front matter of the edited cards of some adapters, by the adapter's key."""
+    query = select(CardRecord.adapter_id, CardRecord.front_matter).where(CardRecord.adapter_id.in_(adapter_ids))
+    return dict(session.execute(query).all())
+
+
+def published(session: Session, adapter_id: int) -> tuple[str, StoredFile] | None:
+    """The README.md of the newest revision that has one, and the reference of that revision."""
+    query = (
+        select(Adapter.path.label("adapter"), Revision.number, *BLOB_COLUMNS, RevisionFile.path)
+        .join(Revision, Revision.adapter_id == Adapter.id)
+        .join(RevisionFile, RevisionFile.revision_id == Revision.id)
+        .join(Blob, Blob.digest == RevisionFile.digest)
+        .where(Adapter.id == adapter_id, RevisionFile.path == README)
+        .order_by(Revision.number.desc())
+        .limit(1)
+    )
+    row = session.execute(query).one_or_none()
+    return None if row is None else (f"{row.adapter}@{row.number}", StoredFile(*row[2:]))
+
+
+def state(session: Session, adapter_id: int) -> CardState | None:
+    """Which text is the card of an adapter; None if it has none."""
+    row = edited(session, adapter_id)
+    if row is not None:
+        return CardState(source="edited", digest=row.digest, edited_at=row.edited_at, edited_by=row.edited_by)
+    found = published(session, adapter_id)
+    return None if found is None else CardState(source="published", digest=found[1].digest, reference=found[0])

@@ -1,0 +1,67 @@
+"""Model info of a repo, with what its card says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from registry.catalogue.tree import browse, cards, revisions
+from registry.hub.entries import files_of, hub_time, sibling
+from registry.hub.requests import RepoQuery, RepoQueryParam, renamed_warning
+from registry.reference import Reference
+from registry.services.artifacts.readme.facts import base_facts
+from registry.services.hub_cards import RepoCard, repo_card
+from registry.services.hub_repos import Pinned
+
+
+def model_info(query: RepoQueryParam) -> JSONResponse:
+    """A repo at a revision."""
+    pinned = query.pinned()
+    repo, repo_id, blobs = pinned.repo, pinned.repo.path.repo_id, query.flag("blobs")
+    card = _card(query, pinned)
+    known = {"library_name": card.library, "pipeline_tag": card.pipeline_tag}
+    return JSONResponse(
+        {
+            "id": repo_id,
+            "modelId": repo_id,
+            "author": repo.path.base,
+            "sha": pinned.commit,
+            "createdAt": hub_time(repo.created_at),
+            "lastModified": hub_time(pinned.at),
+            "private": False,
+            "gated": False,
+            "disabled": False,
+            "tags": list(card.tags),
+            **{key: value for key, value in known.items() if value is not None},
+            "cardData": card.data,
+            "siblings": [sibling(file, blobs=blobs) for file in files_of(query, pinned)],
+        },
+        headers=renamed_warning(repo),
+    )
+
+
+def auth_check(query: RepoQueryParam) -> JSONResponse:
+    """Whether the token may read a repo: an error says that it may not."""
+    with query.deployment.read() as session:
+        query.repo(session)
+    return JSONResponse({})
+
+
+def _card(query: RepoQuery, pinned: Pinned) -> RepoCard:
+    repo, deployment = pinned.repo, query.deployment
+    config, edited, said = None, {}, {}
+    if not repo.path.is_base:
+        with deployment.read() as session:
+            row = revisions.find(session, Reference.parse(pinned.asked.path.reference))
+            summary = browse.summary(session, row.id)
+            edited = cards.metadata(session, [row.adapter_id]).get(row.adapter_id, {})
+        config = json.loads(row.manifest)["config"]
+        said = _said(summary.reference, summary.digest, summary.tags, summary.metrics)
+    facts = base_facts(deployment.artifact_blobs, repo.base.files)
+    return repo_card(repo.kind, facts, repo.base.hub_name, adapter_config=config, edited=edited, said=said)
+
+
+def _said(reference: str, digest: str, tags: tuple[str, ...], metrics: dict[str, float]) -> dict[str, Any]:
+    return {"reference": reference, "digest": digest, "tags": list(tags), "metrics": metrics}
