@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from registry.schemas import notebooks, views
 from registry.schemas.form import ArtifactKind, Dtype, Schema
+from registry.schemas.frames import revisions_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 _Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=512)]
@@ -65,6 +70,9 @@ class BaseSummary(Schema):
     source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
     derived_from: DerivedFrom | None = None
 
+    def __repr__(self) -> str:
+        return views.base(self)
+
 
 class BaseAdded(Schema):
     """Answer of ``base add``."""
@@ -75,6 +83,9 @@ class BaseAdded(Schema):
     stored_by: Literal["copy", "reflink", "link", "none"]
     left_out: tuple[LeftOut, ...]
     registry: str
+
+    def __repr__(self) -> str:
+        return views.base_added(self)
 
 
 class Retabled(Schema):
@@ -132,6 +143,9 @@ class RevisionSummary(Schema):
     derived_from: DerivedFrom | None = None
     copied_from: CopiedFrom | None = None  # of a copy; without an admin's rights its author is whoever copied it
 
+    def __repr__(self) -> str:
+        return views.revision(self)
+
 
 class Published(Schema):
     """Answer of ``publish``."""
@@ -146,6 +160,9 @@ class Published(Schema):
     applied: tuple[str, ...] = ()  # where it was there already: what of this call changed what is said about it
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
 
+    def __repr__(self) -> str:
+        return views.published(self)
+
 
 class TreeNode(Schema):
     """A base model or an adapter with what lies under it; ``revision`` is its newest (None: a base model)."""
@@ -155,11 +172,27 @@ class TreeNode(Schema):
     revision: RevisionSummary | None
     children: tuple[TreeNode, ...]
 
+    def __repr__(self) -> str:
+        return views.node(self)
+
+    def __str__(self) -> str:
+        return views.indented((self,))
+
 
 class Tree(Schema):
     """Answer of ``tree``."""
 
     roots: tuple[TreeNode, ...]
+
+    def __repr__(self) -> str:
+        return views.tree(self)
+
+    def __str__(self) -> str:
+        return views.indented(self.roots)
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return notebooks.tree_table(self)
 
 
 class Log(Schema):
@@ -167,6 +200,20 @@ class Log(Schema):
 
     path: str
     revisions: tuple[RevisionSummary, ...]
+
+    def __repr__(self) -> str:
+        return views.log(self)
+
+    def __str__(self) -> str:
+        return views.listed(self.revisions)
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return notebooks.revisions_table(self.revisions)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""
+        return revisions_frame(self.revisions)
 
 
 class LineageEntry(Schema):
@@ -200,6 +247,9 @@ class Shown(Schema):
     repo_id: str
     repo_revisions: tuple[str, ...] = ()  # its names in the Hub views: r3, tags, and main where it is the newest
 
+    def __repr__(self) -> str:
+        return views.shown(self)
+
 
 class Resolved(Schema):
     """Answer of ``resolve``: which revision a reference resolves to now, and its lineage."""
@@ -210,11 +260,28 @@ class Resolved(Schema):
     base_digest: str
     lineage: tuple[LineageEntry, ...]
 
+    def __repr__(self) -> str:
+        return views.resolved(self)
+
 
 class SearchResult(Schema):
     """Answer of ``search``: matching revisions, in the order that was asked for."""
 
     revisions: tuple[RevisionSummary, ...]
+
+    def __repr__(self) -> str:
+        return views.found(self)
+
+    def __str__(self) -> str:
+        return views.listed(self.revisions)
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return notebooks.revisions_table(self.revisions)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""
+        return revisions_frame(self.revisions)
 
 
 class Tagged(Schema):
