@@ -7,20 +7,72 @@ A registry in process and one over HTTP do the operations; both pass the same co
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Self
 
+from registry.bars.shown import shown
 from registry.operations.methods.administration import Administration
 from registry.operations.methods.artifacts import Artifacts
 from registry.operations.methods.browsing import Browsing
 from registry.operations.methods.labels import Labels
 from registry.operations.methods.publishing import Publishing
 from registry.operations.methods.removal import Removal
-from registry.progress import SILENT, Progress
+from registry.progress import Progress
 from registry.schemas import Copied
 
 
 class Registry(Browsing, Labels, Publishing, Artifacts, Removal, Administration):
-    """Adapters as a tree of immutable revisions; the weights that each path of it stands for."""
+    """Adapters as a tree of immutable revisions; the weights that each path of it stands for.
+
+    `registry.connect` opens one: a folder, a team's database and store, or a service. The methods are the same, and so
+    are their answers (immutable schemas) and errors (`registry.errors`, all of them a `RegistryError` with a ``code``).
+    Close it when you are done, or use it in a ``with`` block.
+
+    Threads may share one registry, and one artifact: each call takes a connection of its own. What a call is given
+    belongs to that call: a progress sink or a callback is called from one thread at a time, but two calls at once with
+    the same one are yours to keep apart. Processes may not: connections do not survive a fork. Open the registry in the
+    child, or start children by ``spawn``.
+
+    Example:
+        >>> with registry.connect("./my-registry") as team:
+        ...     print(team.tree("llama"))
+        llama
+          support@2 [prod], rank 4, acc=0.88
+            french@1, rank 2, acc=0.91
+    """
 
     @abstractmethod
-    def copy(self, ref: str, to: Registry, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
-        """Copy a path, or a whole subtree, with its lineage into another registry; continues an interrupted copy."""
+    def _copy(self, ref: str, to: Registry, *, recursive: bool, progress: Progress) -> Copied:
+        """Copy a path or a subtree."""
+
+    def copy(self, ref: str, to: Registry, *, recursive: bool = False, progress: Progress | bool = False) -> Copied:
+        """Copy a path, or a whole subtree, with its lineage into another registry; continues an interrupted copy.
+
+        Args:
+            ref: the revision, or the path if ``recursive``.
+            to: the other registry.
+            recursive: every revision at and under the path.
+            progress: True shows a bar.
+
+        Raises:
+            NotFoundError: there is nothing to copy under this name.
+            ConflictError: ``other_weights``: the base model of this name in the other registry has other weights.
+            NotAllowedError: the token may not write there, or part of the lineage is hidden from this registry's.
+
+        Example:
+            >>> with registry.connect("./another-registry") as other:
+            ...     copied = team.copy("llama", other, recursive=True)
+            >>> [one.reference for one in copied.revisions]
+            ['llama/support@1', 'llama/support@2', 'llama/support/french@1']
+        """
+        with shown(progress) as sink:
+            return self._copy(ref, to, recursive=recursive, progress=sink)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "over HTTP" if self.url.startswith(("http://", "https://")) else "in this process"
+        return f"<registry at {self.url}, {where}>"

@@ -15,24 +15,85 @@ class Browsing(TableCalls):
     """Looking at what is there: trees, logs, revisions, searches, events."""
 
     def bases(self) -> tuple[BaseSummary, ...]:
-        """All base models, by name."""
+        """All base models, by name.
+
+        Example:
+            >>> team.bases()
+            (<BaseSummary llama: LlamaForCausalLM, 5.20 k parameters, 13.1 kB, 2 adapters>,)
+        """
         return self._list(table.BASES, NoRequest())
 
     def tree(self, path: str | None = None) -> Tree:
-        """Adapters as a tree: everything, or what is at and under ``path``."""
+        """Adapters as a tree, each with its newest revision.
+
+        Args:
+            path: only what is at and under it. None: everything.
+
+        Returns:
+            A tree that ``print`` shows indented and a notebook shows as a table.
+
+        Raises:
+            NotFoundError: there is nothing at ``path``.
+
+        Example:
+            >>> tree = team.tree("llama")
+            >>> tree
+            <Tree: 1 base model, 2 adapters>
+            >>> print(tree)
+            llama
+              support@2 [prod], rank 4, acc=0.88
+                french@1, rank 2, acc=0.91
+        """
         return self._do(table.TREE, asked(TreeRequest, path=path))
 
     def log(self, path: str) -> Log:
-        """All revisions of an adapter, newest first."""
+        """All revisions of an adapter, newest first.
+
+        Returns:
+            A log that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
+
+        Raises:
+            NotFoundError: there is no adapter at ``path``.
+
+        Example:
+            >>> log = team.log("llama/support")
+            >>> log
+            <Log of llama/support: 2 revisions, newest @2>
+            >>> max(log.revisions, key=lambda revision: revision.metrics["acc"]).reference
+            'llama/support@2'
+        """
         revisions = self._list(table.LOG, asked(PathRequest, path=path))
         return Log(path=str(Path.parse(path)), revisions=revisions)
 
     def show(self, ref: str) -> Shown:
-        """Everything about a revision."""
+        """Everything about a revision, or about a base model.
+
+        Args:
+            ref: ``PATH`` (its newest revision), ``PATH@3``, ``PATH@TAG``, ``PATH@sha256:...``, or a base model's name.
+
+        Raises:
+            NotFoundError: there is no such revision.
+
+        Example:
+            >>> shown = team.show("llama/support@prod")
+            >>> shown.revision.number, shown.revision.metrics
+            (2, {'acc': 0.88})
+            >>> [(target.name, target.ranks) for target in shown.targets]
+            [('q_proj', (4,)), ('v_proj', (4,))]
+        """
         return self._do(table.SHOW, asked(ReferenceRequest, ref=ref))
 
     def resolve(self, ref: str) -> Resolved:
-        """Which revision a reference resolves to now."""
+        """Which revision a reference resolves to now, and its lineage, root first.
+
+        Raises:
+            NotFoundError: there is no such revision.
+
+        Example:
+            >>> resolved = team.resolve("llama/support/french")
+            >>> [entry.reference for entry in resolved.lineage]
+            ['llama', 'llama/support@2', 'llama/support/french@1']
+        """
         return self._do(table.RESOLVE, asked(ReferenceRequest, ref=ref))
 
     def search(
@@ -48,10 +109,25 @@ class Browsing(TableCalls):
         all_revisions: bool = False,
         limit: int | None = None,
     ) -> SearchResult:
-        """Revisions that meet every given condition: of each adapter the newest, or ``all_revisions``; by path.
+        """Revisions that meet every given condition, by path.
 
-        ``text`` is part of the path, message or an annotation, ``rank`` ``<=16``, ``metric`` ``acc>0.8``, ``target``
-        the name of a target module, ``sort`` ``max:acc`` or ``min:eval_loss``: only revisions with it, best first.
+        Args:
+            text: part of the path, the message or an annotation.
+            base: the base model.
+            tag: a tag that points at the revision.
+            rank: a condition on its largest rank, such as ``"<=16"``.
+            metric: a condition on a metric, such as ``"acc>0.8"``.
+            target: the name of a target module, such as ``"q_proj"``.
+            sort: ``"max:acc"`` or ``"min:eval_loss"``: only revisions with this metric, best first.
+            all_revisions: also the older revisions of each adapter, instead of its newest only.
+            limit: at most so many.
+
+        Raises:
+            UsageError: a condition is malformed.
+
+        Example:
+            >>> team.search(metric="acc>0.8", sort="max:acc")
+            <SearchResult: 2 revisions, llama/support/french@1, llama/support@2>
         """
         request = asked(
             SearchRequest,
@@ -67,9 +143,29 @@ class Browsing(TableCalls):
         return SearchResult(revisions=self._list(table.SEARCH, request, limit))
 
     def events(self, *, limit: int = 100) -> tuple[Event, ...]:
-        """Changes made to the registry, newest first."""
+        """Changes made to the registry, newest first.
+
+        Args:
+            limit: at most so many.
+
+        Example:
+            >>> [change.subject for change in team.events() if change.action == "publish"]
+            ['llama/support/french@1', 'llama/support@2', 'llama/support@1']
+        """
         return self._list(table.EVENTS, NoRequest(), limit)
 
     def du(self, path: str | None = None) -> Usage:
-        """How much storage adapters and revisions use: all, or those at and under ``path``."""
+        """How much storage adapters and revisions use, in bytes.
+
+        Args:
+            path: only what is at and under it. None: everything.
+
+        Raises:
+            NotFoundError: there is nothing at ``path``.
+
+        Example:
+            >>> used = team.du("llama/support")
+            >>> used.size < used.full_checkpoints
+            True
+        """
         return self._do(table.DU, asked(UsageRequest, path=path))
