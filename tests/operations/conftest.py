@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.operations.workshop import furnish
+from registry.operations.registry import Registry
+from registry.services.local import LocalRegistry
+from tests.kit.serving import ServedRegistry
+from tests.operations.workshop import REGISTRY, furnish
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +28,11 @@ def workshop(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(furnished, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(params=["in process", "over HTTP"])
+def team(request: pytest.FixtureRequest, workshop: Path) -> Iterator[Registry]:
+    """The registry of the workshop."""
+    local = LocalRegistry.open(workshop / REGISTRY, cache_folder=workshop / "cache")
+    with local if request.param == "in process" else ServedRegistry(local, workshop / "cache") as opened:
+        yield opened

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import doctest
 import pydoc
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -17,20 +14,10 @@ import registry as package
 from registry.client.remote import RemoteRegistry
 from registry.operations.registry import Registry
 from registry.services.local import LocalRegistry
-from tests.kit.serving import ServedRegistry
 from tests.operations.documented import NEEDS_NO_EXAMPLE, documented, methods, with_examples
-from tests.operations.workshop import REGISTRY
 
 ALL = dict(documented())
 EXAMPLES = with_examples()
-
-
-@pytest.fixture(params=["in process", "over HTTP"])
-def team(request: pytest.FixtureRequest, workshop: Path) -> Iterator[Registry]:
-    local = LocalRegistry.open(workshop / REGISTRY, cache_folder=workshop / "cache")
-    opened = local if request.param == "in process" else ServedRegistry(local, workshop / "cache")
-    with closing(opened):
-        yield opened
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
