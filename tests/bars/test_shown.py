@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import re
@@ -101,8 +100,10 @@ def test_a_bar_in_a_notebook_that_is_gone_afterwards(notebook: Page) -> None:
     assert last == ""
 
 
-def test_an_interactive_shell_is_no_notebook(notebook: Page, capsys: pytest.CaptureFixture[str]) -> None:
-    sys.modules["IPython"].get_ipython = SimpleNamespace
+def test_an_interactive_shell_is_no_notebook(
+    notebook: Page, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["IPython"], "get_ipython", SimpleNamespace)
     with shown(True) as progress:
         work(progress)
     assert notebook.states == []
@@ -117,10 +118,9 @@ def test_lines_elsewhere_and_nothing_on_stdout(capsys: pytest.CaptureFixture[str
     assert captured.out == ""
 
 
-def test_lines_go_on_while_work_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+def test_lines_go_on_while_work_does(capsys: pytest.CaptureFixture[str]) -> None:
     work(LineProgress(seconds=0))
-    assert sys.stderr.getvalue().splitlines() == [  # type: ignore[attr-defined] # it is a StringIO
+    assert capsys.readouterr().err.splitlines() == [
         "Writing model.safetensors: 0 %, 0 B of 2.00 MB",
         "Writing model.safetensors: 50 %, 1.00 MB of 2.00 MB",
         "Writing model.safetensors: 100 %, 2.00 MB of 2.00 MB",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import registry
 from registry import schemas
@@ -16,7 +16,6 @@ from tests.root import ROOT
 PAGE = ROOT / "docs" / "python.md"
 BEGIN = "<!-- reference: written by `make format` from the docstrings -->\n"
 END = "<!-- end of reference -->"
-_FUNCTION = re.compile(r"<function .*>")  # as a default: its text holds an address
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example):$", re.MULTILINE)
 
 
@@ -69,20 +68,23 @@ def _items(title: str, text: str) -> Iterator[str]:
         yield f"- `{name}`: {_markdown(about)}"
 
 
-def _signature(name: str, one: object) -> str:
+def _signature(name: str, call: Callable[..., object]) -> str:
     """The call, with a line for each argument where it is long."""
-    signature = inspect.signature(one)  # type: ignore[arg-type] # callable
-    taken = [
-        _FUNCTION.sub("...", str(part)).replace("'", "") for key, part in signature.parameters.items() if key != "self"
-    ]
-    keyword = [part.kind is part.KEYWORD_ONLY for key, part in signature.parameters.items() if key != "self"]
+    signature = inspect.signature(call)
+    parts = [part for key, part in signature.parameters.items() if key != "self"]
+    taken = [_argument(part) for part in parts]
+    keyword = [part.kind is part.KEYWORD_ONLY for part in parts]
     if True in keyword:
         taken.insert(keyword.index(True), "*")
-    answer = str(signature.return_annotation).replace("'", "")
-    line = f"{name}({', '.join(taken)}) -> {answer}"
+    line = f"{name}({', '.join(taken)}) -> {signature.return_annotation}"
     if len(line) <= 110:
         return line
-    return f"{name}(\n" + "".join(f"    {part},\n" for part in taken) + f") -> {answer}"
+    return f"{name}(\n" + "".join(f"    {part},\n" for part in taken) + f") -> {signature.return_annotation}"
+
+
+def _argument(part: inspect.Parameter) -> str:
+    shown = "..." if inspect.isfunction(part.default) else repr(part.default)  # a function's text holds an address
+    return f"{part.name}: {part.annotation}" + ("" if part.default is part.empty else f" = {shown}")
 
 
 def answers() -> Iterator[str]:
