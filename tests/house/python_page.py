@@ -16,6 +16,7 @@ from tests.root import ROOT
 PAGE = ROOT / "docs" / "python.md"
 BEGIN = "<!-- reference: written by `make format` from the docstrings -->\n"
 END = "<!-- end of reference -->"
+_HOLDERS = {"ReadableArtifact": "artifact", "ReadableFile": "file"}
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example):$", re.MULTILINE)
 
 
@@ -29,7 +30,7 @@ def groups() -> Iterator[tuple[str, list[tuple[str, object]]]]:
 
 
 def _own(kind: type) -> list[tuple[str, object]]:
-    holder = {ReadableArtifact: "artifact", ReadableFile: "file"}.get(kind, "team")
+    holder = _HOLDERS.get(kind.__name__, "team")
     return [(f"{holder}.{name}", one) for name, one in vars(kind).items() if _is_public(name, one)]
 
 
