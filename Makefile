@@ -52,6 +52,7 @@ format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the lis
 	$(PY) -m ruff check --fix .
 	$(PY) -m tests.house.module_map
 	$(PY) -m tests.house.route_table
+	$(PY) -m tests.house.python_page
 
 bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure speed and memory beside the peers (about half an hour, 20 GB in the temp folder).
 	$(PY) -m benchmarks.startup

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
+    from registry import *  # noqa: F403 - all that `registry.__all__` names
     from registry import __version__ as __version__
-    from registry import connect as connect
-    from registry import errors as errors
 
 _NAME: Final = "registry"
 _FOLDER: Final = Path(__file__).parents[1] / _NAME  # a checkout and an installation have the two side by side

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry.cli.render.bar import RichProgress
+from registry.bars.terminal import RichProgress
 from registry.cli.render.screen import Line, Screen, stderr, stdout
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from registry.digest import hex_of
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.files.header import Header, read_header
 from registry.files.source import read_range
-from registry.schemas import ArtifactKind, Options, Truncation
+from registry.schemas import ArtifactKind, Options, Truncation, views
 from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
 from registry.schemas.kinds import KINDS
 from registry.schemas.protocol import NOT_A_USE
@@ -99,6 +99,9 @@ class RemoteArtifact:
     def close(self) -> None:
         for file in self.files.values():
             file.close()
+
+    def __repr__(self) -> str:
+        return views.artifact(self.kind, len(self.files), self.size, self.rendering)
 
     def __enter__(self) -> RemoteArtifact:
         return self
@@ -180,6 +183,9 @@ class RemoteFile:
 
     def read(self, start: int = 0, stop: int | None = None) -> bytes:
         return b"".join(self.chunks(start, stop))
+
+    def __repr__(self) -> str:
+        return views.artifact_file(self.path, self.size)
 
     def _held(self) -> RemoteBlob:
         if self._room is None:

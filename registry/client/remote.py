@@ -77,7 +77,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         return listed(self._transport, listing, request, limit)
 
-    def add_base(self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT) -> BaseAdded:
+    def _add_base(self, name: str, folder: Folder, *, link: bool, progress: Progress) -> BaseAdded:
         check_order(folder, name, check_base_name, "registry base add {name} {folder}", "the name")
         check_base_name(name)
         if link:
@@ -100,7 +100,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
     def _parents(self) -> ParentFolders:
         return ParentFolders(self._transport, self._arithmetic, self._cache.folder)
 
-    def copy(self, ref: str, to: Registry, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
+    def _copy(self, ref: str, to: Registry, *, recursive: bool, progress: Progress) -> Copied:
         return copy(self, ref, to, recursive=recursive, progress=progress)
 
     def whoami(self) -> Identity:
@@ -117,7 +117,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
     ) -> Fetched:
         return self._fetching.fetch(ref, out, options, force=force, base_dir=base_dir, progress=progress)
 
-    def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
+    def _verify(self, folder: Folder, progress: Progress) -> Verified:
         room = self._cache.folder
         return verify(self._transport, Path(folder), arithmetic=self._arithmetic, room=room, progress=progress)
 

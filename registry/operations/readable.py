@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 
 
 class ReadableFile(Protocol):
-    """One file of an artifact."""
+    """One file of an artifact.
+
+    Example:
+        >>> with team.artifact("llama/support") as artifact:
+        ...     file = artifact.file("adapter_config.json")
+        ...     file.read(0, 2)
+        b'{\\n'
+    """
 
     @property
     def path(self) -> str:
@@ -30,7 +37,13 @@ class ReadableFile(Protocol):
 
 
 class ReadableArtifact(Protocol):
-    """Named files handed out for a plan, wherever they are computed. Close it, or use it as a context manager."""
+    """Named files that a reference stands for, wherever they are computed. Close it, or use it in a ``with`` block.
+
+    Example:
+        >>> with team.artifact("llama/support", kind="published") as artifact:
+        ...     sorted(artifact.files)
+        ['adapter_config.json', 'adapter_model.safetensors']
+    """
 
     @property
     def kind(self) -> ArtifactKind:
@@ -60,7 +73,12 @@ class ReadableArtifact(Protocol):
         """The file of that name; raises `NotFoundError`."""
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Names and tensors of all weights, one by one, in the order of their bytes."""
+        """Names and tensors of all weights, one by one, in the order of their bytes; needs torch.
+
+        Example:
+            >>> with team.artifact("llama/support") as artifact:
+            ...     largest = max(tensor.abs().max() for name, tensor in artifact.tensors())
+        """
 
     def close(self) -> None:
         """Release what it reads from."""

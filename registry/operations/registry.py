@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Self
 
+from registry.bars.shown import shown
 from registry.operations.methods.administration import Administration
 from registry.operations.methods.artifacts import Artifacts
 from registry.operations.methods.browsing import Browsing
@@ -16,27 +18,89 @@ from registry.operations.methods.labels import Labels
 from registry.operations.methods.naming import Naming
 from registry.operations.methods.publishing import Publishing
 from registry.operations.methods.removal import Removal
-from registry.progress import SILENT, Progress
+from registry.progress import Progress
 from registry.schemas import Copied
 
 
 class Registry(Browsing, Labels, Naming, Publishing, Artifacts, Removal, Administration):
-    """Adapters as a tree of immutable revisions; the weights that each path of it stands for."""
+    """Adapters as a tree of immutable revisions; the weights that each path of it stands for.
+
+    `registry.connect` opens one: a folder, a team's database and store, or a service. The methods are the same, and so
+    are their answers (immutable schemas) and errors (`registry.errors`, all of them a `RegistryError` with a ``code``).
+    Close it when you are done, or use it in a ``with`` block.
+
+    Threads may share one registry, and one artifact: each call takes a connection of its own. What a call is given
+    belongs to that call: a progress sink or a callback is called from one thread at a time, but two calls at once with
+    the same one are yours to keep apart. Processes may not: connections do not survive a fork. Open the registry in the
+    child, or start children by ``spawn``.
+
+    Example:
+        >>> with registry.connect("./my-registry") as team:
+        ...     print(team.tree("llama"))
+        llama
+          support@2 [prod], rank 4, acc=0.88
+            french@1, rank 2, acc=0.91
+    """
 
     @abstractmethod
-    def copy(self, ref: str, to: Registry, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
-        """Copy a path, or a whole subtree, with its lineage into another registry; continues an interrupted copy."""
+    def _copy(self, ref: str, to: Registry, *, recursive: bool, progress: Progress) -> Copied:
+        """Copy a path or a subtree."""
+
+    def copy(self, ref: str, to: Registry, *, recursive: bool = False, progress: Progress | bool = False) -> Copied:
+        """Copy a path, or a whole subtree, with its lineage into another registry; continues an interrupted copy.
+
+        Args:
+            ref: the revision, or the path if ``recursive``.
+            to: the other registry.
+            recursive: every revision at and under the path.
+            progress: True shows a bar.
+
+        Raises:
+            NotFoundError: there is nothing to copy under this name.
+            ConflictError: ``other_weights``: the base model of this name in the other registry has other weights.
+            NotAllowedError: the token may not write there, or part of the lineage is hidden from this registry's.
+
+        Example:
+            >>> with registry.connect("./another-registry") as other:
+            ...     copied = team.copy("llama", other, recursive=True)
+            >>> [one.reference for one in copied.revisions]
+            ['llama/support@1', 'llama/support@2', 'llama/support/french@1']
+        """
+        with shown(progress) as sink:
+            return self._copy(ref, to, recursive=recursive, progress=sink)
 
     def copy_all(
-        self, to: Registry, *, copied: Callable[[Copied], None] = lambda _: None, progress: Progress = SILENT
+        self, to: Registry, *, copied: Callable[[Copied], None] = lambda _: None, progress: Progress | bool = False
     ) -> tuple[Copied, ...]:
         """Copy all base models with all their adapters into another registry; continues an interrupted copy.
 
-        One base model after the other, by name: what `bases` and `tree` list, so old names are left out. ``copied`` is
-        called with what was done of each.
+        One base model after the other, by name: what `bases` and `tree` list, so old names are left out.
+
+        Args:
+            to: the other registry.
+            copied: is called with what was done of each base model.
+            progress: True shows a bar.
+
+        Raises:
+            ConflictError, NotAllowedError: as `copy`; what was copied before stays.
+
+        Example:
+            >>> with registry.connect("./yet-another-registry") as other:
+            ...     [len(one.revisions) for one in team.copy_all(other)]
+            [3]
         """
         answers = []
         for base in self.bases():
             answers.append(self.copy(base.name, to, recursive=True, progress=progress))
             copied(answers[-1])
         return tuple(answers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "over HTTP" if self.url.startswith(("http://", "https://")) else "in this process"
+        return f"<registry at {self.url}, {where}>"

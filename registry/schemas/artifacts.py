@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
+from registry.schemas import views
 from registry.schemas.form import ArtifactKind, Dtype, Param, Schema
 
 
@@ -75,6 +76,9 @@ class Fetched(Schema):
     files: tuple[OutputFile, ...]
     notices: tuple[str, ...]
     truncation: Truncation | None = None
+
+    def __repr__(self) -> str:
+        return views.fetched(self)
 
 
 class Materialisation(Schema):

@@ -17,6 +17,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from registry.schemas.brief import brief
+
 ArtifactKind = Literal["published", "lora", "merged"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 
@@ -25,6 +27,12 @@ class Schema(BaseModel):
     """Base of all schemas: immutable, unknown fields refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def __repr__(self) -> str:
+        return brief(self)
+
+    def __str__(self) -> str:
+        return repr(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, Literal, get_args
 
+from pydantic import Field
+
 from registry.rights import Role
 from registry.schemas.artifacts import Materialisation
 from registry.schemas.form import Schema
@@ -83,7 +85,7 @@ class TokenCreated(Schema):
     """Answer of ``token create``: the only time that the secret is shown."""
 
     token: Token
-    secret: str
+    secret: str = Field(repr=False)  # a notebook would keep it
 
 
 class ProtectedTag(Schema):

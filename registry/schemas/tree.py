@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from registry.schemas import notebooks, views
 from registry.schemas.around import Children, TagHistory
 from registry.schemas.artifacts import Materialisation
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, Schema
+from registry.schemas.frames import revisions_frame
 from registry.schemas.renaming import RenamedTo
 from registry.schemas.use import Use
+
+if TYPE_CHECKING:
+    import pandas
 
 _Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=512)]
@@ -71,6 +76,9 @@ class BaseSummary(Schema):
     derived_from: DerivedFrom | None = None
     renamed_to: RenamedTo = None
 
+    def __repr__(self) -> str:
+        return views.base(self)
+
 
 class BaseAdded(Schema):
     """Answer of ``base add``."""
@@ -81,6 +89,9 @@ class BaseAdded(Schema):
     stored_by: Literal["copy", "reflink", "link", "none"]
     left_out: tuple[LeftOut, ...]
     registry: str
+
+    def __repr__(self) -> str:
+        return views.base_added(self)
 
 
 class Retabled(Schema):
@@ -139,6 +150,9 @@ class RevisionSummary(Schema):
     copied_from: CopiedFrom | None = None  # of a copy; without an admin's rights its author is whoever copied it
     renamed_to: RenamedTo = None  # the path of the adapter's new name
 
+    def __repr__(self) -> str:
+        return views.revision(self)
+
 
 class Tagged(Schema):
     """Answer of ``tag`` and ``untag``; ``previous`` is the reference that the tag pointed at before.
@@ -166,6 +180,9 @@ class Published(Schema):
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
     tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
 
+    def __repr__(self) -> str:
+        return views.published(self)
+
 
 class TreeNode(Schema):
     """A base model or an adapter with what lies under it; ``revision`` is its newest (None: a base model)."""
@@ -175,11 +192,27 @@ class TreeNode(Schema):
     revision: RevisionSummary | None
     children: tuple[TreeNode, ...]
 
+    def __repr__(self) -> str:
+        return views.node(self)
+
+    def __str__(self) -> str:
+        return views.indented((self,))
+
 
 class Tree(Schema):
     """Answer of ``tree``."""
 
     roots: tuple[TreeNode, ...]
+
+    def __repr__(self) -> str:
+        return views.tree(self)
+
+    def __str__(self) -> str:
+        return views.indented(self.roots)
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return notebooks.tree_table(self)
 
 
 class DeletedRevision(Schema):
@@ -200,6 +233,20 @@ class Log(Schema):
     path: str
     revisions: tuple[RevisionSummary, ...]
     deleted: tuple[DeletedRevision, ...] = ()  # where they were asked for, by falling numbers
+
+    def __repr__(self) -> str:
+        return views.log(self)
+
+    def __str__(self) -> str:
+        return views.listed(self.revisions)
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return notebooks.revisions_table(self.revisions)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""
+        return revisions_frame(self.revisions)
 
 
 class LineageEntry(Schema):
@@ -238,6 +285,9 @@ class Shown(Schema):
     use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
     card: CardState | None = None  # None: the adapter has none
 
+    def __repr__(self) -> str:
+        return views.shown(self)
+
 
 class Resolved(Schema):
     """Answer of ``resolve``: which revision a reference resolves to now, and its lineage."""
@@ -249,8 +299,25 @@ class Resolved(Schema):
     lineage: tuple[LineageEntry, ...]
     renamed_to: RenamedTo = None
 
+    def __repr__(self) -> str:
+        return views.resolved(self)
+
 
 class SearchResult(Schema):
     """Answer of ``search``: matching revisions, in the order that was asked for."""
 
     revisions: tuple[RevisionSummary, ...]
+
+    def __repr__(self) -> str:
+        return views.found(self)
+
+    def __str__(self) -> str:
+        return views.listed(self.revisions)
+
+    def _repr_html_(self) -> str:
+        """A table, in a notebook."""
+        return notebooks.revisions_table(self.revisions)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""
+        return revisions_frame(self.revisions)

@@ -133,7 +133,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         listing.right.require(self.deployment.rights, request)
         return lister_of(listing)(self.deployment, request, None, limit).items
 
-    def add_base(self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT) -> BaseAdded:
+    def _add_base(self, name: str, folder: Folder, *, link: bool, progress: Progress) -> BaseAdded:
         from registry.services.bases.add import add_base
 
         return add_base(self.deployment, name, folder, link=link, progress=progress)
@@ -148,7 +148,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
 
         return Rehearsal(self.deployment)
 
-    def copy(self, ref: str, to: Registry, *, recursive: bool = False, progress: Progress = SILENT) -> Copied:
+    def _copy(self, ref: str, to: Registry, *, recursive: bool, progress: Progress) -> Copied:
         from registry.transfer.copy import copy
 
         return copy(self, ref, to, recursive=recursive, progress=progress)
@@ -177,7 +177,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         if self.deployment.uses is not None:
             self.deployment.uses.write_if_due()
 
-    def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
+    def _verify(self, folder: Folder, progress: Progress) -> Verified:
         from registry.services.artifacts.verify import verify
 
         return verify(self.deployment, Path(folder), progress)

@@ -11,7 +11,7 @@ from statistics import quantiles
 
 import pytest
 
-from tests.house import module_map, route_table
+from tests.house import module_map, python_page, route_table
 from tests.house.rooms import circles, imports_between_rooms
 from tests.root import ROOT
 
@@ -110,6 +110,11 @@ def test_the_architecture_page_lists_every_package_as_it_is() -> None:
 def test_the_page_on_http_lists_every_operation_as_the_table_has_it() -> None:
     page = route_table.PAGE.read_text(encoding="utf-8")
     assert page == route_table.with_table(page), "run `make format`, which writes the list"
+
+
+def test_the_page_on_python_says_what_the_docstrings_say() -> None:
+    page = python_page.PAGE.read_text(encoding="utf-8")
+    assert page == python_page.with_reference(page), "run `make format`, which writes the reference"
 
 
 def test_the_architecture_page_draws_every_layer() -> None:

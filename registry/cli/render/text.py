@@ -1,54 +1,23 @@
-"""Formats numbers, times and untrusted text for people."""
+"""Formats numbers, times and untrusted text for the terminal: those of `registry.figures`, and some of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable
 
+from registry.figures import amount, clean, counted, metrics, moment, number, short_digest, size
 
-def clean(text: str) -> str:
-    """``text`` on one line, with control characters escaped, which could rewrite what a terminal shows."""
-    return "".join(
-        char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )
-
-
-def size(count: int) -> str:
-    """Bytes in units of 1000, three digits: ``6.29 MB``."""
-    return f"{count} B" if count < 1000 else _scaled(count, ("kB", "MB", "GB", "TB", "PB"))
-
-
-def amount(count: int) -> str:
-    """A count, three digits: ``1.10 B`` for 1.1 billion, ``22.7 M``, ``999``."""
-    return str(count) if count < 1000 else _scaled(count, ("k", "M", "B", "T"))
-
-
-def _scaled(count: int, units: tuple[str, ...]) -> str:
-    value = float(count)
-    for unit in units:
-        value /= 1000
-        # Not 1000: a value that rounds up to it is written in the next unit.
-        if value < 999.5 or unit == units[-1]:
-            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-            return f"{value:.{digits}f} {unit}"
-    raise AssertionError
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """A number and its noun: ``1 file``, ``2 files``."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
-
-
-def moment(time: datetime) -> str:
-    """A time in UTC, to the minute."""
-    in_utc = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    return in_utc.strftime("%Y-%m-%d %H:%M")
-
-
-def number(value: float) -> str:
-    """A metric or a scaling, in at most six significant digits."""
-    return f"{value:.6g}"
+__all__ = [
+    "amount",
+    "clean",
+    "counted",
+    "metrics",
+    "moment",
+    "number",
+    "numbers",
+    "percent",
+    "short_digest",
+    "size",
+]
 
 
 def numbers(values: Iterable[float]) -> str:
@@ -56,16 +25,6 @@ def numbers(values: Iterable[float]) -> str:
     return ", ".join(number(value) for value in values)
 
 
-def metrics(values: Mapping[str, float]) -> list[str]:
-    """Metrics as ``name=value``, by name."""
-    return [f"{clean(name)}={number(values[name])}" for name in sorted(values)]
-
-
 def percent(share: float) -> str:
     """A share of the model: ``0.29 %``."""
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
-
-
-def short_digest(digest: str) -> str:
-    """The first 12 hex digits, enough to compare by eye."""
-    return digest.removeprefix("sha256:")[:12]

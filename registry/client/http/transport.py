@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -60,15 +59,12 @@ class Transport:
         self._known = False
         self.over = threading.Event()
         """Set on close: transfers on other threads end at their next piece."""
+        self.lanes = ThreadPoolExecutor(LANES, thread_name_prefix="transfer")
+        """The worker pool of transfers. It starts a thread when there is work for it, and none before."""
         limits = httpx.Limits(max_connections=2 * LANES, max_keepalive_connections=LANES)
         self._http = open_client(
             timeout=self.retry.timeout(), limits=limits, headers=self._headers, follow_redirects=False
         )
-
-    @cached_property
-    def lanes(self) -> ThreadPoolExecutor:
-        """The worker pool of transfers."""
-        return ThreadPoolExecutor(LANES, thread_name_prefix="transfer")
 
     def attempts(self) -> Attempts:
         """Begin a request that may be retried."""
@@ -189,8 +185,7 @@ class Transport:
     def close(self) -> None:
         """Release connections and threads."""
         self.over.set()
-        if "lanes" in self.__dict__:
-            self.lanes.shutdown(wait=True, cancel_futures=True)
+        self.lanes.shutdown(wait=True, cancel_futures=True)
         self._http.close()
 
 

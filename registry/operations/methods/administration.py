@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from registry.bars.shown import shown
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
-from registry.progress import SILENT, Progress
+from registry.progress import Progress
 from registry.rights import Role
 from registry.schemas import Checked, Collected, Identity, Retabled, Token, TokenCreated
 from registry.schemas.requests import FsckRequest, GcRequest, NoRequest, RetableRequest, RevokeRequest, TokenRequest
@@ -16,33 +17,122 @@ from registry.schemas.requests import FsckRequest, GcRequest, NoRequest, Retable
 class Administration(TableCalls):
     """Running a registry: its tokens, its storage, its checks."""
 
-    def retable(self, name: str, *, progress: Progress = SILENT) -> Retabled:
-        """Rebuild the target table of a base model, which changes the plans and commit ids of all its paths."""
-        return self._do(table.RETABLE, asked(RetableRequest, base=name), progress)
+    def retable(self, name: str, *, progress: Progress | bool = False) -> Retabled:
+        """Rebuild the target table of a base model, which changes the plans and commit ids of all its paths.
 
-    def gc(self, *, dry_run: bool = False, progress: Progress = SILENT) -> Collected:
-        """Delete the blobs that nothing has needed for the grace period."""
-        return self._do(table.GC, asked(GcRequest, dry_run=dry_run), progress)
+        Args:
+            name: the base model.
+            progress: True shows a bar.
 
-    def fsck(self, *, deep: bool = False, progress: Progress = SILENT) -> Checked:
-        """Check that every row has its blob and, with ``deep``, that every blob has its bytes."""
-        return self._do(table.FSCK, asked(FsckRequest, deep=deep), progress)
+        Raises:
+            NotFoundError: there is no such base model.
+            ConflictError: ``retable_refused``: the new table would change the meaning of a revision.
+
+        Example:
+            >>> team.retable("llama").changed
+            False
+        """
+        with shown(progress) as sink:
+            return self._do(table.RETABLE, asked(RetableRequest, base=name), sink)
+
+    def gc(self, *, dry_run: bool = False, progress: Progress | bool = False) -> Collected:
+        """Delete the blobs that nothing has needed for the grace period.
+
+        Args:
+            dry_run: only list what would be deleted.
+            progress: True shows a bar.
+
+        Raises:
+            NotAllowedError: the token is not that of an admin without scopes.
+
+        Example:
+            >>> team.gc(dry_run=True)
+            Collected(dry_run=True, uploads=0, bytes=0, kept_for_grace=0)
+        """
+        with shown(progress) as sink:
+            return self._do(table.GC, asked(GcRequest, dry_run=dry_run), sink)
+
+    def fsck(self, *, deep: bool = False, progress: Progress | bool = False) -> Checked:
+        """Check that every row has its blob and, with ``deep``, that every blob has its bytes.
+
+        Args:
+            deep: read all bytes, instead of only looking for them.
+            progress: True shows a bar.
+
+        Returns:
+            What was checked. Damage is in ``damage``, and is no error.
+
+        Raises:
+            NotAllowedError: the token is not that of an admin without scopes.
+
+        Example:
+            >>> checked = team.fsck(deep=True)
+            >>> checked.damage
+            ()
+        """
+        with shown(progress) as sink:
+            return self._do(table.FSCK, asked(FsckRequest, deep=deep), sink)
 
     def whoami(self) -> Identity:
-        """The name and rights of the caller, and the versions of both sides."""
+        """The name and rights of the caller, and the versions of both sides.
+
+        Example:
+            >>> me = team.whoami()
+            >>> me.role, me.scopes
+            ('admin', ())
+        """
         return self._do(table.WHOAMI, NoRequest())
 
     def create_token(
         self, role: Role, *, name: str = "", scopes: Iterable[str] = (), expires_in: int | None = None
     ) -> TokenCreated:
-        """Create a token; ``expires_in`` in seconds. Its secret is only in this answer."""
+        """Create a token; its secret is only in this answer.
+
+        Args:
+            role: ``"reader"``, ``"writer"`` or ``"admin"``.
+            name: who it is for, as events show it.
+            scopes: paths that it is limited to, each with everything under it. None: the whole registry.
+            expires_in: seconds until it expires. None: never.
+
+        Raises:
+            NotAllowedError: the caller is not an admin without scopes.
+            NotFoundError: there is nothing at one of the scopes.
+
+        Example:
+            >>> created = team.create_token("writer", name="anna", scopes=["llama/support"], expires_in=90 * 86400)
+            >>> created.token.scopes
+            ('llama/support',)
+            >>> secret = created.secret  # hand it over as you would a password
+        """
         request = asked(TokenRequest, name=name, role=role, scopes=tuple(scopes), expires_in=expires_in)
         return self._do(table.CREATE_TOKEN, request)
 
     def tokens(self) -> tuple[Token, ...]:
-        """All tokens, newest first."""
+        """All tokens, newest first; never their secrets.
+
+        Raises:
+            NotAllowedError: the caller is not an admin without scopes.
+
+        Example:
+            >>> created = team.create_token("reader", name="dashboard")
+            >>> [token.name for token in team.tokens()][0]
+            'dashboard'
+        """
         return self._list(table.TOKENS, NoRequest())
 
     def revoke_token(self, token: str) -> Token:
-        """Revoke the token with this id immediately."""
+        """Revoke a token immediately.
+
+        Args:
+            token: its id, as `tokens` lists it; not its secret.
+
+        Raises:
+            NotFoundError: there is no such token.
+            NotAllowedError: the caller is not an admin without scopes.
+
+        Example:
+            >>> created = team.create_token("reader", name="old laptop")
+            >>> team.revoke_token(created.token.id).name
+            'old laptop'
+        """
         return self._do(table.REVOKE_TOKEN, asked(RevokeRequest, id=token))

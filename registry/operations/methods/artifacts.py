@@ -6,11 +6,12 @@ from abc import abstractmethod
 from os import PathLike
 from pathlib import Path as FilePath
 
+from registry.bars.shown import shown
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.operations.readable import ReadableArtifact
-from registry.progress import SILENT, Progress
+from registry.progress import Progress
 from registry.schemas import ArtifactKind, Dtype, Fetched, Materialisation, Materialised, Options, Verified
 from registry.schemas.requests import DropRequest, MaterialisationsRequest, MaterialiseRequest
 
@@ -37,6 +38,10 @@ class Artifacts(TableCalls):
     ) -> Fetched:
         """Write an artifact into a folder."""
 
+    @abstractmethod
+    def _verify(self, folder: Folder, progress: Progress) -> Verified:
+        """Check a fetched folder."""
+
     def artifact(
         self,
         ref: str,
@@ -50,8 +55,32 @@ class Artifacts(TableCalls):
     ) -> ReadableArtifact:
         """The files that a reference stands for, readable by range, without writing anything.
 
-        ``rank`` and ``max_error`` truncate a composed adapter: a cap for each module, and a bound of the relative
-        Frobenius error over all of them. ``uniform`` fills it with zeros to one rank.
+        Args:
+            ref: the revision, or a base model.
+            kind: ``"lora"``: one adapter that equals the whole path. ``"merged"``: the base model with the path merged
+                in. ``"published"``: the bytes as they were published.
+            since: an ancestor; only the links after it, for use on its merged weights.
+            rank: truncate each module to this rank at most.
+            max_error: truncate as far as the relative Frobenius error over all modules stays below it.
+            uniform: fill up with zeros to one rank.
+            dtype: ``"bf16"``, ``"fp16"`` or ``"fp32"``, for all float tensors. None: as they are stored.
+
+        Returns:
+            The artifact. Close it, or use it in a ``with`` block.
+
+        Raises:
+            NotFoundError: there is no such revision.
+            RetractedError: it, or one that it was trained on, was retracted.
+            AccuracyError: ``rank`` is too low for ``max_error``.
+            InvalidAdapterError: ``not_composable``: no single adapter equals the path; take ``"merged"``.
+
+        Example:
+            >>> with team.artifact("llama/support/french", kind="merged") as artifact:
+            ...     tensors = dict(artifact.tensors())
+            >>> artifact
+            <merged artifact: ... files, ..., rendering ...>
+            >>> tensors["model.layers.0.self_attn.q_proj.weight"].shape
+            torch.Size([16, 16])
         """
         options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
         return self._artifact(ref, options)
@@ -69,36 +98,116 @@ class Artifacts(TableCalls):
         dtype: Dtype | None = None,
         force: bool = False,
         base_dir: Folder | None = None,
-        progress: Progress = SILENT,
+        progress: Progress | bool = False,
     ) -> Fetched:
         """Write an artifact into a folder, with a receipt beside its files.
 
-        ``base_dir`` holds the base model's files on this machine: a merged model is then computed here, from the
-        adapters alone, where the registry is a service. Its digests are checked.
+        Args:
+            ref: the revision, or a base model.
+            out: the folder. None: one in this machine's cache; the answer has its name.
+            kind: as for `artifact`; likewise ``since``, ``rank``, ``max_error``, ``uniform`` and ``dtype``.
+            force: replace what is in the folder.
+            base_dir: the base model's files on this machine: a merged model is then computed here, from the adapters
+                alone, where the registry is a service. Its digests are checked.
+            progress: True shows a bar.
+
+        Returns:
+            The folder and what is in it; ``fresh`` is False where it held these very bytes already.
+
+        Raises:
+            ConflictError: ``folder_taken``: the folder holds something else.
+            RegistryError: and what `artifact` raises.
+
+        Example:
+            >>> team.fetch("llama/support@prod", "./support-lora")
+            <Fetched llama/support@2 as lora: ... files, ..., in ...support-lora>
+            >>> team.fetch("llama/support@prod", "./support-r2", rank=2).truncation.total.relative_frobenius < 1
+            True
         """
         options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
         place, weights = (None if one is None else FilePath(one) for one in (out, base_dir))
-        return self._fetch(ref, place, options, force=force, base_dir=weights, progress=progress)
+        with shown(progress) as sink:
+            return self._fetch(ref, place, options, force=force, base_dir=weights, progress=sink)
 
-    @abstractmethod
-    def verify(self, folder: Folder, *, progress: Progress = SILENT) -> Verified:
-        """Check a fetched folder against its receipt and, by computing it again, against the registry."""
+    def verify(self, folder: Folder, *, progress: Progress | bool = False) -> Verified:
+        """Check a fetched folder against its receipt and, by computing it again, against the registry.
+
+        Returns:
+            Whether they are equal. What differs is in ``mismatches``, and is no error.
+
+        Raises:
+            NotFoundError: the folder has no receipt, or the registry lacks what it names.
+            IntegrityError: the receipt is not one, or is of other base weights.
+
+        Example:
+            >>> fetched = team.fetch("llama/support/french", "./french", kind="merged")
+            >>> team.verify("./french").equal
+            True
+        """
+        with shown(progress) as sink:
+            return self._verify(folder, sink)
 
     def materialise(
-        self, ref: str, *, kind: ArtifactKind = "lora", expires_in: int | None = None, progress: Progress = SILENT
+        self,
+        ref: str,
+        *,
+        kind: ArtifactKind = "lora",
+        expires_in: int | None = None,
+        progress: Progress | bool = False,
     ) -> Materialised:
         """Precompute the artifact that a reference stands for and keep it in the store for a while.
 
-        ``expires_in`` in seconds; 30 days without it. What is kept already is kept for longer, and never for less.
+        Args:
+            ref: the revision.
+            kind: ``"lora"`` or ``"merged"``.
+            expires_in: seconds to keep it, 30 days by default. What is kept already is kept for longer, never for less.
+            progress: True shows a bar.
+
+        Raises:
+            NotFoundError: there is no such revision.
+            RetractedError: it, or one that it was trained on, was retracted.
+
+        Example:
+            >>> kept = team.materialise("llama/support/french", kind="merged", expires_in=7 * 86400)
+            >>> kept.created, kept.materialisation.reference
+            (True, 'llama/support/french@1')
         """
-        return self._do(
-            table.MATERIALISE, asked(MaterialiseRequest, ref=ref, kind=kind, expires_in=expires_in), progress
-        )
+        request = asked(MaterialiseRequest, ref=ref, kind=kind, expires_in=expires_in)
+        with shown(progress) as sink:
+            return self._do(table.MATERIALISE, request, sink)
 
     def materialisations(self, ref: str | None = None) -> tuple[Materialisation, ...]:
-        """What is materialised, by path and number: all, or at and under a path, or of one revision (``PATH@...``)."""
+        """What is materialised, by path and number.
+
+        Args:
+            ref: only at and under a path, or of one revision (``PATH@...``). None: all.
+
+        Raises:
+            NotFoundError: there is no such path or revision.
+
+        Example:
+            >>> kept = team.materialise("llama/support")
+            >>> [(one.reference, one.kind) for one in team.materialisations("llama/support")]
+            [('llama/support@2', 'lora')]
+        """
         return self._list(table.MATERIALISATIONS, asked(MaterialisationsRequest, ref=ref))
 
     def drop_materialisation(self, which: str, *, kind: ArtifactKind | None = None) -> tuple[Materialisation, ...]:
-        """Drop one materialisation by its id, or all of a revision, or only its ``kind``; returns what was dropped."""
+        """Drop what was materialised; the artifact is computed when it is read, as before.
+
+        Args:
+            which: the id of a materialisation, or a revision, of which all are dropped.
+            kind: of a revision only this kind.
+
+        Returns:
+            What was dropped.
+
+        Raises:
+            NotFoundError: there is nothing to drop.
+
+        Example:
+            >>> kept = team.materialise("llama/support")
+            >>> len(team.drop_materialisation("llama/support"))
+            1
+        """
         return self._do(table.DROP_MATERIALISATION, asked(DropRequest, which=which, kind=kind))

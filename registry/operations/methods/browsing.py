@@ -28,18 +28,61 @@ class Browsing(TableCalls):
     """Looking at what is there: trees, logs, revisions, searches, events."""
 
     def bases(self, *, old_names: bool = False) -> tuple[BaseSummary, ...]:
-        """All base models, by name; ``old_names``: also what was renamed, under its old name."""
+        """All base models, by name.
+
+        Args:
+            old_names: also what was renamed, under its old name.
+
+        Example:
+            >>> team.bases()
+            (<BaseSummary llama: LlamaForCausalLM, 5.20 k parameters, 13.1 kB, 2 adapters>,)
+        """
         return self._list(table.BASES, asked(BasesRequest, old_names=old_names))
 
     def tree(self, path: str | None = None, *, old_names: bool = False) -> Tree:
-        """Adapters as a tree: everything, or what is at and under ``path``.
+        """Adapters as a tree, each with its newest revision.
 
-        ``old_names``: also what was renamed, under its old name; if ``path`` is such a name, it is shown anyway.
+        Args:
+            path: only what is at and under it. None: everything.
+            old_names: also what was renamed, under its old name; if ``path`` is such a name, it is shown anyway.
+
+        Returns:
+            A tree that ``print`` shows indented and a notebook shows as a table.
+
+        Raises:
+            NotFoundError: there is nothing at ``path``.
+
+        Example:
+            >>> tree = team.tree("llama")
+            >>> tree
+            <Tree: 1 base model, 2 adapters>
+            >>> print(tree)
+            llama
+              support@2 [prod], rank 4, acc=0.88
+                french@1, rank 2, acc=0.91
         """
         return self._do(table.TREE, asked(TreeRequest, path=path, old_names=old_names))
 
     def log(self, path: str, *, deleted: bool = False) -> Log:
-        """All revisions of an adapter, newest first; with ``deleted``, also what is known of its deleted ones."""
+        """All revisions of an adapter, newest first.
+
+        Args:
+            path: the adapter.
+            deleted: also what is known of its deleted revisions.
+
+        Returns:
+            A log that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
+
+        Raises:
+            NotFoundError: there is no adapter at ``path``.
+
+        Example:
+            >>> log = team.log("llama/support")
+            >>> log
+            <Log of llama/support: 2 revisions, newest @2>
+            >>> max(log.revisions, key=lambda revision: revision.metrics["acc"]).reference
+            'llama/support@2'
+        """
         request = asked(PathRequest, path=path)
         gone = self._list(table.DELETED, request) if deleted else ()
         try:
@@ -51,18 +94,49 @@ class Browsing(TableCalls):
         return Log(path=str(Path.parse(path)), revisions=revisions, deleted=gone)
 
     def show(self, ref: str) -> Shown:
-        """Everything about a revision."""
+        """Everything about a revision, or about a base model.
+
+        Args:
+            ref: ``PATH`` (its newest revision), ``PATH@3``, ``PATH@TAG``, ``PATH@sha256:...``, or a base model's name.
+
+        Raises:
+            NotFoundError: there is no such revision.
+
+        Example:
+            >>> shown = team.show("llama/support@prod")
+            >>> shown.revision.number, shown.revision.metrics
+            (2, {'acc': 0.88})
+            >>> [(target.name, target.ranks) for target in shown.targets]
+            [('q_proj', (4,)), ('v_proj', (4,))]
+        """
         return self._do(table.SHOW, asked(ReferenceRequest, ref=ref))
 
     def diff(self, a: str, b: str) -> Difference:
-        """What differs between two revisions, of one adapter or of two: ``diff("llama/support@2", "llama/support@3")``.
+        """What differs between two revisions, of one adapter or of two.
 
         Configuration, target modules, metrics, annotations, message, tags, files and lineage; weights are not compared.
+
+        Raises:
+            NotFoundError: there is no such revision.
+
+        Example:
+            >>> found = team.diff("llama/support@1", "llama/support@2")
+            >>> found.a.reference, found.b.reference
+            ('llama/support@1', 'llama/support@2')
         """
         return self._do(table.DIFF, asked(DiffRequest, a=a, b=b))
 
     def resolve(self, ref: str) -> Resolved:
-        """Which revision a reference resolves to now."""
+        """Which revision a reference resolves to now, and its lineage, root first.
+
+        Raises:
+            NotFoundError: there is no such revision.
+
+        Example:
+            >>> resolved = team.resolve("llama/support/french")
+            >>> [entry.reference for entry in resolved.lineage]
+            ['llama', 'llama/support@2', 'llama/support/french@1']
+        """
         return self._do(table.RESOLVE, asked(ReferenceRequest, ref=ref))
 
     def search(
@@ -79,11 +153,26 @@ class Browsing(TableCalls):
         old_names: bool = False,
         limit: int | None = None,
     ) -> SearchResult:
-        """Revisions that meet every given condition: of each adapter the newest, or ``all_revisions``; by path.
+        """Revisions that meet every given condition, by path.
 
-        ``text`` is part of the path, message or an annotation, ``rank`` ``<=16``, ``metric`` ``acc>0.8``, ``target``
-        the name of a target module, ``sort`` ``max:acc`` or ``min:eval_loss``: only revisions with it, best first;
-        ``old_names`` finds what was renamed under its old name, too.
+        Args:
+            text: part of the path, the message or an annotation.
+            base: the base model.
+            tag: a tag that points at the revision.
+            rank: a condition on its largest rank, such as ``"<=16"``.
+            metric: a condition on a metric, such as ``"acc>0.8"``.
+            target: the name of a target module, such as ``"q_proj"``.
+            sort: ``"max:acc"`` or ``"min:eval_loss"``: only revisions with this metric, best first.
+            all_revisions: also the older revisions of each adapter, instead of its newest only.
+            old_names: also what was renamed, under its old name.
+            limit: at most so many.
+
+        Raises:
+            UsageError: a condition is malformed.
+
+        Example:
+            >>> team.search(metric="acc>0.8", sort="max:acc")
+            <SearchResult: 2 revisions, llama/support/french@1, llama/support@2>
         """
         request = asked(
             SearchRequest,
@@ -108,14 +197,34 @@ class Browsing(TableCalls):
         kind: str | None = None,
         limit: int | None = 100,
     ) -> tuple[Event, ...]:
-        """Changes made to the registry that meet every given condition, newest first; at most ``limit`` (None: all).
+        """Changes made to the registry, newest first.
 
-        ``path``: at and under it. ``after``: since then, ``24h`` or ``7d`` ago, or a date or a time (in UTC unless it
-        has a zone). ``actor``: the name of who did it. ``kind``: the action, such as ``publish`` or ``tag``.
+        Args:
+            path: only those at and under it.
+            after: only since then: ``"24h"`` or ``"7d"`` ago, or a date or a time (in UTC unless it has a zone).
+            actor: only those of this name.
+            kind: only this action, such as ``"publish"`` or ``"tag"``.
+            limit: at most so many. None: all.
+
+        Example:
+            >>> [change.subject for change in team.events() if change.action == "publish"]
+            ['llama/support/french@1', 'llama/support@2', 'llama/support@1']
         """
         since = None if after is None else start_of(after)
         return self._list(table.EVENTS, asked(EventsRequest, path=path, after=since, actor=actor, kind=kind), limit)
 
     def du(self, path: str | None = None) -> Usage:
-        """How much storage adapters and revisions use: all, or those at and under ``path``."""
+        """How much storage adapters and revisions use, in bytes.
+
+        Args:
+            path: only what is at and under it. None: everything.
+
+        Raises:
+            NotFoundError: there is nothing at ``path``.
+
+        Example:
+            >>> used = team.du("llama/support")
+            >>> used.size < used.full_checkpoints
+            True
+        """
         return self._do(table.DU, asked(UsageRequest, path=path))

@@ -25,11 +25,22 @@ class Labels(TableCalls):
     """What can change about a revision: its tags, metrics, annotations and message."""
 
     def tag(self, ref: str, tag: str, *, expected: str | None = None, undo: bool = False) -> Tagged:
-        """Point ``tag`` at the revision, moving it if it pointed at another.
+        """Point a tag at a revision, moving it if it pointed at another.
 
-        ``expected``: only if it points at this revision now (``@3``; ``none``: only if there is no such tag). ``undo``:
-        ``ref`` is the path of the adapter, and the tag gets back what it pointed at before its last change; once more
-        undoes that.
+        Args:
+            ref: the revision; with ``undo`` the path of the adapter.
+            tag: its name: lower-case letters, digits, ``.``, ``_`` and ``-``.
+            expected: only if the tag points at this revision now: ``"@3"``, or ``"none"`` if there is no such tag.
+            undo: give the tag back what it pointed at before its last change; once more undoes that.
+
+        Raises:
+            NotFoundError: there is no such revision.
+            ConflictError: ``tag_moved``: the tag does not point at ``expected``.
+            NotAllowedError: the token may not write there, or the tag is protected and the caller is no admin.
+
+        Example:
+            >>> team.tag("llama/support@1", "stable")
+            Tagged(path='llama/support', tag='stable', reference='llama/support@1')
         """
         _check_order(tag)
         if undo:
@@ -37,7 +48,16 @@ class Labels(TableCalls):
         return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag, expected=expected))
 
     def untag(self, path: str, tag: str) -> Tagged:
-        """Remove a tag."""
+        """Remove a tag; the revision stays.
+
+        Raises:
+            NotFoundError: the adapter has no such tag.
+            NotAllowedError: the token may not write there, or the tag is protected and the caller is no admin.
+
+        Example:
+            >>> team.untag("llama/support", "prod")
+            Tagged(path='llama/support', tag='prod', previous='llama/support@2')
+        """
         _check_order(tag)
         return self._do(table.UNTAG, asked(UntagRequest, path=path, tag=tag))
 
@@ -50,7 +70,24 @@ class Labels(TableCalls):
         message: str | None = None,
         unset: Iterable[str] = (),
     ) -> RevisionSummary:
-        """Add or replace metrics and annotations of a revision, and its message; ``unset`` removes some by name."""
+        """Add or replace metrics and annotations of a revision, and its message.
+
+        Args:
+            ref: the revision.
+            metrics: numbers by name.
+            annotations: texts by key.
+            message: replaces the message. None: it stays.
+            unset: names of metrics and annotations to remove.
+
+        Raises:
+            NotFoundError: there is no such revision, or nothing of a name in ``unset``.
+            UsageError: a metric is not finite, or a name is outside the grammar.
+
+        Example:
+            >>> revision = team.annotate("llama/support@2", metrics={"f1": 0.84}, annotations={"data": "tickets"})
+            >>> revision.metrics
+            {'acc': 0.88, 'f1': 0.84}
+        """
         request = asked(
             AnnotateRequest,
             ref=ref,
@@ -62,13 +99,37 @@ class Labels(TableCalls):
         return self._do(table.ANNOTATE, request)
 
     def protect_tag(self, base: str, pattern: str, *, remove: bool = False) -> tuple[ProtectedTag, ...]:
-        """Let only admins move the tags that match a pattern; returns all protected patterns of this base model."""
+        """Let only admins move the tags that match a pattern.
+
+        Args:
+            base: the base model whose adapters it is about.
+            pattern: as in file names: ``"prod"``, ``"release-*"``.
+            remove: end the protection instead.
+
+        Returns:
+            All patterns of this base model that are protected now.
+
+        Raises:
+            NotFoundError: there is no such base model, or ``remove`` and the pattern is not protected.
+            NotAllowedError: the caller is no admin of the base model.
+
+        Example:
+            >>> team.protect_tag("llama", "release-*")
+            (ProtectedTag(base='llama', pattern='release-*'),)
+        """
         return self._do(table.PROTECT_TAG, asked(ProtectRequest, base=base, pattern=pattern, remove=remove))
 
     def card(self, ref: str) -> Card:
         """The card of an adapter: the text that was edited or, without one, the README.md that was published last.
 
         With a number, a tag or a digest: the README.md of that revision. Where there is none, the text is empty.
+
+        Raises:
+            NotFoundError: there is no such adapter or revision.
+
+        Example:
+            >>> team.card("llama/support").text
+            ''
         """
         return self._do(table.CARD, asked(ReferenceRequest, ref=ref))
 
@@ -76,7 +137,15 @@ class Labels(TableCalls):
         """Edit the card of an adapter; None: the published README.md is its card again.
 
         With ``expected``, the digest of the card that was read, a change by somebody else in the meantime is not
-        overwritten (`ConflictError`, ``card_changed``).
+        overwritten.
+
+        Raises:
+            NotFoundError: there is no such adapter.
+            ConflictError: ``card_changed``: the card is another one by now.
+
+        Example:
+            >>> team.set_card("llama/support", "Answers tickets.").text
+            'Answers tickets.'
         """
         return self._do(table.SET_CARD, asked(SetCardRequest, path=path, text=text, expected=expected))
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path as FilePath
 
+from registry.bars.shown import shown
 from registry.operations.arguments import check_order
 from registry.operations.methods.table_calls import TableCalls
 from registry.operations.publication import Labels, Publication
-from registry.progress import SILENT, Progress
+from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import BaseAdded, FolderOutcome, Published, PublishPreview
 
@@ -29,8 +30,49 @@ class Publishing(TableCalls):
         """Check an adapter as publishing does."""
 
     @abstractmethod
-    def add_base(self, name: str, folder: Folder, *, link: bool = False, progress: Progress = SILENT) -> BaseAdded:
-        """Add the base model in ``folder`` (Hugging Face layout, or ``hf:ORG/REPO[@REVISION]``) under ``name``."""
+    def _add_base(self, name: str, folder: Folder, *, link: bool, progress: Progress) -> BaseAdded:
+        """Add a base model."""
+
+    @abstractmethod
+    def _publish_folders(
+        self,
+        folder: Folder,
+        base: str,
+        *,
+        rename: Mapping[str, str],
+        keep_going: bool,
+        dry_run: bool,
+        told: Callable[[FolderOutcome], None],
+        progress: Progress,
+    ) -> tuple[FolderOutcome, ...]:
+        """Publish the adapters in a nested folder."""
+
+    def add_base(
+        self, name: str, folder: Folder, *, link: bool = False, progress: Progress | bool = False
+    ) -> BaseAdded:
+        """Add a base model, frozen, under a name.
+
+        Args:
+            name: what it is called from now on.
+            folder: its folder in Hugging Face layout, or ``hf:ORG/REPO[@REVISION]``.
+            link: share the bytes with the folder by hard links, where both are on one file system.
+            progress: True shows a bar.
+
+        Returns:
+            The base model, and whether it is new: the same weights under the same name are there once.
+
+        Raises:
+            NotFoundError: there is no such folder or repository.
+            InvalidBaseError: it is not a base model that adapters can be merged into.
+            ConflictError: ``other_weights``: the name is taken by a base model with other weights.
+
+        Example:
+            >>> added = team.add_base("tiny", "./Llama-3.2-1B")
+            >>> added.created, added.base.architecture
+            (True, 'LlamaForCausalLM')
+        """
+        with shown(progress) as sink:
+            return self._add_base(name, folder, link=link, progress=sink)
 
     def publish(
         self,
@@ -44,11 +86,42 @@ class Publishing(TableCalls):
         metrics: Mapping[str, float] = {},
         tags: Iterable[str] = (),
         annotations: Mapping[str, str] = {},
-        progress: Progress = SILENT,
+        progress: Progress | bool = False,
     ) -> Published:
-        """Publish the PEFT adapter in ``folder``, or ``hf:ORG/REPO[@REVISION]``, as the next revision of ``path``."""
+        """Publish a PEFT adapter as the next revision of a path.
+
+        Args:
+            folder: what ``save_pretrained`` or a trainer wrote, or ``hf:ORG/REPO[@REVISION]``.
+            path: the adapter, ``BASE/name/name``; what is above its last name is the parent.
+            parent: the revision of the parent that it was trained on. None: the receipt of the folder it was trained
+                on, or a comparison of that folder's weights, tells; else it is the only revision of the parent.
+            receipt: the receipt of the folder it was trained on, where that is elsewhere by now.
+            skip_parent_check: don't compare the weights in the folder it was trained on.
+            message: a description of this revision.
+            metrics: numbers by name.
+            tags: tags to point at it.
+            annotations: texts by key.
+            progress: True shows a bar.
+
+        Returns:
+            The revision, and whether it is new: the same bytes on the same parent are one revision.
+
+        Raises:
+            NotFoundError: there is no such folder, base model or parent.
+            InvalidAdapterError: the adapter can't be composed exactly; the code says why.
+            ConflictError: it was trained on another parent, or on other weights.
+            UsageError: ``parent_ambiguous``: the parent has several revisions, and nothing tells which one it was.
+
+        Example:
+            >>> published = team.publish("./out/legal", "llama/legal", metrics={"acc": 0.79}, tags=["prod"])
+            >>> published
+            <Published llama/legal@1: new, on llama, 2.88 kB stored>
+            >>> published.revision.reference
+            'llama/legal@1'
+        """
         asked_for = _publication(folder, path, parent, receipt, skip_parent_check, message, metrics, tags, annotations)
-        return self._publish(asked_for, progress)
+        with shown(progress) as sink:
+            return self._publish(asked_for, sink)
 
     def preview(
         self,
@@ -62,11 +135,21 @@ class Publishing(TableCalls):
         metrics: Mapping[str, float] = {},
         tags: Iterable[str] = (),
         annotations: Mapping[str, str] = {},
-        progress: Progress = SILENT,
+        progress: Progress | bool = False,
     ) -> PublishPreview:
-        """Check everything as `publish` does, with the same errors, and store nothing: what would be published."""
+        """Check everything as `publish` does, with the same arguments and errors, and store nothing.
+
+        Returns:
+            What would be published.
+
+        Example:
+            >>> preview = team.preview("./out/legal", "llama/legal")
+            >>> preview.parent, preview.rank
+            ('llama', 4)
+        """
         asked_for = _publication(folder, path, parent, receipt, skip_parent_check, message, metrics, tags, annotations)
-        return self._preview(asked_for, progress)
+        with shown(progress) as sink:
+            return self._preview(asked_for, sink)
 
     def publish_tree(
         self,
@@ -75,14 +158,28 @@ class Publishing(TableCalls):
         *,
         rename: Mapping[str, str] = {},
         published: Callable[[Published], None] = lambda _: None,
-        progress: Progress = SILENT,
+        progress: Progress | bool = False,
     ) -> tuple[Published, ...]:
         """Publish every adapter in a nested folder, parents first: nesting is the path below ``base``.
 
         All are checked before the first is published: where one is refused, its error names the folder, and nothing is
-        published. A child's parent is the revision that stands for the folder above it. ``rename`` gives names to
-        folders whose own are none of the grammar, by their places: ``{"support/French": "french"}``. ``published`` is
-        called after each one. A second run goes on where the first was stopped.
+        published. A child's parent is the revision that stands for the folder above it. A second run goes on where the
+        first was stopped.
+
+        Args:
+            folder: the folder around the publish folders.
+            base: the base model.
+            rename: names for folders whose own are outside the grammar, by place: ``{"support/French": "french"}``.
+            published: called after each one.
+            progress: True shows a bar.
+
+        Raises:
+            UsageError: a folder's name can't be one of a path, and ``rename`` has none for it.
+            RegistryError: what `publish` raises, for the first folder that is refused.
+
+        Example:
+            >>> [one.revision.reference for one in team.publish_tree("./runs", "llama")]
+            ['llama/legal@1', 'llama/legal/contracts@1']
         """
 
         def told(outcome: FolderOutcome) -> None:
@@ -92,7 +189,6 @@ class Publishing(TableCalls):
         outcomes = self.publish_folders(folder, base, rename=rename, told=told, progress=progress)
         return tuple(outcome.published for outcome in outcomes if outcome.published is not None)
 
-    @abstractmethod
     def publish_folders(
         self,
         folder: Folder,
@@ -102,13 +198,30 @@ class Publishing(TableCalls):
         keep_going: bool = False,
         dry_run: bool = False,
         told: Callable[[FolderOutcome], None] = lambda _: None,
-        progress: Progress = SILENT,
+        progress: Progress | bool = False,
     ) -> tuple[FolderOutcome, ...]:
-        """The same, with the outcome of every folder, those that are not entered too; ``told`` is called with each.
+        """Publish as `publish_tree` does, and tell the outcome of every folder, also of those that are not entered.
 
-        ``keep_going`` publishes what can be, and what is refused is an outcome instead of an error. ``dry_run`` checks
-        all and publishes nothing.
+        Args:
+            folder: the folder around the publish folders.
+            base: the base model.
+            rename: as for `publish_tree`.
+            keep_going: publish what can be; what is refused is an outcome instead of an error.
+            dry_run: check all and publish nothing.
+            told: called with each outcome.
+            progress: True shows a bar.
+
+        Raises:
+            RegistryError: what `publish_tree` raises, without ``keep_going``.
+
+        Example:
+            >>> [(one.folder, one.state, one.path) for one in team.publish_folders("./runs", "llama", dry_run=True)]
+            [('legal', 'planned', 'llama/legal'), ('legal/contracts', 'planned', 'llama/legal/contracts')]
         """
+        with shown(progress) as sink:
+            return self._publish_folders(
+                folder, base, rename=rename, keep_going=keep_going, dry_run=dry_run, told=told, progress=sink
+            )
 
 
 def _publication(

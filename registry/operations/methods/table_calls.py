@@ -14,7 +14,13 @@ class TableCalls(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where this registry is: a folder, or an address."""
+        """Where this registry is: a folder, a database (without its password), or the address of a service.
+
+        Example:
+            >>> with registry.connect("./my-registry") as mine:
+            ...     print(mine.url)
+            /...my-registry
+        """
 
     @abstractmethod
     def _do(self, operation: Operation[R, A], request: R, progress: Progress = SILENT) -> A:
@@ -26,4 +32,8 @@ class TableCalls(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release connections and files."""
+        """Release connections and files; the registry is not to be used afterwards.
+
+        Example:
+            >>> team.close()
+        """

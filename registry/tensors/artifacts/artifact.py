@@ -17,7 +17,7 @@ import torch
 from registry.errors import NotFoundError, UsageError
 from registry.files.header import Header
 from registry.files.source import ByteSource, look_at
-from registry.schemas import ArtifactKind, Truncation
+from registry.schemas import ArtifactKind, Truncation, views
 from registry.tensors.arithmetic.lanes import begun_in_order
 from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin
 from registry.tensors.artifacts.plan import Plan, rendering_of
@@ -94,6 +94,9 @@ class ArtifactFile:
     def read(self, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes ``start`` to ``stop``, in memory."""
         return b"".join(self.chunks(start, stop))
+
+    def __repr__(self) -> str:
+        return views.artifact_file(self.path, self.size)
 
     def _pieces(self, start: int, stop: int) -> Iterator[Piece]:
         index = max(0, bisect_right(self._starts, start) - 1)
@@ -178,6 +181,9 @@ class Artifact:
     def close(self) -> None:
         """Release the blobs."""
         self._release()
+
+    def __repr__(self) -> str:
+        return views.artifact(self.kind, len(self.files), self.size, self.rendering)
 
     def __enter__(self) -> Artifact:
         return self

@@ -155,7 +155,7 @@ def test_progress_is_drawn_and_taken_away(
 
 
 def test_no_progress_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    from registry.cli.render.bar import RichProgress
+    from registry.bars.terminal import RichProgress
 
     with RichProgress() as progress:
         progress.begin("Writing", 10)

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 _REDRAW_SECONDS = 0.1
 
 
+def is_terminal() -> bool:
+    """Whether a bar can be drawn on stderr."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
 class RichProgress:
     """`registry.progress.Progress` drawn by rich; leaving the ``with`` block removes the bar."""
 
     def __init__(self, *, counts_bytes: bool = True) -> None:
         self._counts_bytes = counts_bytes
-        self._enabled = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._enabled = is_terminal()
         self._display: Progress | None = None
         self._task: TaskID | None = None
         self._pending = 0

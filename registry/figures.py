@@ -1,0 +1,76 @@
+"""Numbers, sizes, times and untrusted text as people read them: on screens, in notebooks and in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+_AGES: Final = ((365 * 86400, "year"), (30 * 86400, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
+
+
+def clean(text: str) -> str:
+    """``text`` on one line, with control characters escaped, which could rewrite what a terminal shows."""
+    return "".join(
+        char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def size(count: int) -> str:
+    """Bytes in units of 1000, three digits: ``6.29 MB``."""
+    return f"{count} B" if count < 1000 else _scaled(count, ("kB", "MB", "GB", "TB", "PB"))
+
+
+def amount(count: int) -> str:
+    """A count, three digits: ``1.10 B`` for 1.1 billion, ``22.7 M``, ``999``."""
+    return str(count) if count < 1000 else _scaled(count, ("k", "M", "B", "T"))
+
+
+def _scaled(count: int, units: tuple[str, ...]) -> str:
+    value = float(count)
+    for unit in units:
+        value /= 1000
+        # Not 1000: a value that rounds up to it is written in the next unit.
+        if value < 999.5 or unit == units[-1]:
+            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+            return f"{value:.{digits}f} {unit}"
+    raise AssertionError
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number and its noun: ``1 file``, ``2 files``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def moment(time: datetime) -> str:
+    """A time in UTC, to the minute."""
+    return _in_utc(time).strftime("%Y-%m-%d %H:%M")
+
+
+def age(time: datetime, now: datetime) -> str:
+    """How long ago ``time`` was, in its largest whole unit: ``3 days``."""
+    seconds = int((_in_utc(now) - _in_utc(time)).total_seconds())
+    for unit, name in _AGES:
+        if seconds >= unit:
+            return counted(seconds // unit, name)
+    return "just now"
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def number(value: float) -> str:
+    """A metric or a scaling, in at most six significant digits."""
+    return f"{value:.6g}"
+
+
+def metrics(values: Mapping[str, float]) -> list[str]:
+    """Metrics as ``name=value``, by name."""
+    return [f"{clean(name)}={number(values[name])}" for name in sorted(values)]
+
+
+def short_digest(digest: str) -> str:
+    """The first 12 hex digits, enough to compare by eye."""
+    return digest.removeprefix("sha256:")[:12]

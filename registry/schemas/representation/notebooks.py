@@ -1,0 +1,73 @@
+"""Trees and lists of revisions as tables of HTML, which notebooks show. Everything that people wrote is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+from registry.figures import age, clean, counted, metrics, number, size
+from registry.schemas.views import remarks
+
+if TYPE_CHECKING:
+    from registry.schemas.tree import RevisionSummary, Tree, TreeNode
+
+_MOST: Final = 500  # rows: a notebook keeps what it shows
+
+
+def tree_table(tree: Tree) -> str:
+    """The nodes of a tree, each under its parent."""
+    now = datetime.now(UTC)
+    header = ("path", "revision", "tags", "metrics", "rank", "published")
+    return _table(header, [_node(one, now) for one in _nodes(tree.roots)], "node")
+
+
+def _nodes(nodes: Iterable[TreeNode]) -> Iterator[TreeNode]:
+    for one in nodes:
+        yield one
+        yield from _nodes(one.children)
+
+
+def _node(one: TreeNode, now: datetime) -> list[str]:
+    if one.revision is None:
+        return [one.path, "", "", "", "", ""]
+    revision = one.revision
+    told = ", ".join([f"@{revision.number}", *remarks(revision)])
+    return [one.path, told, _tags(revision), ", ".join(metrics(revision.metrics)), str(revision.rank),
+            _ago(revision, now)]  # fmt: skip
+
+
+def revisions_table(revisions: Sequence[RevisionSummary]) -> str:
+    """Revisions in the order given, with a column for each metric that any of them has."""
+    now = datetime.now(UTC)
+    names = sorted({name for one in revisions for name in one.metrics})
+    header = ("revision", "published", "author", "parent", "rank", "size", "tags", *names, "message")
+    return _table(header, [_revision(one, names, now) for one in revisions], "revision")
+
+
+def _revision(one: RevisionSummary, names: Sequence[str], now: datetime) -> list[str]:
+    values = [number(one.metrics[name]) if name in one.metrics else "" for name in names]
+    told = ", ".join([one.reference, *remarks(one)])
+    message = one.message.strip().partition("\n")[0]
+    return [told, _ago(one, now), one.author, one.parent, str(one.rank), size(one.size), _tags(one), *values, message]
+
+
+def _tags(one: RevisionSummary) -> str:
+    return ", ".join(one.tags)
+
+
+def _ago(one: RevisionSummary, now: datetime) -> str:
+    passed = age(one.created_at, now)
+    return passed if passed == "just now" else f"{passed} ago"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], what: str) -> str:
+    shown = [_row("td", row) for row in rows[:_MOST]]
+    more = len(rows) - _MOST
+    rest = f"<p>and {counted(more, f'more {what}', f'more {what}s')}</p>" if more > 0 else ""
+    return f"<table><thead>{_row('th', header)}</thead><tbody>{''.join(shown)}</tbody></table>{rest}"
+
+
+def _row(cell: str, texts: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{cell}>{escape(clean(text))}</{cell}>' for text in texts)}</tr>"

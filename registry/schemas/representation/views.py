@@ -1,0 +1,146 @@
+"""What the answers that people meet most say of themselves in Python: a line each, and trees and lists as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from registry.figures import amount, clean, counted, metrics, short_digest, size
+
+if TYPE_CHECKING:
+    from registry.schemas.artifacts import Fetched
+    from registry.schemas.tree import (
+        BaseAdded,
+        BaseSummary,
+        LineageEntry,
+        Log,
+        Published,
+        Resolved,
+        RevisionSummary,
+        SearchResult,
+        Shown,
+        Tree,
+        TreeNode,
+    )
+
+_NAMED: Final = 3  # revisions that a line names before it only counts them
+
+
+def revision(one: RevisionSummary) -> str:
+    """What is said of a revision alone."""
+    return f"<RevisionSummary {_about(one, one.reference)}, on {one.parent}>"
+
+
+def _about(one: RevisionSummary, name: str) -> str:
+    """A revision's name, tags, rank, metrics, and what is wrong with it."""
+    head = f"{name} [{', '.join(one.tags)}]" if one.tags else name
+    return ", ".join([head, f"rank {one.rank}", *metrics(one.metrics), *remarks(one)])
+
+
+def remarks(one: RevisionSummary) -> list[str]:
+    """What whoever wants to use a revision should know of it first."""
+    return [word for word, holds in (("behind", one.behind), ("retracted", one.retracted)) if holds]
+
+
+def base(one: BaseSummary) -> str:
+    """What is said of a base model."""
+    return f"<BaseSummary {_about_base(one)}, {counted(one.adapters, 'adapter')}>"
+
+
+def _about_base(one: BaseSummary) -> str:
+    kind = one.architecture or "architecture not known"
+    return f"{one.name}: {clean(kind)}, {amount(one.parameters)} parameters, {size(one.size)}"
+
+
+def base_added(one: BaseAdded) -> str:
+    """What adding a base model did."""
+    return f"<BaseAdded {_about_base(one.base)}, {_new(created=one.created)}, {size(one.bytes_stored)} stored>"
+
+
+def published(one: Published) -> str:
+    """What publishing did."""
+    new, parent = _new(created=one.created), one.revision.parent
+    return f"<Published {one.revision.reference}: {new}, on {parent}, {size(one.bytes_stored)} stored>"
+
+
+def _new(*, created: bool) -> str:
+    return "new" if created else "was there already"
+
+
+def node(one: TreeNode) -> str:
+    """What is said of a part of a tree."""
+    return f"<TreeNode {one.path}: {counted(_adapters(one.children), 'adapter')} below>"
+
+
+def tree(one: Tree) -> str:
+    """What is said of a tree. Its roots are base models, or the adapter that was asked for."""
+    bases = sum(root.revision is None for root in one.roots)
+    adapters = counted(_adapters(one.roots), "adapter")
+    return f"<Tree: {counted(bases, 'base model')}, {adapters}>" if bases else f"<Tree: {adapters}>"
+
+
+def _adapters(nodes: Iterable[TreeNode]) -> int:
+    return sum((one.revision is not None) + _adapters(one.children) for one in nodes)
+
+
+def indented(roots: Iterable[TreeNode]) -> str:
+    """A tree as lines, what lies under a node below it."""
+    return "\n".join(_lines(roots, ""))
+
+
+def _lines(nodes: Iterable[TreeNode], indent: str) -> Iterator[str]:
+    for one in nodes:
+        name = one.name if indent else one.path
+        words = name if one.revision is None else _about(one.revision, f"{name}@{one.revision.number}")
+        yield indent + words
+        yield from _lines(one.children, f"{indent}  ")
+
+
+def log(one: Log) -> str:
+    """What is said of a log."""
+    newest = f", newest @{one.revisions[0].number}" if one.revisions else ""
+    return f"<Log of {one.path}: {counted(len(one.revisions), 'revision')}{newest}>"
+
+
+def found(one: SearchResult) -> str:
+    """What is said of what a search found."""
+    names = [revision.reference for revision in one.revisions[:_NAMED]]
+    more = ["..."] if len(one.revisions) > _NAMED else []
+    return f"<SearchResult: {', '.join([counted(len(one.revisions), 'revision'), *names, *more])}>"
+
+
+def listed(revisions: Iterable[RevisionSummary]) -> str:
+    """Revisions, a line each."""
+    return "\n".join(_about(one, one.reference) for one in revisions)
+
+
+def shown(one: Shown) -> str:
+    """What is said of everything about a revision."""
+    about = _about_base(one.base) if one.revision is None else _about(one.revision, one.revision.reference)
+    return f"<Shown {about}, {counted(len(one.files), 'file')}, lineage {_path(one.lineage)}>"
+
+
+def resolved(one: Resolved) -> str:
+    """What a reference resolved to."""
+    return f"<Resolved {one.reference}: lineage {_path(one.lineage)}>"
+
+
+def _path(lineage: Sequence[LineageEntry]) -> str:
+    return " > ".join(entry.reference for entry in lineage)
+
+
+def fetched(one: Fetched) -> str:
+    """What was fetched, and where it is."""
+    files, total = counted(len(one.files), "file"), size(sum(file.size for file in one.files))
+    there = "" if one.fresh else ", was there already"
+    return f"<Fetched {one.reference} as {one.kind}: {files}, {total}, in {one.folder}{there}>"
+
+
+def artifact(kind: str, files: int, total: int, rendering: str) -> str:
+    """What is said of an artifact that is open, of ``total`` bytes."""
+    return f"<{kind} artifact: {counted(files, 'file')}, {size(total)}, rendering {short_digest(rendering)}>"
+
+
+def artifact_file(path: str, total: int) -> str:
+    """What is said of a file of an artifact, of ``total`` bytes."""
+    return f"<artifact file {path}: {size(total)}>"

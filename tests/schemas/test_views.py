@@ -1,0 +1,216 @@
+"""What answers are in Python and in notebooks: a line that says something, tables that are safe, data frames."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from typing import Any, Final
+
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.errors import UnavailableError
+from registry.schemas import (
+    Deleted,
+    Event,
+    Log,
+    Retraction,
+    RevisionSummary,
+    SearchResult,
+    Tagged,
+    Token,
+    TokenCreated,
+    Tree,
+    TreeNode,
+)
+
+NOW: Final = datetime.now(UTC)
+DIGEST: Final = "sha256:" + "0123456789abcdef" * 4
+
+
+def revision(number: int = 3, path: str = "llama/support", **given: Any) -> RevisionSummary:
+    fields: dict[str, Any] = {
+        "reference": f"{path}@{number}", "path": path, "number": number, "digest": DIGEST, "parent": "llama",
+        "behind": False, "rank": 8, "parameters": 448, "size": 33_566_592, "message": "tickets", "author": "ann",
+        "created_at": NOW - timedelta(days=3, minutes=1), "tags": (), "metrics": {}, "annotations": {},
+        "trained_on": None, "notices": (),
+    }  # fmt: skip
+    return RevisionSummary(**(fields | given))
+
+
+RETRACTION: Final = Retraction(reference="llama/support@3", reason="leak", actor="ann", at=NOW)
+LOG: Final = Log(
+    path="llama/support",
+    revisions=(
+        revision(3, tags=("prod", "v1"), metrics={"acc": 0.88, "rank": 1.0}),
+        revision(2, behind=True, retracted=RETRACTION, annotations={"data": "2025"}),
+    ),
+)
+TREE: Final = Tree(
+    roots=(
+        TreeNode(
+            path="llama",
+            name="llama",
+            revision=None,
+            children=(
+                TreeNode(
+                    path="llama/support",
+                    name="support",
+                    revision=LOG.revisions[0],
+                    children=(
+                        TreeNode(
+                            path="llama/support/french",
+                            name="french",
+                            revision=revision(1, "llama/support/french"),
+                            children=(),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    )
+)
+
+
+class Cells(HTMLParser):
+    """The texts of a table's cells, by row, and every tag and attribute."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in {"td", "th"}:
+            self.rows[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.rows:
+            self.rows[-1][-1] += data
+
+
+def test_a_line_each() -> None:
+    first, second = LOG.revisions
+    assert repr(first) == "<RevisionSummary llama/support@3 [prod, v1], rank 8, acc=0.88, rank=1, on llama>"
+    assert repr(second) == "<RevisionSummary llama/support@2, rank 8, behind, retracted, on llama>"
+    assert repr(LOG) == "<Log of llama/support: 2 revisions, newest @3>"
+    assert repr(Log(path="llama/none", revisions=())) == "<Log of llama/none: 0 revisions>"
+    assert repr(TREE) == "<Tree: 1 base model, 2 adapters>"
+    assert repr(Tree(roots=TREE.roots[0].children)) == "<Tree: 2 adapters>"  # of a path
+    assert repr(SearchResult(revisions=(first,) * 5)) == (
+        "<SearchResult: 5 revisions, llama/support@3, llama/support@3, llama/support@3, ...>"
+    )
+
+
+def test_trees_and_lists_as_text() -> None:
+    assert str(TREE).splitlines() == [
+        "llama",
+        "  support@3 [prod, v1], rank 8, acc=0.88, rank=1",
+        "    french@1, rank 8",
+    ]
+    assert str(LOG).splitlines() == [
+        "llama/support@3 [prod, v1], rank 8, acc=0.88, rank=1",
+        "llama/support@2, rank 8, behind, retracted",
+    ]
+
+
+def test_other_answers_show_what_says_something() -> None:
+    assert repr(Tagged(path="llama/a", tag="prod", reference="llama/a@2", previous=None)) == (
+        "Tagged(path='llama/a', tag='prod', reference='llama/a@2')"
+    )
+    assert repr(Deleted(reference="llama/a@2", digest=DIGEST, tags=("llama/a@prod",))) == (
+        "Deleted(reference='llama/a@2', digest='sha256:0123456789ab...', tags=('llama/a@prod',))"
+    )
+    event = Event(at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC), action="tag", subject="x" * 500, actor="ann", detail={})
+    assert repr(event) == f"Event(at='2026-01-02 03:04 UTC', action='tag', subject='{'x' * 60}...', actor='ann')"
+    assert str(event) == repr(event)
+
+
+def test_a_secret_is_never_shown() -> None:
+    token = Token(
+        id="tok_1", name="ann", role="writer", scopes=(), created_at=NOW, created_by="me", expires_at=None,
+        revoked_at=None, last_used_at=None,
+    )  # fmt: skip
+    created = TokenCreated(token=token, secret="art_hushhush")
+    assert "hush" not in repr(created) + str(created)
+    assert created.model_dump()["secret"] == "art_hushhush"
+
+
+def test_a_tree_in_a_notebook() -> None:
+    assert Cells(TREE._repr_html_()).rows == [
+        ["path", "revision", "tags", "metrics", "rank", "published"],
+        ["llama", "", "", "", "", ""],
+        ["llama/support", "@3", "prod, v1", "acc=0.88, rank=1", "8", "3 days ago"],
+        ["llama/support/french", "@1", "", "", "8", "3 days ago"],
+    ]
+
+
+@pytest.mark.parametrize("answer", [LOG, SearchResult(revisions=LOG.revisions)])
+def test_revisions_in_a_notebook_have_a_column_for_each_metric(answer: Log | SearchResult) -> None:
+    assert Cells(answer._repr_html_()).rows == [
+        ["revision", "published", "author", "parent", "rank", "size", "tags", "acc", "rank", "message"],
+        ["llama/support@3", "3 days ago", "ann", "llama", "8", "33.6 MB", "prod, v1", "0.88", "1", "tickets"],
+        ["llama/support@2, behind, retracted", "3 days ago", "ann", "llama", "8", "33.6 MB", "", "", "", "tickets"],
+    ]
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_what_people_wrote_is_text_in_a_notebook(message: str, author: str) -> None:
+    html = Log(path="a", revisions=(revision(message=message, author=f"<script>{author}"),))._repr_html_()
+    cells = Cells(html)
+    assert cells.tags == {"table", "thead", "tbody", "tr", "th", "td"}
+    assert cells.attributes == []
+    assert cells.rows[1][2].startswith("<script>")
+
+
+def test_a_large_tree_is_cut_in_a_notebook() -> None:
+    children = tuple(
+        TreeNode(path=f"llama/a{number}", name=f"a{number}", revision=revision(1, f"llama/a{number}"), children=())
+        for number in range(520)
+    )
+    html = Tree(roots=(TreeNode(path="llama", name="llama", revision=None, children=children),))._repr_html_()
+    assert html.count("<tr>") == 501
+    assert html.endswith("<p>and 21 more nodes</p>")
+
+
+@pytest.mark.parametrize("answer", [LOG, SearchResult(revisions=LOG.revisions)])
+def test_a_data_frame_has_a_row_for_each_revision(answer: Log | SearchResult) -> None:
+    frame = answer.to_pandas()
+    assert list(frame["reference"]) == ["llama/support@3", "llama/support@2"]
+    assert list(frame["rank"]) == [8, 8]
+    assert list(frame["metric.rank"].fillna(-1)) == [1.0, -1.0]  # a metric of that name, which is no column of its own
+    assert list(frame.columns[-3:]) == ["metric.acc", "metric.rank", "annotation.data"]
+    assert list(frame["retracted"]) == [False, True]
+    assert frame["tags"][0] == ("prod", "v1")
+    assert str(frame["created_at"].dt.tz) == "UTC"
+    assert (frame["created_at"] == pandas.Timestamp(LOG.revisions[0].created_at)).all()
+    assert frame["metric.acc"].idxmax() == 0
+
+
+def test_an_empty_data_frame_has_its_columns() -> None:
+    frame = SearchResult(revisions=()).to_pandas()
+    assert len(frame) == 0
+    assert list(frame.columns) == list(LOG.to_pandas().columns)[:-3]
+
+
+def test_without_pandas_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)  # an import of it now fails
+    with pytest.raises(UnavailableError, match="pip install pandas") as refused:
+        LOG.to_pandas()
+    assert refused.value.code == "missing_package"
+
+
+def test_the_schemas_load_none_of_what_shows_them() -> None:
+    script = "import sys, registry.schemas; print({'pandas', 'rich', 'IPython', 'torch', 'numpy'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
