@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from registry.schemas import views
 from registry.schemas.form import ArtifactKind, Dtype, Param, Schema
+from registry.schemas.representation import views
 
 
 class OutputFile(Schema):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas import notebooks, views
 from registry.schemas.around import Children, TagHistory
 from registry.schemas.artifacts import Materialisation
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, Schema
-from registry.schemas.frames import revisions_frame
 from registry.schemas.renaming import RenamedTo
+from registry.schemas.representation import notebooks, views
+from registry.schemas.representation.frames import revisions_frame
 from registry.schemas.use import Use
 
 if TYPE_CHECKING:
