@@ -13,8 +13,15 @@ from registry.errors import UnavailableError
 from registry.files.source import ByteSource
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
-from registry.schemas.bundles import BlobEntry, Bundle
-from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
+from registry.schemas.exchange.bundles import BlobEntry, Bundle
+from registry.schemas.exchange.transfer import (
+    BaseCommit,
+    BasePlan,
+    BaseRequest,
+    PublishCommit,
+    PublishPlan,
+    PublishRequest,
+)
 
 T = TypeVar("T")
 _SENDINGS: Final = 3

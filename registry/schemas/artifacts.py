@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from registry.schemas.form import ArtifactKind, Dtype, Param, Schema
-from registry.schemas.representation import views
+from registry.schemas.views import fetched as fetched_line
 
 
 class OutputFile(Schema):
@@ -78,7 +78,7 @@ class Fetched(Schema):
     truncation: Truncation | None = None
 
     def __repr__(self) -> str:
-        return views.fetched(self)
+        return fetched_line(self)
 
 
 class Materialisation(Schema):

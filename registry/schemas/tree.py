@@ -11,10 +11,22 @@ from registry.schemas.around import Children, TagHistory
 from registry.schemas.artifacts import Materialisation
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, Schema
+from registry.schemas.frames import revisions_frame
+from registry.schemas.notebooks import revisions_table, tree_table
 from registry.schemas.renaming import RenamedTo
-from registry.schemas.representation import notebooks, views
-from registry.schemas.representation.frames import revisions_frame
 from registry.schemas.use import Use
+from registry.schemas.views import base as base_line
+from registry.schemas.views import base_added as base_added_line
+from registry.schemas.views import found as found_line
+from registry.schemas.views import indented as indented_line
+from registry.schemas.views import listed as listed_line
+from registry.schemas.views import log as log_line
+from registry.schemas.views import node as node_line
+from registry.schemas.views import published as published_line
+from registry.schemas.views import resolved as resolved_line
+from registry.schemas.views import revision as revision_line
+from registry.schemas.views import shown as shown_line
+from registry.schemas.views import tree as tree_line
 
 if TYPE_CHECKING:
     import pandas
@@ -77,7 +89,7 @@ class BaseSummary(Schema):
     renamed_to: RenamedTo = None
 
     def __repr__(self) -> str:
-        return views.base(self)
+        return base_line(self)
 
 
 class BaseAdded(Schema):
@@ -91,7 +103,7 @@ class BaseAdded(Schema):
     registry: str
 
     def __repr__(self) -> str:
-        return views.base_added(self)
+        return base_added_line(self)
 
 
 class Retabled(Schema):
@@ -151,7 +163,7 @@ class RevisionSummary(Schema):
     renamed_to: RenamedTo = None  # the path of the adapter's new name
 
     def __repr__(self) -> str:
-        return views.revision(self)
+        return revision_line(self)
 
 
 class Tagged(Schema):
@@ -181,7 +193,7 @@ class Published(Schema):
     tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
 
     def __repr__(self) -> str:
-        return views.published(self)
+        return published_line(self)
 
 
 class TreeNode(Schema):
@@ -193,10 +205,10 @@ class TreeNode(Schema):
     children: tuple[TreeNode, ...]
 
     def __repr__(self) -> str:
-        return views.node(self)
+        return node_line(self)
 
     def __str__(self) -> str:
-        return views.indented((self,))
+        return indented_line((self,))
 
 
 class Tree(Schema):
@@ -205,14 +217,14 @@ class Tree(Schema):
     roots: tuple[TreeNode, ...]
 
     def __repr__(self) -> str:
-        return views.tree(self)
+        return tree_line(self)
 
     def __str__(self) -> str:
-        return views.indented(self.roots)
+        return indented_line(self.roots)
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return notebooks.tree_table(self)
+        return tree_table(self)
 
 
 class DeletedRevision(Schema):
@@ -235,14 +247,14 @@ class Log(Schema):
     deleted: tuple[DeletedRevision, ...] = ()  # where they were asked for, by falling numbers
 
     def __repr__(self) -> str:
-        return views.log(self)
+        return log_line(self)
 
     def __str__(self) -> str:
-        return views.listed(self.revisions)
+        return listed_line(self.revisions)
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return notebooks.revisions_table(self.revisions)
+        return revisions_table(self.revisions)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""
@@ -286,7 +298,7 @@ class Shown(Schema):
     card: CardState | None = None  # None: the adapter has none
 
     def __repr__(self) -> str:
-        return views.shown(self)
+        return shown_line(self)
 
 
 class Resolved(Schema):
@@ -300,7 +312,7 @@ class Resolved(Schema):
     renamed_to: RenamedTo = None
 
     def __repr__(self) -> str:
-        return views.resolved(self)
+        return resolved_line(self)
 
 
 class SearchResult(Schema):
@@ -309,14 +321,14 @@ class SearchResult(Schema):
     revisions: tuple[RevisionSummary, ...]
 
     def __repr__(self) -> str:
-        return views.found(self)
+        return found_line(self)
 
     def __str__(self) -> str:
-        return views.listed(self.revisions)
+        return listed_line(self.revisions)
 
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
-        return notebooks.revisions_table(self.revisions)
+        return revisions_table(self.revisions)
 
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with a row for each revision; raises `UnavailableError` where pandas is not installed."""

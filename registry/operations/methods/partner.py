@@ -7,9 +7,16 @@ from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
-from registry.schemas.bundles import Bundle
+from registry.schemas.exchange.bundles import Bundle
+from registry.schemas.exchange.transfer import (
+    BaseCommit,
+    BasePlan,
+    BaseRequest,
+    PublishCommit,
+    PublishPlan,
+    PublishRequest,
+)
 from registry.schemas.requests import PathRequest, ReferenceRequest
-from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
 
 
 class Partner(TableCalls):

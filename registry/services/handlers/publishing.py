@@ -10,9 +10,16 @@ from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import BaseAdded, Published, Retabled
-from registry.schemas.bundles import Bundle
+from registry.schemas.exchange.bundles import Bundle
+from registry.schemas.exchange.transfer import (
+    BaseCommit,
+    BasePlan,
+    BaseRequest,
+    PublishCommit,
+    PublishPlan,
+    PublishRequest,
+)
 from registry.schemas.requests import PathRequest, ReferenceRequest, RetableRequest
-from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, PublishCommit, PublishPlan, PublishRequest
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does
 

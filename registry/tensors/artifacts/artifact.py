@@ -17,8 +17,7 @@ import torch
 from registry.errors import NotFoundError, UsageError
 from registry.files.header import Header
 from registry.files.source import ByteSource, look_at
-from registry.schemas import ArtifactKind, Truncation
-from registry.schemas.representation import views
+from registry.schemas import ArtifactKind, Truncation, views
 from registry.tensors.arithmetic.lanes import begun_in_order
 from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin
 from registry.tensors.artifacts.plan import Plan, rendering_of

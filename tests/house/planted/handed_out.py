@@ -45,7 +45,7 @@ REGISTRY: Final = (
     Mutant(
         "renamed-beside-a-retraction",
         "lock_everywhere",
-        "if held >= {row.id for row in rows}:",
+        "if held >= {row.id for row in found}:",
         "if True:",
         "test_a_retraction_beside_a_rename[True-postgresql]",
     ),

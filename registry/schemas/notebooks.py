@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from registry.figures import age, clean, counted, metrics, number, size
-from registry.schemas.representation.views import remarks
+from registry.schemas.views import remarks
 
 if TYPE_CHECKING:
     from registry.schemas.tree import RevisionSummary, Tree, TreeNode
