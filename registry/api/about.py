@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from registry.api.openapi import describe, problems
 from registry.http.dependencies import RequestRegistry
 from registry.schemas import Schema
-from registry.schemas.exchange.protocol import API, PROTOCOL
+from registry.schemas.protocol import API, PROTOCOL
 from registry.version import __version__
 
 router = APIRouter(prefix=API, tags=["browse"])

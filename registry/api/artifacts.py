@@ -17,8 +17,8 @@ from registry.http.artifacts import file_answer, open_artifact
 from registry.http.dependencies import RequestRegistry, service_of
 from registry.http.etags import JsonAnswer, with_etag
 from registry.schemas import Options
-from registry.schemas.exchange.bundles import ArtifactPlan
-from registry.schemas.exchange.protocol import API
+from registry.schemas.bundles import ArtifactPlan
+from registry.schemas.protocol import API
 from registry.schemas.requests import ReferenceRequest
 from registry.services.artifacts.opened import Asked, ask, described
 

@@ -13,7 +13,7 @@ from registry.digest import hex_of
 from registry.http.dependencies import RequestRegistry, service_of
 from registry.http.redirects import redirect_to_store
 from registry.http.wire.bodies import FileBody
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.schemas.requests import ReferenceRequest
 from registry.services.artifacts.bundles import find_blob
 

@@ -16,8 +16,8 @@ from registry.http.request.context import context_of
 from registry.http.request.errors import problem_response
 from registry.operations.operation import Job
 from registry.schemas import Schema
-from registry.schemas.exchange.jobs import Operation, OperationResult
-from registry.schemas.exchange.protocol import API
+from registry.schemas.jobs import Operation, OperationResult
+from registry.schemas.protocol import API
 from registry.services.jobs.table import operation
 from registry.services.local import LocalRegistry
 

@@ -15,7 +15,7 @@ from registry.api.examples import EXAMPLES
 from registry.http.payloads import JSON, JsonBody
 from registry.http.request.errors import MEDIA_TYPE
 from registry.schemas import Schema
-from registry.schemas.exchange.protocol import API, Problem
+from registry.schemas.protocol import API, Problem
 from registry.version import __version__
 
 ALWAYS: Final = (401, 403, 413, 422, 500, 503)  # any route that needs a principal may answer these

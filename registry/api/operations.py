@@ -18,9 +18,9 @@ from registry.http.etags import with_etag
 from registry.operations.operation import Item, Job, Listing, Operation
 from registry.operations.table import OPERATIONS
 from registry.schemas import Identity, Schema
-from registry.schemas.exchange.bundles import Bundle
-from registry.schemas.exchange.pages import Page
-from registry.schemas.exchange.protocol import API
+from registry.schemas.bundles import Bundle
+from registry.schemas.pages import Page
+from registry.schemas.protocol import API
 from registry.schemas.requests import MaterialiseRequest, NoRequest
 from registry.services import materialise
 from registry.services.handlers.table import lister_of

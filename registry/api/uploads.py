@@ -15,8 +15,8 @@ from registry.errors import UsageError
 from registry.http.dependencies import RequestRegistry, service_of
 from registry.http.payloads import JsonBody
 from registry.http.request.context import context_of
-from registry.schemas.exchange.protocol import API
-from registry.schemas.exchange.transfer import Upload, UploadRequest
+from registry.schemas.protocol import API
+from registry.schemas.transfer import Upload, UploadRequest
 from registry.services.intake import uploads
 
 router = APIRouter(prefix=API, tags=["transfer"])

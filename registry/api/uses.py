@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 
-from registry.schemas.exchange.protocol import NOT_A_USE, USE_HEADER
+from registry.schemas.protocol import NOT_A_USE, USE_HEADER
 from registry.schemas.use import OVER_HTTP, Interface
 from registry.services.deployment import Deployment
 

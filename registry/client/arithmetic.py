@@ -13,8 +13,8 @@ from registry.folders.writer import Writable
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Options, OutputFile
-from registry.schemas.exchange.bundles import BlobEntry, Bundle
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.receipt import Receipt
 from registry.transfer.compare import Comparison
 from registry.transfer.trained_on import TrainedFolder
 

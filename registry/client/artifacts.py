@@ -20,9 +20,9 @@ from registry.errors import IntegrityError, NotFoundError, UnavailableError, Usa
 from registry.files.header import Header, read_header
 from registry.files.source import read_range
 from registry.schemas import ArtifactKind, Options, Truncation, views
-from registry.schemas.exchange.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
-from registry.schemas.exchange.protocol import NOT_A_USE
+from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
 from registry.schemas.kinds import KINDS
+from registry.schemas.protocol import NOT_A_USE
 from registry.transfer.claims import Head
 
 

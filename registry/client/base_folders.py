@@ -19,7 +19,7 @@ from registry.files.hashed import HashedFile, Stamp, hash_file
 from registry.folders.base_weights import WeightFile, check_digest, missing, other_size
 from registry.folders.errors import unreadable
 from registry.progress import Progress
-from registry.schemas.exchange.bundles import BaseEntry, BlobEntry
+from registry.schemas.bundles import BaseEntry, BlobEntry
 
 _FILE: Final = ".base-folders.json"  # hidden, so that it is not taken for a fetched folder of the cache
 _FORMAT: Final = 1

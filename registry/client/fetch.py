@@ -18,7 +18,7 @@ from registry.folders.cache import FetchCache
 from registry.folders.writer import Writable
 from registry.progress import Progress
 from registry.schemas import Fetched, Options
-from registry.schemas.exchange.bundles import Bundle
+from registry.schemas.bundles import Bundle
 from registry.schemas.kinds import KINDS, check_options
 from registry.schemas.renaming import old_name_notices
 from registry.transfer.fetch import FetchSource, write_artifact

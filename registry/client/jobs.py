@@ -12,7 +12,7 @@ from registry.client.http.transport import Transport
 from registry.errors import UnavailableError
 from registry.operations.operation import A, Job, R
 from registry.progress import Progress
-from registry.schemas.exchange.jobs import Operation, OperationResult
+from registry.schemas.jobs import Operation, OperationResult
 
 _FIRST: Final = 0.05
 _MOST: Final = 2.0

@@ -21,7 +21,7 @@ from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.schemas import FolderCompared
-from registry.schemas.exchange.bundles import BlobEntry, Bundle
+from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.requests import PathRequest
 from registry.transfer.requests import PublishFolder
 from registry.transfer.trained_on import TrainedFolder

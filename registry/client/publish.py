@@ -19,7 +19,7 @@ from registry.operations.table import COMMIT_BASE, COMMIT_PUBLISH, PLAN_BASE, PL
 from registry.operations.transfer import sent_and_committed
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
-from registry.schemas.exchange.transfer import (
+from registry.schemas.transfer import (
     BaseCommit,
     PublishCommit,
     PublishPlan,

@@ -39,7 +39,7 @@ from registry.schemas import (
     Published,
     Verified,
 )
-from registry.schemas.exchange.bundles import BlobEntry
+from registry.schemas.bundles import BlobEntry
 from registry.schemas.use import Interface
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders

@@ -20,8 +20,8 @@ from registry.client.http.transport import Transport
 from registry.errors import NotFoundError, UnavailableError
 from registry.files.source import ByteSource, read_range
 from registry.progress import Progress
-from registry.schemas.exchange.protocol import API
-from registry.schemas.exchange.transfer import Upload, UploadRequest
+from registry.schemas.protocol import API
+from registry.schemas.transfer import Upload, UploadRequest
 
 _CHUNK: Final = 1 << 20
 _EXPIRED: Final = frozenset({400, 401, 403, 404})  # 404: another commit of the same bytes may have used the upload

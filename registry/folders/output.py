@@ -18,7 +18,7 @@ from registry.folders.staging import put_in_place, staged_folder, sync_folder
 from registry.folders.writer import Writable, write_files
 from registry.progress import Progress
 from registry.schemas import Fetched, OutputFile
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.receipt import Receipt
 
 _READ: Final = 8 << 20
 

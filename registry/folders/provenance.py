@@ -16,7 +16,7 @@ from registry.errors import RegistryError
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.schemas import DerivedFrom, LeftOut
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.receipt import Receipt
 
 _UNREADABLE = "receipt of a fetch that can't be read: its content is not recorded"
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from registry.errors import IntegrityError, NotFoundError, RegistryError
 from registry.folders.errors import no_folder, reason, telling_unreadable
 from registry.folders.scan import RECEIPT
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.receipt import Receipt
 
 MAX_RECEIPT: Final = 64 << 20
 

@@ -25,7 +25,7 @@ from registry.http.request.context import Scope, context_of
 from registry.http.request.errors import in_a_header, problem, view_response
 from registry.http.request.middleware import Receive, Send
 from registry.http.wire.bodies import BodyResponse
-from registry.schemas.exchange.protocol import Problem
+from registry.schemas.protocol import Problem
 
 What = Literal["RepoNotFound", "RevisionNotFound", "EntryNotFound"]
 COMMIT: Final = "X-Repo-Commit"

@@ -14,7 +14,7 @@ from registry.http.dependencies import Service, address_of, service_of
 from registry.hub.errors import MissingError, as_missing, warning
 from registry.reference import MAIN, Path
 from registry.schemas import ArtifactKind
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 from registry.services import hub_repos
 from registry.services.deployment import Deployment
 from registry.services.hub_repos import Pinned, Repo

@@ -15,7 +15,7 @@ from registry.hub.info import auth_check, model_info
 from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
 from registry.hub.models import models
 from registry.hub.requests import RequestRegistry
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 
 _READ: Final = ("GET", "HEAD")
 _WRITE: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")

@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeVar
 from registry.reference import Reference
 from registry.rights import Rights, Role
 from registry.schemas import Schema
-from registry.schemas.exchange.jobs import OperationKind
+from registry.schemas.jobs import OperationKind
 
 R = TypeVar("R", bound=Schema)
 A = TypeVar("A")
@@ -99,7 +99,7 @@ class Job(Operation[R, A]):
     kind: OperationKind
     """As its row keeps it."""
     result: str
-    """The field of `registry.schemas.exchange.jobs.OperationResult` that holds its answer."""
+    """The field of `registry.schemas.jobs.OperationResult` that holds its answer."""
     creates: bool = False
     """Status 201 where the answer says ``created``, 200 where it was there already."""
 

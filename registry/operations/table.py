@@ -35,17 +35,9 @@ from registry.schemas import (
     TokenCreated,
     Tree,
 )
+from registry.schemas.bundles import Bundle
 from registry.schemas.cards import Card, SetCardRequest
 from registry.schemas.difference import Difference
-from registry.schemas.exchange.bundles import Bundle
-from registry.schemas.exchange.transfer import (
-    BaseCommit,
-    BasePlan,
-    BaseRequest,
-    PublishCommit,
-    PublishPlan,
-    PublishRequest,
-)
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -75,6 +67,14 @@ from registry.schemas.requests import (
     UndeleteRequest,
     UndoTagRequest,
     UntagRequest,
+)
+from registry.schemas.transfer import (
+    BaseCommit,
+    BasePlan,
+    BaseRequest,
+    PublishCommit,
+    PublishPlan,
+    PublishRequest,
 )
 from registry.schemas.usage import Usage, UsageRequest
 

@@ -13,8 +13,8 @@ from registry.errors import UnavailableError
 from registry.files.source import ByteSource
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
-from registry.schemas.exchange.bundles import BlobEntry, Bundle
-from registry.schemas.exchange.transfer import (
+from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
     BaseRequest,

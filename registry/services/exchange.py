@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from registry.progress import SILENT, Progress
 from registry.schemas import Options
-from registry.schemas.exchange.bundles import ArtifactPlan, BlobEntry
-from registry.schemas.exchange.jobs import Operation
-from registry.schemas.exchange.transfer import (
+from registry.schemas.bundles import ArtifactPlan, BlobEntry
+from registry.schemas.jobs import Operation
+from registry.schemas.transfer import (
     Upload,
     UploadRequest,
 )

@@ -25,8 +25,8 @@ from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Options, OutputFile
-from registry.schemas.exchange.bundles import BlobEntry, Bundle
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.describe import described
 from registry.services.artifacts.local_blobs import KeptBlobs, OpenBlobOf, entries_of

@@ -19,7 +19,7 @@ from registry.folders.quantised import sign_of_quantised
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FoundFile, adapter_folder
 from registry.progress import Progress
 from registry.schemas import DerivedFrom, LeftOut
-from registry.schemas.exchange.transfer import GivenReceipt
+from registry.schemas.transfer import GivenReceipt
 from registry.transfer.claims import Head
 from registry.transfer.source import Given, given_adapter
 from registry.transfer.trained_on import TrainedFolder, receipt_of_parent, trained_folder

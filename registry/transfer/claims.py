@@ -12,7 +12,7 @@ from registry.folders.names import check_name, check_together
 from registry.folders.scan import MAX_FILES, reason_by_name
 from registry.reference import Reference
 from registry.schemas import DerivedFrom
-from registry.schemas.exchange.transfer import FileClaim
+from registry.schemas.transfer import FileClaim
 
 
 def check_claims(files: Iterable[FileClaim], error: type[RegistryError]) -> dict[str, FileClaim]:

@@ -13,7 +13,7 @@ from registry.folders.output import file_is_right
 from registry.folders.scan import README
 from registry.progress import Progress
 from registry.schemas import TensorMismatch, Verified
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.receipt import Receipt
 
 
 class Expected(Protocol):

@@ -12,8 +12,8 @@ from registry.errors import IntegrityError
 from registry.files.source import read_range
 from registry.operations.transfer import Transfer
 from registry.progress import Progress
-from registry.schemas.exchange.bundles import BlobEntry
-from registry.schemas.exchange.transfer import FileClaim
+from registry.schemas.bundles import BlobEntry
+from registry.schemas.transfer import FileClaim
 
 _MAX_HEADER: Final = 100_000_000
 _LENGTH: Final = 8

@@ -24,8 +24,8 @@ from registry.operations.transfer import Transfer, sent_and_committed
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, Copied, CopiedRevision, Log, Retracted, RevisionSummary, Tagged
-from registry.schemas.exchange.bundles import BaseEntry, Bundle, LinkEntry
-from registry.schemas.exchange.transfer import BaseCommit, BaseRequest, Origin, PublishCommit, PublishRequest
+from registry.schemas.bundles import BaseEntry, Bundle, LinkEntry
+from registry.schemas.transfer import BaseCommit, BaseRequest, Origin, PublishCommit, PublishRequest
 from registry.transfer.copied_blobs import SourceBlobs, claims_of, named
 from registry.transfer.model_files import DOCUMENTS
 from registry.transfer.quantised import sign_in

@@ -12,7 +12,7 @@ from registry.folders.output import MakeReceipt, absolute, already_there, fetche
 from registry.folders.writer import Writable
 from registry.progress import Progress
 from registry.schemas import Fetched, OutputFile
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.receipt import Receipt
 
 
 def _nothing() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 
 from registry.schemas import OutputFile
-from registry.schemas.exchange.bundles import ArtifactPlan
-from registry.schemas.exchange.receipt import Receipt, ReceiptVersions
+from registry.schemas.bundles import ArtifactPlan
+from registry.schemas.receipt import Receipt, ReceiptVersions
 
 
 def receipt_of(plan: ArtifactPlan, files: tuple[OutputFile, ...], registry: str) -> Receipt:

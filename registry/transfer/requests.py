@@ -18,7 +18,7 @@ from registry.folders.scan import Folder, FoundFile, scan
 from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.schemas import FileEntry, PublishPreview
-from registry.schemas.exchange.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
+from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.model_files import DOCUMENTS, MAX_DOCUMENT, ModelListing, list_model
 from registry.transfer.source import Given, given_base

@@ -12,7 +12,7 @@ from pathlib import Path
 from registry.errors import InvalidAdapterError
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import ADAPTER_WEIGHTS, RECEIPT
-from registry.schemas.exchange.transfer import GivenReceipt
+from registry.schemas.transfer import GivenReceipt
 
 
 @dataclass(frozen=True)

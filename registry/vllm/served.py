@@ -20,7 +20,7 @@ from registry.folders.errors import reason
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.reference import Path as TreePath
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.receipt import Receipt
 from registry.settings import Settings
 
 _SNAPSHOT: Final = re.compile(r"models--(.+)--(.+)")  # the folder of a repo in the Hub's cache

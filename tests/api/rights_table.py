@@ -17,7 +17,7 @@ from registry.api.openapi import json_routes
 from registry.operations import table
 from registry.operations.operation import Operation
 from registry.rights import Role
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 
 IN: Final = "tiny/a"

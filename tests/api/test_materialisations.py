@@ -17,7 +17,7 @@ from registry.client.remote import RemoteRegistry
 from registry.errors import IntegrityError
 from registry.folders.cache import FetchCache
 from registry.schemas import Options
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.services.artifacts import opened as handing_out
 from registry.services.artifacts.materialised import Kept
 from registry.services.jobs import runner

@@ -14,8 +14,7 @@ from registry.api import about, health
 from registry.api.examples import EXAMPLES
 from registry.api.openapi import body_schema, describe, json_routes
 from registry.app import service_app
-from registry.schemas import cards, difference, renaming, requests, usage
-from registry.schemas.exchange import bundles, jobs, protocol, receipt, transfer
+from registry.schemas import bundles, cards, difference, jobs, protocol, receipt, renaming, requests, transfer, usage
 from tests.kit.library import Library
 
 MODULES = (

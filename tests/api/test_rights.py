@@ -16,7 +16,7 @@ from registry.app import service_app
 from registry.operations.operation import Operation
 from registry.operations.table import DROP_MATERIALISATION, OPERATIONS
 from registry.rights import ROLES
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from tests.api.rights_table import IN, OUT, TABLE, Row
 from tests.kit.library import SCOPE, Library, assert_problem, fill, running, with_tokens
 

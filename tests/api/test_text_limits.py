@@ -11,7 +11,7 @@ import pytest
 
 from registry.api.cursors import cursor_to
 from registry.app import service_app
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from tests.kit import plain_base, write_adapter
 from tests.kit.library import assert_problem
 from tests.kit.library import running as serving

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from registry.app import service_app
 from registry.catalogue.database.team_tables import JobRecord
 from registry.progress import SILENT
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.services.intake import uploads
 from registry.services.jobs import runner as running_work
 from registry.transfer.requests import base_request, publish_request

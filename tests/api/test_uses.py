@@ -11,7 +11,7 @@ import pytest
 
 from registry.app import service_app
 from registry.client.http.transport import Transport
-from registry.schemas.exchange.protocol import API, USE_HEADER
+from registry.schemas.protocol import API, USE_HEADER
 from tests.kit.library import Library, fill, running, with_tokens
 
 

@@ -58,7 +58,7 @@ def relayed(request: Request, server: str) -> bytes:
 
 def problem(status: str, *, kind: str, code: str, detail: str, headers: tuple[str, ...] = ()) -> bytes:
     """A problem as the service sends it."""
-    from registry.schemas.exchange.protocol import Problem
+    from registry.schemas.protocol import Problem
 
     number = int(status.split(maxsplit=1)[0])
     document = Problem(

@@ -21,7 +21,7 @@ from registry.client.publish import plan_publish
 from registry.client.remote import RemoteRegistry
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError
 from registry.folders.cache import FetchCache
-from registry.schemas.exchange.transfer import PublishPlan, PublishRequest
+from registry.schemas.transfer import PublishPlan, PublishRequest
 from registry.services.local import LocalRegistry
 from registry.storage.s3 import S3Driver
 from tests.client.conftest import MakeTeam, Team

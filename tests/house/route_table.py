@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from registry.operations.operation import Job, Listing, Operation
 from registry.operations.table import OPERATIONS
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from tests.root import ROOT
 
 PAGE = ROOT / "docs" / "http.md"

@@ -13,7 +13,7 @@ from registry.app import service_app
 from registry.catalogue.team.tokens import create
 from registry.http.request.limits import Limits
 from registry.rights import UNLIMITED, Principal
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 from tests.kit.library import Library, Lines, assert_problem, running
 

@@ -19,7 +19,7 @@ from registry.app import service_app
 from registry.catalogue.database.database import Database
 from registry.http import readiness
 from registry.http.request.limits import Limits
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 from registry.storage.s3 import S3Driver, connection
 from tests.kit.library import assert_problem, running

@@ -19,7 +19,7 @@ from registry.app import service_app
 from registry.errors import NotAllowedError, UnavailableError, UsageError
 from registry.http.server import allowed_access, serve
 from registry.http.wire.webserver import address_of, listen
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 from tests.kit.library import assert_problem, fill
 from tests.kit.servers import S3Place

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import registry
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 from tests.hub.conftest import WEIGHTS, assert_missing, sha
 from tests.kit import plain_base, write_chain
 from tests.kit.library import Library

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from registry.app import service_app
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 from tests.hub.conftest import WEIGHTS, assert_missing, sha
 from tests.kit import plain_base, write_chain
 from tests.kit.library import Library, Lines, log, running

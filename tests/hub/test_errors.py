@@ -12,7 +12,7 @@ import pytest
 
 from registry.app import service_app
 from registry.http.request.limits import Limits
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 from registry.services import hub_repos
 from registry.services.artifacts import commits
 from registry.tensors.artifacts import plan

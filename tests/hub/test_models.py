@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 from tests.hub.conftest import assert_missing, sha
 from tests.kit.library import Library
 

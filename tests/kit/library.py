@@ -20,7 +20,7 @@ from registry.app import service_app
 from registry.http.request.limits import Limits
 from registry.http.request.logs import JsonLines
 from registry.http.wire.webserver import Server, address_of, listen
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_chain
 from tests.kit.shelf import Shelf

@@ -15,7 +15,7 @@ from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.schemas import BaseAdded, Published
-from registry.schemas.exchange.transfer import BaseCommit, PublishCommit
+from registry.schemas.transfer import BaseCommit, PublishCommit
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import BaseFolder, PublishFolder, base_request, publish_request
 from tests.kit import Base, write_adapter

@@ -21,7 +21,7 @@ from registry.errors import (
 )
 from registry.progress import SILENT
 from registry.schemas import Options
-from registry.schemas.exchange.transfer import FileClaim, PublishCommit, PublishRequest
+from registry.schemas.transfer import FileClaim, PublishCommit, PublishRequest
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import base_request
 from tests.kit import Base, plain_base

@@ -11,7 +11,7 @@ import pytest
 from registry.errors import UsageError
 from registry.rights import Role
 from registry.schemas import CopiedFrom, RevisionSummary
-from registry.schemas.exchange.transfer import Origin
+from registry.schemas.transfer import Origin
 from registry.services.local import LocalRegistry
 from tests.kit import Base
 from tests.kit.sending import acting, adapter, another, prepare, request_of

@@ -23,7 +23,7 @@ from registry.errors import (
     UsageError,
 )
 from registry.progress import SILENT
-from registry.schemas.exchange.transfer import BaseCommit, Origin, PublishCommit, Upload, UploadRequest
+from registry.schemas.transfer import BaseCommit, Origin, PublishCommit, Upload, UploadRequest
 from registry.services.intake import uploads
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import base_request

@@ -14,7 +14,7 @@ from registry.operations.methods.partner import Partner
 from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.schemas import FolderOutcome
-from registry.schemas.exchange.transfer import PublishCommit
+from registry.schemas.transfer import PublishCommit
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import publish_request
 from tests.kit import Base, llama_base, plain_base, write_adapter

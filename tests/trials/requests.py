@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 
 from registry.reference import Path as TreePath
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 from registry.services.local import LocalRegistry
 from tests.trials.scene import NAMES, Scene
 

@@ -18,7 +18,7 @@ from registry.digest import hex_of
 from registry.errors import IntegrityError
 from registry.files.source import ByteSource, BytesSource, FileSource
 from registry.folders.errors import telling_unwritable
-from registry.schemas.exchange.bundles import BlobEntry
+from registry.schemas.bundles import BlobEntry
 
 _IN_MEMORY: Final = 4 << 20
 

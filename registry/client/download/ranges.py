@@ -18,7 +18,7 @@ from registry.client.http.errors import foreign_answer, is_permanent, unreachabl
 from registry.client.http.retry import Attempts, retry_after
 from registry.client.http.transport import Params, Transport
 from registry.errors import IntegrityError, RegistryError, UnavailableError
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _MOVED: Final = frozenset({302, 303, 307, 308})

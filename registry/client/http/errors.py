@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from registry import errors
 from registry.client.http.address import Address
 from registry.errors import CODES, RegistryError, UnavailableError
-from registry.schemas.exchange.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER, VIEWS, Problem
+from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER, VIEWS, Problem
 from registry.version import __version__
 
 KINDS: Final[dict[str, type[RegistryError]]] = {

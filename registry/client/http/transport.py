@@ -32,7 +32,7 @@ from registry.client.http.errors import (
 from registry.client.http.retry import Attempts, RetryPolicy, retry_after
 from registry.errors import RegistryError, UnavailableError, UsageError
 from registry.schemas import Schema
-from registry.schemas.exchange.protocol import API, USE_HEADER
+from registry.schemas.protocol import API, USE_HEADER
 from registry.schemas.use import Interface
 from registry.version import __version__
 

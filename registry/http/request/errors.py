@@ -14,7 +14,7 @@ from registry.errors import CODES, NotFoundError, RegistryError, UnavailableErro
 from registry.http.request.context import Scope, context_of
 from registry.http.request.limits import is_below_view
 from registry.http.request.statuses import MALFORMED, retry_after, status_of
-from registry.schemas.exchange.protocol import API, Problem
+from registry.schemas.protocol import API, Problem
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request

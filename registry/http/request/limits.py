@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 
 MIB: Final = 1 << 20
 

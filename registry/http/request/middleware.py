@@ -16,7 +16,7 @@ from registry.http.request.context import RequestContext, Scope, begin_context, 
 from registry.http.request.errors import problem, problem_response, unexpected
 from registry.http.request.limits import Limits, time_to_answer
 from registry.http.request.metrics import Metrics
-from registry.schemas.exchange.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
+from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
 from registry.version import __version__
 
 Message = MutableMapping[str, Any]

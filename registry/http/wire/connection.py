@@ -17,7 +17,7 @@ from registry.http.request.errors import headers_of, problem
 from registry.http.request.limits import Limits
 from registry.http.wire.socket_writer import SocketWriter
 from registry.http.wire.strict import StrictConnection
-from registry.schemas.exchange.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
+from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
 from registry.version import __version__
 
 

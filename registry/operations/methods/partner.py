@@ -7,8 +7,9 @@ from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
-from registry.schemas.exchange.bundles import Bundle
-from registry.schemas.exchange.transfer import (
+from registry.schemas.bundles import Bundle
+from registry.schemas.requests import PathRequest, ReferenceRequest
+from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
     BaseRequest,
@@ -16,7 +17,6 @@ from registry.schemas.exchange.transfer import (
     PublishPlan,
     PublishRequest,
 )
-from registry.schemas.requests import PathRequest, ReferenceRequest
 
 
 class Partner(TableCalls):

@@ -14,7 +14,7 @@ from registry.digest import BlobRef, StoredFile, canonical_json
 from registry.errors import NotFoundError
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.reference import Path, Reference
-from registry.schemas.exchange.bundles import BaseEntry, BlobEntry, Bundle, LinkEntry
+from registry.schemas.bundles import BaseEntry, BlobEntry, Bundle, LinkEntry
 from registry.services.artifacts.load import path_in
 from registry.services.artifacts.side_files import is_tokenizer
 from registry.services.deployment import Deployment

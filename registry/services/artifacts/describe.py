@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from registry.digest import document_digest, hex_of
-from registry.schemas.exchange.bundles import ArtifactFileEntry, ArtifactPlan
-from registry.schemas.exchange.receipt import ReceiptLink, ReceiptPlan
+from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan
+from registry.schemas.receipt import ReceiptLink, ReceiptPlan
 from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from registry.catalogue.tree import old_names
 from registry.reference import Reference
 from registry.schemas import Options
-from registry.schemas.exchange.bundles import ArtifactPlan
+from registry.schemas.bundles import ArtifactPlan
 from registry.services.artifacts.build import build_artifact, check_kept
 from registry.services.artifacts.describe import described, etag
 from registry.services.artifacts.load import path_in

@@ -11,7 +11,7 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import Verified
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.load import load_path
 from registry.services.deployment import Deployment

@@ -12,7 +12,7 @@ from registry.folders.hub.repository import check_source
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import BaseAdded, BaseSummary, LeftOut
-from registry.schemas.exchange.transfer import BaseCommit, BasePlan, BaseRequest, FileClaim
+from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, FileClaim
 from registry.services.artifacts.load import load_path
 from registry.services.bases.add import (
     answer,

@@ -10,8 +10,9 @@ from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import BaseAdded, Published, Retabled
-from registry.schemas.exchange.bundles import Bundle
-from registry.schemas.exchange.transfer import (
+from registry.schemas.bundles import Bundle
+from registry.schemas.requests import PathRequest, ReferenceRequest, RetableRequest
+from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
     BaseRequest,
@@ -19,7 +20,6 @@ from registry.schemas.exchange.transfer import (
     PublishPlan,
     PublishRequest,
 )
-from registry.schemas.requests import PathRequest, ReferenceRequest, RetableRequest
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does
 

@@ -29,7 +29,7 @@ from registry.errors import (
 )
 from registry.files.source import ByteSource, read_range
 from registry.progress import Progress
-from registry.schemas.exchange.transfer import FileClaim, Upload, UploadRequest
+from registry.schemas.transfer import FileClaim, Upload, UploadRequest
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import BytesGoneError, Intake
 from registry.storage.checking import Watch

@@ -25,7 +25,7 @@ from registry.errors import NotAllowedError, RegistryError, UnavailableError
 from registry.operations.operation import Job
 from registry.progress import SILENT
 from registry.schemas import Schema
-from registry.schemas.exchange.jobs import Operation, OperationResult
+from registry.schemas.jobs import Operation, OperationResult
 from registry.services.deployment import Deployment
 from registry.services.jobs.table import (
     AT_ONCE,

@@ -18,10 +18,10 @@ from registry.operations.table import JOBS
 from registry.progress import Progress
 from registry.rights import Principal
 from registry.schemas import Schema
-from registry.schemas.exchange.jobs import Operation, OperationKind, OperationResult, OperationState
-from registry.schemas.exchange.protocol import Problem
-from registry.schemas.exchange.transfer import PublishCommit
+from registry.schemas.jobs import Operation, OperationKind, OperationResult, OperationState
+from registry.schemas.protocol import Problem
 from registry.schemas.requests import MaterialiseRequest
+from registry.schemas.transfer import PublishCommit
 from registry.services.deployment import Deployment
 from registry.services.handlers.table import handler_of
 from registry.version import __version__

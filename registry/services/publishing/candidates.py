@@ -16,7 +16,7 @@ from registry.operations.publication import Labels
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import DerivedFrom, FolderCompared, LeftOut
-from registry.schemas.exchange.transfer import GivenReceipt, Origin
+from registry.schemas.transfer import GivenReceipt, Origin
 from registry.services.artifacts.load import path_in
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath, target_table

@@ -12,7 +12,7 @@ from registry.errors import IntegrityError, UsageError
 from registry.reference import Reference
 from registry.rights import Principal
 from registry.schemas import CopiedFrom, TargetGroup
-from registry.schemas.exchange.transfer import Origin
+from registry.schemas.transfer import Origin
 from registry.services.publishing.candidates import Candidate
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.transfer.quantised import quantised_notices

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from registry.catalogue.tree import bases, revisions
 from registry.reference import Path as TreePath
-from registry.schemas.exchange.transfer import GivenReceipt
+from registry.schemas.transfer import GivenReceipt
 from registry.services.artifacts.load import path_to
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath, with_ancestors

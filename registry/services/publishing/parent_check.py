@@ -9,7 +9,7 @@ from registry.errors import NotFoundError
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.schemas import FolderCompared
-from registry.schemas.exchange.transfer import GivenReceipt
+from registry.schemas.transfer import GivenReceipt
 from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, LoadedPath, with_ancestors
 from registry.services.publishing.parent_candidates import parent_candidates

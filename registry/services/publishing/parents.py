@@ -25,8 +25,8 @@ from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
-from registry.schemas.exchange.transfer import GivenReceipt
 from registry.schemas.kinds import KINDS
+from registry.schemas.transfer import GivenReceipt
 from registry.services.deployment import Deployment
 from registry.services.publishing.hub_parent import Doubt, Place, Proof, TrainedOn, names_source, read_view
 from registry.services.publishing.parent_weights import of_weights

@@ -23,7 +23,7 @@ from registry.operations.publication import Labels, Publication
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.schemas import Published, RevisionSummary, Tagged
-from registry.schemas.exchange.transfer import FileClaim, PublishCommit, PublishPlan, PublishRequest
+from registry.schemas.transfer import FileClaim, PublishCommit, PublishPlan, PublishRequest
 from registry.services.bases.add import as_told
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected

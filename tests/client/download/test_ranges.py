@@ -12,7 +12,7 @@ from registry.client.http.transport import Transport
 from registry.client.uploads import Uploads
 from registry.errors import IntegrityError, RegistryError, UnavailableError
 from registry.progress import SILENT
-from registry.schemas.exchange.transfer import Upload
+from registry.schemas.transfer import Upload
 from tests.client.strange import Request, Script, problem, response, strange_server
 
 DATA = bytes(range(256))

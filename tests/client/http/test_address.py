@@ -16,7 +16,7 @@ from registry.client.remote import RemoteRegistry
 from registry.errors import NotAllowedError, UnavailableError, UsageError
 from registry.http.access import Anonymous
 from registry.schemas import Identity, Tree
-from registry.schemas.exchange.protocol import VIEWS
+from registry.schemas.protocol import VIEWS
 from registry.services.local import LocalRegistry
 from registry.settings import Settings, read_settings
 from tests.client.strange import StrangeServer, problem, response, strange_server

@@ -23,7 +23,7 @@ from registry.http.request.errors import MalformedError, install
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
 from registry.http.request.middleware import RequestMiddleware
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from registry.schemas.requests import TagRequest
 from tests.kit.library import Lines, assert_problem, running
 

@@ -28,7 +28,7 @@ from registry.http.request.metrics import Metrics
 from registry.http.request.middleware import RequestMiddleware
 from registry.http.wire.admission import Admission
 from registry.http.wire.bodies import BodySender, FileBody
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from tests.kit.library import Library, Lines, assert_problem, running
 
 REF = "tiny/a/x@1"

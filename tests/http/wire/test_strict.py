@@ -15,7 +15,7 @@ import pytest
 
 from registry.http.request.limits import Limits
 from registry.http.wire.strict import StrictConnection
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from tests.http.request.test_middleware import GOOD, raw, told, toy
 from tests.kit.library import running
 

@@ -19,7 +19,7 @@ from registry.http.request.limits import Limits
 from registry.http.wire import bodies
 from registry.http.wire.admission import Admission, Slot
 from registry.http.wire.flow import Flow, State
-from registry.schemas.exchange.protocol import API
+from registry.schemas.protocol import API
 from tests.http.wire.test_admission import at_once, never, sit
 from tests.http.wire.test_bodies import Pattern, Source, opened, sending, zeros
 from tests.kit.library import Lines, log, running

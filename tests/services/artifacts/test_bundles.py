@@ -18,7 +18,7 @@ from registry.files.hashed import hash_file
 from registry.folders.receipts import read_receipt
 from registry.progress import SILENT
 from registry.schemas import Options
-from registry.schemas.exchange.transfer import BaseCommit
+from registry.schemas.transfer import BaseCommit
 from registry.services.local import LocalRegistry
 from registry.services.local_merge import LocalArithmetic
 from registry.transfer.requests import base_request

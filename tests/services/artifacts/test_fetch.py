@@ -17,7 +17,7 @@ from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.progress import SILENT
 from registry.schemas import ArtifactKind
-from registry.schemas.exchange.receipt import Receipt
+from registry.schemas.receipt import Receipt
 from registry.services.local import LocalRegistry
 from registry.services.local_merge import LocalArithmetic
 from registry.tensors.artifacts.plan import Plan

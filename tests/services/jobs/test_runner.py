@@ -21,9 +21,9 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.schemas import Published
-from registry.schemas.exchange.jobs import Operation, OperationResult
-from registry.schemas.exchange.transfer import PublishCommit, PublishRequest
+from registry.schemas.jobs import Operation, OperationResult
 from registry.schemas.requests import FsckRequest, GcRequest
+from registry.schemas.transfer import PublishCommit, PublishRequest
 from registry.services.deployment import Deployment
 from registry.services.jobs import runner as running
 from registry.services.jobs.runner import ATTEMPTS, Runner

@@ -14,7 +14,7 @@ from registry.errors import ConflictError, RegistryError, UsageError
 from registry.operations.registry import Registry
 from registry.operations.transfer import Transfer
 from registry.progress import SILENT
-from registry.schemas.exchange.transfer import BaseCommit
+from registry.schemas.transfer import BaseCommit
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import base_request
 from tests.kit import Base, RawTensor, plain_base, read_model, read_tensors, write_adapter, write_tensors

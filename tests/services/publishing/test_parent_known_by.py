@@ -17,7 +17,7 @@ from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.schemas import Fitting, FolderCompared, Published
-from registry.schemas.exchange.transfer import PublishRequest
+from registry.schemas.transfer import PublishRequest
 from registry.services.artifacts.commits import RepoNames
 from registry.services.local import LocalRegistry
 from registry.transfer.copy import copy

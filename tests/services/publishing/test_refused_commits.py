@@ -22,7 +22,7 @@ from registry.errors import (
     UsageError,
 )
 from registry.progress import SILENT
-from registry.schemas.exchange.transfer import BaseCommit, Origin, PublishCommit
+from registry.schemas.transfer import BaseCommit, Origin, PublishCommit
 from registry.services.local import LocalRegistry
 from registry.storage.s3 import S3Driver
 from registry.transfer.requests import base_request

@@ -14,7 +14,7 @@ from registry.schemas import (
     Retabled,
     Schema,
 )
-from registry.schemas.exchange.protocol import Problem
+from registry.schemas.protocol import Problem
 
 OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable"]
 OperationState = Literal["pending", "running", "done", "failed"]

@@ -15,8 +15,8 @@ from registry.schemas import (
     LeftOut,
     Schema,
 )
-from registry.schemas.exchange.receipt import Receipt
 from registry.schemas.form import Base64, Moment
+from registry.schemas.receipt import Receipt
 
 
 class FileClaim(Schema):

@@ -9,8 +9,8 @@ from registry.schemas import (
     Schema,
     Truncation,
 )
-from registry.schemas.exchange.receipt import ReceiptLink, ReceiptPlan
 from registry.schemas.form import Base64
+from registry.schemas.receipt import ReceiptLink, ReceiptPlan
 from registry.schemas.renaming import RenamedTo
 
 
