@@ -112,7 +112,7 @@ def test_what_has_one_meaning_is_taken(url: str, message: bytes, at_once: bool) 
     whole = message + SMUGGLED.encode()
     answer = raw(url, whole) if at_once else raw(url, *[whole[n : n + 1] for n in range(len(whole))])
     assert answer.count(b"HTTP/1.1 200") == 2
-    assert BODY.replace(" ", "").encode() in answer
+    assert BODY.replace(" ", "").removesuffix("}").encode() in answer
     assert b"awake" in answer
 
 
