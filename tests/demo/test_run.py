@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from registry.demo.main import next_commands, run
 from registry.demo.peer import lora_snapshot, merge_step_by_step, snapshot
 from registry.demo.training import Recipe
 from tests.demo.conftest import Listener, Run
+from tests.root import ROOT
 
 CLOSE = 1e-5
 TEXTS = ("Where is my parcel?", "The lamp is smoking while I write this.")
@@ -132,7 +134,9 @@ def test_an_interrupted_run_is_continued_and_leaves_no_litter(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_network")
-def test_on_the_bundled_model_every_link_helps_its_own_task(tmp_path: Path, listener: Listener) -> None:
+def test_on_the_bundled_model_every_link_helps_its_own_task_and_the_readme_shows_it(
+    tmp_path: Path, listener: Listener
+) -> None:
     registry = connect(tmp_path / "registry")
     outcome = run(registry, listener)
     gains = {r.path: (r.metrics["accuracy_parent"], r.metrics["accuracy"]) for r in outcome.revisions}
@@ -142,3 +146,11 @@ def test_on_the_bundled_model_every_link_helps_its_own_task(tmp_path: Path, list
         assert difference.weights < CLOSE
         assert difference.embeddings < CLOSE
     registry.close()
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    told = {_shape(line) for text in listener.told for line in text.splitlines()}
+    assert [line for line in shown.splitlines() if line and _shape(line) not in told] == []
+
+
+def _shape(line: str) -> str:
+    """A line without its figures and spaces: accuracies and seconds are the machine's own."""
+    return "".join(re.sub(r"[\d.]+(e-\d+)?", "#", line).split())

@@ -1,4 +1,4 @@
-"""The picture of the tree in the README."""
+"""The pictures in the README."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import registry
-from tests.house import tree_picture
+from tests.house import badges, tree_picture
 from tests.kit import bert_base, write_adapter
 
 
@@ -33,3 +33,10 @@ def test_a_picture_shows_what_the_registry_has(tmp_path: Path) -> None:
     assert "tiny" in shown
     assert "└── first" in shown
     assert "[prod]" in shown
+
+
+def test_the_badges_say_what_the_project_says_and_load_nothing() -> None:
+    for name, drawn in badges.badges().items():
+        assert (badges.IMAGES / name).read_text(encoding="utf-8") == drawn, "run python -m tests.house.badges"
+        assert re.findall(r"\w+://[^\"' ]+", drawn) == ["http://www.w3.org/2000/svg"]
+    assert words(badges.badges()["license.svg"]) == "License: Apache-2.0 License Apache-2.0"

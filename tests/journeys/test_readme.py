@@ -58,11 +58,19 @@ def workshop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _fill(folder: Path, name: str, base: Path, adapter: Path) -> None:
-    """What a README's reader has before its commands: in this process, which has everything imported."""
-    with closing(registry.connect(folder)) as mine:
-        mine.add_base(name, base)
-        mine.publish(adapter, f"{name}/support")
+@pytest.fixture
+def after_the_demo(tmp_path: Path) -> Path:
+    """A folder with a registry of the demonstration's names; the demonstration itself is tests/demo."""
+    base = bert_base(tmp_path / "base")
+    with closing(registry.connect(tmp_path / "demo-registry")) as mine:
+        mine.add_base("minilm", base.folder)
+        for number, path in enumerate(("minilm/support", "minilm/support/shop")):
+            folder = write_adapter(tmp_path / f"adapter{number}", base, ["query", "value"], r=4, seed=number)
+            mine.publish(folder, path, parent="minilm/support@1" if number else None)
+    trained_on = {"base_model_name_or_path": "./support"}
+    write_adapter(tmp_path / "out/returns", base, ["query"], r=2, seed=2, config=trained_on)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
 
 
 @pytest.mark.slow
@@ -76,37 +84,34 @@ def test_with_your_own_model(workshop: Path) -> None:
     assert (workshop / "french/model.safetensors").is_file()
 
 
-def test_with_a_team(workshop: Path, start_service: Callable[..., ServiceProcess]) -> None:
+def test_with_a_team(after_the_demo: Path, start_service: Callable[..., ServiceProcess]) -> None:
     """Two people, each with folders of their own; only the name of the machine and the port are exchanged."""
-    mine = {"XDG_DATA_HOME": str(workshop / "my-data")}
-    _fill(workshop / "my", "llama", workshop / "Llama-3.2-1B", workshop / "out/support")
+    anna = {"XDG_DATA_HOME": str(after_the_demo / "her-data"), "REGISTRY_URL": ""}
     keeper, user = _block("registry token create"), _installed(_block("registry login"))
-    create, serve = keeper.splitlines()
-    _shell(create, workshop)
+    *create, serve = keeper.splitlines()
+    _shell("\n".join(create), after_the_demo)
     assert serve.split()[:2] == ["registry", "serve"]
-    service = start_service({"XDG_DATA_HOME": str(workshop / "data")})
+    service = start_service({"REGISTRY_URL": str(after_the_demo / "demo-registry")})
     user = user.replace("http://registry.team:8321", service.url)
-    secret = (workshop / "anna-token").read_text().strip()
+    secret = (after_the_demo / "anna-token").read_text().strip()
     login, rest = user.split("\n", 1)
-    out = _shell(login, workshop, REGISTRY_TOKEN=secret, **mine) + _shell(rest, workshop, **mine)
+    out = _shell(login, after_the_demo, REGISTRY_TOKEN=secret, **anna) + _shell(rest, after_the_demo, **anna)
     assert "role      writer" in out
-    assert "llama/support@1" in out
-    assert "llama/support/french@1\n" in out
-    assert (workshop / "french/model.safetensors").is_file()
-    assert "anna" in _shell("registry events", workshop, **mine)
+    assert "minilm/support/returns@1\n" in out
+    assert "the receipt in" in out  # why the parent was pinned
+    assert (after_the_demo / "returns-lora/adapter_model.safetensors").is_file()
+    assert "anna" in _shell("registry events", after_the_demo, REGISTRY_URL=str(after_the_demo / "demo-registry"))
 
 
 @pytest.mark.slow
-def test_with_the_tools_you_have(workshop: Path, start_service: Callable[..., ServiceProcess]) -> None:
+def test_with_the_tools_you_have(after_the_demo: Path, start_service: Callable[..., ServiceProcess]) -> None:
     """transformers and the Hub's command, on a path that was never merged to disk."""
-    _fill(workshop / "my", "llama", workshop / "Llama-3.2-1B", workshop / "out/support")
-    with closing(registry.connect(workshop / "my")) as mine:
-        mine.publish(workshop / "out/french", "llama/support/french", parent="llama/support@1", tags=["prod"])
-    service = start_service({"REGISTRY_URL": str(workshop / "my")})
+    service = start_service({"REGISTRY_URL": str(after_the_demo / "demo-registry")})
     serve, *commands = _block("hf download").splitlines()
-    assert serve.split()[:2] == ["registry", "serve"]
+    assert serve == "registry serve &"
     text = "\n".join(commands).replace("http://127.0.0.1:8321", service.url)
-    out = _shell(text, workshop, HF_HOME=str(workshop / "hub"), HF_HUB_DISABLE_UPDATE_CHECK="1")
+    out = _shell(text, after_the_demo, HF_HOME=str(after_the_demo / "hub"), HF_HUB_DISABLE_UPDATE_CHECK="1")
+    assert int(out.split("\n", 1)[0]) > 1000  # the parameters of the model
     downloaded = Path(out.rpartition("path:")[2].strip())
     assert (downloaded / "model.safetensors").is_file()
     assert not (downloaded / "adapter_config.json").exists()
@@ -121,16 +126,10 @@ def test_in_python(workshop: Path) -> None:
     assert (workshop / "support-merged/registry-receipt.json").is_file()
 
 
-def test_the_next_five_commands(tmp_path: Path) -> None:
-    """On a registry of the demonstration's names; the demonstration itself is tests/demo."""
-    base = bert_base(tmp_path / "base")
-    write_adapter(tmp_path / "support", base, ["query", "value"], r=4)
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/registry").symlink_to(SCRIPT)
-    _fill(tmp_path / "demo-registry", "minilm", base.folder, tmp_path / "support")
-    out = _shell(_block("registry tree"), tmp_path)
-    assert "minilm/support@1" in out
-    assert "support-lora" in out
+def test_the_next_five_commands(after_the_demo: Path) -> None:
+    out = _shell(_block("registry tree"), after_the_demo)
+    assert "minilm/support/shop@1" in out
+    assert "shop-lora" in out
 
 
 def test_every_target_that_the_readme_names_exists() -> None:
