@@ -54,6 +54,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry diff ",
         "registry diff: ",
         "registry log: --all",
+        "registry log: --limit ",
         "registry events: --after ",
         "registry events: --actor ",
         "registry events: --kind ",
