@@ -7,6 +7,7 @@ between words. On a terminal, lines fit its width; in a pipe, every record is on
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ GAP = 2
 HANG = 4
 _MIN_FLOWING = 32  # columns needed for items beside fixed cells; with fewer they go below
 _UNBOUNDED = 1 << 30
+_WORD = re.compile(r"[^\s`]*`[^`]*`\S*|\S+")  # a command in backticks is one, so that it can be copied
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,8 @@ class Screen:
         self.stream.flush()
 
     def say(self, text: str, style: str = "") -> None:
-        """Print one sentence, wrapped between words."""
-        self.show(flow([words(text, style)], self.width))
+        """Print one sentence, wrapped between words, but not within a command in backticks."""
+        self.show(flow([[Span(word, style) for word in _WORD.findall(clean(text))]], self.width))
 
     @staticmethod
     def _coloured() -> bool:
