@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from registry.cli.program import run
+from registry.cli.render.screen import Row, Span, table, words
 from registry.errors import UsageError
 from tests.cli.canned import COMMANDS, FETCHED, CannedRegistry
 
@@ -125,6 +126,20 @@ def test_the_next_command_is_named_at_a_terminal(
     assert ("Next:" in text) == bool(said)
     assert run(args) == 0
     assert "Next:" not in capsys.readouterr().err
+
+
+def test_a_row_that_goes_on_stays_below() -> None:
+    def row(name: str, text: str) -> Row:
+        return [Span(name)], [words(text)]
+
+    rows = [row("notes", "x" * 60), row("", "short"), row("rank", "8"), row("", "more of it")]
+    assert ["".join(span.text for span in line) for line in table(rows, 40)] == [
+        "notes",
+        f"    {'x' * 60}",
+        "    short",
+        "rank   8",
+        "       more of it",
+    ]
 
 
 def test_a_sentence_is_not_broken_within_a_command(
