@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
-from registry.cli.render.text import amount, counted, metrics, moment, number, short_digest, size
+from registry.cli.render.text import amount, counted, metrics, moment, short_digest, size
 from registry.digest import is_digest
 
 if TYPE_CHECKING:
@@ -115,8 +115,6 @@ def event_lines(
 def _detail(value: object) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{name}:{inner}" for name, inner in sorted(value.items()))
-    if isinstance(value, float):
-        return number(value)
     if isinstance(value, list | tuple):
         return ",".join(str(inner) for inner in value)
     text = str(value)
