@@ -30,6 +30,10 @@ _WAIT: Final = 2.0
 _FRESH: Final = 20.0
 _STALE: Final = 600.0
 """Seconds: for an answer; how long one is used again; and how long it stands in for one that does not come."""
+_REVISIONS: Final = 1000
+"""Newest revisions of an adapter, whose tags are completed."""
+_NUMBERS: Final = 10
+"""Newest numbers that are completed."""
 
 
 def complete(command: Any, environ: Mapping[str, str]) -> int:
@@ -80,7 +84,7 @@ def paths(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def references(context: typer.Context, incomplete: str) -> list[str]:
-    """Paths and, after an ``@``, the tags and the newest numbers there."""
+    """Paths and, after an ``@``, the tags and newest numbers there."""
     path, found, _ = incomplete.partition("@")
     if not found:
         return paths(context, incomplete)
@@ -120,8 +124,8 @@ def _under(node: TreeNode) -> Iterable[str]:
 
 def _names(context: typer.Context, path: str) -> list[str]:
     def read(registry: Registry) -> list[str]:
-        revisions = registry.log(path).revisions
-        numbers = [str(one.number) for one in revisions[:10]]
+        revisions = registry.log(path, limit=_REVISIONS).revisions
+        numbers = [str(one.number) for one in revisions[:_NUMBERS]]
         return [*sorted({tag for one in revisions for tag in one.tags}), *numbers]
 
     return _cached(context, f"names of {path}", read)

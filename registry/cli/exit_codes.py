@@ -13,6 +13,7 @@ from typing import Final
 import typer
 
 from registry.cli.elsewhere import EXTRA
+from registry.cli.render.screen import stderr
 from registry.cli.render.text import clean
 from registry.errors import (
     AccuracyError,
@@ -90,8 +91,13 @@ def report(error: BaseException, *, as_json: bool) -> int:
         case _:
             code, status, message = "unexpected", UNEXPECTED, _bug(error, debug=debug)
     problem = {"code": code, "message": message, "exit": status}
-    line = json.dumps(problem) if as_json else f"registry: {clean(message)}"
-    print(line, file=sys.stderr, flush=True)
+    screen = stderr()
+    if as_json:
+        print(json.dumps(problem), file=sys.stderr, flush=True)
+    elif screen.on_terminal:
+        screen.say(f"registry: {message}")
+    else:  # one line, whatever COLUMNS says: programs read it
+        print(f"registry: {clean(message)}", file=sys.stderr, flush=True)
     return status
 
 

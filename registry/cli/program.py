@@ -96,7 +96,7 @@ def build_app() -> typer.Typer:
         serve.serve,
         demo.demo,
     ):
-        app.command()(command)
+        app.command(help=_paragraphs(command))(command)
     _add_group(app, "token", _token, create=tokens.create, list=tokens.list_, revoke=tokens.revoke)
     _add_group(app, "db", _db, upgrade=database.upgrade)
     return app
@@ -107,8 +107,13 @@ def _add_group(app: typer.Typer, name: str, about: Callable[..., None], **comman
     group = typer.Typer(cls=Group, help=about.__doc__, rich_markup_mode=app.rich_markup_mode)
     group.callback(invoke_without_command=True)(about)
     for word, command in commands.items():
-        group.command(word.replace("_", "-"))(command)
+        group.command(word.replace("_", "-"), help=_paragraphs(command))(command)
     app.add_typer(group, name=name)
+
+
+def _paragraphs(command: Callable[..., None]) -> str:
+    """The help of a command, a line a paragraph: on a terminal, Typer breaks lines where the source does, too."""
+    return "\n\n".join(" ".join(one.split()) for one in (command.__doc__ or "").split("\n\n"))
 
 
 def _version(value: bool) -> None:
@@ -152,7 +157,20 @@ def _help_alone(context: typer.Context) -> None:
 
 
 # Built once per process: it takes tens of milliseconds.
-_command = cache(lambda: get_command(build_app()))
+@cache
+def _command() -> Any:
+    command = get_command(build_app())
+    _name_no_type_of_flags(command)
+    return command
+
+
+def _name_no_type_of_flags(command: Any) -> None:
+    """Options that take no value say none: some versions of Typer write ``<bool>`` behind them."""
+    for option in command.params:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _name_no_type_of_flags(below)
 
 
 def run(args: Sequence[str]) -> int:

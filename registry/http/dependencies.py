@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 
+from registry.errors import UnavailableError
 from registry.http.access import Access, DenialLog
 from registry.http.renderings import Renderings
 from registry.http.request.errors import MalformedError
@@ -17,6 +18,7 @@ from registry.http.request.metrics import Metrics
 from registry.http.wire.admission import ThreadAdmission
 from registry.http.wire.bodies import BodySender
 from registry.memory import MemoryCache
+from registry.schemas.protocol import AGENT, PROTOCOL, PROTOCOL_HEADER
 from registry.schemas.texts import is_plain
 from registry.services.jobs.runner import Runner
 from registry.services.local import LocalRegistry
@@ -48,10 +50,27 @@ def service_of(request: Request) -> Service:
 def request_registry(request: Request) -> LocalRegistry:
     """The registry with the principal's rights; every route's first dependency: unauthenticated requests end here."""
     service = service_of(request)
+    _check_client(request)
     principal = service.access.principal(request)
     _check_query(request)
     request.state.principal = principal
     return service.registry.with_principal(principal)
+
+
+def _check_client(request: Request) -> None:
+    """Refuse a client of an older protocol before anything is done: it would call what it can't read a failure.
+
+    Those of protocol 3 don't say which one they speak. Other programs don't either, and are served.
+    """
+    said = request.headers.get(PROTOCOL_HEADER)
+    if said is None and request.headers.get("user-agent", "").startswith(AGENT):
+        said = "3"
+    if said is not None and (not said.isdecimal() or int(said) < PROTOCOL):
+        raise UnavailableError(
+            f"This client speaks protocol {said[:16]!a}, and this registry speaks {PROTOCOL}: upgrade adapter-registry "
+            "on that machine.",
+            code="other_version",
+        )
 
 
 def _check_query(request: Request) -> None:

@@ -30,6 +30,13 @@ def asked(schema: type[S], **given: object) -> S:
         raise UsageError(f"{name} is {given[name]!r}: {first['msg'].lower()}.") from None
 
 
+def check_limit(limit: int | None) -> int | None:
+    """How many items of a list are wanted; None: all. Raises `UsageError` where it is less than one."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"The limit is {limit}: 1 or more is expected.")
+    return limit
+
+
 def check_undo_alone(**options: bool) -> None:
     """Refuse options that say how to delete where a deletion is undone; raises `UsageError`, naming the first."""
     wrong = next((name for name, given in options.items() if given), None)

@@ -10,7 +10,13 @@ from registry.schemas import (
 )
 from registry.schemas.kinds import KINDS
 
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
+"""Raised by what makes an answer mean something else. A new field of an answer does not: clients ignore what they don't
+know, see docs/decisions/0025. Those of 3 refuse it."""
+SPOKEN: Final = frozenset({"3", "4"})
+"""The protocols of services that a client of this version may use."""
+AGENT: Final = "adapter-registry/"
+"""How the ``User-Agent`` of a client begins; its version follows."""
 API: Final = "/api/v1"
 VIEWS: Final[dict[str, ArtifactKind]] = {kind.view: kind.name for kind in KINDS.values()}
 """The Hub-compatible views: where each is below the service's address, and what it hands out of a path."""

@@ -2,7 +2,7 @@
 
 Only what the target lacks is sent: a revision that it has by digest is left alone, and of a new one only the bytes that
 it asks for are sent. So copying is idempotent and resumes where it was interrupted. The target's own decisions stay: a
-tag that names another revision there is reported and not moved.
+tag that names another revision there is reported and not moved, and a card that was edited there is not replaced.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from registry.schemas import BaseSummary, Copied, CopiedRevision, Log, Retracted
 from registry.schemas.bundles import BaseEntry, Bundle, LinkEntry
 from registry.schemas.transfer import BaseCommit, BaseRequest, Origin, PublishCommit, PublishRequest
 from registry.transfer.copied_blobs import SourceBlobs, claims_of, named
+from registry.transfer.copied_cards import CardSource, CardTarget, copy_card
 from registry.transfer.model_files import DOCUMENTS
 from registry.transfer.quantised import sign_in
 
 
-class Source(Transfer, Protocol):
+class Source(Transfer, CardSource, Protocol):
     """A registry to copy from."""
 
     def log(self, path: str) -> Log:
@@ -39,7 +40,7 @@ class Source(Transfer, Protocol):
 
 
 @runtime_checkable
-class Target(Transfer, Protocol):
+class Target(Transfer, CardTarget, Protocol):
     """A registry to copy into."""
 
     def bases(self) -> tuple[BaseSummary, ...]:
@@ -73,6 +74,7 @@ def copy(source: Source, ref: str, target: object, *, recursive: bool, progress:
     progress.begin(f"Copying {ref}", sum(blob.size for link in chosen.links for blob in link.files))
     for link in chosen.links:
         work.copy(link)
+    work.copy_cards()
     work.retract()
     return Copied(
         source=source.url,
@@ -313,6 +315,14 @@ class _Revisions:
                 if error.code != "protected_tag":
                     raise
                 self.notices.append(f"{reference} was copied without its tag {tag}: {error}")
+
+    def copy_cards(self) -> None:
+        """Copy the edited cards of the adapters that were asked for."""
+        paths = {str(Reference.parse(one.source).path) for one in self.copied if one.source in self.chosen.asked}
+        for path in sorted(paths):
+            notice = copy_card(self.source, self.target, path, self.target.url)
+            if notice is not None:
+                self.notices.append(notice)
 
     def _note_retraction(self, summary: RevisionSummary, found: RevisionSummary) -> None:
         """Schedule a retraction; it comes last, since nothing can be published on a retracted revision."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-PROTOCOL = "X-Registry-Version: 9.9.9\r\nX-Registry-Protocol: 3\r\n"
+PROTOCOL = "X-Registry-Version: 9.9.9\r\nX-Registry-Protocol: 4\r\n"
 
 Script = Callable[["Request"], bytes | None]
 """The bytes to answer with; the connection is closed after them. None: no answer, as long as the test lasts."""

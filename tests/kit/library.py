@@ -20,7 +20,7 @@ from registry.app import service_app
 from registry.http.request.limits import Limits
 from registry.http.request.logs import JsonLines
 from registry.http.wire.webserver import Server, address_of, listen
-from registry.schemas.protocol import API
+from registry.schemas.protocol import API, PROTOCOL
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_chain
 from tests.kit.shelf import Shelf
@@ -52,7 +52,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, 
     assert told["type"] == f"urn:adapter-registry:error:{code}"
     assert told["detail"].strip()
     assert "Traceback" not in answer.text
-    assert answer.headers["x-registry-protocol"] == "3"
+    assert answer.headers["x-registry-protocol"] == str(PROTOCOL)
     assert told["request"] == answer.headers.get("x-request-id")
     retry = answer.headers.get("retry-after")
     assert told["retry_after"] == (None if retry is None else int(retry))

@@ -116,6 +116,14 @@ def test_the_log_of_an_adapter_with_what_was_deleted(registry: Registry, base: B
     found = registry.log("net/x", deleted=True)
     assert ([one.number for one in found.revisions], [one.number for one in found.deleted]) == ([3, 1], [2])
     assert registry.log("net/x").deleted == ()
+    newest = registry.log("net/x", limit=1, deleted=True)
+    assert ([one.number for one in newest.revisions], newest.deleted) == ([3], ())
+    both = registry.log("net/x", limit=2, deleted=True)
+    assert ([one.number for one in both.revisions], [one.number for one in both.deleted]) == ([3, 1], [2])
+    for none in (0, -1):
+        for ask in (registry.search, registry.events, lambda limit: registry.log("net/x", limit=limit)):
+            with pytest.raises(UsageError, match=f"The limit is {none}: 1 or more"):
+                ask(limit=none)
     registry.delete_tree("net/x")
     assert [one.number for one in registry.log("net/x", deleted=True).deleted] == [3, 2, 1]
     for path in ("net/x", "net/none"):

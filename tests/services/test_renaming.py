@@ -133,6 +133,17 @@ def test_a_retraction_reaches_weights_under_both_names(registry: Registry, base:
         registry.artifact(ref, kind="lora").close()
 
 
+def test_cards_go_along(registry: Registry, base: Base) -> None:
+    """An edited card is copied: the old name keeps its own, which goes on as it was."""
+    registry.set_card("net/one/two", "Answers tickets.")
+    registry.rename("net/one", "uno")
+    card = registry.card("net/uno/two")
+    assert (card.text, card.state) == ("Answers tickets.", registry.show("net/one/two").card)
+    registry.set_card("net/uno/two", "Answers mail.")
+    assert registry.card("net/one/two").text == "Answers tickets."
+    assert registry.card("net/uno").state is None
+
+
 def test_a_base_model(registry: Registry, base: Base, tmp_path: Path) -> None:
     before = weights(registry, "net/one/two")
     answer = registry.rename_base("net", "network")

@@ -387,6 +387,34 @@ def _summaries(registry: LocalRegistry) -> dict[str, RevisionSummary]:
     return found
 
 
+def test_an_edited_card_comes_along(tree: LocalRegistry, target: LocalRegistry) -> None:
+    text = "---\nlicense: mit\n---\nAnswers tickets.\n"
+    tree.set_card("net/one/two", text)
+    tree.set_card("net/one", "Of an ancestor, which was not asked for.")
+    assert silent_copy(tree, "net/one/two@2", target).notices == ()
+    card = target.card("net/one/two")
+    assert (card.text, card.metadata) == (text, {"license": "mit"})
+    assert card.state is not None
+    assert (card.state.source, card.state.edited_by) == ("edited", "bert")
+    assert target.card("net/one").state is None
+    told = len(target.events())
+    assert silent_copy(tree, "net/one/two@2", target).notices == ()
+    assert len(target.events()) == told
+
+
+def test_a_card_that_was_edited_there_stays(tree: LocalRegistry, target: LocalRegistry) -> None:
+    silent_copy(tree, "net", target, recursive=True)
+    tree.set_card("net/one", "Ours.")
+    target.set_card("net/one", "Theirs.")
+    answer = silent_copy(tree, "net", target, recursive=True)
+    assert [notice for notice in answer.notices if "card" in notice] == [
+        f"net/one has an edited card in {target.url}, which was not replaced by that of the source."
+    ]
+    assert target.card("net/one").text == "Theirs."
+    tree.set_card("net/one", None)
+    assert silent_copy(tree, "net", target, recursive=True).notices == ()
+
+
 def test_damaged_bytes_are_not_copied(tree: LocalRegistry, target: LocalRegistry, tmp_path: Path) -> None:
     weights = next(file for file in tree.show("net/other@1").files if file.path == "adapter_model.safetensors")
     blob = next((tmp_path / "source/blobs").rglob(f"{weights.digest.removeprefix('sha256:')}-*"))

@@ -54,6 +54,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry diff ",
         "registry diff: ",
         "registry log: --all",
+        "registry log: --limit ",
         "registry events: --after ",
         "registry events: --actor ",
         "registry events: --kind ",
@@ -70,7 +71,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_uses_day ",
         "CREATE INDEX ix_events_",
     ),
-    "errors": ("card_changed", "client_only", "renamed", "tag_moved"),
+    "errors": ("card_changed", "client_only", "other_version: HTTP ", "renamed", "tag_moved"),
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
     ),

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import protection, retraction
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, EventRecord, Revision, Tag
-from registry.catalogue.tree import revisions, tag_history
+from registry.catalogue.tree import revisions, tag_moves
 from registry.catalogue.tree.suggestions import offered
 from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path, Reference, check_tag
@@ -93,7 +93,7 @@ def undo(session: Session, path: Path, tag: str, principal: Principal, *, expect
     adapter_id = revisions.adapter(session, path)
     held = _locked(session, adapter_id, check_text("The tag", tag))
     named = None if held is None else _reference(session, str(path), held)
-    change = tag_history.last_change(session, path, tag)
+    change = tag_moves.last(session, path, tag)
     if change is None:
         raise _missing(session, adapter_id, path, tag)
     protection.check_movable(session, path, tag, principal)

@@ -1,4 +1,4 @@
-"""What the tags of a revision pointed at over time, from the events of its adapter."""
+"""What the tags of an adapter pointed at over time, from its events."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from registry.schemas.around import TagHistory, TagMove
 LISTED: Final = 20
 """Tags of a revision, and moves of a tag."""
 _READ: Final = 1000
-"""Events of an adapter; older ones are not looked at."""
+"""Events of an adapter that histories are made of; older ones are not looked at."""
 
 
 def histories(session: Session, row: RevisionRow, tags: Collection[str]) -> tuple[TagHistory, ...]:
     """The histories of the tags that point at a revision (``tags``) or did, by name; of many, those that do first."""
     moves: dict[str, list[TagMove]] = {tag: [] for tag in tags}
-    for tag, move in _moves(session, Path.parse(row.path)):
+    for tag, move in _moves(session, Path.parse(row.path), _READ):
         moves.setdefault(tag, []).append(move)
     found = [
         # A move that no event tells of (a database of an early version) leaves what points at it now.
@@ -35,14 +35,19 @@ def histories(session: Session, row: RevisionRow, tags: Collection[str]) -> tupl
     return tuple(sorted(found[:LISTED], key=lambda one: one.tag))
 
 
-def _moves(session: Session, path: Path) -> Iterator[tuple[str, TagMove]]:
-    """Moves of an adapter's tags, newest first, each with its tag."""
+def last(session: Session, path: Path, tag: str) -> TagMove | None:
+    """The last move of a tag, by itself or with the deletion or restoring of its revision; None: it never was."""
+    return next((move for name, move in _moves(session, path) if name == tag), None)
+
+
+def _moves(session: Session, path: Path, limit: int | None = None) -> Iterator[tuple[str, TagMove]]:
+    """Moves of an adapter's tags, newest first, each with its tag; those of its last ``limit`` such events."""
     moved = and_(EventRecord.action.in_(("tag", "untag")), EventRecord.subject == str(path))
     # A tag also goes with the deletion of its revision, and comes back with it.
     taken = and_(EventRecord.action.in_(("delete", "delete undo")), is_revision_of(path, EventRecord.subject))
     columns = (EventRecord.at, EventRecord.action, EventRecord.subject, EventRecord.actor, EventRecord.detail)
-    query = select(*columns).where(or_(moved, taken)).order_by(EventRecord.at.desc(), EventRecord.id.desc())
-    for at, action, subject, actor, detail in session.execute(query.limit(_READ)):
+    query = select(*columns).where(or_(moved, taken)).order_by(EventRecord.id.desc())
+    for at, action, subject, actor, detail in session.execute(query.limit(limit)):
         for tag, old, new in _changes(action, subject, detail):
             yield tag, TagMove(at=at, actor=actor, old=old, new=new)
 

@@ -48,6 +48,9 @@ def tree(
 def log(
     path: AdapterPath,
     *,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="List at most this many revisions.")
+    ] = None,
     deleted: Annotated[bool, typer.Option("--all", help="Also list the numbers of deleted revisions.")] = False,
     url: Url = None,
     as_json: Json = False,
@@ -56,7 +59,7 @@ def log(
     from registry.cli.render.log import log_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.log(path, deleted=deleted)
+        answer = run.registry.log(path, limit=limit, deleted=deleted)
         run.answer(answer, lambda width: log_lines(answer, width))
         run.notices(old_name_notices(answer.path, next((one.renamed_to for one in answer.revisions), None)))
 

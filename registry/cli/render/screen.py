@@ -7,6 +7,7 @@ between words. On a terminal, lines fit its width; in a pipe, every record is on
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ GAP = 2
 HANG = 4
 _MIN_FLOWING = 32  # columns needed for items beside fixed cells; with fewer they go below
 _UNBOUNDED = 1 << 30
+_WORD = re.compile(r"[^\s`]*`[^`]*`\S*|\S+")  # a command in backticks is one, so that it can be copied
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,10 @@ def table(
 ) -> list[Line]:
     """Rows of fixed cells in aligned columns, each followed by items that flow in the rest of the line.
 
-    Items go below the cells of their row, indented, if the rest of the line is too narrow for them. Cells that don't
-    fit into a line flow too, without columns. ``right`` are the right-aligned columns; ``header`` has one word per
-    fixed column, and may have one more for the items; ``least`` are widths that the first columns have at least.
+    Items go below the cells of their row, indented, if the rest of the line is too narrow for them, and so do those of
+    the rows after it that have empty cells: they go on with it. Cells that don't fit into a line flow too, without
+    columns. ``right`` are the right-aligned columns; ``header`` has one word per fixed column, and may have one more
+    for the items; ``least`` are widths that the first columns have at least.
     """
     if not rows:
         return []
@@ -112,9 +115,15 @@ def table(
     if width is not None and start - GAP > width:
         return [line for row in rows for line in _without_columns(row, width, indent)]
     lines: list[Line] = []
+    beside = True
     for cells, items in (*heads, *rows):
         aligned = (Span(" " * indent), *_align(cells, widths, set(right)))
-        if _fits(items, None if width is None else width - start):
+        goes_on = not any(cell.text for cell in cells)
+        if goes_on and not beside:
+            lines += _below(items, width, indent)
+            continue
+        beside = _fits(items, None if width is None else width - start)
+        if beside:
             first, *rest = flow(items, None if width is None else width - start)
             lines.append(_stripped((*aligned, *first)))
             lines += [_stripped((Span(" " * start), *line)) for line in rest]
@@ -201,8 +210,8 @@ class Screen:
         self.stream.flush()
 
     def say(self, text: str, style: str = "") -> None:
-        """Print one sentence, wrapped between words."""
-        self.show(flow([words(text, style)], self.width))
+        """Print one sentence, wrapped between words, but not within a command in backticks."""
+        self.show(flow([[Span(word, style) for word in _WORD.findall(clean(text))]], self.width))
 
     @staticmethod
     def _coloured() -> bool:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from registry import errors
 from registry.client.http.address import Address
 from registry.errors import CODES, RegistryError, UnavailableError
-from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER, VIEWS, Problem
+from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, SPOKEN, VERSION_HEADER, VIEWS, Problem
 from registry.version import __version__
 
 KINDS: Final[dict[str, type[RegistryError]]] = {
@@ -55,7 +55,7 @@ def is_transient(problem: Problem) -> bool:
 def read_problem(response: httpx.Response) -> Problem | None:
     """The problem document of a response, if it has one; reads a stream to its end."""
     try:
-        return Problem.model_validate_json(response.read())
+        return Problem.model_validate_json(response.read(), extra="ignore")
     except ValidationError:
         return None
 
@@ -65,7 +65,7 @@ def foreign_answer(url: str, response: httpx.Response) -> UnavailableError | Non
     said = response.headers.get(PROTOCOL_HEADER)
     if said is None:
         return not_a_registry(url, response)
-    if said == str(PROTOCOL):
+    if said in SPOKEN:
         return None
     version = response.headers.get(VERSION_HEADER, "unknown")
     older = said.isascii() and said.isdigit() and int(said) < PROTOCOL

@@ -32,12 +32,16 @@ from registry.client.http.errors import (
 from registry.client.http.retry import Attempts, RetryPolicy, retry_after
 from registry.errors import RegistryError, UnavailableError, UsageError
 from registry.schemas import Schema
-from registry.schemas.protocol import API, USE_HEADER
+from registry.schemas.bundles import ArtifactPlan, Bundle
+from registry.schemas.protocol import AGENT, API, PROTOCOL, PROTOCOL_HEADER, USE_HEADER
 from registry.schemas.use import Interface
 from registry.version import __version__
 
 LANES: Final = 8
 """Concurrent transfers of files or parts."""
+
+EXACT: Final = (Bundle, ArtifactPlan)
+"""Answers by which weights are made and described: an unknown field may mean other weights, so it is refused."""
 
 Params = Mapping[str, str | int | float | bool | None]
 Answer = TypeVar("Answer")
@@ -54,7 +58,7 @@ class Transport:
         self.retry = retry or RetryPolicy()
         self.interface = interface
         """Through what weights are asked for."""
-        self._headers = {"User-Agent": f"adapter-registry/{__version__}"}
+        self._headers = {"User-Agent": f"{AGENT}{__version__}"}
         self._token = None if token is None else _checked(token)
         self._known = False
         self.over = threading.Event()
@@ -92,10 +96,10 @@ class Transport:
         return self.read(self.call(method, route, params=params, body=body, idempotent=idempotent, slow=slow), kind)
 
     def read(self, response: httpx.Response, kind: type[Answer]) -> Answer:
-        """Validate the document of a response."""
+        """Validate the document of a response; fields that a newer service added are ignored, except in `EXACT`."""
         try:
             adapter: TypeAdapter[Answer] = TypeAdapter(kind)
-            return adapter.validate_json(response.content)
+            return adapter.validate_json(response.content, extra="forbid" if kind in EXACT else "ignore")
         except ValidationError as problem:
             raise unreadable(self.url, response, problem) from problem
 
@@ -117,7 +121,7 @@ class Transport:
             self.url + API + route,
             params=_query(params or {}),
             content=content,
-            headers=self.auth_headers(self.url)
+            headers=self.own_headers(self.url)
             | ({} if content is None else {"Content-Type": "application/json"})
             | ({} if use is None else {USE_HEADER: use}),
             timeout=self.retry.timeout(slow=slow),
@@ -156,11 +160,12 @@ class Transport:
             return UnavailableError(sentence), retry_after(response.headers), response.status_code in PROXY_STATUSES
         return error_of(problem), retry_after(response.headers), is_transient(problem)
 
-    def auth_headers(self, url: str) -> dict[str, str]:
-        """The authentication headers, where ``url`` is of the registry's origin."""
-        if self._token is None or not self.address.is_origin_of(url):
+    def own_headers(self, url: str) -> dict[str, str]:
+        """What only the registry is told, where ``url`` is of its origin: the protocol, and the token."""
+        if not self.address.is_origin_of(url):
             return {}
-        return {"Authorization": f"Bearer {self._token}"}
+        headers = {PROTOCOL_HEADER: str(PROTOCOL)}
+        return headers if self._token is None else headers | {"Authorization": f"Bearer {self._token}"}
 
     @contextmanager
     def stream(self, url: str, headers: Mapping[str, str], params: Params | None = None) -> Iterator[httpx.Response]:
@@ -169,7 +174,7 @@ class Transport:
             "GET",
             url,
             params=_query(params) if params is not None else None,
-            headers={"Accept-Encoding": "identity", **headers, **self.auth_headers(url)},
+            headers={"Accept-Encoding": "identity", **headers, **self.own_headers(url)},
         )
         response = self._http.send(request, stream=True)
         try:
@@ -179,7 +184,7 @@ class Transport:
 
     def put(self, url: str, chunks: Callable[[], Iterator[bytes]], length: int) -> httpx.Response:
         """PUT a body of known length to the registry or a store; raises what httpx raises."""
-        headers = {"Content-Length": str(length), **self.auth_headers(url)}
+        headers = {"Content-Length": str(length), **self.own_headers(url)}
         return self._http.put(url, content=chunks() if length else b"", headers=headers)
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ BY_CODE: Final[dict[str, int]] = {
     "copy_mismatch": 422,  # what the client says of its origin is wrong
     "wrong_base": 422,
     "too_large": 413,
+    "other_version": 400,
     "too_slow": 408,
     "unexpected": 500,
 }

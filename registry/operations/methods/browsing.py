@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from registry.errors import NotFoundError
 from registry.operations import table
-from registry.operations.arguments import asked
+from registry.operations.arguments import asked, check_limit
 from registry.operations.methods.table_calls import TableCalls
 from registry.operations.start_times import start_of
 from registry.reference import Path
@@ -63,12 +63,13 @@ class Browsing(TableCalls):
         """
         return self._do(table.TREE, asked(TreeRequest, path=path, old_names=old_names))
 
-    def log(self, path: str, *, deleted: bool = False) -> Log:
-        """All revisions of an adapter, newest first.
+    def log(self, path: str, *, limit: int | None = None, deleted: bool = False) -> Log:
+        """The revisions of an adapter, newest first.
 
         Args:
             path: the adapter.
-            deleted: also what is known of its deleted revisions.
+            limit: at most so many. None: all.
+            deleted: also what is known of its deleted revisions; with ``limit``, of those above the last one listed.
 
         Returns:
             A log that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of.
@@ -86,11 +87,13 @@ class Browsing(TableCalls):
         request = asked(PathRequest, path=path)
         gone = self._list(table.DELETED, request) if deleted else ()
         try:
-            revisions = self._list(table.LOG, request)
+            revisions = self._list(table.LOG, request, check_limit(limit))
         except NotFoundError:
             if not gone:
                 raise
             revisions = ()  # all were deleted
+        if revisions and len(revisions) == limit:
+            gone = tuple(one for one in gone if one.number > revisions[-1].number)
         return Log(path=str(Path.parse(path)), revisions=revisions, deleted=gone)
 
     def show(self, ref: str) -> Shown:
@@ -186,7 +189,7 @@ class Browsing(TableCalls):
             all_revisions=all_revisions,
             old_names=old_names,
         )
-        return SearchResult(revisions=self._list(table.SEARCH, request, limit))
+        return SearchResult(revisions=self._list(table.SEARCH, request, check_limit(limit)))
 
     def events(
         self,
@@ -211,7 +214,9 @@ class Browsing(TableCalls):
             ['llama/support/french@1', 'llama/support@2', 'llama/support@1']
         """
         since = None if after is None else start_of(after)
-        return self._list(table.EVENTS, asked(EventsRequest, path=path, after=since, actor=actor, kind=kind), limit)
+        return self._list(
+            table.EVENTS, asked(EventsRequest, path=path, after=since, actor=actor, kind=kind), check_limit(limit)
+        )
 
     def du(self, path: str | None = None) -> Usage:
         """How much storage adapters and revisions use, in bytes.

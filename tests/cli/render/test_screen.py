@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from registry.cli.program import run
+from registry.cli.render.screen import Row, Span, table, words
+from registry.errors import UsageError
 from tests.cli.canned import COMMANDS, FETCHED, CannedRegistry
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -124,6 +126,43 @@ def test_the_next_command_is_named_at_a_terminal(
     assert ("Next:" in text) == bool(said)
     assert run(args) == 0
     assert "Next:" not in capsys.readouterr().err
+
+
+def test_a_row_that_goes_on_stays_below() -> None:
+    def row(name: str, text: str) -> Row:
+        return [Span(name)], [words(text)]
+
+    rows = [row("notes", "x" * 60), row("", "short"), row("rank", "8"), row("", "more of it")]
+    assert ["".join(span.text for span in line) for line in table(rows, 40)] == [
+        "notes",
+        f"    {'x' * 60}",
+        "    short",
+        "rank   8",
+        "       more of it",
+    ]
+
+
+def test_a_sentence_is_not_broken_within_a_command(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, canned: CannedRegistry
+) -> None:
+    """A command that is copied from two lines would run its first half."""
+    long = f"registry fetch {'llama-1b/' + 'a-long-name/' * 6}end --as merged -o DIR"
+    canned.error = UsageError(f"This is refused, as it is more than a line of a terminal: `{long}` does it.")
+    with os.fdopen(os.dup(terminal.child), "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        assert run(["show", "llama-1b/support"]) == 2
+    assert STYLE.sub("", terminal.text).splitlines() == [
+        "registry: This is refused, as it is more than a line of a terminal:",
+        f"`{long}`",
+        "does it.",
+    ]
+
+
+def test_help_of_a_command_at_a_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paragraphs fill the lines, and an option without a value names no type of one."""
+    text = CONTROL.sub("", run_on(terminal, ["fetch", "--help"], monkeypatch))
+    assert "you train on the folder, publish finds the parent in it." in text
+    assert text.count("<bool>") <= 1  # that of --help, which Typer adds
 
 
 def test_help_at_a_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,10 +103,10 @@ def test_what_is_no_registry_is_told_in_one_sentence(failing: Failing, answer: b
 
 
 @pytest.mark.parametrize(
-    ("protocol", "advice"), [("4", "upgrade adapter-registry on this machine"), ("1", "its operator")]
+    ("protocol", "advice"), [("5", "upgrade adapter-registry on this machine"), ("1", "its operator")]
 )
 def test_another_protocol_says_which_side_to_upgrade(failing: Failing, protocol: str, advice: str) -> None:
-    answer = EMPTY_TREE.replace(b"X-Registry-Protocol: 3", f"X-Registry-Protocol: {protocol}".encode())
+    answer = EMPTY_TREE.replace(b"X-Registry-Protocol: 4", f"X-Registry-Protocol: {protocol}".encode())
     error, server = failing(lambda _request: answer)
     assert error.code == "other_version"
     assert "9.9.9" in str(error)

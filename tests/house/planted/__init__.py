@@ -14,8 +14,21 @@ from tests.house.planted.composed import COMPOSED, TRUNCATION
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.uses import USES
+from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS: Final = (*ARITHMETIC, *PATH, *FACTORS, *CHECKS, *COMPOSED, *TRUNCATION, *REGISTRY, *USES, *VIEWS)
+MUTANTS: Final = (
+    *ARITHMETIC,
+    *PATH,
+    *FACTORS,
+    *CHECKS,
+    *COMPOSED,
+    *TRUNCATION,
+    *REGISTRY,
+    *USES,
+    *VIEWS,
+    *VERSIONS,
+    *SHOWN,
+)

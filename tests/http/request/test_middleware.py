@@ -23,7 +23,7 @@ from registry.http.request.errors import MalformedError, install
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
 from registry.http.request.middleware import RequestMiddleware
-from registry.schemas.protocol import API
+from registry.schemas.protocol import API, PROTOCOL
 from registry.schemas.requests import TagRequest
 from tests.kit.library import Lines, assert_problem, running
 
@@ -117,14 +117,14 @@ def raw(url: str, *pieces: bytes, pause: float = 0.0, shut: bool = False) -> byt
 def told(answer: bytes) -> tuple[int, dict[str, Any]]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"application/problem+json" in head, answer
-    assert b"x-registry-protocol: 3" in head.lower()
+    assert b"x-registry-protocol: %d" % PROTOCOL in head.lower()
     return int(head.split()[1]), json.loads(body)
 
 
 def test_a_good_request_is_answered_with_the_headers_of_every_answer(http: httpx.Client) -> None:
     answer = http.post(f"{API}/echo/x", json=GOOD)
     assert (answer.status_code, answer.json()) == (200, {**GOOD, "expected": None})
-    assert answer.headers["x-registry-protocol"] == "3"
+    assert answer.headers["x-registry-protocol"] == str(PROTOCOL)
     assert answer.headers["x-registry-version"]
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
 

@@ -1,0 +1,96 @@
+"""Bugs between clients and services of other versions, in copies between registries, and in what Python shows."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.house.planted.mutant import Mutant
+
+VERSIONS: Final = (
+    Mutant(
+        "a-later-answer-refused",
+        "Transport.read",
+        '"forbid" if kind in EXACT else "ignore"',
+        '"forbid"',
+        "test_fields_of_a_later_service_are_ignored",
+    ),
+    Mutant(
+        "weights-by-half-of-a-plan",
+        "Transport.read",
+        '"forbid" if kind in EXACT else "ignore"',
+        '"ignore"',
+        "test_what_weights_are_made_by_is_read_to_the_last_field",
+    ),
+    Mutant(
+        "an-older-client-acts",
+        "_check_client",
+        "int(said) < PROTOCOL",
+        "int(said) > PROTOCOL",
+        "test_a_client_of_the_protocol_before_is_refused_before_anything_is_done",
+    ),
+    Mutant(
+        "a-copied-card-replaces",
+        "copy_card",
+        "if _is_edited(there):",
+        "if there is None:",
+        "test_a_card_that_was_edited_there_stays",
+    ),
+    Mutant(
+        "cards-of-ancestors-copied",
+        "_Revisions.copy_cards",
+        " if one.source in self.chosen.asked",
+        "",
+        "test_an_edited_card_comes_along",
+    ),
+    Mutant(
+        "a-card-lost-in-a-renaming",
+        "copy_details",
+        "    _copy_cards(session, renaming)\n",
+        "",
+        "test_cards_go_along",
+    ),
+)
+SHOWN: Final = (
+    Mutant(
+        "a-bar-that-stays",
+        "NotebookProgress.__exit__",
+        'self._draw("")',
+        "self._draw(self._bar())",
+        "test_a_bar_in_a_notebook_that_is_gone_afterwards",
+    ),
+    Mutant(
+        "html-in-a-bar",
+        "NotebookProgress._bar",
+        "escape(self._what)",
+        "self._what",
+        "test_a_bar_in_a_notebook_that_is_gone_afterwards",
+    ),
+    Mutant(
+        "a-shell-is-a-notebook",
+        "is_notebook",
+        'getattr(shell, "kernel", None) is not None',
+        "shell is not None",
+        "test_an_interactive_shell_is_no_notebook",
+    ),
+    Mutant(
+        "html-in-a-table",
+        "notebooks:_row",
+        "escape(clean(text))",
+        "clean(text)",
+        "schemas:test_views.py",
+    ),
+    Mutant(
+        "an-example-that-is-not-so",
+        "views:_about",
+        "*metrics(one.metrics), ",
+        "",
+        "test_the_example_does_what_it_says",
+    ),
+    Mutant(
+        "the-oldest-as-the-limit",
+        "Browsing.log",
+        "one.number > revisions[-1].number",
+        "one.number < revisions[-1].number",
+        "test_the_log_of_an_adapter_with_what_was_deleted[embedded]",
+    ),
+)
