@@ -187,6 +187,8 @@ class Collecting:
         self._plans |= {name: self._plan(name, ref, options) for name, ref, options in self._wanted()}
         for view, repo in self._repos():
             self._commits(view, repo)
+        for since in sorted({options["since"] for _, options in OPTIONS if "since" in options}):
+            self._parent_in_a_configuration(since)
 
     def _wanted(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         every = [(ref, {"kind": kind}) for ref in [*self._refs, "net", "shards"] for kind in ("lora", "merged")]
@@ -247,6 +249,12 @@ class Collecting:
                 self.found.anywhere[name] = commit[:28]
                 self.found.arithmetic[name] = commit
                 self.names.hex(commit, f"commit {commit[:28]}")
+
+    def _parent_in_a_configuration(self, ref: str) -> None:
+        """The commit that the configuration of an adapter composed since ``ref`` names as what it stands on."""
+        repo, number = ref.replace("/", ".").replace(".", "/", 1).split("@")
+        info = self._get(f"/hf/api/models/{repo}/revision/r{number}")
+        self.names.hex(info["sha"], f"commit {info['sha'][:28]}")
 
     def plans(self) -> None:
         """Of every artifact that is wanted."""
