@@ -35,6 +35,7 @@ class _StandIn(type):
     building = False
 
     def __call__(cls, *given: Any, **options: Any) -> Any:
+        del options
         if given and callable(given[0]) and not isinstance(given[0], _StandIn):
             return given[0]  # a decorator
         cls.needed()
