@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def _there_already(
     if KINDS[options.kind].is_verbatim or options.rank is not None or options.max_error is not None:
         return None  # needs no torch anyway, or the plan depends on values
     check_asked(asked.path, options)
-    if out is not None and not (out.expanduser() / RECEIPT).is_file():
+    if out is not None and not os.path.isfile(out.expanduser() / RECEIPT):  # noqa: PTH113 - raises nothing
         return None
     plan = asked.plan or make_plan(asked.path, asked.ancestor, options)
     numerics = machine_fingerprint(cache.folder) if kept is None else kept.numerics

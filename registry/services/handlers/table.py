@@ -11,10 +11,10 @@ from registry.services.handlers.handling import HANDLERS, LISTERS, Handler, List
 
 MODULES: Final = (
     "browsing",
-    "labels",
-    "cards",
-    "naming",
     "tokens",
+    "labels",
+    "naming",
+    "cards",
     "publishing",
     "materialisations",
     "removal",

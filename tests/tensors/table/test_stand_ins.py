@@ -54,7 +54,7 @@ def _answers(how: str) -> tuple[list[dict[str, Any]], list[str]]:
         for kind, name in TYPES.items()
     ]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, ROOT, how],
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(ROOT), how],
         input=json.dumps(requests).encode(),
         capture_output=True,
         check=True,
@@ -119,6 +119,6 @@ print(wrong)
 
 
 def test_nothing_is_worked_out_by_one() -> None:
-    command = [sys.executable, "-c", CALLED, ROOT]
+    command = [sys.executable, "-c", CALLED, str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
