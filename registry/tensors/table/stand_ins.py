@@ -19,6 +19,7 @@ from typing import Any, Final
 
 NAMES: Final = (
     "torch._dynamo",
+    "torch.distributed.checkpoint",
     "torch.distributed.tensor",
     "torch.distributed.fsdp",
     "torch.distributed._composable",
