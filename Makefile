@@ -4,7 +4,11 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-# Bytecode is made when a module is first imported: most of what torch and transformers bring never is.
+# pip makes no bytecode: most of what torch and transformers bring is never imported. What every command imports is
+# compiled all the same, also where PYTHONDONTWRITEBYTECODE keeps Python from doing it: it is half of a start.
+COMPILED := sqlalchemy pydantic pydantic_core typer annotated_types typing_inspection platformdirs httpx rich
+COMPILE := $(PY) -m compileall -q registry adapter_registry \
+  $$(ls -d $(addprefix $(VENV)/lib/python3.*/site-packages/,$(COMPILED)) 2>/dev/null)
 PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar off --no-compile --quiet
 
 # One thread a test process: the processes are what runs in parallel, and tests of threads set their own number.
@@ -84,11 +88,13 @@ $(PY):
 $(VENV)/.demo: pyproject.toml | $(PY)
 	@echo 'Installing what the demo needs into $(VENV), once (torch is large: a minute or more).'
 	$(PIP) -e '.[demo]'
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(PY)
 	@echo 'Installing what tests and lint need into $(VENV), once (torch is large: a minute or more).'
 	$(PIP) -e '.[demo,test,lint]'
+	@$(COMPILE)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/clients-%/.made: tests/clients/%.txt | $(PY)

@@ -1,4 +1,7 @@
-"""How long a person waits for ``registry --help`` and ``registry tree``, and whether torch was imported for it.
+"""How long a person waits for a command: seconds, CPU seconds, modules, and which heavy packages it imports.
+
+The peer is what such a command can't do without: Typer, pydantic and sqlite3, imported and nothing else. Sides
+alternate, and what Python compiles at a first import is compiled before.
 
 python -m benchmarks.startup [--runs N]
 """
@@ -7,91 +10,135 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from benchmarks import running, synthetic
 from benchmarks.running import Figure, Sample
 
-PROBE = """
+HEAVY: Final = ("torch", "transformers", "sqlalchemy.orm", "alembic", "boto3", "fastapi", "httpx")
+COMMAND: Final = """
 import sys
 from registry.cli.main import main
 sys.argv = ["registry", *sys.argv[1:]]
+"""
+PROBE: Final = f"""{COMMAND}
 try:
     main()
 except SystemExit as end:
     if end.code:
         raise
 finally:
-    heavy = [name for name in ("torch", "transformers", "alembic", "boto3", "fastapi") if name in sys.modules]
-    print("HEAVY", *heavy, file=sys.stderr)
+    print("HEAVY", len(sys.modules), *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 """
+FLOOR: Final = "floor: import typer, pydantic, sqlite3"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One command line, and what is removed before each run."""
+
+    words: Sequence[str]
+    removed: Path | None = None
+
+
+def _sides(folder: Path, base: Path) -> dict[str, Side]:
+    """What is measured, on a registry with a base model and two adapters."""
+    out = folder / "out"
+    return {
+        "registry --version": Side(["--version"]),
+        "registry --help": Side(["--help"]),
+        "registry tree": Side(["tree"]),
+        "registry show": Side(["show", "llama/a"]),
+        "registry log": Side(["log", "llama/a"]),
+        "registry fetch --as published": Side(["fetch", "llama/a", "--as", "published", "-o", str(out)], out),
+        "registry fetch, in the cache": Side(["fetch", "llama/a/b"]),
+        "registry fetch, computed": Side(["fetch", "llama/a/b", "-o", str(out)], out),
+        "registry base add": Side(["--url", str(out), "base", "add", "llama", str(base)], out),
+    }
 
 
 def _registry(folder: Path) -> Path:
-    """A registry with a base model and two adapters, so that the tree has something to draw."""
+    """Fill the registry; the folder of its base model."""
     from registry.services.local import LocalRegistry
 
-    registry = LocalRegistry.open(folder / "registry", create=True)
-    registry.add_base("llama", synthetic.base_model(folder, synthetic.TINY))
-    for seed, path in enumerate(("llama/a", "llama/a/b"), start=1):
-        registry.publish(synthetic.adapter(folder, synthetic.TINY, seed=seed), path)
-    registry.close()
-    return folder / "registry"
+    base = synthetic.base_model(folder, synthetic.TINY)
+    with closing(LocalRegistry.open(folder / "registry", create=True)) as registry:
+        registry.add_base("llama", base)
+        for seed, path in enumerate(("llama/a", "llama/a/b"), start=1):
+            registry.publish(synthetic.adapter(folder, synthetic.TINY, seed=seed), path)
+    return base
 
 
-def _command() -> list[str]:
-    return [str(Path(sys.executable).with_name("registry"))]
+def _timed(command: Sequence[str], environment: Mapping[str, str]) -> Sample:
+    """Seconds on the clock and of CPU, of a process and its children."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"seconds": seconds, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
 
-def _time(words: list[str], environment: dict[str, str]) -> Sample:
-    start = time.perf_counter()
-    subprocess.run([*_command(), *words], check=True, capture_output=True, env=environment)
-    return {"seconds": time.perf_counter() - start}
+def _command(words: Sequence[str]) -> list[str]:
+    return [sys.executable, "-c", f"{COMMAND}main()", *words]
 
 
-def heavy_imports(words: list[str], environment: dict[str, str]) -> list[str]:
-    """Which of the packages that make a start slow the command imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *words], check=True, capture_output=True, text=True, env=environment
-    )
+def heavy_imports(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, list[str]]:
+    """How many modules the command imported, and which of the packages that make a start slow."""
+    command = [sys.executable, "-c", PROBE, *words]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     line = next(line for line in done.stderr.splitlines() if line.startswith("HEAVY"))
-    return line.split()[1:]
+    return int(line.split()[1]), line.split()[2:]
+
+
+def _clear(side: Side) -> None:
+    if side.removed is not None:
+        shutil.rmtree(side.removed, ignore_errors=True)
 
 
 def main(arguments: list[str] | None = None) -> Path:
-    """Measure both commands and print the table; the JSON file."""
+    """Measure all sides and print the table; the JSON file."""
     parser = argparse.ArgumentParser(prog="benchmarks.startup", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--runs", type=int, default=7)
     options = parser.parse_args(arguments)
-    commands = {"registry --help": ["--help"], "registry tree": ["tree"], "python -c pass": []}
-    samples: dict[str, list[Sample]] = {name: [] for name in commands}
-    rows: list[Figure] = []
+    samples: dict[str, list[Sample]] = {FLOOR: []}
+    heavy: dict[str, tuple[int, list[str]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, "REGISTRY_URL": str(_registry(Path(scratch)))}
-        heavy = {name: heavy_imports(words, environment) for name, words in commands.items() if words}
+        folder = Path(scratch)
+        sides = _sides(folder, _registry(folder))
+        environment = {
+            **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+            "REGISTRY_URL": str(folder / "registry"),
+            "REGISTRY_CACHE_DIR": str(folder / "cache"),
+        }
+        for name, side in sides.items():
+            _clear(side)
+            heavy_imports(side.words, environment)
+            _clear(side)
+            heavy[name] = heavy_imports(side.words, environment)
         for _ in range(options.runs):
-            for name, words in commands.items():
-                samples[name].append(_time(words, environment) if words else _floor(environment))
-    for name in commands:
-        limit = "under 0.5" if name.startswith("registry") else ""
-        rows.append(Figure(name, running.median(samples[name]), "s", limit))
+            floor = [sys.executable, "-c", "import typer, pydantic, sqlite3"]
+            samples[FLOOR].append(_timed(floor, environment))
+            for name, side in sides.items():
+                _clear(side)
+                samples.setdefault(name, []).append(_timed(_command(side.words), environment))
+    rows = [Figure(f"{name}, CPU", running.median(found, "cpu"), "s") for name, found in samples.items()]
+    rows += [Figure(name, running.median(found), "s") for name, found in samples.items()]
+    rows += [Figure(f"{name}, modules", count, "") for name, (count, _) in heavy.items()]
     print(running.table(f"Start-up, medians of {options.runs} alternating runs", rows))
-    for name, packages in heavy.items():
+    for name, (_, packages) in heavy.items():
         print(f"{name} imports of the heavy packages: {', '.join(packages) or 'none'}")
     file = running.save("startup", rows, {**samples, "heavy": heavy})
     print(f"\nSamples: {file.name} in benchmarks/results")
     return file
-
-
-def _floor(environment: dict[str, str]) -> Sample:
-    """What starting Python itself takes."""
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"], check=True, env=environment)
-    return {"seconds": time.perf_counter() - start}
 
 
 if __name__ == "__main__":

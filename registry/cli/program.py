@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import PurePath
 from typing import Annotated, Any
@@ -14,28 +14,10 @@ import typer
 from typer.main import get_command
 
 from registry.cli import completion
-from registry.cli.commands import (
-    access,
-    browse,
-    card,
-    copy,
-    database,
-    delete,
-    demo,
-    env,
-    events,
-    fetch,
-    materialise,
-    publish,
-    rename,
-    retract,
-    serve,
-    store,
-    tokens,
-)
 from registry.cli.elsewhere import Group
 from registry.cli.exit_codes import INTERRUPTED, PIPE_CLOSED, report, wants_json
 from registry.cli.options import JSON_HELP, URL_HELP
+from registry.cli.table import COMMANDS, GROUPS, Commands, without_types_of_flags
 from registry.distribution import installed
 from registry.version import __version__
 
@@ -47,73 +29,36 @@ class _Ordered(Group):
         return sorted(super().list_commands(ctx), key=lambda name: {"base": 0, "demo": 2}.get(name, 1))
 
 
-def build_app() -> typer.Typer:
-    """All commands, in the order of the help."""
+def build_command() -> Any:
+    """The command ``registry``, with all commands under it."""
     # On a terminal the help has panels; in a pipe it is plain text, which starts faster and can be searched.
+    markup = "rich" if sys.stdout.isatty() else None
+    about = {"base": _base, "token": _token, "db": _db}
+    groups = {word: _group(about[word], places, {}, markup, Group) for word, places in GROUPS.items()}
+    for word, group in groups.items():
+        group.name = word
+    return _group(_root, COMMANDS, groups, markup, _Ordered)
+
+
+def _group(
+    about: Callable[..., None],
+    places: Mapping[str, str],
+    groups: Mapping[str, Any],
+    markup: Any,
+    kind: type[Group],
+) -> Any:
+    """A word that has commands under it, and alone shows its help."""
     app = typer.Typer(
-        cls=_Ordered,
+        cls=kind,
+        add_completion=kind is _Ordered,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich" if sys.stdout.isatty() else None,
+        rich_markup_mode=markup,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(invoke_without_command=True)(_root)
-    _add_group(
-        app,
-        "base",
-        _base,
-        add=publish.base_add,
-        list=browse.base_list,
-        retable=retract.retable,
-        rename=rename.base_rename,
-        delete=delete.base_delete,
-        protect_tag=retract.protect_tag,
-    )
-    for command in (
-        publish.publish,
-        browse.tree,
-        browse.log,
-        browse.show,
-        browse.diff,
-        browse.resolve,
-        browse.search,
-        publish.tag,
-        publish.untag,
-        publish.annotate,
-        rename.rename,
-        card.card,
-        fetch.fetch,
-        fetch.verify,
-        materialise.materialise,
-        delete.delete,
-        retract.retract,
-        copy.copy,
-        access.login,
-        access.logout,
-        access.whoami,
-        env.env,
-        events.events,
-        *store.COMMANDS,
-        serve.serve,
-        demo.demo,
-    ):
-        app.command(help=_paragraphs(command))(command)
-    _add_group(app, "token", _token, create=tokens.create, list=tokens.list_, revoke=tokens.revoke)
-    _add_group(app, "db", _db, upgrade=database.upgrade)
-    return app
-
-
-def _add_group(app: typer.Typer, name: str, about: Callable[..., None], **commands: Callable[..., None]) -> None:
-    """Add subcommands under one word, which alone shows its help."""
-    group = typer.Typer(cls=Group, help=about.__doc__, rich_markup_mode=app.rich_markup_mode)
-    group.callback(invoke_without_command=True)(about)
-    for word, command in commands.items():
-        group.command(word.replace("_", "-"), help=_paragraphs(command))(command)
-    app.add_typer(group, name=name)
-
-
-def _paragraphs(command: Callable[..., None]) -> str:
-    """The help of a command, a line a paragraph: on a terminal, Typer breaks lines where the source does, too."""
-    return "\n\n".join(" ".join(one.split()) for one in (command.__doc__ or "").split("\n\n"))
+    app.callback(invoke_without_command=True)(about)
+    group = without_types_of_flags(get_command(app))
+    group.commands = Commands(places, groups, markup)
+    return group
 
 
 def _version(value: bool) -> None:
@@ -157,20 +102,7 @@ def _help_alone(context: typer.Context) -> None:
 
 
 # Built once per process: it takes tens of milliseconds.
-@cache
-def _command() -> Any:
-    command = get_command(build_app())
-    _name_no_type_of_flags(command)
-    return command
-
-
-def _name_no_type_of_flags(command: Any) -> None:
-    """Options that take no value say none: some versions of Typer write ``<bool>`` behind them."""
-    for option in command.params:
-        if getattr(option, "is_flag", False):
-            option.metavar = ""
-    for below in getattr(command, "commands", {}).values():
-        _name_no_type_of_flags(below)
+_command = cache(build_command)
 
 
 def run(args: Sequence[str]) -> int:

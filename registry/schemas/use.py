@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Final, Literal
 
 from pydantic import Field
@@ -32,3 +33,22 @@ class RevisionUse(Use):
     """How much a revision was used."""
 
     reference: str  # PATH@N
+
+
+@dataclass(frozen=True, order=True)
+class UseKey:
+    """What is counted together: uses of a revision on a day, through one interface, by one token or principal."""
+
+    path: str
+    number: int
+    day: date  # in UTC
+    interface: str
+    who: str
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many uses, and when the last one was."""
+
+    count: int
+    last_used_at: datetime

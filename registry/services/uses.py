@@ -16,12 +16,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from weakref import WeakSet
 
-from registry.catalogue.changes import use
-from registry.catalogue.changes.use import Counted, UseKey
 from registry.catalogue.database.database import Database
 from registry.errors import RegistryError
 from registry.rights import Principal
-from registry.schemas.use import Interface
+from registry.schemas.use import Counted, Interface, UseKey
 
 WRITTEN_EVERY: Final = 10.0
 """Seconds between two writes."""
@@ -115,6 +113,8 @@ class UseLog:
                 log.warning("%d uses were not counted, because too many were waiting to be written", dropped)
             if not waiting:
                 return
+            from registry.catalogue.changes import use  # most processes have no use to write
+
             self._written = time.monotonic()
             try:
                 self._database.change(lambda session: use.add(session, waiting))

@@ -44,12 +44,10 @@ def write_artifact(
         UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
         What opening or checking the source raises.
     """
-    place = cache.place(source.rendering) if out is None else absolute(out)
-    there = already_there(place, source.rendering, source.size, source.receipt, progress)
+    there = fetched_before(source, cache, out, progress)
     if there is not None:
-        if out is None:
-            cache.used(place)
-        return there.model_copy(update={"notices": (*there.notices, *source.lasting)})
+        return there
+    place = place_of(source.rendering, cache, out)
     replace = may_fill(place, force=force or out is None)
 
     def make_receipt(files: tuple[OutputFile, ...]) -> Receipt:
@@ -63,6 +61,22 @@ def write_artifact(
         cache.shrink(keep=place)
     answer = fetched(receipt, place, fresh=True)
     return answer.model_copy(update={"notices": (*answer.notices, *source.notices, *source.lasting)})
+
+
+def place_of(rendering: str, cache: FetchCache, out: Path | None) -> Path:
+    """The folder of a fetch: ``out``, or else the cache's for the rendering."""
+    return cache.place(rendering) if out is None else absolute(out)
+
+
+def fetched_before(source: FetchSource, cache: FetchCache, out: Path | None, progress: Progress) -> Fetched | None:
+    """The answer of `write_artifact` where the folder holds the artifact already; else None, and nothing was done."""
+    place = place_of(source.rendering, cache, out)
+    there = already_there(place, source.rendering, source.size, source.receipt, progress)
+    if there is None:
+        return None
+    if out is None:
+        cache.used(place)
+    return there.model_copy(update={"notices": (*there.notices, *source.lasting)})
 
 
 class _Told:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from registry import errors
 from registry.cli.exit_codes import EXIT_CODES, INTERRUPTED, NONE, PIPE_CLOSED, SOME, exit_code
-from registry.cli.program import build_app
+from registry.cli.program import build_command
 from registry.errors import CODES
 from registry.http.request.statuses import BY_CODE, STATUSES
 from registry.settings import SETTINGS
@@ -33,7 +32,7 @@ def commands(group: Any, prefix: str = "registry") -> Iterator[tuple[str, Any]]:
             yield f"{prefix} {name}", command
 
 
-LIVE = dict(commands(get_command(build_app())))
+LIVE = dict(commands(build_command()))
 
 
 def sections() -> dict[str, str]:

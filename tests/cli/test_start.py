@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from registry.services.local import LocalRegistry
+from tests.kit import plain_base, write_adapter
 from tests.kit.servers_service import clean_environ
 from tests.kit.servers_shared import SharedService
 
@@ -34,6 +39,78 @@ def test_help_loads_nothing_heavy() -> None:
     heavy = {"torch", "numpy", "safetensors", "transformers", "alembic", "sqlalchemy", "rich", "blake3"}
     # pydantic is what newer versions of typer read options with; `registry.schemas` is not needed for help.
     assert not heavy & loaded_by(["--help"], ["--version"], ["publish", "--help"], ["base"])
+
+
+HEAVY = frozenset(
+    "torch numpy safetensors transformers regex yaml alembic sqlalchemy boto3 fastapi httpx".split()  # noqa: SIM905
+)
+BROWSED = {"sqlalchemy"}
+BROWSING = (
+    ["tree"],
+    ["base", "list"],
+    ["log", "net/one"],
+    ["show", "net/one"],
+    ["resolve", "net/one"],
+    ["diff", "net/one@1", "net/one/two"],
+    ["search", "one"],
+    ["events"],
+    ["whoami"],
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A registry with a base model and two adapters; what was fetched of them lies in the cache beside it."""
+    place = tmp_path_factory.mktemp("started")
+    base = plain_base(place / "base", {"a.weight": (24, 16), "b.weight": (16, 24)})
+    registry = LocalRegistry.open(place / "registry", create=True, cache_folder=place / "cache" / "fetched")
+    registry.add_base("net", base.folder)
+    registry.publish(write_adapter(place / "one", base, ["a"], r=2), "net/one")
+    registry.publish(write_adapter(place / "two", base, ["b"], r=2), "net/one/two", parent="net/one@1")
+    registry.close()
+    environ = {"REGISTRY_URL": str(place / "registry"), "REGISTRY_CACHE_DIR": str(place / "cache" / "fetched")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        yield place
+
+
+@pytest.mark.parametrize("command", BROWSING, ids=" ".join)
+def test_browsing_a_folder_loads_the_database_and_nothing_else(folder: Path, command: list[str]) -> None:
+    assert loaded_by(command) & HEAVY == BROWSED
+
+
+def test_stored_bytes_are_fetched_without_torch(folder: Path) -> None:
+    out = str(folder / "published")
+    assert loaded_by(["fetch", "net/one", "--as", "published", "-o", out]) & HEAVY == BROWSED
+
+
+@pytest.mark.parametrize("kind", ["lora", "merged"])
+def test_what_was_fetched_before_is_there_without_torch(folder: Path, kind: str) -> None:
+    assert "torch" in loaded_by(["fetch", "net/one/two", "--as", kind])
+    assert loaded_by(["fetch", "net/one/two", "--as", kind]) & HEAVY == BROWSED
+
+
+def test_a_service_is_used_without_torch_and_without_a_database(shared_service: SharedService, tmp_path: Path) -> None:
+    url = ["--url", shared_service.url]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        patch.setenv("REGISTRY_URL", shared_service.url)
+        patch.setenv("REGISTRY_TOKEN", shared_service.token)
+        for command in (["tree"], ["whoami"], ["search"], ["events"], ["token", "list"]):
+            assert loaded_by([*url, *command]) & HEAVY == {"httpx"}
+
+
+def test_a_command_imports_no_other_command() -> None:
+    script = """if True:
+        import io, sys
+        from registry.cli.program import run
+        sys.stdout, real = io.StringIO(), sys.stdout
+        code = run(["tree", "--help"])
+        print(code, *sorted(name for name in sys.modules if name.startswith("registry.cli.commands.")), file=real)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True, timeout=120)
+    assert done.stdout.split() == ["0", "registry.cli.commands.browse"]
 
 
 def test_the_package_loads_nothing() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typer.main import get_command
-
-from registry.cli.program import build_app
+from registry.cli.program import build_command
 
 
 def parse(words: list[str]) -> None:
     """Read a command line with the real parser and run nothing."""
-    command, name = get_command(build_app()), "registry"
+    command, name = build_command(), "registry"
     context = command.make_context(name, list(words), resilient_parsing=False)
     while True:
         rest = [*context._protected_args, *context.args] if hasattr(context, "_protected_args") else list(context.args)

@@ -30,10 +30,13 @@ def test_merge_measures_every_side(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
-def test_startup_measures_both_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup_measures_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(startup.main(["--runs", "1"]).read_text())
-    assert [figure["name"] for figure in document["figures"]][:2] == ["registry --help", "registry tree"]
-    assert document["samples"]["heavy"] == {"registry --help": [], "registry tree": []}
+    assert document["figures"][0]["name"] == f"{startup.FLOOR}, CPU"
+    heavy = {name: set(packages) for name, (_, packages) in document["samples"]["heavy"].items()}
+    assert not heavy["registry --help"]
+    assert heavy["registry tree"] == heavy["registry fetch, in the cache"] == {"sqlalchemy.orm"}
+    assert "torch" in heavy["registry fetch, computed"]
     assert "Start-up" in capsys.readouterr().out
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import delete, select, tuple_
@@ -15,27 +14,9 @@ from registry.catalogue.database.team_tables import UseRecord
 from registry.catalogue.database.upsert import insert_or_add
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED
 from registry.catalogue.store.blobs import parts
+from registry.schemas.use import Counted, UseKey
 
 KEPT: Final = timedelta(days=400)
-
-
-@dataclass(frozen=True, order=True)
-class UseKey:
-    """What is counted together: uses of a revision on a day, through one interface, by one token or principal."""
-
-    path: str
-    number: int
-    day: date  # in UTC
-    interface: str
-    who: str
-
-
-@dataclass(frozen=True)
-class Counted:
-    """How many uses, and when the last one was."""
-
-    count: int
-    last_used_at: datetime
 
 
 def add(session: Session, uses: Mapping[UseKey, Counted]) -> None:

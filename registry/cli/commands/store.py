@@ -183,6 +183,3 @@ def checked_lines(answer: Checked, width: int | None) -> list[Line]:
         does = "affects" if one.state == "damaged" else "needed by"
         lines += table([([Span(does, QUIET), phrase(name, REFERENCE)], []) for name in names], width, indent=6)
     return lines
-
-
-COMMANDS: Final = (du, gc, fsck)

@@ -10,12 +10,12 @@ from registry.schemas import Options
 from registry.schemas.kinds import KINDS, check_options
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Order
-from registry.services.artifacts.kinds.table import BUILDERS
+from registry.services.artifacts.kinds.table import builder_of
 from registry.services.artifacts.plan import links_of, make_plan
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.artifacts.artifact import Artifact
 from registry.tensors.artifacts.plan import Plan
-from registry.tensors.truncation.rank_choice import check_options as check_ranks
+from registry.tensors.truncation.options import check_options as check_ranks
 
 
 def build_artifact(
@@ -41,16 +41,21 @@ def build_artifact(
         AccuracyError: the requested error can't be reached.
         ConflictError: ``retable_needed``, the base model's target table lacks what the path needs.
     """
+    check_asked(path, options)
+    links, plan = links_of(path, ancestor, options), plan or make_plan(path, ancestor, options)
+    with ExitStack() as open_blobs:
+        order = Order(Inputs(blobs, path, open_blobs), links, ancestor, options, plan, memory)
+        built = builder_of(options.kind).build(order)
+        release = open_blobs.pop_all().close
+        return Artifact(built.plan, built.files, notices=built.notices, truncation=built.truncation, release=release)
+
+
+def check_asked(path: LoadedPath, options: Options) -> None:
+    """Refuse options that contradict each other or the reference; raises `UsageError`."""
     check_options(options)
     if KINDS[options.kind].is_composed and not path.links:
         raise UsageError(f"{path.reference} is a base model: it has no adapters to compose; fetch it --as merged.")
     check_ranks(options.rank, options.max_error)
-    links, plan = links_of(path, ancestor, options), plan or make_plan(path, ancestor, options)
-    with ExitStack() as open_blobs:
-        order = Order(Inputs(blobs, path, open_blobs), links, ancestor, options, plan, memory)
-        built = BUILDERS[options.kind].build(order)
-        release = open_blobs.pop_all().close
-        return Artifact(built.plan, built.files, notices=built.notices, truncation=built.truncation, release=release)
 
 
 def check_kept(blobs: Blobs, path: LoadedPath, options: Options) -> None:
@@ -60,4 +65,4 @@ def check_kept(blobs: Blobs, path: LoadedPath, options: Options) -> None:
         ConflictError: ``retable_needed``, as from `build_artifact`.
     """
     with ExitStack() as open_blobs:
-        BUILDERS[options.kind].check_kept(Inputs(blobs, path, open_blobs))
+        builder_of(options.kind).check_kept(Inputs(blobs, path, open_blobs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from registry.digest import document_digest, hex_of
 from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan
 from registry.schemas.receipt import ReceiptLink, ReceiptPlan
@@ -15,8 +17,6 @@ def described(
     path: LoadedPath, ancestor: LoadedPath | None, artifact: Artifact, *, with_files: bool = False
 ) -> ArtifactPlan:
     """The description of an artifact; ``with_files`` adds its files with their headers."""
-    import torch
-
     plan = artifact.plan
     return ArtifactPlan(
         reference=path.reference,
@@ -39,7 +39,7 @@ def described(
         ),
         notices=artifact.notices,
         truncation=artifact.truncation,
-        torch=torch.__version__,
+        torch=version("torch"),
         version=__version__,
         artifact_format=ARTIFACT_FORMAT,
         files=tuple(_entry(artifact, file) for file in artifact.files.values()) if with_files else (),

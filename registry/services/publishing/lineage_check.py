@@ -17,7 +17,8 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
-from registry.services.artifacts.inputs import base_tensors, bind_link
+from registry.services.artifacts.bound import bind_link
+from registry.services.artifacts.inputs import base_tensors
 from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint

@@ -18,7 +18,8 @@ from registry.folders.errors import telling_unreadable
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import Fitting, FolderCompared
-from registry.services.artifacts.inputs import base_tensors, bind_link
+from registry.services.artifacts.bound import bind_link
+from registry.services.artifacts.inputs import base_tensors
 from registry.services.lineage import Blobs, Link, LoadedPath, target_table
 from registry.tensors.comparison.compare import compare
 from registry.tensors.comparison.places import Candidate

@@ -3,6 +3,9 @@
 The bytes of an artifact must not depend on the number of threads. One matrix product split over threads may sum in
 another order (seen with MKL from about 768 columns on), so every product runs on one thread and the parallelism lies
 between blocks. The caller's own torch thread count is left as it was.
+
+Copying needs threads too, and no torch, which takes seconds to import: it has a pool of its own, in which nothing is
+computed.
 """
 
 from __future__ import annotations
@@ -14,8 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
 
-import torch
-
 T = TypeVar("T")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -24,7 +25,7 @@ WINDOW: Final = 40 << 20
 """Bytes of results that are made before the first of them is taken."""
 
 _lock = threading.Lock()
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_pools: dict[tuple[int, int, bool], ThreadPoolExecutor] = {}
 
 
 def available_cores() -> int:
@@ -33,31 +34,39 @@ def available_cores() -> int:
 
 
 def _single_threaded() -> None:
+    import torch
+
     torch.set_num_threads(1)
     # torch takes its default over into a thread at the thread's first tensor work; this is that moment, while it is 1
     torch.get_num_threads()
 
 
-def _pool(lanes: int) -> ThreadPoolExecutor:
-    key = (os.getpid(), lanes)  # threads do not survive a fork
+def _pool(lanes: int, computes: bool) -> ThreadPoolExecutor:
+    key = (os.getpid(), lanes, computes)  # threads do not survive a fork
     with _lock:
         pool = _pools.get(key)
         if pool is None:
-            threads = torch.get_num_threads()
-            pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane", initializer=_single_threaded)
-            barrier = threading.Barrier(lanes + 1)
-            for _ in range(lanes):
-                pool.submit(barrier.wait)
-            barrier.wait()
-            # The initialisers also set the default of threads that start later; put the caller's back.
-            torch.set_num_threads(threads)
-            _pools[key] = pool
+            pool = _pools[key] = _computing(lanes) if computes else ThreadPoolExecutor(lanes, "copy")
         return pool
+
+
+def _computing(lanes: int) -> ThreadPoolExecutor:
+    import torch
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix="lane", initializer=_single_threaded)
+    barrier = threading.Barrier(lanes + 1)
+    for _ in range(lanes):
+        pool.submit(barrier.wait)
+    barrier.wait()
+    # The initialisers also set the default of threads that start later; put the caller's back.
+    torch.set_num_threads(threads)
+    return pool
 
 
 def run_alone(work: Callable[[], R]) -> R:
     """Run one piece of tensor work on a single-threaded lane and wait for it."""
-    return _pool(available_cores()).submit(work).result()
+    return _pool(available_cores(), computes=True).submit(work).result()
 
 
 class Promised(Protocol[R_co]):
@@ -85,10 +94,14 @@ def begun_in_order(
     *,
     lanes: int | None = None,
     weigh: Callable[[T], int] = lambda _: 0,
+    computes: bool = True,
 ) -> Iterator[R]:
-    """The same for work that ``begin`` brings on a lane, or finds begun; ``weigh`` says how many bytes come of it."""
+    """The same for work that ``begin`` brings on a lane, or finds begun; ``weigh`` says how many bytes come of it.
+
+    Without ``computes`` it is copying only, and torch is not imported for it.
+    """
     lanes = lanes or available_cores()
-    pool = _pool(lanes)
+    pool = _pool(lanes, computes)
     under_way: deque[tuple[Promised[R], int]] = deque()
     weight = 0
     try:

@@ -10,9 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Final
-
-import torch
+from typing import TYPE_CHECKING, Final
 
 from registry.errors import NotFoundError, UsageError
 from registry.files.header import Header
@@ -21,7 +19,9 @@ from registry.schemas import ArtifactKind, Truncation, views
 from registry.tensors.arithmetic.lanes import begun_in_order
 from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin
 from registry.tensors.artifacts.plan import Plan, rendering_of
-from registry.tensors.elements.dtypes import TORCH
+
+if TYPE_CHECKING:
+    import torch
 
 COPY_STEP: Final = 2 << 20
 
@@ -85,7 +85,8 @@ class ArtifactFile:
         if not 0 <= start <= end <= self.size:
             raise UsageError(f"Bytes {start} to {end} are not inside {self.path!r}, which has {self.size} bytes.")
         pieces = self._pieces(start, end)
-        return begun_in_order(partial(begin, shared), pieces, lanes=lanes, weigh=Piece.weigh)
+        computes = any(region.costly for region in self._regions)
+        return begun_in_order(partial(begin, shared), pieces, lanes=lanes, weigh=Piece.weigh, computes=computes)
 
     def is_costly(self, start: int, stop: int) -> bool:
         """Whether anything between two bytes has to be computed."""
@@ -167,6 +168,10 @@ class Artifact:
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and tensors of all weights, one by one, in the order of their bytes."""
+        import torch
+
+        from registry.tensors.elements.dtypes import TORCH
+
         for file in self.files.values():
             for entry in file.header.entries.values() if file.header else ():
                 data = bytearray(entry.stop - entry.start)

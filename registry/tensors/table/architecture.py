@@ -58,7 +58,9 @@ def make_table(
     """
     if config is None or not (config.get("model_type") or config.get("architectures")):
         return table_from_names(tensors)
-    facts = _ask_child(config, tensors, time_limit, memory_limit)
+    facts = _ask_child(config, tensors, time_limit, memory_limit, whole=False)
+    if facts["status"] != "built":  # by chance for want of what a stand-in stands for
+        facts = _ask_child(config, tensors, time_limit, memory_limit, whole=True)
     name, model_type = _named(config)
     if facts["status"] == "refused":
         raise _refused(f"the model of config.json{f' ({name})' if name else ''} can't be built: {facts['reason']}")
@@ -85,12 +87,18 @@ def _refused(reason: str) -> InvalidBaseError:
 
 
 def _ask_child(
-    config: Mapping[str, Any], tensors: Mapping[str, tuple[str, tuple[int, ...]]], time_limit: float, memory_limit: int
+    config: Mapping[str, Any],
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+    time_limit: float,
+    memory_limit: int,
+    *,
+    whole: bool,
 ) -> dict[str, Any]:
     """Run the child and read its answer; every way in which it can end without one is an `InvalidBaseError`."""
     request = {
         # not the current folder: it may be the stranger's
         "path": [entry for entry in sys.path if entry and Path(entry).absolute() != Path.cwd()],
+        "whole": whole,
         "config": config,
         "tensors": {name: shape for name, (_, shape) in tensors.items()},
     }

@@ -3,7 +3,8 @@
 It is run as a script in isolated mode (``python -I architecture_child.py CPU_SECONDS MEMORY_BYTES``). The request comes
 on stdin and the answer goes to stdout, one JSON document each:
 
-- request: ``path`` (where Python packages lie), ``config`` (a parsed config.json), ``tensors`` (file tensor -> shape);
+- request: ``path`` (where Python packages lie), ``config`` (a parsed config.json), ``tensors`` (file tensor -> shape),
+  ``whole`` (whether to import everything, and not with `registry.tensors.table.stand_ins`);
 - answer: ``{"status": "unknown"}`` when transformers has no such model, ``{"status": "refused", "reason": ...}``, or
   ``{"status": "built", ...}`` with the facts of `registry.tensors.table.architecture_facts`, which
   `registry.tensors.table.structure` turns into a table.
@@ -140,12 +141,15 @@ def _build(cls: Any, config_class: Any, config: dict[str, Any], limit: int) -> A
     import torch
     from transformers import initialization
 
+    from registry.tensors.table import stand_ins
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(_part_limit(limit))
         for name in ("no_tie_weights", "meta_device_safe_creation_ops"):
             if hasattr(initialization, name):
                 stack.enter_context(getattr(initialization, name)())
         built = config_class.from_dict(config)
+        stand_ins.models_are_built()
         stack.enter_context(torch.device("meta"))
         return cls(built)
 
@@ -180,7 +184,7 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}".rstrip(" .:")
 
 
-def _stay_inside() -> None:
+def _stay_inside(whole: bool) -> None:
     """From here on: no word on the streams, no sockets, no new processes."""
     import logging
     import warnings
@@ -188,6 +192,11 @@ def _stay_inside() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     import torch  # noqa: F401 (before the hook: loading it may start processes)
+
+    from registry.tensors.table import stand_ins
+
+    if not whole:
+        stand_ins.install()
     import transformers  # noqa: F401
 
     def refuse(event: str, _: Any) -> None:
@@ -209,7 +218,7 @@ def main() -> None:
     request = json.load(sys.stdin.buffer)
     # this package last: its folder may be the current one, which is not to hide what is installed
     sys.path[:] = [*request["path"], str(Path(__file__).parents[3])]
-    _stay_inside()
+    _stay_inside(request["whole"])
     text = json.dumps(answer(request))
     with os.fdopen(stdout, "w", encoding="utf-8") as out:
         out.write(text)

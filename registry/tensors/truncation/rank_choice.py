@@ -25,7 +25,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.errors import AccuracyError, UsageError
+from registry.errors import AccuracyError
+from registry.tensors.truncation.options import check_options
 
 SEARCH_STEPS: Final = 2000
 _ROUNDING: Final = 1e-12  # of sums over all singular values of a model
@@ -129,18 +130,6 @@ def choose_ranks(
             f"{rounded_up(reached)} or more."
         )
     return _fewest_elements(modules, caps, max_error)
-
-
-def check_options(rank: int | None, max_error: float | None) -> None:
-    """Refuse options that mean nothing, before any work is done.
-
-    Raises:
-        UsageError: ``rank`` is below 1, or ``max_error`` is not a number from 0 up to, not including, 1.
-    """
-    if rank is not None and rank < 1:
-        raise UsageError(f"--rank must be 1 or more, not {rank}.")
-    if max_error is not None and not 0 <= max_error < 1:
-        raise UsageError(f"--max-error must be 0 or more and less than 1 (0.05 is 5 %), not {max_error}.")
 
 
 def rounded_up(error: float) -> str:

@@ -13,7 +13,6 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, publish, retraction, tags, undeletion, use
-from registry.catalogue.changes.use import Counted, UseKey
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.events import EventFilter
@@ -25,6 +24,7 @@ from registry.catalogue.tree.use import uses
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
+from registry.schemas.use import Counted, UseKey
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
 
 SENT: Final = ("SELECT", "WITH", "UPDATE", "DELETE")

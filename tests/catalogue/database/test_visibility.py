@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, protection, publish, retraction, tags, use
 from registry.catalogue.changes.annotations import annotate
-from registry.catalogue.changes.use import Counted, UseKey
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter
@@ -29,6 +28,7 @@ from registry.errors import NotFoundError, RegistryError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
+from registry.schemas.use import Counted, UseKey
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
 
 WHEN: Final = datetime.now(UTC)

@@ -11,14 +11,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, use
-from registry.catalogue.changes.use import Counted, UseKey
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.team_tables import UseRecord
 from registry.catalogue.store import purge
 from registry.catalogue.tree import revisions
 from registry.catalogue.tree.use import uses
 from registry.reference import Reference
-from registry.schemas.use import RECENT_DAYS, RevisionUse, Use
+from registry.schemas.use import RECENT_DAYS, Counted, RevisionUse, Use, UseKey
 from tests.catalogue.rows import TESTER
 
 NOW = datetime.now(UTC)

@@ -64,6 +64,34 @@ ARITHMETIC: Final = (
         "torch.set_num_threads(2)",
         "test_lanes.py",
     ),
+    Mutant(
+        "remembered-though-torch-is-loaded",
+        "machine_fingerprint",
+        "_torch_is_loaded() or (key := _key()) is None",
+        "(key := _key()) is None",
+        "test_remembered.py",
+    ),
+    Mutant(
+        "remembered-though-damaged",
+        "_remembered",
+        " or document != _document(key, found)",
+        "",
+        "test_remembered.py",
+    ),
+    Mutant(
+        "there-by-another-version",
+        "_there_already",
+        "since, __version__, ARTIFACT_FORMAT)",
+        "since, receipt.versions.registry, ARTIFACT_FORMAT)",
+        "test_a_folder_of_another_version_is_built_again",
+    ),
+    Mutant(
+        "stand-in-is-called",
+        "_StandIn.needed",
+        "if _StandIn.building:",
+        "if not _StandIn.building:",
+        "test_nothing_is_worked_out_by_one",
+    ),
 )
 
 PATH: Final = (

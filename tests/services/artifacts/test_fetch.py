@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from registry.client.remote import RemoteRegistry
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, RetractedError
 from registry.folders.cache import FetchCache
 from registry.folders.leases import hold
 from registry.folders.output import already_there
@@ -171,3 +171,48 @@ def test_a_plan_is_made_once(
     monkeypatch.setattr(Plan, "__init__", noting)
     local.fetch("net/first", public / "out", kind=kind)
     assert made == [kind]
+
+
+def _builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("an artifact was built")
+
+    monkeypatch.setattr("registry.services.artifacts.fetch.open_asked", refuse)
+
+
+@pytest.mark.parametrize("out", [None, "out"])
+@pytest.mark.parametrize("kind", ["lora", "merged"])
+def test_a_folder_that_is_there_answers_without_building(
+    local: LocalRegistry, public: Path, out: str | None, kind: ArtifactKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = None if out is None else public / out
+    first = local.fetch("net/first", place, kind=kind)
+    receipt = read_receipt(Path(first.folder))
+    _builds_nothing(monkeypatch)
+    again = local.fetch("net/first@1", place, kind=kind)
+    assert again == first.model_copy(update={"fresh": False})
+    assert read_receipt(Path(first.folder)) == receipt
+
+
+def test_a_folder_that_is_not_whole_is_filled_again(local: LocalRegistry) -> None:
+    first = local.fetch("net/first")
+    weights = Path(first.folder) / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert local.fetch("net/first").fresh
+    assert weights.read_bytes() == whole
+
+
+def test_a_folder_of_another_version_is_built_again(local: LocalRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.fetch("net/first")
+    monkeypatch.setattr("registry.services.artifacts.fetch.__version__", "99")
+    _builds_nothing(monkeypatch)
+    with pytest.raises(AssertionError, match="was built"):
+        local.fetch("net/first")
+
+
+def test_what_was_retracted_is_refused_though_it_is_there(local: LocalRegistry) -> None:
+    local.fetch("net/first", kind="merged")
+    local.retract("net/first@1", reason="leaks")
+    with pytest.raises(RetractedError):
+        local.fetch("net/first@1", kind="merged")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from registry.errors import AccuracyError, UsageError
 from registry.tensors.truncation import rank_choice
+from registry.tensors.truncation.options import check_options
 from registry.tensors.truncation.rank_choice import (
     ModuleSpectrum,
     capped,
-    check_options,
     choose_ranks,
     enough_rank,
     relative_error,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.commits import commit_below
 from registry.services.artifacts.kinds.builder import Builder, Built, Order
 from registry.services.artifacts.plan import below
@@ -19,7 +20,7 @@ from registry.tensors.path.programs import BoundLink, path_programs
 
 def _build(order: Order) -> Built:
     options, plan, table = order.options, order.plan, order.inputs.table
-    bound = order.inputs.bound(order.path.links)
+    bound = bound_links(order.inputs, order.path.links)
     since = len(bound) - len(order.links)
     base = BaseTensors(order.inputs.base_tensors()[1])
     composition = Composition(bound, since, path_programs(bound, table), base, table)

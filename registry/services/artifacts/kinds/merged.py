@@ -9,6 +9,7 @@ from registry.digest import StoredFile
 from registry.files.header import Header
 from registry.folders.scan import README
 from registry.services.artifacts import side_files
+from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Builder, Built, Order
 from registry.services.artifacts.readme.text import readme_file
@@ -36,7 +37,7 @@ from registry.transfer.model_files import CONFIG, INDEX
 def _build(order: Order) -> Built:
     inputs, path, memory = order.inputs, order.path, order.memory
     kept = None if memory is None or not memory.limit("factors") else SharedFactors(memory, order.plan.digest)
-    bound = inputs.bound(order.links)
+    bound = bound_links(inputs, order.links)
     programs = path_programs(bound, inputs.table)
     _check_ties_known(programs, inputs.table, path)
     headers, tensors = inputs.base_tensors()
@@ -94,7 +95,9 @@ def _rewritten(
 
 def _check_kept(inputs: Inputs) -> None:
     if unsaid(inputs.table) is not None:
-        _check_ties_known(path_programs(inputs.bound(inputs.path.links), inputs.table), inputs.table, inputs.path)
+        _check_ties_known(
+            path_programs(bound_links(inputs, inputs.path.links), inputs.table), inputs.table, inputs.path
+        )
 
 
 def _check_ties_known(programs: PathPrograms, table: TargetTable, path: LoadedPath) -> None:

@@ -1,0 +1,110 @@
+"""The table of commands: where each one is, in the order of the help. Its module is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import typer
+from typer.main import get_command
+
+GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
+    "base": {
+        "add": "publish.base_add",
+        "list": "browse.base_list",
+        "retable": "retract.retable",
+        "rename": "rename.base_rename",
+        "delete": "delete.base_delete",
+        "protect-tag": "retract.protect_tag",
+    },
+    "token": {"create": "tokens.create", "list": "tokens.list_", "revoke": "tokens.revoke"},
+    "db": {"upgrade": "database.upgrade"},
+}
+"""Groups of commands: the module and the function of each in `registry.cli.commands`."""
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "publish": "publish.publish",
+    "tree": "browse.tree",
+    "log": "browse.log",
+    "show": "browse.show",
+    "diff": "browse.diff",
+    "resolve": "browse.resolve",
+    "search": "browse.search",
+    "tag": "publish.tag",
+    "untag": "publish.untag",
+    "annotate": "publish.annotate",
+    "rename": "rename.rename",
+    "card": "card.card",
+    "fetch": "fetch.fetch",
+    "verify": "fetch.verify",
+    "materialise": "materialise.materialise",
+    "delete": "delete.delete",
+    "retract": "retract.retract",
+    "copy": "copy.copy",
+    "login": "access.login",
+    "logout": "access.logout",
+    "whoami": "access.whoami",
+    "env": "env.env",
+    "events": "events.events",
+    "du": "store.du",
+    "gc": "store.gc",
+    "fsck": "store.fsck",
+    "serve": "serve.serve",
+    "demo": "demo.demo",
+}
+"""All other commands."""
+
+
+class Commands(Mapping[str, Any]):
+    """Commands by name, each made when it is first asked for: importing and making all of them takes 0.1 s.
+
+    Args:
+        places: the module and the function of each.
+        ready: groups of commands, which are made already.
+        markup: how typer shows the help.
+    """
+
+    def __init__(self, places: Mapping[str, str], ready: Mapping[str, Any], markup: Any) -> None:
+        self._places = places
+        self._ready = ready
+        self._made = dict(ready)
+        self._markup = markup
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            self._made[name] = _command(name, _function(self._places[name]), self._markup)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._places
+        yield from self._ready
+
+    def __len__(self) -> int:
+        return len(self._places) + len(self._ready)
+
+
+def _function(place: str) -> Callable[..., None]:
+    module, _, name = place.partition(".")
+    # By the name that this package goes by: where `registry` is somebody else's, that is another.
+    found: Callable[..., None] = getattr(importlib.import_module(f"{__package__}.commands.{module}"), name)
+    return found
+
+
+def _command(name: str, function: Callable[..., None], markup: Any) -> Any:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=markup)
+    app.command(name, help=_paragraphs(function))(function)
+    return without_types_of_flags(get_command(app))
+
+
+def _paragraphs(function: Callable[..., None]) -> str:
+    """The help of a command, a line a paragraph: on a terminal, Typer breaks lines where the source does, too."""
+    return "\n\n".join(" ".join(one.split()) for one in (function.__doc__ or "").split("\n\n"))
+
+
+def without_types_of_flags(command: Any) -> Any:
+    """The command, whose options that take no value say none: some versions of Typer write ``<bool>`` behind them."""
+    for option in command.params:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    return command

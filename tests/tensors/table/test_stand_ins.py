@@ -1,0 +1,124 @@
+"""What the child imports instead of whole packages changes no fact of a model, and where it fails all is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from registry.errors import InvalidBaseError
+from registry.tensors.table import architecture
+from registry.tensors.table.architecture import make_table
+from tests.root import ROOT
+
+TYPES = {
+    "llama": "LlamaForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "bert": "BertForMaskedLM",
+    "t5": "T5ForConditionalGeneration",
+    "mixtral": "MixtralForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "falcon": "FalconForCausalLM",
+    "mamba": "MambaForCausalLM",
+    "vit": "ViTForImageClassification",
+    "clip": "CLIPModel",
+    "whisper": "WhisperForConditionalGeneration",
+    "wav2vec2": "Wav2Vec2ForCTC",
+    "mask2former": "Mask2FormerForUniversalSegmentation",  # asks whether scipy is there
+}
+SCRIPT = """
+import json, os, sys
+sys.path.append(sys.argv[1])
+import torch
+from registry.tensors.table import architecture_child, stand_ins
+if sys.argv[2] == "stand-ins":
+    stand_ins.install()
+import transformers
+answers = []
+for request in json.load(sys.stdin):
+    first = architecture_child.answer({**request, "tensors": {}})
+    names = [f"{name}.{key}".strip(".") for name, _, _, keys in first.get("modules", ()) for key, _ in keys]
+    answers.append(architecture_child.answer({**request, "tensors": dict.fromkeys(names)}))
+real = [name for name in stand_ins.NAMES if getattr(sys.modules.get(name), "__file__", None)]
+os.write(1, json.dumps([answers, real]).encode())
+os._exit(0)
+"""
+
+
+def _answers(how: str) -> tuple[list[dict[str, Any]], list[str]]:
+    requests = [
+        {"config": {"model_type": kind, "architectures": [name], "num_hidden_layers": 2}}
+        for kind, name in TYPES.items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(ROOT), how],
+        input=json.dumps(requests).encode(),
+        capture_output=True,
+        check=True,
+        timeout=500,
+    )
+    answers, real = json.loads(done.stdout)
+    return answers, real
+
+
+@pytest.mark.slow
+def test_they_change_no_fact() -> None:
+    with_them, real = _answers("stand-ins")
+    assert real == []
+    without, real = _answers("whole")
+    assert "torch._dynamo" in real
+    for kind, one, other in zip(TYPES, with_them, without, strict=True):
+        assert other["status"] == "built", kind
+        assert one == other, kind
+
+
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+
+
+@pytest.mark.parametrize("status", ["refused", "unknown"])
+def test_a_model_that_is_not_built_with_them_is_tried_without(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def child(arguments: list[str], request: bytes, time_limit: float) -> bytes:
+        asked.append(json.loads(request)["whole"])
+        return json.dumps({"status": status if len(asked) == 1 else "refused", "reason": f"try {len(asked)}"}).encode()
+
+    monkeypatch.setattr(architecture, "_run", child)
+    with pytest.raises(InvalidBaseError, match="try 2"):
+        make_table(LLAMA, {"a.weight": ("F32", (2, 2))})
+    assert asked == [False, True]
+
+
+CALLED = """
+import sys
+sys.path.append(sys.argv[1])
+from registry.tensors.table import stand_ins
+stand_ins.install()
+from scipy.optimize import linear_sum_assignment
+import torch._dynamo
+made = torch._dynamo.anything(1)
+assert made
+assert torch._dynamo.disable(print, recursive=False) is print
+assert torch._dynamo.disable(recursive=False)(print) is print
+assert not isinstance(print, linear_sum_assignment)
+stand_ins.models_are_built()
+assert torch._dynamo.disable(print) is print
+wrong = 0
+calls = lambda: linear_sum_assignment([1]), lambda: bool(made), lambda: bool(linear_sum_assignment), lambda: made(1)
+for call in calls:
+    try:
+        call()
+    except (RuntimeError, TypeError) as error:
+        assert "is not loaded here" in str(error)
+        wrong += 1
+print(wrong)
+"""
+
+
+def test_nothing_is_worked_out_by_one() -> None:
+    command = [sys.executable, "-c", CALLED, str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
