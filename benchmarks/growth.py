@@ -186,8 +186,10 @@ def main() -> None:
             urls = {"SQLite": lambda n=count: sqlite_url(Path(scratch) / f"{n}.sqlite")}
             if postgres is not None:
                 urls["PostgreSQL"] = postgres.database
+            if given.url:
+                urls = {"given": lambda: given.url}
             for kind, url in urls.items():
-                if given.only not in {None, kind}:
+                if given.only not in {None, kind} and kind != "given":
                     continue
                 database = Database(given.url) if given.url else filled(url(), count)
                 for name, took in measure(database, given.runs, given.steps):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database.tables import (
@@ -21,6 +21,7 @@ from registry.catalogue.database.tables import (
     Tag,
 )
 from registry.catalogue.database.visibility import in_subtree
+from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import bases, old_names, provenance, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.errors import NotFoundError
@@ -34,7 +35,7 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    found = summaries(session, select(Revision.id).where(Revision.id == revision_id))
+    found = summaries(session, [revision_id])
     if not found:
         raise NotFoundError("The revision no longer exists.")
     return found[revision_id]
@@ -47,23 +48,30 @@ def with_digest(session: Session, path: Path, digest: str) -> RevisionSummary | 
     return None if found is None else summary(session, found)
 
 
-def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummary]:
-    """The revisions whose keys a query gives, by key."""
+def summaries(session: Session, chosen: Select[int] | Sequence[int]) -> dict[int, RevisionSummary]:
+    """Some revisions, by key: their keys, or a query that gives them."""
+    found: dict[int, RevisionSummary] = {}
+    for rows in parts(session.execute(_shown().where(Revision.id.in_(chosen)))):
+        found |= _summaries(session, rows)
+    return found
+
+
+def _summaries(session: Session, rows: Sequence[Row[*tuple[Any, ...]]]) -> dict[int, RevisionSummary]:
+    keys = [row.id for row in rows]
     tags: dict[int, list[str]] = defaultdict(list)
-    for revision_id, tag in session.execute(select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(chosen))):
+    for revision_id, tag in session.execute(select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(keys))):
         tags[revision_id].append(tag)
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
     for revision_id, name, value in session.execute(
-        select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(chosen))
+        select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(keys))
     ):
         metrics[revision_id][name] = value
     annotations: dict[int, dict[str, str]] = defaultdict(dict)
     for revision_id, key, text in session.execute(
-        select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(chosen))
+        select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(keys))
     ):
         annotations[revision_id][key] = text
-    about = ancestry(session, chosen)
-    rows = session.execute(_shown().where(Revision.id.in_(chosen))).all()
+    about = ancestry(session, keys)
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
     new_names = old_names.visible_names(session, (row.renamed_to for row in rows))
     return {
@@ -250,13 +258,8 @@ def base_entry(session: Session, name: str) -> LineageEntry:
 
 
 def _newest_of(session: Session, adapter_ids: Iterable[int]) -> dict[int, int]:
-    query = (
-        select(Revision.adapter_id, func.max(Revision.number))
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(Revision.adapter_id.in_(list(adapter_ids)))
-        .group_by(Revision.adapter_id)
-    )
-    return dict(session.execute(query).all())
+    query = select(Adapter.id, newest_number(Adapter.id)).where(Adapter.id.in_(list(adapter_ids)))
+    return {key: number for key, number in session.execute(query) if number is not None}
 
 
 def scalings(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[float, ...]]:

@@ -34,12 +34,13 @@ _NEW, _NEW_REVISION, _NEW_BASE = aliased(Adapter), aliased(Revision), aliased(Ba
 
 def adapter_is_listed(session: Session) -> ColumnElement[bool]:
     """The condition that lists show an adapter: it is no old name, or its new name is not there for this session."""
-    new = exists().where(
+    new = select(_NEW.id).where(
         _NEW.path == Adapter.renamed_to,
         covers_path(rights_of(session), _NEW.path),
         exists().where(_NEW_REVISION.adapter_id == _NEW.id),
     )
-    return or_(Adapter.renamed_to.is_(None), ~new)
+    # With a limit, and not as "exists": for that PostgreSQL reads all adapters at once, even for few old names.
+    return or_(Adapter.renamed_to.is_(None), new.limit(1).scalar_subquery().is_(None))
 
 
 def base_is_listed(session: Session) -> ColumnElement[bool]:
