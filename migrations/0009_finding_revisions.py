@@ -62,7 +62,7 @@ def _on_postgresql() -> Iterator[str]:
         RAISE NOTICE '{NO_TRIGRAMS}';
     END $$"""
     for name, (table, columns) in TRIGRAMS.items():
-        given = ", ".join(f"lower({column}) %1$I.gin_trgm_ops" for column in columns)
+        given = ", ".join(f"{column} %1$I.gin_trgm_ops" for column in columns)
         yield f"""DO $$ DECLARE place name; BEGIN
             SELECT nspname INTO place FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
             WHERE extname = 'pg_trgm';

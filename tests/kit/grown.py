@@ -42,7 +42,19 @@ AUTHORS: Final = ("ann", "bob", "cy", "dee", "eve")
 BEGAN: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 _SHARES: Final = (16, 3, 1)  # of the base models
-_WORDS: Final = ("legal", "french", "german", "medical", "tone", "summary", "code", "math", "safety", "retail", "travel")
+_WORDS: Final = (
+    "legal",
+    "french",
+    "german",
+    "medical",
+    "tone",
+    "summary",
+    "code",
+    "math",
+    "safety",
+    "retail",
+    "travel",
+)
 _DATA: Final = ("tickets", "contracts", "chats", "reviews", "manuals", "dialogues", "notes", "emails")
 _TARGETS: Final = ("q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _RANKS: Final = (8, 16, 16, 32, 64, 4)
@@ -359,9 +371,7 @@ def _add(
     if one.path not in names.keys:
         names.keys[one.path] = len(names.keys) + 1
         above, _, name = one.path.rpartition("/")
-        rows["adapters"].append(
-            (names.keys[one.path], one.path, name, base_ids[base], names.keys.get(above), 1, at)
-        )
+        rows["adapters"].append((names.keys[one.path], one.path, name, base_ids[base], names.keys.get(above), 1, at))
     rows["revisions"].append(
         (one.key, names.keys[one.path], one.number, digest, one.parent, manifest, one.message, one.author, at, one.rank)
         + (22_000_000, size, "models/llama", [], "receipt")
@@ -408,12 +418,12 @@ def fill(session: Session, count: int, seed: int = 0) -> None:
             if rows:
                 write(session, name, rows)
     numbers = "SELECT max(number) + 1 FROM revisions WHERE adapter_id = adapters.id"
-    run(f"UPDATE adapters SET next_number = ({numbers})")  # noqa: S608 - a constant
+    run(f"UPDATE adapters SET next_number = ({numbers})")
     if cache is not None:
         run(f"PRAGMA cache_size = {cache}")
         return
     for name in ("adapters", "revisions"):  # the keys that come next
-        run(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))")  # noqa: S608 - constants
+        run(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))")
 
 
 def _insert(session: Session, name: str, rows: list[tuple[Any, ...]]) -> None:
@@ -423,7 +433,7 @@ def _insert(session: Session, name: str, rows: list[tuple[Any, ...]]) -> None:
     marks = ", ".join("?" for _ in columns)
     values = (tuple(it if form is None else form(it) for form, it in zip(forms, row, strict=True)) for row in rows)
     driver: Any = session.connection().connection.driver_connection
-    driver.executemany(f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", values)  # noqa: S608 - constants
+    driver.executemany(f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", values)
 
 
 def _as_text(at: datetime) -> str:

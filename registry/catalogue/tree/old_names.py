@@ -14,6 +14,7 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
+from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
 from registry.catalogue.database.visibility import (
     IGNORE_RIGHTS,
@@ -39,8 +40,7 @@ def adapter_is_listed(session: Session) -> ColumnElement[bool]:
         covers_path(rights_of(session), _NEW.path),
         exists().where(_NEW_REVISION.adapter_id == _NEW.id),
     )
-    # With a limit, and not as "exists": for that PostgreSQL reads all adapters at once, even for few old names.
-    return or_(Adapter.renamed_to.is_(None), new.limit(1).scalar_subquery().is_(None))
+    return or_(Adapter.renamed_to.is_(None), ~finds(new))
 
 
 def base_is_listed(session: Session) -> ColumnElement[bool]:

@@ -27,6 +27,8 @@ from registry.schemas import RevisionSummary
 
 FEW: Final = 10_000
 """Revisions that an index may give to be put in order."""
+AT_ONCE: Final = 1000
+"""Values of a metric that are looked at first."""
 
 _SORTED: Final = aliased(Metric)  # conditions name the table itself
 _SORT: Final = re.compile(r"\s*(max|min):([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*")
@@ -93,7 +95,7 @@ def search(
     if not old_names:
         conditions.append(Condition(adapter_is_listed(session), None, of_adapter=True))
     query = _Query([one for one in conditions if one is not None], sorting, all_revisions, after, limit)
-    keys = session.scalars(query.made(session)).all()
+    keys = query.keys(session)
     found: dict[int, RevisionSummary] = {}
     for part in parts(keys):
         found |= browse.summaries(session, part)
@@ -125,6 +127,12 @@ class _Sorting:
     def from_on(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
         return value <= last if self.largest else value >= last
 
+    def beyond(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
+        return value < last if self.largest else value > last
+
+    def up_to(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
+        return value >= last if self.largest else value <= last
+
 
 def _check_position(after: SearchPosition | None, *, numbered: bool, valued: bool) -> None:
     if after is not None and ((after.number is not None) != numbered or (after.value is not None) != valued):
@@ -133,7 +141,7 @@ def _check_position(after: SearchPosition | None, *, numbered: bool, valued: boo
 
 @dataclass(frozen=True)
 class _Query:
-    """A search as a query for the keys of revisions, in order."""
+    """A search for the keys of revisions, in order."""
 
     conditions: Sequence[Condition]
     sorting: _Sorting | None
@@ -141,19 +149,22 @@ class _Query:
     after: SearchPosition | None
     limit: int | None
 
-    def made(self, session: Session) -> Select[int]:
-        """The query, by the way that reads least."""
-        few = _fewest(session, [one.keys for one in self.conditions if one.keys is not None])
+    def keys(self, session: Session) -> list[int]:
+        """The keys, found by the way that reads least."""
+        few = _fewest(session, self.conditions)
         if few is not None or self.limit is None:
-            return self._collected(few)
-        return self._walked(self.limit) if self.sorting is None else self._walked_by_metric(self.sorting, self.limit)
+            return list(session.scalars(self._collected(few)))
+        if self.sorting is None:
+            return list(session.scalars(self._walked(self.limit)))
+        return self._by_metric(session, self.sorting, self.limit)
 
     @property
     def _all(self) -> list[ColumnElement[bool]]:
         return [one.holds for one in self.conditions]
 
-    def _collected(self, keys: Select[int] | None) -> Select[int]:
-        """All that meet the conditions, put in order; of those with these keys."""
+    def _collected(self, few: Condition | None) -> Select[int]:
+        """All that meet the conditions, put in order; those that meet ``few`` are found by an index."""
+        held = [one.holds for one in self.conditions if one is not few or not one.is_exact]
         columns: list[ColumnElement[Any]] = [
             Revision.id.expression,
             Revision.number.expression,
@@ -162,11 +173,11 @@ class _Query:
         ]
         if self.sorting is not None:
             columns.append(_SORTED.value.label("value"))
-        query = select(*columns).join(Adapter, Adapter.id == Revision.adapter_id).where(*self._all)
+        query = select(*columns).join(Adapter, Adapter.id == Revision.adapter_id).where(*held)
         if self.sorting is not None:
             query = query.join(_SORTED, self.sorting.is_that)
-        if keys is not None:
-            query = query.where(Revision.id.in_(keys))
+        if few is not None and few.keys is not None:
+            query = query.where(Revision.id.in_(few.keys))
         found = query.subquery()
         value = None if self.sorting is None else found.c.value
         chosen = select(found.c.id).where(*self._rest(found.c.place, found.c.number, value))
@@ -195,7 +206,7 @@ class _Query:
                 newest.limit(1).scalar_subquery().label("most"),
             )
             .with_hint(Adapter, f"INDEXED BY {order.INDEX}", "sqlite")
-            .where("" <= PLACE, *own, newest.order_by(None).exists())
+            .where(PLACE >= "", *own, newest.order_by(None).exists())
             .order_by(PLACE)
             .limit(limit)
             .cte("walked")
@@ -210,21 +221,40 @@ class _Query:
             .limit(limit)
         )
 
-    def _walked_by_metric(self, sorting: _Sorting, limit: int) -> Select[int]:
-        """Revisions by the value of the metric, until ``limit`` meet the conditions."""
+    def _by_metric(self, session: Session, sorting: _Sorting, limit: int) -> list[int]:
+        """Revisions by the value of the metric, some thousand and then more at a time, until ``limit`` meet all."""
+        value = _SORTED.value.expression
+        rest = [_SORTED.name == sorting.metric]
+        if self.after is not None and self.after.value is not None:
+            rest.append(sorting.from_on(value, self.after.value))
+        found: list[int] = []
+        at_once = AT_ONCE
+        while len(found) < limit:
+            values = select(value).where(*rest).order_by(sorting.order(value))
+            bound = session.scalar(values.offset(at_once).limit(1))
+            some = rest if bound is None else [*rest, sorting.up_to(value, bound)]
+            found += session.scalars(self._of_metric(sorting, some).limit(limit - len(found)))
+            if bound is None:
+                break
+            rest = [_SORTED.name == sorting.metric, sorting.beyond(value, bound)]
+            at_once *= 4
+        return found
+
+    def _of_metric(self, sorting: _Sorting, some: Sequence[ColumnElement[bool]]) -> Select[int]:
+        """Revisions that meet the conditions, in order; of ``some`` rows of the metric."""
         number, value = Revision.number.expression, _SORTED.value.expression
         query = (
             select(Revision.id)
             .select_from(_SORTED)
             .join(Revision, sorting.is_that)
             .join(Adapter, Adapter.id == Revision.adapter_id)
-            .where(*self._all, *self._rest(PLACE, number, value))
+            .where(*some, *self._all, *self._rest(PLACE, number, value))
             .order_by(sorting.order(value), PLACE, Revision.number.desc())
-            .limit(limit)
         )
         if self.all_revisions:
             return query
-        newest = select(Revision.number).where(*self._all, Revision.adapter_id == Adapter.id).correlate(Adapter)
+        own = [one.holds for one in self.conditions if not one.of_adapter]
+        newest = select(Revision.number).where(*own, Revision.adapter_id == Adapter.id).correlate(Adapter)
         return query.where(Revision.number == newest.order_by(Revision.number.desc()).limit(1).scalar_subquery())
 
     def _rest(
@@ -242,10 +272,12 @@ class _Query:
         return [self.sorting.from_on(value, last.value or 0.0), or_(value != last.value, rest)]
 
 
-def _fewest(session: Session, found: Sequence[Select[int]]) -> Select[int] | None:
-    """The query that gives the fewest keys; None where each gives more than `FEW`."""
+def _fewest(session: Session, conditions: Sequence[Condition]) -> Condition | None:
+    """The condition that the fewest revisions meet; None where each is met by more than `FEW`, or by unknown many."""
+    found = [(one, one.keys.limit(FEW + 1).subquery()) for one in conditions if one.keys is not None]
     if not found:
         return None
-    counts = [select(func.count()).select_from(one.limit(FEW + 1).subquery()).scalar_subquery() for one in found]
-    least, query = min(zip(session.execute(select(*counts)).one(), found, strict=True), key=lambda pair: pair[0])
-    return query if least <= FEW else None
+    counts = [select(func.count()).select_from(keys).scalar_subquery() for _, keys in found]
+    counted = zip(session.execute(select(*counts)).one(), found, strict=True)
+    least, (condition, _) = min(counted, key=lambda pair: pair[0])
+    return condition if least <= FEW else None

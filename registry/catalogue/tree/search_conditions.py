@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, exists, or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
+from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import (
     Adapter,
     BaseModelRecord,
@@ -56,19 +57,22 @@ _METRIC: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*(?:(<=|
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition of a search. ``keys`` has all revisions that meet it, and may have others and some twice."""
+    """A condition of a search."""
 
     holds: ColumnElement[bool]
     """Of `Revision`, or of `Adapter` alone."""
     keys: Select[int] | None
+    """Keys of the revisions that meet it, hidden ones too, from an index; some may be there twice."""
     of_adapter: bool = False
     """Whether it is about the adapter alone."""
+    is_exact: bool = True
+    """Whether all that have these keys meet it."""
 
 
 def text(session: Session, value: str) -> Condition:
     """A part of the path, the message, or a key or value of an annotation, whatever its case."""
     check_text("The text to search for", value)
-    return Condition(has_text(value), keys_with_text(session, value))
+    return Condition(has_text(value), keys_with_text(session, value), is_exact=False)
 
 
 def base(session: Session, name: str) -> Condition:
@@ -101,14 +105,15 @@ def _revisions_of(condition: ColumnElement[bool]) -> Select[int]:
 def tag(name: str) -> Condition:
     """The revision that a tag names."""
     check_text("The tag", name)
-    named = exists().where(Tag.revision_id == Revision.id, Tag.name == name)
+    named = finds(select(Tag.name).where(Tag.revision_id == Revision.id, Tag.name == name))
     return Condition(named, select(_TAGS.c.revision_id).where(_TAGS.c.name == name))
 
 
 def target(name: str) -> Condition:
     """Those with a target module of this leaf name."""
     check_text("The target", name)
-    there = exists().where(RevisionTarget.revision_id == Revision.id, RevisionTarget.name == name)
+    of_name = (RevisionTarget.revision_id == Revision.id, RevisionTarget.name == name)
+    there = finds(select(RevisionTarget.name).where(*of_name))
     return Condition(there, select(_TARGETS.c.revision_id).where(_TARGETS.c.name == name))
 
 
@@ -145,12 +150,12 @@ def metric(condition: str) -> Condition:
             raise _bad_metric(condition)
         holds.append(_COMPARE[match[2]](Metric.value, value))
         keys = keys.where(_COMPARE[match[2]](_METRICS.c.value, value))
-    return Condition(exists().where(*holds), keys)
+    return Condition(finds(select(Metric.value).where(*holds)), keys)
 
 
 def has_metric(name: str) -> Condition:
     """Those on which it was measured."""
-    there = exists().where(Metric.revision_id == Revision.id, Metric.name == name)
+    there = finds(select(Metric.value).where(Metric.revision_id == Revision.id, Metric.name == name))
     return Condition(there, select(_METRICS.c.revision_id).where(_METRICS.c.name == name))
 
 

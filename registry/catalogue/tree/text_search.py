@@ -13,10 +13,8 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     String,
-    and_,
     bindparam,
     column,
-    exists,
     func,
     literal_column,
     or_,
@@ -26,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import Adapter, Annotation, Revision, table_of
 
 TRIGRAMS_THERE: Final = select(func.to_regclass("ix_revisions_message_trigrams").is_not(None))
@@ -36,9 +35,7 @@ _REVISIONS: Final = table_of(Revision)
 _ANNOTATIONS: Final = table_of(Annotation)
 _ADAPTER_TEXTS: Final = table("adapter_texts", column("rowid"))
 _REVISION_TEXTS: Final = table("revision_texts", column("rowid"))
-# Common is what is in one of these many of the newest revisions.
-_LOOKED_AT: Final = 2000
-_COMMON: Final = 200
+_LOOKED_AT: Final = 1000  # of the newest revisions
 _DOT_ABOVE: Final = "\u0307"
 _CAPITAL_DOTTED: Final = "\u0130"
 
@@ -48,9 +45,11 @@ def has_text(text: str) -> ColumnElement[bool]:
     return or_(
         Adapter.path.icontains(text, autoescape=True),
         Revision.message.icontains(text, autoescape=True),
-        exists().where(
-            Annotation.revision_id == Revision.id,
-            or_(Annotation.key.icontains(text, autoescape=True), Annotation.value.icontains(text, autoescape=True)),
+        finds(
+            select(Annotation.key).where(
+                Annotation.revision_id == Revision.id,
+                or_(Annotation.key.icontains(text, autoescape=True), Annotation.value.icontains(text, autoescape=True)),
+            )
         ),
     )
 
@@ -106,26 +105,24 @@ def _quoted(term: str) -> str:
 def _by_pg_trgm(session: Session, text: str) -> Select[int] | None:
     if not session.scalar(TRIGRAMS_THERE) or _is_common(session, text):
         return None
-    contains = {"autoescape": True}
-    in_texts = or_(
-        _ANNOTATIONS.c.key.icontains(text, **contains), _ANNOTATIONS.c.value.icontains(text, **contains)
-    )
-    adapters = select(_ADAPTERS.c.id).where(_ADAPTERS.c.path.icontains(text, **contains))
+    noted = (_ANNOTATIONS.c.key.icontains(text, autoescape=True), _ANNOTATIONS.c.value.icontains(text, autoescape=True))
+    adapters = select(_ADAPTERS.c.id).where(_ADAPTERS.c.path.icontains(text, autoescape=True))
     found = union_all(
-        select(_REVISIONS.c.id).where(_REVISIONS.c.message.icontains(text, **contains)),
-        select(_ANNOTATIONS.c.revision_id).where(in_texts),
+        select(_REVISIONS.c.id).where(_REVISIONS.c.message.icontains(text, autoescape=True)),
+        select(_ANNOTATIONS.c.revision_id).where(or_(*noted)),
         select(_REVISIONS.c.id).where(_REVISIONS.c.adapter_id.in_(adapters)),
     ).subquery()
     return select(found.c.id)
 
 
 def _is_common(session: Session, text: str) -> bool:
-    """Whether one of some of the newest revisions has it: an index of PostgreSQL finds all before it gives the first."""
-    newest = select(func.max(_REVISIONS.c.id)).scalar_subquery()
+    """Whether 1 in 200 of the newest revisions has it: an index of PostgreSQL finds all before it gives the first."""
+    newest = select(_REVISIONS.c.id).order_by(_REVISIONS.c.id.desc()).limit(_LOOKED_AT).subquery()
     counted = (
         select(func.count())
-        .select_from(Revision)
+        .select_from(newest)
+        .join(Revision, Revision.id == newest.c.id)
         .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(and_(Revision.id > newest - _LOOKED_AT, has_text(text)))
+        .where(has_text(text))
     )
-    return (session.scalar(counted) or 0) > _LOOKED_AT // _COMMON
+    return (session.scalar(counted) or 0) * 200 >= _LOOKED_AT
