@@ -28,7 +28,8 @@ from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.store import unreferenced
-from registry.catalogue.tree import bases, browse, repo_rows, revisions
+from registry.catalogue.tree import bases, browse, nodes, repo_rows, revisions
+from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import search
 from registry.digest import sha256_digest
 from registry.reference import Path as TreePath
@@ -113,7 +114,7 @@ STEPS: Final[Mapping[str, Step]] = {
     "fsck, totals": unreferenced.totals,
     "fsck, what depends on a blob": lambda session: unreferenced.takes_down(session, sha256_digest(b"weights 1")),
     "Hub, refs of the largest adapter": _refs,
-    "tree, part of it": lambda session: browse.tree(session, TreePath.parse("llama/deep")),
+    "tree, part of it": lambda session: nodes.tree(session, Section(TreePath.parse("llama/deep"))),
 }
 SCOPED_STEPS: Final[Mapping[str, Step]] = {
     "scoped: search, everything": _search(),

@@ -101,7 +101,7 @@ def _on_sqlite() -> Iterator[str]:
         "revision_texts_unannotated": ("DELETE ON annotations", "old.revision_id"),
     }
     for name, (change, key) in changes.items():
-        text = f"{_ALL} WHERE revisions.id = {key}"  # noqa: S608 - constants
+        text = f"{_ALL} WHERE revisions.id = {key}"
         yield f"""CREATE TRIGGER {name} AFTER {change} BEGIN
             UPDATE revision_texts SET text = ({text}) WHERE rowid = {key};
         END"""  # noqa: S608 - constants

@@ -372,10 +372,20 @@ def _add(
         names.keys[one.path] = len(names.keys) + 1
         above, _, name = one.path.rpartition("/")
         rows["adapters"].append((names.keys[one.path], one.path, name, base_ids[base], names.keys.get(above), 1, at))
-    rows["revisions"].append(
-        (one.key, names.keys[one.path], one.number, digest, one.parent, manifest, one.message, one.author, at, one.rank)
-        + (22_000_000, size, "models/llama", [], "receipt")
+    own = (
+        one.key,
+        names.keys[one.path],
+        one.number,
+        digest,
+        one.parent,
+        manifest,
+        one.message,
+        one.author,
+        at,
+        one.rank,
     )
+    rest = (one.message, one.author, at, one.rank, 22_000_000, size, "models/llama", [], "receipt")
+    rows["revisions"].append((*first, *rest))
     rows["revision_files"] += ((one.key, file.path, file.digest) for file in files)
     rows["revision_targets"] += (
         (one.key, group.name, group.modules, list(group.ranks), list(group.scalings)) for group in _targets(one)
@@ -409,6 +419,8 @@ def fill(session: Session, count: int, seed: int = 0) -> None:
     run = session.connection().exec_driver_sql
     if session.get_bind().dialect.name == "postgresql":
         run("SET LOCAL session_replication_role = replica")  # foreign keys are not looked up: they are right
+        run("SET LOCAL statement_timeout = 0")
+        run("SET LOCAL idle_in_transaction_session_timeout = 0")
         write, cache = _copy, None
     else:
         write, cache = _insert, run("PRAGMA cache_size").scalar()

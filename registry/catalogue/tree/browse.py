@@ -1,10 +1,10 @@
-"""The tree and its revisions for display, in a constant number of queries."""
+"""Revisions for display, in a constant number of queries."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -26,7 +26,7 @@ from registry.catalogue.tree import bases, old_names, provenance, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.errors import NotFoundError
 from registry.reference import Path
-from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup, Tree, TreeNode
+from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup
 
 
 def summary(session: Session, revision_id: int) -> RevisionSummary:
@@ -135,48 +135,6 @@ def _shown() -> Select[*tuple[Any, ...]]:
         .outerjoin(parent, parent.id == Revision.parent_id)
         .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
     )
-
-
-def tree(session: Session, path: Path | None = None, *, with_old_names: bool = False) -> Tree:
-    """Adapters with their newest revisions as a tree: everything, or what is at and under ``path``.
-
-    Without old names, unless ``path`` is one.
-
-    Raises:
-        NotFoundError: there is nothing at ``path``; offers the nearest.
-    """
-    newest = (
-        select(Revision.id)
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(Revision.number == newest_number(Adapter.id))
-    )
-    names = select(BaseModelRecord.name)
-    if path is not None:
-        check_there(session, path)
-        newest = newest.where(in_subtree(path))
-        with_old_names = with_old_names or old_names.new_name(session, path) is not None
-    if not with_old_names:
-        newest = newest.where(old_names.adapter_is_listed(session))
-        names = names.where(old_names.base_is_listed(session))
-    roots = [path] if path is not None else [Path(name) for name in session.scalars(names)]
-    shown = {one.path: one for one in summaries(session, newest).values()}
-    under: dict[str, list[str]] = defaultdict(list)
-    for below in shown:
-        under[_seen_above(below, shown)].append(below)
-
-    def node(at: str, above: str) -> TreeNode:
-        children = tuple(node(below, at) for below in sorted(under[at]))
-        return TreeNode(path=at, name=at.removeprefix(f"{above}/"), revision=shown.get(at), children=children)
-
-    return Tree(roots=tuple(node(str(root), str(root.parent or "")) for root in sorted(roots)))
-
-
-def _seen_above(path: str, seen: Collection[str]) -> str:
-    """The nearest visible ancestor of an adapter: hidden ones are skipped."""
-    above = path.rpartition("/")[0]
-    while "/" in above and above not in seen:
-        above = above.rpartition("/")[0]
-    return above
 
 
 def check_there(session: Session, path: Path) -> None:

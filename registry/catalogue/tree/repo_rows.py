@@ -18,7 +18,7 @@ from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.reference import Path
 from registry.schemas import ArtifactKind
 
-Numbered = Row[int, int, str, str, str, datetime]
+Numbered = Row[int, int, str, str, str, datetime, int | None, datetime | None]
 
 
 def created_at(session: Session, path: Path) -> datetime:
@@ -41,9 +41,10 @@ def _created() -> Select[datetime]:
 def numbered(
     session: Session, path: Path, *, newest: int | None = None, below: int | None = None, limit: int | None = None
 ) -> Sequence[Numbered]:
-    """Key, number, digest, message, author and time of an adapter's revisions, newest first."""
+    """Key, number, digest, message, author, times and parent's key of an adapter's revisions, newest first."""
+    said = (Revision.digest, Revision.message, Revision.author, Revision.created_at)
     query = (
-        select(Revision.id, Revision.number, Revision.digest, Revision.message, Revision.author, Revision.created_at)
+        select(Revision.id, Revision.number, *said, Revision.parent_id, Revision.retracted_at)
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .where(Adapter.path == str(path))
     )
@@ -54,9 +55,13 @@ def numbered(
     return session.execute(query.order_by(Revision.number.desc()).limit(limit)).all()
 
 
-def keys(path: Path) -> Select[int]:
-    """A query for the keys of an adapter's revisions."""
-    return select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
+def served(session: Session, path: Path) -> list[Numbered]:
+    """Those of an adapter's revisions of whose lineage nothing was retracted, newest first."""
+    rows = numbered(session, path)
+    parents = select(Revision.parent_id).join(Adapter, Adapter.id == Revision.adapter_id)
+    # Many revisions have few parents.
+    withheld = ancestry(session, parents.where(Adapter.path == str(path)).distinct()).retracted
+    return [row for row in rows if row.retracted_at is None and row.parent_id not in withheld]
 
 
 def tags(session: Session, path: Path) -> tuple[tuple[str, int], ...]:
@@ -79,7 +84,8 @@ def is_tag_below(session: Session, base: str, tag: str) -> bool:
 
 def is_there(session: Session, path: Path, digest: str) -> bool:
     """Whether a visible adapter has the revision of this digest."""
-    return session.scalar(keys(path).where(Revision.digest == digest)) is not None
+    query = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
+    return session.scalar(query.where(Revision.digest == digest)) is not None
 
 
 def digests_below(session: Session, base: str) -> Sequence[Row[str, str]]:
@@ -170,7 +176,7 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
         query = query.where(BaseModelRecord.name == author)
     rows = session.execute(query).all()
     keys = [row.id for row in rows]
-    retracted = ancestry(session, select(Revision.id).where(Revision.id.in_(keys))).retracted if keys else {}
+    retracted = ancestry(session, keys).retracted if keys else {}
     edited = cards.metadata(session, [row.adapter_id for row in rows])
     tagged: dict[int, list[str]] = {}
     for name, key in session.execute(select(Tag.name, Tag.revision_id).where(Tag.revision_id.in_(keys))):

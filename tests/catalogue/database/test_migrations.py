@@ -67,9 +67,9 @@ def test_the_migrations_can_be_written_out_for_postgresql() -> None:
 def test_a_current_schema_needs_no_alembic(filled: Database, url: str) -> None:
     code = (
         "import sys\n"
-        "from registry.catalogue.tree import browse\n"
+        "from registry.catalogue.tree import nodes\n"
         "from registry.catalogue.database.database import Database\n"
-        f"with Database({url!r}).read() as session: assert browse.tree(session).roots\n"
+        f"with Database({url!r}).read() as session: assert nodes.tree(session).roots\n"
         f"with Database({url!r}).write() as session: pass\n"
         "assert not [name for name in sys.modules if name.split('.')[0] in ('alembic', 'torch')]\n"
     )
