@@ -10,7 +10,9 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-# Only indexes, which the database itself keeps right: programs of 0004 work as before.
+# Only indexes, which the database itself keeps right: programs of 0004 work as before. On SQLite, a later migration
+# that makes adapters, revisions or annotations anew drops their triggers, and the index in the order of the tree: it
+# has to make them again.
 OLDEST = "0004"
 
 # Each by one that has the key of the revision too.

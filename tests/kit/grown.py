@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path as FilePath
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -202,6 +203,14 @@ def contents(count: int, seed: int = 0) -> Iterator[bytes]:
         yield one.weights
 
 
+def store(folder: FilePath, count: int, seed: int = 0) -> None:
+    """Write the bytes of all blobs below a folder, under their keys."""
+    for content in contents(count, seed):
+        place = folder / _blob(content).key
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+
+
 def _blob(content: bytes) -> BlobRef:
     digest = sha256_digest(content)
     name = digest.removeprefix("sha256:")
@@ -372,19 +381,8 @@ def _add(
         names.keys[one.path] = len(names.keys) + 1
         above, _, name = one.path.rpartition("/")
         rows["adapters"].append((names.keys[one.path], one.path, name, base_ids[base], names.keys.get(above), 1, at))
-    own = (
-        one.key,
-        names.keys[one.path],
-        one.number,
-        digest,
-        one.parent,
-        manifest,
-        one.message,
-        one.author,
-        at,
-        one.rank,
-    )
-    rest = (one.message, one.author, at, one.rank, 22_000_000, size, "models/llama", [], "receipt")
+    first = (one.key, names.keys[one.path], one.number, digest, one.parent, manifest)
+    rest: tuple[Any, ...] = (one.message, one.author, at, one.rank, 22_000_000, size, "models/llama", [], "receipt")
     rows["revisions"].append((*first, *rest))
     rows["revision_files"] += ((one.key, file.path, file.digest) for file in files)
     rows["revision_targets"] += (

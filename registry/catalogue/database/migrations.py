@@ -23,6 +23,12 @@ OLDEST: Final = text("SELECT oldest FROM compatibility WHERE version = :version"
 _PACKAGE = Path(__file__).parents[2]
 
 
+def is_compared(_object: object, name: str | None, _kind: str, reflected: bool, _other: object) -> bool:
+    """Whether Alembic compares an object of the database with the records: not what only some databases have."""
+    own = ("adapter_texts", "revision_texts")  # tables of FTS5, with others of their own
+    return not (reflected and name is not None and (name.startswith(own) or name.endswith("_trigrams")))
+
+
 def folders() -> tuple[Path, Path]:
     """Where Alembic's env.py and the migrations are: inside an installed package, or at the top of a checkout."""
     shipped = _PACKAGE / "_alembic", _PACKAGE / "_migrations"

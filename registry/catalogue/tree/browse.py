@@ -217,7 +217,7 @@ def base_entry(session: Session, name: str) -> LineageEntry:
 
 def _newest_of(session: Session, adapter_ids: Iterable[int]) -> dict[int, int]:
     query = select(Adapter.id, newest_number(Adapter.id)).where(Adapter.id.in_(list(adapter_ids)))
-    return {key: number for key, number in session.execute(query) if number is not None}
+    return dict(session.execute(query).all())
 
 
 def scalings(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[float, ...]]:

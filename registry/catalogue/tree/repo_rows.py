@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord
+from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import cards, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.reference import Path
@@ -58,9 +59,8 @@ def numbered(
 def served(session: Session, path: Path) -> list[Numbered]:
     """Those of an adapter's revisions of whose lineage nothing was retracted, newest first."""
     rows = numbered(session, path)
-    parents = select(Revision.parent_id).join(Adapter, Adapter.id == Revision.adapter_id)
-    # Many revisions have few parents.
-    withheld = ancestry(session, parents.where(Adapter.path == str(path)).distinct()).retracted
+    parents = sorted({row.parent_id for row in rows if row.parent_id is not None})  # many revisions have few
+    withheld = {key for part in parts(parents) for key in ancestry(session, part).retracted}
     return [row for row in rows if row.retracted_at is None and row.parent_id not in withheld]
 
 

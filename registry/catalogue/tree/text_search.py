@@ -25,10 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.probes import finds
+from registry.catalogue.database.schema import HAS_TRIGRAMS
 from registry.catalogue.database.tables import Adapter, Annotation, Revision, table_of
-
-TRIGRAMS_THERE: Final = select(func.to_regclass("ix_revisions_message_trigrams").is_not(None))
-"""Of PostgreSQL: whether it has an index of trigrams."""
 
 _ADAPTERS: Final = table_of(Adapter)
 _REVISIONS: Final = table_of(Revision)
@@ -103,7 +101,7 @@ def _quoted(term: str) -> str:
 
 
 def _by_pg_trgm(session: Session, text: str) -> Select[int] | None:
-    if not session.scalar(TRIGRAMS_THERE) or _is_common(session, text):
+    if not session.scalar(HAS_TRIGRAMS) or _is_common(session, text):
         return None
     noted = (_ANNOTATIONS.c.key.icontains(text, autoescape=True), _ANNOTATIONS.c.value.icontains(text, autoescape=True))
     adapters = select(_ADAPTERS.c.id).where(_ADAPTERS.c.path.icontains(text, autoescape=True))

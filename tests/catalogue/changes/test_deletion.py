@@ -124,7 +124,7 @@ def _of_repos(session: Session) -> Any:
         if not path.is_base:
             said.append((place, [row[1:4] for row in repo_rows.numbered(session, path)]))
             said.append([name for name, _ in repo_rows.tags(session, path)])
-            said.append(len(session.scalars(repo_rows.keys(path)).all()))
+            said.append([row.number for row in repo_rows.served(session, path)])
             said.append(len(revisions.digests(session, path)))
             said.append([row.number for row in _or_nothing(lambda: revisions.pinnable(session, path))])  # noqa: B023
             said.append(repo_rows.kept_by_others(session, path, "lora", numerics="other", artifact_format=1))

@@ -31,7 +31,7 @@ def cut(found: Iterable[TreeNode]) -> Iterator[str]:
 
 @pytest.fixture
 def grown(filled: Database, writer: Writer) -> Database:
-    """Beside those of `filled`: siblings whose names sort between a path and what is below it, and bases without any."""
+    """Beside those of `filled`: siblings that sort between a path and what is below it, and bases without any."""
     with filled.write() as session:
         for name in ("support-2", "support0", "support_x", "support/french-2", "sup", "code/a", "code/a/b"):
             above = Reference.parse(f"llama/{name.rpartition('/')[0]}") if "/" in name else None

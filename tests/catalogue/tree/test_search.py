@@ -135,6 +135,17 @@ def meets(one: RevisionSummary, targets: set[str], wanted: dict[str, Any]) -> bo
     )
 
 
+@pytest.fixture(params=["collected", "walked"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every search gives the same both ways; so few revisions are always collected otherwise."""
+    name: str = request.param
+    if name == "walked":
+        monkeypatch.setattr("registry.catalogue.tree.search.FEW", -1)
+        monkeypatch.setattr("registry.catalogue.tree.search.AT_ONCE", 1)
+    return name
+
+
+@pytest.mark.usefixtures("way")
 @given(st.lists(REVISION, max_size=8), st.lists(CONDITIONS, min_size=1, max_size=5))
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -202,6 +213,7 @@ def test_a_moved_tag_is_found_at_its_new_place(filled: Database) -> None:
     assert found(filled, tag="prod") == ["llama/support@2"]
 
 
+@pytest.mark.usefixtures("way")
 def test_pages_together_are_the_whole(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
         for name in ("support-2", "support0", "support_x", "support/french-2", "sup"):
@@ -248,6 +260,7 @@ def test_a_position_of_another_order_is_refused(filled: Database) -> None:
         found(filled, all_revisions=True, after=SearchPosition(place, 1, 0.5))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("all_revisions", [False, True])
 @pytest.mark.parametrize("sort", ["max:score", "min:score"])
 def test_pages_by_a_metric_together_are_the_whole(
