@@ -71,7 +71,10 @@ def tree(session: Session, section: Section = Section(), *, with_old_names: bool
 
 def _page(section: Section, listed: Sequence[ColumnElement[bool]]) -> Select[int]:
     """Keys of the newest revisions in order, with one more than the limit."""
-    query = _newest().where(*listed)
+    query = _newest()
+    if section.after is not None:  # first of all: SQLite begins with the first bound that it finds
+        query = query.where(order.after(section.after))
+    query = query.where(*listed)
     if section.path is not None:
         query = query.where(order.within(section.path))
     if section.deepest is not None:

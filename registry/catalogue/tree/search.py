@@ -192,7 +192,7 @@ class _Query:
         own = [one.holds for one in self.conditions if one.of_adapter]
         last, held = self.after, [one.holds for one in self.conditions if not one.of_adapter]
         if last is not None:
-            own.append(order.place_of(last.path) <= PLACE)
+            own.insert(0, order.place_of(last.path) <= PLACE)  # SQLite begins with the first bound that it finds
             held += self._rest(PLACE, Revision.number.expression, None)
         held.append(Revision.adapter_id == Adapter.id)
         newest = select(Revision.number).where(*held).correlate(Adapter).order_by(Revision.number.desc())

@@ -74,9 +74,8 @@ def check(session: Session) -> None:
     for key, name, value in session.execute(text("SELECT revision_id, key, value FROM annotations")):
         noted.setdefault(key, []).extend((name, value))
     rows = session.execute(text("SELECT id, message FROM revisions")).all()
-    texts: dict[int, str] = {}
-    for key, said in session.execute(text("SELECT rowid, text FROM revision_texts")):
-        texts[key] = said
+    said = session.execute(text("SELECT rowid, text FROM revision_texts"))
+    texts: dict[int, str] = {row.rowid: row.text for row in said}
     assert texts.keys() == {key for key, _ in rows}
     for key, message in rows:
         assert sorted(texts[key].split()) == sorted(" ".join([message, *noted.get(key, [])]).split())
