@@ -60,6 +60,9 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry events: --follow",
         "registry tag: --if ",
         "registry tag: --undo",
+        "registry tree: --depth ",
+        "registry tree: --limit ",
+        "registry tree: --after ",
     ),
     "database": (
         "CREATE INDEX ix_adapters_renamed_to ",
@@ -69,6 +72,11 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE TABLE uses: ",
         "CREATE INDEX ix_uses_day ",
         "CREATE INDEX ix_events_",
+        "CREATE INDEX ix_adapters_in_order ",
+        "CREATE INDEX ix_metrics_name_value_revision_id ",
+        "CREATE INDEX ix_revision_targets_name_revision_id ",
+        "CREATE INDEX ix_revisions_rank_id ",
+        "CREATE INDEX ix_tags_name_revision_id ",
     ),
     "errors": ("card_changed", "client_only", "renamed", "tag_moved"),
     "python": tuple(
@@ -82,6 +90,9 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/search takes all_revisions ",
         "GET /api/v1/search takes old_names ",
         "GET /api/v1/tree takes old_names ",
+        "GET /api/v1/tree takes depth ",
+        "GET /api/v1/tree takes limit ",
+        "GET /api/v1/tree takes after ",
         "GET /api/v1/bases takes old_names ",
         "POST /api/v1/renames ",
         "POST /api/v1/bases/rename ",
@@ -136,6 +147,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "Published.tagged",
         "TagRequest.expected",
         "UndoTagRequest.",
+        "Tree.next",
+        "TreeNode.more",
     ),
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""
