@@ -154,6 +154,17 @@ def bases_listed(session: Session, *, after: str, limit: int, author: str | None
 def adapters_listed(session: Session, *, after: str, limit: int, author: str | None = None) -> list[Listed | str]:
     """Adapters after a path, by path, in a constant number of queries; of one that is not served, only its path."""
     newest = newest_number(Adapter.id)
+    page = (
+        select(Adapter.id, newest.label("number"))
+        .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
+        .where(Adapter.path > after, newest.is_not(None))
+        .order_by(Adapter.path)
+        .limit(limit)
+    )
+    if author is not None:
+        page = page.where(BaseModelRecord.name == author)
+    # The page first: else PostgreSQL reads all revisions to find the newest of each adapter.
+    chosen = page.cte("page").prefix_with("MATERIALIZED")
     query = (
         select(
             Adapter.id.label("adapter_id"),
@@ -165,15 +176,12 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
             Revision.manifest,
             Revision.created_at,
         )
-        .select_from(Adapter)
-        .join(Revision, (Revision.adapter_id == Adapter.id) & (Revision.number == newest))
+        .select_from(chosen)
+        .join(Adapter, Adapter.id == chosen.c.id)
+        .join(Revision, (Revision.adapter_id == chosen.c.id) & (Revision.number == chosen.c.number))
         .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
-        .where(Adapter.path > after)
         .order_by(Adapter.path)
-        .limit(limit)
     )
-    if author is not None:
-        query = query.where(BaseModelRecord.name == author)
     rows = session.execute(query).all()
     keys = [row.id for row in rows]
     retracted = ancestry(session, keys).retracted if keys else {}

@@ -43,7 +43,8 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "lineage": lambda session: browse.lineage_entries(
         session, revisions.find(session, Reference.parse(f"{grown.WIDE}@1")).id
     ),
-    "Hub list": lambda session: repo_rows.adapters_listed(session, after="llama/t", limit=PAGE),
+    "Hub list": lambda session: repo_rows.adapters_listed(session, after="", limit=PAGE),
+    "Hub list, later": lambda session: repo_rows.adapters_listed(session, after="llama/t", limit=PAGE),
     "tree": lambda session: nodes.tree(session, Section(limit=100)),
     "tree, later": lambda session: nodes.tree(session, Section(after=TreePath.parse(grown.WIDE), limit=100)),
     "everything": searching(),
