@@ -77,6 +77,12 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_revision_targets_name_revision_id ",
         "CREATE INDEX ix_revisions_rank_id ",
         "CREATE INDEX ix_tags_name_revision_id ",
+        "CREATE TABLE 'adapter_texts_",
+        "CREATE TABLE 'revision_texts_",
+        "CREATE TRIGGER adapter_texts_",
+        "CREATE TRIGGER revision_texts_",
+        "CREATE VIRTUAL TABLE adapter_texts ",
+        "CREATE VIRTUAL TABLE revision_texts ",
     ),
     "errors": ("card_changed", "client_only", "renamed", "tag_moved"),
     "python": tuple(

@@ -17,6 +17,7 @@ from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import RevisionSummary, TargetGroup
+from tests.catalogue.database.test_query_plans import statements
 from tests.catalogue.rows import TESTER, Writer
 
 
@@ -205,6 +206,16 @@ def spelt(condition: Any) -> str | None:
     return "".join(
         spelt(part) or "" if isinstance(part, tuple) else str(part) for part in condition if part is not None
     )
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("conditions", [{}, {"text": "message"}, {"tag": "prod", "sort": "max:acc"}])
+def test_a_page_is_a_few_statements(filled: Database, conditions: dict[str, Any]) -> None:
+    with filled.read() as session, statements() as sent:
+        assert search(session, limit=100, **conditions)
+    # What the database has for texts, whether the text is common, how many meet each condition; the page (by a metric:
+    # of each part its bound, too); then the revisions with their tags, metrics, annotations and ancestors.
+    assert len(sent) <= 10
 
 
 def test_a_moved_tag_is_found_at_its_new_place(filled: Database) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from contextlib import closing
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -65,6 +66,19 @@ def test_no_text_is_missed(before: str, part: str, after: str) -> None:
             expression = " AND ".join(trigrams(asked))
             if expression and asked.lower() in whole.lower():
                 assert connection.execute("SELECT 1 FROM texts WHERE texts MATCH ?", [expression]).fetchone()
+
+
+@pytest.mark.parametrize(
+    ("whole", "asked"), [("AX\u0130", "axi"), ("\u0130stanbul", "stan"), ("x\u0130y", "xi\u0307y")]
+)
+def test_a_capital_i_with_a_dot(whole: str, asked: str) -> None:
+    """It is two characters in Python, so that what is asked may end between them."""
+    assert asked in whole.lower()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE VIRTUAL TABLE texts USING fts5(text, tokenize = 'trigram', detail = 'none')")
+        connection.execute("INSERT INTO texts VALUES (?)", [whole])
+        expression = " AND ".join(trigrams(asked))
+        assert not expression or connection.execute("SELECT 1 FROM texts WHERE texts MATCH ?", [expression]).fetchone()
 
 
 def check(session: Session) -> None:
