@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 _DATABASE = f"{context.config.attributes.get('package', 'registry')}.catalogue.database"
 Database = import_module(f"{_DATABASE}.database").Database
 UtcTime = import_module(f"{_DATABASE}.tables").UtcTime
+is_compared = import_module(f"{_DATABASE}.migrations").is_compared
 METADATA = import_module(f"{_DATABASE}.team_tables").METADATA
 
 DEVELOPMENT: Final = "build/development.sqlite"  # below the checkout, for `alembic check` without any setting
@@ -30,6 +31,7 @@ def run_on(connection: Connection | None, **options: Any) -> None:
         connection=connection,
         target_metadata=METADATA,
         render_item=render_item,
+        include_object=is_compared,
         render_as_batch=True,  # SQLite changes a table by making it anew
         compare_type=True,
         transactional_ddl=True,

@@ -248,7 +248,8 @@ def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:
     try:
         before = database.version()
         database.prepare()
-        return Upgraded(database=database.where, before=before, after=database.version() or "")
+        after = database.version() or ""
+        return Upgraded(database=database.where, before=before, after=after, notices=database.notices())
     finally:
         database.dispose()
 

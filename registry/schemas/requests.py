@@ -59,10 +59,20 @@ class PathRequest(Schema):
 
 
 class TreeRequest(Schema):
-    """Everything, or everything at and under a path."""
+    """Everything, or everything at and under a path; all of it, down to a depth, or a page."""
 
     path: Annotated[str | None, _AT_PATH] = None
     old_names: OldNames = False
+    depth: Annotated[
+        int | None, Param(ge=0, le=96, description="Only so many levels below the path, or below the base models.")
+    ] = None
+    limit: Annotated[
+        int | None, Param(ge=1, le=500, description="At most so many adapters, in the order of the tree.")
+    ] = None
+    after: Annotated[
+        str | None,
+        Param(min_length=1, max_length=512, description="`next` of the previous page.", examples=("llama/support",)),
+    ] = None
 
 
 class SearchRequest(Schema):

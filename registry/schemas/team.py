@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field
 
@@ -211,3 +211,4 @@ class Upgraded(Schema):
     database: str
     before: str | None  # None: there was nothing
     after: str
+    notices: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()

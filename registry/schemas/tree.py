@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 
 _Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=512)]
+# Absent where there is nothing to say, as in answers of older services: older clients refuse what they don't know.
+_More = Annotated[bool, Field(exclude_if=lambda value: not value, description="Deeper adapters were left out.")]
+_Next = Annotated[
+    str | None,
+    Field(exclude_if=lambda value: value is None, description="Where the next page begins: ``after`` of its request."),
+]
 
 
 class FileEntry(Schema):
@@ -203,6 +209,7 @@ class TreeNode(Schema):
     name: str
     revision: RevisionSummary | None
     children: tuple[TreeNode, ...]
+    more: _More = False
 
     def __repr__(self) -> str:
         return node_line(self)
@@ -215,6 +222,7 @@ class Tree(Schema):
     """Answer of ``tree``."""
 
     roots: tuple[TreeNode, ...]
+    next: _Next = None
 
     def __repr__(self) -> str:
         return tree_line(self)

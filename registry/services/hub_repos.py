@@ -13,7 +13,6 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from registry.catalogue.tree import bases, old_names, repo_rows, revisions
-from registry.catalogue.tree.ancestry import ancestry
 from registry.catalogue.tree.bases import BaseRow
 from registry.errors import NotFoundError, RetractedError, UnavailableError, UsageError
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
@@ -178,13 +177,12 @@ def refs(session: Session, repo: Repo) -> tuple[Ref | None, tuple[Ref, ...]]:
     """``main`` (None if its revision is retracted), and all numbers and tags whose revisions are not."""
     if repo.path.is_base:
         return Ref(MAIN, repo.names.commit(None)), ()
-    retracted = ancestry(session, repo_rows.keys(repo.path)).retracted
-    rows, made = repo_rows.numbered(session, repo.path), _Makings(session, repo)
-    commits = {row.id: made.commit(row.number, row.digest) for row in rows if row.id not in retracted}
+    newest = repo_rows.numbered(session, repo.path, limit=1)[0].id
+    rows, made = repo_rows.served(session, repo.path), _Makings(session, repo)
+    commits = {row.id: made.commit(row.number, row.digest) for row in rows}
     named = [(f"r{row.number}", row.id) for row in reversed(rows)]
     found = (Ref(name, commits[key]) for name, key in (*named, *repo_rows.tags(session, repo.path)) if key in commits)
-    newest = commits.get(rows[0].id)
-    return None if newest is None else Ref(MAIN, newest), tuple(found)
+    return Ref(MAIN, commits[newest]) if newest in commits else None, tuple(found)
 
 
 def history(session: Session, repo: Repo, name: str, *, below: int | None, limit: int) -> tuple[Commit, ...]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from registry.catalogue.changes import rename
 from registry.catalogue.database.database import Database
-from registry.catalogue.tree import browse, old_names
+from registry.catalogue.tree import nodes, old_names
 from registry.errors import ConflictError, RegistryError
 from registry.reference import Path as TreePath
 from tests.catalogue.rows import TESTER, Writer
@@ -83,7 +83,7 @@ def hold(database: Database) -> None:
 
 def read(database: Database) -> None:
     with database.read() as session:
-        print(len(browse.tree(session).roots), browse.tree(session).roots[0].children[0].path)
+        print(len(nodes.tree(session).roots), nodes.tree(session).roots[0].children[0].path)
 
 
 def write(database: Database) -> None:

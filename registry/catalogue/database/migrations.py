@@ -14,13 +14,19 @@ from sqlalchemy import Connection, text
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HISTORY: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")  # oldest first, as the files
+HISTORY: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")  # oldest first, as the files
 VERSION_TABLE: Final = "alembic_version"
 VERSION: Final = text("SELECT version_num FROM alembic_version")
 COMPATIBILITY_TABLE: Final = "compatibility"
 OLDEST: Final = text("SELECT oldest FROM compatibility WHERE version = :version")
 
 _PACKAGE = Path(__file__).parents[2]
+
+
+def is_compared(_object: object, name: str | None, _kind: str, reflected: bool, _other: object) -> bool:
+    """Whether Alembic compares an object of the database with the records: not what only some databases have."""
+    own = ("adapter_texts", "revision_texts")  # tables of FTS5, with others of their own
+    return not (reflected and name is not None and (name.startswith(own) or name.endswith("_trigrams")))
 
 
 def folders() -> tuple[Path, Path]:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, func, inspect, select
 
 from registry.catalogue.database import migrations
 from registry.errors import UnavailableError
+
+HAS_TRIGRAMS: Final = select(func.to_regclass("ix_revisions_message_trigrams").is_not(None))
+"""Of PostgreSQL: whether it has the indexes of trigrams, for which a role has to be allowed to create an extension."""
+_NO_TRIGRAMS: Final = (
+    "Searching for a text reads every revision: there is no index of trigrams, because the role that upgraded the "
+    "schema can't create the extension pg_trgm. docs/operations.md says how to add it."
+)
 
 
 class Schema(Enum):
@@ -54,3 +62,10 @@ def compare(connection: Connection, where: str) -> Schema:
         f"{newest}): upgrade this program.",
         code="schema_newer",
     )
+
+
+def notices(connection: Connection) -> tuple[str, ...]:
+    """What the database could not be given, and what that means, as sentences."""
+    if connection.dialect.name != "postgresql" or connection.scalar(HAS_TRIGRAMS):
+        return ()
+    return (_NO_TRIGRAMS,)

@@ -24,6 +24,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     exists,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -144,6 +145,7 @@ class Adapter(Record):
     """A node of the tree. `next_number` only grows, so that a deleted revision's number is never given again."""
 
     __tablename__ = "adapters"
+    __table_args__ = (Index("ix_adapters_in_order", text("replace(path, '/', ' ')")),)
 
     id: Mapped[Key]
     path: Mapped[str] = mapped_column(ORDERED, unique=True)
@@ -159,7 +161,11 @@ class Revision(Record):
     """An immutable state of an adapter, pinned to the revision it was trained on (`parent_id` null: the base model)."""
 
     __tablename__ = "revisions"
-    __table_args__ = (UniqueConstraint("adapter_id", "number"), UniqueConstraint("adapter_id", "digest"))
+    __table_args__ = (
+        UniqueConstraint("adapter_id", "number"),
+        UniqueConstraint("adapter_id", "digest"),
+        Index(None, "rank", "id"),
+    )
 
     id: Mapped[Key]
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"))
@@ -205,9 +211,10 @@ class RevisionTarget(Record):
     """The target modules of a revision that share a leaf name."""
 
     __tablename__ = "revision_targets"
+    __table_args__ = (Index(None, "name", "revision_id"),)
 
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
-    name: Mapped[str] = mapped_column(primary_key=True, index=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
     modules: Mapped[int]
     ranks: Mapped[list[int]]
     scalings: Mapped[list[float]]
@@ -217,9 +224,10 @@ class Tag(Record):
     """A movable name for one revision of an adapter."""
 
     __tablename__ = "tags"
+    __table_args__ = (Index(None, "name", "revision_id"),)
 
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"), primary_key=True)
-    name: Mapped[str] = mapped_column(primary_key=True, index=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), index=True)
 
 
@@ -227,7 +235,7 @@ class Metric(Record):
     """A number that was measured on a revision."""
 
     __tablename__ = "metrics"
-    __table_args__ = (Index(None, "name", "value"),)
+    __table_args__ = (Index(None, "name", "value", "revision_id"),)
 
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -29,24 +29,25 @@ class Ancestry:
 
 def newest_number(adapter_id: ColumnElement[int] | InstrumentedAttribute[int]) -> ColumnElement[int]:
     """The number of an adapter's newest revision, as an expression."""
-    return select(func.max(_OTHER.number)).where(_OTHER.adapter_id == adapter_id).scalar_subquery()
+    return _newest(adapter_id).scalar_subquery()
 
 
-def ancestry(session: Session, chosen: Select[int]) -> Ancestry:
-    """The ancestry of the revisions whose keys a query gives."""
-    start = select(Revision.id, Revision.parent_id, Revision.adapter_id, Revision.number).where(Revision.id.in_(chosen))
-    found = start.cte("found", recursive=True)
-    found = found.union(
-        select(_ABOVE.id, _ABOVE.parent_id, _ABOVE.adapter_id, _ABOVE.number).join(
-            found, _ABOVE.id == found.c.parent_id
-        )
-    )
-    # Of an adapter that the session does not see, no newer revision is known.
-    query = (
-        select(found.c.id, found.c.parent_id, found.c.number < newest_number(Adapter.id), Revision.retracted_at)
-        .join(Revision, Revision.id == found.c.id)
-        .outerjoin(Adapter, Adapter.id == found.c.adapter_id)
-    )
+def _newest(adapter_id: ColumnElement[int] | InstrumentedAttribute[int]) -> Select[int]:
+    # Not the maximum: where deleted ones are left out, databases read all revisions for it.
+    newest = select(_OTHER.number).where(_OTHER.adapter_id == adapter_id)
+    return newest.order_by(_OTHER.number.desc()).limit(1)
+
+
+def ancestry(session: Session, chosen: Select[int] | Sequence[int]) -> Ancestry:
+    """The ancestry of some revisions: their keys, or a query that gives them."""
+    columns = (Revision.id, Revision.parent_id, Revision.adapter_id, Revision.number, Revision.retracted_at)
+    found = select(*columns).where(Revision.id.in_(chosen)).cte("found", recursive=True)
+    above = (_ABOVE.id, _ABOVE.parent_id, _ABOVE.adapter_id, _ABOVE.number, _ABOVE.retracted_at)
+    found = found.union(select(*above).join(found, _ABOVE.id == found.c.parent_id))
+    # Of an adapter that the session does not see, no newer revision is known. Nothing is joined with the recursion: of
+    # its few rows, databases expect so many that they read whole tables for them.
+    newest = _newest(Adapter.id).join(Adapter, Adapter.id == found.c.adapter_id).scalar_subquery()
+    query = select(found.c.id, found.c.parent_id, found.c.number < newest, found.c.retracted_at)
     parents: dict[int, int | None] = {}
     outdated: dict[int, bool] = {}
     withdrawn: list[int] = []

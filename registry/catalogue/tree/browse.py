@@ -1,14 +1,14 @@
-"""The tree and its revisions for display, in a constant number of queries."""
+"""Revisions for display, in a constant number of queries."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database.tables import (
@@ -21,11 +21,12 @@ from registry.catalogue.database.tables import (
     Tag,
 )
 from registry.catalogue.database.visibility import in_subtree
+from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import bases, old_names, provenance, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.errors import NotFoundError
 from registry.reference import Path
-from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup, Tree, TreeNode
+from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup
 
 
 def summary(session: Session, revision_id: int) -> RevisionSummary:
@@ -34,7 +35,7 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    found = summaries(session, select(Revision.id).where(Revision.id == revision_id))
+    found = summaries(session, [revision_id])
     if not found:
         raise NotFoundError("The revision no longer exists.")
     return found[revision_id]
@@ -47,23 +48,30 @@ def with_digest(session: Session, path: Path, digest: str) -> RevisionSummary | 
     return None if found is None else summary(session, found)
 
 
-def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummary]:
-    """The revisions whose keys a query gives, by key."""
+def summaries(session: Session, chosen: Select[int] | Sequence[int]) -> dict[int, RevisionSummary]:
+    """Some revisions, by key: their keys, or a query that gives them."""
+    found: dict[int, RevisionSummary] = {}
+    for rows in parts(session.execute(_shown().where(Revision.id.in_(chosen)))):
+        found |= _summaries(session, rows)
+    return found
+
+
+def _summaries(session: Session, rows: Sequence[Row[*tuple[Any, ...]]]) -> dict[int, RevisionSummary]:
+    keys = [row.id for row in rows]
     tags: dict[int, list[str]] = defaultdict(list)
-    for revision_id, tag in session.execute(select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(chosen))):
+    for revision_id, tag in session.execute(select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(keys))):
         tags[revision_id].append(tag)
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
     for revision_id, name, value in session.execute(
-        select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(chosen))
+        select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(keys))
     ):
         metrics[revision_id][name] = value
     annotations: dict[int, dict[str, str]] = defaultdict(dict)
     for revision_id, key, text in session.execute(
-        select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(chosen))
+        select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(keys))
     ):
         annotations[revision_id][key] = text
-    about = ancestry(session, chosen)
-    rows = session.execute(_shown().where(Revision.id.in_(chosen))).all()
+    about = ancestry(session, keys)
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
     new_names = old_names.visible_names(session, (row.renamed_to for row in rows))
     return {
@@ -127,48 +135,6 @@ def _shown() -> Select[*tuple[Any, ...]]:
         .outerjoin(parent, parent.id == Revision.parent_id)
         .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
     )
-
-
-def tree(session: Session, path: Path | None = None, *, with_old_names: bool = False) -> Tree:
-    """Adapters with their newest revisions as a tree: everything, or what is at and under ``path``.
-
-    Without old names, unless ``path`` is one.
-
-    Raises:
-        NotFoundError: there is nothing at ``path``; offers the nearest.
-    """
-    newest = (
-        select(Revision.id)
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(Revision.number == newest_number(Adapter.id))
-    )
-    names = select(BaseModelRecord.name)
-    if path is not None:
-        check_there(session, path)
-        newest = newest.where(in_subtree(path))
-        with_old_names = with_old_names or old_names.new_name(session, path) is not None
-    if not with_old_names:
-        newest = newest.where(old_names.adapter_is_listed(session))
-        names = names.where(old_names.base_is_listed(session))
-    roots = [path] if path is not None else [Path(name) for name in session.scalars(names)]
-    shown = {one.path: one for one in summaries(session, newest).values()}
-    under: dict[str, list[str]] = defaultdict(list)
-    for below in shown:
-        under[_seen_above(below, shown)].append(below)
-
-    def node(at: str, above: str) -> TreeNode:
-        children = tuple(node(below, at) for below in sorted(under[at]))
-        return TreeNode(path=at, name=at.removeprefix(f"{above}/"), revision=shown.get(at), children=children)
-
-    return Tree(roots=tuple(node(str(root), str(root.parent or "")) for root in sorted(roots)))
-
-
-def _seen_above(path: str, seen: Collection[str]) -> str:
-    """The nearest visible ancestor of an adapter: hidden ones are skipped."""
-    above = path.rpartition("/")[0]
-    while "/" in above and above not in seen:
-        above = above.rpartition("/")[0]
-    return above
 
 
 def check_there(session: Session, path: Path) -> None:
@@ -250,12 +216,7 @@ def base_entry(session: Session, name: str) -> LineageEntry:
 
 
 def _newest_of(session: Session, adapter_ids: Iterable[int]) -> dict[int, int]:
-    query = (
-        select(Revision.adapter_id, func.max(Revision.number))
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(Revision.adapter_id.in_(list(adapter_ids)))
-        .group_by(Revision.adapter_id)
-    )
+    query = select(Adapter.id, newest_number(Adapter.id)).where(Adapter.id.in_(list(adapter_ids)))
     return dict(session.execute(query).all())
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
+from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
 from registry.catalogue.database.visibility import (
     IGNORE_RIGHTS,
@@ -34,12 +35,12 @@ _NEW, _NEW_REVISION, _NEW_BASE = aliased(Adapter), aliased(Revision), aliased(Ba
 
 def adapter_is_listed(session: Session) -> ColumnElement[bool]:
     """The condition that lists show an adapter: it is no old name, or its new name is not there for this session."""
-    new = exists().where(
+    new = select(_NEW.id).where(
         _NEW.path == Adapter.renamed_to,
         covers_path(rights_of(session), _NEW.path),
         exists().where(_NEW_REVISION.adapter_id == _NEW.id),
     )
-    return or_(Adapter.renamed_to.is_(None), ~new)
+    return or_(Adapter.renamed_to.is_(None), ~finds(new))
 
 
 def base_is_listed(session: Session) -> ColumnElement[bool]:

@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord
+from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import cards, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.reference import Path
 from registry.schemas import ArtifactKind
 
-Numbered = Row[int, int, str, str, str, datetime]
+Numbered = Row[int, int, str, str, str, datetime, int | None, datetime | None]
 
 
 def created_at(session: Session, path: Path) -> datetime:
@@ -41,9 +42,10 @@ def _created() -> Select[datetime]:
 def numbered(
     session: Session, path: Path, *, newest: int | None = None, below: int | None = None, limit: int | None = None
 ) -> Sequence[Numbered]:
-    """Key, number, digest, message, author and time of an adapter's revisions, newest first."""
+    """Key, number, digest, message, author, times and parent's key of an adapter's revisions, newest first."""
+    said = (Revision.digest, Revision.message, Revision.author, Revision.created_at)
     query = (
-        select(Revision.id, Revision.number, Revision.digest, Revision.message, Revision.author, Revision.created_at)
+        select(Revision.id, Revision.number, *said, Revision.parent_id, Revision.retracted_at)
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .where(Adapter.path == str(path))
     )
@@ -54,9 +56,12 @@ def numbered(
     return session.execute(query.order_by(Revision.number.desc()).limit(limit)).all()
 
 
-def keys(path: Path) -> Select[int]:
-    """A query for the keys of an adapter's revisions."""
-    return select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
+def served(session: Session, path: Path) -> list[Numbered]:
+    """Those of an adapter's revisions of whose lineage nothing was retracted, newest first."""
+    rows = numbered(session, path)
+    parents = sorted({row.parent_id for row in rows if row.parent_id is not None})  # many revisions have few
+    withheld = {key for part in parts(parents) for key in ancestry(session, part).retracted}
+    return [row for row in rows if row.retracted_at is None and row.parent_id not in withheld]
 
 
 def tags(session: Session, path: Path) -> tuple[tuple[str, int], ...]:
@@ -79,7 +84,8 @@ def is_tag_below(session: Session, base: str, tag: str) -> bool:
 
 def is_there(session: Session, path: Path, digest: str) -> bool:
     """Whether a visible adapter has the revision of this digest."""
-    return session.scalar(keys(path).where(Revision.digest == digest)) is not None
+    query = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
+    return session.scalar(query.where(Revision.digest == digest)) is not None
 
 
 def digests_below(session: Session, base: str) -> Sequence[Row[str, str]]:
@@ -148,6 +154,17 @@ def bases_listed(session: Session, *, after: str, limit: int, author: str | None
 def adapters_listed(session: Session, *, after: str, limit: int, author: str | None = None) -> list[Listed | str]:
     """Adapters after a path, by path, in a constant number of queries; of one that is not served, only its path."""
     newest = newest_number(Adapter.id)
+    page = (
+        select(Adapter.id, newest.label("number"))
+        .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
+        .where(Adapter.path > after, newest.is_not(None))
+        .order_by(Adapter.path)
+        .limit(limit)
+    )
+    if author is not None:
+        page = page.where(BaseModelRecord.name == author)
+    # The page first: else PostgreSQL reads all revisions to find the newest of each adapter.
+    chosen = page.cte("page").prefix_with("MATERIALIZED")
     query = (
         select(
             Adapter.id.label("adapter_id"),
@@ -159,18 +176,15 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
             Revision.manifest,
             Revision.created_at,
         )
-        .select_from(Adapter)
-        .join(Revision, (Revision.adapter_id == Adapter.id) & (Revision.number == newest))
+        .select_from(chosen)
+        .join(Adapter, Adapter.id == chosen.c.id)
+        .join(Revision, (Revision.adapter_id == chosen.c.id) & (Revision.number == chosen.c.number))
         .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
-        .where(Adapter.path > after)
         .order_by(Adapter.path)
-        .limit(limit)
     )
-    if author is not None:
-        query = query.where(BaseModelRecord.name == author)
     rows = session.execute(query).all()
     keys = [row.id for row in rows]
-    retracted = ancestry(session, select(Revision.id).where(Revision.id.in_(keys))).retracted if keys else {}
+    retracted = ancestry(session, keys).retracted if keys else {}
     edited = cards.metadata(session, [row.adapter_id for row in rows])
     tagged: dict[int, list[str]] = {}
     for name, key in session.execute(select(Tag.name, Tag.revision_id).where(Tag.revision_id.in_(keys))):

@@ -1,53 +1,35 @@
-"""Search: revisions that meet every given condition, of each adapter the newest or all, by path or by a metric."""
+"""Search: revisions that meet every given condition, of each adapter the newest or all, by path or by a metric.
+
+Where few revisions meet one of the conditions, an index gives these, and they are looked at and put in order. Else
+revisions are looked at in the order that was asked for, until a page is full.
+"""
 
 from __future__ import annotations
 
-import math
-import operator
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, exists, false, func, or_, select
+from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.tables import (
-    Adapter,
-    Annotation,
-    BaseModelRecord,
-    Metric,
-    Revision,
-    RevisionTarget,
-    Tag,
-)
-from registry.catalogue.tree import bases, browse
+from registry.catalogue.database.tables import Adapter, Metric, Revision
+from registry.catalogue.store.blobs import parts
+from registry.catalogue.tree import browse, order, search_conditions
 from registry.catalogue.tree.old_names import adapter_is_listed, new_name
+from registry.catalogue.tree.order import PLACE
+from registry.catalogue.tree.search_conditions import Condition
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import RevisionSummary
-from registry.schemas.texts import check_text
 
-_COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-    "=": operator.eq,
-    "==": operator.eq,
-    "": operator.eq,
-}
-_SIGNS: Final = (
-    ("=>", ">="),
-    ("=<", "<="),
-    ("\N{GREATER-THAN OR EQUAL TO}", ">="),
-    ("\N{LESS-THAN OR EQUAL TO}", "<="),
-)
-# The order of paths segment by segment: a space comes before all that names are made of, "/" does not.
-_IN_ORDER: Final = func.replace(Adapter.path, "/", " ")
-_RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
-_METRIC: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*(?:(<=|>=|==|<|>|=)\s*(\S+))?\s*")
+FEW: Final = 10_000
+"""Revisions that an index may give to be put in order."""
+AT_ONCE: Final = 1000
+"""Values of a metric that are looked at first."""
+
 _SORTED: Final = aliased(Metric)  # conditions name the table itself
 _SORT: Final = re.compile(r"\s*(max|min):([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*")
 
@@ -96,52 +78,60 @@ def search(
         UsageError: a condition is malformed, or ``after`` is of another order; says the form.
         NotFoundError: there is no such base model; offers the nearest.
     """
-    order = None if sort is None else _Order.parse(sort)
-    _check_position(after, numbered=all_revisions or order is not None, valued=order is not None)
-    conditions: list[ColumnElement[bool]] = []
-    if text:
-        conditions.append(_has_text(check_text("The text to search for", text)))
+    sorting = None if sort is None else _Sorting.parse(sort)
+    _check_position(after, numbered=all_revisions or sorting is not None, valued=sorting is not None)
+    conditions = [
+        search_conditions.text(session, text) if text else None,
+        None if base is None else search_conditions.base(session, base),
+        None if tag is None else search_conditions.tag(tag),
+        None if rank is None else search_conditions.rank(rank),
+        None if metric is None else search_conditions.metric(metric),
+        None if target is None else search_conditions.target(target),
+        None if sorting is None else search_conditions.has_metric(sorting.metric),
+        search_conditions.scopes(session),
+    ]
     if base is not None:
         old_names = old_names or new_name(session, Path(base)) is not None
-        conditions.append(Adapter.base_id == _base_id(session, check_text("The base model", base)))
-    if tag is not None:
-        conditions.append(exists().where(Tag.revision_id == Revision.id, Tag.name == check_text("The tag", tag)))
-    if rank is not None:
-        conditions.append(_has_rank(rank))
-    if metric is not None:
-        conditions.append(_has_metric(metric))
-    if target is not None:
-        conditions.append(
-            exists().where(
-                RevisionTarget.revision_id == Revision.id, RevisionTarget.name == check_text("The target", target)
-            )
-        )
     if not old_names:
-        conditions.append(adapter_is_listed(session))
-    if order is not None:
-        conditions.append(exists().where(Metric.revision_id == Revision.id, Metric.name == order.metric))
-    chosen = _page(conditions, order, all_revisions, after).limit(limit).subquery()
-    found = browse.summaries(session, select(chosen.c.id)).values()
-
-    def place(one: RevisionSummary) -> tuple[float, list[str], int]:
-        return (0.0 if order is None else order.sign * one.metrics[order.metric], one.path.split("/"), -one.number)
-
-    return tuple(sorted(found, key=place))
+        conditions.append(Condition(adapter_is_listed(session), None, of_adapter=True))
+    query = _Query([one for one in conditions if one is not None], sorting, all_revisions, after, limit)
+    keys = query.keys(session)
+    found: dict[int, RevisionSummary] = {}
+    for part in parts(keys):
+        found |= browse.summaries(session, part)
+    return tuple(found[key] for key in keys)
 
 
 @dataclass(frozen=True)
-class _Order:
-    """By a metric: the smallest first where the sign is 1, the largest where it is -1."""
+class _Sorting:
+    """By a metric: the smallest first, or the largest."""
 
     metric: str
-    sign: int
+    largest: bool
 
     @classmethod
-    def parse(cls, text: str) -> _Order:
+    def parse(cls, text: str) -> _Sorting:
         match = _SORT.fullmatch(text)
         if match is None:
             raise UsageError(f"Sort order {text!r} is malformed: 'max:acc' or 'min:eval_loss' is expected.")
-        return cls(match[2], 1 if match[1] == "min" else -1)
+        return cls(match[2], match[1] == "max")
+
+    @property
+    def is_that(self) -> ColumnElement[bool]:
+        """The condition of the row of the metric that a revision is sorted by."""
+        return (_SORTED.revision_id == Revision.id) & (_SORTED.name == self.metric)
+
+    def order(self, value: ColumnElement[float]) -> ColumnElement[float]:
+        return value.desc() if self.largest else value.asc()
+
+    def from_on(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
+        return value <= last if self.largest else value >= last
+
+    def beyond(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
+        return value < last if self.largest else value > last
+
+    def up_to(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
+        return value >= last if self.largest else value <= last
 
 
 def _check_position(after: SearchPosition | None, *, numbered: bool, valued: bool) -> None:
@@ -149,90 +139,145 @@ def _check_position(after: SearchPosition | None, *, numbered: bool, valued: boo
         raise UsageError("The position to continue from is of a search in another order; start from the beginning.")
 
 
-def _page(
-    conditions: list[ColumnElement[bool]], order: _Order | None, all_revisions: bool, after: SearchPosition | None
-) -> Select[int]:
-    """Keys of the revisions after a position, in order."""
-    found = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id)
-    if all_revisions:
-        found = found.where(*conditions)
-    else:
-        newest = (
-            select(Revision.adapter_id, func.max(Revision.number).label("number"))
-            .join(Adapter, Adapter.id == Revision.adapter_id)
-            .where(*conditions, *([] if order is not None or after is None else [_path_after(after)]))
-            .group_by(Revision.adapter_id, Adapter.path)
-            .subquery()
+@dataclass(frozen=True)
+class _Query:
+    """A search for the keys of revisions, in order."""
+
+    conditions: Sequence[Condition]
+    sorting: _Sorting | None
+    all_revisions: bool
+    after: SearchPosition | None
+    limit: int | None
+
+    def keys(self, session: Session) -> list[int]:
+        """The keys, found by the way that reads least."""
+        few = _fewest(session, self.conditions)
+        if few is not None or self.limit is None:
+            return list(session.scalars(self._collected(few)))
+        if self.sorting is None:
+            return list(session.scalars(self._walked(self.limit)))
+        return self._by_metric(session, self.sorting, self.limit)
+
+    @property
+    def _all(self) -> list[ColumnElement[bool]]:
+        return [one.holds for one in self.conditions]
+
+    def _collected(self, few: Condition | None) -> Select[int]:
+        """All that meet the conditions, put in order; those that meet ``few`` are found by an index."""
+        held = [one.holds for one in self.conditions if one is not few or not one.is_exact]
+        columns: list[ColumnElement[Any]] = [
+            Revision.id.expression,
+            Revision.number.expression,
+            PLACE.label("place"),
+            func.row_number().over(partition_by=Revision.adapter_id, order_by=Revision.number.desc()).label("age"),
+        ]
+        if self.sorting is not None:
+            columns.append(_SORTED.value.label("value"))
+        query = select(*columns).join(Adapter, Adapter.id == Revision.adapter_id).where(*held)
+        if self.sorting is not None:
+            query = query.join(_SORTED, self.sorting.is_that)
+        if few is not None and few.keys is not None:
+            query = query.where(Revision.id.in_(few.keys))
+        found = query.subquery()
+        value = None if self.sorting is None else found.c.value
+        chosen = select(found.c.id).where(*self._rest(found.c.place, found.c.number, value))
+        if not self.all_revisions:
+            chosen = chosen.where(found.c.age == 1)
+        if self.sorting is not None:
+            chosen = chosen.order_by(self.sorting.order(found.c.value))
+        return chosen.order_by(found.c.place, found.c.number.desc()).limit(self.limit)
+
+    def _walked(self, limit: int) -> Select[int]:
+        """Adapters in order until ``limit`` have a revision that meets the conditions; then their revisions."""
+        own = [one.holds for one in self.conditions if one.of_adapter]
+        last, held = self.after, [one.holds for one in self.conditions if not one.of_adapter]
+        if last is not None:
+            own.insert(0, order.place_of(last.path) <= PLACE)  # SQLite begins with the first bound that it finds
+            held += self._rest(PLACE, Revision.number.expression, None)
+        held.append(Revision.adapter_id == Adapter.id)
+        newest = select(Revision.number).where(*held).correlate(Adapter).order_by(Revision.number.desc())
+        # Of each, no more than fit on the page.
+        least = newest.offset(limit - 1 if self.all_revisions else 0).limit(1).scalar_subquery()
+        walked = (
+            select(
+                Adapter.id,
+                PLACE.label("place"),
+                func.coalesce(least, 0).label("least"),
+                newest.limit(1).scalar_subquery().label("most"),
+            )
+            .with_hint(Adapter, f"INDEXED BY {order.INDEX}", "sqlite")
+            .where(PLACE >= "", *own, newest.order_by(None).exists())
+            .order_by(PLACE)
+            .limit(limit)
+            .cte("walked")
+            .prefix_with("MATERIALIZED")  # else PostgreSQL reads all revisions of each
         )
-        found = found.join(newest, (newest.c.adapter_id == Revision.adapter_id) & (newest.c.number == Revision.number))
-    rest: ColumnElement[bool] = false() if after is None else _path_after(after)
-    if after is not None and after.number is not None:
-        rest = or_(rest, and_(Adapter.path == str(after.path), Revision.number < after.number))
-    if order is None:
-        found = found.order_by(_IN_ORDER, Revision.number.desc())
-    else:
-        value = _SORTED.value * order.sign
-        found = found.join(_SORTED, (_SORTED.revision_id == Revision.id) & (_SORTED.name == order.metric))
-        found = found.order_by(value, _IN_ORDER, Revision.number.desc())
-        if after is not None and after.value is not None:
-            last = after.value * order.sign
-            rest = or_(value > last, and_(value == last, rest))
-    return found if after is None else found.where(rest)
+        return (
+            select(Revision.id)
+            .join(walked, walked.c.id == Revision.adapter_id)
+            .join(Adapter, Adapter.id == walked.c.id)
+            .where(Revision.number.between(walked.c.least, walked.c.most), *held)
+            .order_by(walked.c.place, Revision.number.desc())
+            .limit(limit)
+        )
+
+    def _by_metric(self, session: Session, sorting: _Sorting, limit: int) -> list[int]:
+        """Revisions by the value of the metric, some thousand and then more at a time, until ``limit`` meet all."""
+        value = _SORTED.value.expression
+        rest = [_SORTED.name == sorting.metric]
+        if self.after is not None and self.after.value is not None:
+            rest.append(sorting.from_on(value, self.after.value))
+        found: list[int] = []
+        at_once = AT_ONCE
+        while len(found) < limit:
+            values = select(value).where(*rest).order_by(sorting.order(value))
+            bound = session.scalar(values.offset(at_once).limit(1))
+            some = rest if bound is None else [*rest, sorting.up_to(value, bound)]
+            found += session.scalars(self._of_metric(sorting, some).limit(limit - len(found)))
+            if bound is None:
+                break
+            rest = [_SORTED.name == sorting.metric, sorting.beyond(value, bound)]
+            at_once *= 4
+        return found
+
+    def _of_metric(self, sorting: _Sorting, some: Sequence[ColumnElement[bool]]) -> Select[int]:
+        """Revisions that meet the conditions, in order; of ``some`` rows of the metric."""
+        number, value = Revision.number.expression, _SORTED.value.expression
+        query = (
+            select(Revision.id)
+            .select_from(_SORTED)
+            .join(Revision, sorting.is_that)
+            .join(Adapter, Adapter.id == Revision.adapter_id)
+            .where(*some, *self._all, *self._rest(PLACE, number, value))
+            .order_by(sorting.order(value), PLACE, Revision.number.desc())
+        )
+        if self.all_revisions:
+            return query
+        own = [one.holds for one in self.conditions if not one.of_adapter]
+        newest = select(Revision.number).where(*own, Revision.adapter_id == Adapter.id).correlate(Adapter)
+        return query.where(Revision.number == newest.order_by(Revision.number.desc()).limit(1).scalar_subquery())
+
+    def _rest(
+        self, place: ColumnElement[str], number: ColumnElement[int], value: ColumnElement[float] | None
+    ) -> list[ColumnElement[bool]]:
+        """The condition that a revision comes after the position."""
+        last = self.after
+        if last is None:
+            return []
+        rest = place > order.place_of(last.path)
+        if last.number is not None:
+            rest = or_(rest, and_(place == order.place_of(last.path), number < last.number))
+        if self.sorting is None or value is None:
+            return [rest]
+        return [self.sorting.from_on(value, last.value or 0.0), or_(value != last.value, rest)]
 
 
-def _path_after(after: SearchPosition) -> ColumnElement[bool]:
-    return _IN_ORDER.op(">")(str(after.path).replace("/", " "))
-
-
-def _base_id(session: Session, name: str) -> int:
-    found = session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == name))
-    if found is None:
-        raise bases.missing(session, name)
-    return found
-
-
-def _has_text(text: str) -> ColumnElement[bool]:
-    return or_(
-        Adapter.path.icontains(text, autoescape=True),
-        Revision.message.icontains(text, autoescape=True),
-        exists().where(
-            Annotation.revision_id == Revision.id,
-            or_(Annotation.key.icontains(text, autoescape=True), Annotation.value.icontains(text, autoescape=True)),
-        ),
-    )
-
-
-def _has_rank(condition: str) -> ColumnElement[bool]:
-    match = _RANK.fullmatch(condition)
-    if match is None:
-        raise _malformed("Rank", condition, "16, '<=16' or '>8' is expected")
-    met: ColumnElement[bool] = _COMPARE[match[1]](Revision.rank, int(match[2]))
-    return met
-
-
-def _has_metric(condition: str) -> ColumnElement[bool]:
-    match = _METRIC.fullmatch(condition)
-    if match is None:
-        raise _bad_metric(condition)
-    conditions: list[ColumnElement[bool]] = [Metric.revision_id == Revision.id, Metric.name == match[1]]
-    if match[2]:
-        try:
-            value = float(match[3])
-        except ValueError as error:
-            raise _bad_metric(condition) from error
-        if not math.isfinite(value):
-            raise _bad_metric(condition)
-        conditions.append(_COMPARE[match[2]](Metric.value, value))
-    return exists().where(*conditions)
-
-
-def _bad_metric(condition: str) -> UsageError:
-    return _malformed("Metric", condition, "'acc>0.8', 'loss<=0.2' or 'acc' is expected")
-
-
-def _malformed(what: str, condition: str, form: str) -> UsageError:
-    for wrong, right in _SIGNS:
-        if wrong in condition:
-            form = f"{condition.replace(wrong, right)!r} is expected"
-            break
-    return UsageError(f"{what} condition {condition!r} is malformed: {form}.")
+def _fewest(session: Session, conditions: Sequence[Condition]) -> Condition | None:
+    """The condition that the fewest revisions meet; None where each is met by more than `FEW`, or by unknown many."""
+    found = [(one, one.keys.limit(FEW + 1).subquery()) for one in conditions if one.keys is not None]
+    if not found:
+        return None
+    counts = [select(func.count()).select_from(keys).scalar_subquery() for _, keys in found]
+    counted = zip(session.execute(select(*counts)).one(), found, strict=True)
+    least, (condition, _) = min(counted, key=lambda pair: pair[0])
+    return condition if least <= FEW else None

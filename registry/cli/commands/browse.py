@@ -31,6 +31,15 @@ def tree(
         ),
     ] = None,
     old_names: OldNames = False,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=0, metavar="N", help="Show only this many levels below it.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="Show at most this many adapters.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="PATH", help="Show only what comes after this adapter.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -38,11 +47,13 @@ def tree(
     from registry.cli.render.lists import tree_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.tree(path, old_names=old_names)
+        answer = run.registry.tree(path, old_names=old_names, depth=depth, limit=limit, after=after)
         bases = {} if as_json else {base.name: base for base in run.registry.bases(old_names=old_names)}
         run.answer(answer, lambda width: tree_lines(answer, bases, width, guides=run.out.on_terminal))
-        if not answer.roots:
+        if not answer.roots and after is None:
             run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
+        if answer.next is not None:
+            run.say(f"There are more adapters: go on with `--after {answer.next}`.")
 
 
 def log(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from registry.cli.options import Json, Url
-from registry.cli.render.screen import Line, Span, phrase
+from registry.cli.render.screen import BEHIND, Line, Span, phrase
 from registry.cli.session import answer_alone
 
 
@@ -21,6 +21,7 @@ def upgrade(url: Url = None, as_json: Json = False) -> None:
             what = f"is already at {answer.after}"
         else:
             what = f"created at {answer.after}" if answer.before is None else f"{answer.before} -> {answer.after}"
-        return [(phrase(answer.database), Span(f"  {what}"))]
+        notices = [(Span(notice, BEHIND),) for notice in answer.notices]
+        return [(phrase(answer.database), Span(f"  {what}")), *notices]
 
     answer_alone(answer, lines, as_json=as_json)

@@ -156,6 +156,8 @@ def _branch(
         yield (Span(under, QUIET), *line)
     for index, child in enumerate(node.children):
         yield from _branch(child, node, bases, width, guides.child(last=index == len(node.children) - 1))
+    if node.more:
+        yield (Span(guides.child(last=True).first, QUIET), Span("...", QUIET))
 
 
 def _about_base(node: TreeNode, bases: Mapping[str, BaseSummary]) -> list[list[Span]]:

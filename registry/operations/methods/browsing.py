@@ -39,12 +39,23 @@ class Browsing(TableCalls):
         """
         return self._list(table.BASES, asked(BasesRequest, old_names=old_names))
 
-    def tree(self, path: str | None = None, *, old_names: bool = False) -> Tree:
+    def tree(
+        self,
+        path: str | None = None,
+        *,
+        old_names: bool = False,
+        depth: int | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> Tree:
         """Adapters as a tree, each with its newest revision.
 
         Args:
             path: only what is at and under it. None: everything.
             old_names: also what was renamed, under its old name; if ``path`` is such a name, it is shown anyway.
+            depth: only so many levels below ``path``, or below the base models; what was cut has ``more``.
+            limit: at most so many adapters, and what is above the first of them. None: all.
+            after: only adapters that come after this one: ``next`` of the page before.
 
         Returns:
             A tree that ``print`` shows indented and a notebook shows as a table.
@@ -60,8 +71,11 @@ class Browsing(TableCalls):
             llama
               support@2 [prod], rank 4, acc=0.88
                 french@1, rank 2, acc=0.91
+            >>> team.tree(limit=1).next
+            'llama/support'
         """
-        return self._do(table.TREE, asked(TreeRequest, path=path, old_names=old_names))
+        request = asked(TreeRequest, path=path, old_names=old_names, depth=depth, limit=limit, after=after)
+        return self._do(table.TREE, request)
 
     def log(self, path: str, *, limit: int | None = None, deleted: bool = False) -> Log:
         """The revisions of an adapter, newest first.

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from registry.catalogue.database import events
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.store.usage import usage
-from registry.catalogue.tree import bases, browse
+from registry.catalogue.tree import bases, browse, nodes
 from registry.catalogue.tree.deleted import deleted
+from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition
 from registry.catalogue.tree.search import search as search_rows
 from registry.operations import table
@@ -47,7 +48,9 @@ def _bases(deployment: Deployment, request: BasesRequest, after: str | None, lim
 def _tree(deployment: Deployment, request: TreeRequest, _progress: Progress) -> Tree:
     with deployment.read() as session:
         path = None if request.path is None else Path.parse(request.path)
-        return browse.tree(session, path, with_old_names=request.old_names)
+        after = None if request.after is None else Path.parse(request.after)
+        section = Section(path, request.depth, after, request.limit)
+        return nodes.tree(session, section, with_old_names=request.old_names)
 
 
 @lists(table.LOG)

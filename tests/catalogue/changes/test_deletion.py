@@ -17,7 +17,7 @@ from registry.catalogue.changes import base_deletion, deletion, materialise, pro
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.store import blobs, materialisations, purge, unreferenced
-from registry.catalogue.tree import bases, browse, repo_rows, revisions
+from registry.catalogue.tree import bases, browse, nodes, repo_rows, revisions
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -124,7 +124,7 @@ def _of_repos(session: Session) -> Any:
         if not path.is_base:
             said.append((place, [row[1:4] for row in repo_rows.numbered(session, path)]))
             said.append([name for name, _ in repo_rows.tags(session, path)])
-            said.append(len(session.scalars(repo_rows.keys(path)).all()))
+            said.append([row.number for row in repo_rows.served(session, path)])
             said.append(len(revisions.digests(session, path)))
             said.append([row.number for row in _or_nothing(lambda: revisions.pinnable(session, path))])  # noqa: B023
             said.append(repo_rows.kept_by_others(session, path, "lora", numerics="other", artifact_format=1))
@@ -257,7 +257,7 @@ def test_a_whole_adapter_goes_and_comes_back_at_once(filled: Database, writer: W
     delete(filled, "llama/support/french/legal@1")
     with filled.read() as session:
         listed = deletion.listing(session, SUPPORT)
-        before = browse.tree(session)
+        before = nodes.tree(session)
     with pytest.raises(ConflictError, match="llama/support@prod") as refused:
         filled.change(lambda session: deletion.delete_tree(session, SUPPORT, BOB))
     assert refused.value.code == "tagged"
@@ -277,7 +277,7 @@ def test_a_whole_adapter_goes_and_comes_back_at_once(filled: Database, writer: W
     given = give_back("llama/support")
     assert (given.revisions, given.tags, given.undone) == (gone.revisions, ("llama/support@prod",), True)
     with filled.read() as session:
-        assert browse.tree(session) == before
+        assert nodes.tree(session) == before
     assert give_back("llama/support").revisions == ("llama/support/french/legal@1",)  # what went before that
     with pytest.raises(NotFoundError, match="nothing to restore"):
         give_back("llama/support")
@@ -326,12 +326,12 @@ def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: 
     filled.change(lambda session: protection.protect(session, "llama", "rel-*", BOB))
     delete(filled, "llama/code@1")
     with filled.read() as session:
-        before = browse.tree(session)
+        before = nodes.tree(session)
     gone = delete_base(filled, "llama")
     assert (len(gone.revisions), gone.tags, gone.protected_tags) == (4, ("llama/support@prod",), ("rel-*",))
     with filled.read() as session:
         assert bases.summaries(session) == ()
-        assert browse.tree(session).roots == ()
+        assert nodes.tree(session).roots == ()
         with pytest.raises(NotFoundError, match="no base model llama"):
             bases.get(session, "llama")
         with pytest.raises(NotFoundError, match="no base model llama"):
@@ -342,7 +342,7 @@ def test_a_base_model_goes_alone_or_with_all_below_it(filled: Database, writer: 
     given = filled.change(lambda session: base_deletion.undo(session, "llama", LONG_AGO, BOB))
     assert (given.revisions, given.tags) == (gone.revisions, gone.tags)
     with filled.read() as session:
-        assert browse.tree(session) == before
+        assert nodes.tree(session) == before
         assert [one.pattern for one in protection.patterns(session, "llama")] == ["rel-*"]
     assert undo(filled, "llama/code@1").undone  # deleted by itself, before
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import deletion, protection, retraction, tags
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
-from registry.catalogue.tree import bases, browse, revisions, search
+from registry.catalogue.tree import bases, browse, nodes, revisions, search
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Principal
@@ -120,7 +120,7 @@ def test_an_adapter_without_revisions_is_not_there_but_its_numbers_are_taken(fil
     delete(filled, "llama/support/french")
     delete(filled, "llama/code")
     with filled.read() as session:
-        tree = browse.tree(session)
+        tree = nodes.tree(session)
         assert [(node.path, node.children) for node in tree.roots[0].children] == [("llama/support", ())]
         assert bases.summary(session, "llama").adapters == 1
         assert browse.subtree(session, Path.parse("llama")) == ("llama/support@1", "llama/support@2")
@@ -153,7 +153,7 @@ def test_retracting_shows_all_that_it_takes_down(filled: Database) -> None:
         assert [one.retracted is not None for one in log] == [False, True]
         legal = browse.summary(session, key(session, "llama/support/french/legal")).retracted
         (event,) = events.recent(session, 1)
-        tree = browse.tree(session).roots[0]
+        tree = nodes.tree(session).roots[0]
     assert legal is not None
     assert (legal.reference, legal.reason, legal.actor) == ("llama/support@1", "made of bad data", "bob")
     assert (event.action, event.subject, event.at >= legal.at) == ("retract", "llama/support@1", True)

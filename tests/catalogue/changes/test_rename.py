@@ -14,7 +14,8 @@ from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import Adapter
 from registry.catalogue.store import purge
-from registry.catalogue.tree import bases, browse, old_names, revisions, search
+from registry.catalogue.tree import bases, browse, nodes, old_names, revisions, search
+from registry.catalogue.tree.nodes import Section
 from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Principal
@@ -106,9 +107,9 @@ def test_lists_leave_old_names_out(filled: Database) -> None:
     new = ["llama", "llama/code", "llama/help", "llama/help/french", "llama/help/french/legal"]
     old = [path.replace("help", "support") for path in new[2:]]
     with filled.read() as session:
-        assert names(browse.tree(session)) == names(browse.tree(session, Path("llama"))) == new
-        assert names(browse.tree(session, with_old_names=True)) == [*new, *old]
-        assert names(browse.tree(session, SUPPORT)) == old  # asked for by its name
+        assert names(nodes.tree(session)) == names(nodes.tree(session, Section(Path("llama")))) == new
+        assert names(nodes.tree(session, with_old_names=True)) == [*new, *old]
+        assert names(nodes.tree(session, Section(SUPPORT))) == old  # asked for by its name
         assert [one.path for one in search.search(session)] == new[1:]
         assert [one.path for one in search.search(session, old_names=True)] == [*new[1:], *old]
         assert browse.subtree(session, Path("llama")) == (
@@ -201,7 +202,7 @@ def test_renamed_twice(filled: Database) -> None:
             "llama/aid": None,
         }
         assert {path: old_names.new_name(session, Path.parse(path)) for path in newest} == newest
-        assert names(browse.tree(session)) == ["llama", "llama/aid", "llama/aid/fr", "llama/aid/fr/legal", "llama/code"]
+        assert names(nodes.tree(session)) == ["llama", "llama/aid", "llama/aid/fr", "llama/aid/fr/legal", "llama/code"]
         with pytest.raises(NotFoundError):  # an old name gets no other one
             key(session, "llama/help/french")
 
@@ -398,7 +399,7 @@ def test_a_base_model(filled: Database, writer: Writer) -> None:
         lineage = revisions.lineage(session, key(session, "llama-1b/support/french/legal"))
         assert lineage[0].path == "llama-1b/support"
         assert {row.base for row in lineage} == {"llama-1b"}
-        assert names(browse.tree(session))[0] == "llama-1b"
+        assert names(nodes.tree(session))[0] == "llama-1b"
         assert search.search(session, base="llama")[0].path == "llama/code"
         with pytest.raises(ConflictError, match="publish to llama-1b/new instead"):
             writer.publish(session, "llama/new", "x")
@@ -423,7 +424,7 @@ def test_a_name_that_another_base_model_takes(filled: Database, writer: Writer) 
     filled.change(lambda session: base_deletion.delete(session, "llama-1b", BOB, recursive=True))
     with filled.write() as session:
         assert [one.name for one in bases.summaries(session)] == ["llama"]  # what is there is listed
-        assert names(browse.tree(session))[:2] == ["llama", "llama/code"]
+        assert names(nodes.tree(session))[:2] == ["llama", "llama/code"]
         with pytest.raises(ConflictError, match="was already renamed, to llama-1b, which is deleted"):
             rename.rename_base(session, llama, other, BOB)
         writer.base(session, "third")
@@ -444,12 +445,12 @@ HIDING = Principal("hid", rights("writer", "llama/support"))
 def test_a_token_of_the_old_path_keeps_what_it_had(filled: Database, writer: Writer) -> None:
     limited = HIDING.rights
     with filled.read(limited) as session:
-        before = names(browse.tree(session)), search.search(session), bases.summaries(session)
+        before = names(nodes.tree(session)), search.search(session), bases.summaries(session)
         told = [(one.action, one.subject, one.detail) for one in events.recent(session, 99)]
     to_help(filled)
     filled.change(lambda session: rename.rename_base(session, Path("llama"), Path("llama-1b"), BOB))
     with filled.read(limited) as session:
-        assert (names(browse.tree(session)), search.search(session), bases.summaries(session)) == before
+        assert (names(nodes.tree(session)), search.search(session), bases.summaries(session)) == before
         now = [(one.action, one.subject, one.detail) for one in events.recent(session, 99)]
         assert now[2:] == told
         assert now[:2] == [("base rename", "llama", {"revisions": 5}), ("rename", "llama/support", {"revisions": 4})]
@@ -469,8 +470,8 @@ def test_a_token_of_the_old_path_keeps_what_it_had(filled: Database, writer: Wri
 def test_whoever_sees_both_names_sees_what_a_rename_was(filled: Database) -> None:
     to_help(filled)
     with filled.read(rights("reader", "llama/help")) as session:
-        assert names(browse.tree(session)) == ["llama", "llama/help", "llama/help/french", "llama/help/french/legal"]
+        assert names(nodes.tree(session)) == ["llama", "llama/help", "llama/help/french", "llama/help/french/legal"]
         assert [(one.subject, one.detail) for one in events.recent(session, 1)] == [("llama/help", {"revisions": 4})]
     with filled.read(rights("reader", "llama/help", "llama/support/french")) as session:
         assert old_names.new_name(session, Path.parse("llama/support/french")) == "llama/help/french"
-        assert "llama/support/french" not in names(browse.tree(session))
+        assert "llama/support/french" not in names(nodes.tree(session))

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import rename, retraction
 from registry.catalogue.database.database import Database
-from registry.catalogue.tree import browse, revisions
+from registry.catalogue.tree import browse, nodes, revisions
+from registry.catalogue.tree.nodes import Section
 from registry.errors import ConflictError, UsageError
 from registry.reference import Path, Reference
 from tests.catalogue.changes.test_removal import key
@@ -117,7 +118,7 @@ class Model:
                 for number in numbers:
                     expected = self.retracted.isdisjoint(self.lineage(path, number))
                     assert is_available(session, f"{path}@{number}") == expected
-            listed = [path for path in names(browse.tree(session, Path(self.base))) if "/" in path]
+            listed = [path for path in names(nodes.tree(session, Section(Path(self.base)))) if "/" in path]
             assert sorted(listed) == self.current
 
 

@@ -19,7 +19,8 @@ from registry.catalogue.database.events import EventFilter
 from registry.catalogue.database.team_tables import METADATA
 from registry.catalogue.store import blobs, materialisations, purge, tombstones, unreferenced, uploads
 from registry.catalogue.team import jobs, tokens
-from registry.catalogue.tree import browse, children, revisions, tag_moves
+from registry.catalogue.tree import browse, children, nodes, revisions, tag_moves
+from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.use import uses
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -146,7 +147,7 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "show": show,
     "log": lambda session: browse.log(session, TreePath.parse("llama/wide-7"), before=9, limit=2),
     "subtree": lambda session: browse.subtree(session, TreePath.parse("llama/wide-7")),
-    "part of the tree": lambda session: browse.tree(session, TreePath.parse("llama/wide-7")),
+    "part of the tree": lambda session: nodes.tree(session, Section(TreePath.parse("llama/wide-7"))),
     "tag": lambda session: tags.set_tag(session, child(session), "next", TESTER),
     "use blobs": use_blobs,
 }

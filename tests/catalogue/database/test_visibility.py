@@ -21,7 +21,8 @@ from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.store import blobs
 from registry.catalogue.team import tokens
-from registry.catalogue.tree import bases, browse, children, revisions, tag_moves
+from registry.catalogue.tree import bases, browse, children, nodes, revisions, tag_moves
+from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition, search
 from registry.catalogue.tree.use import uses
 from registry.errors import NotFoundError, RegistryError
@@ -171,7 +172,7 @@ def plain(answer: Any) -> Any:
 def everything() -> dict[str, Callable[[Session], Any]]:
     """Every function that reads, and those that change something in what is seen, asked for what is there and not."""
     asked: dict[str, Callable[[Session], Any]] = {
-        "whole tree": browse.tree,
+        "whole tree": nodes.tree,
         "bases": bases.summaries,
         "children of a base": lambda session: children.of_base(session, "llama"),
         "children of a hidden base": lambda session: children.of_base(session, "bert"),
@@ -195,7 +196,7 @@ def everything() -> dict[str, Callable[[Session], Any]]:
         "undo": lambda session: retraction.undo(session, key(session, "llama/support/french/legal"), BOB),
     }
     at_places: dict[str, Callable[[Session, str], Any]] = {
-        "tree": lambda session, where: browse.tree(session, path(where)),
+        "tree": lambda session, where: nodes.tree(session, Section(path(where))),
         "log": lambda session, where: browse.log(session, path(where)),
         "page": lambda session, where: browse.log(session, path(where), before=2, limit=1),
         "subtree": lambda session, where: browse.subtree(session, path(where)),
@@ -254,7 +255,7 @@ def test_a_scope_is_like_a_registry_without_the_rest(whole: Database, bare: Data
 
 def test_a_scope_inside_the_tree_shows_the_lineage_above_and_no_more(whole: Database) -> None:
     with whole.read(rights("reader", "llama/support/french")) as session:
-        (root,) = browse.tree(session).roots
+        (root,) = nodes.tree(session).roots
         (french,) = root.children
         assert (root.path, french.path, french.name) == ("llama", "llama/support/french", "support/french")
         assert [node.name for node in french.children] == ["legal"]

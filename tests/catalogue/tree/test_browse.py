@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes.annotations import annotate
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
-from registry.catalogue.tree import browse, revisions
+from registry.catalogue.tree import browse, nodes, revisions
+from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.catalogue.tree.search import search
 from registry.errors import NotFoundError, UsageError
@@ -35,7 +36,7 @@ def test_the_whole_tree(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
         writer.base(session, "bert")
     with filled.read() as session:
-        roots = browse.tree(session).roots
+        roots = nodes.tree(session).roots
     assert [line for root in roots for line in drawn(root)] == [
         "bert",
         "llama",
@@ -58,12 +59,12 @@ def test_part_of_the_tree(filled: Database, writer: Writer) -> None:
         writer.publish(session, "llama/support-2", "x")  # stands between support and support/french in byte order
         writer.publish(session, "llama/support0", "y")
     with filled.read() as session:
-        support = browse.tree(session, TreePath.parse("llama/support")).roots
-        llama = browse.tree(session, TreePath.parse("llama")).roots
+        support = nodes.tree(session, Section(TreePath.parse("llama/support"))).roots
+        llama = nodes.tree(session, Section(TreePath.parse("llama"))).roots
         with pytest.raises(NotFoundError, match="Did you mean llama/support"):
-            browse.tree(session, TreePath.parse("llama/suport"))
+            nodes.tree(session, Section(TreePath.parse("llama/suport")))
         with pytest.raises(NotFoundError, match="no base model lama"):
-            browse.tree(session, TreePath.parse("lama"))
+            nodes.tree(session, Section(TreePath.parse("lama")))
     assert [line for root in support for line in drawn(root)] == [
         "support@2",
         "  french@1 behind",
@@ -74,7 +75,7 @@ def test_part_of_the_tree(filled: Database, writer: Writer) -> None:
 
 def test_an_empty_tree(database: Database) -> None:
     with database.read() as session:
-        assert browse.tree(session).roots == ()
+        assert nodes.tree(session).roots == ()
 
 
 def test_the_log_is_newest_first(filled: Database) -> None:
@@ -182,7 +183,7 @@ def test_behind_is_what_a_plain_reading_of_its_meaning_gives(database: Database,
             assert {one.reference: one.behind for one in log.revisions} == {
                 row.reference: behind(row.reference) for row in rows
             }
-        shown = [node for root in browse.tree(session).roots for node in walk(root)]
+        shown = [node for root in nodes.tree(session).roots for node in walk(root)]
         assert {node.path: node.revision.behind for node in shown if node.revision} == {
             rows[-1].path: behind(rows[-1].reference) for rows in published if rows
         }
@@ -223,7 +224,7 @@ def test_the_number_of_queries_does_not_grow_with_the_tree(filled: Database, wri
         with filled.write() as session:
             grow(session, writer, width)
         with filled.read() as session, statements() as sent:
-            browse.tree(session)
+            nodes.tree(session)
             search(session, "wide", tag="prod")
             browse.log(session, TreePath.parse("llama/support"))
         counted.append(len(sent))

@@ -17,6 +17,7 @@ from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import RevisionSummary, TargetGroup
+from tests.catalogue.database.test_query_plans import statements
 from tests.catalogue.rows import TESTER, Writer
 
 
@@ -135,6 +136,17 @@ def meets(one: RevisionSummary, targets: set[str], wanted: dict[str, Any]) -> bo
     )
 
 
+@pytest.fixture(params=["collected", "walked"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every search gives the same both ways; so few revisions are always collected otherwise."""
+    name: str = request.param
+    if name == "walked":
+        monkeypatch.setattr("registry.catalogue.tree.search.FEW", -1)
+        monkeypatch.setattr("registry.catalogue.tree.search.AT_ONCE", 1)
+    return name
+
+
+@pytest.mark.usefixtures("way")
 @given(st.lists(REVISION, max_size=8), st.lists(CONDITIONS, min_size=1, max_size=5))
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -196,12 +208,23 @@ def spelt(condition: Any) -> str | None:
     )
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("conditions", [{}, {"text": "message"}, {"tag": "prod", "sort": "max:acc"}])
+def test_a_page_is_a_few_statements(filled: Database, conditions: dict[str, Any]) -> None:
+    with filled.read() as session, statements() as sent:
+        assert search(session, limit=100, **conditions)
+    # What the database has for texts, whether the text is common, how many meet each condition; the page (by a metric:
+    # of each part its bound, too); then the revisions with their tags, metrics, annotations and ancestors.
+    assert len(sent) <= 10
+
+
 def test_a_moved_tag_is_found_at_its_new_place(filled: Database) -> None:
     with filled.write() as session:
         tags.set_tag(session, revisions.get(session, 4).id, "prod", TESTER)
     assert found(filled, tag="prod") == ["llama/support@2"]
 
 
+@pytest.mark.usefixtures("way")
 def test_pages_together_are_the_whole(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
         for name in ("support-2", "support0", "support_x", "support/french-2", "sup"):
@@ -248,6 +271,7 @@ def test_a_position_of_another_order_is_refused(filled: Database) -> None:
         found(filled, all_revisions=True, after=SearchPosition(place, 1, 0.5))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("all_revisions", [False, True])
 @pytest.mark.parametrize("sort", ["max:score", "min:score"])
 def test_pages_by_a_metric_together_are_the_whole(

@@ -1,0 +1,217 @@
+"""What lists, lookups, pages, searches and the steps of gc and fsck take as a registry grows, on both databases.
+
+python -m benchmarks.growth [--counts 10000,100000,1000000] [--only SQLite] [--runs 5]
+
+Each catalogue is filled by `tests.kit.grown`, in bulk with what publishing would have written. Every step is one
+transaction in this process; the table says its median time, and its CPU time, that of PostgreSQL's process with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from benchmarks.running import Figure, save, table
+from registry.catalogue.database import events
+from registry.catalogue.database.database import Database, sqlite_url
+from registry.catalogue.database.events import EventFilter
+from registry.catalogue.store import unreferenced
+from registry.catalogue.tree import bases, browse, nodes, repo_rows, revisions
+from registry.catalogue.tree.nodes import Section
+from registry.catalogue.tree.search import search
+from registry.digest import sha256_digest
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.rights import UNLIMITED, Rights
+from registry.services import browse as showing
+from registry.services import hub_repos
+from tests.kit import grown
+from tests.kit.servers import DURABLE, Postgres
+from tests.kit.servers_home import Home
+
+PAGE: Final = 101  # items of a page, and the one that says that there is another
+COUNTS: Final = (10_000, 100_000, 1_000_000)
+LATER: Final = datetime(2100, 1, 1, tzinfo=UTC)
+SCOPED: Final = Rights("reader", (TreePath.parse(grown.WIDE),))
+READER: Final = Rights("reader", ())
+
+Step = Callable[[Session], Any]
+
+
+def _find(reference: str) -> Step:
+    return lambda session: revisions.find(session, Reference.parse(reference))
+
+
+def _search(words: str | None = None, **conditions: Any) -> Step:
+    return lambda session: search(session, words, limit=PAGE, **conditions)
+
+
+def _refs(session: Session) -> None:
+    hub_repos.refs(session, hub_repos.find_repo(session, "published", TreePath.parse(grown.BIG).repo_id))
+
+
+STEPS: Final[Mapping[str, Step]] = {
+    "find, newest": _find(grown.WIDE),
+    "find, of the largest adapter, by number": _find(f"{grown.BIG}@17"),
+    "find, of the largest adapter, by tag": _find(f"{grown.BIG}@prod"),
+    "resolve, sixteen links": lambda session: showing.resolved(session, Reference.parse(grown.DEEP)),
+    "show, sixteen links": lambda session: showing.shown(session, Reference.parse(grown.DEEP)),
+    "show, the largest adapter": lambda session: showing.shown(session, Reference.parse(grown.BIG)),
+    "base models": lambda session: bases.summaries(session, limit=PAGE),
+    "log of the largest adapter, first page": lambda session: browse.log(
+        session, TreePath.parse(grown.BIG), limit=PAGE
+    ),
+    "list of the Hub, first page": lambda session: repo_rows.adapters_listed(session, after="", limit=PAGE),
+    "list of the Hub, later page": lambda session: repo_rows.adapters_listed(session, after="llama/t", limit=PAGE),
+    "search, everything": _search(),
+    "search, text in the path of one adapter": _search("deep/l1/l2/l3"),
+    "search, text in 1 of 1000 messages": _search("GRÖSSENÄNDERUNG".replace("SS", "ß")),
+    "search, text of one message": _search("run 00001234"),
+    "search, text in 1 of 50 messages": _search("low learning"),
+    "search, text in every message": _search("epochs"),
+    "search, text of an annotation in 1 of 200": _search("OPS-12"),
+    "search, text in nothing": _search("nowhere to be found"),
+    "search, text of two letters": _search("qz"),
+    "search, rare tag": _search(tag="golden"),
+    "search, common tag": _search(tag="prod"),
+    "search, rare rank": _search(rank="128"),
+    "search, common rank": _search(rank="<=16"),
+    "search, rare metric": _search(metric="bleu>30"),
+    "search, common metric": _search(metric="acc>0.9"),
+    "search, few of a common metric": _search(metric="acc>0.9895"),
+    "search, rare target": _search(target="down_proj"),
+    "search, common target": _search(target="q_proj"),
+    "search, base": _search(base="tiny"),
+    "search, best of a metric": _search(sort="max:acc"),
+    "search, best of a metric with a condition": _search("epochs", sort="min:eval_loss", rank="<=16"),
+    "search, best of a rare metric": _search(sort="max:bleu"),
+    "search, all revisions": _search(all_revisions=True),
+    "search, all revisions, common metric": _search(all_revisions=True, metric="acc>0.9"),
+    "search, all revisions, best of a metric": _search(all_revisions=True, sort="max:acc"),
+    "search, several conditions": _search("french", base="llama", tag="prod", rank="<=16", metric="acc>0.8"),
+    "events, first page": lambda session: events.page(session, 100),
+    "events, of the largest adapter": lambda session: events.page(
+        session, 100, None, EventFilter(TreePath.parse(grown.BIG))
+    ),
+    "events, of a kind and an actor": lambda session: events.page(
+        session, 100, None, EventFilter(kind="tag", actor="ci")
+    ),
+    "gc, first page of what nothing needs": lambda session: unreferenced.unneeded(session, LATER),
+    "gc, what is in its grace period": lambda session: unreferenced.count_in_grace(session, LATER),
+    "fsck, page of keys": lambda session: unreferenced.keys(session, after="blobs/sha256/80"),
+    "fsck, totals": unreferenced.totals,
+    "fsck, what depends on a blob": lambda session: unreferenced.takes_down(session, sha256_digest(b"weights 1")),
+    "Hub, refs of the largest adapter": _refs,
+    "tree, part of it": lambda session: nodes.tree(session, Section(TreePath.parse("llama/deep"))),
+}
+SCOPED_STEPS: Final[Mapping[str, Step]] = {
+    "scoped: search, everything": _search(),
+    "scoped: search, common metric": _search(metric="acc>0.9"),
+    "scoped: search, text": _search("french"),
+    "scoped: events, first page": lambda session: events.page(session, 100),
+    "scoped: list of the Hub, first page": lambda session: repo_rows.adapters_listed(session, after="", limit=PAGE),
+}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Medians of a step, in milliseconds."""
+
+    wall: float
+    cpu: float
+
+
+def timed(database: Database, step: Step, rights: Rights, runs: int) -> Timed:
+    """The median of some runs, after one that is not counted."""
+    walls: list[float] = []
+    processors: list[float] = []
+    while len(walls) <= runs and sum(walls) < 5000:
+        with database.read(rights) as session:
+            server = _server(session)
+            began, used = time.perf_counter(), time.process_time() + sum(server.cpu_times()[:2] if server else ())
+            step(session)
+            took = time.perf_counter() - began
+            processor = time.process_time() + sum(server.cpu_times()[:2] if server else ()) - used
+        walls.append(took * 1000)
+        processors.append(processor * 1000)
+    return Timed(statistics.median(walls[1:] or walls), statistics.median(processors[1:] or processors))
+
+
+def _server(session: Session) -> psutil.Process | None:
+    """The process of PostgreSQL that works for a session, on this machine; in ticks of 10 ms."""
+    if session.get_bind().dialect.name != "postgresql":
+        return None
+    return psutil.Process(session.scalar(text("SELECT pg_backend_pid()")))
+
+
+def measure(database: Database, runs: int, part: str) -> Iterator[tuple[str, Timed]]:
+    """All steps on one catalogue, or those with ``part`` in their names."""
+    steps = [(name, step, UNLIMITED) for name, step in STEPS.items()]
+    steps += [(name, step, SCOPED) for name, step in SCOPED_STEPS.items()]
+    steps.append(("reader: events, first page", STEPS["events, first page"], READER))
+    for name, step, rights in steps:
+        if part in name:
+            yield name, timed(database, step, rights, runs)
+
+
+def filled(url: str, count: int) -> Database:
+    """A catalogue of this size, whose tables are analysed."""
+    database = Database(url)
+    database.prepare()
+    began = time.perf_counter()
+    with database.write() as session:
+        grown.fill(session, count)
+    with database.write() as session:
+        session.execute(text("ANALYZE"))
+    sys.stderr.write(f"  {count} revisions in {database.where}: {time.perf_counter() - began:.0f} s\n")
+    return database
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
+    parser.add_argument("--only", choices=("SQLite", "PostgreSQL"))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--steps", default="", help="only those whose name has this in it")
+    parser.add_argument("--url", help="a catalogue that is filled already, instead")
+    given = parser.parse_args()
+    figures: list[Figure] = []
+    process = psutil.Process()
+    with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
+        for kind, count, database in _databases(given, Path(scratch)):
+            for name, took in measure(database, given.runs, given.steps):
+                figures += [Figure(f"{kind}, {count}: {name}", took.wall, "ms"), Figure("  CPU", took.cpu, "ms")]
+            figures.append(Figure(f"{kind}, {count}: memory of the process", process.memory_info().rss / 1e6, "MB"))
+            database.dispose()
+    print(table("Growth", figures))
+    save("growth", figures, {})
+
+
+def _databases(given: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, int, Database]]:
+    counts = [int(count) for count in given.counts.split(",")]
+    if given.url:
+        yield "given", counts[0], Database(given.url)
+        return
+    if given.only != "PostgreSQL":
+        for count in counts:
+            yield "SQLite", count, filled(sqlite_url(scratch / f"{count}.sqlite"), count)
+    if given.only != "SQLite":
+        postgres = Postgres.started(Home.of_process(scratch), DURABLE)
+        for count in counts:
+            yield "PostgreSQL", count, filled(postgres.database(), count)
+
+
+if __name__ == "__main__":
+    main()

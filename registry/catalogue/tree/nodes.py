@@ -1,0 +1,166 @@
+"""The adapters as a tree: all of them, down to a depth, or a page of them in the order of the tree."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.elements import ColumnElement
+
+from registry.catalogue.database.probes import finds
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
+from registry.catalogue.store.blobs import parts
+from registry.catalogue.tree import browse, old_names, order
+from registry.catalogue.tree.order import PLACE
+from registry.errors import UsageError
+from registry.reference import Path
+from registry.schemas import RevisionSummary, Tree, TreeNode
+
+
+@dataclass(frozen=True)
+class Section:
+    """Which part of a tree is asked for; as it is, all of it."""
+
+    path: Path | None = None  # what is at and under it
+    depth: int | None = None  # so many levels below it, or below the base models
+    after: Path | None = None  # what comes after it in the order of the tree
+    limit: int | None = None  # so many adapters
+
+    def check(self) -> None:
+        """Raise `UsageError` where a number is out of its range."""
+        if self.depth is not None and self.depth < 0:
+            raise UsageError(f"The depth of a tree is {self.depth}: 0 or more is expected.")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"The limit of a tree is {self.limit}: 1 or more is expected.")
+
+    @property
+    def deepest(self) -> int | None:
+        """How many "/" a path has at most."""
+        if self.depth is None:
+            return None
+        return self.depth + (0 if self.path is None else str(self.path).count("/"))
+
+
+def tree(session: Session, section: Section = Section(), *, with_old_names: bool = False) -> Tree:
+    """Adapters with their newest revisions as a tree.
+
+    A page also has what is above its first adapter, so that it is a tree by itself. Without old names, unless the path
+    of the section is one.
+
+    Raises:
+        NotFoundError: there is nothing at the path; offers the nearest.
+        UsageError: the depth is negative or the limit not positive.
+    """
+    section.check()
+    if section.path is not None:
+        browse.check_there(session, section.path)
+        with_old_names = with_old_names or old_names.new_name(session, section.path) is not None
+    listed = [] if with_old_names else [old_names.adapter_is_listed(session)]
+    keys = list(session.scalars(_page(section, listed)))
+    more = section.limit is not None and len(keys) > section.limit
+    shown = _summaries(session, keys[: section.limit])
+    following = max(shown, key=order.place_of) if more else None
+    above = _above(session, section, min(shown, key=order.place_of, default=None), listed) if section.after else {}
+    roots = [str(section.path)] if section.path else _bases(session, section, [*shown], following, with_old_names)
+    cut = _cut(session, section, [*roots, *shown], listed)
+    return _built(roots, above | shown, cut, following)
+
+
+def _page(section: Section, listed: Sequence[ColumnElement[bool]]) -> Select[int]:
+    """Keys of the newest revisions in order, with one more than the limit."""
+    query = _newest()
+    if section.after is not None:  # first of all: SQLite begins with the first bound that it finds
+        query = query.where(order.after(section.after))
+    query = query.where(*listed)
+    if section.path is not None:
+        query = query.where(order.within(section.path))
+    if section.deepest is not None:
+        query = query.where(
+            func.length(Adapter.path) - func.length(func.replace(Adapter.path, "/", "")) <= section.deepest
+        )
+    if section.after is not None:
+        query = query.where(order.after(section.after))
+    if section.limit is None:
+        return query
+    return query.with_hint(Adapter, f"INDEXED BY {order.INDEX}", "sqlite").order_by(PLACE).limit(section.limit + 1)
+
+
+def _newest() -> Select[int]:
+    """Keys of the newest revisions of adapters."""
+    own = select(Revision.id).where(Revision.adapter_id == Adapter.id).correlate(Adapter)
+    return select(own.order_by(Revision.number.desc()).limit(1).scalar_subquery()).where(PLACE >= "", HAS_REVISIONS)
+
+
+def _summaries(session: Session, keys: Sequence[int]) -> dict[str, RevisionSummary]:
+    return {one.path: one for part in parts(keys) for one in browse.summaries(session, part).values()}
+
+
+def _above(
+    session: Session, section: Section, first: str | None, listed: Sequence[ColumnElement[bool]]
+) -> dict[str, RevisionSummary]:
+    """Adapters above the first one of a page, down from the path of the section."""
+    top = "" if section.path is None else str(section.path)
+    names = (f"{top}/" if first is None else first).split("/")
+    over = ["/".join(names[:count]) for count in range(2, len(names))]
+    over = [path for path in over if len(path) >= len(top)]
+    return _summaries(session, session.scalars(_newest().where(Adapter.path.in_(over), *listed)).all())
+
+
+def _bases(
+    session: Session, section: Section, shown: Sequence[str], following: str | None, with_old_names: bool
+) -> list[str]:
+    """Base models above the adapters of a page, and those that come between its first and its last."""
+    query = select(BaseModelRecord.name)
+    if not with_old_names:
+        query = query.where(old_names.base_is_listed(session))
+    used = {path.partition("/")[0] for path in shown}
+    begun = "" if section.after is None else section.after.base
+    ended = None if following is None else following.partition("/")[0]
+    return sorted(
+        name for name in session.scalars(query) if name in used or (name > begun and (ended is None or name < ended))
+    )
+
+
+def _cut(
+    session: Session, section: Section, paths: Sequence[str], listed: Sequence[ColumnElement[bool]]
+) -> frozenset[str]:
+    """Those of the deepest level that have adapters below."""
+    if section.deepest is None:
+        return frozenset()
+    ends = [path for path in paths if path.count("/") == section.deepest]
+    found = set()
+    for path in ends if section.deepest == 0 else ():
+        below = select(Adapter.id).where(order.within(Path.parse(path)), HAS_REVISIONS, *listed)
+        found |= {path} if session.scalar(below.limit(1)) is not None else set()
+    # What is below an adapter that is seen is seen too, and a revision with others trained on it is not deleted.
+    over = aliased(Adapter)
+    for part in parts(ends if section.deepest else ()):
+        below = select(Adapter.id).where(Adapter.parent_id == over.id, HAS_REVISIONS, *listed).correlate(over)
+        found |= set(session.scalars(select(over.path).where(over.path.in_(part), finds(below))))
+    return frozenset(found)
+
+
+def _built(
+    roots: Sequence[str], shown: dict[str, RevisionSummary], cut: Collection[str], following: str | None
+) -> Tree:
+    under: dict[str, list[str]] = defaultdict(list)
+    for path in shown:
+        under[_seen_above(path, shown)].append(path)
+
+    def node(at: str, above: str) -> TreeNode:
+        children = tuple(node(below, at) for below in sorted(under[at]))
+        name = at.removeprefix(f"{above}/")
+        return TreeNode(path=at, name=name, revision=shown.get(at), children=children, more=at in cut)
+
+    return Tree(roots=tuple(node(root, root.rpartition("/")[0]) for root in roots), next=following)
+
+
+def _seen_above(path: str, seen: Collection[str]) -> str:
+    """The nearest visible ancestor of an adapter: hidden ones are skipped."""
+    above = path.rpartition("/")[0]
+    while "/" in above and above not in seen:
+        above = above.rpartition("/")[0]
+    return above

@@ -1,0 +1,32 @@
+"""The order of the tree: paths segment by segment, by an index."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import and_, func, literal_column
+from sqlalchemy.sql.elements import ColumnElement
+
+from registry.catalogue.database.tables import Adapter
+from registry.reference import Path
+
+# A space comes before all that names are made of, "/" does not. As literals: an index is found only so.
+PLACE: Final[ColumnElement[str]] = func.replace(Adapter.path, literal_column("'/'"), literal_column("' '"))
+"""The place of an adapter in the tree."""
+INDEX: Final = "ix_adapters_in_order"
+
+
+def place_of(path: Path | str) -> str:
+    """The place of a path."""
+    return str(path).replace("/", " ")
+
+
+def within(path: Path) -> ColumnElement[bool]:
+    """The condition that an adapter is at a path or below it, as a range of places."""
+    # "!" is the character after the space; names have none between.
+    return and_(place_of(path) <= PLACE, f"{place_of(path)}!" > PLACE)
+
+
+def after(path: Path) -> ColumnElement[bool]:
+    """The condition that an adapter comes after a path."""
+    return place_of(path) < PLACE

@@ -1,0 +1,171 @@
+"""The conditions of a search: what holds of a revision, and the keys of those of which it may hold, by an index."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Select, or_, select
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
+
+from registry.catalogue.database.probes import finds
+from registry.catalogue.database.tables import (
+    Adapter,
+    BaseModelRecord,
+    Metric,
+    Revision,
+    RevisionTarget,
+    Tag,
+    table_of,
+)
+from registry.catalogue.database.visibility import in_subtree, rights_of
+from registry.catalogue.tree import bases
+from registry.catalogue.tree.order import within
+from registry.catalogue.tree.text_search import has_text, keys_with_text
+from registry.errors import UsageError
+from registry.reference import Path
+from registry.schemas.texts import check_text
+
+_ADAPTERS: Final = table_of(Adapter)
+_METRICS: Final = table_of(Metric)
+_REVISIONS: Final = table_of(Revision)
+_TAGS: Final = table_of(Tag)
+_TARGETS: Final = table_of(RevisionTarget)
+_COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+    "==": operator.eq,
+    "": operator.eq,
+}
+_SIGNS: Final = (
+    ("=>", ">="),
+    ("=<", "<="),
+    ("\N{GREATER-THAN OR EQUAL TO}", ">="),
+    ("\N{LESS-THAN OR EQUAL TO}", "<="),
+)
+_RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
+_METRIC: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*(?:(<=|>=|==|<|>|=)\s*(\S+))?\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition of a search."""
+
+    holds: ColumnElement[bool]
+    """Of `Revision`, or of `Adapter` alone."""
+    keys: Select[int] | None
+    """Keys of the revisions that meet it, hidden ones too, from an index; some may be there twice."""
+    of_adapter: bool = False
+    """Whether it is about the adapter alone."""
+    is_exact: bool = True
+    """Whether all that have these keys meet it."""
+
+
+def text(session: Session, value: str) -> Condition:
+    """A part of the path, the message, or a key or value of an annotation, whatever its case."""
+    check_text("The text to search for", value)
+    return Condition(has_text(value), keys_with_text(session, value), is_exact=False)
+
+
+def base(session: Session, name: str) -> Condition:
+    """Adapters of a base model.
+
+    Raises:
+        NotFoundError: there is no such base model; offers the nearest.
+    """
+    check_text("The base model", name)
+    key = session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == name))
+    if key is None:
+        raise bases.missing(session, name)
+    below = _ADAPTERS.c.base_id == key
+    return Condition(within(Path(name)), _revisions_of(below), of_adapter=True)
+
+
+def scopes(session: Session) -> Condition | None:
+    """What the session sees, where that is not all: no condition, but a way to find those that are seen."""
+    seen = rights_of(session).scopes
+    if rights_of(session).unlimited:
+        return None
+    covered = or_(*(in_subtree(scope, _ADAPTERS.c.path) for scope in seen))
+    return Condition(or_(*map(within, seen)), _revisions_of(covered), of_adapter=True)
+
+
+def _revisions_of(condition: ColumnElement[bool]) -> Select[int]:
+    return select(_REVISIONS.c.id).join(_ADAPTERS, _ADAPTERS.c.id == _REVISIONS.c.adapter_id).where(condition)
+
+
+def tag(name: str) -> Condition:
+    """The revision that a tag names."""
+    check_text("The tag", name)
+    named = finds(select(Tag.name).where(Tag.revision_id == Revision.id, Tag.name == name))
+    return Condition(named, select(_TAGS.c.revision_id).where(_TAGS.c.name == name))
+
+
+def target(name: str) -> Condition:
+    """Those with a target module of this leaf name."""
+    check_text("The target", name)
+    of_name = (RevisionTarget.revision_id == Revision.id, RevisionTarget.name == name)
+    there = finds(select(RevisionTarget.name).where(*of_name))
+    return Condition(there, select(_TARGETS.c.revision_id).where(_TARGETS.c.name == name))
+
+
+def rank(condition: str) -> Condition:
+    """``16``, ``<=16``, ``>8``: the largest rank of the revision's own pairs.
+
+    Raises:
+        UsageError: it is malformed; says the form.
+    """
+    match = _RANK.fullmatch(condition)
+    if match is None:
+        raise _malformed("Rank", condition, "16, '<=16' or '>8' is expected")
+    compare, value = _COMPARE[match[1]], int(match[2])
+    return Condition(compare(Revision.rank, value), select(_REVISIONS.c.id).where(compare(_REVISIONS.c.rank, value)))
+
+
+def metric(condition: str) -> Condition:
+    """``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
+
+    Raises:
+        UsageError: it is malformed; says the form.
+    """
+    match = _METRIC.fullmatch(condition)
+    if match is None:
+        raise _bad_metric(condition)
+    holds: list[ColumnElement[bool]] = [Metric.revision_id == Revision.id, Metric.name == match[1]]
+    keys = select(_METRICS.c.revision_id).where(_METRICS.c.name == match[1])
+    if match[2]:
+        try:
+            value = float(match[3])
+        except ValueError as error:
+            raise _bad_metric(condition) from error
+        if not math.isfinite(value):
+            raise _bad_metric(condition)
+        holds.append(_COMPARE[match[2]](Metric.value, value))
+        keys = keys.where(_COMPARE[match[2]](_METRICS.c.value, value))
+    return Condition(finds(select(Metric.value).where(*holds)), keys)
+
+
+def has_metric(name: str) -> Condition:
+    """Those on which it was measured."""
+    there = finds(select(Metric.value).where(Metric.revision_id == Revision.id, Metric.name == name))
+    return Condition(there, select(_METRICS.c.revision_id).where(_METRICS.c.name == name))
+
+
+def _bad_metric(condition: str) -> UsageError:
+    return _malformed("Metric", condition, "'acc>0.8', 'loss<=0.2' or 'acc' is expected")
+
+
+def _malformed(what: str, condition: str, form: str) -> UsageError:
+    for wrong, right in _SIGNS:
+        if wrong in condition:
+            form = f"{condition.replace(wrong, right)!r} is expected"
+            break
+    return UsageError(f"{what} condition {condition!r} is malformed: {form}.")
