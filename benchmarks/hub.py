@@ -30,8 +30,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks import hub_client, running, synthetic
-from benchmarks.running import ROOT, Figure, Sample
-from benchmarks.service import peer_python
+from benchmarks.machine import ROOT
+from benchmarks.running import Figure, Sample
 from tests.kit import servers_home
 from tests.kit.servers import NO_ETAGS, S3Server
 from tests.kit.servers_home import Home
@@ -311,7 +311,7 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--peer-python", help="the Python that has granian and boto3 with CRT, or none")
     options = parser.parse_args(arguments)
-    python = peer_python(options.peer_python)
+    python = running.peer_python(options.peer_python)
     options.cache.mkdir(parents=True, exist_ok=True)
     rows: list[Figure] = []
     samples: dict[str, object] = {}

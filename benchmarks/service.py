@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from benchmarks.running import Figure
 from tests.kit.servers import DURABLE, NO_ETAGS, Postgres, S3Server
 from tests.kit.servers_home import Home
 
-PEER_PYTHON = Path(sys.prefix) / "peers" / "bin" / "python"
 PARTS = ("catalogue", "http", "transfer")
 
 
@@ -39,16 +37,6 @@ LARGE = Size(revisions=(10_000, 100_000), seconds=5, rank=1024)
 TINY = Size(revisions=(100,), seconds=0.3, rank=64)
 
 
-def peer_python(said: str | None) -> str | None:
-    """The interpreter that has the peers, None to leave them out."""
-    if said == "none":
-        return None
-    found = Path(said) if said else PEER_PYTHON
-    if not found.exists():
-        raise SystemExit(f"There are no peers at {found}: `make bench` installs them; --peer-python none does without.")
-    return str(found)
-
-
 def main(arguments: list[str] | None = None) -> Path:
     """Run everything once and print the tables; the JSON file."""
     parser = argparse.ArgumentParser(prog="benchmarks.service", description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -58,7 +46,7 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peer-python", help="the Python that has MLflow and boto3 with CRT, or none")
     options = parser.parse_args(arguments)
-    size, python = TINY if options.tiny else LARGE, peer_python(options.peer_python)
+    size, python = TINY if options.tiny else LARGE, running.peer_python(options.peer_python)
     options.cache.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="service-", dir=options.cache))
     home = Home.of_process(scratch)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import tempfile
 import time
 import warnings
@@ -195,8 +194,6 @@ def main(arguments: list[str] | None = None) -> Path:
         f"medians of {options.runs} runs, PEFT's of {min(options.peer_runs, options.runs)}"
     )
     print(running.table(title, rows))
-    load = running.machine()["load"]
-    sys.stderr.write(f"  load of the machine at the end: {load}\n")
     file = running.save("truncate-tiny" if options.tiny else "truncate", rows, dict(samples))
     print(f"\nSamples: {file.name} in benchmarks/results")
     return file
