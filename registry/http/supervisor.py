@@ -47,7 +47,11 @@ def serve_with_workers(front: Front, given: Work, count: int) -> None:
     """
     log_to_stderr()
     with tempfile.TemporaryDirectory(prefix="registry-workers-") as folder, _signals() as signals:
-        _Supervisor(front, given, count, Path(folder), signals).run()
+        supervisor = _Supervisor(front, given, Path(folder), signals)
+        try:
+            supervisor.run(count)
+        finally:
+            supervisor.close()
 
 
 @dataclass
@@ -63,7 +67,7 @@ class _Worker:
 
 
 class _Supervisor:
-    def __init__(self, front: Front, given: Work, count: int, folder: Path, signals: Connection) -> None:
+    def __init__(self, front: Front, given: Work, folder: Path, signals: Connection) -> None:
         self._front = front
         self._given = given
         self._folder = folder
@@ -73,15 +77,22 @@ class _Supervisor:
         self._failed = False
         self._stopping: float | None = None  # since when
         self._due: dict[int, tuple[float, int]] = {}  # when the worker of a number is started, and its failures
-        self._workers = {number: self._start(number, 0) for number in range(1, count + 1)}
+        self._workers: dict[int, _Worker] = {}
 
-    def run(self) -> None:
+    def run(self, count: int) -> None:
+        for number in range(1, count + 1):
+            self._workers[number] = self._start(number, 0)
         while self._workers or self._due:
             self._wait()
             self._start_those_due()
             self._kill_those_late()
         if self._failed:
             raise UnavailableError("A worker of the service could not start; its log says why.")
+
+    def close(self) -> None:
+        """Let go of the workers that are left after an error; each ends when its connection does."""
+        for worker in self._workers.values():
+            worker.control.close()
 
     def _start(self, number: int, failures: int) -> _Worker:
         ours, theirs = Pipe()
@@ -90,6 +101,7 @@ class _Supervisor:
         )
         process.start()
         theirs.close()  # so that the end of either process is the end of the connection
+        log.info("a worker starts", extra={"worker": number, "pid": process.pid})
         return _Worker(number, process, ours, time.monotonic(), failures=failures)
 
     def _wait(self) -> None:
@@ -120,7 +132,7 @@ class _Supervisor:
             self._announced = True
             self._front.announce()
         elif self._announced:
-            log.info("worker %d is ready", worker.number)
+            log.info("a worker is ready again", extra={"worker": worker.number})
 
     def _ended(self, worker: _Worker) -> None:
         worker.process.join()
@@ -130,14 +142,17 @@ class _Supervisor:
             return
         status = worker.process.exitcode
         if not self._announced:
-            log.error("worker %d ended with status %s before it was ready", worker.number, status)
+            log.error("a worker ended before it was ready", extra={"worker": worker.number, "status": status})
             self._failed = True
             self._stop()
             return
         lasted = time.monotonic() - worker.began > _HEALTHY
         failures = 0 if lasted else worker.failures + 1
         pause = 0.0 if failures < 2 else min(2.0**failures, _LONGEST)
-        log.error("worker %d ended with status %s; it is started again in %g s", worker.number, status, pause)
+        log.error(
+            "a worker ended and is started again",
+            extra={"worker": worker.number, "status": status, "seconds": pause},
+        )
         self._due[worker.number] = (time.monotonic() + pause, failures)
 
     def _start_those_due(self) -> None:
@@ -163,7 +178,7 @@ class _Supervisor:
         try:
             worker.control.send(order)
         except OSError:
-            log.info("worker %d has ended before it was told to stop", worker.number)
+            log.info("a worker ended before it was told to stop", extra={"worker": worker.number})
 
     def _deadline(self, since: float) -> float:
         return since + self._given.limits.stop_time + AFTER_STOP + _LAST
@@ -171,7 +186,7 @@ class _Supervisor:
     def _kill_those_late(self) -> None:
         if self._stopping is not None and time.monotonic() > self._deadline(self._stopping):
             for worker in self._workers.values():
-                log.error("worker %d did not stop and is killed", worker.number)
+                log.error("a worker did not stop and is killed", extra={"worker": worker.number})
                 worker.process.kill()
 
 

@@ -7,8 +7,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -55,13 +56,18 @@ def work(given: Work, shared: SharedValues, control: Connection) -> None:
     try:
         with given.make(given.limits, shared) as app:
             server = Server(app, given.limits, given.trusted_proxies)
-            server.announce = lambda: control.send(READY)
+            server.announce = partial(_say_ready, control)
             signal.signal(signal.SIGTERM, lambda _number, _frame: end(server, given.limits))
             threading.Thread(target=_obey, args=(server, given.limits, control), name="orders", daemon=True).start()
             server.run([given.listener])
     except RegistryError as error:
         log.error("the worker can't start: %s", error)
         raise SystemExit(1) from None
+
+
+def _say_ready(control: Connection) -> None:
+    with suppress(OSError):  # nobody is there any more, which `_obey` finds too
+        control.send(READY)
 
 
 def _obey(server: Server, limits: Limits, control: Connection) -> None:
