@@ -60,6 +60,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry events: --follow",
         "registry tag: --if ",
         "registry tag: --undo",
+        "registry serve: --workers ",
     ),
     "database": (
         "CREATE INDEX ix_adapters_renamed_to ",
