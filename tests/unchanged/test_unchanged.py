@@ -95,6 +95,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/log/deleted ",
         "POST /api/v1/tags/undo ",
     ),
+    "settings": ("REGISTRY_WORKERS: ",),
     "schemas": (
         "Card.",
         "CardState.",
