@@ -6,9 +6,12 @@ from typing import Final
 
 PARTS: Final = {
     "startup": "the first second of a command",
+    "reads": "what requests cost a service, beside a bare uvicorn answer; workers",
     "truncate": "lower ranks of a composed block, beside PEFT",
     "merge": "merging a path to disk, beside copying and beside PEFT; publishing a large adapter",
-    "service": "a team's registry: publishes, lookups and transfers, beside MLflow and boto3",
+    "service_catalogue": "publishes and lookups in process, beside MLflow and the bare statement",
+    "service_http": "lookups and publishes of a service on PostgreSQL and S3, beside MLflow's server",
+    "service_transfer": "an adapter through S3, beside boto3",
     "hub": "merged models that are computed while they are read, beside stored copies",
 }
 """Name of the module, and what it measures."""

@@ -15,11 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import ROOT, machine
+from benchmarks.machine import ROOT
 
 PEER_PYTHON = Path(sys.prefix) / "peers" / "bin" / "python"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -113,36 +112,3 @@ def alternate(
 def median(samples: Sequence[Sample], field: str = "seconds") -> float:
     """The median of one field."""
     return statistics.median(sample[field] for sample in samples)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table: what was measured, its value, and the limit that the project set itself."""
-
-    name: str
-    value: float
-    unit: str
-    limit: str = ""
-
-
-def table(title: str, figures: Sequence[Figure]) -> str:
-    """The figures as text in aligned columns."""
-    width = max(len(figure.name) for figure in figures)
-    lines = [f"{f.name:<{width}}  {f.value:>10.3g} {f.unit:<3} {f.limit}".rstrip() for f in figures]
-    return "\n".join([title, "-" * len(title), *lines])
-
-
-def save(name: str, figures: Sequence[Figure], samples: Mapping[str, object]) -> Path:
-    """Write figures, all samples and the machine as JSON; the file's path."""
-    now = datetime.now(UTC)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    file = RESULTS / f"{name}-{now:%Y%m%dT%H%M%SZ}.json"
-    document = {
-        "benchmark": name,
-        "at": now.isoformat(timespec="seconds"),
-        "machine": asdict(machine()),
-        "figures": [asdict(figure) for figure in figures],
-        "samples": samples,
-    }
-    file.write_text(json.dumps(document, indent=2) + "\n")
-    return file

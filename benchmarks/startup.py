@@ -1,20 +1,20 @@
-"""How long a person waits for ``registry --help`` and ``registry tree``, and whether torch was imported for it.
-
-python -m benchmarks.startup [--runs N]
-"""
+"""How long a person waits for ``registry --help`` and ``registry tree``, and whether torch was imported for it."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import running, synthetic
-from benchmarks.running import Figure, Sample
+from benchmarks.rows import Figure, Goal, Peer, Row
+from benchmarks.running import Conditions, Sample
+
+FLOOR = "python -c pass"
 
 PROBE = """
 import sys
@@ -47,10 +47,10 @@ def _command() -> list[str]:
     return [str(Path(sys.executable).with_name("registry"))]
 
 
-def _time(words: list[str], environment: dict[str, str]) -> Sample:
-    start = time.perf_counter()
-    subprocess.run([*_command(), *words], check=True, capture_output=True, env=environment)
-    return {"seconds": time.perf_counter() - start}
+def _time(command: list[str], environment: dict[str, str]) -> Sample:
+    start, before = time.perf_counter(), running.spent()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    return {"seconds": time.perf_counter() - start, "cpu": running.spent() - before}
 
 
 def heavy_imports(words: list[str], environment: dict[str, str]) -> list[str]:
@@ -62,37 +62,20 @@ def heavy_imports(words: list[str], environment: dict[str, str]) -> list[str]:
     return line.split()[1:]
 
 
-def main(arguments: list[str] | None = None) -> Path:
-    """Measure both commands and print the table; the JSON file."""
-    parser = argparse.ArgumentParser(prog="benchmarks.startup", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--runs", type=int, default=9)
-    options = parser.parse_args(arguments)
-    commands = {"registry --help": ["--help"], "registry tree": ["tree"], "python -c pass": []}
-    samples: dict[str, list[Sample]] = {name: [] for name in commands}
-    rows: list[Figure] = []
+def rows(run: Conditions) -> Iterator[Row]:
+    """Commands of a person at a terminal beside the start of Python itself."""
+    commands = {"registry --help": ["--help"], "registry tree": ["tree"]}
+    samples: dict[str, list[Sample]] = {name: [] for name in (*commands, FLOOR)}
     with tempfile.TemporaryDirectory() as scratch:
         environment = {**os.environ, "REGISTRY_URL": str(_registry(Path(scratch)))}
-        heavy = {name: heavy_imports(words, environment) for name, words in commands.items() if words}
-        for _ in range(options.runs):
+        for _ in range(run.runs(9)):
             for name, words in commands.items():
-                samples[name].append(_time(words, environment) if words else _floor(environment))
+                samples[name].append(_time([*_command(), *words], environment))
+            samples[FLOOR].append(_time([sys.executable, "-c", "pass"], environment))
+        heavy = {name: heavy_imports(words, environment) for name, words in commands.items()}
     for name in commands:
-        limit = "under 0.5" if name.startswith("registry") else ""
-        rows.append(Figure(name, running.median(samples[name]), "s", limit))
-    print(running.table(f"Start-up, medians of {options.runs} alternating runs", rows))
-    for name, packages in heavy.items():
-        print(f"{name} imports of the heavy packages: {', '.join(packages) or 'none'}")
-    file = running.save("startup", rows, {**samples, "heavy": heavy})
-    print(f"\nSamples: {file.name} in benchmarks/results")
-    return file
-
-
-def _floor(environment: dict[str, str]) -> Sample:
-    """What starting Python itself takes."""
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"], check=True, env=environment)
-    return {"seconds": time.perf_counter() - start}
-
-
-if __name__ == "__main__":
-    main()
+        floor = Peer(FLOOR, Figure.of(samples[FLOOR]))
+        yield Row(name, Figure.of(samples[name]), "s", floor, Goal("at most", 0.5, of="figure"))
+        yield Row(
+            f"{name}: heavy packages imported", Figure(len(heavy[name])), "", goal=Goal("at most", 0, of="figure")
+        )

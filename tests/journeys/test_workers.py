@@ -78,9 +78,8 @@ def test_jobs_run_once_on_postgresql_and_s3(
         assert sorted(one["reference"] for one in kept["items"]) == [f"net/p{number}@1" for number in range(6)]
     engine = create_engine(postgres_migrated_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
-        attempts = (
-            connection.execute(text("SELECT attempts FROM operations WHERE kind = 'materialise'")).scalars().all()
-        )
+        rows = connection.execute(text("SELECT attempts FROM operations WHERE kind = 'materialise'"))
+        attempts = {row.attempts for row in rows}
         events = connection.execute(text("SELECT count(*) FROM events WHERE action = 'materialise'")).scalar()
     engine.dispose()
     assert (attempts, events) == ({1}, 6)
