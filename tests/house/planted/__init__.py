@@ -15,7 +15,8 @@ from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.uses import USES
 from tests.house.planted.views import VIEWS
+from tests.house.planted.workers import WORKERS
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS: Final = (*ARITHMETIC, *PATH, *FACTORS, *CHECKS, *COMPOSED, *TRUNCATION, *REGISTRY, *USES, *VIEWS)
+MUTANTS: Final = (*ARITHMETIC, *PATH, *FACTORS, *CHECKS, *COMPOSED, *TRUNCATION, *REGISTRY, *USES, *VIEWS, *WORKERS)
