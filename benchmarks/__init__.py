@@ -5,6 +5,8 @@
 writes ``benchmarks/results/bench.json`` and, made from it, ``bench.md``. A run of some parts replaces the rows of these
 and leaves the others; ``--quick`` (small models, one run) shows that everything works and writes ``quick.json``.
 
+``python -m benchmarks.quote`` puts the table into docs/performance.md.
+
 A part is a module here with one function, and a line in `benchmarks.parts.PARTS`::
 
     def rows(run: Conditions) -> Iterator[Row]:

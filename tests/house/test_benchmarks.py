@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import report, running
+from benchmarks import quote, report, running
 from benchmarks.machine import machine
 from benchmarks.parts import PARTS
 from benchmarks.rows import Figure, Goal, Peer, Row
@@ -75,6 +75,22 @@ def test_what_is_read_back_is_what_was_written(results: Path) -> None:
     told = (results / "bench.md").read_text()
     assert "| hub: what | 2 s |  | peer | 4 s |  | 0.5 |  | at most 1 x | yes |" in told
     assert f"- {machine()}: hub (then, commit abc, load 0.5 to 0.2), merge (then, commit abc, load 0.5 to 0.2)." in told
+
+
+def test_a_page_quotes_the_table(tmp_path: Path) -> None:
+    page, marks = (
+        tmp_path / "page.md",
+        ("<!-- bench: written by `python -m benchmarks.quote` -->", "<!-- end of bench -->"),
+    )
+    page.write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
+    document = report.Document({"hub": report.Part("then", "abc", (0.5, 0.25), machine(), (row(1.0),))})
+    for _ in range(2):
+        quote.quote(page, document)
+        assert page.read_text() == f"before\n{marks[0]}\n\n{report.markdown(document)}\n{marks[1]}\nafter\n"
+    page.write_text("nothing")
+    with pytest.raises(SystemExit, match="lacks"):
+        quote.quote(page, document)
+    assert all(mark in quote.PAGE.read_text() for mark in marks)
 
 
 def test_unknown_parts_and_missing_peers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
