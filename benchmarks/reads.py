@@ -192,8 +192,10 @@ def workers(home: Home, place: str, scratch: Path, adapters: int, run: Condition
 
         def raced(found: Service) -> Sample:
             word = f"{found.process.url} {found.token}"
+            before = cpu_seconds(found.process.process.pid)
             rate = race("service_http", "looker", word, adapters * EACH, count=8, seconds=seconds)
-            return {**rate, "seconds": 1 / rate["rate"]}
+            spent = (cpu_seconds(found.process.process.pid) - before) / rate["count"]
+            return {**rate, "seconds": 1 / rate["rate"], "cpu": spent}
 
         turns = scratch / "turns"
         sides: dict[str, Callable[[Path], Sample]] = {"one": lambda _out: raced(one), "two": lambda _out: raced(two)}

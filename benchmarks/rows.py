@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Direction = Literal["at most", "at least"]
 Of = Literal["figure", "ratio", "cpu"]
+_OF_THE_SLOWEST: Final = frozenset({"p99"})
+"""Fields that CPU seconds, which are those of all, say nothing about."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Figure:
         """The figure of a field of the samples, times ``scale``; CPU seconds are those of their field ``cpu``."""
         values = [scale * sample[field] for sample in samples]
         spent = [sample["cpu"] for sample in samples if "cpu" in sample]
-        cpu = statistics.median(spent) if spent else None
+        cpu = statistics.median(spent) if spent and field not in _OF_THE_SLOWEST else None
         return cls(statistics.median(values), cpu, min(values), max(values), len(values))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import peer_server, synthetic
+from benchmarks.peer_server import PeerServer, cpu_seconds
 from benchmarks.rows import Figure, Goal, Peer, Row
 from benchmarks.running import Conditions, Sample
 from benchmarks.service import Servers, servers
@@ -45,14 +46,14 @@ class Address:
         return f"{self.url} {self.token}"
 
 
-def start(home: Home, database_url: str, s3: S3Server, until: ExitStack) -> Address:
-    """A new service on a database that has its schema, and on a new bucket; it ends with ``until``."""
+def start(home: Home, database_url: str, s3: S3Server, until: ExitStack) -> tuple[Address, int]:
+    """A new service on a database that has its schema, and on a new bucket, and its process; it ends with ``until``."""
     store = s3.place()
     settings = {"REGISTRY_DATABASE_URL": database_url, "REGISTRY_STORE_URL": store.url, **store.environ}
     token = create_token(database_url)  # before the start: a service that nobody may use does not start
     service = ServiceProcess.started(home, settings)
     until.callback(service.close)
-    return Address(service.url, token)
+    return Address(service.url, token), service.process.pid
 
 
 def looker(word: str, number: int, revisions: int) -> Work:
@@ -101,20 +102,25 @@ def rows(run: Conditions) -> Iterator[Row]:
     with servers(run) as found:
         url = found.postgres.database()
         _fill(sys.executable, "service_ours", url, revisions)
-        address = start(found.home, url, found.s3, found.until)
+        address, pid = start(found.home, url, found.s3, found.until)
         with closing(connect(address.url, address.token)) as remote:
             remote.add_base("tiny", synthetic.base_model(_cache(), synthetic.TINY))
             remote.publish(_adapter(), "tiny/first")
-        sides = {name: ("service_http", action, str(address), count) for name, (action, count) in RACES.items()}
+        sides = {name: ("service_http", action, str(address), count, pid) for name, (action, count) in RACES.items()}
         if run.python is not None:
             peer = _mlflow(found, run.python, revisions)
-            sides |= {f"MLflow, {name}": ("service_mlflow", "looker", peer, count) for name, count in LOOKUPS.items()}
+            sides |= {
+                f"MLflow, {name}": ("service_mlflow", "looker", peer.url, count, peer.pid)
+                for name, count in LOOKUPS.items()
+            }
         samples: dict[str, list[Sample]] = {name: [] for name in sides}
         for turn in range(runs):
-            for name, (side, action, word, count) in sides.items():
+            for name, (side, action, word, count, server) in sides.items():
                 python = run.python or sys.executable if side == "service_mlflow" else sys.executable
+                before = cpu_seconds(server)
                 sample = race(side, action, word, revisions, count=count, seconds=seconds, python=python)
-                samples[name].append(sample)
+                spent = (cpu_seconds(server) - before) / sample["count"]  # of the server, not of its clients
+                samples[name].append({**sample, "cpu": spent})
                 sys.stderr.write(f"  run {turn + 1}, HTTP, {name}: {sample['rate']:.0f}/s\n")
     yield from _rows(samples)
 
@@ -138,10 +144,10 @@ def _fill(python: str, side: str, url: str, revisions: int) -> None:
     subprocess.run([python, "-m", f"benchmarks.{side}", url, "0", str(revisions)], cwd=ROOT, check=True)
 
 
-def _mlflow(found: Servers, python: str, revisions: int) -> str:
-    """The address of MLflow's server, with as many workers as there are cores, on a database of its own."""
+def _mlflow(found: Servers, python: str, revisions: int) -> PeerServer:
+    """MLflow's server, with as many workers as there are cores, on a database of its own."""
     url, port = found.postgres.database(), servers_home.free_port()
     _fill(python, "service_mlflow", url, revisions)
     command = [python, "-m", "mlflow", "server", "--backend-store-uri", url, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", str(os.cpu_count() or 1)]
-    return found.until.enter_context(peer_server.running(found.home, command, port, "health")).url
+    return found.until.enter_context(peer_server.running(found.home, command, port, "health"))

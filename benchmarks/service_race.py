@@ -104,6 +104,7 @@ def _summary(answers: list[dict[str, object]]) -> dict[str, float]:
     span = max(float(str(a["ended"])) for a in answers) - min(float(str(a["began"])) for a in answers)
     return {
         "rate": len(durations) / span,
+        "count": len(durations),
         "cpu": sum(float(str(a["cpu"])) for a in answers) / len(durations),
         "p50": 1000 * durations[len(durations) // 2],
         "p99": 1000 * durations[len(durations) * 99 // 100],

@@ -52,7 +52,7 @@ class Moved:
         database = Database(url)
         database.prepare()
         database.dispose()
-        address = start(self.home, url, self.s3, self.until)
+        address, _ = start(self.home, url, self.s3, self.until)
         with closing(connect(address.url, address.token)) as remote:
             remote.add_base("llama", synthetic.base_model(self.cache, shape))
             remote.publish(folder, "llama/moved")
