@@ -70,6 +70,17 @@ def fetch(registry: str, reference: str, out: str) -> None:
     with_registry.close()
 
 
+def floor(base: str, out: str, depth: str) -> None:
+    """What any merge of that depth has to do, until the bytes are on the medium."""
+    start = time.perf_counter()
+    from benchmarks import merge_floor
+
+    measure = Measure(time.perf_counter() - start)
+    parts = merge_floor.merge(Path(base), Path(out), int(depth))
+    os.sync()
+    measure.report(**parts)
+
+
 def publish(registry: str, folder: str, path: str) -> None:
     """Publish one adapter."""
     imports = _import_ours()
@@ -115,6 +126,7 @@ def peft(base: str, out: str, *adapters: str) -> None:
 
 WORK: dict[str, Callable[..., None]] = {
     "fetch": fetch,
+    "floor": floor,
     "publish": publish,
     "read_and_hash": read_and_hash,
     "peft": peft,

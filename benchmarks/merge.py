@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from benchmarks import running, synthetic
+from benchmarks import merge_floor, running, synthetic
 from benchmarks.rows import Figure, Goal, Peer, Row
 from benchmarks.running import Conditions, Sample
 
@@ -101,6 +101,10 @@ def _ours(bench: Bench, depth: int) -> Callable[[Path], Sample]:
     return side
 
 
+def _floor(bench: Bench, depth: int) -> Callable[[Path], Sample]:
+    return lambda out: running.run_child("floor", str(bench.base), str(out), str(depth))
+
+
 def _with_dora(bench: Bench) -> Callable[[Path], Sample]:
     return lambda out: running.run_child("fetch", str(bench.registry), bench.with_dora(DEPTH), str(out))
 
@@ -139,6 +143,7 @@ def measure(bench: Bench, runs: int, peer_runs: int) -> dict[str, list[Sample]]:
         f"merge depth {DEPTH}, one DoRA": _with_dora(bench),
         "merge depth 1": _ours(bench, 1),
         f"merge depth {DEEP}": _ours(bench, DEEP),
+        **{f"floor depth {depth}": _floor(bench, depth) for depth in (1, DEPTH, DEEP)},
         "peft": _peft(bench),
         "publish": _publish(bench),
         "read and hash": lambda _out: running.run_child("read_and_hash", str(bench.adapters[0])),
@@ -168,6 +173,11 @@ def rows(run: Conditions) -> Iterator[Row]:
         "%",
         Peer("PEFT", _percent(samples["peft"])),
     )
+    for depth, limit in ((1, 1.3), (DEPTH, 1.25), (DEEP, 1.3)):
+        floor = Peer("the floor: what any merge has to do", of[f"floor depth {depth}"])
+        yield Row(f"{what}, depth {depth}", of[f"merge depth {depth}"], "s", floor, Goal("at most", limit, of="ratio"))
+    for part in merge_floor.PARTS:
+        yield Row(f"  CPU of the floor of depth {DEPTH}: {part}", Figure.of(samples[f"floor depth {DEPTH}"], part), "s")
     for side in ("merge depth 1", f"merge depth {DEEP}", f"merge depth {DEPTH}, one DoRA"):
         yield Row(f"{what}, {side.removeprefix('merge ')}", of[side], "s", copy)
     for side in (f"merge depth {DEPTH}", f"merge depth {DEPTH}, one DoRA", f"merge depth {DEEP}"):

@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 Direction = Literal["at most", "at least"]
 Of = Literal["figure", "ratio", "cpu"]
-_OF_THE_SLOWEST: Final = frozenset({"p99"})
-"""Fields that CPU seconds, which are those of all, say nothing about."""
+_PARTIAL: Final = frozenset({"p99", "read", "widen", "product", "round", "hash", "write"})
+"""Fields of a part of the work, or of its slowest: CPU seconds of all say nothing about them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Figure:
         """The figure of a field of the samples, times ``scale``; CPU seconds are those of their field ``cpu``."""
         values = [scale * sample[field] for sample in samples]
         spent = [sample["cpu"] for sample in samples if "cpu" in sample]
-        cpu = statistics.median(spent) if spent and field not in _OF_THE_SLOWEST else None
+        cpu = statistics.median(spent) if spent and field not in _PARTIAL else None
         return cls(statistics.median(values), cpu, min(values), max(values), len(values))
 
 

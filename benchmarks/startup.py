@@ -1,81 +1,129 @@
-"""How long a person waits for ``registry --help`` and ``registry tree``, and whether torch was imported for it."""
+"""How long a person waits for a command: seconds, CPU seconds, modules, and which heavy packages it imports.
+
+The peer is what such a command can't do without: Typer, pydantic and sqlite3, imported and nothing else. Sides
+alternate, and what Python compiles at a first import is compiled before.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from benchmarks import running, synthetic
-from benchmarks.rows import Figure, Goal, Peer, Row
+from benchmarks.rows import Figure, Peer, Row
 from benchmarks.running import Conditions, Sample
 
-FLOOR = "python -c pass"
-
-PROBE = """
+HEAVY: Final = ("torch", "transformers", "sqlalchemy.orm", "alembic", "boto3", "fastapi", "httpx")
+COMMAND: Final = """
 import sys
 from registry.cli.main import main
 sys.argv = ["registry", *sys.argv[1:]]
+"""
+PROBE: Final = f"""{COMMAND}
 try:
     main()
 except SystemExit as end:
     if end.code:
         raise
 finally:
-    heavy = [name for name in ("torch", "transformers", "alembic", "boto3", "fastapi") if name in sys.modules]
-    print("HEAVY", *heavy, file=sys.stderr)
+    print("HEAVY", len(sys.modules), *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
 """
+FLOOR: Final = "floor: import typer, pydantic, sqlite3"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One command line, and what is removed before each run."""
+
+    words: Sequence[str]
+    removed: Path | None = None
+
+
+def _sides(folder: Path, base: Path) -> dict[str, Side]:
+    """What is measured, on a registry with a base model and two adapters."""
+    out = folder / "out"
+    return {
+        "registry --version": Side(["--version"]),
+        "registry --help": Side(["--help"]),
+        "registry tree": Side(["tree"]),
+        "registry show": Side(["show", "llama/a"]),
+        "registry log": Side(["log", "llama/a"]),
+        "registry fetch --as published": Side(["fetch", "llama/a", "--as", "published", "-o", str(out)], out),
+        "registry fetch, in the cache": Side(["fetch", "llama/a/b"]),
+        "registry fetch, computed": Side(["fetch", "llama/a/b", "-o", str(out)], out),
+        "registry base add": Side(["--url", str(out), "base", "add", "llama", str(base)], out),
+    }
 
 
 def _registry(folder: Path) -> Path:
-    """A registry with a base model and two adapters, so that the tree has something to draw."""
+    """Fill the registry; the folder of its base model."""
     from registry.services.local import LocalRegistry
 
-    registry = LocalRegistry.open(folder / "registry", create=True)
-    registry.add_base("llama", synthetic.base_model(folder, synthetic.TINY))
-    for seed, path in enumerate(("llama/a", "llama/a/b"), start=1):
-        registry.publish(synthetic.adapter(folder, synthetic.TINY, seed=seed), path)
-    registry.close()
-    return folder / "registry"
+    base = synthetic.base_model(folder, synthetic.TINY)
+    with closing(LocalRegistry.open(folder / "registry", create=True)) as registry:
+        registry.add_base("llama", base)
+        for seed, path in enumerate(("llama/a", "llama/a/b"), start=1):
+            registry.publish(synthetic.adapter(folder, synthetic.TINY, seed=seed), path)
+    return base
 
 
-def _command() -> list[str]:
-    return [str(Path(sys.executable).with_name("registry"))]
-
-
-def _time(command: list[str], environment: dict[str, str]) -> Sample:
-    start, before = time.perf_counter(), running.spent()
+def _timed(command: Sequence[str], environment: Mapping[str, str]) -> Sample:
+    """Seconds on the clock and of CPU, of a process and its children."""
+    before, start = running.spent(), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env=environment)
     return {"seconds": time.perf_counter() - start, "cpu": running.spent() - before}
 
 
-def heavy_imports(words: list[str], environment: dict[str, str]) -> list[str]:
-    """Which of the packages that make a start slow the command imported."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, *words], check=True, capture_output=True, text=True, env=environment
-    )
+def _command(words: Sequence[str]) -> list[str]:
+    return [sys.executable, "-c", f"{COMMAND}main()", *words]
+
+
+def heavy_imports(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, list[str]]:
+    """How many modules the command imported, and which of the packages that make a start slow."""
+    command = [sys.executable, "-c", PROBE, *words]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     line = next(line for line in done.stderr.splitlines() if line.startswith("HEAVY"))
-    return line.split()[1:]
+    return int(line.split()[1]), line.split()[2:]
+
+
+def _clear(side: Side) -> None:
+    if side.removed is not None:
+        shutil.rmtree(side.removed, ignore_errors=True)
 
 
 def rows(run: Conditions) -> Iterator[Row]:
-    """Commands of a person at a terminal beside the start of Python itself."""
-    commands = {"registry --help": ["--help"], "registry tree": ["tree"]}
-    samples: dict[str, list[Sample]] = {name: [] for name in (*commands, FLOOR)}
+    """All commands beside the floor."""
+    samples: dict[str, list[Sample]] = {FLOOR: []}
+    modules: dict[str, tuple[int, list[str]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        environment = {**os.environ, "REGISTRY_URL": str(_registry(Path(scratch)))}
-        for _ in range(run.runs(9)):
-            for name, words in commands.items():
-                samples[name].append(_time([*_command(), *words], environment))
-            samples[FLOOR].append(_time([sys.executable, "-c", "pass"], environment))
-        heavy = {name: heavy_imports(words, environment) for name, words in commands.items()}
-    for name in commands:
-        floor = Peer(FLOOR, Figure.of(samples[FLOOR]))
-        yield Row(name, Figure.of(samples[name]), "s", floor, Goal("at most", 0.5, of="figure"))
-        yield Row(
-            f"{name}: heavy packages imported", Figure(len(heavy[name])), "", goal=Goal("at most", 0, of="figure")
-        )
+        folder = Path(scratch)
+        sides = _sides(folder, _registry(folder))
+        environment = {
+            **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+            "REGISTRY_URL": str(folder / "registry"),
+            "REGISTRY_CACHE_DIR": str(folder / "cache"),
+        }
+        for name, side in sides.items():
+            _clear(side)
+            heavy_imports(side.words, environment)
+            _clear(side)
+            modules[name] = heavy_imports(side.words, environment)
+        for _ in range(run.runs(7)):
+            floor = [sys.executable, "-c", "import typer, pydantic, sqlite3"]
+            samples[FLOOR].append(_timed(floor, environment))
+            for name, side in sides.items():
+                _clear(side)
+                samples.setdefault(name, []).append(_timed(_command(side.words), environment))
+    peer = Peer(FLOOR, Figure.of(samples[FLOOR]))
+    for name, (count, heavy) in modules.items():
+        yield Row(name, Figure.of(samples[name]), "s", peer)
+        yield Row(f"  modules that it imports; of the heavy ones {', '.join(heavy) or 'none'}", Figure(count), "")
