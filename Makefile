@@ -58,12 +58,8 @@ format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the lis
 	$(PY) -m tests.house.route_table
 	$(PY) -m tests.house.python_page
 
-bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure speed and memory beside the peers (about half an hour, 20 GB in the temp folder).
-	$(PY) -m benchmarks.startup
-	$(PY) -m benchmarks.truncate
-	$(PY) -m benchmarks.merge $(ARGS)
-	$(PY) -m benchmarks.service
-	$(PY) -m benchmarks.hub
+bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure beside the peers and write one table (an hour, 20 GB in the temp folder; ARGS='hub --runs 3' for a part).
+	$(PY) -m benchmarks $(ARGS)
 
 mutants: $(VENV)/.dev ## Plant bugs in a copy, one at a time, and see that the tests catch each.
 	$(TEST_ENV) $(PY) -m tests.house.mutants $(ARGS)

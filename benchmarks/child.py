@@ -34,13 +34,13 @@ class Measure:
         except OSError:
             sys.stderr.write("The peak of memory can't be reset here: that of the imports counts too.\n")
         self._before = _status("VmRSS")
-        self._began = time.perf_counter()
+        self._began, self._cpu = time.perf_counter(), time.process_time()
 
     def report(self, **more: float) -> None:
         """Print what was measured since the start."""
-        seconds = time.perf_counter() - self._began
+        seconds, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu
         peak = _status("VmHWM") - self._before
-        print(json.dumps({"seconds": seconds, "imports": self._imports, "peak": peak, **more}))
+        print(json.dumps({"seconds": seconds, "cpu": cpu, "imports": self._imports, "peak": peak, **more}))
 
 
 def _import_ours() -> float:
@@ -70,6 +70,17 @@ def fetch(registry: str, reference: str, out: str) -> None:
     with_registry.close()
 
 
+def floor(base: str, out: str, depth: str) -> None:
+    """What any merge of that depth has to do, until the bytes are on the medium."""
+    start = time.perf_counter()
+    from benchmarks import merge_floor
+
+    measure = Measure(time.perf_counter() - start)
+    parts = merge_floor.merge(Path(base), Path(out), int(depth))
+    os.sync()
+    measure.report(**parts)
+
+
 def publish(registry: str, folder: str, path: str) -> None:
     """Publish one adapter."""
     imports = _import_ours()
@@ -96,7 +107,7 @@ def read_and_hash(folder: str) -> None:
 
 
 def peft(base: str, out: str, *adapters: str) -> None:
-    """The peer of fetch: load the model, merge one adapter after the other, save it, and sync."""
+    """The peer of fetch: load the model and all adapters without needless copies, merge at once, save, and sync."""
     start = time.perf_counter()
     import torch
     from peft import PeftModel
@@ -104,15 +115,18 @@ def peft(base: str, out: str, *adapters: str) -> None:
 
     measure = Measure(time.perf_counter() - start)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    for adapter in adapters:
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    model.save_pretrained(out)
+    names = [f"link{number}" for number in range(len(adapters))]
+    peft_model = PeftModel.from_pretrained(model, adapters[0], adapter_name=names[0], low_cpu_mem_usage=True)
+    for name, adapter in zip(names[1:], adapters[1:], strict=True):
+        peft_model.load_adapter(adapter, adapter_name=name, low_cpu_mem_usage=True)
+    peft_model.merge_and_unload(adapter_names=names).save_pretrained(out)
     os.sync()
     measure.report()
 
 
 WORK: dict[str, Callable[..., None]] = {
     "fetch": fetch,
+    "floor": floor,
     "publish": publish,
     "read_and_hash": read_and_hash,
     "peft": peft,

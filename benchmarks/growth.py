@@ -1,9 +1,10 @@
 """What lists, lookups, pages, searches and the steps of gc and fsck take as a registry grows, on both databases.
 
-python -m benchmarks.growth [--counts 10000,100000,1000000] [--only SQLite] [--runs 5]
+    python -m benchmarks.growth [--counts 10000,100000,1000000] [--only SQLite] [--runs 5]
 
-Each catalogue is filled by `tests.kit.grown`, in bulk with what publishing would have written. Every step is one
-transaction in this process; the table says its median time, and its CPU time, that of PostgreSQL's process with it.
+prints the rows of other sizes than those of the table of all benchmarks. Each catalogue is filled by `tests.kit.grown`,
+in bulk with what publishing would have written. Every step is one transaction in this process; a row says its median
+time, and its CPU time, that of PostgreSQL's process with it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,8 @@ import psutil
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from benchmarks.running import Figure, save, table
+from benchmarks.rows import Figure, Goal, Row
+from benchmarks.running import Conditions
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter
@@ -42,7 +44,8 @@ from tests.kit.servers import DURABLE, Postgres
 from tests.kit.servers_home import Home
 
 PAGE: Final = 101  # items of a page, and the one that says that there is another
-COUNTS: Final = (10_000, 100_000, 1_000_000)
+COUNTS: Final = (10_000, 100_000)
+BOUNDED: Final = 100_000  # revisions, from where on a page of a search has its goal
 LATER: Final = datetime(2100, 1, 1, tzinfo=UTC)
 SCOPED: Final = Rights("reader", (TreePath.parse(grown.WIDE),))
 READER: Final = Rights("reader", ())
@@ -179,38 +182,45 @@ def filled(url: str, count: int) -> Database:
     return database
 
 
+def rows(run: Conditions) -> Iterator[Row]:
+    """All steps on catalogues of 10,000 and 100,000 revisions."""
+    yield from _rows((1000,) if run.quick else COUNTS, ("SQLite", "PostgreSQL"), run.runs(5), "")
+
+
+def _rows(counts: Sequence[int], kinds: Sequence[str], runs: int, part: str) -> Iterator[Row]:
+    process = psutil.Process()
+    with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
+        for kind, count, database in _databases(counts, kinds, Path(scratch)):
+            for name, took in measure(database, runs, part):
+                figure = Figure(took.wall, took.cpu / 1000, runs=runs)
+                goal = Goal("at most", 50.0, "figure") if name.startswith("search, ") and count >= BOUNDED else None
+                yield Row(f"{kind}, {count:,}: {name}", figure, "ms", goal=goal)
+            yield Row(f"{kind}, {count:,}: memory of the process", Figure(process.memory_info().rss / 1e6), "MB")
+            database.dispose()
+
+
+def _databases(counts: Sequence[int], kinds: Sequence[str], scratch: Path) -> Iterator[tuple[str, int, Database]]:
+    if "SQLite" in kinds:
+        for count in counts:
+            yield "SQLite", count, filled(sqlite_url(scratch / f"{count}.sqlite"), count)
+    if "PostgreSQL" in kinds:
+        postgres = Postgres.started(Home.of_process(scratch), DURABLE)
+        for count in counts:
+            yield "PostgreSQL", count, filled(postgres.database(), count)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the rows of the sizes that were asked for, each when it is known."""
+    parser = argparse.ArgumentParser(prog="benchmarks.growth")
     parser.add_argument("--counts", default=",".join(map(str, COUNTS)))
     parser.add_argument("--only", choices=("SQLite", "PostgreSQL"))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", default="", help="only those whose name has this in it")
-    parser.add_argument("--url", help="a catalogue that is filled already, instead")
     given = parser.parse_args()
-    figures: list[Figure] = []
-    process = psutil.Process()
-    with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
-        for kind, count, database in _databases(given, Path(scratch)):
-            for name, took in measure(database, given.runs, given.steps):
-                figures += [Figure(f"{kind}, {count}: {name}", took.wall, "ms"), Figure("  CPU", took.cpu, "ms")]
-            figures.append(Figure(f"{kind}, {count}: memory of the process", process.memory_info().rss / 1e6, "MB"))
-            database.dispose()
-    print(table("Growth", figures))
-    save("growth", figures, {})
-
-
-def _databases(given: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, int, Database]]:
-    counts = [int(count) for count in given.counts.split(",")]
-    if given.url:
-        yield "given", counts[0], Database(given.url)
-        return
-    if given.only != "PostgreSQL":
-        for count in counts:
-            yield "SQLite", count, filled(sqlite_url(scratch / f"{count}.sqlite"), count)
-    if given.only != "SQLite":
-        postgres = Postgres.started(Home.of_process(scratch), DURABLE)
-        for count in counts:
-            yield "PostgreSQL", count, filled(postgres.database(), count)
+    kinds = (given.only,) if given.only else ("SQLite", "PostgreSQL")
+    for row in _rows([int(count) for count in given.counts.split(",")], kinds, given.runs, given.steps):
+        cpu = "" if row.figure.cpu is None else f"{row.figure.cpu * 1000:10.1f} ms CPU"
+        print(f"{row.figure.value:10.1f} {row.unit}{cpu}  {row.name}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
 """Merged models that were never stored, streamed beside stored copies of the same bytes.
 
-    python -m benchmarks.hub [--tiny] [--parts stream,many,s3] [--cache FOLDER] [--runs N] [--peer-python PYTHON]
-
 *stream*: a shard of a synthetic Llama 1.1 B in bf16, merged over a path of depth 4 while it is read, cold and warm, and
 the time to its first byte; the peers serve a stored copy of it: Starlette's FileResponse and granian.
 *many*: eight clients on eight paths of one base, beside eight stored models; memory, and what the store has grown by.
 *s3*: a merged shard from a service that has just started on an S3 server, beside boto3's own read of the base's shard.
 
-The client only drains. The peers that are not ours run in the environment of ``benchmarks/peers.txt``.
+The client only drains; CPU is that of the server. Peers that are not ours run in the environment of
+``benchmarks/peers.txt``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,9 +26,11 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import hub_client, running, synthetic
-from benchmarks.running import ROOT, Figure, Sample
-from benchmarks.service import peer_python
+from benchmarks import hub_client, peer_server, running, synthetic
+from benchmarks.machine import ROOT
+from benchmarks.peer_server import PeerServer, cpu_seconds
+from benchmarks.rows import Figure, Goal, Peer, Row
+from benchmarks.running import Conditions, Sample
 from tests.kit import servers_home
 from tests.kit.servers import NO_ETAGS, S3Server
 from tests.kit.servers_home import Home
@@ -40,7 +39,6 @@ from tests.kit.servers_service import ServiceProcess
 DEPTH = 4
 CLIENTS = 8
 SHARD = "model-00001-of-00003.safetensors"
-PARTS = ("stream", "many", "s3")
 SMALLER = synthetic.Shape(hidden=1024, intermediate=2816, layers=16, heads=16, kv_heads=4, vocab=16000, shards=3)
 MIDDLE = synthetic.Shape(hidden=2048, intermediate=5632, layers=10, heads=32, kv_heads=4, vocab=32000, shards=3)
 
@@ -82,56 +80,36 @@ def hub_url(service: ServiceProcess, seeds: list[int], file: str) -> str:
     return f"{service.url}/hf/{repo}/resolve/{commit}/{file}"
 
 
-def drained(*urls: str) -> Sample:
-    """What a process of its own measures that drains these."""
+def drained(pid: int, *urls: str) -> Sample:
+    """What a process of its own measures that drains these, and the CPU seconds of the server meanwhile."""
+    before = cpu_seconds(pid)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.hub_client", *urls], cwd=ROOT, check=False, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(f"draining {urls[0]} failed:\n{done.stderr}")
     sample: Sample = json.loads(done.stdout.splitlines()[-1])
-    return sample
+    return {**sample, "cpu": cpu_seconds(pid) - before, "GB/s": sample["size"] / sample["seconds"] / 1e9}
 
 
-@contextmanager
-def served(bench: Bench, command: list[str], port: int, path: str) -> Iterator[str]:
-    """A peer's server, until it is not needed any more; its address."""
-    room = bench.home.room("peer")
-    process = bench.home.run(command, room, environ={**os.environ, "PYTHONPATH": str(ROOT)})
-
-    def ready() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
-                return bool(answer.read(1))
-        except OSError:
-            return False
-
-    try:
-        servers_home.wait_until(ready, process, room, "The peer")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-        bench.home.forget(process)
-
-
-def file_response(bench: Bench, folder: Path, path: str) -> str:
-    """The address of FileResponse over a folder."""
+def file_response(bench: Bench, folder: Path, path: str) -> PeerServer:
+    """FileResponse over a folder."""
     port = servers_home.free_port()
     command = [sys.executable, "-m", "benchmarks.hub_files", str(folder), str(port)]
-    return bench.until.enter_context(served(bench, command, port, path))
+    return bench.until.enter_context(peer_server.running(bench.home, command, port, path))
 
 
-def granian(bench: Bench, folder: Path, path: str) -> str:
-    """The address of granian over a folder."""
+def granian(bench: Bench, folder: Path, path: str) -> PeerServer:
+    """Granian over a folder, below ``/files``, with as many workers as there are cores."""
     port = servers_home.free_port()
     words = ["--interface", "asgi", "--host", "127.0.0.1", "--port", str(port), "--no-ws", "--log-level", "error"]
+    words += ["--workers", str(os.cpu_count() or 1)]
     mount = ["--static-path-route", "/files", "--static-path-mount", str(folder)]
     command = [bench.python or "", "-m", "granian", *words, *mount, "benchmarks.hub_nothing:app"]
-    return bench.until.enter_context(served(bench, command, port, f"files/{path}")) + "/files"
+    return bench.until.enter_context(peer_server.running(bench.home, command, port, f"files/{path}"))
 
 
-def stream(bench: Bench) -> tuple[list[Figure], dict[str, object]]:
+def stream(bench: Bench) -> Iterator[Row]:
     """One shard, merged while it is read."""
     from registry import connect
 
@@ -148,34 +126,30 @@ def stream(bench: Bench) -> tuple[list[Figure], dict[str, object]]:
     cold: list[Sample] = []
     for _ in range(bench.runs):
         with closing(start()) as service:
-            cold.append(drained(hub_url(service, seeds, SHARD)))
+            cold.append(drained(service.process.pid, hub_url(service, seeds, SHARD)))
     service = bench.until.enter_context(closing(start()))
     url = hub_url(service, seeds, SHARD)
-    sides: dict[str, Callable[[Path], Sample]] = {"warm": lambda _out: drained(url)}
-    files = file_response(bench, stored, SHARD)
-    sides["file response"] = lambda _out: drained(f"{files}/{SHARD}")
+    pid, files = service.process.pid, file_response(bench, stored, SHARD)
+    sides: dict[str, Callable[[Path], Sample]] = {
+        "warm": lambda _out: drained(pid, url),
+        "file response": lambda _out: drained(files.pid, f"{files.url}/{SHARD}"),
+    }
     if bench.python:
         static = granian(bench, stored, SHARD)
-        sides["granian"] = lambda _out: drained(f"{static}/{SHARD}")
-    drained(url)
+        sides["granian"] = lambda _out: drained(static.pid, f"{static.url}/files/{SHARD}")
+    drained(pid, url)
     samples = running.alternate(sides, runs=bench.runs, scratch=bench.scratch)
     size = samples["warm"][0]["size"]
-    firsts = _first_bytes(url, int(size))
-    samples["cold"] = cold
-    rate = {name: size / running.median(values) / 1e9 for name, values in samples.items()}
-    rows = [
-        Figure("size of the shard", size / 1e6, "MB"),
-        Figure("merged while it is read, depth 4, warm", rate["warm"], "GB/s"),
-        Figure("  the first stream of a process, with planning", rate["cold"], "GB/s"),
-        Figure("Starlette's FileResponse of a stored copy", rate["file response"], "GB/s"),
-        Figure("  ours, times that", rate["warm"] / rate["file response"], "x", "at least 1.5"),
-    ]
-    if "granian" in rate:
-        rows.append(Figure("granian with a stored copy", rate["granian"], "GB/s"))
-        rows.append(Figure("  ours, times that", rate["warm"] / rate["granian"], "x"))
-    rows.append(Figure("first byte, median of 40 ranges of 1 MiB", 1000 * statistics.median(firsts), "ms", "under 50"))
-    rows.append(Figure("  the slowest of them", 1000 * max(firsts), "ms"))
-    return rows, {**samples, "first bytes": firsts}
+    of = {name: Figure.of(values, "GB/s") for name, values in {**samples, "cold": cold}.items()}
+    what = f"shard of {size / 1e6:,.0f} MB, merged while it is read, depth {DEPTH}"
+    granian_file = Peer("granian's stored copy, workers", of["granian"]) if "granian" in of else None
+    stored_file = Peer("FileResponse of a stored copy", of["file response"])
+    yield Row(what, of["warm"], "GB/s", granian_file, Goal("at least", 0.8, of="ratio"))
+    yield Row("  the same", of["warm"], "GB/s", stored_file, Goal("at least", 1.5, of="ratio"))
+    yield Row("  the first stream of a process, with planning", of["cold"], "GB/s", stored_file)
+    firsts = [1000 * first for first in _first_bytes(url, int(size))]
+    middle = Figure(statistics.median(firsts), None, min(firsts), max(firsts), len(firsts))
+    yield Row("first byte of a range of 1 MiB", middle, "ms", goal=Goal("at most", 10, of="figure"))
 
 
 def _first_bytes(url: str, size: int) -> list[float]:
@@ -187,7 +161,7 @@ def _first_bytes(url: str, size: int) -> list[float]:
     return found
 
 
-def many(bench: Bench) -> tuple[list[Figure], dict[str, object]]:
+def many(bench: Bench) -> Iterator[Row]:
     """Eight clients on eight paths of one base, beside eight stored models."""
     from registry import connect
 
@@ -204,24 +178,23 @@ def many(bench: Bench) -> tuple[list[Figure], dict[str, object]]:
     urls = [hub_url(service, seeds, SHARD) for seeds in paths]
     before, small = used(folder), memory(service.process.pid, "VmRSS")
     files = file_response(bench, stored, f"{'.'.join(f'a{one:02d}' for one in paths[0])}/{SHARD}")
-    copies = [f"{files}/{'.'.join(f'a{one:02d}' for one in seeds)}/{SHARD}" for seeds in paths]
+    copies = [f"{files.url}/{'.'.join(f'a{one:02d}' for one in seeds)}/{SHARD}" for seeds in paths]
     sides: dict[str, Callable[[Path], Sample]] = {
-        "paths": lambda _out: drained(*urls),
-        "models": lambda _out: drained(*copies),
+        "paths": lambda _out: drained(service.process.pid, *urls),
+        "models": lambda _out: drained(files.pid, *copies),
     }
     samples = running.alternate(sides, runs=bench.runs, scratch=bench.scratch)
-    rate = {name: values[0]["size"] / running.median(values) / 1e9 for name, values in samples.items()}
     grown, peak = used(folder) - before, memory(service.process.pid, "VmHWM") - small
-    rows = [
-        Figure("8 clients, 8 paths of one base, in all", rate["paths"], "GB/s"),
-        Figure("8 clients, 8 stored models by FileResponse", rate["models"], "GB/s"),
-        Figure("  ours, times that", rate["paths"] / rate["models"], "x"),
-        Figure("memory of our service, peak above its start", peak / 1e6, "MB"),
-        Figure("what the eight stored models take", used(stored) / 1e6, "MB"),
-        Figure("what the registry takes, base and adapters", before / 1e6, "MB"),
-        Figure("what its store has grown by", grown, "B", "0"),
-    ]
-    return rows, dict(samples)
+    models = Peer("FileResponse of 8 stored models", Figure.of(samples["models"], "GB/s"))
+    yield Row("8 clients, 8 paths of one base, in all", Figure.of(samples["paths"], "GB/s"), "GB/s", models)
+    yield Row("  memory of the service, peak above its start", Figure(peak / 1e6), "MB")
+    yield Row(
+        "  what is stored, base and adapters",
+        Figure(before / 1e6),
+        "MB",
+        Peer("8 stored models", Figure(used(stored) / 1e6)),
+    )
+    yield Row("  what the store has grown by", Figure(grown), "B", goal=Goal("at most", 0, of="figure"))
 
 
 def used(folder: Path) -> int:
@@ -235,7 +208,7 @@ def memory(pid: int, field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def s3(bench: Bench) -> tuple[list[Figure], dict[str, object]]:
+def s3(bench: Bench) -> Iterator[Row]:
     """A cold stream over S3, beside boto3's read of the bytes that it needs."""
     shape, seeds = bench.shape(MIDDLE), list(range(1, DEPTH + 1))
     server = bench.until.enter_context(closing(S3Server.started(bench.home, [*NO_ETAGS])))
@@ -257,7 +230,7 @@ def s3(bench: Bench) -> tuple[list[Figure], dict[str, object]]:
     def merged(_out: Path) -> Sample:
         options = ["--anonymous", "read"]
         with closing(ServiceProcess.started(bench.home, environ, options)) as service:
-            return drained(hub_url(service, seeds, SHARD))
+            return drained(service.process.pid, hub_url(service, seeds, SHARD))
 
     def boto(out: Path) -> Sample:
         command = [bench.python or "", "-m", "benchmarks.service_boto", "download", bucket, key, str(out)]
@@ -274,15 +247,13 @@ def s3(bench: Bench) -> tuple[list[Figure], dict[str, object]]:
     scratch = memory_disk if memory_disk.is_dir() else bench.scratch
     samples = running.alternate(sides, runs=bench.runs, scratch=Path(tempfile.mkdtemp(dir=scratch)))
     size = base.stat().st_size
-    rate = {name: size / running.median(values) / 1e9 for name, values in samples.items()}
-    rows = [
-        Figure("size of the shard in the bucket", size / 1e6, "MB"),
-        Figure("merged over S3 by a service that has just started", rate["merged"], "GB/s"),
-    ]
-    if "boto3" in rate:
-        rows.append(Figure("boto3 with CRT, the base's shard, to memory", rate["boto3"], "GB/s"))
-        rows.append(Figure("  ours, times that", rate["merged"] / rate["boto3"], "x", "at least 0.5"))
-    return rows, dict(samples)
+    for values in samples.values():
+        for sample in values:
+            sample["GB/s"] = size / sample["seconds"] / 1e9
+    of = {name: Figure.of(values, "GB/s") for name, values in samples.items()}
+    boto3 = Peer("boto3 with CRT, the base's shard, to memory", of["boto3"]) if "boto3" in of else None
+    name = f"merged over S3 by a service that has just started, {size / 1e6:,.0f} MB"
+    yield Row(name, of["merged"], "GB/s", boto3, Goal("at least", 0.5, of="ratio"))
 
 
 def _object_of(folder: Path, size: int) -> str:
@@ -302,38 +273,12 @@ def _settings(environ: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def main(arguments: list[str] | None = None) -> Path:
-    """Run the parts and print the table; the JSON file."""
-    parser = argparse.ArgumentParser(prog="benchmarks.hub", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--tiny", action="store_true", help="a model of a few kB: shows that the benchmark works")
-    parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "registry-benchmarks")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--peer-python", help="the Python that has granian and boto3 with CRT, or none")
-    options = parser.parse_args(arguments)
-    python = peer_python(options.peer_python)
-    options.cache.mkdir(parents=True, exist_ok=True)
-    rows: list[Figure] = []
-    samples: dict[str, object] = {}
-    scratch = Path(tempfile.mkdtemp(prefix="hub-", dir=options.cache))
-    home = Home.of_process(scratch)
-    work = {"stream": stream, "many": many, "s3": s3}
-    try:
-        for part in options.parts.split(","):
-            sys.stderr.write(f"{part}:\n")
-            with ExitStack() as until:
-                bench = Bench(home, options.cache, scratch, options.runs, options.tiny, python, until)
-                figures, found = work[part](bench)
-            rows += figures
-            samples[part] = found
-    finally:
-        home.leave()
-        shutil.rmtree(scratch, ignore_errors=True)
-    print(running.table(f"Virtual files over HTTP, medians of {options.runs} alternating runs", rows))
-    file = running.save("hub-tiny" if options.tiny else "hub", rows, samples)
-    print(f"\nSamples: {file.name} in benchmarks/results")
-    return file
-
-
-if __name__ == "__main__":
-    main()
+def rows(run: Conditions) -> Iterator[Row]:
+    """All three."""
+    run.cache.mkdir(parents=True, exist_ok=True)
+    for part in (stream, many, s3):
+        with ExitStack() as until:
+            scratch = Path(until.enter_context(tempfile.TemporaryDirectory(prefix="hub-", dir=run.cache)))
+            home = Home.of_process(scratch)
+            until.callback(home.leave)
+            yield from part(Bench(home, run.cache, scratch, run.runs(5), run.quick, run.python, until))

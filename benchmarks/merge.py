@@ -1,29 +1,27 @@
 """Merging a path to disk beside copying the same files and beside PEFT; memory, depth, and publish.
 
-    python -m benchmarks.merge [--tiny] [--cache FOLDER] [--runs N] [--peer-runs N]
-
 A synthetic Llama 1.1 B in bf16 (three shards) and adapters of rank 16 in fp32 on all linear modules, nested
 sixteen deep. Every measured piece runs in a process of its own, after its imports.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
-from benchmarks import running, synthetic
-from benchmarks.running import Figure, Sample
+from benchmarks import merge_floor, running, synthetic
+from benchmarks.rows import Figure, Goal, Peer, Row
+from benchmarks.running import Conditions, Sample
 
 DEPTH = 4
 DEEP = 16
@@ -103,6 +101,10 @@ def _ours(bench: Bench, depth: int) -> Callable[[Path], Sample]:
     return side
 
 
+def _floor(bench: Bench, depth: int) -> Callable[[Path], Sample]:
+    return lambda out: running.run_child("floor", str(bench.base), str(out), str(depth))
+
+
 def _with_dora(bench: Bench) -> Callable[[Path], Sample]:
     return lambda out: running.run_child("fetch", str(bench.registry), bench.with_dora(DEPTH), str(out))
 
@@ -137,84 +139,54 @@ def measure(bench: Bench, runs: int, peer_runs: int) -> dict[str, list[Sample]]:
     """All samples, by side."""
     sides: dict[str, Callable[[Path], Sample]] = {
         "copy": lambda out: running.copy_and_sync(bench.base, out),
-        "merge depth 4": _ours(bench, DEPTH),
-        "merge depth 4, one DoRA": _with_dora(bench),
+        f"merge depth {DEPTH}": _ours(bench, DEPTH),
+        f"merge depth {DEPTH}, one DoRA": _with_dora(bench),
         "merge depth 1": _ours(bench, 1),
-        "merge depth 16": _ours(bench, DEEP),
-        "peft depth 4": _peft(bench),
+        f"merge depth {DEEP}": _ours(bench, DEEP),
+        **{f"floor depth {depth}": _floor(bench, depth) for depth in (1, DEPTH, DEEP)},
+        "peft": _peft(bench),
         "publish": _publish(bench),
         "read and hash": lambda _out: running.run_child("read_and_hash", str(bench.adapters[0])),
     }
-    if peer_runs == 0:
-        del sides["peft depth 4"]
-    return running.alternate(sides, runs=runs, scratch=bench.scratch, few={"peft depth 4": peer_runs})
+    return running.alternate(sides, runs=runs, scratch=bench.scratch, few={"peft": peer_runs})
 
 
-def figures(samples: dict[str, list[Sample]]) -> list[Figure]:
-    """What the samples say, with the limits that the project set itself."""
-    mid = {name: running.median(values) for name, values in samples.items()}
-    merge = samples["merge depth 4"]
-    rows = [
-        Figure("cp -r and sync of the same files", mid["copy"], "s"),
-        Figure("merge to disk, depth 4, with sync", mid["merge depth 4"], "s"),
-        Figure("  of which the last sync", running.median(merge, "sync"), "s"),
-        Figure("  its imports, not counted above", running.median(merge, "imports"), "s"),
-        Figure("  the whole process", running.median(merge, "process"), "s"),
-        Figure("  times the copy", mid["merge depth 4"] / mid["copy"], "x", "at most 1.4"),
-        Figure("  error of the sum of deltas", 100 * running.median(merge, "error"), "%"),
-        Figure("  peak memory above imports", max(s["peak"] for s in merge) / 1e6, "MB", "under 500"),
-        Figure("merge to disk, depth 4 with a DoRA link", mid["merge depth 4, one DoRA"], "s"),
-        Figure("  times that without", mid["merge depth 4, one DoRA"] / mid["merge depth 4"], "x", "at most 1.6"),
-        Figure(
-            "  peak memory above imports",
-            max(s["peak"] for s in samples["merge depth 4, one DoRA"]) / 1e6,
-            "MB",
-            "under 500",
-        ),
-        Figure("merge to disk, depth 1", mid["merge depth 1"], "s"),
-        Figure("merge to disk, depth 16", mid["merge depth 16"], "s"),
-        Figure("  times depth 1", mid["merge depth 16"] / mid["merge depth 1"], "x", "at most 1.8"),
-        Figure(
-            "  peak memory above imports", max(s["peak"] for s in samples["merge depth 16"]) / 1e6, "MB", "under 500"
-        ),
-    ]
-    if "peft depth 4" in samples:
-        peft = samples["peft depth 4"]
-        rows += [
-            Figure("PEFT: load, merge 4 times, save, sync", mid["peft depth 4"], "s"),
-            Figure("  times ours", mid["peft depth 4"] / mid["merge depth 4"], "x", "at least 10"),
-            Figure("  error of the sum of deltas", 100 * running.median(peft, "error"), "%"),
-            Figure("  peak memory above imports", max(s["peak"] for s in peft) / 1e6, "MB"),
-        ]
-    rows += [
-        Figure("read and sha256 one adapter", mid["read and hash"], "s"),
-        Figure("publish that adapter", mid["publish"], "s"),
-        Figure("  times reading and hashing", mid["publish"] / mid["read and hash"], "x", "at most 4"),
-    ]
-    return rows
-
-
-def main(arguments: list[str] | None = None) -> Path:
-    """Run everything once and print the table; the JSON file."""
-    parser = argparse.ArgumentParser(prog="benchmarks.merge", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--tiny", action="store_true", help="a model of a few kB: shows that the benchmark works")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "registry-benchmarks")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--peer-runs", type=int, default=3, help="runs of PEFT, which is slow; 0 leaves it out")
-    options = parser.parse_args(arguments)
-    bench = prepare(options.cache, synthetic.TINY if options.tiny else synthetic.LARGE)
+def rows(run: Conditions) -> Iterator[Row]:
+    """Merging beside copying and beside PEFT; depth; memory; publishing beside reading and hashing."""
+    bench = prepare(run.cache, synthetic.TINY if run.quick else synthetic.LARGE)
     try:
-        samples = measure(bench, options.runs, min(options.peer_runs, options.runs))
+        samples = measure(bench, run.runs(5), min(3, run.runs(5)))
     finally:
         shutil.rmtree(bench.registry, ignore_errors=True)
         shutil.rmtree(bench.scratch, ignore_errors=True)
-    rows = figures(samples)
-    title = f"{'Tiny' if options.tiny else '1.1 B'} Llama, bf16, medians of {options.runs} alternating runs"
-    print(running.table(title, rows))
-    file = running.save("merge-tiny" if options.tiny else "merge", rows, dict(samples))
-    print(f"\nSamples: {file.name} in benchmarks/results")
-    return file
+    of = {name: Figure.of(values) for name, values in samples.items()}
+    copy = Peer("cp -r and sync", of["copy"])
+    ours = of[f"merge depth {DEPTH}"]
+    what = "merge to disk with sync, 1.1 B in bf16"
+    yield Row(f"{what}, depth {DEPTH}", ours, "s", copy, Goal("at most", 1.6, of="ratio"))
+    yield Row(
+        "  the same", ours, "s", Peer("PEFT, all adapters in one merge", of["peft"]), Goal("at most", 0.1, of="ratio")
+    )
+    yield Row(
+        "  error of the sum of deltas",
+        _percent(samples[f"merge depth {DEPTH}"]),
+        "%",
+        Peer("PEFT", _percent(samples["peft"])),
+    )
+    for depth, limit in ((1, 1.3), (DEPTH, 1.25), (DEEP, 1.3)):
+        floor = Peer("the floor: what any merge has to do", of[f"floor depth {depth}"])
+        yield Row(f"{what}, depth {depth}", of[f"merge depth {depth}"], "s", floor, Goal("at most", limit, of="ratio"))
+    for part in merge_floor.PARTS:
+        yield Row(f"  CPU of the floor of depth {DEPTH}: {part}", Figure.of(samples[f"floor depth {DEPTH}"], part), "s")
+    for side in ("merge depth 1", f"merge depth {DEEP}", f"merge depth {DEPTH}, one DoRA"):
+        yield Row(f"{what}, {side.removeprefix('merge ')}", of[side], "s", copy)
+    for side in (f"merge depth {DEPTH}", f"merge depth {DEPTH}, one DoRA", f"merge depth {DEEP}"):
+        peak = Figure(max(sample["peak"] for sample in samples[side]) / 1e6)
+        yield Row(f"peak memory above imports, {side}", peak, "MB", goal=Goal("at most", 500, of="figure"))
+    peer = Peer("read and sha256", of["read and hash"])
+    yield Row("publish 50 MB into a folder", of["publish"], "s", peer, Goal("at most", 4.0, of="cpu"))
+    yield Row("  the same, in time", of["publish"], "s", peer, Goal("at most", 4.0, of="ratio"))
 
 
-if __name__ == "__main__":
-    main()
+def _percent(samples: list[Sample]) -> Figure:
+    return Figure(100 * running.median(samples, "error"))

@@ -8,41 +8,78 @@ from __future__ import annotations
 
 import json
 import os
-import platform
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.machine import ROOT
+
+PEER_PYTHON = Path(sys.prefix) / "peers" / "bin" / "python"
 RESULTS = ROOT / "benchmarks" / "results"
 Sample = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """How a part is measured.
+
+    Args:
+        quick: small models and one run, which only shows that the benchmark works.
+        cache: a folder for models and adapters that several parts use; they stay there.
+        python: the interpreter that has the peers of `benchmarks/peers.txt`; None leaves these peers out.
+        most: alternating runs, in place of each part's usual number.
+    """
+
+    quick: bool
+    cache: Path
+    python: str | None = None
+    most: int | None = None
+
+    def runs(self, usual: int) -> int:
+        """How many alternating runs are made."""
+        return 1 if self.quick else self.most or usual
+
+
+def peer_python(said: str | None) -> str | None:
+    """The interpreter that has the peers, None to leave them out."""
+    if said == "none":
+        return None
+    found = Path(said) if said else PEER_PYTHON
+    if not found.exists():
+        raise SystemExit(f"There are no peers at {found}: `make bench` installs them; --peer-python none does without.")
+    return str(found)
+
+
 def run_child(*words: str) -> Sample:
     """Run ``benchmarks.child`` with these words; its JSON answer and the whole process's seconds."""
-    start = time.perf_counter()
+    start, before = time.perf_counter(), spent()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.child", *words], cwd=ROOT, check=False, capture_output=True, text=True
     )
     process = time.perf_counter() - start
     if done.returncode != 0:
         raise SystemExit(f"benchmarks.child {' '.join(words)} failed:\n{done.stderr}")
-    return {**json.loads(done.stdout.splitlines()[-1]), "process": process}
+    return {"cpu": spent() - before, **json.loads(done.stdout.splitlines()[-1]), "process": process}
+
+
+def spent() -> float:
+    """CPU seconds, user and system, of this process's children that have ended, so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def copy_and_sync(source: Path, out: Path) -> Sample:
     """The floor of any merge to disk: the same files copied, until they are on the medium."""
-    start = time.perf_counter()
+    start, before = time.perf_counter(), spent()
     subprocess.run(["cp", "-r", "--reflink=never", str(source), str(out)], check=True)
     os.sync()
-    return {"seconds": time.perf_counter() - start}
+    return {"seconds": time.perf_counter() - start, "cpu": spent() - before}
 
 
 def warm(*folders: Path) -> None:
@@ -75,57 +112,3 @@ def alternate(
 def median(samples: Sequence[Sample], field: str = "seconds") -> float:
     """The median of one field."""
     return statistics.median(sample[field] for sample in samples)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table: what was measured, its value, and the limit that the project set itself."""
-
-    name: str
-    value: float
-    unit: str
-    limit: str = ""
-
-
-def table(title: str, figures: Sequence[Figure]) -> str:
-    """The figures as text in aligned columns."""
-    width = max(len(figure.name) for figure in figures)
-    lines = [f"{f.name:<{width}}  {f.value:>10.3g} {f.unit:<3} {f.limit}".rstrip() for f in figures]
-    return "\n".join([title, "-" * len(title), *lines])
-
-
-def machine() -> dict[str, object]:
-    """What the figures depend on."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor()
-    )
-    packages = ("torch", "safetensors", "transformers", "peft", "sqlalchemy")
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "load": os.getloadavg()[0],
-        "packages": {name: version(name) for name in packages},
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def save(name: str, figures: Sequence[Figure], samples: Mapping[str, object]) -> Path:
-    """Write figures, all samples and the machine as JSON; the file's path."""
-    now = datetime.now(UTC)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    file = RESULTS / f"{name}-{now:%Y%m%dT%H%M%SZ}.json"
-    document = {
-        "benchmark": name,
-        "at": now.isoformat(timespec="seconds"),
-        "machine": machine(),
-        "figures": [asdict(figure) for figure in figures],
-        "samples": samples,
-    }
-    file.write_text(json.dumps(document, indent=2) + "\n")
-    return file

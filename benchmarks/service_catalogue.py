@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import running, service_bare
-from benchmarks.running import Figure, Sample
+from benchmarks import service_bare
+from benchmarks.rows import Figure, Peer, Row
+from benchmarks.running import Conditions, Sample
+from benchmarks.service import servers
 from benchmarks.service_race import ROOT, race
 from tests.kit.servers import Postgres
 
 WRITERS = 8
 ACTIONS = {"publish": ("publisher", WRITERS), "lookup": ("looker", 1)}
 OURS, BARE, PEER = "service_ours", "service_bare", "service_mlflow"
-NAMES = {OURS: "the registry", BARE: "the bare statement", PEER: "MLflow"}
+NAMES = {OURS: "the registry", BARE: "the bare statement", PEER: "MLflow 3 in process"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Races:
     seconds: float
     runs: int
 
-    def measure(self, revisions: int) -> tuple[list[Figure], dict[str, list[Sample]]]:
+    def measure(self, revisions: int) -> dict[str, list[Sample]]:
         """Fill all databases with so many revisions, and race on them."""
         samples: dict[str, list[Sample]] = {}
         for database in ("SQLite", "PostgreSQL"):
@@ -40,7 +42,7 @@ class Races:
                     sample = self._race(side, action, urls[side], revisions)
                     samples.setdefault(f"{database} {action} {side}", []).append(sample)
                     sys.stderr.write(f"  run {turn + 1}, {database}, {action}, {side}: {sample['rate']:.0f}/s\n")
-        return list(self._figures(samples)), samples
+        return samples
 
     def _order(self, urls: dict[str, str]) -> Iterator[tuple[str, str]]:
         for action in ACTIONS:
@@ -71,17 +73,27 @@ class Races:
         work, count = ACTIONS[action]
         return race(side, work, url, revisions, count=count, seconds=self.seconds, python=self._python(side))
 
-    def _figures(self, samples: dict[str, list[Sample]]) -> Iterator[Figure]:
-        for database in ("SQLite", "PostgreSQL"):
-            for action, (_, count) in ACTIONS.items():
-                who = f"{count} writers" if count > 1 else "1 reader"
-                raced = {side: found for side in NAMES if (found := samples.get(f"{database} {action} {side}"))}
-                for side, values in raced.items():
-                    yield Figure(f"{database}, {action}, {who}: {NAMES[side]}", running.median(values, "rate"), "/s")
-                    yield Figure("  one of them, median", running.median(values, "p50"), "ms")
-                    yield Figure("  99th percentile", running.median(values, "p99"), "ms")
-                    if failed := sum(sample["failed"] for sample in values):
-                        yield Figure("  refused by the database", failed, "")
-                if PEER in raced:
-                    times = running.median(raced[OURS], "rate") / running.median(raced[PEER], "rate")
-                    yield Figure("  the registry, times MLflow", times, "x")
+
+def rows(run: Conditions) -> Iterator[Row]:
+    """Races on databases of two sizes."""
+    with servers(run) as found:
+        race = Races(found.scratch, found.postgres, run.python, 0.3 if run.quick else 5.0, run.runs(3))
+        for revisions in (100,) if run.quick else (10_000, 100_000):
+            yield from _rows(race.measure(revisions), revisions)
+
+
+def _rows(samples: dict[str, list[Sample]], revisions: int) -> Iterator[Row]:
+    for database in ("SQLite", "PostgreSQL"):
+        for action, (_, count) in ACTIONS.items():
+            raced = {side: found for side in NAMES if (found := samples.get(f"{database} {action} {side}"))}
+            who = f"{count} writers" if count > 1 else "1 reader"
+            name = f"{action} in process, {who}, {database}, {revisions:,} revisions"
+            for side, peer in NAMES.items():
+                if side in raced and side != OURS:
+                    beside = Peer(peer, Figure.of(raced[side], "rate"))
+                    yield Row(name, Figure.of(raced[OURS], "rate"), "/s", beside)
+            slowest = Peer(NAMES[PEER], Figure.of(raced[PEER], "p99")) if PEER in raced else None
+            yield Row(f"{name}: 99th percentile", Figure.of(raced[OURS], "p99"), "ms", slowest)
+            if PEER in raced:
+                refused = {side: Figure(sum(one["failed"] for one in raced[side])) for side in (OURS, PEER)}
+                yield Row(f"{name}: refused by the database", refused[OURS], "", Peer(NAMES[PEER], refused[PEER]))

@@ -5,22 +5,30 @@ A publish here is a whole one: the plan, the check of what is stored, the commit
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import running, synthetic
-from benchmarks.running import Figure, Sample
+from benchmarks import peer_server, synthetic
+from benchmarks.peer_server import PeerServer, cpu_seconds
+from benchmarks.rows import Figure, Goal, Peer, Row
+from benchmarks.running import Conditions, Sample
+from benchmarks.service import Servers, servers
 from benchmarks.service_race import ROOT, Work, race
-from tests.kit.servers import Postgres, S3Server
+from tests.kit import servers_home
+from tests.kit.servers import S3Server
 from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess, create_token
 
 EACH = 10
-RACES = {"lookup, 1 reader": ("looker", 1), "lookup, 8 readers": ("looker", 8), "publish, 8 writers": ("publisher", 8)}
+LOOKUPS = {"lookup, 1 reader": 1, "lookup, 8 readers": 8}
+PUBLISH = "publish, 8 writers"
+RACES = {**{name: ("looker", count) for name, count in LOOKUPS.items()}, PUBLISH: ("publisher", 8)}
 
 
 @dataclass(frozen=True)
@@ -38,14 +46,14 @@ class Address:
         return f"{self.url} {self.token}"
 
 
-def start(home: Home, database_url: str, s3: S3Server, until: ExitStack) -> Address:
-    """A new service on a database that has its schema, and on a new bucket; it ends with ``until``."""
+def start(home: Home, database_url: str, s3: S3Server, until: ExitStack) -> tuple[Address, int]:
+    """A new service on a database that has its schema, and on a new bucket, and its process; it ends with ``until``."""
     store = s3.place()
     settings = {"REGISTRY_DATABASE_URL": database_url, "REGISTRY_STORE_URL": store.url, **store.environ}
     token = create_token(database_url)  # before the start: a service that nobody may use does not start
     service = ServiceProcess.started(home, settings)
     until.callback(service.close)
-    return Address(service.url, token)
+    return Address(service.url, token), service.process.pid
 
 
 def looker(word: str, number: int, revisions: int) -> Work:
@@ -86,38 +94,60 @@ def _adapter() -> Path:
     return synthetic.adapter(_cache(), synthetic.TINY, seed=1)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a service needs."""
+def rows(run: Conditions) -> Iterator[Row]:
+    """Lookups beside MLflow's server on a database of the same size; publishes, whose goal is three times what was."""
+    from registry import connect
 
-    home: Home
-    postgres: Postgres
-    s3: S3Server
-    until: ExitStack
-
-    def measure(self, revisions: int, seconds: float, runs: int) -> tuple[list[Figure], dict[str, list[Sample]]]:
-        """Fill a database, start a service on it, and race."""
-        from registry import connect
-
-        url = self.postgres.database()
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.service_ours", url, "0", str(revisions)], cwd=ROOT, check=True
-        )
-        address = start(self.home, url, self.s3, self.until)
+    revisions, seconds, runs = (100, 0.3, 1) if run.quick else (10_000, 5.0, run.runs(3))
+    with servers(run) as found:
+        url = found.postgres.database()
+        _fill(sys.executable, "service_ours", url, revisions)
+        address, pid = start(found.home, url, found.s3, found.until)
         with closing(connect(address.url, address.token)) as remote:
             remote.add_base("tiny", synthetic.base_model(_cache(), synthetic.TINY))
             remote.publish(_adapter(), "tiny/first")
-        samples: dict[str, list[Sample]] = {name: [] for name in RACES}
+        sides = {name: ("service_http", action, str(address), count, pid) for name, (action, count) in RACES.items()}
+        if run.python is not None:
+            peer = _mlflow(found, run.python, revisions)
+            sides |= {
+                f"MLflow, {name}": ("service_mlflow", "looker", peer.url, count, peer.pid)
+                for name, count in LOOKUPS.items()
+            }
+        samples: dict[str, list[Sample]] = {name: [] for name in sides}
         for turn in range(runs):
-            for name, (action, count) in RACES.items():
-                sample = race("service_http", action, str(address), revisions, count=count, seconds=seconds)
-                samples[name].append(sample)
+            for name, (side, action, word, count, server) in sides.items():
+                python = run.python or sys.executable if side == "service_mlflow" else sys.executable
+                before = cpu_seconds(server)
+                sample = race(side, action, word, revisions, count=count, seconds=seconds, python=python)
+                spent = (cpu_seconds(server) - before) / sample["count"]  # of the server, not of its clients
+                samples[name].append({**sample, "cpu": spent})
                 sys.stderr.write(f"  run {turn + 1}, HTTP, {name}: {sample['rate']:.0f}/s\n")
-        rows = []
-        for name, values in samples.items():
-            rows.append(Figure(name, running.median(values, "rate"), "/s"))
-            rows.append(Figure("  one of them, median", running.median(values, "p50"), "ms"))
-            rows.append(Figure("  99th percentile", running.median(values, "p99"), "ms"))
+    yield from _rows(samples)
+
+
+def _rows(samples: Mapping[str, list[Sample]]) -> Iterator[Row]:
+    for name, values in samples.items():
+        if name in RACES:
+            beside = samples.get(f"MLflow, {name}")
+            for field, unit in (("rate", "/s"), ("p99", "ms")):
+                peer = None if beside is None else Peer("MLflow 3's server", Figure.of(beside, field))
+                goal = Goal("at least", 84, of="figure") if (name, field) == (PUBLISH, "rate") else None
+                told = f"{name} over HTTP, PostgreSQL and S3"
+                yield Row(
+                    told if field == "rate" else f"{told}: 99th percentile", Figure.of(values, field), unit, peer, goal
+                )
             if failed := sum(sample["failed"] for sample in values):
-                rows.append(Figure("  failed", failed, ""))
-        return rows, samples
+                yield Row(f"{name}: failed", Figure(failed), "", goal=Goal("at most", 0, of="figure"))
+
+
+def _fill(python: str, side: str, url: str, revisions: int) -> None:
+    subprocess.run([python, "-m", f"benchmarks.{side}", url, "0", str(revisions)], cwd=ROOT, check=True)
+
+
+def _mlflow(found: Servers, python: str, revisions: int) -> PeerServer:
+    """MLflow's server, with as many workers as there are cores, on a database of its own."""
+    url, port = found.postgres.database(), servers_home.free_port()
+    _fill(python, "service_mlflow", url, revisions)
+    command = [python, "-m", "mlflow", "server", "--backend-store-uri", url, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", str(os.cpu_count() or 1)]
+    return found.until.enter_context(peer_server.running(found.home, command, port, "health"))

@@ -31,7 +31,8 @@ def compete(side: str, action: str, url: str, number: int, revisions: int, secon
     sys.stdin.readline()
     durations: list[float] = []
     failures: dict[str, int] = {}
-    began = now = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
+    now = began
     while now - began < seconds:
         try:
             work()
@@ -42,13 +43,14 @@ def compete(side: str, action: str, url: str, number: int, revisions: int, secon
         else:
             durations.append(time.perf_counter() - now)
             now += durations[-1]
-    print(json.dumps({"began": began, "ended": now, "durations": durations, "failures": failures}))
+    spent = time.process_time() - cpu
+    print(json.dumps({"began": began, "ended": now, "cpu": spent, "durations": durations, "failures": failures}))
 
 
 def race(
     side: str, action: str, url: str, revisions: int, *, count: int, seconds: float, python: str = sys.executable
 ) -> dict[str, float]:
-    """How often a second ``count`` processes did it together, the median and 99th percentile of one in ms."""
+    """How often a second ``count`` processes did it together; of one, CPU seconds, median and 99th percentile in ms."""
     with ExitStack() as stack:
         words = [python, "-m", "benchmarks.service_race", side, action, url]
         running = [
@@ -102,6 +104,8 @@ def _summary(answers: list[dict[str, object]]) -> dict[str, float]:
     span = max(float(str(a["ended"])) for a in answers) - min(float(str(a["began"])) for a in answers)
     return {
         "rate": len(durations) / span,
+        "count": len(durations),
+        "cpu": sum(float(str(a["cpu"])) for a in answers) / len(durations),
         "p50": 1000 * durations[len(durations) // 2],
         "p99": 1000 * durations[len(durations) * 99 // 100],
         "failed": failed,

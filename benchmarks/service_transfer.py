@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import running, synthetic
-from benchmarks.running import Figure, Sample
+from benchmarks.rows import Figure, Goal, Peer, Row
+from benchmarks.running import Conditions, Sample
+from benchmarks.service import servers
 from benchmarks.service_http import Address, start
 from benchmarks.service_race import ROOT
 from tests.kit.servers import Postgres, S3Place, S3Server
@@ -39,8 +41,8 @@ class Moved:
     cache: Path
     python: str | None
 
-    def measure(self, rank: int, runs: int, *, tiny: bool) -> tuple[list[Figure], dict[str, object]]:
-        """Publish and fetch in turn with the peer."""
+    def measure(self, rank: int, runs: int, *, tiny: bool) -> tuple[dict[str, list[Sample]], int, float]:
+        """Publish and fetch in turn with the peer: samples by side, bytes of the adapter, bytes through the service."""
         from registry import connect
         from registry.catalogue.database.database import Database
 
@@ -50,7 +52,7 @@ class Moved:
         database = Database(url)
         database.prepare()
         database.dispose()
-        address = start(self.home, url, self.s3, self.until)
+        address, _ = start(self.home, url, self.s3, self.until)
         with closing(connect(address.url, address.token)) as remote:
             remote.add_base("llama", synthetic.base_model(self.cache, shape))
             remote.publish(folder, "llama/moved")
@@ -59,7 +61,7 @@ class Moved:
         samples = running.alternate(self._sides(address, folder), runs=runs, scratch=self.scratch / "moved")
         carried = blob_bytes(address)
         size = sum(file.stat().st_size for file in folder.iterdir())
-        return _figures(samples, size, carried), {**samples, "bytes through the service": carried}
+        return samples, size, carried
 
     def _sides(self, address: Address, folder: Path) -> dict[str, Callable[[Path], Sample]]:
         turn = 0
@@ -120,29 +122,23 @@ def blob_bytes(address: Address) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("registry_body_bytes_total"))
 
 
-def _figures(samples: Mapping[str, list[Sample]], size: int, carried: float) -> list[Figure]:
-    mid = {name: running.median(values) for name, values in samples.items()}
-    rows = [Figure("size of the adapter", size / 1e6, "MB"), Figure(DOWNLOAD, mid[DOWNLOAD], "s")]
-    if BOTO_DOWNLOAD in mid:
-        rows += [
-            Figure(f"{BOTO_DOWNLOAD} of the same file, with CRT", mid[BOTO_DOWNLOAD], "s"),
-            Figure("  the registry, times boto3", mid[DOWNLOAD] / mid[BOTO_DOWNLOAD], "x", "at most 1.2"),
-        ]
-    rows.append(Figure(UPLOAD, mid[UPLOAD], "s"))
-    stages = [name for name in samples[UPLOAD][0] if name != "seconds"]
-    rows += [Figure(f"  of which: {name}", running.median(samples[UPLOAD], name), "s") for name in stages]
-    if BOTO_UPLOAD in mid:
-        rows += [
-            Figure(f"{BOTO_UPLOAD} of the same file, with CRT in one request", mid[BOTO_UPLOAD], "s"),
-            Figure(f"{BOTO_PARTS} of the same file, without CRT", mid[BOTO_PARTS], "s"),
-            Figure(
-                "  the registry, times the faster of them",
-                mid[UPLOAD] / min(mid[BOTO_UPLOAD], mid[BOTO_PARTS]),
-                "x",
-                "at most 2.2",
-            ),
-            Figure(f"{COPY}, of that file", mid[COPY], "s"),
-            Figure(f"{READ}, of that file", mid[READ], "s"),
-        ]
-    rows.append(Figure("blob bytes between clients and the service", carried, "B", "0"))
-    return rows
+def rows(run: Conditions) -> Iterator[Row]:
+    """A download and an upload in turn with boto3's."""
+    with servers(run) as found:
+        moved = Moved(found.home, found.postgres, found.s3, found.until, found.scratch, run.cache, run.python)
+        samples, size, carried = moved.measure(64 if run.quick else 1024, run.runs(5), tiny=run.quick)
+    of = {name: Figure.of(values) for name, values in samples.items()}
+    what = f"of {size / 1e6:.0f} MB through presigned S3"
+    down = Peer(f"{BOTO_DOWNLOAD}, CRT", of[BOTO_DOWNLOAD]) if BOTO_DOWNLOAD in of else None
+    yield Row(f"download {what}", of[DOWNLOAD], "s", down, Goal("at most", 1.3, of="ratio"))
+    up = None
+    if BOTO_UPLOAD in of:
+        faster = min((BOTO_UPLOAD, BOTO_PARTS), key=lambda name: of[name].value)
+        up = Peer(f"{faster}, the faster of CRT and parts", of[faster])
+    yield Row(f"upload {what}", of[UPLOAD], "s", up, Goal("at most", 2.0, of="ratio"))
+    for stage in [name for name in samples[UPLOAD][0] if name not in {"seconds", "cpu"}]:
+        yield Row(f"  upload, of which: {stage}", Figure(running.median(samples[UPLOAD], stage)), "s")
+    for name in (COPY, READ):
+        if name in of:
+            yield Row(f"  {name}, of that file", of[name], "s")
+    yield Row("blob bytes between clients and the service", Figure(carried), "B", goal=Goal("at most", 0, of="figure"))

@@ -2,28 +2,25 @@
 
 The peer is what such a command can't do without: Typer, pydantic and sqlite3, imported and nothing else. Sides
 alternate, and what Python compiles at a first import is compiled before.
-
-python -m benchmarks.startup [--runs N]
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmarks import running, synthetic
-from benchmarks.running import Figure, Sample
+from benchmarks.rows import Figure, Peer, Row
+from benchmarks.running import Conditions, Sample
 
 HEAVY: Final = ("torch", "transformers", "sqlalchemy.orm", "alembic", "boto3", "fastapi", "httpx")
 COMMAND: Final = """
@@ -81,10 +78,9 @@ def _registry(folder: Path) -> Path:
 
 def _timed(command: Sequence[str], environment: Mapping[str, str]) -> Sample:
     """Seconds on the clock and of CPU, of a process and its children."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, start = running.spent(), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env=environment)
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"seconds": seconds, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+    return {"seconds": time.perf_counter() - start, "cpu": running.spent() - before}
 
 
 def _command(words: Sequence[str]) -> list[str]:
@@ -104,13 +100,10 @@ def _clear(side: Side) -> None:
         shutil.rmtree(side.removed, ignore_errors=True)
 
 
-def main(arguments: list[str] | None = None) -> Path:
-    """Measure all sides and print the table; the JSON file."""
-    parser = argparse.ArgumentParser(prog="benchmarks.startup", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--runs", type=int, default=7)
-    options = parser.parse_args(arguments)
+def rows(run: Conditions) -> Iterator[Row]:
+    """All commands beside the floor."""
     samples: dict[str, list[Sample]] = {FLOOR: []}
-    heavy: dict[str, tuple[int, list[str]]] = {}
+    modules: dict[str, tuple[int, list[str]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sides = _sides(folder, _registry(folder))
@@ -123,23 +116,14 @@ def main(arguments: list[str] | None = None) -> Path:
             _clear(side)
             heavy_imports(side.words, environment)
             _clear(side)
-            heavy[name] = heavy_imports(side.words, environment)
-        for _ in range(options.runs):
+            modules[name] = heavy_imports(side.words, environment)
+        for _ in range(run.runs(7)):
             floor = [sys.executable, "-c", "import typer, pydantic, sqlite3"]
             samples[FLOOR].append(_timed(floor, environment))
             for name, side in sides.items():
                 _clear(side)
                 samples.setdefault(name, []).append(_timed(_command(side.words), environment))
-    rows = [Figure(f"{name}, CPU", running.median(found, "cpu"), "s") for name, found in samples.items()]
-    rows += [Figure(name, running.median(found), "s") for name, found in samples.items()]
-    rows += [Figure(f"{name}, modules", count, "") for name, (count, _) in heavy.items()]
-    print(running.table(f"Start-up, medians of {options.runs} alternating runs", rows))
-    for name, (_, packages) in heavy.items():
-        print(f"{name} imports of the heavy packages: {', '.join(packages) or 'none'}")
-    file = running.save("startup", rows, {**samples, "heavy": heavy})
-    print(f"\nSamples: {file.name} in benchmarks/results")
-    return file
-
-
-if __name__ == "__main__":
-    main()
+    peer = Peer(FLOOR, Figure.of(samples[FLOOR]))
+    for name, (count, heavy) in modules.items():
+        yield Row(name, Figure.of(samples[name]), "s", peer)
+        yield Row(f"  modules that it imports; of the heavy ones {', '.join(heavy) or 'none'}", Figure(count), "")

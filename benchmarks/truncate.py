@@ -1,7 +1,5 @@
 """Truncating a composed block beside PEFT's `add_weighted_adapter(combination_type="svd")`: seconds and errors.
 
-    python -m benchmarks.truncate [--tiny] [--cache FOLDER] [--runs N] [--peer-runs N]
-
 Four adapters of rank 16 on one block of a Llama 1.1 B (seven linear modules), truncated to rank 16. Both sides begin
 with the factors in memory, as fp32 tensors, and end with the new ones there. Errors are of the sum of the deltas, over
 all modules, against float64; no pair of the rank can have a smaller one than the optimum (Eckart and Young 1936).
@@ -9,14 +7,12 @@ all modules, against float64; no pair of the rank can have a smaller one than th
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import running, synthetic
-from benchmarks.running import Figure, Sample
+from benchmarks.rows import Figure, Goal, Peer, Row
+from benchmarks.running import Conditions, Sample
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.truncation.rank_choice import ModuleSpectrum, relative_error
 from registry.tensors.truncation.truncate import decompose
@@ -92,15 +89,15 @@ def ours(block: Block) -> tuple[Sample, Pairs]:
         spectrum = ModuleSpectrum(name, a.shape[0], b.shape[0] + a.shape[1], (found.singular_values,))
         return name, spectrum, (kept.b_rows(b).float(), kept.a_rows(a).float())
 
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     results = list(in_order(truncate, block.pairs))
     claimed = relative_error([spectrum for _, spectrum, _ in results], dict.fromkeys(block.pairs, RANK))
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     truncated = {name: pair for name, _, pair in results}
-    return {"seconds": seconds, "error": block.error(truncated), "claimed": claimed}, truncated
+    return {"seconds": seconds, "cpu": cpu, "error": block.error(truncated), "claimed": claimed}, truncated
 
 
-class Peer:
+class Peft:
     """PEFT with the same adapters loaded."""
 
     def __init__(self, base: Path, adapters: list[Path]) -> None:
@@ -118,7 +115,7 @@ class Peer:
 
     def run(self, block: Block, *, full_matrices: bool) -> tuple[Sample, Pairs]:
         """One `add_weighted_adapter`; what it made is taken off again."""
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         self._model.add_weighted_adapter(
             self._names,
             [1.0] * len(self._names),
@@ -127,7 +124,7 @@ class Peer:
             svd_rank=RANK,
             svd_full_matrices=full_matrices,
         )
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         layers = {name: self._model.base_model.model.get_submodule(name) for name in block.pairs}
         truncated = {
             name: (
@@ -137,7 +134,7 @@ class Peer:
             for name, layer in layers.items()
         }
         self._model.delete_adapter("truncated")
-        return {"seconds": seconds, "error": block.error(truncated)}, truncated
+        return {"seconds": seconds, "cpu": cpu, "error": block.error(truncated)}, truncated
 
 
 def measure(cache: Path, shape: synthetic.Shape, runs: int, peer_runs: int) -> tuple[dict[str, list[Sample]], float]:
@@ -145,7 +142,7 @@ def measure(cache: Path, shape: synthetic.Shape, runs: int, peer_runs: int) -> t
     cache.mkdir(parents=True, exist_ok=True)
     adapters = [synthetic.adapter(cache, shape, seed=seed) for seed in range(1, DEPTH + 1)]
     block = load_block(adapters)
-    peer = Peer(synthetic.base_model(cache, shape), adapters)
+    peer = Peft(synthetic.base_model(cache, shape), adapters)
     sides: dict[str, Callable[[Path], Sample]] = {
         OURS: lambda _out: ours(block)[0],
         PEFT: lambda _out: peer.run(block, full_matrices=True)[0],
@@ -158,49 +155,23 @@ def measure(cache: Path, shape: synthetic.Shape, runs: int, peer_runs: int) -> t
     return samples, block.optimum()
 
 
-def figures(samples: Mapping[str, list[Sample]], optimum: float) -> list[Figure]:
-    """What the samples say, with the limits that the project set itself."""
-    mid = {name: running.median(values) for name, values in samples.items()}
-    error = {name: running.median(values, "error") for name, values in samples.items()}
-    claimed = running.median(samples[OURS], "claimed")
-    return [
-        Figure("ours: a block from factors to factors", 1000 * mid[OURS], "ms"),
-        Figure("  relative error, as the report claims", 100 * claimed, "%"),
-        Figure("  relative error, measured", 100 * error[OURS], "%"),
-        Figure("  the claim's distance from the optimum", abs(claimed / optimum - 1), "", "under 1e-6"),
-        Figure("PEFT: add_weighted_adapter, svd", mid[PEFT], "s"),
-        Figure("  relative error, measured", 100 * error[PEFT], "%"),
-        Figure("  times ours", mid[PEFT] / mid[OURS], "x", "at least 200"),
-        Figure("PEFT with svd_full_matrices=False", mid[PEFT_THIN], "s"),
-        Figure("  times ours", mid[PEFT_THIN] / mid[OURS], "x"),
-    ]
-
-
-def main(arguments: list[str] | None = None) -> Path:
-    """Run everything once and print the table; the JSON file."""
-    parser = argparse.ArgumentParser(prog="benchmarks.truncate", description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--tiny", action="store_true", help="a block of a few kB: shows that the benchmark works")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "registry-benchmarks")
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--peer-runs", type=int, default=3, help="runs of PEFT, which is slow")
-    options = parser.parse_args(arguments)
+def rows(run: Conditions) -> Iterator[Row]:
+    """A block from factors to factors, beside PEFT's full SVD and its thin one; errors beside the optimum."""
     # Neither side reads the embeddings, so the model gets small ones.
-    shape = synthetic.TINY if options.tiny else replace(synthetic.LARGE, vocab=256)
-    samples, optimum = measure(
-        options.cache, replace(shape, layers=1), options.runs, min(options.peer_runs, options.runs)
+    shape = replace(synthetic.TINY if run.quick else replace(synthetic.LARGE, vocab=256), layers=1)
+    runs = run.runs(15)
+    samples, optimum = measure(run.cache, shape, runs, min(3, runs))
+    ours = Figure.of(samples[OURS], scale=1000)
+    full, thin = Figure.of(samples[PEFT], scale=1000), Figure.of(samples[PEFT_THIN], scale=1000)
+    name = f"depth {DEPTH} to rank {RANK}, one block"
+    yield Row(name, ours, "ms", Peer("PEFT, svd_full_matrices=False", thin), Goal("at most", 0.5, of="ratio"))
+    yield Row(f"{name}, beside the default", ours, "ms", Peer("PEFT, svd", full), Goal("at most", 1 / 200, of="ratio"))
+    claimed = Figure(running.median(samples[OURS], "claimed"))
+    error = Figure(100 * running.median(samples[OURS], "error"))
+    yield Row("  relative error", error, "%", Peer("PEFT", Figure(100 * running.median(samples[PEFT], "error"))))
+    yield Row(
+        "  the reported error's distance from the optimum",
+        Figure(abs(claimed.value / optimum - 1)),
+        "",
+        goal=Goal("at most", 1e-6, of="figure"),
     )
-    rows = figures(samples, optimum)
-    title = (
-        f"{'Tiny' if options.tiny else 'One block of a 1.1 B'} Llama, depth {DEPTH} to rank {RANK}, "
-        f"medians of {options.runs} runs, PEFT's of {min(options.peer_runs, options.runs)}"
-    )
-    print(running.table(title, rows))
-    load = running.machine()["load"]
-    sys.stderr.write(f"  load of the machine at the end: {load}\n")
-    file = running.save("truncate-tiny" if options.tiny else "truncate", rows, dict(samples))
-    print(f"\nSamples: {file.name} in benchmarks/results")
-    return file
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from registry.client.remote import RemoteRegistry
     from registry.http.access import Anonymous
     from registry.http.request.limits import Limits
+    from registry.http.request.shared_metrics import SharedValues
+    from registry.http.server import Front
     from registry.schemas import ArtifactKind, Identity, Upgraded
     from registry.schemas.use import Interface
     from registry.services.local import LocalRegistry
@@ -196,42 +200,94 @@ def _store(url: str, settings: Settings) -> StagingDriver:
 
 
 def serve(
-    url: str | PathLike[str] | None = None, *, host: str, port: int, anonymous: Literal["none", "read"] = "none"
+    url: str | PathLike[str] | None = None,
+    *,
+    host: str,
+    port: int,
+    anonymous: Literal["none", "read"] = "none",
+    workers: int | None = None,
 ) -> None:
     """Serve the registry at ``url``, a folder or the team's, until this process is asked to end.
+
+    Args:
+        url: a folder; None for what the settings say.
+        host: an address of this machine, or a name of one.
+        port: 0 takes a free one.
+        anonymous: access without a token.
+        workers: processes that answer on this port; None for what the settings say.
 
     Raises:
         UsageError: ``url`` is the address of a service.
         NotAllowedError: it may not be served at this address without tokens.
+        UnavailableError: the database, the store or the port can't be used.
     """
     settings = read_settings(os.environ)
     place = _own_place(url, settings, "served")
     need_whole("serve a registry")
+    from registry.http.server import open_front
     from registry.http.server import serve as serve_registry
     from registry.services.deployment import DATABASE
 
+    count = workers or settings.workers or 1
     embedded = place.folder is not None
     new = place.folder is not None and not os.path.isfile(place.folder / DATABASE)  # noqa: PTH113 - raises nothing
-    with closing(_in_process(place, settings, create=True)) as registry:
-        serve_registry(
-            registry.with_memory(MemoryCache(DEFAULT_BUDGET if settings.cache is None else settings.cache)),
-            service_app,
-            host=host,
-            port=port,
-            anonymous=anonymous,
-            embedded=embedded,
-            new=new,
-            trusted_proxies=settings.trusted_proxies,
-        )
+    with ExitStack() as until:
+        with closing(_in_process(place, settings, create=True)) as registry:
+            if count == 1:
+                serve_registry(
+                    registry.with_memory(_memory(settings, 1)),
+                    service_app,
+                    host=host,
+                    port=port,
+                    anonymous=anonymous,
+                    embedded=embedded,
+                    new=new,
+                    trusted_proxies=settings.trusted_proxies,
+                )
+                return
+            front = until.enter_context(
+                open_front(registry, host=host, port=port, anonymous=anonymous, embedded=embedded, new=new)
+            )
+        _serve_with_workers(place, settings, front, count)
 
 
-def service_app(registry: LocalRegistry, anonymous: Anonymous = "none", limits: Limits | None = None) -> FastAPI:
-    """What answers over HTTP: every face of a registry."""
+def _serve_with_workers(place: Place, settings: Settings, front: Front, count: int) -> None:
+    from registry.http.request.limits import Limits
+    from registry.http.supervisor import serve_with_workers
+    from registry.http.worker import Work
+
+    make = partial(_service_of_worker, place, front.access, count)
+    given = Work(make, front.listener, Limits().divided(count), settings.trusted_proxies)
+    serve_with_workers(front, given, count)
+
+
+@contextmanager
+def _service_of_worker(
+    place: Place, access: Anonymous, count: int, limits: Limits, shared: SharedValues
+) -> Iterator[FastAPI]:
+    """The app of one of ``count`` workers, in a process of its own."""
+    settings = read_settings(os.environ)
+    with closing(_in_process(place, settings, create=False)) as registry:
+        yield service_app(registry.with_memory(_memory(settings, count)), access, limits, shared)
+
+
+def _memory(settings: Settings, workers: int) -> MemoryCache:
+    """The cache of one of so many workers."""
+    return MemoryCache((DEFAULT_BUDGET if settings.cache is None else settings.cache) // workers)
+
+
+def service_app(
+    registry: LocalRegistry,
+    anonymous: Anonymous = "none",
+    limits: Limits | None = None,
+    shared: SharedValues | None = None,
+) -> FastAPI:
+    """What answers over HTTP: every face of a registry; ``shared`` if this process is one of several workers."""
     from registry.api.routes import ROUTERS
     from registry.http.service import build
     from registry.hub.views import VIEW_ROUTERS
 
-    return build(registry, [*ROUTERS, *VIEW_ROUTERS], anonymous=anonymous, limits=limits)
+    return build(registry, [*ROUTERS, *VIEW_ROUTERS], anonymous=anonymous, limits=limits, shared=shared)
 
 
 def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:

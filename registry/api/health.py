@@ -53,5 +53,5 @@ async def readyz(request: Request) -> Ready:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {MEDIA_TYPE: {}}}})
 def metrics(request: Request) -> Response:
-    """Metrics of this process, as Prometheus reads them."""
+    """Metrics of this process, or of all workers of the service, as Prometheus reads them."""
     return Response(service_of(request).metrics.text(), media_type=MEDIA_TYPE)

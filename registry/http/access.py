@@ -16,11 +16,13 @@ from fastapi import Request
 
 from registry.errors import NotAllowedError, RegistryError
 from registry.http.request.context import context_of, route_of, source_of
+from registry.http.request.limits import Limits
 from registry.rights import UNLIMITED, Principal, Rights
 
 Anonymous = Literal["none", "read", "open"]  # open: an embedded registry on loopback, as long as it has no tokens
 _MAX_SECRET: Final = 512
 _MAX_SOURCES: Final = 4096  # remembered
+_REFILL: Final = 30.0  # seconds
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip")  # headers
 
 log = logging.getLogger(__name__)
@@ -122,22 +124,31 @@ class _RateLimit:
         return True
 
 
-def _per_caller(now: float) -> _RateLimit:
-    return _RateLimit(most=30, a_second=1, left=30, at=now)
-
-
-def _overall(now: float) -> _RateLimit:
-    return _RateLimit(most=300, a_second=10, left=300, at=now)
+def _rate(most: int, now: float) -> _RateLimit:
+    return _RateLimit(most=most, a_second=most / _REFILL, left=most, at=now)
 
 
 class DenialLog:
-    """Records denied requests as events, rate-limited so that they can't fill the database."""
+    """Records denied requests as events, rate-limited so that they can't fill the database.
 
-    def __init__(self, record: Callable[[Principal, str, RegistryError], None]) -> None:
+    Args:
+        record: writes the event of a denial.
+        most: how many are recorded at once; as many again in half a minute.
+        most_of_one: the same of one token or address.
+    """
+
+    def __init__(
+        self,
+        record: Callable[[Principal, str, RegistryError], None],
+        *,
+        most: int = Limits.denials,
+        most_of_one: int = Limits.denials_of_one,
+    ) -> None:
         self._record = record
+        self._most_of_one = most_of_one
         self._lock = threading.Lock()
         self._each: OrderedDict[str, _RateLimit] = OrderedDict()
-        self._all = _overall(time.monotonic())
+        self._all = _rate(most, time.monotonic())
 
     def note(self, request: Request, error: RegistryError) -> None:
         """Record a denial, unless its rate limit is exceeded."""
@@ -158,7 +169,7 @@ class DenialLog:
     def _within_limits(self, who: str) -> bool:
         now = time.monotonic()
         with self._lock:
-            mine = self._each.setdefault(who, _per_caller(now))
+            mine = self._each.setdefault(who, _rate(self._most_of_one, now))
             self._each.move_to_end(who)
             while len(self._each) > _MAX_SOURCES:
                 self._each.popitem(last=False)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from registry.catalogue.team.tokens import any_exist
@@ -47,22 +51,46 @@ def serve(
         UnavailableError: the database or the store can't be used, or the address is taken.
     """
     limits = limits or Limits()
+    with open_front(registry, host=host, port=port, anonymous=anonymous, embedded=embedded, new=new) as front:
+        log_to_stderr()
+        server = Server(make_app(registry, front.access, limits), limits, trusted_proxies)
+        server.announce = front.announce
+        with stopped_by_signals(server, limits):
+            server.run([front.listener])
+
+
+@dataclass(frozen=True)
+class Front:
+    """Where a service answers, what it allows without a token, and what its first line says of the registry."""
+
+    listener: socket.socket
+    access: Anonymous
+    registry: str
+
+    def announce(self) -> None:
+        """Say that requests are answered from now on."""
+        print(f"Serving {self.registry} on {address_of(self.listener)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def open_front(
+    registry: LocalRegistry,
+    *,
+    host: str,
+    port: int,
+    anonymous: Literal["none", "read"],
+    embedded: bool,
+    new: bool,
+) -> Iterator[Front]:
+    """Check that a registry can and may be served, and listen; the arguments and errors are those of `serve`."""
     deployment = registry.deployment
     deployment.database.ping()
     deployment.blobs.ping()
     with deployment.database.read() as session:
         has_tokens = any_exist(session)
     access = allowed_access(host, anonymous, embedded=embedded, has_tokens=has_tokens)
-    listener = listen(host, port)
-    try:
-        log_to_stderr()
-        server = Server(make_app(registry, access, limits), limits, trusted_proxies)
-        empty = " (new and empty)" if new else ""
-        server.announce = f"Serving {deployment.url}{empty} on {address_of(listener)}"
-        with stopped_by_signals(server, limits):
-            server.run([listener])
-    finally:
-        listener.close()
+    with closing(listen(host, port)) as listener:
+        yield Front(listener, access, f"{deployment.url}{' (new and empty)' if new else ''}")
 
 
 def allowed_access(host: str, anonymous: Literal["none", "read"], *, embedded: bool, has_tokens: bool) -> Anonymous:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import Final
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -16,19 +18,22 @@ from registry.catalogue.team.tokens import any_exist, sign_in
 from registry.errors import RegistryError
 from registry.http.access import Access, Anonymous, DenialLog
 from registry.http.dependencies import Service
-from registry.http.gauges import gauges
+from registry.http.gauges import of_process, of_registry
 from registry.http.readiness import Readiness
 from registry.http.request.bounds import BoundsMiddleware
 from registry.http.request.errors import install, problem
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
 from registry.http.request.middleware import RequestMiddleware
+from registry.http.request.shared_metrics import SharedValues
 from registry.http.wire.admission import Admission, ThreadAdmission
 from registry.http.wire.bodies import BodySender
 from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.rights import Principal
 from registry.services.jobs.runner import Runner
 from registry.services.local import LocalRegistry
+
+_PUBLISHED_EVERY: Final = 2.0  # seconds
 
 
 def build(
@@ -37,6 +42,7 @@ def build(
     *,
     anonymous: Anonymous = "none",
     limits: Limits | None = None,
+    shared: SharedValues | None = None,
 ) -> FastAPI:
     """The app of a service.
 
@@ -45,9 +51,10 @@ def build(
         routers: the routes.
         anonymous: access without a token.
         limits: limits of a request.
+        shared: where metrics are added up, if this process is one of several workers.
     """
     limits = limits or Limits()
-    service = _service(registry, anonymous, limits)
+    service = _service(registry, anonymous, limits, shared)
     app = FastAPI(
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
@@ -68,7 +75,7 @@ def build(
     return app
 
 
-def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> Service:
+def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shared: SharedValues | None) -> Service:
     memory = registry.deployment.memory or MemoryCache(DEFAULT_BUDGET)
     registry = registry.with_memory(memory)
     deployment = registry.deployment
@@ -87,14 +94,14 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> S
     return Service(
         registry=registry,
         access=Access(partial(sign_in, deployment.database), has_tokens, anonymous),
-        denials=DenialLog(record),
+        denials=DenialLog(record, most=limits.denials, most_of_one=limits.denials_of_one),
         bodies=BodySender(threads=limits.bodies + limits.computed, stall=limits.stall_time, admissions=admissions),
         limits=limits,
-        metrics=Metrics(partial(gauges, deployment), memory.use),
+        metrics=Metrics(partial(of_registry, deployment), partial(of_process, deployment), memory.use, shared),
         memory=memory,
         truncations=ThreadAdmission("truncations", slots=limits.computed, timeout=limits.thread_queue_time),
         tables=ThreadAdmission("base models to analyse", slots=limits.computed, timeout=limits.thread_queue_time),
-        runner=Runner(deployment, describe=problem),
+        runner=Runner(deployment, threads=limits.jobs, describe=problem),
         part_threads=CapacityLimiter(limits.parts),
     )
 
@@ -107,15 +114,23 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
         uses = service.registry.deployment.uses
         if uses is not None:
             uses.start()
+        publishing = asyncio.create_task(_publish_metrics(service.metrics))
         try:
             yield
         finally:
+            publishing.cancel()
             await anyio.to_thread.run_sync(service.runner.close)
             if uses is not None:
                 await anyio.to_thread.run_sync(uses.close)
             await anyio.to_thread.run_sync(service.memory.close)
 
     return lifespan
+
+
+async def _publish_metrics(metrics: Metrics) -> None:
+    while metrics.is_shared:
+        metrics.publish()
+        await asyncio.sleep(_PUBLISHED_EVERY)
 
 
 async def _record_denial(denials: DenialLog, request: Request, error: RegistryError) -> None:

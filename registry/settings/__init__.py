@@ -17,6 +17,7 @@ from registry.errors import UsageError
 from registry.settings.parsers import (
     MAX_AUTHOR,
     MAX_RANK,
+    MAX_WORKERS,
     parse_address,
     parse_author,
     parse_base,
@@ -31,6 +32,7 @@ from registry.settings.parsers import (
     parse_store,
     parse_switch,
     parse_token,
+    parse_workers,
     redact_all,
     redact_url,
 )
@@ -65,6 +67,7 @@ class Settings:
     cache_dir: Path | None = None
     cache_size: int | None = None
     cache: int | None = None
+    workers: int | None = None
     database_url: str | None = field(default=None, repr=False)
     store_url: str | None = field(default=None, repr=False)
     store_public_url: str | None = field(default=None, repr=False)
@@ -122,6 +125,13 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="a size such as 512MiB or 2GiB, or 0",
         default="2GiB; 0 keeps nothing but open files",
         parse=parse_size,
+    ),
+    "workers": Setting(
+        name="REGISTRY_WORKERS",
+        meaning="How many processes of one `serve` answer on its port. They divide REGISTRY_CACHE.",
+        form=f"a number from 1 to {MAX_WORKERS}",
+        default="1",
+        parse=parse_workers,
     ),
     "database_url": Setting(
         name="REGISTRY_DATABASE_URL",

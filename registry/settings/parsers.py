@@ -12,6 +12,7 @@ from registry.reference import check_base_name
 
 MAX_AUTHOR: Final = 128
 MAX_RANK: Final = 1 << 16
+MAX_WORKERS: Final = 64
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]i?B|B)?")
 _UNITS: Final = {"B": 1} | {
     prefix + suffix: step**power
@@ -116,7 +117,16 @@ def parse_base(text: str) -> str:
 
 def parse_rank(text: str) -> int:
     """A rank."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_RANK or len(text) > 9:
+    return _whole_number(text, MAX_RANK)
+
+
+def parse_workers(text: str) -> int:
+    """How many workers a service has."""
+    return _whole_number(text, MAX_WORKERS)
+
+
+def _whole_number(text: str, most: int) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= most or len(text) > 9:
         raise ValueError(text)
     return int(text)
 

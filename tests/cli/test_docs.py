@@ -165,12 +165,12 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
 
 
 def test_every_metric_is_documented_and_no_other(tmp_path: Path) -> None:
-    from registry.http.gauges import gauges
+    from registry.http.gauges import of_process, of_registry
     from registry.http.request.metrics import Metrics
     from registry.services.local import LocalRegistry
 
     with closing(LocalRegistry.open(tmp_path)) as opened:
-        text = Metrics(partial(gauges, opened.deployment)).text().decode()
+        text = Metrics(partial(of_registry, opened.deployment), partial(of_process, opened.deployment)).text().decode()
     live = {name for name in re.findall(r"^# TYPE (\w+) ", text, flags=re.MULTILINE) if not name.endswith("_created")}
     page = (DOCS / "operations.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(registry_\w+)`", page, flags=re.MULTILINE)) == live

@@ -29,6 +29,7 @@ def test_values_are_parsed() -> None:
             "REGISTRY_CACHE_DIR": "/data/cache",
             "REGISTRY_CACHE_SIZE": "20GiB",
             "REGISTRY_CACHE": "512MiB",
+            "REGISTRY_WORKERS": "4",
             "REGISTRY_DEBUG": "1",
         }
     )
@@ -38,6 +39,7 @@ def test_values_are_parsed() -> None:
         cache_dir=Path("/data/cache"),
         cache_size=20 * 2**30,
         cache=2**29,
+        workers=4,
         debug=True,
     )
 
@@ -57,6 +59,9 @@ def test_sizes(text: str, size: int) -> None:
         ("REGISTRY_CACHE_SIZE", "big"),
         ("REGISTRY_CACHE_SIZE", "-1"),
         ("REGISTRY_CACHE_SIZE", "10 gigs"),
+        ("REGISTRY_WORKERS", "0"),
+        ("REGISTRY_WORKERS", "65"),
+        ("REGISTRY_WORKERS", "auto"),
         ("REGISTRY_DEBUG", "yes"),
         ("REGISTRY_AUTHOR", "a\nb"),
         ("REGISTRY_AUTHOR", "a" * 129),
@@ -159,6 +164,7 @@ SECRETS: dict[str, list[str] | None] = {
     "cache_dir": None,
     "cache_size": None,
     "cache": None,
+    "workers": None,
     "database_url": [
         DATABASE,
         "mysql://registry:hunter2@db/registry",

@@ -1,13 +1,18 @@
-"""The benchmarks run: a tiny model through every measured piece, so that they don't rot."""
+"""The benchmarks run, on tiny models, so that they don't rot; and the one table says what they found."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import hub, merge, running, startup, truncate
+from benchmarks import __main__ as bench
+from benchmarks import quote, report, running
+from benchmarks.machine import machine
+from benchmarks.parts import PARTS
+from benchmarks.rows import Figure, Goal, Peer, Row
 
 
 @pytest.fixture(autouse=True)
@@ -16,49 +21,156 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
+def quick(part: str, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a part by name; the first, where it has several of a name."""
+    file = bench.main([part, "--quick", "--peer-python", "none", "--cache", str(tmp_path / "cache")])
+    rows = json.loads(file.read_text())["parts"][part]["rows"]
+    assert file.with_suffix(".md").read_text().count(f"\n| {part}: ") == len(rows)
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        found.setdefault(row["name"].strip(), row)
+    return found
+
+
+# ------------------------------------------------------------------ the table
+
+
+def row(
+    value: float, peer: float | None = None, goal: Goal | None = None, cpu: tuple[float, float] | None = None
+) -> Row:
+    beside = None if peer is None else Peer("peer", Figure(peer, cpu and cpu[1]))
+    return Row("what", Figure(value, cpu and cpu[0]), "s", beside, goal)
+
+
+@pytest.mark.parametrize(
+    ("one", "met"),
+    [
+        (row(3.0, 2.0, Goal("at most", 1.5, of="ratio")), True),
+        (row(3.1, 2.0, Goal("at most", 1.5, of="ratio")), False),
+        (row(1.5, 2.0, Goal("at least", 0.8, of="ratio")), False),
+        (row(3.0, 1.0, Goal("at most", 2.0, of="cpu"), (4.0, 2.0)), True),
+        (row(3.0, 9.0, Goal("at most", 2.0, of="cpu"), (4.1, 2.0)), False),
+        (row(3.0, 9.0, Goal("at most", 2.0, of="cpu")), None),  # CPU was not measured
+        (row(3.0, None, Goal("at most", 1.0, of="ratio")), None),  # the peer was left out
+        (row(0.0, None, Goal("at most", 0.0, of="figure")), True),
+        (row(3.0, 2.0), None),
+    ],
+)
+def test_a_goal_is_met_or_not_or_not_known(one: Row, met: bool | None) -> None:
+    assert one.met is met
+
+
+def test_figures_are_medians_with_their_spread() -> None:
+    samples = [{"seconds": 3.0, "cpu": 1.0}, {"seconds": 1.0, "cpu": 5.0}, {"seconds": 2.0, "cpu": 2.0}]
+    assert Figure.of(samples, scale=10) == Figure(20.0, 2.0, 10.0, 30.0, 3)
+    assert Figure.of([{"rate": 7.0}], "rate") == Figure(7.0, None, 7.0, 7.0, 1)
+
+
+def test_what_is_read_back_is_what_was_written(results: Path) -> None:
+    rows = (row(1.0), row(2.0, 4.0, Goal("at most", 1, of="ratio")))
+    part = report.Part("then", "abc", (0.5, 0.25), machine(), rows)
+    report.write(results, "bench", report.Document({"hub": part, "merge": part}))
+    assert report.read(results / "bench.json") == report.Document({"hub": part, "merge": part})
+    assert report.read(results / "other.json") == report.Document({})
+    told = (results / "bench.md").read_text()
+    assert "| hub: what | 2 s |  | peer | 4 s |  | 0.5 |  | at most 1 x | yes |" in told
+    assert f"- {machine()}: hub (then, commit abc, load 0.5 to 0.2), merge (then, commit abc, load 0.5 to 0.2)." in told
+
+
+def test_a_page_quotes_the_table(tmp_path: Path) -> None:
+    page, marks = (
+        tmp_path / "page.md",
+        ("<!-- bench: written by `python -m benchmarks.quote` -->", "<!-- end of bench -->"),
+    )
+    page.write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
+    document = report.Document({"hub": report.Part("then", "abc", (0.5, 0.25), machine(), (row(1.0),))})
+    for _ in range(2):
+        quote.quote(page, document)
+        assert page.read_text() == f"before\n{marks[0]}\n\n{report.markdown(document)}\n{marks[1]}\nafter\n"
+    page.write_text("nothing")
+    with pytest.raises(SystemExit, match="lacks"):
+        quote.quote(page, document)
+    assert all(mark in quote.PAGE.read_text() for mark in marks)
+
+
+def test_unknown_parts_and_missing_peers_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["merg", "--peer-python", "none"])
+    assert "merg: the parts are" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="`make bench` installs them"):
+        bench.main(["--peer-python", str(tmp_path / "python")])
+
+
+# ------------------------------------------------------------------ the parts
+
+
+def test_every_part_is_a_module_with_rows() -> None:
+    for part in PARTS:
+        assert (Path(bench.__file__).parent / f"{part}.py").read_text().count("def rows(run: Conditions)") == 1
+
+
+def test_truncation_is_measured_beside_its_peer(
+    tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The smallest part: stdout, the file and JSON say the same, and other parts stay as they were."""
+    before = report.Part("then", "abc", (0.5, 0.25), machine(), (row(1.0),))
+    report.write(results, "quick", report.Document({"hub": before, "truncate": before}))
+    found = quick("truncate", tmp_path)
+    assert report.read(results / "quick.json").parts["hub"] == before
+    error, distance = found["relative error"], found["the reported error's distance from the optimum"]
+    assert error["figure"]["value"] <= error["peer"]["figure"]["value"] * (1 + 1e-6)
+    assert distance["figure"]["value"] < distance["goal"]["limit"]
+    lines = (results / "quick.md").read_text().splitlines()
+    told = capsys.readouterr().out.splitlines()
+    for name, one in found.items():
+        (line,) = [line for line in lines if line.startswith("| truncate: ") and f" {name} |" in line]
+        assert line in told
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1].startswith(report.number(one["figure"]["value"]))
+        assert cells[4].startswith(report.number(one["peer"]["figure"]["value"])) if one["peer"] else cells[4] == ""
+
+
 @pytest.mark.slow
-def test_merge_measures_every_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = merge.main(["--tiny", "--runs", "1", "--peer-runs", "1", "--cache", str(tmp_path / "cache")])
-    document = json.loads(file.read_text())
-    assert set(document["samples"]) >= {"copy", "merge depth 4", "merge depth 4, one DoRA", "peft depth 4", "publish"}
-    assert all(figure["value"] > 0 for figure in document["figures"] if "error" in figure["name"])
-    (ours,) = document["samples"]["merge depth 4"]
-    (peft,) = document["samples"]["peft depth 4"]
-    assert ours["error"] < peft["error"]  # one rounding against four
-    assert "merge to disk, depth 4" in capsys.readouterr().out
+def test_merge_measures_every_side(tmp_path: Path) -> None:
+    found = quick("merge", tmp_path)
+    error = found["error of the sum of deltas"]
+    assert 0 < error["figure"]["value"] <= error["peer"]["figure"]["value"]  # one rounding, of fp32 sums
+    assert found["merge to disk with sync, 1.1 B in bf16, depth 4"]["figure"]["cpu"] > 0
     assert not list((tmp_path / "cache").glob("registry-*"))
 
 
 @pytest.mark.slow
-def test_startup_measures_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    document = json.loads(startup.main(["--runs", "1"]).read_text())
-    assert document["figures"][0]["name"] == f"{startup.FLOOR}, CPU"
-    heavy = {name: set(packages) for name, (_, packages) in document["samples"]["heavy"].items()}
-    assert not heavy["registry --help"]
-    assert heavy["registry tree"] == heavy["registry fetch, in the cache"] == {"sqlalchemy.orm"}
-    assert "torch" in heavy["registry fetch, computed"]
-    assert "Start-up" in capsys.readouterr().out
-
-
-def test_truncation_is_measured_beside_its_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = truncate.main(["--tiny", "--runs", "1", "--peer-runs", "1", "--cache", str(tmp_path / "cache")])
-    document = json.loads(file.read_text())
-    assert set(document["samples"]) == {"ours", "peft", "peft thin"}
-    (ours,), (peft,) = document["samples"]["ours"], document["samples"]["peft"]
-    assert ours["claimed"] == pytest.approx(ours["error"], rel=1e-6)
-    assert ours["error"] <= peft["error"] * (1 + 1e-6)
-    assert "times ours" in capsys.readouterr().out
+def test_startup_measures_every_command(tmp_path: Path) -> None:
+    found = quick("startup", tmp_path)
+    assert found["registry tree"]["figure"]["cpu"] > found["registry tree"]["peer"]["figure"]["cpu"]
+    assert found["registry base add"]["figure"]["cpu"] > found["registry --version"]["figure"]["cpu"]
 
 
 @pytest.mark.slow
-def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cache = tmp_path / "cache"
-    file = hub.main(["--tiny", "--runs", "1", "--cache", str(cache), "--peer-python", "none"])
-    document = json.loads(file.read_text())
-    assert set(document["samples"]) == set(hub.PARTS)
-    grown = next(figure for figure in document["figures"] if figure["name"].startswith("what its store has grown"))
-    assert grown["value"] == 0
-    samples = document["samples"]["stream"]
-    assert samples["warm"][0]["size"] == samples["file response"][0]["size"]  # the same file, computed and stored
-    assert "first byte" in capsys.readouterr().out
-    assert not list(cache.glob("hub-*"))
+def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path) -> None:
+    found = quick("hub", tmp_path)
+    assert found["what the store has grown by"]["figure"]["value"] == 0
+    assert found["first byte of a range of 1 MiB"]["figure"]["value"] > 0
+    assert not list((tmp_path / "cache").glob("hub-*"))
+
+
+@pytest.mark.slow
+def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
+    found = quick("reads", tmp_path)
+    for database in ("SQLite", "PostgreSQL"):
+        one = found[f"resolve over HTTP, 20 adapters, {database}"]
+        assert one["figure"]["cpu"] > one["peer"]["figure"]["cpu"]
+    assert found["resolve with 2 workers, 8 clients on the same machine"]["figure"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_the_service_is_measured(tmp_path: Path) -> None:
+    found = quick("service_catalogue", tmp_path)
+    for database in ("SQLite", "PostgreSQL"):
+        assert found[f"publish in process, 8 writers, {database}, 100 revisions"]["figure"]["value"] > 0
+        assert found[f"lookup in process, 1 reader, {database}, 100 revisions"]["figure"]["value"] > 0
+    found = quick("service_http", tmp_path)
+    assert found["publish, 8 writers over HTTP, PostgreSQL and S3"]["figure"]["value"] > 0
+    found = quick("service_transfer", tmp_path)
+    assert found["blob bytes between clients and the service"]["figure"]["value"] == 0
+    assert not list((tmp_path / "cache").glob("service-*"))

@@ -27,7 +27,7 @@ from registry.http.readiness import _TIMEOUT as READINESS_TIMEOUT
 from registry.http.request.context import RequestContext
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
-from registry.http.wire.webserver import _AFTER_STOP
+from registry.http.wire.webserver import AFTER_STOP
 from registry.hub.views import VIEW_ROUTERS
 from registry.memory import SHARES, Use
 from registry.settings import read_settings
@@ -249,7 +249,7 @@ def test_a_replica_that_ends_has_the_time_that_the_program_takes() -> None:
     spec = pod_spec(the("Deployment"))
     assert spec is not None
     sleep = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert spec["terminationGracePeriodSeconds"] > sleep + Limits().stop_time + _AFTER_STOP
+    assert spec["terminationGracePeriodSeconds"] > sleep + Limits().stop_time + AFTER_STOP
 
 
 def test_replicas_are_exchanged_one_by_one_and_none_is_missing() -> None:
@@ -435,7 +435,9 @@ def exposed() -> dict[str, dict[str, set[str]]]:
     """What a service's /metrics has: sample -> label -> values."""
     pool = {"in_use": 1.0, "idle": 1.0, "most": 20.0}
     metrics = Metrics(
-        lambda: {"pool": pool, "operations": {"open": 1.0}}, lambda: {kind: Use(1, 1, 1, 1) for kind in SHARES}
+        lambda: {"operations": {"open": 1.0}},
+        lambda: {"pool": pool},
+        lambda: {kind: Use(1, 1, 1, 1) for kind in SHARES},
     )
     for kind in ("blob", "artifact", "part"):
         metrics.note("GET", "/healthz", RequestContext("request", status=200, kind=kind))

@@ -64,6 +64,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry tree: --depth ",
         "registry tree: --limit ",
         "registry tree: --after ",
+        "registry serve: --workers ",
     ),
     "database": (
         "CREATE INDEX ix_adapters_renamed_to ",
@@ -112,6 +113,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/log/deleted ",
         "POST /api/v1/tags/undo ",
     ),
+    "settings": ("REGISTRY_WORKERS: ",),
     "schemas": (
         "Card.",
         "CardState.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from registry.schemas.protocol import VIEWS
@@ -34,12 +34,20 @@ class Limits:
     queue: int = 64  # computed bodies that wait for a slot
     queue_time: float = 8.0  # wait for a slot; Hub clients time out after 10 s without a byte
     thread_queue_time: float = 20.0  # wait for a slot of a base model or a truncation
+    denials: int = 300  # that are recorded at once; as many again in half a minute
+    denials_of_one: int = 30  # the same of one token or address
+    jobs: int = 2  # that run at the same time
     stop_time: float = 30.0  # graceful shutdown
 
     @property
     def head(self) -> int:
         """Bytes before the body."""
         return self.header_bytes + self.query + (16 << 10)
+
+    def divided(self, workers: int) -> Limits:
+        """The share of one of so many workers: what is refused or waits beyond a number, but at least one of each."""
+        parts = ("bodies", "parts", "computed", "queue", "denials", "denials_of_one", "jobs")
+        return replace(self, **{name: max(1, getattr(self, name) // workers) for name in parts})
 
     def body_time(self, received: int) -> float:
         """How long a body may take of which this many bytes have arrived."""

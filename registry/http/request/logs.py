@@ -13,12 +13,17 @@ _KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctim
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record with its extra fields as one line."""
+    """Formats a record with its extra fields as one line; with the number of the worker, where there are several."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
+            **self._worker,
             "event": record.getMessage(),
         }
         line |= {name: value for name, value in vars(record).items() if name not in _KNOWN}
@@ -27,10 +32,10 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def log_to_stderr() -> None:
-    """Log to stderr; uvicorn's access log is off, since the request log has more."""
+def log_to_stderr(worker: int | None = None) -> None:
+    """Log to stderr, with the number of a worker; uvicorn's access log is off, since the request log has more."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonLines(worker))
     for name in {"registry", __name__.partition(".")[0]}:  # the package may have been imported as `adapter_registry`
         own = logging.getLogger(name)
         own.handlers, own.propagate = [handler], False

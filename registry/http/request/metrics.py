@@ -1,4 +1,4 @@
-"""Prometheus metrics of one process, in a collector registry of their own."""
+"""Prometheus metrics of a service, in a collector registry of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from registry.http.request.context import RequestContext
+from registry.http.request.shared_metrics import SharedMetrics, SharedValues
 from registry.memory import Kind, Use
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,17 +22,24 @@ CacheUse = Callable[[], Mapping[Kind, Use]]
 
 
 class Metrics:
-    """Metrics of one service process.
+    """Metrics of one service process, or of all workers of a service.
 
     Args:
-        gauges: called on each scrape: name -> label -> value (`pool`, `operations`).
+        whole: called on each scrape: name -> label -> value, of the whole registry (`operations`).
+        own: the same, of this process (`pool`).
         cache: usage of the in-memory cache, by kind.
+        shared: this process is one of several workers. For all of the process: the library has one kind of values.
     """
 
-    def __init__(self, gauges: Gauges, cache: CacheUse = dict) -> None:
+    def __init__(
+        self, whole: Gauges, own: Gauges = dict, cache: CacheUse = dict, shared: SharedValues | None = None
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Asked(gauges))
-        self._registry.register(_Cache(cache))
+        self._whole, self._own = _Asked(whole), (_Asked(own), _Cache(cache))
+        self._shared = None if shared is None else SharedMetrics(shared, self._registry)
+        if self._shared is None:
+            for collector in (self._whole, *self._own):
+                self._registry.register(collector)
         self._requests = Counter(
             "registry_requests", "Requests.", ("method", "route", "status"), registry=self._registry
         )
@@ -55,9 +63,20 @@ class Metrics:
             self._bytes.labels(context.kind, "in").inc(context.received)
             self._bytes.labels(context.kind, "out").inc(context.sent)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether these are the metrics of several workers."""
+        return self._shared is not None
+
+    def publish(self) -> None:
+        """Let the other workers see what is read rather than counted: the pool and the cache of this one."""
+        if self._shared is not None:
+            self._shared.update(family for collector in self._own for family in collector.collect())
+
     def text(self) -> bytes:
-        """All metrics in the text format."""
-        return generate_latest(self._registry)
+        """All metrics in the text format; those of all workers."""
+        self.publish()
+        return generate_latest(self._registry if self._shared is None else self._shared.of_all(self._whole))
 
 
 class _Asked(Collector):

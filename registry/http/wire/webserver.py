@@ -6,9 +6,8 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Final
 
@@ -20,8 +19,8 @@ from registry.http.request.limits import Limits
 from registry.http.wire.connection import connection_class
 
 _BACKLOG: Final = 512
-_AFTER_STOP: Final = 10.0  # seconds for operations to be given back
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+AFTER_STOP: Final = 10.0  # seconds for operations to be given back
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -80,13 +79,13 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(limits.stop_time)),
         )
         super().__init__(config)
-        self.announce: str | None = None
+        self.announce: Callable[[], None] | None = None
         self.ready = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.announce is not None:
-            print(self.announce, file=sys.stderr, flush=True)
+            self.announce()
         self.ready.set()
 
     @contextlib.contextmanager
@@ -98,24 +97,29 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def end(server: Server, limits: Limits) -> None:
+    """Shut a server down gracefully, and its process with it when the time for that is over."""
+    server.stop()
+    # A thread that hangs can't be stopped: end the process.
+    last = threading.Timer(limits.stop_time + AFTER_STOP, os._exit, (0,))
+    last.daemon = True
+    last.start()
+
+
 @contextlib.contextmanager
 def stopped_by_signals(server: Server, limits: Limits) -> Iterator[None]:
     """SIGTERM and SIGINT: the first shuts down gracefully, the second at once."""
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def stop(_number: int, _frame: FrameType | None) -> None:
         if server.should_exit:
             server.force_exit = True
-            return
-        server.stop()
-        # A thread that hangs can't be stopped: end the process.
-        last = threading.Timer(limits.stop_time + _AFTER_STOP, os._exit, (0,))
-        last.daemon = True
-        last.start()
+        else:
+            end(server, limits)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, end) for number in _SIGNALS}
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from tests.house.planted.mutant import Mutant
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
+from tests.house.planted.workers import WORKERS
 
 __all__ = ["MUTANTS", "Mutant"]
 
@@ -31,4 +32,5 @@ MUTANTS: Final = (
     *VIEWS,
     *VERSIONS,
     *SHOWN,
+    *WORKERS,
 )

@@ -1,0 +1,18 @@
+"""The parts of the table, in its order."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PARTS: Final = {
+    "startup": "the first second of a command",
+    "reads": "what requests cost a service, beside a bare uvicorn answer; workers",
+    "growth": "lists, pages, searches, gc and fsck of catalogues of 10,000 and 100,000 revisions",
+    "truncate": "lower ranks of a composed block, beside PEFT",
+    "merge": "merging a path to disk, beside copying and beside PEFT; publishing a large adapter",
+    "service_catalogue": "publishes and lookups in process, beside MLflow and the bare statement",
+    "service_http": "lookups and publishes of a service on PostgreSQL and S3, beside MLflow's server",
+    "service_transfer": "an adapter through S3, beside boto3",
+    "hub": "merged models that are computed while they are read, beside stored copies",
+}
+"""Name of the module, and what it measures."""

@@ -1,0 +1,31 @@
+"""Workers of one service: what they add up and what they divide."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.house.planted.mutant import Mutant
+
+WORKERS: Final = (
+    Mutant(
+        "what-was-counted-is-counted-again",
+        "SharedMetrics.update",
+        "sample.value - self._counted.get((family.name, labels), 0.0)",
+        "sample.value",
+        "test_workers_add_up_and_a_successor_goes_on",
+    ),
+    Mutant(
+        "gauges-of-one-worker-only",
+        "SharedMetrics._metric",
+        'multiprocess_mode="sum"',
+        'multiprocess_mode="max"',
+        "test_workers_add_up_and_a_successor_goes_on",
+    ),
+    Mutant(
+        "every-worker-has-all-seats",
+        "Limits.divided",
+        "getattr(self, name) // workers",
+        "getattr(self, name)",
+        "test_what_is_refused_beyond_a_number_is_divided",
+    ),
+)

@@ -1,0 +1,216 @@
+"""Several workers of one service: they share a port, a registry and their metrics, and one takes another's place."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from registry.http.request.limits import Limits
+from registry.http.wire.webserver import listen
+from registry.schemas.protocol import API, USE_HEADER
+from tests.kit.library import fill, with_tokens
+from tests.kit.servers_service import SERVE, ServiceProcess, clean_environ
+from tests.kit.servers_workers import Worker, each_worker, lines, process_of
+
+StartService = Callable[..., ServiceProcess]
+TWO = ("--workers", "2")
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    """The sum of a metric's values with these labels."""
+    wanted = [f'{label}="{one}"' for label, one in labels.items()]
+    found = [line for line in text.splitlines() if re.match(rf"{name}[ {{]", line)]
+    return sum(float(line.rpartition(" ")[2]) for line in found if all(part in line for part in wanted))
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def test_what_is_refused_beyond_a_number_is_divided() -> None:
+    whole, half = Limits(), Limits().divided(2)
+    assert (half.computed, half.bodies, half.parts, half.queue) == (2, 16, 16, 32)
+    assert (half.denials, half.denials_of_one, half.jobs) == (150, 15, 1)
+    assert half.document == whole.document
+    assert Limits().divided(64).computed == Limits().divided(64).jobs == 1
+    assert Limits().divided(1) == whole
+
+
+def test_workers_are_one_service(start_service: StartService, tmp_path: Path) -> None:
+    """Rights, metrics and uses; then one is killed while requests go on, and the service is told to stop."""
+    shelf = fill(tmp_path)
+    library = with_tokens(shelf)
+    root = shelf.root / "registry"
+    admin, reader = library.secrets["admin"], library.secrets["reader"]
+    service = start_service({"REGISTRY_URL": str(root), "REGISTRY_CACHE": "64MiB"}, *TWO)
+    assert f"Serving {root} on {service.url}" in service.log
+    with each_worker(service, 2, admin) as workers:
+        assert [worker.number for worker in workers] == [1, 2]
+        _rights_hold_at_the_next_request(workers)
+        _metrics_add_up(service, workers)
+    _uses_add_up(service, reader, admin)
+    _one_is_killed(service, admin)
+    _all_stop(service)
+    shelf.close()
+
+
+def _rights_hold_at_the_next_request(workers: list[Worker]) -> None:
+    """What one worker has answered before, another one changes; then all answer what is true now."""
+    one, two = workers
+    for worker in workers:
+        assert worker.ask("GET", "/artifacts", ref="tiny/a@1")[0] == 200
+    retract = {"ref": "tiny/a@1", "reason": "wrong data"}
+    assert two.ask("POST", "/retractions", retract)[0] == 200
+    for worker in workers:
+        status, told = worker.ask("GET", "/artifacts", ref="tiny/a@1")
+        assert (status, told["code"]) == (410, "retracted")
+    assert one.ask("POST", "/retractions", {"ref": "tiny/a@1", "undo": True})[0] == 200
+    for worker in workers:
+        assert worker.ask("GET", "/artifacts", ref="tiny/a@1")[0] == 200
+
+    status, made = one.ask("POST", "/tokens", {"role": "reader", "name": "short-lived"})
+    assert status == 201
+    holders = [Worker(worker.number, worker.wire, {"Authorization": f"Bearer {made['secret']}"}) for worker in workers]
+    assert [holder.ask("GET", "/whoami")[0] for holder in holders] == [200, 200]
+    assert one.ask("DELETE", f"/tokens/{made['token']['id']}")[0] == 200
+    assert [holder.ask("GET", "/whoami")[0] for holder in holders] == [401, 401]
+
+
+def _metrics_add_up(service: ServiceProcess, workers: list[Worker]) -> None:
+    before = value(workers[0].metrics(), "registry_requests_total", route=f"{API}/tree")
+    for count, worker in enumerate(workers, start=3):
+        for _ in range(count):
+            assert worker.ask("GET", "/tree")[0] == 200
+    asked = len(lines(service, event="request", route=f"{API}/tree"))
+    for worker in workers:
+        text = worker.metrics()
+        assert value(text, "registry_requests_total", route=f"{API}/tree") == before + 7 == asked
+        assert value(text, "registry_request_seconds_count", route=f"{API}/tree") == before + 7
+        assert value(text, "registry_operations", state="open") == 0  # said once, and not by each
+    # Each has opened the artifact of `tiny/a@1` at least once, so both caches are in the sum.
+    until(lambda: value(workers[0].metrics(), "registry_cache_misses_total", kind="plan") >= 2, "caches do not add up")
+
+
+def _uses_add_up(service: ServiceProcess, reader: str, admin: str) -> None:
+    """Each worker counts what it was asked for; `show` has the sum once they have written it."""
+    with each_worker(service, 2, reader) as workers:
+        for worker in workers:
+            opened = Worker(worker.number, worker.wire, {**worker.headers, USE_HEADER: "fetch"})
+            assert opened.ask("GET", "/artifacts", ref="tiny/b@1")[0] == 200
+
+    def counted() -> bool:
+        answer = httpx.get(
+            f"{service.url}{API}/revisions", params={"ref": "tiny/b@1"}, headers={"Authorization": f"Bearer {admin}"}
+        )
+        return bool(answer.json()["use"]["uses"] == 2)
+
+    until(counted, "the uses of both workers are not counted")
+
+
+def _one_is_killed(service: ServiceProcess, admin: str) -> None:
+    """Whoever was not connected to it notices nothing; it is there again soon, and no counter goes back."""
+    ended, failures, statuses = threading.Event(), [], []
+    headers = {"Authorization": f"Bearer {admin}"}
+
+    def keep_asking() -> None:
+        while not ended.is_set():
+            try:
+                statuses.append(httpx.get(f"{service.url}{API}/tree", headers=headers, timeout=60).status_code)
+            except httpx.TransportError as error:
+                failures.append(error)
+
+    with each_worker(service, 2) as workers:
+        before = value(workers[1].metrics(), "registry_requests_total")
+    victim = process_of(service, 1)
+    askers = [threading.Thread(target=keep_asking) for _ in range(3)]
+    for asker in askers:
+        asker.start()
+    until(lambda: len(statuses) > 5, "nobody answers")
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: bool(lines(service, event="a worker is ready again", worker=1)), "it does not come back")
+    ended.set()
+    for asker in askers:
+        asker.join()
+    assert set(statuses) == {200}
+    assert len(failures) <= len(askers)  # at most what it was answering when it was killed
+    (line,) = lines(service, event="a worker ended and is started again")
+    assert (line["worker"], line["status"], line["level"]) == (1, -signal.SIGKILL, "error")
+    with each_worker(service, 2) as workers:
+        assert process_of(service, 1) != victim
+        for worker in workers:
+            assert value(worker.metrics(), "registry_requests_total") >= before + len(statuses)
+
+
+def _all_stop(service: ServiceProcess) -> None:
+    below = psutil.Process(service.process.pid).children(recursive=True)
+    assert len(below) >= 2
+    assert service.stop() == 0
+    assert not [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not lines(service, level="error", event="a worker did not stop and is killed")
+    assert service.printed == []
+
+
+def test_a_taken_port_is_refused_before_any_worker_starts(tmp_path: Path) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        command = [*SERVE[:-1], port, "--url", str(tmp_path / "new"), "--workers", "2"]
+        done = subprocess.run(command, env=clean_environ({}), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert f"can't listen on 127.0.0.1 port {port}" in done.stderr
+    assert "worker" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_worker_that_can_not_begin_ends_the_service(tmp_path: Path) -> None:
+    command = [*SERVE, "--url", str(tmp_path / "new"), "--workers", "2"]
+    with subprocess.Popen(
+        command, env=clean_environ({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        found = re.search(r'"pid": (\d+)', first)
+        assert found is not None, first
+        os.kill(int(found[1]), signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "a worker ended before it was ready" in said
+    assert "could not start" in said.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_workers_end_without_their_supervisor(start_service: StartService, tmp_path: Path) -> None:
+    service = start_service({"REGISTRY_URL": str(tmp_path / "new"), "REGISTRY_WORKERS": "2"})  # the setting does it too
+    below = psutil.Process(service.process.pid).children()
+    address = urlsplit(service.url)
+    service.process.kill()
+    gone, alive = psutil.wait_procs(below, timeout=60)
+    assert (len(gone) >= 2, alive) == (True, [])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((address.hostname or "", address.port or 0))
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_asked_to_end_is_replaced(start_service: StartService, tmp_path: Path) -> None:
+    service = start_service({"REGISTRY_URL": str(tmp_path / "new")}, *TWO)
+    os.kill(process_of(service, 2), signal.SIGTERM)
+    until(lambda: bool(lines(service, event="a worker is ready again", worker=2)), "it does not come back")
+    (line,) = lines(service, event="a worker ended and is started again")
+    assert line["status"] == 0
+    assert service.status("/readyz") == 200
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.wait(60) == 0
