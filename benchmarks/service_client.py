@@ -18,6 +18,7 @@ class Stages:
     def __init__(self) -> None:
         self._marks: list[tuple[str, float]] = [("before", time.perf_counter())]
         self._moved = self._marks[0][1]
+        self._cpu = time.process_time()
 
     def begin(self, what: str, total: int) -> None:
         """Note the end of a stage and the beginning of another."""
@@ -37,13 +38,13 @@ class Stages:
 
     def report(self) -> None:
         """Print the seconds of the whole and of each stage."""
-        ended = time.perf_counter()
+        ended, cpu = time.perf_counter(), time.process_time() - self._cpu
         self._end_stage()
         ends = [*(at for _, at in self._marks[1:]), ended]
         spent: dict[str, float] = {}
         for (name, at), end in zip(self._marks, ends, strict=True):
             spent[name] = spent.get(name, 0.0) + end - at
-        print(json.dumps({"seconds": ended - self._marks[0][1], **spent}))
+        print(json.dumps({"seconds": ended - self._marks[0][1], "cpu": cpu, **spent}))
 
 
 def upload(url: str, token: str, folder: str, path: str) -> None:
