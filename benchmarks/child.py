@@ -35,12 +35,13 @@ class Measure:
             sys.stderr.write("The peak of memory can't be reset here: that of the imports counts too.\n")
         self._before = _status("VmRSS")
         self._began = time.perf_counter()
+        self._cpu = time.process_time()
 
     def report(self, **more: float) -> None:
         """Print what was measured since the start."""
-        seconds = time.perf_counter() - self._began
+        seconds, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu
         peak = _status("VmHWM") - self._before
-        print(json.dumps({"seconds": seconds, "imports": self._imports, "peak": peak, **more}))
+        print(json.dumps({"seconds": seconds, "cpu": cpu, "imports": self._imports, "peak": peak, **more}))
 
 
 def _import_ours() -> float:
@@ -68,6 +69,17 @@ def fetch(registry: str, reference: str, out: str) -> None:
     os.sync()
     measure.report(fetch=fetched - opened, sync=time.perf_counter() - fetched)
     with_registry.close()
+
+
+def floor(base: str, out: str, depth: str) -> None:
+    """What any merge of that depth has to do, until the bytes are on the medium."""
+    start = time.perf_counter()
+    from benchmarks import merge_floor
+
+    measure = Measure(time.perf_counter() - start)
+    parts = merge_floor.merge(Path(base), Path(out), int(depth))
+    os.sync()
+    measure.report(**parts)
 
 
 def publish(registry: str, folder: str, path: str) -> None:
@@ -113,6 +125,7 @@ def peft(base: str, out: str, *adapters: str) -> None:
 
 WORK: dict[str, Callable[..., None]] = {
     "fetch": fetch,
+    "floor": floor,
     "publish": publish,
     "read_and_hash": read_and_hash,
     "peft": peft,

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from benchmarks import running, synthetic
+from benchmarks import merge_floor, running, synthetic
 from benchmarks.running import Figure, Sample
 
 DEPTH = 4
@@ -103,6 +103,10 @@ def _ours(bench: Bench, depth: int) -> Callable[[Path], Sample]:
     return side
 
 
+def _floor(bench: Bench, depth: int) -> Callable[[Path], Sample]:
+    return lambda out: running.run_child("floor", str(bench.base), str(out), str(depth))
+
+
 def _with_dora(bench: Bench) -> Callable[[Path], Sample]:
     return lambda out: running.run_child("fetch", str(bench.registry), bench.with_dora(DEPTH), str(out))
 
@@ -141,6 +145,7 @@ def measure(bench: Bench, runs: int, peer_runs: int) -> dict[str, list[Sample]]:
         "merge depth 4, one DoRA": _with_dora(bench),
         "merge depth 1": _ours(bench, 1),
         "merge depth 16": _ours(bench, DEEP),
+        **{f"floor depth {depth}": _floor(bench, depth) for depth in (1, DEPTH, DEEP)},
         "peft depth 4": _peft(bench),
         "publish": _publish(bench),
         "read and hash": lambda _out: running.run_child("read_and_hash", str(bench.adapters[0])),
@@ -148,6 +153,21 @@ def measure(bench: Bench, runs: int, peer_runs: int) -> dict[str, list[Sample]]:
     if peer_runs == 0:
         del sides["peft depth 4"]
     return running.alternate(sides, runs=runs, scratch=bench.scratch, few={"peft depth 4": peer_runs})
+
+
+def _beside_floor(samples: dict[str, list[Sample]], depth: int, limit: str) -> list[Figure]:
+    """A merge beside what any merge of that depth has to do, with the parts of that."""
+    ours, floor = samples[f"merge depth {depth}"], samples[f"floor depth {depth}"]
+    seconds, cpu = running.median(floor), running.median(floor, "cpu")
+    parts = [Figure(f"    {part}", running.median(floor, part), "s") for part in merge_floor.PARTS]
+    return [
+        Figure("  its CPU time", running.median(ours, "cpu"), "s"),
+        Figure("  the floor: what any merge has to do", seconds, "s"),
+        Figure("  the CPU time of the floor, of which", cpu, "s"),
+        *(parts if depth == DEPTH else [part for part in parts if part.name.strip() == "product"]),
+        Figure("  times the floor", running.median(ours) / seconds, "x", limit),
+        Figure("  CPU time, times that of the floor", running.median(ours, "cpu") / cpu, "x"),
+    ]
 
 
 def figures(samples: dict[str, list[Sample]]) -> list[Figure]:
@@ -160,7 +180,8 @@ def figures(samples: dict[str, list[Sample]]) -> list[Figure]:
         Figure("  of which the last sync", running.median(merge, "sync"), "s"),
         Figure("  its imports, not counted above", running.median(merge, "imports"), "s"),
         Figure("  the whole process", running.median(merge, "process"), "s"),
-        Figure("  times the copy", mid["merge depth 4"] / mid["copy"], "x", "at most 1.4"),
+        Figure("  times the copy", mid["merge depth 4"] / mid["copy"], "x", "at most 1.6"),
+        *_beside_floor(samples, DEPTH, "at most 1.25"),
         Figure("  error of the sum of deltas", 100 * running.median(merge, "error"), "%"),
         Figure("  peak memory above imports", max(s["peak"] for s in merge) / 1e6, "MB", "under 500"),
         Figure("merge to disk, depth 4 with a DoRA link", mid["merge depth 4, one DoRA"], "s"),
@@ -172,8 +193,10 @@ def figures(samples: dict[str, list[Sample]]) -> list[Figure]:
             "under 500",
         ),
         Figure("merge to disk, depth 1", mid["merge depth 1"], "s"),
+        *_beside_floor(samples, 1, "at most 1.3"),
         Figure("merge to disk, depth 16", mid["merge depth 16"], "s"),
-        Figure("  times depth 1", mid["merge depth 16"] / mid["merge depth 1"], "x", "at most 1.8"),
+        Figure("  times depth 1", mid["merge depth 16"] / mid["merge depth 1"], "x"),
+        *_beside_floor(samples, DEEP, "at most 1.3"),
         Figure(
             "  peak memory above imports", max(s["peak"] for s in samples["merge depth 16"]) / 1e6, "MB", "under 500"
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -39,10 +40,12 @@ def run_child(*words: str) -> Sample:
 
 def copy_and_sync(source: Path, out: Path) -> Sample:
     """The floor of any merge to disk: the same files copied, until they are on the medium."""
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(["cp", "-r", "--reflink=never", str(source), str(out)], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     os.sync()
-    return {"seconds": time.perf_counter() - start}
+    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return {"seconds": time.perf_counter() - start, "cpu": cpu}
 
 
 def warm(*folders: Path) -> None:
