@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,15 +63,15 @@ class Floor:
         self._rank = rank
         self._own = threading.local()
 
-    def do(self, block: Block) -> Counter[str]:
+    def do(self, block: Block) -> dict[str, float]:
         """CPU seconds of one block by part."""
-        spent: Counter[str] = Counter()
+        spent: dict[str, float] = {}
         last = time.thread_time()
 
         def end(part: str) -> None:
             nonlocal last
             now = time.thread_time()
-            spent[part] += now - last
+            spent[part] = now - last
             last = now
 
         size = block.stop - block.start
@@ -115,7 +114,7 @@ def merge(base: Path, out: Path, depth: int) -> dict[str, float]:
     """Write files of the base's size and shape; CPU seconds by part."""
     out.mkdir()
     torch.set_num_threads(1)
-    spent: Counter[str] = Counter()
+    spent = dict.fromkeys(PARTS, 0.0)
     with ThreadPoolExecutor(available_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for path in sorted(base.glob("*.safetensors")):
             with FileSource(path) as source:
@@ -126,12 +125,12 @@ def merge(base: Path, out: Path, depth: int) -> dict[str, float]:
             floor = Floor(path, out / path.name, RANK * depth)
             results = pool.map(floor.do, blocks(entries))
             while done := list(islice(results, FLUSH_EVERY)):
-                for one in done:
-                    spent.update(one)
+                for part, seconds in (one for block in done for one in block.items()):
+                    spent[part] += seconds
                 os.posix_fadvise(floor.out, 0, 0, os.POSIX_FADV_DONTNEED)
             began = time.thread_time()
             os.fsync(floor.out)
             spent["write"] += time.thread_time() - began
             os.close(floor.out)
             os.close(floor.source)
-    return {part: spent[part] for part in PARTS}
+    return spent

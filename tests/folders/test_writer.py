@@ -119,7 +119,8 @@ def test_bytes_that_may_not_be_on_the_medium_are_an_error(
 
 def test_a_slow_disk_is_not_run_away_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "_BEHIND", 4 * CHUNK)
-    file, ahead, write = Made("a", 40), [], os.write
+    file, write = Made("a", 40), os.write
+    ahead: list[int] = []
 
     def slow(fd: int, data: memoryview) -> int:
         ahead.append(len(file.asked) - len(ahead))

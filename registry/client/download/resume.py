@@ -74,13 +74,16 @@ class Journal:
             return
         line = json.dumps([path, start, len(data), blake3(data).hexdigest()])
         with self._lock:
-            if self._notes is None:
-                return
-            try:
-                self._notes.write(line + "\n")
-                self._notes.flush()
-            except OSError:  # such as no space left there
-                self._stop_noting()
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        if self._notes is None:  # stopped meanwhile
+            return
+        try:
+            self._notes.write(line + "\n")
+            self._notes.flush()
+        except OSError:  # such as no space left there
+            self._stop_noting()
 
     def _stop_noting(self) -> None:
         notes, self._notes = self._notes, None

@@ -71,7 +71,7 @@ def test_an_empty_body_that_nobody_reads_leaves_the_connection_in_use(client: ht
 
 
 def test_a_body_that_was_left_in_the_middle_ends_its_connection(client: httpx.Client) -> None:
-    with server([HEAD + b"\r\nfour"], [HEAD + b"\r\nmore"]) as (url, asked):
+    with server([HEAD + b"\r\nfour", HEAD + b"\r\nelse"], [HEAD + b"\r\nmore"]) as (url, asked):
         with client.stream("GET", url) as answer:
             assert reading(answer)(memoryview(bytearray(2))) == 2
         assert whole(client, url) == b"more"
