@@ -1,12 +1,17 @@
-"""Writes an artifact into a folder: one pass per file, hashing with BLAKE3, durable on return."""
+"""Writes an artifact into a folder: one pass per file, hashing with BLAKE3, durable on return.
+
+Bytes are hashed while they are written, and a file is synced while the next one is made: what makes them is not kept
+waiting by the disk, up to `_BEHIND` bytes.
+"""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from queue import Queue
 from typing import Final, Protocol
 
 from blake3 import blake3
@@ -15,6 +20,8 @@ from registry.progress import Progress
 from registry.schemas import OutputFile
 
 _START_EVERY: Final = 32 << 20
+_BEHIND: Final = 32 << 20
+"""Bytes that are hashed and not yet written."""
 
 
 class WritableFile(Protocol):
@@ -47,72 +54,102 @@ class Writable(Protocol):
 def write_files(artifact: Writable, folder: Path, progress: Progress) -> tuple[OutputFile, ...]:
     """Write all files of an artifact durably; raises OSError."""
     progress.begin("Writing", artifact.size)
-    with _Flusher() as flusher:
-        return tuple(_write(file, folder / path, flusher, progress) for path, file in artifact.files.items())
+    with _Worker("sync") as syncs, _Worker("write", most=_BEHIND) as writes:
+        return tuple(_write(file, folder / path, writes, syncs, progress) for path, file in artifact.files.items())
 
 
-def _write(file: WritableFile, target: Path, flusher: _Flusher, progress: Progress) -> OutputFile:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _write(file: WritableFile, path: Path, writes: _Worker, syncs: _Worker, progress: Progress) -> OutputFile:
+    path.parent.mkdir(parents=True, exist_ok=True)
     digest = blake3()
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    target = _Target(path)
     try:
-        waiting = 0
         for chunk in file.chunks():
+            writes.add(partial(target.append, chunk), len(chunk))
             digest.update(chunk)
-            _write_all(fd, chunk)
             progress.advance(len(chunk))
-            waiting += len(chunk)
-            if waiting >= _START_EVERY:
-                _start_writing(fd)
-                waiting = 0
+        writes.finish()
     except BaseException:
-        os.close(fd)
+        writes.drop()
+        target.close()
         raise
-    flusher.finish(fd)
+    syncs.add(target.sync)
     return OutputFile(path=file.path, size=file.size, blake3=digest.hexdigest())
 
 
-def _write_all(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+class _Target:
+    """A new file; raises OSError. One thread at a time works on it."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._waiting = 0  # bytes for which writeback was not started
+
+    def append(self, data: memoryview) -> None:
+        """Write bytes at the end."""
+        self._waiting += len(data)
+        while data:
+            data = data[os.write(self._fd, data) :]
+        if self._waiting >= _START_EVERY:
+            self._waiting = 0
+            self._start_writing()
+
+    def _start_writing(self) -> None:
+        """Start writeback of dirty pages, and drop clean pages of the file from the page cache.
+
+        Otherwise the disk idles during the computation, and pages of a file larger than memory evict those of the base.
+        """
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Make the bytes durable, and close the file."""
+        try:
+            os.fsync(self._fd)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._fd)
 
 
-def _start_writing(fd: int) -> None:
-    """Start writeback of dirty pages, and drop clean pages of the file from the page cache.
+class _Worker:
+    """Does work on a thread of its own, in order; ``most`` says how many bytes of it may wait."""
 
-    Otherwise the disk idles during the computation, and pages of a file larger than memory evict those of the base.
-    """
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    def __init__(self, name: str, most: int = 0) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._most = most
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+        self._weight = 0
 
+    def add(self, work: Callable[[], None], weight: int = 0) -> None:
+        """Queue work of that many bytes; raises what earlier work raised."""
+        self._waiting.append((self._pool.submit(work), weight))
+        self._weight += weight
+        while self._weight > self._most:
+            self._settle()
 
-class _Flusher:
-    """Runs fsync on a thread, while the next file is computed."""
+    def finish(self) -> None:
+        """Wait for all of it; raises what it raised."""
+        while self._waiting:
+            self._settle()
 
-    def __init__(self) -> None:
-        self._files: Queue[int | None] = Queue()  # descriptors; None ends the thread
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="flush")
+    def drop(self) -> None:
+        """Do no more of it, and wait for what is being done; its errors don't matter."""
+        waiting, self._weight = list(self._waiting), 0
+        self._waiting.clear()
+        for future, _ in waiting:
+            if not future.cancel():
+                future.exception()
 
-    def finish(self, fd: int) -> None:
-        """Queue a file to be synced and closed."""
-        self._files.put(fd)
+    def _settle(self) -> None:
+        future, weight = self._waiting.popleft()
+        self._weight -= weight
+        future.result()
 
-    def _run(self) -> None:
-        while (fd := self._files.get()) is not None:
-            try:
-                os.fsync(fd)
-            except OSError as problem:
-                self._error = self._error or problem
-            finally:
-                os.close(fd)
-
-    def __enter__(self) -> _Flusher:
-        self._thread.start()
+    def __enter__(self) -> _Worker:
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        self._files.put(None)
-        self._thread.join()
-        if kind is None and self._error is not None:
-            raise self._error
+        self._pool.shutdown()
+        if kind is None:
+            self.finish()

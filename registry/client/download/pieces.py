@@ -107,8 +107,6 @@ class Download:
         at = 0
         while at < file.size:
             piece = next(self._stream)
-            if self.journal is not None:
-                self.journal.note(file.path, at, piece)
             at += len(piece)
             yield piece
 

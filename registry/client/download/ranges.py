@@ -14,6 +14,7 @@ from typing import Final
 import httpx
 
 from registry.client.http.address import has_host
+from registry.client.http.direct import reading
 from registry.client.http.errors import foreign_answer, is_permanent, unreachable
 from registry.client.http.retry import Attempts, retry_after
 from registry.client.http.transport import Params, Transport
@@ -22,6 +23,7 @@ from registry.schemas.protocol import API
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _MOVED: Final = frozenset({302, 303, 307, 308})
+_STEP: Final = 256 << 10  # what breaks off within a step is requested again
 _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -62,11 +64,11 @@ class RangeReader:
             with self._transport.stream(url or self._url, headers, params) as answer:
                 if not self._check_start(answer, offset, len(buffer), url, attempts):
                     return 0
-                for chunk in answer.iter_raw():
-                    if got + len(chunk) > len(buffer):
+                read, more = reading(answer), memoryview(bytearray(1))
+                while count := read(buffer[got : got + _STEP] or more):
+                    if got == len(buffer):
                         raise self._foreign(f"more than the {len(buffer)} bytes that were requested", url)
-                    buffer[got : got + len(chunk)] = chunk
-                    got += len(chunk)
+                    got += count
                     attempts.reset()
                     if self._transport.over.is_set():
                         raise UnavailableError(f"The connection to {self._transport.url} was closed in the meantime.")

@@ -1,7 +1,7 @@
 """Resumes a download that was killed, as far as its pieces are proved to be intact.
 
-A fetch journals the digest of each piece before it is written. The next fetch of the same rendering to the same place
-takes the pieces from the killed run's folder whose bytes still have their digests.
+A fetch journals the digest of each piece when it has arrived, before it is written. The next fetch of the same
+rendering to the same place takes the pieces from the killed run's folder whose bytes still have their digests.
 
 The journal is in the cache. Where that is read-only, a fetch goes on without one.
 """
@@ -9,6 +9,7 @@ The journal is in the cache. Where that is read-only, a fetch goes on without on
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -38,6 +39,7 @@ class Journal:
         self._files: dict[str, FileSource] = {}
         self._notes: TextIO | None = None  # None: they can't be written
         self._open = ExitStack()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Journal:
         with suppress(OSError):
@@ -51,7 +53,8 @@ class Journal:
 
     def __exit__(self, kind: object, *rest: object) -> None:
         self._open.close()
-        self._stop_noting()
+        with self._lock:  # a piece may still arrive
+            self._stop_noting()
         if kind is None:
             with suppress(OSError):
                 self._file.unlink(missing_ok=True)
@@ -66,12 +69,18 @@ class Journal:
         return bool(blake3(data).hexdigest() == digest)
 
     def note(self, path: str, start: int, data: memoryview) -> None:
-        """Record a piece that is about to be written."""
+        """Record a piece that is to be written; thread-safe."""
         if self._notes is None:
             return
-        line = [path, start, len(data), blake3(data).hexdigest()]
+        line = json.dumps([path, start, len(data), blake3(data).hexdigest()])
+        with self._lock:
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        if self._notes is None:  # stopped meanwhile
+            return
         try:
-            self._notes.write(json.dumps(line) + "\n")
+            self._notes.write(line + "\n")
             self._notes.flush()
         except OSError:  # such as no space left there
             self._stop_noting()
@@ -115,7 +124,7 @@ class Journal:
 
 
 class Resumed:
-    """A file of which some pieces are local already (`registry.files.source.ByteSource`)."""
+    """A file of which some pieces are local already (`registry.files.source.ByteSource`); it journals what it reads."""
 
     def __init__(self, path: str, source: ByteSource, journal: Journal) -> None:
         self._path = path
@@ -127,9 +136,12 @@ class Resumed:
         return self._source.size
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
+        if not self._found(offset, buffer):
+            self._source.read_into(offset, buffer)
+        self._journal.note(self._path, offset, buffer)
+
+    def _found(self, offset: int, buffer: memoryview) -> bool:
         try:
-            if self._journal.find(self._path, offset, buffer):
-                return
+            return self._journal.find(self._path, offset, buffer)
         except IntegrityError:  # the file of the killed run is shorter than it was
-            pass
-        self._source.read_into(offset, buffer)
+            return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.request import getproxies
 
 import httpx
 
@@ -33,6 +34,11 @@ def open_client(**settings: Any) -> httpx.Client:
         raise _certificates(problem) from problem
     except (httpx.InvalidURL, ValueError) as problem:
         raise _proxy() from problem
+
+
+def names_proxies() -> bool:
+    """Whether there are proxies for some addresses; httpx decides for which."""
+    return any(getproxies().get(scheme) for scheme in ("http", "https", "all"))
 
 
 def _socks() -> RegistryError:

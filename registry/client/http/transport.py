@@ -16,7 +16,8 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from registry.client.http.address import Address
-from registry.client.http.environment import open_client
+from registry.client.http.direct import DirectTransport
+from registry.client.http.environment import names_proxies, open_client
 from registry.client.http.errors import (
     PROXY_STATUSES,
     UNSENT,
@@ -66,8 +67,14 @@ class Transport:
         self.lanes = ThreadPoolExecutor(LANES, thread_name_prefix="transfer")
         """The worker pool of transfers. It starts a thread when there is work for it, and none before."""
         limits = httpx.Limits(max_connections=2 * LANES, max_keepalive_connections=LANES)
-        self._http = open_client(
-            timeout=self.retry.timeout(), limits=limits, headers=self._headers, follow_redirects=False
+        common: dict[str, Any] = {
+            "timeout": self.retry.timeout(),
+            "headers": self._headers,
+            "follow_redirects": False,
+        }
+        self._http = open_client(limits=limits, **common)
+        self._downloads = (
+            self._http if names_proxies() else open_client(transport=DirectTransport(keep=LANES), **common)
         )
 
     def attempts(self) -> Attempts:
@@ -169,14 +176,14 @@ class Transport:
 
     @contextmanager
     def stream(self, url: str, headers: Mapping[str, str], params: Params | None = None) -> Iterator[httpx.Response]:
-        """GET a stream from the registry or a store; raises what httpx raises."""
-        request = self._http.build_request(
+        """GET a stream from the registry or a store, for `reading`; raises what httpx raises."""
+        request = self._downloads.build_request(
             "GET",
             url,
             params=_query(params) if params is not None else None,
             headers={"Accept-Encoding": "identity", **headers, **self.own_headers(url)},
         )
-        response = self._http.send(request, stream=True)
+        response = self._downloads.send(request, stream=True)
         try:
             yield response
         finally:
@@ -192,6 +199,7 @@ class Transport:
         self.over.set()
         self.lanes.shutdown(wait=True, cancel_futures=True)
         self._http.close()
+        self._downloads.close()
 
 
 def _query(params: Params) -> dict[str, str]:

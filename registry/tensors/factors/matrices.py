@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from registry.files.header import TensorEntry
-from registry.files.source import ByteSource, look_at, read_range
+from registry.files.source import ByteSource, HoldingSource
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.factors.slots import as_matrix
 
@@ -40,15 +40,19 @@ def read_rows(
 ) -> torch.Tensor:
     """Rows ``start`` to ``stop`` of a tensor seen as a matrix, as stored; `as_matrix` says its columns unless given.
 
-    ``shared`` is for who does not change them, as with `look_at`.
+    ``shared`` is for who does not change them: they may lie in memory that others read.
     """
     dtype = FLOATS[entry.dtype]
     columns = as_matrix(entry.shape)[1] if columns is None else columns
     row = columns * dtype.itemsize
     first, last = entry.start + start * row, entry.start + stop * row
     aligned = first % dtype.itemsize == 0  # as everything in memory that a processor is to compute with
-    data = look_at(source, first, last) if shared and aligned else read_range(source, first, last)
-    return torch.frombuffer(data, dtype=dtype).view(stop - start, columns)
+    found = source.held(first, last) if shared and aligned and isinstance(source, HoldingSource) else None
+    if found is not None:
+        return torch.frombuffer(found, dtype=dtype).view(stop - start, columns)
+    data = torch.empty(last - first, dtype=torch.uint8)  # not zeroed, as a bytearray is
+    source.read_into(first, data.numpy().data)
+    return data.view(dtype).view(stop - start, columns)
 
 
 _KEPT_TENSORS: Final = 2

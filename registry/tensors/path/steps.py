@@ -35,8 +35,12 @@ class BoundPair:
 
     def b_rows(self, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         """Rows ``start`` to ``stop`` of scale * B, shape (stop - start, rank), rounded once to ``dtype``."""
-        rows = self.b.read(self.source, start, stop).to(torch.float64)  # of a float64 file no copy: never in place
-        return (rows * self.scale).to(dtype)
+        rows = self.b.read(self.source, start, stop)
+        # The product of two float32 is exact in float64. Where the scale is a float32 too, as most are, multiplying in
+        # float32 rounds the same product once.
+        is_wide = rows.dtype is torch.float64 or torch.tensor(self.scale, dtype=dtype).item() != self.scale
+        # never in place: `to` makes no copy of what has the dtype already
+        return (rows.to(torch.float64 if is_wide else dtype) * self.scale).to(dtype)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Final
 from tests.house.planted.mutant import CHECKPOINT, PROGRAMS, SLOTS, Mutant, link
 
 ARITHMETIC: Final = (
-    Mutant("scale-dropped", "BoundPair.b_rows", "(rows * self.scale)", "rows", SLOTS),
+    Mutant("scale-dropped", "BoundPair.b_rows", " * self.scale)", ")", SLOTS),
     Mutant(
         "rank-order",
         "SlotValues._factors",
@@ -56,6 +56,34 @@ ARITHMETIC: Final = (
         "low.item() > -limit and high.item() < limit",
         "low.item() == low.item()",
         "test_rounding.py",
+    ),
+    Mutant(
+        "rounded-unchecked",
+        "arithmetic:rounded",
+        " or fits(values, dtype) else None",
+        " or True else None",
+        "test_rounding.py",
+    ),
+    Mutant(
+        "sum-overflow-refused",
+        "arithmetic:rounded",
+        " or fits(values, dtype) else None",
+        " else None",
+        "test_rounding.py",
+    ),
+    Mutant(
+        "scale-rounded-first",
+        "BoundPair.b_rows",
+        " or torch.tensor(self.scale, dtype=dtype).item() != self.scale",
+        "",
+        "test_slot_values.py",
+    ),
+    Mutant(
+        "scratch-of-two",
+        "scratch",
+        "_own.memory = None  #",
+        "_own.memory = held  #",
+        "test_scratch.py",
     ),
     Mutant(
         "lanes-of-two-threads",

@@ -96,6 +96,27 @@ VIEWS: Final = (
         "client:test_ranges.py",
     ),
     Mutant(
+        "body-cut-short-taken",
+        "direct:_Body.readinto",
+        "if not count and self._left:",
+        "if self._left < 0:",
+        "client:test_direct.py",
+    ),
+    Mutant(
+        "connection-with-a-rest-kept",
+        "direct:_Body.close",
+        "self._answer.isclosed() or self._left == 0",
+        "True",
+        "client:test_direct.py",
+    ),
+    Mutant(
+        "failed-write-unseen",
+        "writer:_Worker._settle",
+        "future.result()",
+        "future.exception()",
+        "folders:test_writer.py",
+    ),
+    Mutant(
         "foreign-folders-in-the-cache-removed",
         "FetchCache._used",
         "self.folder.glob(_NAMES)",

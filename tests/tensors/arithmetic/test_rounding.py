@@ -8,6 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from registry.tensors.arithmetic.blocks import rounded
 from registry.tensors.arithmetic.rounding import fits, round_into
 from tests.kit import FORMATS, round_once
 
@@ -82,3 +83,22 @@ def test_nothing_that_is_not_finite_fits(bad: float) -> None:
 
 def test_an_empty_tensor_fits() -> None:
     assert fits(torch.empty(0), torch.float16)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sum_that_overflows_is_no_value_that_does(name: str) -> None:
+    largest = torch.finfo(DTYPES[name]).max
+    values = torch.full((64,), largest, dtype=torch.float64)
+    out = rounded(values, DTYPES[name])
+    assert out is not None
+    assert bool((out.double() == values).all())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_value_that_is_too_large_is_seen_among_many(name: str, bad: float) -> None:
+    values = torch.linspace(-1, 1, 4099, dtype=torch.float64)
+    assert rounded(values, DTYPES[name]) is not None
+    values[2048] = bad
+    values[5] = -bad  # infinities of both signs
+    assert rounded(values, DTYPES[name]) is None

@@ -208,3 +208,13 @@ def test_norms_are_right_to_the_last_bits(columns: int) -> None:
     exact = values.double().square().sum(1).sqrt()
     assert ((row_norms(values) - exact).abs() <= 2e-7 * exact).all()
     assert torch.allclose(column_squares(values), values.double().square().sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.25, 1.5, 1 / 3, 16 / 3, 1e-3])
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float64])
+def test_b_is_scaled_with_one_rounding(scale: float, kept: torch.dtype) -> None:
+    b = torch.randn(64, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(kept)
+    pair = BoundPair(Held(torch.ones(8, 1)), Held(b), scale, NOWHERE)
+    found = pair.b_rows(0, 64, torch.float32)
+    exact = [np.float32(float(value) * scale) for value in b.double().flatten()]
+    assert found.flatten().tolist() == [float(value) for value in exact]
