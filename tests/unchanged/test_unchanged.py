@@ -69,6 +69,12 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE TABLE uses: ",
         "CREATE INDEX ix_uses_day ",
         "CREATE INDEX ix_events_",
+        "CREATE INDEX ix_adapters_old_names ",
+        "CREATE INDEX ix_commits_",
+        "CREATE TABLE adapters: live_revisions ",
+        "CREATE TABLE base_models: live_adapters ",
+        "CREATE TABLE commits: ",
+        "CREATE TRIGGER revisions_",
     ),
     "errors": ("card_changed", "client_only", "renamed", "tag_moved"),
     "python": tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob
+from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import BLOB_COLUMNS, FileRef
 from registry.catalogue.tree import provenance
@@ -164,16 +166,7 @@ def summaries(
 
 def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSummary, ...]:
     rows = session.scalars(query).all()
-    counts = (
-        select(Adapter.base_id, func.count())
-        .where(
-            Adapter.base_id.in_([row.id for row in rows]),
-            HAS_REVISIONS,
-            or_(adapter_is_listed(session), Adapter.base_id.in_([row.id for row in rows if row.renamed_to])),
-        )
-        .group_by(Adapter.base_id)
-    )
-    adapters = dict(session.execute(counts).all())
+    adapters = _adapters(session, rows)
     files = _files(session, *(row.id for row in rows))
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
     new_names = visible_names(session, (row.renamed_to for row in rows))
@@ -197,6 +190,21 @@ def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSu
         )
         for row in rows
     )
+
+
+def _adapters(session: Session, rows: Sequence[BaseModelRecord]) -> dict[int, int]:
+    """How many adapters of each base model lists show; of an old name all of them."""
+    query = select(Adapter.base_id, func.count()).where(HAS_REVISIONS).group_by(Adapter.base_id)
+    current = [row.id for row in rows if row.renamed_to is None]
+    if rights_of(session).unlimited:  # counted by triggers, old names among them
+        unlisted = query.where(
+            Adapter.base_id.in_(current), Adapter.renamed_to.is_not(None), ~adapter_is_listed(session)
+        )
+        hidden = dict(session.execute(unlisted).all())
+        return {row.id: row.live_adapters - hidden.get(row.id, 0) for row in rows}
+    old = [row.id for row in rows if row.renamed_to is not None]
+    listed = Adapter.base_id.in_(current) & adapter_is_listed(session)
+    return dict(session.execute(query.where(or_(listed, Adapter.base_id.in_(old)))).all())
 
 
 def _files(session: Session, *base_ids: int) -> dict[int, tuple[StoredFile, ...]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -29,17 +29,14 @@ from registry.reference import Path
 from registry.rights import Rights
 
 # Made once: each new alias makes the expressions of its columns anew, which takes longer than the query.
-_NEW, _NEW_REVISION, _NEW_BASE = aliased(Adapter), aliased(Revision), aliased(BaseModelRecord)
+_NEW, _NEW_BASE = aliased(Adapter), aliased(BaseModelRecord)
 
 
 def adapter_is_listed(session: Session) -> ColumnElement[bool]:
     """The condition that lists show an adapter: it is no old name, or its new name is not there for this session."""
-    new = exists().where(
-        _NEW.path == Adapter.renamed_to,
-        covers_path(rights_of(session), _NEW.path),
-        exists().where(_NEW_REVISION.adapter_id == _NEW.id),
-    )
-    return or_(Adapter.renamed_to.is_(None), ~new)
+    # A value, and no condition that there is one: PostgreSQL would read all adapters for that.
+    new = select(_NEW.live_revisions).where(_NEW.path == Adapter.renamed_to, covers_path(rights_of(session), _NEW.path))
+    return or_(Adapter.renamed_to.is_(None), func.coalesce(new.scalar_subquery(), 0) == 0)
 
 
 def base_is_listed(session: Session) -> ColumnElement[bool]:

@@ -77,16 +77,6 @@ def is_tag_below(session: Session, base: str, tag: str) -> bool:
     return session.execute(query.limit(1)).first() is not None
 
 
-def is_there(session: Session, path: Path, digest: str) -> bool:
-    """Whether a visible adapter has the revision of this digest."""
-    return session.scalar(keys(path).where(Revision.digest == digest)) is not None
-
-
-def digests_below(session: Session, base: str) -> Sequence[Row[str, str]]:
-    """Path and digest of every revision of a base model's adapters, newest first."""
-    return session.execute(_below(base).order_by(Revision.id.desc())).all()
-
-
 def _below(base: str) -> Select[str, str]:
     return (
         select(Adapter.path, Revision.digest)
