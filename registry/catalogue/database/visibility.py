@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from sqlalchemy import Engine, and_, event, false, or_, true
+from sqlalchemy import Engine, Select, and_, event, false, or_, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -84,13 +84,18 @@ def _narrow(state: ORMExecuteState) -> None:
         return
     options = state.execution_options
     rights = UNLIMITED if options.get("registry_everything") else rights_of(state.session)
-    criteria = _criteria(rights, bool(options.get("registry_deleted")))
+    criteria = _criteria(rights, deleted_too=bool(options.get("registry_deleted")))
     if criteria:
         state.statement = state.statement.options(*criteria)
 
 
+def filtered(query: Select[Any], rights: Rights, *, ignore_rights: bool = False) -> Select[Any]:
+    """A query as a session with these rights runs it, to be compiled without one."""
+    return query.options(*_criteria(UNLIMITED if ignore_rights else rights, deleted_too=False))
+
+
 @lru_cache(maxsize=1024)  # every query of every request of a token needs the same ones
-def _criteria(rights: Rights, deleted_too: bool) -> tuple[Any, ...]:
+def _criteria(rights: Rights, *, deleted_too: bool) -> tuple[Any, ...]:
     conditions: dict[Any, ColumnElement[bool]] = {}
     bases = [] if deleted_too else [live(BaseModelRecord)]
     if not rights.unlimited:

@@ -33,7 +33,7 @@ from registry.reference import Path, Reference
 from registry.schemas import Retraction
 
 _Found = Select[*tuple[Any, ...]]
-_Kind = Literal["newest", "number", "tag", "digest", "prefix"]
+Kind = Literal["newest", "number", "tag", "digest", "prefix"]
 
 _CANDIDATES: Final = 5000  # names among which the nearest is looked for
 _NUMBERED: Final = re.compile(r"(?:v|rev|version)-?([1-9][0-9]{0,17})")
@@ -98,7 +98,7 @@ def find(session: Session, reference: Reference) -> RevisionRow:
         NotFoundError: naming what is missing and offering the nearest.
         UsageError: a digest prefix that several revisions share, or the reference of a base model.
     """
-    kind, value = _selector(reference)
+    kind, value = selector(reference)
     found: Sequence[RevisionRow] = ()
     if not reference.path.is_base:
         found = _values(session, _meant(kind), {"path": str(reference.path), "value": value, "end": f"{value}g"})
@@ -229,7 +229,7 @@ def missing_adapter(session: Session, path: Path) -> NotFoundError:
     return NotFoundError(f"There is no adapter {first}.{hint}")
 
 
-def _selector(reference: Reference) -> tuple[_Kind, str | int | None]:
+def selector(reference: Reference) -> tuple[Kind, str | int | None]:
     """How a reference selects a revision of its adapter."""
     if reference.number is not None:
         return "number", reference.number
@@ -321,9 +321,18 @@ def _chain() -> _Found:
 
 
 @cache
-def _meant(kind: _Kind) -> _Found:
-    """The revisions of the adapter ``path`` that are selected by ``value``; two where it is ambiguous."""
-    query = _rows().where(Adapter.path == bindparam("path"))
+def _meant(kind: Kind) -> _Found:
+    return selected(_rows(), kind)
+
+
+def selected(query: Select[Any], kind: Kind) -> Select[Any]:
+    """The revisions of the adapter ``path`` that are selected by ``value``; two where it is ambiguous.
+
+    Args:
+        query: of columns of revisions and their adapters.
+        kind: what selects; see `selector`.
+    """
+    query = query.where(Adapter.path == bindparam("path"))
     value: BindParameter[Any] = bindparam("value")
     if kind == "newest":
         return query.order_by(Revision.number.desc()).limit(1)

@@ -1,0 +1,130 @@
+"""Prepared reads: a query of columns is compiled once for a database and for rights, and then run by the driver itself.
+
+A lookup by an index takes microseconds; a session, and finding a query's text each time, take hundreds. The visibility
+filter is that of sessions: `registry.catalogue.database.visibility` adds it before a query is compiled.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import Engine, Select
+from sqlalchemy.engine import Dialect
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from registry.catalogue.database.visibility import filtered
+from registry.rights import Rights
+
+Processor = Callable[[Any], Any]
+Rows = Sequence[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A query that is asked again and again.
+
+    Args:
+        make: the query, whose columns have names of their own, and whose lists have a fixed length.
+        ignore_rights: rows outside the rights are not hidden by the filter: ``make`` hides what has to be.
+    """
+
+    make: Callable[[Rights], Select[Any]]
+    ignore_rights: bool = False
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A query as the driver takes it."""
+
+    text: str
+    names: tuple[str, ...]
+    """Of its parameters, in their order."""
+    constants: Mapping[str, Any]
+    bound: Mapping[str, Processor]
+    """What makes the driver's values of parameters, where it is needed."""
+    positional: bool
+    read: tuple[Processor | None, ...]
+    """What makes a column's value of the driver's."""
+    row: type[Any]
+
+    def parameters(self, values: Mapping[str, object]) -> Any:
+        """The parameters of one execution."""
+        given = {**self.constants, **values}
+        for name, process in self.bound.items():
+            given[name] = process(given[name])
+        return tuple(given[name] for name in self.names) if self.positional else given
+
+    def rows(self, found: Sequence[Sequence[Any]]) -> Rows:
+        """Rows of the driver, with named columns."""
+        make, read = self.row._make, self.read
+        if not any(read):
+            return [make(one) for one in found]
+        return [make([value if f is None else f(value) for f, value in zip(read, one, strict=True)]) for one in found]
+
+
+@lru_cache(maxsize=4096)
+def statement(query: Prepared, dialect: Dialect, rights: Rights) -> Statement:
+    """The query for a database and rights."""
+    made = filtered(query.make(rights), rights, ignore_rights=query.ignore_rights)
+    compiled = made.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+    types = {bind.key: bind.type for bind in compiled.binds.values()}  # type: ignore[attr-defined]
+    processors = {name: kind.dialect_impl(dialect).bind_processor(dialect) for name, kind in types.items()}
+    columns = list(made.selected_columns)
+    names = [str(name) for name in made.selected_columns.keys()]  # noqa: SIM118 - not those of a dict
+    return Statement(
+        text=str(compiled),
+        names=tuple(compiled.positiontup or ()),  # type: ignore[attr-defined]
+        constants={name: value for name, value in compiled.params.items() if value is not None},
+        bound={name: process for name, process in processors.items() if process is not None},
+        positional=compiled.positional,  # type: ignore[attr-defined]
+        read=tuple(one.type.dialect_impl(dialect).result_processor(dialect, None) for one in columns),
+        row=namedtuple("Row", names),  # type: ignore[misc]  # noqa: PYI024 - the names are those of the query
+    )
+
+
+class Reader:
+    """Reads by prepared queries on one connection, with the visibility filter of some rights."""
+
+    def __init__(self, engine: Engine, run: Callable[[str, Any], Rows], rights: Rights) -> None:
+        self._dialect = engine.dialect
+        self._run = run
+        self.rights: Final = rights
+
+    def rows(self, query: Prepared, values: Mapping[str, object]) -> Rows:
+        """All rows of a query; their columns are attributes."""
+        found = statement(query, self._dialect, self.rights)
+        return found.rows(self._run(found.text, found.parameters(values)))
+
+    def first(self, query: Prepared, values: Mapping[str, object]) -> Any:
+        """The first row of a query; None without one."""
+        return next(iter(self.rows(query, values)), None)
+
+
+@contextmanager
+def driver(engine: Engine) -> Iterator[Callable[[str, Any], Rows]]:
+    """A connection of the pool without what SQLAlchemy does around each statement; only its event tells of them.
+
+    Leaving the block with an error closes the connection.
+    """
+    fairy = engine.raw_connection()
+    try:
+        connection: DBAPIConnection = fairy.dbapi_connection  # type: ignore[assignment]
+
+        def run(text: str, parameters: Any) -> Rows:
+            cursor = connection.cursor()
+            for note in engine.dispatch.before_cursor_execute:
+                note(None, cursor, text, parameters, None, False)
+            cursor.execute(text, parameters)
+            return cursor.fetchall() if cursor.description else ()
+
+        yield run
+    except BaseException:
+        fairy.invalidate()
+        raise
+    else:
+        fairy.close()
