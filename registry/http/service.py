@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -18,6 +19,7 @@ from registry.http.access import Access, Anonymous, DenialLog
 from registry.http.dependencies import Service
 from registry.http.gauges import gauges
 from registry.http.readiness import Readiness
+from registry.http.reads import ReadDispatch
 from registry.http.request.bounds import BoundsMiddleware
 from registry.http.request.errors import install, problem
 from registry.http.request.limits import Limits
@@ -58,6 +60,7 @@ def build(
         middleware=[
             Middleware(RequestMiddleware, limits=limits, metrics=service.metrics),
             Middleware(BoundsMiddleware, limits=limits),
+            Middleware(ReadDispatch),
         ],
     )
     app.state.service = service
@@ -96,6 +99,7 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits) -> S
         tables=ThreadAdmission("base models to analyse", slots=limits.computed, timeout=limits.thread_queue_time),
         runner=Runner(deployment, describe=problem),
         part_threads=CapacityLimiter(limits.parts),
+        readers=ThreadPoolExecutor(limits.threads, thread_name_prefix="reader"),
     )
 
 
@@ -113,6 +117,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
             await anyio.to_thread.run_sync(service.runner.close)
             if uses is not None:
                 await anyio.to_thread.run_sync(uses.close)
+            await anyio.to_thread.run_sync(service.readers.shutdown)
             await anyio.to_thread.run_sync(service.memory.close)
 
     return lifespan

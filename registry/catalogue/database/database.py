@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database import errors, migrations, postgresql, sqlite
 from registry.catalogue.database import schema as fitting
 from registry.catalogue.database.errors import from_system, translated
-from registry.catalogue.database.prepared import Prepared, Reader, Rows, driver
+from registry.catalogue.database.prepared import Connections, Prepared, Reader, Rows
 from registry.catalogue.database.retry import retried
 from registry.catalogue.database.schema import Schema
 from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode
@@ -91,6 +91,10 @@ class Database:
         self._reader = mode(engine, "read")
         self._writer = mode(engine, "write")
         self._asker = mode(engine, "single")
+        path = self._path
+        self._connections = Connections(
+            engine, None if path is None else lambda: sqlite.connect_to_read(path, busy_timeout)
+        )
         self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
 
     def _open(self, url: URL) -> Engine:
@@ -148,8 +152,7 @@ class Database:
         if self._path is not None and sqlite.is_frozen(self._path):
             return self.snapshot(work, rights)
         try:
-            with driver(self._engine) as run:
-                return work(Reader(self._engine, run, rights))
+            return self._connections.ask(work, rights)
         except self._driver_error:  # SQLAlchemy finds out what is wrong with it, and with the other connections
             with translated(self._where, self._folder):
                 return retried(partial(self._ask, work, rights))
@@ -290,6 +293,7 @@ class Database:
 
     def dispose(self) -> None:
         """Close all connections."""
+        self._connections.close()
         self._engine.dispose()
 
     def _migration_engine(self) -> Engine:

@@ -7,21 +7,20 @@ filter is that of sessions: `registry.catalogue.database.visibility` adds it bef
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Engine, Select
 from sqlalchemy.engine import Dialect
-from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from registry.catalogue.database.visibility import filtered
 from registry.rights import Rights
 
 Processor = Callable[[Any], Any]
 Rows = Sequence[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ def statement(query: Prepared, dialect: Dialect, rights: Rights) -> Statement:
         bound={name: process for name, process in processors.items() if process is not None},
         positional=compiled.positional,  # type: ignore[attr-defined]
         read=tuple(one.type.dialect_impl(dialect).result_processor(dialect, None) for one in columns),
-        row=namedtuple("Row", names),  # type: ignore[misc]  # noqa: PYI024 - the names are those of the query
+        row=namedtuple("Row", names),  # type: ignore[misc]
     )
 
 
@@ -105,26 +104,57 @@ class Reader:
         return next(iter(self.rows(query, values)), None)
 
 
-@contextmanager
-def driver(engine: Engine) -> Iterator[Callable[[str, Any], Rows]]:
-    """A connection of the pool without what SQLAlchemy does around each statement; only its event tells of them.
+def run_on(connection: Any, engine: Engine) -> Callable[[str, Any], Rows]:
+    """What runs a statement on a driver's connection, without what SQLAlchemy does around it; its event tells of it."""
 
-    Leaving the block with an error closes the connection.
+    def run(text: str, parameters: Any) -> Rows:
+        cursor = connection.cursor()
+        for note in engine.dispatch.before_cursor_execute:
+            note(None, cursor, text, parameters, None, False)
+        cursor.execute(text, parameters)
+        found: Rows = cursor.fetchall()
+        return found
+
+    return run
+
+
+class Connections:
+    """Connections of one database for prepared reads.
+
+    Args:
+        engine: of the database; its pool is used, unless ``connect`` is given.
+        connect: opens a connection that costs nothing while it is idle, and refuses changes.
     """
-    fairy = engine.raw_connection()
-    try:
-        connection: DBAPIConnection = fairy.dbapi_connection  # type: ignore[assignment]
 
-        def run(text: str, parameters: Any) -> Rows:
-            cursor = connection.cursor()
-            for note in engine.dispatch.before_cursor_execute:
-                note(None, cursor, text, parameters, None, False)
-            cursor.execute(text, parameters)
-            return cursor.fetchall() if cursor.description else ()
+    def __init__(self, engine: Engine, connect: Callable[[], Any] | None) -> None:
+        self._engine = engine
+        self._connect = connect
+        self._idle: list[Any] = []
 
-        yield run
-    except BaseException:
-        fairy.invalidate()
-        raise
-    else:
-        fairy.close()
+    def ask(self, work: Callable[[Reader], T], rights: Rights) -> T:
+        """The result of ``work``; a connection on which it failed is closed."""
+        if self._connect is None:
+            fairy = self._engine.raw_connection()
+            try:
+                answer = work(Reader(self._engine, run_on(fairy.dbapi_connection, self._engine), rights))
+            except BaseException:
+                fairy.invalidate()
+                raise
+            fairy.close()
+            return answer
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            answer = work(Reader(self._engine, run_on(connection, self._engine), rights))
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
+        return answer
+
+    def close(self) -> None:
+        """Close those that are idle."""
+        while self._idle:
+            self._idle.pop().close()

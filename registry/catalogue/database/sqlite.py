@@ -63,6 +63,13 @@ def connect(path: Path, timeout: float, *, create: bool = False) -> sqlite3.Conn
     return connection
 
 
+def connect_to_read(path: Path, timeout: float) -> sqlite3.Connection:
+    """Open a connection that refuses changes."""
+    connection = connect(path, timeout)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
 def _lower(value: str | int | float | bytes | None) -> str | int | float | bytes | None:
     return value.lower() if isinstance(value, str) else value
 
