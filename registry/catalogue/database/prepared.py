@@ -32,7 +32,7 @@ class Prepared:
         ignore_rights: rows outside the rights are not hidden by the filter: ``make`` hides what has to be.
     """
 
-    make: Callable[[Rights], Select[Any]]
+    make: Callable[[Rights], Select[*tuple[Any, ...]]]
     ignore_rights: bool = False
 
 
@@ -70,19 +70,18 @@ class Statement:
 def statement(query: Prepared, dialect: Dialect, rights: Rights) -> Statement:
     """The query for a database and rights."""
     made = filtered(query.make(rights), rights, ignore_rights=query.ignore_rights)
-    compiled = made.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
-    types = {bind.key: bind.type for bind in compiled.binds.values()}  # type: ignore[attr-defined]
+    compiled = made.compile(dialect=dialect)
+    types = {bind.key: bind.type for bind in compiled.binds.values()}
     processors = {name: kind.dialect_impl(dialect).bind_processor(dialect) for name, kind in types.items()}
-    columns = list(made.selected_columns)
     names = [str(name) for name in made.selected_columns.keys()]  # noqa: SIM118 - not those of a dict
     return Statement(
         text=str(compiled),
-        names=tuple(compiled.positiontup or ()),  # type: ignore[attr-defined]
+        names=tuple(compiled.positiontup or ()),
         constants={name: value for name, value in compiled.params.items() if value is not None},
         bound={name: process for name, process in processors.items() if process is not None},
-        positional=compiled.positional,  # type: ignore[attr-defined]
-        read=tuple(one.type.dialect_impl(dialect).result_processor(dialect, None) for one in columns),
-        row=namedtuple("Row", names),  # type: ignore[misc]
+        positional=compiled.positional,
+        read=tuple(one.type.dialect_impl(dialect).result_processor(dialect, None) for one in made.selected_columns),
+        row=namedtuple("Row", names),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import Select, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
@@ -27,7 +27,7 @@ SECRET_PREFIX: Final = "reg_"  # noqa: S105 - prefix of all secrets, for secret 
 MAX_NAME: Final = 128  # characters
 MAX_LIFETIME: Final = 100 * 365 * 86400  # seconds
 _NOTED_EVERY: Final = timedelta(minutes=1)
-_HELD_QUERY: Final = select(
+_HELD_QUERY: Final[Select[*tuple[Any, ...]]] = select(
     TokenRecord.id,
     TokenRecord.name,
     TokenRecord.role,

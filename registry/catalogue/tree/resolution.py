@@ -69,12 +69,12 @@ def _of_base(row: Any) -> Resolved:
     )
 
 
-def _base(rights: Rights) -> Select[Any]:
+def _base(rights: Rights) -> Select[*tuple[Any, ...]]:
     query = select(BaseModelRecord.name, BaseModelRecord.digest, visible_new_base(rights).label("renamed_to"))
     return query.where(BaseModelRecord.name == bindparam("name"))
 
 
-def _lineage(kind: Kind, rights: Rights) -> Select[Any]:
+def _lineage(kind: Kind, rights: Rights) -> Select[*tuple[Any, ...]]:
     found = select(Revision.id, Revision.parent_id, visible_new_name(rights).label("renamed_to"))
     tip = selected(found.join(Adapter, Adapter.id == Revision.adapter_id), kind).cte("tip")
     chain = select(tip.c.id, tip.c.parent_id).cte("chain", recursive=True)

@@ -325,7 +325,7 @@ def _meant(kind: Kind) -> _Found:
     return selected(_rows(), kind)
 
 
-def selected(query: Select[Any], kind: Kind) -> Select[Any]:
+def selected(query: _Found, kind: Kind) -> _Found:
     """The revisions of the adapter ``path`` that are selected by ``value``; two where it is ambiguous.
 
     Args:
