@@ -44,7 +44,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         repo_revisions=_names(summary, newest=lineage[-1].newest == row.number),
         children=children.of_revision(session, row.id),
         tag_history=tag_moves.histories(session, row, summary.tags),
-        materialisations=tuple(one.shown for one in materialisations.listing(session, revision_id=row.id)),
+        materialisations=tuple(one.shown for one in materialisations.of_revision(session, row.id)),
         use=uses(session, [row.id]).together,
         card=cards.state(session, row.adapter_id),
     )

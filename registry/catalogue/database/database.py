@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database import errors, migrations, postgresql, sqlite
 from registry.catalogue.database import schema as fitting
 from registry.catalogue.database.errors import from_system, translated
-from registry.catalogue.database.prepared import Connections, Prepared, Reader, Rows
+from registry.catalogue.database.prepared import Connections, Prepared, Reader, Rows, reader_on, reading
 from registry.catalogue.database.retry import retried
 from registry.catalogue.database.schema import Schema
 from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode
@@ -48,15 +48,6 @@ class PoolUse:
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite database file, whatever characters its path has."""
     return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-
-
-def _reader(connection: Connection, rights: Rights) -> Reader:
-    """A reader on a connection of SQLAlchemy."""
-
-    def run(text: str, parameters: Any) -> Rows:
-        return connection.exec_driver_sql(text, parameters).all()
-
-    return Reader(connection.engine, run, rights)
 
 
 class Database:
@@ -159,7 +150,7 @@ class Database:
 
     def _ask(self, work: Callable[[Reader], T], rights: Rights) -> T:
         with self._asker.connect() as connection:
-            return work(_reader(connection, rights))
+            return work(reader_on(connection, rights))
 
     def snapshot(self, work: Callable[[Reader], T], rights: Rights = UNLIMITED) -> T:
         """The result of ``work``, whose prepared queries see one snapshot.
@@ -168,7 +159,7 @@ class Database:
             NotFoundError: there is no registry yet.
         """
         with self.read(rights) as session:
-            return work(_reader(session.connection(), rights))
+            return work(reading(session))
 
     def change(self, work: Callable[[Session], T], *, rights: Rights = UNLIMITED) -> T:
         """The result of ``work``, done in one write transaction.

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Engine, Select
+from sqlalchemy import Connection, Engine, Select
 from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import Session
 
-from registry.catalogue.database.visibility import filtered
+from registry.catalogue.database.visibility import filtered, rights_of
 from registry.rights import Rights
 
 Processor = Callable[[Any], Any]
 Rows = Sequence[Any]
 T = TypeVar("T")
+_READER: Final = "registry_reader"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +117,31 @@ def run_on(connection: Any, engine: Engine) -> Callable[[str, Any], Rows]:
         return found
 
     return run
+
+
+def reading(session: Session) -> Reader:
+    """A reader in the transaction of a session, with its rights. What the session has not written is written first."""
+    session.flush()
+    found: Reader | None = session.info.get(_READER)
+    if found is None:
+        found = session.info[_READER] = _reader_in(session.connection(), rights_of(session))
+    return found
+
+
+def _reader_in(connection: Connection, rights: Rights) -> Reader:
+    engine = connection.engine
+    if engine.dialect.name == "sqlite":
+        return Reader(engine, run_on(connection.connection.dbapi_connection, engine), rights)
+    return reader_on(connection, rights)
+
+
+def reader_on(connection: Connection, rights: Rights) -> Reader:
+    """A reader on a connection of SQLAlchemy, which finds out what is wrong when a statement fails."""
+
+    def run(text: str, parameters: Any) -> Rows:
+        return connection.exec_driver_sql(text, parameters).all()
+
+    return Reader(connection.engine, run, rights)
 
 
 class Connections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,26 +34,31 @@ def newest_number(adapter_id: ColumnElement[int] | InstrumentedAttribute[int]) -
 
 def ancestry(session: Session, chosen: Select[int]) -> Ancestry:
     """The ancestry of the revisions whose keys a query gives."""
-    start = select(Revision.id, Revision.parent_id, Revision.adapter_id, Revision.number).where(Revision.id.in_(chosen))
-    found = start.cte("found", recursive=True)
-    found = found.union(
-        select(_ABOVE.id, _ABOVE.parent_id, _ABOVE.adapter_id, _ABOVE.number).join(
-            found, _ABOVE.id == found.c.parent_id
-        )
-    )
-    # Of an adapter that the session does not see, no newer revision is known.
-    query = (
-        select(found.c.id, found.c.parent_id, found.c.number < newest_number(Adapter.id), Revision.retracted_at)
-        .join(Revision, Revision.id == found.c.id)
-        .outerjoin(Adapter, Adapter.id == found.c.adapter_id)
-    )
+    return read(session, session.execute(found(chosen)))
+
+
+def found(chosen: Select[int]) -> Select[*tuple[Any, ...]]:
+    """The query for the revisions whose keys a query gives, and all that is above them."""
+    columns = (Revision.id, Revision.parent_id, Revision.adapter_id, Revision.number, Revision.retracted_at)
+    found = select(*columns).where(Revision.id.in_(chosen)).cte("found", recursive=True)
+    above = (_ABOVE.id, _ABOVE.parent_id, _ABOVE.adapter_id, _ABOVE.number, _ABOVE.retracted_at)
+    found = found.union(select(*above).join(found, _ABOVE.id == found.c.parent_id))
+    # Of an adapter that the session does not see, no newer revision is known. Nothing else is joined: SQLite would
+    # begin there, and read all of it.
+    newest = newest_number(Adapter.id).label("newest")
+    return select(*found.c, newest).outerjoin_from(found, Adapter, Adapter.id == found.c.adapter_id)
+
+
+def read(session: Session, rows: Iterable[Any]) -> Ancestry:
+    """The ancestry that the rows of `found` tell of."""
     parents: dict[int, int | None] = {}
     outdated: dict[int, bool] = {}
     withdrawn: list[int] = []
-    for key, parent_id, old, retracted_at in session.execute(query):
-        parents[key], outdated[key] = parent_id, bool(old)
-        if retracted_at is not None:
-            withdrawn.append(key)
+    for row in rows:
+        parents[row.id] = row.parent_id
+        outdated[row.id] = row.newest is not None and row.number < row.newest
+        if row.retracted_at is not None:
+            withdrawn.append(row.id)
     behind = _inherited(parents, lambda _, parent, above: parent is not None and (outdated[parent] or bool(above)))
     own = _retractions(session, withdrawn)
     retracted = _inherited(parents, lambda key, _, above: own.get(key, above)) if own else {}

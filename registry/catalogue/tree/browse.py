@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import (
     Adapter,
     Annotation,
@@ -21,11 +22,14 @@ from registry.catalogue.database.tables import (
     Tag,
 )
 from registry.catalogue.database.visibility import in_subtree
-from registry.catalogue.tree import bases, old_names, provenance, revisions
-from registry.catalogue.tree.ancestry import ancestry, newest_number
+from registry.catalogue.tree import ancestry, bases, old_names, provenance, revisions
+from registry.catalogue.tree.ancestry import newest_number
 from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup, Tree, TreeNode
+
+_About = Callable[[Select[int]], Select[*tuple[Any, ...]]]
+"""A query about the revisions whose keys another one gives."""
 
 
 def summary(session: Session, revision_id: int) -> RevisionSummary:
@@ -34,7 +38,8 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    found = summaries(session, select(Revision.id).where(Revision.id == revision_id))
+    reader = reading(session)
+    found = _summaries(session, lambda query: reader.rows(_OF_ONE[query], {"id": revision_id}))
     if not found:
         raise NotFoundError("The revision no longer exists.")
     return found[revision_id]
@@ -49,21 +54,21 @@ def with_digest(session: Session, path: Path, digest: str) -> RevisionSummary | 
 
 def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummary]:
     """The revisions whose keys a query gives, by key."""
+    return _summaries(session, lambda query: session.execute(query(chosen)).all())
+
+
+def _summaries(session: Session, ask: Callable[[_About], Sequence[Any]]) -> dict[int, RevisionSummary]:
     tags: dict[int, list[str]] = defaultdict(list)
-    for revision_id, tag in session.execute(select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(chosen))):
+    for revision_id, tag in ask(_tags):
         tags[revision_id].append(tag)
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
-    for revision_id, name, value in session.execute(
-        select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(chosen))
-    ):
+    for revision_id, name, value in ask(_metrics):
         metrics[revision_id][name] = value
     annotations: dict[int, dict[str, str]] = defaultdict(dict)
-    for revision_id, key, text in session.execute(
-        select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(chosen))
-    ):
+    for revision_id, key, text in ask(_annotations):
         annotations[revision_id][key] = text
-    about = ancestry(session, chosen)
-    rows = session.execute(_shown().where(Revision.id.in_(chosen))).all()
+    about = ancestry.read(session, ask(ancestry.found))
+    rows = ask(_shown)
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
     new_names = old_names.visible_names(session, (row.renamed_to for row in rows))
     return {
@@ -98,8 +103,24 @@ def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummar
     }
 
 
+def _tags(chosen: Select[int]) -> Select[*tuple[Any, ...]]:
+    return select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(chosen))
+
+
+def _metrics(chosen: Select[int]) -> Select[*tuple[Any, ...]]:
+    return select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(chosen))
+
+
+def _annotations(chosen: Select[int]) -> Select[*tuple[Any, ...]]:
+    return select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(chosen))
+
+
+def _shown(chosen: Select[int]) -> Select[*tuple[Any, ...]]:
+    return _columns().where(Revision.id.in_(chosen))
+
+
 @cache  # made once: it takes longer to make than to run
-def _shown() -> Select[*tuple[Any, ...]]:
+def _columns() -> Select[*tuple[Any, ...]]:
     parent, parent_adapter = aliased(Revision), aliased(Adapter)
     return (
         select(
@@ -127,6 +148,15 @@ def _shown() -> Select[*tuple[Any, ...]]:
         .outerjoin(parent, parent.id == Revision.parent_id)
         .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
     )
+
+
+def _of_one(query: _About) -> Prepared:
+    return Prepared(lambda _: query(select(Revision.id).where(Revision.id == bindparam("id"))))
+
+
+_OF_ONE: Final[dict[_About, Prepared]] = {
+    query: _of_one(query) for query in (_tags, _metrics, _annotations, ancestry.found, _shown)
+}
 
 
 def tree(session: Session, path: Path | None = None, *, with_old_names: bool = False) -> Tree:
@@ -221,7 +251,7 @@ def lineage_entries(session: Session, revision_id: int) -> tuple[LineageEntry, .
     links = revisions.lineage(session, revision_id)
     if not links:
         raise NotFoundError("The revision no longer exists.")
-    newest = _newest_of(session, [link.adapter_id for link in links])
+    newest = {row.adapter_id: row.newest for row in reading(session).rows(_OF_ONE[ancestry.found], {"id": revision_id})}
     return (
         base_entry(session, links[0].base),
         *(
@@ -243,20 +273,13 @@ def base_entry(session: Session, name: str) -> LineageEntry:
     Raises:
         NotFoundError: there is none of this name; offers the nearest.
     """
-    digest = session.scalar(select(BaseModelRecord.digest).where(BaseModelRecord.name == name))
-    if digest is None:
+    found = reading(session).first(_BASE, {"name": name})
+    if found is None:
         raise bases.missing(session, name)
-    return LineageEntry(reference=name, digest=digest, number=None, rank=None, newest=None)
+    return LineageEntry(reference=name, digest=found.digest, number=None, rank=None, newest=None)
 
 
-def _newest_of(session: Session, adapter_ids: Iterable[int]) -> dict[int, int]:
-    query = (
-        select(Revision.adapter_id, func.max(Revision.number))
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(Revision.adapter_id.in_(list(adapter_ids)))
-        .group_by(Revision.adapter_id)
-    )
-    return dict(session.execute(query).all())
+_BASE: Final = Prepared(lambda _: select(BaseModelRecord.digest).where(BaseModelRecord.name == bindparam("name")))
 
 
 def scalings(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[float, ...]]:
@@ -275,8 +298,15 @@ def _scalings() -> Select[*tuple[Any, ...]]:
 
 def targets(session: Session, revision_id: int) -> tuple[TargetGroup, ...]:
     """The target modules of a revision, grouped by leaf name."""
-    rows = session.scalars(select(RevisionTarget).where(RevisionTarget.revision_id == revision_id))
+    rows = reading(session).rows(_TARGETS, {"id": revision_id})
     return tuple(
         TargetGroup(name=row.name, modules=row.modules, ranks=tuple(row.ranks), scalings=tuple(row.scalings))
         for row in sorted(rows, key=lambda row: row.name)
     )
+
+
+_TARGETS: Final = Prepared(
+    lambda _: select(RevisionTarget.name, RevisionTarget.modules, RevisionTarget.ranks, RevisionTarget.scalings).where(
+        RevisionTarget.revision_id == bindparam("id")
+    )
+)

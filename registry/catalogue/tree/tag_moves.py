@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import EventRecord
-from registry.catalogue.database.visibility import is_revision_of
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.reference import Path
 from registry.schemas.around import TagHistory, TagMove
@@ -37,12 +37,8 @@ def histories(session: Session, row: RevisionRow, tags: Collection[str]) -> tupl
 
 def _moves(session: Session, path: Path) -> Iterator[tuple[str, TagMove]]:
     """Moves of an adapter's tags, newest first, each with its tag."""
-    moved = and_(EventRecord.action.in_(("tag", "untag")), EventRecord.subject == str(path))
-    # A tag also goes with the deletion of its revision, and comes back with it.
-    taken = and_(EventRecord.action.in_(("delete", "delete undo")), is_revision_of(path, EventRecord.subject))
-    columns = (EventRecord.at, EventRecord.action, EventRecord.subject, EventRecord.actor, EventRecord.detail)
-    query = select(*columns).where(or_(moved, taken)).order_by(EventRecord.at.desc(), EventRecord.id.desc())
-    for at, action, subject, actor, detail in session.execute(query.limit(_READ)):
+    values = {"path": str(path), "after": f"{path}@", "before": f"{path}A"}
+    for at, action, subject, actor, detail in reading(session).rows(_MOVES, values):
         for tag, old, new in _changes(action, subject, detail):
             yield tag, TagMove(at=at, actor=actor, old=old, new=new)
 
@@ -53,3 +49,16 @@ def _changes(action: str, subject: str, detail: dict[str, Any]) -> Iterator[tupl
         return
     for tag in detail.get("tags") or ():
         yield (tag, subject, None) if action == "delete" else (tag, None, subject)
+
+
+def _events() -> Select[*tuple[Any, ...]]:
+    action, subject = EventRecord.action, EventRecord.subject
+    moved = or_(action == "tag", action == "untag") & (subject == bindparam("path"))
+    # A tag also goes with the deletion of its revision, and comes back with it. Of a revision: see `is_revision_of`.
+    of_revision = (subject > bindparam("after")) & (subject < bindparam("before"))
+    taken = or_(action == "delete", action == "delete undo") & of_revision
+    query = select(EventRecord.at, action, subject, EventRecord.actor, EventRecord.detail).where(or_(moved, taken))
+    return query.order_by(EventRecord.at.desc(), EventRecord.id.desc()).limit(_READ)
+
+
+_MOVES: Final = Prepared(lambda _: _events())

@@ -46,6 +46,8 @@ def uses(session: Session, revision_ids: Iterable[int]) -> Uses:
         ):
             last[key] = max(at, last.get(key, at))
             by_interface[key][interface] += int(count)
+        if not last:
+            continue
         names = select(UseRecord.revision_id, UseRecord.who).where(chosen, UseRecord.day >= since).distinct()
         for key, name in session.execute(names):
             who[key].add(name)
