@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, Select
+from sqlalchemy import Connection, Engine, Float, Select
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session
+from sqlalchemy.types import TypeEngine
 
 from registry.catalogue.database.visibility import filtered, rights_of
 from registry.rights import Rights
@@ -82,9 +83,15 @@ def statement(query: Prepared, dialect: Dialect, rights: Rights) -> Statement:
         constants={name: value for name, value in compiled.params.items() if value is not None},
         bound={name: process for name, process in processors.items() if process is not None},
         positional=compiled.positional,
-        read=tuple(one.type.dialect_impl(dialect).result_processor(dialect, None) for one in made.selected_columns),
+        read=tuple(_processor(one.type, dialect) for one in made.selected_columns),
         row=namedtuple("Row", names),
     )
+
+
+def _processor(kind: TypeEngine[Any], dialect: Dialect) -> Processor | None:
+    if isinstance(kind, Float):  # drivers give floats themselves
+        return None
+    return kind.dialect_impl(dialect).result_processor(dialect, None)
 
 
 class Reader:

@@ -197,13 +197,13 @@ def _summaries(
 
 def _adapters(session: Session, rows: Sequence[Any]) -> dict[int, int]:
     """How many adapters of each base model lists show; of an old name all of them."""
-    query = select(Adapter.base_id, func.count()).where(HAS_REVISIONS).group_by(Adapter.base_id)
     current = [row.id for row in rows if row.renamed_to is None]
     if rights_of(session).unlimited:  # counted by triggers, old names among them
         reader = reading(session)
         hidden = {key: reader.rows(_UNLISTED, {"id": key})[0].adapters for key in current}
         return {row.id: row.live_adapters - hidden.get(row.id, 0) for row in rows}
     old = [row.id for row in rows if row.renamed_to is not None]
+    query = select(Adapter.base_id, func.count()).where(HAS_REVISIONS).group_by(Adapter.base_id)
     listed = Adapter.base_id.in_(current) & adapter_is_listed(session)
     return dict(session.execute(query.where(or_(listed, Adapter.base_id.in_(old)))).all())
 
