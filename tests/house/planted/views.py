@@ -11,6 +11,20 @@ DIGITS: Final = "test_commit_digits.py"
 KEPT: Final = "services:test_materialising.py"
 
 VIEWS: Final = (
+    Mutant(
+        "prepared-without-rights",
+        "prepared:statement",
+        "filtered(query.make(rights), rights, ignore_rights=query.ignore_rights)",
+        "filtered(query.make(rights), rights, ignore_rights=True)",
+        "test_resolution.py",
+    ),
+    Mutant(
+        "newest-of-a-hidden-adapter",
+        "resolution:_lineage",
+        "newest_number(Adapter.id)",
+        "newest_number(_OF_LINK.id)",
+        "test_resolution.py",
+    ),
     Mutant("commit-of-any-revision", "RepoNames.meaning", "self._document(revision)", "self._document(None)", COMMITS),
     Mutant(
         "digits-of-any-table", "commits:_hashed", "_BASES.c.table_digest", "_BASES.c.digest", "test_commit_digits.py"
