@@ -29,8 +29,9 @@ from benchmarks.running import Conditions
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter
+from registry.catalogue.database.prepared import reading
 from registry.catalogue.store import unreferenced
-from registry.catalogue.tree import bases, browse, nodes, repo_rows, revisions
+from registry.catalogue.tree import bases, browse, nodes, repo_rows, resolution, revisions
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import search
 from registry.digest import sha256_digest
@@ -69,7 +70,7 @@ STEPS: Final[Mapping[str, Step]] = {
     "find, newest": _find(grown.WIDE),
     "find, of the largest adapter, by number": _find(f"{grown.BIG}@17"),
     "find, of the largest adapter, by tag": _find(f"{grown.BIG}@prod"),
-    "resolve, sixteen links": lambda session: showing.resolved(session, Reference.parse(grown.DEEP)),
+    "resolve, sixteen links": lambda session: resolution.resolve(reading(session), Reference.parse(grown.DEEP)),
     "show, sixteen links": lambda session: showing.shown(session, Reference.parse(grown.DEEP)),
     "show, the largest adapter": lambda session: showing.shown(session, Reference.parse(grown.BIG)),
     "base models": lambda session: bases.summaries(session, limit=PAGE),

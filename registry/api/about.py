@@ -7,11 +7,12 @@ from fastapi.responses import JSONResponse
 
 from registry.api.openapi import describe, problems
 from registry.http.dependencies import RequestRegistry
+from registry.http.reads import ReadRoute
 from registry.schemas import Schema
 from registry.schemas.protocol import API, PROTOCOL
 from registry.version import __version__
 
-router = APIRouter(prefix=API, tags=["browse"])
+router = APIRouter(prefix=API, tags=["browse"], route_class=ReadRoute)
 
 
 class About(Schema):

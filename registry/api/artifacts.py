@@ -16,13 +16,14 @@ from registry.errors import NotFoundError, UnavailableError
 from registry.http.artifacts import file_answer, open_artifact
 from registry.http.dependencies import RequestRegistry, service_of
 from registry.http.etags import JsonAnswer, with_etag
+from registry.http.reads import ReadRoute
 from registry.schemas import Options
 from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.protocol import API
 from registry.schemas.requests import ReferenceRequest
 from registry.services.artifacts.opened import Asked, ask, described
 
-router = APIRouter(prefix=API, tags=["artifacts"])
+router = APIRouter(prefix=API, tags=["artifacts"], route_class=ReadRoute)
 
 RenderingHex = Annotated[
     str, Path(pattern="^[0-9a-f]{64}$", description="The rendering without `sha256:`.", examples=["a1" * 32])

@@ -11,6 +11,7 @@ from registry.api.openapi import octets, problems
 from registry.api.parameters import from_query
 from registry.digest import hex_of
 from registry.http.dependencies import RequestRegistry, service_of
+from registry.http.reads import ReadRoute
 from registry.http.redirects import redirect_to_store
 from registry.http.wire.bodies import FileBody
 from registry.schemas.protocol import API
@@ -20,7 +21,7 @@ from registry.services.artifacts.bundles import find_blob
 if TYPE_CHECKING:
     from registry.storage.reading import BlobReader
 
-router = APIRouter(prefix=API, tags=["transfer"])
+router = APIRouter(prefix=API, tags=["transfer"], route_class=ReadRoute)
 
 _PIECE: Final = 4 << 20
 Ref = Annotated[ReferenceRequest, Depends(from_query(ReferenceRequest))]

@@ -12,6 +12,7 @@ from registry.api.openapi import problems
 from registry.api.parameters import Id
 from registry.http.dependencies import RequestRegistry, address_of, service_of
 from registry.http.payloads import JSON
+from registry.http.reads import ReadRoute
 from registry.http.request.context import context_of
 from registry.http.request.errors import problem_response
 from registry.operations.operation import Job
@@ -21,7 +22,7 @@ from registry.schemas.protocol import API
 from registry.services.jobs.table import operation
 from registry.services.local import LocalRegistry
 
-router = APIRouter(prefix=API, tags=["operations"])
+router = APIRouter(prefix=API, tags=["operations"], route_class=ReadRoute)
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {

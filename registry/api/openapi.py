@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from registry.api.examples import EXAMPLES
 from registry.http.payloads import JSON, JsonBody
+from registry.http.reads import all_routes
 from registry.http.request.errors import MEDIA_TYPE
 from registry.schemas import Schema
 from registry.schemas.protocol import API, Problem
@@ -55,20 +56,11 @@ def octets(description: str) -> dict[str, Any]:
 
 def json_routes(app: FastAPI) -> Iterator[tuple[APIRoute, str]]:
     """Every route of the API with each of its methods: other faces of the app leave theirs out of the description."""
-    for route in _flat(app.routes):
+    for route in all_routes(app.routes):
         if not route.include_in_schema:
             continue
         for method in sorted(route.methods or ()):
             yield route, method
-
-
-def _flat(routes: Any) -> Iterator[APIRoute]:
-    for route in routes:
-        inner = getattr(route, "original_router", None)
-        if isinstance(route, APIRoute):
-            yield route
-        elif inner is not None:
-            yield from _flat(inner.routes)
 
 
 def body_schema(dependant: Dependant) -> type[Schema] | None:

@@ -15,6 +15,7 @@ from registry.api.parameters import LIMIT, Cursor, Limit, from_body, from_query,
 from registry.api.uses import note_use
 from registry.http.dependencies import RequestRegistry, address_of, service_of
 from registry.http.etags import with_etag
+from registry.http.reads import ReadRoute
 from registry.operations.operation import Item, Job, Listing, Operation
 from registry.operations.table import OPERATIONS
 from registry.schemas import Identity, Schema
@@ -27,7 +28,7 @@ from registry.services.handlers.table import lister_of
 from registry.services.local import LocalRegistry
 from registry.version import __version__
 
-router = APIRouter(prefix=API)
+router = APIRouter(prefix=API, route_class=ReadRoute)
 _NOTHING: Final = NoRequest()
 _CARRIED: Final = {"POST", "PUT"}  # methods whose request is a body
 

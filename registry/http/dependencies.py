@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
@@ -39,6 +40,7 @@ class Service:
     tables: ThreadAdmission
     runner: Runner
     part_threads: CapacityLimiter
+    readers: Executor  # threads of what only reads
     renderings: Renderings = field(default_factory=Renderings)
 
 
@@ -82,7 +84,8 @@ def _check_query(request: Request) -> None:
     if not items:
         return
     given = [name for name, _ in items]
-    known = _query_names(request.scope["route"].dependant)
+    route = request.scope["route"]
+    known: frozenset[str] = getattr(route, "query_names", None) or query_names(route.dependant)
     for name, value in items:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
@@ -95,9 +98,10 @@ def _check_query(request: Request) -> None:
             )
 
 
-def _query_names(dependant: Dependant) -> set[str]:
-    own = {field.alias for field in dependant.query_params}
-    return own.union(*map(_query_names, dependant.dependencies))
+def query_names(dependant: Dependant) -> frozenset[str]:
+    """The query parameters that a route accepts."""
+    own = frozenset(field.alias for field in dependant.query_params)
+    return own.union(*map(query_names, dependant.dependencies))
 
 
 def address_of(request: Request) -> str:

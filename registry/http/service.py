@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -20,6 +21,7 @@ from registry.http.access import Access, Anonymous, DenialLog
 from registry.http.dependencies import Service
 from registry.http.gauges import of_process, of_registry
 from registry.http.readiness import Readiness
+from registry.http.reads import ReadDispatch
 from registry.http.request.bounds import BoundsMiddleware
 from registry.http.request.errors import install, problem
 from registry.http.request.limits import Limits
@@ -65,6 +67,7 @@ def build(
         middleware=[
             Middleware(RequestMiddleware, limits=limits, metrics=service.metrics),
             Middleware(BoundsMiddleware, limits=limits),
+            Middleware(ReadDispatch),
         ],
     )
     app.state.service = service
@@ -103,6 +106,7 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shar
         tables=ThreadAdmission("base models to analyse", slots=limits.computed, timeout=limits.thread_queue_time),
         runner=Runner(deployment, threads=limits.jobs, describe=problem),
         part_threads=CapacityLimiter(limits.parts),
+        readers=ThreadPoolExecutor(limits.threads, thread_name_prefix="reader"),
     )
 
 
@@ -122,6 +126,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
             await anyio.to_thread.run_sync(service.runner.close)
             if uses is not None:
                 await anyio.to_thread.run_sync(uses.close)
+            await anyio.to_thread.run_sync(service.readers.shutdown)
             await anyio.to_thread.run_sync(service.memory.close)
 
     return lifespan

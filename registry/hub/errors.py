@@ -9,7 +9,6 @@ from typing import Any, Final, Literal
 
 import anyio.to_thread
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 
 from registry.errors import (
     AccuracyError,
@@ -21,6 +20,7 @@ from registry.errors import (
     UsageError,
 )
 from registry.http.dependencies import service_of
+from registry.http.reads import ReadRoute
 from registry.http.request.context import Scope, context_of
 from registry.http.request.errors import in_a_header, problem, view_response
 from registry.http.request.middleware import Receive, Send
@@ -56,7 +56,7 @@ def as_missing(what: What, commit: str | None = None) -> Iterator[None]:
         raise MissingError(str(error), what, commit=commit, code=error.code) from error
 
 
-class HubRoute(APIRoute):
+class HubRoute(ReadRoute):
     """A route of a view; errors are answered in the Hub's form."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from registry.catalogue.store import materialisations
-from registry.catalogue.tree import bases, browse, cards, children, old_names, revisions, tag_moves
+from registry.catalogue.tree import bases, browse, cards, children, resolution, revisions, tag_moves
 from registry.catalogue.tree.use import uses
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
+from registry.services.deployment import Deployment
 
 
 def shown(session: Session, reference: Reference) -> Shown:
@@ -43,7 +44,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         repo_revisions=_names(summary, newest=lineage[-1].newest == row.number),
         children=children.of_revision(session, row.id),
         tag_history=tag_moves.histories(session, row, summary.tags),
-        materialisations=tuple(one.shown for one in materialisations.listing(session, revision_id=row.id)),
+        materialisations=tuple(one.shown for one in materialisations.of_revision(session, row.id)),
         use=uses(session, [row.id]).together,
         card=cards.state(session, row.adapter_id),
     )
@@ -61,29 +62,20 @@ def _weights(files: Iterable[FileEntry]) -> int:
     return sum(file.size for file in files if file.path.endswith(".safetensors"))
 
 
-def resolved(session: Session, reference: Reference) -> Resolved:
-    """The revision or base model that a reference means now."""
-    if reference.path.is_base:
-        base = bases.summary(session, reference.path.base)
-        entries = (_base_entry(base.name, base.digest),)
-        return Resolved(
-            reference=base.name,
-            digest=base.digest,
-            base=base.name,
-            base_digest=base.digest,
-            lineage=entries,
-            renamed_to=base.renamed_to,
-        )
-    row = revisions.find(session, reference)
-    base = bases.summary(session, row.base)
-    return Resolved(
-        reference=row.reference,
-        digest=row.digest,
-        base=base.name,
-        base_digest=base.digest,
-        lineage=browse.lineage_entries(session, row.id),
-        renamed_to=old_names.new_name(session, reference.path),
-    )
+def resolved(deployment: Deployment, reference: Reference) -> Resolved:
+    """The revision or base model that a reference means now.
+
+    Raises:
+        NotFoundError: naming what is missing and offering the nearest.
+        UsageError: a digest prefix that several revisions share.
+    """
+    while (found := deployment.ask(lambda reader: resolution.resolve(reader, reference))) is None:
+        with deployment.read() as session:  # raises, unless it has come to be meanwhile
+            if reference.path.is_base:
+                bases.get(session, reference.path.base)
+            else:
+                revisions.find(session, reference)
+    return found
 
 
 def _base_entry(name: str, digest: str) -> LineageEntry:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.database import Database
+from registry.catalogue.database.prepared import Reader
 from registry.digest import BlobRef
 from registry.memory import MemoryCache
 from registry.rights import UNLIMITED, Principal, Rights
@@ -59,6 +60,10 @@ class Deployment:
     def read(self) -> AbstractContextManager[Session]:
         """A read transaction with the principal's visibility filter."""
         return self.database.read(self.rights)
+
+    def ask(self, work: Callable[[Reader], T]) -> T:
+        """The result of ``work``, which asks one prepared query with the principal's visibility filter."""
+        return self.database.ask(work, self.rights)
 
     def read_everything(self) -> AbstractContextManager[Session]:
         """An unrestricted read transaction: for what lies above a scope and is needed to publish into it."""

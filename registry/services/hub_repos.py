@@ -1,24 +1,23 @@
 """Paths as repos of the Hub-compatible views: from a repo id and the name of a revision to what is served.
 
-Names are ``main`` (the newest revision), ``r3`` (a number), tags, and commit ids. Commit ids are not stored: one is
-found by hashing the digests of the revisions that it may mean.
+Names are ``main`` (the newest revision), ``r3`` (a number), tags, and commit ids.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import bases, old_names, repo_rows, revisions
+from registry.catalogue.tree import bases, commits, old_names, repo_rows, revisions
 from registry.catalogue.tree.bases import BaseRow
+from registry.catalogue.tree.commits import MEANT
 from registry.errors import NotFoundError, RetractedError, UnavailableError, UsageError
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas import ArtifactKind, Options
 from registry.schemas.kinds import KINDS
-from registry.services.artifacts.commits import MEANT, RecentCommits, RepoNames, is_commit
+from registry.services.artifacts.commits import RepoNames, is_commit
 from registry.services.artifacts.load import path_in, path_to
 from registry.services.artifacts.materialised import kept_for, plain_plan
 from registry.services.artifacts.opened import Asked
@@ -26,8 +25,6 @@ from registry.services.artifacts.plan import make_plan
 from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.numerics import fingerprint
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
-
-_RECENT: Final = RecentCommits()
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,6 @@ def pin(session: Session, repo: Repo, name: str) -> Pinned:
         path = path_to(session, repo.base, None)
         return Pinned(repo, repo.names.commit(None), Asked(path, None, options), repo.created_at)
     row = revisions.find(session, reference_of(session, repo, name))
-    _RECENT.note(repo.names, row.digest)
     path = path_to(session, repo.base, row)
     plan, own = plain_plan(path, options), repo.names.commit(row.digest)
     kept = kept_for(session, path, plan)
@@ -154,9 +150,8 @@ def reference_of(session: Session, repo: Repo, name: str) -> Reference:
     if (number := number_in_view(name)) is not None:
         return Reference(repo.path, number=number)
     if is_commit(name):
-        recent = _RECENT.find(name)
-        known = recent is not None and repo.names.find(name, [recent.digest])
-        digest = known or repo.names.find(name, revisions.digests(session, repo.path))
+        found = commits.candidates(session, repo.kind, name[:MEANT])
+        digest = repo.names.find(name, (digest for path, digest in found if path == repo.path))
         if digest is None:
             raise _no_revision(repo, name, "no revision has this commit in this view")
         return Reference(repo.path, digest_prefix=digest)
@@ -179,10 +174,10 @@ def refs(session: Session, repo: Repo) -> tuple[Ref | None, tuple[Ref, ...]]:
         return Ref(MAIN, repo.names.commit(None)), ()
     newest = repo_rows.numbered(session, repo.path, limit=1)[0].id
     rows, made = repo_rows.served(session, repo.path), _Makings(session, repo)
-    commits = {row.id: made.commit(row.number, row.digest) for row in rows}
+    ids = {row.id: made.commit(row.number, row.digest) for row in rows}
     named = [(f"r{row.number}", row.id) for row in reversed(rows)]
-    found = (Ref(name, commits[key]) for name, key in (*named, *repo_rows.tags(session, repo.path)) if key in commits)
-    return Ref(MAIN, commits[newest]) if newest in commits else None, tuple(found)
+    found = (Ref(name, ids[key]) for name, key in (*named, *repo_rows.tags(session, repo.path)) if key in ids)
+    return Ref(MAIN, ids[newest]) if newest in ids else None, tuple(found)
 
 
 def history(session: Session, repo: Repo, name: str, *, below: int | None, limit: int) -> tuple[Commit, ...]:
@@ -252,14 +247,5 @@ def _is_name_below(session: Session, repo: Repo, name: str) -> bool:
         return repo_rows.is_number_below(session, repo.path.base, number)
     if not is_commit(name):
         return repo_rows.is_tag_below(session, repo.path.base, name)
-    recent = _RECENT.find(name)
-    if recent is not None and repo.names.beside(repo.view, recent.path).find(name, [recent.digest]):
-        return repo_rows.is_there(session, recent.path, recent.digest)
-    names: dict[str, RepoNames] = {}
-    for path, digest in repo_rows.digests_below(session, repo.path.base):
-        if path not in names:
-            names[path] = repo.names.beside(repo.view, Path.parse(path))
-        if names[path].meaning(digest) == name[:MEANT]:
-            _RECENT.note(names[path], digest)
-            return True
-    return False
+    found = commits.candidates(session, repo.view, name[:MEANT])
+    return any(repo.names.beside(repo.view, path).find(name, [digest]) for path, digest in found)

@@ -85,6 +85,12 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE TRIGGER revision_texts_",
         "CREATE VIRTUAL TABLE adapter_texts ",
         "CREATE VIRTUAL TABLE revision_texts ",
+        "CREATE INDEX ix_adapters_old_names ",
+        "CREATE INDEX ix_commits_",
+        "CREATE TABLE adapters: live_revisions ",
+        "CREATE TABLE base_models: live_adapters ",
+        "CREATE TABLE commits: ",
+        "CREATE TRIGGER revisions_",
     ),
     "errors": ("card_changed", "client_only", "other_version: HTTP ", "renamed", "tag_moved"),
     "python": tuple(

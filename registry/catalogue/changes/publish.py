@@ -19,6 +19,7 @@ from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETE
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import FileRef
 from registry.catalogue.tree import bases, old_names, provenance, revisions
+from registry.catalogue.tree.commits import digits_of
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import sha256_digest
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RetractedError, UsageError
@@ -96,10 +97,20 @@ def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[R
 
 
 @dataclass(frozen=True)
+class _Base:
+    """The digests of a base model, which keeps them until the transaction ends."""
+
+    digest: str
+    files_digest: str
+    table_digest: str
+
+
+@dataclass(frozen=True)
 class _Place:
     """The existing rows around a revision to publish."""
 
     base_id: int
+    base: _Base
     adapter_id: int | None
     above_id: int | None  # the adapter above; None: the base model
     same_id: int | None  # the revision that is published already
@@ -154,7 +165,8 @@ def _place(session: Session, new: NewRevision) -> _Place:
         )
     there = found.same_id if found.same_live else None
     gone = None if found.same_live else found.same_id
-    return _Place(found.base_id, found.adapter_id, found.above_id, there, gone, parent, found.has_old_names)
+    base = _Base(found.base_digest, found.base_files_digest, found.base_table_digest)
+    return _Place(found.base_id, base, found.adapter_id, found.above_id, there, gone, parent, found.has_old_names)
 
 
 @cache  # made once: it takes longer to make than to run
@@ -176,6 +188,8 @@ def _around(on_parent: bool) -> Select[*tuple[Any, ...]]:
         select(
             BaseModelRecord.id.label("base_id"),
             BaseModelRecord.digest.label("base_digest"),
+            BaseModelRecord.files_digest.label("base_files_digest"),
+            BaseModelRecord.table_digest.label("base_table_digest"),
             Adapter.id.label("adapter_id"),
             above.id.label("above_id"),
             same.id.label("same_id"),
@@ -229,7 +243,8 @@ def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
         written["derived_from"] = provenance.kept(new.derived_from)
     if new.copied_from is not None:
         written |= {"copied_from": new.copied_from.model_dump(mode="json")}
-    key, number = write(session, written, _number(session, new, adapter_id), files, targets)
+    commits = digits_of(new.path, new.digest, place.base)
+    key, number = write(session, written, _number(session, new, adapter_id), commits, files, targets)
     return RevisionRow(
         id=key,
         number=number,

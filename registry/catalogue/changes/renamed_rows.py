@@ -29,6 +29,7 @@ from registry.catalogue.database.tables import (
 )
 from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
 from registry.catalogue.database.visibility import in_subtree, live
+from registry.catalogue.tree import commits
 from registry.reference import Path
 from registry.schemas.renaming import ProtectedTagLeft
 
@@ -40,6 +41,9 @@ _CARDS: Final = table_of(CardRecord)
 _OF_REVISIONS: Final = tuple(map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation)))
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
 _OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord)))
+
+_OF_THE_ROW: Final = frozenset({"id", "renamed_to", "live_revisions", "live_adapters"})
+"""Columns that are not written again: keys, and what triggers count."""
 
 _OLD_ADAPTER, _NEW_ADAPTER = _ADAPTERS.alias("old_adapter"), _ADAPTERS.alias("new_adapter")
 _OLD, _NEW = _REVISIONS.alias("old"), _REVISIONS.alias("new")
@@ -106,6 +110,7 @@ def copy_adapters(session: Session, renaming: Renaming, base_id: int | None = No
     parent = select(pairs.c.new).where(pairs.c.old == _REVISIONS.c.parent_id).scalar_subquery()
     new_adapters = select(_ADAPTERS.c.id).where(below)
     session.execute(update(_REVISIONS).where(_REVISIONS.c.adapter_id.in_(new_adapters)).values(parent_id=parent))
+    commits.write_under(session, renaming.new)
 
 
 def copy_details(session: Session, renaming: Renaming, protected: Collection[str]) -> tuple[ProtectedTagLeft, ...]:
@@ -189,6 +194,6 @@ def _insert(
     session: Session, table: Table, given: Mapping[str, Any], rows: Any, wanted: Select[*tuple[Any, ...]]
 ) -> None:
     """Write rows of a table again but for the values ``given``, with keys of their own."""
-    columns = [column.name for column in table.c if column.name not in {"id", "renamed_to"}]
+    columns = [column.name for column in table.c if column.name not in _OF_THE_ROW]
     values = [given.get(name, rows.c[name]) for name in columns]
     session.execute(insert(table).from_select(columns, wanted.with_only_columns(*values)))

@@ -11,6 +11,7 @@ from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED
 from registry.catalogue.store import blobs
+from registry.catalogue.tree import commits
 from registry.catalogue.tree.bases import BaseRow
 from registry.rights import Principal
 
@@ -68,4 +69,5 @@ def retable(session: Session, base: BaseRow, new: NewTable, principal: Principal
     detail = {"digest": row.digest, "table": new.digest, "previous": base.table_digest}
     events.record(session, "base retable", base.name, principal, detail)
     session.flush()
+    commits.write_of_base(session, base.id)
     return True

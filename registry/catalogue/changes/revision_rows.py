@@ -11,10 +11,18 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.sql.selectable import CTE
 
-from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, RevisionTarget, table_of
+from registry.catalogue.database.tables import (
+    Adapter,
+    CommitRecord,
+    Revision,
+    RevisionFile,
+    RevisionTarget,
+    table_of,
+)
 
 _ADAPTERS: Final = table_of(Adapter)
 _REVISIONS: Final = table_of(Revision)
+_COMMITS: Final = table_of(CommitRecord)
 _FILES: Final = table_of(RevisionFile)
 _TARGETS: Final = table_of(RevisionTarget)
 _NEXT: Final = (  # updating the adapter's row locks the counter until the transaction ends
@@ -24,17 +32,26 @@ _NEXT: Final = (  # updating the adapter's row locks the counter until the trans
     .returning((_ADAPTERS.c.next_number - 1).label("number"))
 )
 _INSERT: Final = insert(_REVISIONS).returning(_REVISIONS.c.id)
+_RECORD: Final = update(_COMMITS).where(_COMMITS.c.revision_id == bindparam("its_key"))
 
 Rows = Sequence[Mapping[str, object]]
 
 
 def write(
-    session: Session, revision: Mapping[str, object], number: int | None, files: Rows, targets: Rows
+    session: Session,
+    revision: Mapping[str, object],
+    number: int | None,
+    commits: Mapping[str, str],
+    files: Rows,
+    targets: Rows,
 ) -> tuple[int, int]:
     """Write a revision with its files and targets; its key and its number. Without ``number`` the next is taken.
 
     Args:
+        session: a write transaction.
         revision: the values of its columns, but for the number.
+        number: its number.
+        commits: the digits of its commits, by kind.
         files: the same of its files, but for the revision's key.
         targets: the same of its targets.
 
@@ -42,7 +59,13 @@ def write(
         StaleDataError: without ``number``, the adapter was renamed; `Database.change` retries, and the reason is found.
     """
     if session.get_bind().dialect.name == "postgresql":
-        given = {"files": list(files), "targets": list(targets), "adapter": revision["adapter_id"], "taken": number}
+        given = {
+            "commits": [commits],
+            "files": list(files),
+            "targets": list(targets),
+            "adapter": revision["adapter_id"],
+            "taken": number,
+        }
         values = given | {f"its_{name}": value for name, value in revision.items()}
         found = session.execute(_at_once(tuple(revision), number is None), values).one_or_none()
         if found is None:
@@ -53,6 +76,7 @@ def write(
         if number is None:
             raise renamed_meanwhile(revision["adapter_id"])
     key = int(session.execute(_INSERT, {**revision, "number": number}).scalar_one())
+    session.execute(_RECORD, {**commits, "its_key": key})  # the row is there, by a trigger
     for table, rows in ((_FILES, files), (_TARGETS, targets)):
         if rows:
             session.execute(insert(table), [{**row, "revision_id": key} for row in rows])
@@ -76,7 +100,7 @@ def _at_once(columns: tuple[str, ...], counted: bool) -> Select[*tuple[Any, ...]
         .cte("made")
     )
     return select(made.c.id, made.c.number).add_cte(
-        _inserted(made, _FILES, "files"), _inserted(made, _TARGETS, "targets")
+        _inserted(made, _COMMITS, "commits"), _inserted(made, _FILES, "files"), _inserted(made, _TARGETS, "targets")
     )
 
 

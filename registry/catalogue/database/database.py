@@ -11,15 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, Row, Select, create_engine, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database import errors, migrations, postgresql, sqlite
 from registry.catalogue.database import schema as fitting
 from registry.catalogue.database.errors import from_system, translated
+from registry.catalogue.database.prepared import Connections, Prepared, Reader, Rows, reader_on, reading
 from registry.catalogue.database.retry import retried
 from registry.catalogue.database.schema import Schema
 from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode
@@ -81,6 +82,11 @@ class Database:
         self._reader = mode(engine, "read")
         self._writer = mode(engine, "write")
         self._asker = mode(engine, "single")
+        path = self._path
+        self._connections = Connections(
+            engine, None if path is None else lambda: sqlite.connect_to_read(path, busy_timeout)
+        )
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
 
     def _open(self, url: URL) -> Engine:
         if self._path is not None:
@@ -118,23 +124,42 @@ class Database:
         if frozen is not None and self._path is not None and frozen != sqlite.stamp(self._path):
             raise UnavailableError(f"The database {self._where} was changed while it was read: try again.", code="busy")
 
-    def first(self, query: Select[*tuple[Any, ...]], values: Mapping[str, object]) -> Row[*tuple[Any, ...]] | None:
-        """The first row of one query of columns, without a session and without the visibility filter.
+    def rows(self, query: Prepared, values: Mapping[str, object], rights: Rights = UNLIMITED) -> Rows:
+        """The rows of one prepared query, without a session: their columns are attributes.
 
         Raises:
             NotFoundError: there is no registry yet.
         """
-        if self._path is not None:
-            with self.read() as session:
-                return session.execute(query, values).first()
+        return self.ask(lambda reader: reader.rows(query, values), rights)
+
+    def ask(self, work: Callable[[Reader], T], rights: Rights = UNLIMITED) -> T:
+        """The result of ``work``, which asks one prepared query; it is called again when the connection fails.
+
+        Raises:
+            NotFoundError: there is no registry yet.
+        """
         if not self._checked:
             self._check_before_reading()
-        with translated(self._where, self._folder):
-            return retried(partial(self._ask, query, values))
+        if self._path is not None and sqlite.is_frozen(self._path):
+            return self.snapshot(work, rights)
+        try:
+            return self._connections.ask(work, rights)
+        except self._driver_error:  # SQLAlchemy finds out what is wrong with it, and with the other connections
+            with translated(self._where, self._folder):
+                return retried(partial(self._ask, work, rights))
 
-    def _ask(self, query: Select[*tuple[Any, ...]], values: Mapping[str, object]) -> Row[*tuple[Any, ...]] | None:
+    def _ask(self, work: Callable[[Reader], T], rights: Rights) -> T:
         with self._asker.connect() as connection:
-            return connection.execute(query, values).first()
+            return work(reader_on(connection, rights))
+
+    def snapshot(self, work: Callable[[Reader], T], rights: Rights = UNLIMITED) -> T:
+        """The result of ``work``, whose prepared queries see one snapshot.
+
+        Raises:
+            NotFoundError: there is no registry yet.
+        """
+        with self.read(rights) as session:
+            return work(reading(session))
 
     def change(self, work: Callable[[Session], T], *, rights: Rights = UNLIMITED) -> T:
         """The result of ``work``, done in one write transaction.
@@ -264,6 +289,7 @@ class Database:
 
     def dispose(self) -> None:
         """Close all connections."""
+        self._connections.close()
         self._engine.dispose()
 
     def _migration_engine(self) -> Engine:

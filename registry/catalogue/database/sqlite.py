@@ -6,6 +6,7 @@ https://docs.sqlalchemy.org/en/20/dialects/sqlite.html (transactions with pysqli
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import sqlite3
 import time
@@ -58,11 +59,23 @@ def connect(path: Path, timeout: float, *, create: bool = False) -> sqlite3.Conn
     connection.execute("PRAGMA foreign_keys = ON")
     # The built-in one knows ASCII only.
     connection.create_function("lower", 1, _lower, deterministic=True)
+    connection.create_function("sha256_hex", 1, _sha256_hex, deterministic=True)
+    return connection
+
+
+def connect_to_read(path: Path, timeout: float) -> sqlite3.Connection:
+    """Open a connection that refuses changes."""
+    connection = connect(path, timeout)
+    connection.execute("PRAGMA query_only = ON")
     return connection
 
 
 def _lower(value: str | int | float | bytes | None) -> str | int | float | bytes | None:
     return value.lower() if isinstance(value, str) else value
+
+
+def _sha256_hex(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()
 
 
 def engine(path: Path, timeout: float) -> Engine:
@@ -102,6 +115,8 @@ def make_writable(path: Path, timeout: float) -> sqlite3.Connection:
     try:
         _use_log(connection, timeout)
         connection.execute("PRAGMA foreign_keys = OFF")
+        # Where a migration makes a table anew, triggers of other tables name it as before.
+        connection.execute("PRAGMA legacy_alter_table = ON")
     except BaseException:
         connection.close()
         raise

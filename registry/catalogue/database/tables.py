@@ -23,7 +23,6 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
-    exists,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -66,6 +65,10 @@ ORDERED = String().with_variant(String(collation="C"), "postgresql")
 Key = Annotated[int, mapped_column(_KEY, primary_key=True)]
 Digest = Annotated[str, mapped_column(ORDERED)]
 Time = Annotated[datetime, mapped_column(UtcTime)]
+
+
+_IS_OLD_NAME: Final = text("renamed_to IS NOT NULL")
+_HAS_NO_DIGITS: Final = text("merged IS NULL")
 
 
 class Record(DeclarativeBase):
@@ -129,6 +132,7 @@ class BaseModelRecord(Record):
     deleted_at: Mapped[Time | None]  # set: no query shows it; collected after the grace period
     deleted_by: Mapped[str | None]
     renamed_to: Mapped[str | None] = mapped_column(ORDERED)  # set: an old name, and this is the newest
+    live_adapters: Mapped[int] = mapped_column(server_default="0")  # with revisions, by triggers
 
 
 class BaseFile(Record):
@@ -145,7 +149,10 @@ class Adapter(Record):
     """A node of the tree. `next_number` only grows, so that a deleted revision's number is never given again."""
 
     __tablename__ = "adapters"
-    __table_args__ = (Index("ix_adapters_in_order", text("replace(path, '/', ' ')")),)
+    __table_args__ = (
+        Index("ix_adapters_in_order", text("replace(path, '/', ' ')")),
+        Index("ix_adapters_old_names", "base_id", sqlite_where=_IS_OLD_NAME, postgresql_where=_IS_OLD_NAME),
+    )
 
     id: Mapped[Key]
     path: Mapped[str] = mapped_column(ORDERED, unique=True)
@@ -155,6 +162,7 @@ class Adapter(Record):
     next_number: Mapped[int]
     created_at: Mapped[Time]
     renamed_to: Mapped[str | None] = mapped_column(ORDERED, index=True)  # set: an old name; the path of the newest
+    live_revisions: Mapped[int] = mapped_column(server_default="0")  # not deleted, by triggers
 
 
 class Revision(Record):
@@ -193,8 +201,25 @@ class Revision(Record):
     deleted_tags: Mapped[list[str] | None]  # the tags that named it when it was deleted
 
 
-HAS_REVISIONS: Final = exists().where(Revision.adapter_id == Adapter.id)
+HAS_REVISIONS: Final = Adapter.live_revisions > 0
 """The condition that an adapter is there: one whose revisions were all deleted only keeps their numbers taken."""
+
+
+class CommitRecord(Record):
+    """The digits of a revision's commits in the Hub views, a column for each kind: `registry.catalogue.tree.commits`.
+
+    A trigger writes an empty row beside each revision: programs of other versions leave it empty.
+    """
+
+    __tablename__ = "commits"
+    __table_args__ = (
+        Index("ix_commits_missing", "revision_id", sqlite_where=_HAS_NO_DIGITS, postgresql_where=_HAS_NO_DIGITS),
+    )
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    published: Mapped[str | None] = mapped_column(ORDERED, index=True)
+    lora: Mapped[str | None] = mapped_column(ORDERED, index=True)
+    merged: Mapped[str | None] = mapped_column(ORDERED, index=True)
 
 
 class RevisionFile(Record):

@@ -6,16 +6,16 @@ An expired row stays, hidden, until a collector removes it, and keeps its bytes:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from sqlalchemy import Select, and_, bindparam, distinct, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile, UtcTime
 from registry.catalogue.database.team_tables import MaterialisationRecord, MaterialisedFile
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, in_subtree
@@ -101,23 +101,18 @@ def find(
     return tuple(found)
 
 
+def of_revision(session: Session, revision_id: int) -> tuple[MaterialisationRow, ...]:
+    """Those of one revision that have not expired, oldest first."""
+    rows = reading(session).rows(_OF_REVISION, {"id": revision_id, "now": datetime.now(UTC)})
+    return tuple(_with_files(session, rows))
+
+
 def of_plan(
     session: Session, path: str, number: int, plan_digest: str, artifact_format: int
 ) -> MaterialisationRow | None:
     """That of a plan at a revision, unless it has expired."""
     given = {"path": path, "number": number, "plan": plan_digest, "format": artifact_format, "now": datetime.now(UTC)}
-    return next(iter(values(session, _of_plan(), given)), None)
-
-
-@cache  # made once: it is asked for with every artifact, and takes longer to make than to run
-def _of_plan() -> Rows:
-    return rows_query().where(
-        Adapter.path == bindparam("path"),
-        Revision.number == bindparam("number"),
-        MaterialisationRecord.plan_digest == bindparam("plan"),
-        MaterialisationRecord.artifact_format == bindparam("format"),
-        MaterialisationRecord.expires_at > bindparam("now", type_=UtcTime()),
-    )
+    return next(iter(_with_files(session, reading(session).rows(_OF_PLAN, given))), None)
 
 
 def get(session: Session, materialisation_id: str) -> MaterialisationRow:
@@ -234,7 +229,10 @@ def rows_query() -> Rows:
 
 def values(session: Session, query: Rows, given: Mapping[str, object] = {}) -> list[MaterialisationRow]:
     """The materialisations that a query finds, with their files."""
-    found = session.execute(query, given).all()
+    return _with_files(session, session.execute(query, given).all())
+
+
+def _with_files(session: Session, found: Sequence[Any]) -> list[MaterialisationRow]:
     files: dict[str, list[StoredFile]] = defaultdict(list)
     for part in blobs.parts(row.id for row in found):
         named = (
@@ -261,3 +259,25 @@ def values(session: Session, query: Rows, given: Mapping[str, object] = {}) -> l
         )
         for row in found
     ]
+
+
+def _of_revision() -> Rows:
+    chosen = rows_query().where(
+        MaterialisationRecord.revision_id == bindparam("id"),
+        MaterialisationRecord.expires_at > bindparam("now", type_=UtcTime()),
+    )
+    return chosen.order_by(MaterialisationRecord.created_at, MaterialisationRecord.id)
+
+
+def _of_plan() -> Rows:
+    return rows_query().where(
+        Adapter.path == bindparam("path"),
+        Revision.number == bindparam("number"),
+        MaterialisationRecord.plan_digest == bindparam("plan"),
+        MaterialisationRecord.artifact_format == bindparam("format"),
+        MaterialisationRecord.expires_at > bindparam("now", type_=UtcTime()),
+    )
+
+
+_OF_REVISION: Final = Prepared(lambda _: _of_revision())
+_OF_PLAN: Final = Prepared(lambda _: _of_plan())  # asked for with every artifact

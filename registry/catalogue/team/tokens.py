@@ -10,11 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlalchemy import Row, bindparam, or_, select, update
+from sqlalchemy import Select, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
+from registry.catalogue.database.prepared import Prepared
 from registry.catalogue.database.team_tables import TokenRecord
 from registry.errors import NotAllowedError, NotFoundError, UnavailableError, UsageError
 from registry.reference import Path
@@ -26,8 +27,7 @@ SECRET_PREFIX: Final = "reg_"  # noqa: S105 - prefix of all secrets, for secret 
 MAX_NAME: Final = 128  # characters
 MAX_LIFETIME: Final = 100 * 365 * 86400  # seconds
 _NOTED_EVERY: Final = timedelta(minutes=1)
-# Made once: asked at every request.
-_HELD: Final = select(
+_HELD_QUERY: Final[Select[*tuple[Any, ...]]] = select(
     TokenRecord.id,
     TokenRecord.name,
     TokenRecord.role,
@@ -36,7 +36,8 @@ _HELD: Final = select(
     TokenRecord.revoked_at,
     TokenRecord.last_used_at,
 ).where(TokenRecord.digest == bindparam("digest"))
-_Token = Row[*tuple[Any, ...]]
+_HELD: Final = Prepared(lambda _: _HELD_QUERY)  # asked at every request
+_Token = Any
 
 
 def create(
@@ -84,7 +85,7 @@ def sign_in(database: Database, secret: str, source: str | None = None) -> Princ
     Raises:
         NotAllowedError: ``bad_token``.
     """
-    row = _valid(database.first(_HELD, {"digest": _digest(secret)}))
+    row = _valid(next(iter(database.rows(_HELD, {"digest": _digest(secret)})), None))
     principal, last = _principal(row), row.last_used_at
     now = datetime.now(UTC)
     if last is None or last < now - _NOTED_EVERY:
@@ -103,7 +104,7 @@ def authenticate(session: Session, secret: str) -> Principal:
     Raises:
         NotAllowedError: ``bad_token``, it is unknown, revoked or expired.
     """
-    return _principal(_valid(session.execute(_HELD, {"digest": _digest(secret)}).first()))
+    return _principal(_valid(session.execute(_HELD_QUERY, {"digest": _digest(secret)}).first()))
 
 
 def touch(session: Session, token_id: str, now: datetime) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -40,21 +40,31 @@ def _newest(adapter_id: ColumnElement[int] | InstrumentedAttribute[int]) -> Sele
 
 def ancestry(session: Session, chosen: Select[int] | Sequence[int]) -> Ancestry:
     """The ancestry of some revisions: their keys, or a query that gives them."""
+    return read(session, session.execute(found(chosen)))
+
+
+def found(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
+    """The query for some revisions, by their keys or a query that gives them, and all that is above them."""
     columns = (Revision.id, Revision.parent_id, Revision.adapter_id, Revision.number, Revision.retracted_at)
     found = select(*columns).where(Revision.id.in_(chosen)).cte("found", recursive=True)
     above = (_ABOVE.id, _ABOVE.parent_id, _ABOVE.adapter_id, _ABOVE.number, _ABOVE.retracted_at)
     found = found.union(select(*above).join(found, _ABOVE.id == found.c.parent_id))
     # Of an adapter that the session does not see, no newer revision is known. Nothing is joined with the recursion: of
     # its few rows, databases expect so many that they read whole tables for them.
-    newest = _newest(Adapter.id).join(Adapter, Adapter.id == found.c.adapter_id).scalar_subquery()
-    query = select(found.c.id, found.c.parent_id, found.c.number < newest, found.c.retracted_at)
+    newest = _newest(Adapter.id).join(Adapter, Adapter.id == found.c.adapter_id).scalar_subquery().label("newest")
+    return select(*found.c, newest)
+
+
+def read(session: Session, rows: Iterable[Any]) -> Ancestry:
+    """The ancestry that the rows of `found` tell of."""
     parents: dict[int, int | None] = {}
     outdated: dict[int, bool] = {}
     withdrawn: list[int] = []
-    for key, parent_id, old, retracted_at in session.execute(query):
-        parents[key], outdated[key] = parent_id, bool(old)
-        if retracted_at is not None:
-            withdrawn.append(key)
+    for row in rows:
+        parents[row.id] = row.parent_id
+        outdated[row.id] = row.newest is not None and row.number < row.newest
+        if row.retracted_at is not None:
+            withdrawn.append(row.id)
     behind = _inherited(parents, lambda _, parent, above: parent is not None and (outdated[parent] or bool(above)))
     own = _retractions(session, withdrawn)
     retracted = _inherited(parents, lambda key, _, above: own.get(key, above)) if own else {}

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, Final
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob
+from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import BLOB_COLUMNS, FileRef
 from registry.catalogue.tree import provenance
-from registry.catalogue.tree.old_names import adapter_is_listed, base_is_listed, visible_names
+from registry.catalogue.tree.old_names import adapter_is_listed, base_is_listed, visible_names, visible_new_name
 from registry.catalogue.tree.suggestions import offered
 from registry.digest import StoredFile
 from registry.errors import ConflictError, NotFoundError
 from registry.reference import check_base_name, hub_name
-from registry.rights import Principal
+from registry.rights import Principal, Rights
 from registry.schemas import BaseSummary, DerivedFrom, FileEntry
 
 
@@ -120,10 +124,10 @@ def get(session: Session, name: str) -> BaseRow:
     Raises:
         NotFoundError: there is none of this name; offers the nearest.
     """
-    row = session.scalar(select(BaseModelRecord).where(BaseModelRecord.name == name))
+    row = reading(session).first(_OF_NAME, {"name": name})
     if row is None:
         raise missing(session, name)
-    return _value(row, _files(session, row.id)[row.id])
+    return _value(row, _files_of(session, row.id))
 
 
 def missing(session: Session, name: str) -> NotFoundError:
@@ -146,10 +150,10 @@ def summary(session: Session, name: str) -> BaseSummary:
     Raises:
         NotFoundError: there is none of this name; offers the nearest.
     """
-    found = _summaries(session, select(BaseModelRecord).where(BaseModelRecord.name == name))
-    if not found:
+    rows = reading(session).rows(_OF_NAME, {"name": name})
+    if not rows:
         raise missing(session, name)
-    return found[0]
+    return _summaries(session, rows, {row.id: _files_of(session, row.id) for row in rows})[0]
 
 
 def summaries(
@@ -159,22 +163,14 @@ def summaries(
     query = select(BaseModelRecord).order_by(BaseModelRecord.name).limit(limit)
     if not with_old_names:
         query = query.where(base_is_listed(session))
-    return _summaries(session, query if after is None else query.where(BaseModelRecord.name > after))
+    rows = session.scalars(query if after is None else query.where(BaseModelRecord.name > after)).all()
+    return _summaries(session, rows, _files(session, *(row.id for row in rows)))
 
 
-def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSummary, ...]:
-    rows = session.scalars(query).all()
-    counts = (
-        select(Adapter.base_id, func.count())
-        .where(
-            Adapter.base_id.in_([row.id for row in rows]),
-            HAS_REVISIONS,
-            or_(adapter_is_listed(session), Adapter.base_id.in_([row.id for row in rows if row.renamed_to])),
-        )
-        .group_by(Adapter.base_id)
-    )
-    adapters = dict(session.execute(counts).all())
-    files = _files(session, *(row.id for row in rows))
+def _summaries(
+    session: Session, rows: Sequence[Any], files: Mapping[int, tuple[StoredFile, ...]]
+) -> tuple[BaseSummary, ...]:
+    adapters = _adapters(session, rows)
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
     new_names = visible_names(session, (row.renamed_to for row in rows))
     return tuple(
@@ -199,6 +195,46 @@ def _summaries(session: Session, query: Select[BaseModelRecord]) -> tuple[BaseSu
     )
 
 
+def _adapters(session: Session, rows: Sequence[Any]) -> dict[int, int]:
+    """How many adapters of each base model lists show; of an old name all of them."""
+    current = [row.id for row in rows if row.renamed_to is None]
+    if rights_of(session).unlimited:  # counted by triggers, old names among them
+        reader = reading(session)
+        hidden = {key: reader.rows(_UNLISTED, {"id": key})[0].adapters for key in current}
+        return {row.id: row.live_adapters - hidden.get(row.id, 0) for row in rows}
+    old = [row.id for row in rows if row.renamed_to is not None]
+    query = select(Adapter.base_id, func.count()).where(HAS_REVISIONS).group_by(Adapter.base_id)
+    listed = Adapter.base_id.in_(current) & adapter_is_listed(session)
+    return dict(session.execute(query.where(or_(listed, Adapter.base_id.in_(old)))).all())
+
+
+def _unlisted(rights: Rights) -> Select[*tuple[Any, ...]]:
+    return select(func.count().label("adapters")).where(
+        Adapter.base_id == bindparam("id"),
+        Adapter.renamed_to.is_not(None),
+        HAS_REVISIONS,
+        visible_new_name(rights).is_not(None),
+    )
+
+
+_UNLISTED: Final = Prepared(_unlisted)
+_OF_NAME: Final = Prepared(
+    lambda _: select(*BaseModelRecord.__mapper__.column_attrs).where(BaseModelRecord.name == bindparam("name"))
+)
+_FILES: Final = Prepared(
+    lambda _: (
+        select(*BLOB_COLUMNS, BaseFile.path)
+        .join(Blob, Blob.digest == BaseFile.digest)
+        .where(BaseFile.base_id == bindparam("id"))
+    )
+)
+
+
+def _files_of(session: Session, base_id: int) -> tuple[StoredFile, ...]:
+    rows = reading(session).rows(_FILES, {"id": base_id})
+    return tuple(sorted((StoredFile(*row) for row in rows), key=lambda file: file.path))
+
+
 def _files(session: Session, *base_ids: int) -> dict[int, tuple[StoredFile, ...]]:
     query = (
         select(BaseFile.base_id, *BLOB_COLUMNS, BaseFile.path)
@@ -211,7 +247,7 @@ def _files(session: Session, *base_ids: int) -> dict[int, tuple[StoredFile, ...]
     return {base_id: tuple(sorted(found, key=lambda file: file.path)) for base_id, found in files.items()}
 
 
-def _value(row: BaseModelRecord, files: tuple[StoredFile, ...]) -> BaseRow:
+def _value(row: Any, files: tuple[StoredFile, ...]) -> BaseRow:
     return BaseRow(
         id=row.id,
         name=row.name,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import (
     Adapter,
     Annotation,
@@ -22,11 +23,13 @@ from registry.catalogue.database.tables import (
 )
 from registry.catalogue.database.visibility import in_subtree
 from registry.catalogue.store.blobs import parts
-from registry.catalogue.tree import bases, old_names, provenance, revisions
-from registry.catalogue.tree.ancestry import ancestry, newest_number
+from registry.catalogue.tree import ancestry, bases, old_names, provenance, revisions
 from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup
+
+_About = Callable[[Select[int] | Sequence[int]], Select[*tuple[Any, ...]]]
+"""A query about some revisions: their keys, or a query that gives them."""
 
 
 def summary(session: Session, revision_id: int) -> RevisionSummary:
@@ -35,7 +38,12 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    found = summaries(session, [revision_id])
+    reader = reading(session)
+
+    def ask(query: _About) -> Sequence[Any]:
+        return reader.rows(_OF_ONE[query], {"id": revision_id})
+
+    found = _summaries(session, ask(_shown), ask)
     if not found:
         raise NotFoundError("The revision no longer exists.")
     return found[revision_id]
@@ -51,27 +59,29 @@ def with_digest(session: Session, path: Path, digest: str) -> RevisionSummary | 
 def summaries(session: Session, chosen: Select[int] | Sequence[int]) -> dict[int, RevisionSummary]:
     """Some revisions, by key: their keys, or a query that gives them."""
     found: dict[int, RevisionSummary] = {}
-    for rows in parts(session.execute(_shown().where(Revision.id.in_(chosen)))):
-        found |= _summaries(session, rows)
+    for rows in parts(session.execute(_shown(chosen))):
+        found |= _summaries(session, rows, partial(_asked, session, [row.id for row in rows]))
     return found
 
 
-def _summaries(session: Session, rows: Sequence[Row[*tuple[Any, ...]]]) -> dict[int, RevisionSummary]:
-    keys = [row.id for row in rows]
+def _asked(session: Session, keys: Sequence[int], query: _About) -> Sequence[Any]:
+    return session.execute(query(keys)).all()
+
+
+def _summaries(
+    session: Session, rows: Sequence[Any], ask: Callable[[_About], Sequence[Any]]
+) -> dict[int, RevisionSummary]:
+    """What rows of `_shown` and answers to the other questions about the same revisions say together."""
     tags: dict[int, list[str]] = defaultdict(list)
-    for revision_id, tag in session.execute(select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(keys))):
+    for revision_id, tag in ask(_tags):
         tags[revision_id].append(tag)
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
-    for revision_id, name, value in session.execute(
-        select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(keys))
-    ):
+    for revision_id, name, value in ask(_metrics):
         metrics[revision_id][name] = value
     annotations: dict[int, dict[str, str]] = defaultdict(dict)
-    for revision_id, key, text in session.execute(
-        select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(keys))
-    ):
+    for revision_id, key, text in ask(_annotations):
         annotations[revision_id][key] = text
-    about = ancestry(session, keys)
+    about = ancestry.read(session, ask(ancestry.found))
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
     new_names = old_names.visible_names(session, (row.renamed_to for row in rows))
     return {
@@ -106,8 +116,24 @@ def _summaries(session: Session, rows: Sequence[Row[*tuple[Any, ...]]]) -> dict[
     }
 
 
+def _tags(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
+    return select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(chosen))
+
+
+def _metrics(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
+    return select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(chosen))
+
+
+def _annotations(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
+    return select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(chosen))
+
+
+def _shown(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
+    return _columns().where(Revision.id.in_(chosen))
+
+
 @cache  # made once: it takes longer to make than to run
-def _shown() -> Select[*tuple[Any, ...]]:
+def _columns() -> Select[*tuple[Any, ...]]:
     parent, parent_adapter = aliased(Revision), aliased(Adapter)
     return (
         select(
@@ -135,6 +161,15 @@ def _shown() -> Select[*tuple[Any, ...]]:
         .outerjoin(parent, parent.id == Revision.parent_id)
         .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
     )
+
+
+def _of_one(query: _About) -> Prepared:
+    return Prepared(lambda _: query(select(Revision.id).where(Revision.id == bindparam("id"))))
+
+
+_OF_ONE: Final[dict[_About, Prepared]] = {
+    query: _of_one(query) for query in (_tags, _metrics, _annotations, ancestry.found, _shown)
+}
 
 
 def check_there(session: Session, path: Path) -> None:
@@ -187,7 +222,7 @@ def lineage_entries(session: Session, revision_id: int) -> tuple[LineageEntry, .
     links = revisions.lineage(session, revision_id)
     if not links:
         raise NotFoundError("The revision no longer exists.")
-    newest = _newest_of(session, [link.adapter_id for link in links])
+    newest = {row.adapter_id: row.newest for row in reading(session).rows(_OF_ONE[ancestry.found], {"id": revision_id})}
     return (
         base_entry(session, links[0].base),
         *(
@@ -209,15 +244,13 @@ def base_entry(session: Session, name: str) -> LineageEntry:
     Raises:
         NotFoundError: there is none of this name; offers the nearest.
     """
-    digest = session.scalar(select(BaseModelRecord.digest).where(BaseModelRecord.name == name))
-    if digest is None:
+    found = reading(session).first(_BASE, {"name": name})
+    if found is None:
         raise bases.missing(session, name)
-    return LineageEntry(reference=name, digest=digest, number=None, rank=None, newest=None)
+    return LineageEntry(reference=name, digest=found.digest, number=None, rank=None, newest=None)
 
 
-def _newest_of(session: Session, adapter_ids: Iterable[int]) -> dict[int, int]:
-    query = select(Adapter.id, newest_number(Adapter.id)).where(Adapter.id.in_(list(adapter_ids)))
-    return dict(session.execute(query).all())
+_BASE: Final = Prepared(lambda _: select(BaseModelRecord.digest).where(BaseModelRecord.name == bindparam("name")))
 
 
 def scalings(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[float, ...]]:
@@ -236,8 +269,15 @@ def _scalings() -> Select[*tuple[Any, ...]]:
 
 def targets(session: Session, revision_id: int) -> tuple[TargetGroup, ...]:
     """The target modules of a revision, grouped by leaf name."""
-    rows = session.scalars(select(RevisionTarget).where(RevisionTarget.revision_id == revision_id))
+    rows = reading(session).rows(_TARGETS, {"id": revision_id})
     return tuple(
         TargetGroup(name=row.name, modules=row.modules, ranks=tuple(row.ranks), scalings=tuple(row.scalings))
         for row in sorted(rows, key=lambda row: row.name)
     )
+
+
+_TARGETS: Final = Prepared(
+    lambda _: select(RevisionTarget.name, RevisionTarget.modules, RevisionTarget.ranks, RevisionTarget.scalings).where(
+        RevisionTarget.revision_id == bindparam("id")
+    )
+)

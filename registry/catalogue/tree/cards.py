@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import Adapter, Blob, Revision, RevisionFile
 from registry.catalogue.database.team_tables import CardRecord
 from registry.catalogue.store.blobs import BLOB_COLUMNS
@@ -32,23 +33,32 @@ def metadata(session: Session, adapter_ids: Sequence[int]) -> dict[int, dict[str
 
 def published(session: Session, adapter_id: int) -> tuple[str, StoredFile] | None:
     """The README.md of the newest revision that has one, and the reference of that revision."""
-    query = (
-        select(Adapter.path.label("adapter"), Revision.number, *BLOB_COLUMNS, RevisionFile.path)
-        .join(Revision, Revision.adapter_id == Adapter.id)
-        .join(RevisionFile, RevisionFile.revision_id == Revision.id)
-        .join(Blob, Blob.digest == RevisionFile.digest)
-        .where(Adapter.id == adapter_id, RevisionFile.path == README)
-        .order_by(Revision.number.desc())
-        .limit(1)
-    )
-    row = session.execute(query).one_or_none()
+    row = reading(session).first(_PUBLISHED, {"id": adapter_id})
     return None if row is None else (f"{row.adapter}@{row.number}", StoredFile(*row[2:]))
 
 
 def state(session: Session, adapter_id: int) -> CardState | None:
     """Which text is the card of an adapter; None if it has none."""
-    row = edited(session, adapter_id)
+    row = reading(session).first(_STATE, {"id": adapter_id})
     if row is not None:
         return CardState(source="edited", digest=row.digest, edited_at=row.edited_at, edited_by=row.edited_by)
     found = published(session, adapter_id)
     return None if found is None else CardState(source="published", digest=found[1].digest, reference=found[0])
+
+
+_STATE: Final = Prepared(
+    lambda _: select(CardRecord.digest, CardRecord.edited_at, CardRecord.edited_by).where(
+        CardRecord.adapter_id == bindparam("id")
+    )
+)
+_PUBLISHED: Final = Prepared(
+    lambda _: (
+        select(Adapter.path.label("adapter"), Revision.number, *BLOB_COLUMNS, RevisionFile.path)
+        .join(Revision, Revision.adapter_id == Adapter.id)
+        .join(RevisionFile, RevisionFile.revision_id == Revision.id)
+        .join(Blob, Blob.digest == RevisionFile.digest)
+        .where(Adapter.id == bindparam("id"), RevisionFile.path == README)
+        .order_by(Revision.number.desc())
+        .limit(1)
+    )
+)

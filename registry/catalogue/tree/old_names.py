@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
 from registry.catalogue.database.visibility import (
     IGNORE_RIGHTS,
@@ -30,27 +29,34 @@ from registry.reference import Path
 from registry.rights import Rights
 
 # Made once: each new alias makes the expressions of its columns anew, which takes longer than the query.
-_NEW, _NEW_REVISION, _NEW_BASE = aliased(Adapter), aliased(Revision), aliased(BaseModelRecord)
+_NEW, _NEW_BASE = aliased(Adapter), aliased(BaseModelRecord)
 
 
 def adapter_is_listed(session: Session) -> ColumnElement[bool]:
     """The condition that lists show an adapter: it is no old name, or its new name is not there for this session."""
-    new = select(_NEW.id).where(
-        _NEW.path == Adapter.renamed_to,
-        covers_path(rights_of(session), _NEW.path),
-        exists().where(_NEW_REVISION.adapter_id == _NEW.id),
+    return or_(Adapter.renamed_to.is_(None), visible_new_name(rights_of(session)).is_(None))
+
+
+def visible_new_name(rights: Rights) -> ColumnElement[str | None]:
+    """The new name of an adapter, where it is there for these rights; an expression."""
+    # A value, and no condition that there is one: PostgreSQL would read all adapters for that.
+    new = select(_NEW.path).where(
+        _NEW.path == Adapter.renamed_to, covers_path(rights, _NEW.path), _NEW.live_revisions > 0
     )
-    return or_(Adapter.renamed_to.is_(None), ~finds(new))
+    return new.scalar_subquery()
+
+
+def visible_new_base(rights: Rights) -> ColumnElement[str | None]:
+    """The same of a base model."""
+    new = select(_NEW_BASE.name).where(
+        _NEW_BASE.name == BaseModelRecord.renamed_to, live(_NEW_BASE), covers_base(rights, _NEW_BASE.name)
+    )
+    return new.scalar_subquery()
 
 
 def base_is_listed(session: Session) -> ColumnElement[bool]:
     """The same of a base model."""
-    new = exists().where(
-        _NEW_BASE.name == BaseModelRecord.renamed_to,
-        live(_NEW_BASE),
-        covers_base(rights_of(session), _NEW_BASE.name),
-    )
-    return or_(BaseModelRecord.renamed_to.is_(None), ~new)
+    return or_(BaseModelRecord.renamed_to.is_(None), visible_new_base(rights_of(session)).is_(None))
 
 
 def visible_names(session: Session, names: Iterable[str | None]) -> frozenset[str]:

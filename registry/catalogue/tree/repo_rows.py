@@ -82,17 +82,6 @@ def is_tag_below(session: Session, base: str, tag: str) -> bool:
     return session.execute(query.limit(1)).first() is not None
 
 
-def is_there(session: Session, path: Path, digest: str) -> bool:
-    """Whether a visible adapter has the revision of this digest."""
-    query = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
-    return session.scalar(query.where(Revision.digest == digest)) is not None
-
-
-def digests_below(session: Session, base: str) -> Sequence[Row[str, str]]:
-    """Path and digest of every revision of a base model's adapters, newest first."""
-    return session.execute(_below(base).order_by(Revision.id.desc())).all()
-
-
 def _below(base: str) -> Select[str, str]:
     return (
         select(Adapter.path, Revision.digest)

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from sqlalchemy import BindParameter, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database import visibility
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import (
     HAS_REVISIONS,
     Adapter,
@@ -33,7 +34,7 @@ from registry.reference import Path, Reference
 from registry.schemas import Retraction
 
 _Found = Select[*tuple[Any, ...]]
-_Kind = Literal["newest", "number", "tag", "digest", "prefix"]
+Kind = Literal["newest", "number", "tag", "digest", "prefix"]
 
 _CANDIDATES: Final = 5000  # names among which the nearest is looked for
 _NUMBERED: Final = re.compile(r"(?:v|rev|version)-?([1-9][0-9]{0,17})")
@@ -98,10 +99,10 @@ def find(session: Session, reference: Reference) -> RevisionRow:
         NotFoundError: naming what is missing and offering the nearest.
         UsageError: a digest prefix that several revisions share, or the reference of a base model.
     """
-    kind, value = _selector(reference)
+    kind, value = selector(reference)
     found: Sequence[RevisionRow] = ()
     if not reference.path.is_base:
-        found = _values(session, _meant(kind), {"path": str(reference.path), "value": value, "end": f"{value}g"})
+        found = _rows_of(session, _MEANT[kind], {"path": str(reference.path), "value": value, "end": f"{value}g"})
     if not found:
         raise _missing_revision(session, reference, adapter(session, reference.path))
     if reference.digest_prefix is not None and len(found) > 1:
@@ -116,7 +117,7 @@ def get(session: Session, revision_id: int) -> RevisionRow:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    found = _values(session, _one(), {"id": revision_id})
+    found = _rows_of(session, _ONE, {"id": revision_id})
     if not found:
         raise NotFoundError("The revision no longer exists.")
     return found[0]
@@ -157,7 +158,7 @@ def lineage(session: Session, revision_id: int) -> tuple[RevisionRow, ...]:
     Composing needs all of them: those above the session's scopes are there too.
     """
     # Ordered here: a join with the chain lets SQLite read the whole table.
-    found = _values(session, _chain(), {"id": revision_id}, ignore_rights=True)
+    found = _rows_of(session, _CHAIN, {"id": revision_id})
     rows = {row.id: row for row in found}
     links: list[RevisionRow] = []
     at: int | None = revision_id if rows else None
@@ -178,12 +179,8 @@ def manifest(session: Session, revision_id: int) -> str:
 
 def files(session: Session, revision_id: int) -> tuple[StoredFile, ...]:
     """The files of a revision, by path."""
-    query = (
-        select(*BLOB_COLUMNS, RevisionFile.path)
-        .join(Blob, Blob.digest == RevisionFile.digest)
-        .where(RevisionFile.revision_id == revision_id)
-    )
-    return tuple(sorted((StoredFile(*row) for row in session.execute(query)), key=lambda file: file.path))
+    rows = reading(session).rows(_FILES, {"id": revision_id})
+    return tuple(sorted((StoredFile(*row) for row in rows), key=lambda file: file.path))
 
 
 def files_of(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[StoredFile, ...]]:
@@ -229,7 +226,7 @@ def missing_adapter(session: Session, path: Path) -> NotFoundError:
     return NotFoundError(f"There is no adapter {first}.{hint}")
 
 
-def _selector(reference: Reference) -> tuple[_Kind, str | int | None]:
+def selector(reference: Reference) -> tuple[Kind, str | int | None]:
     """How a reference selects a revision of its adapter."""
     if reference.number is not None:
         return "number", reference.number
@@ -306,12 +303,6 @@ def _files() -> _Found:
     )
 
 
-@cache
-def _one() -> _Found:
-    return _rows().where(Revision.id == bindparam("id"))
-
-
-@cache
 def _chain() -> _Found:
     """A revision and everything above it."""
     chain = select(Revision.id, Revision.parent_id).where(Revision.id == bindparam("id")).cte("chain", recursive=True)
@@ -320,10 +311,14 @@ def _chain() -> _Found:
     return _rows().where(Revision.id.in_(select(chain.c.id)))
 
 
-@cache
-def _meant(kind: _Kind) -> _Found:
-    """The revisions of the adapter ``path`` that are selected by ``value``; two where it is ambiguous."""
-    query = _rows().where(Adapter.path == bindparam("path"))
+def selected(query: _Found, kind: Kind) -> _Found:
+    """The revisions of the adapter ``path`` that are selected by ``value``; two where it is ambiguous.
+
+    Args:
+        query: of columns of revisions and their adapters.
+        kind: what selects; see `selector`.
+    """
+    query = query.where(Adapter.path == bindparam("path"))
     value: BindParameter[Any] = bindparam("value")
     if kind == "newest":
         return query.order_by(Revision.number.desc()).limit(1)
@@ -338,30 +333,46 @@ def _meant(kind: _Kind) -> _Found:
     return within.order_by(Revision.number.desc()).limit(2)
 
 
-def _values(
-    session: Session, query: _Found, values: Mapping[str, object] = {}, *, ignore_rights: bool = False
-) -> list[RevisionRow]:
-    return [
-        RevisionRow(
-            id=row.id,
-            adapter_id=row.adapter_id,
-            path=row.path,
-            number=row.number,
-            digest=row.digest,
-            parent_id=row.parent_id,
-            parent=row.base if row.parent_path is None else f"{row.parent_path}@{row.parent_number}",
-            base_id=row.base_id,
-            base=row.base,
-            manifest=row.manifest,
-            message=row.message,
-            author=row.author,
-            created_at=row.created_at,
-            rank=row.rank,
-            parameters=row.parameters,
-            size=row.size,
-            trained_on=row.trained_on,
-            notices=tuple(row.notices),
-            retracted=retraction_of(row, row.path),
-        )
-        for row in session.execute(query, values, execution_options=IGNORE_RIGHTS if ignore_rights else {})
-    ]
+_ONE: Final = Prepared(lambda _: _rows().where(Revision.id == bindparam("id")))
+_CHAIN: Final = Prepared(lambda _: _chain(), ignore_rights=True)
+_MEANT: Final = {kind: Prepared(lambda _, kind=kind: selected(_rows(), kind)) for kind in get_args(Kind)}  # type: ignore[misc]
+_FILES: Final = Prepared(
+    lambda _: (
+        select(*BLOB_COLUMNS, RevisionFile.path)
+        .join(Blob, Blob.digest == RevisionFile.digest)
+        .where(RevisionFile.revision_id == bindparam("id"))
+    )
+)
+
+
+def _rows_of(session: Session, query: Prepared, values: Mapping[str, object]) -> list[RevisionRow]:
+    return [_value(row) for row in reading(session).rows(query, values)]
+
+
+def _values(session: Session, query: _Found, *, ignore_rights: bool = False) -> list[RevisionRow]:
+    rows = session.execute(query, execution_options=IGNORE_RIGHTS if ignore_rights else {})
+    return [_value(row) for row in rows]
+
+
+def _value(row: Any) -> RevisionRow:
+    return RevisionRow(
+        id=row.id,
+        adapter_id=row.adapter_id,
+        path=row.path,
+        number=row.number,
+        digest=row.digest,
+        parent_id=row.parent_id,
+        parent=row.base if row.parent_path is None else f"{row.parent_path}@{row.parent_number}",
+        base_id=row.base_id,
+        base=row.base,
+        manifest=row.manifest,
+        message=row.message,
+        author=row.author,
+        created_at=row.created_at,
+        rank=row.rank,
+        parameters=row.parameters,
+        size=row.size,
+        trained_on=row.trained_on,
+        notices=tuple(row.notices),
+        retracted=retraction_of(row, row.path),
+    )

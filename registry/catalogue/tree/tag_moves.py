@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import EventRecord
-from registry.catalogue.database.visibility import is_revision_of
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.reference import Path
 from registry.schemas.around import TagHistory, TagMove
@@ -23,7 +23,7 @@ _READ: Final = 1000
 def histories(session: Session, row: RevisionRow, tags: Collection[str]) -> tuple[TagHistory, ...]:
     """The histories of the tags that point at a revision (``tags``) or did, by name; of many, those that do first."""
     moves: dict[str, list[TagMove]] = {tag: [] for tag in tags}
-    for tag, move in _moves(session, Path.parse(row.path), _READ):
+    for tag, move in _moves(reading(session).rows(_LATEST, _values(Path.parse(row.path)))):
         moves.setdefault(tag, []).append(move)
     found = [
         # A move that no event tells of (a database of an early version) leaves what points at it now.
@@ -37,17 +37,12 @@ def histories(session: Session, row: RevisionRow, tags: Collection[str]) -> tupl
 
 def last(session: Session, path: Path, tag: str) -> TagMove | None:
     """The last move of a tag, by itself or with the deletion or restoring of its revision; None: it never was."""
-    return next((move for name, move in _moves(session, path) if name == tag), None)
+    return next((move for name, move in _moves(session.execute(_events(), _values(path))) if name == tag), None)
 
 
-def _moves(session: Session, path: Path, limit: int | None = None) -> Iterator[tuple[str, TagMove]]:
-    """Moves of an adapter's tags, newest first, each with its tag; those of its last ``limit`` such events."""
-    moved = and_(EventRecord.action.in_(("tag", "untag")), EventRecord.subject == str(path))
-    # A tag also goes with the deletion of its revision, and comes back with it.
-    taken = and_(EventRecord.action.in_(("delete", "delete undo")), is_revision_of(path, EventRecord.subject))
-    columns = (EventRecord.at, EventRecord.action, EventRecord.subject, EventRecord.actor, EventRecord.detail)
-    query = select(*columns).where(or_(moved, taken)).order_by(EventRecord.id.desc())
-    for at, action, subject, actor, detail in session.execute(query.limit(limit)):
+def _moves(events: Iterable[Any]) -> Iterator[tuple[str, TagMove]]:
+    """Moves of an adapter's tags, newest first, each with its tag."""
+    for at, action, subject, actor, detail in events:
         for tag, old, new in _changes(action, subject, detail):
             yield tag, TagMove(at=at, actor=actor, old=old, new=new)
 
@@ -58,3 +53,20 @@ def _changes(action: str, subject: str, detail: dict[str, Any]) -> Iterator[tupl
         return
     for tag in detail.get("tags") or ():
         yield (tag, subject, None) if action == "delete" else (tag, None, subject)
+
+
+def _events() -> Select[*tuple[Any, ...]]:
+    action, subject = EventRecord.action, EventRecord.subject
+    moved = or_(action == "tag", action == "untag") & (subject == bindparam("path"))
+    # A tag also goes with the deletion of its revision, and comes back with it. Of a revision: see `is_revision_of`.
+    of_revision = (subject > bindparam("after")) & (subject < bindparam("before"))
+    taken = or_(action == "delete", action == "delete undo") & of_revision
+    query = select(EventRecord.at, action, subject, EventRecord.actor, EventRecord.detail).where(or_(moved, taken))
+    return query.order_by(EventRecord.at.desc(), EventRecord.id.desc())
+
+
+def _values(path: Path) -> dict[str, str]:
+    return {"path": str(path), "after": f"{path}@", "before": f"{path}A"}
+
+
+_LATEST: Final = Prepared(lambda _: _events().limit(_READ))

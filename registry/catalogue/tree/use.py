@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
 
-from sqlalchemy import case, func, select
+from sqlalchemy import Date, Select, bindparam, case, func, select
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import ColumnElement
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.team_tables import UseRecord
 from registry.catalogue.store.blobs import parts
 from registry.schemas.use import RECENT_DAYS, RevisionUse, Use
@@ -33,22 +36,15 @@ class Uses:
 
 def uses(session: Session, revision_ids: Iterable[int]) -> Uses:
     """How much these revisions were used. Counts have no visibility filter: the revisions must be visible ones."""
-    since = _first_recent(datetime.now(UTC))
+    ids, since = tuple(revision_ids), _first_recent(datetime.now(UTC))
     last: dict[int, datetime] = {}
     by_interface: dict[int, Counter[str]] = defaultdict(Counter)
     who: dict[int, set[str]] = defaultdict(set)
-    for part in parts(revision_ids):
-        recent = func.sum(case((UseRecord.day >= since, UseRecord.count), else_=0))
-        counts = select(UseRecord.revision_id, UseRecord.interface, recent, func.max(UseRecord.last_used_at))
-        chosen = UseRecord.revision_id.in_(part)
-        for key, interface, count, at in session.execute(
-            counts.where(chosen).group_by(UseRecord.revision_id, UseRecord.interface)
-        ):
-            last[key] = max(at, last.get(key, at))
-            by_interface[key][interface] += int(count)
-        names = select(UseRecord.revision_id, UseRecord.who).where(chosen, UseRecord.day >= since).distinct()
-        for key, name in session.execute(names):
-            who[key].add(name)
+    for row in _asked(session, _counts, ids, since):
+        last[row.revision_id] = max(row.last, last.get(row.revision_id, row.last))
+        by_interface[row.revision_id][row.interface] += int(row.recent)
+    for row in _asked(session, _names, ids, since) if last else ():
+        who[row.revision_id].add(row.who)
     each = {key: _use(at, by_interface[key], who[key]) for key, at in last.items()}
     together = sum(by_interface.values(), Counter[str]())
     return Uses(each, _use(max(last.values(), default=None), together, set().union(*who.values())))
@@ -62,3 +58,33 @@ def _first_recent(now: datetime) -> date:
 def _use(last_used_at: datetime | None, by_interface: Counter[str], who: set[str]) -> Use:
     counts = {interface: count for interface, count in sorted(by_interface.items()) if count}
     return Use(last_used_at=last_used_at, uses=sum(counts.values()), by_interface=counts, tokens=len(who))
+
+
+_About = Callable[[ColumnElement[bool]], Select[*tuple[Any, ...]]]
+_SINCE: Final = bindparam("since", type_=Date())
+
+
+def _counts(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    recent = func.sum(case((UseRecord.day >= _SINCE, UseRecord.count), else_=0)).label("recent")
+    latest = func.max(UseRecord.last_used_at).label("last")
+    counts = select(UseRecord.revision_id, UseRecord.interface, recent, latest)
+    return counts.where(chosen).group_by(UseRecord.revision_id, UseRecord.interface)
+
+
+def _names(chosen: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    return select(UseRecord.revision_id, UseRecord.who).where(chosen, UseRecord.day >= _SINCE).distinct()
+
+
+def _of_one(about: _About) -> Prepared:
+    return Prepared(lambda _: about(UseRecord.revision_id == bindparam("id")))
+
+
+_OF_ONE: Final[dict[_About, Prepared]] = {about: _of_one(about) for about in (_counts, _names)}
+
+
+def _asked(session: Session, about: _About, ids: Sequence[int], since: date) -> Iterator[Any]:
+    if len(ids) == 1:
+        yield from reading(session).rows(_OF_ONE[about], {"id": ids[0], "since": since})
+        return
+    for part in parts(ids):
+        yield from session.execute(about(UseRecord.revision_id.in_(part)), {"since": since})

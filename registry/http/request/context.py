@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -44,7 +44,7 @@ def begin_context(scope: Scope) -> RequestContext:
     """Create the context of a request; a well-formed ``X-Request-Id`` is kept."""
     given = header(scope, b"x-request-id")
     known = given is not None and _REQUEST_ID.fullmatch(given) is not None
-    context = RequestContext(given.decode() if given is not None and known else uuid.uuid4().hex)
+    context = RequestContext(given.decode() if given is not None and known else os.urandom(16).hex())
     scope[KEY] = context
     return context
 

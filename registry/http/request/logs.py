@@ -9,6 +9,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Final
 
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, default=str).encode  # made once: `dumps` makes one for each line
 _KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -29,7 +30,7 @@ class JsonLines(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _KNOWN}
         if record.exc_info is not None and record.exc_info[1] is not None:
             line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _ENCODE(line)
 
 
 def log_to_stderr(worker: int | None = None) -> None:

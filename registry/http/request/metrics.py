@@ -54,11 +54,16 @@ class Metrics:
             "registry_body_bytes", "Bytes of bodies that are not JSON.", ("kind", "direction"), registry=self._registry
         )
 
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
     def note(self, method: str, route: str, context: RequestContext) -> None:
         """Count a finished request."""
-        known = method if method in METHODS else "other"
-        self._requests.labels(known, route, str(context.status or 0)).inc()
-        self._seconds.labels(route).observe(context.milliseconds / 1000)
+        key = (method if method in METHODS else "other", route, context.status or 0)
+        if key not in self._known:  # finding them by their labels takes longer than counting
+            self._known[key] = (self._requests.labels(*key), self._seconds.labels(route))
+        count, seconds = self._known[key]
+        count.inc()
+        seconds.observe(context.milliseconds / 1000)
         if context.kind is not None:
             self._bytes.labels(context.kind, "in").inc(context.received)
             self._bytes.labels(context.kind, "out").inc(context.sent)

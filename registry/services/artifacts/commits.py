@@ -1,7 +1,7 @@
-"""Commit ids of the Hub-compatible views: 40 hex digits that always name the same bytes, and are not stored.
+"""Commit ids of the Hub-compatible views: 40 hex digits that always name the same bytes.
 
 The first 28 identify the meaning: the view, the repo, and the digests of the revision and the base model. They are
-resolved by hashing the digests of the repo's revisions. The other 12 identify how the bytes are rendered, so that a
+found by an index (`registry.catalogue.tree.commits`). The other 12 identify how the bytes are rendered, so that a
 replica can tell that it would render them differently.
 """
 
@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, Final, Protocol
 
+from registry.catalogue.tree.commits import MEANT, BaseDigests, document
 from registry.digest import canonical_json
 from registry.reference import Path
 from registry.schemas import ArtifactKind
@@ -23,22 +22,12 @@ from registry.schemas.kinds import BASE_KIND, KINDS, TRAINED_ON
 from registry.tensors.artifacts.numerics import fingerprint
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, PLAN_FORMAT
 
-MEANT: Final = 28
-"""Number of leading hex digits of a commit id that identify the meaning."""
-
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_SLOT: Final = "\0"  # a placeholder that no name or digest contains
 
 
-class BaseDigests(Protocol):
-    """The digests of a base model, from the catalogue or from a loaded path."""
+class NamedBase(BaseDigests, Protocol):
+    """A base model, as commits name it."""
 
-    @property
-    def digest(self) -> str: ...
-    @property
-    def files_digest(self) -> str: ...
-    @property
-    def table_digest(self) -> str: ...
     @property
     def hub_name(self) -> str: ...
 
@@ -60,7 +49,7 @@ class RepoNames:
     base_model: str  # as cards name it
 
     @classmethod
-    def of(cls, kind: ArtifactKind, path: Path, base: BaseDigests) -> RepoNames:
+    def of(cls, kind: ArtifactKind, path: Path, base: NamedBase) -> RepoNames:
         """The commit ids of a repo in the view of this kind."""
         kind = BASE_KIND if path.is_base else kind
         return cls(kind, path, base.digest, base.files_digest, base.table_digest, base.hub_name)
@@ -73,13 +62,7 @@ class RepoNames:
         """The first 28 hex digits for a revision by its digest; None: for the base model itself."""
         if (revision is None) != self.path.is_base:
             raise AssertionError("a base model has no revisions, and only a base model has none")
-        if revision is None:
-            return hashlib.sha256(canonical_json(self._document(None))).hexdigest()[:MEANT]
-        begin, end = self._around
-        hashed = begin.copy()
-        hashed.update(revision.encode() + end)
-        digits: str = hashed.hexdigest()
-        return digits[:MEANT]
+        return hashlib.sha256(canonical_json(self._document(revision))).hexdigest()[:MEANT]
 
     def commit(self, revision: str | None) -> str:
         """The commit id of a revision as this machine renders it."""
@@ -100,55 +83,9 @@ class RepoNames:
         return next((digest for digest in revisions if self.meaning(digest) == wanted), None)
 
     def _document(self, revision: str | None) -> dict[str, Any]:
-        return {
-            "view": "base" if self.path.is_base else self.kind,
-            "repo": self.path.repo_id,
-            "revision": revision,
-            "base": self.base,
-            "base_files": self.base_files,
-            "table": self.table,
-        }
-
-    @cached_property
-    def _around(self) -> tuple[Any, bytes]:
-        """What is hashed before and after a revision's digest, cached since it is the same for all revisions."""
-        begin, _, end = canonical_json(self._document(_SLOT)).partition(canonical_json(_SLOT)[1:-1])
-        return hashlib.sha256(begin), end
-
-
-@dataclass(frozen=True)
-class Meant:
-    """The revision that a commit means."""
-
-    path: Path
-    digest: str
-
-
-class RecentCommits:
-    """A bounded cache of what commits mean: a file is read in many ranges, and hashing thousands of digests is slow.
-
-    Entries never go stale, because a meaning is a digest. Whether the revision exists and is visible is looked up every
-    time.
-    """
-
-    def __init__(self, most: int = 8192) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._found: OrderedDict[str, Meant] = OrderedDict()
-
-    def note(self, names: RepoNames, revision: str) -> None:
-        """Add a requested revision."""
-        meaning = names.meaning(revision)
-        with self._lock:
-            self._found[meaning] = Meant(names.path, revision)
-            self._found.move_to_end(meaning)
-            if len(self._found) > self._most:
-                self._found.popitem(last=False)
-
-    def find(self, commit: str) -> Meant | None:
-        """What a commit means; None if it is not cached."""
-        with self._lock:
-            return self._found.get(commit[:MEANT])
+        view = "base" if self.path.is_base else self.kind
+        given = {"base": self.base, "base_files": self.base_files, "table": self.table}
+        return document(view, self.path.repo_id, revision, **given)
 
 
 @cache
@@ -160,6 +97,6 @@ def _made_by(numerics: str | None, base_model: str) -> str:
     return hashlib.sha256(canonical_json(document)).hexdigest()[: 40 - MEANT]
 
 
-def commit_below(path: Path, base: BaseDigests, revision: str | None) -> str:
+def commit_below(path: Path, base: NamedBase, revision: str | None) -> str:
     """The commit of the model that a composed adapter applies to: a base model, or a revision's merged path."""
     return RepoNames.of(TRAINED_ON, path, base).commit(revision)

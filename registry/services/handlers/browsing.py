@@ -85,8 +85,7 @@ def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> 
 
 @does(table.RESOLVE)
 def _resolve(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Resolved:
-    with deployment.read() as session:
-        return resolved(session, Reference.parse(request.ref))
+    return resolved(deployment, Reference.parse(request.ref))
 
 
 @lists(table.SEARCH)

@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from registry.catalogue.changes import tags
-from registry.catalogue.tree import bases, old_names, revisions
+from registry.catalogue.tree import bases, commits, old_names, revisions
 from registry.catalogue.tree.bases import BaseRow
+from registry.catalogue.tree.commits import MEANT
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, NotFoundError, RegistryError, UsageError
 from registry.reference import MAIN, Reference, number_in_view
 from registry.reference import Path as TreePath
 from registry.schemas.kinds import TRAINED_ON
-from registry.services.artifacts.commits import MEANT, RepoNames, is_commit
+from registry.services.artifacts.commits import RepoNames, is_commit
 from registry.services.deployment import Deployment
 
 _NEWEST: Final = (None, MAIN)
@@ -172,7 +173,8 @@ def _of_commit(deployment: Deployment, place: Place, path: TreePath, commit: str
     """The revision that a commit of a path means, even if hidden: like a whole digest, a commit can't be guessed."""
     names = RepoNames.of(TRAINED_ON, path, place.base)
     with deployment.read_everything() as session:
-        digest = names.find(commit, revisions.digests(session, path))
+        found = commits.candidates(session, TRAINED_ON, commit[:MEANT])
+        digest = names.find(commit, (digest for at, digest in found if at == path))
     if digest is None:
         return None
     with deployment.read() as session:

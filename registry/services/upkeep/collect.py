@@ -25,6 +25,7 @@ from registry.catalogue.store import materialisations, purge, tombstones, unrefe
 from registry.catalogue.store.materialisations import MaterialisationRow
 from registry.catalogue.store.uploads import UploadRow
 from registry.catalogue.team import jobs
+from registry.catalogue.tree import commits
 from registry.digest import BlobRef
 from registry.progress import Progress
 from registry.schemas import Collected, CollectedBlob, Materialisation
@@ -48,6 +49,7 @@ def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace:
     work.collect_rows(progress)
     work.collect_orphans(progress)
     work.collect_uploads()
+    work.record_commits()
     return Collected(
         dry_run=dry_run,
         blobs=tuple(work.collected),
@@ -206,6 +208,11 @@ class _Collection:
                 )
             self._forget_uploads([upload.id for upload in found])
         self._clear_store(now)
+
+    def record_commits(self) -> None:
+        """Record the digits of commits that programs of an older schema left out, so that no lookup computes them."""
+        while not self.dry_run and self.deployment.change(lambda session: commits.write_missing(session, _AT_ONCE)):
+            pass
 
     def _clear_store(self, now: datetime) -> None:
         if not self.dry_run:

@@ -128,7 +128,6 @@ def _of_repos(session: Session) -> Any:
             said.append(len(revisions.digests(session, path)))
             said.append([row.number for row in _or_nothing(lambda: revisions.pinnable(session, path))])  # noqa: B023
             said.append(repo_rows.kept_by_others(session, path, "lora", numerics="other", artifact_format=1))
-        said.append([row.path for row in repo_rows.digests_below(session, path.base)])
         said += [repo_rows.is_number_below(session, path.base, number) for number in (1, 2, 3)]
         said += [repo_rows.is_tag_below(session, path.base, tag) for tag in ("prod", "stage", "only-hidden")]
     said.append([row.reference for row in materialisations.listing(session)])

@@ -193,7 +193,7 @@ def test_what_finds_revisions_is_there(database: Database) -> None:
     """A migration that makes a table anew drops its triggers and indexes of expressions: it makes them again."""
     with database.migrating() as connection:
         known = connection.execute(text("SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'")).all()
-        assert Counter(table for _, table in known) == {"adapters": 3, "revisions": 3, "annotations": 3}
+        assert Counter(table for _, table in known) == {"adapters": 3, "revisions": 8, "annotations": 3}
         connection.execute(
             text("SELECT id FROM adapters INDEXED BY ix_adapters_in_order WHERE replace(path, '/', ' ') > ''")
         )

@@ -79,8 +79,8 @@ REGISTRY: Final = (
     ),
     Mutant(
         "old-name-hidden-from-whom-sees-no-other",
-        "adapter_is_listed",
-        "covers_path(rights_of(session), _NEW.path)",
+        "visible_new_name",
+        "covers_path(rights, _NEW.path)",
         "_NEW.id > 0",
         "test_a_token_of_the_old_path_keeps_what_it_had[sqlite]",
     ),
@@ -184,7 +184,7 @@ REGISTRY: Final = (
     ),
     Mutant(
         "grandparent-not-looked-at",
-        "ancestry",
+        "ancestry:read",
         "(outdated[parent] or bool(above))",
         "outdated[parent]",
         "test_browse.py",

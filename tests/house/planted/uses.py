@@ -58,9 +58,9 @@ USES: Final = (
     ),
     Mutant(
         "a-restored-tag-forgotten",
-        "_moves",
-        '("delete", "delete undo")',
-        '("delete",)',
+        "tag_moves:_events",
+        'action == "delete undo"',
+        'action == "none"',
         "test_a_tag_goes_and_comes_back_with_its_revision[sqlite]",
     ),
     Mutant(

@@ -7,10 +7,35 @@ from typing import Final
 from tests.house.planted.mutant import Mutant
 
 COMMITS: Final = "test_commits.py"
+DIGITS: Final = "test_commit_digits.py"
 KEPT: Final = "services:test_materialising.py"
 
 VIEWS: Final = (
-    Mutant("commit-of-any-revision", "RepoNames.meaning", "revision.encode() + end", "end", COMMITS),
+    Mutant(
+        "prepared-without-rights",
+        "prepared:statement",
+        "filtered(query.make(rights), rights, ignore_rights=query.ignore_rights)",
+        "filtered(query.make(rights), rights, ignore_rights=True)",
+        "test_resolution.py",
+    ),
+    Mutant(
+        "newest-of-a-hidden-adapter",
+        "resolution:_lineage",
+        "newest_number(Adapter.id)",
+        "newest_number(_OF_LINK.id)",
+        "test_resolution.py",
+    ),
+    Mutant("commit-of-any-revision", "RepoNames.meaning", "self._document(revision)", "self._document(None)", COMMITS),
+    Mutant(
+        "digits-of-any-table", "commits:_hashed", "_BASES.c.table_digest", "_BASES.c.digest", "test_commit_digits.py"
+    ),
+    Mutant(
+        "commit-without-record-lost",
+        "commits:candidates",
+        "_recorded(kind)",
+        "_recorded(kind)[:1]",
+        "test_commit_digits.py",
+    ),
     Mutant(
         "commit-of-any-arithmetic",
         "RepoNames.commit",
@@ -21,8 +46,8 @@ VIEWS: Final = (
     Mutant(
         "commit-of-any-view",
         "RepoNames._document",
-        '"view": "base" if self.path.is_base else self.kind',
-        '"view": "base"',
+        '"base" if self.path.is_base else self.kind',
+        '"base"',
         COMMITS,
     ),
     Mutant(

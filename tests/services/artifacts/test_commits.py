@@ -8,12 +8,13 @@ from typing import get_args
 
 import pytest
 
+from registry.catalogue.tree.commits import MEANT
 from registry.digest import canonical_json, sha256_digest
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import ArtifactKind
 from registry.services.artifacts import commits
-from registry.services.artifacts.commits import MEANT, RepoNames, is_commit
+from registry.services.artifacts.commits import RepoNames, is_commit
 from registry.tensors.artifacts.numerics import fingerprint
 
 KINDS: tuple[ArtifactKind, ...] = get_args(ArtifactKind)

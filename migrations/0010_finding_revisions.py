@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
@@ -116,9 +116,8 @@ def downgrade() -> None:
         for name in TRIGRAMS:
             op.execute(f"DROP INDEX IF EXISTS {name}")
     else:
-        for name in ("adapters", "revisions", "annotations"):
-            for trigger in _triggers_of(name):
-                op.execute(f"DROP TRIGGER {trigger}")
+        for trigger in _triggers():
+            op.execute(f"DROP TRIGGER {trigger}")
         for name in ("adapter_texts", "revision_texts"):
             op.execute(f"DROP TABLE {name}")
     for name, (table, columns) in REPLACED.items():
@@ -127,6 +126,7 @@ def downgrade() -> None:
         op.drop_index(op.f(name), table)
 
 
-def _triggers_of(table: str) -> list[str]:
-    known = sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :table")
-    return list(op.get_bind().scalars(known, {"table": table}))
+def _triggers() -> list[str]:
+    ours = "name GLOB 'adapter_texts_*' OR name GLOB 'revision_texts_*'"
+    known = f"SELECT name FROM sqlite_master WHERE type = 'trigger' AND ({ours})"  # noqa: S608 - a constant
+    return list(op.get_bind().scalars(sa.text(known)))

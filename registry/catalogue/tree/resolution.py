@@ -1,0 +1,108 @@
+"""What a reference means now, with its lineage, in one query however deep it is."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final, get_args
+
+from sqlalchemy import Select, bindparam, select
+from sqlalchemy.orm import InstrumentedAttribute, aliased
+from sqlalchemy.sql.elements import ColumnElement
+
+from registry.catalogue.database.prepared import Prepared, Reader
+from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision
+from registry.catalogue.tree.ancestry import newest_number
+from registry.catalogue.tree.old_names import visible_new_base, visible_new_name
+from registry.catalogue.tree.revisions import Kind, selected, selector
+from registry.reference import Reference
+from registry.rights import Rights
+from registry.schemas import LineageEntry, Resolved
+
+# Links are whole, also above the rights: aliases have no filter.
+_LINK, _ABOVE, _OF_LINK = aliased(Revision), aliased(Revision), aliased(Adapter)
+
+
+def resolve(reader: Reader, reference: Reference) -> Resolved | None:
+    """The revision or base model that a reference means; None: nothing visible, or several have this prefix."""
+    if reference.path.is_base:
+        base = reader.first(_BASE, {"name": reference.path.base})
+        return None if base is None else _of_base(base)
+    kind, value = selector(reference)
+    rows = reader.rows(_LINEAGE[kind], {"path": str(reference.path), "value": value, "end": f"{value}g"})
+    links = {row.id: row for row in rows}
+    tips = links.keys() - {row.parent_id for row in rows}
+    if len(tips) != 1:
+        return None
+    tip = row = links[tips.pop()]
+    entries = [_entry(row)]
+    while row.parent_id is not None:
+        row = links[row.parent_id]
+        entries.append(_entry(row))
+    entries.append(_base_entry(tip.base, tip.base_digest))
+    return Resolved(
+        reference=entries[0].reference,
+        digest=tip.digest,
+        base=tip.base,
+        base_digest=tip.base_digest,
+        lineage=tuple(reversed(entries)),
+        renamed_to=tip.renamed_to,
+    )
+
+
+def _entry(row: Any) -> LineageEntry:
+    reference = f"{row.path}@{row.number}"
+    return LineageEntry(reference=reference, digest=row.digest, number=row.number, rank=row.rank, newest=row.newest)
+
+
+def _base_entry(name: str, digest: str) -> LineageEntry:
+    return LineageEntry(reference=name, digest=digest, number=None, rank=None, newest=None)
+
+
+def _of_base(row: Any) -> Resolved:
+    return Resolved(
+        reference=row.name,
+        digest=row.digest,
+        base=row.name,
+        base_digest=row.digest,
+        lineage=(_base_entry(row.name, row.digest),),
+        renamed_to=row.renamed_to,
+    )
+
+
+def _base(rights: Rights) -> Select[*tuple[Any, ...]]:
+    query = select(BaseModelRecord.name, BaseModelRecord.digest, visible_new_base(rights).label("renamed_to"))
+    return query.where(BaseModelRecord.name == bindparam("name"))
+
+
+def _lineage(kind: Kind, rights: Rights) -> Select[*tuple[Any, ...]]:
+    found = select(Revision.id, Revision.parent_id, visible_new_name(rights).label("renamed_to"))
+    tip = selected(found.join(Adapter, Adapter.id == Revision.adapter_id), kind).cte("tip")
+    chain = select(tip.c.id, tip.c.parent_id).cte("chain", recursive=True)
+    chain = chain.union_all(select(_ABOVE.id, _ABOVE.parent_id).join(chain, _ABOVE.id == chain.c.parent_id))
+    return (
+        select(
+            _LINK.id,
+            _LINK.parent_id,
+            _LINK.number,
+            _LINK.digest,
+            _LINK.rank,
+            _OF_LINK.path,
+            # Of an adapter that is not seen, no newer revision is known.
+            newest_number(Adapter.id).label("newest"),
+            # Values, and no join: with that, SQLite begins at the base models.
+            _of_the_base(BaseModelRecord.name).label("base"),
+            _of_the_base(BaseModelRecord.digest).label("base_digest"),
+            select(tip.c.renamed_to).limit(1).scalar_subquery().label("renamed_to"),
+        )
+        .join(_OF_LINK, _OF_LINK.id == _LINK.adapter_id)
+        .outerjoin(Adapter, Adapter.id == _LINK.adapter_id)
+        .where(_LINK.id.in_(select(chain.c.id)))
+    )
+
+
+def _of_the_base(column: InstrumentedAttribute[str]) -> ColumnElement[str]:
+    return select(column).where(BaseModelRecord.id == _OF_LINK.base_id).scalar_subquery()
+
+
+_BASE: Final = Prepared(_base)
+_LINEAGE: Final[dict[Kind, Prepared]] = {kind: Prepared(partial(_lineage, kind)) for kind in get_args(Kind)}

@@ -1,0 +1,80 @@
+"""Reads over HTTP: how many statements each is; rights hold at the next request; routes are found as by the routers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from registry.app import service_app
+from registry.http.reads import ReadDispatch, ReadRoute, all_routes
+from tests.kit.library import Library
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+COUNTS = {
+    "/resolve?ref=tiny/a": 2,  # the token, and the lineage
+    "/resolve?ref=tiny/a@prod": 2,
+    "/resolve?ref=tiny/a/x@1": 2,
+    "/resolve?ref=tiny": 2,
+    "/revisions?ref=tiny/a@prod": 21,
+}
+
+
+@pytest.mark.parametrize("address", COUNTS)
+def test_how_many_statements_a_read_is(admin: httpx.Client, address: str) -> None:
+    admin.get(address).raise_for_status()  # notes the use of the token, at most once a minute
+    with statements() as sent:
+        admin.get(address).raise_for_status()
+    assert len(sent) == COUNTS[address], "\n".join(sent)
+
+
+def test_a_revoked_token_and_a_retraction_hold_at_the_next_request(admin: httpx.Client, library: Library) -> None:
+    made = library.registry.create_token("reader", name="for a moment")
+    headers = {"Authorization": f"Bearer {made.secret}"}
+    assert admin.get("/resolve?ref=tiny/a", headers=headers).status_code == 200
+    library.registry.revoke_token(made.token.id)
+    assert admin.get("/resolve?ref=tiny/a", headers=headers).status_code == 401
+    before = admin.get("/resolve?ref=tiny/a@prod").json()["reference"]
+    library.registry.tag("tiny/a@2", "prod")
+    assert admin.get("/resolve?ref=tiny/a@prod").json()["reference"] == "tiny/a@2"
+    library.registry.tag(before, "prod")
+
+
+def found_by(app: FastAPI, method: str, path: str) -> tuple[str | None, dict[str, Any]]:
+    scope = {"type": "http", "method": method, "path": path, "app": app}
+    found = ReadDispatch(app)._find(scope)
+    return (None, {}) if found is None else (found[0][0].path_format, dict(found[1]))
+
+
+def test_the_dispatch_finds_what_the_routers_would(library: Library) -> None:
+    app = service_app(library.registry)
+    for route in all_routes(app.routes):
+        path = route.path_format.format(**dict.fromkeys(route.param_convertors, "name"))
+        method = next(iter(sorted(route.methods or ())))
+        expected = route.path_format if isinstance(route, ReadRoute) and route.reads else None
+        assert found_by(app, method, path)[0] == expected, (method, path)
+    place = "/hf/{namespace}/{name}/resolve/{revision}/{path}"
+    given = {"namespace": "tiny", "name": "a.x", "revision": "main", "path": "a/b\n.json"}
+    assert found_by(app, "HEAD", "/hf/tiny/a.x/resolve/main/a/b\n.json") == (place, given)
+    for method, path in (("HEAD", "/api/v1/resolve"), ("POST", "/api/v1/resolve"), ("GET", "/api/v1/no"), ("GET", "x")):
+        assert found_by(app, method, path) == (None, {})
