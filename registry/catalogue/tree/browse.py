@@ -40,13 +40,6 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     return found[revision_id]
 
 
-def with_digest(session: Session, path: Path, digest: str) -> RevisionSummary | None:
-    """The adapter's revision with exactly this digest; None when there is no such adapter or revision."""
-    query = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id)
-    found = session.scalar(query.where(Adapter.path == str(path), Revision.digest == digest))
-    return None if found is None else summary(session, found)
-
-
 def summaries(session: Session, chosen: Select[int]) -> dict[int, RevisionSummary]:
     """The revisions whose keys a query gives, by key."""
     tags: dict[int, list[str]] = defaultdict(list)
