@@ -16,7 +16,7 @@ from registry.catalogue.database.visibility import IGNORE_RIGHTS
 _ADAPTERS: Final = table_of(Adapter)
 _ABOVE: Final = _ADAPTERS.alias("above")
 _COLUMNS: Final = ("path", "name", "base_id", "parent_id", "next_number", "created_at")
-_GIVEN: Final = select(*(bindparam(f"its_{name}", type_=_ADAPTERS.c[name].type) for name in _COLUMNS)).where(
+_BELOW_CURRENT: Final = select(*(bindparam(f"its_{name}", type_=_ADAPTERS.c[name].type) for name in _COLUMNS)).where(
     ~exists().where(_ABOVE.c.id == bindparam("its_parent_id"), _ABOVE.c.renamed_to.is_not(None))
 )
 
@@ -29,7 +29,7 @@ def make_adapter(session: Session, values: Mapping[str, object]) -> int:
     """
     given = {f"its_{name}": values[name] for name in _COLUMNS}
     # An adapter above is asked again: what was read before the base model was held may be older than a rename.
-    absent = cast(Insert, insert_if_absent(session, Adapter.path, Adapter.id)).from_select(_COLUMNS, _GIVEN)
+    absent = cast(Insert, insert_if_absent(session, Adapter.path, Adapter.id)).from_select(_COLUMNS, _BELOW_CURRENT)
     made: int | None = session.execute(absent, given).scalar()
     if made is not None:
         return made

@@ -152,8 +152,7 @@ def pinnable(
 
 def with_digest(session: Session, path: Path, digest: str) -> str | None:
     """The reference of an adapter's revision with exactly this digest; None: there is none, or no such adapter."""
-    query = select(Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
-    number = session.scalar(query.where(Adapter.path == str(path), Revision.digest == digest))
+    number = session.scalar(_number_of(), {"path": str(path), "digest": digest})
     return None if number is None else f"{path}@{number}"
 
 
@@ -338,6 +337,12 @@ def _chain() -> _Found:
     above = aliased(Revision)
     chain = chain.union_all(select(above.id, above.parent_id).join(chain, above.id == chain.c.parent_id))
     return _rows().where(Revision.id.in_(select(chain.c.id)))
+
+
+@cache
+def _number_of() -> Select[int]:
+    query = select(Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    return query.where(Adapter.path == bindparam("path"), Revision.digest == bindparam("digest"))
 
 
 @cache

@@ -37,7 +37,7 @@ REGISTRY: Final = (
     ),
     Mutant(
         "published-below-what-is-being-renamed",
-        "_GIVEN",
+        "_BELOW_CURRENT",
         "_ABOVE.c.renamed_to.is_not(None)",
         "_ABOVE.c.renamed_to.is_not(None), _ABOVE.c.id < 0",
         "test_a_publish_beside_a_rename[True-None-llama/support/new-postgresql]",
