@@ -89,7 +89,8 @@ class FilesystemDriver(FolderStaging):
         for writer, _, _ in moves:
             writer.close()
 
-    def open(self, key: str) -> ObjectReader:
+    def open(self, key: str, size: int | None = None) -> ObjectReader:
+        del size
         path = self._path(key)
         with telling_unusable(self._root):
             try:

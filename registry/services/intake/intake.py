@@ -95,7 +95,7 @@ class Intake:
     def _reader(self, blob: BlobRef) -> BlobReader:
         """An open stored blob: opening it once more would be another request of some stores."""
         if blob.digest not in self._readers:
-            self._readers[blob.digest] = self._open.enter_context(self.deployment.open_blob(blob))
+            self._readers[blob.digest] = self._open.enter_context(self.deployment.blobs.open(blob, at_once=True))
         return self._readers[blob.digest]
 
     @contextmanager

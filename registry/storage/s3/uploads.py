@@ -118,10 +118,11 @@ class S3Uploads:
 
     def _join(self, staging: Staging, multipart: str) -> None:
         """Complete a multipart upload, after checking that no part is missing."""
-        require_parts(staging, self.parts(staging))
         found = self._bucket.parts(staging.key, multipart)
         if found is None:
-            return  # joined already, as parts() found
+            self.parts(staging)  # joined already, or it raises
+            return
+        require_parts(staging, {number: part.size for number, part in found.items()})
         tags = {number: part.tag for number, part in found.items()}
         try:
             self._bucket.join(staging.key, multipart, tags, staging.size)
