@@ -26,7 +26,7 @@ def hash_stream(fill: Fill, each: Each) -> tuple[str, int]:
     runs in a thread of its own, up to two chunks behind; everything else runs in the caller's thread.
     """
     whole = hashlib.sha256()
-    buffers = [memoryview(bytearray(CHUNK)) for _ in range(_BUFFERS)]
+    buffers = [memoryview(bytearray(CHUNK))]  # the others are made when a stream is longer
     hashing: list[Future[None] | None] = [None] * _BUFFERS
     size = 0
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sha256") as pool:
@@ -34,6 +34,8 @@ def hash_stream(fill: Fill, each: Each) -> tuple[str, int]:
             turn = (size // CHUNK) % _BUFFERS
             if (before := hashing[turn]) is not None:
                 before.result()
+            if turn == len(buffers):
+                buffers.append(memoryview(bytearray(CHUNK)))
             count = fill(buffers[turn])
             if count == 0:
                 break

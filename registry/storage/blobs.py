@@ -211,9 +211,12 @@ class BlobStore:
                 )
             return staged.commit()
 
-    def open(self, blob: BlobRef) -> BlobReader:
-        """Open a blob for verified reads; raises `IntegrityError` if it is missing or has another size."""
-        return BlobReader(self._driver, blob)
+    def open(self, blob: BlobRef, *, at_once: bool = False) -> BlobReader:
+        """Open a blob for verified reads; raises `IntegrityError` if it is missing or has another size.
+
+        With ``at_once`` the first read may raise that, which has to follow right away.
+        """
+        return BlobReader(self._driver, blob, at_once=at_once)
 
     def size(self, key: str) -> int | None:
         """Bytes of the blob under a key, or None if there is none."""

@@ -131,8 +131,12 @@ class ObjectDriver(Protocol):
         stored bytes are those written: a store that could have changed them on the way is read back.
         """
 
-    def open(self, key: str) -> ObjectReader:
-        """Open an object for reading."""
+    def open(self, key: str, size: int | None = None) -> ObjectReader:
+        """Open an object for reading.
+
+        ``size``, where it is known and the first read may tell that the object is missing or shorter: it saves a store
+        that would be asked for it a request.
+        """
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, or None if there is none."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -78,7 +79,7 @@ class FilesystemDriver(FolderStaging):
         with telling_unusable(self._root):
             for _, target, _ in moves:
                 target.parent.mkdir(parents=True, exist_ok=True)
-            _sync_all([writer for writer, _, _ in moves])
+            _at_once([writer.sync for writer, _, _ in moves])
             for writer, target, key in moves:
                 try:
                     writer.move(target)
@@ -88,7 +89,8 @@ class FilesystemDriver(FolderStaging):
         for writer, _, _ in moves:
             writer.close()
 
-    def open(self, key: str) -> ObjectReader:
+    def open(self, key: str, size: int | None = None) -> ObjectReader:
+        del size
         path = self._path(key)
         with telling_unusable(self._root):
             try:
@@ -128,10 +130,10 @@ class FilesystemDriver(FolderStaging):
         An existing folder may have been created just now by a process that has not synced it yet.
         """
         above = {parent for folder in folders for parent in folder.parents if parent.is_relative_to(self._root)}
-        for folder in sorted({*folders, *(above - self._settled)}, reverse=True):
-            _sync_folder(folder)
+        wanted = {*folders, *(above - self._settled)}
         if self._root not in self._settled:
-            _sync_folder(self._root.parent)
+            wanted.add(self._root.parent)
+        _at_once([partial(_sync_folder, folder) for folder in sorted(wanted)])
         self._settled |= above
 
 
@@ -141,14 +143,14 @@ def _own(writer: ObjectWriter) -> FileWriter:
     return writer
 
 
-def _sync_all(writers: Sequence[FileWriter]) -> None:
-    """Sync in parallel: the file system then makes many files durable with one journal write."""
-    if len(writers) < 2:
-        for writer in writers:
-            writer.sync()
+def _at_once(syncs: Sequence[Callable[[], None]]) -> None:
+    """Sync in parallel: the file system then makes many files or folders durable with one journal write."""
+    if len(syncs) < 2:
+        for sync in syncs:
+            sync()
         return
-    with ThreadPoolExecutor(max_workers=min(len(writers), _SYNCS), thread_name_prefix="sync") as pool:
-        for done in [pool.submit(writer.sync) for writer in writers]:
+    with ThreadPoolExecutor(max_workers=min(len(syncs), _SYNCS), thread_name_prefix="sync") as pool:
+        for done in [pool.submit(sync) for sync in syncs]:
             done.result()
 
 

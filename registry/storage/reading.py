@@ -27,10 +27,15 @@ class BlobReader:
     Blocks that a read covers completely are read into the caller's buffer and verified there. A wrong block is read
     again; if it is still wrong, the buffer is cleared and the read raises what `confirmed` raises. Blocks at the edges
     of a read are verified in a separate buffer, and the last few are kept, because neighbouring reads share them.
+
+    With ``at_once`` the blob is read right away, so that the first read may be what tells that it is missing.
     """
 
-    def __init__(self, driver: ObjectDriver, blob: BlobRef, block_list: bytes | None = None) -> None:
+    def __init__(
+        self, driver: ObjectDriver, blob: BlobRef, block_list: bytes | None = None, *, at_once: bool = False
+    ) -> None:
         self._driver = driver
+        self._known_size = blob.size if at_once else None
         self._blob = blob
         self._size = blob.size
         self._list = block_list
@@ -96,7 +101,7 @@ class BlobReader:
 
     def _try_to_open(self) -> ObjectReader | Finding:
         try:
-            opened = self._driver.open(self._blob.key)
+            opened = self._driver.open(self._blob.key, self._known_size)
         except NotFoundError:
             return _MISSING
         if opened.size != self._size:

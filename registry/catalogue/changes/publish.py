@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -11,10 +12,10 @@ from sqlalchemy import Select, and_, bindparam, exists, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.exc import StaleDataError
 
+from registry.catalogue.changes.adapter_rows import make_adapter
 from registry.catalogue.changes.revision_rows import renamed_meanwhile, write
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRecord, Revision
-from registry.catalogue.database.upsert import insert_if_absent
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, live
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import FileRef
@@ -55,8 +56,12 @@ class NewRevision:
     copied_from: CopiedFrom | None = None  # of a copy: the original
 
 
-def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[RevisionRow, bool]:
+def publish(
+    session: Session, new: NewRevision, principal: Principal, recorded: Collection[str] = ()
+) -> tuple[RevisionRow, bool]:
     """Make a revision visible; False: the adapter has this very revision already, and nothing was changed (idempotent).
+
+    ``recorded`` are digests of blobs that this transaction has recorded or used, so that they stay.
 
     The adapter is created with its first revision; the adapter above it must exist.
 
@@ -76,7 +81,7 @@ def publish(session: Session, new: NewRevision, principal: Principal) -> tuple[R
     if place.same_id is not None:
         _lock(session, place.same_id)
         return revisions.get(session, place.same_id), False
-    blobs.require(session, [file.digest for file in new.files], str(new.path))
+    blobs.require(session, {file.digest for file in new.files}.difference(recorded), str(new.path))
     if place.has_old_names:
         _check_old_names(session, new)
     if place.deleted_id is not None:  # its digest is reused: its deletion can't be undone any more
@@ -214,7 +219,17 @@ def _around(on_parent: bool) -> Select[*tuple[Any, ...]]:
 
 
 def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
-    adapter_id = place.adapter_id or _make_adapter(session, new, place)
+    adapter_id = place.adapter_id or make_adapter(
+        session,
+        {
+            "path": str(new.path),
+            "name": new.path.name,
+            "base_id": place.base_id,
+            "parent_id": place.above_id,
+            "next_number": 1,
+            "created_at": datetime.now(UTC),
+        },
+    )
     columns: dict[str, Any] = {
         "adapter_id": adapter_id,
         "digest": new.digest,
@@ -273,29 +288,6 @@ def _check_old_names(session: Session, new: NewRevision) -> None:
                 f"{new.path} has this content already under an older name, where it was retracted by "
                 f"{row.retracted_by} on {row.retracted_at:%Y-%m-%d}: {row.retracted_reason}"
             )
-
-
-def _make_adapter(session: Session, new: NewRevision, place: _Place) -> int:
-    """The key of a new adapter, or of one that was created concurrently."""
-    if place.above_id is not None:
-        # Asked again: what was read before the base model was held may be older than a rename.
-        renamed_to = session.scalar(
-            select(Adapter.renamed_to).where(Adapter.id == place.above_id), execution_options=IGNORE_RIGHTS
-        )
-        if renamed_to is not None:
-            raise renamed_meanwhile(new.path)
-    made = {
-        "path": str(new.path),
-        "name": new.path.name,
-        "base_id": place.base_id,
-        "parent_id": place.above_id,
-        "next_number": 1,
-        "created_at": datetime.now(UTC),
-    }
-    key: int | None = session.execute(insert_if_absent(session, Adapter.path, Adapter.id), made).scalar()
-    if key is not None:
-        return key
-    return session.scalars(select(Adapter.id).where(Adapter.path == str(new.path))).one()
 
 
 def _number(session: Session, new: NewRevision, adapter_id: int) -> int | None:

@@ -76,7 +76,7 @@ def statement(query: Prepared, dialect: Dialect, rights: Rights) -> Statement:
     compiled = made.compile(dialect=dialect)
     types = {bind.key: bind.type for bind in compiled.binds.values()}
     processors = {name: kind.dialect_impl(dialect).bind_processor(dialect) for name, kind in types.items()}
-    names = [str(name) for name in made.selected_columns.keys()]  # noqa: SIM118 - not those of a dict
+    names = [str(column.key) for column in made.selected_columns]  # a tuple with names refuses to have one twice
     return Statement(
         text=str(compiled),
         names=tuple(compiled.positiontup or ()),

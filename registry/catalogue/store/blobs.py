@@ -12,7 +12,15 @@ from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database import visibility
-from registry.catalogue.database.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile
+from registry.catalogue.database.tables import (
+    Adapter,
+    BaseFile,
+    BaseModelRecord,
+    Blob,
+    Revision,
+    RevisionFile,
+    table_of,
+)
 from registry.catalogue.database.upsert import insert_if_absent
 from registry.digest import BlobRef
 from registry.errors import IntegrityError, NotFoundError, UnavailableError
@@ -27,6 +35,21 @@ BLOB_COLUMNS: Final = (Blob.digest, Blob.size, Blob.blocks_digest, Blob.key)
 """Of a `BlobRef`, in its order."""
 _THOSE: Final = select(*BLOB_COLUMNS).where(Blob.digest.in_(bindparam("digests", expanding=True)))
 _USED: Final = select(*BLOB_COLUMNS, Blob.used_at).where(Blob.digest.in_(bindparam("digests", expanding=True)))
+# Locked in one order, and only against others who change the row.
+_HELD: Final = (
+    select(Blob.digest)
+    .where(Blob.digest.in_(bindparam("digests", expanding=True)), Blob.used_at < bindparam("before"))
+    .order_by(Blob.digest)
+    .with_for_update(key_share=True)
+    .cte("held")
+)
+_BLOBS: Final = table_of(Blob)
+_TOUCH: Final = (
+    update(_BLOBS)
+    .where(_BLOBS.c.digest.in_(select(_HELD.c.digest)))
+    .values(used_at=bindparam("now"))
+    .returning(*(_BLOBS.c[column.key] for column in BLOB_COLUMNS))
+)
 
 
 @dataclass(frozen=True)
@@ -99,36 +122,27 @@ def rows(session: Session, digests: Iterable[str]) -> dict[str, BlobRef]:
 def use(session: Session, digests: Iterable[str]) -> dict[str, BlobRef]:
     """The same, and restart their grace period: the caller is going to refer to them."""
     now = datetime.now(UTC)
-    wanted = sorted(set(digests))
     found: dict[str, BlobRef] = {}
-    stale: list[str] = []
-    for part in parts(wanted):
+    for part in parts(sorted(set(digests))):
+        stale: dict[str, BlobRef] = {}
         for row in session.execute(_USED, {"digests": part}):
-            found[row.digest] = BlobRef(*row[:4])
-            if row.used_at < now - _FRESH:
-                stale.append(row.digest)
-    if not stale:
-        return found
-    for part in parts(sorted(stale)):
-        query = select(Blob.digest).where(Blob.digest.in_(part), Blob.used_at < now - _FRESH).order_by(Blob.digest)
-        # Locked in one order, and only against others who change the row.
-        held = session.scalars(query.with_for_update(key_share=True)).all()
-        if held:
-            session.execute(update(Blob).where(Blob.digest.in_(held)).values(used_at=now))
-    return rows(session, wanted)
+            kind = stale if row.used_at < now - _FRESH else found
+            kind[row.digest] = BlobRef(*row[:4])
+        if stale:
+            values = {"digests": list(stale), "now": now, "before": now - _FRESH}
+            touched = {row.digest: BlobRef(*row) for row in session.execute(_TOUCH, values)}
+            # The others were deleted, or touched by somebody else.
+            left = [digest for digest in stale if digest not in touched]
+            found |= touched | (rows(session, left) if left else {})
+    return found
 
 
-def known(session: Session, digests: Iterable[str]) -> frozenset[str]:
-    """The recorded ones of ``digests``."""
-    return frozenset(rows(session, digests))
-
-
-def visible(session: Session, digests: Iterable[str]) -> frozenset[str]:
-    """Those of ``digests`` that are files of revisions and base models visible to the session."""
+def visible(session: Session, recorded: Collection[str]) -> frozenset[str]:
+    """Those of some recorded digests that are files of revisions and base models visible to the session."""
     if visibility.rights_of(session).unlimited:
-        return known(session, digests)
+        return frozenset(recorded)
     found: set[str] = set()
-    for part in parts(dict.fromkeys(digests)):
+    for part in parts(dict.fromkeys(recorded)):
         published = (
             select(RevisionFile.digest)
             .join(Revision, Revision.id == RevisionFile.revision_id)

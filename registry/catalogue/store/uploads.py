@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -11,6 +12,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.team_tables import UploadRecord
+from registry.catalogue.store.blobs import parts
 from registry.errors import NotFoundError
 from registry.rights import Principal
 
@@ -96,6 +98,19 @@ def get(session: Session, upload_id: str, principal: Principal) -> UploadRow:
     return _value(row)
 
 
+def open_ones(session: Session, uploads: Mapping[str, str], principal: Principal) -> tuple[UploadRow, ...]:
+    """Those of some uploads (ids by digest) that are this principal's and open, and have that digest."""
+    found: list[UploadRow] = []
+    for part in parts(uploads.values()):
+        query = select(UploadRecord).where(
+            UploadRecord.id.in_(part),
+            UploadRecord.owner == owner_of(principal),
+            UploadRecord.expires_at > datetime.now(UTC),
+        )
+        found += (_value(row) for row in session.scalars(query))
+    return tuple(row for row in found if uploads.get(row.digest) == row.id)
+
+
 def extend(session: Session, upload_id: str, lifetime: timedelta = LIFETIME) -> None:
     """Extend the expiry of an upload to ``lifetime`` from now."""
     until = datetime.now(UTC) + lifetime
@@ -106,9 +121,10 @@ def extend(session: Session, upload_id: str, lifetime: timedelta = LIFETIME) -> 
     )
 
 
-def remove(session: Session, upload_id: str) -> None:
-    """Remove an upload that became a blob or lost its bytes."""
-    session.execute(delete(UploadRecord).where(UploadRecord.id == upload_id))
+def remove(session: Session, *upload_ids: str) -> None:
+    """Remove uploads that became blobs or lost their bytes."""
+    for part in parts(upload_ids):
+        session.execute(delete(UploadRecord).where(UploadRecord.id.in_(part)))
 
 
 def expired(session: Session, before: datetime, *, limit: int = 500) -> tuple[UploadRow, ...]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Select, bindparam, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database import events
 from registry.catalogue.database.prepared import Prepared, reading
@@ -19,7 +19,7 @@ from registry.catalogue.store.blobs import BLOB_COLUMNS, FileRef
 from registry.catalogue.tree import provenance
 from registry.catalogue.tree.old_names import adapter_is_listed, base_is_listed, visible_names, visible_new_name
 from registry.catalogue.tree.suggestions import offered
-from registry.digest import StoredFile
+from registry.digest import BlobRef, StoredFile
 from registry.errors import ConflictError, NotFoundError
 from registry.reference import check_base_name, hub_name
 from registry.rights import Principal, Rights
@@ -61,8 +61,8 @@ class BaseRow:
     parameters: int
     tensors: int
     size: int
-    index_blob: str
-    table_blob: str
+    index: BlobRef  # the JSON that lists the tensors
+    table: BlobRef  # the target table's JSON
     notices: tuple[str, ...]
     created_at: datetime
     files: tuple[StoredFile, ...]  # by path
@@ -124,10 +124,66 @@ def get(session: Session, name: str) -> BaseRow:
     Raises:
         NotFoundError: there is none of this name; offers the nearest.
     """
-    row = reading(session).first(_OF_NAME, {"name": name})
-    if row is None:
+    rows = reading(session).rows(_WITH_BLOBS, {"name": name})
+    if not rows:
         raise missing(session, name)
-    return _value(row, _files_of(session, row.id))
+    index, table, file, own = 4, 8, 13, rows[0]  # where the columns of the blobs end
+    return BaseRow(
+        id=own.id,
+        name=own.name,
+        digest=own.weights,
+        table_digest=own.table_digest,
+        files_digest=own.files_digest,
+        architecture=own.architecture,
+        table_source=own.table_source,
+        parameters=own.parameters,
+        tensors=own.tensors,
+        size=own.total,
+        index=BlobRef(*own[:index]),
+        table=BlobRef(*own[index:table]),
+        notices=tuple(own.notices),
+        created_at=own.created_at,
+        files=tuple(sorted((StoredFile(*row[table:file]) for row in rows), key=lambda one: one.path)),
+        source=own.source,
+    )
+
+
+def _with_blobs(_: Rights) -> Select[*tuple[Any, ...]]:
+    """A base model with the blobs of its documents and files, a row a file: the base model's own columns last."""
+    index, table = aliased(Blob), aliased(Blob)
+    documents = [
+        getattr(blob, column.key).label(f"{name}_blob_{column.key}")
+        for name, blob in (("index", index), ("table", table))
+        for column in BLOB_COLUMNS
+    ]
+    return (
+        select(
+            *documents,
+            *BLOB_COLUMNS,
+            BaseFile.path,
+            BaseModelRecord.id,
+            BaseModelRecord.name,
+            BaseModelRecord.digest.label("weights"),  # files have a digest and a size too
+            BaseModelRecord.table_digest,
+            BaseModelRecord.files_digest,
+            BaseModelRecord.architecture,
+            BaseModelRecord.table_source,
+            BaseModelRecord.parameters,
+            BaseModelRecord.tensors,
+            BaseModelRecord.size.label("total"),
+            BaseModelRecord.notices,
+            BaseModelRecord.created_at,
+            BaseModelRecord.source,
+        )
+        .join(index, index.digest == BaseModelRecord.index_blob)
+        .join(table, table.digest == BaseModelRecord.table_blob)
+        .join(BaseFile, BaseFile.base_id == BaseModelRecord.id)
+        .join(Blob, Blob.digest == BaseFile.digest)
+        .where(BaseModelRecord.name == bindparam("name"))
+    )
+
+
+_WITH_BLOBS: Final = Prepared(_with_blobs)
 
 
 def missing(session: Session, name: str) -> NotFoundError:
@@ -245,24 +301,3 @@ def _files(session: Session, *base_ids: int) -> dict[int, tuple[StoredFile, ...]
     for row in session.execute(query):
         files[row.base_id].append(StoredFile(*row[1:]))
     return {base_id: tuple(sorted(found, key=lambda file: file.path)) for base_id, found in files.items()}
-
-
-def _value(row: Any, files: tuple[StoredFile, ...]) -> BaseRow:
-    return BaseRow(
-        id=row.id,
-        name=row.name,
-        digest=row.digest,
-        table_digest=row.table_digest,
-        files_digest=row.files_digest,
-        architecture=row.architecture,
-        table_source=row.table_source,
-        parameters=row.parameters,
-        tensors=row.tensors,
-        size=row.size,
-        index_blob=row.index_blob,
-        table_blob=row.table_blob,
-        notices=tuple(row.notices),
-        created_at=row.created_at,
-        files=files,
-        source=row.source,
-    )

@@ -49,13 +49,6 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     return found[revision_id]
 
 
-def with_digest(session: Session, path: Path, digest: str) -> RevisionSummary | None:
-    """The adapter's revision with exactly this digest; None when there is no such adapter or revision."""
-    query = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id)
-    found = session.scalar(query.where(Adapter.path == str(path), Revision.digest == digest))
-    return None if found is None else summary(session, found)
-
-
 def summaries(session: Session, chosen: Select[int] | Sequence[int]) -> dict[int, RevisionSummary]:
     """Some revisions, by key: their keys, or a query that gives them."""
     found: dict[int, RevisionSummary] = {}

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, CommitRecord, Revision, table_of
-from registry.catalogue.database.visibility import in_subtree
+from registry.catalogue.database.visibility import IGNORE_RIGHTS, in_subtree
 from registry.digest import canonical_json
 from registry.reference import Path
 from registry.schemas.form import ArtifactKind
@@ -66,14 +66,17 @@ def digits_of(path: Path, revision: str, base: BaseDigests) -> dict[str, str]:
     return {kind: hashlib.sha256(text).hexdigest()[:MEANT] for kind, text in meant.items()}
 
 
-def candidates(session: Session, kind: ArtifactKind, digits: str) -> Iterator[tuple[Path, str]]:
-    """Path and digest of the visible revisions that may have these digits in the view of a kind.
+def candidates(
+    session: Session, kind: ArtifactKind, digits: str, *, ignore_rights: bool = False
+) -> Iterator[tuple[Path, str]]:
+    """Path and digest of the visible revisions, or of all, that may have these digits in the view of a kind.
 
     First what is recorded with them, then whatever a program of an older schema published: it recorded none, and they
     have to be computed.
     """
+    options = IGNORE_RIGHTS if ignore_rights else {}
     for query in _recorded(kind):
-        for row in session.execute(query, {"digits": digits}):
+        for row in session.execute(query, {"digits": digits}, execution_options=options):
             yield Path.parse(row.path), row.digest
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import CompoundSelect, bindparam, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -70,11 +71,18 @@ def visible_names(session: Session, names: Iterable[str | None]) -> frozenset[st
     return frozenset(found)
 
 
+def names(session: Session, path: Path) -> tuple[str, ...]:
+    """A path, and its newest name where that is another, as far as they are there for this session."""
+    record, column = (BaseModelRecord, BaseModelRecord.name) if path.is_base else (Adapter, Adapter.path)
+    row = session.execute(select(record.renamed_to).where(column == str(path))).one_or_none()
+    if row is None:
+        return ()
+    return (str(path), *visible_names(session, [row.renamed_to]))
+
+
 def new_name(session: Session, path: Path) -> str | None:
     """The newest name of a path; None: it is no old name, or the new one is not there for this session."""
-    record, column = (BaseModelRecord, BaseModelRecord.name) if path.is_base else (Adapter, Adapter.path)
-    renamed_to = session.scalar(select(record.renamed_to).where(column == str(path)))
-    return next(iter(visible_names(session, [renamed_to])), None)
+    return next(iter(names(session, path)[1:]), None)
 
 
 def check_current(session: Session, path: Path) -> None:
@@ -84,15 +92,22 @@ def check_current(session: Session, path: Path) -> None:
         ConflictError: ``renamed``, with the new path where it may be seen.
     """
     above = [str(Path(path.base, path.names[:count])) for count in range(1, len(path.names) + 1)]
-    adapters = select(Adapter.path, Adapter.renamed_to).where(Adapter.path.in_(above), Adapter.renamed_to.is_not(None))
-    bases = select(BaseModelRecord.name, BaseModelRecord.renamed_to).where(
-        BaseModelRecord.name == path.base, BaseModelRecord.renamed_to.is_not(None)
-    )
-    queries = (adapters, bases)
-    found = [row for query in queries for row in session.execute(query, execution_options=IGNORE_RIGHTS)]
+    found = session.execute(_renamed(), {"above": above, "base": path.base}).all()
     if found:
         old, new = max(found, key=lambda row: len(row[0]))
         raise _refusal(rights_of(session), path, old, new or "")
+
+
+@cache  # made once: it takes longer to make than to run
+def _renamed() -> CompoundSelect[*tuple[Any, ...]]:
+    """Old names, and what they are called now: of some adapters and a base model, whether seen or not."""
+    old = select(_NEW.path, _NEW.renamed_to).where(
+        _NEW.path.in_(bindparam("above", expanding=True)), _NEW.renamed_to.is_not(None)
+    )
+    base = select(_NEW_BASE.name, _NEW_BASE.renamed_to).where(
+        _NEW_BASE.name == bindparam("base"), live(_NEW_BASE), _NEW_BASE.renamed_to.is_not(None)
+    )
+    return union_all(old, base)
 
 
 def _refusal(rights: Rights, path: Path, old: str, new: str) -> ConflictError:

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import BindParameter, Select, bindparam, select
+from sqlalchemy import BindParameter, Integer, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database import visibility
@@ -36,6 +36,7 @@ from registry.schemas import Retraction
 _Found = Select[*tuple[Any, ...]]
 Kind = Literal["newest", "number", "tag", "digest", "prefix"]
 
+_ABOVE: Final = aliased(Adapter)
 _CANDIDATES: Final = 5000  # names among which the nearest is looked for
 _NUMBERED: Final = re.compile(r"(?:v|rev|version)-?([1-9][0-9]{0,17})")
 _NEWEST: Final = ("latest", "newest", "head", "current", "last")
@@ -123,11 +124,13 @@ def get(session: Session, revision_id: int) -> RevisionRow:
     return found[0]
 
 
-def pinnable(session: Session, path: Path, *, digest: str | None = None) -> tuple[RevisionRow, ...]:
-    """Revisions that a revision of the adapter ``path`` may be pinned to, newest first; with ``digest``, only that one.
+def pinnable(
+    session: Session, path: Path, *, digest: str | None = None, number: int | None = None, limit: int | None = None
+) -> tuple[RevisionRow, ...]:
+    """Revisions that a revision of the adapter ``path`` may be pinned to, newest first, at most ``limit``.
 
-    Where the session does not see the adapter above, it knows of the revisions that those it sees were trained on, and
-    of one whose whole digest it knows: from a receipt.
+    With ``digest`` or ``number``, only that one. Where the session does not see the adapter above, it knows of the
+    revisions that those it sees were trained on, and of one whose whole digest it knows: from a receipt.
 
     Raises:
         NotFoundError: there is no adapter above ``path``.
@@ -135,21 +138,29 @@ def pinnable(session: Session, path: Path, *, digest: str | None = None) -> tupl
     above = path.parent
     if above is None or above.is_base:
         return ()
-    adapter_id = adapter(session, above, ignore_rights=True)
-    query = _rows().where(Revision.adapter_id == adapter_id).order_by(Revision.number.desc())
-    if digest is not None:
-        return tuple(_values(session, query.where(Revision.digest == digest), ignore_rights=True))
-    if not visibility.rights_of(session).covers(above):
-        child = aliased(Revision)
-        seen = select(child.parent_id).join(Adapter, Adapter.id == child.adapter_id).where(Adapter.path == str(path))
-        query = query.where(Revision.id.in_(seen))
-    return tuple(_values(session, query, ignore_rights=True))
+    hidden = digest is None and not visibility.rights_of(session).covers(above)
+    values = {"above": str(above), "path": str(path), "digest": digest, "number": number, "limit": limit}
+    found = _rows_of(
+        session,
+        _pinnable(hidden, digest is not None, number is not None, limit is not None),
+        {name: value for name, value in values.items() if value is not None},
+    )
+    if not found:
+        adapter(session, above, ignore_rights=True)
+    return tuple(found)
 
 
-def digests(session: Session, path: Path) -> tuple[str, ...]:
+def with_digest(session: Session, path: Path, digest: str) -> str | None:
+    """The reference of an adapter's revision with exactly this digest; None: there is none, or no such adapter."""
+    number = session.scalar(_number_of(), {"path": str(path), "digest": digest})
+    return None if number is None else f"{path}@{number}"
+
+
+def digests(session: Session, path: Path, *, ignore_rights: bool = False) -> tuple[str, ...]:
     """The digests of all revisions of an adapter, newest first; none where there is no such adapter."""
     query = select(Revision.digest).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
-    return tuple(session.scalars(query.order_by(Revision.number.desc())))
+    newest = query.order_by(Revision.number.desc())
+    return tuple(session.scalars(newest, execution_options=IGNORE_RIGHTS if ignore_rights else {}))
 
 
 def lineage(session: Session, revision_id: int) -> tuple[RevisionRow, ...]:
@@ -206,6 +217,13 @@ def adapter(session: Session, path: Path, *, ignore_rights: bool = False) -> int
     if found is None:
         raise missing_adapter(session, path)
     return found
+
+
+def is_there(session: Session, path: Path) -> bool:
+    """Whether the session sees a base model, or an adapter with revisions, at a path."""
+    if path.is_base:
+        return session.scalar(select(BaseModelRecord.id).where(BaseModelRecord.name == path.base)) is not None
+    return session.scalar(select(Adapter.id).where(Adapter.path == str(path), HAS_REVISIONS)) is not None
 
 
 def missing_adapter(session: Session, path: Path) -> NotFoundError:
@@ -311,6 +329,30 @@ def _chain() -> _Found:
     return _rows().where(Revision.id.in_(select(chain.c.id)))
 
 
+@cache
+def _number_of() -> Select[int]:
+    query = select(Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    return query.where(Adapter.path == bindparam("path"), Revision.digest == bindparam("digest"))
+
+
+@cache
+def _pinnable(hidden: bool, by_digest: bool, by_number: bool, limited: bool) -> Prepared:
+    """The revisions of the adapter ``above``; ``hidden``: only those that a revision of ``path`` was trained on."""
+    own = select(_ABOVE.id).where(_ABOVE.path == bindparam("above")).scalar_subquery()  # looked up once, not joined
+    query = _rows().where(Revision.adapter_id == own).order_by(Revision.number.desc())
+    if by_digest:
+        query = query.where(Revision.digest == bindparam("digest"))
+    if by_number:
+        query = query.where(Revision.number == bindparam("number"))
+    if hidden:
+        child, below = aliased(Revision), aliased(Adapter)
+        seen = select(child.parent_id).join(below, below.id == child.adapter_id)
+        query = query.where(Revision.id.in_(seen.where(below.path == bindparam("path"))))
+    if limited:
+        query = query.limit(bindparam("limit", type_=Integer()))
+    return Prepared(lambda _: query, ignore_rights=True)
+
+
 def selected(query: _Found, kind: Kind) -> _Found:
     """The revisions of the adapter ``path`` that are selected by ``value``; two where it is ambiguous.
 
@@ -347,11 +389,6 @@ _FILES: Final = Prepared(
 
 def _rows_of(session: Session, query: Prepared, values: Mapping[str, object]) -> list[RevisionRow]:
     return [_value(row) for row in reading(session).rows(query, values)]
-
-
-def _values(session: Session, query: _Found, *, ignore_rights: bool = False) -> list[RevisionRow]:
-    rows = session.execute(query, execution_options=IGNORE_RIGHTS if ignore_rights else {})
-    return [_value(row) for row in rows]
 
 
 def _value(row: Any) -> RevisionRow:

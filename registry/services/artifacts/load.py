@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import retraction
-from registry.catalogue.store import blobs as blob_rows
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import browse, revisions
 from registry.catalogue.tree.bases import BaseRow
@@ -45,10 +44,8 @@ def path_to(session: Session, base: BaseRow, tip: RevisionRow | None, *, with_re
     found = () if tip is None else revisions.lineage(session, tip.id)
     if not with_retracted:
         retraction.check(found)
-    stored = blob_rows.rows(session, (base.index_blob, base.table_blob))
-    index, table = stored[base.index_blob], stored[base.table_blob]
     digests = (base.digest, base.table_digest, base.files_digest)
-    root = PathBase(base.name, *digests, base.files, index, table, base.source)
+    root = PathBase(base.name, *digests, base.files, base.index, base.table, base.source)
     links = _links(session, found)
     return LoadedPath(links[-1].reference if links else base.name, root, links)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from registry.catalogue.store import uploads as upload_rows
 from registry.errors import InvalidBaseError
 from registry.files.header import Header, read_header
 from registry.folders.hub.repository import check_source
@@ -27,7 +28,7 @@ from registry.services.bases.add import (
 from registry.services.bases.table_check import check_table
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
-from registry.services.intake.uploads import drop_taken, dropped_when_refused, take, wanted_bytes
+from registry.services.intake.wanted import drop_taken, dropped_when_refused, take, wanted_bytes
 from registry.services.lineage import read_document
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
@@ -58,8 +59,9 @@ def plan_base(deployment: Deployment, request: BaseRequest) -> BasePlan:
         return BasePlan(existing=there, missing=())
     if there is None:
         _table(request, checked.model)
-    missing = wanted_bytes(deployment, checked.files.values(), {}).missing
-    return BasePlan(existing=there, missing=missing)
+    with deployment.read() as session:
+        wanted = wanted_bytes(session, checked.files.values(), ())
+    return BasePlan(existing=there, missing=wanted.missing)
 
 
 def commit_base(deployment: Deployment, commit: BaseCommit, progress: Progress) -> BaseAdded:
@@ -144,10 +146,12 @@ def _add(
     table: TargetTable | None,
     progress: Progress,
 ) -> BaseAdded:
-    wanted = wanted_bytes(deployment, checked.files.values(), commit.uploads)
+    with deployment.read() as session:
+        uploads = upload_rows.open_ones(session, commit.uploads, deployment.principal)
+        wanted = wanted_bytes(session, checked.files.values(), uploads)
     progress.begin("Checking what was uploaded", wanted.size)
     hashes = {path: TensorHashes(header) for path, header in checked.model.headers.items()}
-    with Intake(deployment, progress) as intake:
+    with Intake(deployment, progress, wanted.recorded) as intake:
         take(wanted, intake, {checked.files[path].digest: _watch(checked, path, hashes[path]) for path in hashes})
         index = _index(checked, hashes)
         digests = {path: claim.digest for path, claim in checked.files.items()}

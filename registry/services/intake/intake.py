@@ -6,7 +6,7 @@ nothing behind. Uploads are kept until that transaction is committed, so that it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,6 +21,7 @@ from registry.progress import Progress
 from registry.services.deployment import Deployment
 from registry.storage.blobs import StagedBlob, StoredBlob
 from registry.storage.checking import Watch
+from registry.storage.reading import BlobReader
 from registry.storage.staging import Staging
 
 T = TypeVar("T")
@@ -42,12 +43,16 @@ def retry_collected(work: Callable[[], T]) -> T:
 class Intake:
     """All bytes of one base model, revision or materialisation that is added. Use it as a context manager."""
 
-    def __init__(self, deployment: Deployment, progress: Progress) -> None:
+    def __init__(self, deployment: Deployment, progress: Progress, known: Mapping[str, BlobRef] | None = None) -> None:
         self.deployment = deployment
+        self.recorded: Mapping[str, BlobRef] = {}
+        """By digest, the blobs that the last `record` has recorded, or relied on."""
         self._progress = progress
+        self._known_rows = known
         self._open = ExitStack()
         self._staged: dict[str, StagedBlob] = {}
         self._there: dict[str, BlobRef] = {}
+        self._readers: dict[str, BlobReader] = {}
         self._stored: list[StoredBlob] = []
         self._mended: set[str] = set()
 
@@ -80,18 +85,27 @@ class Intake:
         if watch is None:
             self._progress.advance(blob.size)
             return
-        with self.deployment.open_blob(blob) as reader:
-            for offset in range(0, reader.size, _READ):
-                chunk = memoryview(bytearray(min(_READ, reader.size - offset)))
-                reader.read_into(offset, chunk)
-                watch(offset, chunk)
-                self._progress.advance(len(chunk))
+        reader = self._reader(blob)
+        for offset in range(0, reader.size, _READ):
+            chunk = memoryview(bytearray(min(_READ, reader.size - offset)))
+            reader.read_into(offset, chunk)
+            watch(offset, chunk)
+            self._progress.advance(len(chunk))
+
+    def _reader(self, blob: BlobRef) -> BlobReader:
+        """An open stored blob: opening it once more would be another request of some stores."""
+        if blob.digest not in self._readers:
+            self._readers[blob.digest] = self._open.enter_context(self.deployment.blobs.open(blob, at_once=True))
+        return self._readers[blob.digest]
 
     @contextmanager
     def opened(self, digest: str) -> Iterator[ByteSource]:
         """The bytes of a staged or stored blob, for reading."""
         staged = self._staged.get(digest)
-        source = staged.writer.open() if staged else self.deployment.open_blob(self._there[digest])
+        if staged is None:
+            yield self._reader(self._there[digest])
+            return
+        source = staged.writer.open()
         try:
             yield source
         finally:
@@ -99,8 +113,7 @@ class Intake:
 
     def commit(self) -> tuple[StoredBlob, ...]:
         """Make all staged bytes visible in the store; the catalogue gets them by `record`."""
-        with self.deployment.read_everything() as session:
-            known = blob_rows.rows(session, self._staged)
+        known = self._rows(self._staged)
         for stored in self.deployment.blobs.commit(list(self._staged.values()), known):
             self._note(stored, known.get(stored.digest))
         return tuple(self._stored)
@@ -123,6 +136,13 @@ class Intake:
         with self.deployment.read_everything() as session:
             return blob_rows.rows(session, [digest]).get(digest)
 
+    def _rows(self, digests: Collection[str]) -> Mapping[str, BlobRef]:
+        """What the catalogue has of some digests, or had of them a moment ago: the transaction of `change` decides."""
+        if self._known_rows is not None or not digests:
+            return self._known_rows or {}
+        with self.deployment.read_everything() as session:
+            return blob_rows.rows(session, digests)
+
     def _note(self, stored: StoredBlob, known: BlobRef | None) -> None:
         self._stored.append(stored)
         if known is not None and known.key != stored.key:  # stored again, as the known object is damaged
@@ -141,6 +161,7 @@ class Intake:
         gone = next(iter(sorted(relied - noted.keys())), None)
         if gone is not None:
             raise BytesGoneError(f"The bytes {gone} were deleted by gc while they were being added: add them again.")
+        self.recorded = noted
         return noted
 
     def change(self, work: Callable[[Session], T]) -> T:

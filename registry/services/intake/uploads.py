@@ -1,38 +1,30 @@
-"""Uploads, by which clients send bytes in parts before these are checked; and which bytes are still missing."""
+"""Uploads, by which clients send bytes in parts before these are checked: see `registry.services.intake.wanted`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.store import blobs as blob_rows
 from registry.catalogue.store import uploads as upload_rows
 from registry.catalogue.store.uploads import UploadRow
-from registry.digest import BlobRef, is_digest
+from registry.digest import is_digest
 from registry.errors import (
     ConflictError,
-    IntegrityError,
     InvalidAdapterError,
     InvalidBaseError,
     NotFoundError,
-    RegistryError,
     RetractedError,
-    UnavailableError,
     UsageError,
 )
 from registry.files.source import ByteSource, read_range
 from registry.progress import Progress
-from registry.schemas.transfer import FileClaim, Upload, UploadRequest
+from registry.schemas.transfer import Upload, UploadRequest
 from registry.services.deployment import Deployment
-from registry.services.intake.intake import BytesGoneError, Intake
-from registry.storage.checking import Watch
 from registry.storage.staging import MOST_PARTS, Staging
 
 PART: Final = 16 << 20
@@ -62,7 +54,7 @@ def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
             _keep_alive(deployment, row)
             return _answer(deployment, row)
         except NotFoundError:  # the store dropped it after a long time without activity
-            _forget(deployment, row.id)
+            forget_upload(deployment, row.id)
     staging = deployment.blobs.begin_staging(request.size, part_size(request.size))
 
     def work(session: Session) -> UploadRow:
@@ -76,7 +68,7 @@ def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
             multipart=staging.multipart,
         )
 
-    return _answer(deployment, deployment.change(work))
+    return _answer(deployment, deployment.change(work), new=True)
 
 
 def part_size(size: int) -> int:
@@ -99,15 +91,15 @@ def put_part(deployment: Deployment, upload_id: str, number: int, chunks: Iterab
         UsageError: there is no such part, or it has another length.
     """
     row = _row(deployment, upload_id)
-    deployment.blobs.put_part(_staging(row), number, chunks)
+    deployment.blobs.put_part(staging_of(row), number, chunks)
     _keep_alive(deployment, row)
 
 
 def drop_upload(deployment: Deployment, upload_id: str) -> None:
     """Delete an upload and its parts; raises `NotFoundError`."""
     row = _row(deployment, upload_id)
-    deployment.blobs.drop_staging(_staging(row))
-    _forget(deployment, upload_id)
+    deployment.blobs.drop_staging(staging_of(row))
+    forget_upload(deployment, upload_id)
 
 
 def upload(deployment: Deployment, digest: str, source: ByteSource, progress: Progress) -> str:
@@ -131,121 +123,10 @@ def _chunks(source: ByteSource, start: int, stop: int, progress: Progress) -> It
         yield chunk
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The bytes of a set of files by digest, and where they are."""
-
-    sizes: Mapping[str, int]
-    uploads: Mapping[str, UploadRow]
-    stored: Mapping[str, BlobRef]
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Digests of what is neither uploaded nor visibly stored."""
-        return tuple(digest for digest in self.sizes if digest not in self.uploads and digest not in self.stored)
-
-    @property
-    def size(self) -> int:
-        """Total bytes."""
-        return sum(self.sizes.values())
-
-
-def wanted_bytes(deployment: Deployment, claims: Iterable[FileClaim], uploads: Mapping[str, str]) -> Wanted:
-    """Find the bytes of files in uploads (ids by digest) or in the store.
-
-    Hidden blobs count as missing, since naming a digest does not prove having its bytes.
-    """
-    sizes = {claim.digest: claim.size for claim in claims}
-    found: dict[str, UploadRow] = {}
-    with deployment.read() as session:
-        for digest in sizes.keys() & uploads.keys():
-            row = _open_row(session, deployment, uploads[digest])
-            if row is not None and (row.digest, row.size) == (digest, sizes[digest]):
-                found[digest] = row
-        seen = blob_rows.visible(session, sizes.keys() - found.keys())
-        stored = blob_rows.rows(session, seen)
-    for digest, blob in stored.items():
-        if blob.size != sizes[digest]:
-            raise UsageError(f"{digest} is given with {sizes[digest]} bytes, but has {blob.size}.")
-    return Wanted(sizes, found, stored)
-
-
-def take(wanted: Wanted, intake: Intake, watches: Mapping[str, Watch]) -> None:
-    """Take all bytes into the intake; each watch sees the bytes of its digest.
-
-    Raises:
-        NotFoundError: bytes are neither uploaded nor stored.
-        UnavailableError: ``upload_incomplete``, the store lost some of the uploaded bytes.
-        IntegrityError: ``upload_mismatch``.
-    """
-    if wanted.missing:
-        raise NotFoundError(
-            f"The bytes {wanted.missing[0]} are neither uploaded nor stored: upload them, and commit again."
-        )
-    for digest in wanted.sizes:
-        watch = watches.get(digest)
-        row = wanted.uploads.get(digest)
-        if row is None:
-            intake.stored(wanted.stored[digest], watch)
-        else:
-            _take_one(intake, row, watch)
-
-
-def _take_one(intake: Intake, row: UploadRow, watch: Watch | None) -> None:
-    try:
-        intake.upload(row.digest, _staging(row), watch)
-    except (IntegrityError, NotFoundError, UnavailableError) as problem:
-        gone = isinstance(problem, NotFoundError)
-        if gone or problem.code == "upload_mismatch":
-            _forget(intake.deployment, row.id)  # nothing of it is left
-        if (gone or problem.code == "upload_incomplete") and _is_stored(intake.deployment, row.digest):
-            # Two commits of one principal shared an upload of the same bytes, and the other one committed first.
-            raise BytesGoneError(
-                f"The upload of {row.digest} was used by another commit in the meantime: commit again."
-            ) from problem
-        if gone:
-            sentence = f"The upload of {row.digest} is no longer in the store: upload it again, and commit again."
-            raise UnavailableError(sentence, code="upload_incomplete") from problem
-        raise
-
-
-def _is_stored(deployment: Deployment, digest: str) -> bool:
-    with deployment.read() as session:
-        return digest in blob_rows.visible(session, [digest])
-
-
-@contextmanager
-def dropped_when_refused(deployment: Deployment, uploads: Mapping[str, str]) -> Iterator[None]:
-    """Drop uploads when their commit fails permanently, since no retry will use them."""
-    try:
-        yield
-    except _FOR_GOOD:
-        drop_taken(deployment, uploads)
-        raise
-
-
-def drop_taken(deployment: Deployment, uploads: Mapping[str, str]) -> None:
-    """Delete uploads that are no longer needed. A failure is only logged, as the collector removes them later."""
-    for upload_id in uploads.values():
-        try:
-            drop_upload(deployment, upload_id)
-        except NotFoundError:
-            continue
-        except RegistryError as problem:
-            log.warning("the upload %s was not removed and is left to gc: %s", upload_id, problem)
-
-
 def _row(deployment: Deployment, upload_id: str) -> UploadRow:
     deployment.rights.require("writer", "upload")
     with deployment.read() as session:
         return upload_rows.get(session, upload_id, deployment.principal)
-
-
-def _open_row(session: Session, deployment: Deployment, upload_id: str) -> UploadRow | None:
-    try:
-        return upload_rows.get(session, upload_id, deployment.principal)
-    except NotFoundError:
-        return None
 
 
 def _keep_alive(deployment: Deployment, row: UploadRow) -> None:
@@ -254,17 +135,19 @@ def _keep_alive(deployment: Deployment, row: UploadRow) -> None:
         deployment.change(lambda session: upload_rows.extend(session, row.id))
 
 
-def _forget(deployment: Deployment, upload_id: str) -> None:
+def forget_upload(deployment: Deployment, upload_id: str) -> None:
+    """Remove the row of an upload whose bytes are gone."""
     deployment.change(lambda session: upload_rows.remove(session, upload_id))
 
 
-def _staging(row: UploadRow) -> Staging:
+def staging_of(row: UploadRow) -> Staging:
+    """Where the bytes of an upload are."""
     return Staging(row.staging_key, row.multipart, row.size, row.part_size)
 
 
-def _answer(deployment: Deployment, row: UploadRow) -> Upload:
-    staging = _staging(row)
-    lengths = deployment.blobs.parts(staging)
+def _answer(deployment: Deployment, row: UploadRow, *, new: bool = False) -> Upload:
+    staging = staging_of(row)
+    lengths = {} if new else deployment.blobs.parts(staging)  # the store is not asked what was never sent
     numbers = range(1, staging.part_count + 1)
     there = tuple(number for number in numbers if lengths.get(number) == staging.part_length(number))
     urls = {}

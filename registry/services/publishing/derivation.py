@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from registry.catalogue.tree import browse
+from sqlalchemy.orm import Session
+
+from registry.catalogue.tree import revisions
 from registry.reference import Path as TreePath
 from registry.schemas import DerivedFrom
 from registry.schemas.kinds import KINDS
-from registry.services.deployment import Deployment
 from registry.services.publishing.parents import Parent
 
 
-def derivation_notices(
-    deployment: Deployment, path: TreePath, told: DerivedFrom | None, parent: Parent
-) -> Iterator[str]:
+def derivation_notices(session: Session, path: TreePath, told: DerivedFrom | None, parent: Parent) -> Iterator[str]:
     """Notices for a composed adapter that copies a revision of the same adapter, or is pinned to another parent."""
     if told is None or told.digest is None or KINDS[told.kind].is_model:
         return
     composed = KINDS[told.kind].is_composed
-    with deployment.read() as session:
-        own = browse.with_digest(session, path, told.digest)
+    own = revisions.with_digest(session, path, told.digest)
     if own is not None:
         form = "truncated" if told.rank is not None else "composed" if composed else "unchanged"
         yield (
-            f"The receipt in its folder says that this is a {form} copy of {own.reference}, a revision of the same "
+            f"The receipt in its folder says that this is a {form} copy of {own}, a revision of the same "
             "adapter, without any further training."
         )
     if composed and told.since_digest != parent.revision_digest:

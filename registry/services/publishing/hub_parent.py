@@ -14,18 +14,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy.orm import Session
+
 from registry.catalogue.changes import tags
-from registry.catalogue.tree import bases, commits, old_names, revisions
+from registry.catalogue.database.visibility import rights_of
+from registry.catalogue.tree import commits, old_names, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.commits import MEANT
 from registry.catalogue.tree.revisions import RevisionRow
-from registry.errors import ConflictError, NotFoundError, RegistryError, UsageError
+from registry.errors import ConflictError, RegistryError, UsageError
 from registry.reference import MAIN, Reference, number_in_view
 from registry.reference import Path as TreePath
 from registry.schemas.kinds import TRAINED_ON
 from registry.services.artifacts.commits import RepoNames, is_commit
-from registry.services.deployment import Deployment
 
+LISTED: Final = 10
+"""How many possible parents a message names."""
 _NEWEST: Final = (None, MAIN)
 _LONGEST: Final = 4096  # characters of a name: the longest path that systems open; a repo id is shorter
 # The parts have bounded lengths too, since matching may try every way to split the text.
@@ -90,17 +94,31 @@ class Place:
     path: TreePath
     above: TreePath
     base: BaseRow
-    candidates: Sequence[RevisionRow]
+    candidates: Sequence[RevisionRow]  # the newest, at most `LISTED` and one
+
+    @property
+    def listed(self) -> str:
+        """The newest candidates, for messages."""
+        return ", ".join(row.reference for row in self.candidates[:LISTED])
+
+    def numbered(self, session: Session, number: int) -> RevisionRow | None:
+        """The candidate of a number."""
+        return next(iter(revisions.pinnable(session, self.path, number=number)), None)
 
 
-def read_view(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | Doubt | None:
+def candidates_for(session: Session, path: TreePath) -> tuple[RevisionRow, ...]:
+    """The candidates of a `Place`; raises `NotFoundError` where there is no adapter above ``path``."""
+    return revisions.pinnable(session, path, limit=LISTED + 1)
+
+
+def read_view(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt | None:
     """What a configuration shows about the parent; None: it does not name a path of this registry.
 
     Raises:
         ConflictError: ``parent_mismatch``, it names another path of this registry, which can't be the parent.
     """
-    if told.path == place.above or _is_old_name_of(deployment, told.path, place.above):
-        return _base(place, told) if told.path.is_base else _revision(deployment, place, told)
+    if told.path == place.above:
+        return _base(place, told) if told.path.is_base else _revision(session, place, told)
     if told.path in _above(place.above):
         return Doubt(
             _mismatch(
@@ -109,18 +127,15 @@ def read_view(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | 
                 f"parent with --parent {place.above}@N."
             )
         )
-    if _is_there(deployment, told.path):
+    named = old_names.names(session, told.path)
+    if str(place.above) in named:  # what is published on was renamed since it was trained on
+        return _base(place, told) if told.path.is_base else _revision(session, place, told)
+    if named and revisions.is_there(session, told.path):
         raise _mismatch(
             f"{told.words} is not {place.above}, the parent given by the path; publish under the path of what it was "
             "trained on."
         )
     return None
-
-
-def _is_old_name_of(deployment: Deployment, path: TreePath, above: TreePath) -> bool:
-    """Whether what is published on was renamed since it was trained on."""
-    with deployment.read() as session:
-        return old_names.new_name(session, path) == str(above)
 
 
 def _mismatch(sentence: str) -> ConflictError:
@@ -131,19 +146,6 @@ def _above(path: TreePath) -> list[TreePath]:
     return [TreePath(path.base, path.names[:count]) for count in range(len(path.names))]
 
 
-def _is_there(deployment: Deployment, path: TreePath) -> bool:
-    """Whether a path is visible: a hidden one must give the same answer as a missing one."""
-    try:
-        with deployment.read() as session:
-            if path.is_base:
-                bases.get(session, path.base)
-            else:
-                revisions.adapter(session, path)
-    except NotFoundError:
-        return False
-    return True
-
-
 def _base(place: Place, told: TrainedOn) -> Proof | Doubt:
     names = RepoNames.of(TRAINED_ON, told.path, place.base)
     if told.revision is not None and is_commit(told.revision) and told.revision[:MEANT] != names.meaning(None):
@@ -151,12 +153,12 @@ def _base(place: Place, told: TrainedOn) -> Proof | Doubt:
     return Proof(None, f"{told.words} says so")
 
 
-def _revision(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | Doubt | None:
-    name, seen = told.revision, deployment.rights.sees(place.above)
+def _revision(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt | None:
+    name, seen = told.revision, rights_of(session).sees(place.above)
     if name is not None and is_commit(name):
-        row = _of_commit(deployment, place, told.path, name)
+        row = _of_commit(session, place, told.path, name)
     elif name is not None and (number := number_in_view(name)) is not None:
-        row = next((one for one in place.candidates if one.number == number), None)
+        row = place.numbered(session, number)
         if row is None and not seen:
             return None
     elif not seen:
@@ -165,39 +167,35 @@ def _revision(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | 
         why = f"{told.words} says so, and it is the only revision of {place.above}"
         return Proof(place.candidates[0], why, "assumed")
     else:
-        return _by_name(deployment, place, told)
+        return _by_name(session, place, told)
     return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so")
 
 
-def _of_commit(deployment: Deployment, place: Place, path: TreePath, commit: str) -> RevisionRow | None:
+def _of_commit(session: Session, place: Place, path: TreePath, commit: str) -> RevisionRow | None:
     """The revision that a commit of a path means, even if hidden: like a whole digest, a commit can't be guessed."""
     names = RepoNames.of(TRAINED_ON, path, place.base)
-    with deployment.read_everything() as session:
-        found = commits.candidates(session, TRAINED_ON, commit[:MEANT])
-        digest = names.find(commit, (digest for at, digest in found if at == path))
+    found = commits.candidates(session, TRAINED_ON, commit[:MEANT], ignore_rights=True)
+    digest = names.find(commit, (digest for at, digest in found if at == path))
     if digest is None:
         return None
-    with deployment.read() as session:
-        return next(iter(revisions.pinnable(session, place.path, digest=digest)), None)
+    return next(iter(revisions.pinnable(session, place.path, digest=digest)), None)
 
 
-def _by_name(deployment: Deployment, place: Place, told: TrainedOn) -> Proof | Doubt:
+def _by_name(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt:
     """The revision of a tag that never moved."""
     above, name = place.above, told.revision
     named: Sequence[str] = ()
     if name not in _NEWEST:
-        with deployment.read() as session:
-            named = tags.ever_named(session, told.path, name)
+        named = tags.ever_named(session, told.path, name)
     if len(named) == 1 and (reference := Reference.parse(named[0])).number is not None:
-        row = next((one for one in place.candidates if one.number == reference.number), None)
+        row = place.numbered(session, reference.number)
         return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so, and it never moved")
-    listed = ", ".join(row.reference for row in place.candidates[:10])
     if name in _NEWEST:
-        what = f"names {above} but none of its revisions ({listed})"
+        what = f"names {above} but none of its revisions ({place.listed})"
     elif named:
         what = f"names a tag that was moved: it has named {', '.join(named)}"
     else:
-        what = f"names a tag that {above} does not have ({listed})"
+        what = f"names a tag that {above} does not have ({place.listed})"
     return Doubt(
         UsageError(
             f"{told.words[:1].upper()}{told.words[1:]} {what}; give the parent with --parent REF, and next time train "

@@ -17,9 +17,9 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
-from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_tensors
 from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
+from registry.services.publishing.parent_links import parent_links
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.twins import check_twins
@@ -60,8 +60,7 @@ def check_lineage(blobs: Blobs, parent: LoadedPath, checkpoint: Checkpoint, sour
     """
     with ExitStack() as open_blobs:
         table = target_table(blobs, parent.base)
-        links = [bind_link(blobs, link, parent, open_blobs) for link in parent.links]
-        path_programs([*links, BoundLink(checkpoint, source)], table)
+        path_programs([*parent_links(blobs, parent, open_blobs), BoundLink(checkpoint, source)], table)
         check_twins(checkpoint, source)
         _check_constants(blobs, parent, checkpoint, source, open_blobs)
         for copy, misfit in _misfits(blobs, parent, checkpoint, source, open_blobs):
@@ -136,7 +135,7 @@ def _misfits(
     if not checkpoint.copies:
         return
     table = target_table(blobs, path.base)
-    programs = path_programs([bind_link(blobs, link, path, open_blobs) for link in path.links], table).programs
+    programs = path_programs(parent_links(blobs, path, open_blobs), table).programs
     base = BaseTensors(base_tensors(blobs, path, open_blobs)[1])
     for module, copy in checkpoint.copies.items():
         slot = slot_of_target(table.targets[module])

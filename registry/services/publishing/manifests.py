@@ -1,119 +1,33 @@
-"""The manifest and the row of a new revision, made of a checked adapter and the digests of its files."""
+"""The manifest of a revision: the document whose digest is the revision's digest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
-from registry.catalogue.changes.publish import NewRevision
-from registry.catalogue.store.blobs import FileRef
 from registry.digest import canonical_json, sha256_digest
-from registry.errors import IntegrityError, UsageError
-from registry.reference import Reference
-from registry.rights import Principal
-from registry.schemas import CopiedFrom, TargetGroup
-from registry.schemas.transfer import Origin
-from registry.services.publishing.candidates import Candidate
-from registry.tensors.checkpoint.adapter import Checkpoint
-from registry.transfer.quantised import quantised_notices
+from registry.services.publishing.parents import Parent
+from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
 
 MANIFEST_FORMAT: Final = 1
-MOST_COPIED: Final = 10**9  # later revisions count on from a copy's number, which must leave room for them
 
 Files = Mapping[str, tuple[str, int]]
 """Digest and size by name."""
 
 
-def new_revision(candidate: Candidate, files: Files, principal: Principal) -> NewRevision:
-    """The revision to publish. A copy keeps its author and date if the principal is an admin of its path.
-
-    Raises:
-        IntegrityError: ``copy_mismatch``, the digest of a copy differs from that in its source registry.
-        UsageError: the number of a copy exceeds `MOST_COPIED`.
-    """
-    text = canonical_json(_manifest(candidate, files))
-    digest = sha256_digest(text)
-    origin, trained_on = candidate.draft.origin, candidate.config.base_model_name_or_path
-    if origin is not None and origin.digest != digest:
-        raise IntegrityError(
-            f"The copy of {origin.reference} from {origin.registry} would have the digest {digest} here, but it is "
-            f"{origin.digest} there: its files, parent or base model differ, so nothing was published.",
-            code="copy_mismatch",
-        )
-    kept = origin if principal.rights.allows("admin", candidate.draft.path) else None
-    number = None if origin is None else Reference.parse(origin.reference).number
-    if number is not None and number > MOST_COPIED:
-        raise UsageError(f"The copy of a revision can't have the number {number}: at most {MOST_COPIED} is expected.")
-    return NewRevision(
-        path=candidate.draft.path,
-        base_digest=candidate.parent.base.digest,
-        parent_id=candidate.parent.row.id if candidate.parent.row else None,
-        digest=digest,
-        manifest=text.decode("utf-8"),
-        message=candidate.draft.labels.message,
-        author=principal.name if kept is None else kept.author,
-        rank=candidate.checkpoint.rank,
-        parameters=candidate.checkpoint.parameters,
-        size=sum(size for _, size in files.values()),
-        trained_on=trained_on,
-        notices=(
-            *candidate.checkpoint.notices,
-            *beyond_pairs(candidate.checkpoint),
-            *quantised_notices(trained_on, candidate.draft.quantised),
-            *candidate.notices,
-            *candidate.parent.notices,
-        ),
-        files=tuple(FileRef(name, digest) for name, (digest, _) in sorted(files.items())),
-        targets=target_groups(candidate.checkpoint),
-        number=number,
-        created_at=None if kept is None else kept.created_at,
-        source=candidate.draft.source,
-        parent_known_by=candidate.parent.known_by,
-        derived_from=candidate.draft.derived_from,
-        copied_from=None if origin is None else _original(origin),
+def manifest_of(parent: Parent, config: LoraAdapterConfig, files: Files) -> bytes:
+    """The canonical text of a manifest."""
+    return canonical_json(
+        {
+            "format": MANIFEST_FORMAT,
+            "base": parent.base.digest,
+            "parent": parent.revision_digest,
+            "config": dict(config.document),
+            "files": [{"path": path, "digest": digest, "size": size} for path, (digest, size) in sorted(files.items())],
+        }
     )
 
 
-def _original(origin: Origin) -> CopiedFrom:
-    return CopiedFrom(
-        registry=origin.registry, reference=origin.reference, author=origin.author, created_at=origin.created_at
-    )
-
-
-def _manifest(candidate: Candidate, files: Files) -> dict[str, Any]:
-    """The document whose digest is the revision's digest."""
-    return {
-        "format": MANIFEST_FORMAT,
-        "base": candidate.parent.base.digest,
-        "parent": candidate.parent.revision_digest,
-        "config": dict(candidate.config.document),
-        "files": [{"path": path, "digest": digest, "size": size} for path, (digest, size) in sorted(files.items())],
-    }
-
-
-def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:
-    """Notices about what an adapter does besides adding pairs."""
-    if checkpoint.config.use_dora:
-        yield "The adapter is a DoRA: it also rescales the weights of its target modules to magnitudes of its own."
-    values = list(checkpoint.values)
-    if values:
-        more = f" and {len(values) - 3} more" if len(values) > 3 else ""
-        yield f"The adapter replaces {', '.join(values[:3])}{more} as a whole; the previous weights are not used."
-    for module, rows in checkpoint.tokens.items():
-        yield f"The adapter replaces {len(rows.tokens)} token rows of {module}."
-
-
-def target_groups(checkpoint: Checkpoint) -> tuple[TargetGroup, ...]:
-    """The target modules by leaf name."""
-    groups: dict[str, list[tuple[int, float]]] = {}
-    for module, pair in checkpoint.pairs.items():
-        groups.setdefault(module.rpartition(".")[2], []).append((pair.rank, pair.scaling))
-    return tuple(
-        TargetGroup(
-            name=name,
-            modules=len(pairs),
-            ranks=tuple(sorted({rank for rank, _ in pairs})),
-            scalings=tuple(sorted({scaling for _, scaling in pairs})),
-        )
-        for name, pairs in sorted(groups.items())
-    )
+def revision_digest(parent: Parent, config: LoraAdapterConfig, files: Files) -> str:
+    """The digest of the revision that is made of them."""
+    return sha256_digest(manifest_of(parent, config, files))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sqlalchemy.orm import Session
+
 from registry.catalogue.tree import bases, revisions
 from registry.digest import is_digest
 from registry.errors import ConflictError, NotFoundError, UsageError
@@ -14,14 +16,13 @@ from registry.reference import MAIN, Reference
 from registry.reference import Path as TreePath
 from registry.schemas.kinds import TRAINED_ON
 from registry.services.artifacts.commits import RepoNames, is_commit
-from registry.services.deployment import Deployment
-from registry.services.publishing.hub_parent import Doubt, Place, Proof, read_view
+from registry.services.publishing.hub_parent import Doubt, Place, Proof, candidates_for, read_view
 from registry.services.publishing.parent_weights import of_planned
 from registry.services.publishing.parents import NESTED, Parent, PlannedRevision, Told, check_receipt
 
 
 def planned_parent(
-    deployment: Deployment,
+    session: Session,
     path: TreePath,
     told: Told,
 ) -> Parent | None:
@@ -30,7 +31,7 @@ def planned_parent(
     The answer must be the same as after the parent is published.
 
     Args:
-        deployment: where to look.
+        session: the read transaction of this publish.
         path: the adapter of the folder.
         told: the evidence of its parent, where ``told.parent`` is ``PATH@DIGEST``.
 
@@ -40,10 +41,9 @@ def planned_parent(
     """
     above, parent, receipt, trained_on = path.parent, told.parent, told.receipt, told.trained_on
     digest = None if parent is None else Reference.parse(parent).digest_prefix
-    if above is None or above.is_base or digest is None or not is_digest(digest) or _is_there(deployment, path, digest):
+    if above is None or above.is_base or digest is None or not is_digest(digest) or _is_there(session, path, digest):
         return None
-    with deployment.read() as session:
-        base = bases.get(session, above.base)
+    base = bases.get(session, above.base)
     planned, reason, known_by = PlannedRevision(above, digest), NESTED, "assumed"
     if receipt is not None:
         check_receipt(base, receipt)
@@ -57,7 +57,7 @@ def planned_parent(
             if receipt is None:
                 reason, known_by = f"{trained_on.words} says so", "view"
             return _compared(Parent(base, None, reason, known_by, planned=planned), digest, told)
-        shown = read_view(deployment, Place(path, above, base, _candidates(deployment, path)), trained_on)
+        shown = read_view(session, Place(path, above, base, _candidates(session, path)), trained_on)
         if isinstance(shown, Doubt) and not isinstance(shown.error, UsageError):
             raise shown.error
         if isinstance(shown, Proof) and named not in (None, MAIN):
@@ -78,18 +78,16 @@ def _compared(parent: Parent, digest: str, told: Told) -> Parent:
     return replace(parent, reason=reason, known_by=known_by, notices=notices)
 
 
-def _is_there(deployment: Deployment, path: TreePath, digest: str) -> bool:
+def _is_there(session: Session, path: TreePath, digest: str) -> bool:
     try:
-        with deployment.read() as session:
-            return bool(revisions.pinnable(session, path, digest=digest))
+        return bool(revisions.pinnable(session, path, digest=digest))
     except NotFoundError:
         return False
 
 
-def _candidates(deployment: Deployment, path: TreePath) -> tuple[revisions.RevisionRow, ...]:
+def _candidates(session: Session, path: TreePath) -> tuple[revisions.RevisionRow, ...]:
     try:
-        with deployment.read() as session:
-            return revisions.pinnable(session, path)
+        return candidates_for(session, path)
     except NotFoundError:
         return ()
 

@@ -23,7 +23,6 @@ def parent_candidates(
         rows = {row.id: row for row in revisions.pinnable(session, path)}
         if receipt is not None and receipt.receipt.tip is not None:
             rows |= {row.id: row for row in revisions.pinnable(session, path, digest=receipt.receipt.tip)}
-    with deployment.read_everything() as session:  # composing needs the whole lineage
         return with_ancestors(
             [
                 path_to(session, base, None),

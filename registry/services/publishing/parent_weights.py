@@ -6,12 +6,13 @@ The comparison is made where the folder is: a service relies on what its client 
 
 from __future__ import annotations
 
+from sqlalchemy.orm import Session
+
 from registry.catalogue.tree import revisions
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, RegistryError, UsageError
 from registry.reference import Reference
 from registry.schemas import Fitting, FolderCompared
-from registry.services.deployment import Deployment
 from registry.services.publishing.hub_parent import Place, Proof
 
 _NOR_ABOVE = ", nor of anything above it"
@@ -19,7 +20,7 @@ _OVERRIDE = "if you are sure of the parent (adapters may have been merged into t
 
 
 def of_weights(
-    deployment: Deployment, place: Place, compared: FolderCompared, what: str, said: Proof | None
+    session: Session, place: Place, compared: FolderCompared, what: str, said: Proof | None
 ) -> tuple[Proof | None, tuple[str, ...]]:
     """The parent by the weights (None: they can't be compared), and notices.
 
@@ -33,7 +34,7 @@ def of_weights(
         return None, _not(compared)
     if not compared.fitting:
         raise _unproven(_wanted(place) + ("" if place.above.is_base else _NOR_ABOVE), compared)
-    rows = _admitted(deployment, place, compared.fitting)
+    rows = _admitted(session, place, compared.fitting)
     if said is not None:
         if said.row not in rows:
             name = said.row.reference if said.row else f"the base model {place.base.name}"
@@ -93,7 +94,7 @@ def _partly(compared: FolderCompared) -> tuple[str, ...]:
     return (notice,)
 
 
-def _admitted(deployment: Deployment, place: Place, fitting: tuple[Fitting, ...]) -> list[RevisionRow | None]:
+def _admitted(session: Session, place: Place, fitting: tuple[Fitting, ...]) -> list[RevisionRow | None]:
     """The fitting candidates that the path admits as parents; None is the base model."""
     rows: list[RevisionRow | None] = []
     for one in fitting:
@@ -103,8 +104,8 @@ def _admitted(deployment: Deployment, place: Place, fitting: tuple[Fitting, ...]
         if place.above.is_base:
             rows.append(None)
             continue
-        with deployment.read() as session:  # by its whole digest, which can't be guessed
-            rows += revisions.pinnable(session, place.path, digest=one.digest)
+        # By its whole digest, which can't be guessed.
+        rows += revisions.pinnable(session, place.path, digest=one.digest)
     return rows
 
 

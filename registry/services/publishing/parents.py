@@ -13,11 +13,11 @@ only revisions in the token's own lineages, whole digests and commits are accept
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.tree import bases, old_names, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.revisions import RevisionRow
@@ -27,11 +27,17 @@ from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.kinds import KINDS
 from registry.schemas.transfer import GivenReceipt
-from registry.services.deployment import Deployment
-from registry.services.publishing.hub_parent import Doubt, Place, Proof, TrainedOn, names_source, read_view
+from registry.services.publishing.hub_parent import (
+    Doubt,
+    Place,
+    Proof,
+    TrainedOn,
+    candidates_for,
+    names_source,
+    read_view,
+)
 from registry.services.publishing.parent_weights import of_weights
 
-_LISTED = 10
 NESTED = "assumed from the nesting: it stands for the folder above"
 PROVEN = frozenset({"receipt", "view", "compared", "given", "named"})
 """How a parent may be known where proof is required; *named* counts for base models only."""
@@ -86,7 +92,7 @@ class Parent:
         return self.row.digest if self.row else self.planned.digest if self.planned else None
 
 
-def find_parent(deployment: Deployment, path: TreePath, told: Told) -> Parent:
+def find_parent(session: Session, path: TreePath, told: Told) -> Parent:
     """The parent revision of a new revision of ``path``.
 
     Raises:
@@ -100,10 +106,9 @@ def find_parent(deployment: Deployment, path: TreePath, told: Told) -> Parent:
         raise UsageError(f"{path} is a base model: the path of an adapter is expected, such as {path}/NAME.")
     if told.skip_check and told.parent is None:
         raise UsageError("--skip-parent-check needs --parent REF, which it accepts without a check.")
-    with deployment.read() as session:
-        base, candidates = bases.get(session, above.base), revisions.pinnable(session, path)
-    place = Place(path, above, base, candidates)
-    found = list(_said(deployment, place, told))
+    base = bases.get(session, above.base)
+    place = Place(path, above, base, candidates_for(session, path))
+    found = list(_said(session, place, told))
     _check_agree(base, found)
     said = found[0] if found else None
     if said is not None:  # the strongest of the agreeing proofs: a receipt counts more than a typed name
@@ -114,12 +119,12 @@ def find_parent(deployment: Deployment, path: TreePath, told: Told) -> Parent:
     notices: tuple[str, ...] = ()
     if told.compared is not None and not told.skip_check:
         what, by_word = (said.what, said.proof) if said is not None else ("", None)
-        proof, notices = of_weights(deployment, place, told.compared, what, by_word)
+        proof, notices = of_weights(session, place, told.compared, what, by_word)
         if proof is not None:
             return Parent(base, proof.row, proof.reason, proof.known_by, notices)
     if said is not None:
         return Parent(base, said.proof.row, said.proof.reason, said.proof.known_by, notices)
-    return _unsaid(deployment, place, told, notices)
+    return _unsaid(session, place, told, notices)
 
 
 _ORDER = ("receipt", "view", "given", "assumed")
@@ -131,25 +136,25 @@ class _Said:
     proof: Proof
 
 
-def _said(deployment: Deployment, place: Place, told: Told) -> Iterator[_Said]:
+def _said(session: Session, place: Place, told: Told) -> Iterator[_Said]:
     """All evidence that names a parent, in order of precedence; the nesting of folders comes last."""
     named = told.parent is not None and not told.nested
     if told.parent is not None and named:
-        row = _by_reference(deployment, place.path, place.above, place.candidates, told.parent)
+        row = _by_reference(session, place, told.parent)
         yield _Said(f"--parent {told.parent}", Proof(row, f"given as {told.parent}", "given"))
     if told.skip_check:
         return
     if told.receipt is not None:
-        row = _by_receipt(deployment, place.base, place.path, place.above, told.receipt)
+        row = _by_receipt(session, place, told.receipt)
         yield _Said(told.receipt.words, Proof(row, told.receipt.words, "receipt"))
     if told.trained_on is not None:
-        shown = read_view(deployment, place, told.trained_on)
+        shown = read_view(session, place, told.trained_on)
         if isinstance(shown, Proof):
             yield _Said(told.trained_on.words, shown)
         elif isinstance(shown, Doubt) and not named and told.receipt is None and not _settled(told, shown):
             raise shown.error
     if told.parent is not None and told.nested:
-        row = _by_reference(deployment, place.path, place.above, place.candidates, told.parent)
+        row = _by_reference(session, place, told.parent)
         yield _Said("the folder above it", Proof(row, NESTED, "assumed"))
 
 
@@ -160,7 +165,7 @@ def _settled(told: Told, doubt: Doubt) -> bool:
     return told.nested and doubt.error.code == "parent_ambiguous"
 
 
-def _unsaid(deployment: Deployment, place: Place, told: Told, notices: tuple[str, ...]) -> Parent:
+def _unsaid(session: Session, place: Place, told: Told, notices: tuple[str, ...]) -> Parent:
     """The parent where no evidence names one: the only one possible, ``named`` or ``assumed``."""
     base, above = place.base, place.above
     named = None if told.compared is not None else names_source(told.name, base.source)
@@ -173,7 +178,7 @@ def _unsaid(deployment: Deployment, place: Place, told: Told, notices: tuple[str
         if named:
             return Parent(base, None, f"the path is directly under {base.name}, which is {told.name}", "named", notices)
         return Parent(base, None, "the path is directly under the base model", "assumed", notices)
-    row = _only(deployment, above, place.candidates, notices)
+    row = _only(session, place, notices)
     if named:
         hint = (
             f"The adapter says that it was trained on {told.name}, which is {base.name} itself: if {above} was not "
@@ -207,76 +212,50 @@ def _check_agree(base: BaseRow, found: Sequence[_Said]) -> None:
             )
 
 
-def _only(
-    deployment: Deployment, above: TreePath, candidates: Sequence[RevisionRow], notices: Sequence[str]
-) -> RevisionRow:
-    """The only revision of an adapter; ``notices`` say why other evidence did not help, for the error.
+def _only(session: Session, place: Place, notices: Sequence[str]) -> RevisionRow:
+    """The only revision that may be pinned; ``notices`` say why other evidence did not help, for the error.
 
     Raises:
         UsageError: ``parent_ambiguous``.
     """
-    if not deployment.rights.sees(above):
+    above = place.above
+    if not rights_of(session).sees(above):
         raise UsageError(
             f"{above} is outside the scope of this token, and nothing shows which revision of it this adapter was "
             f"trained on; give --receipt FILE of the folder it was trained on, or --parent {above}@sha256:DIGEST.",
             code="parent_ambiguous",
         )
-    if len(candidates) > 1:
-        names = ", ".join(row.reference for row in candidates[:_LISTED])
+    if len(place.candidates) > 1:
         why = "".join(f" {notice}" for notice in notices)
         raise UsageError(
-            f"{above} has several revisions ({names}) and nothing shows which one this adapter was trained on; give "
-            f"--parent REF, or --receipt FILE of the folder it was trained on.{why}",
+            f"{above} has several revisions ({place.listed}) and nothing shows which one this adapter was trained on; "
+            f"give --parent REF, or --receipt FILE of the folder it was trained on.{why}",
             code="parent_ambiguous",
         )
-    return candidates[0]
+    return place.candidates[0]
 
 
 def _name(base: BaseRow, row: RevisionRow | None) -> str:
     return row.reference if row else f"the base model {base.name}"
 
 
-@contextmanager
-def reading_above(deployment: Deployment, above: TreePath) -> Iterator[Session]:
-    """A read transaction that sees the parent of the published adapter, also above the token's scopes.
-
-    There the message of a `NotFoundError` is replaced, since the original may list hidden names.
-
-    Raises:
-        NotFoundError: the parent does not exist.
-    """
-    if deployment.rights.sees(above):
-        with deployment.read() as session:
-            yield session
-        return
-    try:
-        with deployment.read_everything() as session:
-            yield session
-    except NotFoundError as problem:
-        if problem.code != "not_found":
-            raise
-        raise NotFoundError(f"There is no such parent at {above}, the parent given by the path.") from None
-
-
-def _by_reference(
-    deployment: Deployment, path: TreePath, above: TreePath, candidates: Sequence[RevisionRow], text: str
-) -> RevisionRow | None:
-    reference = Reference.parse(text)
+def _by_reference(session: Session, place: Place, text: str) -> RevisionRow | None:
+    reference, above = Reference.parse(text), place.above
     if reference.path != above:
-        reference = _by_new_name(deployment, reference, above)
+        reference = _by_new_name(session, reference, above)
     if reference.path != above:
         raise ConflictError(
             f"--parent {text} is not a revision of {above}, the parent given by the path.", code="parent_mismatch"
         )
     if above.is_base:
         return None
-    if deployment.rights.sees(above):
-        with deployment.read() as session:
-            return revisions.find(session, reference)
+    if rights_of(session).sees(above):
+        return revisions.find(session, reference)
+    found = None
     if reference.digest_prefix is not None:
-        found = _of_digest(deployment, path, reference.digest_prefix)
-    else:
-        found = next((row for row in candidates if row.number == reference.number), None)
+        found = _of_digest(session, place.path, reference.digest_prefix)
+    elif reference.number is not None:
+        found = place.numbered(session, reference.number)
     if found is None:
         raise NotFoundError(
             f"--parent {text} is not visible to this token, because {above} is outside its scope: give the full "
@@ -285,30 +264,26 @@ def _by_reference(
     return found
 
 
-def _by_new_name(deployment: Deployment, reference: Reference, above: TreePath) -> Reference:
+def _by_new_name(session: Session, reference: Reference, above: TreePath) -> Reference:
     """The same revision by its new name, if it is named by an old name of ``above``."""
-    with deployment.read() as session:
-        if reference.path.is_base != above.is_base or old_names.new_name(session, reference.path) != str(above):
-            return reference
-        digest = None if above.is_base else revisions.find(session, reference).digest
+    if reference.path.is_base != above.is_base or old_names.new_name(session, reference.path) != str(above):
+        return reference
+    digest = None if above.is_base else revisions.find(session, reference).digest
     return Reference(above, digest_prefix=digest)
 
 
-def _of_digest(deployment: Deployment, path: TreePath, digest: str) -> RevisionRow | None:
+def _of_digest(session: Session, path: TreePath, digest: str) -> RevisionRow | None:
     """The parent revision for ``path`` with this whole digest, even if hidden: a digest can't be guessed."""
-    with deployment.read() as session:
-        return next(iter(revisions.pinnable(session, path, digest=digest)), None)
+    return next(iter(revisions.pinnable(session, path, digest=digest)), None)
 
 
-def _by_receipt(
-    deployment: Deployment, base: BaseRow, path: TreePath, above: TreePath, given: GivenReceipt
-) -> RevisionRow | None:
+def _by_receipt(session: Session, place: Place, given: GivenReceipt) -> RevisionRow | None:
     """The revision that a receipt proves."""
-    check_receipt(base, given)
-    receipt, why = given.receipt, given.words
+    check_receipt(place.base, given)
+    receipt, why, above = given.receipt, given.words, place.above
     if receipt.tip is None and above.is_base:
         return None
-    row = None if receipt.tip is None else _of_digest(deployment, path, receipt.tip)
+    row = None if receipt.tip is None else _of_digest(session, place.path, receipt.tip)
     if row is None:
         raise ConflictError(
             f"{why} says {receipt.reference}, which is not a revision of {above}, the parent given by the path; "

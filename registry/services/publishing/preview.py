@@ -19,7 +19,8 @@ from registry.reference import Reference
 from registry.schemas import Published, PublishPreview
 from registry.services.deployment import Deployment
 from registry.services.lineage import Link, LoadedPath
-from registry.services.publishing.candidates import Candidate, Said, require_publishing
+from registry.services.publishing.candidates import Candidate, require_publishing
+from registry.services.publishing.draft import Said
 from registry.services.publishing.lineage_check import check_lineage
 from registry.services.publishing.parent_check import compare_trained
 from registry.services.publishing.publish import planned_publish, publish_read, with_copies

@@ -5,16 +5,11 @@ Local folders and requests from clients share this code; they differ in where th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
 
-from sqlalchemy.orm import Session
-
-from registry.catalogue.changes import annotations as annotation_rows
-from registry.catalogue.changes import publish as publishing
-from registry.catalogue.changes import tags
-from registry.catalogue.changes.publish import NewRevision
-from registry.catalogue.tree import browse
 from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource
 from registry.folders.hub.repository import check_source
@@ -22,23 +17,27 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.operations.publication import Labels, Publication
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
-from registry.schemas import Published, RevisionSummary, Tagged
-from registry.schemas.transfer import FileClaim, PublishCommit, PublishPlan, PublishRequest
-from registry.services.bases.add import as_told
+from registry.schemas import Published
+from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
-from registry.services.intake.uploads import drop_taken, dropped_when_refused, take, wanted_bytes
+from registry.services.intake.wanted import dropped_when_refused, take
 from registry.services.lineage import LoadedPath
-from registry.services.publishing.candidates import Candidate, Draft, Said, check_draft, require_publishing
+from registry.services.publishing.candidates import Candidate, check_draft, require_publishing
+from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.lineage_check import check_lineage, copies_tell
-from registry.services.publishing.manifests import Files, new_revision
+from registry.services.publishing.lookup import Claims, Nesting
+from registry.services.publishing.manifests import Files
+from registry.services.publishing.new_revision import new_revision
 from registry.services.publishing.parent_candidates import parent_candidates
 from registry.services.publishing.parent_check import compare_trained
 from registry.services.publishing.parents import require_proven
-from registry.storage.blobs import StoredBlob
+from registry.services.publishing.visible import make_visible
 from registry.tensors.elements.finite import FiniteWatch
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
+
+NO_UPLOADS: Final[Mapping[str, str]] = MappingProxyType({})
 
 Take = Callable[[Intake, Candidate], Files]
 """Takes all bytes of a candidate into the intake; returns names, digests and sizes of its files."""
@@ -110,17 +109,17 @@ def planned_publish(
         What `publish` raises.
     """
     claims = _claims(request)
-    candidate = check_draft(deployment, _draft(request, claims), planning=True, planned=lineage)
-    new = new_revision(candidate, _files(claims), deployment.principal)
-    existing = _existing(deployment, new)
+    candidate = check_draft(deployment, _draft(request, claims), claims, nesting=Nesting(lineage))
+    new = new_revision(candidate, claims.sizes, deployment.principal)
+    found = candidate.found
     plan = PublishPlan(
         parent=candidate.parent.reference,
         parent_digest=candidate.parent.digest,
         parent_reason=candidate.parent.reason,
         parent_known_by=candidate.parent.known_by,
-        missing=() if existing else wanted_bytes(deployment, claims.values(), {}).missing,
+        missing=() if found.wanted is None else found.wanted.missing,
         digest=new.digest,
-        existing=existing.reference if existing else None,
+        existing=found.existing,
         rank=new.rank,
         parameters=new.parameters,
         notices=new.notices,
@@ -138,26 +137,25 @@ def commit_publish(deployment: Deployment, commit: PublishCommit, progress: Prog
         IntegrityError: ``upload_mismatch``, or ``copy_mismatch``.
     """
     with dropped_when_refused(deployment, commit.uploads):
-        published = _commit(deployment, commit, progress)
-    drop_taken(deployment, commit.uploads)
-    return published
+        return _commit(deployment, commit, progress)
 
 
 def _commit(deployment: Deployment, commit: PublishCommit, progress: Progress) -> Published:
-    claims = _claims(commit.request)
+    claims = _claims(commit.request, commit.uploads)
     draft = _draft(commit.request, claims)
 
     def take_uploads(intake: Intake, candidate: Candidate) -> Files:
-        wanted = wanted_bytes(deployment, claims.values(), commit.uploads)
+        wanted = candidate.found.wanted
+        assert wanted is not None, "the bytes of an existing revision are not taken"
         progress.begin("Checking what was uploaded", wanted.size)
-        take(wanted, intake, {claims[ADAPTER_WEIGHTS].digest: _watch(candidate)})
-        return _files(claims)
+        take(wanted, intake, {claims.files[ADAPTER_WEIGHTS].digest: _watch(candidate)})
+        return claims.sizes
 
-    return _published(deployment, draft, _files(claims), take_uploads, progress)
+    return _published(deployment, draft, claims, take_uploads, progress)
 
 
-def _claims(request: PublishRequest) -> dict[str, FileClaim]:
-    """The files of a request by name, after checking them and that the configuration matches its claim."""
+def _claims(request: PublishRequest, uploads: Mapping[str, str] = NO_UPLOADS) -> Claims:
+    """The files of a request, after checking them and that the configuration matches its claim."""
     claims = check_claims(request.files, InvalidAdapterError)
     for path in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if path not in claims:
@@ -166,20 +164,16 @@ def _claims(request: PublishRequest) -> dict[str, FileClaim]:
                 code="missing_file",
             )
     check_document(claims, ADAPTER_CONFIG, request.config)
-    return claims
+    return Claims(claims, uploads)
 
 
-def _files(claims: Mapping[str, FileClaim]) -> Files:
-    return {path: (claim.digest, claim.size) for path, claim in claims.items()}
-
-
-def _draft(request: PublishRequest, claims: Mapping[str, FileClaim]) -> Draft:
+def _draft(request: PublishRequest, claims: Claims) -> Draft:
     return Draft(
         TreePath.parse(request.path),
         Said(request.parent, request.receipt, request.skip_parent_check, request.nested, request.compared),
         Labels.checked(request.message, request.metrics, request.tags, request.annotations),
         request.config,
-        Head(ADAPTER_WEIGHTS, request.header, claims[ADAPTER_WEIGHTS].size, InvalidAdapterError),
+        Head(ADAPTER_WEIGHTS, request.header, claims.files[ADAPTER_WEIGHTS].size, InvalidAdapterError),
         request.left_out,
         request.origin,
         check_source(request.source),
@@ -201,28 +195,29 @@ def _watch(candidate: Candidate) -> Callable[[int, memoryview], None]:
 
 
 def _published(
-    deployment: Deployment, draft: Draft, claimed: Files | None, bring: Take, progress: Progress
+    deployment: Deployment, draft: Draft, claims: Claims | None, bring: Take, progress: Progress
 ) -> Published:
     """Check, take the bytes, publish; retried once if a collector removed bytes meanwhile."""
-    return retry_collected(lambda: _publish_once(deployment, draft, claimed, bring, progress))
+    return retry_collected(lambda: _publish_once(deployment, draft, claims, bring, progress))
 
 
 def _publish_once(
-    deployment: Deployment, draft: Draft, claimed: Files | None, bring: Take, progress: Progress
+    deployment: Deployment, draft: Draft, claims: Claims | None, bring: Take, progress: Progress
 ) -> Published:
-    candidate = check_draft(deployment, draft)
-    if claimed is not None:
-        new = new_revision(candidate, claimed, deployment.principal)
-        if _existing(deployment, new) is not None:
-            return _make_visible(deployment, candidate, new, Intake(deployment, progress), ())
-    with Intake(deployment, progress) as intake:
+    candidate = check_draft(deployment, draft, claims)
+    found = candidate.found
+    if claims is not None and found.existing is not None:
+        new = new_revision(candidate, claims.sizes, deployment.principal)
+        return make_visible(candidate, new, Intake(deployment, progress), ())
+    recorded = None if found.wanted is None else found.wanted.recorded
+    with Intake(deployment, progress, recorded) as intake:
         files = bring(intake, candidate)
         with intake.opened(files[ADAPTER_WEIGHTS][0]) as weights:
             check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
             candidate = with_copies(deployment, candidate, weights)
         new = new_revision(candidate, files, deployment.principal)
         stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
-        return _make_visible(deployment, candidate, new, intake, stored)
+        return make_visible(candidate, new, intake, stored)
 
 
 def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSource) -> Candidate:
@@ -241,60 +236,3 @@ def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSourc
     if deployment.proven_parents:
         require_proven(candidate.parent)
     return candidate
-
-
-def _make_visible(
-    deployment: Deployment,
-    candidate: Candidate,
-    new: NewRevision,
-    intake: Intake,
-    stored: tuple[StoredBlob, ...],
-) -> Published:
-    """Publish and label the revision in one transaction, and build the result."""
-    labels, principal = candidate.draft.labels, deployment.principal
-
-    def work(session: Session) -> tuple[int, RevisionSummary | None, tuple[Tagged, ...]]:
-        row, created = publishing.publish(session, new, principal)
-        before = None if created else browse.summary(session, row.id)
-        tagged = tuple(tags.set_tag(session, row.id, tag, principal) for tag in dict.fromkeys(labels.tags))
-        annotation_rows.annotate(
-            session, row.id, metrics=labels.metrics, annotations=labels.annotations, principal=principal
-        )
-        return row.id, before, tagged
-
-    revision_id, before, tagged = intake.change(work)
-    with deployment.read() as session:
-        summary = browse.summary(session, revision_id)
-    return Published(
-        revision=summary,
-        created=before is None,
-        parent_digest=candidate.parent.digest,
-        parent_reason=candidate.parent.reason,
-        left_out=candidate.draft.left_out,
-        bytes_stored=sum(blob.stored for blob in as_told(deployment, stored)),
-        registry=deployment.url,
-        applied=() if before is None else tuple(_applied(labels, before)),
-        not_applied=() if before is None else tuple(_not_applied(candidate.draft, before)),
-        tagged=tagged,
-    )
-
-
-def _applied(labels: Labels, before: RevisionSummary) -> Iterator[str]:
-    """The labels that a publish changed on an existing revision."""
-    yield from (f"tag {tag}" for tag in labels.tags if tag not in before.tags)
-    yield from (f"metric {name}" for name, value in labels.metrics.items() if before.metrics.get(name) != value)
-    yield from (f"annotation {key}" for key, text in labels.annotations.items() if before.annotations.get(key) != text)
-
-
-def _not_applied(draft: Draft, before: RevisionSummary) -> Iterator[str]:
-    """What was given but not taken for an existing revision, as it belongs to its first publish."""
-    if draft.labels.message and draft.labels.message != before.message:
-        yield "message"
-    if draft.source is not None and draft.source != before.source:
-        yield "source"
-
-
-def _existing(deployment: Deployment, new: NewRevision) -> RevisionSummary | None:
-    """The adapter's revision with this digest, if it exists."""
-    with deployment.read() as session:
-        return browse.with_digest(session, new.path, new.digest)

@@ -12,7 +12,7 @@ from registry.errors import UnavailableError, UsageError
 from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, check_key
 from registry.storage.layout import BLOBS, BLOCKS, INCOMING, RESERVED
 from registry.storage.s3.bucket import Bucket
-from registry.storage.s3.reading import open_object
+from registry.storage.s3.reading import S3Reader, open_object
 from registry.storage.s3.uploads import S3Uploads, abort_uploads
 from registry.storage.s3.writing import S3Copy, S3Writer
 
@@ -53,8 +53,8 @@ class S3Driver(S3Uploads):
         for one in done:
             one.result()
 
-    def open(self, key: str) -> ObjectReader:
-        return open_object(self._bucket, check_key(key))
+    def open(self, key: str, size: int | None = None) -> ObjectReader:
+        return S3Reader(self._bucket, check_key(key), size) if size else open_object(self._bucket, check_key(key))
 
     def size(self, key: str) -> int | None:
         return self._bucket.size(check_key(key))

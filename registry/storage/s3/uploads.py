@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 from registry.errors import NotFoundError
 from registry.folders.errors import telling_unusable
+from registry.storage.confirming import lost
 from registry.storage.driver import ObjectWriter, check_key
 from registry.storage.layout import STAGING
 from registry.storage.s3.bucket import Bucket
@@ -65,12 +67,22 @@ class S3Uploads:
 
     def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
         check_key(key)
-        self._join(staging)
+        if staging.multipart is not None:
+            self._join(staging, staging.multipart)
         try:
             copy_object(self._bucket, staging.key, key, staging.size)
         except NotFoundError as error:
+            require_parts(staging, self.parts(staging))
             raise staging_gone(staging) from error
-        return S3Copy(self._bucket, key)
+        with ExitStack() as undo:
+            copy = undo.enter_context(S3Copy(self._bucket, key, staging.size))
+            size = self._bucket.size(key)  # of the copy, which can't change any more
+            if size is None:
+                raise lost(self._bucket.place)
+            if staging.multipart is None:
+                require_parts(staging, {1: size})
+            undo.pop_all()
+        return copy
 
     def drop_staging(self, staging: Staging) -> None:
         if staging.multipart is not None:
@@ -104,17 +116,16 @@ class S3Uploads:
         except NotFoundError as error:
             raise staging_gone(staging) from error
 
-    def _join(self, staging: Staging) -> None:
-        """Complete the multipart upload, if it is one; checks that no part is missing."""
-        require_parts(staging, self.parts(staging))
-        if staging.multipart is None:
-            return
-        found = self._bucket.parts(staging.key, staging.multipart)
+    def _join(self, staging: Staging, multipart: str) -> None:
+        """Complete a multipart upload, after checking that no part is missing."""
+        found = self._bucket.parts(staging.key, multipart)
         if found is None:
-            return  # joined already, as parts() found
+            self.parts(staging)  # joined already, or it raises
+            return
+        require_parts(staging, {number: part.size for number, part in found.items()})
         tags = {number: part.tag for number, part in found.items()}
         try:
-            self._bucket.join(staging.key, staging.multipart, tags, staging.size)
+            self._bucket.join(staging.key, multipart, tags, staging.size)
         except NotFoundError as error:
             raise staging_gone(staging) from error
 

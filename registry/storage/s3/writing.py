@@ -128,9 +128,10 @@ class S3Writer:
 class S3Copy:
     """An object that the store has copied to its key already. The caller reads it back."""
 
-    def __init__(self, bucket: Bucket, key: str) -> None:
+    def __init__(self, bucket: Bucket, key: str, size: int) -> None:
         self._bucket = bucket
         self._key = key
+        self._size = size
         self._committed = False
 
     @property
@@ -141,8 +142,7 @@ class S3Copy:
         raise TypeError(f"the object {self._key} is whole: {len(data)} bytes can't be added")
 
     def open(self) -> ObjectReader:
-        with self._bucket.keeps():
-            return open_object(self._bucket, self._key)
+        return S3Reader(self._bucket, self._key, self._size)
 
     def commit_as(self, key: str) -> None:
         """Keep the copy."""

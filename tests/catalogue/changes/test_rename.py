@@ -382,7 +382,7 @@ def test_a_base_model(filled: Database, writer: Writer) -> None:
     assert answer.tags_left == (ProtectedTagLeft(reference="llama-1b/support@1", tag="prod"),)
     with filled.write() as session:
         new = bases.get(session, "llama-1b")
-        same = ("digest", "table_digest", "files_digest", "files", "index_blob", "table_blob", "notices", "size")
+        same = ("digest", "table_digest", "files_digest", "files", "index", "table", "notices", "size")
         assert [getattr(new, name) for name in same] == [getattr(old, name) for name in same]
         for path, told in before.items():
             now = said(session, f"llama-1b/{path}")

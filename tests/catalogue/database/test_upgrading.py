@@ -74,7 +74,7 @@ def test_down_to_the_first_version_and_up_again(old: Database) -> None:
     assert old.schema() is Schema.OLDER
     old.prepare()
     with old.read() as session:
-        assert len(blobs.known(session, [digest_of("a"), digest_of("b")])) == 2
+        assert len(blobs.rows(session, [digest_of("a"), digest_of("b")])) == 2
 
 
 def test_every_migration_says_the_oldest_program_that_fits(database: Database) -> None:

@@ -188,7 +188,10 @@ def everything() -> dict[str, Callable[[Session], Any]]:
         "events of nobody": lambda session: events.recent(session, 100, EventFilter(actor="nobody")),
         "visible": lambda session: blobs.visible(
             session,
-            map(digest_of, ["s1", "f1", "c1", "p1", "b1", "bert config.json", "llama config.json", "llama table"]),
+            blobs.rows(
+                session,
+                map(digest_of, ["s1", "f1", "c1", "p1", "b1", "bert config.json", "llama config.json", "llama table"]),
+            ),
         ),
         "delete a parent": lambda session: deletion.delete(session, key(session, "llama/support@1"), BOB),
         "delete": lambda session: deletion.delete(session, key(session, "llama/support@2"), BOB),

@@ -106,7 +106,7 @@ def test_forgetting_leaves_what_is_needed_or_used_by_now(orphaned: Database, wri
     gone = orphaned.change(lambda session: unreferenced.forget(session, [*found, digest_of("s1")], before))
     assert gone == (blob("o3"),)
     with orphaned.read() as session:
-        assert blobs.known(session, found) == {digest_of("o1"), digest_of("o2")}
+        assert blobs.rows(session, found).keys() == {digest_of("o1"), digest_of("o2")}
     assert orphaned.change(lambda session: unreferenced.forget(session, found, before)) == ()
     with pytest.raises(UnavailableError, match=f"The bytes {digest_of('o3')} of llama/new are no longer stored"):
         orphaned.change(lambda session: publishing.publish(session, writer.new("llama/new", "o3", None), TESTER))
@@ -120,7 +120,7 @@ def test_a_collector_beside_a_publisher_that_has_not_committed(orphaned: Databas
         gone = orphaned.change(lambda other: unreferenced.forget(other, [digest_of("o1"), digest_of("o2")], before))
     assert gone == (blob("o2"),)
     with orphaned.read() as session:
-        assert blobs.known(session, [digest_of("o1")])
+        assert blobs.rows(session, [digest_of("o1")])
 
 
 @ON_POSTGRESQL

@@ -15,7 +15,7 @@ def test_everything_about_a_base_model(filled: Database) -> None:
         row = bases.get(session, "llama")
         summary = bases.summary(session, "llama")
         assert bases.summaries(session) == (summary,)
-    assert (row.digest, row.index_blob, row.table_blob) == (
+    assert (row.digest, row.index.digest, row.table.digest) == (
         digest_of("w"),
         digest_of("llama index"),
         digest_of("llama table"),

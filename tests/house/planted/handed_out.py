@@ -37,9 +37,9 @@ REGISTRY: Final = (
     ),
     Mutant(
         "published-below-what-is-being-renamed",
-        "_make_adapter",
-        "if renamed_to is not None:",
-        "if False:",
+        "_BELOW_CURRENT",
+        "_ABOVE.c.renamed_to.is_not(None)",
+        "_ABOVE.c.renamed_to.is_not(None), _ABOVE.c.id < 0",
         "test_a_publish_beside_a_rename[True-None-llama/support/new-postgresql]",
     ),
     Mutant(
@@ -213,8 +213,8 @@ REGISTRY: Final = (
     Mutant(
         "parent-guessed",
         "services:_only",
-        "if len(candidates) > 1:",
-        "if len(candidates) > 99:",
+        "if len(place.candidates) > 1:",
+        "if len(place.candidates) > 99:",
         "test_registry.py",
     ),
     Mutant(

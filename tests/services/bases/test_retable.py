@@ -117,7 +117,7 @@ def test_old_bytes_are_collected_and_materialisations_dropped(old: LocalRegistry
     collected = collect(old.deployment, dry_run=False, progress=SILENT, grace=0)
     assert answer.previous in {blob.digest for blob in collected.blobs}
     with old.deployment.read() as session:
-        assert blobs.known(session, [answer.base.table_digest])
+        assert blobs.rows(session, [answer.base.table_digest])
     assert old.fsck(deep=True).damage == ()
     assert old.fetch("bert/query/head", tmp_path / "out", kind="merged").files
 

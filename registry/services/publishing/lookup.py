@@ -1,0 +1,110 @@
+"""What the catalogue says about a draft, in one read transaction.
+
+Its parent and lineage, whether the adapter has the very revision already, and where the bytes of its files are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import protection
+from registry.catalogue.store import uploads as upload_rows
+from registry.catalogue.store.uploads import UploadRow
+from registry.catalogue.tree import old_names, revisions
+from registry.rights import Principal
+from registry.schemas.transfer import FileClaim
+from registry.services.artifacts.load import path_to
+from registry.services.intake.wanted import Wanted, wanted_bytes
+from registry.services.lineage import LoadedPath
+from registry.services.publishing.derivation import derivation_notices
+from registry.services.publishing.draft import Draft
+from registry.services.publishing.hub_parent import TrainedOn
+from registry.services.publishing.manifests import revision_digest
+from registry.services.publishing.nested_parent import planned_parent
+from registry.services.publishing.parents import Parent, Told, find_parent
+from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The files that a client announces, and the ids of its uploads by digest."""
+
+    files: Mapping[str, FileClaim]  # by name
+    uploads: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, tuple[str, int]]:
+        """Digest and size by name."""
+        return {path: (claim.digest, claim.size) for path, claim in self.files.items()}
+
+
+@dataclass(frozen=True)
+class Nesting:
+    """Nested folders, which are planned before the first of them is published."""
+
+    lineage: LoadedPath | None = None  # of the revision of the folder above, if that is only planned
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What was found. Without claims, nothing is known of an existing revision, nor of bytes."""
+
+    parent: Parent
+    lineage: LoadedPath
+    notices: tuple[str, ...]
+    existing: str | None  # the reference of the adapter's revision of this digest
+    wanted: Wanted | None  # None where there is such a revision: it has its bytes
+    uploads: tuple[UploadRow, ...]  # of the claims: the open ones
+
+
+def look_up(
+    session: Session,
+    principal: Principal,
+    draft: Draft,
+    config: LoraAdapterConfig,
+    claims: Claims | None,
+    nesting: Nesting | None,
+) -> Lookup:
+    """Look a draft up; ``nesting`` only where nothing is published yet.
+
+    Raises:
+        What `registry.services.publishing.candidates.check_draft` raises about its path and parent.
+        UsageError: the size of a claimed file is not that of the stored bytes.
+    """
+    old_names.check_current(session, draft.path)
+    for tag in draft.labels.tags:
+        protection.check_movable(session, draft.path, tag, principal)
+    told = _told(draft, config)
+    parent = planned_parent(session, draft.path, told) if nesting and told.nested else None
+    lineage = nesting.lineage if nesting and parent else None
+    if parent is None:
+        parent = find_parent(session, draft.path, told)
+    if lineage is None:
+        lineage = path_to(session, parent.base, parent.row)
+    notices = tuple(derivation_notices(session, draft.path, draft.derived_from, parent))
+    if claims is None:
+        return Lookup(parent, lineage, notices, None, None, ())
+    digest = revision_digest(parent, config, claims.sizes)
+    existing = revisions.with_digest(session, draft.path, digest)
+    uploads = upload_rows.open_ones(session, claims.uploads, principal)
+    wanted = None if existing else wanted_bytes(session, claims.files.values(), uploads)
+    return Lookup(parent, lineage, notices, existing, wanted, uploads)
+
+
+def _told(draft: Draft, config: LoraAdapterConfig) -> Told:
+    said, origin = draft.said, draft.origin
+    # A copy keeps its parent: numbers and tags in its configuration are those of the source registry.
+    view = TrainedOn.of(config.base_model_name_or_path, config.revision, taken=draft.source is not None)
+    return Told(
+        parent=said.parent,
+        skip_check=said.skip_check,
+        nested=said.nested,
+        receipt=said.receipt,
+        trained_on=view if origin is None else None,
+        compared=said.compared,
+        name=config.base_model_name_or_path,
+        copied_word=None if origin is None else origin.parent_known_by,
+    )

@@ -1,0 +1,78 @@
+"""The one write transaction of a publish, which makes a revision visible, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import annotations as annotation_rows
+from registry.catalogue.changes import publish as publishing
+from registry.catalogue.changes import tags
+from registry.catalogue.changes.new_summary import new_summary
+from registry.catalogue.changes.publish import NewRevision
+from registry.catalogue.store import uploads as upload_rows
+from registry.catalogue.tree import browse
+from registry.operations.publication import Labels
+from registry.schemas import Published, RevisionSummary, Tagged
+from registry.services.bases.add import as_told
+from registry.services.intake.intake import Intake
+from registry.services.intake.wanted import drop_bytes
+from registry.services.publishing.candidates import Candidate
+from registry.services.publishing.draft import Draft
+from registry.storage.blobs import StoredBlob
+
+
+def make_visible(candidate: Candidate, new: NewRevision, intake: Intake, stored: tuple[StoredBlob, ...]) -> Published:
+    """Publish and label the revision, end the uploads of its bytes, and read the answer, in one transaction."""
+    deployment, labels, uploads = intake.deployment, candidate.draft.labels, candidate.found.uploads
+
+    def work(session: Session) -> tuple[RevisionSummary, RevisionSummary | None, tuple[Tagged, ...]]:
+        row, created = publishing.publish(session, new, deployment.principal, intake.recorded)
+        before = None if created else browse.summary(session, row.id)
+        tagged = tuple(tags.set_tag(session, row.id, tag, deployment.principal) for tag in dict.fromkeys(labels.tags))
+        annotation_rows.annotate(
+            session,
+            row.id,
+            metrics=labels.metrics,
+            annotations=labels.annotations,
+            principal=deployment.principal,
+        )
+        if uploads:
+            upload_rows.remove(session, *(upload.id for upload in uploads))
+        if not created:
+            return browse.summary(session, row.id), before, tagged
+        summary = new_summary(
+            session, row, new, tags=labels.tags, metrics=labels.metrics, annotations=labels.annotations
+        )
+        return summary, None, tagged
+
+    summary, before, tagged = intake.change(work)
+    drop_bytes(deployment, uploads)
+    return Published(
+        revision=summary,
+        created=before is None,
+        parent_digest=candidate.parent.digest,
+        parent_reason=candidate.parent.reason,
+        left_out=candidate.draft.left_out,
+        bytes_stored=sum(blob.stored for blob in as_told(deployment, stored)),
+        registry=deployment.url,
+        applied=() if before is None else tuple(_applied(labels, before)),
+        not_applied=() if before is None else tuple(_not_applied(candidate.draft, before)),
+        tagged=tagged,
+    )
+
+
+def _applied(labels: Labels, before: RevisionSummary) -> Iterator[str]:
+    """The labels that a publish changed on an existing revision."""
+    yield from (f"tag {tag}" for tag in labels.tags if tag not in before.tags)
+    yield from (f"metric {name}" for name, value in labels.metrics.items() if before.metrics.get(name) != value)
+    yield from (f"annotation {key}" for key, text in labels.annotations.items() if before.annotations.get(key) != text)
+
+
+def _not_applied(draft: Draft, before: RevisionSummary) -> Iterator[str]:
+    """What was given but not taken for an existing revision, as it belongs to its first publish."""
+    if draft.labels.message and draft.labels.message != before.message:
+        yield "message"
+    if draft.source is not None and draft.source != before.source:
+        yield "source"
