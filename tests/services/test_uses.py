@@ -135,6 +135,7 @@ def test_show_asks_as_much_of_a_large_tree_as_of_a_small_one(tmp_path: Path) -> 
                 local.tag("net/one@1", f"t{count}")
                 local.fetch(f"net/one/child-{count}")
                 local.fetch("net/one", tmp_path / f"out-{count}")
+            local.fetch("net/one", tmp_path / f"once-{turn}")  # a use: only then it is asked by how many
             written(local)
             with counted_statements() as sent:
                 local.show("net/one")
