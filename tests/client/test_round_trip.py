@@ -143,4 +143,3 @@ def test_long_lists_come_in_pages(team: Team, base: Base, monkeypatch: pytest.Mo
     monkeypatch.setattr("registry.client.calls.MOST", 3)
     assert [token.name for token in keeper.tokens()] == [token.name for token in team.local.tokens()]
     assert keeper.events(limit=5) == team.local.events(limit=5)
-    assert keeper.events(limit=0) == ()

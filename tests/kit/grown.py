@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path as FilePath
@@ -25,7 +25,7 @@ from registry.catalogue.changes.tags import set_tag
 from registry.catalogue.database import tables
 from registry.catalogue.database.tables import table_of
 from registry.catalogue.store import blobs
-from registry.catalogue.tree import bases
+from registry.catalogue.tree import bases, commits
 from registry.digest import BlobRef, canonical_json, sha256_digest
 from registry.reference import Path
 from registry.rights import UNLIMITED, Principal
@@ -429,11 +429,22 @@ def fill(session: Session, count: int, seed: int = 0) -> None:
                 write(session, name, rows)
     numbers = "SELECT max(number) + 1 FROM revisions WHERE adapter_id = adapters.id"
     run(f"UPDATE adapters SET next_number = ({numbers})")
+    if cache is None:
+        _write_what_triggers_would(run)
+    for base_id in session.scalars(select(tables.BaseModelRecord.id)):
+        commits.write_of_base(session, base_id)
     if cache is not None:
         run(f"PRAGMA cache_size = {cache}")
         return
     for name in ("adapters", "revisions"):  # the keys that come next
         run(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))")
+
+
+def _write_what_triggers_would(run: Callable[[str], Any]) -> None:
+    run("INSERT INTO commits (revision_id) SELECT id FROM revisions")
+    run("UPDATE adapters SET live_revisions = (SELECT count(*) FROM revisions WHERE adapter_id = adapters.id)")
+    own = "SELECT count(*) FROM adapters WHERE base_id = base_models.id AND live_revisions > 0"
+    run(f"UPDATE base_models SET live_adapters = ({own})")
 
 
 def _insert(session: Session, name: str, rows: list[tuple[Any, ...]]) -> None:
@@ -462,7 +473,8 @@ def _copy(session: Session, name: str, rows: list[tuple[Any, ...]]) -> None:
 def rows_of(session: Session) -> dict[str, list[tuple[Any, ...]]]:
     """What a catalogue holds in the tables that are filled and those of the base models, without the times."""
     found = {}
-    for table in (*(tables.Record.metadata.tables[name] for name in COLUMNS), table_of(tables.BaseModelRecord)):
+    others = (table_of(tables.BaseModelRecord), table_of(tables.CommitRecord))
+    for table in (*(tables.Record.metadata.tables[name] for name in COLUMNS), *others):
         columns = [column for column in table.columns if column.name not in _TIMES]
         query = select(*columns).order_by(*table.primary_key)
         found[table.name] = [tuple(row) for row in session.execute(query)]
