@@ -84,6 +84,7 @@ def test_with_your_own_model(workshop: Path) -> None:
     assert (workshop / "french/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_with_a_team(after_the_demo: Path, start_service: Callable[..., ServiceProcess]) -> None:
     """Two people, each with folders of their own; only the name of the machine and the port are exchanged."""
     anna = {"XDG_DATA_HOME": str(after_the_demo / "her-data"), "REGISTRY_URL": ""}
