@@ -10,7 +10,7 @@ from registry.catalogue.store import materialisations
 from registry.catalogue.tree import bases, browse, cards, children, resolution, revisions, tag_moves
 from registry.catalogue.tree.use import uses
 from registry.reference import MAIN, Reference
-from registry.schemas import FileEntry, LineageEntry, Resolved, RevisionSummary, Shown
+from registry.schemas import FileEntry, Resolved, RevisionSummary, Shown
 from registry.services.deployment import Deployment
 
 
@@ -21,7 +21,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         return Shown(
             revision=None,
             base=base,
-            lineage=(_base_entry(base.name, base.digest),),
+            lineage=(resolution.base_entry(base.name, base.digest),),
             targets=(),
             files=base.files,
             share_of_model=1.0,
@@ -76,7 +76,3 @@ def resolved(deployment: Deployment, reference: Reference) -> Resolved:
             else:
                 revisions.find(session, reference)
     return found
-
-
-def _base_entry(name: str, digest: str) -> LineageEntry:
-    return LineageEntry(reference=name, digest=digest, number=None, rank=None, newest=None)

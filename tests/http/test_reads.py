@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from registry.app import service_app
 from registry.http.reads import ReadDispatch, ReadRoute, all_routes
 from tests.kit.library import Library
-
-
-@contextmanager
-def statements() -> Iterator[list[str]]:
-    sent: list[str] = []
-
-    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
-        sent.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-
+from tests.kit.statements import statements
 
 COUNTS = {
     "/resolve?ref=tiny/a": 2,  # the token, and the lineage
@@ -45,7 +27,7 @@ def test_how_many_statements_a_read_is(admin: httpx.Client, address: str) -> Non
     admin.get(address).raise_for_status()  # notes the use of the token, at most once a minute
     with statements() as sent:
         admin.get(address).raise_for_status()
-    assert len(sent) == COUNTS[address], "\n".join(sent)
+    assert len(sent) == COUNTS[address], sent
 
 
 def test_a_revoked_token_and_a_retraction_hold_at_the_next_request(admin: httpx.Client, library: Library) -> None:

@@ -8,14 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 
 from registry.errors import UnavailableError, UsageError
 from registry.operations.registry import Registry
@@ -27,6 +25,7 @@ from registry.services.uses import UseLog
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
 from tests.kit.serving import ServedRegistry, open_http
+from tests.kit.statements import READS, statements
 from tests.root import ROOT
 
 ANN = Principal("ann", UNLIMITED)
@@ -137,26 +136,10 @@ def test_show_asks_as_much_of_a_large_tree_as_of_a_small_one(tmp_path: Path) -> 
                 local.fetch("net/one", tmp_path / f"out-{count}")
             local.fetch("net/one", tmp_path / f"once-{turn}")  # a use: only then it is asked by how many
             written(local)
-            with counted_statements() as sent:
+            with statements(*READS) as sent:
                 local.show("net/one")
             asked.append(len(sent))
     assert asked[0] == asked[1] < 25
-
-
-@contextmanager
-def counted_statements() -> Iterator[list[str]]:
-    """Every query that is sent meanwhile."""
-    sent: list[str] = []
-
-    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
-        if statement.startswith(("SELECT", "WITH")):
-            sent.append(statement)
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 # ------------------------------------------------------------------ the log itself

@@ -23,7 +23,7 @@ from registry.catalogue.database.tables import (
 )
 from registry.catalogue.database.visibility import in_subtree
 from registry.catalogue.store.blobs import parts
-from registry.catalogue.tree import ancestry, bases, old_names, provenance, revisions
+from registry.catalogue.tree import ancestry, bases, old_names, provenance, resolution, revisions
 from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup
@@ -240,7 +240,7 @@ def base_entry(session: Session, name: str) -> LineageEntry:
     found = reading(session).first(_BASE, {"name": name})
     if found is None:
         raise bases.missing(session, name)
-    return LineageEntry(reference=name, digest=found.digest, number=None, rank=None, newest=None)
+    return resolution.base_entry(name, found.digest)
 
 
 _BASE: Final = Prepared(lambda _: select(BaseModelRecord.digest).where(BaseModelRecord.name == bindparam("name")))

@@ -38,7 +38,7 @@ def resolve(reader: Reader, reference: Reference) -> Resolved | None:
     while row.parent_id is not None:
         row = links[row.parent_id]
         entries.append(_entry(row))
-    entries.append(_base_entry(tip.base, tip.base_digest))
+    entries.append(base_entry(tip.base, tip.base_digest))
     return Resolved(
         reference=entries[0].reference,
         digest=tip.digest,
@@ -54,7 +54,8 @@ def _entry(row: Any) -> LineageEntry:
     return LineageEntry(reference=reference, digest=row.digest, number=row.number, rank=row.rank, newest=row.newest)
 
 
-def _base_entry(name: str, digest: str) -> LineageEntry:
+def base_entry(name: str, digest: str) -> LineageEntry:
+    """The base model as the first entry of a lineage."""
     return LineageEntry(reference=name, digest=digest, number=None, rank=None, newest=None)
 
 
@@ -64,7 +65,7 @@ def _of_base(row: Any) -> Resolved:
         digest=row.digest,
         base=row.name,
         base_digest=row.digest,
-        lineage=(_base_entry(row.name, row.digest),),
+        lineage=(base_entry(row.name, row.digest),),
         renamed_to=row.renamed_to,
     )
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC
 
 import pytest
-from sqlalchemy import event as listening
 from sqlalchemy import text
-from sqlalchemy.engine import Engine
 
 from registry.catalogue.changes import deletion
 from registry.catalogue.changes import publish as publishing
@@ -25,27 +21,13 @@ from registry.errors import ConflictError, IntegrityError, NotFoundError, Regist
 from registry.reference import Path, Reference
 from registry.schemas import TargetGroup
 from tests.catalogue.rows import TESTER, Writer, blob, digest_of
+from tests.kit.statements import statements
 
 
 def counts(database: Database) -> dict[str, int]:
     tables = ["adapters", "revisions", "revision_files", "revision_targets", "events"]
     with database.read() as session:
         return {table: session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in tables}
-
-
-@contextmanager
-def counted() -> Iterator[list[str]]:
-    """The statements that are sent meanwhile."""
-    sent: list[str] = []
-
-    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
-        sent.append(statement)
-
-    listening.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        listening.remove(Engine, "before_cursor_execute", note)
 
 
 def test_numbers_count_up_and_the_parent_stays_pinned(filled: Database) -> None:
@@ -237,17 +219,17 @@ def test_how_often_the_database_is_asked(filled: Database, writer: Writer, backe
             text("UPDATE blobs SET used_at = '2100-01-02 03:04:05.000000'")
         )  # just now, however slow this is
     new, begin = writer.new("llama/code", "s1", None), 1 if backend == "postgresql" else 0
-    with counted() as sent:
+    with statements() as sent:
         filled.change(lambda session: publishing.publish(session, new, TESTER))
     assert len(sent) == (5 if backend == "postgresql" else 8), sent
     with filled.read() as session:
         digest = revisions.find(session, Reference.parse("llama/support")).digest
     for selector in ("", "@1", "@prod", f"@{digest}", f"@{digest[:20]}"):
-        with counted() as sent, filled.read() as session:
+        with statements() as sent, filled.read() as session:
             revisions.find(session, Reference.parse("llama/support" + selector))
         assert len(sent) == begin + 1, sent
     made = filled.change(lambda session: tokens.create(session, TESTER, "reader"))
     tokens.sign_in(filled, made.secret)
-    with counted() as sent:
+    with statements() as sent:
         tokens.sign_in(filled, made.secret)
     assert len(sent) == 1

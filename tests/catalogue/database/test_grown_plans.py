@@ -21,9 +21,10 @@ from registry.digest import sha256_digest
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
-from tests.catalogue.database.test_query_plans import read_whole, statements
+from tests.catalogue.database.test_query_plans import SENT, read_whole
 from tests.catalogue.rows import rights
 from tests.kit import grown
+from tests.kit.statements import statements
 
 COUNT: Final = 100_000
 PAGE: Final = 101
@@ -110,7 +111,7 @@ def test_no_hot_query_reads_a_large_table(large: Database, seen: Rights) -> None
     problems = []
     for name, query in (HOT if seen is SCOPED else HOT | UNSCOPED).items():
         with large.read(seen) as session:
-            with statements() as sent:
+            with statements(*SENT) as sent:
                 query(session)
             looked_at = list(sent)
         with large.read() as session:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import event, text
-from sqlalchemy.engine import Engine
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, publish, retraction, tags, undeletion, use
@@ -27,25 +25,10 @@ from registry.reference import Reference
 from registry.rights import UNLIMITED, Rights
 from registry.schemas.use import Counted, UseKey
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
+from tests.kit.statements import statements
 
 SENT: Final = ("SELECT", "WITH", "UPDATE", "DELETE")
 SCOPED: Final = rights("admin", "llama/wide-7", "llama/wide-8/child")
-
-
-@contextmanager
-def statements() -> Iterator[list[tuple[str, Any]]]:
-    """Every statement that reads rows and is sent meanwhile, with what was bound to it."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(connection: object, cursor: object, statement: str, parameters: object, *rest: object) -> None:
-        if statement.startswith(SENT):
-            sent.append((statement, parameters))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
 
 
 @pytest.fixture
@@ -213,7 +196,7 @@ def test_hot_queries_use_indexes(grown: Database, backend: str, seen: Rights) ->
     problems = []
     for name, query in queries.items():
         with grown.write(seen) as session:
-            with statements() as sent:
+            with statements(*SENT) as sent:
                 query(session)
             looked_at = list(sent)
             session.rollback()

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
-from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes.annotations import annotate
@@ -25,6 +21,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import RevisionSummary, TargetGroup, TreeNode
 from tests.catalogue.rows import BOB, Writer
+from tests.kit.statements import READS, statements
 
 
 def drawn(node: TreeNode, depth: int = 0) -> list[str]:
@@ -196,22 +193,6 @@ def walk(node: TreeNode) -> Iterator[TreeNode]:
         yield from walk(child)
 
 
-@contextmanager
-def statements() -> Iterator[list[tuple[str, Any]]]:
-    """Every SELECT that is sent meanwhile, with what was bound to it."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(connection: object, cursor: object, statement: str, parameters: object, *rest: object) -> None:
-        if statement.startswith(("SELECT", "WITH")):
-            sent.append((statement, parameters))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-
-
 def grow(session: Session, writer: Writer, width: int) -> None:
     for first in range(width):
         row = writer.publish(session, f"llama/wide-{first}", f"wide {first}")
@@ -223,7 +204,7 @@ def test_the_number_of_queries_does_not_grow_with_the_tree(filled: Database, wri
     for width in (2, 30):
         with filled.write() as session:
             grow(session, writer, width)
-        with filled.read() as session, statements() as sent:
+        with filled.read() as session, statements(*READS) as sent:
             nodes.tree(session)
             search(session, "wide", tag="prod")
             browse.log(session, TreePath.parse("llama/support"))

@@ -11,8 +11,9 @@ from registry.catalogue.tree import browse, old_names, resolution, revisions
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Rights
-from tests.catalogue.database.test_query_plans import read_whole, statements
+from tests.catalogue.database.test_query_plans import SENT, read_whole
 from tests.catalogue.rows import TESTER, Writer, rights
+from tests.kit.statements import statements
 
 ALL = rights("reader")
 SEEN_BY = (
@@ -78,7 +79,7 @@ def test_it_means_the_same_for_all_rights(filled: Database, writer: Writer) -> N
 def test_it_is_one_statement_by_indexes(filled: Database, backend: str, selector: str, seen_by: Rights) -> None:
     reference = Reference.parse(f"llama/support{selector}")
     prepared(filled, reference, seen_by)
-    with statements() as sent:
+    with statements(*SENT) as sent:
         prepared(filled, reference, seen_by)
     assert len(sent) == 1
     with filled.read() as session:
@@ -91,7 +92,7 @@ def test_it_is_one_statement_by_indexes(filled: Database, backend: str, selector
 @pytest.mark.parametrize("seen_by", [ALL, rights("reader", "llama/code"), rights("reader", "bert")])
 def test_a_base_model(filled: Database, seen_by: Rights) -> None:
     base = Reference.parse("llama")
-    with statements() as sent:
+    with statements(*SENT) as sent:
         found = filled.ask(lambda reader: resolution.resolve(reader, base), seen_by)
     assert len(sent) == 1
     if not seen_by.unlimited and seen_by.scopes[0].base != "llama":

@@ -17,8 +17,9 @@ from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import RevisionSummary, TargetGroup
-from tests.catalogue.database.test_query_plans import statements
+from tests.catalogue.database.test_query_plans import SENT
 from tests.catalogue.rows import TESTER, Writer
+from tests.kit.statements import statements
 
 
 def found(database: Database, text: str | None = None, **conditions: Any) -> list[str]:
@@ -211,7 +212,7 @@ def spelt(condition: Any) -> str | None:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("conditions", [{}, {"text": "message"}, {"tag": "prod", "sort": "max:acc"}])
 def test_a_page_is_a_few_statements(filled: Database, conditions: dict[str, Any]) -> None:
-    with filled.read() as session, statements() as sent:
+    with filled.read() as session, statements(*SENT) as sent:
         assert search(session, limit=100, **conditions)
     # What the database has for texts, whether the text is common, how many meet each condition; the page (by a metric:
     # of each part its bound, too); then the revisions with their tags, metrics, annotations and ancestors.

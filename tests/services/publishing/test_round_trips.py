@@ -24,7 +24,7 @@ from registry.schemas.transfer import PublishCommit, PublishPlan
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import PublishFolder, publish_request
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.team import open_team
+from tests.kit.statements import statements
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
 
@@ -47,9 +47,6 @@ class Sent:
 def counted() -> Iterator[Sent]:
     sent, call = Sent(), botocore.client.BaseClient._make_api_call
 
-    def statement(connection: object, cursor: object, said: str, *rest: object) -> None:
-        sent.statements.append(said)
-
     def begun(connection: object) -> None:
         sent.transactions += 1
 
@@ -57,25 +54,14 @@ def counted() -> Iterator[Sent]:
         sent.store.append(name)
         return call(client, name, how)
 
-    event.listen(Engine, "before_cursor_execute", statement)
     event.listen(Engine, "begin", begun)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, statements() as said:
         patch.setattr(botocore.client.BaseClient, "_make_api_call", asked)
         try:
             yield sent
         finally:
-            event.remove(Engine, "before_cursor_execute", statement)
+            sent.statements += (statement for statement, _ in said)
             event.remove(Engine, "begin", begun)
-
-
-@pytest.fixture(params=["embedded", "team"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalRegistry]:
-    if request.param == "team":
-        opened = open_team(request, cache_folder=tmp_path / "cache")
-    else:
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
