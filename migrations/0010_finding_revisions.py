@@ -1,4 +1,5 @@
-"""Revisions are found by parts of their texts and by every condition of a search; adapters are listed in tree order."""
+"""Revisions are found by parts of their texts, by every condition of a search, and by their parents, however few have
+one; adapters are listed in tree order."""
 
 from collections.abc import Iterator
 
@@ -15,8 +16,12 @@ depends_on = None
 # has to make them again.
 OLDEST = "0004"
 
-# Each by one that has the key of the revision too.
+# Parents and new names by indexes without the rows that have none, the others each by one that has the key of the
+# revision too.
 REPLACED = {
+    "ix_adapters_parent_id": ("adapters", ["parent_id"]),
+    "ix_revisions_parent_id": ("revisions", ["parent_id"]),
+    "ix_adapters_renamed_to": ("adapters", ["renamed_to"]),
     "ix_tags_name": ("tags", ["name"]),
     "ix_metrics_name_value": ("metrics", ["name", "value"]),
     "ix_revision_targets_name": ("revision_targets", ["name"]),
@@ -27,6 +32,11 @@ INDEXES = {
     "ix_revision_targets_name_revision_id": ("revision_targets", ["name", "revision_id"]),
     "ix_revisions_rank_id": ("revisions", ["rank", "id"]),
     "ix_adapters_in_order": ("adapters", [sa.text("replace(path, '/', ' ')")]),
+}
+WHERE_SET = {
+    "ix_adapters_children": ("adapters", "parent_id"),
+    "ix_adapters_new_names": ("adapters", "renamed_to"),
+    "ix_revisions_children": ("revisions", "parent_id"),
 }
 TRIGRAMS = {
     "ix_adapters_path_trigrams": ("adapters", ("path",)),
@@ -49,6 +59,9 @@ def upgrade() -> None:
     _wait_briefly_for_locks()
     for name, (table, columns) in INDEXES.items():
         op.create_index(op.f(name), table, columns)
+    for name, (table, column) in WHERE_SET.items():
+        where = sa.text(f"{column} IS NOT NULL")
+        op.create_index(op.f(name), table, [column], sqlite_where=where, postgresql_where=where)
     for name, (table, _) in REPLACED.items():
         op.drop_index(op.f(name), table)
     for statement in _on_postgresql() if op.get_context().dialect.name == "postgresql" else _on_sqlite():
@@ -122,7 +135,7 @@ def downgrade() -> None:
             op.execute(f"DROP TABLE {name}")
     for name, (table, columns) in REPLACED.items():
         op.create_index(op.f(name), table, columns)
-    for name, (table, _) in INDEXES.items():
+    for name, (table, _) in (INDEXES | WHERE_SET).items():
         op.drop_index(op.f(name), table)
 
 

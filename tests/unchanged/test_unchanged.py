@@ -67,7 +67,6 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry serve: --workers ",
     ),
     "database": (
-        "CREATE INDEX ix_adapters_renamed_to ",
         "CREATE TABLE adapters: renamed_to ",
         "CREATE TABLE base_models: renamed_to ",
         "CREATE TABLE cards: ",
@@ -75,6 +74,9 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_uses_day ",
         "CREATE INDEX ix_events_",
         "CREATE INDEX ix_adapters_in_order ",
+        "CREATE INDEX ix_adapters_children ",
+        "CREATE INDEX ix_adapters_new_names ",
+        "CREATE INDEX ix_revisions_children ",
         "CREATE INDEX ix_metrics_name_value_revision_id ",
         "CREATE INDEX ix_revision_targets_name_revision_id ",
         "CREATE INDEX ix_revisions_rank_id ",

@@ -68,6 +68,8 @@ Time = Annotated[datetime, mapped_column(UtcTime)]
 
 
 _IS_OLD_NAME: Final = text("renamed_to IS NOT NULL")
+# An index of all rows, of which most have none, would make SQLite expect so many of any value that it reads the table.
+_HAS_PARENT: Final = text("parent_id IS NOT NULL")
 _HAS_NO_DIGITS: Final = text("merged IS NULL")
 
 
@@ -152,16 +154,18 @@ class Adapter(Record):
     __table_args__ = (
         Index("ix_adapters_in_order", text("replace(path, '/', ' ')")),
         Index("ix_adapters_old_names", "base_id", sqlite_where=_IS_OLD_NAME, postgresql_where=_IS_OLD_NAME),
+        Index("ix_adapters_children", "parent_id", sqlite_where=_HAS_PARENT, postgresql_where=_HAS_PARENT),
+        Index("ix_adapters_new_names", "renamed_to", sqlite_where=_IS_OLD_NAME, postgresql_where=_IS_OLD_NAME),
     )
 
     id: Mapped[Key]
     path: Mapped[str] = mapped_column(ORDERED, unique=True)
     name: Mapped[str]
     base_id: Mapped[int] = mapped_column(ForeignKey("base_models.id"), index=True)
-    parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapters.id"), index=True)
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("adapters.id"))
     next_number: Mapped[int]
     created_at: Mapped[Time]
-    renamed_to: Mapped[str | None] = mapped_column(ORDERED, index=True)  # set: an old name; the path of the newest
+    renamed_to: Mapped[str | None] = mapped_column(ORDERED)  # set: an old name; the path of the newest
     live_revisions: Mapped[int] = mapped_column(server_default="0")  # not deleted, by triggers
 
 
@@ -173,13 +177,14 @@ class Revision(Record):
         UniqueConstraint("adapter_id", "number"),
         UniqueConstraint("adapter_id", "digest"),
         Index(None, "rank", "id"),
+        Index("ix_revisions_children", "parent_id", sqlite_where=_HAS_PARENT, postgresql_where=_HAS_PARENT),
     )
 
     id: Mapped[Key]
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id"))
     number: Mapped[int]
     digest: Mapped[Digest]
-    parent_id: Mapped[int | None] = mapped_column(ForeignKey("revisions.id"), index=True)
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("revisions.id"))
     manifest: Mapped[str] = mapped_column(Text)
     message: Mapped[str] = mapped_column(Text)
     author: Mapped[str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -10,11 +11,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from registry.catalogue.changes import publish as publishing
 from registry.catalogue.database import events
-from registry.catalogue.database.database import Database
+from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.store import unreferenced
-from registry.catalogue.tree import browse, nodes, repo_rows, revisions
+from registry.catalogue.tree import browse, children, nodes, repo_rows, revisions
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition, search
 from registry.digest import sha256_digest
@@ -122,3 +124,40 @@ def test_no_hot_query_reads_a_large_table(large: Database, seen: Rights) -> None
                 found = [table for table in whole if table.split()[0].rstrip("_0123456789") in LARGE]
                 problems += [(name, found, statement)] if found else []
     assert not problems, "\n\n".join(map(str, problems))
+
+
+FLAT: Final[dict[str, Callable[[Session], Any]]] = {
+    "children": lambda session: children.of_revision(session, 17),
+    "children of one above": lambda session: nodes.tree(session, Section(BIG)),
+    "tree": lambda session: nodes.tree(session, Section(limit=100)),
+    "old names": lambda session: session.execute(
+        publishing._around(on_parent=False),
+        {"base": "llama", "path": grown.WIDE, "above": None, "parent_id": None, "digest": "sha256:0"},
+    ),
+}
+
+
+def test_the_few_that_have_a_parent_or_another_name_are_found_where_most_have_none(tmp_path: Path) -> None:
+    """SQLite goes by the mean number of rows of a value; those without one count, where an index has them."""
+    database = Database(sqlite_url(tmp_path / "flat.sqlite"))
+    database.prepare()
+    with database.write() as session:
+        grown.fill(session, 2000)
+        for table in ("revisions", "adapters"):
+            session.execute(text(f"UPDATE {table} SET parent_id = NULL"))
+    with database.write() as session:
+        session.execute(text("ANALYZE"))
+    problems = []
+    for name, query in FLAT.items():
+        with database.read() as session:
+            with statements(*SENT) as sent:
+                query(session)
+            for statement, parameters in list(sent):
+                whole = read_whole(session, statement, parameters, in_order=True)
+                problems += [(name, whole, statement)] if {"revisions", "adapters"} & clean(whole) else []
+    database.dispose()
+    assert not problems, "\n\n".join(map(str, problems))
+
+
+def clean(tables: list[str]) -> set[str]:
+    return {table.rstrip("_0123456789") for table in tables}
