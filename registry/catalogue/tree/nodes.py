@@ -71,27 +71,23 @@ def tree(session: Session, section: Section = Section(), *, with_old_names: bool
 
 def _page(section: Section, listed: Sequence[ColumnElement[bool]]) -> Select[int]:
     """Keys of the newest revisions in order, with one more than the limit."""
-    query = _newest()
-    if section.after is not None:  # first of all: SQLite begins with the first bound that it finds
-        query = query.where(order.after(section.after))
-    query = query.where(*listed)
+    bounds = [] if section.after is None else [order.after(section.after)]
     if section.path is not None:
-        query = query.where(order.within(section.path))
+        bounds.append(order.within(section.path))
+    query = _newest(*bounds or [PLACE >= ""]).where(*listed)
     if section.deepest is not None:
         query = query.where(
             func.length(Adapter.path) - func.length(func.replace(Adapter.path, "/", "")) <= section.deepest
         )
-    if section.after is not None:
-        query = query.where(order.after(section.after))
     if section.limit is None:
         return query
     return query.with_hint(Adapter, f"INDEXED BY {order.INDEX}", "sqlite").order_by(PLACE).limit(section.limit + 1)
 
 
-def _newest() -> Select[int]:
-    """Keys of the newest revisions of adapters."""
+def _newest(*bounds: ColumnElement[bool]) -> Select[int]:
+    """Keys of the newest revisions of adapters within bounds, of which SQLite begins with the first."""
     own = select(Revision.id).where(Revision.adapter_id == Adapter.id).correlate(Adapter)
-    return select(own.order_by(Revision.number.desc()).limit(1).scalar_subquery()).where(PLACE >= "", HAS_REVISIONS)
+    return select(own.order_by(Revision.number.desc()).limit(1).scalar_subquery()).where(*bounds, HAS_REVISIONS)
 
 
 def _summaries(session: Session, keys: Sequence[int]) -> dict[str, RevisionSummary]:
@@ -106,7 +102,7 @@ def _above(
     names = (f"{top}/" if first is None else first).split("/")
     over = ["/".join(names[:count]) for count in range(2, len(names))]
     over = [path for path in over if len(path) >= len(top)]
-    return _summaries(session, session.scalars(_newest().where(Adapter.path.in_(over), *listed)).all())
+    return _summaries(session, session.scalars(_newest(Adapter.path.in_(over)).where(*listed)).all())
 
 
 def _bases(
