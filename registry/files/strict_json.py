@@ -18,6 +18,8 @@ from registry.errors import RegistryError
 MAX_DEPTH: Final = 64
 MAX_DIGITS: Final = 20
 """Digits of an integer: enough for 64 bits."""
+MAX_SETTINGS: Final = 65_536
+"""Lists and objects of a document of settings (brackets within strings count too): more cost time and say nothing."""
 _SHOWN: Final = 200
 _UNKEPT: Final = re.compile("[\x00\ud800-\udfff]")
 """What UTF-8 can't write (lone surrogates) and databases can't keep (NUL)."""
@@ -29,7 +31,9 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def parse(data: bytes, *, what: str, limit: int, error: type[RegistryError], code: str) -> Any:
+def parse(
+    data: bytes, *, what: str, limit: int, error: type[RegistryError], code: str, brackets: int | None = None
+) -> Any:
     """Read one JSON document.
 
     Args:
@@ -38,6 +42,7 @@ def parse(data: bytes, *, what: str, limit: int, error: type[RegistryError], cod
         limit: largest size in bytes.
         error: class of the error to raise, with ``code``.
         code: code of the error.
+        brackets: how many lists and objects it may open, None for any number.
 
     Raises:
         RegistryError: of class ``error``, for anything but a strict document of at most 64 levels.
@@ -48,6 +53,8 @@ def parse(data: bytes, *, what: str, limit: int, error: type[RegistryError], cod
 
     if len(data) > limit:
         refuse(f"has {len(data)} bytes, at most {limit} are allowed")
+    if brackets is not None and (opened := data.count(b"[") + data.count(b"{")) > brackets:
+        refuse(f"opens {opened} lists and objects, at most {brackets} are allowed")
     try:
         text = str(data, "utf-8")
     except UnicodeDecodeError as problem:

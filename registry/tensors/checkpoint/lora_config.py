@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
-from registry.files.strict_json import parse, shown
+from registry.files.strict_json import MAX_SETTINGS, parse, shown
 from registry.tensors.checkpoint.adapter_config import LoraAdapterConfig, PeftVersion
 from registry.tensors.checkpoint.field_rules import says_something
 from registry.tensors.checkpoint.variants.table import RULES
@@ -24,7 +24,9 @@ def parse_config(data: bytes) -> LoraAdapterConfig:
         InvalidAdapterError: the file is not strict JSON, a field is unknown, malformed, or says something that has no
             place here; the code says which.
     """
-    document = parse(data, what=FILE, limit=MAX_BYTES, error=InvalidAdapterError, code="bad_config")
+    document = parse(
+        data, what=FILE, limit=MAX_BYTES, error=InvalidAdapterError, code="bad_config", brackets=MAX_SETTINGS
+    )
     if not isinstance(document, dict):
         raise InvalidAdapterError(f"{FILE} is not a JSON object.")
     if "peft_type" in document:

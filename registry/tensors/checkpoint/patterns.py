@@ -31,6 +31,9 @@ MAX_MATCHES: Final = 64
 MAX_PLAIN: Final = 4096
 """Characters of a key that is looked up as a name: more than the name of any module has, with every dot escaped."""
 
+MAX_SHAPES: Final = 4096
+"""Sets of places at which the dots of plain keys stand, for one field: the modules of a model share a few hundred."""
+
 _LETTERS: Final = re.compile(r"\\[wWbBdDsS]|\(\?[a-z]*i")
 _FREE_SHAPES: Final = 32
 _PLAIN: Final = re.compile(r"\^?(?:[\w.-]++|\\[.-])++", re.ASCII)
@@ -160,6 +163,11 @@ class PatternMap(Generic[Value]):
     """``rank_pattern`` or ``alpha_pattern``, ready to be asked for the value of a module."""
 
     def __init__(self, patterns: Mapping[str, Value], *, field: str, budget: PatternBudget) -> None:
+        """Read the keys.
+
+        Raises:
+            InvalidAdapterError: ``bad_config``, for keys that are malformed or take too long to match.
+        """
         self.field = field
         self._patterns = dict(patterns)
         self._keys = tuple(patterns)
@@ -167,6 +175,7 @@ class PatternMap(Generic[Value]):
         self._shapes: dict[tuple[int, bool], dict[tuple[int, ...], _Shape]] = {}
         self._expressions: list[tuple[int, Expression]] = []
         self._used: set[int] = set()
+        self._shape_count = 0
         for place, key in enumerate(self._keys):
             if len(key) <= MAX_PLAIN and _PLAIN.fullmatch(key):
                 self._add_plain(place, key)
@@ -179,8 +188,18 @@ class PatternMap(Generic[Value]):
         wild = tuple([at for at, piece in enumerate(pieces) if piece == "."]) if "." in pieces else ()
         text = "".join([piece[-1] for piece in pieces]) if isinstance(pieces, list) else pieces
         shapes = self._shapes.setdefault((len(text), anchored), {})
-        shape = shapes.get(wild) or shapes.setdefault(wild, _Shape(wild))
+        shape = shapes.get(wild) or self._new_shape(shapes, wild, key)
         shape.keys.setdefault(text, []).append(place)
+
+    def _new_shape(self, shapes: dict[tuple[int, ...], _Shape], wild: tuple[int, ...], key: str) -> _Shape:
+        self._shape_count += 1
+        if self._shape_count > MAX_SHAPES:
+            raise InvalidAdapterError(
+                f"{self.field} holds more than {MAX_SHAPES} keys with dots at different places, the last {shown(key)}, "
+                "which takes too long to match. Name the modules in full."
+            )
+        shapes[wild] = shape = _Shape(wild)
+        return shape
 
     def matches(self, name: str) -> list[int]:
         """Places of all keys that match, in file order.

@@ -30,6 +30,13 @@ def refused(code: str, **fields: Any) -> str:
     return str(caught.value)
 
 
+def test_a_configuration_opens_a_bounded_number_of_lists() -> None:
+    config(auto_mapping={"a": [[]] * 65_000})
+    assert "opens 65540 lists and objects, at most 65536" in refused(
+        "bad_config", auto_mapping={"a": [[]] * (65_537 - 1)}
+    )
+
+
 def test_values_are_kept_with_their_order() -> None:
     found = config(
         lora_alpha=2.5,

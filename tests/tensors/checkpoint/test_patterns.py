@@ -117,6 +117,23 @@ def test_steps_are_bounded_over_all_patterns() -> None:
     assert caught.value.code == "bad_config"
 
 
+def dotted(count: int) -> dict[str, int]:
+    """``count`` keys of 13 letters, the dots of each at other places."""
+    return {f"{number:013b}".replace("0", ".").replace("1", "a"): number for number in range(1, count + 1)}
+
+
+def test_dots_stand_at_a_bounded_number_of_places() -> None:
+    name = "a" * 13
+    assert set(resolve(dotted(60), name)[1]) == set(dotted(60))
+    PatternMap(dotted(4096), field="rank_pattern", budget=PatternBudget())
+    with pytest.raises(InvalidAdapterError, match="more than 4096 keys with dots at different places") as caught:
+        PatternMap(dotted(4097), field="rank_pattern", budget=PatternBudget())
+    assert caught.value.code == "bad_config"
+    many_names = {f"model.layers.{layer}.experts.{expert}.up": 1 for layer in range(100) for expert in range(200)}
+    found = PatternMap(many_names, field="rank_pattern", budget=PatternBudget())
+    assert found.resolve("model.layers.7.experts.11.up")[0] == 1
+
+
 PIECES = st.sampled_from(
     [
         *"qvk_.01^$|()*+?",
