@@ -12,7 +12,8 @@ COMPILE := $(PY) -m compileall -q registry adapter_registry \
 PIP := $(PY) -m pip --disable-pip-version-check install --progress-bar off --no-compile --quiet
 
 # One thread a test process: the processes are what runs in parallel, and tests of threads set their own number.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# And bytecode is written, whatever the shell says: hundreds of processes of the tests import the same modules.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 # Narrows a run: make test ARGS='tests/tensors -k compose'
 ARGS ?=

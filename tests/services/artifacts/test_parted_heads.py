@@ -70,10 +70,11 @@ NAMES: Final = (
 # fmt: on
 """What `_classes` finds; a test compares. Written down, as each test process would import every model for it."""
 LEFT_OUT: Final = {"FlavaForPreTraining", "VisualBertForPreTraining"}  # of several inputs, and too large
+HERE: Final = frozenset(dir(transformers))
 CLASSES: Final = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
     for name in NAMES
-    if name in dir(transformers)  # versions differ
+    if name in HERE  # versions differ
 ]
 
 
