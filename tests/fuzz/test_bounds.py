@@ -38,26 +38,6 @@ def measured(*sorts: str) -> tuple[float, list[dict[str, Any]]]:
     return max(1.0, first["yardstick"] / YARDSTICK), rest
 
 
-WORST = (
-    "headers/tensors",
-    "configs/63 levels, wide",
-    "configs/open objects",
-    "patterns/empty groups, repeated in rank_pattern",
-    "patterns/counts with leading zeros in exclude_modules",
-    "patterns/question marks in layers_pattern",
-    "adapters/wildcards everywhere",
-    "adapters/one name spelt in many ways",
-    "adapters/as many expressions as are allowed",
-    "adapters/one very long name",
-    "adapters/layers_pattern",
-    "adapters/modules_to_save",
-    "adapters/new modules",
-    "adapters/target_parameters",
-    "bases/names of dots and underscores",
-)
-"""Files that broke the bound before something was done about them, or come nearest to it."""
-
-
 def check(*wanted: str) -> None:
     slowness, results = measured(*wanted)
     assert results
@@ -71,11 +51,6 @@ def check(*wanted: str) -> None:
         or len(found["message"]) > LONGEST_MESSAGE
     ]
     assert not faults, f"on a machine {slowness:.2f} times as slow: {faults}"
-
-
-@pytest.mark.slow
-def test_the_worst_files() -> None:
-    check(*WORST)
 
 
 @pytest.mark.slow

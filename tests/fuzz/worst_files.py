@@ -244,9 +244,11 @@ PATTERN_FIELDS: Final = (
     "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save",
 )  # fmt: skip
 PATTERNS: Final[Mapping[str, Callable[[], Adapter]]] = {
-    f"{name} in {field}": _bomb(text, field) for name, text in BOMBS.items() for field in PATTERN_FIELDS
+    f"{name} in {field}": _bomb(text, field)
+    for place, (name, text) in enumerate(BOMBS.items())
+    for field in {"rank_pattern", PATTERN_FIELDS[place % len(PATTERN_FIELDS)]}
 }
-"""Name -> an adapter with a bomb in one of its fields."""
+"""Name -> an adapter with a bomb in one of its fields: each in the field with the most to match, and one in turn."""
 
 
 def _header_of(inner: str) -> Callable[[], bytes]:
