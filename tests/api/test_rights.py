@@ -104,8 +104,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client
 
 
 def comparable(answer: httpx.Response) -> tuple[int, Any]:
-    """Status and body without what differs between any two registries: times, ids, addresses."""
-    text = answer.text
+    """Status and body without what differs between any two registries: times, ids, addresses, uses written by now."""
+    text = re.sub(r'"use":\{[^{}]*(\{[^{}]*\})?[^{}]*\}', "USE", answer.text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
     text = re.sub(r"tok_\w+", "TOKEN", text)
     text = re.sub(r"mat_\w+", "MATERIALISATION", text)
