@@ -131,7 +131,9 @@ def reading(session: Session) -> Reader:
     session.flush()
     found: Reader | None = session.info.get(_READER)
     if found is None:
-        found = session.info[_READER] = _reader_in(session.connection(), rights_of(session))
+        bind = session.bind
+        connection = bind if isinstance(bind, Connection) else session.connection()
+        found = session.info[_READER] = _reader_in(connection, rights_of(session))
     return found
 
 

@@ -49,6 +49,13 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     return found[revision_id]
 
 
+def labels(session: Session, revision_id: int) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The tags of one revision, by name, and its metrics."""
+    reader, given = reading(session), {"id": revision_id}
+    tags = tuple(sorted(row.name for row in reader.rows(_OF_ONE[_tags], given)))
+    return tags, dict(sorted((row.name, row.value) for row in reader.rows(_OF_ONE[_metrics], given)))
+
+
 def summaries(session: Session, chosen: Select[int] | Sequence[int]) -> dict[int, RevisionSummary]:
     """Some revisions, by key: their keys, or a query that gives them."""
     found: dict[int, RevisionSummary] = {}
@@ -244,20 +251,6 @@ def base_entry(session: Session, name: str) -> LineageEntry:
 
 
 _BASE: Final = Prepared(lambda _: select(BaseModelRecord.digest).where(BaseModelRecord.name == bindparam("name")))
-
-
-def scalings(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[float, ...]]:
-    """The distinct scalings of each of some revisions, ascending, by key."""
-    found: dict[int, set[float]] = {key: set() for key in revision_ids}
-    for key, own in session.execute(_scalings(), {"keys": list(revision_ids)}):
-        found[key].update(own)
-    return {key: tuple(sorted(own)) for key, own in found.items()}
-
-
-@cache
-def _scalings() -> Select[*tuple[Any, ...]]:
-    query = select(RevisionTarget.revision_id, RevisionTarget.scalings)
-    return query.where(RevisionTarget.revision_id.in_(bindparam("keys", expanding=True)))
 
 
 def targets(session: Session, revision_id: int) -> tuple[TargetGroup, ...]:
