@@ -131,6 +131,5 @@ def _meant(kind: Kind, _rights: Rights) -> _Found:
 
 
 _MEANT: Final[dict[Kind, Prepared]] = {kind: Prepared(partial(_meant, kind)) for kind in get_args(Kind)}
-_ONE: Final = Prepared(
-    lambda _: _links(select(Revision.id, Revision.parent_id).where(Revision.id == bindparam("id"))), ignore_rights=True
-)
+# Of revisions themselves, rights hide none: their adapters are hidden.
+_ONE: Final = Prepared(lambda _: _links(select(Revision.id, Revision.parent_id).where(Revision.id == bindparam("id"))))
