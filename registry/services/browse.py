@@ -39,7 +39,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         revision=summary,
         base=base,
         lineage=lineage,
-        targets=browse.targets(session, row.id),
+        targets=found[-1].targets,
         files=files,
         share_of_model=_weights(files) / max(1, _weights(base.files)),
         repo_id=reference.path.repo_id,

@@ -25,6 +25,7 @@ from registry.digest import StoredFile
 from registry.errors import NotFoundError
 from registry.reference import Reference
 from registry.rights import Rights
+from registry.schemas import TargetGroup
 
 _Found = Select[*tuple[Any, ...]]
 
@@ -39,8 +40,13 @@ class LinkRow:
 
     revision: RevisionRow
     newest: int | None  # number of its adapter's newest revision; None: the adapter is not seen
-    scalings: tuple[float, ...]  # the distinct ones, ascending
+    targets: tuple[TargetGroup, ...]  # by name
     files: tuple[StoredFile, ...]  # by path
+
+    @property
+    def scalings(self) -> tuple[float, ...]:
+        """The distinct ones, ascending."""
+        return tuple(sorted({one for group in self.targets for one in group.scalings}))
 
 
 def links(session: Session, reference: Reference) -> tuple[LinkRow, ...]:
@@ -86,9 +92,12 @@ def _in_order(rows: Sequence[Any], tip: int) -> tuple[LinkRow, ...]:
 
 def _link(row: Any, above: Any) -> LinkRow:
     parent = row.base if above is None else f"{above.path}@{above.number}"
-    scalings = {one for (own,) in rows_in(row.target_scalings) for one in own}
+    targets = (
+        TargetGroup(name=name, modules=modules, ranks=tuple(ranks), scalings=tuple(scalings))
+        for name, modules, ranks, scalings in sorted(rows_in(row.targets))
+    )
     files = sorted((StoredFile(*file) for file in rows_in(row.files)), key=lambda file: file.path)
-    return LinkRow(revisions.row_of(row, parent), row.newest, tuple(sorted(scalings)), tuple(files))
+    return LinkRow(revisions.row_of(row, parent), row.newest, tuple(targets), tuple(files))
 
 
 def chain_above(tip: CTE) -> CTE:
@@ -108,7 +117,7 @@ def _links(tip: _Found) -> _Found:
     files = collected(*BLOB_COLUMNS, RevisionFile.path).join_from(
         RevisionFile, Blob, Blob.digest == RevisionFile.digest
     )
-    scalings = collected(RevisionTarget.scalings)
+    targets = collected(RevisionTarget.name, RevisionTarget.modules, RevisionTarget.ranks, RevisionTarget.scalings)
     return (
         select(
             *(getattr(LINK, column.key) for column in COLUMNS),
@@ -117,7 +126,7 @@ def _links(tip: _Found) -> _Found:
             of_the_base(BaseModelRecord.name).label("base"),
             newest_number(Adapter.id).label("newest"),  # of an adapter that is not seen, none is known
             files.where(RevisionFile.revision_id == LINK.id).scalar_subquery().label("files"),
-            scalings.where(RevisionTarget.revision_id == LINK.id).scalar_subquery().label("target_scalings"),
+            targets.where(RevisionTarget.revision_id == LINK.id).scalar_subquery().label("targets"),
         )
         .join(OF_LINK, OF_LINK.id == LINK.adapter_id)
         .outerjoin(Adapter, Adapter.id == LINK.adapter_id)
