@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
@@ -16,6 +15,7 @@ from registry.http.renderings import Renderings
 from registry.http.request.errors import MalformedError
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
+from registry.http.threads import ReaderThreads
 from registry.http.wire.admission import ThreadAdmission
 from registry.http.wire.bodies import BodySender
 from registry.memory import MemoryCache
@@ -40,7 +40,7 @@ class Service:
     tables: ThreadAdmission
     runner: Runner
     part_threads: CapacityLimiter
-    readers: Executor  # threads of what only reads
+    readers: ReaderThreads
     renderings: Renderings = field(default_factory=Renderings)
 
 

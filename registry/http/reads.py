@@ -7,7 +7,6 @@ FastAPI's routers look through all routes; `ReadDispatch` finds the same route b
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final
@@ -47,7 +46,7 @@ class ReadRoute(APIRoute):
             return super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            return await asyncio.get_running_loop().run_in_executor(service_of(request).readers, self._answer, request)
+            return await service_of(request).readers.run(self._answer, request)
 
         return handle
 

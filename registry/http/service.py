@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI, Request
-from starlette.middleware import Middleware
 
 from registry.catalogue.database import events
 from registry.catalogue.team.tokens import any_exist, sign_in
@@ -23,11 +21,13 @@ from registry.http.gauges import of_process, of_registry
 from registry.http.readiness import Readiness
 from registry.http.reads import ReadDispatch
 from registry.http.request.bounds import BoundsMiddleware
+from registry.http.request.context import Scope
 from registry.http.request.errors import install, problem
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
-from registry.http.request.middleware import RequestMiddleware
+from registry.http.request.middleware import Receive, RequestMiddleware, Send
 from registry.http.request.shared_metrics import SharedValues
+from registry.http.threads import ReaderThreads
 from registry.http.wire.admission import Admission, ThreadAdmission
 from registry.http.wire.bodies import BodySender
 from registry.memory import DEFAULT_BUDGET, MemoryCache
@@ -57,18 +57,15 @@ def build(
     """
     limits = limits or Limits()
     service = _service(registry, anonymous, limits, shared)
-    app = FastAPI(
+    app = _Application(
+        limits,
+        service.metrics,
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
         openapi_url=None,  # a route of our own, which needs a token
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
         lifespan=_lifespan(service),
-        middleware=[
-            Middleware(RequestMiddleware, limits=limits, metrics=service.metrics),
-            Middleware(BoundsMiddleware, limits=limits),
-            Middleware(ReadDispatch),
-        ],
     )
     app.state.service = service
     app.state.readiness = Readiness(service.registry.deployment)
@@ -76,6 +73,20 @@ def build(
         app.include_router(router)
     install(app, partial(_record_denial, service.denials))
     return app
+
+
+class _Application(FastAPI):
+    """Our middleware stands before FastAPI's own, which has nothing to do where `ReadDispatch` finds the route."""
+
+    def __init__(self, limits: Limits, metrics: Metrics, **given: Any) -> None:
+        super().__init__(**given)
+        bounded = BoundsMiddleware(ReadDispatch(super().__call__), limits=limits)
+        self._outermost = RequestMiddleware(bounded, limits=limits, metrics=metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        take = self._outermost if scope["type"] == "http" else super().__call__
+        await take(scope, receive, send)
 
 
 def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shared: SharedValues | None) -> Service:
@@ -106,7 +117,7 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shar
         tables=ThreadAdmission("base models to analyse", slots=limits.computed, timeout=limits.thread_queue_time),
         runner=Runner(deployment, threads=limits.jobs, describe=problem),
         part_threads=CapacityLimiter(limits.parts),
-        readers=ThreadPoolExecutor(limits.threads, thread_name_prefix="reader"),
+        readers=ReaderThreads(limits.threads),
     )
 
 
@@ -126,7 +137,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
             await anyio.to_thread.run_sync(service.runner.close)
             if uses is not None:
                 await anyio.to_thread.run_sync(uses.close)
-            await anyio.to_thread.run_sync(service.readers.shutdown)
+            await anyio.to_thread.run_sync(service.readers.close)
             await anyio.to_thread.run_sync(service.memory.close)
 
     return lifespan

@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import browse, cards, revisions
+from registry.catalogue.tree import browse, cards
+from registry.catalogue.tree.revisions import RevisionRow
 from registry.hub.entries import files_of, hub_time, sibling
 from registry.hub.requests import RepoQuery, RepoQueryParam, renamed_warning
-from registry.reference import Reference
 from registry.services.artifacts.readme.facts import base_facts
 from registry.services.hub_cards import RepoCard, repo_card
 from registry.services.hub_repos import Pinned
@@ -18,9 +19,13 @@ from registry.services.hub_repos import Pinned
 
 def model_info(query: RepoQueryParam) -> JSONResponse:
     """A repo at a revision."""
-    pinned = query.pinned()
+    with query.deployment.read() as session:
+        pinned = query.pinned_in(session)
+        edited, said = {}, {}
+        if pinned.revision is not None:
+            edited, said = cards.own_metadata(session, pinned.revision.adapter_id), _said(session, pinned.revision)
     repo, repo_id, blobs = pinned.repo, pinned.repo.path.repo_id, query.flag("blobs")
-    card = _card(query, pinned)
+    card = _card(query, pinned, edited, said)
     known = {"library_name": card.library, "pipeline_tag": card.pipeline_tag}
     return JSONResponse(
         {
@@ -49,19 +54,13 @@ def auth_check(query: RepoQueryParam) -> JSONResponse:
     return JSONResponse({})
 
 
-def _card(query: RepoQuery, pinned: Pinned) -> RepoCard:
-    repo, deployment = pinned.repo, query.deployment
-    config, edited, said = None, {}, {}
-    if not repo.path.is_base:
-        with deployment.read() as session:
-            row = revisions.find(session, Reference.parse(pinned.asked.path.reference))
-            summary = browse.summary(session, row.id)
-            edited = cards.metadata(session, [row.adapter_id]).get(row.adapter_id, {})
-        config = json.loads(row.manifest)["config"]
-        said = _said(summary.reference, summary.digest, summary.tags, summary.metrics)
-    facts = base_facts(deployment.artifact_blobs, repo.base.files)
+def _card(query: RepoQuery, pinned: Pinned, edited: dict[str, Any], said: dict[str, Any]) -> RepoCard:
+    repo = pinned.repo
+    config = None if pinned.revision is None else json.loads(pinned.revision.manifest)["config"]
+    facts = base_facts(query.deployment.artifact_blobs, repo.base.files)
     return repo_card(repo.kind, facts, repo.base.hub_name, adapter_config=config, edited=edited, said=said)
 
 
-def _said(reference: str, digest: str, tags: tuple[str, ...], metrics: dict[str, float]) -> dict[str, Any]:
-    return {"reference": reference, "digest": digest, "tags": list(tags), "metrics": metrics}
+def _said(session: Session, row: RevisionRow) -> dict[str, Any]:
+    tags, metrics = browse.labels(session, row.id)
+    return {"reference": row.reference, "digest": row.digest, "tags": list(tags), "metrics": metrics}

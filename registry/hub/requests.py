@@ -97,9 +97,13 @@ class RepoQuery:
     def pinned(self) -> Pinned:
         """Resolve the repo's revision now."""
         with self.deployment.read() as session:
-            repo = self.repo(session)
-            with as_missing("RevisionNotFound"):
-                return hub_repos.pin(session, repo, self.revision)
+            return self.pinned_in(session)
+
+    def pinned_in(self, session: Session) -> Pinned:
+        """Like `pinned`, in a session."""
+        repo = self.repo(session)
+        with as_missing("RevisionNotFound"):
+            return hub_repos.pin(session, repo, self.revision)
 
     def flag(self, name: str) -> bool:
         """A boolean parameter, in the spellings of different clients."""

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.store import materialisations
 from registry.catalogue.tree import bases, browse, cards, children, resolution, revisions, tag_moves
+from registry.catalogue.tree.links import links
 from registry.catalogue.tree.use import uses
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, Resolved, RevisionSummary, Shown
@@ -29,15 +30,16 @@ def shown(session: Session, reference: Reference) -> Shown:
             repo_revisions=(MAIN,),
             children=children.of_base(session, base.name),
         )
-    row = revisions.find(session, reference)
-    stored = revisions.files(session, row.id)
+    found = links(session, reference)
+    row, stored = found[-1].revision, found[-1].files
     files = tuple(FileEntry(path=file.path, size=file.size, digest=file.digest) for file in stored)
-    summary, lineage = browse.summary(session, row.id), browse.lineage_entries(session, row.id)
+    summary = browse.summary_of(session, found)
+    lineage = (resolution.base_entry(base.name, base.digest), *map(browse.entry, found))
     return Shown(
         revision=summary,
         base=base,
         lineage=lineage,
-        targets=browse.targets(session, row.id),
+        targets=found[-1].targets,
         files=files,
         share_of_model=_weights(files) / max(1, _weights(base.files)),
         repo_id=reference.path.repo_id,

@@ -13,12 +13,14 @@ from sqlalchemy.orm import Session
 from registry.catalogue.tree import bases, commits, old_names, repo_rows, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.commits import MEANT
+from registry.catalogue.tree.links import links
+from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import NotFoundError, RetractedError, UnavailableError, UsageError
 from registry.reference import MAIN, Path, Reference, check_tag, number_in_view
 from registry.schemas import ArtifactKind, Options
 from registry.schemas.kinds import KINDS
 from registry.services.artifacts.commits import RepoNames, is_commit
-from registry.services.artifacts.load import path_in, path_to
+from registry.services.artifacts.load import path_in, path_of
 from registry.services.artifacts.materialised import kept_for, plain_plan
 from registry.services.artifacts.opened import Asked
 from registry.services.artifacts.plan import make_plan
@@ -56,7 +58,12 @@ class Pinned:
     repo: Repo
     commit: str
     asked: Asked
-    at: datetime  # of the revision
+    revision: RevisionRow | None  # None: a base model
+
+    @property
+    def at(self) -> datetime:
+        """When the revision was published."""
+        return self.repo.created_at if self.revision is None else self.revision.created_at
 
     @property
     def rendering(self) -> str:
@@ -96,9 +103,11 @@ def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
     """
     path = Path.of_repo_id(repo_id)
     base = bases.get(session, path.base)
-    created_at = base.created_at if path.is_base else repo_rows.created_at(session, path)
-    names, renamed_to = RepoNames.of(view, path, base), old_names.new_name(session, path)
-    return Repo(view, path, base, names, created_at, renamed_to)
+    names = RepoNames.of(view, path, base)
+    if path.is_base:
+        return Repo(view, path, base, names, base.created_at, old_names.new_name(session, path))
+    since, renamed_to = repo_rows.made_and_renamed(session, path)
+    return Repo(view, path, base, names, since, renamed_to)
 
 
 def pin(session: Session, repo: Repo, name: str) -> Pinned:
@@ -112,19 +121,18 @@ def pin(session: Session, repo: Repo, name: str) -> Pinned:
     options = Options(kind=repo.kind)
     if repo.path.is_base:
         _check_base_name(session, repo, name)
-        path = path_to(session, repo.base, None)
-        return Pinned(repo, repo.names.commit(None), Asked(path, None, options), repo.created_at)
-    row = revisions.find(session, reference_of(session, repo, name))
-    path = path_to(session, repo.base, row)
+        return Pinned(repo, repo.names.commit(None), Asked(path_of(repo.base, ()), None, options), None)
+    found = links(session, reference_of(session, repo, name))
+    path, row = path_of(repo.base, found), found[-1].revision
     plan, own = plain_plan(path, options), repo.names.commit(row.digest)
     kept = kept_for(session, path, plan)
     if kept is not None:
         commit = repo.names.meaning(row.digest) + repo.names.made_by(kept.numerics)
         if not is_commit(name) or name == commit:
-            return Pinned(repo, commit, Asked(path, None, options, kept, plan), row.created_at)
+            return Pinned(repo, commit, Asked(path, None, options, kept, plan), row)
     if is_commit(name) and name != own:
         raise _not_ours(repo, path, name, own)
-    return Pinned(repo, own, Asked(path, None, options, plan=plan), row.created_at)
+    return Pinned(repo, own, Asked(path, None, options, plan=plan), row)
 
 
 def _not_ours(repo: Repo, path: LoadedPath, name: str, commit: str) -> NotFoundError | UnavailableError:

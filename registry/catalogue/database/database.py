@@ -23,7 +23,7 @@ from registry.catalogue.database.errors import from_system, translated
 from registry.catalogue.database.prepared import Connections, Prepared, Reader, Rows, reader_on, reading
 from registry.catalogue.database.retry import retried
 from registry.catalogue.database.schema import Schema
-from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode
+from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode, reading_session
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.folders.errors import ErrorMapping
 from registry.rights import UNLIMITED, Rights
@@ -118,9 +118,8 @@ class Database:
         if not self._checked:
             self._check_before_reading()
         frozen = sqlite.stamp(self._path) if self._path is not None and sqlite.is_frozen(self._path) else None
-        with translated(self._where, self._folder), in_session(self._reader, rights) as session:
+        with translated(self._where, self._folder), reading_session(self._reader, rights) as session:
             yield session
-            session.commit()  # psycopg forgets its prepared statements in a rollback
         if frozen is not None and self._path is not None and frozen != sqlite.stamp(self._path):
             raise UnavailableError(f"The database {self._where} was changed while it was read: try again.", code="busy")
 

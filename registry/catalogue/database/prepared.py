@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, Float, Select
+from pydantic_core import from_json
+from sqlalchemy import JSON, Connection, Engine, Float, Select
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
@@ -88,9 +90,16 @@ def statement(query: Prepared, dialect: Dialect, rights: Rights) -> Statement:
     )
 
 
+def _document(value: str | None) -> Any:
+    """The document of a text of JSON; None of NULL."""
+    return None if value is None else from_json(value)
+
+
 def _processor(kind: TypeEngine[Any], dialect: Dialect) -> Processor | None:
     if isinstance(kind, Float):  # drivers give floats themselves
         return None
+    if isinstance(kind, JSON) and dialect.name == "sqlite":  # the type's own takes five times as long
+        return _document
     return kind.dialect_impl(dialect).result_processor(dialect, None)
 
 
@@ -131,15 +140,29 @@ def reading(session: Session) -> Reader:
     session.flush()
     found: Reader | None = session.info.get(_READER)
     if found is None:
-        found = session.info[_READER] = _reader_in(session.connection(), rights_of(session))
+        bind = session.bind
+        connection = bind if isinstance(bind, Connection) else session.connection()
+        found = session.info[_READER] = _reader_in(connection, rights_of(session))
     return found
 
 
 def _reader_in(connection: Connection, rights: Rights) -> Reader:
-    engine = connection.engine
-    if engine.dialect.name == "sqlite":
-        return Reader(engine, run_on(connection.connection.dbapi_connection, engine), rights)
-    return reader_on(connection, rights)
+    """A reader on the driver's connection below one of SQLAlchemy: errors are those of SQLAlchemy."""
+    engine, below = connection.engine, connection.connection.dbapi_connection
+    run, failure = run_on(below, engine), engine.dialect.loaded_dbapi.Error
+
+    def told(text: str, parameters: Any) -> Rows:
+        try:
+            return run(text, parameters)
+        except failure as error:
+            lost = engine.dialect.is_disconnect(error, below, None)
+            if lost:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                text, parameters, error, failure, engine.hide_parameters, lost, engine.dialect
+            ) from error
+
+    return Reader(engine, told, rights)
 
 
 def reader_on(connection: Connection, rights: Rights) -> Reader:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Literal, TypeVar
 
 from sqlalchemy import Connection, Engine, event
@@ -60,6 +61,21 @@ def in_session(engine: Engine, rights: Rights) -> Session:
         return session
 
     return _on_a_living_connection(begin)
+
+
+@contextmanager
+def reading_session(engine: Engine, rights: Rights) -> Iterator[Session]:
+    """A session in a read transaction, filtered by ``rights``. It joins the transaction only when it is asked itself:
+    prepared reads need no more than the connection, and a session's own part takes longer than several of them.
+    """
+    with connected(engine) as connection:
+        session = open_session(connection, rights)
+        try:
+            yield session
+            connection.commit()  # psycopg forgets its prepared statements in a rollback
+        finally:
+            if session.in_transaction():
+                session.close()
 
 
 def _on_a_living_connection(begin: Callable[[], T]) -> T:

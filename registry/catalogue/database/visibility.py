@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from sqlalchemy import Engine, Select, and_, event, false, or_, true
+from sqlalchemy import Connection, Engine, Select, and_, event, false, or_, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -34,9 +34,9 @@ class FilteredSession(Session):
     """A session whose queries are filtered by its rights."""
 
 
-def open_session(engine: Engine, rights: Rights) -> Session:
+def open_session(bind: Engine | Connection, rights: Rights) -> Session:
     """A session whose queries are filtered by ``rights``."""
-    return FilteredSession(engine, expire_on_commit=False, info={_RIGHTS: rights})
+    return FilteredSession(bind, expire_on_commit=False, info={_RIGHTS: rights})
 
 
 def rights_of(session: Session) -> Rights:

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
@@ -86,7 +85,7 @@ def sign_in(database: Database, secret: str, source: str | None = None) -> Princ
         NotAllowedError: ``bad_token``.
     """
     row = _valid(next(iter(database.rows(_HELD, {"digest": _digest(secret)})), None))
-    principal, last = _principal(row), row.last_used_at
+    last = row.last_used_at
     now = datetime.now(UTC)
     if last is None or last < now - _NOTED_EVERY:
         try:
@@ -95,7 +94,7 @@ def sign_in(database: Database, secret: str, source: str | None = None) -> Princ
             # Best effort: a long write of someone else, or a read-only disk, must not block readers.
             if error.code not in {"busy", "read_only", "disk_full"}:
                 raise
-    return replace(principal, source=source)
+    return _principal(row, source)
 
 
 def authenticate(session: Session, secret: str) -> Principal:
@@ -183,9 +182,9 @@ def _row(session: Session, token_id: str) -> TokenRecord:
     return row
 
 
-def _principal(row: _Token) -> Principal:
+def _principal(row: _Token, source: str | None = None) -> Principal:
     rights = Rights(row.role, tuple(Path.parse(scope) for scope in row.scopes))
-    return Principal(row.name or row.id, rights, token=row.id)
+    return Principal(row.name or row.id, rights, token=row.id, source=source)
 
 
 def _shown(row: TokenRecord) -> Token:

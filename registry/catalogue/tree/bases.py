@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, func, or_, select
+from sqlalchemy import Select, bindparam, case, func, or_, select
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database import events
+from registry.catalogue.database.collected import collected, rows_in
 from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import BLOB_COLUMNS, FileRef
 from registry.catalogue.tree import provenance
-from registry.catalogue.tree.old_names import adapter_is_listed, base_is_listed, visible_names, visible_new_name
+from registry.catalogue.tree.old_names import base_is_listed, visible_names, visible_new_name
 from registry.catalogue.tree.suggestions import offered
 from registry.digest import BlobRef, StoredFile
 from registry.errors import ConflictError, NotFoundError
@@ -209,24 +211,22 @@ def summary(session: Session, name: str) -> BaseSummary:
     rows = reading(session).rows(_OF_NAME, {"name": name})
     if not rows:
         raise missing(session, name)
-    return _summaries(session, rows, {row.id: _files_of(session, row.id) for row in rows})[0]
+    return _summaries(session, rows)[0]
 
 
 def summaries(
     session: Session, *, with_old_names: bool = False, after: str | None = None, limit: int | None = None
 ) -> tuple[BaseSummary, ...]:
     """All base models, by name; those after a name, at most ``limit``."""
-    query = select(BaseModelRecord).order_by(BaseModelRecord.name).limit(limit)
+    query = _shown(rights_of(session)).order_by(BaseModelRecord.name).limit(limit)
     if not with_old_names:
         query = query.where(base_is_listed(session))
-    rows = session.scalars(query if after is None else query.where(BaseModelRecord.name > after)).all()
-    return _summaries(session, rows, _files(session, *(row.id for row in rows)))
+    return _summaries(
+        session, session.execute(query if after is None else query.where(BaseModelRecord.name > after)).all()
+    )
 
 
-def _summaries(
-    session: Session, rows: Sequence[Any], files: Mapping[int, tuple[StoredFile, ...]]
-) -> tuple[BaseSummary, ...]:
-    adapters = _adapters(session, rows)
+def _summaries(session: Session, rows: Sequence[Any]) -> tuple[BaseSummary, ...]:
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
     new_names = visible_names(session, (row.renamed_to for row in rows))
     return tuple(
@@ -239,8 +239,10 @@ def _summaries(
             parameters=row.parameters,
             tensors=row.tensors,
             size=row.size,
-            files=tuple(FileEntry(path=file.path, size=file.size, digest=file.digest) for file in files[row.id]),
-            adapters=adapters.get(row.id, 0),
+            files=tuple(
+                FileEntry(path=path, size=size, digest=digest) for path, size, digest in sorted(rows_in(row.files))
+            ),
+            adapters=row.adapters,
             created_at=row.created_at,
             notices=tuple(row.notices),
             source=row.source,
@@ -251,53 +253,23 @@ def _summaries(
     )
 
 
-def _adapters(session: Session, rows: Sequence[Any]) -> dict[int, int]:
-    """How many adapters of each base model lists show; of an old name all of them."""
-    current = [row.id for row in rows if row.renamed_to is None]
-    if rights_of(session).unlimited:  # counted by triggers, old names among them
-        reader = reading(session)
-        hidden = {key: reader.rows(_UNLISTED, {"id": key})[0].adapters for key in current}
-        return {row.id: row.live_adapters - hidden.get(row.id, 0) for row in rows}
-    old = [row.id for row in rows if row.renamed_to is not None]
-    query = select(Adapter.base_id, func.count()).where(HAS_REVISIONS).group_by(Adapter.base_id)
-    listed = Adapter.base_id.in_(current) & adapter_is_listed(session)
-    return dict(session.execute(query.where(or_(listed, Adapter.base_id.in_(old)))).all())
-
-
-def _unlisted(rights: Rights) -> Select[*tuple[Any, ...]]:
-    return select(func.count().label("adapters")).where(
-        Adapter.base_id == bindparam("id"),
-        Adapter.renamed_to.is_not(None),
-        HAS_REVISIONS,
-        visible_new_name(rights).is_not(None),
+def _shown(rights: Rights) -> Select[*tuple[Any, ...]]:
+    files = collected(BaseFile.path, Blob.size, Blob.digest).join(Blob, Blob.digest == BaseFile.digest)
+    return select(
+        *BaseModelRecord.__mapper__.column_attrs,
+        _adapters(rights).label("adapters"),
+        files.where(BaseFile.base_id == BaseModelRecord.id).scalar_subquery().label("files"),
     )
 
 
-_UNLISTED: Final = Prepared(_unlisted)
-_OF_NAME: Final = Prepared(
-    lambda _: select(*BaseModelRecord.__mapper__.column_attrs).where(BaseModelRecord.name == bindparam("name"))
-)
-_FILES: Final = Prepared(
-    lambda _: (
-        select(*BLOB_COLUMNS, BaseFile.path)
-        .join(Blob, Blob.digest == BaseFile.digest)
-        .where(BaseFile.base_id == bindparam("id"))
-    )
-)
+def _adapters(rights: Rights) -> ColumnElement[int]:
+    """How many adapters of a base model lists show; of an old name all of them."""
+    is_old, renamed = BaseModelRecord.renamed_to.is_not(None), visible_new_name(rights)
+    own = select(func.count()).where(Adapter.base_id == BaseModelRecord.id, HAS_REVISIONS)
+    if rights.unlimited:  # counted by triggers, old names among them
+        hidden = own.where(Adapter.renamed_to.is_not(None), renamed.is_not(None)).scalar_subquery()
+        return case((is_old, BaseModelRecord.live_adapters), else_=BaseModelRecord.live_adapters - hidden)
+    return own.where(or_(is_old, Adapter.renamed_to.is_(None), renamed.is_(None))).scalar_subquery()
 
 
-def _files_of(session: Session, base_id: int) -> tuple[StoredFile, ...]:
-    rows = reading(session).rows(_FILES, {"id": base_id})
-    return tuple(sorted((StoredFile(*row) for row in rows), key=lambda file: file.path))
-
-
-def _files(session: Session, *base_ids: int) -> dict[int, tuple[StoredFile, ...]]:
-    query = (
-        select(BaseFile.base_id, *BLOB_COLUMNS, BaseFile.path)
-        .join(Blob, Blob.digest == BaseFile.digest)
-        .where(BaseFile.base_id.in_(base_ids))
-    )
-    files: dict[int, list[StoredFile]] = {base_id: [] for base_id in base_ids}
-    for row in session.execute(query):
-        files[row.base_id].append(StoredFile(*row[1:]))
-    return {base_id: tuple(sorted(found, key=lambda file: file.path)) for base_id, found in files.items()}
+_OF_NAME: Final = Prepared(lambda rights: _shown(rights).where(BaseModelRecord.name == bindparam("name")))

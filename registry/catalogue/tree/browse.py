@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.catalogue.database.collected import collected, rows_in
 from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import (
     Adapter,
@@ -24,6 +25,8 @@ from registry.catalogue.database.tables import (
 from registry.catalogue.database.visibility import in_subtree
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import ancestry, bases, old_names, provenance, resolution, revisions
+from registry.catalogue.tree.ancestry import Ancestry
+from registry.catalogue.tree.links import LinkRow, links_to
 from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup
@@ -38,43 +41,52 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    reader = reading(session)
+    return _of_one(session, revision_id, ancestry.read(session, _asked_of_one(session, ancestry.found, revision_id)))
 
-    def ask(query: _About) -> Sequence[Any]:
-        return reader.rows(_OF_ONE[query], {"id": revision_id})
 
-    found = _summaries(session, ask(_shown), ask)
+def summary_of(session: Session, found: Sequence[LinkRow]) -> RevisionSummary:
+    """The same of the last one of some links, which say what its ancestors do."""
+    tip = found[-1].revision
+    behind = any(link.newest is not None and link.revision.number < link.newest for link in found[:-1])
+    retracted = next((link.revision.retracted for link in reversed(found) if link.revision.retracted is not None), None)
+    about = Ancestry(frozenset({tip.id} if behind else ()), {} if retracted is None else {tip.id: retracted})
+    return _of_one(session, tip.id, about)
+
+
+def _of_one(session: Session, revision_id: int, about: Ancestry) -> RevisionSummary:
+    rows, metrics = (_asked_of_one(session, query, revision_id) for query in (_shown, _metrics))
+    found = _summaries(session, rows, metrics, about)
     if not found:
         raise NotFoundError("The revision no longer exists.")
     return found[revision_id]
+
+
+def labels(session: Session, revision_id: int) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The tags of one revision, by name, and its metrics."""
+    tags = sorted(row.name for row in _asked_of_one(session, _tags, revision_id))
+    return tuple(tags), dict(sorted((row.name, row.value) for row in _asked_of_one(session, _metrics, revision_id)))
+
+
+def _asked_of_one(session: Session, query: _About, revision_id: int) -> Sequence[Any]:
+    return reading(session).rows(_OF_ONE[query], {"id": revision_id})
 
 
 def summaries(session: Session, chosen: Select[int] | Sequence[int]) -> dict[int, RevisionSummary]:
     """Some revisions, by key: their keys, or a query that gives them."""
     found: dict[int, RevisionSummary] = {}
     for rows in parts(session.execute(_shown(chosen))):
-        found |= _summaries(session, rows, partial(_asked, session, [row.id for row in rows]))
+        keys = [row.id for row in rows]
+        found |= _summaries(session, rows, session.execute(_metrics(keys)), ancestry.ancestry(session, keys))
     return found
 
 
-def _asked(session: Session, keys: Sequence[int], query: _About) -> Sequence[Any]:
-    return session.execute(query(keys)).all()
-
-
 def _summaries(
-    session: Session, rows: Sequence[Any], ask: Callable[[_About], Sequence[Any]]
+    session: Session, rows: Sequence[Any], measured: Iterable[Any], about: Ancestry
 ) -> dict[int, RevisionSummary]:
-    """What rows of `_shown` and answers to the other questions about the same revisions say together."""
-    tags: dict[int, list[str]] = defaultdict(list)
-    for revision_id, tag in ask(_tags):
-        tags[revision_id].append(tag)
+    """What rows of `_shown` and `_metrics` say about the same revisions, with what their ancestors do."""
     metrics: dict[int, dict[str, float]] = defaultdict(dict)
-    for revision_id, name, value in ask(_metrics):
+    for revision_id, name, value in measured:
         metrics[revision_id][name] = value
-    annotations: dict[int, dict[str, str]] = defaultdict(dict)
-    for revision_id, key, text in ask(_annotations):
-        annotations[revision_id][key] = text
-    about = ancestry.read(session, ask(ancestry.found))
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
     new_names = old_names.visible_names(session, (row.renamed_to for row in rows))
     return {
@@ -91,9 +103,9 @@ def _summaries(
             message=row.message,
             author=row.author,
             created_at=row.created_at,
-            tags=tuple(sorted(tags[row.id])),
+            tags=tuple(sorted(tag for (tag,) in rows_in(row.tags))),
             metrics=dict(sorted(metrics[row.id].items())),
-            annotations=dict(sorted(annotations[row.id].items())),
+            annotations=dict(sorted(map(tuple, rows_in(row.annotations)))),
             trained_on=row.trained_on,
             notices=tuple(row.notices),
             retracted=about.retracted.get(row.id),
@@ -115,10 +127,6 @@ def _tags(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
 
 def _metrics(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
     return select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(chosen))
-
-
-def _annotations(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
-    return select(Annotation.revision_id, Annotation.key, Annotation.value).where(Annotation.revision_id.in_(chosen))
 
 
 def _shown(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
@@ -149,6 +157,11 @@ def _columns() -> Select[*tuple[Any, ...]]:
             Adapter.renamed_to,
             parent_adapter.path.label("parent_path"),
             parent.number.label("parent_number"),
+            collected(Tag.name).where(Tag.revision_id == Revision.id).scalar_subquery().label("tags"),
+            collected(Annotation.key, Annotation.value)
+            .where(Annotation.revision_id == Revision.id)
+            .scalar_subquery()
+            .label("annotations"),
         )
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .outerjoin(parent, parent.id == Revision.parent_id)
@@ -156,12 +169,12 @@ def _columns() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _of_one(query: _About) -> Prepared:
+def _prepared(query: _About) -> Prepared:
     return Prepared(lambda _: query(select(Revision.id).where(Revision.id == bindparam("id"))))
 
 
 _OF_ONE: Final[dict[_About, Prepared]] = {
-    query: _of_one(query) for query in (_tags, _metrics, _annotations, ancestry.found, _shown)
+    query: _prepared(query) for query in (_tags, _metrics, ancestry.found, _shown)
 }
 
 
@@ -212,22 +225,15 @@ def lineage_entries(session: Session, revision_id: int) -> tuple[LineageEntry, .
     Raises:
         NotFoundError: the revision does not exist any more.
     """
-    links = revisions.lineage(session, revision_id)
-    if not links:
-        raise NotFoundError("The revision no longer exists.")
-    newest = {row.adapter_id: row.newest for row in reading(session).rows(_OF_ONE[ancestry.found], {"id": revision_id})}
-    return (
-        base_entry(session, links[0].base),
-        *(
-            LineageEntry(
-                reference=link.reference,
-                digest=link.digest,
-                number=link.number,
-                rank=link.rank,
-                newest=newest.get(link.adapter_id),
-            )
-            for link in links
-        ),
+    found = links_to(session, revision_id)
+    return (base_entry(session, found[0].revision.base), *map(entry, found))
+
+
+def entry(link: LinkRow) -> LineageEntry:
+    """A revision as an entry of a lineage."""
+    row = link.revision
+    return LineageEntry(
+        reference=row.reference, digest=row.digest, number=row.number, rank=row.rank, newest=link.newest
     )
 
 
@@ -244,20 +250,6 @@ def base_entry(session: Session, name: str) -> LineageEntry:
 
 
 _BASE: Final = Prepared(lambda _: select(BaseModelRecord.digest).where(BaseModelRecord.name == bindparam("name")))
-
-
-def scalings(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[float, ...]]:
-    """The distinct scalings of each of some revisions, ascending, by key."""
-    found: dict[int, set[float]] = {key: set() for key in revision_ids}
-    for key, own in session.execute(_scalings(), {"keys": list(revision_ids)}):
-        found[key].update(own)
-    return {key: tuple(sorted(own)) for key, own in found.items()}
-
-
-@cache
-def _scalings() -> Select[*tuple[Any, ...]]:
-    query = select(RevisionTarget.revision_id, RevisionTarget.scalings)
-    return query.where(RevisionTarget.revision_id.in_(bindparam("keys", expanding=True)))
 
 
 def targets(session: Session, revision_id: int) -> tuple[TargetGroup, ...]:

@@ -31,6 +31,12 @@ def metadata(session: Session, adapter_ids: Sequence[int]) -> dict[int, dict[str
     return dict(session.execute(query).all())
 
 
+def own_metadata(session: Session, adapter_id: int) -> dict[str, Any]:
+    """The front matter of the edited card of an adapter; empty without one."""
+    row = reading(session).first(_FRONT_MATTER, {"id": adapter_id})
+    return {} if row is None else dict(row.front_matter)
+
+
 def published(session: Session, adapter_id: int) -> tuple[str, StoredFile] | None:
     """The README.md of the newest revision that has one, and the reference of that revision."""
     row = reading(session).first(_PUBLISHED, {"id": adapter_id})
@@ -46,6 +52,9 @@ def state(session: Session, adapter_id: int) -> CardState | None:
     return None if found is None else CardState(source="published", digest=found[1].digest, reference=found[0])
 
 
+_FRONT_MATTER: Final = Prepared(
+    lambda _: select(CardRecord.front_matter).where(CardRecord.adapter_id == bindparam("id"))
+)
 _STATE: Final = Prepared(
     lambda _: select(CardRecord.digest, CardRecord.edited_at, CardRecord.edited_by).where(
         CardRecord.adapter_id == bindparam("id")

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import CompoundSelect, bindparam, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
 from registry.catalogue.database.visibility import (
     IGNORE_RIGHTS,
@@ -73,16 +74,23 @@ def visible_names(session: Session, names: Iterable[str | None]) -> frozenset[st
 
 def names(session: Session, path: Path) -> tuple[str, ...]:
     """A path, and its newest name where that is another, as far as they are there for this session."""
-    record, column = (BaseModelRecord, BaseModelRecord.name) if path.is_base else (Adapter, Adapter.path)
-    row = session.execute(select(record.renamed_to).where(column == str(path))).one_or_none()
-    if row is None:
-        return ()
-    return (str(path), *visible_names(session, [row.renamed_to]))
+    row = reading(session).first(_BASE_NAMES if path.is_base else _NAMES, {"path": str(path)})
+    return () if row is None else tuple(dict.fromkeys(name for name in row if name is not None))
 
 
 def new_name(session: Session, path: Path) -> str | None:
     """The newest name of a path; None: it is no old name, or the new one is not there for this session."""
     return next(iter(names(session, path)[1:]), None)
+
+
+_NAMES: Final = Prepared(
+    lambda rights: select(Adapter.path, visible_new_name(rights).label("new")).where(Adapter.path == bindparam("path"))
+)
+_BASE_NAMES: Final = Prepared(
+    lambda rights: select(BaseModelRecord.name, visible_new_base(rights).label("new")).where(
+        BaseModelRecord.name == bindparam("path")
+    )
+)
 
 
 def check_current(session: Session, path: Path) -> None:

@@ -5,38 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import cards, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
+from registry.catalogue.tree.old_names import visible_new_name
 from registry.reference import Path
 from registry.schemas import ArtifactKind
 
 Numbered = Row[int, int, str, str, str, datetime, int | None, datetime | None]
 
 
-def created_at(session: Session, path: Path) -> datetime:
-    """When an adapter came to be.
+def made_and_renamed(session: Session, path: Path) -> tuple[datetime, str | None]:
+    """When an adapter came to be, and its new name, where this one is old and that one is there for the session.
 
     Raises:
         NotFoundError: there is no such adapter; offers the nearest.
     """
-    found = session.scalar(_created(), {"path": str(path)})
-    if found is None:
+    row = reading(session).first(_MADE, {"path": str(path)})
+    if row is None:
         raise revisions.missing_adapter(session, path)
-    return found
+    return row.created_at, row.renamed_to
 
 
-@cache  # made once: it takes longer to make than to run
-def _created() -> Select[datetime]:
-    return select(Adapter.created_at).where(Adapter.path == bindparam("path"), HAS_REVISIONS)
+_MADE: Final = Prepared(
+    lambda rights: select(Adapter.created_at, visible_new_name(rights).label("renamed_to")).where(
+        Adapter.path == bindparam("path"), HAS_REVISIONS
+    )
+)
 
 
 def numbered(

@@ -6,20 +6,16 @@ from functools import partial
 from typing import Any, Final, get_args
 
 from sqlalchemy import Select, bindparam, select
-from sqlalchemy.orm import InstrumentedAttribute, aliased
-from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.prepared import Prepared, Reader
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision
 from registry.catalogue.tree.ancestry import newest_number
+from registry.catalogue.tree.links import LINK, OF_LINK, chain_above, of_the_base
 from registry.catalogue.tree.old_names import visible_new_base, visible_new_name
 from registry.catalogue.tree.revisions import Kind, selected, selector
 from registry.reference import Reference
 from registry.rights import Rights
 from registry.schemas import LineageEntry, Resolved
-
-# Links are whole, also above the rights: aliases have no filter.
-_LINK, _ABOVE, _OF_LINK = aliased(Revision), aliased(Revision), aliased(Adapter)
 
 
 def resolve(reader: Reader, reference: Reference) -> Resolved | None:
@@ -78,31 +74,25 @@ def _base(rights: Rights) -> Select[*tuple[Any, ...]]:
 def _lineage(kind: Kind, rights: Rights) -> Select[*tuple[Any, ...]]:
     found = select(Revision.id, Revision.parent_id, visible_new_name(rights).label("renamed_to"))
     tip = selected(found.join(Adapter, Adapter.id == Revision.adapter_id), kind).cte("tip")
-    chain = select(tip.c.id, tip.c.parent_id).cte("chain", recursive=True)
-    chain = chain.union_all(select(_ABOVE.id, _ABOVE.parent_id).join(chain, _ABOVE.id == chain.c.parent_id))
+    chain = chain_above(tip)
     return (
         select(
-            _LINK.id,
-            _LINK.parent_id,
-            _LINK.number,
-            _LINK.digest,
-            _LINK.rank,
-            _OF_LINK.path,
+            LINK.id,
+            LINK.parent_id,
+            LINK.number,
+            LINK.digest,
+            LINK.rank,
+            OF_LINK.path,
             # Of an adapter that is not seen, no newer revision is known.
             newest_number(Adapter.id).label("newest"),
-            # Values, and no join: with that, SQLite begins at the base models.
-            _of_the_base(BaseModelRecord.name).label("base"),
-            _of_the_base(BaseModelRecord.digest).label("base_digest"),
+            of_the_base(BaseModelRecord.name).label("base"),
+            of_the_base(BaseModelRecord.digest).label("base_digest"),
             select(tip.c.renamed_to).limit(1).scalar_subquery().label("renamed_to"),
         )
-        .join(_OF_LINK, _OF_LINK.id == _LINK.adapter_id)
-        .outerjoin(Adapter, Adapter.id == _LINK.adapter_id)
-        .where(_LINK.id.in_(select(chain.c.id)))
+        .join(OF_LINK, OF_LINK.id == LINK.adapter_id)
+        .outerjoin(Adapter, Adapter.id == LINK.adapter_id)
+        .where(LINK.id.in_(select(chain.c.id)))
     )
-
-
-def _of_the_base(column: InstrumentedAttribute[str]) -> ColumnElement[str]:
-    return select(column).where(BaseModelRecord.id == _OF_LINK.base_id).scalar_subquery()
 
 
 _BASE: Final = Prepared(_base)

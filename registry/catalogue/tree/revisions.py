@@ -42,7 +42,7 @@ _NUMBERED: Final = re.compile(r"(?:v|rev|version)-?([1-9][0-9]{0,17})")
 _NEWEST: Final = ("latest", "newest", "head", "current", "last")
 _DIGITS: Final = re.compile(r"[0-9a-f]{8,64}")
 # Columns, not records: what a session keeps of a record costs more than the query.
-_COLUMNS: Final = (
+COLUMNS: Final = (
     Revision.id,
     Revision.adapter_id,
     Revision.number,
@@ -194,14 +194,6 @@ def files(session: Session, revision_id: int) -> tuple[StoredFile, ...]:
     return tuple(sorted((StoredFile(*row) for row in rows), key=lambda file: file.path))
 
 
-def files_of(session: Session, revision_ids: Sequence[int]) -> dict[int, tuple[StoredFile, ...]]:
-    """The files of several revisions, by key."""
-    found: dict[int, list[StoredFile]] = {key: [] for key in revision_ids}
-    for key, *rest in session.execute(_files(), {"keys": list(revision_ids)}):
-        found[key].append(StoredFile(*rest))
-    return {key: tuple(sorted(files, key=lambda file: file.path)) for key, files in found.items()}
-
-
 def adapter(session: Session, path: Path, *, ignore_rights: bool = False) -> int:
     """The key of an adapter's row; with ``ignore_rights``, also of one that the session does not see.
 
@@ -298,7 +290,7 @@ def _rows() -> _Found:
     parent, parent_adapter = aliased(Revision), aliased(Adapter)
     return (
         select(
-            *_COLUMNS,
+            *COLUMNS,
             Adapter.path,
             Adapter.base_id,
             BaseModelRecord.name.label("base"),
@@ -309,15 +301,6 @@ def _rows() -> _Found:
         .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
         .outerjoin(parent, parent.id == Revision.parent_id)
         .outerjoin(parent_adapter, parent_adapter.id == parent.adapter_id)
-    )
-
-
-@cache
-def _files() -> _Found:
-    return (
-        select(RevisionFile.revision_id, *BLOB_COLUMNS, RevisionFile.path)
-        .join(Blob, Blob.digest == RevisionFile.digest)
-        .where(RevisionFile.revision_id.in_(bindparam("keys", expanding=True)))
     )
 
 
@@ -388,10 +371,14 @@ _FILES: Final = Prepared(
 
 
 def _rows_of(session: Session, query: Prepared, values: Mapping[str, object]) -> list[RevisionRow]:
-    return [_value(row) for row in reading(session).rows(query, values)]
+    return [
+        row_of(row, row.base if row.parent_path is None else f"{row.parent_path}@{row.parent_number}")
+        for row in reading(session).rows(query, values)
+    ]
 
 
-def _value(row: Any) -> RevisionRow:
+def row_of(row: Any, parent: str) -> RevisionRow:
+    """A row of `COLUMNS`, with the path of its adapter and the key and name of its base model."""
     return RevisionRow(
         id=row.id,
         adapter_id=row.adapter_id,
@@ -399,7 +386,7 @@ def _value(row: Any) -> RevisionRow:
         number=row.number,
         digest=row.digest,
         parent_id=row.parent_id,
-        parent=row.base if row.parent_path is None else f"{row.parent_path}@{row.parent_number}",
+        parent=parent,
         base_id=row.base_id,
         base=row.base,
         manifest=row.manifest,

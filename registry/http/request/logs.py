@@ -6,9 +6,11 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+_REQUESTS: Final = logging.getLogger("registry.requests")
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, default=str).encode  # made once: `dumps` makes one for each line
 _KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -31,6 +33,14 @@ class JsonLines(logging.Formatter):
         if record.exc_info is not None and record.exc_info[1] is not None:
             line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
         return _ENCODE(line)
+
+
+def log_request(fields: Mapping[str, object]) -> None:
+    """Write the line of a request."""
+    if _REQUESTS.isEnabledFor(logging.INFO):  # without looking for the caller, which is known
+        _REQUESTS.handle(
+            _REQUESTS.makeRecord(_REQUESTS.name, logging.INFO, __file__, 0, "request", (), None, extra=fields)
+        )
 
 
 def log_to_stderr(worker: int | None = None) -> None:

@@ -15,6 +15,7 @@ from registry.errors import RegistryError, UnavailableError
 from registry.http.request.context import RequestContext, Scope, begin_context, route_of, source_of
 from registry.http.request.errors import problem, problem_response, unexpected
 from registry.http.request.limits import Limits, time_to_answer
+from registry.http.request.logs import log_request
 from registry.http.request.metrics import Metrics
 from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
 from registry.version import __version__
@@ -25,7 +26,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 log = logging.getLogger(__name__)
-requests = logging.getLogger("registry.requests")
 
 
 class ResponseAbortedError(Exception):
@@ -60,9 +60,8 @@ class RequestMiddleware:
     def _note(self, scope: Scope, context: RequestContext) -> None:
         route = route_of(scope)
         self._metrics.note(scope["method"], route, context)
-        requests.info(
-            "request",
-            extra={
+        log_request(
+            {
                 "request": context.request,
                 "method": scope["method"],
                 "route": route,

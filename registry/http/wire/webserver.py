@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
             app,
             http=connection_class(limits),
             ws="none",
-            loop="asyncio",
+            loop="auto",
             lifespan="on",
             log_config=None,
             access_log=False,

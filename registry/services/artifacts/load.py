@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import retraction
 from registry.catalogue.tree import bases as base_rows
-from registry.catalogue.tree import browse, revisions
+from registry.catalogue.tree import links
 from registry.catalogue.tree.bases import BaseRow
+from registry.catalogue.tree.links import LinkRow
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.reference import Reference
 from registry.services.deployment import Deployment
@@ -30,7 +31,7 @@ def load_path(deployment: Deployment, reference: Reference) -> LoadedPath:
 def path_in(session: Session, reference: Reference) -> LoadedPath:
     """Like `load_path`, in a session."""
     base = base_rows.get(session, reference.path.base)
-    return path_to(session, base, None if reference.path.is_base else revisions.find(session, reference))
+    return path_of(base, () if reference.path.is_base else links.links(session, reference))
 
 
 def path_to(session: Session, base: BaseRow, tip: RevisionRow | None, *, with_retracted: bool = False) -> LoadedPath:
@@ -41,17 +42,20 @@ def path_to(session: Session, base: BaseRow, tip: RevisionRow | None, *, with_re
     Raises:
         RetractedError: the revision or one of its ancestors was retracted.
     """
-    found = () if tip is None else revisions.lineage(session, tip.id)
+    found = () if tip is None else links.links_to(session, tip.id)
+    return path_of(base, found, with_retracted=with_retracted)
+
+
+def path_of(base: BaseRow, found: Sequence[LinkRow], *, with_retracted: bool = False) -> LoadedPath:
+    """The path from a base model along some links, root first; the arguments and errors are those of `path_to`."""
     if not with_retracted:
-        retraction.check(found)
+        retraction.check([link.revision for link in found])
     digests = (base.digest, base.table_digest, base.files_digest)
     root = PathBase(base.name, *digests, base.files, base.index, base.table, base.source)
-    links = _links(session, found)
-    return LoadedPath(links[-1].reference if links else base.name, root, links)
+    own = tuple(_link(one) for one in found)
+    return LoadedPath(own[-1].reference if own else base.name, root, own)
 
 
-def _links(session: Session, rows: Sequence[RevisionRow]) -> tuple[Link, ...]:
-    keys = [row.id for row in rows]
-    files = revisions.files_of(session, keys) if keys else {}
-    scalings = browse.scalings(session, keys) if keys else {}
-    return tuple(Link(row.path, row.number, row.digest, row.rank, scalings[row.id], files[row.id]) for row in rows)
+def _link(found: LinkRow) -> Link:
+    row = found.revision
+    return Link(row.path, row.number, row.digest, row.rank, found.scalings, found.files)

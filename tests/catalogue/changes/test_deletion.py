@@ -561,7 +561,7 @@ def test_a_tree_of_more_revisions_than_a_statement_takes_values(
         connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 60)
 
     with database.read() as session:
-        engine = session.get_bind()
+        engine = session.connection().engine
     event.listen(engine, "checkout", narrow)
     below, everything = TreePath.parse("llama/top/below"), TreePath.parse("llama/top")
     assert len(delete_tree(database, str(below)).revisions) == 89

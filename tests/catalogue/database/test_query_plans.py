@@ -17,7 +17,7 @@ from registry.catalogue.database.events import EventFilter
 from registry.catalogue.database.team_tables import METADATA
 from registry.catalogue.store import blobs, materialisations, purge, tombstones, unreferenced, uploads
 from registry.catalogue.team import jobs, tokens
-from registry.catalogue.tree import browse, children, nodes, revisions, tag_moves
+from registry.catalogue.tree import bases, browse, children, links, nodes, repo_rows, revisions, tag_moves
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.use import uses
 from registry.reference import Path as TreePath
@@ -70,6 +70,10 @@ def show(session: Session) -> None:
     browse.targets(session, key)
     browse.lineage_entries(session, key)
     browse.summary(session, key)
+    browse.labels(session, key)
+    links.links(session, Reference.parse("llama/wide-7/child"))
+    bases.summary(session, "llama")
+    repo_rows.made_and_renamed(session, TreePath.parse("llama/wide-7/child"))
     children.of_revision(session, key)
     children.of_base(session, "llama")
     tag_moves.histories(session, revisions.get(session, key), ["prod"])
