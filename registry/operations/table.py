@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from registry.operations.cursors import creation_key, number_key, search_key, text_key
+from registry.operations.cursors import creation_key, event_key, number_key, search_key, text_key
 from registry.operations.operation import READER, Job, Listing, Operation, Right
 from registry.schemas import (
     BaseAdded,
@@ -122,7 +122,7 @@ SEARCH: Final = Listing(
 )  # fmt: skip
 EVENTS: Final = Listing(
     name="events", method="GET", address="/events", request=EventsRequest, answer=tuple[Event, ...], item=Event,
-    key=number_key, right=READER, group="browse", refusals=(404,),
+    key=event_key, right=READER, group="browse", refusals=(404,),
     about="Changes made to the registry, newest first: all, or those of a path, an actor, a kind, or since a time.",
 )  # fmt: skip
 

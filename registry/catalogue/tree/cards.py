@@ -12,12 +12,15 @@ from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import Adapter, Blob, Revision, RevisionFile
 from registry.catalogue.database.team_tables import CardRecord
 from registry.catalogue.store.blobs import BLOB_COLUMNS
+from registry.catalogue.tree.ancestry import newest_number
 from registry.digest import StoredFile, sha256_digest
 from registry.schemas.cards import CardState
 
 README: Final = "README.md"
 NO_CARD: Final = sha256_digest(b"")
 """The digest of the text of an adapter that has no card."""
+LOOKED_AT: Final = 1000
+"""Numbers below the newest among which a README.md is looked for: an adapter without any may have 200,000."""
 
 
 def edited(session: Session, adapter_id: int) -> CardRecord | None:
@@ -32,7 +35,7 @@ def metadata(session: Session, adapter_ids: Sequence[int]) -> dict[int, dict[str
 
 
 def published(session: Session, adapter_id: int) -> tuple[str, StoredFile] | None:
-    """The README.md of the newest revision that has one, and the reference of that revision."""
+    """The README.md of the newest revision that has one, of the newest `LOOKED_AT`, and that revision's reference."""
     row = reading(session).first(_PUBLISHED, {"id": adapter_id})
     return None if row is None else (f"{row.adapter}@{row.number}", StoredFile(*row[2:]))
 
@@ -58,6 +61,7 @@ _PUBLISHED: Final = Prepared(
         .join(RevisionFile, RevisionFile.revision_id == Revision.id)
         .join(Blob, Blob.digest == RevisionFile.digest)
         .where(Adapter.id == bindparam("id"), RevisionFile.path == README)
+        .where(Revision.number > newest_number(Adapter.id) - LOOKED_AT)
         .order_by(Revision.number.desc())
         .limit(1)
     )

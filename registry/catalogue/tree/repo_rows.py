@@ -8,18 +8,19 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import Row, Select, bindparam, select, union
 from sqlalchemy.orm import Session
 
-from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision, Tag
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, CommitRecord, Revision, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord
+from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import cards, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.reference import Path
 from registry.schemas import ArtifactKind
 
-Numbered = Row[int, int, str, str, str, datetime, int | None, datetime | None]
+Numbered = Row[int, str, str, str, datetime]
 
 
 def created_at(session: Session, path: Path) -> datetime:
@@ -42,10 +43,9 @@ def _created() -> Select[datetime]:
 def numbered(
     session: Session, path: Path, *, newest: int | None = None, below: int | None = None, limit: int | None = None
 ) -> Sequence[Numbered]:
-    """Key, number, digest, message, author, times and parent's key of an adapter's revisions, newest first."""
-    said = (Revision.digest, Revision.message, Revision.author, Revision.created_at)
+    """Number, digest, message, author and time of an adapter's revisions, newest first."""
     query = (
-        select(Revision.id, Revision.number, *said, Revision.parent_id, Revision.retracted_at)
+        select(Revision.number, Revision.digest, Revision.message, Revision.author, Revision.created_at)
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .where(Adapter.path == str(path))
     )
@@ -56,12 +56,42 @@ def numbered(
     return session.execute(query.order_by(Revision.number.desc()).limit(limit)).all()
 
 
-def served(session: Session, path: Path) -> list[Numbered]:
-    """Those of an adapter's revisions of whose lineage nothing was retracted, newest first."""
-    rows = numbered(session, path)
+@dataclass(frozen=True)
+class Served:
+    """A revision that a repo hands out."""
+
+    id: int
+    number: int
+    digest: str
+    meaning: str | None
+    """The digits of its commit; None where the program that published it recorded none."""
+
+
+def served(session: Session, path: Path, kind: ArtifactKind, *, limit: int) -> list[Served]:
+    """The newest of an adapter's revisions and all that have tags, newest first.
+
+    Without those of whose lineage something was retracted.
+    """
+    said = (Revision.id, Revision.number, Revision.digest, Revision.parent_id, Revision.retracted_at)
+    query = (
+        select(*said, getattr(CommitRecord, kind).label("meaning"))
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .outerjoin(CommitRecord, CommitRecord.revision_id == Revision.id)
+        .where(Adapter.path == str(path))
+        .order_by(Revision.number.desc())
+    )
+    rows = list(session.execute(query.limit(limit)))
+    if len(rows) == limit:
+        older = {key for _, key in tags(session, path)} - {row.id for row in rows}
+        for part in parts(sorted(older, reverse=True)):
+            rows += session.execute(query.where(Revision.id.in_(part)))
     parents = sorted({row.parent_id for row in rows if row.parent_id is not None})  # many revisions have few
     withheld = {key for part in parts(parents) for key in ancestry(session, part).retracted}
-    return [row for row in rows if row.retracted_at is None and row.parent_id not in withheld]
+    return [
+        Served(row.id, row.number, row.digest, row.meaning)
+        for row in rows
+        if row.retracted_at is None and row.parent_id not in withheld
+    ]
 
 
 def tags(session: Session, path: Path) -> tuple[tuple[str, int], ...]:
@@ -144,7 +174,7 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
     """Adapters after a path, by path, in a constant number of queries; of one that is not served, only its path."""
     newest = newest_number(Adapter.id)
     page = (
-        select(Adapter.id, newest.label("number"))
+        select(Adapter.id, Adapter.path, newest.label("number"))
         .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
         .where(Adapter.path > after, newest.is_not(None))
         .order_by(Adapter.path)
@@ -153,7 +183,7 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
     if author is not None:
         page = page.where(BaseModelRecord.name == author)
     # The page first: else PostgreSQL reads all revisions to find the newest of each adapter.
-    chosen = page.cte("page").prefix_with("MATERIALIZED")
+    chosen = _first_of_all(session, page).limit(limit).cte("page").prefix_with("MATERIALIZED")
     query = (
         select(
             Adapter.id.label("adapter_id"),
@@ -191,3 +221,13 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
         )
         for row in rows
     ]
+
+
+def _first_of_all(session: Session, page: Select[int, str, int]) -> Select[int, str, int]:
+    """A page of adapters by path: of several scopes the pages of each together, so that a range of paths gives each."""
+    rights = rights_of(session)
+    if rights.unlimited:
+        return page
+    within = [page.where(Adapter.path.between(str(scope), f"{scope}0")) for scope in rights.scopes]
+    found = union(*(select(one.subquery()) for one in within)).subquery()
+    return select(found.c.id, found.c.path, found.c.number).order_by(found.c.path)

@@ -46,6 +46,10 @@ def grown(filled: Database, writer: Writer) -> Database:
     return filled
 
 
+def events_later(session: Session, conditions: EventFilter) -> None:
+    events.page(session, 3, events.page(session, 1, None, conditions).next, conditions)
+
+
 def find(session: Session) -> None:
     row = revisions.find(session, Reference.parse("llama/wide-7/child"))
     for selector in ("1", "prod", row.digest, row.digest[:20]):
@@ -140,10 +144,10 @@ UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "delete, undo, end": live_and_let_die,
     "events of a path": lambda session: events.page(session, 3, None, EventFilter(TreePath.parse("llama/wide-7"))),
     "events of an actor": lambda session: events.page(session, 3, None, EventFilter(actor="bob")),
-    "events of a kind": lambda session: events.page(session, 3, 99, EventFilter(kind="tag")),
+    "events of a kind": lambda session: events_later(session, EventFilter(kind="tag")),
     "LIMIT events since": lambda session: events.page(session, 3, None, EventFilter(after=datetime.now(UTC))),
     "all of them": lambda session: events.page(
-        session, 3, 99, EventFilter(TreePath.parse("llama/wide-7"), datetime.now(UTC), "bob", "tag")
+        session, 3, None, EventFilter(TreePath.parse("llama/wide-7"), datetime.now(UTC), "bob", "tag")
     ),
     "undo of a tag": lambda session: tags.undo(session, TreePath.parse("llama/wide-7/child"), "prod", TESTER),
     "retract": lambda session: retraction.retract(session, 1, "bad", TESTER),

@@ -18,7 +18,7 @@ from registry.catalogue.changes import deletion, protection, publish, retraction
 from registry.catalogue.changes.annotations import annotate
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
-from registry.catalogue.database.events import EventFilter
+from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.store import blobs
 from registry.catalogue.team import tokens
 from registry.catalogue.tree import bases, browse, children, nodes, revisions, tag_moves
@@ -359,7 +359,11 @@ def test_pages_of_events_tell_nothing_of_what_happens_elsewhere(whole: Database,
         assert [[one.subject for one in page.events] for page in pages["whole"]] == [
             [one.subject for one in page.events] for page in pages["bare"]
         ]
-        assert [page.next for page in pages["whole"]] == [page.next for page in pages["bare"]]
+        for page, other in zip(pages["whole"], pages["bare"], strict=True):
+            if page.next is None or other.next is None:
+                assert page.next is other.next
+                continue
+            assert page.next == EventPosition(page.events[-1].at, other.next.place)
         with whole.read(SCOPE) as session:
             assert [one for page in pages["whole"] for one in page.events] == list(events.recent(session, 1000))
 
