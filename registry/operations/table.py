@@ -61,6 +61,7 @@ from registry.schemas.requests import (
     RetractRequest,
     RevokeRequest,
     SearchRequest,
+    SubtreeRequest,
     TagRequest,
     TokenRequest,
     TreeRequest,
@@ -238,7 +239,7 @@ BUNDLE: Final = Operation(
     about="A path as digests, with everything needed to compose or copy it.",
 )  # fmt: skip
 SUBTREE: Final = Operation(
-    name="subtree", method="GET", address="/subtree", request=PathRequest, answer=tuple[str, ...], right=READER,
+    name="subtree", method="GET", address="/subtree", request=SubtreeRequest, answer=tuple[str, ...], right=READER,
     group="transfer", refusals=(404,), about="References of all revisions at and under a path, parents first.",
 )  # fmt: skip
 

@@ -66,9 +66,9 @@ def _deleted(
 ) -> Part[DeletedRevision]:
     grace = timedelta(seconds=deployment.gc_grace)
     with deployment.read() as session:
-        found = deleted(session, Path.parse(request.path), datetime.now(UTC), grace)
-    after = tuple(one for one in found if before is None or one.number < before)
-    return part(after[: one_more(limit)], limit, lambda one: one.number)
+        path, now = Path.parse(request.path), datetime.now(UTC)
+        found = deleted(session, path, now, grace, before=before, limit=one_more(limit))
+    return part(found, limit, lambda one: one.number)
 
 
 @does(table.SHOW)

@@ -19,6 +19,7 @@ from registry.catalogue.store import blobs, materialisations, purge, tombstones,
 from registry.catalogue.team import jobs, tokens
 from registry.catalogue.tree import browse, children, nodes, revisions, tag_moves
 from registry.catalogue.tree.nodes import Section
+from registry.catalogue.tree.subtree import subtree
 from registry.catalogue.tree.use import uses
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -133,7 +134,7 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "find": find,
     "show": show,
     "log": lambda session: browse.log(session, TreePath.parse("llama/wide-7"), before=9, limit=2),
-    "subtree": lambda session: browse.subtree(session, TreePath.parse("llama/wide-7")),
+    "subtree": lambda session: subtree(session, TreePath.parse("llama/wide-7")),
     "part of the tree": lambda session: nodes.tree(session, Section(TreePath.parse("llama/wide-7"))),
     "tag": lambda session: tags.set_tag(session, child(session), "next", TESTER),
     "use blobs": use_blobs,

@@ -16,6 +16,7 @@ from registry.catalogue.tree import browse, nodes, revisions
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.catalogue.tree.search import search
+from registry.catalogue.tree.subtree import subtree
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -233,14 +234,14 @@ def test_a_subtree_has_parents_before_children(filled: Database, writer: Writer)
         writer.publish(session, "llama/support/french", "f2", second)
         writer.publish(session, "llama/support-2", "x")
     with filled.read() as session:
-        everything = browse.subtree(session, TreePath.parse("llama"))
-        part = browse.subtree(session, TreePath.parse("llama/support"))
+        everything = subtree(session, TreePath.parse("llama"))
+        part = subtree(session, TreePath.parse("llama/support"))
         parents = {
             reference: browse.summary(session, revisions.find(session, Reference.parse(reference)).id).parent
             for reference in everything
         }
         with pytest.raises(NotFoundError, match="llama/suport"):
-            browse.subtree(session, TreePath.parse("llama/suport"))
+            subtree(session, TreePath.parse("llama/suport"))
     assert part == (
         "llama/support@1",
         "llama/support/french@1",
