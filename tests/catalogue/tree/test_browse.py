@@ -13,6 +13,7 @@ from registry.catalogue.changes.annotations import annotate
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import browse, nodes, revisions
+from registry.catalogue.tree import subtree as subtrees
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.catalogue.tree.search import search
@@ -228,7 +229,21 @@ def test_pages_of_a_log_together_are_the_log(filled: Database, writer: Writer) -
     assert [one.number for one in whole] == list(range(7, 0, -1))
 
 
-def test_a_subtree_has_parents_before_children(filled: Database, writer: Writer) -> None:
+def subtree_in_pages(database: Database, path: str, size: int) -> tuple[str, ...]:
+    found: list[str] = []
+    while True:
+        after = Reference.parse(found[-1]) if found else None
+        with database.read() as session:
+            page = subtree(session, TreePath.parse(path), after=after, limit=size)
+        if not page:
+            return tuple(found)
+        assert len(page) <= size
+        found += page
+
+
+def test_a_subtree_has_parents_before_children(
+    filled: Database, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with filled.write() as session:
         second = revisions.find(session, Reference.parse("llama/support@2"))
         writer.publish(session, "llama/support/french", "f2", second)
@@ -250,5 +265,11 @@ def test_a_subtree_has_parents_before_children(filled: Database, writer: Writer)
         "llama/support/french@2",
     )
     assert set(everything) - set(part) == {"llama/code@1", "llama/support-2@1"}
+    for few in (subtrees.FEW, 0):  # by an index, and by a walk over all keys
+        monkeypatch.setattr(subtrees, "FEW", few)
+        for path, whole in (("llama", everything), ("llama/support", part)):
+            assert subtree_in_pages(filled, path, 2) == whole
+    with filled.read() as session, pytest.raises(UsageError, match="the last reference of the previous page"):
+        subtree(session, TreePath.parse("llama"), after=Reference.parse("llama/support"), limit=2)
     for place, reference in enumerate(everything):
         assert parents[reference] in ("llama", *everything[:place])
