@@ -78,7 +78,7 @@ class TreeRequest(Schema):
 class SubtreeRequest(PathRequest):
     """All revisions at and under a path, or a page of them."""
 
-    limit: Annotated[int | None, Param(ge=1, le=10_000, description="At most so many, in the order of publishing.")] = (
+    limit: Annotated[int | None, Param(ge=1, le=10_000, description="At most so many, in the order of the tree.")] = (
         None
     )
     after: Annotated[

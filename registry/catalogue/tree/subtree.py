@@ -1,54 +1,76 @@
-"""All revisions at and under a path, in the order of publishing, in pages."""
+"""All revisions at and under a path, in the order of the tree, in pages."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator, Sequence
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from registry.catalogue.database.probes import finds
-from registry.catalogue.database.tables import Adapter, Revision
-from registry.catalogue.database.visibility import in_subtree
-from registry.catalogue.tree import browse, old_names, revisions
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, Revision
+from registry.catalogue.store.blobs import parts
+from registry.catalogue.tree import browse, old_names, order
+from registry.catalogue.tree.order import PLACE
 from registry.errors import UsageError
 from registry.reference import Path, Reference
-
-FEW: Final = 10_000
-"""Revisions that an index may give to be put in order."""
 
 
 def subtree(
     session: Session, path: Path, *, after: Reference | None = None, limit: int | None = None
 ) -> tuple[str, ...]:
-    """References of all revisions at and under a path, parents before children: in the order of publishing.
+    """References of all revisions at and under a path, parents before children: adapters as in the tree, by number.
 
-    Those after a revision, at most ``limit``. Without old names, unless ``path`` is one.
+    Those after a reference, at most ``limit``. Without old names, unless ``path`` is one.
 
     Raises:
-        NotFoundError: there is nothing at ``path``, or no revision ``after``; offers the nearest.
-        UsageError: ``after`` is no revision by its number.
+        NotFoundError: there is nothing at ``path``; offers the nearest.
+        UsageError: ``after`` names no revision by its number.
     """
     browse.check_there(session, path)
-    inside = [in_subtree(path)]
-    if old_names.new_name(session, path) is None:
-        inside.append(old_names.adapter_is_listed(session))
     if after is not None and after.number is None:
         raise UsageError(f"{after} names no revision by its number: give the last reference of the previous page.")
-    rest = [] if after is None else [Revision.id > revisions.find(session, after).id]
-    query = select(Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
-    if limit is None:
-        found = query.where(*inside, *rest)
-    else:
-        page = _page(session, inside).where(*rest).order_by(Revision.id).limit(limit)
-        found = query.where(Revision.id.in_(session.scalars(page).all()))
-    return tuple(f"{at}@{number}" for at, number in session.execute(found.order_by(Revision.id)))
+    query = select(Adapter.id, Adapter.path, Adapter.live_revisions).where(order.within(path), HAS_REVISIONS)
+    if old_names.new_name(session, path) is None:
+        query = query.where(old_names.adapter_is_listed(session))
+    begun: list[str] = []
+    if after is not None:
+        own = session.execute(query.where(Adapter.path == str(after.path))).one_or_none()
+        begun = [] if own is None else _of_adapter(session, own, after.number or 0, limit)
+        query = query.where(order.after(after.path))
+    left = None if limit is None else limit - len(begun)
+    return (*begun, *_of_adapters(session, session.execute(query.order_by(PLACE).limit(left)).all(), left))
 
 
-def _page(session: Session, inside: list[ColumnElement[bool]]) -> Select[int]:
-    """The keys of the revisions of some adapters: of few by their index, of many by walking over all keys."""
-    few = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(*inside).limit(FEW + 1)
-    if (session.scalar(select(func.count()).select_from(few.subquery())) or 0) <= FEW:
-        return select(Revision.id).where(Revision.id.in_(few))
-    own = select(Adapter.id).where(Adapter.id == Revision.adapter_id, *inside).correlate(Revision)
-    return select(Revision.id).where(finds(own))
+_Counted = Row[int, str, int]
+"""Key and path of an adapter, and how many revisions it has."""
+
+
+def _of_adapters(session: Session, adapters: Sequence[_Counted], limit: int | None) -> Iterator[str]:
+    """The first references of some adapters: of as many as fit all, and then the first of one."""
+    whole: list[_Counted] = []
+    for adapter in adapters:
+        if limit is not None and adapter.live_revisions > limit:
+            yield from _of_whole(session, whole)
+            yield from _of_adapter(session, adapter, 0, limit)
+            return
+        whole.append(adapter)
+        limit = None if limit is None else limit - adapter.live_revisions
+    yield from _of_whole(session, whole)
+
+
+def _of_whole(session: Session, adapters: Sequence[_Counted]) -> Iterator[str]:
+    for part in parts(adapters):
+        keys = [adapter.id for adapter in part]
+        query = select(Revision.adapter_id, Revision.number).where(Revision.adapter_id.in_(keys))
+        numbers: dict[int, list[int]] = {key: [] for key in keys}
+        for key, number in session.execute(query):
+            numbers[key].append(number)
+        yield from (f"{adapter.path}@{number}" for adapter in part for number in sorted(numbers[adapter.id]))
+
+
+def _of_adapter(session: Session, adapter: _Counted, after: int, limit: int | None) -> list[str]:
+    """The references of an adapter above a number, at most ``limit``."""
+    if limit == 0:
+        return []
+    query = select(Revision.number).where(Revision.adapter_id == adapter.id, Revision.number > after)
+    return [f"{adapter.path}@{number}" for number in session.scalars(query.order_by(Revision.number).limit(limit))]

@@ -116,9 +116,9 @@ def test_lists_leave_old_names_out(filled: Database) -> None:
         assert subtree(session, Path("llama")) == (
             "llama/code@1",
             "llama/help@1",
+            "llama/help@2",
             "llama/help/french@1",
             "llama/help/french/legal@1",
-            "llama/help@2",
         )
         assert len(subtree(session, SUPPORT)) == 4
         assert bases.summary(session, "llama").adapters == 4
