@@ -434,10 +434,9 @@ def fill(session: Session, count: int, seed: int = 0) -> None:
         run("SET LOCAL statement_timeout = 0")
         run("SET LOCAL idle_in_transaction_session_timeout = 0")
         run("SET LOCAL maintenance_work_mem = '512MB'")
-        laid_aside = _indexes_of_postgresql(run)
+        cache, laid_aside = None, _indexes_of_postgresql(run)
     else:
-        laid_aside = _indexes_and_triggers_of_sqlite(run)
-        cache = run("PRAGMA cache_size").scalar()
+        cache, laid_aside = run("PRAGMA cache_size").scalar(), _indexes_and_triggers_of_sqlite(run)
         run("PRAGMA cache_size = -1000000")
     write = _copy if on_postgresql else _insert
     base_parts = in_bulk(session, count, seed)

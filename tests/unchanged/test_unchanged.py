@@ -126,6 +126,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
     "settings": ("REGISTRY_WORKERS: ",),
     "schemas": (
         "Card.",
+        "Collected.unlisted_",
+        "SubtreeRequest.",
         "CardState.",
         "SetCardRequest.",
         "Shown.card",

@@ -81,7 +81,7 @@ def _page(section: Section, listed: Sequence[ColumnElement[bool]]) -> Select[int
         )
     if section.limit is None:
         return query
-    return query.with_hint(Adapter, f"INDEXED BY {order.INDEX}", "sqlite").order_by(PLACE).limit(section.limit + 1)
+    return query.order_by(PLACE).limit(section.limit + 1)
 
 
 def _newest(*bounds: ColumnElement[bool]) -> Select[int]:

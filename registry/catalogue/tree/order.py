@@ -13,7 +13,6 @@ from registry.reference import Path
 # A space comes before all that names are made of, "/" does not. As literals: an index is found only so.
 PLACE: Final[ColumnElement[str]] = func.replace(Adapter.path, literal_column("'/'"), literal_column("' '"))
 """The place of an adapter in the tree."""
-INDEX: Final = "ix_adapters_in_order"
 
 
 def place_of(path: Path | str) -> str:

@@ -205,7 +205,6 @@ class _Query:
                 func.coalesce(least, 0).label("least"),
                 newest.limit(1).scalar_subquery().label("most"),
             )
-            .with_hint(Adapter, f"INDEXED BY {order.INDEX}", "sqlite")
             .where(PLACE >= "", *own, newest.order_by(None).exists())
             .order_by(PLACE)
             .limit(limit)

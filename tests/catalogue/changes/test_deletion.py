@@ -122,9 +122,9 @@ def _of_repos(session: Session) -> Any:
     for place in test_visibility.PLACES:
         path = TreePath.parse(place)
         if not path.is_base:
-            said.append((place, [row[1:4] for row in repo_rows.numbered(session, path)]))
+            said.append((place, [row[:3] for row in repo_rows.numbered(session, path)]))
             said.append([name for name, _ in repo_rows.tags(session, path)])
-            said.append([row.number for row in repo_rows.served(session, path)])
+            said.append([row.number for row in repo_rows.served(session, path, "published", limit=10)])
             said.append(len(revisions.digests(session, path)))
             said.append([row.number for row in _or_nothing(lambda: revisions.pinnable(session, path))])  # noqa: B023
             said.append(repo_rows.kept_by_others(session, path, "lora", numerics="other", artifact_format=1))
