@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, Select, bindparam, select, union
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, CommitRecord, Revision, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord
 from registry.catalogue.database.visibility import rights_of
@@ -18,7 +19,9 @@ from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import cards, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.reference import Path
+from registry.rights import Rights
 from registry.schemas import ArtifactKind
+from registry.schemas.kinds import KINDS
 
 Numbered = Row[int, str, str, str, datetime]
 
@@ -72,19 +75,11 @@ def served(session: Session, path: Path, kind: ArtifactKind, *, limit: int) -> l
 
     Without those of whose lineage something was retracted.
     """
-    said = (Revision.id, Revision.number, Revision.digest, Revision.parent_id, Revision.retracted_at)
-    query = (
-        select(*said, getattr(CommitRecord, kind).label("meaning"))
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .outerjoin(CommitRecord, CommitRecord.revision_id == Revision.id)
-        .where(Adapter.path == str(path))
-        .order_by(Revision.number.desc())
-    )
-    rows = list(session.execute(query.limit(limit)))
+    rows = list(reading(session).rows(_NEWEST[kind], {"path": str(path), "limit": limit}))
     if len(rows) == limit:
         older = {key for _, key in tags(session, path)} - {row.id for row in rows}
         for part in parts(sorted(older, reverse=True)):
-            rows += session.execute(query.where(Revision.id.in_(part)))
+            rows += session.execute(_shown(kind).where(Revision.id.in_(part)))
     parents = sorted({row.parent_id for row in rows if row.parent_id is not None})  # many revisions have few
     withheld = {key for part in parts(parents) for key in ancestry(session, part).retracted}
     return [
@@ -92,6 +87,23 @@ def served(session: Session, path: Path, kind: ArtifactKind, *, limit: int) -> l
         for row in rows
         if row.retracted_at is None and row.parent_id not in withheld
     ]
+
+
+def _shown(kind: ArtifactKind) -> Select[*tuple[Any, ...]]:
+    said = (Revision.id, Revision.number, Revision.digest, Revision.parent_id, Revision.retracted_at)
+    query = select(*said, getattr(CommitRecord, kind).label("meaning"))
+    return query.outerjoin(CommitRecord, CommitRecord.revision_id == Revision.id).order_by(Revision.number.desc())
+
+
+def _newest(kind: ArtifactKind) -> Prepared:
+    def make(_: Rights) -> Select[*tuple[Any, ...]]:
+        of_path = _shown(kind).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == bindparam("path"))
+        return of_path.limit(bindparam("limit"))
+
+    return Prepared(make)
+
+
+_NEWEST: Final = {kind: _newest(kind) for kind in KINDS}
 
 
 def tags(session: Session, path: Path) -> tuple[tuple[str, int], ...]:
