@@ -70,6 +70,11 @@ def _refs(session: Session) -> None:
     hub_repos.refs(session, hub_repos.find_repo(session, "published", TreePath.parse(grown.BIG).repo_id))
 
 
+def _stretch(look: Callable[..., Any]) -> Step:
+    after = "sha256:80"
+    return lambda session: look(session, LATER, after=after, end=unreferenced.end_of(session, after, 10_000))
+
+
 STEPS: Final[Mapping[str, Step]] = {
     "find, newest": _find(grown.WIDE),
     "find, of the largest adapter, by number": _find(f"{grown.BIG}@17"),
@@ -116,8 +121,8 @@ STEPS: Final[Mapping[str, Step]] = {
     "events, of a kind and an actor": lambda session: events.page(
         session, 100, None, EventFilter(kind="tag", actor="ci")
     ),
-    "gc, first page of what nothing needs": lambda session: unreferenced.unneeded(session, LATER),
-    "gc, what is in its grace period": lambda session: unreferenced.count_in_grace(session, LATER),
+    "gc, what nothing needs of 10,000 blobs": _stretch(unreferenced.unneeded),
+    "gc, what is in its grace period of 10,000 blobs": _stretch(unreferenced.count_in_grace),
     "fsck, page of keys": lambda session: unreferenced.keys(session, after="blobs/sha256/80"),
     "fsck, totals": unreferenced.totals,
     "fsck, what depends on a blob": lambda session: unreferenced.takes_down(session, sha256_digest(b"weights 1")),

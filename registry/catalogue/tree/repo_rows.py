@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, select, union
+from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, select, union
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, reading
@@ -47,16 +47,18 @@ def numbered(
     session: Session, path: Path, *, newest: int | None = None, below: int | None = None, limit: int | None = None
 ) -> Sequence[Numbered]:
     """Number, digest, message, author and time of an adapter's revisions, newest first."""
-    query = (
-        select(Revision.number, Revision.digest, Revision.message, Revision.author, Revision.created_at)
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(Adapter.path == str(path))
-    )
+    columns = (Revision.number, Revision.digest, Revision.message, Revision.author, Revision.created_at)
+    query = select(*columns).where(Revision.adapter_id == _key_of(str(path)))
     if newest is not None:
         query = query.where(Revision.number <= newest)
     if below is not None:
         query = query.where(Revision.number < below)
     return session.execute(query.order_by(Revision.number.desc()).limit(limit)).all()
+
+
+def _key_of(path: str | BindParameter[str]) -> ColumnElement[int]:
+    """The key of an adapter, looked up once: of what is joined, PostgreSQL takes no rows in the order of an index."""
+    return select(Adapter.id).where(Adapter.path == path).scalar_subquery()
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,7 @@ def _shown(kind: ArtifactKind) -> Select[*tuple[Any, ...]]:
 
 def _newest(kind: ArtifactKind) -> Prepared:
     def make(_: Rights) -> Select[*tuple[Any, ...]]:
-        of_path = _shown(kind).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == bindparam("path"))
-        return of_path.limit(bindparam("limit"))
+        return _shown(kind).where(Revision.adapter_id == _key_of(bindparam("path"))).limit(bindparam("limit"))
 
     return Prepared(make)
 

@@ -37,7 +37,7 @@ from registry.storage.staging import Staging
 T = TypeVar("T")
 
 _AT_ONCE: Final = 100
-_ROUND: Final = 10_000  # what is found before it is removed
+_ROUND: Final = 10_000  # blobs that are looked at together, and objects that are found before they are removed
 LISTED: Final = 10_000
 """Blobs and revisions that an answer lists; there may be a million."""
 _MOST_UPLOADS: Final = 1_000_000
@@ -138,22 +138,24 @@ class _Collection:
 
     def collect_rows(self, progress: Progress) -> None:
         """Remove the rows of unreferenced blobs, and then their objects."""
-        with self.deployment.read() as session:
-            self.young = unreferenced.count_in_grace(session, self.before) - tombstones.count(session, self.before)
-            self.young += self.released
-        after = tombstones.REAL
-        while found := self._unneeded(after):
-            after = found[-1].digest
-            progress.begin("Collecting", sum(row.size for row in found))
-            for part in _parts(found):
-                gone: Sequence[BlobRef] = part if self.dry_run else self._forget(part)
-                self._remove(row.key for row in gone)
-                self._list(CollectedBlob(digest=row.digest, key=row.key, size=row.size) for row in gone)
-                progress.advance(sum(row.size for row in part))
+        self.young += self.released
+        after: str | None = tombstones.REAL
+        while after is not None:
+            with self.deployment.read() as session:
+                end = unreferenced.end_of(session, after, _ROUND)
+                self.young += unreferenced.count_in_grace(session, self.before, after=after, end=end)
+                found = unreferenced.unneeded(session, self.before, after=after, end=end, foreseen=self.dry_run)
+            self._collect(found, progress)
+            after = end
 
-    def _unneeded(self, after: str) -> Sequence[BlobRef]:
-        with self.deployment.read() as session:
-            return unreferenced.unneeded(session, self.before, limit=_ROUND, after=after, foreseen=self.dry_run)
+    def _collect(self, found: Sequence[BlobRef], progress: Progress) -> None:
+        if found:
+            progress.begin("Collecting", sum(row.size for row in found))
+        for part in _parts(found):
+            gone: Sequence[BlobRef] = part if self.dry_run else self._forget(part)
+            self._remove(row.key for row in gone)
+            self._list(CollectedBlob(digest=row.digest, key=row.key, size=row.size) for row in gone)
+            progress.advance(sum(row.size for row in part))
 
     def _list(self, collected: Iterable[CollectedBlob]) -> None:
         """Count what was collected, and list it as long as there is room."""

@@ -375,12 +375,12 @@ def test_a_base_model_past_its_grace(filled: Database, writer: Writer, adapters:
     with filled.read() as session:
         assert purge.expired_bases(session, FAR) == (name,)
         assert purge.expired_bases(session, LONG_AGO) == ()
-        foreseen = {row.digest for row in unreferenced.unneeded(session, FAR, limit=99, foreseen=True)}
+        foreseen = {row.digest for row in unreferenced.unneeded(session, FAR, foreseen=True)}
     key_that_stays, gone = end(FAR)
     assert (gone, key_that_stays is not None) == (True, adapters)
     with filled.read() as session:
         assert purge.expired_bases(session, FAR) == ()
-        assert {row.digest for row in unreferenced.unneeded(session, FAR, limit=99)} == foreseen
+        assert {row.digest for row in unreferenced.unneeded(session, FAR)} == foreseen
     assert digest_of(f"{name} w model.safetensors") in foreseen
     assert end(FAR)[1] is False
     with pytest.raises(NotFoundError, match=f"no base model {name}"):

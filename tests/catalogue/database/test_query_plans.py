@@ -101,7 +101,7 @@ def operate(session: Session) -> None:
 
 
 def collect(session: Session) -> None:
-    found = unreferenced.unneeded(session, datetime.now(UTC), limit=10)
+    found = unreferenced.unneeded(session, datetime.now(UTC), end=unreferenced.end_of(session, "", 10))
     unreferenced.forget(session, [row.digest for row in found] or [digest_of("s1")], datetime.now(UTC))
     unreferenced.keys(session, limit=3)
     tombstones.named(session, ["blobs/x"])
