@@ -127,7 +127,6 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
     "schemas": (
         "Card.",
         "Collected.unlisted_",
-        "SubtreeRequest.",
         "CardState.",
         "SetCardRequest.",
         "Shown.card",

@@ -241,6 +241,6 @@ def _first_of_all(session: Session, page: Select[int, str, int]) -> Select[int, 
     rights = rights_of(session)
     if rights.unlimited:
         return page
-    within = [page.where(Adapter.path.between(str(scope), f"{scope}0")) for scope in rights.scopes]
+    within = [page.where(Adapter.path >= str(scope), Adapter.path < f"{scope}0") for scope in rights.scopes]
     found = union(*(select(one.subquery()) for one in within)).subquery()
     return select(found.c.id, found.c.path, found.c.number).order_by(found.c.path)

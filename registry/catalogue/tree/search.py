@@ -177,7 +177,8 @@ class _Query:
         if self.sorting is not None:
             query = query.join(_SORTED, self.sorting.is_that)
         if few is not None and few.keys is not None:
-            query = query.where(Revision.id.in_(few.keys))
+            # At most `FEW` were counted; with a limit PostgreSQL knows that too.
+            query = query.where(Revision.id.in_(few.keys.limit(2 * FEW)))
         found = query.subquery()
         value = None if self.sorting is None else found.c.value
         chosen = select(found.c.id).where(*self._rest(found.c.place, found.c.number, value))

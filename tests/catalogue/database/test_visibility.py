@@ -21,7 +21,7 @@ from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.store import blobs
 from registry.catalogue.team import tokens
-from registry.catalogue.tree import bases, browse, children, nodes, revisions, tag_moves
+from registry.catalogue.tree import bases, browse, children, nodes, repo_rows, revisions, tag_moves
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition, search
 from registry.catalogue.tree.subtree import subtree
@@ -182,6 +182,9 @@ def everything() -> dict[str, Callable[[Session], Any]]:
         "list a hidden deletion": lambda session: deletion.preview(session, key(session, "llama/code@1"), BOB),
         "bases page": lambda session: bases.summaries(session, after="a", limit=1),
         "events": lambda session: events.recent(session, 100),
+        "list of the Hub": lambda session: [
+            one if isinstance(one, str) else one.path for one in repo_rows.adapters_listed(session, after="", limit=100)
+        ],
         "events page": lambda session: events.page(session, 2).events,
         "events of a kind": lambda session: events.recent(session, 100, EventFilter(kind="publish")),
         "refused events": lambda session: events.recent(session, 100, EventFilter(kind="refused")),
