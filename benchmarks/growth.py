@@ -1,10 +1,11 @@
 """What lists, lookups, pages, searches and the steps of gc and fsck take as a registry grows, on both databases.
 
-    python -m benchmarks.growth [--counts 10000,100000,1000000] [--only SQLite] [--runs 5]
+    python -m benchmarks.growth [--counts 10000,100000,1000000] [--only SQLite] [--runs 5] [--keep FOLDER]
 
 prints the rows of other sizes than those of the table of all benchmarks. Each catalogue is filled by `tests.kit.grown`,
-in bulk with what publishing would have written. Every step is one transaction in this process; a row says its median
-time, and its CPU time, that of PostgreSQL's process with it.
+in bulk with what publishing would have written; --keep leaves those of SQLite in a folder, for other runs. Every step
+is one transaction in this process; a row says its median time, and its CPU time, that of PostgreSQL's process with it.
+The last row of a catalogue is the memory of a service that answered some of everything.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,16 +25,19 @@ import psutil
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from benchmarks import growth_service
 from benchmarks.rows import Figure, Goal, Row
 from benchmarks.running import Conditions
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.database.prepared import reading
-from registry.catalogue.store import unreferenced
+from registry.catalogue.store import materialisations, purge, unreferenced, uploads
 from registry.catalogue.tree import bases, browse, nodes, repo_rows, resolution, revisions
+from registry.catalogue.tree.deleted import deleted
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import search
+from registry.catalogue.tree.subtree import subtree
 from registry.digest import sha256_digest
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -64,6 +68,11 @@ def _search(words: str | None = None, **conditions: Any) -> Step:
 
 def _refs(session: Session) -> None:
     hub_repos.refs(session, hub_repos.find_repo(session, "published", TreePath.parse(grown.BIG).repo_id))
+
+
+def _stretch(look: Callable[..., Any]) -> Step:
+    after = "sha256:80"
+    return lambda session: look(session, LATER, after=after, end=unreferenced.end_of(session, after, 10_000))
 
 
 STEPS: Final[Mapping[str, Step]] = {
@@ -112,19 +121,36 @@ STEPS: Final[Mapping[str, Step]] = {
     "events, of a kind and an actor": lambda session: events.page(
         session, 100, None, EventFilter(kind="tag", actor="ci")
     ),
-    "gc, first page of what nothing needs": lambda session: unreferenced.unneeded(session, LATER),
-    "gc, what is in its grace period": lambda session: unreferenced.count_in_grace(session, LATER),
+    "gc, what nothing needs of 10,000 blobs": _stretch(unreferenced.unneeded),
+    "gc, what is in its grace period of 10,000 blobs": _stretch(unreferenced.count_in_grace),
     "fsck, page of keys": lambda session: unreferenced.keys(session, after="blobs/sha256/80"),
     "fsck, totals": unreferenced.totals,
     "fsck, what depends on a blob": lambda session: unreferenced.takes_down(session, sha256_digest(b"weights 1")),
     "Hub, refs of the largest adapter": _refs,
     "tree, part of it": lambda session: nodes.tree(session, Section(TreePath.parse("llama/deep"))),
+    "tree, first page": lambda session: nodes.tree(session, Section(limit=100)),
+    "tree, later page": lambda session: nodes.tree(session, Section(after=TreePath.parse(grown.WIDE), limit=100)),
+    "tree, first page of the first level": lambda session: nodes.tree(session, Section(depth=1, limit=100)),
+    "subtree of the largest adapter, first page": lambda session: subtree(
+        session, TreePath.parse(grown.BIG), limit=1000
+    ),
+    "subtree of a base model, later page": lambda session: subtree(
+        session, TreePath("llama"), after=Reference.parse(f"{grown.BIG}@999"), limit=1000
+    ),
+    "subtree, all of a small one": lambda session: subtree(session, TreePath.parse("llama/deep"), limit=1000),
+    "deleted numbers of the largest adapter": lambda session: deleted(
+        session, TreePath.parse(grown.BIG), LATER, timedelta(days=1), limit=PAGE
+    ),
+    "gc, deletions past their grace": lambda session: purge.expired(session, LATER, 100),
+    "gc, materialisations past their time": lambda session: materialisations.expired(session, LATER, limit=100),
+    "gc, uploads past their time": lambda session: uploads.expired(session, LATER, limit=100),
 }
 SCOPED_STEPS: Final[Mapping[str, Step]] = {
     "scoped: search, everything": _search(),
     "scoped: search, common metric": _search(metric="acc>0.9"),
     "scoped: search, text": _search("french"),
     "scoped: events, first page": lambda session: events.page(session, 100),
+    "scoped: tree, first page": lambda session: nodes.tree(session, Section(limit=100)),
     "scoped: list of the Hub, first page": lambda session: repo_rows.adapters_listed(session, after="", limit=PAGE),
 }
 
@@ -170,8 +196,8 @@ def measure(database: Database, runs: int, part: str) -> Iterator[tuple[str, Tim
             yield name, timed(database, step, rights, runs)
 
 
-def filled(url: str, count: int) -> Database:
-    """A catalogue of this size, whose tables are analysed."""
+def fill(url: str, count: int) -> None:
+    """Make a catalogue of this size, whose tables are analysed."""
     database = Database(url)
     database.prepare()
     began = time.perf_counter()
@@ -180,7 +206,7 @@ def filled(url: str, count: int) -> Database:
     with database.write() as session:
         session.execute(text("ANALYZE"))
     sys.stderr.write(f"  {count} revisions in {database.where}: {time.perf_counter() - began:.0f} s\n")
-    return database
+    database.dispose()
 
 
 def rows(run: Conditions) -> Iterator[Row]:
@@ -188,26 +214,33 @@ def rows(run: Conditions) -> Iterator[Row]:
     yield from _rows((1000,) if run.quick else COUNTS, ("SQLite", "PostgreSQL"), run.runs(5), "")
 
 
-def _rows(counts: Sequence[int], kinds: Sequence[str], runs: int, part: str) -> Iterator[Row]:
-    process = psutil.Process()
+def _rows(counts: Sequence[int], kinds: Sequence[str], runs: int, part: str, kept: Path | None = None) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
-        for kind, count, database in _databases(counts, kinds, Path(scratch)):
+        home = Home.of_process(Path(scratch))
+        for kind, count, url in _databases(counts, kinds, kept or Path(scratch), home):
+            database = Database(url)
             for name, took in measure(database, runs, part):
                 figure = Figure(took.wall, took.cpu / 1000, runs=runs)
                 goal = Goal("at most", 50.0, "figure") if name.startswith("search, ") and count >= BOUNDED else None
                 yield Row(f"{kind}, {count:,}: {name}", figure, "ms", goal=goal)
-            yield Row(f"{kind}, {count:,}: memory of the process", Figure(process.memory_info().rss / 1e6), "MB")
             database.dispose()
+            memory = growth_service.memory(home, url, Path(scratch) / "store", runs)
+            yield Row(f"{kind}, {count:,}: memory of a service", Figure(memory / 1e6), "MB")
 
 
-def _databases(counts: Sequence[int], kinds: Sequence[str], scratch: Path) -> Iterator[tuple[str, int, Database]]:
+def _databases(counts: Sequence[int], kinds: Sequence[str], folder: Path, home: Home) -> Iterator[tuple[str, int, str]]:
     if "SQLite" in kinds:
         for count in counts:
-            yield "SQLite", count, filled(sqlite_url(scratch / f"{count}.sqlite"), count)
+            place = folder / f"{count}.sqlite"
+            if not place.exists():
+                fill(sqlite_url(place), count)
+            yield "SQLite", count, sqlite_url(place)
     if "PostgreSQL" in kinds:
-        postgres = Postgres.started(Home.of_process(scratch), DURABLE)
+        postgres = Postgres.started(home, DURABLE)
         for count in counts:
-            yield "PostgreSQL", count, filled(postgres.database(), count)
+            url = postgres.database()
+            fill(url, count)
+            yield "PostgreSQL", count, url
 
 
 def main() -> None:
@@ -217,9 +250,10 @@ def main() -> None:
     parser.add_argument("--only", choices=("SQLite", "PostgreSQL"))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--steps", default="", help="only those whose name has this in it")
+    parser.add_argument("--keep", type=Path, help="where catalogues of SQLite stay")
     given = parser.parse_args()
     kinds = (given.only,) if given.only else ("SQLite", "PostgreSQL")
-    for row in _rows([int(count) for count in given.counts.split(",")], kinds, given.runs, given.steps):
+    for row in _rows([int(count) for count in given.counts.split(",")], kinds, given.runs, given.steps, given.keep):
         cpu = "" if row.figure.cpu is None else f"{row.figure.cpu * 1000:10.1f} ms CPU"
         print(f"{row.figure.value:10.1f} {row.unit}{cpu}  {row.name}", flush=True)
 

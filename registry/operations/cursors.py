@@ -24,6 +24,17 @@ def number_key(key: object) -> int:
     return key
 
 
+def event_key(key: object) -> tuple[datetime, int]:
+    """Of events: the time of one, and which it is of those of this time."""
+    if not isinstance(key, list) or len(key) != 2:
+        raise ValueError("a time and a number are expected")
+    try:
+        moment = datetime.fromisoformat(text_key(key[0])).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time is expected") from None
+    return moment, number_key(key[1])
+
+
 def creation_key(key: object) -> tuple[str, int, datetime, str]:
     """Of a listing that is ordered by revision and time: its path and number, the time, and an id."""
     if not isinstance(key, list) or len(key) != 3:

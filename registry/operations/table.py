@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from registry.operations.cursors import creation_key, number_key, search_key, text_key
+from registry.operations.cursors import creation_key, event_key, number_key, search_key, text_key
 from registry.operations.operation import READER, Job, Listing, Operation, Right
 from registry.schemas import (
     BaseAdded,
@@ -61,6 +61,7 @@ from registry.schemas.requests import (
     RetractRequest,
     RevokeRequest,
     SearchRequest,
+    SubtreeRequest,
     TagRequest,
     TokenRequest,
     TreeRequest,
@@ -122,7 +123,7 @@ SEARCH: Final = Listing(
 )  # fmt: skip
 EVENTS: Final = Listing(
     name="events", method="GET", address="/events", request=EventsRequest, answer=tuple[Event, ...], item=Event,
-    key=number_key, right=READER, group="browse", refusals=(404,),
+    key=event_key, right=READER, group="browse", refusals=(404,),
     about="Changes made to the registry, newest first: all, or those of a path, an actor, a kind, or since a time.",
 )  # fmt: skip
 
@@ -238,7 +239,7 @@ BUNDLE: Final = Operation(
     about="A path as digests, with everything needed to compose or copy it.",
 )  # fmt: skip
 SUBTREE: Final = Operation(
-    name="subtree", method="GET", address="/subtree", request=PathRequest, answer=tuple[str, ...], right=READER,
+    name="subtree", method="GET", address="/subtree", request=SubtreeRequest, answer=tuple[str, ...], right=READER,
     group="transfer", refusals=(404,), about="References of all revisions at and under a path, parents first.",
 )  # fmt: skip
 

@@ -75,6 +75,23 @@ class TreeRequest(Schema):
     ] = None
 
 
+class SubtreeRequest(PathRequest):
+    """All revisions at and under a path, or a page of them."""
+
+    limit: Annotated[int | None, Param(ge=1, le=10_000, description="At most so many, in the order of the tree.")] = (
+        None
+    )
+    after: Annotated[
+        str | None,
+        Param(
+            min_length=1,
+            max_length=512,
+            description="The last reference of the previous page.",
+            examples=("llama/support@3",),
+        ),
+    ] = None
+
+
 class SearchRequest(Schema):
     """Conditions; a revision has to meet all that are given."""
 

@@ -162,6 +162,8 @@ class Collected(Schema):
     materialisations: tuple[Materialisation, ...] = ()  # that were past their time; their blobs' grace begins now
     revisions: tuple[str, ...] = ()  # PATH@N, deleted before the grace period: they can't be given back any more
     bases: tuple[str, ...] = ()  # the same of base models, by name
+    unlisted_blobs: int = 0  # beside those of ``blobs``, which are 10,000 at most; ``bytes`` counts all
+    unlisted_revisions: int = 0  # the same
 
 
 class Damage(Schema):

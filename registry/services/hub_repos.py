@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -27,6 +28,9 @@ from registry.services.artifacts.plan import make_plan
 from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.numerics import fingerprint
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
+
+MOST_REFS: Final = 10_000
+"""Numbers that a repo lists as refs: clients ask for all of them at once."""
 
 
 @dataclass(frozen=True)
@@ -177,15 +181,18 @@ def _no_revision(repo: Repo, name: str, why: str) -> NotFoundError:
 
 
 def refs(session: Session, repo: Repo) -> tuple[Ref | None, tuple[Ref, ...]]:
-    """``main`` (None if its revision is retracted), and all numbers and tags whose revisions are not."""
+    """``main`` (None if its revision is retracted), the `MOST_REFS` newest numbers, those with tags, and all tags.
+
+    Without what is retracted.
+    """
     if repo.path.is_base:
         return Ref(MAIN, repo.names.commit(None)), ()
-    newest = repo_rows.numbered(session, repo.path, limit=1)[0].id
-    rows, made = repo_rows.served(session, repo.path), _Makings(session, repo)
-    ids = {row.id: made.commit(row.number, row.digest) for row in rows}
+    newest = repo_rows.numbered(session, repo.path, limit=1)[0].number
+    rows, made = repo_rows.served(session, repo.path, repo.kind, limit=MOST_REFS), _Makings(session, repo)
+    ids = {row.id: made.commit(row.number, row.digest, row.meaning) for row in rows}
     named = [(f"r{row.number}", row.id) for row in reversed(rows)]
     found = (Ref(name, ids[key]) for name, key in (*named, *repo_rows.tags(session, repo.path)) if key in ids)
-    return Ref(MAIN, ids[newest]) if newest in ids else None, tuple(found)
+    return Ref(MAIN, ids[rows[0].id]) if rows and rows[0].number == newest else None, tuple(found)
 
 
 def history(session: Session, repo: Repo, name: str, *, below: int | None, limit: int) -> tuple[Commit, ...]:
@@ -213,9 +220,9 @@ class _Makings:
         self._own = repo.names.making
         self._others = {} if KINDS[repo.kind].is_verbatim else _kept_by_others(session, repo)
 
-    def commit(self, number: int, digest: str) -> str:
-        """The commit of a revision."""
-        return self._names.meaning(digest) + self._others.get(number, self._own)
+    def commit(self, number: int, digest: str, meaning: str | None = None) -> str:
+        """The commit of a revision, whose first digits may be known."""
+        return (meaning or self._names.meaning(digest)) + self._others.get(number, self._own)
 
 
 def _kept_by_others(session: Session, repo: Repo) -> dict[int, str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from registry.api.cursors import cursor_to, key_of
 from registry.http.request.errors import MalformedError
-from registry.operations.cursors import creation_key, number_key, search_key, text_key
+from registry.operations.cursors import creation_key, event_key, number_key, search_key, text_key
 from registry.operations.operation import part
 from registry.schemas import Schema
 
@@ -112,6 +112,10 @@ def test_a_cursor_of_another_list_is_refused() -> None:
         (number_key, 1 << 63),
         (text_key, ["llama"]),
         (creation_key, "llama"),
+        (event_key, 17),
+        (event_key, ["2026-11-26T09:00:00", -1]),
+        (event_key, ["0001-01-01T00:00:00+02:00", 1]),
+        (event_key, ["today", 1]),
     ):
         with pytest.raises(ValueError):
             read(key_of(cursor_to(key)))

@@ -7,7 +7,9 @@ written, in bulk; `publish` publishes it, for a test that compares the two. Byte
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -275,8 +277,13 @@ class _Manifests:
 
 
 def _targets(one: Planned) -> tuple[TargetGroup, ...]:
-    names = _TARGETS[: one.targets]
-    return tuple(TargetGroup(name=name, modules=22, ranks=(one.rank,), scalings=(2.0,)) for name in names)
+    return _first_targets(one.targets, one.rank)
+
+
+@functools.cache
+def _first_targets(count: int, rank: int) -> tuple[TargetGroup, ...]:
+    names = _TARGETS[:count]
+    return tuple(TargetGroup(name=name, modules=22, ranks=(rank,), scalings=(2.0,)) for name in names)
 
 
 def publish(session: Session, count: int, seed: int = 0) -> None:
@@ -382,11 +389,11 @@ def _add(
         above, _, name = one.path.rpartition("/")
         rows["adapters"].append((names.keys[one.path], one.path, name, base_ids[base], names.keys.get(above), 1, at))
     first = (one.key, names.keys[one.path], one.number, digest, one.parent, manifest)
-    rest: tuple[Any, ...] = (one.message, one.author, at, one.rank, 22_000_000, size, "models/llama", [], "receipt")
+    rest: tuple[Any, ...] = (one.message, one.author, at, one.rank, 22_000_000, size, "models/llama", (), "receipt")
     rows["revisions"].append((*first, *rest))
     rows["revision_files"] += ((one.key, file.path, file.digest) for file in files)
     rows["revision_targets"] += (
-        (one.key, group.name, group.modules, list(group.ranks), list(group.scalings)) for group in _targets(one)
+        (one.key, group.name, group.modules, group.ranks, group.scalings) for group in _targets(one)
     )
     rows["metrics"] += ((one.key, name, value) for name, value in one.metrics.items())
     rows["annotations"] += ((one.key, key, value) for key, value in one.notes.items())
@@ -408,36 +415,77 @@ def _add(
     )
 
 
-_JSON: Final = {"notices", "ranks", "scalings", "detail"}
+_as_json_list = functools.cache(json.dumps)  # of tuples, of which there are few different ones
+_JSON: Final[Mapping[str, Callable[[Any], str]]] = {
+    "notices": _as_json_list, "ranks": _as_json_list, "scalings": _as_json_list, "detail": json.dumps,
+}  # fmt: skip
 _TIMES: Final = {"created_at", "used_at", "at"}
 
 
 def fill(session: Session, count: int, seed: int = 0) -> None:
-    """Write everything into a catalogue without revisions; ANALYZE it afterwards."""
+    """Write everything into a catalogue without revisions; ANALYZE it afterwards.
+
+    Indexes are made, and what triggers would have written is, when all rows are there.
+    """
     run = session.connection().exec_driver_sql
-    if session.get_bind().dialect.name == "postgresql":
-        run("SET LOCAL session_replication_role = replica")  # foreign keys are not looked up: they are right
+    on_postgresql = session.get_bind().dialect.name == "postgresql"
+    if on_postgresql:
+        run("SET LOCAL session_replication_role = replica")  # no triggers; and foreign keys, which are right, wait
         run("SET LOCAL statement_timeout = 0")
         run("SET LOCAL idle_in_transaction_session_timeout = 0")
-        write, cache = _copy, None
+        run("SET LOCAL maintenance_work_mem = '512MB'")
+        cache, laid_aside = None, _indexes_of_postgresql(run)
     else:
-        write, cache = _insert, run("PRAGMA cache_size").scalar()
+        cache, laid_aside = run("PRAGMA cache_size").scalar(), _indexes_and_triggers_of_sqlite(run)
         run("PRAGMA cache_size = -1000000")
-    for part in in_bulk(session, count, seed):
+    write = _copy if on_postgresql else _insert
+    base_parts = in_bulk(session, count, seed)
+    first = next(base_parts)  # base models are added as a service does it, with all triggers
+    for name in laid_aside:
+        run(f"DROP {name}")
+    for part in itertools.chain([first], base_parts):
         for name, rows in part.rows.items():
             if rows:
                 write(session, name, rows)
+    if not on_postgresql:
+        _write_texts(run)
+    _write_what_triggers_would(run)
+    for definition in laid_aside.values():
+        run(definition)
     numbers = "SELECT max(number) + 1 FROM revisions WHERE adapter_id = adapters.id"
     run(f"UPDATE adapters SET next_number = ({numbers})")
-    if cache is None:
-        _write_what_triggers_would(run)
     for base_id in session.scalars(select(tables.BaseModelRecord.id)):
         commits.write_of_base(session, base_id)
-    if cache is not None:
+    if not on_postgresql:
         run(f"PRAGMA cache_size = {cache}")
         return
     for name in ("adapters", "revisions"):  # the keys that come next
         run(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))")
+
+
+def _indexes_and_triggers_of_sqlite(run: Callable[[str], Any]) -> dict[str, str]:
+    """Their definitions, by what names them in a DROP."""
+    found = run("SELECT type || ' ' || name, sql FROM sqlite_schema WHERE type IN ('index', 'trigger') AND sql <> ''")
+    return dict(found.all())
+
+
+def _indexes_of_postgresql(run: Callable[[str], Any]) -> dict[str, str]:
+    """The definitions of those that keep no constraint, by what names them in a DROP."""
+    found = run(
+        "SELECT 'INDEX ' || indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() "
+        "AND indexname NOT IN (SELECT conname FROM pg_constraint)"
+    )
+    return dict(found.all())
+
+
+def _write_texts(run: Callable[[str], Any]) -> None:
+    """What finds texts on SQLite, as migration 0010 writes it of revisions that are there."""
+    run("INSERT INTO adapter_texts (rowid, text) SELECT id, path FROM adapters")
+    run(
+        "INSERT INTO revision_texts (rowid, text) SELECT id, message || char(10) || coalesce((SELECT "
+        "group_concat(key || char(10) || value, char(10)) FROM annotations WHERE revision_id = revisions.id), '') "
+        "FROM revisions"
+    )
 
 
 def _write_what_triggers_would(run: Callable[[str], Any]) -> None:
@@ -450,20 +498,21 @@ def _write_what_triggers_would(run: Callable[[str], Any]) -> None:
 def _insert(session: Session, name: str, rows: list[tuple[Any, ...]]) -> None:
     """By SQLite's own driver, in the form that SQLAlchemy gives to values."""
     columns = COLUMNS[name]
-    forms = [json.dumps if key in _JSON else _as_text if key in _TIMES else None for key in columns]
+    forms = [_JSON.get(key) or (_as_text if key in _TIMES else None) for key in columns]
     marks = ", ".join("?" for _ in columns)
     values = (tuple(it if form is None else form(it) for form, it in zip(forms, row, strict=True)) for row in rows)
     driver: Any = session.connection().connection.driver_connection
     driver.executemany(f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", values)
 
 
+@functools.lru_cache(maxsize=1 << 15)  # several rows of a part have the same
 def _as_text(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
 def _copy(session: Session, name: str, rows: list[tuple[Any, ...]]) -> None:
     columns = COLUMNS[name]
-    forms = [json.dumps if key in _JSON else None for key in columns]
+    forms = [_JSON.get(key) for key in columns]
     driver: Any = session.connection().connection.driver_connection
     with driver.cursor() as cursor, cursor.copy(f"COPY {name} ({', '.join(columns)}) FROM STDIN") as into:
         for row in rows:

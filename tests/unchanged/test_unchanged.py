@@ -109,6 +109,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/tree takes depth ",
         "GET /api/v1/tree takes limit ",
         "GET /api/v1/tree takes after ",
+        "GET /api/v1/subtree takes after ",
+        "GET /api/v1/subtree takes limit ",
         "GET /api/v1/bases takes old_names ",
         "POST /api/v1/renames ",
         "POST /api/v1/bases/rename ",
@@ -124,6 +126,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
     "settings": ("REGISTRY_WORKERS: ",),
     "schemas": (
         "Card.",
+        "Collected.unlisted_",
         "CardState.",
         "SetCardRequest.",
         "Shown.card",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import and_, func, insert, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, and_, func, insert, or_, select
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
+from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import EventRecord, table_of
 from registry.catalogue.database.visibility import in_subtree, is_revision_of, rights_of
 from registry.errors import RegistryError, UsageError
@@ -23,6 +24,9 @@ from registry.schemas.texts import check_text
 
 RENAMES: Final = ("rename", "base rename")
 """Actions of events that name another subject, too, in ``from`` or ``to``."""
+
+FEW: Final = 10_000
+"""Events that an index may give to be put in order."""
 
 _ABOUT_NO_PATH: Final = ("gc", "token create", "token revoke")
 _INSERT: Final = insert(table_of(EventRecord)).inline()  # nobody asks for the key
@@ -45,7 +49,7 @@ class EventFilter:
         """
         found: list[ColumnElement[bool]] = []
         if self.path is not None:
-            found += [_is_about(self.path), EventRecord.action.not_in(_ABOUT_NO_PATH)]
+            found.append(and_(_is_about(self.path), EventRecord.action.not_in(_ABOUT_NO_PATH)))
         if self.after is not None:
             found.append(EventRecord.at >= self.after)
         if self.actor is not None:
@@ -54,8 +58,28 @@ class EventFilter:
             found.append(EventRecord.action == _known(self.kind))
         return found
 
+    def in_order(self, events: type[EventRecord]) -> list[ColumnElement[bool]]:
+        """Those of the conditions of which each has an index that gives what meets it in order."""
+        found: list[ColumnElement[bool]] = []
+        if self.actor is not None:
+            found.append(events.actor == self.actor)
+        if self.kind is not None:
+            found.append(events.action == self.kind)
+        return found
+
 
 ANY: Final = EventFilter()
+
+
+@dataclass(frozen=True)
+class EventPosition:
+    """Where a page ends: at the ``place``-th of the events of this time that the rights see, by key from 1.
+
+    The key itself would disclose how much happens outside the scopes.
+    """
+
+    at: datetime
+    place: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +87,7 @@ class EventPage:
     """Events, newest first; ``next`` is the ``before`` of the page after this one, None after the last."""
 
     events: tuple[Event, ...]
-    next: int | None
+    next: EventPosition | None
 
 
 def record(
@@ -98,16 +122,17 @@ def recent(session: Session, limit: int, conditions: EventFilter = ANY) -> tuple
     return page(session, limit, None, conditions).events
 
 
-def page(session: Session, limit: int, before: int | None = None, conditions: EventFilter = ANY) -> EventPage:
+def page(session: Session, limit: int, before: EventPosition | None = None, conditions: EventFilter = ANY) -> EventPage:
     """The same as a page; ``before`` is of a page with the same conditions.
 
     Raises:
-        UsageError: ``limit`` is not positive, or what `EventFilter.conditions` raises.
+        UsageError: ``limit`` is not positive, no page gave ``before``, or what `EventFilter.conditions` raises.
     """
     if limit < 1:
         raise UsageError(f"The limit of events is {limit}: 1 or more is expected.")
-    read = _rows_by_key if _sees_all(session) else _rows_by_count
-    rows, following = read(session, conditions.conditions(), min(limit, 1 << 31), before)
+    limit = min(limit, 1 << 31)
+    last = None if before is None else _key_at(session, before)
+    rows = session.scalars(_found(session, conditions, last).limit(limit + 1)).all()
     rights = rights_of(session)
     events = tuple(
         Event(
@@ -119,9 +144,9 @@ def page(session: Session, limit: int, before: int | None = None, conditions: Ev
             token=row.token,
             source=row.source,
         )
-        for row in rows
+        for row in rows[:limit]
     )
-    return EventPage(events, following)
+    return EventPage(events, _position(session, rows[limit - 1]) if len(rows) > limit else None)
 
 
 def _visible_detail(row: EventRecord, rights: Rights) -> dict[str, object]:
@@ -132,29 +157,40 @@ def _visible_detail(row: EventRecord, rights: Rights) -> dict[str, object]:
     return {key: value for key, value in row.detail.items() if key not in hidden}
 
 
-def _sees_all(session: Session) -> bool:
-    rights = rights_of(session)
-    return rights.unlimited and rights.role == "admin"
+def _position(session: Session, row: EventRecord) -> EventPosition:
+    same = select(func.count()).select_from(EventRecord).where(EventRecord.at == row.at, EventRecord.id <= row.id)
+    return EventPosition(row.at, session.scalar(same) or 0)
 
 
-_Rows = tuple[Sequence[EventRecord], int | None]
+def _key_at(session: Session, position: EventPosition) -> int:
+    same = select(EventRecord.id).where(EventRecord.at == position.at).order_by(EventRecord.id)
+    found = session.scalar(same.offset(max(0, position.place - 1)).limit(1))
+    if found is None:
+        raise UsageError("The position to continue from is of no event that is seen; start from the beginning.")
+    return found
 
 
-def _rows_by_key(session: Session, conditions: Sequence[ColumnElement[bool]], limit: int, before: int | None) -> _Rows:
-    query = select(EventRecord).where(*conditions).order_by(EventRecord.id.desc()).limit(limit + 1)
-    rows = session.scalars(query if before is None else query.where(EventRecord.id < before)).all()
-    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+def _found(session: Session, conditions: EventFilter, last: int | None) -> Select[EventRecord]:
+    """The events below a key that meet all conditions, newest first: few by an index, many by walking down the keys."""
+    walked = aliased(EventRecord)  # no criterion of the rights is added to it: each is looked up as what is seen
+    seen = select(EventRecord.id).where(EventRecord.id == walked.id, *conditions.conditions()).correlate(walked)
+    query = select(walked).where(*conditions.in_order(walked), finds(seen)).order_by(walked.id.desc())
+    if last is not None:
+        query = query.where(walked.id < last)
+    few = _few(session, conditions)
+    return query if few is None else query.where(walked.id.in_(few))
 
 
-def _rows_by_count(
-    session: Session, conditions: Sequence[ColumnElement[bool]], limit: int, before: int | None
-) -> _Rows:
-    """Paginated by offset: keys would disclose how much happens outside the scopes."""
-    older = session.scalar(select(func.count(EventRecord.id)).where(*conditions)) or 0
-    older = older if before is None else min(before, older)
-    skipped = max(0, older - limit)
-    query = select(EventRecord).where(*conditions).order_by(EventRecord.id).offset(skipped).limit(older - skipped)
-    return session.scalars(query).all()[::-1], skipped or None
+def _few(session: Session, conditions: EventFilter) -> Select[int] | None:
+    """The keys of what meets the condition that the fewest meet; None where each is met by more than `FEW`."""
+    narrow = [[one] for one in conditions.conditions()] + ([] if rights_of(session).unlimited else [[]])
+    if len(narrow) == len(conditions.in_order(EventRecord)) <= 1:  # an index has all that it gives in order
+        return None
+    found = [select(EventRecord.id).where(*one).limit(FEW + 1) for one in narrow]
+    counts = [select(func.count()).select_from(one.subquery()).scalar_subquery() for one in found]
+    counted = zip(session.execute(select(*counts)).one(), found, strict=True)
+    least, few = min(counted, key=lambda pair: pair[0])
+    return few if least <= FEW else None
 
 
 def _is_about(path: Path) -> ColumnElement[bool]:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -70,6 +71,7 @@ Time = Annotated[datetime, mapped_column(UtcTime)]
 _IS_OLD_NAME: Final = text("renamed_to IS NOT NULL")
 # An index of all rows, of which most have none, would make SQLite expect so many of any value that it reads the table.
 _HAS_PARENT: Final = text("parent_id IS NOT NULL")
+_DELETIONS: Final = text("action IN ('delete', 'delete undo')")
 _HAS_NO_DIGITS: Final = text("merged IS NULL")
 
 
@@ -286,7 +288,12 @@ class EventRecord(Record):
     """Something that was changed, or refused."""
 
     __tablename__ = "events"
-    __table_args__ = (Index(None, "subject", "id"), Index(None, "actor", "id"), Index(None, "action", "id"))
+    __table_args__ = (
+        Index(None, "subject", "id"),
+        Index(None, "actor", "id"),
+        Index(None, "action", "id"),
+        Index("ix_events_deletions", "subject", "id", sqlite_where=_DELETIONS, postgresql_where=_DELETIONS),
+    )
 
     id: Mapped[Key]
     at: Mapped[Time] = mapped_column(index=True)
@@ -296,3 +303,7 @@ class EventRecord(Record):
     detail: Mapped[dict[str, Any]]
     token: Mapped[str | None]
     source: Mapped[str | None]
+
+
+IS_DELETION: Final = EventRecord.action.in_([literal_column("'delete'"), literal_column("'delete undo'")])
+"""The condition that an event is of deletions or of their undoing, in the words of their index."""

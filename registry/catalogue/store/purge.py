@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import and_, delete, exists, select, update
+from sqlalchemy import and_, delete, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -45,10 +45,17 @@ def expired(session: Session, before: datetime, limit: int) -> tuple[int, ...]:
     return tuple(session.scalars(query.limit(limit), execution_options=_ALL))
 
 
-def expired_references(session: Session, before: datetime) -> tuple[str, ...]:
-    """The same as references, the oldest first."""
+def count_expired(session: Session, before: datetime) -> int:
+    """How many they are."""
+    query = select(func.count()).select_from(Revision).where(Revision.deleted_at < before)
+    return session.scalar(query, execution_options=_ALL) or 0
+
+
+def expired_references(session: Session, before: datetime, limit: int) -> tuple[str, ...]:
+    """The same as references, at most ``limit``, the oldest first."""
     query = select(Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
-    found = session.execute(query.where(Revision.deleted_at < before).order_by(Revision.id), execution_options=_ALL)
+    query = query.where(Revision.deleted_at < before).order_by(Revision.id).limit(limit)
+    found = session.execute(query, execution_options=_ALL)
     return tuple(f"{path}@{number}" for path, number in found)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Executable, delete, func, select
+from sqlalchemy import Executable, delete, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Session
 
@@ -45,12 +45,6 @@ def add(session: Session, keys: Iterable[str]) -> frozenset[str]:
         marks = [row["digest"] for row in rows]
         condemned.update(session.scalars(select(Blob.key).where(Blob.digest.in_(marks))))
     return frozenset(condemned)
-
-
-def count(session: Session, since: datetime) -> int:
-    """How many tombstones were made since then."""
-    found = select(func.count()).select_from(Blob).where(Blob.digest < REAL, Blob.used_at >= since)
-    return session.scalar(found) or 0
 
 
 def forget(session: Session, before: datetime) -> None:

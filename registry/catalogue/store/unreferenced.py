@@ -13,6 +13,7 @@ from sqlalchemy import and_, delete, exists, func, not_, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
+from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import (
     Adapter,
     BaseFile,
@@ -27,23 +28,34 @@ from registry.catalogue.store.blobs import BLOB_COLUMNS, parts
 from registry.digest import BlobRef
 
 
+def end_of(session: Session, after: str, size: int) -> str | None:
+    """The digest that ends a stretch of ``size`` blobs after one, by digest; None where there are fewer."""
+    return session.scalar(
+        select(Blob.digest).where(Blob.digest > after).order_by(Blob.digest).offset(size - 1).limit(1)
+    )
+
+
 def unneeded(
-    session: Session, before: datetime, *, limit: int = 500, after: str = "", foreseen: bool = False
+    session: Session, before: datetime, *, after: str = "", end: str | None = None, foreseen: bool = False
 ) -> tuple[BlobRef, ...]:
-    """Blobs without references and unused since ``before``, by digest, those after ``after``.
+    """Blobs without references and unused since ``before``, by digest: those after ``after``, up to ``end``.
 
     ``foreseen``: also those referred to only by deletions as old, as if these had been purged.
     """
     refers = _nothing_lasting_refers(before) if foreseen else nothing_refers()
-    query = select(*BLOB_COLUMNS).where(Blob.digest > after, Blob.used_at < before, *refers)
-    return tuple(BlobRef(*row) for row in session.execute(query.order_by(Blob.digest).limit(limit)))
+    query = select(*BLOB_COLUMNS).where(*_stretch(after, end), Blob.used_at < before, *refers)
+    return tuple(BlobRef(*row) for row in session.execute(query.order_by(Blob.digest)))
 
 
-def count_in_grace(session: Session, before: datetime) -> int:
+def count_in_grace(session: Session, before: datetime, *, after: str = "", end: str | None = None) -> int:
     """How many blobs nothing refers to, or only what is deleted, that were used or whose owners deleted since then."""
     no_owner = _nothing_lasting_refers(datetime.max.replace(tzinfo=UTC))
     young = or_(Blob.used_at >= before, not_(and_(*_nothing_lasting_refers(before))))
-    return session.scalar(select(func.count()).select_from(Blob).where(young, *no_owner)) or 0
+    return session.scalar(select(func.count()).select_from(Blob).where(*_stretch(after, end), young, *no_owner)) or 0
+
+
+def _stretch(after: str, end: str | None) -> list[ColumnElement[bool]]:
+    return [Blob.digest > after, *([] if end is None else [Blob.digest <= end])]
 
 
 def forget(session: Session, digests: Iterable[str], before: datetime) -> tuple[BlobRef, ...]:
@@ -110,26 +122,26 @@ def nothing_refers() -> tuple[ColumnElement[bool], ...]:
     # are all there for every session: what is hidden is needed too.
     file, base_file, base = aliased(RevisionFile), aliased(BaseFile), aliased(BaseModelRecord)
     references = (file.digest, base_file.digest, base.index_blob, base.table_blob, aliased(MaterialisedFile).digest)
-    return tuple(~exists().where(reference == Blob.digest) for reference in references)
+    return tuple(~finds(select(reference).where(reference == Blob.digest)) for reference in references)
 
 
 def _nothing_lasting_refers(before: datetime) -> tuple[ColumnElement[bool], ...]:
     """The same, as if what was deleted before then were gone; of a base model that had adapters the documents stay."""
     file, base_file, adapter = aliased(RevisionFile), aliased(BaseFile), aliased(Adapter)
-    base, document = aliased(BaseModelRecord), aliased(BaseModelRecord)
+    base, document, kept = aliased(BaseModelRecord), aliased(BaseModelRecord), aliased(MaterialisedFile)
     owner = table_of(Revision).alias()  # no record: deleted ones are looked at, too
     stays = or_(
         document.deleted_at.is_(None), document.deleted_at >= before, exists().where(adapter.base_id == document.id)
     )
     lasting = (
-        exists()
+        select(file.digest)
         .where(file.digest == Blob.digest, owner.c.id == file.revision_id)
         .where(or_(owner.c.deleted_at.is_(None), owner.c.deleted_at >= before)),
-        exists()
+        select(base_file.digest)
         .where(base_file.digest == Blob.digest, base.id == base_file.base_id)
         .where(or_(base.deleted_at.is_(None), base.deleted_at >= before)),
-        exists().where(document.index_blob == Blob.digest, stays),
-        exists().where(document.table_blob == Blob.digest, stays),
-        exists().where(aliased(MaterialisedFile).digest == Blob.digest),
+        select(document.id).where(document.index_blob == Blob.digest, stays),
+        select(document.id).where(document.table_blob == Blob.digest, stays),
+        select(kept.digest).where(kept.digest == Blob.digest),
     )
-    return tuple(~one for one in lasting)
+    return tuple(~finds(one) for one in lasting)

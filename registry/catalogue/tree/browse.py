@@ -22,7 +22,6 @@ from registry.catalogue.database.tables import (
     RevisionTarget,
     Tag,
 )
-from registry.catalogue.database.visibility import in_subtree
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import ancestry, bases, old_names, provenance, resolution, revisions
 from registry.catalogue.tree.ancestry import Ancestry
@@ -201,22 +200,6 @@ def log(session: Session, path: Path, *, before: int | None = None, limit: int |
         chosen = chosen.order_by(Revision.number.desc()).limit(limit)
     found = summaries(session, chosen)
     return Log(path=str(path), revisions=tuple(sorted(found.values(), key=lambda one: -one.number)))
-
-
-def subtree(session: Session, path: Path) -> tuple[str, ...]:
-    """References of all revisions at and under a path, parents before children: in the order of publishing.
-
-    Without old names, unless ``path`` is one.
-
-    Raises:
-        NotFoundError: there is nothing at ``path``; offers the nearest.
-    """
-    check_there(session, path)
-    query = select(Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
-    if old_names.new_name(session, path) is None:
-        query = query.where(old_names.adapter_is_listed(session))
-    found = session.execute(query.where(in_subtree(path)).order_by(Revision.id))
-    return tuple(f"{at}@{number}" for at, number in found)
 
 
 def lineage_entries(session: Session, revision_id: int) -> tuple[LineageEntry, ...]:

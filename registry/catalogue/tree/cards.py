@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import CTE, bindparam, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, reading
@@ -18,6 +19,8 @@ from registry.schemas.cards import CardState
 README: Final = "README.md"
 NO_CARD: Final = sha256_digest(b"")
 """The digest of the text of an adapter that has no card."""
+LOOKED_AT: Final = 1000
+"""Revisions among which a README.md is looked for: an adapter without any may have 200,000."""
 
 
 def edited(session: Session, adapter_id: int) -> CardRecord | None:
@@ -38,7 +41,7 @@ def own_metadata(session: Session, adapter_id: int) -> dict[str, Any]:
 
 
 def published(session: Session, adapter_id: int) -> tuple[str, StoredFile] | None:
-    """The README.md of the newest revision that has one, and the reference of that revision."""
+    """The README.md of the newest revision that has one, of the newest `LOOKED_AT`, and that revision's reference."""
     row = reading(session).first(_PUBLISHED, {"id": adapter_id})
     return None if row is None else (f"{row.adapter}@{row.number}", StoredFile(*row[2:]))
 
@@ -60,14 +63,25 @@ _STATE: Final = Prepared(
         CardRecord.adapter_id == bindparam("id")
     )
 )
+
+
+@cache
+def _newest() -> CTE:
+    # First these: PostgreSQL would look for all files of this name.
+    query = select(Revision.id, Revision.number, Revision.adapter_id).where(Revision.adapter_id == bindparam("id"))
+    newest = query.order_by(Revision.number.desc()).limit(LOOKED_AT).cte("newest")
+    return newest.prefix_with("MATERIALIZED")
+
+
 _PUBLISHED: Final = Prepared(
     lambda _: (
-        select(Adapter.path.label("adapter"), Revision.number, *BLOB_COLUMNS, RevisionFile.path)
-        .join(Revision, Revision.adapter_id == Adapter.id)
-        .join(RevisionFile, RevisionFile.revision_id == Revision.id)
+        select(Adapter.path.label("adapter"), _newest().c.number, *BLOB_COLUMNS, RevisionFile.path)
+        .select_from(_newest())
+        .join(Adapter, Adapter.id == _newest().c.adapter_id)
+        .join(RevisionFile, RevisionFile.revision_id == _newest().c.id)
         .join(Blob, Blob.digest == RevisionFile.digest)
-        .where(Adapter.id == bindparam("id"), RevisionFile.path == README)
-        .order_by(Revision.number.desc())
+        .where(RevisionFile.path == README)
+        .order_by(_newest().c.number.desc())
         .limit(1)
     )
 )

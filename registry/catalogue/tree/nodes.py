@@ -12,6 +12,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
+from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import browse, old_names, order
 from registry.catalogue.tree.order import PLACE
@@ -59,7 +60,7 @@ def tree(session: Session, section: Section = Section(), *, with_old_names: bool
         browse.check_there(session, section.path)
         with_old_names = with_old_names or old_names.new_name(session, section.path) is not None
     listed = [] if with_old_names else [old_names.adapter_is_listed(session)]
-    keys = list(session.scalars(_page(section, listed)))
+    keys = list(session.scalars(_page(section, order.around(rights_of(session).scopes), listed)))
     more = section.limit is not None and len(keys) > section.limit
     shown = _summaries(session, keys[: section.limit])
     following = max(shown, key=order.place_of) if more else None
@@ -69,19 +70,19 @@ def tree(session: Session, section: Section = Section(), *, with_old_names: bool
     return _built(roots, above | shown, cut, following)
 
 
-def _page(section: Section, listed: Sequence[ColumnElement[bool]]) -> Select[int]:
+def _page(section: Section, seen: Sequence[ColumnElement[bool]], listed: Sequence[ColumnElement[bool]]) -> Select[int]:
     """Keys of the newest revisions in order, with one more than the limit."""
     bounds = [] if section.after is None else [order.after(section.after)]
     if section.path is not None:
         bounds.append(order.within(section.path))
-    query = _newest(*bounds or [PLACE >= ""]).where(*listed)
+    query = _newest(*[*bounds, *seen] or [PLACE >= ""]).where(*listed)
     if section.deepest is not None:
         query = query.where(
             func.length(Adapter.path) - func.length(func.replace(Adapter.path, "/", "")) <= section.deepest
         )
     if section.limit is None:
         return query
-    return query.with_hint(Adapter, f"INDEXED BY {order.INDEX}", "sqlite").order_by(PLACE).limit(section.limit + 1)
+    return query.order_by(PLACE).limit(section.limit + 1)
 
 
 def _newest(*bounds: ColumnElement[bool]) -> Select[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from sqlalchemy import and_, func, literal_column
@@ -13,7 +14,6 @@ from registry.reference import Path
 # A space comes before all that names are made of, "/" does not. As literals: an index is found only so.
 PLACE: Final[ColumnElement[str]] = func.replace(Adapter.path, literal_column("'/'"), literal_column("' '"))
 """The place of an adapter in the tree."""
-INDEX: Final = "ix_adapters_in_order"
 
 
 def place_of(path: Path | str) -> str:
@@ -30,3 +30,11 @@ def within(path: Path) -> ColumnElement[bool]:
 def after(path: Path) -> ColumnElement[bool]:
     """The condition that an adapter comes after a path."""
     return place_of(path) < PLACE
+
+
+def around(scopes: Collection[Path]) -> list[ColumnElement[bool]]:
+    """One range of places with all that scopes cover, and more where there are several; none without scopes."""
+    if not scopes:
+        return []
+    places = sorted(map(place_of, scopes))
+    return [places[0] <= PLACE, max(f"{place}!" for place in places) > PLACE]

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, bindparam, select
+from sqlalchemy import BindParameter, ColumnElement, Row, Select, bindparam, select, union
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, reading
-from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision, Tag
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, CommitRecord, Revision, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord
+from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import cards, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
 from registry.catalogue.tree.old_names import visible_new_name
 from registry.reference import Path
+from registry.rights import Rights
 from registry.schemas import ArtifactKind
+from registry.schemas.kinds import KINDS
 
-Numbered = Row[int, int, str, str, str, datetime, int | None, datetime | None]
+Numbered = Row[int, str, str, str, datetime]
 
 
 def made_and_renamed(session: Session, path: Path) -> tuple[datetime, str | None]:
@@ -45,13 +48,9 @@ _MADE: Final = Prepared(
 def numbered(
     session: Session, path: Path, *, newest: int | None = None, below: int | None = None, limit: int | None = None
 ) -> Sequence[Numbered]:
-    """Key, number, digest, message, author, times and parent's key of an adapter's revisions, newest first."""
-    said = (Revision.digest, Revision.message, Revision.author, Revision.created_at)
-    query = (
-        select(Revision.id, Revision.number, *said, Revision.parent_id, Revision.retracted_at)
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(Adapter.path == str(path))
-    )
+    """Number, digest, message, author and time of an adapter's revisions, newest first."""
+    columns = (Revision.number, Revision.digest, Revision.message, Revision.author, Revision.created_at)
+    query = select(*columns).where(Revision.adapter_id == _key_of(str(path)))
     if newest is not None:
         query = query.where(Revision.number <= newest)
     if below is not None:
@@ -59,12 +58,55 @@ def numbered(
     return session.execute(query.order_by(Revision.number.desc()).limit(limit)).all()
 
 
-def served(session: Session, path: Path) -> list[Numbered]:
-    """Those of an adapter's revisions of whose lineage nothing was retracted, newest first."""
-    rows = numbered(session, path)
+def _key_of(path: str | BindParameter[str]) -> ColumnElement[int]:
+    """The key of an adapter, looked up once: of what is joined, PostgreSQL takes no rows in the order of an index."""
+    return select(Adapter.id).where(Adapter.path == path).scalar_subquery()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A revision that a repo hands out."""
+
+    id: int
+    number: int
+    digest: str
+    meaning: str | None
+    """The digits of its commit; None where the program that published it recorded none."""
+
+
+def served(session: Session, path: Path, kind: ArtifactKind, *, limit: int) -> list[Served]:
+    """The newest of an adapter's revisions and all that have tags, newest first.
+
+    Without those of whose lineage something was retracted.
+    """
+    rows = list(reading(session).rows(_NEWEST[kind], {"path": str(path), "limit": limit}))
+    if len(rows) == limit:
+        older = {key for _, key in tags(session, path)} - {row.id for row in rows}
+        for part in parts(sorted(older, reverse=True)):
+            rows += session.execute(_shown(kind).where(Revision.id.in_(part)))
     parents = sorted({row.parent_id for row in rows if row.parent_id is not None})  # many revisions have few
     withheld = {key for part in parts(parents) for key in ancestry(session, part).retracted}
-    return [row for row in rows if row.retracted_at is None and row.parent_id not in withheld]
+    return [
+        Served(row.id, row.number, row.digest, row.meaning)
+        for row in rows
+        if row.retracted_at is None and row.parent_id not in withheld
+    ]
+
+
+def _shown(kind: ArtifactKind) -> Select[*tuple[Any, ...]]:
+    said = (Revision.id, Revision.number, Revision.digest, Revision.parent_id, Revision.retracted_at)
+    query = select(*said, getattr(CommitRecord, kind).label("meaning"))
+    return query.outerjoin(CommitRecord, CommitRecord.revision_id == Revision.id).order_by(Revision.number.desc())
+
+
+def _newest(kind: ArtifactKind) -> Prepared:
+    def make(_: Rights) -> Select[*tuple[Any, ...]]:
+        return _shown(kind).where(Revision.adapter_id == _key_of(bindparam("path"))).limit(bindparam("limit"))
+
+    return Prepared(make)
+
+
+_NEWEST: Final = {kind: _newest(kind) for kind in KINDS}
 
 
 def tags(session: Session, path: Path) -> tuple[tuple[str, int], ...]:
@@ -147,7 +189,7 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
     """Adapters after a path, by path, in a constant number of queries; of one that is not served, only its path."""
     newest = newest_number(Adapter.id)
     page = (
-        select(Adapter.id, newest.label("number"))
+        select(Adapter.id, Adapter.path, newest.label("number"))
         .join(BaseModelRecord, BaseModelRecord.id == Adapter.base_id)
         .where(Adapter.path > after, newest.is_not(None))
         .order_by(Adapter.path)
@@ -156,7 +198,7 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
     if author is not None:
         page = page.where(BaseModelRecord.name == author)
     # The page first: else PostgreSQL reads all revisions to find the newest of each adapter.
-    chosen = page.cte("page").prefix_with("MATERIALIZED")
+    chosen = _first_of_all(session, page).limit(limit).cte("page").prefix_with("MATERIALIZED")
     query = (
         select(
             Adapter.id.label("adapter_id"),
@@ -194,3 +236,13 @@ def adapters_listed(session: Session, *, after: str, limit: int, author: str | N
         )
         for row in rows
     ]
+
+
+def _first_of_all(session: Session, page: Select[int, str, int]) -> Select[int, str, int]:
+    """A page of adapters by path: of several scopes the pages of each together, so that a range of paths gives each."""
+    rights = rights_of(session)
+    if rights.unlimited:
+        return page
+    within = [page.where(Adapter.path >= str(scope), Adapter.path < f"{scope}0") for scope in rights.scopes]
+    found = union(*(select(one.subquery()) for one in within)).subquery()
+    return select(found.c.id, found.c.path, found.c.number).order_by(found.c.path)

@@ -26,7 +26,7 @@ from registry.catalogue.database.tables import (
 from registry.catalogue.database.visibility import IGNORE_RIGHTS
 from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.catalogue.tree import bases
-from registry.catalogue.tree.ancestry import retraction_of
+from registry.catalogue.tree.ancestry import newest_number, retraction_of
 from registry.catalogue.tree.suggestions import did_you_mean, offered
 from registry.digest import PREFIX, StoredFile, is_digest
 from registry.errors import NotFoundError, UsageError
@@ -346,7 +346,8 @@ def selected(query: _Found, kind: Kind) -> _Found:
     query = query.where(Adapter.path == bindparam("path"))
     value: BindParameter[Any] = bindparam("value")
     if kind == "newest":
-        return query.order_by(Revision.number.desc()).limit(1)
+        # By its number, not in order: PostgreSQL expects few revisions of any adapter, and would sort 200,000.
+        return query.where(Revision.number == newest_number(Adapter.id))
     if kind == "number":
         return query.where(Revision.number == value)
     if kind == "tag":

@@ -177,7 +177,8 @@ class _Query:
         if self.sorting is not None:
             query = query.join(_SORTED, self.sorting.is_that)
         if few is not None and few.keys is not None:
-            query = query.where(Revision.id.in_(few.keys))
+            # At most `FEW` were counted; with a limit PostgreSQL knows that too.
+            query = query.where(Revision.id.in_(few.keys.limit(2 * FEW)))
         found = query.subquery()
         value = None if self.sorting is None else found.c.value
         chosen = select(found.c.id).where(*self._rest(found.c.place, found.c.number, value))
@@ -197,16 +198,11 @@ class _Query:
         held.append(Revision.adapter_id == Adapter.id)
         newest = select(Revision.number).where(*held).correlate(Adapter).order_by(Revision.number.desc())
         # Of each, no more than fit on the page.
-        least = newest.offset(limit - 1 if self.all_revisions else 0).limit(1).scalar_subquery()
+        most = newest.limit(1).scalar_subquery()
+        least = func.coalesce(newest.offset(limit - 1).limit(1).scalar_subquery(), 0) if self.all_revisions else most
         walked = (
-            select(
-                Adapter.id,
-                PLACE.label("place"),
-                func.coalesce(least, 0).label("least"),
-                newest.limit(1).scalar_subquery().label("most"),
-            )
-            .with_hint(Adapter, f"INDEXED BY {order.INDEX}", "sqlite")
-            .where(PLACE >= "", *own, newest.order_by(None).exists())
+            select(Adapter.id, PLACE.label("place"), least.label("least"), most.label("most"))
+            .where(PLACE >= "", *own, most.is_not(None))
             .order_by(PLACE)
             .limit(limit)
             .cte("walked")
@@ -216,7 +212,12 @@ class _Query:
             select(Revision.id)
             .join(walked, walked.c.id == Revision.adapter_id)
             .join(Adapter, Adapter.id == walked.c.id)
-            .where(Revision.number.between(walked.c.least, walked.c.most), *held)
+            .where(
+                Revision.number.between(walked.c.least, walked.c.most)
+                if self.all_revisions
+                else Revision.number == walked.c.most,  # one each, which PostgreSQL has to know
+                *held,
+            )
             .order_by(walked.c.place, Revision.number.desc())
             .limit(limit)
         )
@@ -233,22 +234,26 @@ class _Query:
             values = select(value).where(*rest).order_by(sorting.order(value))
             bound = session.scalar(values.offset(at_once).limit(1))
             some = rest if bound is None else [*rest, sorting.up_to(value, bound)]
-            found += session.scalars(self._of_metric(sorting, some).limit(limit - len(found)))
+            count = session.scalar(select(func.count()).select_from(_SORTED).where(*some)) or 0
+            found += session.scalars(self._of_metric(sorting, some, count).limit(limit - len(found)))
             if bound is None:
                 break
             rest = [_SORTED.name == sorting.metric, sorting.beyond(value, bound)]
             at_once *= 4
         return found
 
-    def _of_metric(self, sorting: _Sorting, some: Sequence[ColumnElement[bool]]) -> Select[int]:
-        """Revisions that meet the conditions, in order; of ``some`` rows of the metric."""
-        number, value = Revision.number.expression, _SORTED.value.expression
+    def _of_metric(self, sorting: _Sorting, some: Sequence[ColumnElement[bool]], count: int) -> Select[int]:
+        """Revisions that meet the conditions, in order; of ``some`` rows of the metric, which are so many."""
+        # With a limit: PostgreSQL guesses how many there are from the values of all metrics together.
+        part = select(_SORTED.revision_id, _SORTED.value).where(*some).limit(count).cte("part")
+        part = part.prefix_with("MATERIALIZED")
+        number, value = Revision.number.expression, part.c.value
         query = (
             select(Revision.id)
-            .select_from(_SORTED)
-            .join(Revision, sorting.is_that)
+            .select_from(part)
+            .join(Revision, Revision.id == part.c.revision_id)
             .join(Adapter, Adapter.id == Revision.adapter_id)
-            .where(*some, *self._all, *self._rest(PLACE, number, value))
+            .where(*self._all, *self._rest(PLACE, number, value))
             .order_by(sorting.order(value), PLACE, Revision.number.desc())
         )
         if self.all_revisions:

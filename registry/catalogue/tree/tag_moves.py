@@ -9,7 +9,7 @@ from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, reading
-from registry.catalogue.database.tables import EventRecord
+from registry.catalogue.database.tables import IS_DELETION, EventRecord
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.reference import Path
 from registry.schemas.around import TagHistory, TagMove
@@ -60,7 +60,7 @@ def _events() -> Select[*tuple[Any, ...]]:
     moved = or_(action == "tag", action == "untag") & (subject == bindparam("path"))
     # A tag also goes with the deletion of its revision, and comes back with it. Of a revision: see `is_revision_of`.
     of_revision = (subject > bindparam("after")) & (subject < bindparam("before"))
-    taken = or_(action == "delete", action == "delete undo") & of_revision
+    taken = IS_DELETION & of_revision
     query = select(EventRecord.at, action, subject, EventRecord.actor, EventRecord.detail).where(or_(moved, taken))
     return query.order_by(EventRecord.at.desc(), EventRecord.id.desc())
 

@@ -86,17 +86,14 @@ def gc(
 def collected_lines(answer: Collected, width: int | None) -> list[Line]:
     """The total first, then the largest blobs."""
     does = "would be collected" if answer.dry_run else "collected"
+    gone = len(answer.revisions) + answer.unlisted_revisions + len(answer.bases)
     pairs = [
-        (does, [words(f"{size(answer.bytes)} in {counted(len(answer.blobs), 'blob')}")]),
+        (does, [words(f"{size(answer.bytes)} in {counted(len(answer.blobs) + answer.unlisted_blobs, 'blob')}")]),
         ("uploads", [words(f"{counted(answer.uploads, 'unfinished upload')}")] if answer.uploads else []),
         (
             "deleted",
-            [
-                words(
-                    f"{counted(len(gone), 'revision or base model', 'revisions and base models')} past the grace period"
-                )
-            ]
-            if (gone := (*answer.revisions, *answer.bases))
+            [words(f"{counted(gone, 'revision or base model', 'revisions and base models')} past the grace period")]
+            if gone
             else [],
         ),
         (
@@ -105,10 +102,10 @@ def collected_lines(answer: Collected, width: int | None) -> list[Line]:
         ),
         ("kept", [words(f"{counted(answer.kept_for_grace, 'blob')} in grace")] if answer.kept_for_grace else []),
     ]
-    return [*fields(pairs, width, indent=0), *_blobs(answer.blobs, width)]
+    return [*fields(pairs, width, indent=0), *_blobs(answer.blobs, answer.unlisted_blobs, width)]
 
 
-def _blobs(blobs: Sequence[CollectedBlob], width: int | None) -> list[Line]:
+def _blobs(blobs: Sequence[CollectedBlob], unlisted: int, width: int | None) -> list[Line]:
     shown = sorted(blobs, key=lambda blob: (-blob.size, blob.key))[:_LISTED]
     rows = [
         (
@@ -118,7 +115,9 @@ def _blobs(blobs: Sequence[CollectedBlob], width: int | None) -> list[Line]:
         for blob in shown
     ]
     more = len(blobs) - len(shown)
-    text = [words(f"and {more} smaller ones (--json lists all)", QUIET)] if more else []
+    text = [words(f"and {more} smaller ones (--json lists all)", QUIET)] if more and not unlisted else []
+    if unlisted:
+        text = [words(f"and {more + unlisted} others (--json lists {len(blobs)})", QUIET)]
     rest = fields([("", text)], width, indent=0)
     return [*table(rows, width, indent=2, right=(0,)), *rest]
 

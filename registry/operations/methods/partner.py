@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from registry.errors import UsageError
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
 from registry.schemas.bundles import Bundle
-from registry.schemas.requests import PathRequest, ReferenceRequest
+from registry.schemas.requests import ReferenceRequest, SubtreeRequest
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
@@ -17,6 +20,9 @@ from registry.schemas.transfer import (
     PublishPlan,
     PublishRequest,
 )
+
+_REFERENCES: Final = 10_000
+"""Of a subtree, on a page."""
 
 
 class Partner(TableCalls):
@@ -28,7 +34,20 @@ class Partner(TableCalls):
 
     def subtree(self, path: str) -> tuple[str, ...]:
         """References of all revisions at and under a path, parents first."""
-        return self._do(table.SUBTREE, asked(PathRequest, path=path))
+        found: list[str] = []
+        while len(found) % _REFERENCES == 0:
+            after = found[-1] if found else None
+            try:
+                page = self._do(table.SUBTREE, asked(SubtreeRequest, path=path, limit=_REFERENCES, after=after))
+            except UsageError:
+                if found:
+                    raise
+                # A service of protocol 3 knows no pages and refuses the limit.
+                return self._do(table.SUBTREE, asked(SubtreeRequest, path=path))
+            if not page:
+                break
+            found += page
+        return tuple(found)
 
     def plan_publish(self, request: PublishRequest) -> PublishPlan:
         """Check everything except the weights, and report which bytes are missing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from registry.catalogue.database import events
-from registry.catalogue.database.events import EventFilter
+from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.store.usage import usage
 from registry.catalogue.tree import bases, browse, nodes
 from registry.catalogue.tree.deleted import deleted
@@ -66,9 +66,9 @@ def _deleted(
 ) -> Part[DeletedRevision]:
     grace = timedelta(seconds=deployment.gc_grace)
     with deployment.read() as session:
-        found = deleted(session, Path.parse(request.path), datetime.now(UTC), grace)
-    after = tuple(one for one in found if before is None or one.number < before)
-    return part(after[: one_more(limit)], limit, lambda one: one.number)
+        path, now = Path.parse(request.path), datetime.now(UTC)
+        found = deleted(session, path, now, grace, before=before, limit=one_more(limit))
+    return part(found, limit, lambda one: one.number)
 
 
 @does(table.SHOW)
@@ -109,14 +109,17 @@ def _search(
 
 
 @lists(table.EVENTS)
-def _events(deployment: Deployment, request: EventsRequest, before: int | None, limit: int | None) -> Part[Event]:
+def _events(
+    deployment: Deployment, request: EventsRequest, before: tuple[datetime, int] | None, limit: int | None
+) -> Part[Event]:
     path = None if request.path is None else Path.parse(request.path)
     conditions = EventFilter(path, request.after, request.actor, request.kind)
+    last = None if before is None else EventPosition(*before)
     with deployment.read() as session:
-        found = events.page(session, 1 << 31 if limit is None else limit, before, conditions)
+        found = events.page(session, 1 << 31 if limit is None else limit, last, conditions)
         if path is not None and not found.events and not events.recent(session, 1, EventFilter(path)):
             browse.check_there(session, path)
-    return Part(found.events, found.next)
+    return Part(found.events, None if found.next is None else [found.next.at.isoformat(), found.next.place])
 
 
 @does(table.DU)

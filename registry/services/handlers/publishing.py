@@ -5,13 +5,13 @@ Tensor code is imported where it is needed, so that browsing starts fast.
 
 from __future__ import annotations
 
-from registry.catalogue.tree import browse
+from registry.catalogue.tree.subtree import subtree
 from registry.operations import table
 from registry.progress import Progress
-from registry.reference import Path
+from registry.reference import Path, Reference
 from registry.schemas import BaseAdded, Published, Retabled
 from registry.schemas.bundles import Bundle
-from registry.schemas.requests import PathRequest, ReferenceRequest, RetableRequest
+from registry.schemas.requests import ReferenceRequest, RetableRequest, SubtreeRequest
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
@@ -67,6 +67,7 @@ def _bundle(deployment: Deployment, request: ReferenceRequest, _progress: Progre
 
 
 @does(table.SUBTREE)
-def _subtree(deployment: Deployment, request: PathRequest, _progress: Progress) -> tuple[str, ...]:
+def _subtree(deployment: Deployment, request: SubtreeRequest, _progress: Progress) -> tuple[str, ...]:
+    after = None if request.after is None else Reference.parse(request.after)
     with deployment.read() as session:
-        return browse.subtree(session, Path.parse(request.path))
+        return subtree(session, Path.parse(request.path), after=after, limit=request.limit)

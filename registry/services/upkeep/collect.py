@@ -37,6 +37,9 @@ from registry.storage.staging import Staging
 T = TypeVar("T")
 
 _AT_ONCE: Final = 100
+_ROUND: Final = 10_000  # blobs that are looked at together, and objects that are found before they are removed
+LISTED: Final = 10_000
+"""Blobs and revisions that an answer lists; there may be a million."""
 _MOST_UPLOADS: Final = 1_000_000
 _REMOVERS: Final = 8  # threads, since a remote store has a high latency for each deletion
 
@@ -54,11 +57,13 @@ def collect(deployment: Deployment, *, dry_run: bool, progress: Progress, grace:
         dry_run=dry_run,
         blobs=tuple(work.collected),
         uploads=work.uploads,
-        bytes=sum(blob.size for blob in work.collected),
+        bytes=work.bytes,
         kept_for_grace=work.young,
         materialisations=tuple(work.materialisations),
         revisions=tuple(sorted(work.revisions)),
         bases=tuple(work.bases),
+        unlisted_blobs=work.blobs - len(work.collected),
+        unlisted_revisions=work.purged - len(work.revisions),
     )
 
 
@@ -70,10 +75,13 @@ class _Collection:
     before: datetime
     dry_run: bool
     collected: list[CollectedBlob] = field(default_factory=list)
+    blobs: int = 0  # with those that are not listed
+    bytes: int = 0
     uploads: int = 0
     young: int = 0
     materialisations: list[Materialisation] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)  # purged ones
+    purged: int = 0  # with those that are not listed
     bases: list[str] = field(default_factory=list)
     released: int = 0  # in a dry run: blobs whose grace would begin now
 
@@ -109,10 +117,12 @@ class _Collection:
             bases = purge.expired_bases(session, self.before)
             if self.dry_run:
                 self.bases += bases
-                self.revisions += purge.expired_references(session, self.before)
+                self.revisions += purge.expired_references(session, self.before, LISTED)
+                self.purged = purge.count_expired(session, self.before)
                 return
         while gone := self.deployment.change(self._purge_revisions):
-            self.revisions += gone
+            self.revisions += gone[: LISTED - len(self.revisions)]
+            self.purged += len(gone)
         for name in bases:
             self.bases += self.deployment.change(partial(self._purge_base, name))
 
@@ -128,16 +138,32 @@ class _Collection:
 
     def collect_rows(self, progress: Progress) -> None:
         """Remove the rows of unreferenced blobs, and then their objects."""
-        with self.deployment.read() as session:
-            self.young = unreferenced.count_in_grace(session, self.before) - tombstones.count(session, self.before)
-            self.young += self.released
-            found = list(_unneeded(session, self.before, foreseen=self.dry_run))
-        progress.begin("Collecting", sum(row.size for row in found))
+        self.young += self.released
+        after: str | None = tombstones.REAL
+        while after is not None:
+            with self.deployment.read() as session:
+                end = unreferenced.end_of(session, after, _ROUND)
+                self.young += unreferenced.count_in_grace(session, self.before, after=after, end=end)
+                found = unreferenced.unneeded(session, self.before, after=after, end=end, foreseen=self.dry_run)
+            self._collect(found, progress)
+            after = end
+
+    def _collect(self, found: Sequence[BlobRef], progress: Progress) -> None:
+        if found:
+            progress.begin("Collecting", sum(row.size for row in found))
         for part in _parts(found):
             gone: Sequence[BlobRef] = part if self.dry_run else self._forget(part)
             self._remove(row.key for row in gone)
-            self.collected += [CollectedBlob(digest=row.digest, key=row.key, size=row.size) for row in gone]
+            self._list(CollectedBlob(digest=row.digest, key=row.key, size=row.size) for row in gone)
             progress.advance(sum(row.size for row in part))
+
+    def _list(self, collected: Iterable[CollectedBlob]) -> None:
+        """Count what was collected, and list it as long as there is room."""
+        for one in collected:
+            self.blobs += 1
+            self.bytes += one.size
+            if len(self.collected) < LISTED:
+                self.collected.append(one)
 
     def _forget(self, part: list[BlobRef]) -> Sequence[BlobRef]:
         """Remove rows; the removed ones, without those that a publisher uses again by now."""
@@ -151,13 +177,13 @@ class _Collection:
 
     def collect_orphans(self, progress: Progress) -> None:
         """Remove old objects that no row names: left by killed publishers and collectors, or damaged and replaced."""
-        orphans = list(self._orphans())
-        progress.begin("Deleting leftover objects", sum(one.size for one in orphans))
-        for part in _parts(orphans):
-            gone = part if self.dry_run else self._condemn(part)
-            self._remove(one.key for one in gone)
-            self.collected += [CollectedBlob(digest=None, key=one.key, size=one.size) for one in gone]
-            progress.advance(sum(one.size for one in part))
+        for orphans in _parts(self._orphans(), _ROUND):
+            progress.begin("Deleting leftover objects", sum(one.size for one in orphans))
+            for part in _parts(orphans):
+                gone = part if self.dry_run else self._condemn(part)
+                self._remove(one.key for one in gone)
+                self._list(CollectedBlob(digest=None, key=one.key, size=one.size) for one in gone)
+                progress.advance(sum(one.size for one in part))
 
     def _condemn(self, part: list[ObjectInfo]) -> list[ObjectInfo]:
         """Add tombstones; the objects that got one, without those that a row names since they were listed."""
@@ -245,14 +271,7 @@ class _Collection:
             events.record(session, "gc", "registry", self.deployment.principal, detail)
 
 
-def _unneeded(session: Session, before: datetime, *, foreseen: bool) -> Iterator[BlobRef]:
-    after = tombstones.REAL
-    while page := unreferenced.unneeded(session, before, after=after, foreseen=foreseen):
-        yield from page
-        after = page[-1].digest
-
-
-def _parts(values: Iterable[T]) -> Iterator[list[T]]:
+def _parts(values: Iterable[T], size: int = _AT_ONCE) -> Iterator[list[T]]:
     rest = iter(values)
-    while part := list(islice(rest, _AT_ONCE)):
+    while part := list(islice(rest, size)):
         yield part

@@ -14,6 +14,7 @@ from registry.catalogue.changes import deletion, protection, retraction, tags
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import bases, browse, nodes, revisions, search
+from registry.catalogue.tree.subtree import subtree
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, RetractedError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Principal
@@ -123,7 +124,7 @@ def test_an_adapter_without_revisions_is_not_there_but_its_numbers_are_taken(fil
         tree = nodes.tree(session)
         assert [(node.path, node.children) for node in tree.roots[0].children] == [("llama/support", ())]
         assert bases.summary(session, "llama").adapters == 1
-        assert browse.subtree(session, Path.parse("llama")) == ("llama/support@1", "llama/support@2")
+        assert subtree(session, Path.parse("llama")) == ("llama/support@1", "llama/support@2")
         for gone in ("llama/code", "llama/code@1", "llama/cod"):
             with pytest.raises(NotFoundError) as caught:
                 key(session, gone)

@@ -8,13 +8,13 @@ from itertools import product
 from typing import Final
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, retraction, tags
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
-from registry.catalogue.database.events import EventFilter
+from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.database.tables import EventRecord
 from registry.catalogue.team import tokens
 from registry.catalogue.tree import revisions
@@ -73,8 +73,12 @@ def by_hand(
     ]
 
 
+@pytest.mark.parametrize("few", [0, 3, events.FEW])  # walked, some of both, collected
 @pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
-def test_conditions_are_met_together(eventful: Database, seen: Rights) -> None:
+def test_conditions_are_met_together(
+    eventful: Database, seen: Rights, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "FEW", few)
     times = (None, BEGIN + timedelta(minutes=12), BEGIN + timedelta(days=1))
     found = 0
     with eventful.read(seen) as session:
@@ -109,6 +113,23 @@ def test_new_events_do_not_shift_pages(eventful: Database, writer: Writer, seen:
     with eventful.read(seen) as session:
         rest = events.page(session, 1000, first.next, conditions)
     assert (*first.events, *rest.events) == before
+
+
+def test_events_of_one_time_are_on_several_pages(database: Database) -> None:
+    with database.write() as session:
+        row = {"action": "tag", "actor": "bob", "detail": {}, "at": BEGIN}
+        subjects = [f"llama/{name}" for name in ("a", "b", "support", "c", "support/french", "support@1", "d")]
+        session.execute(insert(EventRecord), [{**row, "subject": subject} for subject in subjects])
+    for seen in SEEN.values():
+        with database.read(seen) as session:
+            every = events.recent(session, 100)
+            assert paged(session, events.ANY, 1) == paged(session, events.ANY, 2) == list(every)
+            assert len({one.subject for one in every}) == len(every)
+
+
+def test_a_position_of_what_is_not_seen_is_refused(eventful: Database) -> None:
+    with eventful.read(SEEN["scoped"]) as session, pytest.raises(UsageError, match="start from the beginning"):
+        events.page(session, 3, EventPosition(BEGIN - timedelta(days=1), 1))
 
 
 @pytest.mark.parametrize("kind", ["published", "Tag", "", "\x00"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +15,13 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import publish as publishing
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
-from registry.catalogue.database.events import EventFilter
+from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.store import unreferenced
-from registry.catalogue.tree import browse, children, nodes, repo_rows, revisions
+from registry.catalogue.tree import browse, cards, children, nodes, repo_rows, revisions
+from registry.catalogue.tree.deleted import deleted
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.search import SearchPosition, search
+from registry.catalogue.tree.subtree import subtree
 from registry.digest import sha256_digest
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -33,6 +36,7 @@ PAGE: Final = 101
 LARGE: Final = (
     "revisions", "revision_files", "revision_targets", "metrics", "annotations", "events", "blobs",
 )  # fmt: skip
+LATER: Final = EventPosition(grown.BEGAN + timedelta(seconds=47 * 5000), 1)
 SCOPED: Final = rights("admin", grown.WIDE)
 BIG: Final = TreePath.parse(grown.BIG)
 
@@ -51,6 +55,7 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "Hub list, later": lambda session: repo_rows.adapters_listed(session, after="llama/t", limit=PAGE),
     "tree": lambda session: nodes.tree(session, Section(limit=100)),
     "tree, later": lambda session: nodes.tree(session, Section(after=TreePath.parse(grown.WIDE), limit=100)),
+    "events": lambda session: events.page(session, 100),
     "everything": searching(),
     "everything, later": searching(after=SearchPosition(TreePath.parse(grown.WIDE))),
     "rare tag": searching(tag="golden"),
@@ -66,12 +71,17 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "text of every one": searching("epochs"),
     "text of few": searching("after the Gr"),
     "text of none": searching("nowhere to be found"),
+    "common tag": searching(tag="prod"),
     "several": searching("french", tag="prod", rank="<=16", metric="acc>0.8"),
 }
 UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
-    "events": lambda session: events.page(session, 100),
     "events of a path": lambda session: events.page(session, 100, None, EventFilter(TreePath.parse(grown.WIDE))),
-    "events of a kind": lambda session: events.page(session, 100, 10_000, EventFilter(kind="tag")),
+    "events of a kind": lambda session: events.page(session, 100, LATER, EventFilter(kind="tag")),
+    "subtree": lambda session: subtree(session, BIG, limit=500),
+    "subtree, later": lambda session: subtree(session, BIG, after=Reference.parse(f"{grown.BIG}@999"), limit=500),
+    "deleted": lambda session: deleted(session, BIG, datetime.now(UTC), timedelta(days=1), limit=PAGE),
+    "refs": lambda session: repo_rows.served(session, BIG, "published", limit=100),
+    "card": lambda session: cards.state(session, revisions.find(session, Reference.parse(grown.BIG)).adapter_id),
     "keys": lambda session: unreferenced.keys(session, after="blobs/sha256/80"),
     "taken down": lambda session: unreferenced.takes_down(session, sha256_digest(b"weights 1")),
 }

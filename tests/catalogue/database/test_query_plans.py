@@ -19,6 +19,7 @@ from registry.catalogue.store import blobs, materialisations, purge, tombstones,
 from registry.catalogue.team import jobs, tokens
 from registry.catalogue.tree import bases, browse, children, links, nodes, repo_rows, revisions, tag_moves
 from registry.catalogue.tree.nodes import Section
+from registry.catalogue.tree.subtree import subtree
 from registry.catalogue.tree.use import uses
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -44,6 +45,10 @@ def grown(filled: Database, writer: Writer) -> Database:
             jobs.create(session, "gc", f"request {count}", TESTER)
             uploads.create(session, digest_of(f"up {count}"), 9, BOB, part_size=9, staging_key=f"staging/{count}")
     return filled
+
+
+def events_later(session: Session, conditions: EventFilter) -> None:
+    events.page(session, 3, events.page(session, 1, None, conditions).next, conditions)
 
 
 def find(session: Session) -> None:
@@ -100,7 +105,7 @@ def operate(session: Session) -> None:
 
 
 def collect(session: Session) -> None:
-    found = unreferenced.unneeded(session, datetime.now(UTC), limit=10)
+    found = unreferenced.unneeded(session, datetime.now(UTC), end=unreferenced.end_of(session, "", 10))
     unreferenced.forget(session, [row.digest for row in found] or [digest_of("s1")], datetime.now(UTC))
     unreferenced.keys(session, limit=3)
     tombstones.named(session, ["blobs/x"])
@@ -133,7 +138,7 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "find": find,
     "show": show,
     "log": lambda session: browse.log(session, TreePath.parse("llama/wide-7"), before=9, limit=2),
-    "subtree": lambda session: browse.subtree(session, TreePath.parse("llama/wide-7")),
+    "subtree": lambda session: subtree(session, TreePath.parse("llama/wide-7")),
     "part of the tree": lambda session: nodes.tree(session, Section(TreePath.parse("llama/wide-7"))),
     "tag": lambda session: tags.set_tag(session, child(session), "next", TESTER),
     "use blobs": use_blobs,
@@ -144,10 +149,10 @@ UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "delete, undo, end": live_and_let_die,
     "events of a path": lambda session: events.page(session, 3, None, EventFilter(TreePath.parse("llama/wide-7"))),
     "events of an actor": lambda session: events.page(session, 3, None, EventFilter(actor="bob")),
-    "events of a kind": lambda session: events.page(session, 3, 99, EventFilter(kind="tag")),
+    "events of a kind": lambda session: events_later(session, EventFilter(kind="tag")),
     "LIMIT events since": lambda session: events.page(session, 3, None, EventFilter(after=datetime.now(UTC))),
     "all of them": lambda session: events.page(
-        session, 3, 99, EventFilter(TreePath.parse("llama/wide-7"), datetime.now(UTC), "bob", "tag")
+        session, 3, None, EventFilter(TreePath.parse("llama/wide-7"), datetime.now(UTC), "bob", "tag")
     ),
     "undo of a tag": lambda session: tags.undo(session, TreePath.parse("llama/wide-7/child"), "prod", TESTER),
     "retract": lambda session: retraction.retract(session, 1, "bad", TESTER),

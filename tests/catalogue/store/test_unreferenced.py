@@ -65,8 +65,16 @@ def test_only_what_nothing_needs_is_unneeded(orphaned: Database) -> None:
     orphans = sorted([blob("o1"), blob("o2"), blob("o3")], key=lambda row: row.digest)
     with orphaned.read() as session:
         assert list(unreferenced.unneeded(session, now())) == orphans
-        assert list(unreferenced.unneeded(session, now(), limit=2)) == orphans[:2]
+        second = orphans[1].digest
+        assert list(unreferenced.unneeded(session, now(), end=second)) == orphans[:2]
         assert list(unreferenced.unneeded(session, now(), after=orphans[0].digest)) == orphans[1:]
+        assert list(unreferenced.unneeded(session, now(), after=orphans[0].digest, end=second)) == [orphans[1]]
+        after, seen = "", 0
+        while (end := unreferenced.end_of(session, after, 2)) is not None:
+            seen += unreferenced.count_in_grace(session, datetime(2026, 1, 1, tzinfo=UTC), after=after, end=end)
+            after = end
+        seen += unreferenced.count_in_grace(session, datetime(2026, 1, 1, tzinfo=UTC), after=after)
+        assert seen == 3
         assert unreferenced.unneeded(session, datetime(2026, 1, 1, tzinfo=UTC)) == ()
         assert unreferenced.count_in_grace(session, datetime(2026, 1, 1, tzinfo=UTC)) == 3
         assert unreferenced.count_in_grace(session, now()) == 0

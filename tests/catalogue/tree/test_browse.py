@@ -16,6 +16,7 @@ from registry.catalogue.tree import browse, nodes, revisions
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.catalogue.tree.search import search
+from registry.catalogue.tree.subtree import subtree
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -227,27 +228,44 @@ def test_pages_of_a_log_together_are_the_log(filled: Database, writer: Writer) -
     assert [one.number for one in whole] == list(range(7, 0, -1))
 
 
+def subtree_in_pages(database: Database, path: str, size: int) -> tuple[str, ...]:
+    found: list[str] = []
+    while True:
+        after = Reference.parse(found[-1]) if found else None
+        with database.read() as session:
+            page = subtree(session, TreePath.parse(path), after=after, limit=size)
+        if not page:
+            return tuple(found)
+        assert len(page) <= size
+        found += page
+
+
 def test_a_subtree_has_parents_before_children(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
         second = revisions.find(session, Reference.parse("llama/support@2"))
         writer.publish(session, "llama/support/french", "f2", second)
         writer.publish(session, "llama/support-2", "x")
     with filled.read() as session:
-        everything = browse.subtree(session, TreePath.parse("llama"))
-        part = browse.subtree(session, TreePath.parse("llama/support"))
+        everything = subtree(session, TreePath.parse("llama"))
+        part = subtree(session, TreePath.parse("llama/support"))
         parents = {
             reference: browse.summary(session, revisions.find(session, Reference.parse(reference)).id).parent
             for reference in everything
         }
         with pytest.raises(NotFoundError, match="llama/suport"):
-            browse.subtree(session, TreePath.parse("llama/suport"))
+            subtree(session, TreePath.parse("llama/suport"))
     assert part == (
         "llama/support@1",
-        "llama/support/french@1",
-        "llama/support/french/legal@1",
         "llama/support@2",
+        "llama/support/french@1",
         "llama/support/french@2",
+        "llama/support/french/legal@1",
     )
     assert set(everything) - set(part) == {"llama/code@1", "llama/support-2@1"}
+    for path, whole in (("llama", everything), ("llama/support", part)):
+        for size in (1, 2, 100):
+            assert subtree_in_pages(filled, path, size) == whole
+    with filled.read() as session, pytest.raises(UsageError, match="the last reference of the previous page"):
+        subtree(session, TreePath.parse("llama"), after=Reference.parse("llama/support"), limit=2)
     for place, reference in enumerate(everything):
         assert parents[reference] in ("llama", *everything[:place])

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import deletion, undeletion
 from registry.catalogue.database.database import Database
 from registry.catalogue.store import purge
+from registry.catalogue.tree import deleted as deleted_numbers
 from registry.catalogue.tree import revisions
 from registry.catalogue.tree.deleted import deleted
 from registry.errors import NotFoundError, UsageError
@@ -71,6 +72,15 @@ def test_the_last_deletion_counts(gone: Database) -> None:
     with gone.write() as session:
         deletion.delete(session, key(session, "llama/code@5"), TESTER)
     assert next((one.number, one.deleted_by) for one in listed(gone)) == (5, "tester")
+
+
+def test_pages_of_what_was_deleted_are_the_whole(gone: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deleted_numbers, "_AT_ONCE", 2)  # numbers that are looked at together
+    assert [one.number for one in listed(gone)] == [4, 2]
+    with gone.read() as session:
+        path, now = TreePath.parse(CODE), datetime.now(UTC)
+        pages = [deleted(session, path, now, DAY, before=before, limit=1) for before in (None, 4, 2)]
+    assert [[one.number for one in page] for page in pages] == [[4], [2], []]
 
 
 def test_an_adapter_of_which_nothing_is_left(gone: Database) -> None:

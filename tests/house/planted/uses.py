@@ -59,8 +59,8 @@ USES: Final = (
     Mutant(
         "a-restored-tag-forgotten",
         "tag_moves:_events",
-        'action == "delete undo"',
-        'action == "none"',
+        "IS_DELETION & of_revision",
+        '(action == "delete") & of_revision',
         "test_a_tag_goes_and_comes_back_with_its_revision[sqlite]",
     ),
     Mutant(

@@ -41,7 +41,7 @@ def test_a_bundle_is_the_path_with_all_that_it_stands_on(local: LocalRegistry, b
         ["net/one@1", "net/one/two@1"],
     )
     assert [json.loads(link.manifest)["parent"] for link in bundle.links] == [None, bundle.links[0].digest]
-    assert local.subtree("net") == ("net/one@1", "net/one/two@1", "net/one@2")
+    assert local.subtree("net") == ("net/one@1", "net/one@2", "net/one/two@1")
     for entry in (*bundle.base.files, bundle.base.index, bundle.base.table, *bundle.links[1].files):
         source = local.open_blob("net/one/two", entry)
         data = bytearray(source.size)
