@@ -15,7 +15,7 @@ _DATABASE = f"{context.config.attributes.get('package', 'registry')}.catalogue.d
 Database = import_module(f"{_DATABASE}.database").Database
 UtcTime = import_module(f"{_DATABASE}.tables").UtcTime
 is_compared = import_module(f"{_DATABASE}.migrations").is_compared
-METADATA = import_module(f"{_DATABASE}.team_tables").METADATA
+metadata = import_module(f"{_DATABASE}.team_tables").metadata
 
 DEVELOPMENT: Final = "build/development.sqlite"  # below the checkout, for `alembic check` without any setting
 
@@ -29,7 +29,7 @@ def render_item(kind: str, item: Any, autogen: Any) -> str | Literal[False]:
 def run_on(connection: Connection | None, **options: Any) -> None:
     context.configure(
         connection=connection,
-        target_metadata=METADATA,
+        target_metadata=metadata(),
         render_item=render_item,
         include_object=is_compared,
         render_as_batch=True,  # SQLite changes a table by making it anew

@@ -15,11 +15,11 @@ from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
 from benchmarks.service_race import Work
-from registry.catalogue.changes import publish
+from registry.catalogue.changes import new_base, publish
 from registry.catalogue.database import tables
 from registry.catalogue.database.database import Database
 from registry.catalogue.store import blobs
-from registry.catalogue.tree import bases, revisions
+from registry.catalogue.tree import revisions
 from registry.digest import BlobRef, canonical_json, sha256_digest
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal
@@ -105,7 +105,7 @@ def fill(url: str, start: int, stop: int) -> None:
 def _add_base(session: Session) -> None:
     digests = [sha256_digest(name.encode()) for name in ("model.safetensors", "index", "table")]
     blobs.record(session, map(_blob, [*digests, CONFIG]))
-    new = bases.NewBase(
+    new = new_base.NewBase(
         name=BASE,
         digest=WEIGHTS,
         table_digest=digests[2],
@@ -120,7 +120,7 @@ def _add_base(session: Session) -> None:
         notices=(),
         files=(blobs.FileRef("model.safetensors", digests[0]),),
     )
-    bases.add(session, new, BENCH)
+    new_base.add(session, new, BENCH)
 
 
 def _add(session: Session, start: int, stop: int) -> None:

@@ -10,7 +10,6 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from registry.errors import NotFoundError, UsageError
-from registry.folders.hub.repository import names_a_hub
 from registry.schemas import Schema
 
 S = TypeVar("S", bound=Schema)
@@ -61,6 +60,8 @@ def check_order(
     """
     if _is_source(folder) or not _is_source(name):
         return
+    from registry.folders.hub.repository import names_a_hub
+
     given = os.fspath(folder)
     what = "a repository of a Hub" if names_a_hub(name) else "one"
     right = usage.format(folder=name, name=given)
@@ -72,6 +73,8 @@ def check_order(
 
 
 def _is_source(place: str | os.PathLike[str]) -> bool:
+    from registry.folders.hub.repository import names_a_hub
+
     try:
         return names_a_hub(place) or Path(place).is_dir()
     except OSError:  # what can't be looked at is not known to be one

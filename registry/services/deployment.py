@@ -16,12 +16,12 @@ from registry.digest import BlobRef
 from registry.memory import MemoryCache
 from registry.rights import UNLIMITED, Principal, Rights
 from registry.schemas.use import Interface
-from registry.services.lineage import Blobs
 from registry.services.uses import UseLog
 from registry.storage.blobs import BlobStore
 from registry.storage.caching import CachingBlobs
 
 if TYPE_CHECKING:
+    from registry.services.lineage import Blobs
     from registry.storage.reading import BlobReader
 
 T = TypeVar("T")

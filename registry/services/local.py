@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Publication
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
-from registry.rights import Principal
+from registry.rights import UNLIMITED, Principal
 from registry.schemas import (
     BaseAdded,
     Copied,
@@ -33,7 +35,6 @@ from registry.schemas.use import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
 from registry.services.exchange import Exchange
 from registry.services.handlers.table import handler_of, lister_of
-from registry.services.upkeep.identity import of_this_machine
 from registry.services.uses import UseLog
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
@@ -85,7 +86,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         if create:
             database.prepare()
         store = BlobStore(FilesystemDriver(folder))
-        kept = Deployment(database, store, of_this_machine(actor), str(folder), clears_litter=True, folder=folder)
+        kept = Deployment(database, store, _principal(actor), str(folder), clears_litter=True, folder=folder)
         uses = UseLog(database)
         deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents, uses=uses, interface=interface)
         return cls(deployment, _cache(cache_folder, cache_limit))
@@ -105,7 +106,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
     ) -> LocalRegistry:
         """Open a team's registry; creating and upgrading its database is up to its operator."""
         database = Database(database_url)
-        kept = Deployment(database, BlobStore(store), of_this_machine(actor), database.where)
+        kept = Deployment(database, BlobStore(store), _principal(actor), database.where)
         uses = UseLog(database)
         deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents, uses=uses, interface=interface)
         return cls(deployment, _cache(cache_folder, cache_limit))
@@ -187,6 +188,16 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
             self.deployment.uses.close()
         self.deployment.blobs.close()
         self.deployment.database.dispose()
+
+
+def _principal(name: str | None) -> Principal:
+    """The unrestricted principal of direct access to a database; its name is the user's by default, or the host's."""
+    if not name:
+        try:
+            name = getpass.getuser()
+        except (KeyError, OSError):  # no such user in the system's list (a container)
+            name = socket.gethostname()
+    return Principal(name, UNLIMITED)
 
 
 def _cache(folder: Path | None, limit: int | None) -> FetchCache:

@@ -1,6 +1,7 @@
 """Previews and publishing of nested folders: a mixin of registries in process and over HTTP.
 
-Needs neither torch nor a database by itself.
+Needs neither torch nor a database by itself. What reads folders is imported when one is published: every command has
+this mixin.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from os import PathLike
+from typing import TYPE_CHECKING
 
 from registry.operations.arguments import check_order
 from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.reference import check_base_name
 from registry.schemas import FolderOutcome, PublishPreview
-from registry.transfer.publish_tree import Ground, publish_folders
-from registry.transfer.requests import request_of
-from registry.transfer.source import own_folder
+
+if TYPE_CHECKING:
+    from registry.transfer.publish_tree import Ground
 
 Folder = str | PathLike[str]
 
@@ -29,6 +31,8 @@ class PublishingFolders(ABC):
         """Where the folders are checked and published."""
 
     def _preview(self, publication: Publication, progress: Progress) -> PublishPreview:
+        from registry.transfer.requests import request_of
+
         return self._ground().plan(request_of(publication, progress), progress)
 
     def _publish_folders(
@@ -42,6 +46,9 @@ class PublishingFolders(ABC):
         told: Callable[[FolderOutcome], None],
         progress: Progress,
     ) -> tuple[FolderOutcome, ...]:
+        from registry.transfer.publish_tree import publish_folders
+        from registry.transfer.source import own_folder
+
         check_order(folder, base, check_base_name, "registry publish -r {folder} {name}", "the folder")
         return publish_folders(
             self._ground(),

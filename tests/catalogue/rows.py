@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
+from registry.catalogue.changes import new_base, tags
 from registry.catalogue.changes import publish as publishing
-from registry.catalogue.changes import tags
 from registry.catalogue.changes.annotations import annotate
 from registry.catalogue.store import blobs
-from registry.catalogue.tree import bases
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import BlobRef, canonical_json, sha256_digest
 from registry.reference import Path as TreePath
@@ -46,10 +45,10 @@ class Writer:
     def base(self, session: Session, name: str, weights: str = "w") -> None:
         names = [f"{name} {weights} model.safetensors", f"{name} config.json", f"{name} index", f"{name} table"]
         blobs.record(session, map(blob, names))
-        bases.add(session, self.new_base(name, weights), TESTER)
+        new_base.add(session, self.new_base(name, weights), TESTER)
 
-    def new_base(self, name: str, weights: str = "w") -> bases.NewBase:
-        return bases.NewBase(
+    def new_base(self, name: str, weights: str = "w") -> new_base.NewBase:
+        return new_base.NewBase(
             name=name,
             digest=digest_of(weights),
             table_digest=digest_of("table"),

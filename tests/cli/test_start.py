@@ -113,6 +113,41 @@ def test_a_command_imports_no_other_command() -> None:
     assert done.stdout.split() == ["0", "registry.cli.commands.browse"]
 
 
+def test_browsing_loads_only_what_it_reads(folder: Path) -> None:
+    script = """if True:
+        import io, sys
+        from registry.cli.program import run
+        sys.stdout, real = io.StringIO(), sys.stdout
+        print(run(["tree"]), *sorted(sys.modules), file=real)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True, timeout=120)
+    code, *loaded = done.stdout.split()
+    # Another database's dialect; records and changes that no tree shows; publishing; tensors: a tenth of the time.
+    others = (
+        "sqlalchemy.dialects.postgresql", "registry.catalogue.database.team_tables", "registry.catalogue.changes",
+        "registry.catalogue.tree.search", "registry.transfer.publish_tree", "registry.transfer.requests",
+        "registry.folders.hub", "registry.tensors",
+    )  # fmt: skip
+    assert code == "0"
+    assert [name for name in loaded if name.startswith(others)] == []
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, "__all__"), ("", "")])
+def test_a_command_ends_without_looking_for_garbage_and_loads_no_plugins(said: str | None, expected: str) -> None:
+    script = """if True:
+        import atexit, gc, os, sys
+        atexit.register(lambda: print(gc.get_freeze_count() > 10_000, repr(os.environ["PYDANTIC_DISABLE_PLUGINS"])))
+        sys.argv = ["registry", "--version"]
+        from registry.cli.main import main
+        main()
+    """
+    environ = clean_environ({} if said is None else {"PYDANTIC_DISABLE_PLUGINS": said})
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True, timeout=120, env=environ
+    )
+    assert done.stdout.splitlines()[-1] == f"True {expected!r}"
+
+
 def test_the_package_loads_nothing() -> None:
     script = "import sys, registry; print(*sorted(name.partition('.')[0] for name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True, timeout=120)

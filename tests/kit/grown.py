@@ -21,6 +21,7 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.changes import new_base
 from registry.catalogue.changes import publish as publishing
 from registry.catalogue.changes.annotations import annotate
 from registry.catalogue.changes.tags import set_tag
@@ -220,11 +221,11 @@ def _blob(content: bytes) -> BlobRef:
     return BlobRef(digest, len(content), blocks, f"blobs/sha256/{name[:2]}/{name}-{name[:8]}")
 
 
-def _new_base(name: str) -> bases.NewBase:
+def _new_base(name: str) -> new_base.NewBase:
     weights, index, table = (
         sha256_digest(one) for one in (_weights_of(name), f"index of {name}".encode(), f"table of {name}".encode())
     )
-    return bases.NewBase(
+    return new_base.NewBase(
         name=name,
         digest=weights,
         table_digest=table,
@@ -246,7 +247,7 @@ def _add_bases(session: Session) -> dict[str, str]:
     shared = [content for content, _ in zip(contents(0), range(3 * len(BASES) + _CONFIGS), strict=False)]
     blobs.record(session, map(_blob, shared))
     for name in BASES:
-        bases.add(session, _new_base(name), _PUBLISHER)
+        new_base.add(session, _new_base(name), _PUBLISHER)
     return {name: sha256_digest(_weights_of(name)) for name in BASES}
 
 

@@ -2,8 +2,8 @@
 
     python -I -X utf8 servers_tables.py SOCKET
 
-That child spends five seconds on imports and milliseconds on its work. Here it is the same program in a process of its
-own, with the same limits and environment, but forked from one that has the imports behind it. The tests of the child,
+That child spends seconds on imports and milliseconds on its work. Here it is the same program in a process of its own,
+with the same limits and environment, but forked from one that has the imports behind it. The tests of the child,
 in `tests/tensors/table/test_architecture.py`, start it as the registry does.
 """
 
@@ -75,7 +75,6 @@ def main(place: str) -> NoReturn:
 
 
 def _answer(connection: socket.socket) -> NoReturn:
-    code = 1
     try:
         from registry.tensors.table import architecture_child
 
@@ -86,13 +85,12 @@ def _answer(connection: socket.socket) -> NoReturn:
         connection.close()
         sys.stdin = TextIOWrapper(stdin := os.fdopen(0, "rb"), encoding="utf-8")
         sys.argv[1:] = json.loads(stdin.readline())
-        architecture_child.main()
-        code = 0
+        architecture_child.main()  # ends the process
     except BaseException:  # noqa: BLE001 (whatever it is, this copy of the process must not go on with its loop)
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(1)
 
 
 if __name__ == "__main__":

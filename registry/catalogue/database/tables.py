@@ -68,6 +68,7 @@ Digest = Annotated[str, mapped_column(ORDERED)]
 Time = Annotated[datetime, mapped_column(UtcTime)]
 
 
+# PostgreSQL's indexes have the same conditions: see `registry.catalogue.database.team_tables.metadata`.
 _IS_OLD_NAME: Final = text("renamed_to IS NOT NULL")
 # An index of all rows, of which most have none, would make SQLite expect so many of any value that it reads the table.
 _HAS_PARENT: Final = text("parent_id IS NOT NULL")
@@ -155,9 +156,9 @@ class Adapter(Record):
     __tablename__ = "adapters"
     __table_args__ = (
         Index("ix_adapters_in_order", text("replace(path, '/', ' ')")),
-        Index("ix_adapters_old_names", "base_id", sqlite_where=_IS_OLD_NAME, postgresql_where=_IS_OLD_NAME),
-        Index("ix_adapters_children", "parent_id", sqlite_where=_HAS_PARENT, postgresql_where=_HAS_PARENT),
-        Index("ix_adapters_new_names", "renamed_to", sqlite_where=_IS_OLD_NAME, postgresql_where=_IS_OLD_NAME),
+        Index("ix_adapters_old_names", "base_id", sqlite_where=_IS_OLD_NAME),
+        Index("ix_adapters_children", "parent_id", sqlite_where=_HAS_PARENT),
+        Index("ix_adapters_new_names", "renamed_to", sqlite_where=_IS_OLD_NAME),
     )
 
     id: Mapped[Key]
@@ -179,7 +180,7 @@ class Revision(Record):
         UniqueConstraint("adapter_id", "number"),
         UniqueConstraint("adapter_id", "digest"),
         Index(None, "rank", "id"),
-        Index("ix_revisions_children", "parent_id", sqlite_where=_HAS_PARENT, postgresql_where=_HAS_PARENT),
+        Index("ix_revisions_children", "parent_id", sqlite_where=_HAS_PARENT),
     )
 
     id: Mapped[Key]
@@ -219,9 +220,7 @@ class CommitRecord(Record):
     """
 
     __tablename__ = "commits"
-    __table_args__ = (
-        Index("ix_commits_missing", "revision_id", sqlite_where=_HAS_NO_DIGITS, postgresql_where=_HAS_NO_DIGITS),
-    )
+    __table_args__ = (Index("ix_commits_missing", "revision_id", sqlite_where=_HAS_NO_DIGITS),)
 
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
     published: Mapped[str | None] = mapped_column(ORDERED, index=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, MetaData, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.catalogue.database.tables import ORDERED, Digest, Record, Time
@@ -156,5 +156,10 @@ class Compatibility(Record):
     oldest: Mapped[str] = mapped_column(ORDERED)
 
 
-METADATA: Final = Record.metadata
-"""All tables, these and those of `registry.catalogue.database.tables`."""
+def metadata() -> MetaData:
+    """All tables, these and those of `registry.catalogue.database.tables`, to be compared with a schema."""
+    # Set here and not with the tables: to name an option of PostgreSQL is to import all of its dialect.
+    for table in Record.metadata.tables.values():
+        for index in table.indexes:
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
+    return Record.metadata

@@ -4,49 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Select, bindparam, case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database import events
 from registry.catalogue.database.collected import collected, rows_in
 from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob
 from registry.catalogue.database.visibility import rights_of
-from registry.catalogue.store import blobs, purge
-from registry.catalogue.store.blobs import BLOB_COLUMNS, FileRef
+from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.catalogue.tree import provenance
 from registry.catalogue.tree.old_names import base_is_listed, visible_names, visible_new_name
 from registry.catalogue.tree.suggestions import offered
 from registry.digest import BlobRef, StoredFile
-from registry.errors import ConflictError, NotFoundError
-from registry.reference import check_base_name, hub_name
-from registry.rights import Principal, Rights
-from registry.schemas import BaseSummary, DerivedFrom, FileEntry
-
-
-@dataclass(frozen=True)
-class NewBase:
-    """A base model to add; all its blobs are recorded already."""
-
-    name: str
-    digest: str  # of the weights
-    table_digest: str
-    files_digest: str
-    architecture: str | None
-    table_source: str
-    parameters: int
-    tensors: int
-    size: int  # bytes of all files
-    index_blob: str  # digest of the JSON that lists the tensors
-    table_blob: str  # digest of the target table's JSON
-    notices: tuple[str, ...]
-    files: tuple[FileRef, ...]
-    source: str | None = None  # where it was taken from
-    derived_from: DerivedFrom | None = None
+from registry.errors import NotFoundError
+from registry.reference import hub_name
+from registry.rights import Rights
+from registry.schemas import BaseSummary, FileEntry
 
 
 @dataclass(frozen=True)
@@ -74,50 +51,6 @@ class BaseRow:
     def hub_name(self) -> str:
         """What cards call it."""
         return hub_name(self.name, self.source)
-
-
-def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSummary, bool]:
-    """Add a base model; False: the same weights were there under this name already, and nothing was changed.
-
-    Raises:
-        ConflictError: ``other_weights``, the name is taken by other weights.
-    """
-    check_base_name(new.name)
-    taken = session.scalar(select(BaseModelRecord.digest).where(BaseModelRecord.name == new.name))
-    if taken is not None:
-        if taken != new.digest:
-            raise ConflictError(
-                f"Base model {new.name} already exists with other weights: it has {taken}, the folder has "
-                f"{new.digest}. Choose another name.",
-                code="other_weights",
-            )
-        return summary(session, new.name), False
-    blobs.require(session, [*(file.digest for file in new.files), new.index_blob, new.table_blob], new.name)
-    replaced = purge.release_name(session, new.name, principal)
-    row = BaseModelRecord(
-        name=new.name,
-        digest=new.digest,
-        table_digest=new.table_digest,
-        files_digest=new.files_digest,
-        architecture=new.architecture,
-        table_source=new.table_source,
-        parameters=new.parameters,
-        tensors=new.tensors,
-        size=new.size,
-        index_blob=new.index_blob,
-        table_blob=new.table_blob,
-        notices=list(new.notices),
-        created_at=datetime.now(UTC),
-        source=new.source,
-        derived_from=provenance.kept(new.derived_from) if new.derived_from else None,
-    )
-    session.add(row)
-    session.flush()
-    purge.reassign_adapters(session, replaced, row.id)
-    session.add_all(BaseFile(base_id=row.id, path=file.path, digest=file.digest) for file in new.files)
-    events.record(session, "base add", new.name, principal, {"digest": new.digest, "table": new.table_digest})
-    session.flush()
-    return summary(session, new.name), True
 
 
 def get(session: Session, name: str) -> BaseRow:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from os import PathLike
 from typing import Final, Literal
 
+from registry.catalogue.changes import new_base
+from registry.catalogue.changes.new_base import NewBase
 from registry.catalogue.store.blobs import FileRef
 from registry.catalogue.tree import bases as base_rows
-from registry.catalogue.tree.bases import NewBase
 from registry.digest import canonical_json
 from registry.errors import ConflictError, NotFoundError
 from registry.folders.provenance import derived_from
@@ -174,7 +175,7 @@ def make_visible(
     table_blob = intake.put(canonical_json(table.to_document()))
     new = replace(_new_base(name, index, table, index_blob, table_blob), source=source, derived_from=derived_from)
 
-    summary, created = intake.change(lambda session: base_rows.add(session, new, deployment.principal))
+    summary, created = intake.change(lambda session: new_base.add(session, new, deployment.principal))
     return answer(deployment, summary, left_out, (*stored, index_blob, table_blob), created=created)
 
 

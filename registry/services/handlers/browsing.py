@@ -1,6 +1,6 @@
 """Handlers of looking at what is there.
 
-Tensor code is imported where it is needed, so that browsing starts fast.
+What only one of them needs is imported there, so that browsing starts fast.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from registry.catalogue.database import events
 from registry.catalogue.database.events import EventFilter, EventPosition
-from registry.catalogue.store.usage import usage
 from registry.catalogue.tree import bases, browse, nodes
-from registry.catalogue.tree.deleted import deleted
 from registry.catalogue.tree.nodes import Section
-from registry.catalogue.tree.search import SearchPosition
-from registry.catalogue.tree.search import search as search_rows
 from registry.operations import table
 from registry.operations.operation import Part, part
 from registry.progress import Progress
@@ -31,8 +27,6 @@ from registry.schemas.requests import (
     TreeRequest,
 )
 from registry.schemas.usage import Usage, UsageRequest
-from registry.services.browse import resolved, shown
-from registry.services.compare import compared
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does, lists, one_more
 
@@ -64,6 +58,8 @@ def _log(deployment: Deployment, request: PathRequest, before: int | None, limit
 def _deleted(
     deployment: Deployment, request: PathRequest, before: int | None, limit: int | None
 ) -> Part[DeletedRevision]:
+    from registry.catalogue.tree.deleted import deleted
+
     grace = timedelta(seconds=deployment.gc_grace)
     with deployment.read() as session:
         path, now = Path.parse(request.path), datetime.now(UTC)
@@ -73,18 +69,24 @@ def _deleted(
 
 @does(table.SHOW)
 def _show(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Shown:
+    from registry.services.browse import shown
+
     with deployment.read() as session:
         return shown(session, Reference.parse(request.ref))
 
 
 @does(table.DIFF)
 def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> Difference:
+    from registry.services.compare import compared
+
     with deployment.read() as session:
         return compared(session, Reference.parse(request.a), Reference.parse(request.b))
 
 
 @does(table.RESOLVE)
 def _resolve(deployment: Deployment, request: ReferenceRequest, _progress: Progress) -> Resolved:
+    from registry.services.browse import resolved
+
     return resolved(deployment, Reference.parse(request.ref))
 
 
@@ -95,6 +97,8 @@ def _search(
     after: tuple[str, int | None, float | None] | None,
     limit: int | None,
 ) -> Part[RevisionSummary]:
+    from registry.catalogue.tree.search import SearchPosition, search
+
     last = None if after is None else SearchPosition(Path.parse(after[0]), *after[1:])
     metric = None if request.sort is None else request.sort.partition(":")[2].strip()
 
@@ -104,7 +108,7 @@ def _search(
         return [one.path, one.number, None if metric is None else one.metrics[metric]]
 
     with deployment.read() as session:
-        found = search_rows(session, **request.model_dump(), after=last, limit=one_more(limit))
+        found = search(session, **request.model_dump(), after=last, limit=one_more(limit))
     return part(found, limit, position)
 
 
@@ -124,6 +128,8 @@ def _events(
 
 @does(table.DU)
 def _du(deployment: Deployment, request: UsageRequest, _progress: Progress) -> Usage:
+    from registry.catalogue.store.usage import usage
+
     path = None if request.path is None else Path.parse(request.path)
     with deployment.read() as session:
         if path is not None:

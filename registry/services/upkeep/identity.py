@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
-
 from sqlalchemy.orm import Session
 
 from registry.catalogue.team import tokens
 from registry.folders.private import make_private
 from registry.reference import Path
-from registry.rights import UNLIMITED, Principal
 from registry.schemas import Identity, TokenCreated
 from registry.schemas.requests import TokenRequest
 from registry.services.deployment import DATABASE, Deployment
 from registry.version import __version__
-
-
-def of_this_machine(name: str | None) -> Principal:
-    """The unrestricted principal of direct access to a database."""
-    return Principal(name or _user(), UNLIMITED)
-
-
-def _user() -> str:
-    """The default name of the principal: the user's, or else the host's."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no such user in the system's list (a container)
-        return socket.gethostname()
 
 
 def whoami(deployment: Deployment) -> Identity:

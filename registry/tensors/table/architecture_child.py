@@ -16,13 +16,14 @@ downloaded, and sockets and new processes are refused by an audit hook.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 # Keys that choose code, downloads or kernels. The structure of a model does not depend on any of them.
 _DROPPED: Final = frozenset(
@@ -40,6 +41,9 @@ _REFUSED_EVENTS: Final = frozenset(
 _ALLOWED_PARTS: Final = 20_000
 _ALLOWED_PARTS_A_TENSOR: Final = 40
 
+# Allocations between garbage collections: nearly all that is imported stays.
+_COLLECT_AFTER: Final = 100_000
+
 
 class _Refused(Exception):  # noqa: N818 (it is an answer, not a fault)
     """The model can't be built; the text is the reason to show."""
@@ -55,7 +59,7 @@ def _cleaned(value: Any) -> Any:
 
 
 def _is_model(cls: Any) -> bool:
-    from transformers import PreTrainedModel
+    from transformers.modeling_utils import PreTrainedModel
 
     return isinstance(cls, type) and issubclass(cls, PreTrainedModel) and getattr(cls, "config_class", None) is not None
 
@@ -66,6 +70,8 @@ def _named_class(name: str, config_class: Any) -> Any:
 
     import transformers
 
+    from registry.tensors.table import stand_ins
+
     cls = getattr(transformers, name, None)
     if backends := getattr(cls, "_backends", None):
         raise _Refused(f"it needs the Python packages {', '.join(backends)}: install them")
@@ -74,6 +80,8 @@ def _named_class(name: str, config_class: Any) -> Any:
         head, _, leaf = config_class.__module__.rpartition(".")
         with contextlib.suppress(ImportError):
             cls = getattr(importlib.import_module(f"{head}.{leaf.replace('configuration', 'modeling')}"), name, None)
+    if cls is None and stand_ins.is_bare(transformers):
+        raise _Refused("its class is found only where all of transformers is imported")
     return cls if _is_model(cls) else None
 
 
@@ -88,12 +96,10 @@ def _builds(model_type: Any, name: str) -> bool:
 
 def _classes(config: dict[str, Any]) -> tuple[list[Any], Any, bool]:
     """(model classes to try, config class, whether the config itself names the class)."""
-    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     model_type, named = config.get("model_type"), config.get("architectures")
-    config_class = None
-    if isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING:
-        config_class = transformers.CONFIG_MAPPING[model_type]
+    config_class = CONFIG_MAPPING[model_type] if isinstance(model_type, str) and model_type in CONFIG_MAPPING else None
     name = named[0] if isinstance(named, list) and named else None
     found = []
     if isinstance(name, str) and name.isidentifier() and not name.startswith("_"):
@@ -105,7 +111,9 @@ def _classes(config: dict[str, Any]) -> tuple[list[Any], Any, bool]:
             found.append(cls)
     if config_class is None:
         return [], None, False
-    for mapping in (transformers.MODEL_MAPPING, transformers.MODEL_FOR_CAUSAL_LM_MAPPING):
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+
+    for mapping in (MODEL_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
         cls = mapping.get(config_class, None)
         cls = cls[0] if isinstance(cls, (list, tuple)) else cls
         if _is_model(cls) and cls not in found:
@@ -191,12 +199,11 @@ def _stay_inside(whole: bool) -> None:
 
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    import torch  # noqa: F401 (before the hook: loading it may start processes)
-
     from registry.tensors.table import stand_ins
 
     if not whole:
         stand_ins.install()
+    import torch  # noqa: F401 (before the hook: loading it may start processes)
     import transformers  # noqa: F401
 
     def refuse(event: str, _: Any) -> None:
@@ -206,8 +213,9 @@ def _stay_inside(whole: bool) -> None:
     sys.addaudithook(refuse)
 
 
-def main() -> None:
-    """Set the limits, read the request, answer."""
+def main() -> NoReturn:
+    """Set the limits, read the request, answer, and end at once: taking apart all that was imported takes long."""
+    gc.set_threshold(_COLLECT_AFTER)
     seconds, memory = int(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
@@ -222,6 +230,7 @@ def main() -> None:
     text = json.dumps(answer(request))
     with os.fdopen(stdout, "w", encoding="utf-8") as out:
         out.write(text)
+    os._exit(0)
 
 
 if __name__ == "__main__":

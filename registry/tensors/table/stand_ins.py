@@ -1,33 +1,45 @@
-"""Stand-ins for packages that transformers imports for every model, and that say nothing of a model's structure.
+"""Stand-ins for packages that torch and transformers import for every model, and that say nothing of its structure.
 
-Compilers, sharding, chat templates, assignment of detected objects: more than half of what the child process of
-`registry.tensors.table.architecture` would import. A stand-in has every name that is asked of it. As a decorator it
-leaves the function as it is, as a type nothing is an instance of it, and what is made of it while modules are imported
-is an object without attributes. Once models are built, to call one or to ask for its truth is an error. So nothing can
-be worked out by one: where it is needed after all, the child fails, and a second child imports everything.
+Compilers, sharding, what operations do on a meta device, processors, assignment of detected objects: three quarters of
+what the child process of `registry.tensors.table.architecture` would import. A stand-in has every name that is asked of
+it. As a decorator it leaves the function as it is, as a type nothing is an instance of it, and what is made of it while
+modules are imported is an object without attributes. Once models are built, to call one or to ask for its truth is an
+error. So nothing can be worked out by one: where it is needed after all, the child fails, and a second child imports
+everything.
+
+`BARE` packages have their modules, but none of the names that they collect from them: to collect them, transformers
+reads the source of all its models.
 
 It runs in that child only.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+import typing
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 NAMES: Final = (
     "torch._dynamo",
+    "torch._export",
+    "torch._meta_registrations",
+    "torch.export",
     "torch.distributed.checkpoint",
     "torch.distributed.tensor",
     "torch.distributed.fsdp",
     "torch.distributed._composable",
+    "transformers.processing_utils",
     "accelerate",
     "jinja2",
     "scipy",
     "sklearn",
 )
+BARE: Final = ("transformers", "transformers.models")
 
 
 class _StandIn(type):
@@ -69,27 +81,52 @@ class _Module(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name in typing.__all__:  # a module that is stood in for has it from there
+            return getattr(typing, name)
         found = _StandIn(name, (_Made,), {"__module__": self.__name__})
         setattr(self, name, found)
         return found
 
 
+class _Bare(ModuleType):
+    """A package without what its own file does."""
+
+
 class _Finder(MetaPathFinder, Loader):
-    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
-        del path, target
+    def find_spec(self, name: str, path: Any, target: object = None) -> ModuleSpec | None:
+        del target
+        if name in BARE:
+            return self._bare(PathFinder.find_spec(name, path))
         covered = any(name == one or name.startswith(f"{one}.") for one in NAMES)
         return ModuleSpec(name, self, is_package=True) if covered else None
 
+    def _bare(self, real: ModuleSpec | None) -> ModuleSpec | None:
+        if real is None:
+            return None
+        spec = ModuleSpec(real.name, self, origin=real.origin, is_package=True)
+        spec.submodule_search_locations = real.submodule_search_locations
+        return spec
+
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Module(spec.name)
+        return _Bare(spec.name) if spec.name in BARE else _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """There is nothing to run."""
+        """Nothing is run; a bare package says its version, where it has one."""
+        spec = module.__spec__
+        if isinstance(module, _Bare) and spec is not None and spec.origin is not None:
+            version = re.search(r'^__version__ = "([^"]+)"$', Path(spec.origin).read_text("utf-8"), re.MULTILINE)
+            if version is not None:
+                module.__dict__["__version__"] = version[1]
 
 
 def install() -> None:
-    """From here on, imports of `NAMES` give stand-ins; what is loaded already stays."""
+    """From here on, imports of `NAMES` and `BARE` give stand-ins; what is loaded already stays."""
     sys.meta_path.insert(0, _Finder())
+
+
+def is_bare(package: ModuleType) -> bool:
+    """Whether a package has none of the names that it collects from its modules."""
+    return isinstance(package, _Bare)
 
 
 def models_are_built() -> None:

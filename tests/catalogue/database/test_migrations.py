@@ -20,7 +20,7 @@ from sqlalchemy import inspect, text
 
 from registry.catalogue.database import migrations
 from registry.catalogue.database.database import Database, Schema
-from registry.catalogue.database.team_tables import METADATA
+from registry.catalogue.database.team_tables import metadata
 from registry.catalogue.tree import revisions
 from registry.errors import NotAllowedError, UnavailableError
 from registry.reference import Reference
@@ -33,7 +33,7 @@ def test_the_records_and_the_migrated_schema_are_the_same(database: Database) ->
     with database.migrating() as connection:
         options = {"compare_type": True, "include_object": migrations.is_compared}
         context = MigrationContext.configure(connection, opts=options)
-        assert compare_metadata(context, METADATA) == []
+        assert compare_metadata(context, metadata()) == []
 
 
 def test_the_history_in_code_is_that_of_the_files() -> None:
@@ -53,7 +53,7 @@ def test_down_and_up_again(database: Database, writer: Writer) -> None:
 
 
 def test_every_constraint_has_a_name() -> None:
-    for table in METADATA.tables.values():
+    for table in metadata().tables.values():
         for constraint in table.constraints:
             assert constraint.name, (table.name, constraint)
 

@@ -14,7 +14,7 @@ from registry.catalogue.changes import deletion, publish, retraction, tags, unde
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.events import EventFilter
-from registry.catalogue.database.team_tables import METADATA
+from registry.catalogue.database.team_tables import metadata
 from registry.catalogue.store import blobs, materialisations, purge, tombstones, unreferenced, uploads
 from registry.catalogue.team import jobs, tokens
 from registry.catalogue.tree import bases, browse, children, links, nodes, repo_rows, revisions, tag_moves
@@ -175,7 +175,7 @@ def read_whole(session: Session, statement: str, parameters: Any, *, in_order: b
         steps = [str(row[3]) for row in plan]
         scans = [step.split()[1] for step in steps if step.startswith("SCAN")]
         ordered = in_order and not any("TEMP B-TREE" in step for step in steps)
-        return [] if ordered else [name for name in scans if name.rstrip("_0123456789") in METADATA.tables]
+        return [] if ordered else [name for name in scans if name.rstrip("_0123456789") in metadata().tables]
     plan = session.connection().exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).scalar_one()
     return list(scanned(plan[0]["Plan"], in_order))
 

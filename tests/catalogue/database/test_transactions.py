@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import tags
+from registry.catalogue.changes import new_base, tags
 from registry.catalogue.database import retry
 from registry.catalogue.database.database import Database, PoolUse
 from registry.catalogue.team import tokens
@@ -87,7 +87,7 @@ def test_a_lost_race_for_a_name_is_not_seen(filled: Database, writer: Writer) ->
                 "table_source, parameters, tensors, size, index_blob, table_blob, notices, created_at FROM base_models"
             )
             session.execute(text(row + " WHERE name = 'llama'"))
-        return bases.add(session, writer.new_base("bert"), TESTER)
+        return new_base.add(session, writer.new_base("bert"), TESTER)
 
     attempt, made = attempts(work)
     answer = filled.change(attempt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from registry.catalogue.changes import new_base
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import bases
 from registry.errors import ConflictError, NotFoundError, UnavailableError, UsageError
@@ -29,13 +30,13 @@ def test_everything_about_a_base_model(filled: Database) -> None:
 
 def test_the_same_weights_again_are_the_same_base(filled: Database, writer: Writer) -> None:
     with filled.write() as session:
-        summary, created = bases.add(session, writer.new_base("llama"), TESTER)
+        summary, created = new_base.add(session, writer.new_base("llama"), TESTER)
     assert (summary.adapters, created) == (4, False)
 
 
 def test_other_weights_under_the_name(filled: Database, writer: Writer) -> None:
     with pytest.raises(ConflictError) as caught, filled.write() as session:
-        bases.add(session, writer.new_base("llama", "others"), TESTER)
+        new_base.add(session, writer.new_base("llama", "others"), TESTER)
     assert caught.value.code == "other_weights"
     assert digest_of("w") in str(caught.value)
     assert digest_of("others") in str(caught.value)
@@ -43,9 +44,9 @@ def test_other_weights_under_the_name(filled: Database, writer: Writer) -> None:
 
 def test_files_that_are_not_stored_and_names_outside_the_grammar(database: Database, writer: Writer) -> None:
     with pytest.raises(UnavailableError, match="no longer stored"), database.write() as session:
-        bases.add(session, writer.new_base("llama"), TESTER)
+        new_base.add(session, writer.new_base("llama"), TESTER)
     with pytest.raises(UsageError, match="Base model name"), database.write() as session:
-        bases.add(session, writer.new_base("Llama"), TESTER)
+        new_base.add(session, writer.new_base("Llama"), TESTER)
     with database.read() as session:
         assert bases.summaries(session) == ()
         with pytest.raises(NotFoundError, match="registry base add"):
