@@ -11,13 +11,14 @@ from typing import Final
 from registry.digest import BlobRef, sha256_digest
 from registry.errors import IntegrityError, NotFoundError
 from registry.files.sha256 import CHUNK
-from registry.storage.blocks import BLOCK, DIGEST_SIZE, block_digest, list_size
+from registry.storage.blocks import BLOCK, DIGEST_SIZE, block_digest, block_digests, list_size
 from registry.storage.confirming import Finding, Look, T, confirmed
 from registry.storage.driver import ObjectDriver, ObjectReader
 from registry.storage.layout import blocks_key
 from registry.storage.streams import ObjectStream
 
 _KEPT_BLOCKS: Final = 4
+_AT_ONCE: Final = 4 * BLOCK
 _MISSING: Final = Finding("its file is missing")
 
 
@@ -42,8 +43,8 @@ class BlobReader:
         self._edges: OrderedDict[int, bytearray] = OrderedDict()
         self._lock = threading.Lock()
         self._object = self._open_object()
-        # A single block stays in the CPU cache while it is verified; where each read is a request, read more at once.
-        self._step = max(BLOCK, self._object.ahead // BLOCK * BLOCK)
+        # A few blocks stay in the CPU cache while they are verified; where each read is a request, read more at once.
+        self._step = max(_AT_ONCE, self._object.ahead // BLOCK * BLOCK)
 
     @property
     def size(self) -> int:
@@ -144,6 +145,8 @@ class BlobReader:
         self._check_blocks(start, blocks)
 
     def _check_blocks(self, start: int, blocks: memoryview) -> None:
+        if self._right(start // BLOCK, block_digests(blocks)):
+            return
         for at in range(0, len(blocks), BLOCK):
             first, block = start + at, blocks[at : at + BLOCK]
             wrong = self._why_wrong(first, block)
@@ -172,10 +175,11 @@ class BlobReader:
         return confirmed(look, self._blob.digest, self._driver.place, first=first)
 
     def _right(self, index: int, found: bytes) -> bool:
+        """Whether these are the digests of the blocks from number ``index`` on."""
         if not list_size(self._size):
             return sha256_digest(found) == self._blob.blocks_digest
         at = index * DIGEST_SIZE
-        return self._block_list()[at : at + DIGEST_SIZE] == found
+        return self._block_list()[at : at + len(found)] == found
 
     def _block_list(self) -> bytes:
         if self._list is None:
