@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Literal
 
 from registry.distribution import is_whole, need_whole
 from registry.errors import UsageError
-from registry.folders.cache import DEFAULT_LIMIT, FetchCache
-from registry.memory import DEFAULT_BUDGET, MemoryCache
 from registry.settings import Settings, read_settings
 from registry.settings.parsers import redacted
 
@@ -26,10 +24,12 @@ if TYPE_CHECKING:
     from registry.client.arithmetic import Arithmetic
     from registry.client.http.credentials import Credentials
     from registry.client.remote import RemoteRegistry
+    from registry.folders.cache import FetchCache
     from registry.http.access import Anonymous
     from registry.http.request.limits import Limits
     from registry.http.request.shared_metrics import SharedValues
     from registry.http.server import Front
+    from registry.memory import MemoryCache
     from registry.schemas import ArtifactKind, Identity, Upgraded
     from registry.schemas.use import Interface
     from registry.services.local import LocalRegistry
@@ -149,6 +149,8 @@ def _credentials() -> Credentials:
 
 def _cache(settings: Settings) -> FetchCache:
     import platformdirs
+
+    from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 
     folder = settings.cache_dir or platformdirs.user_cache_path("adapter-registry", appauthor=False) / "fetched"
     return FetchCache(folder.absolute(), DEFAULT_LIMIT if settings.cache_size is None else settings.cache_size)
@@ -273,6 +275,8 @@ def _service_of_worker(
 
 def _memory(settings: Settings, workers: int) -> MemoryCache:
     """The cache of one of so many workers."""
+    from registry.memory import DEFAULT_BUDGET, MemoryCache
+
     return MemoryCache((DEFAULT_BUDGET if settings.cache is None else settings.cache) // workers)
 
 

@@ -13,14 +13,13 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.prepared import Reader
 from registry.digest import BlobRef
-from registry.memory import MemoryCache
 from registry.rights import UNLIMITED, Principal, Rights
 from registry.schemas.use import Interface
 from registry.services.uses import UseLog
 from registry.storage.blobs import BlobStore
-from registry.storage.caching import CachingBlobs
 
 if TYPE_CHECKING:
+    from registry.memory import MemoryCache
     from registry.services.lineage import Blobs
     from registry.storage.reading import BlobReader
 
@@ -85,4 +84,8 @@ class Deployment:
     @property
     def artifact_blobs(self) -> Blobs:
         """The blobs as artifacts read them: through the memory cache where there is one."""
-        return self if self.memory is None else CachingBlobs(self.blobs, self.memory)
+        if self.memory is None:
+            return self
+        from registry.storage.caching import CachingBlobs
+
+        return CachingBlobs(self.blobs, self.memory)

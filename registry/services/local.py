@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,7 @@ import platformdirs
 
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
-from registry.folders.cache import DEFAULT_LIMIT, FetchCache
 from registry.folders.errors import telling_unreadable
-from registry.memory import MemoryCache
 from registry.operations.methods.partner import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Publication
@@ -41,6 +40,8 @@ from registry.storage.filesystem import FilesystemDriver
 from registry.transfer.folders import PublishingFolders
 
 if TYPE_CHECKING:
+    from registry.folders.cache import FetchCache
+    from registry.memory import MemoryCache
     from registry.operations.methods.publishing import Folder
     from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
@@ -53,7 +54,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
     Tensor code is imported by the methods that need it, so that browsing starts fast.
     """
 
-    def __init__(self, deployment: Deployment, cache: FetchCache) -> None:
+    def __init__(self, deployment: Deployment, cache: Callable[[], FetchCache]) -> None:
         super().__init__(deployment)
         self._cache = cache
 
@@ -169,7 +170,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         if base_dir is not None:
             KINDS[options.kind].check_base_dir()
         answer = fetch(
-            self.deployment, self._cache, ref, out, options, force=force, base_dir=base_dir, progress=progress
+            self.deployment, self._cache(), ref, out, options, force=force, base_dir=base_dir, progress=progress
         )
         self._write_uses()
         return answer
@@ -200,6 +201,13 @@ def _principal(name: str | None) -> Principal:
     return Principal(name, UNLIMITED)
 
 
-def _cache(folder: Path | None, limit: int | None) -> FetchCache:
-    place = folder or Path(platformdirs.user_cache_dir("adapter-registry", appauthor=False)) / "fetched"
-    return FetchCache(place.absolute(), DEFAULT_LIMIT if limit is None else limit)
+def _cache(folder: Path | None, limit: int | None) -> Callable[[], FetchCache]:
+    """The cache, made when something is fetched: it imports what looks at folders."""
+    place = (folder or Path(platformdirs.user_cache_dir("adapter-registry", appauthor=False)) / "fetched").absolute()
+
+    def made() -> FetchCache:
+        from registry.folders.cache import DEFAULT_LIMIT, FetchCache
+
+        return FetchCache(place, DEFAULT_LIMIT if limit is None else limit)
+
+    return made

@@ -70,7 +70,7 @@ def open_deployment(spec: str) -> Deployment:
 
 def open_registry(spec: str, deployment: Deployment) -> LocalRegistry:
     """The same, as its users see it."""
-    return LocalRegistry(deployment, FetchCache(Path(json.loads(spec)["cache"]), 1 << 30))
+    return LocalRegistry(deployment, lambda: FetchCache(Path(json.loads(spec)["cache"]), 1 << 30))
 
 
 @contextmanager
