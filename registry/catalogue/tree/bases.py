@@ -187,9 +187,11 @@ def _summaries(session: Session, rows: Sequence[Any]) -> tuple[BaseSummary, ...]
 
 
 def _shown(rights: Rights) -> Select[*tuple[Any, ...]]:
+    # Attributes of the class: of columns of the mapper, a query knows no base models, and hides none.
+    columns = [getattr(BaseModelRecord, column.key) for column in BaseModelRecord.__mapper__.column_attrs]
     files = collected(BaseFile.path, Blob.size, Blob.digest).join(Blob, Blob.digest == BaseFile.digest)
     return select(
-        *BaseModelRecord.__mapper__.column_attrs,
+        *columns,
         _adapters(rights).label("adapters"),
         files.where(BaseFile.base_id == BaseModelRecord.id).scalar_subquery().label("files"),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = 4 << 20
 _SEND_WAIT: Final = 200  # milliseconds that a thread waits for an active client
-_SOON: Final = 0.001  # polling interval of the transport in seconds, first and longest
+_SOON: Final = 0.001  # polling interval of the transport in seconds, after a first turn of the loop, and longest
 _LATER: Final = 0.1
 
 
@@ -46,12 +46,12 @@ class SocketWriter:
         Raises:
             ConnectionError: the client is gone.
         """
-        transport, over, pause = self._connection.transport, time.monotonic() + timeout, _SOON
+        transport, over, pause = self._connection.transport, time.monotonic() + timeout, 0.0
         while transport.get_write_buffer_size() and not transport.is_closing():
             if time.monotonic() > over:
                 return False
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LATER)
+            pause = min(max(2 * pause, _SOON), _LATER)
         if transport.is_closing():
             raise ConnectionResetError
         return True

@@ -96,8 +96,8 @@ def is_team(registry: LocalRegistry) -> bool:
 def test_of_stored_bytes(registry: LocalRegistry, base: Base, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "adapter", base, ["a"], seed=1)
     registry.publish(folder, "net/first")
-    # A parent is four statements: its newest revisions, its lineage, and the files and scalings of that.
-    for path, more in (("net/second", 0), ("net/first/below", 4), ("net/first/again", 4)):
+    # A parent is two statements: its newest revisions, and its lineage with files and targets.
+    for path, more in (("net/second", 0), ("net/first/below", 2), ("net/first/again", 2)):
         plan, sent = planned(registry, asked_for(folder, path))
         assert (plan.missing, sent.transactions, sent.store) == ((), 1, [])
         begin = 1 if is_team(registry) else 0
