@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import CTE, bindparam, select
+from sqlalchemy import CTE, bindparam, literal, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, reading
@@ -67,20 +67,19 @@ _STATE: Final = Prepared(
 
 @cache
 def _newest() -> CTE:
-    # First these: PostgreSQL would look for all files of this name.
-    query = select(Revision.id, Revision.number, Revision.adapter_id).where(Revision.adapter_id == bindparam("id"))
-    newest = query.order_by(Revision.number.desc()).limit(LOOKED_AT).cte("newest")
-    return newest.prefix_with("MATERIALIZED")
+    # The file is looked for at each: of what is joined, PostgreSQL would look through all files.
+    file = select(RevisionFile.digest).where(RevisionFile.revision_id == Revision.id, RevisionFile.path == README)
+    query = select(Revision.number, Revision.adapter_id, file.limit(1).scalar_subquery().label("digest"))
+    newest = query.where(Revision.adapter_id == bindparam("id")).order_by(Revision.number.desc()).limit(LOOKED_AT)
+    return newest.cte("newest").prefix_with("MATERIALIZED")
 
 
 _PUBLISHED: Final = Prepared(
     lambda _: (
-        select(Adapter.path.label("adapter"), _newest().c.number, *BLOB_COLUMNS, RevisionFile.path)
+        select(Adapter.path.label("adapter"), _newest().c.number, *BLOB_COLUMNS, literal(README).label("path"))
         .select_from(_newest())
         .join(Adapter, Adapter.id == _newest().c.adapter_id)
-        .join(RevisionFile, RevisionFile.revision_id == _newest().c.id)
-        .join(Blob, Blob.digest == RevisionFile.digest)
-        .where(RevisionFile.path == README)
+        .join(Blob, Blob.digest == _newest().c.digest)
         .order_by(_newest().c.number.desc())
         .limit(1)
     )

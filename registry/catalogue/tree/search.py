@@ -233,8 +233,10 @@ class _Query:
         while len(found) < limit:
             values = select(value).where(*rest).order_by(sorting.order(value))
             bound = session.scalar(values.offset(at_once).limit(1))
-            some = rest if bound is None else [*rest, sorting.up_to(value, bound)]
-            count = session.scalar(select(func.count()).select_from(_SORTED).where(*some)) or 0
+            some, count = rest, at_once
+            if bound is not None:  # which several may have
+                some = [*rest, sorting.up_to(value, bound)]
+                count = session.scalar(select(func.count()).select_from(_SORTED).where(*some)) or 0
             found += session.scalars(self._of_metric(sorting, some, count).limit(limit - len(found)))
             if bound is None:
                 break
@@ -243,7 +245,7 @@ class _Query:
         return found
 
     def _of_metric(self, sorting: _Sorting, some: Sequence[ColumnElement[bool]], count: int) -> Select[int]:
-        """Revisions that meet the conditions, in order; of ``some`` rows of the metric, which are so many."""
+        """Revisions that meet the conditions, in order; of ``some`` rows of the metric, at most so many."""
         # With a limit: PostgreSQL guesses how many there are from the values of all metrics together.
         part = select(_SORTED.revision_id, _SORTED.value).where(*some).limit(count).cte("part")
         part = part.prefix_with("MATERIALIZED")

@@ -71,7 +71,6 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "text of every one": searching("epochs"),
     "text of few": searching("after the Gr"),
     "text of none": searching("nowhere to be found"),
-    "common tag": searching(tag="prod"),
     "several": searching("french", tag="prod", rank="<=16", metric="acc>0.8"),
 }
 UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
