@@ -16,6 +16,7 @@ from registry.errors import (
     NotFoundError,
     UnavailableError,
 )
+from registry.services.intake import uploads
 from registry.services.intake.intake import Intake
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base
@@ -29,6 +30,13 @@ from tests.kit.sending import (
     rows,
     weights_of,
 )
+
+
+@pytest.fixture(params=["whole", "in parts"], autouse=True)
+def _parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket copies what came in one request, and joins parts in place."""
+    if request.param == "in parts":
+        monkeypatch.setattr(uploads, "part_size", lambda _size: 2000)
 
 
 def test_a_collector_between_bytes_and_row(
