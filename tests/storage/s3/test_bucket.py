@@ -454,7 +454,7 @@ def test_what_a_killed_writer_left_is_cleared_when_it_is_old(
     assert bucket.clear_litter() == 0, "it may be a live writer's"
     monkeypatch.setattr(driver, "LITTER_AGE", -timedelta(hours=1))
     assert bucket.clear_litter() == 1
-    assert left(bucket) == [f"{staging.key} unfinished"], "uploads of clients have a time of their own"
+    assert left(bucket) == [f"{staging.joined} unfinished"], "uploads of clients have a time of their own"
 
 
 def test_what_others_upload_into_the_bucket_is_left_alone(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
