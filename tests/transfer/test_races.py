@@ -36,7 +36,7 @@ from tests.kit.sending import (
 def _parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bucket copies what came in one request, and joins parts in place."""
     if request.param == "in parts":
-        monkeypatch.setattr(uploads, "part_size", lambda _size: 2000)
+        monkeypatch.setattr(uploads, "part_size", lambda _size: 500)
 
 
 def test_a_collector_between_bytes_and_row(
@@ -143,6 +143,18 @@ def test_who_comes_second_leaves_no_object(
     assert sorted(rows(registry).values()) == sorted(keys(registry))
     with registry.artifact("net/second", kind="published") as artifact:
         assert artifact.file(WEIGHTS).read() == (folder / WEIGHTS).read_bytes()
+
+
+def test_an_upload_of_bytes_that_were_stored_meanwhile_leaves_no_object(
+    registry: LocalRegistry, tmp_path: Path
+) -> None:
+    made = plain_base(tmp_path / "base", SHAPES)
+    registry.add_base("net", made.folder)
+    folder = adapter(tmp_path, made, "one")
+    commit = prepare(registry, request_of(folder, "net/one"))
+    registry.publish(folder, "net/two")
+    assert registry.commit_publish(commit).created
+    assert sorted(rows(registry).values()) == sorted(keys(registry))
 
 
 def test_publishing_the_same_bytes_mends_a_damaged_blob(local: LocalRegistry, base: Base, tmp_path: Path) -> None:
