@@ -23,7 +23,7 @@ from registry.storage.blocks import Digests, digest_pass, list_size
 from registry.storage.checking import Advance, Watch, check_blob, digest_object, read_back
 from registry.storage.driver import Commit, ObjectInfo, ObjectWriter
 from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_blob_key
-from registry.storage.reading import BlobReader, load_list
+from registry.storage.reading import BlobReader, load_list, stored_list
 from registry.storage.staging import Staging, StagingDriver
 from registry.storage.streams import BytesStream, ChunkStream, FileStream, Patient
 
@@ -52,6 +52,7 @@ class StagedBlob:
         self.writer = self._open.enter_context(writer)
         self.key = key or new_blob_key(digests.digest)
         self.upload: Staging | None = None
+        self.joined: str | None = None  # its key, where the parts of an upload became it in place
 
     @property
     def digests(self) -> Digests:
@@ -123,14 +124,14 @@ class BlobStore:
     def adopt(
         self, staging: Staging, digest: str, *, watch: Watch | None = None, advance: Advance | None = None
     ) -> StagedBlob:
-        """Take a client's upload: copy it to where no client can write, then read back and hash that copy.
+        """Take a client's upload to where no client can write, as a copy or in place, then read that back and hash it.
 
-        ``watch`` and ``advance`` as for `stage`; if ``watch`` raises, the copy is removed and the upload kept. The
+        ``watch`` and ``advance`` as for `stage`; if ``watch`` raises, a copy is removed and the upload kept. The
         commit drops the upload. Raises `IntegrityError` (``upload_mismatch``) if the bytes are not ``digest``, whatever
         ``watch`` raised; then nothing is left, not even the upload, since a client would resume it. Raises what
         `read_back` and `StagingDriver.take_staging` raise.
         """
-        key = new_blob_key(digest)
+        key = staging.joined or new_blob_key(digest)
         with ExitStack() as undo:
             writer = undo.enter_context(self._driver.take_staging(staging, key))
             patient = None if watch is None else Patient(watch)
@@ -146,7 +147,7 @@ class BlobStore:
                 patient.tell()
             undo.pop_all()
         staged = StagedBlob(self, writer, digests, key)
-        staged.upload = staging
+        staged.upload, staged.joined = staging, staging.joined
         return staged
 
     def put_bytes(self, data: bytes | bytearray | memoryview, known: BlobRef | None = None) -> StoredBlob:
@@ -173,10 +174,10 @@ class BlobStore:
                     commits += self._commits(one, lists)
             self._driver.commit(commits)
         stored = [_stored(one, first[one.digest], there.get(one.digest)) for one in staged]
-        for one in staged:
+        for one, kept in zip(staged, stored, strict=True):
             one.close()
             if one.upload is not None:
-                self._drop_taken(one.upload)
+                self._drop_taken(one.upload, kept.key)
         return stored
 
     def keep(
@@ -246,9 +247,9 @@ class BlobStore:
         """Remove what killed writers left; returns the number of unfinished objects."""
         return self._driver.clear_litter()
 
-    def begin_staging(self, size: int, part_size: int) -> Staging:
+    def begin_staging(self, size: int, part_size: int, digest: str) -> Staging:
         """See `StagingDriver.begin_staging`; likewise for the other methods of that protocol."""
-        return self._driver.begin_staging(size, part_size)
+        return self._driver.begin_staging(size, part_size, digest)
 
     def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
         return self._driver.sign_part(staging, number, expires)
@@ -304,16 +305,28 @@ class BlobStore:
             return False
         return True
 
-    def _drop_taken(self, staging: Staging) -> None:
-        """Drop an upload no longer needed. A failure is only logged: the collector removes it later."""
+    def _is_listed(self, one: StagedBlob) -> bool:
+        """Whether the block list is there, from a commit of the joined parts that did not reach the catalogue."""
+        if one.joined is None or self._driver.size(blocks_key(one.key)) is None:
+            return False
+        blob = BlobRef(one.digest, one.size, one.blocks_digest, one.key)
+        return stored_list(self._driver, blob) == one.digests.block_list
+
+    def _drop_taken(self, staging: Staging, kept: str | None = None) -> None:
+        """Drop an upload no longer needed, and what was joined in place unless that is the ``kept`` blob.
+
+        A failure is only logged: the collector removes it later.
+        """
         try:
             self._driver.drop_staging(staging)
+            if staging.joined not in {None, kept}:
+                self._driver.delete(staging.joined)
         except RegistryError as error:
             log.warning("the upload %s was not removed and is left to gc: %s", staging.key, error)
 
     def _commits(self, one: StagedBlob, lists: ExitStack) -> Iterator[Commit]:
         """A blob and its block list, whose writer ``lists`` closes. List first, so that no visible blob lacks it."""
-        if list_size(one.size):
+        if list_size(one.size) and not self._is_listed(one):
             writer = lists.enter_context(self._driver.writer())
             writer.write(one.digests.block_list)
             yield Commit(writer, blocks_key(one.key))

@@ -29,7 +29,8 @@ class FolderStaging:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def begin_staging(self, size: int, part_size: int) -> Staging:
+    def begin_staging(self, size: int, part_size: int, digest: str) -> Staging:
+        del digest
         staging = new_staging(size, part_size)
         with telling_unusable(self._root):
             self._folder(staging).mkdir(parents=True)

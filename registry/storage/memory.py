@@ -128,7 +128,8 @@ class MemoryDriver:
     def close(self) -> None:
         """Nothing to release."""
 
-    def begin_staging(self, size: int, part_size: int) -> Staging:
+    def begin_staging(self, size: int, part_size: int, digest: str) -> Staging:
+        del digest
         staging = new_staging(size, part_size)
         with self._lock:
             self._uploads[staging.key] = _Upload(datetime.now(UTC))

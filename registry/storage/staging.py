@@ -1,8 +1,10 @@
 """Uploads by clients: the second half of a driver's contract.
 
-A client puts the bytes of a blob under a *staging* key, in parts, by presigned requests or through the service. When
-all parts are there, the service copies them to a key that is never signed for clients, because a presigned URL works
-until it expires, even after the bytes were checked. The copy is what is checked and kept.
+A client sends the bytes of a blob in parts, by presigned requests or through the service. When all parts are there,
+they become an object that no client can change, and that object is what is checked and kept: a presigned URL works
+until it expires, even after the bytes were checked. What was put under a *staging* key is copied. A multipart upload of
+a store is joined *in place*, under the key of the blob: its parts can't be sent any more once they are joined, and
+clients get no other request signed for that key.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _NAMED: Final = 10
 class Staging:
     """An upload in progress; the caller records it in the catalogue.
 
-    ``multipart`` is the store's own id of a multipart upload, if it has one.
+    ``multipart`` is the store's own id of a multipart upload, if it has one. Where the parts are joined in place, the
+    key of the blob and a space come before it: a replica of an earlier version finds no such upload, and says that it
+    is gone.
     """
 
     key: str
@@ -38,6 +42,19 @@ class Staging:
     def __post_init__(self) -> None:
         if _KEY.fullmatch(self.key) is None or self.size < 0 or self.part_size < 1:
             raise ValueError(f"not a staging: {self!r}")
+
+    @property
+    def joined(self) -> str | None:
+        """The key of the blob that the parts become in place; None: they are copied."""
+        key, space, _ = (self.multipart or "").partition(" ")
+        return key if space else None
+
+    @property
+    def upload(self) -> tuple[str, str] | None:
+        """Key and id of the store's multipart upload, if it is one."""
+        if self.multipart is None:
+            return None
+        return self.joined or self.key, self.multipart.rpartition(" ")[2]
 
     @property
     def part_count(self) -> int:
@@ -54,8 +71,11 @@ class Staging:
 class StagingDriver(ObjectDriver, Protocol):
     """A driver that clients can upload to. All drivers of this package are."""
 
-    def begin_staging(self, size: int, part_size: int) -> Staging:
-        """Begin an upload: one PUT if all bytes fit into a part, else several parts, at most `MOST_PARTS`."""
+    def begin_staging(self, size: int, part_size: int, digest: str) -> Staging:
+        """Begin an upload: one PUT if all bytes fit into a part, else several parts, at most `MOST_PARTS`.
+
+        ``digest`` is that of its bytes, as the client says: a driver that joins parts in place makes a key of it.
+        """
 
     def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
         """A presigned URL to PUT a part to, valid ``expires`` seconds; None if clients go through the service."""
@@ -74,15 +94,19 @@ class StagingDriver(ObjectDriver, Protocol):
         """The size of each part received, by number: what a client needs to resume an upload."""
 
     def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
-        """Copy the joined parts to where no client can write, as an object to be committed under ``key``.
+        """The joined parts where no client can write, as an object to be committed under ``key``: a copy or in place.
 
-        Leaving without commit removes the copy. The upload is unchanged: the committer drops it. Raises
+        ``key`` is what the upload says, if it is joined in place. Leaving without commit removes a copy. The upload is
+        unchanged: the committer drops it. Raises
         `UnavailableError` (``upload_incomplete``) naming parts that are missing or have another length, `NotFoundError`
         if the upload is gone (a store that can't know this of an upload of one part reports the part as missing).
         """
 
     def drop_staging(self, staging: Staging) -> None:
-        """Remove an upload and its parts. Idempotent."""
+        """Remove an upload and its parts. Idempotent.
+
+        An object that was joined in place stays, as it may be a blob already: its key decides, like that of every blob.
+        """
 
     def clear_staging(self, older_than: datetime) -> int:
         """Remove uploads without activity since ``older_than``; returns how many."""

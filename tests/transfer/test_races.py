@@ -16,6 +16,7 @@ from registry.errors import (
     NotFoundError,
     UnavailableError,
 )
+from registry.services.intake import uploads
 from registry.services.intake.intake import Intake
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base
@@ -29,6 +30,13 @@ from tests.kit.sending import (
     rows,
     weights_of,
 )
+
+
+@pytest.fixture(params=["whole", "in parts"], autouse=True)
+def _parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket copies what came in one request, and joins parts in place."""
+    if request.param == "in parts":
+        monkeypatch.setattr(uploads, "part_size", lambda _size: 500)
 
 
 def test_a_collector_between_bytes_and_row(
@@ -135,6 +143,18 @@ def test_who_comes_second_leaves_no_object(
     assert sorted(rows(registry).values()) == sorted(keys(registry))
     with registry.artifact("net/second", kind="published") as artifact:
         assert artifact.file(WEIGHTS).read() == (folder / WEIGHTS).read_bytes()
+
+
+def test_an_upload_of_bytes_that_were_stored_meanwhile_leaves_no_object(
+    registry: LocalRegistry, tmp_path: Path
+) -> None:
+    made = plain_base(tmp_path / "base", SHAPES)
+    registry.add_base("net", made.folder)
+    folder = adapter(tmp_path, made, "one")
+    commit = prepare(registry, request_of(folder, "net/one"))
+    registry.publish(folder, "net/two")
+    assert registry.commit_publish(commit).created
+    assert sorted(rows(registry).values()) == sorted(keys(registry))
 
 
 def test_publishing_the_same_bytes_mends_a_damaged_blob(local: LocalRegistry, base: Base, tmp_path: Path) -> None:

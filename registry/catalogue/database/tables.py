@@ -291,7 +291,7 @@ class EventRecord(Record):
         Index(None, "subject", "id"),
         Index(None, "actor", "id"),
         Index(None, "action", "id"),
-        Index("ix_events_deletions", "subject", "id", sqlite_where=_DELETIONS, postgresql_where=_DELETIONS),
+        Index("ix_events_deletions", "subject", "id", sqlite_where=_DELETIONS),
     )
 
     id: Mapped[Key]

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.tables import Blob
+from registry.catalogue.database.team_tables import UploadRecord
 from registry.catalogue.store.blobs import parts
 from registry.digest import PREFIX
 
@@ -25,10 +26,13 @@ _MARK: Final = "condemned:"
 
 
 def named(session: Session, keys: Iterable[str]) -> frozenset[str]:
-    """Those keys that a blob's row names; objects under others are orphans."""
+    """Those keys that the row of a blob or of an upload names; objects under others are orphans."""
     found: set[str] = set()
     for part in parts(keys):
         found.update(session.scalars(select(Blob.key).where(Blob.key.in_(part), Blob.digest > REAL)))
+        for length in set(map(len, part)):
+            joined = func.substr(UploadRecord.multipart, 1, length)  # see `registry.storage.staging.Staging`
+            found.update(session.scalars(select(joined).where(joined.in_(part))))
     return frozenset(found)
 
 

@@ -55,6 +55,7 @@ class Intake:
         self._readers: dict[str, BlobReader] = {}
         self._stored: list[StoredBlob] = []
         self._mended: set[str] = set()
+        self._joined: dict[str, str] = {}  # keys of what uploads became in place, by digest
 
     def file(self, file: Path, watch: Watch | None = None) -> tuple[str, int]:
         """Stage a local file; digest and size of what was read."""
@@ -78,6 +79,8 @@ class Intake:
         )
         staged.upload = None  # the upload is dropped once the catalogue has its bytes, not by the store's commit
         self._staged[digest] = staged
+        if staging.joined is not None:
+            self._joined[digest] = staging.joined
 
     def stored(self, blob: BlobRef, watch: Watch | None = None) -> None:
         """Use a blob that is stored already; it is read only if there is a ``watch``."""
@@ -181,6 +184,9 @@ class Intake:
         for one in self._stored:
             if one.digest in noted and noted[one.digest].key != one.key:
                 self.deployment.blobs.discard(one)
+        for digest, key in self._joined.items():
+            if digest in noted and noted[digest].key != key:  # the same bytes are stored under another key
+                self.deployment.blobs.delete(key)
         return answer
 
     def __enter__(self) -> Intake:

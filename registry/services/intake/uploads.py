@@ -55,7 +55,7 @@ def begin_upload(deployment: Deployment, request: UploadRequest) -> Upload:
             return _answer(deployment, row)
         except NotFoundError:  # the store dropped it after a long time without activity
             forget_upload(deployment, row.id)
-    staging = deployment.blobs.begin_staging(request.size, part_size(request.size))
+    staging = deployment.blobs.begin_staging(request.size, part_size(request.size), request.digest)
 
     def work(session: Session) -> UploadRow:
         return upload_rows.create(

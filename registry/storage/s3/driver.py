@@ -10,11 +10,11 @@ from typing import Final
 
 from registry.errors import UnavailableError, UsageError
 from registry.storage.driver import Commit, ObjectInfo, ObjectReader, ObjectWriter, check_key
-from registry.storage.layout import BLOBS, BLOCKS, INCOMING, RESERVED
+from registry.storage.layout import BLOCKS, INCOMING, RESERVED
 from registry.storage.s3.bucket import Bucket
 from registry.storage.s3.reading import S3Reader, open_object
 from registry.storage.s3.uploads import S3Uploads, abort_uploads
-from registry.storage.s3.writing import S3Copy, S3Writer
+from registry.storage.s3.writing import S3Object, S3Writer
 
 _AT_ONCE: Final = 8
 LITTER_AGE: Final = timedelta(days=1)
@@ -79,14 +79,15 @@ class S3Driver(S3Uploads):
         old = [one.key for one in self._bucket.objects(INCOMING) if one.modified < older_than]
         for key in old:
             self._bucket.delete(key)
-        # Only below the prefixes that this driver writes to: the bucket may contain more than this registry.
-        return len(old) + sum(abort_uploads(self._bucket, place, older_than) for place in (INCOMING, BLOBS, BLOCKS))
+        # Only below the prefixes that this driver writes to: the bucket may contain more than this registry. Below
+        # those of blobs are uploads by clients too, which `clear_staging` removes when they are old enough.
+        return len(old) + sum(abort_uploads(self._bucket, place, older_than) for place in (INCOMING, BLOCKS))
 
     def close(self) -> None:
         self._bucket.connection.close()
 
 
-def _own(writer: ObjectWriter) -> S3Writer | S3Copy:
-    if not isinstance(writer, S3Writer | S3Copy):
+def _own(writer: ObjectWriter) -> S3Writer | S3Object:
+    if not isinstance(writer, S3Writer | S3Object):
         raise TypeError(f"a {type(writer).__name__} is no writer of this driver")
     return writer

@@ -1,4 +1,4 @@
-"""Uploads by clients into a bucket: one PUT to a staging key, or a multipart upload of the store."""
+"""Uploads by clients into a bucket: one PUT to a staging key, or a multipart upload of the store, joined in place."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from registry.errors import NotFoundError
 from registry.folders.errors import telling_unusable
 from registry.storage.confirming import lost
 from registry.storage.driver import ObjectWriter, check_key
-from registry.storage.layout import STAGING
+from registry.storage.layout import BLOBS, STAGING, new_blob_key
 from registry.storage.s3.bucket import Bucket
 from registry.storage.s3.copying import copy_object
-from registry.storage.s3.writing import S3Copy
+from registry.storage.s3.writing import S3Object
 from registry.storage.staging import Staging, new_staging, require_parts, staging_gone, whole_part
 
 _IN_MEMORY: Final = 16 << 20
@@ -31,16 +31,20 @@ class S3Uploads:
         self._bucket = bucket
         self._proxy_blobs = proxy_blobs
 
-    def begin_staging(self, size: int, part_size: int) -> Staging:
+    def begin_staging(self, size: int, part_size: int, digest: str) -> Staging:
         staging = new_staging(size, part_size)
-        return staging if size <= part_size else replace(staging, multipart=self._bucket.begin(staging.key))
+        if size <= part_size:
+            return staging
+        key = new_blob_key(digest)
+        return replace(staging, multipart=f"{key} {self._bucket.begin(key)}")
 
     def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
         staging.part_length(number)
-        if staging.multipart is None:
+        if staging.upload is None:
             return self._sign("put_object", expires, self._bucket.at(staging.key))
-        part = {"UploadId": staging.multipart, "PartNumber": number}
-        return self._sign("upload_part", expires, {**self._bucket.at(staging.key), **part})
+        key, upload = staging.upload
+        part = {"UploadId": upload, "PartNumber": number}
+        return self._sign("upload_part", expires, {**self._bucket.at(key), **part})
 
     def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:
         length = staging.part_length(number)
@@ -53,12 +57,12 @@ class S3Uploads:
             self._send(staging, number, spool, length)
 
     def parts(self, staging: Staging) -> dict[int, int]:
-        if staging.multipart is not None:
-            found = self._bucket.parts(staging.key, staging.multipart)
+        if staging.upload is not None:
+            found = self._bucket.parts(*staging.upload)
             if found is not None:
                 return {number: part.size for number, part in sorted(found.items())}
-        size = self._bucket.size(staging.key)
-        if staging.multipart is None:
+        size = self._bucket.size(staging.joined or staging.key)
+        if staging.upload is None:
             return {} if size is None else {1: size}
         if size != staging.size:
             raise staging_gone(staging)
@@ -67,15 +71,17 @@ class S3Uploads:
 
     def take_staging(self, staging: Staging, key: str) -> ObjectWriter:
         check_key(key)
-        if staging.multipart is not None:
-            self._join(staging, staging.multipart)
+        if staging.upload is not None:
+            self._join(staging, *staging.upload)
+        if staging.joined is not None:
+            return S3Object(self._bucket, staging.joined, staging.size, ours=False)
         try:
             copy_object(self._bucket, staging.key, key, staging.size)
         except NotFoundError as error:
             require_parts(staging, self.parts(staging))
             raise staging_gone(staging) from error
         with ExitStack() as undo:
-            copy = undo.enter_context(S3Copy(self._bucket, key, staging.size))
+            copy = undo.enter_context(S3Object(self._bucket, key, staging.size, ours=True))
             size = self._bucket.size(key)  # of the copy, which can't change any more
             if size is None:
                 raise lost(self._bucket.place)
@@ -85,15 +91,16 @@ class S3Uploads:
         return copy
 
     def drop_staging(self, staging: Staging) -> None:
-        if staging.multipart is not None:
-            self._bucket.abort(staging.key, staging.multipart)
-        self._bucket.delete(staging.key)
+        if staging.upload is not None:
+            self._bucket.abort(*staging.upload)
+        if staging.joined is None:
+            self._bucket.delete(staging.key)
 
     def clear_staging(self, older_than: datetime) -> int:
         old = [one.key for one in self._bucket.objects(STAGING) if one.modified < older_than]
         for key in old:
             self._bucket.delete(key)
-        return len(old) + abort_uploads(self._bucket, STAGING, older_than)
+        return len(old) + sum(abort_uploads(self._bucket, place, older_than) for place in (STAGING, BLOBS))
 
     def sign_get(self, key: str, expires: int, *, name: str | None) -> str | None:
         asked: dict[str, Any] = dict(self._bucket.at(check_key(key)))
@@ -108,24 +115,24 @@ class S3Uploads:
             return str(self._bucket.connection.signer.generate_presigned_url(method, Params=asked, ExpiresIn=expires))
 
     def _send(self, staging: Staging, number: int, spool: IO[bytes], length: int) -> None:
-        if staging.multipart is None:
+        if staging.upload is None:
             self._bucket.put(staging.key, spool, length)
             return
         try:
-            self._bucket.put_part(staging.key, staging.multipart, number, spool, length)
+            self._bucket.put_part(*staging.upload, number, spool, length)
         except NotFoundError as error:
             raise staging_gone(staging) from error
 
-    def _join(self, staging: Staging, multipart: str) -> None:
+    def _join(self, staging: Staging, key: str, upload: str) -> None:
         """Complete a multipart upload, after checking that no part is missing."""
-        found = self._bucket.parts(staging.key, multipart)
+        found = self._bucket.parts(key, upload)
         if found is None:
             self.parts(staging)  # joined already, or it raises
             return
         require_parts(staging, {number: part.size for number, part in found.items()})
         tags = {number: part.tag for number, part in found.items()}
         try:
-            self._bucket.join(staging.key, multipart, tags, staging.size)
+            self._bucket.join(key, upload, tags, staging.size)
         except NotFoundError as error:
             raise staging_gone(staging) from error
 

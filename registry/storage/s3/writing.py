@@ -125,14 +125,21 @@ class S3Writer:
         )
 
 
-class S3Copy:
-    """An object that the store has copied to its key already. The caller reads it back."""
+class S3Object:
+    """An object that is under its key already. The caller reads it back.
 
-    def __init__(self, bucket: Bucket, key: str, size: int) -> None:
+    Args:
+        bucket: where it is.
+        key: its own.
+        size: its bytes.
+        ours: whether it is removed unless it is committed; one that was joined in place may be that of another commit.
+    """
+
+    def __init__(self, bucket: Bucket, key: str, size: int, *, ours: bool) -> None:
         self._bucket = bucket
         self._key = key
         self._size = size
-        self._committed = False
+        self._removed = ours
 
     @property
     def stored_by(self) -> StoredBy:
@@ -145,16 +152,16 @@ class S3Copy:
         return S3Reader(self._bucket, self._key, self._size)
 
     def commit_as(self, key: str) -> None:
-        """Keep the copy."""
+        """Keep the object."""
         if key != self._key:
             raise ValueError(f"taken for {self._key}, committed under {key}")
-        self._committed = True
+        self._removed = False
 
-    def __enter__(self) -> S3Copy:
+    def __enter__(self) -> S3Object:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if not self._committed:
+        if self._removed:
             self._bucket.tidy(self._key)
 
 

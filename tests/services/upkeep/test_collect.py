@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from registry.catalogue.store import uploads
+from registry.digest import sha256_digest
 from registry.errors import NotAllowedError, UnavailableError
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
@@ -201,7 +202,7 @@ def test_uploads_that_nobody_finished_are_forgotten(place: Place, base: Base, tm
     blobs, principal = place.deployment.blobs, place.deployment.principal
     ids = []
     for lifetime in (timedelta(seconds=-1), timedelta(hours=1)):
-        staging = blobs.begin_staging(5, 1 << 20)
+        staging = blobs.begin_staging(5, 1 << 20, sha256_digest(b""))
         blobs.put_part(staging, 1, [b"bytes"])
         row = place.deployment.change(
             lambda session, staging=staging, lifetime=lifetime: uploads.create(  # type: ignore[misc]
@@ -218,6 +219,30 @@ def test_uploads_that_nobody_finished_are_forgotten(place: Place, base: Base, tm
         assert uploads.get(session, ids[1][0], principal).staging_key == ids[1][1].key
     assert [event.detail["uploads"] for event in place.registry.events(limit=1)] == [1]
     assert gc(place).uploads == 0
+
+
+def test_what_the_parts_of_an_open_upload_were_joined_to_is_kept(place: Place, base: Base, tmp_path: Path) -> None:
+    """In a bucket, under the key of a blob that has no row yet, and however old it is."""
+    fill(place.registry, base, tmp_path)
+    blobs, data = place.deployment.blobs, bytes(3000)
+    digest = sha256_digest(data)
+    staging = blobs.begin_staging(len(data), 1000, digest)
+    for number in (1, 2, 3):
+        blobs.put_part(staging, number, [data[:1000]])
+    row = place.deployment.change(
+        lambda session: uploads.create(
+            session, digest, len(data), place.deployment.principal, part_size=staging.part_size,
+            staging_key=staging.key, multipart=staging.multipart,
+        )
+    )  # fmt: skip
+    with blobs.adopt(staging, digest):
+        pass
+    gc(place)
+    assert sum(blobs.parts(staging).values()) == len(data)
+    if staging.joined:
+        place.deployment.change(lambda session: uploads.remove(session, row.id))
+        gc(place)
+        assert blobs.size(staging.joined) is None
 
 
 @pytest.mark.parametrize(

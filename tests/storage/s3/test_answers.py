@@ -68,7 +68,7 @@ def test_parts_that_were_joined_without_an_answer_are_a_copy(
 def test_parts_that_were_joined_without_an_answer_are_an_upload(make_s3: MakeS3, shim: Shim) -> None:
     store = BlobStore(make_s3(shim.url, attempts=2))
     data = bytes(2 * BLOCK)
-    staging = store.begin_staging(len(data), BLOCK)
+    staging = store.begin_staging(len(data), BLOCK, sha256_digest(data))
     for number in (1, 2):
         store.put_part(staging, number, [data[:BLOCK]])
     shim.faults = [lost_join()]
@@ -145,7 +145,7 @@ def test_a_refusal_that_breaks_off_is_one_sentence(
         actions: list[Callable[[], object]] = [
             lambda: driver.delete(KEY),
             lambda: list(driver.objects("")),
-            lambda: driver.begin_staging(2, 1),
+            lambda: driver.begin_staging(2, 1, sha256_digest(b"")),
             lambda: driver._bucket.put(KEY, b"data", 4),
         ]
         for action in actions:

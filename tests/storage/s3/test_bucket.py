@@ -19,6 +19,7 @@ from registry.errors import IntegrityError, NotAllowedError, NotFoundError, Regi
 from registry.storage import streams
 from registry.storage.blobs import BlobStore
 from registry.storage.driver import Commit
+from registry.storage.layout import blocks_key
 from registry.storage.s3 import S3Driver, connection, copying, driver, reading, writing
 from tests.kit.servers import S3Place, S3Server
 from tests.kit.shim import Asked, Fault, Shim, flip_first_byte
@@ -70,7 +71,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_presigned_put_used_again_changes_no_blob(make_s3: MakeS3) -> None:
     store = BlobStore(make_s3())
     data = noise(2 * BLOCK)
-    staging = store.begin_staging(len(data), len(data))
+    staging = store.begin_staging(len(data), len(data), sha256_digest(data))
     url = store.sign_part(staging, 1, 600)
     assert url is not None
     assert httpx.put(url, content=data).status_code == 200
@@ -86,7 +87,7 @@ def test_a_presigned_part_used_again_changes_no_blob(make_s3: MakeS3) -> None:
     driver = make_s3()
     store = BlobStore(driver)
     data = noise(3 * BLOCK)
-    staging = store.begin_staging(len(data), BLOCK)
+    staging = store.begin_staging(len(data), BLOCK, sha256_digest(data))
     urls = [str(store.sign_part(staging, number, 600)) for number in (1, 2, 3)]
     for number, url in enumerate(urls):
         assert httpx.put(url, content=data[number * BLOCK : (number + 1) * BLOCK]).status_code == 200
@@ -94,13 +95,53 @@ def test_a_presigned_part_used_again_changes_no_blob(make_s3: MakeS3) -> None:
         blob = staged.commit()
     for url in urls:
         assert httpx.put(url, content=bytes(BLOCK)).status_code == 404
+        for other in (url.partition("?")[0], url.replace("uploadId=", "upload="), url.replace("partNumber=", "part=")):
+            assert httpx.put(other, content=bytes(BLOCK)).status_code in {400, 403}, "it is signed for this part only"
     store.check(blob)
-    assert [name for name in left(driver) if name.startswith("staging/")] == []
+    assert left(driver) == sorted([blob.key, blocks_key(blob.key)])
+
+
+def test_parts_of_an_upload_are_joined_where_the_blob_is(make_s3: MakeS3, shim: Shim) -> None:
+    """So the store copies nothing; what was joined stays where a commit breaks off, and the next one takes it."""
+    driver = make_s3(shim.url)
+    store = BlobStore(driver)
+    data = noise(2 * BLOCK)
+    staging = store.begin_staging(len(data), BLOCK, sha256_digest(data))
+    for number in (1, 2):
+        store.put_part(staging, number, [data[(number - 1) * BLOCK : number * BLOCK]])
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        staged.upload = None  # as `Intake` does, whose transaction comes later
+        blob = staged.commit()
+    driver.drop_staging(staging)
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        assert staged.commit().key == blob.key == staging.joined
+    store.check(blob)
+    assert [one for one in shim.seen("PUT", "/blobs/") if "partNumber" not in one.target] == []
+    assert left(driver) == sorted([blob.key, blocks_key(blob.key)])
+
+
+def test_what_was_joined_is_removed_where_its_bytes_are_stored_or_wrong(make_s3: MakeS3) -> None:
+    driver = make_s3()
+    store = BlobStore(driver)
+    data = noise(2 * BLOCK)
+    known = store.put_bytes(data)
+    before = left(driver)
+    for digest, sent in ((known.digest, data), (sha256_digest(b"other"), data)):
+        staging = store.begin_staging(len(sent), BLOCK, digest)
+        for number in (1, 2):
+            store.put_part(staging, number, [sent[(number - 1) * BLOCK : number * BLOCK]])
+        if digest == known.digest:
+            with store.adopt(staging, digest) as staged:
+                assert store.commit([staged], {digest: known})[0].key == known.key
+        else:
+            with pytest.raises(IntegrityError, match="does not match its announcement"):
+                store.adopt(staging, digest)
+        assert left(driver) == before
 
 
 def test_a_presigned_put_of_another_length_is_a_part_that_is_missing(make_s3: MakeS3) -> None:
     store = BlobStore(make_s3())
-    staging = store.begin_staging(1000, 1000)
+    staging = store.begin_staging(1000, 1000, sha256_digest(b""))
     httpx.put(str(store.sign_part(staging, 1, 60)), content=bytes(999))
     assert store.parts(staging) == {1: 999}
     with pytest.raises(UnavailableError, match="missing or have another length: 1;"):
@@ -134,7 +175,7 @@ def test_clients_get_the_public_address_and_the_service_keeps_its_own(
 
 def test_nothing_is_signed_where_blobs_go_through_the_service(make_s3: MakeS3) -> None:
     driver = make_s3(proxy_blobs=True)
-    staging = driver.begin_staging(10, 10)
+    staging = driver.begin_staging(10, 10, sha256_digest(b""))
     assert driver.sign_part(staging, 1, 60) is None
     assert driver.sign_get(KEY, 60, name=None) is None
     driver.put_part(staging, 1, [b"0123456789"])
@@ -171,12 +212,7 @@ def test_what_is_too_large_for_one_copy_is_carried_where_the_store_copies_no_par
     data = noise(3 * BLOCK + 1)
     for copied_by_store in (1, 0):  # it is tried once
         shim.forget()
-        staging = store.begin_staging(len(data), BLOCK)
-        for number in range(1, 5):
-            store.put_part(staging, number, [data[(number - 1) * BLOCK : number * BLOCK]])
-        with store.adopt(staging, sha256_digest(data)) as staged:
-            blob = staged.commit()
-        store.check(blob)
+        store.check(store.put_bytes(data))
         sent = [one.sent for one in shim.seen("PUT", "blobs/.*partNumber")]
         assert sorted(sent) == sorted([0] * copied_by_store + [150_000] * 5 + [len(data) - 750_000])
     assert not [name for name in left(driver) if "unfinished" in name or not name.startswith("bl")]
@@ -348,7 +384,7 @@ def test_a_store_that_is_down_or_slow(make_s3: MakeS3, private_s3: S3Server, mon
     private_s3.stop()
     actions: list[Callable[[], object]] = [driver.ping, lambda: driver.open(KEY), lambda: driver.size(KEY)]
     actions += [lambda: put(driver, KEY, b""), lambda: driver.delete(KEY), lambda: list(driver.objects(""))]
-    actions += [lambda: driver.begin_staging(2, 1), driver.clear_litter]
+    actions += [lambda: driver.begin_staging(2, 1, sha256_digest(b"")), driver.clear_litter]
     for action in actions:
         with pytest.raises(UnavailableError, match=f"can't be reached at {private_s3.endpoint}"):
             action()
@@ -366,7 +402,11 @@ def test_a_bucket_that_is_not_there_is_no_missing_object(make_s3: MakeS3, s3_set
 def test_wrong_and_missing_credentials(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
     driver = make_s3()
-    for action in (lambda: driver.begin_staging(2, 1), lambda: driver.delete(KEY), lambda: list(driver.objects(""))):
+    for action in (
+        lambda: driver.begin_staging(2, 1, sha256_digest(b"")),
+        lambda: driver.delete(KEY),
+        lambda: list(driver.objects("")),
+    ):
         with pytest.raises(UnavailableError, match=r"refuses the credentials \(SignatureDoesNotMatch\)") as caught:
             action()
         assert "not the secret" not in str(caught.value)
@@ -408,13 +448,13 @@ def test_what_a_killed_writer_left_is_cleared_when_it_is_old(
     make_s3: MakeS3, s3_settings: S3Place, monkeypatch: pytest.MonkeyPatch, start_script: StartScript, way: str
 ) -> None:
     bucket = make_s3()
-    staging = bucket.begin_staging(2, 1)
+    staging = bucket.begin_staging(2, 1, sha256_digest(b""))
     assert start_script(DIES, s3_settings.url, way).wait() == 9
     assert len(left(bucket)) == 2
     assert bucket.clear_litter() == 0, "it may be a live writer's"
     monkeypatch.setattr(driver, "LITTER_AGE", -timedelta(hours=1))
     assert bucket.clear_litter() == 1
-    assert left(bucket) == [f"{staging.key} unfinished"], "uploads of clients have a time of their own"
+    assert left(bucket) == [f"{staging.joined} unfinished"], "uploads of clients have a time of their own"
 
 
 def test_what_others_upload_into_the_bucket_is_left_alone(make_s3: MakeS3, monkeypatch: pytest.MonkeyPatch) -> None:

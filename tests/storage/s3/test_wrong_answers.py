@@ -137,7 +137,7 @@ def test_what_was_written_is_read_back_again_where_an_answer_is_wrong(make_s3: M
 def test_an_upload_is_kept_where_an_answer_is_wrong(make_s3: MakeS3, shim: Shim) -> None:
     """Else the client would have to send all of it again, for bytes that were right."""
     store, data = BlobStore(make_s3(shim.url)), noise(SIZES[1])
-    staging = store.begin_staging(len(data), BLOCK * 4)
+    staging = store.begin_staging(len(data), BLOCK * 4, sha256_digest(data))
     store.put_part(staging, 1, [data])
     for fault in (
         Fault(method="GET", target="/blobs/", times=1, change_answer=flip_first_byte),
@@ -191,7 +191,7 @@ def test_parts_that_were_acknowledged_and_lost_are_the_stores_fault(make_s3: Mak
 
 def test_a_copy_that_was_acknowledged_and_lost_is_the_stores_fault(make_s3: MakeS3, shim: Shim) -> None:
     store, data = BlobStore(make_s3(shim.url)), noise(1000)
-    staging = store.begin_staging(len(data), BLOCK)
+    staging = store.begin_staging(len(data), BLOCK, sha256_digest(data))
     store.put_part(staging, 1, [data])
     shim.faults = [Fault(method="PUT", target="/blobs/", times=1, answer=acknowledged, headers=XML)]
     with pytest.raises(UnavailableError, match="does not have what it acknowledged") as caught:
@@ -207,7 +207,7 @@ def test_a_part_of_an_upload_that_was_acknowledged_and_lost_is_the_stores_fault(
     make_s3: MakeS3, shim: Shim, parts: int
 ) -> None:
     store, data = BlobStore(make_s3(shim.url)), noise(parts * 6 * (1 << 20))
-    staging = store.begin_staging(len(data), 6 << 20)
+    staging = store.begin_staging(len(data), 6 << 20, sha256_digest(data))
     for number in range(1, parts + 1):
         lost = Fault(method="PUT", times=1, status=200, headers={"ETag": '"1"'})
         shim.faults = [lost] if number == parts else []
@@ -258,8 +258,11 @@ def test_a_list_that_is_damaged_is_one_sentence(
 @pytest.mark.parametrize(
     ("fault", "action"),
     [
-        (Fault(method="POST", status=200, headers=XML, body=b"<x/>"), lambda driver: driver.begin_staging(2, 1)),
-        (Fault(method="POST", status=200), lambda driver: driver.begin_staging(2, 1)),
+        (
+            Fault(method="POST", status=200, headers=XML, body=b"<x/>"),
+            lambda driver: driver.begin_staging(2, 1, sha256_digest(b"")),
+        ),
+        (Fault(method="POST", status=200), lambda driver: driver.begin_staging(2, 1, sha256_digest(b""))),
         (Fault(method="PUT", status=200), lambda driver: driver._bucket.put_part("blobs/a/b", "id", 1, b"x", 1)),
         (
             Fault(method="GET", status=200, headers=XML, body=b"<a><IsTruncated>true</IsTruncated></a>"),
@@ -281,7 +284,7 @@ def test_a_list_that_is_damaged_is_one_sentence(
             lambda driver: list(driver._bucket.uploads("")),
         ),
         (Fault(method="PUT", status=404), lambda driver: driver._bucket.put("blobs/a/b", b"x", 1)),
-        (Fault(method="POST", status=404), lambda driver: driver.begin_staging(2, 1)),
+        (Fault(method="POST", status=404), lambda driver: driver.begin_staging(2, 1, sha256_digest(b""))),
     ],
 )
 def test_an_answer_that_is_none_is_one_sentence(
