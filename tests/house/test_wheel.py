@@ -103,6 +103,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return python, packages
 
 
+@pytest.mark.slow
 def test_the_first_steps_of_the_demo_work_from_the_wheel(installed: tuple[Path, Path], tmp_path: Path) -> None:
     """With a tiny model and an adapter that is there, so that nothing has to be trained."""
     python, packages = installed

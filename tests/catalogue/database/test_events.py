@@ -73,16 +73,21 @@ def by_hand(
     ]
 
 
-@pytest.mark.parametrize("few", [0, 3, events.FEW])  # walked, some of both, collected
+WAYS: Final = (0, 3, events.FEW)  # walked, some of both, collected
+
+
+@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
 def test_conditions_are_met_together(
-    eventful: Database, seen: Rights, few: int, monkeypatch: pytest.MonkeyPatch
+    eventful: Database, seen: Rights, turn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "FEW", few)
+    """Each set of conditions in one way, another in each turn."""
     times = (None, BEGIN + timedelta(minutes=12), BEGIN + timedelta(days=1))
+    conditions_of = product((None, *PATHS), times, (None, "bob"), (None, "publish", "refused"))
     found = 0
     with eventful.read(seen) as session:
-        for path, after, actor, kind in product((None, *PATHS), times, (None, "bob"), (None, "publish", "refused")):
+        for place, (path, after, actor, kind) in enumerate(conditions_of):
+            monkeypatch.setattr(events, "FEW", WAYS[(place + place // len(WAYS) + turn) % len(WAYS)])
             wanted = by_hand(session, path, after, actor, kind)
             conditions = EventFilter(None if path is None else TreePath.parse(path), after, actor, kind)
             assert list(events.recent(session, 1000, conditions)) == wanted, conditions
