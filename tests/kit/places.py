@@ -25,7 +25,7 @@ from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
 from tests.kit.servers import S3Place
 
-KINDS = ("embedded", "team")
+KINDS = ("embedded", pytest.param("team", marks=pytest.mark.slow))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tests.kit.team import open_team
 SHAPES = {"a.weight": (24, 16), "b.weight": (30, 24)}
 
 
-@pytest.fixture(params=["embedded", "team", "http"])
+@pytest.fixture(params=["embedded", pytest.param("team", marks=pytest.mark.slow), "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     opened: Any
     if request.param == "team":

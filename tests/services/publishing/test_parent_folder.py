@@ -29,7 +29,7 @@ from tests.kit.serving import QUICK, ServedRegistry, served
 from tests.services.publishing.parent_house import WEIGHTS, House, opened
 
 
-@pytest.fixture(params=["in process", "over HTTP"])
+@pytest.fixture(params=["in process", pytest.param("over HTTP", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     local = opened(tmp_path)
     with closing(local if request.param == "in process" else ServedRegistry(local, tmp_path / "client")) as found:

@@ -27,7 +27,7 @@ from tests.kit.serving import ServedRegistry
 from tests.services.publishing.parent_house import SOURCE, House, opened
 
 
-@pytest.fixture(params=["in process", "over HTTP"])
+@pytest.fixture(params=["in process", pytest.param("over HTTP", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     local = opened(tmp_path)
     with closing(local if request.param == "in process" else ServedRegistry(local, tmp_path / "client")) as found:
@@ -83,7 +83,7 @@ def test_a_view_shows_a_revision_only_where_it_names_one(tmp_path: Path) -> None
             assert _known(local.publish(child, "net/only/child")) == ("net/only@1", word)
 
 
-@pytest.fixture(params=["in process", "over HTTP"])
+@pytest.fixture(params=["in process", pytest.param("over HTTP", marks=pytest.mark.slow)])
 def proven(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     """A tree in a registry that takes proven parents only from now on."""
     with closing(opened(tmp_path)) as free:

@@ -28,7 +28,7 @@ The following `bitsandbytes` quantization config was used during training:
 AXOLOTL = "```yaml\nadapter: qlora\nbase_model: x/y\n```\n"
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     opened: Any
     if request.param == "http":
