@@ -329,14 +329,19 @@ def test_a_service_that_passes_the_bytes_on_is_killed_in_an_upload(house: House,
     house.check_is_published(folder, "net/killed-passing")
 
 
-@pytest.mark.parametrize("waits", [False, True], ids=["at once", "real time"])
-def test_a_replica_is_killed_in_a_commit(house: House, *, waits: bool) -> None:
+JOIN, LIST = ("POST", "/blobs/.*uploadId="), ("PUT", "/blocks/")
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"), [(JOIN, False), (LIST, False), (LIST, True)], ids=["joining", "at once", "real time"]
+)
+def test_a_replica_is_killed_in_a_commit(house: House, asked: tuple[str, str], *, waits: bool) -> None:
     """The client goes on to wait, and another replica does what was begun; ``waits``: for the end of the lease."""
-    name = f"killed-commit-{waits}".lower()
+    name = f"killed-commit-{asked[0]}-{waits}".lower()
     folder = house.adapter(name, extra=LONG)
     house.start_both()
     gate = Gate()
-    house.store.faults.append(Fault("PUT", "/blobs/", times=1, answer=gate))
+    house.store.faults.append(Fault(*asked, times=1, answer=gate))
     answer = background(lambda: house.client().publish(folder, f"net/{name}"))
     gate.wait()
     wait_for(lambda: house.api.count("POST", "/publishes$", status=202) == 1)
