@@ -22,6 +22,7 @@ from registry.errors import (
     NotFoundError,
     UsageError,
 )
+from registry.operations.methods import partner
 from registry.progress import SILENT
 from registry.schemas.transfer import BaseCommit, Origin, PublishCommit, Upload, UploadRequest
 from registry.services.intake import uploads
@@ -353,3 +354,34 @@ def test_blobs_that_a_token_sees(local: LocalRegistry, base: Base, tmp_path: Pat
     for scope, seen in (("net/one", True), ("net/two", False)):
         with acting(local, "writer", scope).deployment.read() as session:
             assert bool(blob_rows.visible(session, [digest])) is seen
+
+
+def test_a_subtree_is_asked_for_page_by_page_or_whole_where_the_service_knows_no_pages(
+    registry: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = plain_base(tmp_path / "base", SHAPES)
+    registry.add_base("net", made.folder)
+    folder = adapter(tmp_path, made, "any")
+    for name in ("one", "one/two", "three"):
+        registry.publish(folder, f"net/{name}")
+    wanted = ("net/one@1", "net/one/two@1", "net/three@1")
+    do, asked = registry._do, []
+
+    def note(operation: Any, request: Any, progress: Any = SILENT) -> Any:
+        asked.append(request.after)
+        return do(operation, request, progress)
+
+    monkeypatch.setattr(registry, "_do", note)
+    for at_once in (1, 2, 3, 4):
+        monkeypatch.setattr(partner, "_REFERENCES", at_once)
+        asked.clear()
+        assert registry.subtree("net") == wanted
+        assert asked == [None, *wanted[at_once - 1 :: at_once]]
+
+    def refuse(operation: Any, request: Any, progress: Any = SILENT) -> Any:
+        if request.limit is not None:
+            raise UsageError("There is no parameter 'limit' here.")
+        return do(operation, request, progress)
+
+    monkeypatch.setattr(registry, "_do", refuse)
+    assert registry.subtree("net") == wanted
