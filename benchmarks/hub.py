@@ -198,8 +198,9 @@ def many(bench: Bench) -> Iterator[Row]:
 
 
 def used(folder: Path) -> int:
-    """Bytes of the stored objects below a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and ".sqlite" not in file.name)
+    """Bytes of the stored objects below a folder, without the database, which counts uses meanwhile."""
+    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("registry.db"))
+    return sum(file.stat().st_size for file in files)
 
 
 def memory(pid: int, field: str) -> int:
