@@ -17,7 +17,7 @@ from registry.catalogue.tree.links import LinkRow
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Rights
-from tests.catalogue.database.test_query_plans import read_whole
+from tests.catalogue.database.test_query_plans import prefer_indexes, read_whole
 from tests.catalogue.rows import TESTER, Writer, rights
 from tests.catalogue.tree.test_resolution import ALL, SEEN_BY, references
 from tests.kit.statements import statements
@@ -88,7 +88,7 @@ def test_they_are_what_simple_queries_find(filled: Database, writer: Writer) -> 
 
 @pytest.mark.parametrize("selector", ["", "@1", "@prod", "@sha256:" + "0" * 64, "@sha256:" + "0" * 12])
 @pytest.mark.parametrize("seen_by", [ALL, rights("reader", "llama/support", "llama/code")])
-def test_they_are_one_statement_by_indexes(filled: Database, backend: str, selector: str, seen_by: Rights) -> None:
+def test_they_are_one_statement_by_indexes(filled: Database, selector: str, seen_by: Rights) -> None:
     reference = Reference.parse(f"llama/support/french{selector}")
     with filled.read(seen_by) as session, statements("WITH") as sent:
         try:
@@ -97,7 +97,5 @@ def test_they_are_one_statement_by_indexes(filled: Database, backend: str, selec
             assert selector not in {"", "@1"}
     assert len(sent) == 1
     with filled.read() as session:
-        if backend == "postgresql":
-            for method in ("seqscan", "hashjoin", "mergejoin"):
-                session.connection().exec_driver_sql(f"SET LOCAL enable_{method} = off")
+        prefer_indexes(session)
         assert read_whole(session, *sent[0], in_order=False) == []

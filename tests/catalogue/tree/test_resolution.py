@@ -11,7 +11,7 @@ from registry.catalogue.tree import browse, old_names, resolution, revisions
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path, Reference
 from registry.rights import Rights
-from tests.catalogue.database.test_query_plans import SENT, read_whole
+from tests.catalogue.database.test_query_plans import SENT, prefer_indexes, read_whole
 from tests.catalogue.rows import TESTER, Writer, rights
 from tests.kit.statements import statements
 
@@ -76,16 +76,14 @@ def test_it_means_the_same_for_all_rights(filled: Database, writer: Writer) -> N
 
 @pytest.mark.parametrize("selector", ["", "@1", "@prod", "@sha256:" + "0" * 64, "@sha256:" + "0" * 12])
 @pytest.mark.parametrize("seen_by", [ALL, rights("reader", "llama/support", "llama/code")])
-def test_it_is_one_statement_by_indexes(filled: Database, backend: str, selector: str, seen_by: Rights) -> None:
+def test_it_is_one_statement_by_indexes(filled: Database, selector: str, seen_by: Rights) -> None:
     reference = Reference.parse(f"llama/support{selector}")
     prepared(filled, reference, seen_by)
     with statements(*SENT) as sent:
         prepared(filled, reference, seen_by)
     assert len(sent) == 1
     with filled.read() as session:
-        if backend == "postgresql":
-            for method in ("seqscan", "hashjoin", "mergejoin"):
-                session.connection().exec_driver_sql(f"SET LOCAL enable_{method} = off")
+        prefer_indexes(session)
         assert read_whole(session, *sent[0], in_order=False) == []
 
 
