@@ -166,7 +166,7 @@ def _key_at(session: Session, position: EventPosition) -> int:
     same = select(EventRecord.id).where(EventRecord.at == position.at).order_by(EventRecord.id)
     found = session.scalar(same.offset(max(0, position.place - 1)).limit(1))
     if found is None:
-        raise UsageError("The position to continue from is of no event that is seen; start from the beginning.")
+        raise UsageError("There is no event at the position to continue from; start from the beginning.")
     return found
 
 
