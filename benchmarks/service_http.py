@@ -21,13 +21,14 @@ from benchmarks.running import Conditions, Sample
 from benchmarks.service import Servers, servers
 from benchmarks.service_race import ROOT, Work, race
 from tests.kit import servers_home
-from tests.kit.servers import S3Server
+from tests.kit.servers import Postgres, S3Server
 from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess, create_token
 
 EACH = 10
 LOOKUPS = {"lookup, 1 reader": 1, "lookup, 8 readers": 8}
 PUBLISH = "publish, 8 writers"
+WORKERS = ("the service", "PostgreSQL", "the S3 server", "the clients")
 RACES = {**{name: ("looker", count) for name, count in LOOKUPS.items()}, PUBLISH: ("publisher", 8)}
 
 
@@ -117,10 +118,12 @@ def rows(run: Conditions) -> Iterator[Row]:
         for turn in range(runs):
             for name, (side, action, word, count, server) in sides.items():
                 python = run.python or sys.executable if side == "service_mlflow" else sys.executable
-                before = cpu_seconds(server)
+                pids = (server, _pid(found.postgres), _pid(found.s3))
+                before = [cpu_seconds(one) for one in pids]
                 sample = race(side, action, word, revisions, count=count, seconds=seconds, python=python)
-                spent = (cpu_seconds(server) - before) / sample["count"]  # of the server, not of its clients
-                samples[name].append({**sample, "cpu": spent})
+                spent = [(cpu_seconds(one) - first) / sample["count"] for one, first in zip(pids, before, strict=True)]
+                parts = dict(zip(WORKERS, [*spent, sample["cpu"]], strict=True))
+                samples[name].append({**sample, **parts, "cpu": spent[0]})  # of the server, not of its clients
                 sys.stderr.write(f"  run {turn + 1}, HTTP, {name}: {sample['rate']:.0f}/s\n")
     yield from _rows(samples)
 
@@ -136,8 +139,24 @@ def _rows(samples: Mapping[str, list[Sample]]) -> Iterator[Row]:
                 yield Row(
                     told if field == "rate" else f"{told}: 99th percentile", Figure.of(values, field), unit, peer, goal
                 )
+            if name == PUBLISH:
+                yield from _parts(values)
             if failed := sum(sample["failed"] for sample in values):
                 yield Row(f"{name}: failed", Figure(failed), "", goal=Goal("at most", 0, of="figure"))
+
+
+def _pid(server: Postgres | S3Server) -> int:
+    assert server.process is not None
+    return server.process.pid
+
+
+def _parts(samples: list[Sample]) -> Iterator[Row]:
+    """What one publish costs each process, and what two cores could do at most if the service cost nothing."""
+    for who in WORKERS:
+        yield Row(f"  CPU of a publish: {who}", Figure.of([{who: one[who]} for one in samples], who, scale=1000), "ms")
+    cores = os.cpu_count() or 1
+    others = [{"rate": cores / sum(sample[who] for who in WORKERS[1:])} for sample in samples]
+    yield Row(f"  rate at which the others alone fill {cores} cores", Figure.of(others, "rate"), "/s")
 
 
 def _fill(python: str, side: str, url: str, revisions: int) -> None:
