@@ -16,21 +16,11 @@ import torch
 
 from registry.tensors.arithmetic.rounding import sum_dtype
 from registry.tensors.composed.adapter_tensors import LEAD, AdapterTensor
-from registry.tensors.factors.matrices import FactorMatrix
 from registry.tensors.factors.slots import Slot, slot_of_piece
 from registry.tensors.path.programs import Program
-from registry.tensors.path.steps import Add, BoundPair
+from registry.tensors.path.stacked_pairs import Rows, StackedPairs, stacked
+from registry.tensors.path.steps import Step
 from registry.tensors.table.held import FusedParameter
-
-_Key = tuple[int, FactorMatrix]  # a link and its A: pieces that share both belong to one pair
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One pair of one expert: a link's A, and its B over the output features of each piece that it changes."""
-
-    pair: BoundPair  # any of the pieces': A and the scale are the same
-    pieces: tuple[tuple[tuple[int, int], BoundPair], ...]  # (output features, pair)
 
 
 @dataclass(frozen=True)
@@ -45,32 +35,23 @@ class ComposedExperts:
     at_least: int = 0  # filled with zeros up to this rank
 
     @cached_property
-    def parts(self) -> tuple[tuple[_Part, ...], ...]:
-        """The pairs of each expert, root first."""
-        found: list[dict[_Key, dict[tuple[int, int], BoundPair]]] = [{} for _ in range(self.fused.experts)]
+    def pairs(self) -> tuple[StackedPairs, ...]:
+        """The pairs of each expert."""
+        found: list[list[tuple[Rows, tuple[Step, ...]]]] = [[] for _ in range(self.fused.experts)]
         for piece in self.fused.pieces:
             program = self.programs.get(slot_of_piece(piece, self.fused))
-            for step in program.since(self.since) if program else ():
-                if isinstance(step, Add):
-                    key = (step.link, step.pair.a)
-                    found[piece.expert].setdefault(key, {})[piece.out] = step.pair
-        ordered = []
-        for by_key in found:
-            keys = sorted(by_key, key=lambda key: key[0])
-            ordered.append(tuple(_Part(next(iter(by_key[key].values())), tuple(by_key[key].items())) for key in keys))
-        return tuple(ordered)
+            found[piece.expert].append((piece.out, program.since(self.since) if program else ()))
+        return tuple(stacked(pieces, self.fused.out_features, self.fused.in_features) for pieces in found)
 
     @property
     def rank(self) -> int:
         """Rank that each expert is written with: the largest sum of ranks."""
-        return max(self.at_least, *(sum(part.pair.rank for part in parts) for parts in self.parts))
+        return max(self.at_least, *(pairs.rank for pairs in self.pairs))
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """Precision of sums: float64 where a factor is float64."""
-        return sum_dtype(
-            *(matrix.dtype for parts in self.parts for part in parts for matrix in (part.pair.a, part.pair.b))
-        )
+        return sum_dtype(*(pairs.dtype for pairs in self.pairs))
 
     def tensors(self) -> list[AdapterTensor]:
         """A and B."""
@@ -78,21 +59,11 @@ class ComposedExperts:
 
     def a(self, expert: int) -> torch.Tensor:
         """A of one expert, its links side by side, shape (sum of ranks, in_features)."""
-        parts = [part.pair.a_rows(0, part.pair.rank, self.dtype) for part in self.parts[expert]]
-        return torch.cat([torch.zeros(0, self.fused.in_features, dtype=self.dtype), *parts])
+        return self.pairs[expert].a(self.dtype)
 
     def b_rows(self, expert: int, start: int, stop: int) -> torch.Tensor:
         """Rows of B of one expert with the scales folded in, shape (stop - start, sum of ranks)."""
-        columns = [torch.zeros(stop - start, 0, dtype=self.dtype)]
-        for part in self.parts[expert]:
-            rows = torch.zeros(stop - start, part.pair.rank, dtype=self.dtype)
-            for (out_first, out_last), pair in part.pieces:
-                first, last = max(start, out_first), min(stop, out_last)
-                if first < last:
-                    values = pair.b_rows(first - out_first, last - out_first, self.dtype)
-                    rows[first - start : last - start] = values
-            columns.append(rows)
-        return torch.cat(columns, dim=1)
+        return self.pairs[expert].b_rows(start, stop, self.dtype)
 
 
 def expert_tensors(

@@ -7,12 +7,13 @@ biases and norms: its values.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
+from registry.tensors.factors.slots import Slot, slot_of_target
+from registry.tensors.path.owners import owners_of
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows
 from registry.tensors.table.held import FusedParameter
@@ -75,21 +76,15 @@ def forms_of(links: Sequence[BoundLink], since: int, paths: PathPrograms, table:
         InvalidAdapterError: ``not_composable``, no single PEFT adapter equals this path.
     """
     forms = Forms(whole=frozenset(module for link in links[since:] for module in link.checkpoint.saved))
-    own = _own_targets(links[since:], table)
+    owners = owners_of(links[since:], table)
+    own, parameters = owners.targets, owners.parameters
     named = _only_by_name(links[since:])
-    fused = {
-        slot_of_piece(piece, parameter): (target.module, parameter)
-        for target in table.targets.values()
-        for parameter in target.fused
-        for piece in parameter.pieces
-    }
-    parameters = {slot_of_parameter(held): name for name, held in table.parameters.items()}
     for slot in sorted(paths.programs):
         program = paths.programs[slot]
         if not program.since(since):
             continue
-        if slot in fused:
-            module, parameter = fused[slot]
+        if slot in owners.pieces:
+            module, parameter = owners.pieces[slot].module, owners.pieces[slot].fused
             listed = forms.experts.setdefault(module, [])
             if parameter not in listed:
                 listed.append(parameter)
@@ -150,17 +145,6 @@ def not_composable(what: str) -> InvalidAdapterError:
     return InvalidAdapterError(
         f"{what}: no single PEFT adapter equals this path. Fetch it --as merged.", code="not_composable"
     )
-
-
-def _own_targets(links: Sequence[BoundLink], table: TargetTable) -> Mapping[Slot, Target]:
-    """The target of every slot that is a module's weight, as the links read it."""
-    whole = [one for one in table.targets.values() if not one.fused and one.kept]
-    found = {slot_of_target(target): target for target in whole}
-    for link in links:
-        read = [pair.target for pair in link.checkpoint.pairs.values() if pair.fused is None]
-        read += [rows.target for rows in link.checkpoint.tokens.values()]
-        found.update({slot_of_target(target): target for target in read})
-    return found
 
 
 def _only_by_name(links: Sequence[BoundLink]) -> dict[Slot, str]:
