@@ -1,0 +1,127 @@
+"""The matrices that a path changes by products: which links add pairs to each, and what else is done to it.
+
+A matrix is what has a rank of its own: the weight of a module, of one expert in a fused parameter, or a bias as one
+column. Modules that share one weight and one change are one matrix, which counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from registry.tensors.factors.slots import Slot
+from registry.tensors.path.owners import ExpertPiece, Owners, owners_of
+from registry.tensors.path.programs import BoundLink, PathPrograms, Program
+from registry.tensors.path.stacked_pairs import Rows, StackedPairs, stacked
+from registry.tensors.path.steps import Add, Replace, Rescale, SetRows, Step
+from registry.tensors.table.targets import TargetTable
+
+
+@dataclass(frozen=True)
+class ChangedMatrix:
+    """One matrix (out_features, in_features) and what a path does to it."""
+
+    module: str  # as the base names it; of experts the parameter's full path, of a bias the parameter's
+    expert: int | None
+    programs: tuple[tuple[Rows, Program], ...]  # with the output features that each is for
+    out_features: int
+    in_features: int
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Where the base's files hold it: slots that it starts from, or none where they lack it."""
+        return tuple(program.origin for _, program in self.programs if program.origin is not None)
+
+    def pairs(self, since: int, until: int | None = None) -> StackedPairs:
+        """The pairs of the links from number ``since`` to before number ``until``."""
+        steps = ((out, _between(program, since, until)) for out, program in self.programs)
+        return stacked(steps, self.out_features, self.in_features)
+
+    def steps(self, since: int) -> tuple[Step, ...]:
+        """What the links from number ``since`` on do, whichever piece of it they do it to."""
+        return tuple(step for _, program in self.programs for step in program.since(since))
+
+    def is_scaled(self, since: int) -> bool:
+        """Whether a link from number ``since`` on rescales it (DoRA)."""
+        return any(isinstance(step, Rescale) for step in self.steps(since))
+
+    def is_replaced(self, since: int) -> bool:
+        """Whether a link from number ``since`` on replaces values of it: all, or some rows."""
+        return any(isinstance(step, Replace | SetRows) for step in self.steps(since))
+
+    def adds_after_scaling(self, since: int) -> bool:
+        """Whether a product is added to what was rescaled: what comes of all pairs is then not their sum."""
+        for _, program in self.programs:
+            kinds = [type(step) for step in program.since(since)]
+            if Rescale in kinds and Add in kinds[kinds.index(Rescale) :]:
+                return True
+        return False
+
+
+@dataclass(frozen=True)
+class ChangedMatrices:
+    """All that the links of a path from some number on change."""
+
+    by_pairs: tuple[ChangedMatrix, ...]  # by module, experts in order
+    others: Mapping[str, Program]  # changed by values alone, by parameter or module
+
+
+def changed_matrices(
+    links: Sequence[BoundLink], paths: PathPrograms, table: TargetTable, since: int = 0
+) -> ChangedMatrices:
+    """Sort out what the links from number ``since`` on change, and by what."""
+    return _Sorting(owners_of(links, table), paths, table, since).sorted()
+
+
+@dataclass(frozen=True)
+class _Sorting:
+    owners: Owners
+    paths: PathPrograms
+    table: TargetTable
+    since: int
+
+    def sorted(self) -> ChangedMatrices:
+        found: list[ChangedMatrix] = []
+        others: dict[str, Program] = {}
+        experts: dict[tuple[str, int], list[tuple[ExpertPiece, Program]]] = {}
+        for slot, program in sorted(self.paths.programs.items()):
+            if not program.since(self.since) or self._is_twin(slot):
+                continue
+            held = self.owners.pieces.get(slot)
+            if not any(isinstance(step, Add) for step in program.since(self.since)):
+                others[f"{held.module}.{held.fused.name}" if held else self._name(slot)] = program
+            elif held is not None:
+                experts.setdefault((f"{held.module}.{held.fused.name}", held.piece.expert), []).append((held, program))
+            else:
+                whole = ((0, slot.out_features), program)
+                found.append(ChangedMatrix(self._name(slot), None, (whole,), slot.out_features, slot.in_features))
+        found += self._experts(experts)
+        found.sort(key=lambda one: (one.module, -1 if one.expert is None else one.expert))
+        return ChangedMatrices(tuple(found), others)
+
+    @staticmethod
+    def _experts(
+        experts: Mapping[tuple[str, int], Sequence[tuple[ExpertPiece, Program]]],
+    ) -> Iterator[ChangedMatrix]:
+        for (name, expert), pieces in experts.items():
+            fused = pieces[0][0].fused
+            placed = tuple((held.piece.out, program) for held, program in pieces)
+            yield ChangedMatrix(name, expert, placed, fused.out_features, fused.in_features)
+
+    def _name(self, slot: Slot) -> str:
+        """The module whose weight it is, or the parameter."""
+        target, parameter = self.owners.targets.get(slot), self.owners.parameters.get(slot)
+        if target is not None and parameter in (None, f"{target.module}.{target.weight}"):
+            return target.module
+        return parameter or (target.module if target is not None else slot.tensor)
+
+    def _is_twin(self, slot: Slot) -> bool:
+        """Whether it is the weight of a module that shares it, and its change, with the one that counts."""
+        target = self.owners.targets.get(slot)
+        if target is None or target.module not in self.paths.tied:
+            return False
+        return self.table.tie_group(target.module)[0] != target.module
+
+
+def _between(program: Program, since: int, until: int | None) -> tuple[Step, ...]:
+    return tuple(step for step in program.since(since) if until is None or step.link < until)
