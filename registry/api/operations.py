@@ -20,8 +20,7 @@ from registry.operations.operation import Item, Job, Listing, Operation
 from registry.operations.table import OPERATIONS
 from registry.schemas import Identity, Schema
 from registry.schemas.bundles import Bundle
-from registry.schemas.pages import Page
-from registry.schemas.protocol import API
+from registry.schemas.protocol import API, Page
 from registry.schemas.requests import MaterialiseRequest, NoRequest
 from registry.services import materialise
 from registry.services.handlers.table import lister_of

@@ -12,7 +12,7 @@ from fastapi import Path, Query
 from registry.http.payloads import JsonBody
 from registry.schemas import Schema
 from registry.schemas.form import Param
-from registry.schemas.pages import MOST
+from registry.schemas.protocol import MOST
 
 S = TypeVar("S", bound=Schema)
 LIMIT: Final = 100

@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "log": "browse.log",
     "show": "browse.show",
     "diff": "browse.diff",
+    "stats": "stats.stats",
     "resolve": "browse.resolve",
     "search": "browse.search",
     "tag": "publish.tag",

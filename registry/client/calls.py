@@ -11,7 +11,7 @@ from registry.client.jobs import result_of
 from registry.operations.operation import A, Item, Job, Listing, Operation, R
 from registry.progress import Progress
 from registry.schemas import BaseAdded, Published
-from registry.schemas.pages import MOST, Page
+from registry.schemas.protocol import MOST, Page
 
 
 def do(transport: Transport, operation: Operation[R, A], request: R, progress: Progress) -> A:

@@ -12,6 +12,7 @@ from typing import Self
 
 from registry.bars.shown import shown
 from registry.operations.methods.administration import Administration
+from registry.operations.methods.analysis import Analysis
 from registry.operations.methods.artifacts import Artifacts
 from registry.operations.methods.browsing import Browsing
 from registry.operations.methods.labels import Labels
@@ -22,7 +23,7 @@ from registry.progress import Progress
 from registry.schemas import Copied
 
 
-class Registry(Browsing, Labels, Naming, Publishing, Artifacts, Removal, Administration):
+class Registry(Browsing, Analysis, Labels, Naming, Publishing, Artifacts, Removal, Administration):
     """Adapters as a tree of immutable revisions; the weights that each path of it stands for.
 
     `registry.connect` opens one: a folder, a team's database and store, or a service. The methods are the same, and so

@@ -61,6 +61,7 @@ from registry.schemas.requests import (
     RetractRequest,
     RevokeRequest,
     SearchRequest,
+    StatisticsRequest,
     SubtreeRequest,
     TagRequest,
     TokenRequest,
@@ -69,6 +70,7 @@ from registry.schemas.requests import (
     UndoTagRequest,
     UntagRequest,
 )
+from registry.schemas.statistics import Statistics
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
@@ -111,6 +113,11 @@ SHOW: Final = Operation(
 DIFF: Final = Operation(
     name="diff", method="GET", address="/diff", request=DiffRequest, answer=Difference, right=READER, group="browse",
     refusals=(404,), about="What differs between two revisions.",
+)  # fmt: skip
+STATS: Final = Operation(
+    name="stats", method="GET", address="/statistics", request=StatisticsRequest, answer=Statistics, right=READER,
+    group="browse", refusals=(404,), slow=True,
+    about="What each link of a path changed: norms and ranks of the deltas, from the factors alone.",
 )  # fmt: skip
 RESOLVE: Final = Operation(
     name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved, right=READER,
@@ -324,7 +331,7 @@ DU: Final = Operation(
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, RESOLVE, SEARCH, EVENTS,
+    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, STATS, RESOLVE, SEARCH, EVENTS,
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,

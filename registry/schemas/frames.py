@@ -1,8 +1,8 @@
-"""Revisions as a data frame of pandas, which is not needed for anything else."""
+"""Answers as data frames of pandas, which is not needed for anything else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from registry.errors import UnavailableError
@@ -27,17 +27,26 @@ def revisions_frame(revisions: Sequence[RevisionSummary]) -> pandas.DataFrame:
     Raises:
         UnavailableError: ``missing_package``, pandas is not installed.
     """
+    named = [
+        *_prefixed("metric", (one.metrics for one in revisions)),
+        *_prefixed("annotation", (one.annotations for one in revisions)),
+    ]
+    return frame([_row(one) for one in revisions], [*COLUMNS, *named])
+
+
+def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> pandas.DataFrame:
+    """Rows as a data frame with these columns.
+
+    Raises:
+        UnavailableError: ``missing_package``, pandas is not installed.
+    """
     try:
         import pandas
     except ImportError as error:
         raise UnavailableError(
             "to_pandas needs pandas, which is not installed: pip install pandas.", code="missing_package"
         ) from error
-    named = [
-        *_prefixed("metric", (one.metrics for one in revisions)),
-        *_prefixed("annotation", (one.annotations for one in revisions)),
-    ]
-    return pandas.DataFrame([_row(one) for one in revisions], columns=[*COLUMNS, *named])
+    return pandas.DataFrame(rows, columns=list(columns))
 
 
 def _prefixed(prefix: str, named: Iterable[Iterable[str]]) -> list[str]:

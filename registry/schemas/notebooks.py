@@ -1,4 +1,4 @@
-"""Trees and lists of revisions as tables of HTML, which notebooks show. Everything that people wrote is escaped."""
+"""Trees, lists and statistics as tables of HTML, which notebooks show. Everything that people wrote is escaped."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from registry.figures import age, clean, counted, metrics, number, size
 from registry.schemas.views import remarks
 
 if TYPE_CHECKING:
+    from registry.schemas.statistics import DeltaStatistics, Statistics
     from registry.schemas.tree import RevisionSummary, Tree, TreeNode
 
 _MOST: Final = 500  # rows: a notebook keeps what it shows
@@ -55,6 +56,21 @@ def _revision(one: RevisionSummary, names: Sequence[str], now: datetime) -> list
 
 def _tags(one: RevisionSummary) -> str:
     return ", ".join(one.tags)
+
+
+def statistics_table(found: Statistics) -> str:
+    """The figures of each link and of the path."""
+    header = ("delta", "rank", "norm", "of the base", "stable rank", "effective rank", "90 %", "95 %", "99 %")
+    rows = [(link.reference, link.delta) for link in found.links]
+    rows.append((f"{found.since}..{found.reference}", found.path))
+    return _table(header, [[name, *_figures(delta)] for name, delta in rows], "delta")
+
+
+def _figures(delta: DeltaStatistics) -> list[str]:
+    share = "" if delta.relative_frobenius is None else f"{100 * delta.relative_frobenius:.3g} %"
+    ranks = (str(rank) for rank in (delta.rank90, delta.rank95, delta.rank99))
+    return [str(delta.rank), f"{delta.frobenius:.4g}", share, f"{delta.stable_rank:.3g}",
+            f"{delta.effective_rank:.3g}", *ranks]  # fmt: skip
 
 
 def _ago(one: RevisionSummary, now: datetime) -> str:

@@ -1,8 +1,8 @@
-"""The protocol between a client and a service: its version, its addresses, and errors as it sends them."""
+"""The protocol between a client and a service: its version, its addresses, errors as it sends them, pages of lists."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from registry.schemas import (
     ArtifactKind,
@@ -25,6 +25,10 @@ PROTOCOL_HEADER: Final = "X-Registry-Protocol"
 USE_HEADER: Final = "X-Registry-Use"
 """With a plan or a bundle: through which interface its weights are used, or `NOT_A_USE`."""
 NOT_A_USE: Final = "none"
+MOST: Final = 500
+"""Items of a page, at most."""
+
+T = TypeVar("T", bound=Schema)
 
 
 class Problem(Schema):
@@ -38,3 +42,10 @@ class Problem(Schema):
     kind: str  # the class of `registry.errors`
     request: str | None = None  # id of the request, to find it in the log
     retry_after: int | None = None  # seconds
+
+
+class Page(Schema, Generic[T]):
+    """Some items of a list, in its order, and a cursor that leads on from the last of them."""
+
+    items: tuple[T, ...]
+    next: str | None  # None: there are no more

@@ -52,6 +52,13 @@ class DiffRequest(Schema):
     b: Ref
 
 
+class StatisticsRequest(Schema):
+    """A revision whose path is analysed."""
+
+    ref: Ref
+    since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
+
+
 class PathRequest(Schema):
     """A path: an adapter, or everything at and under it."""
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from registry.schemas.form import Schema
+from registry.schemas.frames import frame
+from registry.schemas.notebooks import statistics_table
+from registry.schemas.views import statistics as statistics_line
+
+if TYPE_CHECKING:
+    import pandas
 
 StatisticName = Literal[
     "energy", "frobenius", "spectral", "stable_rank", "effective_rank", "rank90", "rank95", "rank99",
@@ -39,7 +46,7 @@ class ModuleStatistics(Figures):
     """The delta of one module, of a bias, or of a parameter of experts with all of its experts together."""
 
     module: str  # as the base model names it
-    kind: str  # the last part of its name
+    kind: str  # what follows the layer in its name: self_attn.q_proj; the whole name where there is none
     depth: int | None  # the first number in its name: the layer
     scaled: bool  # DoRA: the figures are those of the part that is added, before the weight is rescaled
     replaced: bool  # values were replaced too, which the figures leave out
@@ -86,3 +93,37 @@ class Statistics(Schema):
     since: str  # the base model or the ancestor that the path begins at
     links: tuple[LinkStatistics, ...]  # root first
     path: DeltaStatistics
+
+    def __repr__(self) -> str:
+        return statistics_line(self)
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """A row for each module of each link, then of the path, by the names of `COLUMNS`: experts have their own."""
+        for link in self.links:
+            yield from _rows(link.reference, link.delta)
+        yield from _rows(f"{self.since}..{self.reference}", self.path)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a data frame; ``delta`` is the link, or ``since..reference`` of the path.
+
+        Raises:
+            UnavailableError: ``missing_package``, pandas is not installed.
+        """
+        return frame(list(self.rows()), COLUMNS)
+
+    def _repr_html_(self) -> str:
+        return statistics_table(self)
+
+
+COLUMNS: Final = (
+    "delta", "module", "kind", "depth", "expert", "scaled", "replaced", "rank", *get_args(StatisticName)
+)  # fmt: skip
+"""The columns of a table of statistics, in this order."""
+
+
+def _rows(name: str, delta: DeltaStatistics) -> Iterator[dict[str, object]]:
+    for module in delta.modules:
+        whole = module.model_dump(exclude={"experts"}) | {"delta": name, "expert": None}
+        yield {column: whole[column] for column in COLUMNS}
+        for expert in module.experts:
+            yield {column: {**whole, **expert.model_dump()}[column] for column in COLUMNS}

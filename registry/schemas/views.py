@@ -9,6 +9,7 @@ from registry.figures import amount, clean, counted, metrics, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
+    from registry.schemas.statistics import Statistics
     from registry.schemas.tree import (
         BaseAdded,
         BaseSummary,
@@ -144,3 +145,10 @@ def artifact(kind: str, files: int, total: int, rendering: str) -> str:
 def artifact_file(path: str, total: int) -> str:
     """What is said of a file of an artifact, of ``total`` bytes."""
     return f"<artifact file {path}: {size(total)}>"
+
+
+def statistics(one: Statistics) -> str:
+    """The size of a path's delta, and the rank that would be enough."""
+    links = counted(len(one.links), "link")
+    enough = f"rank {one.path.rank}, 95 % of the energy in rank {one.path.rank95}"
+    return f"<Statistics {one.since}..{one.reference}: {links}, norm {one.path.frobenius:.3g}, {enough}>"

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, MetaData, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+import registry.catalogue.database.statistics_tables  # noqa: F401 - so that `metadata` has its tables
 from registry.catalogue.database.tables import ORDERED, Digest, Record, Time
 
 
@@ -157,7 +158,7 @@ class Compatibility(Record):
 
 
 def metadata() -> MetaData:
-    """All tables, these and those of `registry.catalogue.database.tables`, to be compared with a schema."""
+    """All tables, these and those of `tables` and `statistics_tables`, to be compared with a schema."""
     # Set here and not with the tables: to name an option of PostgreSQL is to import all of its dialect.
     for table in Record.metadata.tables.values():
         for index in table.indexes:

@@ -9,8 +9,9 @@ import typer
 from registry.cli.options import As, Json, Kind, MaxError, Rank, Ref, Since, Uniform, Url, WrittenAs
 from registry.cli.render.screen import Span
 from registry.cli.render.text import counted, size
-from registry.cli.render.truncation import check_report, truncation_line, write_report
+from registry.cli.render.truncation import truncation_line
 from registry.cli.session import session
+from registry.cli.written import check_file, write_file
 from registry.errors import IntegrityError, UsageError
 
 
@@ -53,7 +54,7 @@ def fetch(
     if report is not None and rank is None and max_error is None:
         raise UsageError("--report describes the errors of a truncation; it needs --rank or --max-error.")
     if report is not None:
-        check_report(report, out)
+        check_file("--report", report, out)
     with session(url, as_json) as run:
         answer = run.registry.fetch(
             ref,
@@ -75,7 +76,7 @@ def fetch(
         if answer.truncation is not None:
             run.say(truncation_line(answer.truncation))
             if report is not None:
-                write_report(answer.truncation, report)
+                write_file("--report", report, answer.truncation.model_dump_json(indent=2) + "\n")
         run.notices(answer.notices)
         if answer.kind == "merged" and out is not None:
             path = answer.reference.partition("@")[0]

@@ -72,5 +72,6 @@ def is_below_view(path: str) -> bool:
 
 def time_to_answer(limits: Limits, path: str) -> float:
     """How long a route may take until its response begins."""
-    slow = ("/api/v1/publishes", "/api/v1/bases", "/api/v1/uploads", "/api/v1/artifacts", "/api/v1/gc", "/api/v1/fsck")
+    parts = ("publishes", "bases", "uploads", "artifacts", "statistics", "gc", "fsck")
+    slow = tuple(f"/api/v1/{part}" for part in parts)
     return limits.plan_time if path.startswith(slow) else limits.answer_time

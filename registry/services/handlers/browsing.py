@@ -24,8 +24,10 @@ from registry.schemas.requests import (
     PathRequest,
     ReferenceRequest,
     SearchRequest,
+    StatisticsRequest,
     TreeRequest,
 )
+from registry.schemas.statistics import Statistics
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does, lists, one_more
@@ -81,6 +83,13 @@ def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> 
 
     with deployment.read() as session:
         return compared(session, Reference.parse(request.a), Reference.parse(request.b))
+
+
+@does(table.STATS)
+def _stats(deployment: Deployment, request: StatisticsRequest, progress: Progress) -> Statistics:
+    from registry.services.statistics import statistics
+
+    return statistics(deployment, request.ref, request.since, progress)
 
 
 @does(table.RESOLVE)

@@ -96,11 +96,12 @@ def _modules(measured: Sequence[Measured], since: int, norms: Norms) -> Iterator
     for one in measured:
         by_name.setdefault(one.matrix.module, []).append(one)
     for name, matrices in by_name.items():
+        depth, kind = place_of(name)
         yield ModuleStatistics(
             **_figures(matrices, since, norms),
             module=name,
-            kind=name.rpartition(".")[2],
-            depth=next((int(word) for word in name.split(".") if word.isdecimal()), None),
+            kind=kind,
+            depth=depth,
             scaled=any(one.matrix.is_scaled(since) for one in matrices),
             replaced=any(one.matrix.is_replaced(since) for one in matrices),
             experts=tuple(
@@ -109,6 +110,13 @@ def _modules(measured: Sequence[Measured], since: int, norms: Norms) -> Iterator
                 if one.matrix.expert is not None
             ),
         )
+
+
+def place_of(module: str) -> tuple[int | None, str]:
+    """Depth and kind of a module: the first number in its name, and what follows it; of others no depth."""
+    parts = module.split(".")
+    at = next((n for n, part in enumerate(parts[:-1]) if part.isdecimal()), None)
+    return (None, module) if at is None else (int(parts[at]), ".".join(parts[at + 1 :]))
 
 
 def _figures(matrices: Sequence[Measured], since: int, norms: Norms) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""The tables of what was computed about published weights: figures that never change, and can be computed again."""
+
+from __future__ import annotations
+
+from sqlalchemy import ForeignKey, Index, LargeBinary
+from sqlalchemy.orm import Mapped, mapped_column
+
+from registry.catalogue.database.tables import ORDERED, Record
+
+
+class StatisticsRecord(Record):
+    """Statistics of the delta of a revision (`link`), or of its whole path: a document, as one version wrote it."""
+
+    __tablename__ = "statistics"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    delta: Mapped[str] = mapped_column(ORDERED, primary_key=True)  # link, path
+    format: Mapped[int]
+    relative: Mapped[bool]  # whether the base's norms were known
+    document: Mapped[bytes] = mapped_column(LargeBinary)  # JSON, deflated
+
+
+class StatisticValueRecord(Record):
+    """A figure of the delta of a revision, all modules together: what searches ask for."""
+
+    __tablename__ = "statistic_values"
+    __table_args__ = (Index(None, "name", "value", "revision_id"),)
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]

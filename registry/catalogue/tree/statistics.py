@@ -1,0 +1,70 @@
+"""Statistics of revisions as they are kept: documents of one version's form, and the values that searches ask for."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Mapping
+from typing import Final, Literal, NamedTuple, get_args
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database.statistics_tables import StatisticsRecord, StatisticValueRecord
+from registry.catalogue.database.tables import Revision
+from registry.schemas.statistics import DeltaStatistics, StatisticName
+
+Delta = Literal["link", "path"]
+FORMAT: Final = 1
+"""Raised where figures change their meaning or their form: older documents are computed again."""
+
+
+class Key(NamedTuple):
+    """Of which revision, and whether of its own delta or of its whole path's."""
+
+    revision_id: int
+    delta: Delta
+
+
+def kept(session: Session, keys: Collection[Key], *, relative: bool) -> dict[Key, DeltaStatistics]:
+    """Those of some deltas that are kept in this version's form; ``relative``: only those with relative figures."""
+    wanted = (
+        select(StatisticsRecord.revision_id, StatisticsRecord.delta, StatisticsRecord.document)
+        .where(StatisticsRecord.revision_id.in_({key.revision_id for key in keys}))
+        .where(StatisticsRecord.format == FORMAT)
+    )
+    if relative:
+        wanted = wanted.where(StatisticsRecord.relative)
+    found = {(row.revision_id, row.delta): row.document for row in session.execute(wanted)}
+    return {
+        key: DeltaStatistics.model_validate_json(zlib.decompress(found[key])) for key in keys if tuple(key) in found
+    }
+
+
+def keep(session: Session, made: Mapping[Key, DeltaStatistics], *, relative: bool) -> None:
+    """Keep statistics of revisions, instead of what was kept of them; of deleted revisions nothing is kept.
+
+    Args:
+        session: a write transaction.
+        made: what was computed.
+        relative: whether they have relative figures.
+    """
+    ids = {key.revision_id for key in made}
+    held = select(Revision.id).where(Revision.id.in_(ids)).order_by(Revision.id).with_for_update()
+    there = set(session.scalars(held))
+    for key, statistics in made.items():
+        if key.revision_id not in there:
+            continue
+        own = (StatisticsRecord.revision_id == key.revision_id, StatisticsRecord.delta == key.delta)
+        session.execute(delete(StatisticsRecord).where(*own))
+        document = zlib.compress(statistics.model_dump_json(exclude_defaults=True).encode())
+        session.add(StatisticsRecord(**key._asdict(), format=FORMAT, relative=relative, document=document))
+        if key.delta == "link":
+            _keep_values(session, key.revision_id, statistics)
+
+
+def _keep_values(session: Session, revision_id: int, statistics: DeltaStatistics) -> None:
+    session.execute(delete(StatisticValueRecord).where(StatisticValueRecord.revision_id == revision_id))
+    for name in get_args(StatisticName):
+        value = getattr(statistics, name)
+        if value is not None:
+            session.add(StatisticValueRecord(revision_id=revision_id, name=name, value=value))

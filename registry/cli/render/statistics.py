@@ -1,0 +1,107 @@
+"""Renders statistics: links and path, then where the energy is; as CSV; and as a heat map."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
+from registry.cli.render.text import counted, number, percent
+from registry.plots.heat_map import HeatMap
+from registry.schemas.statistics import COLUMNS
+
+if TYPE_CHECKING:
+    from registry.schemas.statistics import DeltaStatistics, GroupStatistics, Statistics
+
+_BAR: Final = 24
+_MOST: Final = 12  # rows of a list of groups
+
+
+def statistics_lines(found: Statistics, width: int | None) -> list[Line]:
+    """A row for each link and for the path; which rank would be enough; the energy by kind and by depth."""
+    rows = [_row(phrase(link.reference, REFERENCE), link.delta) for link in found.links]
+    rows.append(_row(Span("the path"), found.path))
+    header = ("delta", "rank", "norm", "of base", "stable", "effective", "95 %", "")
+    lines = table(rows, width, header=header, right=range(1, len(header) - 1))
+    if found.path.energy:
+        lines += [(), *_enough(found.path)]
+    for title, groups in (("By kind", found.path.kinds), ("By depth", found.path.depths)):
+        if len(groups) > 1 and found.path.energy:
+            lines += [(), (Span(title, "bold"),), *_groups(groups, width)]
+    if found.path.others:
+        changes = [([phrase(one.name)], [words(one.how, QUIET)]) for one in found.path.others]
+        lines += [(), (Span("Not in these figures", "bold"),), *table(changes, width, indent=2)]
+    return lines
+
+
+def _row(name: Span, delta: DeltaStatistics) -> Row:
+    share = "-" if delta.relative_frobenius is None else percent(delta.relative_frobenius)
+    figures = [str(delta.rank), f"{delta.frobenius:.4g}", share, f"{delta.stable_rank:.3g}"]
+    return [name, *map(Span, [*figures, f"{delta.effective_rank:.3g}", str(delta.rank95)])], []
+
+
+def _enough(path: DeltaStatistics) -> list[Line]:
+    """What the ranks mean for ``fetch --rank``."""
+    told = [
+        f"rank {getattr(path, f'rank{share}')} holds {share} % of the energy: an error of "
+        f"{100 * math.sqrt(1 - share / 100):.0f} %"
+        for share in (90, 95, 99)
+    ]
+    return [(Span(one, QUIET),) for one in told]
+
+
+def _groups(groups: Sequence[GroupStatistics], width: int | None) -> list[Line]:
+    listed = sorted(groups, key=lambda group: -group.share)[:_MOST] if len(groups) > _MOST else groups
+    most = max(group.share for group in groups)
+    rows: list[Row] = [
+        (
+            [phrase(group.name), Span(counted(group.modules, "module")), Span(percent(group.share))],
+            [[Span("#" * round(_BAR * group.share / most) if most else "", "cyan")]],
+        )
+        for group in listed
+    ]
+    lines = table(rows, width, right=(2,), indent=2)
+    if len(groups) > len(listed):
+        lines.append((Span(f"  and {len(groups) - len(listed)} more with less", QUIET),))
+    return lines
+
+
+def csv_text(found: Statistics) -> str:
+    """A line for each module of each link and of the path; what is not known is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.rows())
+    return text.getvalue()
+
+
+def heat_map(found: Statistics) -> HeatMap:
+    """The norm of the path's delta by kind of module and depth, relative to the base where its norms are known."""
+    modules = found.path.modules
+    relative = all(module.relative_frobenius is not None for module in modules)
+    measured = "relative to the weight of the base" if relative else "in absolute terms"
+    values = {
+        (module.kind, _depth(module.depth)): (module.relative_frobenius if relative else None) or module.frobenius
+        for module in modules
+    }
+    return HeatMap(
+        title=f"{found.since}..{found.reference}: change by layer",
+        about=f"The Frobenius norm of the delta of each module, {measured}, by kind of module and layer.",
+        rows=sorted({module.kind for module in modules}),
+        columns=[_depth(depth) for depth in sorted({module.depth for module in modules}, key=_order)],
+        across="layer",
+        unit="of the weight" if relative else "norm of the delta",
+        values=values,
+        word=(lambda value: f"{100 * value:.3g} %") if relative else number,
+    )
+
+
+def _order(depth: int | None) -> tuple[bool, int]:
+    return depth is None, depth or 0
+
+
+def _depth(depth: int | None) -> str:
+    return "-" if depth is None else str(depth)

@@ -1,0 +1,95 @@
+"""Statistics of a path: what is kept, and what has to be computed, from the factors of its links alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from registry.catalogue.tree import bases as base_rows
+from registry.catalogue.tree import links as link_rows
+from registry.catalogue.tree import statistics as rows
+from registry.catalogue.tree.statistics import Key
+from registry.errors import UsageError
+from registry.progress import Progress
+from registry.reference import Path, Reference
+from registry.schemas.statistics import DeltaStatistics, LinkStatistics, Statistics
+from registry.services.artifacts.load import path_in, path_of
+from registry.services.deployment import Deployment
+from registry.services.lineage import LoadedPath
+
+
+def statistics(deployment: Deployment, ref: str, since: str | None, progress: Progress) -> Statistics:
+    """What each link of a path added, and all of them together; kept with the revisions once it is computed.
+
+    Links that the principal does not see are in the path's figures, and have none of their own.
+
+    Args:
+        deployment: the registry.
+        ref: a revision.
+        since: an ancestor: only the links after it. None: all.
+        progress: of what has to be computed.
+
+    Raises:
+        NotFoundError: a reference names nothing.
+        UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
+        InvalidAdapterError: a link is invalid by the rules of this version, or its delta is not finite.
+    """
+    path, ids, first = _loaded(deployment, ref, since)
+    seen = [n for n in range(first, len(ids)) if deployment.rights.sees(Path.parse(path.links[n].path))]
+    wanted = {Key(ids[n], "link"): (n, n + 1) for n in seen}
+    whole = Key(ids[-1], "path") if first == 0 else None
+    if whole is not None:
+        wanted[whole] = (0, len(ids))
+    with deployment.read() as session:
+        found = rows.kept(session, wanted.keys(), relative=False)
+    missing = {key: span for key, span in wanted.items() if key not in found}
+    spans = [*missing.values(), *([(first, len(ids))] if whole is None else [])]
+    made = _computed(deployment, path, spans, progress)
+    found |= {key: made[span] for key, span in missing.items()}
+    if missing:
+        deployment.change(lambda session: rows.keep(session, {key: found[key] for key in missing}, relative=False))
+    return Statistics(
+        reference=path.reference,
+        since=path.links[first - 1].reference if first else path.base.name,
+        links=tuple(LinkStatistics(reference=path.links[n].reference, delta=found[Key(ids[n], "link")]) for n in seen),
+        path=made[first, len(ids)] if whole is None else found[whole],
+    )
+
+
+def _loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedPath, list[int], int]:
+    """The path, the keys of its revisions, and the number of its first link that counts."""
+    reference = Reference.parse(ref)
+    if reference.path.is_base:
+        raise UsageError(
+            f"{ref} is a base model, which no link has changed yet: name an adapter. `registry tree "
+            f"{reference.path.base}` lists those on it."
+        )
+    with deployment.read() as session:
+        found = link_rows.links(session, reference)
+        path = path_of(base_rows.get(session, reference.path.base), found, with_retracted=True)
+        ancestor = None if since is None else path_in(session, Reference.parse(since))
+    first = 0 if ancestor is None else len(path.links) - len(path.since(ancestor))
+    return path, [one.revision.id for one in found], first
+
+
+def _computed(
+    deployment: Deployment, path: LoadedPath, spans: Sequence[tuple[int, int]], progress: Progress
+) -> dict[tuple[int, int], DeltaStatistics]:
+    """Statistics of some links together: from a number to before another one, which is the end of its own path."""
+    if not spans:
+        return {}
+    # What is kept already is answered without torch.
+    from registry.services.artifacts.bound import bound_links
+    from registry.services.artifacts.inputs import Inputs
+    from registry.tensors.analysis.statistics import delta_statistics
+
+    progress.begin("Computing statistics", len(spans))
+    made: dict[tuple[int, int], DeltaStatistics] = {}
+    with ExitStack() as opened:
+        inputs = Inputs(deployment.artifact_blobs, path, opened)
+        bound = bound_links(inputs, path.links)
+        for first, stop in spans:
+            if (first, stop) not in made:
+                made[first, stop] = delta_statistics(bound[:stop], inputs.table, since=first)
+            progress.advance(1)
+    return made

@@ -1,0 +1,106 @@
+"""Statistics from the command line: the table, the files, and what is refused before anything is computed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import registry
+from registry.schemas.statistics import COLUMNS, Statistics
+from tests.cli.conftest import Run
+from tests.kit import llama_base, write_chain
+from tests.kit.recipes import Recipe, write_recipe
+
+
+@pytest.fixture(scope="module")
+def with_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry that holds a path of two links on two modules of two layers, and an adapter with a new head."""
+    root = tmp_path_factory.mktemp("with-path")
+    base = llama_base(root / "base")
+    links = write_chain(root / "links", base, 2, ["q_proj", "down_proj"], r=3)
+    other = write_recipe(root / "other", base, Recipe(("q_proj",), replaced=("lm_head",)))
+    with registry.connect(root / "registry") as opened:
+        opened.add_base("llama", base.folder)
+        opened.publish(links[0], "llama/a")
+        opened.publish(links[1], "llama/a/b")
+        opened.publish(other, "llama/head")
+    return root / "registry"
+
+
+@pytest.fixture
+def stats(with_path: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs ``stats`` with further words, in an empty folder."""
+    monkeypatch.setenv("REGISTRY_URL", str(with_path))
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: run("stats", *words)
+
+
+def test_a_row_for_each_link_and_the_path(stats: Run) -> None:
+    ended = stats("llama/a/b")
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["delta", "llama/a@1", "llama/a/b@1", "the"]
+    assert lines[0].split()[1:] == ["rank", "norm", "of", "base", "stable", "effective", "95", "%"]
+    assert [line.split()[-6] for line in lines[1:4]] == ["3", "3", "6"]
+    assert any(
+        line.startswith("rank ") and line.endswith("holds 95 % of the energy: an error of 22 %") for line in lines
+    )
+    at = lines.index("By kind")
+    assert [line.split()[:3] for line in lines[at + 1 : at + 3]] == [
+        ["mlp.down_proj", "2", "modules"],
+        ["self_attn.q_proj", "2", "modules"],
+    ]
+    at = lines.index("By depth")
+    assert [line.split()[:3] for line in lines[at + 1 :]] == [["0", "2", "modules"], ["1", "2", "modules"]]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_what_the_figures_leave_out_is_said(stats: Run) -> None:
+    lines = stats("llama/head").out.splitlines()
+    assert lines[-2:] == ["Not in these figures", "  lm_head  replaced"]
+
+
+def test_the_document_and_the_files_say_the_same(stats: Run) -> None:
+    ended = stats("llama/a/b", "--json", "--csv", "figures.csv", "--plot", "change.svg")
+    found = Statistics.model_validate_json(ended.out)
+    with Path("figures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["delta"] for row in rows] == [*["llama/a@1"] * 4, *["llama/a/b@1"] * 4, *["llama..llama/a/b@1"] * 4]
+    of_path = {row["module"]: float(row["frobenius"]) for row in rows[8:]}
+    assert of_path == {module.module: module.frobenius for module in found.path.modules}
+
+    drawing = ElementTree.parse("change.svg").getroot()
+    space = {"svg": "http://www.w3.org/2000/svg"}
+    told = [title.text or "" for title in drawing.iterfind("svg:rect/svg:title", space)]
+    assert len(told) == 4
+    module = max(found.path.modules, key=lambda one: one.frobenius)
+    cell = f"{module.kind}, layer {module.depth}: {module.frobenius:.6g}"
+    (largest,) = (one for one in drawing.iterfind("svg:rect", space) if cell in (title.text for title in one))
+    assert largest.get("class") == "shade-7"
+    assert drawing.get("role") == "img"
+    title, about = (drawing.get("aria-labelledby") or "").split()
+    assert {one.get("id"): bool(one.text) for one in drawing[:2]} == {title: True, about: True}
+
+
+def test_since(stats: Run) -> None:
+    found = Statistics.model_validate_json(stats("llama/a/b", "--since", "llama/a", "--json").out)
+    assert (found.since, [link.reference for link in found.links]) == ("llama/a@1", ["llama/a/b@1"])
+
+
+@pytest.mark.parametrize("option", ["--csv", "--plot"])
+def test_files_that_cannot_be_written_are_refused_first(stats: Run, option: str, tmp_path: Path) -> None:
+    ended = stats("llama/a/b", option, "no/such/folder/file")
+    assert (ended.code, ended.out) == (2, "")
+    assert f"{option} 'no/such/folder/file': there is no folder" in ended.err
+    ended = stats("llama/a/b", option, str(tmp_path))
+    assert (ended.code, ended.out) == (2, "")
+
+
+def test_a_base_model_has_none(stats: Run) -> None:
+    ended = stats("llama")
+    assert (ended.code, ended.out) == (2, "")
+    assert "llama is a base model, which no link has changed yet" in ended.err
