@@ -9,6 +9,7 @@ PARTS: Final = {
     "reads": "what requests cost a service, beside a bare uvicorn answer; workers",
     "growth": "lists, pages, searches, gc and fsck of catalogues of 10,000 and 100,000 revisions",
     "truncate": "lower ranks of a composed block, beside PEFT",
+    "stats": "statistics of an adapter of a 7 B model from its factors, beside dense matrices",
     "merge": "merging a path to disk, beside copying and beside PEFT; publishing a large adapter",
     "service_catalogue": "publishes and lookups in process, beside MLflow and the bare statement",
     "service_http": "lookups and publishes of a service on PostgreSQL and S3, beside MLflow's server",
