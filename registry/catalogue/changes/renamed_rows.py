@@ -27,7 +27,7 @@ from registry.catalogue.database.tables import (
     Tag,
     table_of,
 )
-from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
+from registry.catalogue.database.team_tables import BaseNormsRecord, CardRecord, ProtectedTagRecord
 from registry.catalogue.database.visibility import in_subtree, live
 from registry.catalogue.tree import commits
 from registry.reference import Path
@@ -40,7 +40,7 @@ _BASES: Final = table_of(BaseModelRecord)
 _CARDS: Final = table_of(CardRecord)
 _OF_REVISIONS: Final = tuple(map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation)))
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
-_OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord)))
+_OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord, BaseNormsRecord)))
 
 _OF_THE_ROW: Final = frozenset({"id", "renamed_to", "live_revisions", "live_adapters"})
 """Columns that are not written again: keys, and what triggers count."""

@@ -1,11 +1,11 @@
-"""The tables of a registry that several people share: tokens, protected tags, uploads, jobs, cards, uses."""
+"""The tables of a registry that several people share: tokens, protected tags, uploads, jobs, cards, uses, figures."""
 
 from __future__ import annotations
 
 from datetime import date
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, LargeBinary, MetaData, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.catalogue.database.tables import ORDERED, Digest, Record, Time
@@ -145,6 +145,20 @@ class CardRecord(Record):
     front_matter: Mapped[dict[str, Any]]
     edited_at: Mapped[Time]
     edited_by: Mapped[str]
+
+
+class BaseNormsRecord(Record):
+    """The Frobenius norms of a base model's slots, as `registry.services.bases.norms` writes them.
+
+    They are those of the slots of one target table: the row of a table that was replaced does not count.
+    """
+
+    __tablename__ = "base_norms"
+
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_models.id", ondelete="CASCADE"), primary_key=True)
+    format: Mapped[int]
+    table_digest: Mapped[Digest]
+    document: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Compatibility(Record):

@@ -26,7 +26,7 @@ from registry.catalogue.database.tables import (
     Tag,
     table_of,
 )
-from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
+from registry.catalogue.database.team_tables import BaseNormsRecord, CardRecord, ProtectedTagRecord
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, in_subtree
 from registry.catalogue.store.blobs import parts
 from registry.reference import Path
@@ -132,8 +132,8 @@ def purge_base(
     below = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.base_id == row.id)
     purge(session, session.scalars(below, execution_options=_ALL).all(), why, principal)
     there = session.scalar(select(BaseFile.base_id).where(BaseFile.base_id == row.id).limit(1)) is not None
-    session.execute(delete(BaseFile).where(BaseFile.base_id == row.id))
-    session.execute(delete(ProtectedTagRecord).where(ProtectedTagRecord.base_id == row.id))
+    for table in (BaseFile, ProtectedTagRecord, BaseNormsRecord):
+        session.execute(delete(table).where(table.base_id == row.id))
     if there:
         detail = {"digest": row.digest, **_deletion(row.deleted_at, row.deleted_by), "why": why}
         events.record(session, "purge", name, principal, detail)

@@ -1,0 +1,48 @@
+"""Figures of weights: the norms of a base model's slots."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+# Programs of 0004 neither write nor read the new tables, and their rows go with what they are about. A target table
+# that such a program replaces is not the one that a row names any more.
+OLDEST = "0004"
+
+KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+ORDERED = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+
+
+def _wait_briefly_for_locks() -> None:
+    # A schema change that waits for a lock makes every later query wait behind it.
+    if op.get_context().dialect.name == "postgresql":
+        op.execute("SET LOCAL lock_timeout = '5s'")
+
+
+def upgrade() -> None:
+    _wait_briefly_for_locks()
+    _norms()
+    op.execute(f"INSERT INTO compatibility (version, oldest) VALUES ('{revision}', '{OLDEST}')")  # noqa: S608 - two constants
+
+
+def _norms() -> None:
+    op.create_table(
+        "base_norms",
+        sa.Column("base_id", KEY, nullable=False),
+        sa.Column("format", sa.BigInteger(), nullable=False),
+        sa.Column("table_digest", ORDERED, nullable=False),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["base_id"], ["base_models.id"], name=op.f("fk_base_norms_base_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("base_id", name=op.f("pk_base_norms")),
+    )
+
+
+def downgrade() -> None:
+    _wait_briefly_for_locks()
+    op.execute(f"DELETE FROM compatibility WHERE version = '{revision}'")  # noqa: S608 - a constant
+    op.drop_table("base_norms")
