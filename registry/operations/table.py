@@ -38,6 +38,7 @@ from registry.schemas import (
 from registry.schemas.bundles import Bundle
 from registry.schemas.cards import Card, SetCardRequest
 from registry.schemas.difference import Difference
+from registry.schemas.measuring import BaseMeasured, MeasureBaseRequest
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -233,6 +234,12 @@ RETABLE: Final = Job(
     kind="retable", result="retabled",
     about="Rebuild the target table of a base model, which changes the plans and commit ids of its paths.",
 )  # fmt: skip
+MEASURE_BASE: Final = Job(
+    name="measure_base", method="POST", address="/bases/measure", request=MeasureBaseRequest, answer=BaseMeasured,
+    right=Right("writer", "path", "measure its weights", "base"), group="publish", refusals=(404,),
+    kind="measure", result="measured",
+    about="Take the norms of a base model's weights, where it was added without them or its target table was rebuilt.",
+)  # fmt: skip
 BUNDLE: Final = Operation(
     name="bundle", method="GET", address="/bundles", request=ReferenceRequest, answer=Bundle, right=READER,
     group="transfer", refusals=(404, 410), tagged=True, slow=True,
@@ -328,7 +335,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
-    PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,
+    PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE, BUNDLE, SUBTREE,
     MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,
     DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
     RETRACT, GC, FSCK, DU,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import BaseModelRecord
-from registry.catalogue.database.team_tables import BaseNormsRecord
 from registry.catalogue.tree.norms import NormsRow
 
 

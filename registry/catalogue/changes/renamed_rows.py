@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Subquery
 
+from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import (
     Adapter,
     Annotation,
@@ -27,7 +28,7 @@ from registry.catalogue.database.tables import (
     Tag,
     table_of,
 )
-from registry.catalogue.database.team_tables import BaseNormsRecord, CardRecord, ProtectedTagRecord
+from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
 from registry.catalogue.database.visibility import in_subtree, live
 from registry.catalogue.tree import commits
 from registry.reference import Path

@@ -1,13 +1,14 @@
-"""The tables of a registry that several people share: tokens, protected tags, uploads, jobs, cards, uses, figures."""
+"""The tables of a registry that several people share: tokens, protected tags, uploads, jobs, cards, uses."""
 
 from __future__ import annotations
 
 from datetime import date
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, MetaData, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, MetaData, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+import registry.catalogue.database.statistics_tables  # noqa: F401 - so that `metadata` has its tables
 from registry.catalogue.database.tables import ORDERED, Digest, Record, Time
 
 
@@ -147,20 +148,6 @@ class CardRecord(Record):
     edited_by: Mapped[str]
 
 
-class BaseNormsRecord(Record):
-    """The Frobenius norms of a base model's slots, as `registry.services.bases.norms` writes them.
-
-    They are those of the slots of one target table: the row of a table that was replaced does not count.
-    """
-
-    __tablename__ = "base_norms"
-
-    base_id: Mapped[int] = mapped_column(ForeignKey("base_models.id", ondelete="CASCADE"), primary_key=True)
-    format: Mapped[int]
-    table_digest: Mapped[Digest]
-    document: Mapped[bytes] = mapped_column(LargeBinary)
-
-
 class Compatibility(Record):
     """For each migration, the newest migration of the oldest program that can still work with it."""
 
@@ -171,7 +158,7 @@ class Compatibility(Record):
 
 
 def metadata() -> MetaData:
-    """All tables, these and those of `registry.catalogue.database.tables`, to be compared with a schema."""
+    """All tables, these and those of `tables` and `statistics_tables`, to be compared with a schema."""
     # Set here and not with the tables: to name an option of PostgreSQL is to import all of its dialect.
     for table in Record.metadata.tables.values():
         for index in table.indexes:

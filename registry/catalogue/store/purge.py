@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database import events
+from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import (
     Adapter,
     Annotation,
@@ -26,7 +27,7 @@ from registry.catalogue.database.tables import (
     Tag,
     table_of,
 )
-from registry.catalogue.database.team_tables import BaseNormsRecord, CardRecord, ProtectedTagRecord
+from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, in_subtree
 from registry.catalogue.store.blobs import parts
 from registry.reference import Path

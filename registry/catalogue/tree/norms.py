@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import BaseModelRecord
-from registry.catalogue.database.team_tables import BaseNormsRecord
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseAdded, Published, Retabled
 from registry.schemas.bundles import Bundle
+from registry.schemas.measuring import BaseMeasured, MeasureBaseRequest
 from registry.schemas.requests import ReferenceRequest, RetableRequest, SubtreeRequest
 from registry.schemas.transfer import (
     BaseCommit,
@@ -57,6 +58,13 @@ def _retable(deployment: Deployment, request: RetableRequest, progress: Progress
     from registry.services.bases.retable import retable
 
     return retable(deployment, request.base, progress)
+
+
+@does(table.MEASURE_BASE)
+def _measure_base(deployment: Deployment, request: MeasureBaseRequest, progress: Progress) -> BaseMeasured:
+    from registry.services.bases.norms import measure
+
+    return measure(deployment, request.base, progress)
 
 
 @does(table.BUNDLE)

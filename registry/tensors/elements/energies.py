@@ -51,7 +51,8 @@ class EnergyWatch:
         self._half = np.empty(_BLOCK, np.uint32)
 
     def __call__(self, offset: int, chunk: memoryview) -> None:
-        self._elements(offset, chunk)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so
+            self._elements(offset, chunk)
 
     def _take(self, entry: TensorEntry, index: int, piece: memoryview) -> None:
         count, at = len(piece) // SIZES[entry.dtype], 0
@@ -101,8 +102,7 @@ _Widen = Callable[[memoryview, Energies, NDArray[np.uint32]], None]
 
 def _as(dtype: str) -> _Widen:
     def widen(piece: memoryview, values: Energies, _: NDArray[np.uint32]) -> None:
-        with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN
-            values[:] = np.frombuffer(piece, dtype)
+        values[:] = np.frombuffer(piece, dtype)
 
     return widen
 
@@ -111,8 +111,7 @@ def _bfloat16(piece: memoryview, values: Energies, half: NDArray[np.uint32]) -> 
     """numpy has no bfloat16: it is the upper half of a float32."""
     half[:] = np.frombuffer(piece, "<u2")
     np.left_shift(half, 16, out=half)
-    with np.errstate(invalid="ignore"):
-        values[:] = half.view(np.float32)
+    values[:] = half.view(np.float32)
 
 
 _WIDEN: Final[Mapping[str, _Widen]] = {"F64": _as("<f8"), "F32": _as("<f4"), "F16": _as("<f2"), "BF16": _bfloat16}

@@ -1,4 +1,4 @@
-"""Figures of weights: the norms of a base model's slots."""
+"""Statistics: the norms of the weights of base models, which what revisions changed is relative to."""
 
 import sqlalchemy as sa
 from alembic import op
