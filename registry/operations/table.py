@@ -13,6 +13,7 @@ from registry.operations.cursors import creation_key, event_key, number_key, sea
 from registry.operations.operation import READER, Job, Listing, Operation, Right
 from registry.schemas import (
     BaseAdded,
+    BaseMeasured,
     BaseSummary,
     Checked,
     Collected,
@@ -38,7 +39,6 @@ from registry.schemas import (
 from registry.schemas.bundles import Bundle
 from registry.schemas.cards import Card, SetCardRequest
 from registry.schemas.difference import Difference
-from registry.schemas.measuring import BaseMeasured, MeasureBaseRequest
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -53,6 +53,7 @@ from registry.schemas.requests import (
     GcRequest,
     MaterialisationsRequest,
     MaterialiseRequest,
+    MeasureBaseRequest,
     NoRequest,
     PathRequest,
     ProtectedTagsRequest,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from registry.schemas import (
     BaseAdded,
+    BaseMeasured,
     Checked,
     Collected,
     Materialised,
@@ -14,7 +15,6 @@ from registry.schemas import (
     Retabled,
     Schema,
 )
-from registry.schemas.measuring import BaseMeasured
 from registry.schemas.protocol import Problem
 
 OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable", "measure"]

@@ -10,7 +10,7 @@ from registry.cli.render.text import counted
 from registry.cli.session import session
 
 if TYPE_CHECKING:
-    from registry.schemas.measuring import BaseMeasured
+    from registry.schemas import BaseMeasured
 
 
 def base_measure(
@@ -29,10 +29,7 @@ def base_measure(
 
 
 def measured_lines(answer: BaseMeasured, width: int | None) -> list[Line]:
-    """The base model, the table whose weights were measured, and how many norms there are."""
+    """The base model, and how many norms there are."""
     there = [] if answer.measured else [words("they were there already: no weights were read", QUIET)]
-    pairs = [
-        ("table", [[Span(answer.table_digest)]]),
-        ("norms", [words(f"of {counted(answer.norms, 'parameter')}"), *there]),
-    ]
+    pairs = [("norms", [words(f"of {counted(answer.norms, 'parameter')}"), *there])]
     return [(Span(answer.base, REFERENCE),), *fields(pairs, width)]

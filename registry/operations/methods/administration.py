@@ -10,9 +10,16 @@ from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
 from registry.rights import Role
-from registry.schemas import Checked, Collected, Identity, Retabled, Token, TokenCreated
-from registry.schemas.measuring import BaseMeasured, MeasureBaseRequest
-from registry.schemas.requests import FsckRequest, GcRequest, NoRequest, RetableRequest, RevokeRequest, TokenRequest
+from registry.schemas import BaseMeasured, Checked, Collected, Identity, Retabled, Token, TokenCreated
+from registry.schemas.requests import (
+    FsckRequest,
+    GcRequest,
+    MeasureBaseRequest,
+    NoRequest,
+    RetableRequest,
+    RevokeRequest,
+    TokenRequest,
+)
 
 
 class Administration(TableCalls):

@@ -20,7 +20,7 @@ from registry.errors import IntegrityError, UnavailableError, UsageError
 from registry.files.header import Header, read_header
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas.measuring import BaseMeasured
+from registry.schemas import BaseMeasured
 from registry.services.artifacts.load import load_path
 from registry.services.deployment import Deployment
 from registry.services.lineage import PathBase, read_document, target_table

@@ -9,10 +9,9 @@ from registry.catalogue.tree.subtree import subtree
 from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas import BaseAdded, Published, Retabled
+from registry.schemas import BaseAdded, BaseMeasured, Published, Retabled
 from registry.schemas.bundles import Bundle
-from registry.schemas.measuring import BaseMeasured, MeasureBaseRequest
-from registry.schemas.requests import ReferenceRequest, RetableRequest, SubtreeRequest
+from registry.schemas.requests import MeasureBaseRequest, ReferenceRequest, RetableRequest, SubtreeRequest
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
