@@ -1,4 +1,4 @@
-"""Statistics: figures of what revisions changed, kept once they are computed."""
+"""Statistics: figures of what revisions changed, and the norms of base models that they are relative to."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,14 +8,42 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 
-# Programs of 0004 know nothing of statistics, and rows of them go with their revisions.
+# Programs of 0004 neither write nor read the new tables, and their rows go with what they are about. A target table
+# that such a program replaces is not the one that a row of norms names any more.
 OLDEST = "0004"
 
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ORDERED = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 
 
+def _wait_briefly_for_locks() -> None:
+    # A schema change that waits for a lock makes every later query wait behind it.
+    if op.get_context().dialect.name == "postgresql":
+        op.execute("SET LOCAL lock_timeout = '5s'")
+
+
 def upgrade() -> None:
+    _wait_briefly_for_locks()
+    _norms()
+    _statistics()
+    op.execute(f"INSERT INTO compatibility (version, oldest) VALUES ('{revision}', '{OLDEST}')")  # noqa: S608 - two constants
+
+
+def _norms() -> None:
+    op.create_table(
+        "base_norms",
+        sa.Column("base_id", KEY, nullable=False),
+        sa.Column("format", sa.BigInteger(), nullable=False),
+        sa.Column("table_digest", ORDERED, nullable=False),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["base_id"], ["base_models.id"], name=op.f("fk_base_norms_base_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("base_id", name=op.f("pk_base_norms")),
+    )
+
+
+def _statistics() -> None:
     op.create_table(
         "statistics",
         sa.Column("revision_id", KEY, nullable=False),
@@ -41,10 +69,11 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_statistic_values_name_value_revision_id"), "statistic_values", ["name", "value", "revision_id"]
     )
-    op.execute(f"INSERT INTO compatibility (version, oldest) VALUES ('{revision}', '{OLDEST}')")  # noqa: S608 - two constants
 
 
 def downgrade() -> None:
+    _wait_briefly_for_locks()
     op.execute(f"DELETE FROM compatibility WHERE version = '{revision}'")  # noqa: S608 - a constant
     op.drop_table("statistic_values")
     op.drop_table("statistics")
+    op.drop_table("base_norms")

@@ -295,6 +295,8 @@ EXAMPLES: Final[dict[str, Any]] = {
     "PublishRequest": _PUBLISH,
     "Published": _PUBLISHED,
     "Ready": {"ready": True, "database": "ok", "store": "ok"},
+    "MeasureBaseRequest": {"base": "llama"},
+    "BaseMeasured": {"base": "llama", "table_digest": _OTHER, "norms": 146, "measured": True},
     "RetableRequest": {"base": "llama"},
     "Retabled": {
         "base": _BASE,

@@ -14,6 +14,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "add": "publish.base_add",
         "list": "browse.base_list",
         "retable": "retract.retable",
+        "measure": "measure.base_measure",
         "rename": "rename.base_rename",
         "delete": "delete.base_delete",
         "protect-tag": "retract.protect_tag",

@@ -13,6 +13,7 @@ from registry.operations.cursors import creation_key, event_key, number_key, sea
 from registry.operations.operation import READER, Job, Listing, Operation, Right
 from registry.schemas import (
     BaseAdded,
+    BaseMeasured,
     BaseSummary,
     Checked,
     Collected,
@@ -52,6 +53,7 @@ from registry.schemas.requests import (
     GcRequest,
     MaterialisationsRequest,
     MaterialiseRequest,
+    MeasureBaseRequest,
     NoRequest,
     PathRequest,
     ProtectedTagsRequest,
@@ -240,6 +242,12 @@ RETABLE: Final = Job(
     kind="retable", result="retabled",
     about="Rebuild the target table of a base model, which changes the plans and commit ids of its paths.",
 )  # fmt: skip
+MEASURE_BASE: Final = Job(
+    name="measure_base", method="POST", address="/bases/measure", request=MeasureBaseRequest, answer=BaseMeasured,
+    right=Right("writer", "path", "measure its weights", "base"), group="publish", refusals=(404,),
+    kind="measure", result="measured",
+    about="Take the norms of a base model's weights, where it was added without them or its target table was rebuilt.",
+)  # fmt: skip
 BUNDLE: Final = Operation(
     name="bundle", method="GET", address="/bundles", request=ReferenceRequest, answer=Bundle, right=READER,
     group="transfer", refusals=(404, 410), tagged=True, slow=True,
@@ -335,7 +343,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
-    PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, BUNDLE, SUBTREE,
+    PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE, BUNDLE, SUBTREE,
     MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,
     DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
     RETRACT, GC, FSCK, DU,

@@ -43,6 +43,7 @@ from registry.schemas.team import (
 )
 from registry.schemas.tree import (
     BaseAdded,
+    BaseMeasured,
     BaseSummary,
     CopiedFrom,
     DeletedRevision,
@@ -68,6 +69,7 @@ __all__ = [
     "KNOWN_BY",
     "ArtifactKind",
     "BaseAdded",
+    "BaseMeasured",
     "BaseSummary",
     "Checked",
     "Collected",

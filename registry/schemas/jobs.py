@@ -7,6 +7,7 @@ from typing import Literal
 
 from registry.schemas import (
     BaseAdded,
+    BaseMeasured,
     Checked,
     Collected,
     Materialised,
@@ -16,7 +17,7 @@ from registry.schemas import (
 )
 from registry.schemas.protocol import Problem
 
-OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable"]
+OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable", "measure"]
 OperationState = Literal["pending", "running", "done", "failed"]
 
 
@@ -29,6 +30,7 @@ class OperationResult(Schema):
     collected: Collected | None = None
     checked: Checked | None = None
     retabled: Retabled | None = None
+    measured: BaseMeasured | None = None
 
 
 class Operation(Schema):

@@ -230,6 +230,12 @@ class RetableRequest(Schema):
     base: str
 
 
+class MeasureBaseRequest(Schema):
+    """Take the norms of a base model's weights."""
+
+    base: str
+
+
 class FsckRequest(Schema):
     """Check the store."""
 

@@ -123,6 +123,15 @@ class Retabled(Schema):
     materialisations: tuple[str, ...] = ()  # PATH@N as KIND: dropped, since they were of plans with the old table
 
 
+class BaseMeasured(Schema):
+    """Answer of ``base measure``."""
+
+    base: str
+    table_digest: str  # of the target table whose weights were measured
+    norms: int  # how many there are: of weights, of parts of experts, of other parameters
+    measured: bool  # False: they were there already, and no weights were read
+
+
 class Retraction(Schema):
     """Why a revision is unavailable; it stays in the history."""
 

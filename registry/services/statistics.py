@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from registry.catalogue.tree import bases as base_rows
@@ -14,8 +14,10 @@ from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas.statistics import DeltaStatistics, LinkStatistics, Statistics
 from registry.services.artifacts.load import path_in, path_of
+from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
+from registry.tensors.factors.slots import Slot
 
 
 def statistics(deployment: Deployment, ref: str, since: str | None, progress: Progress) -> Statistics:
@@ -40,14 +42,16 @@ def statistics(deployment: Deployment, ref: str, since: str | None, progress: Pr
     whole = Key(ids[-1], "path") if first == 0 else None
     if whole is not None:
         wanted[whole] = (0, len(ids))
+    norms = slot_norms(deployment, path.base)
     with deployment.read() as session:
-        found = rows.kept(session, wanted.keys(), relative=False)
+        found = rows.kept(session, wanted.keys(), relative=norms is not None)
     missing = {key: span for key, span in wanted.items() if key not in found}
     spans = [*missing.values(), *([(first, len(ids))] if whole is None else [])]
-    made = _computed(deployment, path, spans, progress)
+    made = _computed(deployment, path, spans, norms, progress)
     found |= {key: made[span] for key, span in missing.items()}
     if missing:
-        deployment.change(lambda session: rows.keep(session, {key: found[key] for key in missing}, relative=False))
+        new = {key: found[key] for key in missing}
+        deployment.change(lambda session: rows.keep(session, new, relative=norms is not None))
     return Statistics(
         reference=path.reference,
         since=path.links[first - 1].reference if first else path.base.name,
@@ -73,7 +77,11 @@ def _loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[Loaded
 
 
 def _computed(
-    deployment: Deployment, path: LoadedPath, spans: Sequence[tuple[int, int]], progress: Progress
+    deployment: Deployment,
+    path: LoadedPath,
+    spans: Sequence[tuple[int, int]],
+    norms: Mapping[Slot, float] | None,
+    progress: Progress,
 ) -> dict[tuple[int, int], DeltaStatistics]:
     """Statistics of some links together: from a number to before another one, which is the end of its own path."""
     if not spans:
@@ -90,6 +98,6 @@ def _computed(
         bound = bound_links(inputs, path.links)
         for first, stop in spans:
             if (first, stop) not in made:
-                made[first, stop] = delta_statistics(bound[:stop], inputs.table, since=first)
+                made[first, stop] = delta_statistics(bound[:stop], inputs.table, since=first, norms=norms)
             progress.advance(1)
     return made

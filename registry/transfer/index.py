@@ -12,7 +12,7 @@ from typing import Any, Final
 from registry.digest import PREFIX, document_digest
 from registry.errors import IntegrityError
 from registry.files.header import Header, TensorEntry, read_header
-from registry.files.sha256 import hash_stream
+from registry.files.sha256 import Each, hash_stream
 from registry.files.source import FileSource
 from registry.progress import Progress
 from registry.transfer.model_weights import ModelFiles
@@ -94,8 +94,13 @@ def tensors_of(path: str, header: Header, digests: Mapping[str, str]) -> dict[st
     return {name: IndexedTensor(entry, digests[name], path) for name, entry in header.entries.items()}
 
 
-def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
+def index_model(model: ModelFiles, progress: Progress, watches: Mapping[str, Each]) -> ModelIndex:
     """Hash all files of a base folder, each file as a whole and each tensor.
+
+    Args:
+        model: the files.
+        progress: gets the bytes that are read.
+        watches: called with the chunks of weight files, by path.
 
     Raises:
         IntegrityError: the header of a file changed since ``model`` was read.
@@ -106,14 +111,16 @@ def index_model(model: ModelFiles, progress: Progress) -> ModelIndex:
     digests: dict[str, tuple[str, int]] = {}
     for found in files:
         header = model.headers.get(found.path)
-        digest, size, by_tensor = _hash_file(found.file, header, progress)
+        digest, size, by_tensor = _hash_file(found.file, header, watches.get(found.path), progress)
         digests[found.path] = (digest, size)
         if header is not None:
             tensors |= tensors_of(found.path, header, by_tensor)
     return ModelIndex(tensors, digests)
 
 
-def _hash_file(file: Path, header: Header | None, progress: Progress) -> tuple[str, int, dict[str, str]]:
+def _hash_file(
+    file: Path, header: Header | None, watch: Each | None, progress: Progress
+) -> tuple[str, int, dict[str, str]]:
     """Digest and size of a file, and its tensors' digests, hashed on two threads (hashlib releases the GIL)."""
     parts = TensorHashes(header)
     at = 0
@@ -128,6 +135,8 @@ def _hash_file(file: Path, header: Header | None, progress: Progress) -> tuple[s
 
         def each(offset: int, chunk: memoryview) -> None:
             parts(offset, chunk)
+            if watch is not None:
+                watch(offset, chunk)
             progress.advance(len(chunk))
 
         digest, size = hash_stream(fill, each)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from registry.errors import ConflictError, NotAllowedError, RetractedError
 from registry.folders.receipts import read_receipt
+from registry.reference import Reference
 from registry.schemas import ArtifactKind
 from registry.services.artifacts.kinds import merged as merged_kind
+from registry.services.artifacts.load import load_path
+from registry.services.bases import norms
 from registry.version import __version__
 from tests.client.conftest import Team
-from tests.kit import Base, add_tokenizer, plain_base, write_adapter
+from tests.kit import Base, add_tokenizer, plain_base, read_model, write_adapter
 from tests.kit.masked import HEAD, masked_base
 from tests.kit.old_tables import of_before
 
@@ -67,6 +71,25 @@ def test_a_table_is_made_anew_from_afar(team: Team, tmp_path: Path, monkeypatch:
     assert (answer.changed, answer.revisions, answer.base) == (True, 1, client.bases()[0])
     assert client.retable("bert") == team.local.retable("bert")
     assert client.fetch("bert/head", tmp_path / "out", kind="merged").files
+
+
+def test_norms_are_taken_of_uploads_and_from_afar(team: Team, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(norms, "NORMS_FORMAT", 0)  # as another version adds it
+        client = team.client()
+        client.add_base("net", base.folder)
+    path = load_path(team.local.deployment, Reference.parse("net")).base
+    assert norms.slot_norms(team.local.deployment, path) is None
+    first, again = client.measure_base("net"), client.measure_base("net")
+    assert (first.measured, again.measured, first.norms) == (True, False, 2)
+    found = norms.slot_norms(team.local.deployment, path)
+    assert found is not None
+    values = {name: raw.values for name, raw in read_model(base.folder).items()}
+    assert {slot.tensor: norm for slot, norm in found.items()} == pytest.approx(
+        {name: float(np.linalg.norm(value)) for name, value in values.items()}, rel=1e-14
+    )
+    client.add_base("other", base.folder)
+    assert not client.measure_base("other").measured
 
 
 class Bars:

@@ -104,12 +104,24 @@ def module_of(parameter: str, statistics: DeltaStatistics) -> ModuleStatistics:
     raise AssertionError(f"{parameter} is not among {sorted(by_name)}")
 
 
-def check_all(statistics: DeltaStatistics, dense: Mapping[str, list[Array]], scale: float) -> None:
+def check_relative(module: ModuleStatistics, weight: Array) -> None:
+    """To the weights that it changes: of experts, of those that have factors."""
+    assert module.relative_frobenius is not None
+    assert module.relative_spectral is not None
+    parts = [weight[one.expert] for one in module.experts] if module.experts else [weight]
+    norm = math.hypot(*(float(np.linalg.norm(part)) for part in parts))
+    assert module.relative_frobenius * norm == pytest.approx(module.frobenius, rel=1e-10)
+    assert module.relative_spectral * norm == pytest.approx(module.spectral, rel=1e-10)
+
+
+def check_all(statistics: DeltaStatistics, dense: Mapping[str, list[Array]], scale: float, base: Base) -> None:
+    weights = base.simulate([]).state.views
     changed = {module_of(parameter, statistics).module for parameter in dense}
     assert [module for module in statistics.modules if module.module not in changed and module.energy] == []
     for parameter, matrices in dense.items():
         module = module_of(parameter, statistics)
         check(module, matrices, scale)
+        check_relative(module, weights[parameter].values)
         if len(matrices) > 1:
             assert [one.expert for one in module.experts] == [n for n, one in enumerate(matrices) if np.any(one)]
             for one in module.experts:
@@ -141,8 +153,8 @@ def test_links_and_their_path_are_what_dense_matrices_say(shelf: Shelf, kind: st
     for number, link in enumerate(found.links):
         dense = deltas(base, path[:number], path[: number + 1])
         scale = max(scale, largest(dense))
-        check_all(link.delta, dense, largest(dense))
-    check_all(found.path, deltas(base, [], path), scale)
+        check_all(link.delta, dense, largest(dense), base)
+    check_all(found.path, deltas(base, [], path), scale, base)
     assert found.path.others == ()
     assert shelf.registry.stats(ref) == found  # as it is kept
 
@@ -216,7 +228,7 @@ def test_since_an_ancestor(shelf: Shelf) -> None:
     found = shelf.registry.stats(ref, since=first)
     assert (found.since, len(found.links)) == (first, 2)
     dense = deltas(base, path[:1], path)
-    check_all(found.path, dense, largest(dense))
+    check_all(found.path, dense, largest(dense), base)
     with pytest.raises(UsageError, match="is not an ancestor of"):
         shelf.registry.stats(first, since=ref)
     with pytest.raises(UsageError, match="is a base model, which no link has changed yet"):
@@ -253,7 +265,7 @@ def test_factors_in_every_dtype(shelf: Shelf) -> None:
     for dtype in ("F64", "F32", "F16", "BF16"):
         path = [write_adapter(shelf.folder(), base, ["q_proj"], r=3, alpha=7, dtype=dtype, seed=n) for n in (1, 2)]
         dense = deltas(base, [], path)
-        check_all(shelf.registry.stats(shelf.path("llama", path)).path, dense, largest(dense))
+        check_all(shelf.registry.stats(shelf.path("llama", path)).path, dense, largest(dense), base)
 
 
 def test_extreme_factors(shelf: Shelf) -> None:

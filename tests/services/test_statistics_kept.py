@@ -114,6 +114,26 @@ def test_another_form_is_computed_again(
 
 
 @INSIDE
+def test_figures_without_norms_are_made_again_once_the_base_is_measured(
+    registry: Registry, base: Base, computed: list[tuple[int, int]]
+) -> None:
+    where = deployment(registry)
+    where.change(lambda session: session.execute(text("DELETE FROM base_norms")))
+    before = registry.stats("net/one")
+    assert before.path.relative_frobenius is None
+    assert registry.stats("net/one") == before
+    assert len(computed) == 1  # one span for both
+    assert registry.measure_base("net").measured
+    after = registry.stats("net/one")
+    assert after.path.relative_frobenius is not None
+    assert after.path.model_copy(update={"modules": (), "relative_frobenius": None, "relative_spectral": None}) == (
+        before.path.model_copy(update={"modules": ()})
+    )
+    assert registry.stats("net/one") == after
+    assert len(computed) == 2
+
+
+@INSIDE
 def test_they_go_with_the_revision(registry: Registry, base: Base) -> None:
     registry.stats("net/one/two/three")
     where = deployment(registry)
@@ -138,9 +158,9 @@ def test_they_go_with_the_revision(registry: Registry, base: Base) -> None:
 def test_a_deleted_revision_keeps_nothing(registry: Registry, base: Base) -> None:
     where = deployment(registry)
     made = registry.stats("net/one").path
-    where.change(lambda session: rows.keep(session, {rows.Key(10**6, "link"): made}, relative=False))
+    where.change(lambda session: rows.keep(session, {rows.Key(10**6, "link"): made}, relative=True))
     with where.read() as session:
-        assert rows.kept(session, [rows.Key(10**6, "link")], relative=False) == {}
+        assert rows.kept(session, [rows.Key(10**6, "link")], relative=True) == {}
 
 
 @EMBEDDED

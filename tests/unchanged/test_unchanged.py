@@ -67,10 +67,13 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry tree: --limit ",
         "registry tree: --after ",
         "registry serve: --workers ",
+        "registry base measure ",
+        "registry base measure: ",
     ),
     "database": (
         "CREATE TABLE adapters: renamed_to ",
         "CREATE TABLE base_models: renamed_to ",
+        "CREATE TABLE base_norms: ",
         "CREATE TABLE cards: ",
         "CREATE TABLE uses: ",
         "CREATE INDEX ix_uses_day ",
@@ -119,6 +122,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/bases takes old_names ",
         "POST /api/v1/renames ",
         "POST /api/v1/bases/rename ",
+        "POST /api/v1/bases/measure ",
         "DELETE /api/v1/revisions takes dry_run ",
         "GET /api/v1/events takes path ",
         "GET /api/v1/events takes after ",
@@ -140,6 +144,9 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "Usage.",
         "ArtifactPlan.renamed_to",
         "BaseSummary.renamed_to",
+        "BaseMeasured.",
+        "MeasureBaseRequest.",
+        "OperationResult.measured",
         "ProtectedTagLeft.",
         "RenameBaseRequest.",
         "RenameRequest.",
@@ -185,6 +192,15 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 """How the lines begin that came since, by section. Nothing that was there may be missing or another."""
+
+WIDENED: Final[dict[str, dict[str, str]]] = {
+    "schemas": {  # a client meets the kinds that it asks for
+        "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable', required": (
+            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure', required"
+        ),
+    },
+}
+"""Lines that name more values than they did, by section: what each was, and is."""
 
 MEANING: Final = re.compile(r"^([a-z_]+): (?!exit |HTTP ).*")
 
@@ -240,7 +256,9 @@ def test_names_below_a_base_that_transformers_knows_are_what_they_were(made: Mad
 
 @pytest.mark.parametrize("section", json.loads(FACES.read_text(encoding="utf-8")))
 def test_every_name_that_others_rely_on_is_there(made: Made, section: str) -> None:
-    before = wordless(section, json.loads(FACES.read_text(encoding="utf-8"))[section])
+    widened = WIDENED.get(section, {})
+    lines = [widened.get(line, line) for line in json.loads(FACES.read_text(encoding="utf-8"))[section]]
+    before = wordless(section, lines)
     now = wordless(section, made[1][section])
     assert sorted(before - now) == []
     added = ADDED.get(section, ())

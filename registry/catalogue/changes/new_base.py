@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.changes import norms
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import BaseFile, BaseModelRecord
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import FileRef
 from registry.catalogue.tree import bases, provenance
+from registry.catalogue.tree.norms import NormsRow
 from registry.errors import ConflictError
 from registry.reference import check_base_name
 from registry.rights import Principal
@@ -38,6 +40,7 @@ class NewBase:
     files: tuple[FileRef, ...]
     source: str | None = None  # where it was taken from
     derived_from: DerivedFrom | None = None
+    norms: NormsRow | None = None  # of its slots
 
 
 def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSummary, bool]:
@@ -78,6 +81,8 @@ def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSumma
     session.add(row)
     session.flush()
     purge.reassign_adapters(session, replaced, row.id)
+    if new.norms is not None:
+        norms.put(session, row.id, new.norms)
     session.add_all(BaseFile(base_id=row.id, path=file.path, digest=file.digest) for file in new.files)
     events.record(session, "base add", new.name, principal, {"digest": new.digest, "table": new.table_digest})
     session.flush()

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Subquery
 
-from registry.catalogue.database.statistics_tables import StatisticsRecord, StatisticValueRecord
+from registry.catalogue.database.statistics_tables import BaseNormsRecord, StatisticsRecord, StatisticValueRecord
 from registry.catalogue.database.tables import (
     Adapter,
     Annotation,
@@ -43,7 +43,7 @@ _OF_REVISIONS: Final = tuple(
     map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation, StatisticsRecord, StatisticValueRecord))
 )
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
-_OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord)))
+_OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord, BaseNormsRecord)))
 
 _OF_THE_ROW: Final = frozenset({"id", "renamed_to", "live_revisions", "live_adapters"})
 """Columns that are not written again: keys, and what triggers count."""

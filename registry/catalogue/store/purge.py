@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database import events
+from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import (
     Adapter,
     Annotation,
@@ -132,8 +133,8 @@ def purge_base(
     below = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.base_id == row.id)
     purge(session, session.scalars(below, execution_options=_ALL).all(), why, principal)
     there = session.scalar(select(BaseFile.base_id).where(BaseFile.base_id == row.id).limit(1)) is not None
-    session.execute(delete(BaseFile).where(BaseFile.base_id == row.id))
-    session.execute(delete(ProtectedTagRecord).where(ProtectedTagRecord.base_id == row.id))
+    for table in (BaseFile, ProtectedTagRecord, BaseNormsRecord):
+        session.execute(delete(table).where(table.base_id == row.id))
     if there:
         detail = {"digest": row.digest, **_deletion(row.deleted_at, row.deleted_by), "why": why}
         events.record(session, "purge", name, principal, detail)

@@ -10,8 +10,16 @@ from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
 from registry.rights import Role
-from registry.schemas import Checked, Collected, Identity, Retabled, Token, TokenCreated
-from registry.schemas.requests import FsckRequest, GcRequest, NoRequest, RetableRequest, RevokeRequest, TokenRequest
+from registry.schemas import BaseMeasured, Checked, Collected, Identity, Retabled, Token, TokenCreated
+from registry.schemas.requests import (
+    FsckRequest,
+    GcRequest,
+    MeasureBaseRequest,
+    NoRequest,
+    RetableRequest,
+    RevokeRequest,
+    TokenRequest,
+)
 
 
 class Administration(TableCalls):
@@ -34,6 +42,27 @@ class Administration(TableCalls):
         """
         with shown(progress) as sink:
             return self._do(table.RETABLE, asked(RetableRequest, base=name), sink)
+
+    def measure_base(self, name: str, *, progress: Progress | bool = False) -> BaseMeasured:
+        """Take the Frobenius norms of a base model's weights, which reads them once.
+
+        What a revision changes is told relative to them. Base models have them when they are added; this is for those
+        that were added by an earlier version, or whose target table was rebuilt.
+
+        Args:
+            name: the base model.
+            progress: True shows a bar.
+
+        Raises:
+            NotFoundError: there is no such base model.
+            NotAllowedError: the token may not write to the base model.
+
+        Example:
+            >>> team.measure_base("llama").measured
+            False
+        """
+        with shown(progress) as sink:
+            return self._do(table.MEASURE_BASE, asked(MeasureBaseRequest, base=name), sink)
 
     def gc(self, *, dry_run: bool = False, progress: Progress | bool = False) -> Collected:
         """Delete the blobs that nothing has needed for the grace period.

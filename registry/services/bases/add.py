@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Final, Literal
 
@@ -11,6 +11,7 @@ from registry.catalogue.changes import new_base
 from registry.catalogue.changes.new_base import NewBase
 from registry.catalogue.store.blobs import FileRef
 from registry.catalogue.tree import bases as base_rows
+from registry.catalogue.tree.norms import NormsRow
 from registry.digest import canonical_json
 from registry.errors import ConflictError, NotFoundError
 from registry.folders.provenance import derived_from
@@ -19,6 +20,7 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import check_base_name
 from registry.schemas import BaseAdded, BaseSummary, DerivedFrom, LeftOut
+from registry.services.bases.norms import norms_row, watches_of
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.storage.blobs import StoredBlob
@@ -33,6 +35,15 @@ from registry.transfer.source import Given, given_base
 
 StoredBy = Literal["copy", "reflink", "link", "none"]
 _WAYS: Final[tuple[StoredBy, ...]] = ("copy", "reflink", "link")  # ascending: the last that occurs is reported
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is made of a base model's bytes, to be stored with it."""
+
+    index: ModelIndex
+    table: TargetTable
+    norms: NormsRow
 
 
 def add_base(
@@ -51,7 +62,8 @@ def add_base(
     require_adding(deployment, name)
     given = given_base(place, progress)
     files = read_model_files(given.folder)
-    index = index_model(files, progress)
+    energies = watches_of(files.headers)
+    index = index_model(files, progress, energies)
     given.check(index.files)
     there = existing(deployment, name)
     if there is not None:
@@ -59,7 +71,8 @@ def add_base(
         stored = retry_collected(lambda: _mend(deployment, there, files, index, progress))
         return answer(deployment, there, given.with_left_out(files.left_out), stored, created=False)
     table = settled(understood(files.model), index)
-    return retry_collected(lambda: _add(deployment, name, given, files, index, table, link=link, progress=progress))
+    made = Made(index, table, norms_row(table, energies))
+    return retry_collected(lambda: _add(deployment, name, given, files, made, link=link, progress=progress))
 
 
 def _add(
@@ -67,17 +80,16 @@ def _add(
     name: str,
     given: Given,
     files: ModelFiles,
-    index: ModelIndex,
-    table: TargetTable,
+    made: Made,
     *,
     link: bool,
     progress: Progress,
 ) -> BaseAdded:
     derived, left_out = derived_from(given.folder, files.headers, given.with_left_out(files.left_out))
-    progress.begin("Storing the base model", sum(size for _, size in index.files.values()))
+    progress.begin("Storing the base model", sum(size for _, size in made.index.files.values()))
     with Intake(deployment, progress) as intake:
-        stored = [intake.keep(found.file, index.files[found.path][0], link=link) for found in files.files]
-        return make_visible(deployment, intake, name, index, table, stored, left_out, given.source, derived)
+        stored = [intake.keep(found.file, made.index.files[found.path][0], link=link) for found in files.files]
+        return make_visible(deployment, intake, name, made, stored, left_out, given.source, derived)
 
 
 def _mend(
@@ -163,25 +175,23 @@ def make_visible(
     deployment: Deployment,
     intake: Intake,
     name: str,
-    index: ModelIndex,
-    table: TargetTable,
+    made: Made,
     stored: Iterable[StoredBlob],
     left_out: tuple[LeftOut, ...],
     source: str | None,
     derived_from: DerivedFrom | None,
 ) -> BaseAdded:
     """Store index and target table, add the base model in one transaction, and build the result."""
-    index_blob = intake.put(canonical_json(index.to_document()))
-    table_blob = intake.put(canonical_json(table.to_document()))
-    new = replace(_new_base(name, index, table, index_blob, table_blob), source=source, derived_from=derived_from)
+    index_blob = intake.put(canonical_json(made.index.to_document()))
+    table_blob = intake.put(canonical_json(made.table.to_document()))
+    new = replace(_new_base(name, made, index_blob, table_blob), source=source, derived_from=derived_from)
 
     summary, created = intake.change(lambda session: new_base.add(session, new, deployment.principal))
     return answer(deployment, summary, left_out, (*stored, index_blob, table_blob), created=created)
 
 
-def _new_base(
-    name: str, index: ModelIndex, table: TargetTable, index_blob: StoredBlob, table_blob: StoredBlob
-) -> NewBase:
+def _new_base(name: str, made: Made, index_blob: StoredBlob, table_blob: StoredBlob) -> NewBase:
+    index, table = made.index, made.table
     return NewBase(
         name=name,
         digest=index.weights_digest,
@@ -196,6 +206,7 @@ def _new_base(
         table_blob=table_blob.digest,
         notices=table.notices,
         files=tuple(FileRef(path, digest) for path, (digest, _) in sorted(index.files.items())),
+        norms=made.norms,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from registry.schemas import BaseAdded, BaseSummary, LeftOut
 from registry.schemas.transfer import BaseCommit, BasePlan, BaseRequest, FileClaim
 from registry.services.artifacts.load import load_path
 from registry.services.bases.add import (
+    Made,
     answer,
     check_same,
     existing,
@@ -25,11 +26,13 @@ from registry.services.bases.add import (
     settled,
     understood,
 )
+from registry.services.bases.norms import norms_row, watches_of
 from registry.services.bases.table_check import check_table
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.services.intake.wanted import drop_taken, dropped_when_refused, take, wanted_bytes
 from registry.services.lineage import read_document
+from registry.storage.checking import Watch
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
 from registry.transfer.index import ModelIndex, TensorHashes, tensors_of
@@ -151,8 +154,10 @@ def _add(
         wanted = wanted_bytes(session, checked.files.values(), uploads)
     progress.begin("Checking what was uploaded", wanted.size)
     hashes = {path: TensorHashes(header) for path, header in checked.model.headers.items()}
+    energies = watches_of(checked.model.headers)
+    watches = {checked.files[path].digest: _watch(checked, path, hashes[path], energies[path]) for path in hashes}
     with Intake(deployment, progress, wanted.recorded) as intake:
-        take(wanted, intake, {checked.files[path].digest: _watch(checked, path, hashes[path]) for path in hashes})
+        take(wanted, intake, watches)
         index = _index(checked, hashes)
         digests = {path: claim.digest for path, claim in checked.files.items()}
         if there is not None:
@@ -168,8 +173,7 @@ def _add(
             deployment,
             intake,
             request.name,
-            index,
-            table,
+            Made(index, table, norms_row(table, energies)),
             stored,
             left_out,
             request.source,
@@ -177,15 +181,16 @@ def _add(
         )
 
 
-def _watch(checked: _Checked, path: str, hashes: TensorHashes) -> Callable[[int, memoryview], None]:
-    """A watch on the bytes of a weight file: compares the header with the checked one, and hashes each tensor."""
+def _watch(checked: _Checked, path: str, *watches: Watch) -> Watch:
+    """A watch on the bytes of a weight file: compares the header with the checked one, then calls the others."""
     head = SameHead(path, checked.heads[path], checked.model.headers[path].size, InvalidBaseError)
 
-    def both(offset: int, chunk: memoryview) -> None:
+    def every(offset: int, chunk: memoryview) -> None:
         head(offset, chunk)
-        hashes(offset, chunk)
+        for watch in watches:
+            watch(offset, chunk)
 
-    return both
+    return every
 
 
 def _index(checked: _Checked, hashes: Mapping[str, TensorHashes]) -> ModelIndex:

@@ -9,9 +9,9 @@ from registry.catalogue.tree.subtree import subtree
 from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas import BaseAdded, Published, Retabled
+from registry.schemas import BaseAdded, BaseMeasured, Published, Retabled
 from registry.schemas.bundles import Bundle
-from registry.schemas.requests import ReferenceRequest, RetableRequest, SubtreeRequest
+from registry.schemas.requests import MeasureBaseRequest, ReferenceRequest, RetableRequest, SubtreeRequest
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
@@ -57,6 +57,13 @@ def _retable(deployment: Deployment, request: RetableRequest, progress: Progress
     from registry.services.bases.retable import retable
 
     return retable(deployment, request.base, progress)
+
+
+@does(table.MEASURE_BASE)
+def _measure_base(deployment: Deployment, request: MeasureBaseRequest, progress: Progress) -> BaseMeasured:
+    from registry.services.bases.norms import measure
+
+    return measure(deployment, request.base, progress)
 
 
 @does(table.BUNDLE)

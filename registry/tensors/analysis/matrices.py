@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from registry.tensors.factors.slots import Slot
+from registry.tensors.factors.slots import Slot, slot_of_piece
 from registry.tensors.path.owners import ExpertPiece, Owners, owners_of
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program
 from registry.tensors.path.stacked_pairs import Rows, StackedPairs, stacked
@@ -26,11 +26,7 @@ class ChangedMatrix:
     programs: tuple[tuple[Rows, Program], ...]  # with the output features that each is for
     out_features: int
     in_features: int
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        """Where the base's files hold it: slots that it starts from, or none where they lack it."""
-        return tuple(program.origin for _, program in self.programs if program.origin is not None)
+    slots: tuple[Slot, ...]  # where the base's files hold it, all of it; none where they lack it
 
     def pairs(self, since: int, until: int | None = None) -> StackedPairs:
         """The pairs of the links from number ``since`` to before number ``until``."""
@@ -94,7 +90,9 @@ class _Sorting:
                 experts.setdefault((f"{held.module}.{held.fused.name}", held.piece.expert), []).append((held, program))
             else:
                 whole = ((0, slot.out_features), program)
-                found.append(ChangedMatrix(self._name(slot), None, (whole,), slot.out_features, slot.in_features))
+                held_by = () if program.origin is None else (program.origin,)
+                name = self._name(slot)
+                found.append(ChangedMatrix(name, None, (whole,), slot.out_features, slot.in_features, held_by))
         found += self._experts(experts)
         found.sort(key=lambda one: (one.module, -1 if one.expert is None else one.expert))
         return ChangedMatrices(tuple(found), others)
@@ -103,10 +101,16 @@ class _Sorting:
     def _experts(
         experts: Mapping[tuple[str, int], Sequence[tuple[ExpertPiece, Program]]],
     ) -> Iterator[ChangedMatrix]:
+        slots: dict[str, dict[int, list[Slot]]] = {}
         for (name, expert), pieces in experts.items():
             fused = pieces[0][0].fused
             placed = tuple((held.piece.out, program) for held, program in pieces)
-            yield ChangedMatrix(name, expert, placed, fused.out_features, fused.in_features)
+            if name not in slots:
+                slots[name] = {}
+                for piece in fused.pieces:
+                    slots[name].setdefault(piece.expert, []).append(slot_of_piece(piece, fused))
+            whole = tuple(slots[name][expert])
+            yield ChangedMatrix(name, expert, placed, fused.out_features, fused.in_features, whole)
 
     def _name(self, slot: Slot) -> str:
         """The module whose weight it is, or the parameter."""

@@ -11,10 +11,10 @@ import numpy as np
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.sizes import SIZES
-from registry.files.source import ByteSource, read_range
+from registry.files.source import ByteSource
 from registry.files.strict_json import shown
+from registry.tensors.elements.passing import PassingElements, pass_by
 
-_STEP: Final = 8 << 20
 _BLOCK: Final = 256 * 1024  # bytes that are looked at twice, so they should stay in the cache
 
 
@@ -38,56 +38,25 @@ _LAYOUTS: Final = {
 
 def check_finite(entries: Mapping[str, TensorEntry], source: ByteSource, advance: Callable[[int], None]) -> None:
     """Read a whole file; raises `InvalidAdapterError` as `FiniteWatch` does."""
-    watch = FiniteWatch(entries)
-    for offset in range(0, source.size, _STEP):
-        chunk = read_range(source, offset, min(offset + _STEP, source.size))
-        watch(offset, memoryview(chunk))
-        advance(len(chunk))
+    pass_by(source, FiniteWatch(entries), advance)
 
 
 class FiniteWatch:
-    """Call it with each chunk of the file, from the first byte on and in order; chunks may end inside an element.
+    """Call it as `PassingElements` is called.
 
     Raises:
         InvalidAdapterError: ``non_finite``, naming the tensor and the first bad element.
     """
 
     def __init__(self, entries: Mapping[str, TensorEntry]) -> None:
-        self._entries = sorted(
-            (entry for entry in entries.values() if entry.dtype in _LAYOUTS), key=lambda entry: entry.start
-        )
-        self._next = 0  # entry that the next byte may belong to
-        self._at = 0
-        self._carry = bytearray()  # bytes of an element that the last chunk cut
+        self._elements = PassingElements(entries, _LAYOUTS, self._take)
 
     def __call__(self, offset: int, chunk: memoryview) -> None:
-        if offset != self._at:
-            raise ValueError(f"chunk at byte {offset}, expected {self._at}")
-        chunk = chunk.cast("B")
-        self._at = stop = offset + len(chunk)
-        while self._next < len(self._entries):
-            entry = self._entries[self._next]
-            first, last = max(entry.start, offset), min(entry.stop, stop)
-            if first < last:
-                self._take(entry, first, chunk[first - offset : last - offset])
-            if entry.stop > stop:
-                return
-            self._next += 1
+        self._elements(offset, chunk)
 
-    def _take(self, entry: TensorEntry, start: int, piece: memoryview) -> None:
-        size = SIZES[entry.dtype]
-        if self._carry:
-            missing = size - len(self._carry)
-            self._carry += piece[:missing]
-            if len(self._carry) < size:
-                return
-            self._check(entry, (start - entry.start) // size, memoryview(bytes(self._carry)))
-            self._carry.clear()
-            start, piece = start + missing, piece[missing:]
-        whole = len(piece) - len(piece) % size
-        self._carry += piece[whole:]
-        for at in range(0, whole, _BLOCK):
-            self._check(entry, (start - entry.start + at) // size, piece[at : min(at + _BLOCK, whole)])
+    def _take(self, entry: TensorEntry, index: int, piece: memoryview) -> None:
+        for at in range(0, len(piece), _BLOCK):
+            self._check(entry, index + at // SIZES[entry.dtype], piece[at : at + _BLOCK])
 
     def _check(self, entry: TensorEntry, index: int, block: memoryview) -> None:
         layout = _LAYOUTS[entry.dtype]

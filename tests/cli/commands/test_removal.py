@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from registry.schemas import (
+    BaseMeasured,
     Checked,
     Collected,
     CollectedBlob,
@@ -89,6 +90,7 @@ RETABLED = Retabled(
     revisions=12,
     materialisations=("llama-1b/support@3 as merged",),
 )
+MEASURED = BaseMeasured(base="llama-1b", table_digest=digest_of("7"), norms=146, measured=True)
 COLLECTED = Collected(
     dry_run=False,
     blobs=(
@@ -134,6 +136,7 @@ COMMANDS: dict[str, tuple[list[str], str, Any]] = {
     "retract --undo": (["retract", "llama-1b/support@3", "--undo"], "retract", UNDONE),
     "protect-tag": (["base", "protect-tag", "llama-1b", "release-*"], "protect_tag", PROTECTED),
     "retable": (["base", "retable", "llama-1b"], "retable", RETABLED),
+    "measure": (["base", "measure", "llama-1b"], "measure_base", MEASURED),
     "gc": (["gc"], "gc", COLLECTED),
     "gc --dry-run": (["gc", "--dry-run"], "gc", COLLECTED.model_copy(update={"dry_run": True})),
     "fsck": (["fsck", "--deep"], "fsck", SOUND),
@@ -410,6 +413,15 @@ def test_a_table_made_anew_says_what_hangs_on_it(life: CannedRegistry, run: Run)
     ended = run("base", "retable", "llama-1b")
     assert "unchanged: there is nothing to update" in ended.out
     assert "commit" not in ended.err
+
+
+def test_norms_that_were_there_are_told_from_new_ones(life: CannedRegistry, run: Run) -> None:
+    ended = run("base", "measure", "llama-1b")
+    assert ended.out.splitlines()[0] == "llama-1b"
+    assert "of 146 parameters" in ended.out
+    assert "there already" not in ended.out
+    life.answers["measure_base"] = MEASURED.model_copy(update={"measured": False})
+    assert "they were there already: no weights were read" in run("base", "measure", "llama-1b").out
 
 
 def test_gc_says_how_much_and_what(life: CannedRegistry, run: Run) -> None:

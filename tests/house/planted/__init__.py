@@ -13,6 +13,7 @@ from tests.house.planted.checks import CHECKS
 from tests.house.planted.composed import COMPOSED, TRUNCATION
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
+from tests.house.planted.norms import NORMS
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -28,6 +29,7 @@ MUTANTS: Final = (
     *COMPOSED,
     *TRUNCATION,
     *REGISTRY,
+    *NORMS,
     *USES,
     *VIEWS,
     *VERSIONS,

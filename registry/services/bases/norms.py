@@ -1,0 +1,129 @@
+"""Frobenius norms of a base model's weights, by slot: what figures of deltas are relative to.
+
+They are taken while the bytes of a base model pass by that is added, and kept in the database: no blob and no digest
+has them. A base model that was added by a version without them, or whose target table was rebuilt, has none until they
+are measured, which reads its weights once.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+
+from registry.catalogue.changes.norms import keep
+from registry.catalogue.tree import norms as rows
+from registry.catalogue.tree.norms import NormsRow
+from registry.errors import IntegrityError, UnavailableError, UsageError
+from registry.files.header import Header, read_header
+from registry.progress import Progress
+from registry.reference import Path, Reference
+from registry.schemas import BaseMeasured
+from registry.services.artifacts.load import load_path
+from registry.services.deployment import Deployment
+from registry.services.lineage import PathBase, read_document, target_table
+from registry.tensors.elements.energies import EnergyWatch
+from registry.tensors.elements.passing import pass_by
+from registry.tensors.factors.norms import norms_of_slots
+from registry.tensors.factors.slots import Slot
+from registry.tensors.table.held import Run
+from registry.tensors.table.targets import TargetTable
+from registry.transfer.index import weight_files
+
+NORMS_FORMAT: Final = 1
+"""What documents look like, and how norms are computed: those of another format are measured again."""
+
+
+def measure(deployment: Deployment, name: str, progress: Progress) -> BaseMeasured:
+    """Take the norms of a base model that has none; see `registry.operations.registry.Registry.measure_base`.
+
+    Raises:
+        NotFoundError: there is no base model of this name.
+        UsageError: the name is the path of an adapter.
+        What `take_norms` raises.
+    """
+    path = Path.parse(name)
+    if not path.is_base:
+        raise UsageError(f"{name} is the path of an adapter: only base models are measured, here {path.base}.")
+    base = load_path(deployment, Reference(path)).base
+    there = slot_norms(deployment, base)
+    norms = take_norms(deployment, base, progress) if there is None else there
+    return BaseMeasured(base=base.name, table_digest=base.table_digest, norms=len(norms), measured=there is None)
+
+
+def slot_norms(deployment: Deployment, base: PathBase) -> Mapping[Slot, float] | None:
+    """The norms of a base model's slots, those that `registry.tensors.path.programs.Program.origin` may be.
+
+    A slot is left out if a value of it is not finite. None: they were not taken for its target table.
+    """
+    with deployment.read() as session:
+        row = rows.get(session, base.name, base.digest, base.table_digest)
+    return None if row is None or row.format != NORMS_FORMAT else _read(row.document)
+
+
+def take_norms(deployment: Deployment, base: PathBase, progress: Progress) -> Mapping[Slot, float]:
+    """Read the weights of a stored base model once, and keep the norms of its slots.
+
+    Raises:
+        IntegrityError: a file is damaged.
+        UnavailableError: ``busy``, its target table was rebuilt or it was deleted meanwhile.
+    """
+    wanted = set(weight_files(read_document(deployment, base.index)))
+    files = [file for file in base.files if file.path in wanted]
+    progress.begin(f"Measuring the weights of {base.name}", sum(file.size for file in files))
+    watches = {}
+    with ExitStack() as opened:
+        for file in files:
+            source = opened.enter_context(deployment.open_blob(file))
+            entries = read_header(source, what=file.path, error=IntegrityError).entries
+            watches[file.path] = EnergyWatch(entries)
+            pass_by(source, watches[file.path], progress.advance)
+    norms = _norms(target_table(deployment, base), watches)
+    row = NormsRow(NORMS_FORMAT, base.table_digest, _written(norms))
+    if not deployment.change(lambda session: keep(session, base.name, base.digest, row)):
+        raise UnavailableError(
+            f"{base.name} was deleted, or its target table rebuilt, while it was measured: run the command again.",
+            code="busy",
+        )
+    return norms
+
+
+def watches_of(headers: Mapping[str, Header]) -> dict[str, EnergyWatch]:
+    """What has to see the bytes of each weight file of a base model that is added, for `norms_row`."""
+    return {path: EnergyWatch(header.entries) for path, header in headers.items()}
+
+
+def norms_row(table: TargetTable, watches: Mapping[str, EnergyWatch]) -> NormsRow:
+    """The norms of a base model whose weight files have passed by."""
+    return NormsRow(NORMS_FORMAT, table.digest, _written(_norms(table, watches)))
+
+
+def _norms(table: TargetTable, watches: Mapping[str, EnergyWatch]) -> dict[Slot, float]:
+    return norms_of_slots(table, {name: rows for watch in watches.values() for name, rows in watch.tensors.items()})
+
+
+def _written(norms: Mapping[Slot, float]) -> bytes:
+    """A list for each slot: a base model with many experts has tens of thousands of them."""
+    slots = [
+        [slot.tensor, slot.first, slot.rows, slot.columns, norm, *map(_run_document, slot.runs)]
+        for slot, norm in norms.items()
+    ]
+    return zlib.compress(json.dumps({"slots": slots}, separators=(",", ":"), allow_nan=False).encode("utf-8"))
+
+
+def _run_document(run: Run) -> list[Any]:
+    return [run.tensor, run.first, run.rows, *run.grid]
+
+
+def _read(document: bytes) -> dict[Slot, float]:
+    return {
+        Slot(tensor, first, rows, columns, runs=tuple(map(_run_from, runs))): norm
+        for tensor, first, rows, columns, norm, *runs in json.loads(zlib.decompress(document))["slots"]
+    }
+
+
+def _run_from(document: Sequence[Any]) -> Run:
+    tensor, first, rows, a, b = document
+    return Run(tensor, first, rows, (a, b))
