@@ -42,3 +42,6 @@ def stats(
         if csv is not None:
             write_file("--csv", csv, csv_text(answer))
         run.answer(answer, lambda width: statistics_lines(answer, width))
+        if answer.path.modules and answer.path.relative_frobenius is None:
+            base = answer.reference.partition("/")[0]
+            run.say(f"The norms of {base} are not known yet; `registry base measure {base}` reads its weights once.")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -44,7 +47,7 @@ def test_a_row_for_each_link_and_the_path(stats: Run) -> None:
     lines = ended.out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["delta", "llama/a@1", "llama/a/b@1", "the"]
     assert lines[0].split()[1:] == ["rank", "norm", "of", "base", "stable", "effective", "95", "%"]
-    assert [line.split()[-6] for line in lines[1:4]] == ["3", "3", "6"]
+    assert [line.split()[-7] for line in lines[1:4]] == ["3", "3", "6"]
     assert any(
         line.startswith("rank ") and line.endswith("holds 95 % of the energy: an error of 22 %") for line in lines
     )
@@ -77,13 +80,28 @@ def test_the_document_and_the_files_say_the_same(stats: Run) -> None:
     space = {"svg": "http://www.w3.org/2000/svg"}
     told = [title.text or "" for title in drawing.iterfind("svg:rect/svg:title", space)]
     assert len(told) == 4
-    module = max(found.path.modules, key=lambda one: one.frobenius)
-    cell = f"{module.kind}, layer {module.depth}: {module.frobenius:.6g}"
+    module = max(found.path.modules, key=lambda one: one.relative_frobenius or 0)
+    cell = f"{module.kind}, layer {module.depth}: {100 * (module.relative_frobenius or 0):.3g} %"
     (largest,) = (one for one in drawing.iterfind("svg:rect", space) if cell in (title.text for title in one))
     assert largest.get("class") == "shade-7"
     assert drawing.get("role") == "img"
     title, about = (drawing.get("aria-labelledby") or "").split()
     assert {one.get("id"): bool(one.text) for one in drawing[:2]} == {title: True, about: True}
+
+
+def test_norms_that_are_not_known_are_asked_for(stats: Run, run: Run, with_path: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(with_path, copied)
+    with closing(sqlite3.connect(copied / "registry.db")) as database:
+        database.execute("DELETE FROM base_norms")
+        database.execute("DELETE FROM statistics")
+        database.commit()
+    ended = run("stats", "llama/a", "--url", str(copied))
+    assert ended.out.splitlines()[1].split()[3] == "-"
+    assert "`registry base measure llama` reads its weights once" in ended.err
+    assert run("base", "measure", "llama", "--url", str(copied)).code == 0
+    ended = run("stats", "llama/a", "--url", str(copied))
+    assert (ended.out.splitlines()[1].split()[4], ended.err) == ("%", "")
 
 
 def test_since(stats: Run) -> None:
