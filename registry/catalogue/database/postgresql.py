@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine
 
 from registry.catalogue.database.transactions import Mode, begin_explicitly
 
@@ -65,3 +65,10 @@ def engine(url: URL) -> Engine:
 def _begin(connection: Connection, mode: Mode) -> None:
     if mode in _BEGIN:
         connection.exec_driver_sql(_BEGIN[mode])
+
+
+def begin_reading(connection: PoolProxiedConnection) -> None:
+    """Begin a transaction for reading, by the driver itself."""
+    cursor = connection.cursor()
+    cursor.execute(_BEGIN["read"])
+    cursor.close()
