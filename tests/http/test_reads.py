@@ -21,9 +21,9 @@ COUNTS = {
     ("GET", f"{API}/resolve?ref=tiny"): 2,
     ("GET", f"{API}/revisions?ref=tiny/a@prod"): 11,
     ("GET", f"{API}/revisions?ref=tiny/a/x@1"): 11,
-    ("GET", "/hf-published/api/models/tiny/a"): 7,  # the token, base model, adapter, lineage, tags, metrics and card
-    ("GET", "/hf-published/api/models/tiny/a.x"): 7,
-    ("HEAD", "/hf-published/tiny/a.x/resolve/main/adapter_config.json"): 4,  # the token, base model, adapter, lineage
+    ("GET", "/hf-published/api/models/tiny/a"): 6,  # the token, repo, lineage, tags, metrics and card
+    ("GET", "/hf-published/api/models/tiny/a.x"): 6,
+    ("HEAD", "/hf-published/tiny/a.x/resolve/main/adapter_config.json"): 3,  # the token, repo, lineage
 }
 
 

@@ -177,7 +177,8 @@ def of_sqlalchemy(
     lost = dialect.is_disconnect(error, below, None)
     if lost:
         invalidate(error)
-    return DBAPIError.instance(text, parameters, error, failure, engine.hide_parameters, lost, dialect)
+    told: Exception = DBAPIError.instance(text, parameters, error, failure, engine.hide_parameters, lost, dialect)
+    return told
 
 
 def reader_on(connection: Connection, rights: Rights) -> Reader:

@@ -76,14 +76,16 @@ def reading_session(engine: Engine, begin: BeginReading, rights: Rights) -> Iter
     is asked itself.
     """
     transaction = _Reading(engine, begin)
-    session = LateSession(transaction.connection, rights)
-    read_on(session, engine, transaction.fairy, transaction.invalidate)
     try:
-        yield session
-        transaction.commit()  # psycopg forgets its prepared statements in a rollback
+        session = LateSession(transaction.connection, rights)
+        read_on(session, engine, transaction.fairy, transaction.invalidate)
+        try:
+            yield session
+            transaction.commit()  # psycopg forgets its prepared statements in a rollback
+        finally:
+            if session.in_transaction():
+                session.close()
     finally:
-        if session.in_transaction():
-            session.close()
         transaction.close()
 
 
