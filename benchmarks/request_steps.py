@@ -32,7 +32,8 @@ NAMES: Final = {
     "read": "the read",
 }
 """The steps: each with all that is in the one before it."""
-_MORE: Final = 5  # times as many requests as other rows have: a step is small beside the ticks of 10 ms
+_MORE: Final = 5  # times the requests of other rows: a step is small beside the ticks of 10 ms
+_PAUSE: Final = 0.0005  # seconds
 
 
 def rows(run: Conditions, home: Home, place: str, scratch: Path, requests: int) -> Iterator[Row]:
@@ -40,7 +41,7 @@ def rows(run: Conditions, home: Home, place: str, scratch: Path, requests: int) 
     token = create_token(place, "reader")
     if place.startswith("sqlite"):
         yield from _steps(run, home, place, token, scratch, requests)
-    yield _alone(run, place, token, scratch, requests)
+    yield from _alone(run, place, token, scratch, requests)
 
 
 def _steps(run: Conditions, home: Home, place: str, token: str, scratch: Path, requests: int) -> Iterator[Row]:
@@ -73,8 +74,10 @@ def _asked(server: peer_server.PeerServer, target: str, headers: dict[str, str],
     return asked(server.url, server.pid, "GET", lambda: target, headers, requests)
 
 
-def _alone(run: Conditions, place: str, token: str, scratch: Path, requests: int) -> Row:
-    """The rights of a token and the read, in a loop of this process, beside their statements by the driver."""
+def _alone(run: Conditions, place: str, token: str, scratch: Path, requests: int) -> Iterator[Row]:
+    """The rights of a token and the read, in a loop of this process, beside their statements by the driver; and with a
+    pause before each, as a service has it between two requests of one client.
+    """
     database = "SQLite" if place.startswith("sqlite") else "PostgreSQL"
     with ExitStack() as until:
         registry = until.enter_context(
@@ -99,14 +102,14 @@ def _alone(run: Conditions, place: str, token: str, scratch: Path, requests: int
         sides: dict[str, Callable[[Path], Sample]] = {
             "read": lambda _out: _looped(read, requests * _MORE),
             "driver": lambda _out: _looped(driver, requests * _MORE),
+            "paused": lambda _out: _looped(read, requests, pause=_PAUSE),
         }
         samples = running.alternate(sides, runs=run.runs(5), scratch=scratch / "turns")
-    return Row(
-        f"token and resolve in a loop, in process, {database}",
-        Figure.of(samples["read"], "ms"),
-        "ms CPU",
-        Peer(f"their {len(sent)} statements by the driver", Figure.of(samples["driver"], "ms")),
-    )
+    alone = Figure.of(samples["read"], "ms")
+    statements_alone = Peer(f"their {len(sent)} statements by the driver", Figure.of(samples["driver"], "ms"))
+    yield Row(f"token and resolve in a loop, in process, {database}", alone, "ms CPU", statements_alone)
+    paused = Figure.of(samples["paused"], "ms")
+    yield Row("  with a pause of 0.5 ms before each", paused, "ms CPU", Peer("without", alone))
 
 
 def _driver(place: str) -> Any:
@@ -119,11 +122,15 @@ def _driver(place: str) -> Any:
     return psycopg.connect(place.replace("postgresql+psycopg", "postgresql"), autocommit=True)
 
 
-def _looped(work: Callable[[], None], times: int) -> Sample:
+def _looped(work: Callable[[], None], times: int, pause: float = 0.0) -> Sample:
+    """What one of so many calls takes, without the pauses before them."""
     for _ in range(max(10, times // 10)):
         work()
-    began, before = time.perf_counter(), time.process_time()
+    cpu = seconds = 0.0
     for _ in range(times):
+        if pause:
+            time.sleep(pause)
+        began, before = time.perf_counter(), time.thread_time()
         work()
-    spent = (time.process_time() - before) / times
-    return {"ms": 1000 * spent, "cpu": spent, "seconds": (time.perf_counter() - began) / times}
+        cpu, seconds = cpu + time.thread_time() - before, seconds + time.perf_counter() - began
+    return {"ms": 1000 * cpu / times, "cpu": cpu / times, "seconds": seconds / times}
