@@ -121,13 +121,18 @@ class Reader:
         return next(iter(self.rows(query, values)), None)
 
 
+def note(engine: Engine, cursor: Any, text: str, parameters: Any = None) -> None:
+    """Tell SQLAlchemy's event of a statement that the driver is given."""
+    for one in engine.dispatch.before_cursor_execute:
+        one(None, cursor, text, parameters, None, False)
+
+
 def run_on(connection: Any, engine: Engine) -> Callable[[str, Any], Rows]:
     """What runs a statement on a driver's connection, without what SQLAlchemy does around it; its event tells of it."""
 
     def run(text: str, parameters: Any) -> Rows:
         cursor = connection.cursor()
-        for note in engine.dispatch.before_cursor_execute:
-            note(None, cursor, text, parameters, None, False)
+        note(engine, cursor, text, parameters)
         cursor.execute(text, parameters)
         found: Rows = cursor.fetchall()
         return found

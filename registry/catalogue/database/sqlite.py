@@ -98,14 +98,14 @@ def engine(path: Path, timeout: float) -> Engine:
 def begin(connection: Connection, mode: Mode) -> None:
     """Begin a transaction: IMMEDIATE for "write", else deferred and refusing changes."""
     if mode != "write":
-        begin_reading(connection.connection)
+        begin_reading(connection.engine, connection.connection)
         return
     # By the driver itself: these would take longer than a query otherwise.
     driver = _refusing(connection.connection, changes=False)
     driver.execute("BEGIN IMMEDIATE")
 
 
-def begin_reading(connection: PoolProxiedConnection) -> None:
+def begin_reading(_engine: Engine, connection: PoolProxiedConnection) -> None:
     """Begin a transaction that refuses changes."""
     _refusing(connection, changes=True).execute("BEGIN")
 

@@ -16,7 +16,7 @@ from registry.rights import Rights
 
 T = TypeVar("T")
 Mode = Literal["read", "write", "single", "begun"]
-BeginReading = Callable[[PoolProxiedConnection], None]
+BeginReading = Callable[[Engine, PoolProxiedConnection], None]
 
 _MODE: Final = "registry_mode"
 
@@ -104,7 +104,7 @@ class _Reading:
     def _begun(self, begin: BeginReading) -> PoolProxiedConnection:
         fairy = self._engine.raw_connection()
         try:
-            begin(fairy)
+            begin(self._engine, fairy)
         except BaseException:
             fairy.invalidate()
             raise
