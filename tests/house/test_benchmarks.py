@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import quote, report, running
+from benchmarks import quote, report, request_steps, running
 from benchmarks.machine import machine
 from benchmarks.parts import PARTS
 from benchmarks.rows import Figure, Goal, Peer, Row
@@ -161,6 +161,11 @@ def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
         one = found[f"resolve over HTTP, 20 adapters, {database}"]
         for figure in (one["figure"], one["peer"]["figure"]):  # so few requests can take less than the clock shows
             assert figure["cpu"] is not None
+        alone = found[f"token and resolve in a loop, in process, {database}"]
+        assert alone["figure"]["value"] > 0
+        assert alone["peer"]["name"] == "their 2 statements by the driver"
+    steps = [name for name, row in found.items() if row["peer"] and row["peer"]["name"] == "the step before"]
+    assert steps == [f"with {what}" for what in list(request_steps.NAMES.values())[1:]]
     assert found["resolve with 2 workers, 8 clients on the same machine"]["figure"]["value"] > 0
 
 
