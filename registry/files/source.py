@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from registry.errors import IntegrityError, RegistryError
+from registry.files.buffers import buffer
 
 
 class ByteSource(Protocol):
@@ -35,10 +36,14 @@ def read_range(source: ByteSource, start: int, stop: int) -> bytearray:
     return data
 
 
-def look_at(source: ByteSource, start: int, stop: int) -> bytearray | memoryview:
+def look_at(source: ByteSource, start: int, stop: int) -> memoryview:
     """The bytes ``start`` to ``stop``, for who does not change them: no copy where they are in memory already."""
     found = source.held(start, stop) if isinstance(source, HoldingSource) else None
-    return read_range(source, start, stop) if found is None else found
+    if found is not None:
+        return found
+    data = buffer(stop - start)
+    source.read_into(start, data)
+    return data
 
 
 class BytesSource:
