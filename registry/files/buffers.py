@@ -16,8 +16,10 @@ _SMALLEST: Final = 16  # as powers of two: 64 KiB, below which malloc has memory
 _LARGEST: Final = 23  # 8 MiB, a block of the grid in float64
 _KEPT: Final = 16 << 20  # bytes of each size that nobody holds
 
+_SIZES: Final = range(_SMALLEST, _LARGEST + 1)
+_LENT: Final = {bits: ctypes.c_ubyte * (1 << bits) for bits in _SIZES}  # ctypes would make such a type for each call
 _free: Final = {
-    bits: deque[mmap.mmap](maxlen=_KEPT >> bits) for bits in range(_SMALLEST, _LARGEST + 1)
+    bits: deque[mmap.mmap](maxlen=_KEPT >> bits) for bits in _SIZES
 }  # its append and pop need no lock, which a finaliser could wait for in the thread that holds it
 
 
@@ -29,13 +31,13 @@ def buffer(size: int) -> memoryview:
 def used_again(size: int) -> memoryview | None:
     """The same, at the start of a page; None for sizes that are made afresh each time."""
     bits = max(size - 1, 0).bit_length()
-    if not _SMALLEST <= bits <= _LARGEST:
+    if bits not in _SIZES:
         return None
     try:
         memory = _free[bits].pop()
     except IndexError:
         memory = mmap.mmap(-1, 1 << bits, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     # Whatever is made of the view (slices, tensors, arrays) holds this object, and nothing else does.
-    lent = (ctypes.c_ubyte * size).from_buffer(memory)
+    lent = _LENT[bits].from_buffer(memory)
     weakref.finalize(lent, _free[bits].append, memory).atexit = False
-    return memoryview(lent).cast("B")
+    return memoryview(lent).cast("B")[:size]
