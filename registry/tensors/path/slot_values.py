@@ -110,7 +110,8 @@ class SlotValues:
         rows = stored.shape[0]
         values = scratch((self.rows_a_block, self.slot.columns), self.dtype)
         values[:rows].copy_(stored)
-        values[rows:].zero_()
+        if rows < self.rows_a_block:
+            values[rows:].zero_()
         return values, rows
 
     def _apply(self, number: int, index: int, values: torch.Tensor, rows: int) -> None:
