@@ -36,9 +36,14 @@ class Measure:
         self._before = _status("VmRSS")
         self._began, self._cpu = time.perf_counter(), time.process_time()
 
+    @property
+    def cpu(self) -> float:
+        """CPU seconds of this process since the start."""
+        return time.process_time() - self._cpu
+
     def report(self, **more: float) -> None:
         """Print what was measured since the start."""
-        seconds, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu
+        seconds, cpu = time.perf_counter() - self._began, self.cpu
         peak = _status("VmHWM") - self._before
         print(json.dumps({"seconds": seconds, "cpu": cpu, "imports": self._imports, "peak": peak, **more}))
 
@@ -70,13 +75,51 @@ def fetch(registry: str, reference: str, out: str) -> None:
     with_registry.close()
 
 
-def floor(base: str, out: str, depth: str) -> None:
-    """What any merge of that depth has to do, until the bytes are on the medium."""
+def fetch_parts(registry: str, reference: str, out: str) -> None:
+    """The same, in CPU seconds by part."""
+    imports = _import_ours()
+    from benchmarks import merge_parts
+    from registry.services.local import LocalRegistry
+
+    measure = Measure(imports)
+    with merge_parts.counting() as counter:
+        with_registry = LocalRegistry.open(Path(registry))
+        with_registry.fetch(reference, out, kind="merged")
+    os.sync()
+    measure.report(**counter.parts(measure.cpu))
+    with_registry.close()
+
+
+def stream_parts(registry: str, reference: str, file: str) -> None:
+    """A merged file sent through a socket to a process that drains it, in CPU seconds by part; the second time."""
+    imports = _import_ours()
+    from benchmarks import merge_parts
+    from registry.services.local import LocalRegistry
+
+    with_registry = LocalRegistry.open(Path(registry))
+    with with_registry.artifact(reference, kind="merged") as artifact:
+
+        def stream() -> tuple[Measure, dict[str, float]]:
+            with merge_parts.counting() as counter, merge_parts.draining() as connection:
+                measure = Measure(imports)
+                send = counter.of("send", connection.sendall)
+                for chunk in artifact.file(file).chunks():
+                    send(chunk)
+                return measure, counter.parts(measure.cpu)
+
+        stream()
+        measure, parts = stream()
+        measure.report(**parts)
+    with_registry.close()
+
+
+def floor(base: str, out: str, *adapters: str) -> None:
+    """What any merge of these adapters has to do, until the bytes are on the medium."""
     start = time.perf_counter()
     from benchmarks import merge_floor
 
     measure = Measure(time.perf_counter() - start)
-    parts = merge_floor.merge(Path(base), Path(out), int(depth))
+    parts = merge_floor.merge(Path(base), Path(out), [Path(one) for one in adapters])
     os.sync()
     measure.report(**parts)
 
@@ -126,6 +169,8 @@ def peft(base: str, out: str, *adapters: str) -> None:
 
 WORK: dict[str, Callable[..., None]] = {
     "fetch": fetch,
+    "fetch_parts": fetch_parts,
+    "stream_parts": stream_parts,
     "floor": floor,
     "publish": publish,
     "read_and_hash": read_and_hash,

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import hub_client, peer_server, running, synthetic
+from benchmarks import hub_client, merge_parts, peer_server, running, synthetic
 from benchmarks.machine import ROOT
 from benchmarks.peer_server import PeerServer, cpu_seconds
 from benchmarks.rows import Figure, Goal, Peer, Row
@@ -115,9 +115,10 @@ def stream(bench: Bench) -> Iterator[Row]:
 
     shape, seeds = bench.shape(synthetic.LARGE), list(range(1, DEPTH + 1))
     folder, stored = bench.scratch / "registry", bench.scratch / "stored"
+    reference = f"llama/{'/'.join(f'a{one:02d}' for one in seeds)}"
     fill(folder, shape, bench.cache, [seeds])
     with closing(connect(folder)) as registry:
-        registry.fetch(f"llama/{'/'.join(f'a{one:02d}' for one in seeds)}", stored, kind="merged")
+        registry.fetch(reference, stored, kind="merged")
     running.warm(folder, stored)
 
     def start() -> ServiceProcess:
@@ -150,6 +151,9 @@ def stream(bench: Bench) -> Iterator[Row]:
     firsts = [1000 * first for first in _first_bytes(url, int(size))]
     middle = Figure(statistics.median(firsts), None, min(firsts), max(firsts), len(firsts))
     yield Row("first byte of a range of 1 MiB", middle, "ms", goal=Goal("at most", 10, of="figure"))
+    parts = [running.run_child("stream_parts", str(folder), reference, SHARD) for _ in range(bench.runs)]
+    for part in merge_parts.OF_STREAM:
+        yield Row(f"  CPU of merging and sending it in one process: {part}", Figure.of(parts, part), "s")
 
 
 def _first_bytes(url: str, size: int) -> list[float]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from benchmarks import merge_floor, running, synthetic
+from benchmarks import merge_floor, merge_parts, running, synthetic
 from benchmarks.rows import Figure, Goal, Peer, Row
 from benchmarks.running import Conditions, Sample
 
@@ -101,8 +101,13 @@ def _ours(bench: Bench, depth: int) -> Callable[[Path], Sample]:
     return side
 
 
+def _parts(bench: Bench) -> Callable[[Path], Sample]:
+    return lambda out: running.run_child("fetch_parts", str(bench.registry), bench.reference(DEPTH), str(out))
+
+
 def _floor(bench: Bench, depth: int) -> Callable[[Path], Sample]:
-    return lambda out: running.run_child("floor", str(bench.base), str(out), str(depth))
+    adapters = [str(folder) for folder in bench.adapters[:depth]]
+    return lambda out: running.run_child("floor", str(bench.base), str(out), *adapters)
 
 
 def _with_dora(bench: Bench) -> Callable[[Path], Sample]:
@@ -143,6 +148,7 @@ def measure(bench: Bench, runs: int, peer_runs: int) -> dict[str, list[Sample]]:
         f"merge depth {DEPTH}, one DoRA": _with_dora(bench),
         "merge depth 1": _ours(bench, 1),
         f"merge depth {DEEP}": _ours(bench, DEEP),
+        f"parts of depth {DEPTH}": _parts(bench),
         **{f"floor depth {depth}": _floor(bench, depth) for depth in (1, DEPTH, DEEP)},
         "peft": _peft(bench),
         "publish": _publish(bench),
@@ -174,10 +180,12 @@ def rows(run: Conditions) -> Iterator[Row]:
         Peer("PEFT", _percent(samples["peft"])),
     )
     for depth, limit in ((1, 1.3), (DEPTH, 1.25), (DEEP, 1.3)):
-        floor = Peer("the floor: what any merge has to do", of[f"floor depth {depth}"])
+        floor = Peer("the floor: what any merge of verified blocks has to do", of[f"floor depth {depth}"])
         yield Row(f"{what}, depth {depth}", of[f"merge depth {depth}"], "s", floor, Goal("at most", limit, of="ratio"))
-    for part in merge_floor.PARTS:
-        yield Row(f"  CPU of the floor of depth {DEPTH}: {part}", Figure.of(samples[f"floor depth {DEPTH}"], part), "s")
+    parts, floors = samples[f"parts of depth {DEPTH}"], samples[f"floor depth {DEPTH}"]
+    for part in merge_parts.OF_MERGE:
+        beside = Peer("the floor", Figure.of(floors, part)) if part in merge_floor.PARTS else None
+        yield Row(f"  CPU of depth {DEPTH}: {part}", Figure.of(parts, part), "s", beside)
     for side in ("merge depth 1", f"merge depth {DEEP}", f"merge depth {DEPTH}, one DoRA"):
         yield Row(f"{what}, {side.removeprefix('merge ')}", of[side], "s", copy)
     for side in (f"merge depth {DEPTH}", f"merge depth {DEPTH}, one DoRA", f"merge depth {DEEP}"):

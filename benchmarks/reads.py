@@ -6,20 +6,18 @@ other. CPU is user and system time of the server's processes; PostgreSQL's own i
 
 from __future__ import annotations
 
-import http.client
 import random
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
-from benchmarks import peer_server, running, synthetic
+from benchmarks import peer_server, request_steps, running, synthetic
+from benchmarks.asked import asked
 from benchmarks.machine import ROOT
 from benchmarks.peer_server import cpu_seconds
 from benchmarks.rows import Figure, Goal, Peer, Row
@@ -76,32 +74,8 @@ class Service:
         return lambda _out: asked(self.process.url, self.process.process.pid, read.method, target, headers, requests)
 
 
-def asked(
-    url: str, pid: int, method: str, target: Callable[[], str], headers: Mapping[str, str], requests: int
-) -> Sample:
-    """Milliseconds of the server's CPU and of time that one of so many requests takes, after some that do not count."""
-    address = urlsplit(url)
-    with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)) as wire:
-
-        def once() -> int:
-            wire.request(method, target(), headers=dict(headers))
-            answer = wire.getresponse()
-            if answer.status not in {200, 307}:  # a HEAD is led to the commit
-                raise SystemExit(f"{url} answered {answer.status}: {answer.read()!r}")
-            return len(answer.read())
-
-        for _ in range(max(1, requests // 10)):
-            once()
-        before, began = cpu_seconds(pid), time.perf_counter()
-        size = 0
-        for _ in range(requests):
-            size = once()
-        spent, seconds = cpu_seconds(pid) - before, time.perf_counter() - began
-    return {"ms": 1000 * spent / requests, "seconds": seconds / requests, "cpu": spent / requests, "size": size}
-
-
 def rows(run: Conditions) -> Iterator[Row]:
-    """All reads on both databases, by size; then what a second worker brings."""
+    """All reads on both databases, by size; what one consists of; and what a second worker brings."""
     run.cache.mkdir(parents=True, exist_ok=True)
     sizes, requests = ((20,), 20) if run.quick else (SIZES, REQUESTS)
     with ExitStack() as until:
@@ -120,6 +94,8 @@ def rows(run: Conditions) -> Iterator[Row]:
                         if read.name in first:
                             yield _growth(read, row, database, first[read.name], sizes[0])
                         first.setdefault(read.name, row.figure)
+                if adapters == sizes[0]:
+                    yield from request_steps.rows(run, home, place, scratch, requests)
                 if adapters == sizes[0] and database == "PostgreSQL":
                     yield from workers(home, place, scratch, adapters, run)
 

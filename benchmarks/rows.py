@@ -9,7 +9,23 @@ from typing import Final, Literal
 
 Direction = Literal["at most", "at least"]
 Of = Literal["figure", "ratio", "cpu"]
-_PARTIAL: Final = frozenset({"p99", "read", "widen", "product", "round", "hash", "write"})
+_PARTIAL: Final = frozenset(
+    [
+        "p99",
+        "read",
+        "verify",
+        "factors",
+        "widen",
+        "product",
+        "round",
+        "check",
+        "hash",
+        "write",
+        "edges",
+        "send",
+        "other",
+    ]
+)
 """Fields of a part of the work, or of its slowest: CPU seconds of all say nothing about them."""
 
 

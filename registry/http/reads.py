@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
+from fastapi._compat import ModelField
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
@@ -84,17 +85,26 @@ class _Solver:
                 self._known[needed.call] = needed.call(**values)
             if needed.name is not None:
                 found[needed.name] = self._known[needed.call]
-        for fields, given in (
-            (dependant.path_params, self._request.path_params),
-            (dependant.query_params, self._request.query_params),
-        ):
-            if fields:
-                values, wrong = request_params_to_args(fields, given)
+        for place, fields in (("path", dependant.path_params), ("query", dependant.query_params)):
+            for field in fields:
+                given = self._request.path_params if place == "path" else self._request.query_params
+                values, wrong = _value(field, place, given)
                 found |= values
                 errors += wrong
         if dependant.request_param_name is not None:
             found[dependant.request_param_name] = self._request
         return found, errors
+
+
+def _value(field: ModelField, place: str, given: Mapping[str, Any]) -> tuple[Values, list[Any]]:
+    """A parameter of one value, as all of ours are: FastAPI looks anew at each request what its type may be."""
+    text = given.get(field.alias)
+    if text is None and not field.field_info.is_required():
+        return {field.name: field.get_default()}, []
+    if text is None:
+        return request_params_to_args((field,), given)  # which says in its words that it is missing
+    value, errors = field.validate(text, loc=(place, field.alias))
+    return {} if errors else {field.name: value}, errors
 
 
 class ReadDispatch:

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import bases, commits, old_names, repo_rows, revisions
+from registry.catalogue.tree import commits, repo_rows, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.commits import MEANT
 from registry.catalogue.tree.links import links
@@ -106,12 +106,8 @@ def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
         NotFoundError: there is no such path, or it is hidden.
     """
     path = Path.of_repo_id(repo_id)
-    base = bases.get(session, path.base)
-    names = RepoNames.of(view, path, base)
-    if path.is_base:
-        return Repo(view, path, base, names, base.created_at, old_names.new_name(session, path))
-    since, renamed_to = repo_rows.made_and_renamed(session, path)
-    return Repo(view, path, base, names, since, renamed_to)
+    row = repo_rows.repo(session, path)
+    return Repo(view, path, row.base, RepoNames.of(view, path, row.base), row.created_at, row.renamed_to)
 
 
 def pin(session: Session, repo: Repo, name: str) -> Pinned:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import quote, report, running
+from benchmarks import merge_floor, merge_parts, quote, report, request_steps, running, synthetic
 from benchmarks.machine import machine
 from benchmarks.parts import PARTS
 from benchmarks.rows import Figure, Goal, Peer, Row
+from registry import connect
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +138,27 @@ def test_merge_measures_every_side(tmp_path: Path) -> None:
     error = found["error of the sum of deltas"]
     assert 0 < error["figure"]["value"] <= error["peer"]["figure"]["value"]  # one rounding, of fp32 sums
     assert found["merge to disk with sync, 1.1 B in bf16, depth 4"]["figure"]["cpu"] > 0
+    for part in merge_parts.OF_MERGE:  # nothing was renamed that it counts
+        assert found[f"CPU of depth 4: {part}"]["figure"]["value"] > 0
     assert not list((tmp_path / "cache").glob("registry-*"))
+
+
+@pytest.mark.slow
+def test_the_floor_of_a_merge_writes_what_the_merge_writes(tmp_path: Path) -> None:
+    with closing(connect(tmp_path / "registry")) as registry:
+        base = synthetic.base_model(tmp_path, synthetic.TINY)
+        registry.add_base("llama", base)
+        adapters = [synthetic.adapter(tmp_path, synthetic.TINY, seed=seed) for seed in (1, 2, 3)]
+        for depth, adapter in enumerate(adapters, start=1):
+            registry.publish(adapter, "/".join(["llama", *("abc"[:depth])]))
+        registry.fetch("llama/a/b/c", tmp_path / "merged", kind="merged")
+    parts = running.run_child("floor", str(base), str(tmp_path / "floor"), *map(str, adapters))
+    files = sorted((tmp_path / "floor").iterdir())
+    assert len(files) == synthetic.TINY.shards
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "merged" / file.name).read_bytes()
+        assert file.read_bytes() != (base / file.name).read_bytes()
+    assert all(parts[part] >= 0 for part in merge_floor.PARTS)
 
 
 @pytest.mark.slow
@@ -151,6 +173,8 @@ def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path) -> None:
     found = quick("hub", tmp_path)
     assert found["what the store has grown by"]["figure"]["value"] == 0
     assert found["first byte of a range of 1 MiB"]["figure"]["value"] > 0
+    for part in merge_parts.OF_STREAM:
+        assert f"CPU of merging and sending it in one process: {part}" in found
     assert not list((tmp_path / "cache").glob("hub-*"))
 
 
@@ -168,6 +192,11 @@ def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
         one = found[f"resolve over HTTP, 20 adapters, {database}"]
         for figure in (one["figure"], one["peer"]["figure"]):  # so few requests can take less than the clock shows
             assert figure["cpu"] is not None
+        alone = found[f"token and resolve in a loop, in process, {database}"]
+        assert alone["figure"]["value"] > 0
+        assert alone["peer"]["name"] == "their 2 statements by the driver"
+    steps = [name for name, row in found.items() if row["peer"] and row["peer"]["name"] == "the step before"]
+    assert steps == [f"with {what}" for what in list(request_steps.NAMES.values())[1:]]
     assert found["resolve with 2 workers, 8 clients on the same machine"]["figure"]["value"] > 0
 
 

@@ -83,6 +83,7 @@ class Database:
         self._writer = mode(engine, "write")
         self._asker = mode(engine, "single")
         path = self._path
+        self._begin_reading = postgresql.begin_reading if path is None else sqlite.begin_reading
         self._connections = Connections(
             engine, None if path is None else lambda: sqlite.connect_to_read(path, busy_timeout)
         )
@@ -118,7 +119,10 @@ class Database:
         if not self._checked:
             self._check_before_reading()
         frozen = sqlite.stamp(self._path) if self._path is not None and sqlite.is_frozen(self._path) else None
-        with translated(self._where, self._folder), reading_session(self._reader, rights) as session:
+        with (
+            translated(self._where, self._folder),
+            reading_session(self._reader, self._begin_reading, rights) as session,
+        ):
             yield session
         if frozen is not None and self._path is not None and frozen != sqlite.stamp(self._path):
             raise UnavailableError(f"The database {self._where} was changed while it was read: try again.", code="busy")

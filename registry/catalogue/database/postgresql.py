@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine
 
+from registry.catalogue.database.prepared import note
 from registry.catalogue.database.transactions import Mode, begin_explicitly
 
 POOL_SIZE: Final = 10  # connections that stay open
@@ -65,3 +66,11 @@ def engine(url: URL) -> Engine:
 def _begin(connection: Connection, mode: Mode) -> None:
     if mode in _BEGIN:
         connection.exec_driver_sql(_BEGIN[mode])
+
+
+def begin_reading(engine: Engine, connection: PoolProxiedConnection) -> None:
+    """Begin a transaction for reading, by the driver itself."""
+    cursor = connection.cursor()
+    note(engine, cursor, _BEGIN["read"])
+    cursor.execute(_BEGIN["read"])
+    cursor.close()

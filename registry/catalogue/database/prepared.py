@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from pydantic_core import from_json
-from sqlalchemy import JSON, Connection, Engine, Float, Select
+from sqlalchemy import JSON, Connection, Engine, Float, PoolProxiedConnection, Select
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -121,13 +121,18 @@ class Reader:
         return next(iter(self.rows(query, values)), None)
 
 
+def note(engine: Engine, cursor: Any, text: str, parameters: Any = None) -> None:
+    """Tell SQLAlchemy's event of a statement that the driver is given."""
+    for one in engine.dispatch.before_cursor_execute:
+        one(None, cursor, text, parameters, None, False)
+
+
 def run_on(connection: Any, engine: Engine) -> Callable[[str, Any], Rows]:
     """What runs a statement on a driver's connection, without what SQLAlchemy does around it; its event tells of it."""
 
     def run(text: str, parameters: Any) -> Rows:
         cursor = connection.cursor()
-        for note in engine.dispatch.before_cursor_execute:
-            note(None, cursor, text, parameters, None, False)
+        note(engine, cursor, text, parameters)
         cursor.execute(text, parameters)
         found: Rows = cursor.fetchall()
         return found
@@ -142,27 +147,43 @@ def reading(session: Session) -> Reader:
     if found is None:
         bind = session.bind
         connection = bind if isinstance(bind, Connection) else session.connection()
-        found = session.info[_READER] = _reader_in(connection, rights_of(session))
+        fairy = connection.connection
+        found = read_on(session, connection.engine, fairy, connection.invalidate)
     return found
 
 
-def _reader_in(connection: Connection, rights: Rights) -> Reader:
-    """A reader on the driver's connection below one of SQLAlchemy: errors are those of SQLAlchemy."""
-    engine, below = connection.engine, connection.connection.dbapi_connection
+def read_on(
+    session: Session, engine: Engine, fairy: PoolProxiedConnection, invalidate: Callable[[BaseException], None]
+) -> Reader:
+    """Let a session read by prepared queries on a connection that is in its transaction."""
+    below = fairy.dbapi_connection
     run, failure = run_on(below, engine), engine.dialect.loaded_dbapi.Error
 
     def told(text: str, parameters: Any) -> Rows:
         try:
             return run(text, parameters)
         except failure as error:
-            lost = engine.dialect.is_disconnect(error, below, None)
-            if lost:
-                connection.invalidate(error)
-            raise DBAPIError.instance(
-                text, parameters, error, failure, engine.hide_parameters, lost, engine.dialect
-            ) from error
+            raise of_sqlalchemy(engine, below, error, invalidate, text, parameters) from error
 
-    return Reader(engine, told, rights)
+    made = session.info[_READER] = Reader(engine, told, rights_of(session))
+    return made
+
+
+def of_sqlalchemy(
+    engine: Engine,
+    below: Any,
+    error: Any,
+    invalidate: Callable[[BaseException], None],
+    text: str,
+    parameters: Any = None,
+) -> Exception:
+    """The error of SQLAlchemy for one of the driver, whose connection is given up where it is lost."""
+    dialect, failure = engine.dialect, engine.dialect.loaded_dbapi.Error
+    lost = dialect.is_disconnect(error, below, None)
+    if lost:
+        invalidate(error)
+    told: Exception = DBAPIError.instance(text, parameters, error, failure, engine.hide_parameters, lost, dialect)
+    return told
 
 
 def reader_on(connection: Connection, rights: Rights) -> Reader:

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, cast
 
-from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine
+from sqlalchemy import URL, Connection, Engine, NullPool, PoolProxiedConnection, QueuePool, create_engine
 
 from registry.catalogue.database.transactions import Mode, begin_explicitly
 
@@ -97,13 +97,25 @@ def engine(path: Path, timeout: float) -> Engine:
 
 def begin(connection: Connection, mode: Mode) -> None:
     """Begin a transaction: IMMEDIATE for "write", else deferred and refusing changes."""
-    reads = mode != "write"
+    if mode != "write":
+        begin_reading(connection.engine, connection.connection)
+        return
     # By the driver itself: these would take longer than a query otherwise.
-    driver = cast(sqlite3.Connection, connection.connection.driver_connection)
-    if connection.info.get(_READS) is not reads:
-        driver.execute(f"PRAGMA query_only = {'ON' if reads else 'OFF'}")
-        connection.info[_READS] = reads
-    driver.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
+    driver = _refusing(connection.connection, changes=False)
+    driver.execute("BEGIN IMMEDIATE")
+
+
+def begin_reading(_engine: Engine, connection: PoolProxiedConnection) -> None:
+    """Begin a transaction that refuses changes."""
+    _refusing(connection, changes=True).execute("BEGIN")
+
+
+def _refusing(connection: PoolProxiedConnection, *, changes: bool) -> sqlite3.Connection:
+    driver = cast(sqlite3.Connection, connection.driver_connection)
+    if connection.info.get(_READS) is not changes:
+        driver.execute(f"PRAGMA query_only = {'ON' if changes else 'OFF'}")
+        connection.info[_READS] = changes
+    return driver
 
 
 def make_writable(path: Path, timeout: float) -> sqlite3.Connection:

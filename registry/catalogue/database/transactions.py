@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from registry.catalogue.database.visibility import open_session
+from registry.catalogue.database.prepared import of_sqlalchemy, read_on
+from registry.catalogue.database.visibility import LateSession, open_session
 from registry.rights import Rights
 
 T = TypeVar("T")
-Mode = Literal["read", "write", "single"]
+Mode = Literal["read", "write", "single", "begun"]
+BeginReading = Callable[[Engine, PoolProxiedConnection], None]
 
 _MODE: Final = "registry_mode"
 
 
 def mode(engine: Engine, kind: Mode) -> Engine:
-    """The engine for transactions of one kind; ``single`` is for one query without a transaction."""
+    """The engine for transactions of one kind; ``single`` is for one query without a transaction, ``begun`` for one
+    that the driver was told to begin.
+    """
     return engine.execution_options(**{_MODE: kind})
 
 
@@ -28,7 +32,9 @@ def begin_explicitly(engine: Engine, begin: Callable[[Connection, Mode], None]) 
     """Begin every transaction of an engine by ``begin``, with its mode; none means ``write``."""
 
     def begun(connection: Connection) -> None:
-        begin(connection, connection.get_execution_options().get(_MODE, "write"))
+        kind: Mode = connection.get_execution_options().get(_MODE, "write")
+        if kind != "begun":
+            begin(connection, kind)
 
     event.listen(engine, "begin", begun)
 
@@ -64,18 +70,72 @@ def in_session(engine: Engine, rights: Rights) -> Session:
 
 
 @contextmanager
-def reading_session(engine: Engine, rights: Rights) -> Iterator[Session]:
-    """A session in a read transaction, filtered by ``rights``. It joins the transaction only when it is asked itself:
-    prepared reads need no more than the connection, and a session's own part takes longer than several of them.
+def reading_session(engine: Engine, begin: BeginReading, rights: Rights) -> Iterator[Session]:
+    """A session in a read transaction, filtered by ``rights``. Prepared reads run on the driver's connection, where
+    ``begin`` begins it; what SQLAlchemy makes around it takes longer than several of them, and is made when the session
+    is asked itself.
     """
-    with connected(engine) as connection:
-        session = open_session(connection, rights)
+    transaction = _Reading(engine, begin)
+    try:
+        session = LateSession(transaction.connection, rights)
+        read_on(session, engine, transaction.fairy, transaction.invalidate)
         try:
             yield session
-            connection.commit()  # psycopg forgets its prepared statements in a rollback
+            transaction.commit()  # psycopg forgets its prepared statements in a rollback
         finally:
             if session.in_transaction():
                 session.close()
+    finally:
+        transaction.close()
+
+
+class _Reading:
+    """A read transaction on a connection of the pool."""
+
+    def __init__(self, engine: Engine, begin: BeginReading) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+        try:
+            self.fairy = self._begun(begin)
+        except engine.dialect.loaded_dbapi.Error:  # SQLAlchemy finds out what is wrong with it, and with the others
+            self._connection = connected(engine)
+            self.fairy = self._connection.connection
+
+    def _begun(self, begin: BeginReading) -> PoolProxiedConnection:
+        fairy = self._engine.raw_connection()
+        try:
+            begin(self._engine, fairy)
+        except BaseException:
+            fairy.invalidate()
+            raise
+        return fairy
+
+    def connection(self) -> Connection:
+        """SQLAlchemy's connection in this transaction."""
+        if self._connection is None:
+            made = Connection(self._engine, self.fairy).execution_options(**{_MODE: "begun"})
+            made.begin()
+            self._connection = made
+        return self._connection
+
+    def invalidate(self, error: BaseException) -> None:
+        """The connection is lost."""
+        (self._connection or self.fairy).invalidate(error)
+
+    def commit(self) -> None:
+        """End the transaction."""
+        if self._connection is not None:
+            self._connection.commit()
+            return
+        below: Any = self.fairy.dbapi_connection
+        try:
+            below.commit()
+        except self._engine.dialect.loaded_dbapi.Error as error:
+            raise of_sqlalchemy(self._engine, below, error, self.invalidate, "COMMIT") from error
+
+    def close(self) -> None:
+        """Give the connection back; what was not committed is rolled back."""
+        (self._connection or self.fairy).close()
 
 
 def _on_a_living_connection(begin: Callable[[], T]) -> T:

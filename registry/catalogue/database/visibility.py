@@ -11,6 +11,7 @@ undo or purge a deletion, or must not reuse a number. Neither option includes th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -32,6 +33,17 @@ _RIGHTS: Final = "registry_rights"
 
 class FilteredSession(Session):
     """A session whose queries are filtered by its rights."""
+
+
+class LateSession(FilteredSession):
+    """A session whose connection is asked for when the session itself is."""
+
+    def __init__(self, connect: Callable[[], Connection], rights: Rights) -> None:
+        super().__init__(expire_on_commit=False, info={_RIGHTS: rights})
+        self._connect = connect
+
+    def get_bind(self, *_: Any, **__: Any) -> Connection:
+        return self._connect()
 
 
 def open_session(bind: Engine | Connection, rights: Rights) -> Session:

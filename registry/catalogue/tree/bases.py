@@ -59,66 +59,69 @@ def get(session: Session, name: str) -> BaseRow:
     Raises:
         NotFoundError: there is none of this name; offers the nearest.
     """
-    rows = reading(session).rows(_WITH_BLOBS, {"name": name})
-    if not rows:
+    row = reading(session).first(_WITH_BLOBS, {"name": name})
+    if row is None:
         raise missing(session, name)
-    index, table, file, own = 4, 8, 13, rows[0]  # where the columns of the blobs end
+    return row_of(row)
+
+
+def row_of(row: Any) -> BaseRow:
+    """A base model from a row of `with_blobs`."""
+    index, table = 4, 8  # where the columns of the blobs end
     return BaseRow(
-        id=own.id,
-        name=own.name,
-        digest=own.weights,
-        table_digest=own.table_digest,
-        files_digest=own.files_digest,
-        architecture=own.architecture,
-        table_source=own.table_source,
-        parameters=own.parameters,
-        tensors=own.tensors,
-        size=own.total,
-        index=BlobRef(*own[:index]),
-        table=BlobRef(*own[index:table]),
-        notices=tuple(own.notices),
-        created_at=own.created_at,
-        files=tuple(sorted((StoredFile(*row[table:file]) for row in rows), key=lambda one: one.path)),
-        source=own.source,
+        id=row.id,
+        name=row.name,
+        digest=row.digest,
+        table_digest=row.table_digest,
+        files_digest=row.files_digest,
+        architecture=row.architecture,
+        table_source=row.table_source,
+        parameters=row.parameters,
+        tensors=row.tensors,
+        size=row.size,
+        index=BlobRef(*row[:index]),
+        table=BlobRef(*row[index:table]),
+        notices=tuple(row.notices),
+        created_at=row.created_at,
+        files=tuple(sorted((StoredFile(*file) for file in rows_in(row.files)), key=lambda one: one.path)),
+        source=row.source,
     )
 
 
-def _with_blobs(_: Rights) -> Select[*tuple[Any, ...]]:
-    """A base model with the blobs of its documents and files, a row a file: the base model's own columns last."""
+def with_blobs() -> Select[*tuple[Any, ...]]:
+    """The base model ``name`` with the blobs of its documents, which come first, and of its files."""
     index, table = aliased(Blob), aliased(Blob)
     documents = [
         getattr(blob, column.key).label(f"{name}_blob_{column.key}")
         for name, blob in (("index", index), ("table", table))
         for column in BLOB_COLUMNS
     ]
+    files = collected(*BLOB_COLUMNS, BaseFile.path).join_from(BaseFile, Blob, Blob.digest == BaseFile.digest)
     return (
         select(
             *documents,
-            *BLOB_COLUMNS,
-            BaseFile.path,
             BaseModelRecord.id,
             BaseModelRecord.name,
-            BaseModelRecord.digest.label("weights"),  # files have a digest and a size too
+            BaseModelRecord.digest,
             BaseModelRecord.table_digest,
             BaseModelRecord.files_digest,
             BaseModelRecord.architecture,
             BaseModelRecord.table_source,
             BaseModelRecord.parameters,
             BaseModelRecord.tensors,
-            BaseModelRecord.size.label("total"),
+            BaseModelRecord.size,
             BaseModelRecord.notices,
             BaseModelRecord.created_at,
             BaseModelRecord.source,
+            files.where(BaseFile.base_id == BaseModelRecord.id).scalar_subquery().label("files"),
         )
         .join(index, index.digest == BaseModelRecord.index_blob)
         .join(table, table.digest == BaseModelRecord.table_blob)
-        .join(BaseFile, BaseFile.base_id == BaseModelRecord.id)
-        .join(Blob, Blob.digest == BaseFile.digest)
         .where(BaseModelRecord.name == bindparam("name"))
     )
 
 
-_WITH_BLOBS: Final = Prepared(_with_blobs)
+_WITH_BLOBS: Final = Prepared(lambda _: with_blobs())
 
 
 def missing(session: Session, name: str) -> NotFoundError:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Label, Select, bindparam, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database.collected import collected, rows_in
@@ -30,9 +30,6 @@ from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup
 
-_About = Callable[[Select[int] | Sequence[int]], Select[*tuple[Any, ...]]]
-"""A query about some revisions: their keys, or a query that gives them."""
-
 
 def summary(session: Session, revision_id: int) -> RevisionSummary:
     """One revision, as lists show it.
@@ -40,7 +37,8 @@ def summary(session: Session, revision_id: int) -> RevisionSummary:
     Raises:
         NotFoundError: it does not exist any more.
     """
-    return _of_one(session, revision_id, ancestry.read(session, _asked_of_one(session, ancestry.found, revision_id)))
+    rows = reading(session).rows(_ANCESTRY, {"id": revision_id})
+    return _of_one(session, revision_id, ancestry.read(session, rows))
 
 
 def summary_of(session: Session, found: Sequence[LinkRow]) -> RevisionSummary:
@@ -53,8 +51,8 @@ def summary_of(session: Session, found: Sequence[LinkRow]) -> RevisionSummary:
 
 
 def _of_one(session: Session, revision_id: int, about: Ancestry) -> RevisionSummary:
-    rows, metrics = (_asked_of_one(session, query, revision_id) for query in (_shown, _metrics))
-    found = _summaries(session, rows, metrics, about)
+    rows = reading(session).rows(_SUMMARY, {"id": revision_id})
+    found = _summaries(session, rows[:1], _measured(rows), about)
     if not found:
         raise NotFoundError("The revision no longer exists.")
     return found[revision_id]
@@ -62,12 +60,14 @@ def _of_one(session: Session, revision_id: int, about: Ancestry) -> RevisionSumm
 
 def labels(session: Session, revision_id: int) -> tuple[tuple[str, ...], dict[str, float]]:
     """The tags of one revision, by name, and its metrics."""
-    tags = sorted(row.name for row in _asked_of_one(session, _tags, revision_id))
-    return tuple(tags), dict(sorted((row.name, row.value) for row in _asked_of_one(session, _metrics, revision_id)))
+    rows = reading(session).rows(_LABELS, {"id": revision_id})
+    tags = sorted(tag for row in rows[:1] for (tag,) in rows_in(row.tags))
+    return tuple(tags), dict(sorted((name, value) for _, name, value in _measured(rows)))
 
 
-def _asked_of_one(session: Session, query: _About, revision_id: int) -> Sequence[Any]:
-    return reading(session).rows(_OF_ONE[query], {"id": revision_id})
+def _measured(rows: Sequence[Any]) -> list[tuple[int, str, float]]:
+    """The metrics of one revision, of which it has a row each."""
+    return [(row.id, row.metric, row.value) for row in rows if row.metric is not None]
 
 
 def summaries(session: Session, chosen: Select[int] | Sequence[int]) -> dict[int, RevisionSummary]:
@@ -120,16 +120,16 @@ def _summaries(
     }
 
 
-def _tags(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
-    return select(Tag.revision_id, Tag.name).where(Tag.revision_id.in_(chosen))
-
-
 def _metrics(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
     return select(Metric.revision_id, Metric.name, Metric.value).where(Metric.revision_id.in_(chosen))
 
 
 def _shown(chosen: Select[int] | Sequence[int]) -> Select[*tuple[Any, ...]]:
     return _columns().where(Revision.id.in_(chosen))
+
+
+def _collected_tags() -> Label[Any]:
+    return collected(Tag.name).where(Tag.revision_id == Revision.id).scalar_subquery().label("tags")
 
 
 @cache  # made once: it takes longer to make than to run
@@ -156,7 +156,7 @@ def _columns() -> Select[*tuple[Any, ...]]:
             Adapter.renamed_to,
             parent_adapter.path.label("parent_path"),
             parent.number.label("parent_number"),
-            collected(Tag.name).where(Tag.revision_id == Revision.id).scalar_subquery().label("tags"),
+            _collected_tags(),
             collected(Annotation.key, Annotation.value)
             .where(Annotation.revision_id == Revision.id)
             .scalar_subquery()
@@ -168,13 +168,23 @@ def _columns() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _prepared(query: _About) -> Prepared:
-    return Prepared(lambda _: query(select(Revision.id).where(Revision.id == bindparam("id"))))
+def _one() -> Select[int]:
+    return select(Revision.id).where(Revision.id == bindparam("id"))
 
 
-_OF_ONE: Final[dict[_About, Prepared]] = {
-    query: _prepared(query) for query in (_tags, _metrics, ancestry.found, _shown)
-}
+def _with_metrics(query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
+    """A row for each metric of a revision: in one value as its tags are, their floats would lose digits."""
+    found = query.outerjoin(Metric, Metric.revision_id == Revision.id)
+    return found.add_columns(Metric.name.label("metric"), Metric.value.label("value"))
+
+
+def _labels() -> Select[*tuple[Any, ...]]:
+    return select(Revision.id, _collected_tags()).where(Revision.id == bindparam("id"))
+
+
+_ANCESTRY: Final = Prepared(lambda _: ancestry.found(_one()))
+_SUMMARY: Final = Prepared(lambda _: _with_metrics(_shown(_one())))
+_LABELS: Final = Prepared(lambda _: _with_metrics(_labels()))
 
 
 def check_there(session: Session, path: Path) -> None:

@@ -15,9 +15,10 @@ from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModel
 from registry.catalogue.database.team_tables import MaterialisationRecord
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
-from registry.catalogue.tree import cards, revisions
+from registry.catalogue.tree import bases, cards, revisions
 from registry.catalogue.tree.ancestry import ancestry, newest_number
-from registry.catalogue.tree.old_names import visible_new_name
+from registry.catalogue.tree.bases import BaseRow
+from registry.catalogue.tree.old_names import visible_new_base, visible_new_name
 from registry.reference import Path
 from registry.rights import Rights
 from registry.schemas import ArtifactKind
@@ -26,23 +27,41 @@ from registry.schemas.kinds import KINDS
 Numbered = Row[int, str, str, str, datetime]
 
 
-def made_and_renamed(session: Session, path: Path) -> tuple[datetime, str | None]:
-    """When an adapter came to be, and its new name, where this one is old and that one is there for the session.
+@dataclass(frozen=True)
+class RepoRow:
+    """A visible path, and what it is made on."""
+
+    base: BaseRow
+    created_at: datetime
+    renamed_to: str | None  # where this is an old name, and the new one is there for the session
+
+
+def repo(session: Session, path: Path) -> RepoRow:
+    """A base model, or an adapter with revisions.
 
     Raises:
-        NotFoundError: there is no such adapter; offers the nearest.
+        NotFoundError: there is none at this path; offers the nearest.
     """
-    row = reading(session).first(_MADE, {"path": str(path)})
+    row = reading(session).first(_BASE if path.is_base else _ADAPTER, {"name": path.base, "path": str(path)})
     if row is None:
+        raise bases.missing(session, path.base)
+    if row.since is None:
         raise revisions.missing_adapter(session, path)
-    return row.created_at, row.renamed_to
+    return RepoRow(bases.row_of(row), row.since, row.renamed_to)
 
 
-_MADE: Final = Prepared(
-    lambda rights: select(Adapter.created_at, visible_new_name(rights).label("renamed_to")).where(
-        Adapter.path == bindparam("path"), HAS_REVISIONS
-    )
-)
+def _base(rights: Rights) -> Select[*tuple[Any, ...]]:
+    since = BaseModelRecord.created_at.label("since")
+    return bases.with_blobs().add_columns(since, visible_new_base(rights).label("renamed_to"))
+
+
+def _adapter(rights: Rights) -> Select[*tuple[Any, ...]]:
+    found = bases.with_blobs().outerjoin(Adapter, (Adapter.path == bindparam("path")) & HAS_REVISIONS)
+    return found.add_columns(Adapter.created_at.label("since"), visible_new_name(rights).label("renamed_to"))
+
+
+_BASE: Final = Prepared(_base)
+_ADAPTER: Final = Prepared(_adapter)
 
 
 def numbered(

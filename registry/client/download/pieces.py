@@ -18,6 +18,7 @@ from registry.client.download.resume import Journal, Resumed
 from registry.client.http.transport import LANES
 from registry.digest import PREFIX
 from registry.errors import IntegrityError
+from registry.files.sha256 import Each
 from registry.files.source import ByteSource
 
 PIECE: Final = 8 << 20
@@ -134,8 +135,12 @@ class _Downloaded:
     def size(self) -> int:
         return self.file.size
 
-    def chunks(self) -> Iterator[memoryview]:
-        return checked(self.download.take(self.file), self.file.digest, self.path)
+    def chunks(self, *, each: Each) -> Iterator[memoryview]:
+        at = 0
+        for chunk in checked(self.download.take(self.file), self.file.digest, self.path):
+            each(at, chunk)
+            at += len(chunk)
+            yield chunk
 
 
 def read_checked(lanes: Executor, file: RemoteBytes) -> Iterator[memoryview]:

@@ -13,6 +13,7 @@ from typing import Final
 import torch
 
 from registry.tensors.arithmetic.rounding import fits, round_into
+from registry.tensors.arithmetic.scratch import scratch
 
 BLOCK_ELEMENTS: Final = 1 << 20
 MIN_ROWS: Final = 16
@@ -52,7 +53,7 @@ def add_product(accumulator: torch.Tensor, left: torch.Tensor, right: torch.Tens
 
 def rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
     """A new tensor with the values rounded once to ``dtype``; None where one is not finite or too large for it."""
-    out = torch.empty(values.shape, dtype=dtype)
+    out = scratch(values.shape, dtype)
     round_into(out, values)
     # A sum is not finite where an element is not, and a sum of what was just rounded costs a quarter of `fits`. It may
     # overflow though every element fits.

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from registry.errors import NotFoundError, UsageError
 from registry.files.header import Header
+from registry.files.sha256 import Each
 from registry.files.source import ByteSource, look_at
 from registry.schemas import ArtifactKind, Truncation, views
 from registry.tensors.arithmetic.lanes import begun_in_order
-from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin
+from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin, begin_giving
 from registry.tensors.artifacts.plan import Plan, rendering_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class ArtifactFile:
         *,
         lanes: int | None = None,
         shared: SharedPieces | None = None,
+        each: Each | None = None,
     ) -> Iterator[memoryview]:
         """The bytes ``start`` to ``stop`` in order, in chunks of a few MiB, made on several threads.
 
@@ -76,6 +78,8 @@ class ArtifactFile:
             stop: the byte after the last; the end of the file by default.
             lanes: on how many threads.
             shared: where pieces that others ask for at about the same time are found.
+            each: gets every chunk and its place on the thread that made it, in whose cache it still is, before it
+                comes out here; chunks of others may come to it sooner. Not together with ``shared``.
 
         Raises:
             UsageError: the range is not inside the file.
@@ -86,7 +90,8 @@ class ArtifactFile:
             raise UsageError(f"Bytes {start} to {end} are not inside {self.path!r}, which has {self.size} bytes.")
         pieces = self._pieces(start, end)
         computes = any(region.costly for region in self._regions)
-        return begun_in_order(partial(begin, shared), pieces, lanes=lanes, weigh=Piece.weigh, computes=computes)
+        start_one = partial(begin, shared) if each is None else partial(begin_giving, each)
+        return begun_in_order(start_one, pieces, lanes=lanes, weigh=Piece.weigh, computes=computes)
 
     def is_costly(self, start: int, stop: int) -> bool:
         """Whether anything between two bytes has to be computed."""

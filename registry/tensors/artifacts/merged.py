@@ -16,7 +16,6 @@ from registry.files.header import Header, TensorEntry, write_header
 from registry.files.source import ByteSource, read_range
 from registry.tensors.arithmetic.blocks import rounded
 from registry.tensors.arithmetic.rounding import fits, round_into
-from registry.tensors.arithmetic.scratch import scratch
 from registry.tensors.artifacts.artifact import ArtifactFile, bytes_region, copy_region
 from registry.tensors.artifacts.pieces import Buffer, Region
 from registry.tensors.elements.dtypes import FLOATS
@@ -155,8 +154,7 @@ class RoundedSlot:
             InvalidAdapterError: ``overflow``, a value is too large for the dtype.
             IntegrityError: ``non_finite``, the base holds NaN or infinity.
         """
-        with scratch(*self.values.grid, self.values.dtype) as memory:
-            merged = rounded(self.values.block(index, memory), self.dtype)
+        merged = rounded(self.values.block(index), self.dtype)
         if merged is None:
             raise self._too_large(self.values.origin_block(index))
         return merged

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from registry.errors import IntegrityError, UnavailableError
+from registry.files.sha256 import Each
 from registry.memory import CacheHandle, MemoryCache
 from registry.tensors.arithmetic.lanes import Promised
 
@@ -44,6 +45,12 @@ class Piece:
     def made(self) -> memoryview:
         """The bytes of it that are wanted."""
         return self.make()[self.first : self.last]
+
+    def given(self, each: Each) -> memoryview:
+        """The same, after ``each`` got them and their place in the file."""
+        data = self.made()
+        each(self.region.start + self.index * self.region.step + self.first, data)
+        return data
 
 
 @dataclass(frozen=True)
@@ -88,3 +95,8 @@ def begin(shared: SharedPieces | None, pool: Executor, piece: Piece) -> Promised
     if shared is None or not piece.region.costly:
         return pool.submit(piece.made)
     return _Shared(shared, pool, piece)
+
+
+def begin_giving(each: Each, pool: Executor, piece: Piece) -> Promised[memoryview]:
+    """Bring a piece on a lane, and hand it to ``each`` there."""
+    return pool.submit(piece.given, each)

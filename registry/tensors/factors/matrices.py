@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from registry.files.header import TensorEntry
-from registry.files.source import ByteSource, HoldingSource
+from registry.files.source import ByteSource, held
+from registry.tensors.arithmetic.scratch import scratch
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.factors.slots import as_matrix
 
@@ -47,12 +48,12 @@ def read_rows(
     row = columns * dtype.itemsize
     first, last = entry.start + start * row, entry.start + stop * row
     aligned = first % dtype.itemsize == 0  # as everything in memory that a processor is to compute with
-    found = source.held(first, last) if shared and aligned and isinstance(source, HoldingSource) else None
+    found = held(source, first, last) if shared and aligned else None
     if found is not None:
         return torch.frombuffer(found, dtype=dtype).view(stop - start, columns)
-    data = torch.empty(last - first, dtype=torch.uint8)  # not zeroed, as a bytearray is
-    source.read_into(first, data.numpy().data)
-    return data.view(dtype).view(stop - start, columns)
+    rows = scratch((stop - start, columns), dtype)
+    source.read_into(first, rows.view(torch.uint8).view(-1).numpy().data)
+    return rows
 
 
 _KEPT_TENSORS: Final = 2

@@ -16,6 +16,7 @@ import torch
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.arithmetic.blocks import add_product, block_rows, pad_rows
+from registry.tensors.arithmetic.scratch import scratch
 from registry.tensors.factors.slots import Slot
 from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors
 from registry.tensors.path.steps import Add, BoundPair, Replace, Rescale, SetRows, Step
@@ -74,17 +75,9 @@ class SlotValues:
         start = index * self.rows_a_block
         return self._read(start, min(start + self.rows_a_block, self.slot.rows))
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Shape of a block of the grid; the last one has fewer rows of the slot."""
-        return self.rows_a_block, self.slot.columns
-
-    def block(self, index: int, memory: torch.Tensor | None = None) -> torch.Tensor:
-        """Stored rows of block ``index`` after the steps, not rounded, shape (rows, columns).
-
-        ``memory`` is where they are made: a tensor of the shape of `grid` and the dtype of sums; by default a new one.
-        """
-        values, rows = self._begin(index, memory)
+    def block(self, index: int) -> torch.Tensor:
+        """Stored rows of block ``index`` after the steps, not rounded, shape (rows, columns)."""
+        values, rows = self._begin(index)
         for stage in range(len(self._stages)):
             self._apply(stage, index, values, rows)
         return values[:rows]
@@ -112,12 +105,13 @@ class SlotValues:
         lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1)
         return torch.outer(lengths, torch.linalg.vector_norm(right, dim=0))
 
-    def _begin(self, index: int, memory: torch.Tensor | None = None) -> tuple[torch.Tensor, int]:
+    def _begin(self, index: int) -> tuple[torch.Tensor, int]:
         stored = self.origin_block(index)
         rows = stored.shape[0]
-        values = torch.empty(self.grid, dtype=self.dtype) if memory is None else memory
+        values = scratch((self.rows_a_block, self.slot.columns), self.dtype)
         values[:rows].copy_(stored)
-        values[rows:].zero_()
+        if rows < self.rows_a_block:
+            values[rows:].zero_()
         return values, rows
 
     def _apply(self, number: int, index: int, values: torch.Tensor, rows: int) -> None:

@@ -78,7 +78,7 @@ def show(session: Session) -> None:
     browse.labels(session, key)
     links.links(session, Reference.parse("llama/wide-7/child"))
     bases.summary(session, "llama")
-    repo_rows.made_and_renamed(session, TreePath.parse("llama/wide-7/child"))
+    repo_rows.repo(session, TreePath.parse("llama/wide-7/child"))
     children.of_revision(session, key)
     children.of_base(session, "llama")
     tag_moves.histories(session, revisions.get(session, key), ["prod"])

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import new_base, tags
 from registry.catalogue.database import retry
 from registry.catalogue.database.database import Database, PoolUse
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.team import tokens
 from registry.catalogue.tree import bases, browse, revisions
 from registry.errors import NotFoundError, RegistryError, UnavailableError, UsageError
@@ -20,6 +21,7 @@ from registry.reference import Path, Reference
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, ON_SQLITE, TESTER, Writer
 
 SUPPORT = Path.parse("llama/support")
+_PROCESS = Prepared(lambda _: select(func.pg_backend_pid().label("process")))
 
 
 def attempts(work: Callable[[Session, int], object]) -> tuple[Callable[[Session], object], list[int]]:
@@ -203,6 +205,7 @@ def test_connections_that_died_while_idle_are_not_seen(filled: Database, url: st
         write,
         lambda: filled.change(attempt),
         lambda: tokens.sign_in(filled, secret),
+        lambda: filled.snapshot(lambda reader: reader.rows(_PROCESS, {})),
         filled.ping,
         filled.version,
     )
@@ -284,6 +287,40 @@ def test_reading_sees_one_state(filled: Database, writer: Writer) -> None:
         assert browse.log(session, SUPPORT).revisions == before
     with filled.read() as session:
         assert len(browse.log(session, SUPPORT).revisions) == len(before) + 1
+
+
+def test_prepared_reads_and_what_the_session_asks_itself_see_one_state(filled: Database, writer: Writer) -> None:
+    newest = Reference.parse("llama/support")
+    with filled.read() as session:
+        before = revisions.find(session, newest).number  # by the driver alone
+        filled.change(lambda other: writer.publish(other, "llama/support", "s3"))
+        assert browse.log(session, SUPPORT).revisions[0].number == before
+        assert revisions.find(session, newest).number == before
+    with filled.read() as session:
+        assert revisions.find(session, newest).number == before + 1
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("asked_itself", [False, True])
+@pytest.mark.parametrize("later", [lambda session: reading(session).rows(_PROCESS, {}), lambda session: None])
+def test_a_connection_lost_while_reading_is_given_up(
+    filled: Database, url: str, asked_itself: bool, later: Callable[[Session], object]
+) -> None:
+    other = Database(url)
+
+    def read() -> None:
+        with filled.read() as session:
+            if asked_itself:
+                session.execute(text("SELECT 1"))
+            end_connection(other, reading(session).rows(_PROCESS, {})[0].process)
+            later(session)
+
+    with pytest.raises(UnavailableError, match="can't be used"):
+        read()
+    assert filled.pool().in_use == 0
+    with filled.read() as session:
+        assert revisions.find(session, Reference.parse("llama/support@2")).number == 2
+    other.dispose()
 
 
 @ON_POSTGRESQL

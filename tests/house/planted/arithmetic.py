@@ -79,11 +79,11 @@ ARITHMETIC: Final = (
         "test_slot_values.py",
     ),
     Mutant(
-        "scratch-of-two",
-        "scratch",
-        "_own.memory = None  #",
-        "_own.memory = held  #",
-        "test_scratch.py",
+        "buffer-of-two",
+        "used_again",
+        "_free[bits].pop()",
+        "_free[bits][-1]",
+        "files:test_buffers.py",
     ),
     Mutant(
         "lanes-of-two-threads",

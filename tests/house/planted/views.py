@@ -136,9 +136,16 @@ VIEWS: Final = (
     ),
     Mutant(
         "failed-write-unseen",
-        "writer:_Worker._settle",
+        "write_files",
         "future.result()",
         "future.exception()",
+        "folders:test_writer.py",
+    ),
+    Mutant(
+        "written-after-the-end",
+        "writer:_Target.put",
+        "self._fd is None",
+        "self._waiting < 0",
         "folders:test_writer.py",
     ),
     Mutant(
