@@ -63,7 +63,7 @@ class EnergyWatch:
             _WIDEN[entry.dtype](some, self._values[filled : filled + stop - at], self._half[: stop - at])
             filled, at = filled + stop - at, stop
             if filled == _BLOCK or index + at == entry.elements:
-                _add(self.tensors[entry.name], index + at - filled, self._values[:filled])
+                _add_energies(self.tensors[entry.name], index + at - filled, self._values[:filled])
 
 
 def _rows_of(entry: TensorEntry) -> RowEnergies:
@@ -71,23 +71,23 @@ def _rows_of(entry: TensorEntry) -> RowEnergies:
     return RowEnergies(math.prod(entry.shape[1:]), np.zeros(rows))
 
 
-def _add(tensor: RowEnergies, first: int, values: Energies) -> None:
+def _add_energies(tensor: RowEnergies, first: int, values: Energies) -> None:
     """Add the energies of elements from number ``first`` on: the rest of a row, whole rows, the begin of one."""
     row, begun = divmod(first, tensor.columns)
     at = min(-begun % tensor.columns, len(values))
     if at:
-        tensor.rows[row] += _energy(values[:at].reshape(1, -1))[0]
+        tensor.rows[row] += _energies_of(values[:at].reshape(1, -1))[0]
         row += 1
     whole = (len(values) - at) // tensor.columns
     if whole:
         stop = at + whole * tensor.columns
-        tensor.rows[row : row + whole] = _energy(values[at:stop].reshape(whole, -1))
+        tensor.rows[row : row + whole] = _energies_of(values[at:stop].reshape(whole, -1))
         row, at = row + whole, stop
     if at < len(values):
-        tensor.rows[row] += _energy(values[at:].reshape(1, -1))[0]
+        tensor.rows[row] += _energies_of(values[at:].reshape(1, -1))[0]
 
 
-def _energy(values: Energies) -> Energies:
+def _energies_of(values: Energies) -> Energies:
     """The energy of each row, by dot products: twice as fast as `numpy.einsum`."""
     found = np.zeros(len(values))
     for at in range(0, values.shape[1], _DOT):

@@ -23,7 +23,7 @@ def norms_of_slots(table: TargetTable, tensors: Mapping[str, RowEnergies]) -> di
     found: dict[Slot, float] = {}
     for slot in _slots(table):
         if slot not in found and all(run.tensor in tensors for run in slot.places):
-            energy = _energy(slot, tensors)
+            energy = _energy_of(slot, tensors)
             if math.isfinite(energy):
                 found[slot] = math.sqrt(energy)
     return found
@@ -38,7 +38,7 @@ def _slots(table: TargetTable) -> Iterator[Slot]:
     yield from map(slot_of_parameter, table.parameters.values())
 
 
-def _energy(slot: Slot, tensors: Mapping[str, RowEnergies]) -> float:
+def _energy_of(slot: Slot, tensors: Mapping[str, RowEnergies]) -> float:
     """The sum over its runs: rows that change places within a run have the same energy together."""
     return sum(
         tensors[run.tensor].between(run.first * slot.columns, (run.first + run.rows) * slot.columns)

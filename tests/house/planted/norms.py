@@ -9,14 +9,14 @@ from tests.house.planted.mutant import Mutant
 NORMS: Final = (
     Mutant(
         "energy-of-a-split-row",
-        "energies:_add",
-        "tensor.rows[row] += _energy(values[:at].reshape(1, -1))[0]",
-        "tensor.rows[row] = _energy(values[:at].reshape(1, -1))[0]",
+        "_add_energies",
+        "tensor.rows[row] += _energies_of(values[:at].reshape(1, -1))[0]",
+        "tensor.rows[row] = _energies_of(values[:at].reshape(1, -1))[0]",
         "test_energies.py",
     ),
     Mutant(
         "bfloat16-in-the-wrong-place",
-        "energies:_bfloat16",
+        "_bfloat16",
         "np.left_shift(half, 16, out=half)",
         "np.left_shift(half, 15, out=half)",
         "test_energies.py",
@@ -30,7 +30,7 @@ NORMS: Final = (
     ),
     Mutant(
         "norm-of-the-first-run",
-        "factors:_energy",
+        "_energy_of",
         "for run in slot.places",
         "for run in slot.places[:1]",
         "factors:test_norms.py",
