@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.engine import ExecutionContext
 
-from registry.catalogue.database.transactions import Mode, begin_explicitly
+from registry.catalogue.database.transactions import PLANNED, Mode, begin_explicitly
 
 POOL_SIZE: Final = 10  # connections that stay open
 POOL_MOST: Final = 40  # as many as a service has threads
@@ -59,9 +60,18 @@ def engine(url: URL) -> Engine:
         pool_recycle=1800,
     )
     begin_explicitly(made, _begin)
+    event.listen(made, "do_execute", _execute)
     return made
 
 
 def _begin(connection: Connection, mode: Mode) -> None:
     if mode in _BEGIN:
         connection.exec_driver_sql(_BEGIN[mode])
+
+
+def _execute(cursor: Any, statement: str, parameters: Any, context: ExecutionContext | None) -> bool:
+    """Run a query that is planned for its values without preparing it; False: it is run as others are."""
+    if context is None or not context.execution_options.get(PLANNED):
+        return False
+    cursor.execute(statement, parameters, prepare=False)
+    return True

@@ -28,6 +28,7 @@ from registry.catalogue.database.tables import (
     table_of,
 )
 from registry.catalogue.database.team_tables import MaterialisationRecord, MaterialisedFile
+from registry.catalogue.database.transactions import plan_for_values
 from registry.catalogue.database.visibility import in_subtree, rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.store.unreferenced import nothing_refers
@@ -43,6 +44,7 @@ _WEIGHTS: Final = ".safetensors"
 
 def usage(session: Session, path: Path | None) -> Usage:
     """What is stored of everything, or of what is at and under a path."""
+    plan_for_values(session)
     asked, now = true() if path is None else in_subtree(path), datetime.now(UTC)
     counted = Revision.id.not_in(_repeated(asked))
     adapters, revisions = _Takers(_most(session, Adapter.id)), _Takers(_most(session, Revision.id))
