@@ -199,27 +199,27 @@ class _Query:
             held += self._rest(PLACE, Revision.number.expression, None)
         newest = select(Revision.number).where(*held, Revision.adapter_id == Adapter.id).correlate(Adapter)
         newest = newest.order_by(Revision.number.desc())
-        # Of each, no more than fit on the page.
         most = newest.limit(1).scalar_subquery()
-        least = func.coalesce(newest.offset(limit - 1).limit(1).scalar_subquery(), 0) if self.all_revisions else most
+        columns: list[ColumnElement[Any]] = [Adapter.id.expression, PLACE.label("place"), most.label("most")]
+        if self.all_revisions:  # of each, no more than fit on the page
+            least = newest.offset(limit - 1).limit(1).scalar_subquery()
+            columns.append(func.coalesce(least, 0).label("least"))
         walked = (
-            select(Adapter.id, PLACE.label("place"), least.label("least"), most.label("most"))
+            select(*columns)
             .where(PLACE >= "", *own, most.is_not(None))
             .order_by(PLACE)
             .limit(limit)
             .cte("walked")
             .prefix_with("MATERIALIZED")  # else PostgreSQL reads all revisions of each
         )
+        chosen = [Revision.number == walked.c.most]  # one each, which PostgreSQL has to know
+        if self.all_revisions:
+            chosen = [Revision.number.between(walked.c.least, walked.c.most), *held]
         return (
             select(Revision.id)
             .join(walked, walked.c.id == Revision.adapter_id)
             .join(Adapter, Adapter.id == walked.c.id + 0)  # else PostgreSQL looks for revisions by this one's key alone
-            .where(
-                Revision.number.between(walked.c.least, walked.c.most)
-                if self.all_revisions
-                else Revision.number == walked.c.most,  # one each, which PostgreSQL has to know
-                *held,
-            )
+            .where(*chosen)
             .order_by(walked.c.place, Revision.number.desc())
             .limit(limit)
         )
