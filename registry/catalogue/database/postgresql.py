@@ -71,7 +71,7 @@ def _begin(connection: Connection, mode: Mode) -> None:
 
 def _execute(cursor: Any, statement: str, parameters: Any, context: ExecutionContext | None) -> bool:
     """Run a query that is planned for its values without preparing it; False: it is run as others are."""
-    if context is None or not context.execution_options.get(PLANNED):
-        return False
+    if context is None or not context.execution_options.get(PLANNED) or hasattr(cursor, "name"):
+        return False  # one with a name, whose rows come in parts, prepares nothing
     cursor.execute(statement, parameters, prepare=False)
     return True
