@@ -60,19 +60,19 @@ def usage(session: Session, path: Path | None) -> Usage:
         revisions=listed[1],
         size=size,
         full_checkpoints=sum(row.revisions * weights[row.base_id] for row in counts),
-        materialisations=_number(session, _kept(asked, now)),
+        materialisations=_total_of(session, _kept(asked, now)),
         collectable=_collectable(session, path, asked, now),
         unlisted_adapters=sum(row.adapters for row in counts) - len(listed[0]),
         unlisted_revisions=sum(row.revisions for row in counts) - len(listed[1]),
     )
 
 
-def _number(session: Session, query: Select[Any]) -> int:
+def _total_of(session: Session, query: Select[Any]) -> int:
     return int(session.scalar(query) or 0)
 
 
 def _most(session: Session, key: InstrumentedAttribute[int]) -> int:
-    return _number(session, select(func.max(key)))
+    return _total_of(session, select(func.max(key)))
 
 
 class _Takers:
@@ -259,7 +259,7 @@ def _collectable(session: Session, path: Path | None, asked: ColumnElement[bool]
     )
     released = union(deleted, _materialised(asked, ~_lasts(now)))
     kept = Blob.digest.in_(_materialised(_lasts(now)))
-    found = _number(session, select(func.sum(Blob.size)).where(Blob.digest.in_(released), ~_is_used(), ~kept))
+    found = _total_of(session, select(func.sum(Blob.size)).where(Blob.digest.in_(released), ~_is_used(), ~kept))
     if path is None and rights_of(session).unlimited:
         found += sum(one.size for part in _of_nothing(session) for one in part)
     return found
