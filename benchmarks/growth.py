@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+import psycopg
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -33,6 +34,7 @@ from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.database.prepared import reading
 from registry.catalogue.store import materialisations, purge, unreferenced, uploads
+from registry.catalogue.store.usage import usage
 from registry.catalogue.tree import bases, browse, nodes, repo_rows, resolution, revisions
 from registry.catalogue.tree.deleted import deleted
 from registry.catalogue.tree.nodes import Section
@@ -127,6 +129,7 @@ STEPS: Final[Mapping[str, Step]] = {
     "fsck, totals": unreferenced.totals,
     "fsck, what depends on a blob": lambda session: unreferenced.takes_down(session, sha256_digest(b"weights 1")),
     "Hub, refs of the largest adapter": _refs,
+    "du": lambda session: usage(session, None),
     "tree, part of it": lambda session: nodes.tree(session, Section(TreePath.parse("llama/deep"))),
     "tree, first page": lambda session: nodes.tree(session, Section(limit=100)),
     "tree, later page": lambda session: nodes.tree(session, Section(after=TreePath.parse(grown.WIDE), limit=100)),
@@ -151,6 +154,7 @@ SCOPED_STEPS: Final[Mapping[str, Step]] = {
     "scoped: search, text": _search("french"),
     "scoped: events, first page": lambda session: events.page(session, 100),
     "scoped: tree, first page": lambda session: nodes.tree(session, Section(limit=100)),
+    "scoped: du": lambda session: usage(session, None),
     "scoped: list of the Hub, first page": lambda session: repo_rows.adapters_listed(session, after="", limit=PAGE),
 }
 
@@ -203,10 +207,19 @@ def fill(url: str, count: int) -> None:
     began = time.perf_counter()
     with database.write() as session:
         grown.fill(session, count)
-    with database.write() as session:
-        session.execute(text("ANALYZE"))
+    _analyse(database, url)
     sys.stderr.write(f"  {count} revisions in {database.where}: {time.perf_counter() - began:.0f} s\n")
     database.dispose()
+
+
+def _analyse(database: Database, url: str) -> None:
+    """What autovacuum does on PostgreSQL: what was just filled into an index of texts waits in a list until then."""
+    if url.startswith("postgresql"):
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE")
+    else:
+        with database.write() as session:
+            session.execute(text("ANALYZE"))
 
 
 def rows(run: Conditions) -> Iterator[Row]:

@@ -31,12 +31,14 @@ class Usage(Schema):
     """Answer of ``du``, in bytes. What a token does not see counts as if it were not stored."""
 
     path: str | None
-    adapters: tuple[Taken, ...]  # by path
-    revisions: tuple[Taken, ...]  # by path and number
+    adapters: tuple[Taken, ...]  # by path; the 10,000 with the most bytes of their own
+    revisions: tuple[Taken, ...]  # by path and number; the same
     size: int  # all files of these revisions, each stored blob once
     full_checkpoints: int  # as many copies of the weights of their base models
     materialisations: int  # what only materialisations keep
     collectable: int  # what only deleted revisions and expired materialisations keep, or nothing
+    unlisted_adapters: int = 0  # beside those of ``adapters``; the sums count all
+    unlisted_revisions: int = 0  # the same
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -48,6 +50,8 @@ class Usage(Schema):
                 "full_checkpoints": 16060522496,
                 "materialisations": 0,
                 "collectable": 0,
+                "unlisted_adapters": 0,
+                "unlisted_revisions": 0,
             }
         }
     )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import Select, and_, func, insert, or_, select
+from sqlalchemy import BigInteger, Select, and_, false, func, insert, literal, not_, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.probes import finds
-from registry.catalogue.database.tables import EventRecord, table_of
-from registry.catalogue.database.visibility import in_subtree, is_revision_of, rights_of
+from registry.catalogue.database.tables import STRETCH, EventRecord, in_stretch, table_of
+from registry.catalogue.database.visibility import rights_of, subjects_about, subjects_in_scope
 from registry.errors import RegistryError, UsageError
 from registry.reference import Path
 from registry.rights import Principal, Rights
@@ -29,7 +29,8 @@ FEW: Final = 10_000
 """Events that an index may give to be put in order."""
 
 _ABOUT_NO_PATH: Final = ("gc", "token create", "token revoke")
-_INSERT: Final = insert(table_of(EventRecord)).inline()  # nobody asks for the key
+_EVENTS: Final = table_of(EventRecord)
+_INSERT: Final = insert(_EVENTS).inline()  # nobody asks for the key
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class EventFilter:
         """
         found: list[ColumnElement[bool]] = []
         if self.path is not None:
-            found.append(and_(_is_about(self.path), EventRecord.action.not_in(_ABOUT_NO_PATH)))
+            found.append(
+                and_(or_(*subjects_about(self.path, EventRecord.subject)), EventRecord.action.not_in(_ABOUT_NO_PATH))
+            )
         if self.after is not None:
             found.append(EventRecord.at >= self.after)
         if self.actor is not None:
@@ -132,7 +135,7 @@ def page(session: Session, limit: int, before: EventPosition | None = None, cond
         raise UsageError(f"The limit of events is {limit}: 1 or more is expected.")
     limit = min(limit, 1 << 31)
     last = None if before is None else _key_at(session, before)
-    rows = session.scalars(_found(session, conditions, last).limit(limit + 1)).all()
+    rows = _found(session, conditions, last, limit + 1)
     rights = rights_of(session)
     events = tuple(
         Event(
@@ -170,35 +173,80 @@ def _key_at(session: Session, position: EventPosition) -> int:
     return found
 
 
-def _found(session: Session, conditions: EventFilter, last: int | None) -> Select[EventRecord]:
-    """The events below a key that meet all conditions, newest first: few by an index, many by walking down the keys."""
+def _found(session: Session, conditions: EventFilter, last: int | None, limit: int) -> Sequence[EventRecord]:
+    """Events below a key that meet all conditions, newest first: few by an index, many by walking down the keys."""
+    subjects = _subjects(rights_of(session), conditions.path)
+    few = _few(session, conditions, subjects)
+    if few is None and subjects is not None:
+        return _by_stretches(session, conditions, subjects, last, limit)
     walked = aliased(EventRecord)  # no criterion of the rights is added to it: each is looked up as what is seen
     seen = select(EventRecord.id).where(EventRecord.id == walked.id, *conditions.conditions()).correlate(walked)
     query = select(walked).where(*conditions.in_order(walked), finds(seen)).order_by(walked.id.desc())
     if last is not None:
         query = query.where(walked.id < last)
-    few = _few(session, conditions)
-    return query if few is None else query.where(walked.id.in_(few))
+    if few is not None:
+        query = query.where(walked.id.in_(few))
+    return session.scalars(query.limit(limit)).all()
 
 
-def _few(session: Session, conditions: EventFilter) -> Select[int] | None:
+def _subjects(rights: Rights, path: Path | None) -> list[ColumnElement[bool]] | None:
+    """Ranges of subjects, in one of which is that of every event that is meant; None: it may be any.
+
+    Of the table itself, without criteria: what they find is looked at again as what is seen.
+    """
+    if path is not None and rights.covers(path):
+        return subjects_about(path, _EVENTS.c.subject)
+    if rights.unlimited:
+        return None
+    scopes = tuple(one for one in rights.scopes if path is None or Rights("reader", (path,)).covers(one))
+    return subjects_in_scope(Rights("reader", scopes), _EVENTS.c.subject)
+
+
+def _few(
+    session: Session, conditions: EventFilter, subjects: Sequence[ColumnElement[bool]] | None
+) -> Select[int] | None:
     """The keys of what meets the condition that the fewest meet; None where each is met by more than `FEW`."""
-    narrow = [[one] for one in conditions.conditions()] + ([] if rights_of(session).unlimited else [[]])
+    narrow = [select(EventRecord.id).where(one) for one in replace(conditions, path=None).conditions()]
+    if subjects is not None:
+        each = union_all(*(select(_EVENTS.c.id).where(one) for one in subjects or [false()])).subquery()
+        narrow.append(select(each.c.id))
     if len(narrow) == len(conditions.in_order(EventRecord)) <= 1:  # an index has all that it gives in order
         return None
-    found = [select(EventRecord.id).where(*one).limit(FEW + 1) for one in narrow]
+    found = [one.limit(FEW + 1) for one in narrow]
     counts = [select(func.count()).select_from(one.subquery()).scalar_subquery() for one in found]
     counted = zip(session.execute(select(*counts)).one(), found, strict=True)
     least, few = min(counted, key=lambda pair: pair[0])
     return few if least <= FEW else None
 
 
-def _is_about(path: Path) -> ColumnElement[bool]:
-    """The condition that the subject is a path, one of its revisions, or under it."""
-    subject = EventRecord.subject
-    # One range of the index, which begins and ends with what is meant; "A" is the character after "@".
-    near = and_(subject >= str(path), subject < f"{path}A")
-    return and_(near, or_(in_subtree(path, subject), is_revision_of(path, subject)))
+def _by_stretches(
+    session: Session, conditions: EventFilter, subjects: Sequence[ColumnElement[bool]], last: int | None, limit: int
+) -> Sequence[EventRecord]:
+    """The same as `_found`, stretch by stretch of the keys: those without such a subject are passed over."""
+    end = last or (session.scalar(select(func.max(_EVENTS.c.id))) or 0) + 1
+    stretch = (end - 1) // STRETCH
+    found: list[EventRecord] = []
+    while len(found) < limit:
+        stretch = session.scalars(_with_one_of(subjects, stretch)).one()
+        if stretch < 0:
+            break
+        query = select(EventRecord).where(in_stretch(EventRecord.id) == stretch, EventRecord.id < end)
+        query = query.where(*conditions.conditions()).order_by(EventRecord.id.desc())
+        found += session.scalars(query.limit(limit - len(found)))
+        stretch -= 1
+    return found
+
+
+def _with_one_of(subjects: Sequence[ColumnElement[bool]], stretch: int) -> Select[int]:
+    """The newest stretch, of a number or below, in which is an event with one of these subjects; -1: there is none."""
+    # No cast: what has an affinity SQLite does not compare by the index of an expression, which has none.
+    stretches = select(literal(stretch, BigInteger).label("number")).cte("stretches", recursive=True)
+    number = stretches.c.number
+    # A probe for each range: of several together, SQLite would look at the whole stretch.
+    probes = (select(_EVENTS.c.id).where(in_stretch(_EVENTS.c.id) == number, one) for one in subjects)
+    there = (finds(probe.correlate(stretches)) for probe in probes)
+    stretches = stretches.union_all(select(number - 1).where(number >= 0, not_(or_(*there))))
+    return select(func.min(stretches.c.number))
 
 
 def _known(kind: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine
+from sqlalchemy import URL, Connection, Engine, PoolProxiedConnection, create_engine, event
+from sqlalchemy.engine import ExecutionContext
 
 from registry.catalogue.database.prepared import note
-from registry.catalogue.database.transactions import Mode, begin_explicitly
+from registry.catalogue.database.transactions import PLANNED, Mode, begin_explicitly
 
 POOL_SIZE: Final = 10  # connections that stay open
 POOL_MOST: Final = 40  # as many as a service has threads
@@ -60,6 +61,7 @@ def engine(url: URL) -> Engine:
         pool_recycle=1800,
     )
     begin_explicitly(made, _begin)
+    event.listen(made, "do_execute", _execute)
     return made
 
 
@@ -74,3 +76,11 @@ def begin_reading(engine: Engine, connection: PoolProxiedConnection) -> None:
     note(engine, cursor, _BEGIN["read"])
     cursor.execute(_BEGIN["read"])
     cursor.close()
+
+
+def _execute(cursor: Any, statement: str, parameters: Any, context: ExecutionContext | None) -> bool:
+    """Run a query that is planned for its values without preparing it; False: it is run as others are."""
+    if context is None or not context.execution_options.get(PLANNED) or hasattr(cursor, "name"):
+        return False  # one with a name, whose rows come in parts, prepares nothing
+    cursor.execute(statement, parameters, prepare=False)
+    return True

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, cast
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     DateTime,
     Double,
     ForeignKey,
@@ -27,7 +28,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, mapped_column
 
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -74,6 +75,9 @@ _IS_OLD_NAME: Final = text("renamed_to IS NOT NULL")
 _HAS_PARENT: Final = text("parent_id IS NOT NULL")
 _DELETIONS: Final = text("action IN ('delete', 'delete undo')")
 _HAS_NO_DIGITS: Final = text("merged IS NULL")
+
+STRETCH: Final = 8192
+"""Keys of events that are next to each other: those without an event of a subject are passed over together."""
 
 
 class Record(DeclarativeBase):
@@ -292,6 +296,7 @@ class EventRecord(Record):
         Index(None, "actor", "id"),
         Index(None, "action", "id"),
         Index("ix_events_deletions", "subject", "id", sqlite_where=_DELETIONS),
+        Index("ix_events_stretches", text(f"(id / {STRETCH})"), "subject"),
     )
 
     id: Mapped[Key]
@@ -306,3 +311,8 @@ class EventRecord(Record):
 
 IS_DELETION: Final = EventRecord.action.in_([literal_column("'delete'"), literal_column("'delete undo'")])
 """The condition that an event is of deletions or of their undoing, in the words of their index."""
+
+
+def in_stretch(key: ColumnElement[int] | InstrumentedAttribute[int]) -> ColumnElement[int]:
+    """The number of an event's stretch, in the words of its index."""
+    return key.op("/")(literal_column(str(STRETCH)))

@@ -18,6 +18,9 @@ T = TypeVar("T")
 Mode = Literal["read", "write", "single", "begun"]
 BeginReading = Callable[[Engine, PoolProxiedConnection], None]
 
+PLANNED: Final = "registry_planned"
+"""The option of connections whose queries PostgreSQL plans for the values in them."""
+
 _MODE: Final = "registry_mode"
 
 
@@ -37,6 +40,14 @@ def begin_explicitly(engine: Engine, begin: Callable[[Connection, Mode], None]) 
             begin(connection, kind)
 
     event.listen(engine, "begin", begun)
+
+
+def plan_for_values(session: Session) -> None:
+    """Let PostgreSQL plan each query of this transaction for the values in it, as a list's best plan depends on them.
+
+    A query that a connection runs often gets one plan for all values, in which a scope is as wide as any.
+    """
+    session.connection().execution_options(**{PLANNED: True})
 
 
 def connected(engine: Engine) -> Connection:

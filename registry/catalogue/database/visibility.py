@@ -28,6 +28,9 @@ INCLUDE_DELETED: Final[dict[str, Any]] = {"registry_deleted": True}
 FOR_ADMINS: Final = ("refused", "token create", "token revoke", "gc")
 """Actions of events that only unscoped admins see."""
 
+Subject = InstrumentedAttribute[str] | ColumnElement[str]
+"""The column of what an event is about."""
+
 _RIGHTS: Final = "registry_rights"
 
 
@@ -77,7 +80,7 @@ def covers_base(rights: Rights, column: InstrumentedAttribute[str]) -> ColumnEle
     return true() if rights.unlimited else or_(false(), *(column == name for name in _bases(rights)))
 
 
-def is_revision_of(path: Path, column: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+def is_revision_of(path: Path, column: Subject) -> ColumnElement[bool]:
     """The condition that a reference ``PATH@...`` names a revision of an adapter."""
     # "A" is the character after "@".
     return (column > f"{path}@") & (column < f"{path}A")
@@ -116,7 +119,7 @@ def _criteria(rights: Rights, *, deleted_too: bool) -> tuple[Any, ...]:
     if not rights.unlimited:
         conditions[Adapter] = covers_path(rights, Adapter.path)
         bases.append(covers_base(rights, BaseModelRecord.name))
-        conditions[EventRecord] = and_(_in_scope(rights), _not_for_admins())
+        conditions[EventRecord] = and_(or_(false(), *subjects_in_scope(rights, EventRecord.subject)), _not_for_admins())
     elif rights.role != "admin":
         conditions[EventRecord] = _not_for_admins()
     if bases:
@@ -136,10 +139,15 @@ def _not_for_admins() -> ColumnElement[bool]:
     return and_(*(EventRecord.action != action for action in FOR_ADMINS))
 
 
-def _in_scope(rights: Rights) -> ColumnElement[bool]:
-    """Events of what is seen: subjects are names of base models, paths, and references ``PATH@...``."""
-    conditions: list[ColumnElement[bool]] = [EventRecord.subject == base for base in _bases(rights)]
-    for scope in rights.scopes:
-        conditions.append(in_subtree(scope, EventRecord.subject))
-        conditions.append(is_revision_of(scope, EventRecord.subject))
-    return or_(false(), *conditions)
+def subjects_in_scope(rights: Rights, subject: Subject) -> list[ColumnElement[bool]]:
+    """The conditions of which events of what is seen meet one; each is one range of subjects."""
+    return [
+        *(subject == base for base in _bases(rights)),
+        *(condition for scope in rights.scopes for condition in subjects_about(scope, subject)),
+    ]
+
+
+def subjects_about(path: Path, subject: Subject) -> list[ColumnElement[bool]]:
+    """The same for a path, its revisions, and what is under it: subjects are names, paths, and references."""
+    below = (subject > f"{path}/") & (subject < f"{path}0")
+    return [subject == str(path), below, is_revision_of(path, subject)]

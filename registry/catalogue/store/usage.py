@@ -1,151 +1,274 @@
-"""How many bytes revisions take in the store, counted as if what a session does not see were not stored."""
+"""How many bytes revisions take in the store, counted as if what a session does not see were not stored.
+
+Files are read in the order of their digests, so that those who have a blob come together. Of each adapter and each
+revision two numbers are kept, and what is listed are those with the most bytes of their own.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import heapq
+import itertools
+import operator
+from array import array
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from typing import Any, Final
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, true, union
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from registry.catalogue.database.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile
+from registry.catalogue.database.probes import finds
+from registry.catalogue.database.tables import (
+    Adapter,
+    BaseFile,
+    BaseModelRecord,
+    Blob,
+    Revision,
+    RevisionFile,
+    table_of,
+)
 from registry.catalogue.database.team_tables import MaterialisationRecord, MaterialisedFile
-from registry.catalogue.database.visibility import INCLUDE_DELETED, rights_of
-from registry.catalogue.store.unreferenced import nothing_refers
+from registry.catalogue.database.transactions import plan_for_values
+from registry.catalogue.database.visibility import in_subtree, rights_of
+from registry.catalogue.store.blobs import parts
+from registry.catalogue.store.unreferenced import end_of, unneeded
+from registry.digest import BlobRef
 from registry.reference import Path
 from registry.schemas.usage import Taken, Usage
 
-Owner = tuple[str, int]  # path and number of a revision
-Blobs = dict[str, int]  # size by digest
-_WEIGHTS = ".safetensors"
+MOST_LISTED: Final = 10_000
+"""Adapters, and revisions, that an answer lists: those with the most bytes of their own."""
 
-
-@dataclass
-class _Seen:
-    """What a session sees of the store."""
-
-    revisions: dict[Owner, Blobs] = field(default_factory=lambda: defaultdict(dict))
-    bases: Blobs = field(default_factory=dict)
-    kept: Blobs = field(default_factory=dict)
-    """Of materialisations that are not past their time, at and under the path."""
-    released: Blobs = field(default_factory=dict)
-    """Of deleted revisions and expired materialisations, at and under the path, and what nothing refers to."""
-    elsewhere: set[str] = field(default_factory=set)
-    """Digests of materialisations that are not at or under the path, and not past their time."""
+_AT_ONCE: Final = 5000  # files that are fetched
+_STRETCH: Final = 10_000  # blobs
+_WEIGHTS: Final = ".safetensors"
 
 
 def usage(session: Session, path: Path | None) -> Usage:
     """What is stored of everything, or of what is at and under a path."""
-    seen = _seen(session, path)
-    chosen = {owner: blobs for owner, blobs in seen.revisions.items() if path is None or _under(owner[0], path)}
-    users: dict[str, set[Owner]] = defaultdict(set)
-    for owner, blobs in seen.revisions.items():
-        for digest in blobs:
-            users[digest].add(owner)
-    adapters: dict[str, list[Owner]] = defaultdict(list)
-    for owner in chosen:
-        adapters[owner[0]].append(owner)
-    taken = _together(chosen.values())
-    kept = {digest: size for digest, size in seen.kept.items() if digest not in users and digest not in seen.bases}
-    needed = users.keys() | seen.bases.keys() | seen.kept.keys() | seen.elsewhere
-    others = seen.bases.keys() | seen.kept.keys() | seen.elsewhere
-
-    def of(name: str, owners: list[Owner]) -> Taken:
-        blobs, own = _together(chosen[owner] for owner in owners), set(owners)
-        alone = sum(size for digest, size in blobs.items() if users[digest] <= own and digest not in others)
-        return Taken(name=name, revisions=len(owners), size=sum(blobs.values()), own=alone)
-
+    plan_for_values(session)
+    asked, now = true() if path is None else in_subtree(path), datetime.now(UTC)
+    counted = Revision.id.not_in(_repeated(asked))
+    adapters, revisions = _Takers(_most(session, Adapter.id)), _Takers(_most(session, Revision.id))
+    size = _add_up(session.execute(_files(asked, counted, path, now)), adapters, revisions)
+    counts = session.execute(_counts(asked, counted)).all()
+    weights = {row.base_id: int(row.size) for row in session.execute(_weights())}
+    listed = tuple(_adapters(session, adapters, counted)), tuple(_revisions(session, revisions))
     return Usage(
         path=None if path is None else str(path),
-        adapters=tuple(of(name, owners) for name, owners in sorted(adapters.items())),
-        revisions=tuple(of(f"{owner[0]}@{owner[1]}", [owner]) for owner in sorted(chosen)),
-        size=sum(taken.values()),
-        full_checkpoints=_full(session, chosen),
-        materialisations=sum(kept.values()),
-        collectable=sum(size for digest, size in seen.released.items() if digest not in needed),
+        adapters=listed[0],
+        revisions=listed[1],
+        size=size,
+        full_checkpoints=sum(row.revisions * weights[row.base_id] for row in counts),
+        materialisations=_total_of(session, _kept(asked, now)),
+        collectable=_collectable(session, path, asked, now),
+        unlisted_adapters=sum(row.adapters for row in counts) - len(listed[0]),
+        unlisted_revisions=sum(row.revisions for row in counts) - len(listed[1]),
     )
 
 
-def _seen(session: Session, path: Path | None) -> _Seen:
-    found = _Seen()
-    of_revisions = (
-        select(Adapter.path, Adapter.renamed_to, Revision.number, Revision.deleted_at, Blob.digest, Blob.size)
-        .join(Revision, Revision.adapter_id == Adapter.id)
-        .join(RevisionFile, RevisionFile.revision_id == Revision.id)
-        .join(Blob, Blob.digest == RevisionFile.digest)
+def _total_of(session: Session, query: Select[Any]) -> int:
+    return int(session.scalar(query) or 0)
+
+
+def _most(session: Session, key: InstrumentedAttribute[int]) -> int:
+    return _total_of(session, select(func.max(key)))
+
+
+class _Takers:
+    """What adapters or revisions take, by key: 16 bytes each, since there may be millions."""
+
+    def __init__(self, most: int) -> None:
+        self.sizes = array("q", [-1]) * (most + 1)  # -1: none of those that are asked about
+        self.own = array("q", [0]) * (most + 1)
+
+    def add(self, key: int, size: int) -> None:
+        self.sizes[key] = max(self.sizes[key], 0) + size
+
+    def largest(self) -> list[int]:
+        """The keys of the `MOST_LISTED` with the most bytes of their own."""
+        there = (key for key, size in enumerate(self.sizes) if size >= 0)
+        return heapq.nlargest(MOST_LISTED, there, key=lambda key: (self.own[key], self.sizes[key], -key))
+
+
+def _add_up(files: Iterable[Any], adapters: _Takers, revisions: _Takers) -> int:
+    """Count each blob for those who have it, and as their own for who alone has it; the bytes of all."""
+    total = 0
+    for _, rows in itertools.groupby(files, operator.itemgetter(0)):
+        adapter = revision = 0
+        adapter_count = revision_count = size = needed = 0
+        for _, size, needed, is_asked, adapter_id, revision_id in rows:  # noqa: B007 - the same in all rows
+            if revision_id == revision:
+                continue  # has the blob in two files
+            revision_count += 1
+            revision = revision_id
+            if is_asked:
+                revisions.add(revision_id, size)
+            if adapter_id != adapter:
+                adapter_count += 1
+                adapter = adapter_id
+                if is_asked:
+                    adapters.add(adapter_id, size)
+        total += size
+        if adapter_count == 1 and not needed:
+            adapters.own[adapter] += size
+            if revision_count == 1:
+                revisions.own[revision] += size
+    return total
+
+
+def _adapters(session: Session, taken: _Takers, counted: ColumnElement[bool]) -> Iterator[Taken]:
+    # By the index of each: grouped, PostgreSQL reads all revisions for every part of the keys.
+    own = select(func.count()).select_from(Revision).where(Revision.adapter_id == Adapter.id, counted)
+    query = select(Adapter.id, Adapter.path, own.correlate(Adapter).scalar_subquery().label("revisions"))
+    for row in _named(session, query, Adapter.id, taken.largest()):
+        yield Taken(name=row.path, revisions=row.revisions, size=taken.sizes[row.id], own=taken.own[row.id])
+
+
+def _revisions(session: Session, taken: _Takers) -> Iterator[Taken]:
+    query = select(Revision.id, Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    for row in _named(session, query, Revision.id, taken.largest()):
+        name = f"{row.path}@{row.number}"
+        yield Taken(name=name, revisions=1, size=taken.sizes[row.id], own=taken.own[row.id])
+
+
+def _named(
+    session: Session, query: Select[*tuple[Any, ...]], key: InstrumentedAttribute[int], keys: list[int]
+) -> list[Any]:
+    """The rows with these keys, in the order of paths and numbers."""
+    found = (row for part in parts(keys) for row in session.execute(query.where(key.in_(part))))
+    return sorted(found, key=operator.itemgetter(1, 2))
+
+
+# ------------------------------------------------------------------ what revisions have
+
+
+def _repeated(asked: ColumnElement[bool]) -> Select[int]:
+    """Keys of revisions that count under another name: under the newest, or under an old one that is asked about."""
+    newest = func.coalesce(Adapter.renamed_to, Adapter.path)
+    old = aliased(Adapter)
+    new_names = select(old.renamed_to).where(old.renamed_to.is_not(None))
+    first = (case((asked, 0), else_=1), case((Adapter.renamed_to.is_(None), 0), else_=1), Adapter.id)
+    place = func.row_number().over(partition_by=(newest, Revision.number), order_by=first).label("place")
+    ranked = (
+        select(Revision.id, place)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .where(or_(Adapter.renamed_to.is_not(None), Adapter.path.in_(new_names)))
+        .subquery()
     )
-    newest: dict[Owner, Owner] = {}
-    for name, renamed_to, number, deleted_at, digest, size in session.execute(
-        of_revisions, execution_options=INCLUDE_DELETED
-    ):
-        if deleted_at is None:
-            found.revisions[name, number][digest] = size
-            newest[name, number] = (renamed_to or name, number)
-        elif path is None or _under(name, path):
-            found.released[digest] = size
-    for repeated in _repeated(newest, path):
-        del found.revisions[repeated]
-    of_bases = (
-        select(Blob.digest, Blob.size)
-        .join(BaseFile, BaseFile.digest == Blob.digest)
+    return select(ranked.c.id).where(ranked.c.place > 1)
+
+
+def _files(
+    asked: ColumnElement[bool], counted: ColumnElement[bool], path: Path | None, now: datetime
+) -> Select[*tuple[Any, ...]]:
+    """Blobs and who has them: those of what is asked about, by digest, adapter and revision."""
+    needed = Blob.digest.in_(union(*_of_bases(), _materialised(_lasts(now))))
+    query = (
+        select(Blob.digest, Blob.size, needed, asked, Adapter.id, Revision.id)
+        .join(RevisionFile, RevisionFile.digest == Blob.digest)
+        .join(Revision, Revision.id == RevisionFile.revision_id)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .where(counted)
+        .order_by(Blob.digest, Adapter.id, Revision.id)
+        .execution_options(yield_per=_AT_ONCE)
+    )
+    if path is None:
+        return query
+    own = select(RevisionFile.digest).join(Revision, Revision.id == RevisionFile.revision_id)
+    return query.where(Blob.digest.in_(own.join(Adapter, Adapter.id == Revision.adapter_id).where(asked, counted)))
+
+
+def _counts(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """How many adapters and revisions are chosen, of each base model."""
+    return (
+        select(
+            Adapter.base_id,
+            func.count().label("revisions"),
+            func.count(Adapter.id.distinct()).label("adapters"),
+        )
+        .select_from(Revision)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .where(*conditions)
+        .group_by(Adapter.base_id)
+    )
+
+
+def _weights() -> Select[*tuple[Any, ...]]:
+    """The bytes of the weights of each base model."""
+    return (
+        select(BaseFile.base_id, func.sum(Blob.size).label("size"))
         .join(BaseModelRecord, BaseModelRecord.id == BaseFile.base_id)
+        .join(Blob, Blob.digest == BaseFile.digest)
+        .where(BaseFile.path.endswith(_WEIGHTS, autoescape=True))
+        .group_by(BaseFile.base_id)
     )
-    documents = select(Blob.digest, Blob.size).join(
-        BaseModelRecord, (BaseModelRecord.index_blob == Blob.digest) | (BaseModelRecord.table_blob == Blob.digest)
+
+
+# ------------------------------------------------------------------ what else is stored
+
+
+def _of_bases() -> tuple[Select[str], ...]:
+    """The blobs of base models."""
+    files = select(BaseFile.digest).join(BaseModelRecord, BaseModelRecord.id == BaseFile.base_id)
+    return files, select(BaseModelRecord.index_blob), select(BaseModelRecord.table_blob)
+
+
+_OWNER: Final = table_of(Revision).alias("owner")  # no record: deleted ones are looked at, too
+
+
+def _materialised(*conditions: ColumnElement[bool]) -> Select[str]:
+    """The blobs of materialisations."""
+    return (
+        select(MaterialisedFile.digest)
+        .join(MaterialisationRecord, MaterialisationRecord.id == MaterialisedFile.materialisation_id)
+        .join(_OWNER, _OWNER.c.id == MaterialisationRecord.revision_id)
+        .join(Adapter, Adapter.id == _OWNER.c.adapter_id)
+        .where(*conditions)
     )
-    found.bases = {digest: size for query in (of_bases, documents) for digest, size in session.execute(query)}
-    of_materialisations = (
-        select(Adapter.path, Revision.deleted_at, MaterialisationRecord.expires_at, Blob.digest, Blob.size)
-        .join(Revision, Revision.adapter_id == Adapter.id)
-        .join(MaterialisationRecord, MaterialisationRecord.revision_id == Revision.id)
-        .join(MaterialisedFile, MaterialisedFile.materialisation_id == MaterialisationRecord.id)
-        .join(Blob, Blob.digest == MaterialisedFile.digest)
+
+
+def _lasts(now: datetime) -> ColumnElement[bool]:
+    return and_(_OWNER.c.deleted_at.is_(None), MaterialisationRecord.expires_at > now)
+
+
+def _is_used() -> ColumnElement[bool]:
+    """The condition that a revision has a blob."""
+    users = (
+        select(RevisionFile.digest)
+        .join(Revision, Revision.id == RevisionFile.revision_id)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .where(RevisionFile.digest == Blob.digest)
     )
-    now = datetime.now(UTC)
-    for name, deleted_at, expires_at, digest, size in session.execute(
-        of_materialisations, execution_options=INCLUDE_DELETED
-    ):
-        lasts = deleted_at is None and expires_at > now
-        if path is None or _under(name, path):
-            (found.kept if lasts else found.released)[digest] = size
-        elif lasts:
-            found.elsewhere.add(digest)
+    return or_(finds(users.correlate(Blob)), Blob.digest.in_(union(*_of_bases())))
+
+
+def _kept(asked: ColumnElement[bool], now: datetime) -> Select[int]:
+    """The bytes that only materialisations keep."""
+    kept = _materialised(asked, _lasts(now))
+    return select(func.sum(Blob.size)).where(Blob.digest.in_(kept), ~_is_used())
+
+
+def _collectable(session: Session, path: Path | None, asked: ColumnElement[bool], now: datetime) -> int:
+    """The bytes that only deleted revisions and expired materialisations keep, or nothing."""
+    deleted = (
+        select(RevisionFile.digest)
+        .join(_OWNER, _OWNER.c.id == RevisionFile.revision_id)
+        .join(Adapter, Adapter.id == _OWNER.c.adapter_id)
+        .where(_OWNER.c.deleted_at.is_not(None), asked)
+    )
+    released = union(deleted, _materialised(asked, ~_lasts(now)))
+    kept = Blob.digest.in_(_materialised(_lasts(now)))
+    found = _total_of(session, select(func.sum(Blob.size)).where(Blob.digest.in_(released), ~_is_used(), ~kept))
     if path is None and rights_of(session).unlimited:
-        unneeded = select(Blob.digest, Blob.size).where(*nothing_refers())
-        for digest, size in session.execute(unneeded):
-            found.released[digest] = size
+        found += sum(one.size for part in _of_nothing(session) for one in part)
     return found
 
 
-def _repeated(newest: Mapping[Owner, Owner], path: Path | None) -> Iterator[Owner]:
-    """Revisions that count under another name: under the newest, or under an old one that is asked about."""
-    same: dict[Owner, list[Owner]] = defaultdict(list)
-    for owner, new in newest.items():
-        same[new].append(owner)
-    for new, owners in same.items():
-        asked = [owner for owner in owners if path is None or _under(owner[0], path)] or owners
-        kept = new if new in asked else asked[0]
-        yield from (owner for owner in owners if owner != kept)
-
-
-def _full(session: Session, chosen: Iterable[Owner]) -> int:
-    """Bytes of as many copies of the weights of their base models."""
-    query = (
-        select(BaseModelRecord.name, func.sum(Blob.size))
-        .join(BaseFile, BaseFile.base_id == BaseModelRecord.id)
-        .join(Blob, Blob.digest == BaseFile.digest)
-        .where(BaseFile.path.endswith(_WEIGHTS, autoescape=True))
-        .group_by(BaseModelRecord.name)
-    )
-    weights: Mapping[str, int] = {name: int(size) for name, size in session.execute(query)}
-    return sum(weights[path.partition("/")[0]] for path, _ in chosen)
-
-
-def _under(name: str, path: Path) -> bool:
-    return name == str(path) or name.startswith(f"{path}/")
-
-
-def _together(parts: Iterable[Blobs]) -> Blobs:
-    return {digest: size for blobs in parts for digest, size in blobs.items()}
+def _of_nothing(session: Session) -> Iterator[tuple[BlobRef, ...]]:
+    """Blobs that nothing refers to, some thousand looked at together: on PostgreSQL, a query may take 30 s at most."""
+    after: str | None = ""
+    while after is not None:
+        end = end_of(session, after, _STRETCH)
+        yield unneeded(session, datetime.max.replace(tzinfo=UTC), after=after, end=end)
+        after = end

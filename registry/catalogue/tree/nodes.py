@@ -12,6 +12,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
+from registry.catalogue.database.transactions import plan_for_values
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import browse, old_names, order
@@ -56,6 +57,7 @@ def tree(session: Session, section: Section = Section(), *, with_old_names: bool
         UsageError: the depth is negative or the limit not positive.
     """
     section.check()
+    plan_for_values(session)
     if section.path is not None:
         browse.check_there(session, section.path)
         with_old_names = with_old_names or old_names.new_name(session, section.path) is not None

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, CommitRecord, Revision, Tag
 from registry.catalogue.database.team_tables import MaterialisationRecord
+from registry.catalogue.database.transactions import plan_for_values
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import bases, cards, revisions
@@ -206,6 +207,7 @@ def bases_listed(session: Session, *, after: str, limit: int, author: str | None
 
 def adapters_listed(session: Session, *, after: str, limit: int, author: str | None = None) -> list[Listed | str]:
     """Adapters after a path, by path, in a constant number of queries; of one that is not served, only its path."""
+    plan_for_values(session)
     newest = newest_number(Adapter.id)
     page = (
         select(Adapter.id, Adapter.path, newest.label("number"))

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.tables import Adapter, Metric, Revision
+from registry.catalogue.database.transactions import plan_for_values
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import browse, order, search_conditions
 from registry.catalogue.tree.old_names import adapter_is_listed, new_name
@@ -78,10 +79,10 @@ def search(
         UsageError: a condition is malformed, or ``after`` is of another order; says the form.
         NotFoundError: there is no such base model; offers the nearest.
     """
+    plan_for_values(session)
     sorting = None if sort is None else _Sorting.parse(sort)
     _check_position(after, numbered=all_revisions or sorting is not None, valued=sorting is not None)
     conditions = [
-        search_conditions.text(session, text) if text else None,
         None if base is None else search_conditions.base(session, base),
         None if tag is None else search_conditions.tag(tag),
         None if rank is None else search_conditions.rank(rank),
@@ -89,11 +90,12 @@ def search(
         None if target is None else search_conditions.target(target),
         None if sorting is None else search_conditions.has_metric(sorting.metric),
         search_conditions.scopes(session),
+        search_conditions.text(session, text) if text else None,  # last, as it takes the longest to look at
     ]
     if base is not None:
         old_names = old_names or new_name(session, Path(base)) is not None
     if not old_names:
-        conditions.append(Condition(adapter_is_listed(session), None, of_adapter=True))
+        conditions.insert(0, Condition(adapter_is_listed(session), None, of_adapter=True))
     query = _Query([one for one in conditions if one is not None], sorting, all_revisions, after, limit)
     keys = query.keys(session)
     found: dict[int, RevisionSummary] = {}
@@ -195,29 +197,29 @@ class _Query:
         if last is not None:
             own.insert(0, order.place_of(last.path) <= PLACE)  # SQLite begins with the first bound that it finds
             held += self._rest(PLACE, Revision.number.expression, None)
-        held.append(Revision.adapter_id == Adapter.id)
-        newest = select(Revision.number).where(*held).correlate(Adapter).order_by(Revision.number.desc())
-        # Of each, no more than fit on the page.
+        newest = select(Revision.number).where(*held, Revision.adapter_id == Adapter.id).correlate(Adapter)
+        newest = newest.order_by(Revision.number.desc())
         most = newest.limit(1).scalar_subquery()
-        least = func.coalesce(newest.offset(limit - 1).limit(1).scalar_subquery(), 0) if self.all_revisions else most
+        columns: list[ColumnElement[Any]] = [Adapter.id.expression, PLACE.label("place"), most.label("most")]
+        if self.all_revisions:  # of each, no more than fit on the page
+            least = newest.offset(limit - 1).limit(1).scalar_subquery()
+            columns.append(func.coalesce(least, 0).label("least"))
         walked = (
-            select(Adapter.id, PLACE.label("place"), least.label("least"), most.label("most"))
+            select(*columns)
             .where(PLACE >= "", *own, most.is_not(None))
             .order_by(PLACE)
             .limit(limit)
             .cte("walked")
             .prefix_with("MATERIALIZED")  # else PostgreSQL reads all revisions of each
         )
+        chosen = [Revision.number == walked.c.most]  # one each, which PostgreSQL has to know
+        if self.all_revisions:
+            chosen = [Revision.number.between(walked.c.least, walked.c.most), *held]
         return (
             select(Revision.id)
             .join(walked, walked.c.id == Revision.adapter_id)
-            .join(Adapter, Adapter.id == walked.c.id)
-            .where(
-                Revision.number.between(walked.c.least, walked.c.most)
-                if self.all_revisions
-                else Revision.number == walked.c.most,  # one each, which PostgreSQL has to know
-                *held,
-            )
+            .join(Adapter, Adapter.id == walked.c.id + 0)  # else PostgreSQL looks for revisions by this one's key alone
+            .where(*chosen)
             .order_by(walked.c.place, Revision.number.desc())
             .limit(limit)
         )

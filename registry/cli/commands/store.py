@@ -43,7 +43,8 @@ def du(
 
     OWN is what deleting an adapter would free: files that others share stay. The totals also show what as many full
     checkpoints of the base model would use, what materialisations use, and what `registry gc` could collect after its
-    grace period. --json also lists the revisions. A token with scopes sees sizes as if nothing else were stored.
+    grace period. --json also lists the revisions. Of more than 10,000 adapters or revisions those with the most OWN are
+    listed; the totals count all. A token with scopes sees sizes as if nothing else were stored.
     """
     with session(url, as_json) as run:
         answer = run.registry.du(path)
@@ -58,8 +59,11 @@ def usage_lines(answer: Usage, width: int | None) -> list[Line]:
         for one in answer.adapters
     ]
     less = f", {answer.full_checkpoints / answer.size:.0f} times as much" if answer.size else ""
+    more = counted(answer.unlisted_adapters, "other adapter")
+    revisions = len(answer.revisions) + answer.unlisted_revisions
     sums = [
-        ("total", [words(f"{size(answer.size)} in {counted(len(answer.revisions), 'revision')}")]),
+        ("unlisted", [words(f"{more}, with less of their own", QUIET)] if answer.unlisted_adapters else []),
+        ("total", [words(f"{size(answer.size)} in {counted(revisions, 'revision')}")]),
         ("full checkpoints", [words(f"would take {size(answer.full_checkpoints)}{less}")]),
         ("materialised", [words(size(answer.materialisations))] if answer.materialisations else []),
         ("collectable", [words(size(answer.collectable))] if answer.collectable else []),

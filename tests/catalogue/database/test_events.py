@@ -25,6 +25,7 @@ from registry.rights import UNLIMITED, Rights
 from registry.schemas import Event
 from registry.schemas.team import EVENT_KINDS
 from tests.catalogue.rows import BOB, TESTER, Writer, rights
+from tests.kit.statements import statements
 
 BEGIN: Final = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -130,6 +131,40 @@ def test_events_of_one_time_are_on_several_pages(database: Database) -> None:
             every = events.recent(session, 100)
             assert paged(session, events.ANY, 1) == paged(session, events.ANY, 2) == list(every)
             assert len({one.subject for one in every}) == len(every)
+
+
+def test_stretches_without_an_event_are_passed_over(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: one statement finds the next that has some, and one these."""
+    monkeypatch.setattr(events, "FEW", 0)
+    outside = ("llama/suppor", "llama/support-a", "llama/supporu", "llama/code@7", "qwen")
+    inside = ("llama/support", "llama/support@1", "llama/support/french", "llama/support/french@2", "llama")
+    subjects = [*inside, *outside, *outside * 10, *inside, *outside * 10]
+    rows = [
+        {"action": "tag", "actor": "bob", "detail": {}, "id": place * 3000, "at": BEGIN + timedelta(hours=place)}
+        for place in range(1, len(subjects) + 1)
+    ]
+    with database.write() as session:
+        for row, subject in zip(rows, subjects, strict=True):
+            row["subject"] = subject
+        session.execute(insert(EventRecord), rows)
+    for path, seen in product((None, *PATHS), SEEN.values()):
+        with database.read(seen) as session:
+            above = [path, *seen.scopes]
+            wanted = [
+                one
+                for one in reversed(rows)
+                if all(about_path(str(one["subject"]), str(each)) for each in above if each is not None)
+                or (one["subject"] == "llama" and path in {None, "llama"})
+            ]
+            found = paged(session, EventFilter(None if path is None else TreePath.parse(path)), 2)
+            assert [(one.at, one.subject) for one in found] == [(one["at"], one["subject"]) for one in wanted]
+    with database.read(SEEN["scoped"]) as session, statements("WITH", "SELECT events.id") as sent:
+        assert len(events.recent(session, 1)) == 1
+    assert len(sent) == 2
+
+
+def about_path(subject: str, path: str) -> bool:
+    return subject == path or subject.startswith((f"{path}/", f"{path}@"))
 
 
 def test_a_position_of_what_is_not_seen_is_refused(eventful: Database) -> None:

@@ -14,8 +14,9 @@ from registry.catalogue.changes import new_base, tags
 from registry.catalogue.database import retry
 from registry.catalogue.database.database import Database, PoolUse
 from registry.catalogue.database.prepared import Prepared, reading
+from registry.catalogue.database.tables import Revision
 from registry.catalogue.team import tokens
-from registry.catalogue.tree import bases, browse, revisions
+from registry.catalogue.tree import bases, browse, repo_rows, revisions, search
 from registry.errors import NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
 from tests.catalogue.rows import BOB, ON_POSTGRESQL, ON_SQLITE, TESTER, Writer
@@ -378,3 +379,18 @@ def test_a_wrong_name_of_a_database(url: str) -> None:
 def test_work_that_finds_nothing(database: Database) -> None:
     with pytest.raises(NotFoundError, match="no base model llama"):
         database.change(lambda session: revisions.find(session, Reference(SUPPORT)))
+
+
+@ON_POSTGRESQL
+def test_lists_are_planned_for_the_values_in_them(filled: Database) -> None:
+    """However often a connection runs them: of others PostgreSQL keeps a plan for all values."""
+    kept = text("SELECT statement FROM pg_prepared_statements")
+    with filled.read() as session:
+        for _ in range(8):
+            session.scalar(select(Revision.id).where(Revision.number == 1).limit(1))
+        assert len(session.execute(kept).all()) == 1
+        for _ in range(8):
+            search.search(session, "message", base="llama", limit=5)
+            repo_rows.adapters_listed(session, after="", limit=5)
+        told = [one for (one,) in session.execute(kept) if "walked" in one or "page" in one or "count" in one]
+    assert told == []

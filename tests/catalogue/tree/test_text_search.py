@@ -20,7 +20,8 @@ from registry.catalogue.store import purge
 from registry.catalogue.tree import revisions, search
 from registry.catalogue.tree.text_search import keys_with_text, trigrams
 from registry.reference import Path, Reference
-from tests.catalogue.rows import ON_POSTGRESQL, ON_SQLITE, TESTER, Writer
+from registry.rights import UNLIMITED
+from tests.catalogue.rows import ON_POSTGRESQL, ON_SQLITE, TESTER, Writer, rights
 
 LETTERS = (
     "aiIAb\u00df\u1e9e\u00e9\u00c9\u015f\u015e\u0130\u0131KkK\u212a\u03c3\u03c2\u03a3\u03a9"
@@ -151,6 +152,18 @@ def test_a_role_that_may_not_create_the_extension(empty_url: str, writer: Writer
         assert keys_with_text(session, "message") is None
         assert [one.reference for one in search.search(session, "MESSAGE OF")] == ["llama/x@1"]
     database.dispose()
+
+
+@ON_POSTGRESQL
+def test_how_common_a_text_is_is_asked_of_all(filled: Database, writer: Writer) -> None:
+    """The newest revisions may all be outside the scopes of a token."""
+    with filled.write() as session:
+        for number in range(6):
+            writer.publish(session, f"llama/new-{number}", f"new {number}")
+    for seen in (UNLIMITED, rights("reader", "llama/none")):
+        with filled.read(seen) as session:
+            assert keys_with_text(session, "message of") is None
+            assert keys_with_text(session, "nowhere") is not None
 
 
 @ON_POSTGRESQL
