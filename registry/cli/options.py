@@ -30,6 +30,15 @@ class FloatType(StrEnum):
     FP32 = "fp32"
 
 
+class EngineChoice(StrEnum):
+    """Values of ``--engine`` and ``--for``: the rows of `registry.engines.rules`."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    PEFT = "peft"
+    TRANSFORMERS = "transformers"
+
+
 class RoleName(StrEnum):
     """Values of ``token create --role``; each includes the rights of those before it."""
 
@@ -111,6 +120,14 @@ MaxError = Annotated[
 ]
 Uniform = Annotated[
     bool, typer.Option("--uniform", help="Pad the composed LoRA with zeros to the same rank in all modules.")
+]
+MaxLoraRank = Annotated[
+    int | None,
+    typer.Option(
+        "--max-lora-rank",
+        metavar="N",
+        help="The largest rank that the engine is started with. Default: the engine's own, 16 for vLLM.",
+    ),
 ]
 WrittenAs = Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")]
 Metrics = Annotated[

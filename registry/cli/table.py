@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "show": "browse.show",
     "diff": "browse.diff",
     "stats": "stats.stats",
+    "check": "check.check",
     "resolve": "browse.resolve",
     "search": "browse.search",
     "tag": "publish.tag",

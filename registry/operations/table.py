@@ -36,6 +36,7 @@ from registry.schemas import (
     TokenCreated,
     Tree,
 )
+from registry.schemas.artifacts import EngineCheck
 from registry.schemas.bundles import Bundle
 from registry.schemas.cards import Card, SetCardRequest
 from registry.schemas.difference import Difference
@@ -43,6 +44,7 @@ from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
     BasesRequest,
+    CheckRequest,
     DeleteBaseRequest,
     DeleteRequest,
     DeleteTreeRequest,
@@ -120,6 +122,11 @@ STATS: Final = Operation(
     name="stats", method="GET", address="/statistics", request=StatisticsRequest, answer=Statistics, right=READER,
     group="browse", refusals=(404,), slow=True,
     about="What each link of a path changed: norms and ranks of the deltas, from the factors alone.",
+)  # fmt: skip
+CHECK: Final = Operation(
+    name="check", method="GET", address="/checks", request=CheckRequest, answer=EngineCheck, right=READER,
+    group="browse", refusals=(404, 410), slow=True,
+    about="Whether an inference engine loads the composed adapter of a revision, or every reason why not.",
 )  # fmt: skip
 RESOLVE: Final = Operation(
     name="resolve", method="GET", address="/resolve", request=ReferenceRequest, answer=Resolved, right=READER,
@@ -339,7 +346,7 @@ DU: Final = Operation(
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, STATS, RESOLVE, SEARCH, EVENTS,
+    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, STATS, CHECK, RESOLVE, SEARCH, EVENTS,
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,

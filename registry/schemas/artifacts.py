@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from registry.schemas.form import ArtifactKind, Dtype, Param, Schema
+from registry.schemas.form import ArtifactKind, Dtype, EngineName, Param, Schema
 from registry.schemas.views import fetched as fetched_line
 
 
@@ -123,3 +123,29 @@ class Verified(Schema):
     exact: bool  # False: compared within the bound, because this machine's arithmetic is another
     files: int
     mismatches: tuple[TensorMismatch, ...]
+
+
+class EngineReason(Schema):
+    """Why an engine can't load an adapter."""
+
+    code: str  # rank, not_composable, or a part: dora, replaced, biases, tokens, embeddings, experts, ...
+    modules: tuple[str, ...]  # modules or parameters that it is about; empty: the whole adapter
+    sentence: str
+    remedy: str
+
+
+class EngineCheck(Schema):
+    """Answer of ``check``: whether an engine loads the composed adapter of a revision."""
+
+    reference: str
+    engine: EngineName
+    version: str  # of the engine, whose rules these are
+    loads: bool
+    reasons: tuple[EngineReason, ...]  # every one; none where it loads
+    rank: int | None  # the largest of a module, which the engine has to accept; None: there is no such adapter
+    max_lora_rank: int | None  # what it was judged by: as asked for, or the engine's default; None: any rank
+    would_do: str  # the command that writes what does load
+
+    def __repr__(self) -> str:
+        verb = "loads" if self.loads else f"does not load ({', '.join(reason.code for reason in self.reasons)})"
+        return f"<EngineCheck {self.reference}: {verb} in {self.engine} {self.version}>"

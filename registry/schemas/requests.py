@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas.form import ArtifactKind, Moment, Param, Schema
+from registry.schemas.form import ArtifactKind, EngineName, Moment, Param, Schema
 
 Ref = Annotated[
     str,
@@ -56,6 +56,18 @@ class StatisticsRequest(Schema):
     """A revision whose path is analysed."""
 
     ref: Ref
+    since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
+
+
+class CheckRequest(Schema):
+    """A revision whose composed adapter an engine is to load."""
+
+    ref: Ref
+    engine: EngineName
+    max_lora_rank: Annotated[
+        int | None,
+        Param(ge=1, le=1 << 20, description="The largest rank that the engine is started with.", examples=("16",)),
+    ] = None
     since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
 
 

@@ -1,21 +1,18 @@
 """Rejects what vLLM can't load before vLLM gets it: vLLM fails late, with the reason in the server's log only.
 
-vLLM's own checks are in ``vllm/lora/peft_helper.py`` (0.33): DoRA, biases, whole modules other than the heads of
-classifiers, and a rank above ``--max-lora-rank``. Rows of ``trainable_token_indices`` are tensors of unknown names to
-it.
+The rules are those of `registry.engines.rules`, as for ``registry check --engine vllm``.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final
+from typing import Final
 
+from registry.engines.checking import engine_check
+from registry.engines.rules import ENGINES
 from registry.errors import AccuracyError, InvalidAdapterError
 from registry.operations.readable import ReadableArtifact
 
-DEFAULT_MAX_RANK: Final = 16  # vLLM's default
-_HEADS: Final = frozenset(["classifier", "score"])  # whole modules that newer versions load and check themselves
-_CONFIG: Final = "adapter_config.json"
+DEFAULT_MAX_RANK: Final = ENGINES["vllm"].rank or 1
 
 
 def rank_for_vllm(reference: str, artifact: ReadableArtifact) -> int:
@@ -24,29 +21,14 @@ def rank_for_vllm(reference: str, artifact: ReadableArtifact) -> int:
     Raises:
         InvalidAdapterError: ``engine_limits``, it has a part that vLLM can't load.
     """
-    config = json.loads(artifact.file(_CONFIG).read())
-    what = _unknown(config)
-    if what is not None:
+    found = engine_check(reference, artifact, "vllm", None)
+    if found.reasons or found.rank is None:
+        said = " ".join(reason.sentence for reason in found.reasons)
         raise InvalidAdapterError(
-            f"{reference} {what}, which vLLM can't load as an adapter; serve the path merged "
-            f"(`registry fetch {reference} --as merged`).",
+            f"vLLM can't load {reference} as an adapter. {said} Serve the path merged (`{found.would_do}`).",
             code="engine_limits",
         )
-    return max([int(config["r"]), *map(int, config["rank_pattern"].values())])
-
-
-def _unknown(config: dict[str, Any]) -> str | None:
-    if config["use_dora"]:
-        return "has DoRA links"
-    saved = sorted(set(config["modules_to_save"] or ()) - _HEADS)
-    if saved:
-        return f"replaces the whole module {saved[0]}"
-    tokens = config.get("trainable_token_indices")
-    if tokens:
-        return f"replaces rows of {min(tokens)} (trainable_token_indices)"
-    if config["bias"] != "none":
-        return "replaces biases"
-    return None
+    return found.rank
 
 
 def too_large(reference: str, rank: int, limit: int) -> InvalidAdapterError:

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.options import As, Json, Kind, MaxError, Rank, Ref, Since, Uniform, Url, WrittenAs
+from registry.cli.options import (
+    As,
+    EngineChoice,
+    Json,
+    Kind,
+    MaxError,
+    MaxLoraRank,
+    Rank,
+    Ref,
+    Since,
+    Uniform,
+    Url,
+    WrittenAs,
+)
 from registry.cli.render.screen import Span
 from registry.cli.render.text import counted, size
 from registry.cli.render.truncation import truncation_line
@@ -27,6 +40,13 @@ def fetch(
     rank: Rank = None,
     max_error: MaxError = None,
     uniform: Uniform = False,
+    engine: Annotated[
+        EngineChoice | None,
+        typer.Option(
+            "--for", help="Write what this engine loads, truncated only with --max-error; refused if there is none."
+        ),
+    ] = None,
+    max_lora_rank: MaxLoraRank = None,
     report: Annotated[
         str | None,
         typer.Option("--report", metavar="FILE", help="Write the errors of the truncation to this JSON file."),
@@ -67,6 +87,8 @@ def fetch(
             dtype=dtype.value if dtype else None,
             force=force,
             base_dir=base_dir,
+            engine=engine.value if engine else None,
+            max_lora_rank=max_lora_rank,
             progress=run.progress,
         )
         run.answer(answer, lambda _width: [(Span(answer.folder),)])
@@ -75,7 +97,10 @@ def fetch(
         run.say(f"{answer.reference} as {answer.kind}: {counted(len(answer.files), 'file')}, {size(total)}, {state}")
         if answer.truncation is not None:
             run.say(truncation_line(answer.truncation))
-            if report is not None:
+        if report is not None:
+            if answer.truncation is None:
+                run.say(f"--report: nothing was truncated, so {report} is not written")
+            else:
                 write_file("--report", report, answer.truncation.model_dump_json(indent=2) + "\n")
         run.notices(answer.notices)
         if answer.kind == "merged" and out is not None:

@@ -7,7 +7,9 @@ from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
-from registry.schemas.requests import StatisticsRequest
+from registry.schemas.artifacts import EngineCheck
+from registry.schemas.form import EngineName
+from registry.schemas.requests import CheckRequest, StatisticsRequest
 from registry.schemas.statistics import Statistics
 
 
@@ -41,3 +43,32 @@ class Analysis(TableCalls):
         """
         with shown(progress) as sink:
             return self._do(table.STATS, asked(StatisticsRequest, ref=ref, since=since), sink)
+
+    def check(
+        self, ref: str, *, engine: EngineName, max_lora_rank: int | None = None, since: str | None = None
+    ) -> EngineCheck:
+        """Whether an engine loads the composed adapter of a revision, or every reason why not.
+
+        Judged by the rules of the engine's version that the answer names, from headers and configurations alone:
+        `registry/engines/rules.py` has them with their sources.
+
+        Args:
+            ref: a revision.
+            engine: ``"vllm"``, ``"sglang"``, ``"peft"`` or ``"transformers"``.
+            max_lora_rank: the largest rank that the engine is started with. None: its default, 16 for vLLM.
+            since: an ancestor: only the links after it, as for `artifact`.
+
+        Raises:
+            NotFoundError: there is no such revision.
+            RetractedError: it, or one that it was trained on, was retracted.
+            UsageError: ``ref`` is a base model, or the engine can't be started with such a rank.
+
+        Example:
+            >>> found = team.check("llama/support/french", engine="vllm", max_lora_rank=1)
+            >>> found.loads, found.rank, [reason.code for reason in found.reasons]
+            (False, 6, ['rank'])
+            >>> found.would_do
+            'registry fetch llama/support/french@1 --for vllm --max-lora-rank 8'
+        """
+        request = asked(CheckRequest, ref=ref, engine=engine, max_lora_rank=max_lora_rank, since=since)
+        return self._do(table.CHECK, request)

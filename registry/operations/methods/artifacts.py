@@ -7,13 +7,16 @@ from os import PathLike
 from pathlib import Path as FilePath
 
 from registry.bars.shown import shown
+from registry.engines.checking import options_for
+from registry.errors import UsageError
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
 from registry.schemas import ArtifactKind, Dtype, Fetched, Materialisation, Materialised, Options, Verified
-from registry.schemas.requests import DropRequest, MaterialisationsRequest, MaterialiseRequest
+from registry.schemas.form import EngineName
+from registry.schemas.requests import CheckRequest, DropRequest, MaterialisationsRequest, MaterialiseRequest
 
 Folder = str | PathLike[str]
 
@@ -98,6 +101,8 @@ class Artifacts(TableCalls):
         dtype: Dtype | None = None,
         force: bool = False,
         base_dir: Folder | None = None,
+        engine: EngineName | None = None,
+        max_lora_rank: int | None = None,
         progress: Progress | bool = False,
     ) -> Fetched:
         """Write an artifact into a folder, with a receipt beside its files.
@@ -109,6 +114,9 @@ class Artifacts(TableCalls):
             force: replace what is in the folder.
             base_dir: the base model's files on this machine: a merged model is then computed here, from the adapters
                 alone, where the registry is a service. Its digests are checked.
+            engine: write what this engine loads, by the rules of `check`: an adapter of one rank where it needs that,
+                truncated only where its rank is above the limit and ``max_error`` allows it.
+            max_lora_rank: the largest rank that the engine is started with. None: its default.
             progress: True shows a bar.
 
         Returns:
@@ -116,6 +124,8 @@ class Artifacts(TableCalls):
 
         Raises:
             ConflictError: ``folder_taken``: the folder holds something else.
+            InvalidAdapterError: ``engine_limits``: there is no adapter that the engine loads; the message says what
+                would do, and nothing is written.
             RegistryError: and what `artifact` raises.
 
         Example:
@@ -125,9 +135,25 @@ class Artifacts(TableCalls):
             True
         """
         options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
+        if engine is not None:
+            ref, options = self._for_engine(ref, options, engine, max_lora_rank)
+        elif max_lora_rank is not None:
+            raise UsageError("--max-lora-rank says how an engine is started; it needs --for.")
         place, weights = (None if one is None else FilePath(one) for one in (out, base_dir))
         with shown(progress) as sink:
             return self._fetch(ref, place, options, force=force, base_dir=weights, progress=sink)
+
+    def _for_engine(
+        self, ref: str, options: Options, engine: EngineName, max_lora_rank: int | None
+    ) -> tuple[str, Options]:
+        """The revision, and the options of its adapter that the engine loads."""
+        if options.kind != "lora":
+            raise UsageError(f"--for is about adapters, not --as {options.kind}: leave one of them out.")
+        if options.rank is not None:
+            raise UsageError("--rank can't be given with --for: the engine's largest rank is --max-lora-rank.")
+        request = asked(CheckRequest, ref=ref, engine=engine, max_lora_rank=max_lora_rank, since=options.since)
+        found = self._do(table.CHECK, request)
+        return found.reference, options_for(options, found)
 
     def verify(self, folder: Folder, *, progress: Progress | bool = False) -> Verified:
         """Check a fetched folder against its receipt and, by computing it again, against the registry.

@@ -16,9 +16,11 @@ from registry.operations.operation import Part, part
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, DeletedRevision, Event, Resolved, RevisionSummary, Shown, Tree
+from registry.schemas.artifacts import EngineCheck
 from registry.schemas.difference import Difference
 from registry.schemas.requests import (
     BasesRequest,
+    CheckRequest,
     DiffRequest,
     EventsRequest,
     PathRequest,
@@ -90,6 +92,13 @@ def _stats(deployment: Deployment, request: StatisticsRequest, progress: Progres
     from registry.services.statistics import statistics
 
     return statistics(deployment, request.ref, request.since, progress)
+
+
+@does(table.CHECK)
+def _check(deployment: Deployment, request: CheckRequest, _progress: Progress) -> EngineCheck:
+    from registry.services.engine_checks import check
+
+    return check(deployment, request)
 
 
 @does(table.RESOLVE)

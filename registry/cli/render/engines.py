@@ -1,0 +1,23 @@
+"""Renders whether an engine loads an adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from registry.cli.render.screen import BEHIND, REFERENCE, Line, Span, fields, phrase, words
+
+if TYPE_CHECKING:
+    from registry.schemas.artifacts import EngineCheck
+
+
+def check_lines(found: EngineCheck, width: int | None) -> list[Line]:
+    """Yes, or no with every reason; and the command that writes what loads."""
+    limit = "any rank" if found.max_lora_rank is None else f"at most {found.max_lora_rank}"
+    pairs = [
+        ("engine", [words(f"{found.engine} {found.version}")]),
+        ("loads", [words("yes" if found.loads else "no", "" if found.loads else BEHIND)]),
+        ("rank", [words("-" if found.rank is None else f"{found.rank} of {limit}")]),
+        *((reason.code, [words(f"{reason.sentence} {reason.remedy}")]) for reason in found.reasons),
+        ("would do", [[phrase(found.would_do)]]),
+    ]
+    return [(Span(found.reference, REFERENCE),), *fields(pairs, width)]

@@ -1,0 +1,192 @@
+"""Whether an engine loads an adapter: yes, or no with every reason and what would do."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from registry.engines.parts import NOTHING, AdapterFiles, BaseFacts, Parts, parts_of
+from registry.engines.rules import ENGINES, Engine, Part
+from registry.errors import InvalidAdapterError, UsageError
+from registry.schemas.artifacts import EngineCheck, EngineReason, Options
+from registry.schemas.form import EngineName
+
+_SAYS: Final[dict[Part, str]] = {
+    "dora": "has DoRA links (magnitudes)",
+    "replaced": "replaces the whole module {}",
+    "biases": "replaces biases ({})",
+    "tokens": "replaces rows of {} (trainable_token_indices)",
+    "tied_tokens": "replaces rows of {}, which is tied to another module,",
+    "embeddings": "adapts the embedding {}",
+    "convolutions": "adapts the convolution {}",
+    "attention": "adapts the fused attention {}",
+    "experts": "adapts experts that share one tensor, {},",
+    "half_experts": "adapts one of two parameters of {}",
+    "conv1d": "adapts {}, a Conv1D of transformers,",
+    "pattern": "has to give its {} as a pattern",
+    "modules": "adapts {}",
+    "together": "adapts {} alone",
+}
+_MERGED: Final = "Serve the path merged."
+
+
+def check_limit(engine: EngineName, limit: int | None) -> int | None:
+    """The largest rank that an engine is started with, its own default where none is given.
+
+    Raises:
+        UsageError: the engine has no such limit, or can't be started with this one.
+    """
+    row = ENGINES[engine]
+    if limit is None:
+        return row.rank
+    if not row.takes_limit:
+        raise UsageError(f"--max-lora-rank is an option of vLLM and SGLang; {row.title} loads any rank: leave it out.")
+    if row.slots and limit not in row.slots:
+        raise UsageError(
+            f"{row.title} can't be started with --max-lora-rank {limit}: it has slots for the ranks "
+            f"{', '.join(map(str, row.slots))}; give one of them."
+        )
+    return limit
+
+
+def engine_check(
+    reference: str,
+    adapter: AdapterFiles,
+    engine: EngineName,
+    limit: int | None,
+    *,
+    base: BaseFacts = NOTHING,
+    since: str | None = None,
+) -> EngineCheck:
+    """Judge a composed adapter by the rules of an engine.
+
+    Args:
+        reference: PATH@N, which the adapter was composed for.
+        adapter: its files; of the weights only the header is read.
+        engine: the engine.
+        limit: the largest rank that the engine is started with. None: any.
+        base: what is known of the base model; what depends on more is no reason.
+        since: the ancestor that the adapter goes on, if it is not the base model.
+    """
+    row, parts = ENGINES[engine], parts_of(adapter, base)
+    return _answer(reference, row, tuple(_reasons(row, parts, limit, base)), parts.rank, limit, since)
+
+
+def not_composable(reference: str, engine: EngineName, problem: str, limit: int | None) -> EngineCheck:
+    """The answer for a path that no single adapter equals."""
+    reason = EngineReason(code="not_composable", modules=(), sentence=problem, remedy=_MERGED)
+    return _answer(reference, ENGINES[engine], (reason,), None, limit, None)
+
+
+def _answer(
+    reference: str,
+    row: Engine,
+    reasons: tuple[EngineReason, ...],
+    rank: int | None,
+    limit: int | None,
+    since: str | None,
+) -> EngineCheck:
+    return EngineCheck(
+        reference=reference,
+        engine=row.name,
+        version=row.version,
+        loads=not reasons,
+        reasons=reasons,
+        rank=rank,
+        max_lora_rank=limit,
+        would_do=_would_do(f"{reference} --since {since}" if since else reference, row, reasons, rank, limit),
+    )
+
+
+def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> Iterator[EngineReason]:
+    if limit is not None and parts.rank > limit:
+        yield EngineReason(
+            code="rank",
+            modules=(),
+            sentence=f"It has rank {parts.rank} but {row.title} accepts at most {limit}.",
+            remedy=_remedy_of_rank(row, parts.rank),
+        )
+    for part, rule in row.rules.items():
+        if part == "together":
+            found = _alone(row, parts)
+        else:
+            found = [one for one in parts.modules.get(part, ()) if one.rpartition(".")[2] not in rule.but_for]
+        if not found or (rule.but_on and (base.model_type is None or base.model_type in rule.but_on)):
+            continue
+        what = _SAYS[part].format(_few(found))
+        sentence = f"It {what}, which {row.title} {row.version} can't load: {rule.why} ({rule.source})."
+        yield EngineReason(code=part, modules=tuple(found), sentence=sentence, remedy=_MERGED)
+
+
+def _alone(row: Engine, parts: Parts) -> list[str]:
+    """Modules that lack one beside them that the engine stacks them with."""
+    linear = set(parts.modules.get("modules", ()))
+    return sorted(name for name in linear if _lacks(name, row, linear))
+
+
+def _lacks(name: str, row: Engine, linear: Collection[str]) -> bool:
+    parent, _, leaf = name.rpartition(".")
+    return any(f"{parent}.{other}" not in linear for other in row.together.get(leaf, ()))
+
+
+def _few(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _slot(row: Engine, rank: int) -> int | None:
+    """The smallest limit that an engine can be started with and that takes a rank."""
+    return next((slot for slot in row.slots if slot >= rank), None) if row.slots else rank
+
+
+def _remedy_of_rank(row: Engine, rank: int) -> str:
+    slot = _slot(row, rank)
+    larger = "" if slot is None else f"Start {row.title} with --max-lora-rank {slot}, or allow"
+    return f"{larger or 'Allow'} an error with --max-error, such as 0.05, to have the adapter truncated."
+
+
+def _would_do(
+    reference: str, row: Engine, reasons: tuple[EngineReason, ...], rank: int | None, limit: int | None
+) -> str:
+    if any(reason.code != "rank" for reason in reasons):
+        return f"registry fetch {reference.partition(' ')[0]} --as merged"
+    fetch = f"registry fetch {reference} --for {row.name}"
+    needed = limit
+    if reasons and rank is not None:
+        needed = _slot(row, rank)
+        if needed is None:
+            return f"{fetch} --max-lora-rank {limit} --max-error 0.05"
+    return fetch if needed == row.rank else f"{fetch} --max-lora-rank {needed}"
+
+
+def options_for(options: Options, found: EngineCheck) -> Options:
+    """The options of the artifact that an engine loads, by its check: filled up, and truncated where that is asked for.
+
+    ``options.max_error`` allows a truncation of what is above the limit; the rest is exact, whatever error is allowed.
+
+    Raises:
+        InvalidAdapterError: ``engine_limits``, there is no such adapter.
+    """
+    others = [reason for reason in found.reasons if reason.code != "rank"]
+    truncates = not found.loads and options.max_error is not None
+    if others or (not found.loads and not truncates):
+        raise refusal(found)
+    return options.model_copy(
+        update={
+            "uniform": ENGINES[found.engine].uniform,
+            "rank": found.max_lora_rank if truncates else None,
+            "max_error": options.max_error if truncates else None,
+        }
+    )
+
+
+def refusal(found: EngineCheck) -> InvalidAdapterError:
+    """The error for an adapter that an engine can't load."""
+    return InvalidAdapterError(f"{told(found)} What would do: `{found.would_do}`.", code="engine_limits")
+
+
+def told(found: EngineCheck) -> str:
+    """Every reason in a sentence, with its remedy once."""
+    title = ENGINES[found.engine].title
+    remedies = dict.fromkeys(reason.remedy for reason in found.reasons)
+    said = " ".join(reason.sentence for reason in found.reasons)
+    return f"{title} {found.version} can't load {found.reference}. {said} {' '.join(remedies)}"
