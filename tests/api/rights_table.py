@@ -90,6 +90,8 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.DELETE_BASE: Call("all", {"name": "tiny", "dry_run": "true"}),
     table.UNDELETE_BASE: Call("all", body={"ref": "tiny"}),
     table.DIFF: Call("path", {"a": "{path}", "b": "{path}"}),
+    table.STATS: Call("path", {"ref": "{path}"}),
+    table.CHECK: Call("path", {"ref": "{path}", "engine": "vllm"}),
     table.RESOLVE: Call("path", {"ref": "{path}"}),
     table.SEARCH: Call("any"),
     table.TAG: Call("path", body={"ref": "{path}", "tag": "new"}),
