@@ -50,6 +50,14 @@ _REVISION: Final = {
     "retracted": None,
 }
 _USE: Final = {"last_used_at": _AT, "uses": 12, "by_interface": {"fetch": 4, "hub": 7, "vllm": 1}, "tokens": 2}
+_REASON: Final = {
+    "code": "rank",
+    "modules": [],
+    "sentence": "It has rank 24 but vLLM accepts at most 16.",
+    "remedy": "Start vLLM with --max-lora-rank 32, or allow an error with --max-error, such as 0.05, to have the "
+    "adapter truncated.",
+    "source": "vllm/config/lora.py (LoRAConfig.max_lora_rank, MaxLoRARanks)",
+}
 _PUBLISH: Final = {
     "path": "llama/support",
     "parent": None,
@@ -357,6 +365,17 @@ EXAMPLES: Final[dict[str, Any]] = {
     },
     "FileDifference": {"path": "README.md", "a": None, "b": {"path": "README.md", "size": 120, "digest": _OTHER}},
     "LineageDifference": {"common": _LINEAGE[0], "a": [_LINEAGE[1]], "b": [], "pinned": []},
+    "EngineReason": _REASON,
+    "EngineCheck": {
+        "reference": "llama/support@3",
+        "engine": "vllm",
+        "version": "0.33.0",
+        "loads": False,
+        "reasons": [_REASON],
+        "rank": 24,
+        "max_lora_rank": 16,
+        "would_do": "registry fetch llama/support@3 --for vllm --max-lora-rank 32",
+    },
     "Difference": {
         "a": _REVISION,
         "b": _REVISION,

@@ -74,7 +74,7 @@ def engine_check(
 
 def not_composable(reference: str, engine: EngineName, problem: str, limit: int | None) -> EngineCheck:
     """The answer for a path that no single adapter equals."""
-    reason = EngineReason(code="not_composable", modules=(), sentence=problem, remedy=_MERGED)
+    reason = EngineReason(code="not_composable", modules=(), sentence=problem, remedy=_MERGED, source="")
     return _answer(reference, ENGINES[engine], (reason,), None, limit, None)
 
 
@@ -105,6 +105,7 @@ def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> I
             modules=(),
             sentence=f"It has rank {parts.rank} but {row.title} accepts at most {limit}.",
             remedy=_remedy_of_rank(row, parts.rank),
+            source=row.rank_source,
         )
     for part, rule in row.rules.items():
         if part == "together":
@@ -114,8 +115,8 @@ def _reasons(row: Engine, parts: Parts, limit: int | None, base: BaseFacts) -> I
         if not found or (rule.but_on and (base.model_type is None or base.model_type in rule.but_on)):
             continue
         what = _SAYS[part].format(_few(found))
-        sentence = f"It {what}, which {row.title} {row.version} can't load: {rule.why} ({rule.source})."
-        yield EngineReason(code=part, modules=tuple(found), sentence=sentence, remedy=_MERGED)
+        sentence = f"It {what}, which {row.title} {row.version} can't load: {rule.why}."
+        yield EngineReason(code=part, modules=tuple(found), sentence=sentence, remedy=_MERGED, source=rule.source)
 
 
 def _alone(row: Engine, parts: Parts) -> list[str]:
@@ -133,13 +134,13 @@ def _few(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _slot(row: Engine, rank: int) -> int | None:
+def _startable(row: Engine, rank: int) -> int | None:
     """The smallest limit that an engine can be started with and that takes a rank."""
     return next((slot for slot in row.slots if slot >= rank), None) if row.slots else rank
 
 
 def _remedy_of_rank(row: Engine, rank: int) -> str:
-    slot = _slot(row, rank)
+    slot = _startable(row, rank)
     larger = "" if slot is None else f"Start {row.title} with --max-lora-rank {slot}, or allow"
     return f"{larger or 'Allow'} an error with --max-error, such as 0.05, to have the adapter truncated."
 
@@ -152,7 +153,7 @@ def _would_do(
     fetch = f"registry fetch {reference} --for {row.name}"
     needed = limit
     if reasons and rank is not None:
-        needed = _slot(row, rank)
+        needed = _startable(row, rank)
         if needed is None:
             return f"{fetch} --max-lora-rank {limit} --max-error 0.05"
     return fetch if needed == row.rank else f"{fetch} --max-lora-rank {needed}"

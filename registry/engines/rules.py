@@ -38,6 +38,7 @@ class Engine:
     version: str
     rules: Mapping[Part, Rule]
     rank: int | None = None  # the largest rank that it takes unless it is started with more; None: any
+    rank_source: str = ""  # file of the engine, and what in it
     slots: tuple[int, ...] = ()  # the only ranks that it can be started with; empty: any
     uniform: bool = False  # it counts on one rank for all modules, so adapters are filled up with zeros for it
     takes_limit: bool = False  # it is started with a largest rank
@@ -51,8 +52,9 @@ _VLLM: Final = Engine(
     "vllm",
     "vLLM",
     "0.33.0",
-    rank=16,  # vllm/config/lora.py (LoRAConfig.max_lora_rank)
-    slots=(1, 8, 16, 32, 64, 128, 256, 320, 512),  # vllm/config/lora.py (MaxLoRARanks)
+    rank=16,
+    rank_source="vllm/config/lora.py (LoRAConfig.max_lora_rank, MaxLoRARanks)",
+    slots=(1, 8, 16, 32, 64, 128, 256, 320, 512),
     uniform=True,  # versions before rank_pattern was read take `r` for every module
     takes_limit=True,
     rules={
@@ -88,7 +90,8 @@ _SGLANG: Final = Engine(
     "SGLang",
     "0.5.23",
     uniform=True,  # sglang/srt/lora/mem_pool.py (load_lora_weight_tensor) takes `r` for every module
-    takes_limit=True,  # sglang/srt/arg_groups/fields/lora.py (max_lora_rank): that of the first adapters otherwise
+    takes_limit=True,  # where it is not given, that of the adapters it is started with
+    rank_source="sglang/srt/lora/mem_pool.py (can_support) and sglang/srt/arg_groups/fields/lora.py (max_lora_rank)",
     together={  # sglang/srt/lora/lora.py (normalize_qkv_proj, normalize_gate_up_proj)
         "q_proj": ("v_proj",),
         "k_proj": ("q_proj", "v_proj"),

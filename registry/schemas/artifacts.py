@@ -132,6 +132,7 @@ class EngineReason(Schema):
     modules: tuple[str, ...]  # modules or parameters that it is about; empty: the whole adapter
     sentence: str
     remedy: str
+    source: str  # where the engine's code says so; empty: it is no rule of the engine
 
 
 class EngineCheck(Schema):

@@ -14,11 +14,23 @@ from registry.api import about, health
 from registry.api.examples import EXAMPLES
 from registry.api.openapi import body_schema, describe, json_routes
 from registry.app import service_app
-from registry.schemas import bundles, cards, difference, jobs, protocol, receipt, renaming, requests, transfer, usage
+from registry.schemas import (
+    artifacts,
+    bundles,
+    cards,
+    difference,
+    jobs,
+    protocol,
+    receipt,
+    renaming,
+    requests,
+    transfer,
+    usage,
+)
 from tests.kit.library import Library
 
 MODULES = (
-    *(schemas, bundles, cards, difference, jobs, protocol, receipt, renaming, requests, transfer, usage),
+    *(schemas, artifacts, bundles, cards, difference, jobs, protocol, receipt, renaming, requests, transfer, usage),
     *(about, health),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}

@@ -246,6 +246,8 @@ def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None
         "dtype": "fp16",
         "force": True,
         "base_dir": "/models/llama",
+        "engine": None,
+        "max_lora_rank": None,
     }
 
 

@@ -19,7 +19,7 @@ def check(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Tell whether an inference engine loads the composed adapter of a reference.
+    """Tell whether an engine loads the adapter of a reference.
 
     Prints yes, or no with every reason and the command that writes what does load. Reads no weights. Exits with 4 if
     the answer is no.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from registry.cli.render.screen import BEHIND, REFERENCE, Line, Span, fields, phrase, words
+from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, words
 
 if TYPE_CHECKING:
-    from registry.schemas.artifacts import EngineCheck
+    from registry.schemas.artifacts import EngineCheck, EngineReason
 
 
 def check_lines(found: EngineCheck, width: int | None) -> list[Line]:
@@ -17,7 +18,13 @@ def check_lines(found: EngineCheck, width: int | None) -> list[Line]:
         ("engine", [words(f"{found.engine} {found.version}")]),
         ("loads", [words("yes" if found.loads else "no", "" if found.loads else BEHIND)]),
         ("rank", [words("-" if found.rank is None else f"{found.rank} of {limit}")]),
-        *((reason.code, [words(f"{reason.sentence} {reason.remedy}")]) for reason in found.reasons),
+        *(pair for reason in found.reasons for pair in _reason(reason)),
         ("would do", [[phrase(found.would_do)]]),
     ]
     return [(Span(found.reference, REFERENCE),), *fields(pairs, width)]
+
+
+def _reason(reason: EngineReason) -> Iterator[tuple[str, list[list[Span]]]]:
+    yield reason.code, [words(f"{reason.sentence} {reason.remedy}")]
+    if reason.source:
+        yield "", [words(reason.source, QUIET)]

@@ -11,6 +11,7 @@ from typing import Final
 from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
 from tests.house.planted.checks import CHECKS
 from tests.house.planted.composed import COMPOSED, TRUNCATION
+from tests.house.planted.engines import ENGINES
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.norms import NORMS
@@ -30,6 +31,7 @@ MUTANTS: Final = (
     *TRUNCATION,
     *REGISTRY,
     *NORMS,
+    *ENGINES,
     *USES,
     *VIEWS,
     *VERSIONS,
