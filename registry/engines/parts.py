@@ -13,7 +13,7 @@ CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
 _LEAD: Final = "base_model.model."
 _LENGTH: Final = 8  # bytes before a safetensors header, which say how long it is
-_FACTORS: Final = (".lora_A.weight", ".lora_B.weight")
+_PAIR: Final = (".lora_A.weight", ".lora_B.weight")
 _EMBEDDING: Final = (".lora_embedding_A", ".lora_embedding_B")
 _INNER: Final = ".base_layer"
 
@@ -77,7 +77,7 @@ def _of_pairs(config: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[Part
     experts = set(config.get("target_parameters") or ())
     parents = [name.rpartition(".")[0] for name in experts]
     holders = set(parents)
-    pairs = {name.removesuffix(_FACTORS[0]): len(shape) for name, shape in shapes.items() if name.endswith(_FACTORS[0])}
+    pairs = {name.removesuffix(_PAIR[0]): len(shape) for name, shape in shapes.items() if name.endswith(_PAIR[0])}
     attention = {name.partition(_INNER)[0] for name in pairs if _INNER in name} - holders
     plain = {name: rank for name, rank in pairs.items() if name.partition(_INNER)[0] not in attention | holders}
     convolutions = {name for name, dimensions in plain.items() if dimensions > 2}
