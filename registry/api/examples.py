@@ -50,6 +50,37 @@ _REVISION: Final = {
     "retracted": None,
 }
 _USE: Final = {"last_used_at": _AT, "uses": 12, "by_interface": {"fetch": 4, "hub": 7, "vllm": 1}, "tokens": 2}
+_FIGURES: Final[dict[str, Any]] = {
+    "rank": 2,
+    "energy": 5.0,
+    "frobenius": 2.236,
+    "spectral": 2.0,
+    "stable_rank": 1.25,
+    "effective_rank": 1.65,
+    "rank90": 2,
+    "rank95": 2,
+    "rank99": 2,
+    "relative_frobenius": 0.012,
+    "relative_spectral": 0.011,
+}
+_MODULE: Final[dict[str, Any]] = {
+    **_FIGURES,
+    "module": "model.layers.0.self_attn.q_proj",
+    "kind": "self_attn.q_proj",
+    "depth": 0,
+    "scaled": False,
+    "replaced": False,
+    "experts": [],
+}
+_GROUP: Final[dict[str, Any]] = {"name": "self_attn.q_proj", "modules": 1, "energy": 5.0, "share": 1.0}
+_DELTA: Final[dict[str, Any]] = {
+    **_FIGURES,
+    "modules": [_MODULE],
+    "kinds": [_GROUP],
+    "depths": [{**_GROUP, "name": "0"}],
+    "energy_by_rank": [0.8, 1.0],
+    "others": [],
+}
 _REASON: Final = {
     "code": "rank",
     "modules": [],
@@ -365,6 +396,18 @@ EXAMPLES: Final[dict[str, Any]] = {
     },
     "FileDifference": {"path": "README.md", "a": None, "b": {"path": "README.md", "size": 120, "digest": _OTHER}},
     "LineageDifference": {"common": _LINEAGE[0], "a": [_LINEAGE[1]], "b": [], "pinned": []},
+    "ExpertStatistics": {**_FIGURES, "expert": 0},
+    "ModuleStatistics": _MODULE,
+    "GroupStatistics": _GROUP,
+    "OtherChange": {"name": "lm_head", "how": "replaced"},
+    "DeltaStatistics": _DELTA,
+    "LinkStatistics": {"reference": "llama/support@3", "delta": _DELTA},
+    "Statistics": {
+        "reference": "llama/support@3",
+        "since": "llama",
+        "links": [{"reference": "llama/support@3", "delta": _DELTA}],
+        "path": _DELTA,
+    },
     "EngineReason": _REASON,
     "EngineCheck": {
         "reference": "llama/support@3",

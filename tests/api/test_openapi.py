@@ -24,14 +24,15 @@ from registry.schemas import (
     receipt,
     renaming,
     requests,
+    statistics,
     transfer,
     usage,
 )
 from tests.kit.library import Library
 
 MODULES = (
-    *(schemas, artifacts, bundles, cards, difference, jobs, protocol, receipt, renaming, requests, transfer, usage),
-    *(about, health),
+    *(schemas, artifacts, bundles, cards, difference, jobs, protocol, receipt, renaming, requests, statistics),
+    *(transfer, usage, about, health),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}
 

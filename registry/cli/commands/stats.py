@@ -26,7 +26,7 @@ def stats(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show what each link changed, and how much rank it needs for that.
+    """Show what each link changed and the rank it needs.
 
     The figures come from the factors alone: no weight of the base model is read. They are kept with the revision.
     """
