@@ -26,6 +26,10 @@ ADDED = [
     if not recipe.dora and not recipe.replaced and not recipe.tokens and recipe.bias == "none"
 ]
 """Variants that only add products."""
+QUICK = {next(one for one in ADDED if one[0] == kind) for kind in VARIANTS} | {
+    ("llama", "patterns"), ("tied llama", "kept"), ("gpt2", "lora bias"), ("mixtral", "one of each")
+}  # fmt: skip
+TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.slow) for one in ADDED]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +147,7 @@ def largest(dense: Mapping[str, list[Array]]) -> float:
     return max((float(np.linalg.norm(matrix)) for matrices in dense.values() for matrix in matrices), default=0.0)
 
 
-@pytest.mark.parametrize(("kind", "name"), [pytest.param(*one, id="-".join(one)) for one in ADDED])
+@pytest.mark.parametrize(("kind", "name"), TRIED)
 def test_links_and_their_path_are_what_dense_matrices_say(shelf: Shelf, kind: str, name: str) -> None:
     """A plain link, then the variant: each alone, and both together."""
     plain = next(iter(VARIANTS[kind].values()))
