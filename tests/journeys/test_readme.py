@@ -133,6 +133,15 @@ def test_the_next_five_commands(after_the_demo: Path) -> None:
     assert "shop-lora" in out
 
 
+@pytest.mark.slow
+def test_what_a_link_changed_and_who_loads_it(after_the_demo: Path) -> None:
+    environment = f"export REGISTRY_URL='{after_the_demo / 'demo-registry'}'\n"
+    out = _shell(environment + _block("registry stats"), after_the_demo)
+    assert "the path " in out
+    assert "loads     yes" in out
+    assert (after_the_demo / "change.svg").read_text().startswith("<svg ")
+
+
 def test_every_target_that_the_readme_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = {name for block in _blocks("") for name in re.findall(r"^make ([a-z-]+)", block, flags=re.MULTILINE)}
