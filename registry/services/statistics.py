@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
@@ -9,7 +10,7 @@ from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import links as link_rows
 from registry.catalogue.tree import statistics as rows
 from registry.catalogue.tree.statistics import Key
-from registry.errors import UsageError
+from registry.errors import UnavailableError, UsageError
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas.statistics import DeltaStatistics, LinkStatistics, Statistics
@@ -18,6 +19,8 @@ from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.tensors.factors.slots import Slot
+
+log = logging.getLogger(__name__)
 
 
 def statistics(deployment: Deployment, ref: str, since: str | None, progress: Progress) -> Statistics:
@@ -50,14 +53,20 @@ def statistics(deployment: Deployment, ref: str, since: str | None, progress: Pr
     made = _computed(deployment, path, spans, norms, progress)
     found |= {key: made[span] for key, span in missing.items()}
     if missing:
-        new = {key: found[key] for key in missing}
-        deployment.change(lambda session: rows.keep(session, new, relative=norms is not None))
+        _keep(deployment, {key: found[key] for key in missing}, relative=norms is not None)
     return Statistics(
         reference=path.reference,
         since=path.links[first - 1].reference if first else path.base.name,
         links=tuple(LinkStatistics(reference=path.links[n].reference, delta=found[Key(ids[n], "link")]) for n in seen),
         path=made[first, len(ids)] if whole is None else found[whole],
     )
+
+
+def _keep(deployment: Deployment, made: Mapping[Key, DeltaStatistics], *, relative: bool) -> None:
+    try:
+        deployment.change(lambda session: rows.keep(session, made, relative=relative))
+    except UnavailableError as error:  # such as a folder that this user may only read: computed again the next time
+        log.debug("statistics are not kept: %s", error)
 
 
 def _loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedPath, list[int], int]:

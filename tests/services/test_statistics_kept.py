@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from registry.catalogue.database.database import Database
 from registry.catalogue.tree import statistics as rows
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, UnavailableError
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
@@ -184,6 +185,19 @@ def test_retracted_revisions_have_statistics(registry: Registry, base: Base) -> 
     registry.retract("net/one@1", reason="wrong data")
     assert registry.stats("net/one/two") == before
     assert registry.stats("net/one/two/three").path.rank == 6
+
+
+@EMBEDDED
+def test_a_registry_that_cannot_be_written_is_analysed(
+    registry: Registry, base: Base, computed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_only = UnavailableError("The database can't be written.", code="read_only")
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "change", lambda *_, **__: (_ for _ in ()).throw(read_only))
+        before = registry.stats("net/one")
+    computed.clear()
+    assert registry.stats("net/one") == before
+    assert computed == [(0, 1)]  # nothing was kept
 
 
 @INSIDE
