@@ -72,14 +72,15 @@ def _keep(deployment: Deployment, made: Mapping[Key, DeltaStatistics], *, relati
 def _loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedPath, list[int], int]:
     """The path, the keys of its revisions, and the number of its first link that counts."""
     reference = Reference.parse(ref)
-    if reference.path.is_base:
-        raise UsageError(
-            f"{ref} is a base model, which no link has changed yet: name an adapter. `registry tree "
-            f"{reference.path.base}` lists those on it."
-        )
     with deployment.read() as session:
+        base = base_rows.get(session, reference.path.base)
+        if reference.path.is_base:
+            raise UsageError(
+                f"{ref} is a base model, which no link has changed yet: name an adapter. `registry tree {base.name}` "
+                "lists those on it."
+            )
         found = link_rows.links(session, reference)
-        path = path_of(base_rows.get(session, reference.path.base), found, with_retracted=True)
+        path = path_of(base, found, with_retracted=True)
         ancestor = None if since is None else path_in(session, Reference.parse(since))
     first = 0 if ancestor is None else len(path.links) - len(path.since(ancestor))
     return path, [one.revision.id for one in found], first

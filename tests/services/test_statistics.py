@@ -237,8 +237,9 @@ def test_since_an_ancestor(shelf: Shelf) -> None:
         shelf.registry.stats(first, since=ref)
     with pytest.raises(UsageError, match="is a base model, which no link has changed yet"):
         shelf.registry.stats("llama")
-    with pytest.raises(NotFoundError):
-        shelf.registry.stats("llama/nothing")
+    for nothing in ("llama/nothing", "nothing", "nothing/at-all"):
+        with pytest.raises(NotFoundError):
+            shelf.registry.stats(nothing)
 
 
 def test_depths_and_kinds(shelf: Shelf) -> None:
