@@ -15,12 +15,12 @@ _COLLECT_AFTER: Final = 200_000
 
 def main() -> NoReturn:
     """Run this process's command line and exit with its code."""
-    gc.set_threshold(_COLLECT_AFTER)
-    # An interpreter that ends looks through everything several times: a quarter of the time of a short command.
-    atexit.register(gc.freeze)
-    # Looking for plugins of pydantic is reading the metadata of every installed package; set to "", they are loaded.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
+        gc.set_threshold(_COLLECT_AFTER)
+        # An interpreter that ends looks through everything several times: a quarter of the time of a short command.
+        atexit.register(gc.freeze)
+        # Finding plugins of pydantic is reading the metadata of every installed package; set to "", they are loaded.
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
         _fill_closed()
         for stream in (sys.stdout, sys.stderr):
             # A locale that can't encode a character must not end a command.
