@@ -79,10 +79,12 @@ def test_jobs_run_once_on_postgresql_and_s3(
     engine = create_engine(postgres_migrated_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT attempts FROM operations WHERE kind = 'materialise'"))
-        attempts = {row.attempts for row in rows}
+        attempts = [row.attempts for row in rows]
         events = connection.execute(text("SELECT count(*) FROM events WHERE action = 'materialise'")).scalar()
     engine.dispose()
-    assert (attempts, events) == ({1}, 6)
+    # Nobody took over what another one did: whoever began a second time says that the first was put off.
+    retried = [line for line in service.log if " is retried: " in line]
+    assert (len(attempts), sum(attempts), events) == (6, 6 + len(retried), 6), retried
     assert service.stop() == 0
 
 
