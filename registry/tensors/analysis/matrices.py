@@ -28,9 +28,9 @@ class ChangedMatrix:
     in_features: int
     slots: tuple[Slot, ...]  # where the base's files hold it, all of it; none where they lack it
 
-    def pairs(self, since: int, until: int | None = None) -> StackedPairs:
-        """The pairs of the links from number ``since`` to before number ``until``."""
-        steps = ((out, _between(program, since, until)) for out, program in self.programs)
+    def pairs(self, since: int) -> StackedPairs:
+        """The pairs of the links from number ``since`` on."""
+        steps = ((out, program.since(since)) for out, program in self.programs)
         return stacked(steps, self.out_features, self.in_features)
 
     def steps(self, since: int) -> tuple[Step, ...]:
@@ -125,7 +125,3 @@ class _Sorting:
         if target is None or target.module not in self.paths.tied:
             return False
         return self.table.tie_group(target.module)[0] != target.module
-
-
-def _between(program: Program, since: int, until: int | None) -> tuple[Step, ...]:
-    return tuple(step for step in program.since(since) if until is None or step.link < until)
