@@ -81,6 +81,7 @@ _DELTA: Final[dict[str, Any]] = {
     "energy_by_rank": [0.8, 1.0],
     "others": [],
 }
+_KEPT = {"name": "lm_head.weight", "how": "replaced", "moved": False}
 _REASON: Final = {
     "code": "rank",
     "modules": [],
@@ -407,6 +408,18 @@ EXAMPLES: Final[dict[str, Any]] = {
         "since": "llama",
         "links": [{"reference": "llama/support@3", "delta": _DELTA}],
         "path": _DELTA,
+    },
+    "RebasedValue": _KEPT,
+    "Rebased": {
+        "reference": "llama/support/french@1",
+        "parent": "llama/support@2",
+        "onto": "llama/support@3",
+        "moved": _DELTA,
+        "own_frobenius": 2.5,
+        "values": [_KEPT],
+        "refused": None,
+        "revision": _REVISION,
+        "created": True,
     },
     "EngineReason": _REASON,
     "EngineCheck": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from registry.errors import NotFoundError
+from registry.errors import NotFoundError, UsageError
 from registry.operations import table
 from registry.operations.arguments import asked, check_limit
 from registry.operations.methods.table_calls import TableCalls
@@ -47,6 +47,7 @@ class Browsing(TableCalls):
         depth: int | None = None,
         limit: int | None = None,
         after: str | None = None,
+        behind: bool = False,
     ) -> Tree:
         """Adapters as a tree, each with its newest revision.
 
@@ -56,12 +57,14 @@ class Browsing(TableCalls):
             depth: only so many levels below ``path``, or below the base models; what was cut has ``more``.
             limit: at most so many adapters, and what is above the first of them. None: all.
             after: only adapters that come after this one: ``next`` of the page before.
+            behind: only what is on an old revision of its parent, or below such, and what is above it; not in pages.
 
         Returns:
             A tree that ``print`` shows indented and a notebook shows as a table.
 
         Raises:
             NotFoundError: there is nothing at ``path``.
+            UsageError: ``behind`` with ``limit`` or ``after``.
 
         Example:
             >>> tree = team.tree("llama")
@@ -74,8 +77,11 @@ class Browsing(TableCalls):
             >>> team.tree(limit=1).next
             'llama/support'
         """
+        if behind and (limit is not None or after is not None):
+            raise UsageError("--behind needs the whole tree: leave --limit and --after out.")
         request = asked(TreeRequest, path=path, old_names=old_names, depth=depth, limit=limit, after=after)
-        return self._do(table.TREE, request)
+        tree = self._do(table.TREE, request)
+        return tree.behind() if behind else tree
 
     def log(self, path: str, *, limit: int | None = None, deleted: bool = False) -> Log:
         """The revisions of an adapter, newest first.

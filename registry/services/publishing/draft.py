@@ -36,3 +36,4 @@ class Draft:
     source: str | None = None  # the Hub repository that it was taken from
     derived_from: DerivedFrom | None = None  # by the receipt in its folder
     quantised: str | None = None  # the evidence in its folder that it was trained on quantised weights
+    rebased: bool = False  # the files of a published revision, put on another parent
