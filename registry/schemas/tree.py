@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from registry.schemas.around import Children, TagHistory
-from registry.schemas.artifacts import Materialisation
+from registry.schemas.artifacts import EngineAnswer, Materialisation
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, Schema
 from registry.schemas.frames import revisions_frame
@@ -332,6 +332,11 @@ class Shown(Schema):
     materialisations: tuple[Materialisation, ...] = ()
     use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
     card: CardState | None = None  # None: the adapter has none
+    engines: tuple[EngineAnswer, ...] = Field(
+        default=(),
+        exclude_if=lambda answers: not answers,
+        description="Of those that were asked about, by the rules of this version.",
+    )
 
     def __repr__(self) -> str:
         return shown_line(self)

@@ -15,7 +15,12 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Subquery
 
-from registry.catalogue.database.statistics_tables import BaseNormsRecord, StatisticsRecord, StatisticValueRecord
+from registry.catalogue.database.statistics_tables import (
+    BaseNormsRecord,
+    EngineAnswerRecord,
+    StatisticsRecord,
+    StatisticValueRecord,
+)
 from registry.catalogue.database.tables import (
     Adapter,
     Annotation,
@@ -40,7 +45,18 @@ _TAGS: Final = table_of(Tag)
 _BASES: Final = table_of(BaseModelRecord)
 _CARDS: Final = table_of(CardRecord)
 _OF_REVISIONS: Final = tuple(
-    map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation, StatisticsRecord, StatisticValueRecord))
+    map(
+        table_of,
+        (
+            RevisionFile,
+            RevisionTarget,
+            Metric,
+            Annotation,
+            StatisticsRecord,
+            StatisticValueRecord,
+            EngineAnswerRecord,
+        ),
+    )
 )
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
 _OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord, BaseNormsRecord)))
