@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.files.source import ByteSource, MemorySource
+from registry.files.source import ByteSource, BytesSource
 from registry.tensors.analysis.cores import principal_angles
 from registry.tensors.analysis.delta_matrix import inner_products
 from registry.tensors.analysis.deltas import MatrixFigures, figures_of_pairs
@@ -21,7 +21,7 @@ from registry.tensors.path.steps import BoundPair
 from tests.kit.floats import Array
 
 EPS = np.finfo(np.float64).eps
-NOTHING: ByteSource = MemorySource(b"")
+NOTHING: ByteSource = BytesSource(b"", "nothing")
 Pairs = list[tuple[Array, Array, float]]
 """B (out, r), A (r, in) and the scale of each link."""
 
@@ -93,7 +93,7 @@ def cases(draw: st.DrawFn) -> tuple[Pairs, Pairs, tuple[int, int]]:
     return (a, b, shape) if draw(st.booleans()) else (b, a, shape)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(cases())
 def test_figures_are_those_of_dense_matrices(case: tuple[Pairs, Pairs, tuple[int, int]]) -> None:
     a, b, shape = case
@@ -114,11 +114,15 @@ def test_figures_are_those_of_dense_matrices(case: tuple[Pairs, Pairs, tuple[int
     assert matrix.products[0, 1].item() == pytest.approx(inner, abs=1e-10 * largest**2)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(cases())
 def test_what_always_holds(case: tuple[Pairs, Pairs, tuple[int, int]]) -> None:
     a, b, shape = case
-    found, turned, negated = compared(a, b, shape), compared(b, a, shape), compared(a, [(-b, a, s) for b, a, s in b], shape)
+    found, turned, negated = (
+        compared(a, b, shape),
+        compared(b, a, shape),
+        compared(a, [(-b, a, s) for b, a, s in b], shape),
+    )
     assert turned.norms == pytest.approx(found.norms[::-1], rel=1e-12)
     assert turned.cosine == pytest.approx(found.cosine, abs=1e-12)
     assert negated.cosine == pytest.approx(-found.cosine, abs=1e-12)
