@@ -51,7 +51,7 @@ DELTAS: Final = (
     ),
     Mutant(
         "other-weights-compared",
-        "_of_base",
+        "_digests_of_base",
         "return path.base.digest, path.base.table_digest",
         'return path.base.table_digest, ""',
         "test_what_cannot_be_compared",
