@@ -70,14 +70,14 @@ def diff(
 
     with session(url, as_json) as run:
         if matrix is not None:
-            pairs = run.registry.diff_children(matrix)
+            pairs = run.registry.diff_children(matrix, progress=run.progress)
             _write(plot, children_map(pairs), csv, matrix_csv(pairs))
             run.answer(pairs, lambda width: matrix_lines(pairs, width))
             if len(pairs.children) < 2:
                 run.say(f"Pairs are compared, and {matrix} has {counted(len(pairs.children), 'child', 'children')}.")
             return
         wanted = deltas or plot is not None or csv is not None
-        answer = run.registry.diff(a or "", b or "", deltas=wanted)
+        answer = run.registry.diff(a or "", b or "", deltas=wanted, progress=run.progress)
         if answer.deltas is not None:
             _write(plot, modules_map(answer.deltas), csv, modules_csv(answer.deltas))
         run.answer(answer, lambda width: difference_lines(answer, width))
