@@ -9,6 +9,7 @@ from registry.figures import amount, clean, counted, metrics, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
+    from registry.schemas.difference import DeltaMatrix, Deltas
     from registry.schemas.publishing import Rebased
     from registry.schemas.statistics import Statistics
     from registry.schemas.tree import (
@@ -160,3 +161,20 @@ def rebased(one: Rebased) -> str:
     state = "not done" if one.revision is None else one.revision.reference
     moves = f"weights move by {one.moved.frobenius:.3g}"
     return f"<Rebased {one.reference}: {state}, from {one.parent} onto {one.onto}, {moves}>"
+
+
+def deltas(one: Deltas) -> str:
+    """What is compared, and whether it agrees."""
+    sides = " and ".join(f"{side.since}..{side.reference}" for side in (one.a, one.b))
+    ratio = "" if one.energy_ratio is None else f", energy ratio {one.energy_ratio:.3g}"
+    return f"<Deltas {sides}: cosine {'not defined' if one.cosine is None else f'{one.cosine:.3g}'}{ratio}>"
+
+
+def delta_matrix(one: DeltaMatrix) -> str:
+    """How many children a matrix is of, and the pair that agrees most."""
+    head = f"DeltaMatrix of {one.path}: {counted(len(one.children), 'child', 'children')}"
+    cosines = [(cosine, row) for row in one.rows() if isinstance(cosine := row["cosine"], float)]
+    if not cosines:
+        return f"<{head}>"
+    cosine, row = max(cosines, key=lambda pair: pair[0])
+    return f"<{head}, largest cosine {cosine:.3g} of {row['a']} and {row['b']}>"

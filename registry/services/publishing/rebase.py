@@ -49,7 +49,7 @@ def rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -
         ConflictError: ``parent_mismatch``, ``onto`` is no revision of its parent.
         InvalidAdapterError: ``not_rebasable``; or it does not fit the new parent, as when it is published there.
     """
-    old = _loaded(deployment, request)
+    old = _to_rebase(deployment, request)
     with ExitStack() as opened:
         draft, claims = _drafted(deployment, request, old, opened)
         candidate = check_draft(deployment, draft, claims)
@@ -57,7 +57,7 @@ def rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -
             raise UsageError(
                 f"{old.path.reference} is on {candidate.parent.reference} already: give another revision with --onto."
             )
-        refused = _refusal(old.path.reference, candidate.checkpoint)
+        refused = _why_not(old.path.reference, candidate.checkpoint)
         if refused is not None and not request.dry_run:
             raise InvalidAdapterError(refused, code="not_rebasable")
         if refused is None:
@@ -79,7 +79,7 @@ class _Old:
     summary: RevisionSummary
 
 
-def _loaded(deployment: Deployment, request: RebaseRequest) -> _Old:
+def _to_rebase(deployment: Deployment, request: RebaseRequest) -> _Old:
     reference, onto = Reference.parse(request.ref), Reference.parse(request.onto)
     if reference.path.parent is None:
         raise UsageError(f"{request.ref} is a base model: the reference of an adapter is expected.")
@@ -116,7 +116,7 @@ def _drafted(deployment: Deployment, request: RebaseRequest, old: _Old, opened: 
     return draft, Claims(claims)
 
 
-def _refusal(reference: str, checkpoint: Checkpoint) -> str | None:
+def _why_not(reference: str, checkpoint: Checkpoint) -> str | None:
     """Why the parent of a revision can't be changed; None: it can."""
     if checkpoint.config.use_dora:
         return (

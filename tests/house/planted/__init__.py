@@ -11,10 +11,12 @@ from typing import Final
 from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
 from tests.house.planted.checks import CHECKS
 from tests.house.planted.composed import COMPOSED, TRUNCATION
+from tests.house.planted.deltas import DELTAS
 from tests.house.planted.engines import ENGINES
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.norms import NORMS
+from tests.house.planted.rebased import REBASED
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -31,7 +33,9 @@ MUTANTS: Final = (
     *TRUNCATION,
     *REGISTRY,
     *NORMS,
+    *DELTAS,
     *ENGINES,
+    *REBASED,
     *USES,
     *VIEWS,
     *VERSIONS,
