@@ -56,8 +56,9 @@ def diff(
     Configuration, target modules, metrics, annotations, files and lineage; with --deltas, --plot or --csv also whether
     what they learned agrees.
     """
-    from registry.cli.render.deltas import children_map, matrix_csv, matrix_lines, modules_csv, modules_map
+    from registry.cli.render.deltas import matrix_csv, matrix_lines, modules_csv
     from registry.cli.render.difference import difference_lines
+    from registry.schemas.notebooks import children_map, modules_map
 
     if (a is None or b is None) if matrix is None else (a is not None):
         raise UsageError(
