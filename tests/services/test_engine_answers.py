@@ -15,21 +15,16 @@ from registry.services import browse
 from registry.services.local import LocalRegistry
 from tests.kit import llama_base
 from tests.kit.recipes import Recipe, write_recipe
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 
 
 @pytest.fixture(params=["embedded", "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    opened: Registry
-    if request.param == "http":
-        opened = open_http(request, tmp_path)
-    else:
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    base = llama_base(tmp_path / "base")
-    opened.add_base("llama", base.folder)
-    opened.publish(write_recipe(tmp_path / "odd", base, Recipe(("q_proj",), dora=True, r=24)), "llama/odd")
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        base = llama_base(tmp_path / "base")
+        kept.add_base("llama", base.folder)
+        kept.publish(write_recipe(tmp_path / "odd", base, Recipe(("q_proj",), dora=True, r=24)), "llama/odd")
+        yield kept
 
 
 def answers(registry: Registry, ref: str = "llama/odd") -> dict[str, EngineAnswer]:

@@ -17,20 +17,15 @@ from registry.rights import Principal, Rights
 from registry.services.local import LocalRegistry
 from tests.kit import Base, llama_base, plain_base, write_adapter
 from tests.kit.recipes import Recipe, write_recipe
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24), "c.weight": (8, 16)}
 
 
 @pytest.fixture(params=["embedded", "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    opened: Registry
-    if request.param == "http":
-        opened = open_http(request, tmp_path)
-    else:
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        yield kept
 
 
 @pytest.fixture
