@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from registry.schemas.form import ArtifactKind, Dtype, EngineName, Param, Schema
 from registry.schemas.views import fetched as fetched_line
+
+MeasuredRows = Literal["sample", "full"]
 
 
 class OutputFile(Schema):
@@ -65,6 +67,43 @@ class Truncation(Schema):
     enough_for: dict[str, int]  # relative error ("0.01") -> the smallest --rank that reaches it
 
 
+class FidelityFigures(Schema):
+    """What is left of a change D after rounding: S = round(W + D) - round(W); None where D is 0."""
+
+    relative_error: float | None  # |S - D| / |D| (Frobenius)
+    unchanged_share: float | None  # of the elements where D is not 0, those where S is 0
+    surviving_share: float | None  # <S, D> / |D|^2
+
+
+class TensorFidelity(FidelityFigures):
+    """Of one tensor of the merged model."""
+
+    tensor: str
+    dtype: str  # that the files have it in
+
+
+class UnmeasuredTensor(Schema):
+    """A tensor whose values, or some rows of it, are no change of the base's: they are left out of all figures."""
+
+    tensor: str
+    how: Literal["replaced", "rows replaced"]
+
+
+class Fidelity(FidelityFigures):
+    """How much of the path's change against the base model the rounded weights hold: of all tensors, and of each."""
+
+    rows: MeasuredRows  # which were measured: every 16th of large tensors and all of small ones, or all
+    tensors: tuple[TensorFidelity, ...]
+    left_out: tuple[UnmeasuredTensor, ...]
+
+
+def fuller(one: Fidelity | None, other: Fidelity | None) -> Fidelity | None:
+    """Of two measurements of the same files that of more rows."""
+    if one is None or (other is not None and other.rows == "full"):
+        return other
+    return one
+
+
 class Fetched(Schema):
     """Answer of ``fetch``."""
 
@@ -76,6 +115,7 @@ class Fetched(Schema):
     files: tuple[OutputFile, ...]
     notices: tuple[str, ...]
     truncation: Truncation | None = None
+    fidelity: Fidelity | None = None  # of a merged model, as it was measured when its files were made
 
     def __repr__(self) -> str:
         return fetched_line(self)

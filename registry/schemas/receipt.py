@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
+from registry.schemas import ArtifactKind, Dtype, Fidelity, Options, OutputFile, Schema, Truncation
 
 RECEIPT_FORMAT: Final = 1
 
@@ -69,6 +69,7 @@ class Receipt(Schema):
     notices: tuple[str, ...]
     truncation: Truncation | None
     files: tuple[OutputFile, ...]
+    fidelity: Fidelity | None = None  # of a merged model, as it was measured when its files were made
 
     @property
     def options(self) -> Options:

@@ -105,7 +105,7 @@ class LocalArithmetic:
         blobs = _Blobs(bundle, open_blob, base)
         path = path_of(bundle)
         check_bundle(bundle, path, blobs)
-        return MergedHere(path, build_artifact(blobs, path, None, options), blobs)
+        return MergedHere(path, build_artifact(blobs, path, None, options, measured="sample"), blobs)
 
     def look_into(
         self,

@@ -31,4 +31,5 @@ def receipt_of(plan: ArtifactPlan, files: tuple[OutputFile, ...], registry: str)
         notices=plan.notices,
         truncation=plan.truncation,
         files=files,
+        fidelity=plan.fidelity,
     )

@@ -59,7 +59,7 @@ def fetch(
     if there is not None:
         deployment.note_use(asked.path.reference)
         return there
-    with open_asked(deployment, asked) as artifact:
+    with open_asked(deployment, asked, measured="sample") as artifact:
         deployment.note_use(asked.path.reference)
         source = _source(deployment, asked, artifact, artifact.size)
         return write_artifact(source, cache, out, force=force, progress=progress)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from registry.catalogue.tree import old_names
 from registry.reference import Reference
 from registry.schemas import Options
+from registry.schemas.artifacts import MeasuredRows
 from registry.schemas.bundles import ArtifactPlan
 from registry.services.artifacts.build import build_artifact, check_kept
 from registry.services.artifacts.describe import described, etag
@@ -57,8 +58,8 @@ def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifac
     return artifact
 
 
-def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
-    """Open an artifact: its materialisation, or as this machine computes it.
+def open_asked(deployment: Deployment, asked: Asked, *, measured: MeasuredRows | None = None) -> Artifact:
+    """Open an artifact: its materialisation, or as this machine computes it, with fidelity of the ``measured`` rows.
 
     Raises:
         UsageError: the options contradict each other or the reference.
@@ -69,7 +70,7 @@ def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
     if asked.materialised is not None:
         check_kept(blobs, asked.path, asked.options)
         return open_kept(blobs, asked.materialised)
-    return build_artifact(blobs, asked.path, asked.ancestor, asked.options, memory, asked.plan)
+    return build_artifact(blobs, asked.path, asked.ancestor, asked.options, memory, asked.plan, measured)
 
 
 def artifact_plan(deployment: Deployment, ref: str, options: Options) -> ArtifactPlan:
