@@ -16,6 +16,7 @@ from registry.schemas.artifacts import Fidelity, MeasuredRows, UnmeasuredTensor
 from registry.tensors.arithmetic.blocks import rounded
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.fidelity.figures import fidelity_of
+from registry.tensors.fidelity.room import room
 from registry.tensors.fidelity.sums import Sums, added, sums
 from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import SlotValues
@@ -65,26 +66,34 @@ class SlotMeter:
         return found.times(rows * self.values.slot.columns / found.elements) if found.elements else found
 
     def _parts(self, first: int, before: torch.Tensor, after: torch.Tensor) -> Iterator[Sums]:
-        rows = torch.arange(0, before.shape[0], self._step)
-        if self._replaced:
-            rows = rows[[first + row not in self._replaced for row in rows.tolist()]]
-        step = max(1, _AT_ONCE // self.values.slot.columns)
-        for some in (rows[at : at + step] for at in range(0, len(rows), step)):
-            yield self._measured(first + some, before[some], after[some])
+        rows = range(0, before.shape[0], self._step)
+        many = max(1, _AT_ONCE // self.values.slot.columns)
+        for some in (rows[at : at + many] for at in range(0, len(rows), many)):
+            for kept in self._without_replaced(first, some):
+                chosen = slice(kept.start, kept.stop, kept.step)
+                there = range(first + kept.start, first + kept.stop, kept.step)
+                yield self._measured(there, before[chosen], after[chosen])
 
-    def _measured(self, rows: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> Sums:
+    def _without_replaced(self, first: int, rows: range) -> Iterator[range]:
+        """The rows of a block that begins at row ``first``, but those that a step replaces."""
+        if self._replaced.isdisjoint(range(first + rows.start, first + rows.stop, rows.step)):
+            yield rows
+        else:
+            yield from (range(row, row + 1) for row in rows if first + row not in self._replaced)
+
+    def _measured(self, rows: range, before: torch.Tensor, after: torch.Tensor) -> Sums:
         if self.values.only_adds and self.values.dtype is torch.float32 and self.dtype in _SHORT:
             found = sums(before, self._change(rows, before, torch.float32), after)
             if found.is_exact:
                 return found
         return sums(before, self._change(rows, before, torch.float64), after)
 
-    def _change(self, rows: torch.Tensor, before: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def _change(self, rows: range, before: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        change = room("change", before.shape, dtype)
         if self.values.only_adds:
-            change = torch.zeros(before.shape, dtype=dtype)
-            self.values.put_on(rows, change)
+            self.values.added_to(rows, change)
             return change
-        change = before.to(dtype)
+        change.copy_(before)
         self.values.put_on(rows, change)
         change -= before
         return change

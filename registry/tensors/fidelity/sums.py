@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from registry.tensors.arithmetic.rounding import round_into
+from registry.tensors.fidelity.room import room
 
 _SMALLEST: Final = 2.0**-60  # of sums of squares in float32: squares of less than 2^-63 would lose digits
 
@@ -55,19 +56,25 @@ def sums(before: torch.Tensor, change: torch.Tensor, after: torch.Tensor) -> Sum
         change: D, in the precision of the sums: float32 where the output has 16 bits, or float64.
         after: round(W + D), in the output's dtype.
     """
-    moved = after.to(change.dtype)
-    if moved.data_ptr() == after.data_ptr():
-        moved = moved.clone()
+    moved = room("moved", change.shape, change.dtype)
+    moved.copy_(after)
     moved -= in_dtype(before, after.dtype)
-    # numpy compares and counts several times as fast as torch does
-    is_changed = np.not_equal(change.numpy(), 0)
-    changed = int(np.count_nonzero(is_changed))
-    is_changed &= np.not_equal(moved.numpy(), 0)
-    d, s = change.reshape(-1), moved.view(-1)
+    d, s = change.view(-1), moved.view(-1)
+    changed, unchanged = _counts(d, s)
     energy, kept = torch.dot(d, d).item(), torch.dot(s, d).item()
     s -= d
-    unchanged = changed - int(np.count_nonzero(is_changed))
     return Sums(d.numel(), changed, unchanged, energy, kept, torch.dot(s, s).item())
+
+
+def _counts(d: torch.Tensor, s: torch.Tensor) -> tuple[int, int]:
+    """How many of D are not 0, and of how many of these S is 0."""
+    # numpy compares and counts several times as fast as torch does
+    is_changed, is_moved = (room(name, d.shape, torch.bool).numpy() for name in ("is changed", "is moved"))
+    np.not_equal(d.numpy(), 0, out=is_changed)
+    np.not_equal(s.numpy(), 0, out=is_moved)
+    changed = np.count_nonzero(is_changed)
+    np.logical_and(is_changed, is_moved, out=is_moved)
+    return int(changed), int(changed - np.count_nonzero(is_moved))
 
 
 def in_dtype(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

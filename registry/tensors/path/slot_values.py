@@ -89,27 +89,29 @@ class SlotValues:
 
     @property
     def only_adds(self) -> bool:
-        """Whether the steps are products: what they add does not depend on what they are added to."""
-        return all(isinstance(stage, _Product) for stage in self._stages)
+        """Whether the steps are one product: what it adds does not depend on what it is added to."""
+        return len(self._stages) == 1 and isinstance(self._stages[0], _Product)
 
-    def put_on(self, rows: torch.Tensor, values: torch.Tensor) -> None:
-        """Apply the steps to chosen rows alone, in the precision of ``values`` and in place.
+    def added_to(self, rows: range, out: torch.Tensor) -> None:
+        """Write what the steps add to some stored rows, where they `only_adds`, in the precision of ``out``."""
+        left, right = self._product(0)
+        chosen = left[rows.start : rows.stop : rows.step]
+        torch.mm(chosen.to(out.dtype), right.to(out.dtype), out=out)
 
-        Args:
-            rows: numbers of stored rows.
-            values: these rows before the steps, shape (len(rows), columns).
-        """
+    def put_on(self, rows: range, values: torch.Tensor) -> None:
+        """Apply the steps to chosen stored rows alone, in the precision of ``values`` and in place."""
+        chosen = slice(rows.start, rows.stop, rows.step)
         for number, stage in enumerate(self._stages):
             if isinstance(stage, _Product):
-                left, right = self._kept.get((self.slot, number), partial(self._factors, stage.pairs))
-                add_product(values, left[rows].to(values.dtype), right.to(values.dtype))
+                left, right = self._product(number)
+                add_product(values, left[chosen].to(values.dtype), right.to(values.dtype))
             elif isinstance(stage, SetRows):
-                _set_rows(values, stage, rows.tolist())
+                _set_rows(values, stage, rows)
             elif self.slot.transposed:
                 values *= self._by_column(number).to(values.dtype)
             else:
-                magnitude = stage.read(torch.float64)[rows]
-                values *= self._ratio(stage, magnitude, row_norms(values), rows).to(values.dtype).unsqueeze(1)
+                factors = self._ratio(stage, stage.read(torch.float64)[chosen], row_norms(values), rows)
+                values *= factors.to(values.dtype).unsqueeze(1)
 
     def sets_rows(self) -> frozenset[int]:
         """The stored rows that a step replaces."""
@@ -129,10 +131,7 @@ class SlotValues:
         By the norms of the factors' rows and columns (Cauchy and Schwarz). What is summed may cancel, and the error of
         a sum is relative to its terms.
         """
-        stage = self._stages[number]
-        if not isinstance(stage, _Product):
-            raise TypeError(f"step {number} is no product")
-        left, right = self._kept.get((self.slot, number), partial(self._factors, stage.pairs))
+        left, right = self._product(number)
         first = index * self.rows_a_block
         rows = left[first : min(first + self.rows_a_block, self.slot.rows)]
         lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1)
@@ -152,7 +151,7 @@ class SlotValues:
         stage = self._stages[number]
         first = index * self.rows_a_block
         if isinstance(stage, _Product):
-            left, right = self._kept.get((self.slot, number), partial(self._factors, stage.pairs))
+            left, right = self._product(number)
             add_product(values, left[first : first + self.rows_a_block], right)
         elif isinstance(stage, SetRows):
             _set_rows(values, stage, range(first, first + rows))
@@ -160,6 +159,12 @@ class SlotValues:
             values *= self._by_column(number).to(self.dtype)
         else:
             values[:rows] *= self._by_row(stage, values[:rows], first).unsqueeze(1)
+
+    def _product(self, number: int) -> Factors:
+        stage = self._stages[number]
+        if not isinstance(stage, _Product):
+            raise TypeError(f"step {number} is no product")
+        return self._kept.get((self.slot, number), partial(self._factors, stage.pairs))
 
     def _factors(self, pairs: Sequence[BoundPair]) -> Factors:
         """Left (stored rows, R), padded to whole blocks, and right (R, stored columns) of a product as it is stored."""
@@ -169,7 +174,7 @@ class SlotValues:
         return pad_rows(left, self.rows_a_block), right
 
     def _by_row(self, stage: Rescale, values: torch.Tensor, first: int) -> torch.Tensor:
-        features = torch.arange(first, first + values.shape[0])
+        features = range(first, first + values.shape[0])
         magnitude = stage.read(torch.float64)[first : first + values.shape[0]]
         return self._ratio(stage, magnitude, row_norms(values), features).to(self.dtype)
 
@@ -186,7 +191,7 @@ class SlotValues:
         squares = torch.zeros(self.slot.columns, dtype=torch.float64)
         for index in range(self.blocks):
             squares += column_squares(self._before(number, index))
-        return self._ratio(stage, stage.read(torch.float64), squares.sqrt(), torch.arange(self.slot.columns))
+        return self._ratio(stage, stage.read(torch.float64), squares.sqrt(), range(self.slot.columns))
 
     def _before(self, number: int, index: int) -> torch.Tensor:
         """Block ``index`` before stage ``number``, all earlier column factors being known."""
@@ -199,16 +204,14 @@ class SlotValues:
                 values *= known.to(self.dtype)
         return values[:rows]
 
-    def _ratio(
-        self, stage: Rescale, magnitude: torch.Tensor, norms: torch.Tensor, features: torch.Tensor
-    ) -> torch.Tensor:
+    def _ratio(self, stage: Rescale, magnitude: torch.Tensor, norms: torch.Tensor, features: range) -> torch.Tensor:
         """What the oriented rows of some output features are multiplied by, in float64."""
         factors = magnitude / norms
         bad = (norms == 0) | ~factors.isfinite()
         if bool(bad.any()):
             at = int(bad.nonzero()[0, 0])
             raise InvalidAdapterError(
-                f"Tensor {stage.entry.name!r}: DoRA divides by the norm of output feature {int(features[at])} of "
+                f"Tensor {stage.entry.name!r}: DoRA divides by the norm of output feature {features[at]} of "
                 f"{self.slot.tensor!r}, which is {norms[at].item():g}. The feature has no direction to scale: train "
                 "this module without DoRA.",
                 code="zero_norm",
@@ -255,7 +258,7 @@ def _stages(steps: Sequence[Step], merge_products: bool) -> tuple[_Stage, ...]:
     return tuple(stages)
 
 
-def _set_rows(values: torch.Tensor, stage: SetRows, rows: Sequence[int]) -> None:
+def _set_rows(values: torch.Tensor, stage: SetRows, rows: range) -> None:
     """Set those of ``values``, which are stored rows of these numbers, that a step replaces."""
     here = [(at, rows.index(row)) for at, row in enumerate(stage.rows) if row in rows]
     if here:
