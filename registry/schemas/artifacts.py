@@ -86,7 +86,7 @@ class UnmeasuredTensor(Schema):
     """A tensor whose values, or some rows of it, are no change of the base's: they are left out of all figures."""
 
     tensor: str
-    how: Literal["replaced", "rows replaced"]
+    how: Literal["replaced", "rows replaced", "rescaled by column"]  # the last one in estimates: it takes all rows
 
 
 class Fidelity(FidelityFigures):
