@@ -44,7 +44,8 @@ def verify(
         )
     with RemoteArtifact(transport, plan, options, arithmetic=arithmetic, room=room) as artifact:
         compare = None if exact else needed(arithmetic, "compare values").comparison
-        return verified(folder, receipt, artifact.files, plan.artifact_format, compare, progress)
+        answer = verified(folder, receipt, artifact.files, plan.artifact_format, compare, progress)
+        return answer.model_copy(update={"fidelity": plan.fidelity})
 
 
 def _by_digest(reference: str, digest: str | None) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from registry.schemas.form import ArtifactKind, Dtype, EngineName, Param, Schema
+from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Param, Schema
 from registry.schemas.views import fetched as fetched_line
-
-MeasuredRows = Literal["sample", "full"]
 
 
 class OutputFile(Schema):
@@ -99,9 +97,12 @@ class Fidelity(FidelityFigures):
 
 def fuller(one: Fidelity | None, other: Fidelity | None) -> Fidelity | None:
     """Of two measurements of the same files that of more rows."""
-    if one is None or (other is not None and other.rows == "full"):
-        return other
-    return one
+    return other if one is None or is_full(other) else one
+
+
+def is_full(fidelity: Fidelity | None) -> bool:
+    """Whether it was measured on all rows."""
+    return fidelity is not None and fidelity.rows == "full"
 
 
 class Fetched(Schema):
@@ -135,6 +136,7 @@ class Materialisation(Schema):
     created_at: datetime
     created_by: str
     expires_at: datetime
+    fidelity: FidelityFigures | None = None  # of a merged model, as it was measured when it was made
 
 
 class Materialised(Schema):
@@ -163,6 +165,7 @@ class Verified(Schema):
     exact: bool  # False: compared within the bound, because this machine's arithmetic is another
     files: int
     mismatches: tuple[TensorMismatch, ...]
+    fidelity: Fidelity | None = None  # of a merged model, measured on all rows where it was computed again here
 
 
 class EngineReason(Schema):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas.form import ArtifactKind, EngineName, Moment, Param, Schema
+from registry.schemas.form import ArtifactKind, EngineName, MeasuredRows, Moment, Param, Schema
 
 Ref = Annotated[
     str,
@@ -228,6 +228,7 @@ class MaterialiseRequest(Schema):
     ref: str
     kind: ArtifactKind = "lora"
     expires_in: int | None = Field(default=None, ge=1, description="In seconds; default: 30 days.")
+    fidelity: MeasuredRows = Field(default="sample", description="Of which rows of a merged model it is measured.")
 
 
 class GcRequest(Schema):

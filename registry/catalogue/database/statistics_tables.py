@@ -31,6 +31,20 @@ class StatisticValueRecord(Record):
     value: Mapped[float]
 
 
+class MaterialisedFidelityRecord(Record):
+    """What was measured while a materialisation was made: figures of the whole model, and a document of each tensor."""
+
+    __tablename__ = "materialised_fidelity"
+
+    materialisation_id: Mapped[str] = mapped_column(
+        ORDERED, ForeignKey("materialisations.id", ondelete="CASCADE"), primary_key=True
+    )
+    relative_error: Mapped[float | None]
+    unchanged_share: Mapped[float | None]
+    surviving_share: Mapped[float | None]
+    document: Mapped[bytes] = mapped_column(LargeBinary)  # JSON, deflated
+
+
 class BaseNormsRecord(Record):
     """The Frobenius norms of a base model's slots, as `registry.services.bases.norms` writes them.
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from registry.schemas.artifacts import Fidelity, FidelityFigures, MeasuredRows, TensorFidelity, UnmeasuredTensor
+from registry.schemas.artifacts import Fidelity, FidelityFigures, TensorFidelity, UnmeasuredTensor
+from registry.schemas.form import MeasuredRows
 from registry.tensors.elements.dtypes import CONFIG_NAMES, FLOATS, OPTION_DTYPES
 from registry.tensors.fidelity.sums import Sums, added
 

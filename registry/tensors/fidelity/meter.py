@@ -7,12 +7,12 @@ blocks, so that the figures do not depend on who made which block when. Nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from registry.schemas.artifacts import Fidelity, MeasuredRows, UnmeasuredTensor
+from registry.schemas.artifacts import Fidelity, UnmeasuredTensor
+from registry.schemas.form import MeasuredRows
 from registry.tensors.arithmetic.blocks import rounded
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.fidelity.figures import fidelity_of
@@ -138,16 +138,3 @@ class FidelityMeter:
         missing = [(slot, index) for slot in self._slots.values() for index in slot.missing]
         for _ in in_order(lambda one: one[0].make(one[1]), missing):
             pass
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured when the files were made."""
-
-    fidelity: Fidelity | None
-
-    def result(self) -> Fidelity | None:
-        return self.fidelity
-
-    def finish(self) -> None:
-        """Nothing is missing."""

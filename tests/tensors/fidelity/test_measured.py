@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from registry.schemas import Dtype, Fidelity
-from registry.schemas.artifacts import FidelityFigures, MeasuredRows, Options
+from registry.schemas.artifacts import FidelityFigures, Options
+from registry.schemas.form import MeasuredRows
 from registry.services.artifacts.opened import ask, open_asked
 from registry.tensors.fidelity.meter import SMALL
 from tests.kit import Base, plain_base, round_once, write_adapter, write_chain

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from registry.memory import MemoryCache
 from registry.schemas import Options, Truncation
-from registry.schemas.artifacts import MeasuredRows
+from registry.schemas.form import MeasuredRows
 from registry.services.artifacts.inputs import Inputs
 from registry.services.lineage import Link, LoadedPath
 from registry.tensors.artifacts.artifact import ArtifactFile, Meter
