@@ -76,6 +76,7 @@ def _fidelity() -> None:
     op.create_table(
         "materialised_fidelity",
         sa.Column("materialisation_id", ORDERED, nullable=False),
+        sa.Column("rows", sa.String(), nullable=False),
         sa.Column("relative_error", sa.Double(), nullable=True),
         sa.Column("unchanged_share", sa.Double(), nullable=True),
         sa.Column("surviving_share", sa.Double(), nullable=True),

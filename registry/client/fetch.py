@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.client.arithmetic import MakeArithmetic, MergedHere, needed
-from registry.client.artifacts import RemoteArtifact, plan_artifact
+from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_artifact
 from registry.client.base_folders import BaseFolders
 from registry.client.download.blobs import open_blob
 from registry.client.download.pieces import Download
@@ -127,6 +127,7 @@ class Fetching:
     def _sent(self, artifact: RemoteArtifact) -> FetchSource:
         """The source for an artifact that the service sends."""
         resumable = artifact.size > _WORTH_RESUMING
+        fidelity = measured_by_service(self._transport, artifact.plan)
 
         @contextmanager
         def download(place: Path) -> Iterator[Writable]:
@@ -140,7 +141,7 @@ class Fetching:
         return FetchSource(
             artifact.rendering,
             artifact.size,
-            receipt=lambda files: receipt_of(artifact.plan, files, self._transport.url),
+            receipt=lambda files: receipt_of(artifact.plan, files, self._transport.url, fidelity),
             open=download,
             words=f"Receiving from {self._transport.url}",
             lasting=old_name_notices(artifact.plan.reference, artifact.plan.renamed_to),

@@ -87,12 +87,17 @@ class UnmeasuredTensor(Schema):
     how: Literal["replaced", "rows replaced", "rescaled by column"]  # the last one in estimates: it takes all rows
 
 
-class Fidelity(FidelityFigures):
-    """How much of the path's change against the base model the rounded weights hold: of all tensors, and of each."""
+class ModelFidelity(FidelityFigures):
+    """How much of the path's change against the base model the rounded weights of a merged model hold."""
 
     rows: MeasuredRows  # which were measured: every 16th of large tensors and all of small ones, or all
-    tensors: tuple[TensorFidelity, ...]
-    left_out: tuple[UnmeasuredTensor, ...]
+
+
+class Fidelity(ModelFidelity):
+    """The same with each tensor, where they are known: a service tells only of the whole model."""
+
+    tensors: tuple[TensorFidelity, ...] = ()
+    left_out: tuple[UnmeasuredTensor, ...] = ()
 
 
 def fuller(one: Fidelity | None, other: Fidelity | None) -> Fidelity | None:
@@ -136,7 +141,7 @@ class Materialisation(Schema):
     created_at: datetime
     created_by: str
     expires_at: datetime
-    fidelity: FidelityFigures | None = None  # of a merged model, as it was measured when it was made
+    fidelity: ModelFidelity | None = None  # of a merged model, as it was measured when it was made
 
 
 class Materialised(Schema):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from registry.schemas import (
     ArtifactKind,
     BaseSummary,
-    Fidelity,
     RevisionSummary,
     Schema,
     Truncation,
@@ -90,4 +89,3 @@ class ArtifactPlan(Schema):
     artifact_format: int
     files: tuple[ArtifactFileEntry, ...]
     renamed_to: RenamedTo = None
-    fidelity: Fidelity | None = None  # of a merged model, if it was measured

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from registry.schemas import ArtifactKind, Dtype, Fidelity, Options, OutputFile, Schema, Truncation
 
@@ -69,7 +71,8 @@ class Receipt(Schema):
     notices: tuple[str, ...]
     truncation: Truncation | None
     files: tuple[OutputFile, ...]
-    fidelity: Fidelity | None = None  # of a merged model, as it was measured when its files were made
+    fidelity: Annotated[Fidelity | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of a merged model, as it was measured when its files were made; absent otherwise, as earlier versions expect."""
 
     @property
     def options(self) -> Options:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas.form import ArtifactKind, EngineName, MeasuredRows, Moment, Param, Schema
+from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Moment, Param, Schema
 
 Ref = Annotated[
     str,
@@ -57,6 +57,7 @@ class StatisticsRequest(Schema):
 
     ref: Ref
     since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
+    fidelity: Dtype | None = None  # also estimate what rounding to this dtype would leave, from rows of the base
 
 
 class CheckRequest(Schema):

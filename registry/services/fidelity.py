@@ -30,13 +30,16 @@ def link_survival(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> Es
         UsageError: it is a base model.
         InvalidAdapterError: a link is invalid by the rules of this version; ``overflow``: too large for the dtype.
     """
-    found = _estimated(deployment, load_path(deployment, Reference.parse(ref)), dtype)
-    return _figure(found.links[-1].surviving_share)
+    path = load_path(deployment, Reference.parse(ref))
+    return _figure(_estimated(deployment, path, dtype, len(path.links) - 1).links[-1].surviving_share)
 
 
-def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype) -> PathFidelity:
-    """The estimate of a path and of those of its links that the principal sees; raises what `link_survival` raises."""
-    found = _estimated(deployment, path, dtype)
+def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int = 0) -> PathFidelity:
+    """The estimate of a path from link number ``since`` on, and of those of these links that the principal sees.
+
+    Raises what `link_survival` raises.
+    """
+    found = _estimated(deployment, path, dtype, since)
     whole = found.path
     return PathFidelity(
         relative_error=_figure(whole.relative_error),
@@ -46,14 +49,14 @@ def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype) -> Pat
         read=found.read,
         links=tuple(
             _of_link(link.reference, one)
-            for link, one in zip(path.links, found.links, strict=True)
+            for link, one in zip(path.links[since:], found.links, strict=True)
             if deployment.rights.sees(Path.parse(link.path))
         ),
         left_out=found.left_out,
     )
 
 
-def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype) -> EstimatedPath:
+def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int) -> EstimatedPath:
     # What is kept of statistics is answered without torch.
     from registry.services.artifacts.bound import bound_links
     from registry.services.artifacts.inputs import Inputs
@@ -68,7 +71,7 @@ def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype) -> Estima
         inputs = Inputs(deployment.artifact_blobs, path, opened)
         base = BaseTensors(inputs.base_tensors()[1])
         links = bound_links(inputs, path.links)
-        return estimate(links, inputs.table, base, FLOATS[OPTION_DTYPES[dtype]], seed=seed)
+        return estimate(links, inputs.table, base, FLOATS[OPTION_DTYPES[dtype]], seed=seed, since=since)
 
 
 def _of_link(reference: str, one: Estimated) -> LinkFidelity:

@@ -69,7 +69,7 @@ class MergedHere:
 
     def receipt(self, files: tuple[OutputFile, ...], registry: str) -> Receipt:
         """The receipt for the files that were written."""
-        return receipt_of(described(self.path, None, self.artifact), files, registry)
+        return receipt_of(described(self.path, None, self.artifact), files, registry, self.artifact.fidelity())
 
     def measure(self) -> None:
         """Measure what was not made, because the folder had it."""

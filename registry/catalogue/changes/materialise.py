@@ -111,6 +111,7 @@ def _keep_fidelity(session: Session, materialisation_id: str, fidelity: Fidelity
     session.add(
         MaterialisedFidelityRecord(
             materialisation_id=materialisation_id,
+            rows=fidelity.rows,
             relative_error=fidelity.relative_error,
             unchanged_share=fidelity.unchanged_share,
             surviving_share=fidelity.surviving_share,

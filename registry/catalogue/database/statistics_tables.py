@@ -39,6 +39,7 @@ class MaterialisedFidelityRecord(Record):
     materialisation_id: Mapped[str] = mapped_column(
         ORDERED, ForeignKey("materialisations.id", ondelete="CASCADE"), primary_key=True
     )
+    rows: Mapped[str]  # sample, full
     relative_error: Mapped[float | None]
     unchanged_share: Mapped[float | None]
     surviving_share: Mapped[float | None]

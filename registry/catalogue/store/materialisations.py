@@ -26,7 +26,7 @@ from registry.digest import StoredFile
 from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import ArtifactKind, Fidelity, Materialisation
-from registry.schemas.artifacts import FidelityFigures
+from registry.schemas.artifacts import ModelFidelity
 from registry.schemas.texts import check_text
 
 Rows = Select[*tuple[Any, ...]]
@@ -67,7 +67,7 @@ class MaterialisationRow:
     created_by: str
     expires_at: datetime
     files: tuple[StoredFile, ...]
-    fidelity: FidelityFigures | None
+    fidelity: ModelFidelity | None
 
     @property
     def size(self) -> int:
@@ -210,6 +210,7 @@ def _follows(last: ListPosition) -> ColumnElement[bool]:
 
 def rows_query() -> Rows:
     """The query that `values` needs."""
+    measured = MaterialisedFidelityRecord
     return (
         select(
             MaterialisationRecord.id,
@@ -226,14 +227,13 @@ def rows_query() -> Rows:
             Adapter.path,
             Revision.number,
             Revision.digest,
-            MaterialisedFidelityRecord.materialisation_id.label("measured"),
-            MaterialisedFidelityRecord.relative_error,
-            MaterialisedFidelityRecord.unchanged_share,
-            MaterialisedFidelityRecord.surviving_share,
+            measured.materialisation_id.label("measured"),
+            measured.rows.label("measured_rows"),
+            measured.relative_error,
+            measured.unchanged_share,
+            measured.surviving_share,
         )
-        .outerjoin(
-            MaterialisedFidelityRecord, MaterialisedFidelityRecord.materialisation_id == MaterialisationRecord.id
-        )
+        .outerjoin(measured, measured.materialisation_id == MaterialisationRecord.id)
         .join(Revision, Revision.id == MaterialisationRecord.revision_id)
         .join(Adapter, Adapter.id == Revision.adapter_id)
     )
@@ -274,11 +274,14 @@ def _with_files(session: Session, found: Sequence[Any]) -> list[MaterialisationR
     ]
 
 
-def _figures(row: Any) -> FidelityFigures | None:
+def _figures(row: Any) -> ModelFidelity | None:
     if row.measured is None:
         return None
-    return FidelityFigures(
-        relative_error=row.relative_error, unchanged_share=row.unchanged_share, surviving_share=row.surviving_share
+    return ModelFidelity(
+        rows=row.measured_rows,
+        relative_error=row.relative_error,
+        unchanged_share=row.unchanged_share,
+        surviving_share=row.surviving_share,
     )
 
 

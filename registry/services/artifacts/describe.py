@@ -42,7 +42,6 @@ def described(
         torch=version("torch"),
         version=__version__,
         artifact_format=ARTIFACT_FORMAT,
-        fidelity=artifact.fidelity(),
         files=tuple(_entry(artifact, file) for file in artifact.files.values()) if with_files else (),
     )
 

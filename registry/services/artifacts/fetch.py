@@ -75,7 +75,9 @@ def _source(deployment: Deployment, asked: Asked, artifact: Artifact, size: int)
     return FetchSource(
         artifact.rendering,
         size,
-        receipt=lambda files: receipt_of(described(asked.path, asked.ancestor, artifact), files, deployment.url),
+        receipt=lambda files: receipt_of(
+            described(asked.path, asked.ancestor, artifact), files, deployment.url, artifact.fidelity()
+        ),
         open=lambda _: nullcontext(artifact),
         lasting=old_name_notices(asked.path.reference, asked.renamed_to),
     )

@@ -91,7 +91,7 @@ def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> 
 def _stats(deployment: Deployment, request: StatisticsRequest, progress: Progress) -> Statistics:
     from registry.services.statistics import statistics
 
-    return statistics(deployment, request.ref, request.since, progress)
+    return statistics(deployment, request.ref, request.since, progress, request.fidelity)
 
 
 @does(table.CHECK)

@@ -40,7 +40,7 @@ class Estimated:
 
 @dataclass(frozen=True)
 class EstimatedPath:
-    """Of each link from some number on, and of all links together."""
+    """Of each link from some number on, and of these together."""
 
     links: tuple[Estimated, ...]
     path: Estimated
@@ -55,6 +55,7 @@ def estimate(
     dtype: torch.dtype,
     *,
     seed: int,
+    since: int = 0,
     limit: int = LIMIT,
 ) -> EstimatedPath:
     """Estimate what rounding to ``dtype`` leaves of a path and of its links.
@@ -65,6 +66,7 @@ def estimate(
         base: its tensors.
         dtype: that merged weights would have.
         seed: draws the sample.
+        since: number of the first link that counts; the path's change is then against the weights before it.
         limit: bytes of the base's rows that are read, about; where all rows are fewer, figures are exact.
 
     Raises:
@@ -75,13 +77,14 @@ def estimate(
     reasons = {(slot.tensor, how) for slot, one in programs.items() if (how := _reason(one))}
     wanted = [one for _, one in sorted(programs.items()) if _is_measured(one)]
     kept = [RecentFactors() for _ in links]
-    units = [unit for program in wanted for unit in _units(_Chain(program, base, dtype, len(links), kept))]
+    counted = range(since, len(links))
+    units = [unit for program in wanted for unit in _units(_Chain(program, base, dtype, counted, kept))]
     total = sum(unit.bytes for unit in units)
     sample = strata(len(units), len(units) if total <= limit else max(2, limit * len(units) // total), seed)
     drawn = [units[number] for stratum in sample for number in stratum.drawn]
     found = list(in_order(_Unit.sums, drawn))
     return EstimatedPath(
-        links=tuple(_figures(sample, [one[number] for one in found]) for number in range(len(links))),
+        links=tuple(_figures(sample, [one[number] for one in found]) for number in range(len(counted))),
         path=_figures(sample, [one[-1] for one in found]),
         read=sum(unit.bytes for unit in drawn),
         left_out=tuple(UnmeasuredTensor(tensor=tensor, how=how) for tensor, how in sorted(reasons)),
@@ -95,7 +98,7 @@ class _Chain:
     program: Program
     base: BaseTensors
     dtype: torch.dtype
-    links: int
+    counted: range  # the numbers of the links that count, to the last one
     kept: Sequence[RecentFactors]
 
     @property
@@ -113,7 +116,7 @@ class _Chain:
 
     def steps(self) -> Iterator[tuple[int, SlotValues]]:
         """The links that do something, by number, each with what it does."""
-        for link in range(self.links):
+        for link in range(self.counted.stop):
             steps = tuple(step for step in self.program.steps if step.link == link)
             if steps:
                 yield link, SlotValues(self.program.slot, _never, steps, torch.float64, self.kept[link])
@@ -135,16 +138,19 @@ class _Unit:
         return len(self.rows) * self.chain.row
 
     def sums(self) -> tuple[Sums, ...]:
-        """Those of each link, and last those of the path."""
-        origin = self.chain.read(self.rows)
-        replaced = {row for step in self.chain.program.steps if isinstance(step, SetRows) for row in step.rows}
+        """Those of each link that counts, and last those of all of them."""
+        chain = self.chain
+        now = origin = chain.read(self.rows)
+        replaced = {row for step in chain.program.steps if isinstance(step, SetRows) for row in step.rows}
         kept = [at for at, row in enumerate(self.rows) if row not in replaced]
-        found = [NOTHING] * self.chain.links
-        now = origin
-        for link, values in self.chain.steps():
+        found = [NOTHING] * len(chain.counted)
+        for link, values in chain.steps():
             after = now.clone()
             values.put_on(self.rows, after)
-            found[link] = self._sums(now, after, kept)
+            if link < chain.counted.start:
+                origin = after
+            else:
+                found[link - chain.counted.start] = self._sums(now, after, kept)
             now = after
         return (*found, self._sums(origin, now, kept))
 
