@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Param, Schema
 from registry.schemas.views import fetched as fetched_line
 
@@ -100,6 +102,10 @@ class Fidelity(ModelFidelity):
     left_out: tuple[UnmeasuredTensor, ...] = ()
 
 
+Measured = Annotated[Fidelity | None, Field(exclude_if=lambda value: value is None)]
+"""Of a merged model, as it was measured when its files were made; absent otherwise, as it was in earlier versions."""
+
+
 def fuller(one: Fidelity | None, other: Fidelity | None) -> Fidelity | None:
     """Of two measurements of the same files that of more rows."""
     return other if one is None or is_full(other) else one
@@ -121,7 +127,7 @@ class Fetched(Schema):
     files: tuple[OutputFile, ...]
     notices: tuple[str, ...]
     truncation: Truncation | None = None
-    fidelity: Fidelity | None = None  # of a merged model, as it was measured when its files were made
+    fidelity: Measured = None
 
     def __repr__(self) -> str:
         return fetched_line(self)
@@ -141,7 +147,7 @@ class Materialisation(Schema):
     created_at: datetime
     created_by: str
     expires_at: datetime
-    fidelity: ModelFidelity | None = None  # of a merged model, as it was measured when it was made
+    fidelity: Annotated[ModelFidelity | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class Materialised(Schema):
@@ -170,7 +176,7 @@ class Verified(Schema):
     exact: bool  # False: compared within the bound, because this machine's arithmetic is another
     files: int
     mismatches: tuple[TensorMismatch, ...]
-    fidelity: Fidelity | None = None  # of a merged model, measured on all rows where it was computed again here
+    fidelity: Measured = None  # on all rows where the model was computed again on this machine
 
 
 class EngineReason(Schema):

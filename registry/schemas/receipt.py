@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
-from pydantic import Field
-
-from registry.schemas import ArtifactKind, Dtype, Fidelity, Options, OutputFile, Schema, Truncation
+from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
+from registry.schemas.artifacts import Measured
 
 RECEIPT_FORMAT: Final = 1
 
@@ -71,8 +70,7 @@ class Receipt(Schema):
     notices: tuple[str, ...]
     truncation: Truncation | None
     files: tuple[OutputFile, ...]
-    fidelity: Annotated[Fidelity | None, Field(exclude_if=lambda value: value is None)] = None
-    """Of a merged model, as it was measured when its files were made; absent otherwise, as earlier versions expect."""
+    fidelity: Measured = None
 
     @property
     def options(self) -> Options:

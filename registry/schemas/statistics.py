@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
+
+from pydantic import Field
 
 from registry.schemas.artifacts import UnmeasuredTensor
 from registry.schemas.form import Dtype, Schema
@@ -125,7 +127,7 @@ class Statistics(Schema):
     since: str  # the base model or the ancestor that the path begins at
     links: tuple[LinkStatistics, ...]  # root first
     path: DeltaStatistics
-    fidelity: PathFidelity | None = None  # where it was asked for
+    fidelity: Annotated[PathFidelity | None, Field(exclude_if=lambda value: value is None)] = None  # if asked for
 
     def __repr__(self) -> str:
         return statistics_line(self)
