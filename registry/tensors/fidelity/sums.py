@@ -60,13 +60,13 @@ def sums(before: torch.Tensor, change: torch.Tensor, after: torch.Tensor) -> Sum
     moved.copy_(after)
     moved -= in_dtype(before, after.dtype)
     d, s = change.view(-1), moved.view(-1)
-    changed, unchanged = _counts(d, s)
+    changed, unchanged = _count_changed(d, s)
     energy, kept = torch.dot(d, d).item(), torch.dot(s, d).item()
     s -= d
     return Sums(d.numel(), changed, unchanged, energy, kept, torch.dot(s, s).item())
 
 
-def _counts(d: torch.Tensor, s: torch.Tensor) -> tuple[int, int]:
+def _count_changed(d: torch.Tensor, s: torch.Tensor) -> tuple[int, int]:
     """How many of D are not 0, and of how many of these S is 0."""
     # numpy compares and counts several times as fast as torch does
     is_changed, is_moved = (room(name, d.shape, torch.bool).numpy() for name in ("is changed", "is moved"))

@@ -12,6 +12,7 @@ from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
 from tests.house.planted.checks import CHECKS
 from tests.house.planted.composed import COMPOSED, TRUNCATION
 from tests.house.planted.engines import ENGINES
+from tests.house.planted.fidelity import FIDELITY
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.norms import NORMS
@@ -31,6 +32,7 @@ MUTANTS: Final = (
     *TRUNCATION,
     *REGISTRY,
     *NORMS,
+    *FIDELITY,
     *ENGINES,
     *USES,
     *VIEWS,

@@ -142,6 +142,48 @@ def test_small_and_large_deltas(shelf: Shelf, dtype: Dtype, size: float) -> None
         assert figures(found) == pytest.approx(figures(full), rel=0.1, abs=1e-3)
 
 
+def test_small_and_large_tensors_count_by_their_size(shelf: Shelf) -> None:
+    """A sampled row stands for sixteen: what a small tensor lost counts no more than its elements do."""
+    base = shelf.base(
+        "counts", plain_base, shapes={"large.weight": (1300, 900), "small.weight": (64, 40)}, dtype="BF16"
+    )
+    path = [
+        write_adapter(shelf.folder(), base, ["large"], size=1e-3),
+        write_adapter(shelf.folder(), base, ["small"], size=0.05),
+    ]
+    found, out = measured(shelf, shelf.path("counts", path), None)
+    lost = energy = 0.0
+    for name, step in (("large.weight", 16), ("small.weight", 1)):
+        one = base.reference(path)[name]
+        change = (one.values - one.base.values)[::step]
+        moved = (out[name].values - one.base.values)[::step]
+        share = one.values.size / change.size
+        lost, energy = lost + share * ((moved - change) ** 2).sum(), energy + share * (change**2).sum()
+    assert found.relative_error == pytest.approx(math.sqrt(lost / energy), rel=1e-4)
+
+
+def test_tiny_deltas_keep_their_digits(shelf: Shelf) -> None:
+    """Their squares are none in float32."""
+    base = shelf.base("tiny", plain_base, shapes={"a.weight": (64, 40)}, dtype="BF16")
+    path = [write_adapter(shelf.folder(), base, ["a"], size=1e-24)]
+    found, _ = measured(shelf, shelf.path("tiny", path))
+    assert figures(found) == pytest.approx((1, 1, 0), abs=1e-6)
+
+
+def test_figures_wait_for_every_tensor(shelf: Shelf) -> None:
+    base = shelf.base("two", plain_base, shapes={"a.weight": (64, 40), "b.weight": (64, 40)}, dtype="BF16")
+    reference = shelf.path("two", write_chain(shelf.folder(), base, 1, ["a", "b"], size=0.01))
+    asked = ask(shelf.registry.deployment, reference, Options(kind="merged"))
+    with open_asked(shelf.registry.deployment, asked, measured="sample") as artifact:
+        (file,) = [one for one in artifact.files.values() if one.header is not None]
+        assert file.header is not None
+        one, other = file.header.entries.values()
+        file.read(one.start, one.stop)
+        assert artifact.fidelity() is None
+        file.read(other.start, other.stop)
+        assert artifact.fidelity() is not None
+
+
 def test_threads_do_not_change_a_figure(shelf: Shelf) -> None:
     base = shelf.base("threads", plain_base, shapes={"a.weight": (5000, 700), "b.weight": (3000, 900)}, dtype="BF16")
     path = write_chain(shelf.folder(), base, 2, ["a", "b"], size=0.01)
