@@ -27,6 +27,7 @@ def upgrade() -> None:
     _norms()
     _statistics()
     _engine_answers()
+    _fidelity()
     op.execute(f"INSERT INTO compatibility (version, oldest) VALUES ('{revision}', '{OLDEST}')")  # noqa: S608 - two constants
 
 
@@ -87,10 +88,30 @@ def _engine_answers() -> None:
     )
 
 
+def _fidelity() -> None:
+    op.create_table(
+        "materialised_fidelity",
+        sa.Column("materialisation_id", ORDERED, nullable=False),
+        sa.Column("rows", sa.String(), nullable=False),
+        sa.Column("relative_error", sa.Double(), nullable=True),
+        sa.Column("unchanged_share", sa.Double(), nullable=True),
+        sa.Column("surviving_share", sa.Double(), nullable=True),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["materialisation_id"],
+            ["materialisations.id"],
+            name=op.f("fk_materialised_fidelity_materialisation_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("materialisation_id", name=op.f("pk_materialised_fidelity")),
+    )
+
+
 def downgrade() -> None:
     _wait_briefly_for_locks()
     op.execute(f"DELETE FROM compatibility WHERE version = '{revision}'")  # noqa: S608 - a constant
     op.drop_table("engine_answers")
+    op.drop_table("materialised_fidelity")
     op.drop_table("statistic_values")
     op.drop_table("statistics")
     op.drop_table("base_norms")

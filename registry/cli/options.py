@@ -30,6 +30,13 @@ class FloatType(StrEnum):
     FP32 = "fp32"
 
 
+class RowsChoice(StrEnum):
+    """Values of ``--fidelity`` where a model is made: of which rows it is measured."""
+
+    SAMPLE = "sample"
+    FULL = "full"
+
+
 class EngineChoice(StrEnum):
     """Values of ``--engine`` and ``--for``: the rows of `registry.engines.rules`."""
 
@@ -130,6 +137,9 @@ MaxLoraRank = Annotated[
     ),
 ]
 WrittenAs = Annotated[FloatType | None, typer.Option("--dtype", help="Write all float tensors in this dtype.")]
+Measured = Annotated[
+    RowsChoice, typer.Option("--fidelity", help="With --as merged: measure what rounding keeps on these rows.")
+]
 Metrics = Annotated[
     list[str] | None,
     typer.Option("--metric", metavar="NAME=NUMBER", help="A metric of the revision; may be repeated."),

@@ -14,6 +14,7 @@ from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Options, OutputFile
 from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.form import MeasuredRows
 from registry.schemas.receipt import Receipt
 from registry.transfer.compare import Comparison
 from registry.transfer.trained_on import TrainedFolder
@@ -33,6 +34,9 @@ class MergedHere(Writable, Protocol):
     def receipt(self, files: tuple[OutputFile, ...], registry: str) -> Receipt:
         """The receipt: what was computed, and the resulting files."""
 
+    def measure(self) -> None:
+        """Measure what was not made, because the folder had it."""
+
     def check_base(self) -> None:
         """Check, after the last byte was computed, that the base files are still those that were checked.
 
@@ -49,9 +53,14 @@ class Arithmetic(Protocol):
     """The tensor core on this machine."""
 
     def merge(
-        self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile], options: Options
+        self,
+        bundle: Bundle,
+        open_blob: OpenBlob,
+        base: Mapping[str, HashedFile],
+        options: Options,
+        measured: MeasuredRows = "sample",
     ) -> MergedHere:
-        """Merge a path on local base weights: ``base`` has the checked file of each name."""
+        """Merge a path on local base weights: ``base`` has the checked file of each name; rows are ``measured``."""
 
     def look_into(
         self,

@@ -19,10 +19,10 @@ from registry.digest import hex_of
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.files.header import Header, read_header
 from registry.files.source import read_range
-from registry.schemas import ArtifactKind, Options, Truncation, views
+from registry.schemas import ArtifactKind, Fidelity, Materialisation, Options, Truncation, views
 from registry.schemas.bundles import ArtifactFileEntry, ArtifactPlan, Bundle
 from registry.schemas.kinds import KINDS
-from registry.schemas.protocol import NOT_A_USE
+from registry.schemas.protocol import NOT_A_USE, Page
 from registry.transfer.claims import Head
 
 
@@ -30,6 +30,15 @@ def plan_artifact(transport: Transport, ref: str, options: Options, *, is_use: b
     """The artifact that a reference means now; ``is_use``: the service counts this as a use of the revision."""
     use = transport.interface if is_use else NOT_A_USE
     return transport.get("/artifacts", ArtifactPlan, slow=True, use=use, ref=ref, **options.model_dump())
+
+
+def measured_by_service(transport: Transport, plan: ArtifactPlan) -> Fidelity | None:
+    """What the service measured of a merged model when it was materialised; None where it was not."""
+    if not KINDS[plan.kind].is_model or plan.plan.dtype is not None or not plan.lineage:
+        return None
+    found = transport.get("/materialisations", Page[Materialisation], ref=plan.reference)
+    kept = next((one.fidelity for one in found.items if one.rendering == plan.rendering), None)
+    return None if kept is None else Fidelity(**kept.model_dump())
 
 
 class RemoteArtifact:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from registry.client.arithmetic import MakeArithmetic, MergedHere, needed
-from registry.client.artifacts import RemoteArtifact, plan_artifact
+from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_artifact
 from registry.client.base_folders import BaseFolders
 from registry.client.download.blobs import open_blob
 from registry.client.download.pieces import Download
 from registry.client.download.resume import Journal
 from registry.client.http.transport import Transport
+from registry.errors import UsageError
 from registry.folders.cache import FetchCache
 from registry.folders.writer import Writable
 from registry.progress import Progress
 from registry.schemas import Fetched, Options
 from registry.schemas.bundles import Bundle
+from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS, check_options
 from registry.schemas.renaming import old_name_notices
 from registry.transfer.fetch import FetchSource, write_artifact
@@ -37,22 +40,39 @@ class Fetching:
         self._folders = BaseFolders(cache.folder)
 
     def fetch(
-        self, ref: str, out: Path | None, options: Options, *, force: bool, base_dir: Path | None, progress: Progress
+        self,
+        ref: str,
+        out: Path | None,
+        options: Options,
+        *,
+        force: bool,
+        base_dir: Path | None,
+        measured: MeasuredRows = "sample",
+        progress: Progress,
     ) -> Fetched:
         """Write an artifact into a folder; see `registry.operations.registry.Registry.fetch`.
 
         Raises:
-            UsageError: ``base_dir`` with another kind than merged.
+            UsageError: ``base_dir`` with another kind than merged; all rows are to be ``measured`` and the base model
+                is not here.
             UnavailableError: ``missing_package``: ``base_dir`` without torch.
         """
         kind = KINDS[options.kind]
         if base_dir is not None:
             kind.check_base_dir()
             needed(self._arithmetic, "merge on this machine")  # before anything is transferred
-        merged = self._merge_here(ref, options, base_dir, progress) if kind.on_base_dir else None
+        merged = self._merge_here(ref, options, base_dir, measured, progress) if kind.on_base_dir else None
         if merged is not None:
             with closing(merged[0]):
-                return write_artifact(self._made(*merged), self._cache, out, force=force, progress=progress)
+                source = self._made(*merged)
+                if measured == "full":
+                    source = replace(source, measure=merged[0].measure)
+                return write_artifact(source, self._cache, out, force=force, progress=progress)
+        if measured == "full":
+            raise UsageError(
+                "--fidelity full measures a model that is merged on this machine: it needs --base-dir. "
+                "`registry materialise REF --as merged --fidelity full` has the service measure it."
+            )
         plan = plan_artifact(self._transport, ref, options, is_use=not (kind.on_base_dir and self._may_merge(base_dir)))
         room = self._cache.folder
         with RemoteArtifact(self._transport, plan, options, arithmetic=self._arithmetic, room=room) as artifact:
@@ -67,7 +87,7 @@ class Fetching:
         return self._arithmetic is not None and (base_dir is not None or not self._folders.empty)
 
     def _merge_here(
-        self, ref: str, options: Options, base_dir: Path | None, progress: Progress
+        self, ref: str, options: Options, base_dir: Path | None, measured: MeasuredRows, progress: Progress
     ) -> tuple[MergedHere, Path, Bundle] | None:
         """The model merged on local base weights, their folder, and what was merged; None if there are none."""
         if not self._may_merge(base_dir):
@@ -87,6 +107,7 @@ class Fetching:
             lambda blob: open_blob(self._transport, bundle.reference, blob, self._cache.folder),
             files,
             options,
+            measured,
         )
         return merged, folder, bundle
 
@@ -106,6 +127,7 @@ class Fetching:
     def _sent(self, artifact: RemoteArtifact) -> FetchSource:
         """The source for an artifact that the service sends."""
         resumable = artifact.size > _WORTH_RESUMING
+        fidelity = measured_by_service(self._transport, artifact.plan)
 
         @contextmanager
         def download(place: Path) -> Iterator[Writable]:
@@ -119,7 +141,7 @@ class Fetching:
         return FetchSource(
             artifact.rendering,
             artifact.size,
-            receipt=lambda files: receipt_of(artifact.plan, files, self._transport.url),
+            receipt=lambda files: receipt_of(artifact.plan, files, self._transport.url, fidelity),
             open=download,
             words=f"Receiving from {self._transport.url}",
             lasting=old_name_notices(artifact.plan.reference, artifact.plan.renamed_to),

@@ -40,6 +40,7 @@ from registry.schemas import (
     Verified,
 )
 from registry.schemas.bundles import BlobEntry
+from registry.schemas.form import MeasuredRows
 from registry.schemas.use import Interface
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders
@@ -113,9 +114,19 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         return RemoteArtifact(self._transport, plan, options, arithmetic=self._arithmetic, room=self._cache.folder)
 
     def _fetch(
-        self, ref: str, out: Path | None, options: Options, *, force: bool, base_dir: Path | None, progress: Progress
+        self,
+        ref: str,
+        out: Path | None,
+        options: Options,
+        *,
+        force: bool,
+        base_dir: Path | None,
+        measured: MeasuredRows,
+        progress: Progress,
     ) -> Fetched:
-        return self._fetching.fetch(ref, out, options, force=force, base_dir=base_dir, progress=progress)
+        return self._fetching.fetch(
+            ref, out, options, force=force, base_dir=base_dir, measured=measured, progress=progress
+        )
 
     def _verify(self, folder: Folder, progress: Progress) -> Verified:
         room = self._cache.folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from registry.client.arithmetic import MakeArithmetic, missing, needed
-from registry.client.artifacts import RemoteArtifact, plan_artifact
+from registry.client.artifacts import RemoteArtifact, measured_by_service, plan_artifact
 from registry.client.http.transport import Transport
 from registry.errors import UnavailableError
 from registry.folders.receipts import receipt_in
@@ -44,7 +44,8 @@ def verify(
         )
     with RemoteArtifact(transport, plan, options, arithmetic=arithmetic, room=room) as artifact:
         compare = None if exact else needed(arithmetic, "compare values").comparison
-        return verified(folder, receipt, artifact.files, plan.artifact_format, compare, progress)
+        answer = verified(folder, receipt, artifact.files, plan.artifact_format, compare, progress)
+        return answer.model_copy(update={"fidelity": measured_by_service(transport, plan)})
 
 
 def _by_digest(reference: str, digest: str | None) -> str:

@@ -18,6 +18,7 @@ from registry.folders.staging import put_in_place, staged_folder, sync_folder
 from registry.folders.writer import Writable, write_files
 from registry.progress import Progress
 from registry.schemas import Fetched, OutputFile
+from registry.schemas.artifacts import fuller
 from registry.schemas.receipt import Receipt
 
 _READ: Final = 8 << 20
@@ -47,6 +48,7 @@ def fetched(receipt: Receipt, place: Path, *, fresh: bool) -> Fetched:
         files=receipt.files,
         notices=receipt.notices,
         truncation=receipt.truncation,
+        fidelity=receipt.fidelity,
     )
 
 
@@ -74,7 +76,10 @@ def already_there(
     if there is None:
         return None
     # The bytes are still those that another version of the registry may have written.
-    receipt = make_receipt(there.files).model_copy(update={"versions": there.versions})
+    receipt = make_receipt(there.files)
+    receipt = receipt.model_copy(
+        update={"versions": there.versions, "fidelity": fuller(receipt.fidelity, there.fidelity)}
+    )
     answer = fetched(receipt, place, fresh=False)
     if receipt == there:
         return answer

@@ -6,6 +6,7 @@ Sizes are bytes, times are UTC, digests are ``sha256:hex``.
 
 from registry.schemas.artifacts import (
     Fetched,
+    Fidelity,
     Materialisation,
     Materialised,
     ModuleTruncation,
@@ -85,6 +86,7 @@ __all__ = [
     "Dtype",
     "Event",
     "Fetched",
+    "Fidelity",
     "FileEntry",
     "Fitting",
     "FolderCompared",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
-from registry.schemas.form import ArtifactKind, Dtype, EngineName, Param, Schema
+from pydantic import Field
+
+from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Param, Schema
 from registry.schemas.views import fetched as fetched_line
 
 
@@ -65,6 +67,55 @@ class Truncation(Schema):
     enough_for: dict[str, int]  # relative error ("0.01") -> the smallest --rank that reaches it
 
 
+class FidelityFigures(Schema):
+    """What is left of a change D after rounding: S = round(W + D) - round(W); None where D is 0."""
+
+    relative_error: float | None  # |S - D| / |D| (Frobenius)
+    unchanged_share: float | None  # of the elements where D is not 0, those where S is 0
+    surviving_share: float | None  # <S, D> / |D|^2
+
+
+class TensorFidelity(FidelityFigures):
+    """Of one tensor of the merged model."""
+
+    tensor: str
+    dtype: str  # that the files have it in
+
+
+class UnmeasuredTensor(Schema):
+    """A tensor whose values, or some rows of it, are no change of the base's: they are left out of all figures."""
+
+    tensor: str
+    how: Literal["replaced", "rows replaced", "rescaled by column"]  # the last one in estimates: it takes all rows
+
+
+class ModelFidelity(FidelityFigures):
+    """How much of the path's change against the base model the rounded weights of a merged model hold."""
+
+    rows: MeasuredRows  # which were measured: every 16th of large tensors and all of small ones, or all
+
+
+class Fidelity(ModelFidelity):
+    """The same with each tensor, where they are known: a service tells only of the whole model."""
+
+    tensors: tuple[TensorFidelity, ...] = ()
+    left_out: tuple[UnmeasuredTensor, ...] = ()
+
+
+Measured = Annotated[Fidelity | None, Field(exclude_if=lambda value: value is None)]
+"""Of a merged model, as it was measured when its files were made; absent otherwise, as it was in earlier versions."""
+
+
+def fuller(one: Fidelity | None, other: Fidelity | None) -> Fidelity | None:
+    """Of two measurements of the same files that of more rows."""
+    return other if one is None or is_full(other) else one
+
+
+def is_full(fidelity: Fidelity | None) -> bool:
+    """Whether it was measured on all rows."""
+    return fidelity is not None and fidelity.rows == "full"
+
+
 class Fetched(Schema):
     """Answer of ``fetch``."""
 
@@ -76,6 +127,7 @@ class Fetched(Schema):
     files: tuple[OutputFile, ...]
     notices: tuple[str, ...]
     truncation: Truncation | None = None
+    fidelity: Measured = None
 
     def __repr__(self) -> str:
         return fetched_line(self)
@@ -95,6 +147,7 @@ class Materialisation(Schema):
     created_at: datetime
     created_by: str
     expires_at: datetime
+    fidelity: Annotated[ModelFidelity | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class Materialised(Schema):
@@ -123,6 +176,7 @@ class Verified(Schema):
     exact: bool  # False: compared within the bound, because this machine's arithmetic is another
     files: int
     mismatches: tuple[TensorMismatch, ...]
+    fidelity: Measured = None  # on all rows where the model was computed again on this machine
 
 
 class EngineReason(Schema):

@@ -22,6 +22,7 @@ from registry.schemas.brief import brief
 ArtifactKind = Literal["published", "lora", "merged"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 EngineName = Literal["vllm", "sglang", "peft", "transformers"]
+MeasuredRows = Literal["sample", "full"]
 
 
 class Schema(BaseModel):

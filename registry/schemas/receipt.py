@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
+from registry.schemas.artifacts import Measured
 
 RECEIPT_FORMAT: Final = 1
 
@@ -69,6 +70,7 @@ class Receipt(Schema):
     notices: tuple[str, ...]
     truncation: Truncation | None
     files: tuple[OutputFile, ...]
+    fidelity: Measured = None
 
     @property
     def options(self) -> Options:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas.form import ArtifactKind, EngineName, Moment, Param, Schema
+from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Moment, Param, Schema
 
 Ref = Annotated[
     str,
@@ -58,6 +58,7 @@ class StatisticsRequest(Schema):
 
     ref: Ref
     since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
+    fidelity: Dtype | None = None  # also estimate what rounding to this dtype would leave, from rows of the base
 
 
 class CheckRequest(Schema):
@@ -229,6 +230,7 @@ class MaterialiseRequest(Schema):
     ref: str
     kind: ArtifactKind = "lora"
     expires_in: int | None = Field(default=None, ge=1, description="In seconds; default: 30 days.")
+    fidelity: MeasuredRows = Field(default="sample", description="Of which rows of a merged model it is measured.")
 
 
 class GcRequest(Schema):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Final, Literal, get_args
 
-from registry.schemas.form import Schema
+from pydantic import Field
+
+from registry.schemas.artifacts import UnmeasuredTensor
+from registry.schemas.form import Dtype, Schema
 from registry.schemas.frames import frame
 from registry.schemas.notebooks import statistics_table
 from registry.schemas.views import statistics as statistics_line
@@ -90,6 +93,37 @@ class LinkStatistics(Schema):
     delta: DeltaStatistics
 
 
+class EstimatedFigure(Schema):
+    """A figure that is estimated from a sample, with the ends of its 99 % interval; all the same where it is exact."""
+
+    value: float
+    low: float
+    high: float
+
+
+class EstimatedFidelity(Schema):
+    """What rounding would leave of a change (`registry.schemas.artifacts.FidelityFigures`); None where it is 0."""
+
+    relative_error: EstimatedFigure | None
+    unchanged_share: EstimatedFigure | None
+    surviving_share: EstimatedFigure | None
+
+
+class LinkFidelity(EstimatedFidelity):
+    """Of the change of one link, against the weights that it was trained on."""
+
+    reference: str
+
+
+class PathFidelity(EstimatedFidelity):
+    """Of the whole path against the base model, and of each link that the token sees."""
+
+    dtype: Dtype  # that merged weights would have
+    read: int  # bytes of the base's rows that were read
+    links: tuple[LinkFidelity, ...]  # root first
+    left_out: tuple[UnmeasuredTensor, ...]
+
+
 class Statistics(Schema):
     """Answer of ``stats``: each link that the token sees, and the whole path."""
 
@@ -97,6 +131,7 @@ class Statistics(Schema):
     since: str  # the base model or the ancestor that the path begins at
     links: tuple[LinkStatistics, ...]  # root first
     path: DeltaStatistics
+    fidelity: Annotated[PathFidelity | None, Field(exclude_if=lambda value: value is None)] = None  # if asked for
 
     def __repr__(self) -> str:
         return statistics_line(self)

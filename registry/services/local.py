@@ -29,6 +29,7 @@ from registry.schemas import (
     Published,
     Verified,
 )
+from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS
 from registry.schemas.use import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
@@ -163,14 +164,30 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         return artifact
 
     def _fetch(
-        self, ref: str, out: Path | None, options: Options, *, force: bool, base_dir: Path | None, progress: Progress
+        self,
+        ref: str,
+        out: Path | None,
+        options: Options,
+        *,
+        force: bool,
+        base_dir: Path | None,
+        measured: MeasuredRows,
+        progress: Progress,
     ) -> Fetched:
         from registry.services.artifacts.fetch import fetch
 
         if base_dir is not None:
             KINDS[options.kind].check_base_dir()
         answer = fetch(
-            self.deployment, self._cache(), ref, out, options, force=force, base_dir=base_dir, progress=progress
+            self.deployment,
+            self._cache(),
+            ref,
+            out,
+            options,
+            force=force,
+            base_dir=base_dir,
+            measured=measured,
+            progress=progress,
         )
         self._write_uses()
         return answer

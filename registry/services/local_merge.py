@@ -26,6 +26,7 @@ from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Options, OutputFile
 from registry.schemas.bundles import BlobEntry, Bundle
+from registry.schemas.form import MeasuredRows
 from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.describe import described
@@ -68,7 +69,11 @@ class MergedHere:
 
     def receipt(self, files: tuple[OutputFile, ...], registry: str) -> Receipt:
         """The receipt for the files that were written."""
-        return receipt_of(described(self.path, None, self.artifact), files, registry)
+        return receipt_of(described(self.path, None, self.artifact), files, registry, self.artifact.fidelity())
+
+    def measure(self) -> None:
+        """Measure what was not made, because the folder had it."""
+        self.artifact.measure()
 
     def check_base(self) -> None:
         """Check, after the last byte was computed, that the base files are still those that were hashed.
@@ -88,7 +93,12 @@ class LocalArithmetic:
     """The tensor core of this machine, for a client."""
 
     def merge(
-        self, bundle: Bundle, open_blob: OpenBlob, base: Mapping[str, HashedFile], options: Options
+        self,
+        bundle: Bundle,
+        open_blob: OpenBlob,
+        base: Mapping[str, HashedFile],
+        options: Options,
+        measured: MeasuredRows = "sample",
     ) -> MergedHere:
         """Compose a path on base weights of this machine; ``base`` holds the hashed files by name.
 
@@ -105,7 +115,7 @@ class LocalArithmetic:
         blobs = _Blobs(bundle, open_blob, base)
         path = path_of(bundle)
         check_bundle(bundle, path, blobs)
-        return MergedHere(path, build_artifact(blobs, path, None, options), blobs)
+        return MergedHere(path, build_artifact(blobs, path, None, options, measured=measured), blobs)
 
     def look_into(
         self,

@@ -22,6 +22,7 @@ from registry.memory import MemoryCache
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import ArtifactKind, Materialisation, Materialised, Options
+from registry.schemas.artifacts import is_full
 from registry.schemas.kinds import KINDS
 from registry.schemas.requests import MaterialiseRequest
 from registry.services.deployment import Deployment
@@ -61,6 +62,8 @@ def check(deployment: Deployment, request: MaterialiseRequest) -> Asked:
         raise UsageError(
             f"A materialisation can't be kept for {request.expires_in} seconds: 1 second to 100 years is expected."
         )
+    if request.fidelity == "full" and not KINDS[request.kind].is_model:
+        raise UsageError(f"--fidelity full is about merged models, not --as {request.kind}: leave it out.")
     if KINDS[request.kind].is_verbatim:
         raise UsageError(
             f"{request.ref} as published can't be materialised: these files are already stored as they are."
@@ -151,11 +154,18 @@ def _materialise(deployment: Deployment, asked: Asked, request: MaterialiseReque
     meaning = _meaning(deployment, asked)
     there = deployment.change(lambda session: changes.renew(session, meaning, _until(request), deployment.principal))
     if there is not None:
+        there = _measured_fully(deployment, asked, there) if request.fidelity == "full" else there
         return Materialised(materialisation=there.shown, created=False, bytes_stored=0)
     # A separate cache for read-ahead, so that the service's shared one is not evicted.
     with (
         closing(MemoryCache(_AHEAD)) as memory,
-        build_artifact(replace(deployment, memory=memory).artifact_blobs, asked.path, None, asked.options) as artifact,
+        build_artifact(
+            replace(deployment, memory=memory).artifact_blobs,
+            asked.path,
+            None,
+            asked.options,
+            measured=request.fidelity,
+        ) as artifact,
     ):
         progress.begin(f"Materialising {asked.path.reference} as {request.kind}", artifact.size)
         with Intake(deployment, progress) as intake:
@@ -169,8 +179,25 @@ def _materialise(deployment: Deployment, asked: Asked, request: MaterialiseReque
                 numerics=artifact.numerics,
                 notices=artifact.notices,
                 files=files,
+                fidelity=artifact.fidelity(),
             )
             return _make_visible(deployment, intake, new, request, stored)
+
+
+def _measured_fully(deployment: Deployment, asked: Asked, row: MaterialisationRow) -> MaterialisationRow:
+    """Measure all rows of a model that is kept already."""
+    from registry.services.artifacts.build import build_artifact
+
+    with deployment.read() as session:
+        before = rows.fidelity(session, row.id)
+    if is_full(before):
+        return row
+    with build_artifact(deployment.artifact_blobs, asked.path, None, asked.options, measured="full") as artifact:
+        artifact.measure()
+        found = artifact.fidelity()
+    if found is None:
+        return row
+    return deployment.change(lambda session: changes.measured(session, row.id, found)) or row
 
 
 def _meaning(deployment: Deployment, asked: Asked) -> MaterialisationKey:

@@ -13,17 +13,21 @@ from registry.catalogue.tree.statistics import Key
 from registry.errors import UnavailableError, UsageError
 from registry.progress import Progress
 from registry.reference import Path, Reference
+from registry.schemas.form import Dtype
 from registry.schemas.statistics import DeltaStatistics, LinkStatistics, Statistics
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
+from registry.services.fidelity import path_fidelity
 from registry.services.lineage import LoadedPath
 from registry.tensors.factors.slots import Slot
 
 log = logging.getLogger(__name__)
 
 
-def statistics(deployment: Deployment, ref: str, since: str | None, progress: Progress) -> Statistics:
+def statistics(
+    deployment: Deployment, ref: str, since: str | None, progress: Progress, fidelity: Dtype | None = None
+) -> Statistics:
     """What each link of a path added, and all of them together; kept with the revisions once it is computed.
 
     Links that the principal does not see are in the path's figures, and have none of their own.
@@ -33,6 +37,7 @@ def statistics(deployment: Deployment, ref: str, since: str | None, progress: Pr
         ref: a revision.
         since: an ancestor: only the links after it. None: all.
         progress: of what has to be computed.
+        fidelity: also estimate what rounding to this dtype would leave, which reads some rows of the base.
 
     Raises:
         NotFoundError: a reference names nothing.
@@ -59,6 +64,7 @@ def statistics(deployment: Deployment, ref: str, since: str | None, progress: Pr
         since=path.links[first - 1].reference if first else path.base.name,
         links=tuple(LinkStatistics(reference=path.links[n].reference, delta=found[Key(ids[n], "link")]) for n in seen),
         path=made[first, len(ids)] if whole is None else found[whole],
+        fidelity=None if fidelity is None else path_fidelity(deployment, path, fidelity, first),
     )
 
 

@@ -12,6 +12,7 @@ from registry.folders.output import MakeReceipt, absolute, already_there, fetche
 from registry.folders.writer import Writable
 from registry.progress import Progress
 from registry.schemas import Fetched, OutputFile
+from registry.schemas.artifacts import is_full
 from registry.schemas.receipt import Receipt
 
 
@@ -32,6 +33,7 @@ class FetchSource:
     notices: tuple[str, ...] = ()  # in addition to those of the artifact
     lasting: tuple[str, ...] = ()  # the same, also where nothing had to be written
     resumable: bool = False
+    measure: Callable[[], None] | None = None  # where all rows are to be measured: does so with what was not made
 
 
 def write_artifact(
@@ -44,6 +46,14 @@ def write_artifact(
         UnavailableError, NotAllowedError: the file system refused; nothing is left behind.
         What opening or checking the source raises.
     """
+    answer = _written(source, cache, out, force=force, progress=progress)
+    if source.measure is None or is_full(answer.fidelity):
+        return answer
+    source.measure()  # the folder had these files already, and the receipt says less than was asked for
+    return fetched_before(source, cache, out, progress) or answer
+
+
+def _written(source: FetchSource, cache: FetchCache, out: Path | None, *, force: bool, progress: Progress) -> Fetched:
     there = fetched_before(source, cache, out, progress)
     if there is not None:
         return there

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import platform
 
-from registry.schemas import OutputFile
+from registry.schemas import Fidelity, OutputFile
 from registry.schemas.bundles import ArtifactPlan
 from registry.schemas.receipt import Receipt, ReceiptVersions
 
 
-def receipt_of(plan: ArtifactPlan, files: tuple[OutputFile, ...], registry: str) -> Receipt:
-    """The receipt for ``files``, written by a plan of ``registry``."""
+def receipt_of(
+    plan: ArtifactPlan, files: tuple[OutputFile, ...], registry: str, fidelity: Fidelity | None = None
+) -> Receipt:
+    """The receipt for ``files``, written by a plan of ``registry``, with what was measured meanwhile."""
     return Receipt(
         reference=plan.reference,
         kind=plan.kind,
@@ -31,4 +33,5 @@ def receipt_of(plan: ArtifactPlan, files: tuple[OutputFile, ...], registry: str)
         notices=plan.notices,
         truncation=plan.truncation,
         files=files,
+        fidelity=fidelity,
     )

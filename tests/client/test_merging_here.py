@@ -46,7 +46,10 @@ def test_only_the_adapters_travel(team: Team, base: Base, tmp_path: Path) -> Non
     assert here.rendering == streamed.rendering == again.rendering
     assert here.files == streamed.files
     mine, theirs = read_receipt(tmp_path / "here"), read_receipt(tmp_path / "streamed")
-    assert mine.model_copy(update={"registry": theirs.registry}) == theirs
+    assert mine.fidelity is not None
+    assert here.fidelity == again.fidelity == mine.fidelity
+    assert theirs.fidelity is None  # nobody measured what was only sent
+    assert mine.model_copy(update={"registry": theirs.registry, "fidelity": None}) == theirs
     assert str(base.folder) in here.notices[-1]
     assert str(base.folder) in again.notices[-1]
     assert streamed.notices == theirs.notices

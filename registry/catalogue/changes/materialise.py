@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database import events
+from registry.catalogue.database.statistics_tables import MaterialisedFidelityRecord
 from registry.catalogue.database.tables import Revision
 from registry.catalogue.database.team_tables import MaterialisationRecord, MaterialisedFile
 from registry.catalogue.store import blobs
@@ -20,7 +22,7 @@ from registry.catalogue.store.blobs import FileRef
 from registry.catalogue.store.materialisations import MaterialisationKey, MaterialisationRow, rows_query, values
 from registry.catalogue.tree import revisions
 from registry.rights import Principal
-from registry.schemas import ArtifactKind
+from registry.schemas import ArtifactKind, Fidelity
 
 ID_PREFIX: Final = "mat_"
 
@@ -36,6 +38,7 @@ class NewMaterialisation:
     numerics: str | None
     notices: tuple[str, ...]
     files: tuple[FileRef, ...]
+    fidelity: Fidelity | None = None
 
 
 def renew(
@@ -85,9 +88,36 @@ def add(
     session.add_all(
         MaterialisedFile(materialisation_id=row.id, path=file.path, digest=file.digest) for file in new.files
     )
+    if new.fidelity is not None:
+        _keep_fidelity(session, row.id, new.fidelity)
     session.flush()
     _note(session, row, principal, {"rendering": row.rendering})
     return values(session, rows_query().where(MaterialisationRecord.id == row.id))[0], True
+
+
+def measured(session: Session, materialisation_id: str, fidelity: Fidelity) -> MaterialisationRow | None:
+    """Keep what was measured of more rows than when it was made; None: it is gone."""
+    held = select(MaterialisationRecord.id).where(MaterialisationRecord.id == materialisation_id).with_for_update()
+    if session.scalar(held) is None:
+        return None
+    record = MaterialisedFidelityRecord
+    session.execute(delete(record).where(record.materialisation_id == materialisation_id))
+    _keep_fidelity(session, materialisation_id, fidelity)
+    session.flush()
+    return values(session, rows_query().where(MaterialisationRecord.id == materialisation_id))[0]
+
+
+def _keep_fidelity(session: Session, materialisation_id: str, fidelity: Fidelity) -> None:
+    session.add(
+        MaterialisedFidelityRecord(
+            materialisation_id=materialisation_id,
+            rows=fidelity.rows,
+            relative_error=fidelity.relative_error,
+            unchanged_share=fidelity.unchanged_share,
+            surviving_share=fidelity.surviving_share,
+            document=zlib.compress(fidelity.model_dump_json().encode()),
+        )
+    )
 
 
 def drop(session: Session, rows: Iterable[MaterialisationRow], principal: Principal) -> None:
@@ -122,6 +152,8 @@ def _forget(session: Session, rows: Sequence[MaterialisationRow]) -> None:
         blobs.use(session, [file.digest for row in rows for file in row.files])
         ids = [row.id for row in rows]
         session.execute(delete(MaterialisedFile).where(MaterialisedFile.materialisation_id.in_(ids)))
+        fidelity = MaterialisedFidelityRecord
+        session.execute(delete(fidelity).where(fidelity.materialisation_id.in_(ids)))
         session.execute(delete(MaterialisationRecord).where(MaterialisationRecord.id.in_(ids)))
 
 

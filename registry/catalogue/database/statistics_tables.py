@@ -43,6 +43,21 @@ class EngineAnswerRecord(Record):
     rank: Mapped[int | None]  # the largest of a module; None: no single adapter equals the path
 
 
+class MaterialisedFidelityRecord(Record):
+    """What was measured while a materialisation was made: figures of the whole model, and a document of each tensor."""
+
+    __tablename__ = "materialised_fidelity"
+
+    materialisation_id: Mapped[str] = mapped_column(
+        ORDERED, ForeignKey("materialisations.id", ondelete="CASCADE"), primary_key=True
+    )
+    rows: Mapped[str]  # sample, full
+    relative_error: Mapped[float | None]
+    unchanged_share: Mapped[float | None]
+    surviving_share: Mapped[float | None]
+    document: Mapped[bytes] = mapped_column(LargeBinary)  # JSON, deflated
+
+
 class BaseNormsRecord(Record):
     """The Frobenius norms of a base model's slots, as `registry.services.bases.norms` writes them.
 

@@ -5,6 +5,7 @@ An expired row stays, hidden, until a collector removes it, and keeps its bytes:
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.prepared import Prepared, reading
+from registry.catalogue.database.statistics_tables import MaterialisedFidelityRecord
 from registry.catalogue.database.tables import Adapter, BaseFile, BaseModelRecord, Blob, Revision, RevisionFile, UtcTime
 from registry.catalogue.database.team_tables import MaterialisationRecord, MaterialisedFile
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, in_subtree
@@ -23,7 +25,8 @@ from registry.catalogue.store import blobs
 from registry.digest import StoredFile
 from registry.errors import NotFoundError
 from registry.reference import Path
-from registry.schemas import ArtifactKind, Materialisation
+from registry.schemas import ArtifactKind, Fidelity, Materialisation
+from registry.schemas.artifacts import ModelFidelity
 from registry.schemas.texts import check_text
 
 Rows = Select[*tuple[Any, ...]]
@@ -64,6 +67,7 @@ class MaterialisationRow:
     created_by: str
     expires_at: datetime
     files: tuple[StoredFile, ...]
+    fidelity: ModelFidelity | None
 
     @property
     def size(self) -> int:
@@ -85,6 +89,7 @@ class MaterialisationRow:
             created_at=self.created_at,
             created_by=self.created_by,
             expires_at=self.expires_at,
+            fidelity=self.fidelity,
         )
 
 
@@ -205,6 +210,7 @@ def _follows(last: ListPosition) -> ColumnElement[bool]:
 
 def rows_query() -> Rows:
     """The query that `values` needs."""
+    measured = MaterialisedFidelityRecord
     return (
         select(
             MaterialisationRecord.id,
@@ -221,7 +227,13 @@ def rows_query() -> Rows:
             Adapter.path,
             Revision.number,
             Revision.digest,
+            measured.materialisation_id.label("measured"),
+            measured.rows.label("measured_rows"),
+            measured.relative_error,
+            measured.unchanged_share,
+            measured.surviving_share,
         )
+        .outerjoin(measured, measured.materialisation_id == MaterialisationRecord.id)
         .join(Revision, Revision.id == MaterialisationRecord.revision_id)
         .join(Adapter, Adapter.id == Revision.adapter_id)
     )
@@ -256,9 +268,28 @@ def _with_files(session: Session, found: Sequence[Any]) -> list[MaterialisationR
             created_by=row.created_by,
             expires_at=row.expires_at,
             files=tuple(sorted(files[row.id], key=lambda file: file.path)),
+            fidelity=_figures(row),
         )
         for row in found
     ]
+
+
+def _figures(row: Any) -> ModelFidelity | None:
+    if row.measured is None:
+        return None
+    return ModelFidelity(
+        rows=row.measured_rows,
+        relative_error=row.relative_error,
+        unchanged_share=row.unchanged_share,
+        surviving_share=row.surviving_share,
+    )
+
+
+def fidelity(session: Session, materialisation_id: str) -> Fidelity | None:
+    """What was measured while a materialisation was made; None: it was made by a version that did not measure."""
+    record = MaterialisedFidelityRecord
+    document = session.scalar(select(record.document).where(record.materialisation_id == materialisation_id))
+    return None if document is None else Fidelity.model_validate_json(zlib.decompress(document))
 
 
 def _of_revision() -> Rows:

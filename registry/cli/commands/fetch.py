@@ -13,13 +13,16 @@ from registry.cli.options import (
     Kind,
     MaxError,
     MaxLoraRank,
+    Measured,
     Rank,
     Ref,
+    RowsChoice,
     Since,
     Uniform,
     Url,
     WrittenAs,
 )
+from registry.cli.render.fidelity import fidelity_line
 from registry.cli.render.screen import Span
 from registry.cli.render.text import counted, size
 from registry.cli.render.truncation import truncation_line
@@ -49,8 +52,9 @@ def fetch(
     max_lora_rank: MaxLoraRank = None,
     report: Annotated[
         str | None,
-        typer.Option("--report", metavar="FILE", help="Write the errors of the truncation to this JSON file."),
+        typer.Option("--report", metavar="FILE", help="Write the errors of truncation or merging to this JSON file."),
     ] = None,
+    fidelity: Measured = RowsChoice.SAMPLE,
     dtype: WrittenAs = None,
     base_dir: Annotated[
         str | None,
@@ -71,8 +75,10 @@ def fetch(
     Prints the folder. A receipt beside the files records what was computed; if you train on the folder, publish finds
     the parent in it.
     """
-    if report is not None and rank is None and max_error is None:
-        raise UsageError("--report describes the errors of a truncation; it needs --rank or --max-error.")
+    if report is not None and rank is None and max_error is None and kind is not Kind.MERGED:
+        raise UsageError(
+            "--report describes the errors of a truncation, or of merging; it needs --rank, --max-error or --as merged."
+        )
     if report is not None:
         check_file("--report", report, out)
     with session(url, as_json) as run:
@@ -89,6 +95,7 @@ def fetch(
             base_dir=base_dir,
             engine=engine.value if engine else None,
             max_lora_rank=max_lora_rank,
+            fidelity=fidelity.value,
             progress=run.progress,
         )
         run.answer(answer, lambda _width: [(Span(answer.folder),)])
@@ -97,11 +104,15 @@ def fetch(
         run.say(f"{answer.reference} as {answer.kind}: {counted(len(answer.files), 'file')}, {size(total)}, {state}")
         if answer.truncation is not None:
             run.say(truncation_line(answer.truncation))
+        if answer.fidelity is not None:
+            run.say(fidelity_line(answer.fidelity))
         if report is not None:
-            if answer.truncation is None:
-                run.say(f"--report: nothing was truncated, so {report} is not written")
+            found = answer.fidelity if answer.kind == "merged" else answer.truncation
+            if found is None:
+                done = "measured" if answer.kind == "merged" else "truncated"
+                run.say(f"--report: nothing was {done}, so {report} is not written")
             else:
-                write_file("--report", report, answer.truncation.model_dump_json(indent=2) + "\n")
+                write_file("--report", report, found.model_dump_json(indent=2) + "\n")
         run.notices(answer.notices)
         if answer.kind == "merged" and out is not None:
             path = answer.reference.partition("@")[0]
@@ -124,6 +135,8 @@ def verify(
     with session(url, as_json) as run:
         answer = run.registry.verify(folder, progress=run.progress)
         run.answer(answer, lambda width: verified_lines(answer, width))
+        if answer.fidelity is not None:
+            run.say(fidelity_line(answer.fidelity))
         if not answer.equal:
             raise IntegrityError(
                 f"{answer.folder} does not match {answer.reference} as {answer.kind}: "

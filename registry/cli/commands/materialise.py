@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from registry.cli import completion
-from registry.cli.options import Json, Kind, MaterialisedAs, Url, parse_expiry
+from registry.cli.options import Json, Kind, MaterialisedAs, Measured, RowsChoice, Url, parse_expiry
+from registry.cli.render.fidelity import figures
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Span, fields, phrase, table, words
 from registry.cli.render.text import counted, moment, short_digest, size
 from registry.cli.session import session
@@ -33,6 +34,7 @@ def materialise(
         str | None,
         typer.Option("--expires", metavar="TIME", help="How long to keep it, such as 90d or 12h. Default: 30d."),
     ] = None,
+    fidelity: Measured = RowsChoice.SAMPLE,
     list_: Annotated[
         bool, typer.Option("--list", help="List what is materialised: everything, or at and under REF.")
     ] = False,
@@ -58,7 +60,11 @@ def materialise(
     expires_in = parse_expiry(expires)
     with session(url, as_json) as run:
         answer = run.registry.materialise(
-            ref, kind=(kind or Kind.LORA).value, expires_in=expires_in, progress=run.progress
+            ref,
+            kind=(kind or Kind.LORA).value,
+            expires_in=expires_in,
+            fidelity=fidelity.value,
+            progress=run.progress,
         )
         run.answer(answer, lambda width: materialised_lines(answer, width))
 
@@ -94,6 +100,8 @@ def materialised_lines(answer: Materialised, width: int | None) -> list[Line]:
         ("size", [words(f"{size(one.size)} in {counted(one.files, 'file')}"), words(new, QUIET)]),
         ("until", [words(f"{moment(one.expires_at)} UTC")]),
     ]
+    if one.fidelity is not None:
+        pairs.append(("fidelity", [words(figures(one.fidelity))]))
     return [(Span(one.id, REFERENCE),), *fields(pairs, width)]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.options import Json, Ref, Url
+from registry.cli.options import FloatType, Json, Ref, Url
 from registry.cli.session import session
 from registry.cli.written import check_file, write_file
 
@@ -23,12 +23,17 @@ def stats(
     csv: Annotated[
         str | None, typer.Option("--csv", metavar="FILE", help="Write the figures of every module, as CSV.")
     ] = None,
+    fidelity: Annotated[
+        FloatType | None,
+        typer.Option("--fidelity", help="Estimate what a merge in this dtype keeps, from some rows of the base."),
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Show what each link changed and the rank it needs.
 
-    The figures come from the factors alone: no weight of the base model is read. They are kept with the revision.
+    The figures come from the factors alone: no weight of the base model is read, but for --fidelity. They are kept
+    with the revision.
     """
     from registry.cli.render.statistics import csv_text, statistics_lines
     from registry.schemas.notebooks import path_map
@@ -37,7 +42,9 @@ def stats(
         if file is not None:
             check_file(option, file)
     with session(url, as_json) as run:
-        answer = run.registry.stats(ref, since=since, progress=run.progress)
+        answer = run.registry.stats(
+            ref, since=since, fidelity=fidelity.value if fidelity else None, progress=run.progress
+        )
         if plot is not None:
             write_file("--plot", plot, path_map(answer).svg())
         if csv is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from registry.cli.render.fidelity import figures
 from registry.cli.render.screen import QUIET, REFERENCE, TAG, Line, Span, phrase, table, words
 from registry.cli.render.text import counted, moment, size
 
@@ -59,8 +60,12 @@ def materialisation_lines(found: Sequence[Materialisation], width: int | None) -
     rows = [
         (
             [phrase(one.id), Span(size(one.size))],
-            [words(f"as {one.kind}"), words(f"until {moment(one.expires_at)} UTC", QUIET)],
+            [words(f"as {one.kind}"), words(f"until {moment(one.expires_at)} UTC", QUIET), *_fidelity(one)],
         )
         for one in found
     ]
     return table(rows, width, indent=2, right=(1,))
+
+
+def _fidelity(one: Materialisation) -> list[list[Span]]:
+    return [] if one.fidelity is None else [words(figures(one.fidelity), QUIET)]

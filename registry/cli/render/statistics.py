@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from registry.cli.render.fidelity import estimate_lines
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
 from registry.cli.render.text import counted, percent
 from registry.schemas.statistics import COLUMNS
@@ -33,6 +34,8 @@ def statistics_lines(found: Statistics, width: int | None) -> list[Line]:
     if found.path.others:
         changes = [([phrase(one.name)], [words(one.how, QUIET)]) for one in found.path.others]
         lines += [(), (Span("Not in these figures", "bold"),), *table(changes, width, indent=2)]
+    if found.fidelity is not None:
+        lines += [(), *estimate_lines(found.fidelity, width)]
     return lines
 
 

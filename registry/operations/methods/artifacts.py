@@ -15,7 +15,8 @@ from registry.operations.methods.table_calls import TableCalls
 from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
 from registry.schemas import ArtifactKind, Dtype, Fetched, Materialisation, Materialised, Options, Verified
-from registry.schemas.form import EngineName
+from registry.schemas.form import EngineName, MeasuredRows
+from registry.schemas.kinds import KINDS
 from registry.schemas.requests import CheckRequest, DropRequest, MaterialisationsRequest, MaterialiseRequest
 
 Folder = str | PathLike[str]
@@ -37,6 +38,7 @@ class Artifacts(TableCalls):
         *,
         force: bool,
         base_dir: FilePath | None,
+        measured: MeasuredRows,
         progress: Progress,
     ) -> Fetched:
         """Write an artifact into a folder."""
@@ -103,6 +105,7 @@ class Artifacts(TableCalls):
         base_dir: Folder | None = None,
         engine: EngineName | None = None,
         max_lora_rank: int | None = None,
+        fidelity: MeasuredRows = "sample",
         progress: Progress | bool = False,
     ) -> Fetched:
         """Write an artifact into a folder, with a receipt beside its files.
@@ -117,6 +120,8 @@ class Artifacts(TableCalls):
             engine: write what this engine loads, by the rules of `check`: an adapter of one rank where it needs that,
                 truncated only where its rank is above the limit and ``max_error`` allows it.
             max_lora_rank: the largest rank that the engine is started with. None: its default.
+            fidelity: of which rows of a merged model it is measured what rounding left of the change: ``"full"`` for
+                all of them.
             progress: True shows a bar.
 
         Returns:
@@ -133,15 +138,19 @@ class Artifacts(TableCalls):
             <Fetched llama/support@2 as lora: ... files, ..., in ...support-lora>
             >>> team.fetch("llama/support@prod", "./support-r2", rank=2).truncation.total.relative_frobenius < 1
             True
+            >>> team.fetch("llama/support@prod", kind="merged", dtype="bf16").fidelity.surviving_share > 0.9
+            True
         """
         options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
         if engine is not None:
             ref, options = self._for_engine(ref, options, engine, max_lora_rank)
         elif max_lora_rank is not None:
             raise UsageError("--max-lora-rank says how an engine is started; it needs --for.")
+        if fidelity == "full" and not KINDS[options.kind].is_model:
+            raise UsageError(f"--fidelity full is about merged models, not --as {options.kind}: leave it out.")
         place, weights = (None if one is None else FilePath(one) for one in (out, base_dir))
         with shown(progress) as sink:
-            return self._fetch(ref, place, options, force=force, base_dir=weights, progress=sink)
+            return self._fetch(ref, place, options, force=force, base_dir=weights, measured=fidelity, progress=sink)
 
     def _for_engine(
         self, ref: str, options: Options, engine: EngineName, max_lora_rank: int | None
@@ -179,6 +188,7 @@ class Artifacts(TableCalls):
         *,
         kind: ArtifactKind = "lora",
         expires_in: int | None = None,
+        fidelity: MeasuredRows = "sample",
         progress: Progress | bool = False,
     ) -> Materialised:
         """Precompute the artifact that a reference stands for and keep it in the store for a while.
@@ -187,6 +197,7 @@ class Artifacts(TableCalls):
             ref: the revision.
             kind: ``"lora"`` or ``"merged"``.
             expires_in: seconds to keep it, 30 days by default. What is kept already is kept for longer, never for less.
+            fidelity: of which rows of a merged model it is measured what rounding left of the change, as for `fetch`.
             progress: True shows a bar.
 
         Raises:
@@ -198,7 +209,7 @@ class Artifacts(TableCalls):
             >>> kept.created, kept.materialisation.reference
             (True, 'llama/support/french@1')
         """
-        request = asked(MaterialiseRequest, ref=ref, kind=kind, expires_in=expires_in)
+        request = asked(MaterialiseRequest, ref=ref, kind=kind, expires_in=expires_in, fidelity=fidelity)
         with shown(progress) as sink:
             return self._do(table.MATERIALISE, request, sink)
 

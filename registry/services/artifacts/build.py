@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from registry.errors import UsageError
 from registry.memory import MemoryCache
 from registry.schemas import Options
+from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS, check_options
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Order
@@ -25,6 +26,7 @@ def build_artifact(
     options: Options,
     memory: MemoryCache | None = None,
     plan: Plan | None = None,
+    measured: MeasuredRows | None = None,
 ) -> Artifact:
     """The artifact of a loaded path.
 
@@ -35,6 +37,7 @@ def build_artifact(
         options: kind, dtype, rank and so on.
         memory: the cache of a service.
         plan: if it was made already.
+        measured: the rows of which fidelity is measured when they are made; only merged models have it.
 
     Raises:
         UsageError: the options contradict each other or the reference.
@@ -44,10 +47,17 @@ def build_artifact(
     check_asked(path, options)
     links, plan = links_of(path, ancestor, options), plan or make_plan(path, ancestor, options)
     with ExitStack() as open_blobs:
-        order = Order(Inputs(blobs, path, open_blobs), links, ancestor, options, plan, memory)
+        order = Order(Inputs(blobs, path, open_blobs), links, ancestor, options, plan, memory, measured)
         built = builder_of(options.kind).build(order)
         release = open_blobs.pop_all().close
-        return Artifact(built.plan, built.files, notices=built.notices, truncation=built.truncation, release=release)
+        return Artifact(
+            built.plan,
+            built.files,
+            notices=built.notices,
+            truncation=built.truncation,
+            meter=built.meter,
+            release=release,
+        )
 
 
 def check_asked(path: LoadedPath, options: Options) -> None:

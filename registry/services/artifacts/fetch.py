@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from registry.errors import IntegrityError, NotFoundError
@@ -13,6 +14,8 @@ from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.progress import Progress
 from registry.schemas import Fetched, Options
+from registry.schemas.artifacts import is_full
+from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS
 from registry.schemas.renaming import old_name_notices
 from registry.services.artifacts.build import check_asked
@@ -36,6 +39,7 @@ def fetch(
     *,
     force: bool,
     base_dir: Path | None = None,
+    measured: MeasuredRows = "sample",
     progress: Progress,
 ) -> Fetched:
     """Write an artifact into a folder; see `registry.operations.registry.Registry.fetch`.
@@ -56,12 +60,14 @@ def fetch(
         wanted = (WeightFile(file.path, file.size, file.digest) for file in files)
         check_weights(base_dir, base.name, wanted, progress)
     there = _there_already(deployment, asked, cache, out, progress)
-    if there is not None:
+    if there is not None and (measured == "sample" or is_full(there.fidelity)):
         deployment.note_use(asked.path.reference)
         return there
-    with open_asked(deployment, asked) as artifact:
+    with open_asked(deployment, asked, measured=measured) as artifact:
         deployment.note_use(asked.path.reference)
         source = _source(deployment, asked, artifact, artifact.size)
+        if measured == "full":
+            source = replace(source, measure=artifact.measure)
         return write_artifact(source, cache, out, force=force, progress=progress)
 
 
@@ -69,7 +75,9 @@ def _source(deployment: Deployment, asked: Asked, artifact: Artifact, size: int)
     return FetchSource(
         artifact.rendering,
         size,
-        receipt=lambda files: receipt_of(described(asked.path, asked.ancestor, artifact), files, deployment.url),
+        receipt=lambda files: receipt_of(
+            described(asked.path, asked.ancestor, artifact), files, deployment.url, artifact.fidelity()
+        ),
         open=lambda _: nullcontext(artifact),
         lasting=old_name_notices(asked.path.reference, asked.renamed_to),
     )

@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 from registry.catalogue.store import materialisations as rows
 from registry.digest import StoredFile
 from registry.errors import IntegrityError
-from registry.schemas import Options
+from registry.schemas import Fidelity, Options
 from registry.schemas.kinds import KINDS
 from registry.services.artifacts.inputs import stored_files
 from registry.services.artifacts.plan import make_plan
 from registry.services.lineage import Blobs, LoadedPath
-from registry.tensors.artifacts.artifact import Artifact
+from registry.tensors.artifacts.artifact import Artifact, Measured
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT, Plan
 
 
@@ -54,8 +54,8 @@ def plain_plan(path: LoadedPath, options: Options) -> Plan | None:
     return make_plan(path, None, options)
 
 
-def open_kept(blobs: Blobs, kept: Kept) -> Artifact:
-    """The artifact, read from the materialisation's blobs.
+def open_kept(blobs: Blobs, kept: Kept, fidelity: Fidelity | None = None) -> Artifact:
+    """The artifact, read from the materialisation's blobs, with what was measured when it was made.
 
     Raises:
         IntegrityError: the recorded rendering is not that of its plan and arithmetic.
@@ -63,7 +63,14 @@ def open_kept(blobs: Blobs, kept: Kept) -> Artifact:
     with ExitStack() as opened:
         files = stored_files(blobs, kept.files, opened)
         release = opened.pop_all().close
-        artifact = Artifact(kept.plan, files, notices=kept.notices, numerics=kept.numerics, release=release)
+        artifact = Artifact(
+            kept.plan,
+            files,
+            notices=kept.notices,
+            numerics=kept.numerics,
+            meter=Measured(fidelity),
+            release=release,
+        )
         if artifact.rendering != kept.rendering:
             artifact.close()
             raise IntegrityError(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from registry.catalogue.store import materialisations
 from registry.catalogue.tree import old_names
 from registry.reference import Reference
-from registry.schemas import Options
+from registry.schemas import Fidelity, Options
+from registry.schemas.artifacts import is_full
 from registry.schemas.bundles import ArtifactPlan
+from registry.schemas.form import MeasuredRows
+from registry.schemas.kinds import KINDS
 from registry.services.artifacts.build import build_artifact, check_kept
 from registry.services.artifacts.describe import described, etag
 from registry.services.artifacts.load import path_in
@@ -57,19 +61,36 @@ def open_artifact(deployment: Deployment, ref: str, options: Options) -> Artifac
     return artifact
 
 
-def open_asked(deployment: Deployment, asked: Asked) -> Artifact:
-    """Open an artifact: its materialisation, or as this machine computes it.
+def open_asked(deployment: Deployment, asked: Asked, *, measured: MeasuredRows | None = None) -> Artifact:
+    """Open an artifact: its materialisation, or as this machine computes it, with fidelity of the ``measured`` rows.
 
     Raises:
         UsageError: the options contradict each other or the reference.
         AccuracyError: the requested error can't be reached.
         ConflictError: ``retable_needed``, the base model's target table lacks what the path needs.
     """
-    blobs, memory = deployment.artifact_blobs, deployment.memory
+    blobs = deployment.artifact_blobs
     if asked.materialised is not None:
         check_kept(blobs, asked.path, asked.options)
-        return open_kept(blobs, asked.materialised)
-    return build_artifact(blobs, asked.path, asked.ancestor, asked.options, memory, asked.plan)
+        fidelity = _measured_before(deployment, asked, asked.materialised.id)
+        if measured == "full" and not is_full(fidelity):
+            with _built(deployment, asked, measured) as artifact:
+                artifact.measure()
+                fidelity = artifact.fidelity()
+        return open_kept(blobs, asked.materialised, fidelity)
+    return _built(deployment, asked, measured)
+
+
+def _built(deployment: Deployment, asked: Asked, measured: MeasuredRows | None) -> Artifact:
+    blobs, memory = deployment.artifact_blobs, deployment.memory
+    return build_artifact(blobs, asked.path, asked.ancestor, asked.options, memory, asked.plan, measured)
+
+
+def _measured_before(deployment: Deployment, asked: Asked, materialisation_id: str) -> Fidelity | None:
+    if not KINDS[asked.options.kind].is_model:
+        return None
+    with deployment.read() as session:
+        return materialisations.fidelity(session, materialisation_id)
 
 
 def artifact_plan(deployment: Deployment, ref: str, options: Options) -> ArtifactPlan:

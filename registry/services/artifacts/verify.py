@@ -31,7 +31,7 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
     receipt = receipt_in(folder)
     path = _path(deployment, receipt, receipt.reference, receipt.tip)
     ancestor = None if receipt.since is None else _path(deployment, receipt, receipt.since, receipt.plan.since)
-    with build_artifact(deployment, path, ancestor, receipt.options) as artifact:
+    with build_artifact(deployment, path, ancestor, receipt.options, measured="full") as artifact:
         if receipt.plan.table != artifact.plan.table:
             raise IntegrityError(
                 f"The folder {folder} was made with the target table {receipt.plan.table}, and {path.base.name} has "
@@ -41,7 +41,8 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
         check_plan(folder, receipt, artifact.plan.digest)
         exact = artifact.rendering == receipt.rendering
         compare = None if exact else TensorComparison
-        return verified(folder, receipt, artifact.files, ARTIFACT_FORMAT, compare, progress)
+        answer = verified(folder, receipt, artifact.files, ARTIFACT_FORMAT, compare, progress)
+        return answer.model_copy(update={"fidelity": artifact.fidelity()})
 
 
 def _path(deployment: Deployment, receipt: Receipt, reference: str, digest: str | None) -> LoadedPath:

@@ -103,7 +103,7 @@ def _diff_children(deployment: Deployment, request: PathRequest, progress: Progr
 def _stats(deployment: Deployment, request: StatisticsRequest, progress: Progress) -> Statistics:
     from registry.services.statistics import statistics
 
-    return statistics(deployment, request.ref, request.since, progress)
+    return statistics(deployment, request.ref, request.since, progress, request.fidelity)
 
 
 @does(table.CHECK)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from registry.errors import NotFoundError, UsageError
 from registry.files.header import Header
 from registry.files.sha256 import Each
 from registry.files.source import ByteSource, look_at
-from registry.schemas import ArtifactKind, Truncation, views
+from registry.schemas import ArtifactKind, Fidelity, Truncation, views
 from registry.tensors.arithmetic.lanes import begun_in_order
 from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin, begin_giving
 from registry.tensors.artifacts.plan import Plan, rendering_of
@@ -125,6 +126,29 @@ def generated_file(path: str, data: bytes) -> ArtifactFile:
     return ArtifactFile(path, [bytes_region(0, data)])
 
 
+class Meter(Protocol):
+    """Measures fidelity while pieces are made."""
+
+    def result(self) -> Fidelity | None:
+        """The figures; None where there is nothing to measure, or not every piece was made."""
+
+    def finish(self) -> None:
+        """Make the pieces that nobody made, for their figures alone."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A meter of what was measured before."""
+
+    fidelity: Fidelity | None
+
+    def result(self) -> Fidelity | None:
+        return self.fidelity
+
+    def finish(self) -> None:
+        """Nothing is missing."""
+
+
 class Artifact:
     """Named files handed out for a plan. Close it, or use it as a context manager, to release the blobs it reads."""
 
@@ -136,6 +160,7 @@ class Artifact:
         notices: Sequence[str] = (),
         truncation: Truncation | None = None,
         numerics: str | None = None,
+        meter: Meter | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
@@ -143,6 +168,7 @@ class Artifact:
         self.notices = tuple(notices)
         self.truncation = truncation
         self._numerics = numerics
+        self._meter = meter
         self._release = release
 
     @property
@@ -159,6 +185,15 @@ class Artifact:
     def rendering(self) -> str:
         """Digest that names the artifact's bytes."""
         return rendering_of(self.plan, self.numerics)
+
+    def fidelity(self) -> Fidelity | None:
+        """How much of the path's change its rounded weights hold; None unless every piece was made and measured."""
+        return None if self._meter is None else self._meter.result()
+
+    def measure(self) -> None:
+        """Make the pieces that were not made, for their figures alone."""
+        if self._meter is not None:
+            self._meter.finish()
 
     @property
     def size(self) -> int:

@@ -19,6 +19,7 @@ from registry.tensors.arithmetic.rounding import fits, round_into
 from registry.tensors.artifacts.artifact import ArtifactFile, bytes_region, copy_region
 from registry.tensors.artifacts.pieces import Buffer, Region
 from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.fidelity.meter import FidelityMeter, SlotMeter
 from registry.tensors.path.kept_factors import KeptFactors, RecentFactors
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.places import Place
@@ -41,6 +42,7 @@ def merged_file(
     new: Sequence[NewTensor],
     dtype: str | None,
     kept: KeptFactors | None = None,
+    meter: FidelityMeter | None = None,
 ) -> ArtifactFile:
     """The file ``path`` of the merged model.
 
@@ -52,6 +54,7 @@ def merged_file(
         new: tensors that this file gets and the base lacks.
         dtype: output dtype of all float tensors (``BF16``); None keeps each tensor's own.
         kept: where the path's factors are kept while its pieces are made; by itself a file keeps those in use.
+        meter: measures the blocks that are made.
 
     Raises, when a block is read: InvalidAdapterError (``overflow``) naming the tensor.
     """
@@ -66,7 +69,7 @@ def merged_file(
             first = place.run.first * program.slot.columns
             if entry is not None:
                 regions += _unchanged(base, entry, out, at, first)
-            regions.append(_merge_region(base, program, place, out, kept))
+            regions.append(_merge_region(base, program, place, out, kept, meter))
             at = first + place.run.rows * program.slot.columns
         if entry is not None:
             regions += _unchanged(base, entry, out, at, out.elements)
@@ -110,18 +113,28 @@ def _unchanged(base: BaseTensors, entry: TensorEntry, out: TensorEntry, first: i
         yield copy_region(out.start + first * size, source, entry.start + first * size, (stop - first) * size)
 
 
-def _merge_region(base: BaseTensors, program: Program, place: Place, out: TensorEntry, kept: KeptFactors) -> Region:
-    rounding = RoundedSlot(base.values(program, FLOATS[out.dtype], kept=kept), FLOATS[out.dtype])
+def _merge_region(
+    base: BaseTensors,
+    program: Program,
+    place: Place,
+    out: TensorEntry,
+    kept: KeptFactors,
+    meter: FidelityMeter | None,
+) -> Region:
+    dtype = FLOATS[out.dtype]
+    values = base.values(program, dtype, kept=kept)
+    rounding = RoundedSlot(values, dtype, None if meter is None else meter.slot(program, values, dtype))
     start = out.start + place.run.first * program.slot.columns * rounding.dtype.itemsize
     return rounding.region_of(place, start) if program.slot.runs else rounding.region(start)
 
 
 class RoundedSlot:
-    """A slot's values rounded once to an output dtype, by blocks of the grid."""
+    """A slot's values rounded once to an output dtype, by blocks of the grid; ``meter`` sees each that is made."""
 
-    def __init__(self, values: SlotValues, dtype: torch.dtype) -> None:
+    def __init__(self, values: SlotValues, dtype: torch.dtype, meter: SlotMeter | None = None) -> None:
         self.values = values
         self.dtype = dtype
+        self._meter = meter
 
     def region(self, start: int) -> Region:
         """The whole slot as bytes of a file from ``start`` on."""
@@ -154,9 +167,12 @@ class RoundedSlot:
             InvalidAdapterError: ``overflow``, a value is too large for the dtype.
             IntegrityError: ``non_finite``, the base holds NaN or infinity.
         """
-        merged = rounded(self.values.block(index), self.dtype)
+        before, after = self.values.before_and_after(index)
+        merged = rounded(after, self.dtype)
         if merged is None:
-            raise self._too_large(self.values.origin_block(index))
+            raise self._too_large(before)
+        if self._meter is not None:
+            self._meter.see(index, before, merged)
         return merged
 
     def block_bytes(self, index: int) -> Buffer:

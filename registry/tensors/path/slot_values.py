@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -77,14 +78,48 @@ class SlotValues:
 
     def block(self, index: int) -> torch.Tensor:
         """Stored rows of block ``index`` after the steps, not rounded, shape (rows, columns)."""
-        values, rows = self._begin(index)
+        return self.before_and_after(index)[1]
+
+    def before_and_after(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`origin_block`, which nobody may change, and `block`."""
+        values, rows, stored = self._begin(index)
         for stage in range(len(self._stages)):
             self._apply(stage, index, values, rows)
-        return values[:rows]
+        return stored, values[:rows]
+
+    @property
+    def only_adds(self) -> bool:
+        """Whether the steps are one product: what it adds does not depend on what it is added to."""
+        return len(self._stages) == 1 and isinstance(self._stages[0], _Product)
+
+    def added_to(self, rows: range, out: torch.Tensor) -> None:
+        """Write what the steps add to some stored rows, where they `only_adds`, in the precision of ``out``."""
+        left, right = self._product(0)
+        chosen = left[rows.start : rows.stop : rows.step]
+        torch.mm(chosen.to(out.dtype), right.to(out.dtype), out=out)
+
+    def put_on(self, rows: range, values: torch.Tensor) -> None:
+        """Apply the steps to chosen stored rows alone, in the precision of ``values`` and in place."""
+        chosen = slice(rows.start, rows.stop, rows.step)
+        for number, stage in enumerate(self._stages):
+            if isinstance(stage, _Product):
+                left, right = self._product(number)
+                add_product(values, left[chosen].to(values.dtype), right.to(values.dtype))
+            elif isinstance(stage, SetRows):
+                _set_rows(values, stage, rows)
+            elif self.slot.transposed:
+                values *= self._by_column(number).to(values.dtype)
+            else:
+                factors = self._ratio(stage, stage.read(torch.float64)[chosen], row_norms(values), rows)
+                values *= factors.to(values.dtype).unsqueeze(1)
+
+    def sets_rows(self) -> frozenset[int]:
+        """The stored rows that a step replaces."""
+        return frozenset(row for stage in self._stages if isinstance(stage, SetRows) for row in stage.rows)
 
     def trace(self, index: int) -> Iterator[tuple[SetRows | Add | Rescale | None, torch.Tensor]]:
         """The block before the steps (None) and after each of them; the tensor is changed by the next turn."""
-        values, rows = self._begin(index)
+        values, rows, _ = self._begin(index)
         yield None, values[:rows]
         for number, stage in enumerate(self._stages):
             self._apply(number, index, values, rows)
@@ -96,36 +131,40 @@ class SlotValues:
         By the norms of the factors' rows and columns (Cauchy and Schwarz). What is summed may cancel, and the error of
         a sum is relative to its terms.
         """
-        stage = self._stages[number]
-        if not isinstance(stage, _Product):
-            raise TypeError(f"step {number} is no product")
-        left, right = self._kept.get((self.slot, number), lambda: self._factors(stage.pairs))
+        left, right = self._product(number)
         first = index * self.rows_a_block
         rows = left[first : min(first + self.rows_a_block, self.slot.rows)]
         lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1)
         return torch.outer(lengths, torch.linalg.vector_norm(right, dim=0))
 
-    def _begin(self, index: int) -> tuple[torch.Tensor, int]:
+    def _begin(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
+        """A block before the steps, padded, how many rows of it there are, and these as they are stored."""
         stored = self.origin_block(index)
         rows = stored.shape[0]
         values = scratch((self.rows_a_block, self.slot.columns), self.dtype)
         values[:rows].copy_(stored)
         if rows < self.rows_a_block:
             values[rows:].zero_()
-        return values, rows
+        return values, rows, stored
 
     def _apply(self, number: int, index: int, values: torch.Tensor, rows: int) -> None:
         stage = self._stages[number]
         first = index * self.rows_a_block
         if isinstance(stage, _Product):
-            left, right = self._kept.get((self.slot, number), lambda: self._factors(stage.pairs))
+            left, right = self._product(number)
             add_product(values, left[first : first + self.rows_a_block], right)
         elif isinstance(stage, SetRows):
-            _set_rows(values, stage, first, rows)
+            _set_rows(values, stage, range(first, first + rows))
         elif self.slot.transposed:
-            values *= self._by_column(number)
+            values *= self._by_column(number).to(self.dtype)
         else:
             values[:rows] *= self._by_row(stage, values[:rows], first).unsqueeze(1)
+
+    def _product(self, number: int) -> Factors:
+        stage = self._stages[number]
+        if not isinstance(stage, _Product):
+            raise TypeError(f"step {number} is no product")
+        return self._kept.get((self.slot, number), partial(self._factors, stage.pairs))
 
     def _factors(self, pairs: Sequence[BoundPair]) -> Factors:
         """Left (stored rows, R), padded to whole blocks, and right (R, stored columns) of a product as it is stored."""
@@ -135,8 +174,9 @@ class SlotValues:
         return pad_rows(left, self.rows_a_block), right
 
     def _by_row(self, stage: Rescale, values: torch.Tensor, first: int) -> torch.Tensor:
+        features = range(first, first + values.shape[0])
         magnitude = stage.read(torch.float64)[first : first + values.shape[0]]
-        return self._ratio(stage, magnitude, row_norms(values), first)
+        return self._ratio(stage, magnitude, row_norms(values), features).to(self.dtype)
 
     def _by_column(self, number: int) -> torch.Tensor:
         """Factors of the columns at a rescaling; they need all rows, so they are made once."""
@@ -151,37 +191,38 @@ class SlotValues:
         squares = torch.zeros(self.slot.columns, dtype=torch.float64)
         for index in range(self.blocks):
             squares += column_squares(self._before(number, index))
-        return self._ratio(stage, stage.read(torch.float64), squares.sqrt(), 0)
+        return self._ratio(stage, stage.read(torch.float64), squares.sqrt(), range(self.slot.columns))
 
     def _before(self, number: int, index: int) -> torch.Tensor:
         """Block ``index`` before stage ``number``, all earlier column factors being known."""
-        values, rows = self._begin(index)
+        values, rows, _ = self._begin(index)
         for earlier in range(number):
             known = self._column_factors.get(earlier)
             if known is None:
                 self._apply(earlier, index, values, rows)
             else:
-                values *= known
+                values *= known.to(self.dtype)
         return values[:rows]
 
-    def _ratio(self, stage: Rescale, magnitude: torch.Tensor, norms: torch.Tensor, first: int) -> torch.Tensor:
+    def _ratio(self, stage: Rescale, magnitude: torch.Tensor, norms: torch.Tensor, features: range) -> torch.Tensor:
+        """What the oriented rows of some output features are multiplied by, in float64."""
         factors = magnitude / norms
         bad = (norms == 0) | ~factors.isfinite()
         if bool(bad.any()):
             at = int(bad.nonzero()[0, 0])
             raise InvalidAdapterError(
-                f"Tensor {stage.entry.name!r}: DoRA divides by the norm of output feature {first + at} of "
+                f"Tensor {stage.entry.name!r}: DoRA divides by the norm of output feature {features[at]} of "
                 f"{self.slot.tensor!r}, which is {norms[at].item():g}. The feature has no direction to scale: train "
                 "this module without DoRA.",
                 code="zero_norm",
             )
-        return factors.to(self.dtype)
+        return factors
 
     def rescalings(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Factors (out_features,) of each rescaling in order, and the norms of the oriented rows after all steps."""
         numbers = [number for number, stage in enumerate(self._stages) if isinstance(stage, Rescale)]
         if self.slot.transposed:
-            factors = [self._by_column(number) for number in numbers]
+            factors = [self._by_column(number).to(self.dtype) for number in numbers]
             squares = torch.zeros(self.slot.columns, dtype=torch.float64)
             for index in range(self.blocks):
                 squares += column_squares(self.block(index))
@@ -189,7 +230,7 @@ class SlotValues:
         found: list[list[torch.Tensor]] = [[] for _ in numbers]
         norms = []
         for index in range(self.blocks):
-            values, rows = self._begin(index)
+            values, rows, _ = self._begin(index)
             first = index * self.rows_a_block
             for number, stage in enumerate(self._stages):
                 if isinstance(stage, Rescale):
@@ -217,8 +258,9 @@ def _stages(steps: Sequence[Step], merge_products: bool) -> tuple[_Stage, ...]:
     return tuple(stages)
 
 
-def _set_rows(values: torch.Tensor, stage: SetRows, first: int, rows: int) -> None:
-    here = [(at, row - first) for at, row in enumerate(stage.rows) if first <= row < first + rows]
+def _set_rows(values: torch.Tensor, stage: SetRows, rows: range) -> None:
+    """Set those of ``values``, which are stored rows of these numbers, that a step replaces."""
+    here = [(at, rows.index(row)) for at, row in enumerate(stage.rows) if row in rows]
     if here:
         new = stage.read()
         for at, row in here:

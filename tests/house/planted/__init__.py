@@ -13,6 +13,7 @@ from tests.house.planted.checks import CHECKS
 from tests.house.planted.composed import COMPOSED, TRUNCATION
 from tests.house.planted.deltas import DELTAS
 from tests.house.planted.engines import ENGINES
+from tests.house.planted.fidelity import FIDELITY
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.norms import NORMS
@@ -34,6 +35,7 @@ MUTANTS: Final = (
     *REGISTRY,
     *NORMS,
     *DELTAS,
+    *FIDELITY,
     *ENGINES,
     *REBASED,
     *USES,

@@ -174,7 +174,7 @@ def test_a_plan_is_made_once(
 
 
 def _builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an artifact was built")
 
     monkeypatch.setattr("registry.services.artifacts.fetch.open_asked", refuse)

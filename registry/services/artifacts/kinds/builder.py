@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from registry.memory import MemoryCache
 from registry.schemas import Options, Truncation
+from registry.schemas.form import MeasuredRows
 from registry.services.artifacts.inputs import Inputs
 from registry.services.lineage import Link, LoadedPath
-from registry.tensors.artifacts.artifact import ArtifactFile
+from registry.tensors.artifacts.artifact import ArtifactFile, Meter
 from registry.tensors.artifacts.plan import Plan
 
 
@@ -26,6 +27,7 @@ class Order:
     options: Options
     plan: Plan
     memory: MemoryCache | None  # of a service
+    measured: MeasuredRows | None = None  # of which rows fidelity is measured when they are made; None: of none
 
     @property
     def path(self) -> LoadedPath:
@@ -41,6 +43,7 @@ class Built:
     files: list[ArtifactFile]
     notices: tuple[str, ...] = ()
     truncation: Truncation | None = None
+    meter: Meter | None = None
 
 
 def _nothing(inputs: Inputs) -> None:

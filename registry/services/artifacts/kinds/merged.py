@@ -26,6 +26,7 @@ from registry.tensors.artifacts.model_config import (
     write_json,
 )
 from registry.tensors.elements.dtypes import OPTION_DTYPES
+from registry.tensors.fidelity.meter import FidelityMeter
 from registry.tensors.path.kept_factors import SharedFactors
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import NewTensor, PathPrograms, path_programs
@@ -45,10 +46,11 @@ def _build(order: Order) -> Built:
     changed = programs.placed()
     new = _by_file(programs.new.values(), headers)
     dtype = OPTION_DTYPES[order.options.dtype] if order.options.dtype else None
+    meter = None if order.measured is None else FidelityMeter(order.measured)
     weights = [
         _stored(inputs, name, header)
         if dtype is None and name not in new and not changed.keys() & header.entries.keys()
-        else merged_file(name, header, base, changed, new.get(name, ()), dtype, kept)
+        else merged_file(name, header, base, changed, new.get(name, ()), dtype, kept, meter)
         for name, header in headers.items()
     ]
     by_name = {file.path: file for file in path.base.files if file.path not in headers}
@@ -59,7 +61,7 @@ def _build(order: Order) -> Built:
         config = bound[-1].checkpoint.config.document
         rewritten.append(readme_file(inputs.blobs, path, order.plan, config, order.ancestor))
     copied = [source_file(name, inputs.source(blob), digest=blob.digest) for name, blob in side.items()]
-    return Built(order.plan, [*weights, *rewritten, *copied], tuple(_notices(programs)))
+    return Built(order.plan, [*weights, *rewritten, *copied], tuple(_notices(programs)), meter=meter)
 
 
 def _stored(inputs: Inputs, name: str, header: Header) -> ArtifactFile:

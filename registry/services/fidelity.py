@@ -1,0 +1,87 @@
+"""What rounding would leave of the links of a path, estimated from a bounded sample of the base's rows."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from registry.digest import hex_of
+from registry.errors import UsageError
+from registry.reference import Path, Reference
+from registry.schemas.form import Dtype
+from registry.schemas.statistics import EstimatedFigure, LinkFidelity, PathFidelity
+from registry.services.artifacts.load import load_path
+from registry.services.deployment import Deployment
+from registry.services.lineage import LoadedPath
+
+if TYPE_CHECKING:
+    from registry.tensors.fidelity.estimate import Estimated, EstimatedPath
+    from registry.tensors.fidelity.sampling import Ratio
+
+
+def link_survival(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> EstimatedFigure | None:
+    """The surviving share of a revision's own change once it is merged in a dtype, from about 16 MiB of base rows.
+
+    None where the link changes nothing that can be estimated, such as only replaced values.
+
+    Raises:
+        NotFoundError: the reference names nothing.
+        RetractedError: it contains a retracted revision.
+        UsageError: it is a base model.
+        InvalidAdapterError: a link is invalid by the rules of this version; ``overflow``: too large for the dtype.
+    """
+    path = load_path(deployment, Reference.parse(ref))
+    return _figure(_estimated(deployment, path, dtype, len(path.links) - 1).links[-1].surviving_share)
+
+
+def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int = 0) -> PathFidelity:
+    """The estimate of a path from link number ``since`` on, and of those of these links that the principal sees.
+
+    Raises what `link_survival` raises.
+    """
+    found = _estimated(deployment, path, dtype, since)
+    whole = found.path
+    return PathFidelity(
+        relative_error=_figure(whole.relative_error),
+        unchanged_share=_figure(whole.unchanged_share),
+        surviving_share=_figure(whole.surviving_share),
+        dtype=dtype,
+        read=found.read,
+        links=tuple(
+            _of_link(link.reference, one)
+            for link, one in zip(path.links[since:], found.links, strict=True)
+            if deployment.rights.sees(Path.parse(link.path))
+        ),
+        left_out=found.left_out,
+    )
+
+
+def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int) -> EstimatedPath:
+    # What is kept of statistics is answered without torch.
+    from registry.services.artifacts.bound import bound_links
+    from registry.services.artifacts.inputs import Inputs
+    from registry.tensors.elements.dtypes import FLOATS, OPTION_DTYPES
+    from registry.tensors.fidelity.estimate import estimate
+    from registry.tensors.path.origins import BaseTensors
+
+    if not path.links:
+        raise UsageError(f"{path.reference} is a base model, which no link has changed yet: name an adapter.")
+    seed = int(hex_of(path.links[-1].digest)[:16], 16)  # the same rows for the same revision, everywhere
+    with ExitStack() as opened:
+        inputs = Inputs(deployment.artifact_blobs, path, opened)
+        base = BaseTensors(inputs.base_tensors()[1])
+        links = bound_links(inputs, path.links)
+        return estimate(links, inputs.table, base, FLOATS[OPTION_DTYPES[dtype]], seed=seed, since=since)
+
+
+def _of_link(reference: str, one: Estimated) -> LinkFidelity:
+    return LinkFidelity(
+        reference=reference,
+        relative_error=_figure(one.relative_error),
+        unchanged_share=_figure(one.unchanged_share),
+        surviving_share=_figure(one.surviving_share),
+    )
+
+
+def _figure(one: Ratio | None) -> EstimatedFigure | None:
+    return None if one is None else EstimatedFigure(value=one.value, low=one.low, high=one.high)

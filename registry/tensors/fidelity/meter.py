@@ -1,0 +1,140 @@
+"""Fidelity measured while the blocks of a merged model are made: the rounded rows are at hand, and the base's too.
+
+A fixed sample of rows is measured, or all of them. Each block has sums of its own, which are added in the order of the
+blocks, so that the figures do not depend on who made which block when. Nothing here changes a byte of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import torch
+
+from registry.schemas.artifacts import Fidelity, UnmeasuredTensor
+from registry.schemas.form import MeasuredRows
+from registry.tensors.arithmetic.blocks import rounded
+from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.fidelity.figures import fidelity_of
+from registry.tensors.fidelity.room import room
+from registry.tensors.fidelity.sums import Sums, added, sums
+from registry.tensors.path.programs import Program
+from registry.tensors.path.slot_values import SlotValues
+from registry.tensors.path.steps import Add, Replace, Rescale, SetRows
+
+EVERY: Final = 16
+"""Of large slots, every row whose number is a multiple of it is in the sample."""
+SMALL: Final = 1 << 16
+"""Elements of a slot of which all rows are."""
+_AT_ONCE: Final = 1 << 16  # elements, so that all that is made of them stays in a processor's cache
+_SHORT: Final = (torch.bfloat16, torch.float16)
+
+
+class SlotMeter:
+    """Measures the blocks of one slot."""
+
+    def __init__(self, values: SlotValues, dtype: torch.dtype, rows: MeasuredRows) -> None:
+        self.values = values
+        self.dtype = dtype
+        slot = values.slot
+        self._step = 1 if rows == "full" or slot.rows * slot.columns <= SMALL else EVERY
+        self._replaced = values.sets_rows()
+        self._sums: list[Sums | None] = [None] * values.blocks
+
+    def see(self, index: int, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Block ``index``: its stored rows before the steps, and its rounded rows after them."""
+        self._sums[index] = added(self._parts(index * self.values.rows_a_block, before, after))
+
+    @property
+    def missing(self) -> Sequence[int]:
+        """The blocks that were not made yet."""
+        return [index for index, there in enumerate(self._sums) if there is None]
+
+    def make(self, index: int) -> None:
+        """Make a block for its figures alone."""
+        before, values = self.values.before_and_after(index)
+        after = rounded(values, self.dtype)
+        if after is None:
+            raise AssertionError(f"a file has these values of {self.values.slot.tensor}, so they can be rounded")
+        self.see(index, before, after)
+
+    @property
+    def total(self) -> Sums:
+        """The sums of the whole slot, as its sample has them."""
+        found = added(one for one in self._sums if one is not None)
+        rows = self.values.slot.rows - len(self._replaced)
+        return found.times(rows * self.values.slot.columns / found.elements) if found.elements else found
+
+    def _parts(self, first: int, before: torch.Tensor, after: torch.Tensor) -> Iterator[Sums]:
+        rows = range(0, before.shape[0], self._step)
+        many = max(1, _AT_ONCE // self.values.slot.columns)
+        for some in (rows[at : at + many] for at in range(0, len(rows), many)):
+            for kept in self._without_replaced(first, some):
+                chosen = slice(kept.start, kept.stop, kept.step)
+                there = range(first + kept.start, first + kept.stop, kept.step)
+                yield self._measured(there, before[chosen], after[chosen])
+
+    def _without_replaced(self, first: int, rows: range) -> Iterator[range]:
+        """The rows of a block that begins at row ``first``, but those that a step replaces."""
+        if self._replaced.isdisjoint(range(first + rows.start, first + rows.stop, rows.step)):
+            yield rows
+        else:
+            yield from (range(row, row + 1) for row in rows if first + row not in self._replaced)
+
+    def _measured(self, rows: range, before: torch.Tensor, after: torch.Tensor) -> Sums:
+        if self.values.only_adds and self.values.dtype is torch.float32 and self.dtype in _SHORT:
+            found = sums(before, self._change(rows, before, torch.float32), after)
+            if found.is_exact:
+                return found
+        return sums(before, self._change(rows, before, torch.float64), after)
+
+    def _change(self, rows: range, before: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        change = room("change", before.shape, dtype)
+        if self.values.only_adds:
+            self.values.added_to(rows, change)
+            return change
+        change.copy_(before)
+        self.values.put_on(rows, change)
+        change -= before
+        return change
+
+
+class FidelityMeter:
+    """Measures the slots of one merged model.
+
+    Args:
+        rows: ``"sample"``, or ``"full"``: all of them.
+    """
+
+    def __init__(self, rows: MeasuredRows) -> None:
+        self._rows = rows
+        self._slots: dict[tuple[object, ...], SlotMeter] = {}
+        self._left_out: dict[str, UnmeasuredTensor] = {}
+
+    def slot(self, program: Program, values: SlotValues, dtype: torch.dtype) -> SlotMeter | None:
+        """What measures a slot's blocks; None where there is nothing to measure, which the figures name."""
+        steps, name = program.steps, program.slot.tensor
+        if any(isinstance(step, Replace) for step in steps):
+            self._left_out[name] = UnmeasuredTensor(tensor=name, how="replaced")
+            return None
+        if any(isinstance(step, SetRows) for step in steps):
+            self._left_out.setdefault(name, UnmeasuredTensor(tensor=name, how="rows replaced"))
+        if not any(isinstance(step, Add | Rescale) for step in steps):
+            return None
+        key = (program.slot, dtype)
+        if key not in self._slots:
+            self._slots[key] = SlotMeter(values, dtype, self._rows)
+        return self._slots[key]
+
+    def result(self) -> Fidelity | None:
+        """The figures; None where the path changes nothing, or not every block was made."""
+        if any(slot.missing for slot in self._slots.values()):
+            return None
+        found = [(slot.values.slot.tensor, slot.dtype, slot.total) for slot in self._slots.values()]
+        return fidelity_of(self._rows, found, self._left_out.values())
+
+    def finish(self) -> None:
+        """Make the blocks that nobody made, for their figures alone."""
+        missing = [(slot, index) for slot in self._slots.values() for index in slot.missing]
+        for _ in in_order(lambda one: one[0].make(one[1]), missing):
+            pass
