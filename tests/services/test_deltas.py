@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from registry.errors import NotFoundError, UsageError
+from registry.errors import InvalidAdapterError, NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
 from registry.schemas.difference import DeltaFigures, Deltas
 from registry.services import deltas as service
-from tests.kit import Base, llama_base, plain_base, read_pairs, write_adapter, write_chain
+from tests.kit import Base, llama_base, plain_base, read_pairs, read_tensors, write_adapter, write_chain, write_tensors
 from tests.kit.dense import changes
 from tests.kit.floats import Array
 from tests.kit.peers import between_themselves, load_model, peft_merge
@@ -424,4 +424,24 @@ def test_adapters_that_peft_trained_are_what_peft_says(tmp_path: Path) -> None:
     pair = shelf.registry.diff(one, other, deltas=True).deltas
     assert pair is not None
     assert matrix.cosine[0][1] == pytest.approx(pair.cosine, abs=1e-12)
+    shelf.close()
+
+
+def test_a_weight_that_two_adapters_read_in_two_ways(tmp_path: Path) -> None:
+    """A square tensor of a model that nothing is known of: one trains it as a linear module, one as an embedding."""
+    shelf = Shelf(tmp_path)
+    base = shelf.base("net", lambda folder: plain_base(folder, {"a.weight": (6, 6)}))
+    linear = write_adapter(shelf.folder(), base, ["a"], r=2)
+    embedding = write_adapter(shelf.folder(), base, ["a"], r=2, seed=1)
+    tensors = read_tensors(embedding / "adapter_model.safetensors")
+    renamed = {
+        name.replace("lora_A.weight", "lora_embedding_A").replace("lora_B.weight", "lora_embedding_B"): one
+        for name, one in tensors.items()
+    }
+    write_tensors(embedding / "adapter_model.safetensors", renamed)
+    a, b = (shelf.publish("net", [folder])[0] for folder in (linear, embedding))
+    for compare in (lambda: shelf.registry.diff(a, b, deltas=True), lambda: shelf.registry.diff_children("net")):
+        with pytest.raises(InvalidAdapterError, match="read the weight of 'a' in two ways") as refused:
+            compare()
+        assert refused.value.code == "lineage_mismatch"
     shelf.close()

@@ -89,6 +89,8 @@ def matrix_lines(found: DeltaMatrix, width: int | None) -> list[Line]:
         ((value, i, j) for i in range(count) for j in range(i) if (value := found.cosine[i][j]) is not None),
         key=lambda pair: (-abs(pair[0]), pair[2], pair[1]),
     )
+    if square and pairs:
+        lines.append((Span("cosines: 1 is the same direction, 0 none in common, -1 the opposite one", QUIET),))
     if not square:
         furthest: list[Row] = [
             ([Span(str(j + 1)), Span(str(i + 1)), Span(_number(value)), Span(_number(found.energy_ratio[i][j]))], [])

@@ -17,7 +17,7 @@ import torch
 from registry.progress import SILENT, Progress
 from registry.schemas.difference import ChildDelta, DeltaMatrix
 from registry.tensors.analysis.deltas import SinceLink, counting
-from registry.tensors.analysis.matrices import changed_side_by_side
+from registry.tensors.analysis.matrices import MatrixName, changed_side_by_side
 from registry.tensors.analysis.statistics import other_changes
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.path.stacked_pairs import StackedPairs
@@ -37,14 +37,14 @@ def delta_matrix(
         progress: of matrices.
 
     Raises:
-        InvalidAdapterError: what `path_programs` raises; ``overflow``, a delta is not finite.
+        InvalidAdapterError: what `changed_side_by_side` raises; ``overflow``, a delta is not finite.
     """
     changed = changed_side_by_side([(child.links, child.since) for child in children], table)
-    matrices: dict[tuple[str, int], dict[int, StackedPairs]] = {}
+    matrices: dict[MatrixName, dict[int, StackedPairs]] = {}
     for number, (one, child) in enumerate(zip(changed, children, strict=True)):
         for matrix in one.by_pairs:
-            name = (matrix.module, -1 if matrix.expert is None else matrix.expert)
-            matrices.setdefault(name, {})[number] = matrix.pairs(child.since)
+            if not matrix.adds_after_scaling(child.since):
+                matrices.setdefault(matrix.name, {})[number] = matrix.pairs(child.since)
     products = torch.zeros(len(children), len(children), dtype=torch.float64)
     norms: list[list[float]] = [[] for _ in children]
     made = in_order(lambda name: inner_products(matrices[name], name[0]), sorted(matrices))

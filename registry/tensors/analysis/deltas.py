@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from registry.errors import InvalidAdapterError
 from registry.progress import SILENT, Progress
 from registry.schemas.difference import (
     ComparedDelta,
@@ -27,7 +26,7 @@ from registry.schemas.difference import (
     OtherDifference,
 )
 from registry.tensors.analysis.cores import cores, inner_product, principal_angles
-from registry.tensors.analysis.matrices import ChangedMatrices, ChangedMatrix, changed_side_by_side
+from registry.tensors.analysis.matrices import ChangedMatrices, ChangedMatrix, MatrixName, changed_side_by_side
 from registry.tensors.analysis.statistics import other_changes, place_of
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.path.programs import BoundLink
@@ -36,8 +35,6 @@ from registry.tensors.table.targets import TargetTable
 
 Side = Literal["a", "b"]
 T = TypeVar("T")
-MatrixName = tuple[str, int]
-"""The module, and the expert or -1."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,7 @@ def compare_deltas(
         progress: of matrices.
 
     Raises:
-        InvalidAdapterError: what `path_programs` raises; ``lineage_mismatch``, the paths read a tensor in two ways;
-            ``overflow``, a delta is not finite.
+        InvalidAdapterError: what `changed_side_by_side` raises; ``overflow``, a delta is not finite.
     """
     changed = changed_side_by_side([(side.links, side.since) for side in (a, b)], table)
     both = _by_name(changed)
@@ -159,22 +155,9 @@ def _compared(both: _Both) -> _Compared:
     return _Compared(both, figures_of_pairs(both.deltas(), both.name[0]))
 
 
-def _name(matrix: ChangedMatrix) -> MatrixName:
-    return matrix.module, -1 if matrix.expert is None else matrix.expert
-
-
 def _by_name(changed: Sequence[ChangedMatrices]) -> dict[MatrixName, _Pair]:
-    a, b = ({_name(matrix): matrix for matrix in side.by_pairs} for side in changed)
-    found: dict[MatrixName, _Pair] = {name: (a.get(name), b.get(name)) for name in a.keys() | b.keys()}
-    for (module, _), pair in found.items():
-        read = {program.slot.transposed for one in pair if one is not None for _, program in one.programs}
-        if len(read) > 1:
-            raise InvalidAdapterError(
-                f"The two adapters read the weight of {module!r} in two ways, one as (out, in), the other as "
-                "(in, out); one of them was trained on another model.",
-                code="lineage_mismatch",
-            )
-    return found
+    a, b = ({matrix.name: matrix for matrix in side.by_pairs} for side in changed)
+    return {name: (a.get(name), b.get(name)) for name in a.keys() | b.keys()}
 
 
 def _has_no_sum(pair: _Pair, since: _Since) -> bool:

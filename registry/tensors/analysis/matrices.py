@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from registry.errors import InvalidAdapterError
 from registry.tensors.factors.slots import Slot, slot_of_piece
 from registry.tensors.path.owners import ExpertPiece, Owners, owners_of
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program, path_programs
 from registry.tensors.path.stacked_pairs import Rows, StackedPairs, stacked
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows, Step
 from registry.tensors.table.targets import TargetTable
+
+MatrixName = tuple[str, int]
+"""The module, and the expert or -1."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class ChangedMatrix:
     out_features: int
     in_features: int
     slots: tuple[Slot, ...]  # where the base's files hold it, all of it; none where they lack it
+
+    @property
+    def name(self) -> MatrixName:
+        """What it is called among all matrices of the base."""
+        return self.module, -1 if self.expert is None else self.expert
 
     def pairs(self, since: int) -> StackedPairs:
         """The pairs of the links from number ``since`` on."""
@@ -73,14 +82,31 @@ def changed_side_by_side(paths: Sequence[tuple[Sequence[BoundLink], int]], table
     """The same of several paths from one base, each with its number ``since``, so that equal names mean equal matrices.
 
     Modules that share one weight count each for itself in all of them where one of the paths parts them.
+
+    Raises:
+        InvalidAdapterError: what `path_programs` raises; ``lineage_mismatch``, two paths read a tensor in two ways.
     """
     links = {id(link): link for own, _ in paths for link in own}
     owners = owners_of(tuple(links.values()), table)
     programs = [path_programs(own, table) for own, _ in paths]
     apart = frozenset(module for path in programs for module in path.untied)
-    return [
+    found = [
         _Sorting(owners, path, table, since, apart).sorted() for path, (_, since) in zip(programs, paths, strict=True)
     ]
+    _check_read_alike(found)
+    return found
+
+
+def _check_read_alike(changed: Sequence[ChangedMatrices]) -> None:
+    turned: dict[MatrixName, bool] = {}
+    for matrix in (matrix for one in changed for matrix in one.by_pairs):
+        for _, program in matrix.programs:
+            if turned.setdefault(matrix.name, program.slot.transposed) is not program.slot.transposed:
+                raise InvalidAdapterError(
+                    f"Two adapters read the weight of {matrix.module!r} in two ways, one as (out, in), the other as "
+                    "(in, out); one of them was trained on another model.",
+                    code="lineage_mismatch",
+                )
 
 
 @dataclass(frozen=True)
@@ -109,7 +135,7 @@ class _Sorting:
                 name = self._name(slot)
                 found.append(ChangedMatrix(name, None, (whole,), slot.out_features, slot.in_features, held_by))
         found += self._experts(experts)
-        found.sort(key=lambda one: (one.module, -1 if one.expert is None else one.expert))
+        found.sort(key=lambda one: one.name)
         return ChangedMatrices(tuple(found), others)
 
     @staticmethod
