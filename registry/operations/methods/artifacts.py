@@ -138,8 +138,6 @@ class Artifacts(TableCalls):
             <Fetched llama/support@2 as lora: ... files, ..., in ...support-lora>
             >>> team.fetch("llama/support@prod", "./support-r2", rank=2).truncation.total.relative_frobenius < 1
             True
-            >>> team.fetch("llama/support@prod", kind="merged", dtype="bf16").fidelity.surviving_share > 0.9
-            True
         """
         options = asked(Options, kind=kind, since=since, rank=rank, max_error=max_error, uniform=uniform, dtype=dtype)
         if engine is not None:
@@ -208,6 +206,8 @@ class Artifacts(TableCalls):
             >>> kept = team.materialise("llama/support/french", kind="merged", expires_in=7 * 86400)
             >>> kept.created, kept.materialisation.reference
             (True, 'llama/support/french@1')
+            >>> kept.materialisation.fidelity.surviving_share > 0.9
+            True
         """
         request = asked(MaterialiseRequest, ref=ref, kind=kind, expires_in=expires_in, fidelity=fidelity)
         with shown(progress) as sink:

@@ -30,6 +30,7 @@ CASES = [
     ("llama", ("embedding and head", "tokens", "new norm"), "fp32"),
     ("tied llama", ("kept", "plain"), "bf16"),
     ("tied llama", ("dora embedding",), "bf16"),
+    ("tied llama", ("embedding", "tokens"), "bf16"),
     ("gpt2", ("dora", "plain"), "bf16"),
     ("gpt2", ("dora positions", "lora bias"), "fp32"),
     ("conv", ("plain", "dora"), "bf16"),
