@@ -6,9 +6,10 @@ import zlib
 from collections.abc import Collection, Mapping
 from typing import Final, Literal, NamedTuple, get_args
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.orm import Session
 
+from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.statistics_tables import StatisticsRecord, StatisticValueRecord
 from registry.catalogue.database.tables import Revision
 from registry.schemas.statistics import DeltaStatistics, StatisticName
@@ -16,6 +17,13 @@ from registry.schemas.statistics import DeltaStatistics, StatisticName
 Delta = Literal["link", "path"]
 FORMAT: Final = 1
 """Raised where figures change their meaning or their form: older documents are computed again."""
+
+
+_VALUES: Final = Prepared(
+    lambda _: select(StatisticValueRecord.name, StatisticValueRecord.value).where(
+        StatisticValueRecord.revision_id == bindparam("id")
+    )
+)
 
 
 class Key(NamedTuple):
@@ -60,6 +68,12 @@ def keep(session: Session, made: Mapping[Key, DeltaStatistics], *, relative: boo
         session.add(StatisticsRecord(**key._asdict(), format=FORMAT, relative=relative, document=document))
         if key.delta == "link":
             _keep_values(session, key.revision_id, statistics)
+
+
+def values(session: Session, revision_id: int) -> dict[str, float]:
+    """The figures of the revision's own delta that searches ask for; empty where none are kept."""
+    found = {row.name: row.value for row in reading(session).rows(_VALUES, {"id": revision_id})}
+    return {name: found[name] for name in get_args(StatisticName) if name in found}
 
 
 def _keep_values(session: Session, revision_id: int, statistics: DeltaStatistics) -> None:

@@ -116,14 +116,15 @@ def _search(
     limit: int | None,
 ) -> Part[RevisionSummary]:
     from registry.catalogue.tree.search import SearchPosition, search
+    from registry.catalogue.tree.search_values import Sorting
 
     last = None if after is None else SearchPosition(Path.parse(after[0]), *after[1:])
-    metric = None if request.sort is None else request.sort.partition(":")[2].strip()
+    sorting = None if request.sort is None else Sorting.parse(request.sort)
 
     def position(one: RevisionSummary) -> object:
-        if metric is None and not request.all_revisions:
+        if sorting is None and not request.all_revisions:
             return one.path
-        return [one.path, one.number, None if metric is None else one.metrics[metric]]
+        return [one.path, one.number, None if sorting is None else sorting.of(one)]
 
     with deployment.read() as session:
         found = search(session, **request.model_dump(), after=last, limit=one_more(limit))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
 
 import registry
-from registry.schemas.statistics import COLUMNS, Statistics
+from registry.schemas.statistics import COLUMNS, StatisticName, Statistics
 from tests.cli.conftest import Run
 from tests.kit import llama_base, write_chain
 from tests.kit.recipes import Recipe, write_recipe
@@ -122,3 +124,34 @@ def test_a_base_model_has_none(stats: Run) -> None:
     ended = stats("llama")
     assert (ended.code, ended.out) == (2, "")
     assert "llama is a base model, which no link has changed yet" in ended.err
+
+
+def test_show_says_what_is_kept(stats: Run, run: Run, with_path: Path, tmp_path: Path) -> None:
+    found = Statistics.model_validate_json(stats("llama/a/b", "--json").out).links[1].delta
+    (line,) = (line for line in run("show", "llama/a/b").out.splitlines() if line.startswith("  statistics"))
+    share, effective = found.relative_frobenius or 0, found.effective_rank
+    figures = [f"{100 * share:.2g} % of the base, ", f"effective rank {effective:.3g}, ", f"rank95 {found.rank95} of 3"]
+    assert " ".join(line.split()[1:]) == "".join(figures)
+    shown = json.loads(run("show", "llama/a/b", "--json").out)["revision"]["statistics"]
+    assert shown == {name: getattr(found, name) for name in get_args(StatisticName)}
+
+    assert stats("llama/head").code == 0
+    copied = tmp_path / "copied"
+    shutil.copytree(with_path, copied)
+    with closing(sqlite3.connect(copied / "registry.db")) as database:
+        database.execute("DELETE FROM statistic_values")
+        database.commit()
+    for how in ((), ("--json",)):
+        assert "statistics" not in run("show", "llama/a/b", "--url", str(copied), *how).out
+
+
+def test_search_by_statistics(stats: Run, run: Run) -> None:
+    assert stats("llama/a/b").code == 0
+    ended = run("search", "llama/a", "--stat", "rank95<=3", "--stat", "rank99>0", "--sort", "min:stat:energy", "--limit", "9")
+    assert sorted(line.split()[0] for line in ended.out.splitlines()) == ["llama/a/b@1", "llama/a@1"]
+    first = next(line for line in ended.out.splitlines() if line.startswith("llama/a@1"))
+    assert [word.partition("=")[0] for word in first.split() if "=" in word] == ["energy", "rank95", "rank99"]
+    assert "What has no statistics yet is not found" in ended.err
+    ended = run("search", "--stat", "rank<8")
+    assert (ended.code, ended.out) == (2, "")
+    assert "'rank' is no statistic; there are energy, frobenius, " in ended.err
