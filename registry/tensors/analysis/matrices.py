@@ -7,7 +7,7 @@ column. Modules that share one weight and one change are one matrix, which count
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.tensors.factors.slots import Slot, slot_of_piece
 from registry.tensors.path.owners import ExpertPiece, Owners, owners_of
@@ -58,7 +58,8 @@ class ChangedMatrix:
 class ChangedMatrices:
     """All that the links of a path from some number on change."""
 
-    by_pairs: tuple[ChangedMatrix, ...]  # by module, experts in order
+    every: tuple[ChangedMatrix, ...]  # by module, experts in order
+    by_pairs: tuple[ChangedMatrix, ...]  # those that products are added to, with the pieces that they are added to
     others: Mapping[str, Program]  # changed by values alone, by parameter or module
 
 
@@ -84,18 +85,22 @@ class _Sorting:
             if not program.since(self.since) or self._is_twin(slot):
                 continue
             held = self.owners.pieces.get(slot)
-            if not any(isinstance(step, Add) for step in program.since(self.since)):
-                others[f"{held.module}.{held.fused.name}" if held else self._name(slot)] = program
-            elif held is not None:
-                experts.setdefault((f"{held.module}.{held.fused.name}", held.piece.expert), []).append((held, program))
+            name = self._name(slot) if held is None else f"{held.module}.{held.fused.name}"
+            if not self._adds(program):
+                others[name] = program
+            if held is not None:
+                experts.setdefault((name, held.piece.expert), []).append((held, program))
             else:
                 whole = ((0, slot.out_features), program)
                 held_by = () if program.origin is None else (program.origin,)
-                name = self._name(slot)
                 found.append(ChangedMatrix(name, None, (whole,), slot.out_features, slot.in_features, held_by))
         found += self._experts(experts)
         found.sort(key=lambda one: (one.module, -1 if one.expert is None else one.expert))
-        return ChangedMatrices(tuple(found), others)
+        added = (replace(one, programs=tuple(held for held in one.programs if self._adds(held[1]))) for one in found)
+        return ChangedMatrices(tuple(found), tuple(one for one in added if one.programs), others)
+
+    def _adds(self, program: Program) -> bool:
+        return any(isinstance(step, Add) for step in program.since(self.since))
 
     @staticmethod
     def _experts(

@@ -147,7 +147,9 @@ def test_show_says_what_is_kept(stats: Run, run: Run, with_path: Path, tmp_path:
 
 def test_search_by_statistics(stats: Run, run: Run) -> None:
     assert stats("llama/a/b").code == 0
-    ended = run("search", "llama/a", "--stat", "rank95<=3", "--stat", "rank99>0", "--sort", "min:stat:energy", "--limit", "9")
+    ended = run(
+        "search", "llama/a", "--stat", "rank95<=3", "--stat", "rank99>0", "--sort", "min:stat:energy", "--limit", "9"
+    )
     assert sorted(line.split()[0] for line in ended.out.splitlines()) == ["llama/a/b@1", "llama/a@1"]
     first = next(line for line in ended.out.splitlines() if line.startswith("llama/a@1"))
     assert [word.partition("=")[0] for word in first.split() if "=" in word] == ["energy", "rank95", "rank99"]
