@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from registry.api.dense_examples import DENSE_EXAMPLES
 from registry.operations.table import OPERATIONS
 
 _AT: Final = "2026-11-25T09:30:00Z"
@@ -408,6 +409,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "links": [{"reference": "llama/support@3", "delta": _DELTA}],
         "path": _DELTA,
     },
+    **DENSE_EXAMPLES,
     "EngineReason": _REASON,
     "EngineCheck": {
         "reference": "llama/support@3",

@@ -59,6 +59,10 @@ class StatisticsRequest(Schema):
     since: Annotated[str | None, Param(min_length=1, max_length=512)] = None  # an ancestor: only the links after it
 
 
+class DenseStatisticsRequest(StatisticsRequest):
+    """A revision whose path is analysed with the weights of its base model."""
+
+
 class CheckRequest(Schema):
     """A revision whose composed adapter an engine is to load."""
 

@@ -9,7 +9,7 @@ from registry.figures import amount, clean, counted, metrics, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
-    from registry.schemas.statistics import Statistics
+    from registry.schemas.statistics import DenseStatistics, Statistics
     from registry.schemas.tree import (
         BaseAdded,
         BaseSummary,
@@ -152,3 +152,12 @@ def statistics(one: Statistics) -> str:
     links = counted(len(one.links), "link")
     enough = f"rank {one.path.rank}, 95 % of the energy in rank {one.path.rank95}"
     return f"<Statistics {one.since}..{one.reference}: {links}, norm {one.path.frobenius:.3g}, {enough}>"
+
+
+def dense_statistics(one: DenseStatistics) -> str:
+    """The size of a path's whole change, and its intruder dimensions."""
+    matrices = counted(len(one.matrices), "matrix", "matrices")
+    return (
+        f"<DenseStatistics {one.since}..{one.reference}: {matrices}, norm {one.frobenius:.3g}, rank {one.rank}, "
+        f"{counted(one.intruders, 'intruder dimension')}>"
+    )

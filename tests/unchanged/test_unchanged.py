@@ -129,6 +129,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "POST /api/v1/renames ",
         "POST /api/v1/bases/rename ",
         "POST /api/v1/bases/measure ",
+        "POST /api/v1/statistics/dense ",
         "DELETE /api/v1/revisions takes dry_run ",
         "GET /api/v1/events takes path ",
         "GET /api/v1/events takes after ",
@@ -153,6 +154,11 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "BaseSummary.renamed_to",
         "BaseMeasured.",
         "MeasureBaseRequest.",
+        "DenseMatrix.",
+        "DenseStatistics.",
+        "DenseStatisticsRequest.",
+        "MagnitudeRatios.",
+        "OperationResult.dense",
         "OperationResult.measured",
         "ProtectedTagLeft.",
         "RenameBaseRequest.",
@@ -206,7 +212,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
 WIDENED: Final[dict[str, dict[str, str]]] = {
     "schemas": {  # a client meets the kinds that it asks for
         "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable', required": (
-            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure', required"
+            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure' | 'dense', "
+            "required"
         ),
     },
 }

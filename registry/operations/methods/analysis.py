@@ -13,8 +13,8 @@ from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.form import EngineName
-from registry.schemas.requests import CheckRequest, StatisticsRequest
-from registry.schemas.statistics import Statistics
+from registry.schemas.requests import CheckRequest, DenseStatisticsRequest, StatisticsRequest
+from registry.schemas.statistics import DenseStatistics, Statistics
 
 
 class WeightChanges(Protocol):
@@ -64,6 +64,37 @@ class Analysis(TableCalls):
         """
         with shown(progress) as sink:
             return self._do(table.STATS, asked(StatisticsRequest, ref=ref, since=since), sink)
+
+    def dense_stats(self, ref: str, *, since: str | None = None, progress: Progress | bool = False) -> DenseStatistics:
+        """What a path changed of the base model's weights, which are read for it: also DoRA and what is replaced.
+
+        The figures of `stats` for the whole change of each weight, the factors by which DoRA rescales rows, and
+        intruder dimensions (arXiv:2410.21228); docs/statistics.md says what each means. It takes hours where weights
+        are large, which a service does as a job. It is kept with the revision, unless ``since`` is given.
+
+        Args:
+            ref: a revision.
+            since: an ancestor: only the links after it. None: all, from the base model on.
+            progress: True shows a bar.
+
+        Returns:
+            Statistics that ``.to_pandas()`` makes a data frame of, a row for each weight.
+
+        Raises:
+            NotFoundError: there is no such revision.
+            NotAllowedError: the token is no writer's.
+            UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
+            InvalidAdapterError: ``zero_norm``: DoRA divides by the norm of a row of zeros.
+
+        Example:
+            >>> found = team.dense_stats("llama/support/french")
+            >>> found
+            <DenseStatistics llama..llama/support/french@1: 4 matrices, norm 4.33, rank 6, ... intruder dimensions>
+            >>> found.matrices[0].module, len(found.matrices[0].cosines)
+            ('model.layers.0.self_attn.q_proj', 10)
+        """
+        with shown(progress) as sink:
+            return self._do(table.DENSE_STATS, asked(DenseStatisticsRequest, ref=ref, since=since), sink)
 
     def factors(self, ref: str, module: str, *, expert: int | None = None, since: str | None = None) -> tuple[Any, Any]:
         """The change of a module as two factors in float64: ``B @ A`` is what the path added to its weight.

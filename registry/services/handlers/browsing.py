@@ -21,6 +21,7 @@ from registry.schemas.difference import Difference
 from registry.schemas.requests import (
     BasesRequest,
     CheckRequest,
+    DenseStatisticsRequest,
     DiffRequest,
     EventsRequest,
     PathRequest,
@@ -29,7 +30,7 @@ from registry.schemas.requests import (
     StatisticsRequest,
     TreeRequest,
 )
-from registry.schemas.statistics import Statistics
+from registry.schemas.statistics import DenseStatistics, Statistics
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does, lists, one_more
@@ -92,6 +93,13 @@ def _stats(deployment: Deployment, request: StatisticsRequest, progress: Progres
     from registry.services.statistics import statistics
 
     return statistics(deployment, request.ref, request.since, progress)
+
+
+@does(table.DENSE_STATS)
+def _dense_stats(deployment: Deployment, request: DenseStatisticsRequest, progress: Progress) -> DenseStatistics:
+    from registry.services.dense_statistics import dense_statistics
+
+    return dense_statistics(deployment, request.ref, request.since, progress)
 
 
 @does(table.CHECK)

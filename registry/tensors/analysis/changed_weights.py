@@ -17,6 +17,7 @@ from registry.tensors.analysis.matrices import ChangedMatrices, ChangedMatrix, c
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program, path_programs
 from registry.tensors.path.stacked_pairs import Rows
+from registry.tensors.path.steps import Rescale
 from registry.tensors.table.targets import TargetTable
 
 Factors = tuple[torch.Tensor, torch.Tensor]
@@ -56,14 +57,14 @@ class ChangedWeights:
     ) -> None:
         self._links = links
         self._table = table
-        self._since = since
+        self.since = since
         self._open_base = open_base
         self._words = words
 
     @cached_property
     def matrices(self) -> ChangedMatrices:
         """All that was changed."""
-        return changed_matrices(self._links, path_programs(self._links, self._table), self._table, self._since)
+        return changed_matrices(self._links, path_programs(self._links, self._table), self._table, self.since)
 
     @cached_property
     def _base(self) -> BaseTensors:
@@ -71,7 +72,7 @@ class ChangedWeights:
 
     @cached_property
     def _before(self) -> PathPrograms:
-        return path_programs(self._links[: self._since], self._table)
+        return path_programs(self._links[: self.since], self._table)
 
     def find(self, module: str, expert: int | None) -> ChangedMatrix:
         """A matrix by the name that statistics give it.
@@ -96,7 +97,7 @@ class ChangedWeights:
 
     def only_adds(self, matrix: ChangedMatrix) -> bool:
         """Whether its change is the sum of its pairs."""
-        return not matrix.is_scaled(self._since) and not matrix.is_replaced(self._since)
+        return not matrix.is_scaled(self.since) and not matrix.is_replaced(self.since)
 
     def factors(self, matrix: ChangedMatrix) -> Factors:
         """A (rank, in_features) and B (out_features, rank) with the scaling in it: B A is the change. In float64.
@@ -105,9 +106,9 @@ class ChangedWeights:
             UsageError: the change is no product of factors.
         """
         if not self.only_adds(matrix):
-            how = "rescales its weight (DoRA)" if matrix.is_scaled(self._since) else "replaces values of it"
+            how = "rescales its weight (DoRA)" if matrix.is_scaled(self.since) else "replaces values of it"
             raise UsageError(f"{self._words} {how}: {matrix.module} has no factors. `delta` gives the dense change.")
-        pairs = matrix.pairs(self._since)
+        pairs = matrix.pairs(self.since)
         return pairs.a(torch.float64), pairs.b_rows(0, matrix.out_features, torch.float64)
 
     def delta(self, matrix: ChangedMatrix) -> torch.Tensor:
@@ -135,6 +136,14 @@ class ChangedWeights:
         """
         for out, program in matrix.programs:
             yield from self._blocks_of(matrix, out, program)
+
+    def rescalings(self, matrix: ChangedMatrix) -> Iterator[tuple[int, torch.Tensor]]:
+        """What each link with DoRA multiplies rows of a matrix by, m / |W + D|: the link's number, and (rows,)."""
+        for _, program in matrix.programs:
+            links = [step.link for step in program.steps if isinstance(step, Rescale)]
+            if any(link >= self.since for link in links):
+                ratios, _ = self._base.values(program, torch.float64).rescalings()
+                yield from ((link, one) for link, one in zip(links, ratios, strict=True) if link >= self.since)
 
     def _blocks_of(self, matrix: ChangedMatrix, out: Rows, program: Program) -> Iterator[Block]:
         if program.origin is None:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 import registry
-from registry.schemas.statistics import COLUMNS, StatisticName, Statistics
+from registry.schemas.statistics import COLUMNS, DENSE_COLUMNS, DenseStatistics, StatisticName, Statistics
 from tests.cli.conftest import Run
 from tests.kit import llama_base, write_chain
 from tests.kit.recipes import Recipe, write_recipe
@@ -157,3 +157,27 @@ def test_search_by_statistics(stats: Run, run: Run) -> None:
     ended = run("search", "--stat", "rank<8")
     assert (ended.code, ended.out) == (2, "")
     assert "'rank' is no statistic; there are energy, frobenius, " in ended.err
+
+
+def test_dense(stats: Run) -> None:
+    ended = stats("llama/a/b", "--dense", "--csv", "dense.csv", "--json")
+    found = DenseStatistics.model_validate_json(ended.out)
+    with Path("dense.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == DENSE_COLUMNS
+    assert [(row["module"], float(row["least_cosine"])) for row in rows] == [
+        (one.module, min(one.cosines)) for one in found.matrices
+    ]
+    ended = stats("llama/a/b", "--dense")
+    lines = ended.out.splitlines()
+    assert [line.split()[0] for line in lines[:5]] == ["weight", *(one.module for one in found.matrices)]
+    assert lines[6].startswith("together: norm ")
+    assert lines[6].endswith(
+        f"{found.intruders} intruder dimensions" if found.intruders != 1 else "1 intruder dimension"
+    )
+    assert all(len(line) <= 80 for line in lines[5:])
+    head = stats("llama/head", "--dense").out
+    assert [line.split()[-1] for line in head.splitlines() if line.startswith("lm_head")] == ["10"]
+    ended = stats("llama/a/b", "--dense", "--plot", "x.svg")
+    assert (ended.code, ended.out) == (2, "")
+    assert "leave out --dense" in ended.err
