@@ -162,13 +162,25 @@ class _Query:
             chosen = chosen.order_by(self.sorting.order(found.c.value))
         return chosen.order_by(found.c.place, found.c.number.desc()).limit(self.limit)
 
-    def _walked(self, limit: int) -> Select[int]:
-        """Adapters in order until ``limit`` have a revision that meets the conditions; then their revisions."""
+    def _walked(self, limit: int, tied: tuple[Sorting, float] | None = None) -> Select[int]:
+        """Adapters in order until ``limit`` have a revision that meets the conditions; then their revisions.
+
+        ``tied``: only revisions of this value, which are in the order of adapters among themselves.
+        """
         own = [one.holds for one in self.conditions if one.of_adapter]
         last, held = self.after, [one.holds for one in self.conditions if not one.of_adapter]
-        if last is not None:
+        if tied is not None and self.all_revisions:
+            held.append(tied[0].is_value(tied[1]))
+        elif tied is not None:  # of the newest that meets the conditions
+            of_newest = select(tied[0].value).join(Revision, tied[0].is_that).where(*held)
+            of_newest = of_newest.where(Revision.adapter_id == Adapter.id).correlate(Adapter)
+            own.append(of_newest.order_by(Revision.number.desc()).limit(1).scalar_subquery() == tied[1])
+        if last is not None and (tied is None or last.value == tied[1]):
             own.insert(0, order.place_of(last.path) <= PLACE)  # SQLite begins with the first bound that it finds
-            held += self._rest(PLACE, Revision.number.expression, None)
+            if tied is None or self.all_revisions:
+                held += self._rest(PLACE, Revision.number.expression, None)
+            else:  # an adapter's older revisions of this value are not looked for
+                own.append(order.place_of(last.path) < PLACE)
         newest = select(Revision.number).where(*held, Revision.adapter_id == Adapter.id).correlate(Adapter)
         newest = newest.order_by(Revision.number.desc())
         most = newest.limit(1).scalar_subquery()
@@ -207,13 +219,18 @@ class _Query:
         while len(found) < limit:
             values = select(value).where(*rest).order_by(sorting.order(value))
             bound = session.scalar(values.offset(at_once).limit(1))
-            some, count = rest, at_once
-            if bound is not None:  # which several may have
-                some = [*rest, sorting.up_to(value, bound)]
-                count = session.scalar(select(func.count()).select_from(row).where(*some)) or 0
-            found += session.scalars(self._of_values(sorting, some, count).limit(limit - len(found)))
             if bound is None:
+                found += session.scalars(self._of_values(sorting, rest, at_once).limit(limit - len(found)))
                 break
+            some, most = [*rest, sorting.up_to(value, bound)], at_once + FEW
+            counted = select(value).where(*some).limit(most + 1).subquery()
+            count = session.scalar(select(func.count()).select_from(counted)) or 0
+            is_common = count > most  # the last value is, as the whole number of a rank may be
+            if is_common:
+                some, count = [*rest, sorting.better(value, bound)], at_once
+            found += session.scalars(self._of_values(sorting, some, count).limit(limit - len(found)))
+            if is_common and len(found) < limit:
+                found += session.scalars(self._walked(limit - len(found), (sorting, bound)))
             rest = [row.name == sorting.name, sorting.beyond(value, bound)]
             at_once *= 4
         return found

@@ -179,6 +179,14 @@ class Sorting:
         """Worse than the last one."""
         return value < last if self.largest else value > last
 
+    def is_value(self, value: float) -> ColumnElement[bool]:
+        """The condition that a revision has this value."""
+        return Comparison(self.values, self.name, "=", value).holds
+
+    def better(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
+        """Better than the last one."""
+        return value > last if self.largest else value < last
+
     def up_to(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
         """As good as the last one, or better."""
         return value >= last if self.largest else value <= last
