@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from registry.api.delta_examples import DELTA_EXAMPLES
+from registry.api.dense_examples import DENSE_EXAMPLES
 from registry.operations.table import OPERATIONS
 
 _AT: Final = "2026-11-25T09:30:00Z"
@@ -420,6 +421,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     },
     "RebasedValue": _KEPT,
     "Rebased": _REBASED,
+    **DENSE_EXAMPLES,
     "EngineReason": _REASON,
     "EngineAnswer": _ANSWER,
     "EngineCheck": {

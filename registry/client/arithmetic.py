@@ -10,6 +10,7 @@ from registry.distribution import WHOLE, is_whole, need_whole
 from registry.errors import UnavailableError
 from registry.files.hashed import HashedFile
 from registry.folders.writer import Writable
+from registry.operations.methods.analysis import WeightChanges
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Options, OutputFile
@@ -51,6 +52,11 @@ class MergedHere(Writable, Protocol):
 
 class Arithmetic(Protocol):
     """The tensor core on this machine."""
+
+    def changes(
+        self, bundle: Bundle, ancestor: Bundle | None, open_blob: OpenBlobOf, base: Mapping[str, HashedFile]
+    ) -> WeightChanges:
+        """What the links of a path changed after an ancestor; ``base`` as for `look_into`."""
 
     def merge(
         self,

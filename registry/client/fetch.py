@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,10 @@ from registry.client.download.pieces import Download
 from registry.client.download.resume import Journal
 from registry.client.http.transport import Transport
 from registry.errors import UsageError
+from registry.files.hashed import HashedFile
 from registry.folders.cache import FetchCache
 from registry.folders.writer import Writable
-from registry.progress import Progress
+from registry.progress import SILENT, Progress
 from registry.schemas import Fetched, Options
 from registry.schemas.bundles import Bundle
 from registry.schemas.form import MeasuredRows
@@ -81,6 +82,15 @@ class Fetching:
     def remember(self, base_files: str, folder: Path) -> None:
         """Record that a local folder has a base model's files."""
         self._folders.remember(base_files, folder)
+
+    def base_files(self, bundle: Bundle) -> Mapping[str, HashedFile]:
+        """The base model's files that this machine is known to have, checked; none where it has none."""
+        found = None if self._folders.empty else self._folders.find(bundle.base, SILENT)
+        return {} if found is None else found[1]
+
+    def say_use(self, ref: str) -> None:
+        """Have the service count a use of weights that are read blob by blob."""
+        self._transport.get("/bundles", Bundle, slow=True, use=self._transport.interface, ref=ref)
 
     def _may_merge(self, base_dir: Path | None) -> bool:
         """Whether a merged model may be computed here: then asking for its bundle is the use that is counted."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 
-from registry.client.arithmetic import MakeArithmetic
+from registry.client.arithmetic import MakeArithmetic, needed
 from registry.client.artifacts import RemoteArtifact, plan_artifact
 from registry.client.calls import do, listed
 from registry.client.download.blobs import RemoteBlob, open_blob
@@ -24,6 +25,8 @@ from registry.errors import UsageError
 from registry.files.source import ByteSource
 from registry.folders.cache import FetchCache
 from registry.operations.arguments import check_order
+from registry.operations.last_opened import LastOpened
+from registry.operations.methods.analysis import WeightChanges
 from registry.operations.methods.partner import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Publication
@@ -66,6 +69,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         self._transport = Transport(url, token, retry, interface)
         self._cache = cache
         self._arithmetic = arithmetic
+        self._last_changes: LastOpened[WeightChanges] = LastOpened()
         self._fetching = Fetching(self._transport, cache, arithmetic)
 
     @property
@@ -113,6 +117,16 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         plan = plan_artifact(self._transport, ref, options)
         return RemoteArtifact(self._transport, plan, options, arithmetic=self._arithmetic, room=self._cache.folder)
 
+    def _changes(self, ref: str, since: str | None) -> AbstractContextManager[WeightChanges]:
+        arithmetic = needed(self._arithmetic, "read what a path changes")
+        bundle, ancestor = self.bundle(ref), None if since is None else self.bundle(since)
+
+        def opened() -> WeightChanges:
+            self._fetching.say_use(bundle.reference)
+            return arithmetic.changes(bundle, ancestor, self.open_blob, self._fetching.base_files(bundle))
+
+        return self._last_changes.of((bundle, ancestor), opened)
+
     def _fetch(
         self,
         ref: str,
@@ -139,4 +153,5 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         return Uploads(self._transport, progress).send([(digest, source)])[digest]
 
     def close(self) -> None:
+        self._last_changes.close()
         self._transport.close()

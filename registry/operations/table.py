@@ -49,6 +49,7 @@ from registry.schemas.requests import (
     DeleteBaseRequest,
     DeleteRequest,
     DeleteTreeRequest,
+    DenseStatisticsRequest,
     DiffRequest,
     DropRequest,
     EventsRequest,
@@ -75,7 +76,7 @@ from registry.schemas.requests import (
     UndoTagRequest,
     UntagRequest,
 )
-from registry.schemas.statistics import Statistics
+from registry.schemas.statistics import DenseStatistics, Statistics
 from registry.schemas.transfer import (
     BaseCommit,
     BasePlan,
@@ -128,6 +129,12 @@ STATS: Final = Operation(
     name="stats", method="GET", address="/statistics", request=StatisticsRequest, answer=Statistics, right=READER,
     group="browse", refusals=(404,), slow=True,
     about="What each link of a path changed: norms and ranks of the deltas, from the factors alone.",
+)  # fmt: skip
+DENSE_STATS: Final = Job(
+    name="dense_stats", method="POST", address="/statistics/dense", request=DenseStatisticsRequest,
+    answer=DenseStatistics, right=Right("writer", "path", "have its weights analysed", "ref"), group="browse",
+    refusals=(404,), kind="dense", result="dense",
+    about="What a path changed of the base model's weights, which are read: also what is no product of factors.",
 )  # fmt: skip
 CHECK: Final = Operation(
     name="check", method="GET", address="/checks", request=CheckRequest, answer=EngineCheck, right=READER,
@@ -357,7 +364,7 @@ DU: Final = Operation(
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, CHECK, RESOLVE, SEARCH, EVENTS,
+    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, DENSE_STATS, CHECK, RESOLVE, SEARCH, EVENTS,
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,

@@ -16,7 +16,7 @@ COLUMNS = (
     "reference", "path", "number", "created_at", "author", "message", "tags", "parent", "parent_known_by", "rank",
     "parameters", "size", "behind", "retracted", "digest",
 )  # fmt: skip
-"""The columns that every frame has, in this order; ``metric.NAME`` and ``annotation.KEY`` follow, by name."""
+"""The columns that every frame has, in this order; ``metric.NAME`` and the like follow, by name."""
 
 
 def revisions_frame(revisions: Sequence[RevisionSummary]) -> pandas.DataFrame:
@@ -29,6 +29,7 @@ def revisions_frame(revisions: Sequence[RevisionSummary]) -> pandas.DataFrame:
     """
     named = [
         *_prefixed("metric", (one.metrics for one in revisions)),
+        *_prefixed("statistic", (one.statistics for one in revisions)),
         *_prefixed("annotation", (one.annotations for one in revisions)),
     ]
     return frame([_row(one) for one in revisions], [*COLUMNS, *named])
@@ -58,4 +59,5 @@ def _row(one: RevisionSummary) -> dict[str, object]:
     row: dict[str, object] = {name: getattr(one, name) for name in COLUMNS}
     row["retracted"] = one.retracted is not None
     row |= {f"metric.{name}": value for name, value in one.metrics.items()}
+    row |= {f"statistic.{name}": value for name, value in one.statistics.items()}
     return row | {f"annotation.{name}": value for name, value in one.annotations.items()}

@@ -16,8 +16,9 @@ from registry.schemas import (
     Schema,
 )
 from registry.schemas.protocol import Problem
+from registry.schemas.statistics import DenseStatistics
 
-OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable", "measure"]
+OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable", "measure", "dense"]
 OperationState = Literal["pending", "running", "done", "failed"]
 
 
@@ -31,6 +32,7 @@ class OperationResult(Schema):
     checked: Checked | None = None
     retabled: Retabled | None = None
     measured: BaseMeasured | None = None
+    dense: DenseStatistics | None = None
 
 
 class Operation(Schema):

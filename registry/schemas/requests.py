@@ -61,6 +61,10 @@ class StatisticsRequest(Schema):
     fidelity: Dtype | None = None  # also estimate what rounding to this dtype would leave, from rows of the base
 
 
+class DenseStatisticsRequest(StatisticsRequest):
+    """A revision whose path is analysed with the weights of its base model."""
+
+
 class CheckRequest(Schema):
     """A revision whose composed adapter an engine is to load."""
 
@@ -121,11 +125,21 @@ class SearchRequest(Schema):
     tag: Text = None
     rank: Annotated[str | None, Param(max_length=64, examples=("<=16",))] = None
     metric: Annotated[str | None, Param(max_length=512, examples=("acc>0.8",))] = None
+    stat: Annotated[
+        str | None,
+        Param(
+            max_length=512,
+            description="Conditions on statistics of the revision's own delta, separated by commas.",
+            examples=("rank95<8,stable_rank>2",),
+        ),
+    ] = None
     target: Text = None
     sort: Annotated[
         str | None,
         Param(
-            max_length=128, description="Best value of this metric first: max:NAME or min:NAME.", examples=("max:acc",)
+            max_length=128,
+            description="Best value of this metric first: max:NAME or min:NAME; of a statistic min:stat:NAME.",
+            examples=("max:acc",),
         ),
     ] = None
     all_revisions: Annotated[

@@ -11,6 +11,7 @@ from registry.schemas.artifacts import UnmeasuredTensor
 from registry.schemas.form import Dtype, Schema
 from registry.schemas.frames import frame
 from registry.schemas.notebooks import statistics_table
+from registry.schemas.views import dense_statistics as dense_statistics_line
 from registry.schemas.views import statistics as statistics_line
 
 if TYPE_CHECKING:
@@ -152,6 +153,72 @@ class Statistics(Schema):
 
     def _repr_html_(self) -> str:
         return statistics_table(self)
+
+
+class MagnitudeRatios(Schema):
+    """By how much one link with DoRA rescales the rows of a weight: m / |W + D|, a row each output feature."""
+
+    link: int  # which link of the path, 1 is the first
+    least: float
+    mean: float
+    most: float
+
+
+class DenseMatrix(Figures):
+    """The whole change of one matrix, whatever the links do to it; ``rank`` is that of the change."""
+
+    module: str
+    expert: int | None
+    kind: str
+    depth: int | None
+    added: bool  # the change is a sum of products: these are the figures of its factors
+    magnitudes: tuple[MagnitudeRatios, ...] = ()  # of links with DoRA, root first
+    cosines: tuple[float, ...] = ()  # of each of the first left singular vectors of the tuned weight, see `intruders`
+    intruders: int = 0  # how many of the cosines are below the threshold
+
+
+class DenseStatistics(Figures):
+    """Answer of ``stats --dense``: whole changes of the links together, which reads the base model's weights.
+
+    ``cosines`` are, of each of the first `vectors` left singular vectors of a tuned weight, the largest absolute cosine
+    with any left singular vector of the weight before: intruder dimensions are those below the threshold
+    (arXiv:2410.21228).
+    """
+
+    reference: str
+    since: str
+    vectors: int
+    threshold: float
+    intruders: int
+    matrices: tuple[DenseMatrix, ...]
+    missing: tuple[str, ...]  # what is replaced and the base model lacks: there is nothing that it is a change of
+
+    def __repr__(self) -> str:
+        return dense_statistics_line(self)
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """A row for each matrix, by the names of `DENSE_COLUMNS`."""
+        for one in self.matrices:
+            row = one.model_dump(include=set(DENSE_COLUMNS))
+            row["least_cosine"] = min(one.cosines, default=None)
+            row["least_ratio"] = min((link.least for link in one.magnitudes), default=None)
+            row["most_ratio"] = max((link.most for link in one.magnitudes), default=None)
+            yield {column: row[column] for column in DENSE_COLUMNS}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a data frame.
+
+        Raises:
+            UnavailableError: ``missing_package``, pandas is not installed.
+        """
+        return frame(list(self.rows()), DENSE_COLUMNS)
+
+
+DENSE_COLUMNS: Final = (
+    "module", "kind", "depth", "expert", "added", "rank", *get_args(StatisticName), "least_ratio", "most_ratio",
+    "intruders", "least_cosine",
+)  # fmt: skip
+"""The columns of a table of dense statistics, in this order."""
 
 
 COLUMNS: Final = (

@@ -177,6 +177,11 @@ class RevisionSummary(Schema):
     derived_from: DerivedFrom | None = None
     copied_from: CopiedFrom | None = None  # of a copy; without an admin's rights its author is whoever copied it
     renamed_to: RenamedTo = None  # the path of the adapter's new name
+    statistics: dict[str, float] = Field(
+        default_factory=dict,
+        exclude_if=lambda values: not values,
+        description="Of its own delta: those that a search was about; in `show`, all that are kept.",
+    )
 
     def __repr__(self) -> str:
         return revision_line(self)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
     from registry.schemas.difference import DeltaMatrix, Deltas
     from registry.schemas.publishing import Rebased
-    from registry.schemas.statistics import Statistics
+    from registry.schemas.statistics import DenseStatistics, Statistics
     from registry.schemas.tree import (
         BaseAdded,
         BaseSummary,
@@ -178,3 +178,12 @@ def delta_matrix(one: DeltaMatrix) -> str:
         return f"<{head}>"
     cosine, row = max(cosines, key=lambda pair: pair[0])
     return f"<{head}, largest cosine {cosine:.3g} of {row['a']} and {row['b']}>"
+
+
+def dense_statistics(one: DenseStatistics) -> str:
+    """The size of a path's whole change, and its intruder dimensions."""
+    matrices = counted(len(one.matrices), "matrix", "matrices")
+    return (
+        f"<DenseStatistics {one.since}..{one.reference}: {matrices}, norm {one.frobenius:.3g}, rank {one.rank}, "
+        f"{counted(one.intruders, 'intruder dimension')}>"
+    )

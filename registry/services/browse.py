@@ -7,7 +7,17 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from registry.catalogue.store import materialisations
-from registry.catalogue.tree import bases, browse, cards, children, engine_answers, resolution, revisions, tag_moves
+from registry.catalogue.tree import (
+    bases,
+    browse,
+    cards,
+    children,
+    engine_answers,
+    resolution,
+    revisions,
+    statistics,
+    tag_moves,
+)
 from registry.catalogue.tree.engine_answers import KeptAnswer
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.use import uses
@@ -36,7 +46,7 @@ def shown(session: Session, reference: Reference) -> Shown:
     found = links(session, reference)
     row, stored = found[-1].revision, found[-1].files
     files = tuple(FileEntry(path=file.path, size=file.size, digest=file.digest) for file in stored)
-    summary = browse.summary_of(session, found)
+    summary = browse.summary_of(session, found).model_copy(update={"statistics": statistics.values(session, row.id)})
     lineage = (resolution.base_entry(base.name, base.digest), *map(browse.entry, found))
     return Shown(
         revision=summary,

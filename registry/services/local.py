@@ -6,6 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import platformdirs
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.errors import telling_unreadable
+from registry.operations.last_opened import LastOpened
 from registry.operations.methods.partner import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
 from registry.operations.publication import Publication
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from registry.folders.cache import FetchCache
     from registry.memory import MemoryCache
     from registry.operations.methods.publishing import Folder
+    from registry.services.weight_changes import WeightChanges
     from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
     from registry.transfer.publish_tree import Ground
@@ -58,6 +61,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
     def __init__(self, deployment: Deployment, cache: Callable[[], FetchCache]) -> None:
         super().__init__(deployment)
         self._cache = cache
+        self._last_changes: LastOpened[WeightChanges] = LastOpened()
 
     @classmethod
     def open(
@@ -163,6 +167,11 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         self._write_uses()
         return artifact
 
+    def _changes(self, ref: str, since: str | None) -> AbstractContextManager[WeightChanges]:
+        from registry.services.weight_changes import weight_changes
+
+        return weight_changes(self.deployment, ref, since, self._last_changes)
+
     def _fetch(
         self,
         ref: str,
@@ -202,6 +211,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         return verify(self.deployment, Path(folder), progress)
 
     def close(self) -> None:
+        self._last_changes.close()
         if self.deployment.uses is not None:
             self.deployment.uses.close()
         self.deployment.blobs.close()

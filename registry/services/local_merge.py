@@ -33,6 +33,7 @@ from registry.services.artifacts.describe import described
 from registry.services.artifacts.local_blobs import KeptBlobs, OpenBlobOf, entries_of
 from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_document, target_table, with_ancestors
 from registry.services.publishing.parent_folder import look_into
+from registry.services.weight_changes import WeightChanges
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.closeness import TensorComparison
 from registry.tensors.elements.dtypes import TORCH
@@ -116,6 +117,17 @@ class LocalArithmetic:
         path = path_of(bundle)
         check_bundle(bundle, path, blobs)
         return MergedHere(path, build_artifact(blobs, path, None, options, measured=measured), blobs)
+
+    def changes(
+        self, bundle: Bundle, ancestor: Bundle | None, open_blob: OpenBlobOf, base: Mapping[str, HashedFile]
+    ) -> WeightChanges:
+        """What the links after an ancestor changed; raises what `WeightChanges` raises, and `IntegrityError`."""
+        bundles = [bundle] if ancestor is None else [bundle, ancestor]
+        blobs = KeptBlobs(bundles, open_blob, base)
+        paths = [path_of(one) for one in bundles]
+        for one, path in zip(bundles, paths, strict=True):
+            check_bundle(one, path, blobs)
+        return WeightChanges(blobs, paths[0], None if ancestor is None else paths[1])
 
     def look_into(
         self,

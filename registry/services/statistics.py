@@ -14,7 +14,7 @@ from registry.errors import UnavailableError, UsageError
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas.form import Dtype
-from registry.schemas.statistics import DeltaStatistics, LinkStatistics, Statistics
+from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, Statistics
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
@@ -44,7 +44,7 @@ def statistics(
         UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
         InvalidAdapterError: a link is invalid by the rules of this version, or its delta is not finite.
     """
-    path, ids, first = _loaded(deployment, ref, since)
+    path, ids, first = loaded(deployment, ref, since)
     seen = [n for n in range(first, len(ids)) if deployment.rights.sees(Path.parse(path.links[n].path))]
     wanted = {Key(ids[n], "link"): (n, n + 1) for n in seen}
     whole = Key(ids[-1], "path") if first == 0 else None
@@ -58,7 +58,7 @@ def statistics(
     made = _computed(deployment, path, spans, norms, progress)
     found |= {key: made[span] for key, span in missing.items()}
     if missing:
-        _keep(deployment, {key: found[key] for key in missing}, relative=norms is not None)
+        keep(deployment, {key: found[key] for key in missing}, relative=norms is not None)
     return Statistics(
         reference=path.reference,
         since=path.links[first - 1].reference if first else path.base.name,
@@ -68,14 +68,15 @@ def statistics(
     )
 
 
-def _keep(deployment: Deployment, made: Mapping[Key, DeltaStatistics], *, relative: bool) -> None:
+def keep(deployment: Deployment, made: Mapping[Key, DeltaStatistics | DenseStatistics], *, relative: bool) -> None:
+    """Keep what was computed, where the registry can be written."""
     try:
         deployment.change(lambda session: rows.keep(session, made, relative=relative))
     except UnavailableError as error:  # such as a folder that this user may only read: computed again the next time
         log.debug("statistics are not kept: %s", error)
 
 
-def _loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedPath, list[int], int]:
+def loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedPath, list[int], int]:
     """The path, the keys of its revisions, and the number of its first link that counts."""
     reference = Reference.parse(ref)
     with deployment.read() as session:

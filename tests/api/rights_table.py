@@ -117,6 +117,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.PLAN_BASE: Call("all", body=BASE, good=frozenset({422})),
     table.COMMIT_BASE: Call("all", body={"request": BASE, "uploads": {}}, good=frozenset({422})),
     table.RETABLE: Call("all", body={"base": "tiny"}),
+    table.DENSE_STATS: Call("path", body={"ref": "{path}"}),
     table.MEASURE_BASE: Call("all", body={"base": "tiny"}),
     table.BUNDLE: Call("path", {"ref": "{path}"}),
     table.SUBTREE: Call("path", {"path": "{path}"}),

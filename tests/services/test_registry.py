@@ -143,8 +143,31 @@ def test_an_older_revision_that_is_better_is_found(registry: Registry, base: Bas
     assert found(sort="max:acc", all_revisions=True) == ["net/one@2", "net/other@1", "net/one@3", "net/one@1"]
     assert found(sort="min:acc", all_revisions=True, limit=2) == ["net/one@1", "net/one@3"]
     assert found(all_revisions=True, metric="acc>0.75") == ["net/one@3", "net/one@2", "net/other@1"]
-    with pytest.raises(UsageError, match="'max:acc' or 'min:eval_loss' is expected"):
+    with pytest.raises(UsageError, match="'max:acc', 'min:eval_loss' or 'min:stat:rank95' is expected"):
         registry.search(sort="acc")
+
+
+def test_searches_by_statistics_that_were_computed(registry: Registry, base: Base, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("other", 2), ("third", 3)):
+        registry.publish(_adapter(tmp_path, base, name, seed=seed), f"net/{name}")
+    assert registry.search(stat="rank95").revisions == ()
+    deltas = {f"net/{name}@1": registry.stats(f"net/{name}").links[0].delta for name in ("one", "other")}
+    smaller, larger = sorted(deltas, key=lambda reference: deltas[reference].frobenius)
+    bound = f"frobenius<={deltas[smaller].frobenius!r}"
+
+    def found(*stat: str, **options: Any) -> list[str]:
+        return [one.reference for one in registry.search(stat=",".join(stat), **options).revisions]
+
+    assert found("rank95", sort="max:stat:frobenius") == [larger, smaller]
+    assert found(bound) == found(bound, "rank95>0") == [smaller]
+    assert found(bound, "frobenius<0") == found(bound, tag="prod") == []
+    (only,) = registry.search(stat=bound, sort="min:stat:rank95", limit=1).revisions
+    assert only.statistics == {"frobenius": deltas[smaller].frobenius, "rank95": deltas[smaller].rank95}
+    (row,) = registry.search(stat=bound).to_pandas().to_dict("records")
+    assert row["statistic.frobenius"] == deltas[smaller].frobenius
+    for wrong in ({"stat": "rank<8"}, {"sort": "min:stat:acc"}):
+        with pytest.raises(UsageError, match="is no statistic; there are energy, frobenius, spectral, stable_rank, "):
+            registry.search(**wrong)  # type: ignore[arg-type]
 
 
 def test_what_is_left_out_is_told(registry: Registry, base: Base, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry du ",
         "registry du: ",
         "registry search: --sort ",
+        "registry search: --stat ",
         "registry search: --all-revisions",
         "registry search: --limit ",
         "registry: --install-completion",
@@ -122,6 +123,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "PUT /api/v1/cards ",
         "GET /api/v1/usage ",
         "GET /api/v1/search takes sort ",
+        "GET /api/v1/search takes stat ",
         "GET /api/v1/search takes all_revisions ",
         "GET /api/v1/search takes old_names ",
         "GET /api/v1/tree takes old_names ",
@@ -135,6 +137,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "POST /api/v1/renames ",
         "POST /api/v1/bases/rename ",
         "POST /api/v1/bases/measure ",
+        "POST /api/v1/statistics/dense ",
         "DELETE /api/v1/revisions takes dry_run ",
         "GET /api/v1/events takes path ",
         "GET /api/v1/events takes after ",
@@ -160,6 +163,11 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "BaseSummary.renamed_to",
         "BaseMeasured.",
         "MeasureBaseRequest.",
+        "DenseMatrix.",
+        "DenseStatistics.",
+        "DenseStatisticsRequest.",
+        "MagnitudeRatios.",
+        "OperationResult.dense",
         "OperationResult.measured",
         "ProtectedTagLeft.",
         "RenameBaseRequest.",
@@ -224,6 +232,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "ValueDifference.",
         "Page_DeletedRevision_.",
         "Published.tagged",
+        "RevisionSummary.statistics",
         "TagRequest.expected",
         "UndoTagRequest.",
         "Tree.next",
@@ -235,7 +244,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
 WIDENED: Final[dict[str, dict[str, str]]] = {
     "schemas": {  # a client meets the kinds that it asks for
         "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable', required": (
-            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure', required"
+            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure' | 'dense', "
+            "required"
         ),
     },
 }

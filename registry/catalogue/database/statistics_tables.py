@@ -14,7 +14,7 @@ class StatisticsRecord(Record):
     __tablename__ = "statistics"
 
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
-    delta: Mapped[str] = mapped_column(ORDERED, primary_key=True)  # link, path
+    delta: Mapped[str] = mapped_column(ORDERED, primary_key=True)  # link, path, dense
     format: Mapped[int]
     relative: Mapped[bool]  # whether the base's norms were known
     document: Mapped[bytes] = mapped_column(LargeBinary)  # JSON, deflated

@@ -1,4 +1,4 @@
-"""Search: revisions that meet every given condition, of each adapter the newest or all, by path or by a metric.
+"""Search: revisions that meet every given condition, of each adapter the newest or all, by path or by a number.
 
 Where few revisions meet one of the conditions, an index gives these, and they are looked at and put in order. Else
 revisions are looked at in the order that was asked for, until a page is full.
@@ -6,22 +6,22 @@ revisions are looked at in the order that was asked for, until a page is full.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Select, and_, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from registry.catalogue.database.tables import Adapter, Metric, Revision
+from registry.catalogue.database.tables import Adapter, Revision
 from registry.catalogue.database.transactions import plan_for_values
 from registry.catalogue.store.blobs import parts
 from registry.catalogue.tree import browse, order, search_conditions
 from registry.catalogue.tree.old_names import adapter_is_listed, new_name
 from registry.catalogue.tree.order import PLACE
 from registry.catalogue.tree.search_conditions import Condition
+from registry.catalogue.tree.search_values import METRICS, STATISTICS, Comparison, Sorting, with_statistics
 from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas import RevisionSummary
@@ -29,15 +29,12 @@ from registry.schemas import RevisionSummary
 FEW: Final = 10_000
 """Revisions that an index may give to be put in order."""
 AT_ONCE: Final = 1000
-"""Values of a metric that are looked at first."""
-
-_SORTED: Final = aliased(Metric)  # conditions name the table itself
-_SORT: Final = re.compile(r"\s*(max|min):([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*")
+"""Values of a metric or a statistic that are looked at first."""
 
 
 @dataclass(frozen=True)
 class SearchPosition:
-    """Where a search goes on: after this revision; the number and the metric's value where the order is by them."""
+    """Where a search goes on: after this revision; the number and the value where the order is by them."""
 
     path: Path
     number: int | None = None
@@ -52,6 +49,7 @@ def search(
     tag: str | None = None,
     rank: str | None = None,
     metric: str | None = None,
+    stat: str | None = None,
     target: str | None = None,
     sort: str | None = None,
     all_revisions: bool = False,
@@ -68,27 +66,32 @@ def search(
         tag: the revision that this tag names.
         rank: ``16``, ``<=16``, ``>8``: the largest rank of the revision's own pairs.
         metric: ``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
+        stat: ``rank95<8,stable_rank>2``: statistics of the revision's own delta, where they were computed.
         target: leaf name of a target module, ``q_proj``.
-        sort: ``max:acc`` or ``min:loss``: best value of this metric first, and only revisions that have it.
+        sort: ``max:acc``, ``min:loss`` or ``min:stat:rank95``: best value of this metric or statistic first, and only
+            revisions that have it.
         all_revisions: every matching revision, not only the newest of each adapter.
         old_names: adapters that were renamed too, under their old names; of a ``base`` that was, always.
         after: only what comes after this one; one of a search with the same conditions.
         limit: at most so many.
 
     Raises:
-        UsageError: a condition is malformed, or ``after`` is of another order; says the form.
+        UsageError: a condition is malformed, there is no such statistic, or ``after`` is of another order; says the
+            form, or the names.
         NotFoundError: there is no such base model; offers the nearest.
     """
     plan_for_values(session)
-    sorting = None if sort is None else _Sorting.parse(sort)
+    sorting = None if sort is None else Sorting.parse(sort)
+    compared = [] if metric is None else [Comparison.parse(METRICS, metric)]
+    compared += [] if stat is None else [Comparison.parse(STATISTICS, one) for one in stat.split(",")]
+    compared += [] if sorting is None else [sorting.is_there]
     _check_position(after, numbered=all_revisions or sorting is not None, valued=sorting is not None)
     conditions = [
         None if base is None else search_conditions.base(session, base),
         None if tag is None else search_conditions.tag(tag),
         None if rank is None else search_conditions.rank(rank),
-        None if metric is None else search_conditions.metric(metric),
+        *map(search_conditions.number, compared),
         None if target is None else search_conditions.target(target),
-        None if sorting is None else search_conditions.has_metric(sorting.metric),
         search_conditions.scopes(session),
         search_conditions.text(session, text) if text else None,  # last, as it takes the longest to look at
     ]
@@ -98,42 +101,11 @@ def search(
         conditions.insert(0, Condition(adapter_is_listed(session), None, of_adapter=True))
     query = _Query([one for one in conditions if one is not None], sorting, all_revisions, after, limit)
     keys = query.keys(session)
+    figures = [one.name for one in compared if one.values is STATISTICS]
     found: dict[int, RevisionSummary] = {}
     for part in parts(keys):
-        found |= browse.summaries(session, part)
+        found |= with_statistics(session, browse.summaries(session, part), figures)
     return tuple(found[key] for key in keys)
-
-
-@dataclass(frozen=True)
-class _Sorting:
-    """By a metric: the smallest first, or the largest."""
-
-    metric: str
-    largest: bool
-
-    @classmethod
-    def parse(cls, text: str) -> _Sorting:
-        match = _SORT.fullmatch(text)
-        if match is None:
-            raise UsageError(f"Sort order {text!r} is malformed: 'max:acc' or 'min:eval_loss' is expected.")
-        return cls(match[2], match[1] == "max")
-
-    @property
-    def is_that(self) -> ColumnElement[bool]:
-        """The condition of the row of the metric that a revision is sorted by."""
-        return (_SORTED.revision_id == Revision.id) & (_SORTED.name == self.metric)
-
-    def order(self, value: ColumnElement[float]) -> ColumnElement[float]:
-        return value.desc() if self.largest else value.asc()
-
-    def from_on(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
-        return value <= last if self.largest else value >= last
-
-    def beyond(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
-        return value < last if self.largest else value > last
-
-    def up_to(self, value: ColumnElement[float], last: float) -> ColumnElement[bool]:
-        return value >= last if self.largest else value <= last
 
 
 def _check_position(after: SearchPosition | None, *, numbered: bool, valued: bool) -> None:
@@ -146,7 +118,7 @@ class _Query:
     """A search for the keys of revisions, in order."""
 
     conditions: Sequence[Condition]
-    sorting: _Sorting | None
+    sorting: Sorting | None
     all_revisions: bool
     after: SearchPosition | None
     limit: int | None
@@ -158,7 +130,7 @@ class _Query:
             return list(session.scalars(self._collected(few)))
         if self.sorting is None:
             return list(session.scalars(self._walked(self.limit)))
-        return self._by_metric(session, self.sorting, self.limit)
+        return self._by_value(session, self.sorting, self.limit)
 
     @property
     def _all(self) -> list[ColumnElement[bool]]:
@@ -174,10 +146,10 @@ class _Query:
             func.row_number().over(partition_by=Revision.adapter_id, order_by=Revision.number.desc()).label("age"),
         ]
         if self.sorting is not None:
-            columns.append(_SORTED.value.label("value"))
+            columns.append(self.sorting.value.label("value"))
         query = select(*columns).join(Adapter, Adapter.id == Revision.adapter_id).where(*held)
         if self.sorting is not None:
-            query = query.join(_SORTED, self.sorting.is_that)
+            query = query.join(self.sorting.row, self.sorting.is_that)
         if few is not None and few.keys is not None:
             # At most `FEW` were counted; with a limit PostgreSQL knows that too.
             query = query.where(Revision.id.in_(few.keys.limit(2 * FEW)))
@@ -190,13 +162,25 @@ class _Query:
             chosen = chosen.order_by(self.sorting.order(found.c.value))
         return chosen.order_by(found.c.place, found.c.number.desc()).limit(self.limit)
 
-    def _walked(self, limit: int) -> Select[int]:
-        """Adapters in order until ``limit`` have a revision that meets the conditions; then their revisions."""
+    def _walked(self, limit: int, tied: tuple[Sorting, float] | None = None) -> Select[int]:
+        """Adapters in order until ``limit`` have a revision that meets the conditions; then their revisions.
+
+        ``tied``: only revisions of this value, which are in the order of adapters among themselves.
+        """
         own = [one.holds for one in self.conditions if one.of_adapter]
         last, held = self.after, [one.holds for one in self.conditions if not one.of_adapter]
-        if last is not None:
+        if tied is not None and self.all_revisions:
+            held.append(tied[0].is_value(tied[1]))
+        elif tied is not None:  # of the newest that meets the conditions
+            of_newest = select(tied[0].value).join(Revision, tied[0].is_that).where(*held)
+            of_newest = of_newest.where(Revision.adapter_id == Adapter.id).correlate(Adapter)
+            own.append(of_newest.order_by(Revision.number.desc()).limit(1).scalar_subquery() == tied[1])
+        if last is not None and (tied is None or last.value == tied[1]):
             own.insert(0, order.place_of(last.path) <= PLACE)  # SQLite begins with the first bound that it finds
-            held += self._rest(PLACE, Revision.number.expression, None)
+            if tied is None or self.all_revisions:
+                held += self._rest(PLACE, Revision.number.expression, None)
+            else:  # an adapter's older revisions of this value are not looked for
+                own.append(order.place_of(last.path) < PLACE)
         newest = select(Revision.number).where(*held, Revision.adapter_id == Adapter.id).correlate(Adapter)
         newest = newest.order_by(Revision.number.desc())
         most = newest.limit(1).scalar_subquery()
@@ -224,10 +208,10 @@ class _Query:
             .limit(limit)
         )
 
-    def _by_metric(self, session: Session, sorting: _Sorting, limit: int) -> list[int]:
-        """Revisions by the value of the metric, some thousand and then more at a time, until ``limit`` meet all."""
-        value = _SORTED.value.expression
-        rest = [_SORTED.name == sorting.metric]
+    def _by_value(self, session: Session, sorting: Sorting, limit: int) -> list[int]:
+        """Revisions by the value of the number, some thousand and then more at a time, until ``limit`` meet all."""
+        row, value = sorting.row, sorting.value
+        rest = [row.name == sorting.name]
         if self.after is not None and self.after.value is not None:
             rest.append(sorting.from_on(value, self.after.value))
         found: list[int] = []
@@ -235,21 +219,26 @@ class _Query:
         while len(found) < limit:
             values = select(value).where(*rest).order_by(sorting.order(value))
             bound = session.scalar(values.offset(at_once).limit(1))
-            some, count = rest, at_once
-            if bound is not None:  # which several may have
-                some = [*rest, sorting.up_to(value, bound)]
-                count = session.scalar(select(func.count()).select_from(_SORTED).where(*some)) or 0
-            found += session.scalars(self._of_metric(sorting, some, count).limit(limit - len(found)))
             if bound is None:
+                found += session.scalars(self._of_values(sorting, rest, at_once).limit(limit - len(found)))
                 break
-            rest = [_SORTED.name == sorting.metric, sorting.beyond(value, bound)]
+            some, most = [*rest, sorting.up_to(value, bound)], at_once + FEW
+            counted = select(value).where(*some).limit(most + 1).subquery()
+            count = session.scalar(select(func.count()).select_from(counted)) or 0
+            is_common = count > most  # the last value is, as the whole number of a rank may be
+            if is_common:
+                some, count = [*rest, sorting.better(value, bound)], at_once
+            found += session.scalars(self._of_values(sorting, some, count).limit(limit - len(found)))
+            if is_common and len(found) < limit:
+                found += session.scalars(self._walked(limit - len(found), (sorting, bound)))
+            rest = [row.name == sorting.name, sorting.beyond(value, bound)]
             at_once *= 4
         return found
 
-    def _of_metric(self, sorting: _Sorting, some: Sequence[ColumnElement[bool]], count: int) -> Select[int]:
-        """Revisions that meet the conditions, in order; of ``some`` rows of the metric, at most so many."""
-        # With a limit: PostgreSQL guesses how many there are from the values of all metrics together.
-        part = select(_SORTED.revision_id, _SORTED.value).where(*some).limit(count).cte("part")
+    def _of_values(self, sorting: Sorting, some: Sequence[ColumnElement[bool]], count: int) -> Select[int]:
+        """Revisions that meet the conditions, in order; of ``some`` rows of the number, at most so many."""
+        # With a limit: PostgreSQL guesses how many there are from the values of all names together.
+        part = select(sorting.row.revision_id, sorting.value).where(*some).limit(count).cte("part")
         part = part.prefix_with("MATERIALIZED")
         number, value = Revision.number.expression, part.c.value
         query = (

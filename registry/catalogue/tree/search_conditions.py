@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
@@ -17,7 +14,6 @@ from registry.catalogue.database.probes import finds
 from registry.catalogue.database.tables import (
     Adapter,
     BaseModelRecord,
-    Metric,
     Revision,
     RevisionTarget,
     Tag,
@@ -26,33 +22,16 @@ from registry.catalogue.database.tables import (
 from registry.catalogue.database.visibility import in_subtree, rights_of
 from registry.catalogue.tree import bases
 from registry.catalogue.tree.order import within
+from registry.catalogue.tree.search_values import COMPARE, Comparison, malformed
 from registry.catalogue.tree.text_search import has_text, keys_with_text
-from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas.texts import check_text
 
 _ADAPTERS: Final = table_of(Adapter)
-_METRICS: Final = table_of(Metric)
 _REVISIONS: Final = table_of(Revision)
 _TAGS: Final = table_of(Tag)
 _TARGETS: Final = table_of(RevisionTarget)
-_COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-    "=": operator.eq,
-    "==": operator.eq,
-    "": operator.eq,
-}
-_SIGNS: Final = (
-    ("=>", ">="),
-    ("=<", "<="),
-    ("\N{GREATER-THAN OR EQUAL TO}", ">="),
-    ("\N{LESS-THAN OR EQUAL TO}", "<="),
-)
 _RANK: Final = re.compile(r"\s*(<=|>=|==|<|>|=|)\s*([0-9]{1,9})\s*")
-_METRIC: Final = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63})\s*(?:(<=|>=|==|<|>|=)\s*(\S+))?\s*")
 
 
 @dataclass(frozen=True)
@@ -126,47 +105,11 @@ def rank(condition: str) -> Condition:
     """
     match = _RANK.fullmatch(condition)
     if match is None:
-        raise _malformed("Rank", condition, "16, '<=16' or '>8' is expected")
-    compare, value = _COMPARE[match[1]], int(match[2])
+        raise malformed("Rank", condition, "16, '<=16' or '>8' is expected")
+    compare, value = COMPARE[match[1]], int(match[2])
     return Condition(compare(Revision.rank, value), select(_REVISIONS.c.id).where(compare(_REVISIONS.c.rank, value)))
 
 
-def metric(condition: str) -> Condition:
-    """``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
-
-    Raises:
-        UsageError: it is malformed; says the form.
-    """
-    match = _METRIC.fullmatch(condition)
-    if match is None:
-        raise _bad_metric(condition)
-    holds: list[ColumnElement[bool]] = [Metric.revision_id == Revision.id, Metric.name == match[1]]
-    keys = select(_METRICS.c.revision_id).where(_METRICS.c.name == match[1])
-    if match[2]:
-        try:
-            value = float(match[3])
-        except ValueError as error:
-            raise _bad_metric(condition) from error
-        if not math.isfinite(value):
-            raise _bad_metric(condition)
-        holds.append(_COMPARE[match[2]](Metric.value, value))
-        keys = keys.where(_COMPARE[match[2]](_METRICS.c.value, value))
-    return Condition(finds(select(Metric.value).where(*holds)), keys)
-
-
-def has_metric(name: str) -> Condition:
-    """Those on which it was measured."""
-    there = finds(select(Metric.value).where(Metric.revision_id == Revision.id, Metric.name == name))
-    return Condition(there, select(_METRICS.c.revision_id).where(_METRICS.c.name == name))
-
-
-def _bad_metric(condition: str) -> UsageError:
-    return _malformed("Metric", condition, "'acc>0.8', 'loss<=0.2' or 'acc' is expected")
-
-
-def _malformed(what: str, condition: str, form: str) -> UsageError:
-    for wrong, right in _SIGNS:
-        if wrong in condition:
-            form = f"{condition.replace(wrong, right)!r} is expected"
-            break
-    return UsageError(f"{what} condition {condition!r} is malformed: {form}.")
+def number(comparison: Comparison) -> Condition:
+    """Those with a metric or a statistic, or where it compares so."""
+    return Condition(comparison.holds, comparison.keys)

@@ -98,6 +98,8 @@ def show(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
     with session(url, as_json) as run:
         answer = run.registry.show(ref)
         run.answer(answer, lambda width: show_lines(answer, width))
+        if answer.revision is not None and not answer.revision.statistics:
+            run.next(f"registry stats {answer.revision.reference}", "computes what it changed")
 
 
 def resolve(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
@@ -133,11 +135,15 @@ def search(
         str | None,
         typer.Option("--metric", metavar="CONDITION", help="Only revisions whose metric meets this: 'acc>0.8'."),
     ] = None,
+    stat: Annotated[
+        list[str] | None,
+        typer.Option("--stat", metavar="CONDITION", help="Only revisions with this statistic: 'rank95<8'; repeatable."),
+    ] = None,
     target: Annotated[
         str | None, typer.Option("--target", metavar="NAME", help="Only adapters with this target module: q_proj.")
     ] = None,
     sort: Annotated[
-        str | None, typer.Option("--sort", metavar="ORDER", help="Best metric first: max:acc, min:eval_loss.")
+        str | None, typer.Option("--sort", metavar="ORDER", help="Best first: max:acc, min:loss, min:stat:rank95.")
     ] = None,
     all_revisions: Annotated[
         bool, typer.Option("--all-revisions", help="Every matching revision, not only the newest of each adapter.")
@@ -162,6 +168,7 @@ def search(
             tag=tag,
             rank=rank,
             metric=metric,
+            stat=",".join(stat) if stat else None,
             target=target,
             sort=sort,
             all_revisions=all_revisions,
@@ -171,3 +178,5 @@ def search(
         run.answer(answer, lambda width: search_lines(answer, width))
         if not answer.revisions:
             run.say("No revisions match.")
+        if stat or (sort or "").strip().startswith(("max:stat:", "min:stat:")):
+            run.say("What has no statistics yet is not found; `registry stats REF` computes and keeps them.")

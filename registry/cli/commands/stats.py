@@ -9,6 +9,7 @@ import typer
 from registry.cli.options import FloatType, Json, Ref, Url
 from registry.cli.session import session
 from registry.cli.written import check_file, write_file
+from registry.errors import UsageError
 
 
 def stats(
@@ -27,13 +28,17 @@ def stats(
         FloatType | None,
         typer.Option("--fidelity", help="Estimate what a merge in this dtype keeps, from some rows of the base."),
     ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Read the weights: whole changes, DoRA too, and intruders. Slow.")
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Show what each link changed and the rank it needs.
 
     The figures come from the factors alone: no weight of the base model is read, but for --fidelity. They are kept
-    with the revision.
+    with the revision. With --dense they are those of the whole path's changes to the weights, whatever the links do to
+    them.
     """
     from registry.cli.render.statistics import csv_text, statistics_lines
     from registry.schemas.notebooks import path_map
@@ -41,6 +46,13 @@ def stats(
     for option, file in (("--plot", plot), ("--csv", csv)):
         if file is not None:
             check_file(option, file)
+    if dense:
+        if plot is not None:
+            raise UsageError("--plot shows the figures of factors; leave out --dense.")
+        if fidelity is not None:
+            raise UsageError("--fidelity reads a sample of the weights and --dense all: give one of them.")
+        _dense(ref, since, csv, url, as_json=as_json)
+        return
     with session(url, as_json) as run:
         answer = run.registry.stats(
             ref, since=since, fidelity=fidelity.value if fidelity else None, progress=run.progress
@@ -51,5 +63,21 @@ def stats(
             write_file("--csv", csv, csv_text(answer))
         run.answer(answer, lambda width: statistics_lines(answer, width))
         if answer.path.modules and answer.path.relative_frobenius is None:
-            base = answer.reference.partition("/")[0]
-            run.say(f"The norms of {base} are not known yet; `registry base measure {base}` reads its weights once.")
+            run.say(_unmeasured(answer.reference))
+
+
+def _dense(ref: str, since: str | None, csv: str | None, url: str | None, *, as_json: bool) -> None:
+    from registry.cli.render.dense_statistics import csv_text, dense_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.dense_stats(ref, since=since, progress=run.progress)
+        if csv is not None:
+            write_file("--csv", csv, csv_text(answer))
+        run.answer(answer, lambda width: dense_lines(answer, width))
+        if answer.matrices and answer.relative_frobenius is None:
+            run.say(_unmeasured(answer.reference))
+
+
+def _unmeasured(reference: str) -> str:
+    base = reference.partition("/")[0]
+    return f"The norms of {base} are not known yet; `registry base measure {base}` reads its weights once."

@@ -77,6 +77,7 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("parent", [[phrase(revision.parent)], [Span(revision.parent_known_by)]]),
         ("rank", [[Span(str(revision.rank))]]),
         ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
+        ("statistics", _statistics(revision)),
         ("engines", [_engine(one) for one in shown.engines]),
         ("used", use_items(shown.use)),
         ("repo id", _repo(shown)),
@@ -94,6 +95,19 @@ def _engine(answer: EngineAnswer) -> list[Span]:
     if answer.loads:
         return words(f"{title} yes")
     return words(f"{title} no ({', '.join(dict.fromkeys(answer.reasons))})", BEHIND)
+
+
+def _statistics(revision: RevisionSummary) -> Items:
+    """How much its delta changes the base, and how much of its rank that needs; nothing where that is not kept."""
+    kept = revision.statistics
+    if not kept:
+        return []
+    if not kept["energy"]:
+        return [words("no delta of factors")]
+    of_base = "relative_frobenius" in kept
+    norm = f"{percent(kept['relative_frobenius'])} of the base" if of_base else f"norm {kept['frobenius']:.4g}"
+    effective = f"effective rank {kept['effective_rank']:.3g}"
+    return [words(f"{norm},"), words(f"{effective},"), words(f"rank95 {kept['rank95']:.0f} of {revision.rank}")]
 
 
 def _card(card: CardState) -> str:

@@ -35,9 +35,13 @@ def remarks(revision: RevisionSummary, values: Mapping[str, float]) -> list[list
         items.append([Span("retracted", GONE)])
     if revision.behind:
         items.append([Span("behind", BEHIND)])
-    items += [[Span(metric)] for metric in metrics(values)]
+    items += _values(values)
     items.append(words(revision.message.strip().partition("\n")[0], QUIET))
     return items
+
+
+def _values(values: Mapping[str, float]) -> list[list[Span]]:
+    return [[Span(value)] for value in metrics(values)]
 
 
 def copied(original: CopiedFrom) -> str:
@@ -53,7 +57,8 @@ def search_lines(found: SearchResult, width: int | None) -> list[Line]:
     rows = [
         ([Span(revision.reference, REFERENCE), Span(f"rank {revision.rank}"), Span(size(revision.size))], items)
         for revision in found.revisions
-        for items in [[*_arrow(revision.renamed_to), *remarks(revision, revision.metrics)]]
+        for named in [[*_arrow(revision.renamed_to), *_values(revision.statistics)]]
+        for items in [[*named, *remarks(revision, revision.metrics)]]
     ]
     return table(rows, width, right=(1, 2))
 

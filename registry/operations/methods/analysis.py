@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
 from registry.bars.shown import shown
 from registry.operations import table
 from registry.operations.arguments import asked
@@ -9,12 +13,29 @@ from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.form import Dtype, EngineName
-from registry.schemas.requests import CheckRequest, StatisticsRequest
-from registry.schemas.statistics import Statistics
+from registry.schemas.requests import CheckRequest, DenseStatisticsRequest, StatisticsRequest
+from registry.schemas.statistics import DenseStatistics, Statistics
+
+
+class WeightChanges(Protocol):
+    """What some links of a path changed, with their files open."""
+
+    def factors(self, module: str, expert: int | None) -> tuple[Any, Any]:
+        """The factors of a module's change."""
+
+    def delta(self, module: str, expert: int | None) -> Any:
+        """A module's change."""
+
+    def close(self) -> None:
+        """Close the files."""
 
 
 class Analysis(TableCalls):
     """Analysing what links changed."""
+
+    @abstractmethod
+    def _changes(self, ref: str, since: str | None) -> AbstractContextManager[WeightChanges]:
+        """What the links after an ancestor changed."""
 
     def stats(
         self, ref: str, *, since: str | None = None, fidelity: Dtype | None = None, progress: Progress | bool = False
@@ -49,6 +70,99 @@ class Analysis(TableCalls):
         """
         with shown(progress) as sink:
             return self._do(table.STATS, asked(StatisticsRequest, ref=ref, since=since, fidelity=fidelity), sink)
+
+    def dense_stats(self, ref: str, *, since: str | None = None, progress: Progress | bool = False) -> DenseStatistics:
+        """What a path changed of the base model's weights, which are read for it: also DoRA and what is replaced.
+
+        The figures of `stats` for the whole change of each weight, the factors by which DoRA rescales rows, and
+        intruder dimensions (arXiv:2410.21228); docs/statistics.md says what each means. It takes hours where weights
+        are large, which a service does as a job. It is kept with the revision, unless ``since`` is given.
+
+        Args:
+            ref: a revision.
+            since: an ancestor: only the links after it. None: all, from the base model on.
+            progress: True shows a bar.
+
+        Returns:
+            Statistics that ``.to_pandas()`` makes a data frame of, a row for each weight.
+
+        Raises:
+            NotFoundError: there is no such revision.
+            NotAllowedError: the token is no writer's.
+            UsageError: ``ref`` is a base model, or ``since`` is no ancestor of it.
+            InvalidAdapterError: ``zero_norm``: DoRA divides by the norm of a row of zeros.
+
+        Example:
+            >>> found = team.dense_stats("llama/support/french")
+            >>> found
+            <DenseStatistics llama..llama/support/french@1: 4 matrices, norm 4.33, rank 6, ... intruder dimensions>
+            >>> found.matrices[0].module, len(found.matrices[0].cosines)
+            ('model.layers.0.self_attn.q_proj', 10)
+        """
+        with shown(progress) as sink:
+            return self._do(table.DENSE_STATS, asked(DenseStatisticsRequest, ref=ref, since=since), sink)
+
+    def factors(self, ref: str, module: str, *, expert: int | None = None, since: str | None = None) -> tuple[Any, Any]:
+        """The change of a module as two factors in float64: ``B @ A`` is what the path added to its weight.
+
+        All links of the path together, whose ranks add up; of one link alone, say with ``since`` what it was trained
+        on. Computed on this machine from the bytes of the adapters; no weight of the base model is read.
+
+        Args:
+            ref: a revision.
+            module: as `stats` names it: of experts the parameter, of a bias that is added the bias.
+            expert: the number of the expert, where the module has a matrix for each.
+            since: an ancestor: only the links after it. None: all, from the base model on.
+
+        Returns:
+            A of shape (rank, in_features), and B of shape (out_features, rank) with the scaling of each link in it.
+            Convolutions are matrices of out by in x kernel; of an embedding, in_features is the vocabulary.
+
+        Raises:
+            NotFoundError: there is no such revision.
+            RetractedError: it, or one that it was trained on, was retracted.
+            UsageError: nothing changes the module, or ``since`` is no ancestor; or the change is no product of
+                factors, since it was rescaled (DoRA) or values were replaced: `delta` gives it.
+            UnavailableError: ``missing_package``: torch is not installed here.
+
+        Example:
+            >>> a, b = team.factors("llama/support/french", "model.layers.0.self_attn.q_proj")
+            >>> a.shape, b.shape, a.dtype
+            (torch.Size([6, 16]), torch.Size([16, 6]), torch.float64)
+            >>> own, _ = team.factors("llama/support/french", "model.layers.0.self_attn.q_proj", since="llama/support")
+            >>> own.shape
+            torch.Size([2, 16])
+        """
+        with self._changes(ref, since) as found:
+            return found.factors(module, expert)
+
+    def delta(self, ref: str, module: str, *, expert: int | None = None, since: str | None = None) -> Any:
+        """The dense change of a module's weight in float64, whatever the path does to it.
+
+        Where links only add products, it is ``B @ A`` of `factors`. Otherwise it is the weight after the links minus
+        the weight before them, which reads the base model's weight: over HTTP the file that has it, from a folder of
+        this machine that is known to have it (``fetch --base-dir``), or else from the service.
+
+        Args:
+            ref: a revision.
+            module: as for `factors`; also modules and parameters whose values are replaced.
+            expert: likewise.
+            since: likewise.
+
+        Returns:
+            A tensor (out_features, in_features); of a convolution, in the shape of its weight.
+
+        Raises:
+            NotFoundError, RetractedError, UnavailableError: as `factors`.
+            UsageError: nothing changes the module, the base model lacks it, or ``since`` is no ancestor.
+
+        Example:
+            >>> change = team.delta("llama/support/french", "model.layers.0.self_attn.q_proj")
+            >>> change.shape
+            torch.Size([16, 16])
+        """
+        with self._changes(ref, since) as found:
+            return found.delta(module, expert)
 
     def check(
         self, ref: str, *, engine: EngineName, max_lora_rank: int | None = None, since: str | None = None

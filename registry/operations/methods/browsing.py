@@ -208,6 +208,7 @@ class Browsing(TableCalls):
         tag: str | None = None,
         rank: str | None = None,
         metric: str | None = None,
+        stat: str | None = None,
         target: str | None = None,
         sort: str | None = None,
         all_revisions: bool = False,
@@ -222,14 +223,17 @@ class Browsing(TableCalls):
             tag: a tag that points at the revision.
             rank: a condition on its largest rank, such as ``"<=16"``.
             metric: a condition on a metric, such as ``"acc>0.8"``.
+            stat: conditions on statistics of the revision's own delta, such as ``"rank95<8,stable_rank>2"``. What
+                has no statistics yet is not found; `stats` computes them.
             target: the name of a target module, such as ``"q_proj"``.
-            sort: ``"max:acc"`` or ``"min:eval_loss"``: only revisions with this metric, best first.
+            sort: ``"max:acc"``, ``"min:eval_loss"`` or ``"min:stat:rank95"``: only revisions with this metric or
+                statistic, best first.
             all_revisions: also the older revisions of each adapter, instead of its newest only.
             old_names: also what was renamed, under its old name.
             limit: at most so many.
 
         Raises:
-            UsageError: a condition is malformed.
+            UsageError: a condition is malformed, or there is no such statistic.
 
         Example:
             >>> team.search(metric="acc>0.8", sort="max:acc")
@@ -242,6 +246,7 @@ class Browsing(TableCalls):
             tag=tag,
             rank=rank,
             metric=metric,
+            stat=stat,
             target=target,
             sort=sort,
             all_revisions=all_revisions,

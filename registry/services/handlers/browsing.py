@@ -21,6 +21,7 @@ from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.requests import (
     BasesRequest,
     CheckRequest,
+    DenseStatisticsRequest,
     DiffRequest,
     EventsRequest,
     PathRequest,
@@ -29,7 +30,7 @@ from registry.schemas.requests import (
     StatisticsRequest,
     TreeRequest,
 )
-from registry.schemas.statistics import Statistics
+from registry.schemas.statistics import DenseStatistics, Statistics
 from registry.schemas.usage import Usage, UsageRequest
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does, lists, one_more
@@ -106,6 +107,13 @@ def _stats(deployment: Deployment, request: StatisticsRequest, progress: Progres
     return statistics(deployment, request.ref, request.since, progress, request.fidelity)
 
 
+@does(table.DENSE_STATS)
+def _dense_stats(deployment: Deployment, request: DenseStatisticsRequest, progress: Progress) -> DenseStatistics:
+    from registry.services.dense_statistics import dense_statistics
+
+    return dense_statistics(deployment, request.ref, request.since, progress)
+
+
 @does(table.CHECK)
 def _check(deployment: Deployment, request: CheckRequest, _progress: Progress) -> EngineCheck:
     from registry.services.engine_checks import check
@@ -128,14 +136,15 @@ def _search(
     limit: int | None,
 ) -> Part[RevisionSummary]:
     from registry.catalogue.tree.search import SearchPosition, search
+    from registry.catalogue.tree.search_values import Sorting
 
     last = None if after is None else SearchPosition(Path.parse(after[0]), *after[1:])
-    metric = None if request.sort is None else request.sort.partition(":")[2].strip()
+    sorting = None if request.sort is None else Sorting.parse(request.sort)
 
     def position(one: RevisionSummary) -> object:
-        if metric is None and not request.all_revisions:
+        if sorting is None and not request.all_revisions:
             return one.path
-        return [one.path, one.number, None if metric is None else one.metrics[metric]]
+        return [one.path, one.number, None if sorting is None else sorting.of(one)]
 
     with deployment.read() as session:
         found = search(session, **request.model_dump(), after=last, limit=one_more(limit))

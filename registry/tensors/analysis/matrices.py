@@ -7,14 +7,15 @@ column. Modules that share one weight and one change are one matrix, which count
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.errors import InvalidAdapterError
 from registry.tensors.factors.slots import Slot, slot_of_piece
-from registry.tensors.path.owners import ExpertPiece, Owners, owners_of
+from registry.tensors.path.owners import Owners, owners_of
 from registry.tensors.path.programs import BoundLink, PathPrograms, Program, path_programs
 from registry.tensors.path.stacked_pairs import Rows, StackedPairs, stacked
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows, Step
+from registry.tensors.table.held import FusedParameter
 from registry.tensors.table.targets import TargetTable
 
 MatrixName = tuple[str, int]
@@ -27,7 +28,7 @@ class ChangedMatrix:
 
     module: str  # as the base names it; of experts the parameter's full path, of a bias the parameter's
     expert: int | None
-    programs: tuple[tuple[Rows, Program], ...]  # with the output features that each is for
+    programs: tuple[tuple[Rows, Program], ...]  # of all of it, with the output features that each is for
     out_features: int
     in_features: int
     slots: tuple[Slot, ...]  # where the base's files hold it, all of it; none where they lack it
@@ -67,7 +68,8 @@ class ChangedMatrix:
 class ChangedMatrices:
     """All that the links of a path from some number on change."""
 
-    by_pairs: tuple[ChangedMatrix, ...]  # by module, experts in order
+    every: tuple[ChangedMatrix, ...]  # by module, experts in order
+    by_pairs: tuple[ChangedMatrix, ...]  # those that products are added to, and of each the programs that add
     others: Mapping[str, Program]  # changed by values alone, by parameter or module
 
 
@@ -120,38 +122,39 @@ class _Sorting:
     def sorted(self) -> ChangedMatrices:
         found: list[ChangedMatrix] = []
         others: dict[str, Program] = {}
-        experts: dict[tuple[str, int], list[tuple[ExpertPiece, Program]]] = {}
+        experts: dict[tuple[str, int], FusedParameter] = {}
         for slot, program in sorted(self.paths.programs.items()):
             if not program.since(self.since) or self._is_twin(slot):
                 continue
             held = self.owners.pieces.get(slot)
-            if not any(isinstance(step, Add) for step in program.since(self.since)):
-                others[f"{held.module}.{held.fused.name}" if held else self._name(slot)] = program
-            elif held is not None:
-                experts.setdefault((f"{held.module}.{held.fused.name}", held.piece.expert), []).append((held, program))
+            name = self._name(slot) if held is None else f"{held.module}.{held.fused.name}"
+            if not self._adds(program):
+                others[name] = program
+            if held is not None:
+                experts[name, held.piece.expert] = held.fused
             else:
                 whole = ((0, slot.out_features), program)
                 held_by = () if program.origin is None else (program.origin,)
-                name = self._name(slot)
                 found.append(ChangedMatrix(name, None, (whole,), slot.out_features, slot.in_features, held_by))
         found += self._experts(experts)
         found.sort(key=lambda one: one.name)
-        return ChangedMatrices(tuple(found), others)
+        added = (replace(one, programs=tuple(held for held in one.programs if self._adds(held[1]))) for one in found)
+        return ChangedMatrices(tuple(found), tuple(one for one in added if one.programs), others)
 
-    @staticmethod
-    def _experts(
-        experts: Mapping[tuple[str, int], Sequence[tuple[ExpertPiece, Program]]],
-    ) -> Iterator[ChangedMatrix]:
-        slots: dict[str, dict[int, list[Slot]]] = {}
-        for (name, expert), pieces in experts.items():
-            fused = pieces[0][0].fused
-            placed = tuple((held.piece.out, program) for held, program in pieces)
+    def _adds(self, program: Program) -> bool:
+        return any(isinstance(step, Add) for step in program.since(self.since))
+
+    def _experts(self, experts: Mapping[tuple[str, int], FusedParameter]) -> Iterator[ChangedMatrix]:
+        slots: dict[str, dict[int, dict[Slot, Rows]]] = {}
+        for (name, expert), fused in experts.items():
             if name not in slots:
                 slots[name] = {}
                 for piece in fused.pieces:
-                    slots[name].setdefault(piece.expert, []).append(slot_of_piece(piece, fused))
-            whole = tuple(slots[name][expert])
-            yield ChangedMatrix(name, expert, placed, fused.out_features, fused.in_features, whole)
+                    slots[name].setdefault(piece.expert, {})[slot_of_piece(piece, fused)] = piece.out
+            whole = slots[name][expert]
+            known = self.paths.programs
+            placed = tuple((out, known.get(slot) or Program(slot, (), slot)) for slot, out in whole.items())
+            yield ChangedMatrix(name, expert, placed, fused.out_features, fused.in_features, tuple(whole))
 
     def _name(self, slot: Slot) -> str:
         """The module whose weight it is, or the parameter."""

@@ -56,7 +56,7 @@ def delta_statistics(
     modules = tuple(_modules(measured, since, norms or {}))
     every = [one.values for one in measured]
     ranks = max((module.rank for module in modules), default=0)
-    whole = figures(every, ranks, _norm([one.matrix for one in measured], norms or {}))
+    whole = figures(every, ranks, base_norm([one.matrix for one in measured], norms or {}))
     return DeltaStatistics(
         **whole,
         modules=modules,
@@ -121,10 +121,10 @@ def place_of(module: str) -> tuple[int | None, str]:
 
 def _figures(matrices: Sequence[Measured], since: int, norms: Norms) -> dict[str, Any]:
     rank = max(one.matrix.pairs(since).rank for one in matrices)
-    return figures([one.values for one in matrices], rank, _norm([one.matrix for one in matrices], norms))
+    return figures([one.values for one in matrices], rank, base_norm([one.matrix for one in matrices], norms))
 
 
-def _norm(matrices: Sequence[ChangedMatrix], norms: Norms) -> float | None:
+def base_norm(matrices: Sequence[ChangedMatrix], norms: Norms) -> float | None:
     """The Frobenius norm of the base's weights of some matrices; None where one of them is not known."""
     slots = [slot for matrix in matrices for slot in matrix.slots]
     if not slots or any(slot not in norms for slot in slots) or not all(matrix.slots for matrix in matrices):

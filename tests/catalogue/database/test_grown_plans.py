@@ -34,7 +34,7 @@ from tests.kit.statements import statements
 COUNT: Final = 100_000
 PAGE: Final = 101
 LARGE: Final = (
-    "revisions", "revision_files", "revision_targets", "metrics", "annotations", "events", "blobs",
+    "revisions", "revision_files", "revision_targets", "metrics", "statistic_values", "annotations", "events", "blobs",
 )  # fmt: skip
 LATER: Final = EventPosition(grown.BEGAN + timedelta(seconds=47 * 5000), 1)
 SCOPED: Final = rights("admin", grown.WIDE)
@@ -63,6 +63,9 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "common rank": searching(rank="<=16"),
     "rare metric": searching(metric="bleu>30"),
     "common metric": searching(metric="acc>0.9"),
+    "rare statistic": searching(stat="stable_rank=1"),
+    "common statistics": searching(stat="rank95<8,stable_rank>3"),
+    "smallest statistic": searching(sort="min:stat:rank95", stat="stable_rank>3"),
     "rare target": searching(target="down_proj"),
     "common target": searching(target="q_proj"),
     "best": searching(sort="max:acc"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import tags
 from registry.catalogue.database.database import Database
+from registry.catalogue.database.statistics_tables import StatisticValueRecord
 from registry.catalogue.tree import browse, revisions
 from registry.catalogue.tree.search import SearchPosition, search
 from registry.errors import NotFoundError, UsageError
@@ -72,6 +74,12 @@ def test_conditions(filled: Database, text: str | None, conditions: dict[str, st
         ({"metric": "acc=>1"}, "is expected"),
         ({"metric": ">0.8"}, "is expected"),
         ({"metric": ""}, "is expected"),
+        ({"stat": "rank95>"}, "'rank95<8', 'stable_rank>=2.5' or 'rank95' is expected"),
+        ({"stat": "rank95=>1"}, "'rank95>=1' is expected"),
+        ({"stat": "rank95<2,rank=8"}, "'rank' is no statistic; there are energy, frobenius, spectral, "),
+        ({"stat": "rank95<2,"}, "'rank95<8', 'stable_rank>=2.5' or 'rank95' is expected"),
+        ({"sort": "min:stat:acc"}, "'acc' is no statistic; there are energy, frobenius, spectral, "),
+        ({"sort": "min:stat:"}, "'max:acc', 'min:eval_loss' or 'min:stat:rank95' is expected"),
         ({"text": "x" * 10_001}, "at most 10000"),
         ({"target": "\ud800"}, "plain text is expected"),
     ],
@@ -94,6 +102,9 @@ REVISION = st.fixed_dictionaries(
         "message": MESSAGES,
         "rank": st.integers(1, 4),
         "metrics": st.dictionaries(st.sampled_from(["acc", "loss"]), st.sampled_from([-1.0, 0.0, 0.5]), max_size=2),
+        "statistics": st.dictionaries(
+            st.sampled_from(["rank95", "stable_rank"]), st.sampled_from([1.0, 2.0, 2.5]), max_size=2
+        ),
         "notes": st.dictionaries(st.sampled_from(["ae", "B"]), MESSAGES, max_size=1),
         "tag": st.none() | st.sampled_from(["prod", "dev"]),
         "targets": st.sampled_from([("q_proj",), ("q_proj", "v_proj"), ()]),
@@ -110,8 +121,16 @@ CONDITIONS = st.fixed_dictionaries(
             st.sampled_from(["acc", "loss"]),
             st.none() | st.tuples(st.sampled_from(["<=", ">=", "<", ">", "="]), st.sampled_from([-1.0, 0.0, 0.5])),
         ),
+        "stat": st.lists(
+            st.tuples(
+                st.sampled_from(["rank95", "stable_rank"]),
+                st.none() | st.tuples(st.sampled_from(["<=", ">", "="]), st.sampled_from([1.0, 2.0, 2.5])),
+            ),
+            max_size=2,
+        ),
         "target": st.none() | st.sampled_from(["q_proj", "v_proj"]),
-        "sort": st.none() | st.tuples(st.sampled_from(["max:", "min:"]), st.sampled_from(["acc", "loss"])),
+        "sort": st.none()
+        | st.tuples(st.sampled_from(["max:", "min:"]), st.sampled_from(["acc", "loss", "stat:rank95"])),
         "all_revisions": st.booleans(),
     }
 )
@@ -123,16 +142,27 @@ def holds(value: float, sign: str, bound: float) -> bool:
     )
 
 
-def meets(one: RevisionSummary, targets: set[str], wanted: dict[str, Any]) -> bool:
+def has(values: Mapping[str, float], condition: tuple[str, tuple[str, float] | None] | None) -> bool:
+    if condition is None:
+        return True
+    name, compared = condition
+    return name in values and (compared is None or holds(values[name], *compared))
+
+
+def has_number(one: RevisionSummary, statistics: dict[str, float], name: str) -> bool:
+    return name.removeprefix("stat:") in statistics if name.startswith("stat:") else name in one.metrics
+
+
+def meets(one: RevisionSummary, targets: set[str], statistics: dict[str, float], wanted: dict[str, Any]) -> bool:
     texts = [one.path, one.message, *one.annotations, *one.annotations.values()]
-    metric = wanted["metric"]
     return (
         (not wanted["text"] or any(wanted["text"].lower() in text.lower() for text in texts))
         and wanted["base"] in (None, one.path.split("/")[0])
         and (wanted["tag"] is None or wanted["tag"] in one.tags)
         and (wanted["rank"] is None or holds(one.rank, *wanted["rank"]))
-        and (metric is None or metric[0] in one.metrics)
-        and (metric is None or metric[1] is None or holds(one.metrics[metric[0]], *metric[1]))
+        and has(one.metrics, wanted["metric"])
+        and all(has(statistics, condition) for condition in wanted["stat"])
+        and (not wanted["sort"] or has_number(one, statistics, wanted["sort"][1]))
         and (wanted["target"] is None or wanted["target"] in targets)
     )
 
@@ -156,23 +186,33 @@ def test_search_is_what_a_plain_filter_finds(
     database: Database, published: list[dict[str, Any]], asked: list[dict[str, Any]]
 ) -> None:
     targets: dict[str, set[str]] = {}
+    statistics: dict[str, dict[str, float]] = {}
     with database.write() as session:
         for base in ("llama", "bert"):
             Writer().base(session, base)
         keys = []
         for count, one in enumerate(published):
             groups = tuple(TargetGroup(name=name, modules=1, ranks=(1,), scalings=(1.0,)) for name in one["targets"])
-            row = Writer().publish(session, content=f"{count}", **(one | {"targets": groups}))
+            figures = one["statistics"]
+            given = {name: value for name, value in one.items() if name != "statistics"}
+            row = Writer().publish(session, content=f"{count}", **(given | {"targets": groups}))
+            session.add_all(
+                StatisticValueRecord(revision_id=row.id, name=name, value=value) for name, value in figures.items()
+            )
+            statistics[row.reference] = figures
             targets[row.reference] = set(one["targets"])
             keys.append(row.id)
         summaries = [browse.summary(session, key) for key in keys]
         for wanted in asked:
-            matching = [summary for summary in summaries if meets(summary, targets[summary.reference], wanted)]
-            if wanted["sort"] is not None:
-                matching = [summary for summary in matching if wanted["sort"][1] in summary.metrics]
+            matching = [
+                with_figures(one, statistics[one.reference], wanted)
+                for one in summaries
+                if meets(one, targets[one.reference], statistics[one.reference], wanted)
+            ]
             shown = matching if wanted["all_revisions"] else {summary.path: summary for summary in matching}.values()
             ordered = in_order(list(shown), wanted["sort"])
             conditions = wanted | {name: spelt(wanted[name]) for name in ("rank", "metric", "sort")}
+            conditions["stat"] = ",".join(str(spelt(one)) for one in wanted["stat"]) or None
             assert list(search(session, **conditions)) == ordered
             assert paged(session, conditions, 2) == ordered
         session.rollback()
@@ -182,8 +222,21 @@ def in_order(found: list[RevisionSummary], sort: tuple[str, str] | None) -> list
     by_path = sorted(found, key=lambda one: (one.path.split("/"), -one.number))
     if sort is None:
         return by_path
-    best, metric = sort
-    return sorted(by_path, key=lambda one: one.metrics[metric] * (1 if best == "min:" else -1))
+    best, name = sort
+    return sorted(by_path, key=lambda one: number_of(one, name) * (1 if best == "min:" else -1))
+
+
+def number_of(one: RevisionSummary, name: str) -> float:
+    """What a search sorts by: a metric, or a statistic."""
+    return one.statistics[name.removeprefix("stat:")] if name.startswith("stat:") else one.metrics[name]
+
+
+def with_figures(one: RevisionSummary, statistics: dict[str, float], wanted: dict[str, Any]) -> RevisionSummary:
+    """As a search shows it that is about these statistics."""
+    sort = wanted["sort"]
+    names = {name for name, _ in wanted["stat"]}
+    names |= {sort[1].removeprefix("stat:")} if sort and sort[1].startswith("stat:") else set()
+    return one.model_copy(update={"statistics": {name: statistics[name] for name in sorted(names & set(statistics))}})
 
 
 def paged(session: Session, conditions: dict[str, Any], size: int) -> list[RevisionSummary]:
@@ -195,7 +248,7 @@ def paged(session: Session, conditions: dict[str, Any], size: int) -> list[Revis
         assert len(found) < 100  # else pages lead back
         found += page
         last = page[-1]
-        value = last.metrics[sort[4:]] if sort else None
+        value = number_of(last, sort[4:]) if sort else None
         after = SearchPosition(TreePath.parse(last.path), last.number if numbered else None, value)
     return found
 
@@ -210,8 +263,13 @@ def spelt(condition: Any) -> str | None:
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("conditions", [{}, {"text": "message"}, {"tag": "prod", "sort": "max:acc"}])
+@pytest.mark.parametrize(
+    "conditions",
+    [{}, {"text": "message"}, {"tag": "prod", "sort": "max:acc"}, {"stat": "rank95<3", "sort": "min:stat:rank95"}],
+)
 def test_a_page_is_a_few_statements(filled: Database, conditions: dict[str, Any]) -> None:
+    with filled.write() as session:
+        session.add(StatisticValueRecord(revision_id=1, name="rank95", value=2))
     with filled.read() as session, statements(*SENT) as sent:
         assert search(session, limit=100, **conditions)
     # What the database has for texts, whether the text is common, how many meet each condition; the page (by a metric:
@@ -259,7 +317,7 @@ def test_the_order_and_an_older_one_that_is_better(
 
 @pytest.mark.parametrize("sort", ["acc", "max", "max:", "best:acc", "max:a b", "max:acc>0.5", ""])
 def test_a_malformed_order_says_the_form(filled: Database, sort: str) -> None:
-    with pytest.raises(UsageError, match="'max:acc' or 'min:eval_loss' is expected"):
+    with pytest.raises(UsageError, match="'max:acc', 'min:eval_loss' or 'min:stat:rank95' is expected"):
         found(filled, sort=sort)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
 
 import registry
-from registry.schemas.statistics import COLUMNS, Statistics
+from registry.schemas.statistics import COLUMNS, DENSE_COLUMNS, DenseStatistics, StatisticName, Statistics
 from tests.cli.conftest import Run
 from tests.kit import llama_base, write_chain
 from tests.kit.recipes import Recipe, write_recipe
@@ -122,3 +124,60 @@ def test_a_base_model_has_none(stats: Run) -> None:
     ended = stats("llama")
     assert (ended.code, ended.out) == (2, "")
     assert "llama is a base model, which no link has changed yet" in ended.err
+
+
+def test_show_says_what_is_kept(stats: Run, run: Run, with_path: Path, tmp_path: Path) -> None:
+    found = Statistics.model_validate_json(stats("llama/a/b", "--json").out).links[1].delta
+    (line,) = (line for line in run("show", "llama/a/b").out.splitlines() if line.startswith("  statistics"))
+    share, effective = found.relative_frobenius or 0, found.effective_rank
+    figures = [f"{100 * share:.2g} % of the base, ", f"effective rank {effective:.3g}, ", f"rank95 {found.rank95} of 3"]
+    assert " ".join(line.split()[1:]) == "".join(figures)
+    shown = json.loads(run("show", "llama/a/b", "--json").out)["revision"]["statistics"]
+    assert shown == {name: getattr(found, name) for name in get_args(StatisticName)}
+
+    assert stats("llama/head").code == 0
+    copied = tmp_path / "copied"
+    shutil.copytree(with_path, copied)
+    with closing(sqlite3.connect(copied / "registry.db")) as database:
+        database.execute("DELETE FROM statistic_values")
+        database.commit()
+    for how in ((), ("--json",)):
+        assert "statistics" not in run("show", "llama/a/b", "--url", str(copied), *how).out
+
+
+def test_search_by_statistics(stats: Run, run: Run) -> None:
+    assert stats("llama/a/b").code == 0
+    ended = run(
+        "search", "llama/a", "--stat", "rank95<=3", "--stat", "rank99>0", "--sort", "min:stat:energy", "--limit", "9"
+    )
+    assert sorted(line.split()[0] for line in ended.out.splitlines()) == ["llama/a/b@1", "llama/a@1"]
+    first = next(line for line in ended.out.splitlines() if line.startswith("llama/a@1"))
+    assert [word.partition("=")[0] for word in first.split() if "=" in word] == ["energy", "rank95", "rank99"]
+    assert "What has no statistics yet is not found" in ended.err
+    ended = run("search", "--stat", "rank<8")
+    assert (ended.code, ended.out) == (2, "")
+    assert "'rank' is no statistic; there are energy, frobenius, " in ended.err
+
+
+def test_dense(stats: Run) -> None:
+    ended = stats("llama/a/b", "--dense", "--csv", "dense.csv", "--json")
+    found = DenseStatistics.model_validate_json(ended.out)
+    with Path("dense.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == DENSE_COLUMNS
+    assert [(row["module"], float(row["least_cosine"])) for row in rows] == [
+        (one.module, min(one.cosines)) for one in found.matrices
+    ]
+    ended = stats("llama/a/b", "--dense")
+    lines = ended.out.splitlines()
+    assert [line.split()[0] for line in lines[:5]] == ["weight", *(one.module for one in found.matrices)]
+    assert lines[6].startswith("together: norm ")
+    assert lines[6].endswith(
+        f"{found.intruders} intruder dimensions" if found.intruders != 1 else "1 intruder dimension"
+    )
+    assert all(len(line) <= 80 for line in lines[5:])
+    head = stats("llama/head", "--dense").out
+    assert [line.split()[-1] for line in head.splitlines() if line.startswith("lm_head")] == ["10"]
+    ended = stats("llama/a/b", "--dense", "--plot", "x.svg")
+    assert (ended.code, ended.out) == (2, "")
+    assert "leave out --dense" in ended.err

@@ -12,6 +12,7 @@ from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
 from tests.house.planted.checks import CHECKS
 from tests.house.planted.composed import COMPOSED, TRUNCATION
 from tests.house.planted.deltas import DELTAS
+from tests.house.planted.dense import DENSE
 from tests.house.planted.engines import ENGINES
 from tests.house.planted.fidelity import FIDELITY
 from tests.house.planted.handed_out import REGISTRY
@@ -36,6 +37,7 @@ MUTANTS: Final = (
     *NORMS,
     *DELTAS,
     *FIDELITY,
+    *DENSE,
     *ENGINES,
     *REBASED,
     *USES,

@@ -1,0 +1,80 @@
+"""What some links of a path changed of one module, as tensors: factors, or the dense change."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+
+import torch
+
+from registry.operations.last_opened import LastOpened
+from registry.reference import Reference
+from registry.services.artifacts.bound import bound_links
+from registry.services.artifacts.inputs import Inputs
+from registry.services.artifacts.load import path_in
+from registry.services.deployment import Deployment
+from registry.services.lineage import Blobs, LoadedPath
+from registry.tensors.analysis.changed_weights import ChangedWeights, Factors
+from registry.tensors.path.origins import BaseTensors
+
+
+class WeightChanges:
+    """What the links of a path after an ancestor changed: see `registry.operations.methods.analysis.Analysis`.
+
+    Args:
+        blobs: where its files are.
+        path: the path, root first.
+        ancestor: None: the base model.
+
+    Raises:
+        UsageError: ``ancestor`` is none of the path.
+        InvalidAdapterError: a link is invalid by the rules of this version.
+    """
+
+    def __init__(self, blobs: Blobs, path: LoadedPath, ancestor: LoadedPath | None) -> None:
+        first = 0 if ancestor is None else len(path.links) - len(path.since(ancestor))
+        since = path.base.name if ancestor is None else ancestor.reference
+        self._opened = ExitStack()
+        with ExitStack() as opened:
+            inputs = Inputs(blobs, path, opened)
+            self._changed = ChangedWeights(
+                bound_links(inputs, path.links),
+                inputs.table,
+                first,
+                lambda: BaseTensors(inputs.base_tensors()[1]),
+                f"{since}..{path.reference}",
+            )
+            self._opened = opened.pop_all()
+
+    def factors(self, module: str, expert: int | None) -> Factors:
+        """The factors of a module's change."""
+        return self._changed.factors(self._changed.find(module, expert))
+
+    def delta(self, module: str, expert: int | None) -> torch.Tensor:
+        """A module's change."""
+        return self._changed.delta(self._changed.find(module, expert))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._opened.close()
+
+
+def weight_changes(
+    deployment: Deployment, ref: str, since: str | None, last: LastOpened[WeightChanges]
+) -> AbstractContextManager[WeightChanges]:
+    """What changed at a reference since an ancestor; opening it counts as a use of the weights.
+
+    Raises:
+        NotFoundError: a reference names nothing.
+        RetractedError: a link was retracted.
+        UsageError, InvalidAdapterError: as `WeightChanges`, when the context is entered.
+    """
+    with deployment.read() as session:
+        path = path_in(session, Reference.parse(ref))
+        ancestor = None if since is None else path_in(session, Reference.parse(since))
+
+    def opened() -> WeightChanges:
+        found = WeightChanges(deployment.artifact_blobs, path, ancestor)
+        deployment.note_use(path.reference)
+        return found
+
+    return last.of((path, ancestor), opened)
