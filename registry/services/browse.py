@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from registry.catalogue.store import materialisations
-from registry.catalogue.tree import bases, browse, cards, children, resolution, revisions, tag_moves
+from registry.catalogue.tree import bases, browse, cards, children, notices, resolution, revisions, tag_moves
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.use import uses
 from registry.reference import MAIN, Reference
@@ -49,6 +49,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         materialisations=tuple(one.shown for one in materialisations.of_revision(session, row.id)),
         use=uses(session, [row.id]).together,
         card=cards.state(session, row.adapter_id),
+        notices=notices.notices(session, row.id),
     )
 
 

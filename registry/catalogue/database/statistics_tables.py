@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import ForeignKey, Index, LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.catalogue.database.tables import ORDERED, Digest, Record
+from registry.catalogue.database.tables import ORDERED, Digest, Key, Record
 
 
 class StatisticsRecord(Record):
@@ -43,3 +45,15 @@ class BaseNormsRecord(Record):
     format: Mapped[int]
     table_digest: Mapped[Digest]
     document: Mapped[bytes] = mapped_column(LargeBinary)  # JSON, deflated
+
+
+class NoticeRecord(Record):
+    """What the weights of a revision show. Whoever does not see the other revision that it is about does not see it."""
+
+    __tablename__ = "notices"
+
+    id: Mapped[Key]
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), index=True)
+    other_id: Mapped[int | None] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), index=True)
+    code: Mapped[str]
+    document: Mapped[dict[str, Any]]  # the fields of `registry.schemas.around.Notice`
