@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,6 +10,7 @@ from registry.catalogue.changes.publish import NewRevision
 from registry.catalogue.tree import notices, revisions
 from registry.catalogue.tree.notices import Noticed, same_files
 from registry.errors import InvalidAdapterError
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.reference import Reference
 from registry.schemas.around import Notice, NoticeCode, notice
 from registry.services.deployment import Deployment
@@ -20,12 +21,23 @@ NAMED: Final = 3
 """So many modules are named in a notice about more."""
 
 
-def with_notices(deployment: Deployment, new: NewRevision, directions: Directions | None = None) -> NewRevision:
-    """The revision to publish with what is noticed about its files and, where they were read, its factors."""
-    files = {file.path: file.digest for file in new.files}
-    same = deployment.ask(lambda reader: same_files(reader, new.path, new.digest, files))
+def with_notices(
+    deployment: Deployment, new: NewRevision, known: Collection[str] | None, directions: Directions | None = None
+) -> NewRevision:
+    """The revision to publish with what is noticed about it.
+
+    Args:
+        deployment: where it is to be published.
+        new: the revision.
+        known: those of its digests that are stored already; None: not looked up yet.
+        directions: of its factors, where these were read.
+    """
     found = () if directions is None else of_directions(directions)
-    return replace(new, noticed=(*found, *(() if same is None else (same,))))
+    files = {file.path: file.digest for file in new.files}
+    if known is None or {files[ADAPTER_CONFIG], files[ADAPTER_WEIGHTS]} <= set(known):
+        same = deployment.ask(lambda reader: same_files(reader, new.path, new.digest, files))
+        found += () if same is None else (same,)
+    return replace(new, noticed=found)
 
 
 def of_directions(found: Directions) -> tuple[Noticed, ...]:

@@ -123,9 +123,11 @@ def planned_publish(
     """
     claims = _claims(request)
     candidate = check_draft(deployment, _draft(request, claims), claims, nesting=Nesting(lineage))
-    new = with_notices(deployment, new_revision(candidate, claims.sizes, deployment.principal))
-    refuse_noticed(candidate.draft, [one.notice for one in new.noticed])
     found = candidate.found
+    new = new_revision(candidate, claims.sizes, deployment.principal)
+    if found.wanted is not None:
+        new = with_notices(deployment, new, found.wanted.recorded)
+        refuse_noticed(candidate.draft, [one.notice for one in new.noticed])
     plan = PublishPlan(
         parent=candidate.parent.reference,
         parent_digest=candidate.parent.digest,
@@ -227,7 +229,7 @@ def _publish_once(
             check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
             candidate = with_copies(deployment, candidate, weights)
             directions = watch.directions(weights)
-        new = with_notices(deployment, new_revision(candidate, files, deployment.principal), directions)
+        new = with_notices(deployment, new_revision(candidate, files, deployment.principal), recorded, directions)
         refuse_noticed(draft, [one.notice for one in new.noticed])
         stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
         return make_visible(candidate, new, intake, stored)
