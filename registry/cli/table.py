@@ -33,7 +33,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "tree": "browse.tree",
     "log": "browse.log",
     "show": "browse.show",
-    "diff": "browse.diff",
+    "diff": "diff.diff",
     "stats": "stats.stats",
     "check": "check.check",
     "resolve": "browse.resolve",

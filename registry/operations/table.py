@@ -39,7 +39,7 @@ from registry.schemas import (
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.bundles import Bundle
 from registry.schemas.cards import Card, SetCardRequest
-from registry.schemas.difference import Difference
+from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -116,7 +116,12 @@ SHOW: Final = Operation(
 )  # fmt: skip
 DIFF: Final = Operation(
     name="diff", method="GET", address="/diff", request=DiffRequest, answer=Difference, right=READER, group="browse",
-    refusals=(404,), about="What differs between two revisions.",
+    refusals=(404,), slow=True, about="What differs between two revisions; if requested, also how their deltas agree.",
+)  # fmt: skip
+DIFF_CHILDREN: Final = Operation(
+    name="diff_children", method="GET", address="/diff/children", request=PathRequest, answer=DeltaMatrix,
+    right=READER, group="browse", refusals=(404,), slow=True,
+    about="How the deltas of all pairs of children of a path agree, from the factors alone.",
 )  # fmt: skip
 STATS: Final = Operation(
     name="stats", method="GET", address="/statistics", request=StatisticsRequest, answer=Statistics, right=READER,
@@ -346,7 +351,7 @@ DU: Final = Operation(
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, STATS, CHECK, RESOLVE, SEARCH, EVENTS,
+    WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, CHECK, RESOLVE, SEARCH, EVENTS,
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,

@@ -1,19 +1,52 @@
-"""Heat maps: a value for each kind of module and depth, as shades of one hue."""
+"""Heat maps: a value for each row and column, as shades of one hue, or of two where values have a sign."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from registry.plots.drawing import drawn
 
-SHADES: Final = 8
 _CELL: Final = 20
 _LETTER: Final = 7  # width of a letter of a label
 _TITLE_LETTER: Final = 8
 _ABOVE: Final = 46  # the title and the labels of columns
 _LEGEND: Final = 44
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which shade stands for a value, by the names of ``style.svg``.
+
+    Args:
+        shades: from the lowest value to the highest, of which each has an equal part.
+        lowest, highest: values beyond them have the first and the last shade.
+    """
+
+    shades: Sequence[str]
+    lowest: float
+    highest: float
+
+    def shade(self, value: float) -> str:
+        """That of a value."""
+        if self.highest <= self.lowest:
+            return self.shades[0]
+        place = (value - self.lowest) / (self.highest - self.lowest)
+        return self.shades[max(0, min(len(self.shades) - 1, int(place * len(self.shades))))]
+
+
+def from_zero(values: Iterable[float]) -> Scale:
+    """Shades of one hue, from 0 to the largest of some values."""
+    return Scale([f"shade-{n}" for n in range(8)], 0.0, max(values, default=0.0))
+
+
+def around_zero(values: Iterable[float], ends: Sequence[float]) -> Scale:
+    """Two hues that meet in 0, as far as the first of the ends that no value of these exceeds."""
+    most = max((abs(value) for value in values), default=0.0)
+    end = next((one for one in ends if most <= one), ends[-1])
+    below, above = ([f"{name}-{n}" for n in range(1, 5)] for name in ("below", "above"))
+    return Scale([*reversed(below), "middle", *above], -end, end)
 
 
 @dataclass(frozen=True)
@@ -26,7 +59,8 @@ class HeatMap:
         rows, columns: labels, from the top and from the left.
         across: what the columns are, such as ``layer``.
         unit: what the values are, beside the legend.
-        values: by row and column, 0 or more; what is not there is left blank.
+        values: by row and column; what is not there is left blank.
+        scale: the shades of the values.
         word: a value in words.
     """
 
@@ -37,20 +71,21 @@ class HeatMap:
     across: str
     unit: str
     values: Mapping[tuple[str, str], float]
+    scale: Scale
     word: Callable[[float], str]
 
     def svg(self) -> str:
         """The map as an SVG document."""
         left = 16 + _LETTER * max((len(row) for row in self.rows), default=0)
-        most = max(self.values.values(), default=0.0)
-        legend = 14 * SHADES + _LETTER * (len(self.unit) + 12)
+        scale = self.scale
+        legend = 14 * len(scale.shades) + _LETTER * (len(self.unit) + 12)
         width = 16 + max(left + max(_CELL * len(self.columns), legend), _TITLE_LETTER * len(self.title))
         every = 1 if len(self.columns) <= 12 else 4 if len(self.columns) <= 48 else 8
         cells = [
             {
                 "x": left + _CELL * self.columns.index(column),
                 "y": _ABOVE + _CELL * self.rows.index(row),
-                "shade": min(SHADES - 1, int(SHADES * value / most)) if most else 0,
+                "shade": scale.shade(value),
                 "told": f"{row}, {self.across} {column}: {self.word(value)}",
             }
             for (row, column), value in self.values.items()
@@ -65,7 +100,7 @@ class HeatMap:
             cell=_CELL,
             labelled=[(n, name) for n, name in enumerate(self.columns) if n % every == 0],
             cells=cells,
-            shades=range(SHADES),
-            most=self.word(most),
+            lowest=self.word(scale.lowest) if scale.lowest else "0",
+            highest=self.word(scale.highest),
             legend=_ABOVE + _CELL * len(self.rows) + 16,
         )

@@ -1,9 +1,21 @@
-"""What differs between two revisions: the answer of ``diff``."""
+"""What differs between two revisions: the answer of ``diff``; and their deltas beside each other."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import combinations
+from typing import TYPE_CHECKING, Final, Literal
+
 from registry.schemas.form import Schema
+from registry.schemas.frames import frame
+from registry.schemas.notebooks import delta_matrix_table, deltas_table
+from registry.schemas.statistics import ChangedHow, OtherChange
 from registry.schemas.tree import FileEntry, LineageEntry, RevisionSummary, TargetGroup
+from registry.schemas.views import delta_matrix as delta_matrix_line
+from registry.schemas.views import deltas as deltas_line
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class ValueDifference(Schema):
@@ -50,6 +62,150 @@ class LineageDifference(Schema):
     pinned: tuple[ValueDifference, ...]  # adapters above that both have, by path, pinned to other revisions
 
 
+class DeltaFigures(Schema):
+    """Two deltas of one matrix, or of several as the blocks of a block-diagonal one; None where a figure is 0 / 0."""
+
+    frobenius_a: float
+    frobenius_b: float
+    cosine: float | None  # 1: the same direction, 0: orthogonal, -1: opposite
+    energy_ratio: float | None  # |a + b|^2 / (|a|^2 + |b|^2): above 1 they pile up, below 1 they cancel
+    undone: float | None  # -<a, b> / |d|^2, with d as `Deltas.undone_of` says: the share that the other takes back
+    row_overlap: float | None  # mean squared cosine of the angles: 1 where the smaller row space is in the larger one
+    column_overlap: float | None
+
+
+class ExpertDifference(DeltaFigures):
+    """Two deltas of one expert."""
+
+    expert: int
+    row_angles: tuple[float, ...]  # between the row spaces, smallest first, in radians
+    column_angles: tuple[float, ...]
+
+
+class ModuleDifference(DeltaFigures):
+    """Two deltas of one module, of a bias, or of a parameter of experts with all of its experts together."""
+
+    module: str  # as the base model names it
+    kind: str  # what follows the layer in its name
+    depth: int | None  # the layer
+    scaled: bool  # a side is DoRA: what is compared is the part that is added
+    replaced: bool  # a side replaced values too, which the figures leave out
+    row_angles: tuple[float, ...] = ()  # of experts none: each has its own
+    column_angles: tuple[float, ...] = ()
+    experts: tuple[ExpertDifference, ...] = ()
+
+
+class GroupDifference(DeltaFigures):
+    """Two deltas of all modules of one kind, or of one depth."""
+
+    name: str
+    modules: int
+
+
+class OtherDifference(Schema):
+    """What a side does that is no sum of products, so that no figure has it; None: this side does nothing there."""
+
+    name: str  # module or parameter
+    a: ChangedHow | Literal["added to"] | None = None
+    b: ChangedHow | Literal["added to"] | None = None
+
+
+class ComparedDelta(Schema):
+    """What is compared on one side: the change from one revision, or the base model, to another."""
+
+    reference: str
+    since: str
+
+
+class Deltas(DeltaFigures):
+    """The deltas of two revisions beside each other: what each is since the last revision that both have.
+
+    Of a revision and one of its ancestors: what the ancestor is since the base model, beside what followed it. Of a
+    revision and itself: its own link, twice.
+    """
+
+    a: ComparedDelta
+    b: ComparedDelta
+    undone_of: Literal["a", "b"]  # the ancestor, where one side is; else a
+    modules: tuple[ModuleDifference, ...]
+    kinds: tuple[GroupDifference, ...]
+    depths: tuple[GroupDifference, ...]
+    others: tuple[OtherDifference, ...]
+
+    def __repr__(self) -> str:
+        return deltas_line(self)
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """A row for each module by the names of `DELTA_COLUMNS`; experts have their own."""
+        for module in self.modules:
+            whole = module.model_dump(exclude={"experts"}) | {"expert": None}
+            for row in (whole, *(whole | expert.model_dump() for expert in module.experts)):
+                smallest = {name: next(iter(row[f"{name}s"]), None) for name in ("row_angle", "column_angle")}
+                yield {column: (row | smallest)[column] for column in DELTA_COLUMNS}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a data frame.
+
+        Raises:
+            UnavailableError: ``missing_package``, pandas is not installed.
+        """
+        return frame(list(self.rows()), DELTA_COLUMNS)
+
+    def _repr_html_(self) -> str:
+        return deltas_table(self)
+
+
+DELTA_COLUMNS: Final = (
+    "module", "kind", "depth", "expert", "scaled", "replaced", "frobenius_a", "frobenius_b", "cosine", "energy_ratio",
+    "undone", "row_overlap", "column_overlap", "row_angle", "column_angle",
+)  # fmt: skip
+"""The columns of a table of deltas, in this order; the angles are the smallest ones."""
+
+
+class ChildDelta(Schema):
+    """What the current revision of a child added to its parent."""
+
+    reference: str
+    parent: str
+    frobenius: float
+    scaled: bool  # DoRA: the figures are those of the part that is added
+    others: tuple[OtherChange, ...]  # what it changed by no sum of products, so that no figure has it
+
+
+class DeltaMatrix(Schema):
+    """Answer of ``diff_children``: the deltas of all pairs of children of a path, by the order of ``children``."""
+
+    path: str
+    children: tuple[ChildDelta, ...]  # by path
+    cosine: tuple[tuple[float | None, ...], ...]  # None where one of them is zero
+    energy_ratio: tuple[tuple[float | None, ...], ...]
+
+    def __repr__(self) -> str:
+        return delta_matrix_line(self)
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """A row for each pair by the names of `MATRIX_COLUMNS`."""
+        for i, j in combinations(range(len(self.children)), 2):
+            a, b = self.children[i], self.children[j]
+            values = (a.reference, b.reference, a.frobenius, b.frobenius, self.cosine[i][j], self.energy_ratio[i][j])
+            yield dict(zip(MATRIX_COLUMNS, values, strict=True))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a data frame.
+
+        Raises:
+            UnavailableError: ``missing_package``, pandas is not installed.
+        """
+        return frame(list(self.rows()), MATRIX_COLUMNS)
+
+    def _repr_html_(self) -> str:
+        return delta_matrix_table(self)
+
+
+MATRIX_COLUMNS: Final = ("a", "b", "frobenius_a", "frobenius_b", "cosine", "energy_ratio")
+"""The columns of a table of pairs, in this order."""
+
+
 class Difference(Schema):
     """Answer of ``diff``: what differs from a to b; empty where nothing does."""
 
@@ -64,3 +220,4 @@ class Difference(Schema):
     annotations: tuple[ValueDifference, ...]
     files: tuple[FileDifference, ...]
     lineage: LineageDifference
+    deltas: Deltas | None = None  # where they were asked for

@@ -11,6 +11,7 @@ from registry.figures import age, clean, counted, metrics, number, size
 from registry.schemas.views import remarks
 
 if TYPE_CHECKING:
+    from registry.schemas.difference import DeltaFigures, DeltaMatrix, Deltas
     from registry.schemas.statistics import DeltaStatistics, Statistics
     from registry.schemas.tree import RevisionSummary, Tree, TreeNode
 
@@ -71,6 +72,30 @@ def _figures(delta: DeltaStatistics) -> list[str]:
     ranks = (str(rank) for rank in (delta.rank90, delta.rank95, delta.rank99))
     return [str(delta.rank), f"{delta.frobenius:.4g}", share, f"{delta.stable_rank:.3g}",
             f"{delta.effective_rank:.3g}", *ranks]  # fmt: skip
+
+
+def deltas_table(found: Deltas) -> str:
+    """The figures of two deltas: all of them together, then by kind of module."""
+    names = [f"{side.since}..{side.reference}" for side in (found.a, found.b)]
+    header = ("modules", *names, "cosine", "energy ratio", "undone", "row overlap", "column overlap")
+    rows = [["all", *_pair(found)], *([group.name, *_pair(group)] for group in found.kinds)]
+    return _table(header, rows, "kind")
+
+
+def _pair(one: DeltaFigures) -> list[str]:
+    shares = (one.cosine, one.energy_ratio, one.undone, one.row_overlap, one.column_overlap)
+    return [f"{one.frobenius_a:.4g}", f"{one.frobenius_b:.4g}", *map(_share, shares)]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def delta_matrix_table(found: DeltaMatrix) -> str:
+    """The cosines of all pairs of children."""
+    names = [child.reference.removeprefix(f"{found.path}/") for child in found.children]
+    rows = [[name, *map(_share, row)] for name, row in zip(names, found.cosine, strict=True)]
+    return _table(("cosine", *names), rows, "child")
 
 
 def _ago(one: RevisionSummary, now: datetime) -> str:

@@ -50,6 +50,7 @@ class DiffRequest(Schema):
 
     a: Ref
     b: Ref
+    deltas: Annotated[bool, Param(description="Compare the deltas too, from the factors.")] = False
 
 
 class StatisticsRequest(Schema):

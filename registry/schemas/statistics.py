@@ -20,6 +20,10 @@ StatisticName = Literal[
 """The names of the figures: in JSON, CSV, search and docs/statistics.md, which has the formulas."""
 
 
+ChangedHow = Literal["replaced", "rows replaced", "rescaled and added to"]
+"""How a module or parameter is changed where its change is no product of factors."""
+
+
 class Figures(Schema):
     """Figures of one delta, or of several together as the blocks of one block-diagonal matrix."""
 
@@ -66,7 +70,7 @@ class OtherChange(Schema):
     """A change that is no product of factors, and that no figure has."""
 
     name: str  # module or parameter
-    how: Literal["replaced", "rows replaced", "rescaled and added to"]
+    how: ChangedHow
 
 
 class DeltaStatistics(Figures):

@@ -9,6 +9,7 @@ from registry.figures import amount, clean, counted, metrics, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
+    from registry.schemas.difference import DeltaMatrix, Deltas
     from registry.schemas.statistics import Statistics
     from registry.schemas.tree import (
         BaseAdded,
@@ -152,3 +153,20 @@ def statistics(one: Statistics) -> str:
     links = counted(len(one.links), "link")
     enough = f"rank {one.path.rank}, 95 % of the energy in rank {one.path.rank95}"
     return f"<Statistics {one.since}..{one.reference}: {links}, norm {one.path.frobenius:.3g}, {enough}>"
+
+
+def deltas(one: Deltas) -> str:
+    """What is compared, and whether it agrees."""
+    sides = " and ".join(f"{side.since}..{side.reference}" for side in (one.a, one.b))
+    ratio = "" if one.energy_ratio is None else f", energy ratio {one.energy_ratio:.3g}"
+    return f"<Deltas {sides}: cosine {'not defined' if one.cosine is None else f'{one.cosine:.3g}'}{ratio}>"
+
+
+def delta_matrix(one: DeltaMatrix) -> str:
+    """How many children a matrix is of, and the pair that agrees most."""
+    head = f"DeltaMatrix of {one.path}: {counted(len(one.children), 'child', 'children')}"
+    cosines = [(cosine, row) for row in one.rows() if isinstance(cosine := row["cosine"], float)]
+    if not cosines:
+        return f"<{head}>"
+    cosine, row = max(cosines, key=lambda pair: pair[0])
+    return f"<{head}, largest cosine {cosine:.3g} of {row['a']} and {row['b']}>"

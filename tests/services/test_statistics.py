@@ -13,6 +13,7 @@ import pytest
 from registry.errors import NotFoundError, UsageError
 from registry.schemas.statistics import DeltaStatistics, Figures, ModuleStatistics
 from tests.kit import Base, llama_base, read_pairs, read_tensors, write_adapter, write_chain, write_tensors
+from tests.kit.dense import deltas
 from tests.kit.floats import Array
 from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.shelf import Shelf
@@ -46,20 +47,6 @@ def published(shelf: Shelf, kind: str, recipes: Sequence[Recipe]) -> tuple[Base,
     seeded = [dataclasses.replace(recipe, seed=number) for number, recipe in enumerate(recipes, start=1)]
     path = write_recipes(shelf.folder(), base, seeded)
     return base, path, shelf.path(name, path)
-
-
-def deltas(base: Base, before: Sequence[Path], after: Sequence[Path]) -> dict[str, list[Array]]:
-    """What some adapters changed, by parameter: a matrix, of experts one each; tied sides once."""
-    old, new = (base.simulate(path).state for path in (before, after))
-    found: dict[str, list[Array]] = {}
-    for name, view in new.views.items():
-        change = view.values - old.views[name].values
-        if name in new.tied or not np.any(change):
-            continue
-        is_experts = name.rpartition(".")[0] in new.layout.experts and change.ndim == 3
-        matrices = list(change) if is_experts else [change]
-        found[name] = [matrix.reshape(matrix.shape[0], -1) for matrix in matrices]
-    return found
 
 
 def expected(matrices: Sequence[Array]) -> dict[str, float]:

@@ -84,24 +84,6 @@ def show(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
         run.answer(answer, lambda width: show_lines(answer, width))
 
 
-def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A revision: PATH, PATH@3, PATH@tag or PATH@sha256:...")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The revision to compare it with.")],
-    *,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Show what differs between two revisions.
-
-    The configuration, target modules, metrics, annotations, files and lineage are compared, not the weights.
-    """
-    from registry.cli.render.difference import difference_lines
-
-    with session(url, as_json) as run:
-        answer = run.registry.diff(a, b)
-        run.answer(answer, lambda width: difference_lines(answer, width))
-
-
 def resolve(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
     """Print the lineage that a reference resolves to now.
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from registry.cli.render.deltas import deltas_lines
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Row, Span, phrase, table, words
 from registry.cli.render.text import amount, number, numbers, short_digest, size
 
@@ -21,7 +22,7 @@ def difference_lines(found: Difference, width: int | None) -> list[Line]:
     """Section by section, without those in which nothing differs; other base models first."""
     lines: list[Line] = [(phrase(found.a.reference, REFERENCE), Span(" -> "), phrase(found.b.reference, REFERENCE))]
     if found.identical:
-        return [*lines, (Span("nothing differs"),)]
+        return [*lines, (Span("nothing differs"),), *_deltas(found, width)]
     sections: list[tuple[str, list[Row]]] = [
         ("Other base models", [_one_sided(base, at) for at, base in enumerate(found.bases)]),
         ("", [_value(one) for one in found.about]),
@@ -46,7 +47,13 @@ def difference_lines(found: Difference, width: int | None) -> list[Line]:
     for title, rows in sections:
         if rows:
             lines += [*([(), (Span(title, "bold"),)] if title else []), *table(rows, width, indent=2)]
-    return lines
+    return [*lines, *_deltas(found, width)]
+
+
+def _deltas(found: Difference, width: int | None) -> list[Line]:
+    if found.deltas is None:
+        return []
+    return [(), (Span("Deltas", "bold"),), *deltas_lines(found.deltas, width)]
 
 
 def _row(name: str, a: str | None, b: str | None, more: str = "") -> Row:

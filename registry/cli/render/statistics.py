@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
 from registry.cli.render.text import counted, number, percent
-from registry.plots.heat_map import HeatMap
+from registry.plots.heat_map import HeatMap, from_zero
 from registry.schemas.statistics import COLUMNS
 
 if TYPE_CHECKING:
@@ -71,10 +71,15 @@ def _groups(groups: Sequence[GroupStatistics], width: int | None) -> list[Line]:
 
 def csv_text(found: Statistics) -> str:
     """A line for each module of each link and of the path; what is not known is empty."""
+    return csv_of(found.rows(), COLUMNS)
+
+
+def csv_of(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Rows as CSV with a header; what is None is empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found.rows())
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -84,24 +89,27 @@ def heat_map(found: Statistics) -> HeatMap:
     relative = all(module.relative_frobenius is not None for module in modules)
     measured = "relative to the weight of the base" if relative else "in absolute terms"
     values = {
-        (module.kind, _depth(module.depth)): (module.relative_frobenius if relative else None) or module.frobenius
+        (module.kind, depth_name(module.depth)): (module.relative_frobenius if relative else None) or module.frobenius
         for module in modules
     }
     return HeatMap(
         title=f"{found.since}..{found.reference}: change by layer",
         about=f"The Frobenius norm of the delta of each module, {measured}, by kind of module and layer.",
         rows=sorted({module.kind for module in modules}),
-        columns=[_depth(depth) for depth in sorted({module.depth for module in modules}, key=_order)],
+        columns=[depth_name(depth) for depth in sorted({module.depth for module in modules}, key=depth_order)],
         across="layer",
         unit="of the weight" if relative else "norm of the delta",
         values=values,
+        scale=from_zero(values.values()),
         word=(lambda value: f"{100 * value:.3g} %") if relative else number,
     )
 
 
-def _order(depth: int | None) -> tuple[bool, int]:
+def depth_order(depth: int | None) -> tuple[bool, int]:
+    """Modules outside the layers come last."""
     return depth is None, depth or 0
 
 
-def _depth(depth: int | None) -> str:
+def depth_name(depth: int | None) -> str:
+    """A layer's number, as a label."""
     return "-" if depth is None else str(depth)

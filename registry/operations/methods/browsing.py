@@ -11,7 +11,7 @@ from registry.operations.methods.table_calls import TableCalls
 from registry.operations.start_times import start_of
 from registry.reference import Path
 from registry.schemas import BaseSummary, Event, Log, Resolved, SearchResult, Shown, Tree
-from registry.schemas.difference import Difference
+from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.requests import (
     BasesRequest,
     DiffRequest,
@@ -128,20 +128,52 @@ class Browsing(TableCalls):
         """
         return self._do(table.SHOW, asked(ReferenceRequest, ref=ref))
 
-    def diff(self, a: str, b: str) -> Difference:
+    def diff(self, a: str, b: str, *, deltas: bool = False) -> Difference:
         """What differs between two revisions, of one adapter or of two.
 
-        Configuration, target modules, metrics, annotations, message, tags, files and lineage; weights are not compared.
+        Configuration, target modules, metrics, annotations, message, tags, files and lineage. With ``deltas`` also
+        whether what they learned agrees: cosines, energy ratios, principal angles and what one undoes of the other, of
+        each module, from the factors alone. docs/statistics.md says what each means.
+
+        Args:
+            a: a revision.
+            b: the revision that it is compared with.
+            deltas: compare the deltas too: what each is since the last revision that both have; of a revision and
+                one of its ancestors, what the ancestor is since the base model, and what followed it.
 
         Raises:
             NotFoundError: there is no such revision.
+            UsageError: deltas of revisions on different base models.
 
         Example:
             >>> found = team.diff("llama/support@1", "llama/support@2")
             >>> found.a.reference, found.b.reference
             ('llama/support@1', 'llama/support@2')
+            >>> team.diff("llama/support@2", "llama/support/french", deltas=True).deltas
+            <Deltas llama..llama/support@2 and llama/support@2..llama/support/french@1: cosine 0.0023, energy ratio 1>
         """
-        return self._do(table.DIFF, asked(DiffRequest, a=a, b=b))
+        return self._do(table.DIFF, asked(DiffRequest, a=a, b=b, deltas=deltas))
+
+    def diff_children(self, path: str) -> DeltaMatrix:
+        """How the newest revisions of a path's children agree, all with all: cosines and energy ratios of their links.
+
+        Children that the token does not see are left out.
+
+        Args:
+            path: an adapter or a base model.
+
+        Returns:
+            A matrix that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of, a row a pair.
+
+        Raises:
+            NotFoundError: there is nothing at the path.
+            UsageError: it has more than 64 children that the token sees.
+
+        Example:
+            >>> team.diff_children("llama/support")
+            <DeltaMatrix of llama/support: 1 child>
+        """
+        return self._do(table.DIFF_CHILDREN, asked(PathRequest, path=path))
 
     def resolve(self, ref: str) -> Resolved:
         """Which revision a reference resolves to now, and its lineage, root first.

@@ -17,7 +17,7 @@ from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, DeletedRevision, Event, Resolved, RevisionSummary, Shown, Tree
 from registry.schemas.artifacts import EngineCheck
-from registry.schemas.difference import Difference
+from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.requests import (
     BasesRequest,
     CheckRequest,
@@ -84,7 +84,19 @@ def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> 
     from registry.services.compare import compared
 
     with deployment.read() as session:
-        return compared(session, Reference.parse(request.a), Reference.parse(request.b))
+        found = compared(session, Reference.parse(request.a), Reference.parse(request.b))
+    if not request.deltas:
+        return found
+    from registry.services.deltas import deltas
+
+    return found.model_copy(update={"deltas": deltas(deployment, found.a.reference, found.b.reference)})
+
+
+@does(table.DIFF_CHILDREN)
+def _diff_children(deployment: Deployment, request: PathRequest, _progress: Progress) -> DeltaMatrix:
+    from registry.services.deltas import children_deltas
+
+    return children_deltas(deployment, request.path)
 
 
 @does(table.STATS)

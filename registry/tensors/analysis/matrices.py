@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from registry.tensors.factors.slots import Slot, slot_of_piece
 from registry.tensors.path.owners import ExpertPiece, Owners, owners_of
-from registry.tensors.path.programs import BoundLink, PathPrograms, Program
+from registry.tensors.path.programs import BoundLink, PathPrograms, Program, path_programs
 from registry.tensors.path.stacked_pairs import Rows, StackedPairs, stacked
 from registry.tensors.path.steps import Add, Replace, Rescale, SetRows, Step
 from registry.tensors.table.targets import TargetTable
@@ -66,7 +66,21 @@ def changed_matrices(
     links: Sequence[BoundLink], paths: PathPrograms, table: TargetTable, since: int = 0
 ) -> ChangedMatrices:
     """Sort out what the links from number ``since`` on change, and by what."""
-    return _Sorting(owners_of(links, table), paths, table, since).sorted()
+    return _Sorting(owners_of(links, table), paths, table, since, frozenset()).sorted()
+
+
+def changed_side_by_side(paths: Sequence[tuple[Sequence[BoundLink], int]], table: TargetTable) -> list[ChangedMatrices]:
+    """The same of several paths from one base, each with its number ``since``, so that equal names mean equal matrices.
+
+    Modules that share one weight count each for itself in all of them where one of the paths parts them.
+    """
+    links = {id(link): link for own, _ in paths for link in own}
+    owners = owners_of(tuple(links.values()), table)
+    programs = [path_programs(own, table) for own, _ in paths]
+    apart = frozenset(module for path in programs for module in path.untied)
+    return [
+        _Sorting(owners, path, table, since, apart).sorted() for path, (_, since) in zip(programs, paths, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class _Sorting:
     paths: PathPrograms
     table: TargetTable
     since: int
+    apart: frozenset[str]  # modules that count each for itself though the path leaves them tied
 
     def sorted(self) -> ChangedMatrices:
         found: list[ChangedMatrix] = []
@@ -122,6 +137,6 @@ class _Sorting:
     def _is_twin(self, slot: Slot) -> bool:
         """Whether it is the weight of a module that shares it, and its change, with the one that counts."""
         target = self.owners.targets.get(slot)
-        if target is None or target.module not in self.paths.tied:
+        if target is None or target.module not in self.paths.tied or target.module in self.apart:
             return False
         return self.table.tie_group(target.module)[0] != target.module

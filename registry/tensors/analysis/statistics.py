@@ -63,7 +63,7 @@ def delta_statistics(
         kinds=_groups(modules, lambda module: module.kind),
         depths=_groups(modules, lambda module: "none" if module.depth is None else str(module.depth)),
         energy_by_rank=energy_by_rank(every),
-        others=tuple(_others(changed, since)),
+        others=tuple(other_changes(changed, since)),
     )
 
 
@@ -147,7 +147,8 @@ def _groups(
     return tuple(found)
 
 
-def _others(changed: ChangedMatrices, since: int) -> Iterator[OtherChange]:
+def other_changes(changed: ChangedMatrices, since: int) -> Iterator[OtherChange]:
+    """What the links from number ``since`` on change by no sum of products, so that no figure has it."""
     for matrix in changed.by_pairs:
         if matrix.adds_after_scaling(since):
             name = matrix.module if matrix.expert is None else f"{matrix.module}.{matrix.expert}"

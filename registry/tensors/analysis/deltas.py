@@ -1,0 +1,267 @@
+"""Two deltas beside each other, module by module: whether they agree, pile up, cancel, and which directions they share.
+
+With D_a and D_b as the deltas of one matrix, or as block-diagonal matrices of several:
+
+- cosine <D_a, D_b> / (|D_a| |D_b|), in the Frobenius inner product;
+- energy ratio |D_a + D_b|^2 / (|D_a|^2 + |D_b|^2) = 1 + 2 <D_a, D_b> / (|D_a|^2 + |D_b|^2);
+- undone -<D_a, D_b> / |D|^2, the share of one of them, D, that the other takes back;
+- principal angles of their row spaces, and of their column spaces (`registry.tensors.analysis.cores`);
+- overlap, the mean of the squared cosines of these angles (Hu et al. 2021, arXiv:2106.09685, section 7.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from registry.errors import InvalidAdapterError
+from registry.schemas.difference import (
+    ComparedDelta,
+    Deltas,
+    ExpertDifference,
+    GroupDifference,
+    ModuleDifference,
+    OtherDifference,
+)
+from registry.tensors.analysis.cores import cores, inner_product, principal_angles
+from registry.tensors.analysis.matrices import ChangedMatrices, ChangedMatrix, changed_side_by_side
+from registry.tensors.analysis.statistics import other_changes, place_of
+from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.path.programs import BoundLink
+from registry.tensors.path.stacked_pairs import StackedPairs
+from registry.tensors.table.targets import TargetTable
+
+Side = Literal["a", "b"]
+MatrixName = tuple[str, int]
+"""The module, and the expert or -1."""
+
+
+@dataclass(frozen=True)
+class SinceLink:
+    """What the links of a path from number ``since`` on do together."""
+
+    name: ComparedDelta
+    links: Sequence[BoundLink]  # the whole path, root first
+    since: int
+
+
+def compare_deltas(a: SinceLink, b: SinceLink, table: TargetTable, *, undone_of: Side) -> Deltas:
+    """Compare what some links of two paths from one base model add.
+
+    Args:
+        a, b: the two deltas.
+        table: of the base model of both.
+        undone_of: whose share `undone` is.
+
+    Raises:
+        InvalidAdapterError: what `path_programs` raises; ``lineage_mismatch``, the paths read a tensor in two ways;
+            ``overflow``, a delta is not finite.
+    """
+    changed = changed_side_by_side([(side.links, side.since) for side in (a, b)], table)
+    both = _by_name(changed)
+    left_out = _others(changed, both, (a.since, b.since))
+    matrices = [
+        _Both(name, pair, (a.since, b.since), tuple(name[0] in one.others for one in changed))
+        for name, pair in sorted(both.items())
+        if not _has_no_sum(pair, (a.since, b.since))
+    ]
+    compared = list(in_order(_compared, matrices))
+    modules = tuple(_modules(compared, undone_of))
+    return Deltas(
+        **_figures([one.figures for one in compared], undone_of),
+        a=a.name,
+        b=b.name,
+        undone_of=undone_of,
+        modules=modules,
+        kinds=_groups(compared, undone_of, _kind),
+        depths=_groups(compared, undone_of, _layer),
+        others=left_out,
+    )
+
+
+_Pair = tuple[ChangedMatrix | None, ChangedMatrix | None]
+_Since = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Both:
+    """What both paths do to one matrix."""
+
+    name: MatrixName
+    pair: _Pair
+    since: _Since
+    by_values: tuple[bool, ...]  # whether values of it are replaced on a side that adds nothing to it
+
+    def deltas(self) -> list[StackedPairs]:
+        """The pairs of both; of a side that adds nothing, none."""
+        shape = next((one.out_features, one.in_features) for one in self.pair if one is not None)
+        return [
+            StackedPairs((), *shape) if one is None else one.pairs(since)
+            for one, since in zip(self.pair, self.since, strict=True)
+        ]
+
+    def any(self, told: Callable[[ChangedMatrix, int], bool]) -> bool:
+        """Whether it is true of a side."""
+        return any(one is not None and told(one, since) for one, since in zip(self.pair, self.since, strict=True))
+
+
+@dataclass(frozen=True)
+class MatrixFigures:
+    """What is known of two deltas of one matrix."""
+
+    norms: tuple[float, float]
+    cosine: float  # 0 where one of them is zero
+    row_angles: tuple[float, ...]
+    column_angles: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    both: _Both
+    figures: MatrixFigures
+
+    @property
+    def module(self) -> str:
+        return self.both.name[0]
+
+
+def figures_of_pairs(deltas: Sequence[StackedPairs], name: str) -> MatrixFigures:
+    """Compare two deltas of one matrix. Call it on a lane.
+
+    Raises:
+        InvalidAdapterError: ``overflow``, a delta is not finite.
+    """
+    a, b = cores(deltas, repr(name))
+    return MatrixFigures(
+        norms=(a.norm, b.norm),
+        cosine=inner_product(a, b),
+        row_angles=principal_angles(a.right, b.right),
+        column_angles=principal_angles(a.left, b.left),
+    )
+
+
+def _compared(both: _Both) -> _Compared:
+    return _Compared(both, figures_of_pairs(both.deltas(), both.name[0]))
+
+
+def _name(matrix: ChangedMatrix) -> MatrixName:
+    return matrix.module, -1 if matrix.expert is None else matrix.expert
+
+
+def _by_name(changed: Sequence[ChangedMatrices]) -> dict[MatrixName, _Pair]:
+    a, b = ({_name(matrix): matrix for matrix in side.by_pairs} for side in changed)
+    found: dict[MatrixName, _Pair] = {name: (a.get(name), b.get(name)) for name in a.keys() | b.keys()}
+    for (module, _), pair in found.items():
+        read = {program.slot.transposed for one in pair if one is not None for _, program in one.programs}
+        if len(read) > 1:
+            raise InvalidAdapterError(
+                f"The two adapters read the weight of {module!r} in two ways, one as (out, in), the other as "
+                "(in, out); one of them was trained on another model.",
+                code="lineage_mismatch",
+            )
+    return found
+
+
+def _has_no_sum(pair: _Pair, since: _Since) -> bool:
+    return any(one is not None and one.adds_after_scaling(first) for one, first in zip(pair, since, strict=True))
+
+
+def _others(
+    changed: Sequence[ChangedMatrices], both: Mapping[MatrixName, _Pair], since: _Since
+) -> tuple[OtherDifference, ...]:
+    """What is no product of factors on a side, with what the other side does where it is left out for that."""
+    told: dict[str, dict[str, Any]] = {}
+    for key, one, first in zip(("a", "b"), changed, since, strict=True):
+        for other in other_changes(one, first):
+            told.setdefault(other.name, {})[key] = other.how
+    for (module, expert), pair in both.items():
+        if _has_no_sum(pair, since):
+            sides = told[module if expert < 0 else f"{module}.{expert}"]
+            for key, matrix in zip(("a", "b"), pair, strict=True):
+                if matrix is not None:
+                    sides.setdefault(key, "added to")
+    return tuple(OtherDifference(name=name, **sides) for name, sides in sorted(told.items()))
+
+
+def _modules(compared: Sequence[_Compared], undone_of: Side) -> Iterator[ModuleDifference]:
+    by_name: dict[str, list[_Compared]] = {}
+    for one in compared:
+        by_name.setdefault(one.module, []).append(one)
+    for name, matrices in by_name.items():
+        depth, kind = place_of(name)
+        experts = [one for one in matrices if one.both.name[1] >= 0]
+        yield ModuleDifference(
+            **_figures([one.figures for one in matrices], undone_of),
+            **({} if experts else _angles(matrices[0].figures)),
+            module=name,
+            kind=kind,
+            depth=depth,
+            scaled=any(one.both.any(ChangedMatrix.is_scaled) for one in matrices),
+            replaced=any(any(one.both.by_values) or one.both.any(ChangedMatrix.is_replaced) for one in matrices),
+            experts=tuple(
+                ExpertDifference(**_figures([one.figures], undone_of), **_angles(one.figures), expert=one.both.name[1])
+                for one in experts
+            ),
+        )
+
+
+def _angles(figures: MatrixFigures) -> dict[str, Any]:
+    return {"row_angles": figures.row_angles, "column_angles": figures.column_angles}
+
+
+def _groups(
+    compared: Sequence[_Compared], undone_of: Side, name_of: Callable[[str], str]
+) -> tuple[GroupDifference, ...]:
+    by_name: dict[str, list[_Compared]] = {}
+    for one in compared:
+        by_name.setdefault(name_of(one.module), []).append(one)
+    return tuple(
+        GroupDifference(
+            **_figures([one.figures for one in by_name[name]], undone_of),
+            name=name,
+            modules=len({one.module for one in by_name[name]}),
+        )
+        for name in sorted(by_name, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    )
+
+
+def _kind(module: str) -> str:
+    return place_of(module)[1]
+
+
+def _layer(module: str) -> str:
+    depth = place_of(module)[0]
+    return "none" if depth is None else str(depth)
+
+
+def _figures(matrices: Sequence[MatrixFigures], undone_of: Side) -> dict[str, Any]:
+    """The fields of `registry.schemas.difference.DeltaFigures`, of several matrices as of a block-diagonal one."""
+    a, b = (math.hypot(*(one.norms[side] for one in matrices)) for side in (0, 1))
+    return {
+        "frobenius_a": a,
+        "frobenius_b": b,
+        **_agreement(a, b, matrices, undone_of),
+        "row_overlap": _overlap([one.row_angles for one in matrices]),
+        "column_overlap": _overlap([one.column_angles for one in matrices]),
+    }
+
+
+def _agreement(a: float, b: float, matrices: Sequence[MatrixFigures], undone_of: Side) -> dict[str, float | None]:
+    """Cosine, energy ratio and the undone share; None where they are 0 / 0."""
+    # Over the norms of the whole, as squares of small ones leave float64.
+    cosine = math.fsum(one.cosine * (one.norms[0] / a) * (one.norms[1] / b) for one in matrices) if a and b else 0.0
+    longer = max(a, b)
+    share_a, share_b = (a / longer, b / longer) if longer else (0.0, 0.0)
+    of, by = (a, b) if undone_of == "a" else (b, a)
+    return {
+        "cosine": max(-1.0, min(1.0, cosine)) if a and b else None,
+        "energy_ratio": 1 + 2 * cosine * share_a * share_b / (share_a**2 + share_b**2) if longer else None,
+        "undone": 0.0 - cosine * (by / of) if of else None,
+    }
+
+
+def _overlap(angles: Sequence[tuple[float, ...]]) -> float | None:
+    every = [math.cos(angle) ** 2 for some in angles for angle in some]
+    return math.fsum(every) / len(every) if every else None
