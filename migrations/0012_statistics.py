@@ -74,6 +74,18 @@ def _statistics() -> None:
 
 def _notices() -> None:
     op.create_table(
+        "sketches",
+        sa.Column("revision_id", KEY, nullable=False),
+        sa.Column("format", sa.BigInteger(), nullable=False),
+        sa.Column("noticed", sa.Boolean(), nullable=False),
+        sa.Column("relative", sa.Boolean(), nullable=False),
+        sa.Column("direction", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["revision_id"], ["revisions.id"], name=op.f("fk_sketches_revision_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("revision_id", name=op.f("pk_sketches")),
+    )
+    op.create_table(
         "notices",
         sa.Column("id", KEY, nullable=False),
         sa.Column("revision_id", KEY, nullable=False),
@@ -94,6 +106,7 @@ def downgrade() -> None:
     _wait_briefly_for_locks()
     op.execute(f"DELETE FROM compatibility WHERE version = '{revision}'")  # noqa: S608 - a constant
     op.drop_table("notices")
+    op.drop_table("sketches")
     op.drop_table("statistic_values")
     op.drop_table("statistics")
     op.drop_table("base_norms")

@@ -17,8 +17,14 @@ from registry.schemas import (
 )
 from registry.schemas.protocol import Problem
 
-OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable", "measure"]
+OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable", "measure", "notice"]
 OperationState = Literal["pending", "running", "done", "failed"]
+
+
+class Looked(Schema):
+    """What was done after the publish of a revision: its statistics were computed, and notices about it kept."""
+
+    reference: str
 
 
 class OperationResult(Schema):
@@ -31,6 +37,7 @@ class OperationResult(Schema):
     checked: Checked | None = None
     retabled: Retabled | None = None
     measured: BaseMeasured | None = None
+    looked: Looked | None = None
 
 
 class Operation(Schema):

@@ -18,6 +18,7 @@ from sqlalchemy.sql.selectable import Subquery
 from registry.catalogue.database.statistics_tables import (
     BaseNormsRecord,
     NoticeRecord,
+    SketchRecord,
     StatisticsRecord,
     StatisticValueRecord,
 )
@@ -45,11 +46,9 @@ _TAGS: Final = table_of(Tag)
 _BASES: Final = table_of(BaseModelRecord)
 _CARDS: Final = table_of(CardRecord)
 _NOTICES: Final = table_of(NoticeRecord)
-_OF_REVISIONS: Final = tuple(
-    map(
-        table_of,
-        (RevisionFile, RevisionTarget, Metric, Annotation, StatisticsRecord, StatisticValueRecord, NoticeRecord),
-    )
+_OF_REVISIONS: Final = (
+    *map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation)),
+    *map(table_of, (StatisticsRecord, StatisticValueRecord, SketchRecord, NoticeRecord)),
 )
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
 _OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord, BaseNormsRecord)))

@@ -47,6 +47,21 @@ class BaseNormsRecord(Record):
     document: Mapped[bytes] = mapped_column(LargeBinary)  # JSON, deflated
 
 
+class SketchRecord(Record):
+    """The sketch of the delta of a revision: `registry.tensors.analysis.sketch`.
+
+    The row also says that what takes computing was noticed, and whether the base's norms were known then.
+    """
+
+    __tablename__ = "sketches"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    format: Mapped[int]
+    noticed: Mapped[bool]
+    relative: Mapped[bool]
+    direction: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 class NoticeRecord(Record):
     """What the weights of a revision show. Whoever does not see the other revision that it is about does not see it."""
 

@@ -56,6 +56,7 @@ def notices(session: Session, revision_id: int) -> tuple[Notice, ...]:
             modules=row.document.get("modules"),
             of=row.document.get("of"),
             names=tuple(row.document.get("names", ())),
+            value=row.document.get("value"),
         )
         for row in reading(session).rows(_KEPT, {"id": revision_id})
     )

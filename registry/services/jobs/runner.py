@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
@@ -266,7 +267,8 @@ class Runner:
                         self._renew(work)
             if time.monotonic() - looked >= self._poll and len(works) < self._threads:
                 looked = time.monotonic()
-                self._look()
+                for operation_id in self._waiting():
+                    self._pool.submit(self._run_waiting, operation_id)
 
     def _renew(self, work: _Work) -> None:
         told = (work.stage, work.done, work.total)
@@ -289,15 +291,22 @@ class Runner:
         if not kept:
             work.stopped = True
 
-    def _look(self) -> None:
+    def _run_waiting(self, operation_id: str) -> None:
+        """Run a job that waits, and let the next one follow without waiting for a poll, after what was submitted."""
+        if self._run_one(operation_id) and not self._ending.is_set():
+            for following in self._waiting()[:1]:
+                with suppress(RuntimeError):  # the pool was closed meanwhile
+                    self._pool.submit(self._run_waiting, following)
+
+    def _waiting(self) -> list[str]:
+        """Jobs that nobody has claimed, oldest first, at most as many as run at once."""
         try:
             with self._deployment.read_everything() as session:
                 waiting = rows.waiting(session, KINDS, limit=self._threads + len(self._left))
         except RegistryError as error:
             log.warning("waiting operations could not be read: %s", error)
-            return
-        for operation_id in [found for found in waiting if found not in self._left][: self._threads]:
-            self._submit(operation_id)
+            return []
+        return [found for found in waiting if found not in self._left][: self._threads]
 
 
 def _check_attempts(row: JobRow) -> None:

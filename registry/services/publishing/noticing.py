@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final
 
 from registry.catalogue.changes.publish import NewRevision
 from registry.catalogue.tree import notices, revisions
 from registry.catalogue.tree.notices import Noticed, same_files
-from registry.errors import InvalidAdapterError
+from registry.errors import InvalidAdapterError, UsageError
+from registry.files.source import ByteSource
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.reference import Reference
-from registry.schemas.around import Notice, NoticeCode, notice
+from registry.schemas.around import MEASURED_CODES, Notice
+from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
+from registry.services.lineage import target_table
+from registry.services.notices import LinkAtHand, look, of_modules
+from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
+from registry.services.publishing.parent_links import parent_links
 from registry.tensors.analysis.directions import Directions
-
-NAMED: Final = 3
-"""So many modules are named in a notice about more."""
+from registry.tensors.analysis.sketch import sketch
+from registry.tensors.analysis.statistics import delta_statistics
+from registry.tensors.path.programs import BoundLink
 
 
 def with_notices(
@@ -42,19 +48,11 @@ def with_notices(
 
 def of_directions(found: Directions) -> tuple[Noticed, ...]:
     """The notices about the directions of an adapter's deltas."""
-    each = (of_modules("zero_delta", found.zero, found.pairs), of_modules("one_direction", found.one, found.pairs))
-    return tuple(one for one in each if one is not None)
-
-
-def of_modules(code: NoticeCode, names: Sequence[str], of: int) -> Noticed | None:
-    """One notice about all of some modules; None where there are none."""
-    if not names:
-        return None
-    return Noticed(notice(code, modules=len(names), of=of, names=tuple(names[:NAMED])))
+    return (*of_modules("zero_delta", found.zero, found.pairs), *of_modules("one_direction", found.one, found.pairs))
 
 
 def kept_notices(deployment: Deployment, reference: str) -> tuple[Notice, ...]:
-    """The notices of a revision that is there."""
+    """The notices about a revision that is there."""
     with deployment.read() as session:
         return notices.notices(session, revisions.find(session, Reference.parse(reference)).id)
 
@@ -72,3 +70,32 @@ def refuse_noticed(draft: Draft, noticed: Sequence[Notice]) -> None:
             f"published; without --strict={','.join(one.code for one in refused)} it is, with a notice.",
             code=refused[0].code,
         )
+
+
+def refuse_measured(deployment: Deployment, candidate: Candidate, weights: ByteSource) -> None:
+    """Refuse a publish that is strict about notices which take computing: they are looked for, before it is stored.
+
+    Only siblings that the publisher sees are compared. Those that have no sketch yet get one.
+
+    Raises:
+        UsageError: it is strict about `larger_than_base`, and the norms of the base model are not known.
+        InvalidAdapterError: with the code of the first notice.
+    """
+    draft, lineage = candidate.draft, candidate.lineage
+    codes = [code for code in draft.strict if code in MEASURED_CODES]
+    if not codes:
+        return
+    norms = slot_norms(deployment, lineage.base)
+    if norms is None and "larger_than_base" in codes:
+        raise UsageError(
+            f"Whether a delta is larger than the weight of {lineage.base.name} can't be told before its weights are "
+            f"measured: `registry base measure {lineage.base.name}` does that. Or be strict about other notices."
+        )
+    with ExitStack() as opened:
+        table = target_table(deployment, lineage.base)
+        links = [*parent_links(deployment, lineage, opened), BoundLink(candidate.checkpoint, weights)]
+        row = candidate.parent.row
+        parent = None if row is None else (row.id, row.reference)
+        figures = delta_statistics(links, table, since=len(links) - 1, norms=norms)
+        link = LinkAtHand(draft.path, parent, links, table, figures, sketch(links, table))
+        refuse_noticed(draft, [one.notice for one in look(deployment, link, codes, measure=True)])

@@ -17,6 +17,7 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import Published, PublishPreview
+from registry.schemas.around import MEASURED_CODES
 from registry.services.deployment import Deployment
 from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, require_publishing
@@ -73,7 +74,9 @@ class Rehearsal:
                 candidate = with_copies(self.deployment, candidate, source)
                 known = {"parent_reason": candidate.parent.reason, "parent_known_by": candidate.parent.known_by}
                 plan = plan.model_copy(update=known)
-        found = preview(folder, plan, self.deployment.url, ())
+        later = ", ".join(code for code in request.strict if code in MEASURED_CODES)
+        unchecked = (f"whether it has the notices {later}, which take computing",) if later else ()
+        found = preview(folder, plan, self.deployment.url, unchecked)
         self._files.update(folder.sources)
         self._lineages[found.digest] = _with_link(candidate, found)
         return found

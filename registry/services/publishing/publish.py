@@ -30,7 +30,7 @@ from registry.services.publishing.lineage_check import check_lineage, copies_tel
 from registry.services.publishing.lookup import Claims, Nesting
 from registry.services.publishing.manifests import Files
 from registry.services.publishing.new_revision import new_revision
-from registry.services.publishing.noticing import kept_notices, refuse_noticed, with_notices
+from registry.services.publishing.noticing import kept_notices, refuse_measured, refuse_noticed, with_notices
 from registry.services.publishing.parent_candidates import parent_candidates
 from registry.services.publishing.parent_check import compare_trained
 from registry.services.publishing.parents import require_proven
@@ -228,9 +228,10 @@ def _publish_once(
         with intake.opened(files[ADAPTER_WEIGHTS][0]) as weights:
             check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
             candidate = with_copies(deployment, candidate, weights)
-            directions = watch.directions(weights)
-        new = with_notices(deployment, new_revision(candidate, files, deployment.principal), recorded, directions)
-        refuse_noticed(draft, [one.notice for one in new.noticed])
+            new = new_revision(candidate, files, deployment.principal)
+            new = with_notices(deployment, new, recorded, watch.directions(weights))
+            refuse_noticed(draft, [one.notice for one in new.noticed])
+            refuse_measured(deployment, candidate, weights)
         stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
         return make_visible(candidate, new, intake, stored)
 

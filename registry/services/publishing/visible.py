@@ -13,13 +13,17 @@ from registry.catalogue.changes import tags
 from registry.catalogue.changes.new_summary import new_summary
 from registry.catalogue.changes.publish import NewRevision
 from registry.catalogue.store import uploads as upload_rows
+from registry.catalogue.team import jobs
 from registry.catalogue.tree import browse, notices
 from registry.operations.publication import Labels
+from registry.operations.table import NOTICE
 from registry.schemas import Published, RevisionSummary, Tagged
 from registry.schemas.around import Notice
+from registry.schemas.requests import ReferenceRequest
 from registry.services.bases.add import as_told
 from registry.services.intake.intake import Intake
 from registry.services.intake.wanted import drop_bytes
+from registry.services.notices import SERVICE
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
 from registry.storage.blobs import StoredBlob
@@ -49,6 +53,8 @@ def make_visible(candidate: Candidate, new: NewRevision, intake: Intake, stored:
         )
         if uploads:
             upload_rows.remove(session, *(upload.id for upload in uploads))
+        if created and deployment.looks:
+            jobs.enqueue(session, NOTICE.kind, ReferenceRequest(ref=row.reference).model_dump_json(), SERVICE)
         if not created:
             return _Made(browse.summary(session, row.id), before, tagged, notices.notices(session, row.id))
         summary = new_summary(
