@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from registry.api.delta_examples import DELTA_EXAMPLES
 from registry.operations.table import OPERATIONS
 
 _AT: Final = "2026-11-25T09:30:00Z"
@@ -419,6 +420,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "max_lora_rank": 16,
         "would_do": "registry fetch llama/support@3 --for vllm --max-lora-rank 32",
     },
+    **DELTA_EXAMPLES,
     "Difference": {
         "a": _REVISION,
         "b": _REVISION,

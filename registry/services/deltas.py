@@ -42,7 +42,7 @@ def deltas(deployment: Deployment, a: str, b: str) -> Deltas:
     """
     with deployment.read() as session:
         first, second = (_path(session, Reference.parse(ref)) for ref in (a, b))
-    if _weights(first) != _weights(second):
+    if _digests_of_base(first) != _digests_of_base(second):
         raise UsageError(
             f"{first.reference} and {second.reference} are on different base models, {first.base.name} and "
             f"{second.base.name}, so their deltas can't be compared. Ask without deltas for all else that differs."
@@ -96,7 +96,7 @@ def _path(session: Session, reference: Reference) -> LoadedPath:
     return path_of(base, link_rows.links(session, reference), with_retracted=True)
 
 
-def _weights(path: LoadedPath) -> tuple[str, str]:
+def _digests_of_base(path: LoadedPath) -> tuple[str, str]:
     return path.base.digest, path.base.table_digest
 
 

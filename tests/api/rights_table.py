@@ -90,6 +90,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.DELETE_BASE: Call("all", {"name": "tiny", "dry_run": "true"}),
     table.UNDELETE_BASE: Call("all", body={"ref": "tiny"}),
     table.DIFF: Call("path", {"a": "{path}", "b": "{path}"}),
+    table.DIFF_CHILDREN: Call("path", {"path": "{path}"}),
     table.STATS: Call("path", {"ref": "{path}"}),
     table.CHECK: Call("path", {"ref": "{path}", "engine": "vllm"}),
     table.RESOLVE: Call("path", {"ref": "{path}"}),

@@ -182,7 +182,9 @@ def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path) -> None:
 def test_statistics_are_measured_beside_dense_matrices(tmp_path: Path) -> None:
     found = quick("stats", tmp_path)
     assert found["one link, one layer of 1.1 B"]["peer"]["figure"]["value"] > 0
-    assert found["distance of the norms"]["met"]
+    assert found["distance of the norms"]["figure"]["value"] <= 1e-5
+    assert found["deltas of two siblings, one layer of 1.1 B"]["peer"]["figure"]["value"] > 0
+    assert found["distance of cosine and overlap"]["figure"]["value"] <= 1e-4
 
 
 @pytest.mark.slow

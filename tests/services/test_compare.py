@@ -12,6 +12,7 @@ from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights
+from registry.schemas.difference import DELTA_COLUMNS, MATRIX_COLUMNS
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.serving import open_http
@@ -107,6 +108,39 @@ def test_parents_that_are_pinned_elsewhere_and_other_bases(registry: Registry, b
     parted = registry.diff("net/x@1", "other/x")
     assert [one.reference for one in parted.bases] == ["net", "other"]
     assert (parted.lineage.common, len(parted.lineage.a), len(parted.lineage.b)) == (None, 2, 2)
+
+
+def test_deltas_are_compared_where_they_are_asked_for(registry: Registry, base: Base, tmp_path: Path) -> None:
+    for seed, leaf in ((1, "x"), (2, "y")):
+        registry.publish(folder_of(tmp_path, base, leaf, seed, targets=["a", "b"]), f"net/{leaf}")
+    registry.publish(folder_of(tmp_path, base, "opposite", 1, targets=["a"], alpha=-8), "net/x/z")
+    assert registry.diff("net/x", "net/y").deltas is None
+    found = registry.diff("net/x", "net/y", deltas=True).deltas
+    assert found is not None
+    assert repr(found).startswith("<Deltas net..net/x@1 and net..net/y@1: cosine ")
+    assert found == registry.diff("net/x@1", "net/y@1", deltas=True).deltas  # exactly the same again
+    frame = found.to_pandas()
+    assert tuple(frame.columns) == DELTA_COLUMNS
+    assert list(frame.module) == ["a", "b"]
+    assert list(frame.cosine) == [module.cosine for module in found.modules]
+    assert list(frame.row_angle) == [module.row_angles[0] for module in found.modules]
+    undone = registry.diff("net/x", "net/x/z", deltas=True).deltas
+    assert undone is not None
+    assert (undone.a.since, undone.b.since, undone.undone_of) == ("net", "net/x@1", "a")
+    (module,) = (one for one in undone.modules if one.module == "a")
+    assert module.cosine == pytest.approx(-1)
+    assert undone.modules[1].cosine is None
+    assert undone.undone == pytest.approx((module.frobenius_a / undone.frobenius_a) ** 2 * (module.undone or 0))
+    matrix = registry.diff_children("net")
+    assert [child.reference for child in matrix.children] == ["net/x@1", "net/y@1"]
+    assert matrix.cosine[0][1] == pytest.approx(found.cosine)
+    assert repr(matrix).startswith("<DeltaMatrix of net: 2 children, largest cosine ")
+    assert list(matrix.to_pandas().columns) == list(MATRIX_COLUMNS)
+    for answer, cells in ((found, ("net..net/x@1", "energy ratio")), (matrix, ("x@1", "y@1"))):
+        html = answer._repr_html_()
+        assert all(f"<th>{cell}</th>" in html for cell in cells)
+    registry.retract("net/y", reason="wrong data")
+    assert registry.diff("net/x", "net/y", deltas=True).deltas == found
 
 
 def test_the_log_of_an_adapter_with_what_was_deleted(registry: Registry, base: Base, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
@@ -18,6 +19,7 @@ from registry.services import deltas as service
 from tests.kit import Base, llama_base, plain_base, read_pairs, write_adapter, write_chain
 from tests.kit.dense import changes
 from tests.kit.floats import Array
+from tests.kit.peers import between_themselves, load_model, peft_merge
 from tests.kit.recipes import Recipe, write_recipe
 from tests.kit.shelf import Shelf
 from tests.kit.variants import MAKERS, VARIANTS
@@ -370,4 +372,55 @@ def test_more_children_than_are_compared_at_once(tmp_path: Path, monkeypatch: py
         shelf.registry.diff_children("net")
     monkeypatch.setattr(service, "MOST_CHILDREN", 4)
     assert len(shelf.registry.diff_children("net").children) == 4
+    shelf.close()
+
+
+@pytest.mark.slow
+def test_adapters_that_peft_trained_are_what_peft_says(tmp_path: Path) -> None:
+    """Two adapters trained on one model, and one trained on the first; the deltas are PEFT's own."""
+    import peft
+
+    shelf = Shelf(tmp_path)
+    base = shelf.base("llama", llama_base)
+    tree = Grown(shelf, base, "llama")
+    known: dict[str, dict[str, Array]] = {}
+
+    def trained(parent: str | None, seed: int, **config: object) -> str:
+        folder = shelf.folder()
+        model = peft_merge(base.folder, tree.paths[parent]) if parent else load_model(base.folder)
+        config = {"target_modules": ["q_proj", "down_proj"], "r": 4, "lora_alpha": 16, **config}
+        with between_themselves():
+            torch.manual_seed(seed)
+            wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **config))
+            optimizer = torch.optim.AdamW((one for one in wrapped.parameters() if one.requires_grad), lr=0.02)
+            for step in range(5):
+                tokens = torch.randint(0, 30, (4, 12), generator=torch.Generator().manual_seed(100 * seed + step))
+                wrapped(input_ids=tokens, labels=tokens).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            wrapped.save_pretrained(folder)
+        reference = tree.add(folder, parent)
+        known[reference] = {
+            name.removeprefix("base_model.model."): module.get_delta_weight("default").detach().double().numpy()
+            for name, module in wrapped.named_modules()
+            if hasattr(module, "get_delta_weight")
+        }
+        return reference
+
+    one, other = trained(None, 1), trained(None, 2, use_rslora=True, rank_pattern={"down_proj": 6})
+    below = trained(one, 3)
+    for a, b in ((one, other), (one, below)):
+        found = shelf.registry.diff(a, b, deltas=True).deltas
+        assert found is not None
+        assert {module.module for module in found.modules} == known[a].keys() == known[b].keys()
+        for module in found.modules:
+            mine, its = known[a][module.module], known[b][module.module]
+            norms = (np.linalg.norm(mine), np.linalg.norm(its))
+            assert (module.frobenius_a, module.frobenius_b) == pytest.approx(norms, rel=1e-5)  # PEFT's are float32
+            assert module.cosine == pytest.approx(float(np.sum(mine * its) / norms[0] / norms[1]), abs=1e-5)
+            assert module.undone == pytest.approx(-float(np.sum(mine * its) / norms[0] ** 2), abs=1e-5)
+    matrix = shelf.registry.diff_children("llama")
+    pair = shelf.registry.diff(one, other, deltas=True).deltas
+    assert pair is not None
+    assert matrix.cosine[0][1] == pytest.approx(pair.cosine, abs=1e-12)
     shelf.close()

@@ -60,7 +60,10 @@ def diff(
     from registry.cli.render.difference import difference_lines
 
     if (a is None or b is None) if matrix is None else (a is not None):
-        raise UsageError("Give two revisions to compare, or --matrix PATH for all children of a path.")
+        raise UsageError(
+            "Two revisions are compared, or all children of a path; give registry diff A B or registry diff --matrix "
+            "PATH."
+        )
     for option, file in (("--plot", plot), ("--csv", csv)):
         if file is not None:
             check_file(option, file)

@@ -27,12 +27,12 @@ def deltas_lines(found: Deltas, width: int | None) -> list[Line]:
     ]
     lines = table(compared, width, indent=2)
     groups = [("all", found), *((group.name, group) for group in found.kinds)]
-    lines += [(), *_table("", groups, width)]
+    lines += [(), *_table("", groups, found.undone_of, width)]
     if len(found.depths) > 1:
         by_depth = [(group.name, group) for group in found.depths]
         if len(by_depth) > _MOST:
             by_depth = sorted(by_depth, key=lambda named: -abs(named[1].cosine or 0.0))[:_MOST]
-        lines += [(), *_table("layer", by_depth, width)]
+        lines += [(), *_table("layer", by_depth, found.undone_of, width)]
         if len(found.depths) > _MOST:
             lines.append((Span(f"  and {len(found.depths) - _MOST} more with cosines nearer to 0", QUIET),))
     if found.others:
@@ -41,8 +41,8 @@ def deltas_lines(found: Deltas, width: int | None) -> list[Line]:
     return lines
 
 
-def _table(title: str, groups: Sequence[tuple[str, DeltaFigures]], width: int | None) -> list[Line]:
-    header = (title, "cosine", "energy", "undone", "inputs", "outputs", "")
+def _table(title: str, groups: Sequence[tuple[str, DeltaFigures]], of: str, width: int | None) -> list[Line]:
+    header = (title, "cosine", "energy", f"{of} undone", "inputs", "outputs", "")
     rows: list[Row] = [
         (
             [

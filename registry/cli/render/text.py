@@ -27,4 +27,4 @@ def numbers(values: Iterable[float]) -> str:
 
 def percent(share: float) -> str:
     """A share of the model: ``0.29 %``."""
-    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+    return f"{100 * share:.2g} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"

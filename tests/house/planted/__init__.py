@@ -11,6 +11,7 @@ from typing import Final
 from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
 from tests.house.planted.checks import CHECKS
 from tests.house.planted.composed import COMPOSED, TRUNCATION
+from tests.house.planted.deltas import DELTAS
 from tests.house.planted.engines import ENGINES
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
@@ -31,6 +32,7 @@ MUTANTS: Final = (
     *TRUNCATION,
     *REGISTRY,
     *NORMS,
+    *DELTAS,
     *ENGINES,
     *USES,
     *VIEWS,
