@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from heapq import nlargest
 from typing import Final
 
+from registry.catalogue.changes import sketches
+from registry.catalogue.changes.sketches import Sibling
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import links as link_rows
-from registry.catalogue.tree import sketches
 from registry.catalogue.tree.notices import Noticed
-from registry.catalogue.tree.sketches import Sibling
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal

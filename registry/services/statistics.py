@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from registry.catalogue.changes import sketches
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import links as link_rows
-from registry.catalogue.tree import revisions, sketches
+from registry.catalogue.tree import revisions
 from registry.catalogue.tree import statistics as rows
 from registry.catalogue.tree.statistics import Key
 from registry.errors import NotFoundError, UnavailableError, UsageError

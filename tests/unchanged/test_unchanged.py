@@ -71,6 +71,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry tree: --limit ",
         "registry tree: --after ",
         "registry serve: --workers ",
+        "registry publish: --strict ",
         "registry base measure ",
         "registry base measure: ",
     ),
@@ -103,10 +104,16 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE TABLE commits: ",
         "CREATE TRIGGER revisions_",
         "CREATE TABLE statistics: ",
+        "CREATE TABLE sketches: ",
+        "CREATE TABLE notices: ",
+        "CREATE INDEX ix_notices_",
         "CREATE TABLE statistic_values: ",
         "CREATE INDEX ix_statistic_values_name_value_revision_id ",
     ),
-    "errors": ("card_changed", "client_only", "other_version: HTTP ", "renamed", "tag_moved"),
+    "errors": (
+        "card_changed", "client_only", "other_version: HTTP ", "renamed", "tag_moved",
+        "zero_delta", "one_direction", "duplicate", "larger_than_base", "like_sibling", "undoes_parent",
+    ),  # fmt: skip
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
     ),
@@ -184,6 +191,12 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "LinkStatistics.",
         "ModuleStatistics.",
         "OtherChange.",
+        "Looked.",
+        "Notice.",
+        "OperationResult.looked",
+        "PublishRequest.strict",
+        "Published.notices",
+        "Shown.notices",
         "Statistics.",
         "ChildDelta.",
         "ComparedDelta.",
@@ -212,7 +225,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
 WIDENED: Final[dict[str, dict[str, str]]] = {
     "schemas": {  # a client meets the kinds that it asks for
         "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable', required": (
-            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure', required"
+            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure' | 'notice', "
+            "required"
         ),
     },
 }
