@@ -111,8 +111,17 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_statistic_values_name_value_revision_id ",
     ),
     "errors": (
-        "card_changed", "client_only", "other_version: HTTP ", "renamed", "tag_moved",
-        "zero_delta", "one_direction", "duplicate", "larger_than_base", "like_sibling", "undoes_parent",
+        "card_changed",
+        "client_only",
+        "other_version: HTTP ",
+        "renamed",
+        "tag_moved",
+        "zero_delta",
+        "one_direction",
+        "duplicate",
+        "larger_than_base",
+        "like_sibling",
+        "undoes_parent",
     ),  # fmt: skip
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
