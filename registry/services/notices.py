@@ -31,6 +31,7 @@ from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.tensors.analysis.deltas import SinceLink, compare_deltas
 from registry.tensors.analysis.sketch import likeness, sketch
+from registry.tensors.analysis.undone import undone_share
 from registry.tensors.path.programs import BoundLink
 from registry.tensors.table.targets import TargetTable
 
@@ -63,10 +64,6 @@ class LinkAtHand:
     figures: DeltaStatistics
     direction: bytes  # its sketch
 
-    def since(self, number: int, stop: int) -> SinceLink:
-        """What the links from a number to before another one do together."""
-        return SinceLink(_NO_NAME, self.links[:stop], number)
-
 
 def look_at(
     deployment: Deployment, path: LoadedPath, ids: Sequence[int], figures: DeltaStatistics, *, relative: bool
@@ -94,7 +91,7 @@ def look_at(
         at_hand = LinkAtHand(Path.parse(path.links[-1].path), parent, bound, inputs.table, figures, direction)
         noticed = look(everything, at_hand, MEASURED_CODES)
     everything.change(
-        lambda session: sketches.note(
+        lambda session: sketches.keep_noticed(
             session, ids[-1], noticed, codes=MEASURED_CODES, relative=relative, principal=SERVICE
         )
     )
@@ -136,11 +133,10 @@ def _larger_than_base(figures: DeltaStatistics) -> Iterator[Noticed]:
 def _undoes_parent(link: LinkAtHand) -> Iterator[Noticed]:
     if link.parent is None:
         return
-    last = len(link.links) - 1
-    compared = compare_deltas(link.since(last - 1, last), link.since(last, last + 1), link.table, undone_of="a")
-    if compared.undone is not None and compared.undone > UNDONE:
+    undone = undone_share(link.links, link.table)
+    if undone is not None and undone > UNDONE:
         key, reference = link.parent
-        yield Noticed(notice("undoes_parent", reference=reference, value=compared.undone), key)
+        yield Noticed(notice("undoes_parent", reference=reference, value=undone), key)
 
 
 def _like_sibling(deployment: Deployment, link: LinkAtHand, *, measure: bool) -> Iterator[Noticed]:
@@ -167,9 +163,8 @@ def _cosine(deployment: Deployment, link: LinkAtHand, sibling: Sibling) -> float
         with ExitStack() as opened:
             path = _path_of(deployment, sibling)
             bound = bound_links(Inputs(deployment.artifact_blobs, path, opened), path.links)
-            last = len(link.links) - 1
-            other = SinceLink(_NO_NAME, bound, len(bound) - 1)
-            return compare_deltas(link.since(last, last + 1), other, link.table, undone_of="a").cosine
+            own, other = (SinceLink(_NO_NAME, links, len(links) - 1) for links in (link.links, bound))
+            return compare_deltas(own, other, link.table, undone_of="a").cosine
     except (InvalidAdapterError, NotFoundError) as problem:  # by the rules of this version, or deleted meanwhile
         log.info("%s can't be compared: %s", sibling.reference, problem)
         return None

@@ -60,9 +60,9 @@ def statistics(deployment: Deployment, ref: str, since: str | None, progress: Pr
     relative = norms is not None
     if missing:
         made_now = {key: found[key] for key in missing}
-        _kept(lambda: deployment.change(lambda session: rows.keep(session, made_now, relative=relative)))
+        _unless_read_only(lambda: deployment.change(lambda session: rows.keep(session, made_now, relative=relative)))
     if whole is not None and seen[-1:] == [len(ids) - 1]:
-        _kept(lambda: _look_once(deployment, path, ids, found[Key(ids[-1], "link")], relative=relative))
+        _unless_read_only(lambda: _look_once(deployment, path, ids, found[Key(ids[-1], "link")], relative=relative))
     return Statistics(
         reference=path.reference,
         since=path.links[first - 1].reference if first else path.base.name,
@@ -98,7 +98,7 @@ def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
     return Looked(reference=found.reference)
 
 
-def _kept(work: Callable[[], None]) -> None:
+def _unless_read_only(work: Callable[[], None]) -> None:
     try:
         work()
     except UnavailableError as error:  # such as a folder that this user may only read: computed again the next time

@@ -122,7 +122,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "larger_than_base",
         "like_sibling",
         "undoes_parent",
-    ),  # fmt: skip
+    ),
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
     ),

@@ -70,7 +70,7 @@ def keep(session: Session, revision_id: int, direction: bytes) -> None:
     session.flush()
 
 
-def note(
+def keep_noticed(
     session: Session,
     revision_id: int,
     noticed: Sequence[Noticed],

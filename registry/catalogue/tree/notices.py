@@ -76,7 +76,7 @@ def same_files(reader: Reader, path: Path, digest: str, files: Mapping[str, str]
     return None if row is None else Noticed(notice("duplicate", reference=f"{row.path}@{row.number}"), row.id)
 
 
-def _kept() -> Prepared:
+def _where_both_are_seen() -> Prepared:
     query = (
         select(NoticeRecord.code, NoticeRecord.document, Adapter.path, Revision.number)
         .outerjoin(Revision, Revision.id == NoticeRecord.other_id)
@@ -105,5 +105,5 @@ def _same() -> Prepared:
     return Prepared(lambda _: query)
 
 
-_KEPT: Final = _kept()
+_KEPT: Final = _where_both_are_seen()
 _SAME: Final = _same()

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
@@ -115,6 +114,7 @@ class Runner:
         self._lock = threading.Lock()
         self._works: dict[str, _Work] = {}
         self._left: set[str] = set()  # ids of jobs that this version can't read
+        self._free = threading.Semaphore(max(1, threads - 1))  # for what waits
         self._ending = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="operations", daemon=True)
 
@@ -268,7 +268,7 @@ class Runner:
             if time.monotonic() - looked >= self._poll and len(works) < self._threads:
                 looked = time.monotonic()
                 for operation_id in self._waiting():
-                    self._pool.submit(self._run_waiting, operation_id)
+                    self._follow(operation_id)
 
     def _renew(self, work: _Work) -> None:
         told = (work.stage, work.done, work.total)
@@ -291,12 +291,21 @@ class Runner:
         if not kept:
             work.stopped = True
 
+    def _follow(self, operation_id: str) -> None:
+        """Run a job that waits, and then the next one, unless all but one of the threads do so: one is for requests."""
+        if self._free.acquire(blocking=False):
+            try:
+                self._pool.submit(self._run_waiting, operation_id)
+            except RuntimeError:  # the pool was closed meanwhile
+                self._free.release()
+
     def _run_waiting(self, operation_id: str) -> None:
-        """Run a job that waits, and let the next one follow without waiting for a poll, after what was submitted."""
-        if self._run_one(operation_id) and not self._ending.is_set():
-            for following in self._waiting()[:1]:
-                with suppress(RuntimeError):  # the pool was closed meanwhile
-                    self._pool.submit(self._run_waiting, following)
+        try:
+            ran = self._run_one(operation_id)
+        finally:
+            self._free.release()
+        for following in self._waiting()[:1] if ran and not self._ending.is_set() else ():
+            self._follow(following)  # at once, not by the next poll, but after what was submitted meanwhile
 
     def _waiting(self) -> list[str]:
         """Jobs that nobody has claimed, oldest first, at most as many as run at once."""

@@ -16,6 +16,7 @@ from tests.house.planted.engines import ENGINES
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.norms import NORMS
+from tests.house.planted.notices import NOTICES
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -32,6 +33,7 @@ MUTANTS: Final = (
     *TRUNCATION,
     *REGISTRY,
     *NORMS,
+    *NOTICES,
     *DELTAS,
     *ENGINES,
     *USES,

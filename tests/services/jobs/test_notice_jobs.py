@@ -124,14 +124,14 @@ def test_it_is_done_again_after_a_fault(
 ) -> None:
     """Between what it keeps first and what it keeps last."""
     faults = [UnavailableError("The connection was lost.")]
-    real = sketches.note
+    real = sketches.keep_noticed
 
     def note(*given: object, **options: object) -> None:
         if faults:
             raise faults.pop()
         real(*given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sketches, "note", note)
+    monkeypatch.setattr(sketches, "keep_noticed", note)
     registry.publish(large(base, 1), "net/one")
     start()
     assert ended(registry) == [("done", 2)]

@@ -66,8 +66,8 @@ def test_against_dense_singular_values(
     rng = np.random.default_rng(seed)
     tensors: dict[str, RawTensor] = {}
     zero, one = [], []
-    for name, kind in zip(NAMES, kinds, strict=True):
-        kind = "usual" if kind in ("small", "large") and dtype == "F16" else kind
+    for name, drawn in zip(NAMES, kinds, strict=True):
+        kind = "usual" if drawn in ("small", "large") and dtype == "F16" else drawn
         b, a = factors(kind, rank, 24, 16, rng)
         stored = {"A": RawTensor.of(a, dtype), "B": RawTensor.of(b, dtype)}
         tensors |= {f"base_model.model.{name}.lora_{key}.weight": raw for key, raw in stored.items()}
@@ -102,6 +102,22 @@ def test_alpha_zero_is_a_zero_delta(tmp_path: Path) -> None:
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 0, "target_modules": ["m0"]}
     found = watched((tmp_path / "file").read_bytes(), json.dumps(config).encode(), table, 1 << 20)
     assert found.zero == ("m0",)
+
+
+def test_a_dora_is_not_zero(tmp_path: Path) -> None:
+    """It may rescale, though it adds nothing; that its added part has one direction is told."""
+    base = MAKERS["llama"](tmp_path / "base")
+    (folder,) = write_recipes(tmp_path / "adapters", base, [Recipe(("q_proj", "v_proj"), r=2, dora=True)])
+    tensors = read_tensors(folder / "adapter_model.safetensors")
+    for name, raw in tensors.items():
+        if "lora_B" in name:
+            change = np.array([0.0, 0.0]) if "q_proj" in name else np.array([1.0, 1e-3])
+            tensors[name] = RawTensor.of(raw.values * change, raw.dtype)
+    write_tensors(folder / "adapter_model.safetensors", tensors)
+    found = _of_folder(tmp_path, base.folder, folder)
+    assert found.zero == ()
+    assert len(found.one) == found.pairs // 2
+    assert all("v_proj" in name for name in found.one)
 
 
 @pytest.mark.parametrize("planted", ["none", "zero expert", "zero", "one"])
