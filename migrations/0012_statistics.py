@@ -27,6 +27,7 @@ def upgrade() -> None:
     _norms()
     _statistics()
     _notices()
+    _engine_answers()
     op.execute(f"INSERT INTO compatibility (version, oldest) VALUES ('{revision}', '{OLDEST}')")  # noqa: S608 - two constants
 
 
@@ -102,11 +103,27 @@ def _notices() -> None:
     op.create_index(op.f("ix_notices_other_id"), "notices", ["other_id"])
 
 
+def _engine_answers() -> None:
+    op.create_table(
+        "engine_answers",
+        sa.Column("revision_id", KEY, nullable=False),
+        sa.Column("engine", ORDERED, nullable=False),
+        sa.Column("rules", ORDERED, nullable=False),
+        sa.Column("reasons", sa.JSON(), nullable=False),
+        sa.Column("rank", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["revision_id"], ["revisions.id"], name=op.f("fk_engine_answers_revision_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("revision_id", "engine", name=op.f("pk_engine_answers")),
+    )
+
+
 def downgrade() -> None:
     _wait_briefly_for_locks()
     op.execute(f"DELETE FROM compatibility WHERE version = '{revision}'")  # noqa: S608 - a constant
     op.drop_table("notices")
     op.drop_table("sketches")
+    op.drop_table("engine_answers")
     op.drop_table("statistic_values")
     op.drop_table("statistics")
     op.drop_table("base_norms")

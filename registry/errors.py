@@ -49,6 +49,7 @@ CODES: Final[dict[str, str]] = {
     "tied_partial": "Tied weights were changed separately, in a way that can't be represented.",
     "zero_norm": "DoRA divides by the norm of an output feature that is zero.",
     "not_composable": "No single PEFT adapter equals the path; it can be fetched as merged.",
+    "not_rebasable": "The revision keeps values of the weights that it was trained on, so its parent can't be changed.",
     "engine_limits": "The inference engine can't load the adapter: its rank, or a part that the engine does not know.",
     "unsupported_layout": "The base's files store a weight in a form that the adapter's tensors can't be mapped to.",
     "bad_declaration": "The base's registry.json is malformed or contradicts the model.",

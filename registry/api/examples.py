@@ -82,6 +82,10 @@ _DELTA: Final[dict[str, Any]] = {
     "energy_by_rank": [0.8, 1.0],
     "others": [],
 }
+_KEPT = {"name": "lm_head.weight", "how": "replaced", "moved": False}
+_ANSWER = {
+    "engine": "vllm", "version": "0.33.0", "loads": False, "reasons": ["rank"], "rank": 24, "max_lora_rank": 16
+}  # fmt: skip
 _REASON: Final = {
     "code": "rank",
     "modules": [],
@@ -179,6 +183,10 @@ _LINK_OF_RECEIPT: Final = {
     "scalings": [2.0],
 }
 
+_REBASED = {
+    "reference": "llama/support/french@1", "parent": "llama/support@2", "onto": "llama/support@3", "moved": _DELTA,
+    "own_frobenius": 2.5, "values": [_KEPT], "refused": None, "revision": _REVISION, "created": True,
+}  # fmt: skip
 EXAMPLES: Final[dict[str, Any]] = {
     "About": {"name": "adapter-registry", "version": "0.2.0", "protocol": 1},
     "Alive": {"alive": True},
@@ -387,6 +395,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         ],
         "materialisations": [_MATERIALISATION],
         "use": _USE,
+        "engines": [_ANSWER],
     },
     "ValueDifference": {"name": "lora_alpha", "a": 16, "b": 32, "in_a": True, "in_b": True},
     "MetricDifference": {"name": "acc", "a": 0.5, "b": 0.75, "difference": 0.25},
@@ -409,7 +418,10 @@ EXAMPLES: Final[dict[str, Any]] = {
         "links": [{"reference": "llama/support@3", "delta": _DELTA}],
         "path": _DELTA,
     },
+    "RebasedValue": _KEPT,
+    "Rebased": _REBASED,
     "EngineReason": _REASON,
+    "EngineAnswer": _ANSWER,
     "EngineCheck": {
         "reference": "llama/support@3",
         "engine": "vllm",

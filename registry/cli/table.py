@@ -30,6 +30,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
 
 COMMANDS: Final[Mapping[str, str]] = {
     "publish": "publish.publish",
+    "rebase": "rebase.rebase",
     "tree": "browse.tree",
     "log": "browse.log",
     "show": "browse.show",

@@ -6,10 +6,12 @@ of an engine has beyond that (whether it supports adapters at all) is known to t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, Literal
 
+from registry.digest import sha256_digest
 from registry.schemas.form import EngineName
 
 Part = Literal[
@@ -138,3 +140,11 @@ _TRANSFORMERS: Final = Engine(
 )
 
 ENGINES: Final[Mapping[EngineName, Engine]] = {row.name: row for row in (_VLLM, _SGLANG, _PEFT, _TRANSFORMERS)}
+
+
+def _digest(row: Engine) -> str:
+    return sha256_digest(json.dumps(asdict(row), sort_keys=True, default=sorted).encode())
+
+
+RULES: Final[Mapping[EngineName, str]] = {name: _digest(row) for name, row in ENGINES.items()}
+"""The digest of each engine's rules: an answer that was kept holds for these rules alone."""

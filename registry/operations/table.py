@@ -41,6 +41,7 @@ from registry.schemas.bundles import Bundle
 from registry.schemas.cards import Card, SetCardRequest
 from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.jobs import Looked
+from registry.schemas.publishing import Rebased, RebaseRequest
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -238,6 +239,11 @@ COMMIT_PUBLISH: Final = Job(
     kind="publish", result="published", creates=True,
     about="Read back what was uploaded, check it, and publish.",
 )  # fmt: skip
+REBASE: Final = Operation(
+    name="rebase", method="POST", address="/rebases", request=RebaseRequest, answer=Rebased,
+    right=Right("writer", "path", "rebase", "ref"), group="publish", refusals=(404, 409, 410), slow=True,
+    about="Put a revision on another revision of its parent, with the same files, as a new revision.",
+)  # fmt: skip
 PLAN_BASE: Final = Operation(
     name="plan_base", method="POST", address="/bases/plan", request=BaseRequest, answer=BasePlan,
     right=Right("writer", "path", "add a base model", "name"), group="publish", refusals=(404, 409), slow=True,
@@ -364,7 +370,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
-    PLAN_PUBLISH, COMMIT_PUBLISH, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE, BUNDLE, SUBTREE,
+    PLAN_PUBLISH, COMMIT_PUBLISH, REBASE, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE, BUNDLE, SUBTREE,
     MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,
     DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
     RETRACT, GC, FSCK, DU,

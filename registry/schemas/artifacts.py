@@ -135,6 +135,17 @@ class EngineReason(Schema):
     source: str  # where the engine's code says so; empty: it is no rule of the engine
 
 
+class EngineAnswer(Schema):
+    """Whether an engine loads the composed adapter of a revision, as `show` has it from an earlier check."""
+
+    engine: EngineName
+    version: str  # of the engine, whose rules these are
+    loads: bool
+    reasons: tuple[str, ...]  # codes of why not
+    rank: int | None
+    max_lora_rank: int | None  # the engine's default
+
+
 class EngineCheck(Schema):
     """Answer of ``check``: whether an engine loads the composed adapter of a revision."""
 

@@ -1,13 +1,18 @@
-"""Trees, lists and statistics as tables of HTML, which notebooks show. Everything that people wrote is escaped."""
+"""Answers as notebooks show them: tables of HTML, and heat maps, which the command line writes too.
+
+Everything that people wrote is escaped.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Final
 
 from registry.figures import age, clean, counted, metrics, number, size
+from registry.plots.heat_map import HeatMap, around_zero, from_zero
 from registry.schemas.views import remarks
 
 if TYPE_CHECKING:
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from registry.schemas.tree import RevisionSummary, Tree, TreeNode
 
 _MOST: Final = 500  # rows: a notebook keeps what it shows
+_ENDS: Final = (0.1, 0.2, 0.5, 1.0)  # of the scale of a heat map of cosines
 
 
 def tree_table(tree: Tree) -> str:
@@ -60,11 +66,11 @@ def _tags(one: RevisionSummary) -> str:
 
 
 def statistics_table(found: Statistics) -> str:
-    """The figures of each link and of the path."""
+    """The figures of each link and of the path, and where the path changes most."""
     header = ("delta", "rank", "norm", "of the base", "stable rank", "effective rank", "90 %", "95 %", "99 %")
     rows = [(link.reference, link.delta) for link in found.links]
     rows.append((f"{found.since}..{found.reference}", found.path))
-    return _table(header, [[name, *_figures(delta)] for name, delta in rows], "delta")
+    return _table(header, [[name, *_figures(delta)] for name, delta in rows], "delta") + _picture(path_map(found))
 
 
 def _figures(delta: DeltaStatistics) -> list[str]:
@@ -79,7 +85,7 @@ def deltas_table(found: Deltas) -> str:
     names = [f"{side.since}..{side.reference}" for side in (found.a, found.b)]
     header = ("modules", *names, "cosine", "energy ratio", "undone", "row overlap", "column overlap")
     rows = [["all", *_pair(found)], *([group.name, *_pair(group)] for group in found.kinds)]
-    return _table(header, rows, "kind")
+    return _table(header, rows, "kind") + _picture(modules_map(found))
 
 
 def _pair(one: DeltaFigures) -> list[str]:
@@ -95,7 +101,93 @@ def delta_matrix_table(found: DeltaMatrix) -> str:
     """The cosines of all pairs of children."""
     names = [child.reference.removeprefix(f"{found.path}/") for child in found.children]
     rows = [[name, *map(_share, row)] for name, row in zip(names, found.cosine, strict=True)]
-    return _table(("cosine", *names), rows, "child")
+    return _table(("cosine", *names), rows, "child") + _picture(children_map(found))
+
+
+def path_map(found: Statistics) -> HeatMap:
+    """The norm of the path's delta by kind of module and depth, relative to the base where its norms are known."""
+    modules = found.path.modules
+    relative = all(module.relative_frobenius is not None for module in modules)
+    measured = "relative to the weight of the base" if relative else "in absolute terms"
+    values = {
+        (module.kind, _depth(module.depth)): (module.relative_frobenius if relative else None) or module.frobenius
+        for module in modules
+    }
+    return HeatMap(
+        title=f"{found.since}..{found.reference}: change by layer",
+        about=f"The Frobenius norm of the delta of each module, {measured}, by kind of module and layer.",
+        rows=sorted({module.kind for module in modules}),
+        columns=[_depth(depth) for depth in sorted({module.depth for module in modules}, key=_order)],
+        across="layer",
+        unit="of the weight" if relative else "norm of the delta",
+        values=values,
+        scale=from_zero(values.values()),
+        word=(lambda value: f"{100 * value:.3g} %") if relative else number,
+    )
+
+
+def modules_map(found: Deltas) -> HeatMap:
+    """The cosine of the two deltas by kind of module and depth."""
+    values = {
+        (module.kind, _depth(module.depth)): module.cosine for module in found.modules if module.cosine is not None
+    }
+    return HeatMap(
+        title=f"{found.a.reference} and {found.b.reference}: agreement by layer",
+        about="The cosine of the two deltas of each module, by kind of module and layer: 1 in the same direction, "
+        f"-1 in opposite ones. Compared are {found.a.since}..{found.a.reference} and "
+        f"{found.b.since}..{found.b.reference}.",
+        rows=sorted({module.kind for module in found.modules}),
+        columns=[_depth(depth) for depth in sorted({module.depth for module in found.modules}, key=_order)],
+        across="layer",
+        unit="cosine",
+        values=values,
+        scale=around_zero(values.values(), _ENDS),
+        word=_cosine,
+    )
+
+
+def children_map(found: DeltaMatrix) -> HeatMap:
+    """The cosine of the links of each pair of children."""
+    names = [child.reference.removeprefix(f"{found.path}/") for child in found.children]
+    rows = [f"{at} {name}" for at, name in enumerate(names, start=1)]
+    columns = [str(at) for at in range(1, len(names) + 1)]
+    values = {
+        (rows[i], columns[j]): value
+        for i, cosines in enumerate(found.cosine)
+        for j, value in enumerate(cosines)
+        if value is not None and i != j
+    }
+    return HeatMap(
+        title=f"Children of {found.path}: agreement of their links",
+        about="The cosine of what each two children learned: 1 in the same direction, -1 in opposite ones.",
+        rows=rows,
+        columns=columns,
+        across="child",
+        unit="cosine",
+        values=values,
+        scale=around_zero(values.values(), _ENDS),
+        word=_cosine,
+    )
+
+
+def _picture(heat_map: HeatMap) -> str:
+    """A heat map as an image of its own: what styles it styles nothing else of the page."""
+    if not heat_map.values:
+        return ""
+    data = base64.b64encode(heat_map.svg().encode()).decode("ascii")
+    return f'<p><img alt="{escape(heat_map.about)}" src="data:image/svg+xml;base64,{data}"></p>'
+
+
+def _cosine(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _order(depth: int | None) -> tuple[bool, int]:
+    return depth is None, depth or 0
+
+
+def _depth(depth: int | None) -> str:
+    return "-" if depth is None else str(depth)
 
 
 def _ago(one: RevisionSummary, now: datetime) -> str:

@@ -1,11 +1,15 @@
-"""What publishing would do, and what it did with each folder of a nested one."""
+"""What publishing would do, what it did with each folder of a nested one, and what rebasing a revision does."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import ConfigDict
+
 from registry.schemas.form import Schema
-from registry.schemas.tree import FileEntry, LeftOut, Published
+from registry.schemas.statistics import DeltaStatistics
+from registry.schemas.tree import FileEntry, LeftOut, Published, RevisionSummary
+from registry.schemas.views import rebased as rebased_line
 
 
 class PublishPreview(Schema):
@@ -49,3 +53,42 @@ class FolderOutcome(Schema):
     kind: str | None = None  # its class in `registry.errors`
     message: str | None = None  # why it was not published, one sentence
     notices: tuple[str, ...] = ()  # about its place among the others
+
+
+class RebaseRequest(Schema):
+    """Put a revision on another revision of its parent, as a new revision with the same files."""
+
+    ref: str
+    onto: str  # a revision of the parent's adapter
+    message: str = ""  # empty: says what was rebased
+    tags: tuple[str, ...] = ()
+    dry_run: bool = False
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"ref": "llama/support/french@1", "onto": "llama/support@3", "dry_run": True}}
+    )
+
+
+class RebasedValue(Schema):
+    """Values of the revision that replace those of its parent."""
+
+    name: str  # module or parameter
+    how: Literal["replaced", "rows replaced", "rescaled"]
+    moved: bool  # the two parents differ there: the values were trained beside weights that are others now
+
+
+class Rebased(Schema):
+    """Answer of ``rebase``: how far the path's weights move, and the new revision."""
+
+    reference: str  # what was rebased, PATH@N
+    parent: str  # that it is pinned to
+    onto: str  # that the new revision is pinned to
+    moved: DeltaStatistics  # of the new parent's path, less the old one's: what the path's weights move by
+    own_frobenius: float  # the norm of what the revision itself adds, to compare with
+    values: tuple[RebasedValue, ...] = ()
+    refused: str | None = None  # why it can't be rebased; only a dry run answers so
+    revision: RevisionSummary | None = None  # the new one; None: a dry run
+    created: bool = False  # False: the adapter had this revision already, or a dry run
+
+    def __repr__(self) -> str:
+        return rebased_line(self)

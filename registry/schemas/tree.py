@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from registry.schemas.around import Children, Notices, TagHistory
-from registry.schemas.artifacts import Materialisation
+from registry.schemas.artifacts import EngineAnswer, Materialisation
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, Schema
 from registry.schemas.frames import revisions_frame
@@ -172,7 +173,7 @@ class RevisionSummary(Schema):
     notices: tuple[str, ...]
     retracted: Retraction | None = None  # of itself, or of the nearest ancestor that was
     source: str | None = None  # where it was taken from, as of a base model
-    parent_known_by: str = "unrecorded"  # receipt, view, compared, given, named, assumed; later versions have others
+    parent_known_by: str = "unrecorded"  # receipt, view, compared, given, named, rebased, assumed; later: others
     derived_from: DerivedFrom | None = None
     copied_from: CopiedFrom | None = None  # of a copy; without an admin's rights its author is whoever copied it
     renamed_to: RenamedTo = None  # the path of the adapter's new name
@@ -234,6 +235,19 @@ class Tree(Schema):
     roots: tuple[TreeNode, ...]
     next: _Next = None
 
+    def adapters(self) -> Iterator[TreeNode]:
+        """All adapters, in the order of the tree."""
+        waiting = [*reversed(self.roots)]
+        while waiting:
+            node = waiting.pop()
+            if node.revision is not None:
+                yield node
+            waiting += reversed(node.children)
+
+    def behind(self) -> Tree:
+        """What is on an old revision of its parent, or below such, and what is above it."""
+        return self.model_copy(update={"roots": _behind(self.roots)})
+
     def __repr__(self) -> str:
         return tree_line(self)
 
@@ -243,6 +257,11 @@ class Tree(Schema):
     def _repr_html_(self) -> str:
         """A table, in a notebook."""
         return tree_table(self)
+
+
+def _behind(nodes: tuple[TreeNode, ...]) -> tuple[TreeNode, ...]:
+    cut = (node.model_copy(update={"children": _behind(node.children)}) for node in nodes)
+    return tuple(node for node in cut if node.children or (node.revision is not None and node.revision.behind))
 
 
 class DeletedRevision(Schema):
@@ -315,6 +334,11 @@ class Shown(Schema):
     use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
     card: CardState | None = None  # None: the adapter has none
     notices: Notices = ()  # what its weights show
+    engines: tuple[EngineAnswer, ...] = Field(
+        default=(),
+        exclude_if=lambda answers: not answers,
+        description="Of those that were asked about, by the rules of this version.",
+    )
 
     def __repr__(self) -> str:
         return shown_line(self)

@@ -10,6 +10,7 @@ from registry.figures import amount, clean, counted, metrics, short_digest, size
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
     from registry.schemas.difference import DeltaMatrix, Deltas
+    from registry.schemas.publishing import Rebased
     from registry.schemas.statistics import Statistics
     from registry.schemas.tree import (
         BaseAdded,
@@ -153,6 +154,13 @@ def statistics(one: Statistics) -> str:
     links = counted(len(one.links), "link")
     enough = f"rank {one.path.rank}, 95 % of the energy in rank {one.path.rank95}"
     return f"<Statistics {one.since}..{one.reference}: {links}, norm {one.path.frobenius:.3g}, {enough}>"
+
+
+def rebased(one: Rebased) -> str:
+    """What was put on what, and how far the path's weights move."""
+    state = "not done" if one.revision is None else one.revision.reference
+    moves = f"weights move by {one.moved.frobenius:.3g}"
+    return f"<Rebased {one.reference}: {state}, from {one.parent} onto {one.onto}, {moves}>"
 
 
 def deltas(one: Deltas) -> str:

@@ -7,11 +7,24 @@ from collections.abc import Iterable
 from sqlalchemy.orm import Session
 
 from registry.catalogue.store import materialisations
-from registry.catalogue.tree import bases, browse, cards, children, notices, resolution, revisions, tag_moves
+from registry.catalogue.tree import (
+    bases,
+    browse,
+    cards,
+    children,
+    engine_answers,
+    notices,
+    resolution,
+    revisions,
+    tag_moves,
+)
+from registry.catalogue.tree.engine_answers import KeptAnswer
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.use import uses
+from registry.engines.rules import ENGINES, RULES
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, Resolved, RevisionSummary, Shown
+from registry.schemas.artifacts import EngineAnswer
 from registry.services.deployment import Deployment
 
 
@@ -50,6 +63,24 @@ def shown(session: Session, reference: Reference) -> Shown:
         use=uses(session, [row.id]).together,
         card=cards.state(session, row.adapter_id),
         notices=notices.notices(session, row.id),
+        engines=_engines(engine_answers.kept(session, row.id)),
+    )
+
+
+def _engines(kept: Iterable[KeptAnswer]) -> tuple[EngineAnswer, ...]:
+    """What the present rules said."""
+    found = {one.engine: one for one in kept}
+    return tuple(
+        EngineAnswer(
+            engine=name,
+            version=row.version,
+            loads=not found[name].reasons,
+            reasons=found[name].reasons,
+            rank=found[name].rank,
+            max_lora_rank=row.rank,
+        )
+        for name, row in ENGINES.items()
+        if name in found and found[name].rules == RULES[name]
     )
 
 

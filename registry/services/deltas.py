@@ -12,6 +12,7 @@ from registry.catalogue.tree import links as link_rows
 from registry.catalogue.tree import nodes
 from registry.catalogue.tree.nodes import Section
 from registry.errors import UsageError
+from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas.difference import ComparedDelta, DeltaMatrix, Deltas
 from registry.services.artifacts.load import path_of
@@ -27,13 +28,14 @@ MOST_CHILDREN: Final = 64
 """Of one path that are compared at once: the work grows with their square."""
 
 
-def deltas(deployment: Deployment, a: str, b: str) -> Deltas:
+def deltas(deployment: Deployment, a: str, b: str, progress: Progress) -> Deltas:
     """What two revisions are since the last revision that both have, compared from the factors alone.
 
     Args:
         deployment: the registry.
         a, b: revisions. Where one is an ancestor of the other, what it is since the base model is compared with what
             followed it; a revision and itself are compared by its own link.
+        progress: of the matrices that both change.
 
     Raises:
         NotFoundError: a reference names nothing.
@@ -53,10 +55,10 @@ def deltas(deployment: Deployment, a: str, b: str) -> Deltas:
     with ExitStack() as opened:
         links = _OpenLinks(deployment, opened)
         sides = (links.since(first, since_a), links.since(second, since_b))
-        return compare_deltas(*sides, links.table(first), undone_of=undone_of)
+        return compare_deltas(*sides, links.table(first), undone_of=undone_of, progress=progress)
 
 
-def children_deltas(deployment: Deployment, path: str) -> DeltaMatrix:
+def children_deltas(deployment: Deployment, path: str, progress: Progress) -> DeltaMatrix:
     """The own links of the newest revisions of a path's children, compared all with all.
 
     Only children that the principal sees are compared.
@@ -64,6 +66,7 @@ def children_deltas(deployment: Deployment, path: str) -> DeltaMatrix:
     Args:
         deployment: the registry.
         path: an adapter or a base model.
+        progress: of the matrices that they change.
 
     Raises:
         NotFoundError: there is nothing at the path.
@@ -88,7 +91,7 @@ def children_deltas(deployment: Deployment, path: str) -> DeltaMatrix:
     with ExitStack() as opened:
         links = _OpenLinks(deployment, opened)
         sides = [links.since(one, len(one.links) - 1) for one in paths]
-        return delta_matrix(path, sides, links.table(paths[0]))
+        return delta_matrix(path, sides, links.table(paths[0]), progress=progress)
 
 
 def _path(session: Session, reference: Reference) -> LoadedPath:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import ExitStack
 
+from sqlalchemy.orm import Session
+
+from registry.catalogue.tree import engine_answers, revisions
+from registry.catalogue.tree.engine_answers import KeptAnswer
 from registry.engines.checking import check_limit, engine_check, not_composable
 from registry.engines.parts import BaseFacts
-from registry.engines.rules import ENGINES
-from registry.errors import InvalidAdapterError
+from registry.engines.rules import ENGINES, RULES
+from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError
+from registry.reference import Reference
 from registry.schemas.artifacts import EngineCheck, Options
 from registry.schemas.requests import CheckRequest
 from registry.services.artifacts.inputs import Inputs
@@ -17,15 +23,24 @@ from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath, read_blob
 from registry.transfer.model_files import CONFIG
 
+log = logging.getLogger(__name__)
+
 
 def check(deployment: Deployment, request: CheckRequest) -> EngineCheck:
-    """Judge what ``fetch --for`` would write, before it is truncated.
+    """Judge what ``fetch --for`` would write, before it is truncated. An answer by defaults is kept with the revision.
 
     Raises:
         NotFoundError: a reference names nothing.
         RetractedError: it contains a retracted revision.
         UsageError: ``ref`` is a base model, ``since`` is no ancestor, or the engine can't have such a limit.
     """
+    found = _checked(deployment, request)
+    if request.since is None and request.max_lora_rank is None:
+        _keep(deployment, found)
+    return found
+
+
+def _checked(deployment: Deployment, request: CheckRequest) -> EngineCheck:
     limit = check_limit(request.engine, request.max_lora_rank)
     options = Options(kind="lora", since=request.since, uniform=ENGINES[request.engine].uniform)
     asked = ask(deployment, request.ref, options)
@@ -38,6 +53,22 @@ def check(deployment: Deployment, request: CheckRequest) -> EngineCheck:
         if problem.code != "not_composable":
             raise
         return not_composable(reference, request.engine, str(problem), limit)
+
+
+def _keep(deployment: Deployment, found: EngineCheck) -> None:
+    """Keep the answer with the revision, for `show`."""
+    codes = tuple(reason.code for reason in found.reasons)
+    answer = KeptAnswer(found.engine, RULES[found.engine], codes, found.rank)
+
+    def work(session: Session) -> None:
+        revision_id = revisions.find(session, Reference.parse(found.reference)).id
+        if answer not in engine_answers.kept(session, revision_id):
+            engine_answers.keep(session, revision_id, answer)
+
+    try:
+        deployment.change(work)
+    except (NotFoundError, UnavailableError) as error:  # deleted meanwhile; or a folder that may only be read
+        log.debug("the answer of %s is not kept: %s", found.engine, error)
 
 
 def _facts(deployment: Deployment, path: LoadedPath) -> BaseFacts:

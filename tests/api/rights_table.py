@@ -113,6 +113,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.PROTECT_TAG: Call("all", body={"base": "tiny", "pattern": "release-*"}),
     table.PLAN_PUBLISH: Call("path", body=PUBLISH, good=frozenset({422})),
     table.COMMIT_PUBLISH: Call("path", body={"request": PUBLISH, "uploads": {}}, good=frozenset({422})),
+    table.REBASE: Call("path", body={"ref": "{path}", "onto": "tiny"}, good=frozenset({400, 404})),
     table.PLAN_BASE: Call("all", body=BASE, good=frozenset({422})),
     table.COMMIT_BASE: Call("all", body={"request": BASE, "uploads": {}}, good=frozenset({422})),
     table.RETABLE: Call("all", body={"base": "tiny"}),

@@ -21,6 +21,7 @@ from registry.schemas import (
     difference,
     jobs,
     protocol,
+    publishing,
     receipt,
     renaming,
     requests,
@@ -31,8 +32,8 @@ from registry.schemas import (
 from tests.kit.library import Library
 
 MODULES = (
-    *(schemas, artifacts, bundles, cards, difference, jobs, protocol, receipt, renaming, requests, statistics),
-    *(transfer, usage, about, health),
+    *(schemas, artifacts, bundles, cards, difference, jobs, protocol, publishing, receipt, renaming, requests),
+    *(statistics, transfer, usage, about, health),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}
 

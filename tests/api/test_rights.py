@@ -137,6 +137,10 @@ QUESTIONS = [
         ("tiny/a@1", "tiny/a@2"), ("tiny/a", "tiny/a/x"), ("tiny/a", "tiny/b"), ("tiny/b", "tiny/a"),
         ("tiny/a", "other/c"),
     )),
+    *(("/diff", {"a": a, "b": b, "deltas": "true"}) for a, b in (
+        ("tiny/a@1", "tiny/a@2"), ("tiny/a", "tiny/a/x"), ("tiny/a", "tiny/b"), ("tiny/a", "other/c"),
+    )),
+    *(("/diff/children", {"path": path}) for path in ("tiny", "tiny/a", "tiny/b", "other")),
     ("/protected-tags", {"base": "other"}),
     ("/protected-tags", {"base": "tiny"}),
     ("/whoami", {}),

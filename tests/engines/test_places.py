@@ -9,25 +9,20 @@ import pytest
 
 from registry.errors import InvalidAdapterError, NotFoundError, RetractedError
 from registry.operations.registry import Registry
-from registry.services.local import LocalRegistry
 from tests.kit import llama_base
 from tests.kit.recipes import Recipe, write_recipes
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 
 
 @pytest.fixture(params=["embedded", "http"])
 def team(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     """A registry with llama/a@1, a DoRA, and llama/b@1 of rank 9."""
-    if request.param == "embedded":
-        opened: Registry = LocalRegistry.open(tmp_path / "registry", create=True, cache_folder=tmp_path / "cache")
-    else:
-        opened = open_http(request, tmp_path)
-    base = llama_base(tmp_path / "base")
-    opened.add_base("llama", base.folder)
-    for name, recipe in {"a": Recipe(("q_proj",), dora=True), "b": Recipe(("q_proj", "v_proj"), r=9)}.items():
-        opened.publish(write_recipes(tmp_path / name, base, [recipe])[0], f"llama/{name}")
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        base = llama_base(tmp_path / "base")
+        kept.add_base("llama", base.folder)
+        for name, recipe in {"a": Recipe(("q_proj",), dora=True), "b": Recipe(("q_proj", "v_proj"), r=9)}.items():
+            kept.publish(write_recipes(tmp_path / name, base, [recipe])[0], f"llama/{name}")
+        yield kept
 
 
 def test_both_say_and_write_the_same(team: Registry, tmp_path: Path) -> None:

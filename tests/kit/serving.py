@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
-
 from registry.app import service_app
 from registry.client.http.retry import RetryPolicy
 from registry.client.remote import RemoteRegistry
@@ -57,7 +55,6 @@ class ServedRegistry(RemoteRegistry):
         self._service.close()
 
 
-def open_http(request: pytest.FixtureRequest, folder: Path) -> ServedRegistry:
+def open_http(folder: Path) -> ServedRegistry:
     """A new, empty registry in a folder, served; for the suite that all implementations pass."""
-    del request
     return ServedRegistry(LocalRegistry.open(folder / "registry", cache_folder=folder / "cache"), folder / "cache")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any, Final
+from xml.etree import ElementTree
 
 import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.api.examples import EXAMPLES
 from registry.errors import UnavailableError
 from registry.schemas import (
     Deleted,
@@ -27,6 +31,7 @@ from registry.schemas import (
     Tree,
     TreeNode,
 )
+from registry.schemas.statistics import Statistics
 
 NOW: Final = datetime.now(UTC)
 DIGEST: Final = "sha256:" + "0123456789abcdef" * 4
@@ -214,3 +219,19 @@ def test_the_schemas_load_none_of_what_shows_them() -> None:
     script = "import sys, registry.schemas; print({'pandas', 'rich', 'IPython', 'torch', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@given(name=st.text(alphabet="ab<>&\"'/", min_size=1, max_size=12))
+def test_a_heat_map_in_a_notebook_is_an_image_of_its_own(name: str) -> None:
+    document = EXAMPLES["Statistics"] | {"reference": name}
+    found = Statistics.model_validate(document)
+    html = found._repr_html_()
+    image = re.search(r'</table><p><img alt="([^"<>]*)" src="data:image/svg\+xml;base64,([^"]*)"></p>$', html)
+    assert image is not None
+    alt, data = image.groups()
+    drawing = ElementTree.fromstring(base64.b64decode(data))
+    assert drawing.tag.endswith("svg")
+    assert f"{name}: change by layer" in "".join(drawing.itertext())
+    assert "Frobenius norm" in alt
+    empty = found.model_copy(update={"path": found.path.model_copy(update={"modules": ()})})
+    assert "<img" not in empty._repr_html_()

@@ -9,22 +9,17 @@ import pytest
 
 from registry.errors import NotFoundError, UsageError
 from registry.operations.registry import Registry
-from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 
 
 @pytest.fixture(params=["embedded", "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    if request.param == "embedded":
-        opened: Registry = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    else:
-        opened = open_http(request, tmp_path)
-    made = plain_base(tmp_path / "base", {"a.weight": (24, 16)})
-    opened.add_base("net", made.folder)
-    write_adapter(tmp_path / "one", made, ["a"], r=2)
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        made = plain_base(tmp_path / "base", {"a.weight": (24, 16)})
+        kept.add_base("net", made.folder)
+        write_adapter(tmp_path / "one", made, ["a"], r=2)
+        yield kept
 
 
 def details(registry: Registry) -> list[dict[str, object]]:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from registry.errors import IntegrityError, NotFoundError
-from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 
 SHAPES = {"a.weight": (24, 16)}
 
@@ -23,15 +22,10 @@ def base(tmp_path: Path) -> Base:
 
 @pytest.fixture(params=["embedded", "http"])
 def registry(request: pytest.FixtureRequest, base: Base, tmp_path: Path) -> Iterator[Any]:
-    opened: Any
-    if request.param == "http":
-        opened = open_http(request, tmp_path)
-    else:
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    opened.add_base("net", base.folder)
-    opened.publish(write_adapter(tmp_path / "one", base, ["a"], r=2), "net/one")
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        kept.add_base("net", base.folder)
+        kept.publish(write_adapter(tmp_path / "one", base, ["a"], r=2), "net/one")
+        yield kept
 
 
 def test_the_base_s_own_files_are_taken(registry: Any, base: Base, tmp_path: Path) -> None:

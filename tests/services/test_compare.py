@@ -15,18 +15,13 @@ from registry.rights import Principal, Rights
 from registry.schemas.difference import DELTA_COLUMNS, MATRIX_COLUMNS
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 
 
 @pytest.fixture(params=["embedded", "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    opened: Registry
-    if request.param == "http":
-        opened = open_http(request, tmp_path)
-    else:
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        yield kept
 
 
 @pytest.fixture

@@ -165,6 +165,7 @@ def test_siblings_parent_and_child_and_depths_are_what_dense_matrices_say(shelf:
     for (one, other), spans, undone_of in (
         ((a, b), ((parent, a), (parent, b)), "a"),  # siblings
         ((parent, b), ((under, parent), (parent, b)), "a"),  # parent and child
+        ((a, below), ((under, a), (a, below)), "a"),  # the parent is a path of two
         ((b, below), ((parent, b), (parent, below)), "a"),  # paths of different depth
         ((below, parent), ((parent, below), (under, parent)), "b"),  # an ancestor on the other side
     ):

@@ -33,7 +33,7 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registr
     if request.param == "embedded":
         opened: Registry = LocalRegistry.open(tmp_path / "registry", create=True, cache_folder=tmp_path / "cache")
     elif request.param == "http":
-        opened = open_http(request, tmp_path)
+        opened = open_http(tmp_path)
     else:
         opened = open_team(request, cache_folder=tmp_path / "cache")
     yield opened

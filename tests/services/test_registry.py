@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,28 +27,12 @@ from registry.operations.transfer import Transfer
 from registry.schemas import ArtifactKind
 from registry.services.local import LocalRegistry
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
+from tests.kit.registries import opened_as
 from tests.kit.sending import send, send_base
-from tests.kit.serving import open_http
-from tests.kit.team import open_team
 
 
 class Exchanging(Registry, Transfer):
     """A registry that other registries talk to, as all are."""
-
-
-Opener = Callable[[pytest.FixtureRequest, Path], Registry]
-
-
-def _embedded(request: pytest.FixtureRequest, folder: Path) -> Registry:
-    del request
-    return LocalRegistry.open(folder / "registry", create=True, cache_folder=folder / "cache")
-
-
-def _team(request: pytest.FixtureRequest, folder: Path) -> Registry:
-    return open_team(request, cache_folder=folder / "cache")
-
-
-IMPLEMENTATIONS: dict[str, Opener] = {"embedded": _embedded, "http": open_http, "team": _team}
 
 
 @pytest.fixture(params=["embedded", "http", pytest.param("team", marks=pytest.mark.slow)])
@@ -60,9 +44,8 @@ def implementation(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def registry(implementation: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    opened = IMPLEMENTATIONS[implementation](request, tmp_path)
-    yield opened
-    opened.close()
+    with opened_as(implementation, request, tmp_path) as kept:
+        yield kept
 
 
 @pytest.fixture

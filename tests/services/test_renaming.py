@@ -16,8 +16,8 @@ from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.services.local import LocalRegistry
 from tests.kit import Base, add_tokenizer, plain_base, read_model, write_adapter
-from tests.kit.serving import open_http, served
-from tests.kit.team import open_team
+from tests.kit.registries import opened
+from tests.kit.serving import served
 
 EMBEDDED = pytest.mark.parametrize("registry", ["embedded"], indirect=True)
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
@@ -25,14 +25,8 @@ SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
 
 @pytest.fixture(params=["embedded", "http", pytest.param("team", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    if request.param == "embedded":
-        opened: Registry = LocalRegistry.open(tmp_path / "registry", create=True, cache_folder=tmp_path / "cache")
-    elif request.param == "http":
-        opened = open_http(request, tmp_path)
-    else:
-        opened = open_team(request, cache_folder=tmp_path / "cache")
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        yield kept
 
 
 @pytest.fixture

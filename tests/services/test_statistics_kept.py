@@ -20,8 +20,7 @@ from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
 from registry.tensors.analysis import statistics as analysis
 from tests.kit import Base, plain_base, write_chain
-from tests.kit.serving import open_http
-from tests.kit.team import open_team
+from tests.kit.registries import opened
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
 EMBEDDED = pytest.mark.parametrize("registry", ["embedded"], indirect=True)
@@ -30,14 +29,8 @@ INSIDE = pytest.mark.parametrize("registry", ["embedded", pytest.param("team", m
 
 @pytest.fixture(params=["embedded", "http", pytest.param("team", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    if request.param == "embedded":
-        opened: Registry = LocalRegistry.open(tmp_path / "registry", create=True, cache_folder=tmp_path / "cache")
-    elif request.param == "http":
-        opened = open_http(request, tmp_path)
-    else:
-        opened = open_team(request, cache_folder=tmp_path / "cache")
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        yield kept
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from registry.services.local import LocalRegistry
 from registry.services.uses import UseLog
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
+from tests.kit.registries import opened
 from tests.kit.serving import ServedRegistry, open_http
 from tests.kit.statements import READS, statements
 from tests.root import ROOT
@@ -62,13 +63,9 @@ def used(registry: Registry, ref: str) -> Use:
 
 @pytest.fixture(params=["embedded", "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    if request.param == "http":
-        opened: Registry = open_http(request, tmp_path)
-    else:
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    with closing(opened):
-        fill(opened, tmp_path)
-        yield opened
+    with opened(request, tmp_path) as kept:
+        fill(kept, tmp_path)
+        yield kept
 
 
 def test_each_fetch_and_each_opened_artifact_is_a_use(registry: Registry, tmp_path: Path) -> None:
@@ -112,7 +109,7 @@ def test_a_model_that_is_merged_on_this_machine_is_used_once(registry: Registry,
 
 
 def test_a_known_folder_of_another_base_is_no_second_use(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    with closing(open_http(request, tmp_path)) as registry:
+    with closing(open_http(tmp_path)) as registry:
         fill(registry, tmp_path)
         other = plain_base(tmp_path / "other", {"a.weight": (24, 16), "b.weight": (16, 24)}, seed=5)
         registry.local.add_base("else", other.folder)  # not by the client: it knows no folder of it

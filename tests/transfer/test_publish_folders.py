@@ -18,7 +18,7 @@ from registry.schemas.transfer import PublishCommit
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import publish_request
 from tests.kit import Base, llama_base, plain_base, write_adapter
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 from tests.kit.tensor_files import RawTensor, read_tensors, write_tensors
 
 Write = Callable[..., Path]
@@ -26,12 +26,8 @@ Write = Callable[..., Path]
 
 @pytest.fixture(params=["embedded", "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    if request.param == "embedded":
-        opened: Registry = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    else:
-        opened = open_http(request, tmp_path)
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        yield kept
 
 
 @pytest.fixture

@@ -14,19 +14,15 @@ from registry.services.local import LocalRegistry
 from registry.services.publishing.candidates import check_draft
 from registry.transfer.adapter_folder import read_adapter
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @pytest.fixture(params=["embedded", "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    if request.param == "embedded":
-        opened: Registry = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    else:
-        opened = open_http(request, tmp_path)
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        yield kept
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from sqlalchemy.sql.selectable import Subquery
 
 from registry.catalogue.database.statistics_tables import (
     BaseNormsRecord,
+    EngineAnswerRecord,
     NoticeRecord,
     SketchRecord,
     StatisticsRecord,
@@ -48,7 +49,7 @@ _CARDS: Final = table_of(CardRecord)
 _NOTICES: Final = table_of(NoticeRecord)
 _OF_REVISIONS: Final = (
     *map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation)),
-    *map(table_of, (StatisticsRecord, StatisticValueRecord, SketchRecord, NoticeRecord)),
+    *map(table_of, (StatisticsRecord, StatisticValueRecord, EngineAnswerRecord, SketchRecord, NoticeRecord)),
 )
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
 _OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord, BaseNormsRecord)))

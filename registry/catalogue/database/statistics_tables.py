@@ -33,6 +33,18 @@ class StatisticValueRecord(Record):
     value: Mapped[float]
 
 
+class EngineAnswerRecord(Record):
+    """Whether an engine loads the composed adapter of a revision, as its rules said."""
+
+    __tablename__ = "engine_answers"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    engine: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    rules: Mapped[Digest]  # of the rules that it was judged by: other rules may say otherwise
+    reasons: Mapped[list[str]]  # codes of why not; none where it loads
+    rank: Mapped[int | None]  # the largest of a module; None: no single adapter equals the path
+
+
 class BaseNormsRecord(Record):
     """The Frobenius norms of a base model's slots, as `registry.services.bases.norms` writes them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from registry.cli import completion
 from registry.cli.options import AdapterPath, Json, OldNames, Ref, Url
 from registry.cli.session import session
 from registry.schemas.renaming import old_name_notices
+
+if TYPE_CHECKING:
+    from registry.schemas import Tree
 
 
 def base_list(old_names: OldNames = False, url: Url = None, as_json: Json = False) -> None:
@@ -40,6 +43,9 @@ def tree(
     after: Annotated[
         str | None, typer.Option("--after", metavar="PATH", help="Show only what comes after this adapter.")
     ] = None,
+    behind: Annotated[
+        bool, typer.Option("--behind", help="Show only what is on an old revision of its parent, and what is above it.")
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -47,13 +53,23 @@ def tree(
     from registry.cli.render.lists import tree_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.tree(path, old_names=old_names, depth=depth, limit=limit, after=after)
+        answer = run.registry.tree(path, old_names=old_names, depth=depth, limit=limit, after=after, behind=behind)
         bases = {} if as_json else {base.name: base for base in run.registry.bases(old_names=old_names)}
         run.answer(answer, lambda width: tree_lines(answer, bases, width, guides=run.out.on_terminal))
-        if not answer.roots and after is None:
+        if behind:
+            run.say(_about_behind(answer))
+        elif not answer.roots and after is None:
             run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
         if answer.next is not None:
             run.say(f"There are more adapters: go on with `--after {answer.next}`.")
+
+
+def _about_behind(tree: Tree) -> str:
+    first = next((one for one in tree.adapters() if one.revision is not None and one.revision.behind), None)
+    if first is None or first.revision is None:
+        return "Nothing is behind: every adapter is on the newest revision of its parent."
+    above = first.path.rpartition("/")[0]
+    return f"How far weights would move: `registry rebase {first.revision.reference} --onto {above} --dry-run`."
 
 
 def log(

@@ -56,8 +56,9 @@ def diff(
     Configuration, target modules, metrics, annotations, files and lineage; with --deltas, --plot or --csv also whether
     what they learned agrees.
     """
-    from registry.cli.render.deltas import children_map, matrix_csv, matrix_lines, modules_csv, modules_map
+    from registry.cli.render.deltas import matrix_csv, matrix_lines, modules_csv
     from registry.cli.render.difference import difference_lines
+    from registry.schemas.notebooks import children_map, modules_map
 
     if (a is None or b is None) if matrix is None else (a is not None):
         raise UsageError(
@@ -70,14 +71,14 @@ def diff(
 
     with session(url, as_json) as run:
         if matrix is not None:
-            pairs = run.registry.diff_children(matrix)
+            pairs = run.registry.diff_children(matrix, progress=run.progress)
             _write(plot, children_map(pairs), csv, matrix_csv(pairs))
             run.answer(pairs, lambda width: matrix_lines(pairs, width))
             if len(pairs.children) < 2:
                 run.say(f"Pairs are compared, and {matrix} has {counted(len(pairs.children), 'child', 'children')}.")
             return
         wanted = deltas or plot is not None or csv is not None
-        answer = run.registry.diff(a or "", b or "", deltas=wanted)
+        answer = run.registry.diff(a or "", b or "", deltas=wanted, progress=run.progress)
         if answer.deltas is not None:
             _write(plot, modules_map(answer.deltas), csv, modules_csv(answer.deltas))
         run.answer(answer, lambda width: difference_lines(answer, width))

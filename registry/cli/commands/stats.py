@@ -30,7 +30,8 @@ def stats(
 
     The figures come from the factors alone: no weight of the base model is read. They are kept with the revision.
     """
-    from registry.cli.render.statistics import csv_text, heat_map, statistics_lines
+    from registry.cli.render.statistics import csv_text, statistics_lines
+    from registry.schemas.notebooks import path_map
 
     for option, file in (("--plot", plot), ("--csv", csv)):
         if file is not None:
@@ -38,7 +39,7 @@ def stats(
     with session(url, as_json) as run:
         answer = run.registry.stats(ref, since=since, progress=run.progress)
         if plot is not None:
-            write_file("--plot", plot, heat_map(answer).svg())
+            write_file("--plot", plot, path_map(answer).svg())
         if csv is not None:
             write_file("--csv", csv, csv_text(answer))
         run.answer(answer, lambda width: statistics_lines(answer, width))

@@ -1,4 +1,4 @@
-"""Renders deltas beside each other: whether they agree, by kind and depth; as CSV; and as heat maps of cosines."""
+"""Renders deltas beside each other: whether they agree, by kind and depth; and as CSV."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
-from registry.cli.render.statistics import csv_of, depth_name, depth_order
+from registry.cli.render.statistics import csv_of
 from registry.cli.render.text import percent
-from registry.plots.heat_map import HeatMap, around_zero
 from registry.schemas.difference import DELTA_COLUMNS, MATRIX_COLUMNS
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 _MOST: Final = 12  # rows of a list of groups or pairs
 _WIDEST: Final = 8  # columns of a matrix
-_ENDS: Final = (0.1, 0.2, 0.5, 1.0)  # of the scale of a heat map of cosines
 
 
 def deltas_lines(found: Deltas, width: int | None) -> list[Line]:
@@ -75,30 +73,6 @@ def modules_csv(found: Deltas) -> str:
     return csv_of(found.rows(), DELTA_COLUMNS)
 
 
-def modules_map(found: Deltas) -> HeatMap:
-    """The cosine of the two deltas by kind of module and depth."""
-    values = {
-        (module.kind, depth_name(module.depth)): module.cosine for module in found.modules if module.cosine is not None
-    }
-    return HeatMap(
-        title=f"{found.a.reference} and {found.b.reference}: agreement by layer",
-        about="The cosine of the two deltas of each module, by kind of module and layer: 1 in the same direction, "
-        f"-1 in opposite ones. Compared are {found.a.since}..{found.a.reference} and "
-        f"{found.b.since}..{found.b.reference}.",
-        rows=sorted({module.kind for module in found.modules}),
-        columns=[depth_name(depth) for depth in sorted({module.depth for module in found.modules}, key=depth_order)],
-        across="layer",
-        unit="cosine",
-        values=values,
-        scale=around_zero(values.values(), _ENDS),
-        word=_cosine,
-    )
-
-
-def _cosine(value: float) -> str:
-    return f"{value:.3g}"
-
-
 def matrix_lines(found: DeltaMatrix, width: int | None) -> list[Line]:
     """The children with their norms, and the cosines of all pairs; of many children those furthest from 0."""
     count = len(found.children)
@@ -140,27 +114,3 @@ def _short(value: float | None) -> str:
 def matrix_csv(found: DeltaMatrix) -> str:
     """A line for each pair."""
     return csv_of(found.rows(), MATRIX_COLUMNS)
-
-
-def children_map(found: DeltaMatrix) -> HeatMap:
-    """The cosine of the links of each pair of children."""
-    names = [child.reference.removeprefix(f"{found.path}/") for child in found.children]
-    rows = [f"{at} {name}" for at, name in enumerate(names, start=1)]
-    columns = [str(at) for at in range(1, len(names) + 1)]
-    values = {
-        (rows[i], columns[j]): value
-        for i, cosines in enumerate(found.cosine)
-        for j, value in enumerate(cosines)
-        if value is not None and i != j
-    }
-    return HeatMap(
-        title=f"Children of {found.path}: agreement of their links",
-        about="The cosine of what each two children learned: 1 in the same direction, -1 in opposite ones.",
-        rows=rows,
-        columns=columns,
-        across="child",
-        unit="cosine",
-        values=values,
-        scale=around_zero(values.values(), _ENDS),
-        word=_cosine,
-    )

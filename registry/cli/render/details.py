@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Tagged,
         Verified,
     )
+    from registry.schemas.artifacts import EngineAnswer
     from registry.schemas.cards import CardState
 
 Items = list[list[Span]]
@@ -76,6 +77,7 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("parent", [[phrase(revision.parent)], [Span(revision.parent_known_by)]]),
         ("rank", [[Span(str(revision.rank))]]),
         ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
+        ("engines", [_engine(one) for one in shown.engines]),
         ("used", use_items(shown.use)),
         ("repo id", _repo(shown)),
         ("card", [words(_card(shown.card))] if shown.card else []),
@@ -85,6 +87,13 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         *(("notice", [words(notice, BEHIND)]) for notice in (*revision.notices, *map(str, shown.notices))),
     ]
     return fields(pairs, width)
+
+
+def _engine(answer: EngineAnswer) -> list[Span]:
+    title = f"{answer.engine} {answer.version}"
+    if answer.loads:
+        return words(f"{title} yes")
+    return words(f"{title} no ({', '.join(dict.fromkeys(answer.reasons))})", BEHIND)
 
 
 def _card(card: CardState) -> str:

@@ -1,4 +1,4 @@
-"""Renders statistics: links and path, then where the energy is; as CSV; and as a heat map."""
+"""Renders statistics: links and path, then where the energy is; and as CSV."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
-from registry.cli.render.text import counted, number, percent
-from registry.plots.heat_map import HeatMap, from_zero
+from registry.cli.render.text import counted, percent
 from registry.schemas.statistics import COLUMNS
 
 if TYPE_CHECKING:
@@ -81,35 +80,3 @@ def csv_of(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def heat_map(found: Statistics) -> HeatMap:
-    """The norm of the path's delta by kind of module and depth, relative to the base where its norms are known."""
-    modules = found.path.modules
-    relative = all(module.relative_frobenius is not None for module in modules)
-    measured = "relative to the weight of the base" if relative else "in absolute terms"
-    values = {
-        (module.kind, depth_name(module.depth)): (module.relative_frobenius if relative else None) or module.frobenius
-        for module in modules
-    }
-    return HeatMap(
-        title=f"{found.since}..{found.reference}: change by layer",
-        about=f"The Frobenius norm of the delta of each module, {measured}, by kind of module and layer.",
-        rows=sorted({module.kind for module in modules}),
-        columns=[depth_name(depth) for depth in sorted({module.depth for module in modules}, key=depth_order)],
-        across="layer",
-        unit="of the weight" if relative else "norm of the delta",
-        values=values,
-        scale=from_zero(values.values()),
-        word=(lambda value: f"{100 * value:.3g} %") if relative else number,
-    )
-
-
-def depth_order(depth: int | None) -> tuple[bool, int]:
-    """Modules outside the layers come last."""
-    return depth is None, depth or 0
-
-
-def depth_name(depth: int | None) -> str:
-    """A layer's number, as a label."""
-    return "-" if depth is None else str(depth)

@@ -72,6 +72,6 @@ def is_below_view(path: str) -> bool:
 
 def time_to_answer(limits: Limits, path: str) -> float:
     """How long a route may take until its response begins."""
-    parts = ("publishes", "bases", "uploads", "artifacts", "statistics", "checks", "diff", "gc", "fsck")
+    parts = ("publishes", "bases", "uploads", "artifacts", "statistics", "checks", "diff", "rebases", "gc", "fsck")
     slow = tuple(f"/api/v1/{part}" for part in parts)
     return limits.plan_time if path.startswith(slow) else limits.answer_time

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from registry.errors import NotFoundError
+from registry.bars.shown import shown
+from registry.errors import NotFoundError, UsageError
 from registry.operations import table
 from registry.operations.arguments import asked, check_limit
 from registry.operations.methods.table_calls import TableCalls
 from registry.operations.start_times import start_of
+from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import BaseSummary, Event, Log, Resolved, SearchResult, Shown, Tree
 from registry.schemas.difference import DeltaMatrix, Difference
@@ -47,6 +49,7 @@ class Browsing(TableCalls):
         depth: int | None = None,
         limit: int | None = None,
         after: str | None = None,
+        behind: bool = False,
     ) -> Tree:
         """Adapters as a tree, each with its newest revision.
 
@@ -56,12 +59,14 @@ class Browsing(TableCalls):
             depth: only so many levels below ``path``, or below the base models; what was cut has ``more``.
             limit: at most so many adapters, and what is above the first of them. None: all.
             after: only adapters that come after this one: ``next`` of the page before.
+            behind: only what is on an old revision of its parent, or below such, and what is above it; not in pages.
 
         Returns:
             A tree that ``print`` shows indented and a notebook shows as a table.
 
         Raises:
             NotFoundError: there is nothing at ``path``.
+            UsageError: ``behind`` with ``limit`` or ``after``.
 
         Example:
             >>> tree = team.tree("llama")
@@ -74,8 +79,11 @@ class Browsing(TableCalls):
             >>> team.tree(limit=1).next
             'llama/support'
         """
+        if behind and (limit is not None or after is not None):
+            raise UsageError("--behind needs the whole tree: leave --limit and --after out.")
         request = asked(TreeRequest, path=path, old_names=old_names, depth=depth, limit=limit, after=after)
-        return self._do(table.TREE, request)
+        tree = self._do(table.TREE, request)
+        return tree.behind() if behind else tree
 
     def log(self, path: str, *, limit: int | None = None, deleted: bool = False) -> Log:
         """The revisions of an adapter, newest first.
@@ -128,7 +136,7 @@ class Browsing(TableCalls):
         """
         return self._do(table.SHOW, asked(ReferenceRequest, ref=ref))
 
-    def diff(self, a: str, b: str, *, deltas: bool = False) -> Difference:
+    def diff(self, a: str, b: str, *, deltas: bool = False, progress: Progress | bool = False) -> Difference:
         """What differs between two revisions, of one adapter or of two.
 
         Configuration, target modules, metrics, annotations, message, tags, files and lineage. With ``deltas`` also
@@ -140,6 +148,7 @@ class Browsing(TableCalls):
             b: the revision that it is compared with.
             deltas: compare the deltas too: what each is since the last revision that both have; of a revision and
                 one of its ancestors, what the ancestor is since the base model, and what followed it.
+            progress: True shows a bar, of deltas.
 
         Raises:
             NotFoundError: there is no such revision.
@@ -152,15 +161,17 @@ class Browsing(TableCalls):
             >>> team.diff("llama/support@2", "llama/support/french", deltas=True).deltas
             <Deltas llama..llama/support@2 and llama/support@2..llama/support/french@1: cosine 0.0023, energy ratio 1>
         """
-        return self._do(table.DIFF, asked(DiffRequest, a=a, b=b, deltas=deltas))
+        with shown(progress) as sink:
+            return self._do(table.DIFF, asked(DiffRequest, a=a, b=b, deltas=deltas), sink)
 
-    def diff_children(self, path: str) -> DeltaMatrix:
+    def diff_children(self, path: str, *, progress: Progress | bool = False) -> DeltaMatrix:
         """How the newest revisions of a path's children agree, all with all: cosines and energy ratios of their links.
 
         Children that the token does not see are left out.
 
         Args:
             path: an adapter or a base model.
+            progress: True shows a bar.
 
         Returns:
             A matrix that a notebook shows as a table, and that ``.to_pandas()`` makes a data frame of, a row a pair.
@@ -173,7 +184,8 @@ class Browsing(TableCalls):
             >>> team.diff_children("llama/support")
             <DeltaMatrix of llama/support: 1 child>
         """
-        return self._do(table.DIFF_CHILDREN, asked(PathRequest, path=path))
+        with shown(progress) as sink:
+            return self._do(table.DIFF_CHILDREN, asked(PathRequest, path=path), sink)
 
     def resolve(self, ref: str) -> Resolved:
         """Which revision a reference resolves to now, and its lineage, root first.

@@ -8,13 +8,15 @@ from os import PathLike
 from pathlib import Path as FilePath
 
 from registry.bars.shown import shown
-from registry.operations.arguments import check_order
+from registry.operations import table
+from registry.operations.arguments import asked, check_order
 from registry.operations.methods.table_calls import TableCalls
 from registry.operations.publication import Labels, Publication, strict_codes
 from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import BaseAdded, FolderOutcome, Published, PublishPreview
 from registry.schemas.around import NoticeCode
+from registry.schemas.publishing import Rebased, RebaseRequest
 
 Folder = str | PathLike[str]
 
@@ -158,6 +160,51 @@ class Publishing(TableCalls):
         asked_for = _publication(folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict))
         with shown(progress) as sink:
             return self._preview(asked_for, sink)
+
+    def rebase(
+        self,
+        ref: str,
+        onto: str,
+        *,
+        message: str = "",
+        tags: Iterable[str] = (),
+        dry_run: bool = False,
+        progress: Progress | bool = False,
+    ) -> Rebased:
+        """Put a revision on another revision of its parent, as a new revision with the same files.
+
+        The new revision says that it was rebased and not trained: evaluate it before it is used. A DoRA, and an
+        adapter that keeps copies of its parent's weights, can't be rebased.
+
+        Args:
+            ref: the revision.
+            onto: a revision of the parent's adapter; its path alone is its newest.
+            message: a description of the new revision. Empty: says what was rebased.
+            tags: tags to point at it.
+            dry_run: only report how far the path's weights move.
+            progress: True shows a bar.
+
+        Returns:
+            How far the path's weights move, and the new revision.
+
+        Raises:
+            NotFoundError: there is no such revision.
+            RetractedError: it, or what it is to be put on, was retracted.
+            UsageError: it is directly on a base model, or on that revision already.
+            ConflictError: ``parent_mismatch``: ``onto`` is no revision of its parent.
+            InvalidAdapterError: ``not_rebasable``, or it does not fit the new parent.
+
+        Example:
+            >>> found = team.rebase("llama/support/french", "llama/support@1", dry_run=True)
+            >>> found
+            <Rebased llama/support/french@1: not done, from llama/support@2 onto llama/support@1, weights move by 3.82>
+            >>> team.rebase("llama/support/french", "llama/support@1").revision.parent_known_by
+            'rebased'
+        """
+        labels = Labels.checked(message, {}, tags, {})
+        request = asked(RebaseRequest, ref=ref, onto=onto, message=labels.message, tags=labels.tags, dry_run=dry_run)
+        with shown(progress) as sink:
+            return self._do(table.REBASE, request, sink)
 
     def publish_tree(
         self,

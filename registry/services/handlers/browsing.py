@@ -81,7 +81,7 @@ def _show(deployment: Deployment, request: ReferenceRequest, _progress: Progress
 
 
 @does(table.DIFF)
-def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> Difference:
+def _diff(deployment: Deployment, request: DiffRequest, progress: Progress) -> Difference:
     from registry.services.compare import compared
 
     with deployment.read() as session:
@@ -90,14 +90,14 @@ def _diff(deployment: Deployment, request: DiffRequest, _progress: Progress) -> 
         return found
     from registry.services.deltas import deltas
 
-    return found.model_copy(update={"deltas": deltas(deployment, found.a.reference, found.b.reference)})
+    return found.model_copy(update={"deltas": deltas(deployment, found.a.reference, found.b.reference, progress)})
 
 
 @does(table.DIFF_CHILDREN)
-def _diff_children(deployment: Deployment, request: PathRequest, _progress: Progress) -> DeltaMatrix:
+def _diff_children(deployment: Deployment, request: PathRequest, progress: Progress) -> DeltaMatrix:
     from registry.services.deltas import children_deltas
 
-    return children_deltas(deployment, request.path)
+    return children_deltas(deployment, request.path, progress)
 
 
 @does(table.STATS)

@@ -11,6 +11,7 @@ from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseAdded, BaseMeasured, Published, Retabled
 from registry.schemas.bundles import Bundle
+from registry.schemas.publishing import Rebased, RebaseRequest
 from registry.schemas.requests import MeasureBaseRequest, ReferenceRequest, RetableRequest, SubtreeRequest
 from registry.schemas.transfer import (
     BaseCommit,
@@ -36,6 +37,13 @@ def _commit_publish(deployment: Deployment, request: PublishCommit, progress: Pr
     from registry.services.publishing.publish import commit_publish
 
     return commit_publish(deployment, request, progress)
+
+
+@does(table.REBASE)
+def _rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -> Rebased:
+    from registry.services.publishing.rebase import rebase
+
+    return rebase(deployment, request, progress)
 
 
 @does(table.PLAN_BASE)

@@ -1,4 +1,4 @@
-"""Notices about composed adapters that are published in a place where their receipt makes them look wrong."""
+"""Notices about where an adapter's files come from: rebased, or composed for another place than they are published."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from registry.catalogue.tree import revisions
 from registry.reference import Path as TreePath
 from registry.schemas import DerivedFrom
 from registry.schemas.kinds import KINDS
-from registry.services.publishing.parents import Parent
+from registry.services.publishing.parents import REBASED, Parent
 
 
 def derivation_notices(session: Session, path: TreePath, told: DerivedFrom | None, parent: Parent) -> Iterator[str]:
-    """Notices for a composed adapter that copies a revision of the same adapter, or is pinned to another parent."""
+    """Notices for what was rebased, and for an adapter whose receipt says what it copies or was composed for."""
     if told is None or told.digest is None or KINDS[told.kind].is_model:
+        return
+    if parent.known_by == REBASED:
+        yield f"Rebased from {told.reference}, not trained: its files are those of {told.reference}, on another parent."
         return
     composed = KINDS[told.kind].is_composed
     own = revisions.with_digest(session, path, told.digest)

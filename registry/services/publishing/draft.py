@@ -38,3 +38,4 @@ class Draft:
     derived_from: DerivedFrom | None = None  # by the receipt in its folder
     quantised: str | None = None  # the evidence in its folder that it was trained on quantised weights
     strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
+    rebased: bool = False  # the files of a published revision, put on another parent

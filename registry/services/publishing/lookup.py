@@ -24,7 +24,7 @@ from registry.services.publishing.draft import Draft
 from registry.services.publishing.hub_parent import TrainedOn
 from registry.services.publishing.manifests import revision_digest
 from registry.services.publishing.nested_parent import planned_parent
-from registry.services.publishing.parents import Parent, Told, find_parent
+from registry.services.publishing.parents import REBASED, Parent, Told, find_parent
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
 
 
@@ -103,8 +103,8 @@ def _told(draft: Draft, config: LoraAdapterConfig) -> Told:
         skip_check=said.skip_check,
         nested=said.nested,
         receipt=said.receipt,
-        trained_on=view if origin is None else None,
+        trained_on=view if origin is None and not draft.rebased else None,
         compared=said.compared,
         name=config.base_model_name_or_path,
-        copied_word=None if origin is None else origin.parent_known_by,
+        word=REBASED if draft.rebased else None if origin is None else origin.parent_known_by,
     )

@@ -21,6 +21,7 @@ from registry.services.notices import LinkAtHand, look, of_modules
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
 from registry.services.publishing.parent_links import parent_links
+from registry.services.publishing.parents import REBASED
 from registry.tensors.analysis.directions import Directions
 from registry.tensors.analysis.sketch import sketch
 from registry.tensors.analysis.statistics import delta_statistics
@@ -40,7 +41,8 @@ def with_notices(
     """
     found = () if directions is None else of_directions(directions)
     files = {file.path: file.digest for file in new.files}
-    if known is None or {files[ADAPTER_CONFIG], files[ADAPTER_WEIGHTS]} <= set(known):
+    may_be_there = known is None or {files[ADAPTER_CONFIG], files[ADAPTER_WEIGHTS]} <= set(known)
+    if may_be_there and new.parent_known_by != REBASED:  # which has the files of another revision on purpose
         same = deployment.ask(lambda reader: same_files(reader, new.path, new.digest, files))
         found += () if same is None else (same,)
     return replace(new, noticed=found)

@@ -39,7 +39,9 @@ from registry.services.publishing.hub_parent import (
 from registry.services.publishing.parent_weights import of_weights
 
 NESTED = "assumed from the nesting: it stands for the folder above"
-PROVEN = frozenset({"receipt", "view", "compared", "given", "named"})
+REBASED = "rebased"
+"""How the parent of a revision is known that was put on it, and not trained on it."""
+PROVEN = frozenset({"receipt", "view", "compared", "given", "named", REBASED})
 """How a parent may be known where proof is required; *named* counts for base models only."""
 
 
@@ -54,7 +56,7 @@ class Told:
     trained_on: TrainedOn | None = None  # the repo of a Hub view that the configuration names
     compared: FolderCompared | None = None  # the comparison with the weights in the folder
     name: str | None = None  # base_model_name_or_path
-    copied_word: str | None = None  # of a copy: how the parent is known in the source registry
+    word: str | None = None  # how the parent is known, where that is settled: of a copy as its source registry says
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ def find_parent(session: Session, path: TreePath, told: Told) -> Parent:
     if said is not None:  # the strongest of the agreeing proofs: a receipt counts more than a typed name
         best = min((one.proof.known_by for one in found), key=_ORDER.index)
         said = _Said(said.what, Proof(said.proof.row, said.proof.reason, best))
-    if told.copied_word is not None and said is not None:
-        return Parent(base, said.proof.row, said.proof.reason, told.copied_word)
+    if told.word is not None and said is not None:
+        return Parent(base, said.proof.row, said.proof.reason, told.word)
     notices: tuple[str, ...] = ()
     if told.compared is not None and not told.skip_check:
         what, by_word = (said.what, said.proof) if said is not None else ("", None)

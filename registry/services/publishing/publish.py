@@ -158,16 +158,20 @@ def commit_publish(deployment: Deployment, commit: PublishCommit, progress: Prog
 
 def _commit(deployment: Deployment, commit: PublishCommit, progress: Progress) -> Published:
     claims = _claims(commit.request, commit.uploads)
-    draft = _draft(commit.request, claims)
+    return publish_claimed(deployment, _draft(commit.request, claims), claims, progress)
 
-    def take_uploads(intake: Intake, candidate: Candidate, watch: Watch) -> Files:
+
+def publish_claimed(deployment: Deployment, draft: Draft, claims: Claims, progress: Progress) -> Published:
+    """Publish files that are uploaded or stored already, after the check of rights; raises what `publish` raises."""
+
+    def take_claimed(intake: Intake, candidate: Candidate, watch: Watch) -> Files:
         wanted = candidate.found.wanted
         assert wanted is not None, "the bytes of an existing revision are not taken"
         progress.begin("Checking what was uploaded", wanted.size)
         take(wanted, intake, {claims.files[ADAPTER_WEIGHTS].digest: watch})
         return claims.sizes
 
-    return _published(deployment, draft, claims, take_uploads, progress)
+    return _published(deployment, draft, claims, take_claimed, progress)
 
 
 def _claims(request: PublishRequest, uploads: Mapping[str, str] = NO_UPLOADS) -> Claims:

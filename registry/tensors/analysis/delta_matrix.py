@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
+from registry.progress import SILENT, Progress
 from registry.schemas.difference import ChildDelta, DeltaMatrix
-from registry.tensors.analysis.deltas import SinceLink
+from registry.tensors.analysis.deltas import SinceLink, counting
 from registry.tensors.analysis.matrices import changed_side_by_side
 from registry.tensors.analysis.statistics import other_changes
 from registry.tensors.arithmetic.lanes import in_order
@@ -24,13 +25,16 @@ from registry.tensors.table.targets import TargetTable
 from registry.tensors.truncation.truncate import decompose
 
 
-def delta_matrix(path: str, children: Sequence[SinceLink], table: TargetTable) -> DeltaMatrix:
+def delta_matrix(
+    path: str, children: Sequence[SinceLink], table: TargetTable, *, progress: Progress = SILENT
+) -> DeltaMatrix:
     """Compare the deltas of single links, all with all.
 
     Args:
         path: whose children they are.
         children: paths from one base model, of each the last link alone.
         table: of the base model.
+        progress: of matrices.
 
     Raises:
         InvalidAdapterError: what `path_programs` raises; ``overflow``, a delta is not finite.
@@ -43,7 +47,8 @@ def delta_matrix(path: str, children: Sequence[SinceLink], table: TargetTable) -
             matrices.setdefault(name, {})[number] = matrix.pairs(child.since)
     products = torch.zeros(len(children), len(children), dtype=torch.float64)
     norms: list[list[float]] = [[] for _ in children]
-    for found in in_order(lambda name: inner_products(matrices[name], name[0]), sorted(matrices)):
+    made = in_order(lambda name: inner_products(matrices[name], name[0]), sorted(matrices))
+    for found in counting(made, len(matrices), progress):
         numbers = torch.tensor(found.numbers)
         products[numbers[:, None], numbers] += found.products
         for number, norm in zip(found.numbers, found.norms, strict=True):
@@ -72,7 +77,7 @@ class InnerProducts:
 
     numbers: tuple[int, ...]  # of the children
     norms: tuple[float, ...]
-    products: torch.Tensor  # (children, children), 0 beside a delta that is zero
+    products: torch.Tensor  # (children, children)
 
 
 def inner_products(deltas: Mapping[int, StackedPairs], name: str) -> InnerProducts:
@@ -96,8 +101,7 @@ def inner_products(deltas: Mapping[int, StackedPairs], name: str) -> InnerProduc
     for dimension in (0, 1):
         shape = (len(pairs), products.shape[1]) if dimension == 0 else (len(pairs), len(pairs))
         products = torch.zeros(shape, dtype=torch.float64).index_add_(dimension, child, products)
-    counts = (torch.tensor(norms) > 0).to(torch.float64)
-    return InnerProducts(tuple(deltas), tuple(norms), products * counts[:, None] * counts)
+    return InnerProducts(tuple(deltas), tuple(norms), products)
 
 
 def _square(

@@ -12,11 +12,12 @@ With D_a and D_b as the deltas of one matrix, or as block-diagonal matrices of s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from registry.errors import InvalidAdapterError
+from registry.progress import SILENT, Progress
 from registry.schemas.difference import (
     ComparedDelta,
     Deltas,
@@ -34,6 +35,7 @@ from registry.tensors.path.stacked_pairs import StackedPairs
 from registry.tensors.table.targets import TargetTable
 
 Side = Literal["a", "b"]
+T = TypeVar("T")
 MatrixName = tuple[str, int]
 """The module, and the expert or -1."""
 
@@ -47,13 +49,16 @@ class SinceLink:
     since: int
 
 
-def compare_deltas(a: SinceLink, b: SinceLink, table: TargetTable, *, undone_of: Side) -> Deltas:
+def compare_deltas(
+    a: SinceLink, b: SinceLink, table: TargetTable, *, undone_of: Side, progress: Progress = SILENT
+) -> Deltas:
     """Compare what some links of two paths from one base model add.
 
     Args:
         a, b: the two deltas.
         table: of the base model of both.
         undone_of: whose share `undone` is.
+        progress: of matrices.
 
     Raises:
         InvalidAdapterError: what `path_programs` raises; ``lineage_mismatch``, the paths read a tensor in two ways;
@@ -67,7 +72,7 @@ def compare_deltas(a: SinceLink, b: SinceLink, table: TargetTable, *, undone_of:
         for name, pair in sorted(both.items())
         if not _has_no_sum(pair, (a.since, b.since))
     ]
-    compared = list(in_order(_compared, matrices))
+    compared = list(counting(in_order(_compared, matrices), len(matrices), progress))
     modules = tuple(_modules(compared, undone_of))
     return Deltas(
         **_figures([one.figures for one in compared], undone_of),
@@ -83,6 +88,14 @@ def compare_deltas(a: SinceLink, b: SinceLink, table: TargetTable, *, undone_of:
 
 _Pair = tuple[ChangedMatrix | None, ChangedMatrix | None]
 _Since = tuple[int, int]
+
+
+def counting(made: Iterable[T], total: int, progress: Progress) -> Iterator[T]:
+    """The same, with a step of the progress for each."""
+    progress.begin("Comparing deltas", total)
+    for one in made:
+        progress.advance(1)
+        yield one
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.norms import NORMS
 from tests.house.planted.notices import NOTICES
+from tests.house.planted.rebased import REBASED
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -36,6 +37,7 @@ MUTANTS: Final = (
     *NOTICES,
     *DELTAS,
     *ENGINES,
+    *REBASED,
     *USES,
     *VIEWS,
     *VERSIONS,

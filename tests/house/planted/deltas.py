@@ -57,10 +57,10 @@ DELTAS: Final = (
         "test_what_cannot_be_compared",
     ),
     Mutant(
-        "products-of-what-is-zero",
-        "inner_products",
-        "products * counts[:, None] * counts",
-        "products",
-        "test_cores.py",
+        "children-with-their-parents",
+        "children_deltas",
+        "links.since(one, len(one.links) - 1)",
+        "links.since(one, 0)",
+        "test_all_pairs_of_children",
     ),
 )

@@ -22,24 +22,16 @@ from registry.services.local import LocalRegistry
 from registry.services.publishing.publish import plan_publish
 from registry.transfer.requests import publish_request
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.serving import open_http
-from tests.kit.team import open_team
+from tests.kit.registries import opened
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (30, 24)}
 
 
 @pytest.fixture(params=["embedded", pytest.param("team", marks=pytest.mark.slow), "http"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    opened: Any
-    if request.param == "team":
-        opened = open_team(request, cache_folder=tmp_path / "cache")
-    elif request.param == "http":
-        opened = open_http(request, tmp_path)
-    else:
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    fill(opened, tmp_path)
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        fill(kept, tmp_path)
+        yield kept
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
-from tests.kit.serving import open_http
+from tests.kit.registries import opened
 
 SHAPES = {"a.weight": (24, 16)}
 CARD = """---
@@ -30,14 +30,9 @@ AXOLOTL = "```yaml\nadapter: qlora\nbase_model: x/y\n```\n"
 
 @pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    opened: Any
-    if request.param == "http":
-        opened = open_http(request, tmp_path)
-    else:
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    opened.add_base("net", plain_base(tmp_path / "base", SHAPES).folder)
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        kept.add_base("net", plain_base(tmp_path / "base", SHAPES).folder)
+        yield kept
 
 
 @pytest.fixture
