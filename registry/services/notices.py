@@ -45,6 +45,7 @@ _CANDIDATE: Final = (
     0.8  # sketches of deltas with a cosine of 0.99: above 0.88 in 6000 trials, of one pair of rank 1 each
 )
 _MOST: Final = 8  # siblings that are compared exactly
+_PAGES: Final = 10  # of siblings whose sketches are looked at
 _NO_NAME: Final = ComparedDelta(reference="", since="")
 
 SERVICE: Final = Principal("registry", UNLIMITED)
@@ -140,21 +141,28 @@ def _undoes_parent(link: LinkAtHand) -> Iterator[Noticed]:
 
 
 def _like_sibling(deployment: Deployment, link: LinkAtHand, *, measure: bool) -> Iterator[Noticed]:
-    with deployment.read() as session:
-        there = list(sketches.siblings(session, link.path))
-    directions: dict[Sibling, bytes] = {}
-    for one in there:
-        if one.direction is not None:
-            directions[one] = one.direction
-        elif measure:
-            directions[one] = _measured(deployment, one)
-    alike = zip(likeness(link.direction, list(directions.values())), directions, strict=True)
-    for like, one in nlargest(_MOST, alike):
-        if like < _CANDIDATE:
-            return
-        cosine = _cosine(deployment, link, one)
+    for like, one in _candidates(deployment, link, measure=measure):
+        cosine = _cosine(deployment, link, one) if like >= _CANDIDATE else None
         if cosine is not None and cosine > LIKE:
             yield Noticed(notice("like_sibling", reference=one.reference, value=cosine), one.id)
+
+
+def _candidates(deployment: Deployment, link: LinkAtHand, *, measure: bool) -> list[tuple[float, Sibling]]:
+    """The siblings whose sketches are most like that of a link, most alike first."""
+    best: list[tuple[float, Sibling]] = []
+    after: int | None = None
+    for _ in range(_PAGES):
+        with deployment.read() as session:
+            page = sketches.siblings(session, link.path, after)
+        if measure:
+            page = tuple(one if one.direction else one._replace(direction=_measured(deployment, one)) for one in page)
+        known = [one for one in page if one.direction is not None]
+        alike = likeness(link.direction, [one.direction or b"" for one in known])
+        best = nlargest(_MOST, [*best, *zip(alike, known, strict=True)])
+        if len(page) < sketches.PAGE:
+            break
+        after = page[-1].place
+    return best
 
 
 def _cosine(deployment: Deployment, link: LinkAtHand, sibling: Sibling) -> float | None:

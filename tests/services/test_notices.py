@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
+from registry.catalogue.changes import sketches
 from registry.errors import InvalidAdapterError, UsageError
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
@@ -287,6 +288,28 @@ def test_renamed_together(registry: Registry, base: Base) -> None:
     assert told(registry.show("net/up/y").notices) == [
         (code, None if other is None else other.replace("net/top", "net/up"), names) for code, other, names in before
     ]
+
+
+@EMBEDDED
+def test_siblings_are_read_in_pages(registry: Registry, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketches, "PAGE", 2)
+    one = adapter(base, "one", seed=1)
+    for number in range(5):
+        folder = one if number in (0, 3) else adapter(base, f"other{number}", seed=10 + number)
+        registry.publish(folder, f"net/p{number}")
+        registry.stats(f"net/p{number}")
+    registry.publish(changed(one, "twin", a_B=lambda b: 2 * b, b_B=lambda b: 2 * b), "net/twin")
+    alike = [found.reference for found in noticed(registry, "net/twin") if found.code == "like_sibling"]
+    assert sorted(alike, key=str) == ["net/p0@1", "net/p3@1"]
+
+
+@EMBEDDED
+def test_what_is_rebased_is_no_duplicate(registry: Registry, base: Base) -> None:
+    registry.publish(adapter(base, "parent", seed=1), "net/p")
+    registry.publish(adapter(base, "child", seed=2), "net/p/child")
+    registry.publish(adapter(base, "newer", seed=3), "net/p")
+    registry.rebase("net/p/child", "net/p")
+    assert registry.show("net/p/child@2").notices == ()
 
 
 @INSIDE

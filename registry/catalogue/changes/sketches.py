@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -18,7 +18,8 @@ from registry.catalogue.tree.notices import Noticed
 from registry.reference import Path
 from registry.rights import Principal
 
-_PAGE: Final = 1000
+PAGE: Final = 1000
+"""Siblings that are read at a time."""
 
 
 FORMAT: Final = 1
@@ -43,6 +44,7 @@ class Sibling(NamedTuple):
 
     id: int
     reference: str
+    place: int  # the key of its adapter
     direction: bytes | None  # its sketch, if it has one
 
 
@@ -105,8 +107,14 @@ def keep_noticed(
     _record(session, revision_id, new, principal)
 
 
-def siblings(session: Session, path: Path) -> Iterator[Sibling]:
-    """The newest revisions of the other children of the parent of ``path``, those that the session sees."""
+def siblings(session: Session, path: Path, after: int | None = None) -> tuple[Sibling, ...]:
+    """The newest revisions of some other children of the parent of ``path``, those that the session sees.
+
+    Args:
+        session: a read transaction.
+        path: an adapter; it may not be there yet.
+        after: the `place` of the last one of the page before. None: the first page, of the adapters made last.
+    """
     above = aliased(Adapter)  # it may be hidden
     of_parent: ColumnElement[bool]
     if path.parent is None or path.parent.is_base:
@@ -115,18 +123,19 @@ def siblings(session: Session, path: Path) -> Iterator[Sibling]:
     else:
         of_parent = Adapter.parent_id == select(above.id).where(above.path == str(path.parent)).scalar_subquery()
     query = (
-        select(Revision.id, Adapter.path, Revision.number, SketchRecord.direction)
+        select(Revision.id, Adapter.path, Revision.number, Adapter.id.label("place"), SketchRecord.direction)
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .outerjoin(SketchRecord, (SketchRecord.revision_id == Revision.id) & (SketchRecord.format == FORMAT))
         .where(of_parent, HAS_REVISIONS, Adapter.path != str(path), Adapter.renamed_to.is_(None))
         .where(Revision.number == newest_number(Adapter.id))
-        .order_by(Adapter.path)
-        .limit(_PAGE)
+        .order_by(Adapter.id.desc())
+        .limit(PAGE)
     )
-    after = ""
-    while rows := session.execute(query.where(Adapter.path > after)).all():
-        yield from (Sibling(row.id, f"{row.path}@{row.number}", row.direction) for row in rows)
-        after = rows[-1].path
+    if after is not None:
+        query = query.where(Adapter.id < after)
+    return tuple(
+        Sibling(row.id, f"{row.path}@{row.number}", row.place, row.direction) for row in session.execute(query)
+    )
 
 
 def _held(session: Session, revision_id: int) -> bool:
