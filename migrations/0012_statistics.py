@@ -1,4 +1,4 @@
-"""Statistics: figures of what revisions changed, and the norms of base models that they are relative to."""
+"""Statistics: figures of what revisions changed, the norms of base models, and what was noticed about weights."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,6 +26,7 @@ def upgrade() -> None:
     _wait_briefly_for_locks()
     _norms()
     _statistics()
+    _notices()
     _engine_answers()
     _fidelity()
     op.execute(f"INSERT INTO compatibility (version, oldest) VALUES ('{revision}', '{OLDEST}')")  # noqa: S608 - two constants
@@ -73,6 +74,36 @@ def _statistics() -> None:
     )
 
 
+def _notices() -> None:
+    op.create_table(
+        "sketches",
+        sa.Column("revision_id", KEY, nullable=False),
+        sa.Column("format", sa.BigInteger(), nullable=False),
+        sa.Column("noticed", sa.Boolean(), nullable=False),
+        sa.Column("relative", sa.Boolean(), nullable=False),
+        sa.Column("direction", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["revision_id"], ["revisions.id"], name=op.f("fk_sketches_revision_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("revision_id", name=op.f("pk_sketches")),
+    )
+    op.create_table(
+        "notices",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("revision_id", KEY, nullable=False),
+        sa.Column("other_id", KEY, nullable=True),
+        sa.Column("code", sa.String(), nullable=False),
+        sa.Column("document", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["revision_id"], ["revisions.id"], name=op.f("fk_notices_revision_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(["other_id"], ["revisions.id"], name=op.f("fk_notices_other_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_notices")),
+    )
+    op.create_index(op.f("ix_notices_revision_id"), "notices", ["revision_id"])
+    op.create_index(op.f("ix_notices_other_id"), "notices", ["other_id"])
+
+
 def _engine_answers() -> None:
     op.create_table(
         "engine_answers",
@@ -110,6 +141,8 @@ def _fidelity() -> None:
 def downgrade() -> None:
     _wait_briefly_for_locks()
     op.execute(f"DELETE FROM compatibility WHERE version = '{revision}'")  # noqa: S608 - a constant
+    op.drop_table("notices")
+    op.drop_table("sketches")
     op.drop_table("engine_answers")
     op.drop_table("materialised_fidelity")
     op.drop_table("statistic_values")

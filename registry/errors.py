@@ -55,6 +55,13 @@ CODES: Final[dict[str, str]] = {
     "bad_declaration": "The base's registry.json is malformed or contradicts the model.",
     "architecture": "The model's structure can't be determined from its configuration.",
     "overflow": "A merged weight is too large for the output dtype.",
+    # notices, where a publish is strict about them
+    "zero_delta": "The delta of a module is zero.",
+    "one_direction": "The delta of a module has one direction only, though its rank is above 1.",
+    "duplicate": "Another revision has the same configuration and weights.",
+    "larger_than_base": "The delta of a module is larger than the weight of the base model.",
+    "like_sibling": "The delta is nearly that of another child of the same parent.",
+    "undoes_parent": "The delta undoes more than half of that of its parent.",
     # conflict
     "other_weights": "The name is taken by a base model with other weights.",
     "lineage_mismatch": "The adapter was trained on another parent.",

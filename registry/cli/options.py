@@ -167,6 +167,13 @@ def parse_expiry(text: str | None) -> int | None:
     return seconds
 
 
+def parse_strict(text: str | None) -> bool | tuple[str, ...]:
+    """The codes of a ``--strict`` option; True: all of them."""
+    if text is None or text == "all":
+        return text is not None
+    return tuple(code.strip() for code in text.split(","))
+
+
 def parse_annotations(texts: Sequence[str] | None) -> dict[str, str]:
     """Parse ``name=text`` options.
 

@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import typer
+from typer.core import TyperCommand
 from typer.main import get_command
+
+ALONE: Final = {"--strict": "all"}
+"""Options whose value may be left out, after ``=`` only, and what it is then."""
 
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     "base": {
@@ -95,9 +99,18 @@ def _function(place: str) -> Callable[..., None]:
     return found
 
 
+class _Command(TyperCommand):
+    """A command that takes the options of `ALONE` without a value, too: never the next word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        given = [f"{word}={ALONE[word]}" if word in ALONE else word for word in args[:end]]
+        return super().parse_args(ctx, [*given, *args[end:]])
+
+
 def _command(name: str, function: Callable[..., None], markup: Any) -> Any:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=markup)
-    app.command(name, help=_paragraphs(function))(function)
+    app.command(name, help=_paragraphs(function), cls=_Command)(function)
     return without_types_of_flags(get_command(app))
 
 

@@ -47,6 +47,7 @@ class RemoteGround:
             self.arithmetic().check_finite(folder.adapter.weights.file, progress)
         if not compared:
             yield "whether the folder that it was trained on is that of its parent, which is not published yet"
+        yield "notices about its weights: the service looks for them when they are published"
         yield "whether its weights fit those of its lineage: the service checks that when they are published"
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:

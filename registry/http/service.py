@@ -91,7 +91,7 @@ class _Application(FastAPI):
 
 def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shared: SharedValues | None) -> Service:
     memory = registry.deployment.memory or MemoryCache(DEFAULT_BUDGET)
-    registry = registry.with_memory(memory)
+    registry = registry.with_memory(memory).with_jobs()
     deployment = registry.deployment
 
     def has_tokens() -> bool:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path as FilePath
 
+from registry.errors import UsageError
 from registry.reference import Path, check_tag
+from registry.schemas.around import NOTICE_CODES, NoticeCode
 from registry.schemas.texts import check_annotations, check_metrics, check_text
 
 
@@ -43,3 +45,22 @@ class Publication:
     parent: str | None
     receipt: FilePath | None
     skip_parent_check: bool
+    strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
+
+
+def strict_codes(strict: bool | Iterable[str]) -> tuple[NoticeCode, ...]:
+    """The codes of notices that refuse a publish; True: all.
+
+    Raises:
+        UsageError: there is no such code.
+    """
+    if isinstance(strict, bool):
+        return NOTICE_CODES if strict else ()
+    given = (strict,) if isinstance(strict, str) else tuple(strict)
+    unknown = [code for code in given if code not in NOTICE_CODES]
+    if unknown:
+        raise UsageError(
+            f"There is no notice {unknown[0]!r} that a publish could be strict about. There are: "
+            f"{', '.join(NOTICE_CODES)}."
+        )
+    return tuple(code for code in NOTICE_CODES if code in given)

@@ -40,6 +40,7 @@ from registry.schemas.artifacts import EngineCheck
 from registry.schemas.bundles import Bundle
 from registry.schemas.cards import Card, SetCardRequest
 from registry.schemas.difference import DeltaMatrix, Difference
+from registry.schemas.jobs import Looked
 from registry.schemas.publishing import Rebased, RebaseRequest
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
@@ -363,6 +364,14 @@ DU: Final = Operation(
     about="How much storage adapters and revisions use, and how much as many full checkpoints would use.",
 )  # fmt: skip
 
+# What a service asks itself for: no route leads there.
+
+NOTICE: Final = Job(
+    name="notice", method="POST", address="", request=ReferenceRequest, answer=Looked, right=READER, group="keeping",
+    kind="notice", result="looked",
+    about="Compute the statistics of a revision, and keep notices about it: after each publish.",
+)  # fmt: skip
+
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, DENSE_STATS, CHECK, RESOLVE, SEARCH, EVENTS,
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
@@ -373,4 +382,4 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
     RETRACT, GC, FSCK, DU,
 )  # fmt: skip
-JOBS: Final = tuple(operation for operation in OPERATIONS if isinstance(operation, Job))
+JOBS: Final = (*(operation for operation in OPERATIONS if isinstance(operation, Job)), NOTICE)

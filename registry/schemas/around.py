@@ -1,10 +1,19 @@
-"""What lies around a revision: what was trained on it, and what its tags pointed at over time."""
+"""What is told of a revision: what was trained on it, what its tags pointed at, what its weights show."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated, Final, Literal, get_args
+
+from pydantic import Field
 
 from registry.schemas.form import Schema
+
+NoticeCode = Literal["zero_delta", "one_direction", "duplicate", "larger_than_base", "like_sibling", "undoes_parent"]
+NOTICE_CODES: Final[tuple[NoticeCode, ...]] = get_args(NoticeCode)
+"""Codes of notices, as docs/notices.md lists them; once shipped, they stay."""
+MEASURED_CODES: Final[tuple[NoticeCode, ...]] = ("larger_than_base", "like_sibling", "undoes_parent")
+"""Those that take computing: of a job after the publish, unless it is strict about them."""
 
 
 class ChildAdapter(Schema):
@@ -37,3 +46,55 @@ class TagHistory(Schema):
     tag: str
     points_at: str | None  # now; None: it was removed
     moves: tuple[TagMove, ...]
+
+
+class Notice(Schema):
+    """What the weights of a revision show, and its publisher may not have meant."""
+
+    code: str  # one of `NOTICE_CODES`; later versions have others
+    text: str
+    reference: str | None = None  # the other revision that it is about
+    modules: int | None = None  # how many modules it is about
+    of: int | None = None  # of so many that the adapter has factors of
+    names: tuple[str, ...] = ()  # the first of them
+    value: float | None = None  # the ratio of norms, the cosine, or the share that it is about
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.code})"
+
+
+# Absent where there are none: clients of earlier versions refuse what they don't know.
+Notices = Annotated[tuple[Notice, ...], Field(exclude_if=lambda value: not value)]
+
+
+def notice(
+    code: str,
+    *,
+    reference: str | None = None,
+    modules: int | None = None,
+    of: int | None = None,
+    names: tuple[str, ...] = (),
+    value: float | None = None,
+) -> Notice:
+    """A notice with its sentence."""
+    more = f" and {(modules or 0) - len(names)} more" if (modules or 0) > len(names) else ""
+    words = {
+        "some": f"{modules} of {of} modules",
+        "names": f"{', '.join(names)}{more}",
+        "reference": reference,
+        "value": value or 0.0,
+    }
+    text = _SENTENCES.get(code, "A later version noticed it: see the documentation of the code.").format(**words)
+    return Notice(code=code, text=text, reference=reference, modules=modules, of=of, names=names, value=value)
+
+
+_SENTENCES: Final[dict[str, str]] = {
+    "zero_delta": "The delta of {some} is zero: {names}.",
+    "one_direction": "The delta of {some} has one direction only, whatever the rank: {names}.",
+    "duplicate": "The configuration and the weights are those of {reference}, byte for byte.",
+    "larger_than_base": (
+        "The delta of {some} is larger than the weight of the base model, up to {value:.3g} times: {names}."
+    ),
+    "like_sibling": "The delta is nearly that of {reference}, but for its size: their cosine is {value:.4f}.",
+    "undoes_parent": "The delta undoes {value:.0%} of that of its parent {reference}.",
+}

@@ -18,8 +18,14 @@ from registry.schemas import (
 from registry.schemas.protocol import Problem
 from registry.schemas.statistics import DenseStatistics
 
-OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable", "measure", "dense"]
+OperationKind = Literal["publish", "base", "materialise", "gc", "fsck", "retable", "measure", "dense", "notice"]
 OperationState = Literal["pending", "running", "done", "failed"]
+
+
+class Looked(Schema):
+    """What was done after the publish of a revision: its statistics were computed, and notices about it kept."""
+
+    reference: str
 
 
 class OperationResult(Schema):
@@ -33,6 +39,7 @@ class OperationResult(Schema):
     retabled: Retabled | None = None
     measured: BaseMeasured | None = None
     dense: DenseStatistics | None = None
+    looked: Looked | None = None
 
 
 class Operation(Schema):

@@ -25,6 +25,7 @@ EventKind = Literal[
     "gc",
     "materialise",
     "materialise drop",
+    "notice",
     "protect tag",
     "publish",
     "purge",

@@ -15,6 +15,7 @@ from registry.schemas import (
     LeftOut,
     Schema,
 )
+from registry.schemas.around import NoticeCode
 from registry.schemas.form import Base64, Moment
 from registry.schemas.receipt import Receipt
 
@@ -66,6 +67,7 @@ class PublishRequest(Schema):
     derived_from: DerivedFrom | None = None  # what the receipt in its folder says
     quantised: str | None = Field(default=None, pattern="^[ -~]{1,200}$")  # what shows that its base was, in training
     nested: bool = False  # ``parent`` was given by no one: it is what stands for the folder above
+    strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
 
 
 class PublishPlan(Schema):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from registry.schemas.around import Children, TagHistory
+from registry.schemas.around import Children, Notices, TagHistory
 from registry.schemas.artifacts import EngineAnswer, Materialisation
 from registry.schemas.cards import CardState
 from registry.schemas.form import ArtifactKind, Dtype, Schema
@@ -212,6 +212,7 @@ class Published(Schema):
     applied: tuple[str, ...] = ()  # where it was there already: what of this call changed what is said about it
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
     tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
+    notices: Notices = ()  # what its weights show; what else there is to say is in those of the revision
 
     def __repr__(self) -> str:
         return published_line(self)
@@ -337,6 +338,7 @@ class Shown(Schema):
     materialisations: tuple[Materialisation, ...] = ()
     use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
     card: CardState | None = None  # None: the adapter has none
+    notices: Notices = ()  # what its weights show
     engines: tuple[EngineAnswer, ...] = Field(
         default=(),
         exclude_if=lambda answers: not answers,

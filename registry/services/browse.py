@@ -13,6 +13,7 @@ from registry.catalogue.tree import (
     cards,
     children,
     engine_answers,
+    notices,
     resolution,
     revisions,
     statistics,
@@ -62,6 +63,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         materialisations=tuple(one.shown for one in materialisations.of_revision(session, row.id)),
         use=uses(session, [row.id]).together,
         card=cards.state(session, row.adapter_id),
+        notices=notices.notices(session, row.id),
         engines=_engines(engine_answers.kept(session, row.id)),
     )
 

@@ -44,6 +44,7 @@ class Deployment:
     memory: MemoryCache | None = None  # of a service: shared by its requests
     folder: Path | None = None  # of an embedded registry
     uses: UseLog | None = None  # None: uses are not counted
+    looks: bool = False  # whether what is published is looked at by a job afterwards: in a service
     interface: Interface = "fetch"  # through what weights are asked for, unless a request says so
 
     @property

@@ -125,6 +125,10 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         """The same registry with a memory cache that its requests share. Close the original, not the copy."""
         return LocalRegistry(replace(self.deployment, memory=memory), self._cache)
 
+    def with_jobs(self) -> LocalRegistry:
+        """The same registry of a service, whose jobs look at what is published. Close the original, not the copy."""
+        return LocalRegistry(replace(self.deployment, looks=True), self._cache)
+
     @property
     def url(self) -> str:
         return self.deployment.url

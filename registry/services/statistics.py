@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
+from registry.catalogue.changes import sketches
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import links as link_rows
+from registry.catalogue.tree import revisions
 from registry.catalogue.tree import statistics as rows
 from registry.catalogue.tree.statistics import Key
-from registry.errors import UnavailableError, UsageError
+from registry.errors import NotFoundError, UnavailableError, UsageError
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas.form import Dtype
+from registry.schemas.jobs import Looked
 from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, Statistics
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.bases.norms import slot_norms
+from registry.services.browse import resolved
 from registry.services.deployment import Deployment
 from registry.services.fidelity import path_fidelity
 from registry.services.lineage import LoadedPath
@@ -57,8 +62,11 @@ def statistics(
     spans = [*missing.values(), *([(first, len(ids))] if whole is None else [])]
     made = _computed(deployment, path, spans, norms, progress)
     found |= {key: made[span] for key, span in missing.items()}
+    relative = norms is not None
     if missing:
-        keep(deployment, {key: found[key] for key in missing}, relative=norms is not None)
+        keep(deployment, {key: found[key] for key in missing}, relative=relative)
+    if whole is not None and seen[-1:] == [len(ids) - 1]:
+        _unless_read_only(lambda: _look_once(deployment, path, ids, found[Key(ids[-1], "link")], relative=relative))
     return Statistics(
         reference=path.reference,
         since=path.links[first - 1].reference if first else path.base.name,
@@ -70,10 +78,53 @@ def statistics(
 
 def keep(deployment: Deployment, made: Mapping[Key, DeltaStatistics | DenseStatistics], *, relative: bool) -> None:
     """Keep what was computed, where the registry can be written."""
+    _unless_read_only(lambda: deployment.change(lambda session: rows.keep(session, made, relative=relative)))
+
+
+def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
+    """Compute and keep the statistics of a revision, and notices about it; of one that is deleted by now nothing.
+
+    Args:
+        deployment: unrestricted.
+        ref: ``PATH@N``, as it was published; what is renamed by now is looked at under its new name.
+        progress: of the work.
+
+    Raises:
+        InvalidAdapterError: as `statistics`.
+        UnavailableError: they could not be kept.
+    """
+    reference = Reference.parse(ref)
     try:
-        deployment.change(lambda session: rows.keep(session, made, relative=relative))
+        renamed_to = resolved(deployment, reference).renamed_to
+        if renamed_to is not None:
+            reference = replace(reference, path=Path.parse(renamed_to))
+        found = statistics(deployment, str(reference), None, progress)
+        with deployment.read() as session:
+            sketch = sketches.kept(session, revisions.find(session, reference).id)
+    except NotFoundError:
+        return Looked(reference=ref)
+    if sketch is None or not sketch.noticed:
+        raise UnavailableError(f"What was noticed about {reference} could not be kept; it is looked at again.")
+    return Looked(reference=found.reference)
+
+
+def _unless_read_only(work: Callable[[], None]) -> None:
+    try:
+        work()
     except UnavailableError as error:  # such as a folder that this user may only read: computed again the next time
         log.debug("statistics are not kept: %s", error)
+
+
+def _look_once(
+    deployment: Deployment, path: LoadedPath, ids: Sequence[int], figures: DeltaStatistics, *, relative: bool
+) -> None:
+    """Look for what can be noticed about the last link, unless that was done."""
+    with deployment.read() as session:
+        sketch = sketches.kept(session, ids[-1])
+    if sketch is None or not sketch.tells(relative=relative):
+        from registry.services.notices import look_at
+
+        look_at(deployment, path, ids, figures, relative=relative)
 
 
 def loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedPath, list[int], int]:

@@ -16,6 +16,7 @@ from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.reference import check_base_name
 from registry.schemas import FolderOutcome, PublishPreview
+from registry.schemas.around import NoticeCode
 
 if TYPE_CHECKING:
     from registry.transfer.publish_tree import Ground
@@ -41,6 +42,7 @@ class PublishingFolders(ABC):
         base: str,
         *,
         rename: Mapping[str, str],
+        strict: tuple[NoticeCode, ...],
         keep_going: bool,
         dry_run: bool,
         told: Callable[[FolderOutcome], None],
@@ -55,6 +57,7 @@ class PublishingFolders(ABC):
             own_folder(folder, "publish -r"),
             base,
             rename=rename,
+            strict=strict,
             keep_going=keep_going,
             dry_run=dry_run,
             told=told,

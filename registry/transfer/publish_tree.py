@@ -15,6 +15,7 @@ from registry.errors import RegistryError, UnavailableError
 from registry.folders.nested import Nesting, Node, nested_adapters
 from registry.progress import Progress
 from registry.schemas import FolderOutcome, FolderState, Published, PublishPreview
+from registry.schemas.around import NoticeCode
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.trained_on import trained_on
 
@@ -38,6 +39,7 @@ def publish_folders(
     base: str,
     *,
     rename: Mapping[str, str],
+    strict: tuple[NoticeCode, ...],
     keep_going: bool,
     dry_run: bool,
     told: Told,
@@ -45,7 +47,7 @@ def publish_folders(
 ) -> tuple[FolderOutcome, ...]:
     """Publish every adapter in a nested folder; see `registry.operations.registry.Registry.publish_folders`."""
     nesting = nested_adapters(folder, base, rename)
-    run = _Run(ground, folder, nesting, told, progress)
+    run = _Run(ground, folder, nesting, strict, told, progress)
     run.check()
     if dry_run:
         run.tell_plans()
@@ -63,6 +65,7 @@ class _Run:
     ground: Ground
     folder: Path
     nesting: Nesting
+    strict: tuple[NoticeCode, ...]
     told: Told
     progress: Progress
     previews: dict[str, PublishPreview] = field(default_factory=dict)  # by place, like all below
@@ -110,6 +113,7 @@ class _Run:
                 receipt=None,
                 progress=self.progress,
                 nested=parent is not None,
+                strict=self.strict,
             )
         except RegistryError as problem:
             self.refused[node.place] = problem

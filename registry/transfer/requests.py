@@ -18,6 +18,7 @@ from registry.folders.scan import Folder, FoundFile, scan
 from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.schemas import FileEntry, PublishPreview
+from registry.schemas.around import NoticeCode
 from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.model_files import DOCUMENTS, MAX_DOCUMENT, ModelListing, list_model
@@ -69,6 +70,7 @@ def request_of(publication: Publication, progress: Progress) -> PublishFolder:
         metrics=labels.metrics,
         tags=labels.tags,
         annotations=labels.annotations,
+        strict=publication.strict,
         progress=progress,
     )
 
@@ -86,6 +88,7 @@ def publish_request(
     annotations: Mapping[str, str] = {},
     progress: Progress,
     nested: bool = False,
+    strict: tuple[NoticeCode, ...] = (),
 ) -> PublishFolder:
     """Read an adapter's folder (a repository of a Hub is downloaded first) and hash its files.
 
@@ -111,6 +114,7 @@ def publish_request(
         derived_from=adapter.derived_from,
         quantised=adapter.quantised,
         nested=nested,
+        strict=strict,
     )
     return PublishFolder(hashed, request, adapter)
 

@@ -165,10 +165,10 @@ def test_experts_are_named_by_number(shelf: Shelf) -> None:
 
 
 @pytest.fixture(scope="module")
-def http(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRegistry]:
+def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRegistry]:
     """With llama/one@1 and llama/one/two@1, of which the second is a DoRA."""
     root = tmp_path_factory.mktemp("http")
-    opened = open_http(request, root)
+    opened = open_http(root)
     base = MAKERS["llama"](root / "base")
     opened.add_base("llama", base.folder)
     links = write_recipes(root / "links", base, [Recipe(("q_proj",), r=2), Recipe(("q_proj",), dora=True, seed=2)])

@@ -77,6 +77,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry tree: --limit ",
         "registry tree: --after ",
         "registry serve: --workers ",
+        "registry publish: --strict ",
         "registry base measure ",
         "registry base measure: ",
     ),
@@ -111,10 +112,26 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE TABLE engine_answers: ",
         "CREATE TABLE statistics: ",
         "CREATE TABLE materialised_fidelity: ",
+        "CREATE TABLE sketches: ",
+        "CREATE TABLE notices: ",
+        "CREATE INDEX ix_notices_",
         "CREATE TABLE statistic_values: ",
         "CREATE INDEX ix_statistic_values_name_value_revision_id ",
     ),
-    "errors": ("card_changed", "client_only", "not_rebasable", "other_version: HTTP ", "renamed", "tag_moved"),
+    "errors": (
+        "card_changed",
+        "client_only",
+        "not_rebasable",
+        "other_version: HTTP ",
+        "renamed",
+        "tag_moved",
+        "zero_delta",
+        "one_direction",
+        "duplicate",
+        "larger_than_base",
+        "like_sibling",
+        "undoes_parent",
+    ),
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
     ),
@@ -215,6 +232,12 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "LinkStatistics.",
         "ModuleStatistics.",
         "OtherChange.",
+        "Looked.",
+        "Notice.",
+        "OperationResult.looked",
+        "PublishRequest.strict",
+        "Published.notices",
+        "Shown.notices",
         "Statistics.",
         "ChildDelta.",
         "ComparedDelta.",
@@ -244,7 +267,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
 WIDENED: Final[dict[str, dict[str, str]]] = {
     "schemas": {  # a client meets the kinds that it asks for
         "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable', required": (
-            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure' | 'dense', "
+            "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure' | 'dense' | "
+            "'notice', "
             "required"
         ),
     },

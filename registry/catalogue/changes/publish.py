@@ -19,8 +19,9 @@ from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRe
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, live
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import FileRef
-from registry.catalogue.tree import bases, old_names, provenance, revisions
+from registry.catalogue.tree import bases, notices, old_names, provenance, revisions
 from registry.catalogue.tree.commits import digits_of
+from registry.catalogue.tree.notices import Noticed
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import sha256_digest
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RetractedError, UsageError
@@ -54,6 +55,7 @@ class NewRevision:
     parent_known_by: str = "unrecorded"  # not part of the digest
     derived_from: DerivedFrom | None = None
     copied_from: CopiedFrom | None = None  # of a copy: the original
+    noticed: tuple[Noticed, ...] = ()  # what its weights show
 
 
 def publish(
@@ -87,6 +89,7 @@ def publish(
     if place.deleted_id is not None:  # its digest is reused: its deletion can't be undone any more
         purge.purge(session, [place.deleted_id], purge.SAME_AGAIN, principal)
     row = _insert(session, new, place)
+    notices.keep(session, row.id, new.noticed)
     detail: dict[str, object] = {
         "digest": row.digest,
         "parent": row.parent,

@@ -18,6 +18,8 @@ from sqlalchemy.sql.selectable import Subquery
 from registry.catalogue.database.statistics_tables import (
     BaseNormsRecord,
     EngineAnswerRecord,
+    NoticeRecord,
+    SketchRecord,
     StatisticsRecord,
     StatisticValueRecord,
 )
@@ -44,19 +46,10 @@ _REVISIONS: Final = table_of(Revision)
 _TAGS: Final = table_of(Tag)
 _BASES: Final = table_of(BaseModelRecord)
 _CARDS: Final = table_of(CardRecord)
-_OF_REVISIONS: Final = tuple(
-    map(
-        table_of,
-        (
-            RevisionFile,
-            RevisionTarget,
-            Metric,
-            Annotation,
-            StatisticsRecord,
-            StatisticValueRecord,
-            EngineAnswerRecord,
-        ),
-    )
+_NOTICES: Final = table_of(NoticeRecord)
+_OF_REVISIONS: Final = (
+    *map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation)),
+    *map(table_of, (StatisticsRecord, StatisticValueRecord, EngineAnswerRecord, SketchRecord, NoticeRecord)),
 )
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
 _OF_BASES: Final = tuple(map(table_of, (BaseFile, ProtectedTagRecord, BaseNormsRecord)))
@@ -140,6 +133,9 @@ def copy_details(session: Session, renaming: Renaming, protected: Collection[str
         wanted = select(rows).join(pairs, pairs.c.old == rows.c.revision_id)
         _insert(session, table, {"revision_id": pairs.c.new}, rows, wanted)
     _copy_cards(session, renaming)
+    new_other = select(pairs.c.new).where(pairs.c.old == _NOTICES.c.other_id).scalar_subquery()
+    about = _NOTICES.c.revision_id.in_(select(pairs.c.new)) & _NOTICES.c.other_id.in_(select(pairs.c.old))
+    session.execute(update(_NOTICES).where(about).values(other_id=new_other))
     rows = _TAGS.alias("of_revision")
     tags = select(rows).join(pairs, pairs.c.old == rows.c.revision_id)
     free = tags.where(rows.c.name.not_in(protected)) if protected else tags

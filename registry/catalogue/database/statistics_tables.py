@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import ForeignKey, Index, LargeBinary
 from sqlalchemy.orm import Mapped, mapped_column
 
-from registry.catalogue.database.tables import ORDERED, Digest, Record
+from registry.catalogue.database.tables import ORDERED, Digest, Key, Record
 
 
 class StatisticsRecord(Record):
@@ -70,3 +72,30 @@ class BaseNormsRecord(Record):
     format: Mapped[int]
     table_digest: Mapped[Digest]
     document: Mapped[bytes] = mapped_column(LargeBinary)  # JSON, deflated
+
+
+class SketchRecord(Record):
+    """The sketch of the delta of a revision: `registry.tensors.analysis.sketch`.
+
+    The row also says that what takes computing was noticed, and whether the base's norms were known then.
+    """
+
+    __tablename__ = "sketches"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    format: Mapped[int]
+    noticed: Mapped[bool]
+    relative: Mapped[bool]
+    direction: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class NoticeRecord(Record):
+    """What the weights of a revision show. Whoever does not see the other revision that it is about does not see it."""
+
+    __tablename__ = "notices"
+
+    id: Mapped[Key]
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), index=True)
+    other_id: Mapped[int | None] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), index=True)
+    code: Mapped[str]
+    document: Mapped[dict[str, Any]]  # the fields of `registry.schemas.around.Notice`

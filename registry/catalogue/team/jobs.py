@@ -57,12 +57,17 @@ def create(session: Session, kind: str, request: str, principal: Principal) -> J
     for row in session.scalars(same.order_by(JobRecord.created_at)):
         if row.request == request:
             return _value(row)
+    return enqueue(session, kind, request, principal)
+
+
+def enqueue(session: Session, kind: str, request: str, principal: Principal) -> JobRow:
+    """Enqueue a job, whatever is there already."""
     now = datetime.now(UTC)
     made = JobRecord(
         id=uuid.uuid4().hex,
         kind=kind,
         state="pending",
-        owner=owner,
+        owner=owner_of(principal),
         principal=_document(principal),
         request=request,
         stage="",

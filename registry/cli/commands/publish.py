@@ -18,6 +18,7 @@ from registry.cli.options import (
     Url,
     parse_annotations,
     parse_metrics,
+    parse_strict,
 )
 from registry.cli.render.screen import REFERENCE, Line, Span
 from registry.cli.session import Session, session
@@ -97,6 +98,12 @@ def publish(
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag to set; may be repeated.")
     ] = None,
     annotation: Annotations = None,
+    strict: Annotated[
+        str | None,
+        typer.Option(
+            "--strict", metavar="[=CODE,...]", help="Refuse it if there are notices about its weights: any, or CODE."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and say what would be published; store nothing.")
     ] = False,
@@ -135,7 +142,15 @@ def publish(
         raise UsageError(f"{'--keep-going' if keep_going else '--rename'} is for nested folders: give -r too.")
     with session(url, as_json) as run:
         if recursive:
-            publish_folders(run, folder, path, rename=parse_renames(rename), keep_going=keep_going, dry_run=dry_run)
+            publish_folders(
+                run,
+                folder,
+                path,
+                rename=parse_renames(rename),
+                strict=parse_strict(strict),
+                keep_going=keep_going,
+                dry_run=dry_run,
+            )
             return
         _publish_one(
             run,
@@ -149,6 +164,7 @@ def publish(
             metrics=metrics,
             tags=tuple(tag or ()),
             annotations=annotations,
+            strict=parse_strict(strict),
         )
 
 
@@ -164,7 +180,7 @@ def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **optio
     run.answer(answer, lambda width: published_lines(answer, width))
     if "message" in answer.not_applied:
         run.say(f"`registry annotate {answer.revision.reference} -m TEXT` changes its message.")
-    run.notices(answer.revision.notices)
+    run.notices((*answer.revision.notices, *map(str, answer.notices)))
     run.next(f"registry fetch {answer.revision.reference} --as merged -o DIR", "writes the model to serve or train on")
 
 

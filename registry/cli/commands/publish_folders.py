@@ -41,7 +41,14 @@ def parse_renames(texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def publish_folders(
-    run: Session, folder: str, base: str, *, rename: dict[str, str], keep_going: bool, dry_run: bool
+    run: Session,
+    folder: str,
+    base: str,
+    *,
+    rename: dict[str, str],
+    strict: bool | tuple[str, ...],
+    keep_going: bool,
+    dry_run: bool,
 ) -> None:
     """Publish a nested folder, or report what would be published.
 
@@ -63,6 +70,7 @@ def publish_folders(
         folder,
         base,
         rename=rename,
+        strict=strict,
         keep_going=keep_going,
         dry_run=dry_run,
         told=told,
@@ -92,7 +100,7 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
     run.say(f"{answer.revision.reference} {state}, parent {_parent(answer)}")
     for item in _left_out(answer.left_out):
         run.say(f"left out: {item.path} ({item.reason})")
-    run.notices((*answer.revision.notices, *outcome.notices))
+    run.notices((*answer.revision.notices, *map(str, answer.notices), *outcome.notices))
 
 
 def _left_out(items: Sequence[LeftOut]) -> Iterator[LeftOut]:

@@ -11,10 +11,11 @@ from registry.bars.shown import shown
 from registry.operations import table
 from registry.operations.arguments import asked, check_order
 from registry.operations.methods.table_calls import TableCalls
-from registry.operations.publication import Labels, Publication
+from registry.operations.publication import Labels, Publication, strict_codes
 from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import BaseAdded, FolderOutcome, Published, PublishPreview
+from registry.schemas.around import NoticeCode
 from registry.schemas.publishing import Rebased, RebaseRequest
 
 Folder = str | PathLike[str]
@@ -42,6 +43,7 @@ class Publishing(TableCalls):
         base: str,
         *,
         rename: Mapping[str, str],
+        strict: tuple[NoticeCode, ...],
         keep_going: bool,
         dry_run: bool,
         told: Callable[[FolderOutcome], None],
@@ -88,6 +90,7 @@ class Publishing(TableCalls):
         metrics: Mapping[str, float] = {},
         tags: Iterable[str] = (),
         annotations: Mapping[str, str] = {},
+        strict: bool | Iterable[str] = False,
         progress: Progress | bool = False,
     ) -> Published:
         """Publish a PEFT adapter as the next revision of a path.
@@ -103,6 +106,7 @@ class Publishing(TableCalls):
             metrics: numbers by name.
             tags: tags to point at it.
             annotations: texts by key.
+            strict: refuse it if there are notices about its weights; codes of them: only for these (docs/notices.md).
             progress: True shows a bar.
 
         Returns:
@@ -110,7 +114,8 @@ class Publishing(TableCalls):
 
         Raises:
             NotFoundError: there is no such folder, base model or parent.
-            InvalidAdapterError: the adapter can't be composed exactly; the code says why.
+            InvalidAdapterError: the adapter can't be composed exactly, or has a notice that it is ``strict`` about; the
+                code says why.
             ConflictError: it was trained on another parent, or on other weights.
             UsageError: ``parent_ambiguous``: the parent has several revisions, and nothing tells which one it was.
 
@@ -121,7 +126,8 @@ class Publishing(TableCalls):
             >>> published.revision.reference
             'llama/legal@1'
         """
-        asked_for = _publication(folder, path, parent, receipt, skip_parent_check, message, metrics, tags, annotations)
+        labels = Labels.checked(message, metrics, tags, annotations)
+        asked_for = _publication(folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict))
         with shown(progress) as sink:
             return self._publish(asked_for, sink)
 
@@ -137,6 +143,7 @@ class Publishing(TableCalls):
         metrics: Mapping[str, float] = {},
         tags: Iterable[str] = (),
         annotations: Mapping[str, str] = {},
+        strict: bool | Iterable[str] = False,
         progress: Progress | bool = False,
     ) -> PublishPreview:
         """Check everything as `publish` does, with the same arguments and errors, and store nothing.
@@ -149,7 +156,8 @@ class Publishing(TableCalls):
             >>> preview.parent, preview.rank
             ('llama', 4)
         """
-        asked_for = _publication(folder, path, parent, receipt, skip_parent_check, message, metrics, tags, annotations)
+        labels = Labels.checked(message, metrics, tags, annotations)
+        asked_for = _publication(folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict))
         with shown(progress) as sink:
             return self._preview(asked_for, sink)
 
@@ -204,6 +212,7 @@ class Publishing(TableCalls):
         base: str,
         *,
         rename: Mapping[str, str] = {},
+        strict: bool | Iterable[str] = False,
         published: Callable[[Published], None] = lambda _: None,
         progress: Progress | bool = False,
     ) -> tuple[Published, ...]:
@@ -217,6 +226,7 @@ class Publishing(TableCalls):
             folder: the folder around the publish folders.
             base: the base model.
             rename: names for folders whose own are outside the grammar, by place: ``{"support/French": "french"}``.
+            strict: as for `publish`, of each of them.
             published: called after each one.
             progress: True shows a bar.
 
@@ -233,7 +243,7 @@ class Publishing(TableCalls):
             if outcome.published is not None:
                 published(outcome.published)
 
-        outcomes = self.publish_folders(folder, base, rename=rename, told=told, progress=progress)
+        outcomes = self.publish_folders(folder, base, rename=rename, strict=strict, told=told, progress=progress)
         return tuple(outcome.published for outcome in outcomes if outcome.published is not None)
 
     def publish_folders(
@@ -242,6 +252,7 @@ class Publishing(TableCalls):
         base: str,
         *,
         rename: Mapping[str, str] = {},
+        strict: bool | Iterable[str] = False,
         keep_going: bool = False,
         dry_run: bool = False,
         told: Callable[[FolderOutcome], None] = lambda _: None,
@@ -253,6 +264,7 @@ class Publishing(TableCalls):
             folder: the folder around the publish folders.
             base: the base model.
             rename: as for `publish_tree`.
+            strict: as for `publish`, of each of them.
             keep_going: publish what can be; what is refused is an outcome instead of an error.
             dry_run: check all and publish nothing.
             told: called with each outcome.
@@ -267,7 +279,14 @@ class Publishing(TableCalls):
         """
         with shown(progress) as sink:
             return self._publish_folders(
-                folder, base, rename=rename, keep_going=keep_going, dry_run=dry_run, told=told, progress=sink
+                folder,
+                base,
+                rename=rename,
+                strict=strict_codes(strict),
+                keep_going=keep_going,
+                dry_run=dry_run,
+                told=told,
+                progress=sink,
             )
 
 
@@ -277,12 +296,9 @@ def _publication(
     parent: str | None,
     receipt: Folder | None,
     skip_parent_check: bool,
-    message: str,
-    metrics: Mapping[str, float],
-    tags: Iterable[str],
-    annotations: Mapping[str, str],
+    labels: Labels,
+    strict: tuple[NoticeCode, ...],
 ) -> Publication:
-    labels = Labels.checked(message, metrics, tags, annotations)
     check_order(folder, path, Path.parse, "registry publish {folder} {name}", "the folder")
     shown_by = None if receipt is None else FilePath(receipt)
-    return Publication(folder, Path.parse(path), labels, parent, shown_by, skip_parent_check)
+    return Publication(folder, Path.parse(path), labels, parent, shown_by, skip_parent_check, strict)

@@ -18,6 +18,7 @@ from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, DeletedRevision, Event, Resolved, RevisionSummary, Shown, Tree
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.difference import DeltaMatrix, Difference
+from registry.schemas.jobs import Looked
 from registry.schemas.requests import (
     BasesRequest,
     CheckRequest,
@@ -112,6 +113,13 @@ def _dense_stats(deployment: Deployment, request: DenseStatisticsRequest, progre
     from registry.services.dense_statistics import dense_statistics
 
     return dense_statistics(deployment, request.ref, request.since, progress)
+
+
+@does(table.NOTICE)
+def _notice(deployment: Deployment, request: ReferenceRequest, progress: Progress) -> Looked:
+    from registry.services.statistics import looked
+
+    return looked(deployment, request.ref, progress)
 
 
 @does(table.CHECK)

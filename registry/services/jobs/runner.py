@@ -114,6 +114,7 @@ class Runner:
         self._lock = threading.Lock()
         self._works: dict[str, _Work] = {}
         self._left: set[str] = set()  # ids of jobs that this version can't read
+        self._free = threading.Semaphore(max(1, threads - 1))  # for what waits
         self._ending = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="operations", daemon=True)
 
@@ -266,7 +267,8 @@ class Runner:
                         self._renew(work)
             if time.monotonic() - looked >= self._poll and len(works) < self._threads:
                 looked = time.monotonic()
-                self._look()
+                for operation_id in self._waiting():
+                    self._follow(operation_id)
 
     def _renew(self, work: _Work) -> None:
         told = (work.stage, work.done, work.total)
@@ -289,15 +291,31 @@ class Runner:
         if not kept:
             work.stopped = True
 
-    def _look(self) -> None:
+    def _follow(self, operation_id: str) -> None:
+        """Run a job that waits, and then the next one, unless all but one of the threads do so: one is for requests."""
+        if self._free.acquire(blocking=False):
+            try:
+                self._pool.submit(self._run_waiting, operation_id)
+            except RuntimeError:  # the pool was closed meanwhile
+                self._free.release()
+
+    def _run_waiting(self, operation_id: str) -> None:
+        try:
+            ran = self._run_one(operation_id)
+        finally:
+            self._free.release()
+        for following in self._waiting()[:1] if ran and not self._ending.is_set() else ():
+            self._follow(following)  # at once, not by the next poll, but after what was submitted meanwhile
+
+    def _waiting(self) -> list[str]:
+        """Jobs that nobody has claimed, oldest first, at most as many as run at once."""
         try:
             with self._deployment.read_everything() as session:
                 waiting = rows.waiting(session, KINDS, limit=self._threads + len(self._left))
         except RegistryError as error:
             log.warning("waiting operations could not be read: %s", error)
-            return
-        for operation_id in [found for found in waiting if found not in self._left][: self._threads]:
-            self._submit(operation_id)
+            return []
+        return [found for found in waiting if found not in self._left][: self._threads]
 
 
 def _check_attempts(row: JobRow) -> None:

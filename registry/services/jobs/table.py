@@ -18,6 +18,7 @@ from registry.operations.table import JOBS
 from registry.progress import Progress
 from registry.rights import Principal
 from registry.schemas import Schema
+from registry.schemas.around import MEASURED_CODES
 from registry.schemas.jobs import Operation, OperationKind, OperationResult, OperationState
 from registry.schemas.protocol import Problem
 from registry.schemas.requests import MaterialiseRequest
@@ -67,7 +68,7 @@ def require(deployment: Deployment, job: Job[Any, Any], request: Schema) -> None
 
 def bytes_to_read(request: Schema) -> int | None:
     """Bytes that a request has to read back; None where unknown in advance, or where other work dominates."""
-    if isinstance(request, PublishCommit):
+    if isinstance(request, PublishCommit) and not set(request.request.strict) & set(MEASURED_CODES):
         return sum(claim.size for claim in request.request.files)
     return None  # making a base model's target table takes seconds, a whole merged model minutes
 

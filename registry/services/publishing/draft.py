@@ -8,6 +8,7 @@ from registry.files.source import ByteSource
 from registry.operations.publication import Labels
 from registry.reference import Path as TreePath
 from registry.schemas import DerivedFrom, FolderCompared, LeftOut
+from registry.schemas.around import NoticeCode
 from registry.schemas.transfer import GivenReceipt, Origin
 
 
@@ -36,4 +37,5 @@ class Draft:
     source: str | None = None  # the Hub repository that it was taken from
     derived_from: DerivedFrom | None = None  # by the receipt in its folder
     quantised: str | None = None  # the evidence in its folder that it was trained on quantised weights
+    strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
     rebased: bool = False  # the files of a published revision, put on another parent

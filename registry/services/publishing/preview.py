@@ -17,14 +17,18 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import Published, PublishPreview
+from registry.schemas.around import MEASURED_CODES
 from registry.services.deployment import Deployment
 from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, require_publishing
 from registry.services.publishing.draft import Said
 from registry.services.publishing.lineage_check import check_lineage
+from registry.services.publishing.noticing import of_directions, refuse_noticed
 from registry.services.publishing.parent_check import compare_trained
 from registry.services.publishing.publish import planned_publish, publish_read, with_copies
-from registry.tensors.elements.finite import check_finite
+from registry.tensors.analysis.directions import DirectionWatch
+from registry.tensors.elements.finite import FiniteWatch
+from registry.tensors.elements.passing import pass_by, watched_by
 from registry.transfer.requests import PublishFolder, preview
 
 
@@ -59,13 +63,20 @@ class Rehearsal:
         candidate, plan = planned_publish(self.deployment, request, lineage)
         with FileSource(weights) as source:
             progress.begin("Checking the weights", source.size)
-            check_finite(candidate.header.entries, source, progress.advance)
+            finite = FiniteWatch(candidate.header.entries)
+            directions = DirectionWatch(candidate.header, candidate.checkpoint)
+            pass_by(source, watched_by(finite, directions), progress.advance)
             check_lineage(blobs, candidate.lineage, candidate.checkpoint, source)
+            noticed = [one.notice for one in of_directions(directions.directions(source))]
+            refuse_noticed(candidate.draft, noticed)
+            plan = plan.model_copy(update={"notices": (*plan.notices, *map(str, noticed))})
             if candidate.parent.planned is None:
                 candidate = with_copies(self.deployment, candidate, source)
                 known = {"parent_reason": candidate.parent.reason, "parent_known_by": candidate.parent.known_by}
                 plan = plan.model_copy(update=known)
-        found = preview(folder, plan, self.deployment.url, ())
+        later = ", ".join(code for code in request.strict if code in MEASURED_CODES)
+        unchecked = (f"whether it has the notices {later}, which take computing",) if later else ()
+        found = preview(folder, plan, self.deployment.url, unchecked)
         self._files.update(folder.sources)
         self._lineages[found.digest] = _with_link(candidate, found)
         return found
@@ -75,7 +86,7 @@ class Rehearsal:
         request = folder.request
         said = Said(request.parent, request.receipt, nested=request.nested)
         path = TreePath.parse(request.path)
-        return publish_read(self.deployment, folder.adapter, path, said, Labels(), progress)
+        return publish_read(self.deployment, folder.adapter, path, said, Labels(), request.strict, progress)
 
 
 def _with_link(candidate: Candidate, found: PublishPreview) -> LoadedPath:

@@ -18,6 +18,7 @@ from registry.operations.publication import Labels, Publication
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.schemas import Published
+from registry.schemas.around import NoticeCode
 from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
@@ -29,18 +30,24 @@ from registry.services.publishing.lineage_check import check_lineage, copies_tel
 from registry.services.publishing.lookup import Claims, Nesting
 from registry.services.publishing.manifests import Files
 from registry.services.publishing.new_revision import new_revision
+from registry.services.publishing.noticing import kept_notices, refuse_measured, refuse_noticed, with_notices
 from registry.services.publishing.parent_candidates import parent_candidates
 from registry.services.publishing.parent_check import compare_trained
 from registry.services.publishing.parents import require_proven
 from registry.services.publishing.visible import make_visible
+from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.elements.finite import FiniteWatch
+from registry.tensors.elements.passing import Watch, watched_by
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.claims import Head, SameHead, check_claims, check_derivation, check_document
 
 NO_UPLOADS: Final[Mapping[str, str]] = MappingProxyType({})
 
-Take = Callable[[Intake, Candidate], Files]
-"""Takes all bytes of a candidate into the intake; returns names, digests and sizes of its files."""
+Take = Callable[[Intake, Candidate, Watch], Files]
+"""Takes all bytes of a candidate into the intake; returns names, digests and sizes of its files.
+
+The watch has to see the bytes of the weights.
+"""
 
 
 def publish(deployment: Deployment, publication: Publication, progress: Progress) -> Published:
@@ -56,11 +63,17 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
     skip = publication.skip_parent_check
     folder = read_adapter(publication.folder, receipt=publication.receipt, skip_parent_check=skip, progress=progress)
     said = Said(publication.parent, folder.receipt, skip)
-    return publish_read(deployment, folder, publication.path, said, publication.labels, progress)
+    return publish_read(deployment, folder, publication.path, said, publication.labels, publication.strict, progress)
 
 
 def publish_read(
-    deployment: Deployment, folder: AdapterFolder, path: TreePath, said: Said, labels: Labels, progress: Progress
+    deployment: Deployment,
+    folder: AdapterFolder,
+    path: TreePath,
+    said: Said,
+    labels: Labels,
+    strict: tuple[NoticeCode, ...],
+    progress: Progress,
 ) -> Published:
     """Publish a folder that was read, after the check of rights; raises what `publish` raises."""
     if folder.trained_on is not None:
@@ -77,11 +90,11 @@ def publish_read(
         source=folder.given.source,
         derived_from=folder.derived_from,
         quantised=folder.quantised,
+        strict=strict,
     )
 
-    def take_files(intake: Intake, candidate: Candidate) -> Files:
+    def take_files(intake: Intake, _candidate: Candidate, watch: Watch) -> Files:
         progress.begin("Publishing", folder.size)
-        watch = _watch(candidate)
         files = {
             one.path: intake.file(one.file, watch if one.path == ADAPTER_WEIGHTS else None) for one in folder.files
         }
@@ -110,8 +123,11 @@ def planned_publish(
     """
     claims = _claims(request)
     candidate = check_draft(deployment, _draft(request, claims), claims, nesting=Nesting(lineage))
-    new = new_revision(candidate, claims.sizes, deployment.principal)
     found = candidate.found
+    new = new_revision(candidate, claims.sizes, deployment.principal)
+    if found.wanted is not None:
+        new = with_notices(deployment, new, found.wanted.recorded)
+        refuse_noticed(candidate.draft, [one.notice for one in new.noticed])
     plan = PublishPlan(
         parent=candidate.parent.reference,
         parent_digest=candidate.parent.digest,
@@ -122,7 +138,7 @@ def planned_publish(
         existing=found.existing,
         rank=new.rank,
         parameters=new.parameters,
-        notices=new.notices,
+        notices=(*new.notices, *(str(one.notice) for one in new.noticed)),
     )
     return candidate, plan
 
@@ -148,11 +164,11 @@ def _commit(deployment: Deployment, commit: PublishCommit, progress: Progress) -
 def publish_claimed(deployment: Deployment, draft: Draft, claims: Claims, progress: Progress) -> Published:
     """Publish files that are uploaded or stored already, after the check of rights; raises what `publish` raises."""
 
-    def take_claimed(intake: Intake, candidate: Candidate) -> Files:
+    def take_claimed(intake: Intake, candidate: Candidate, watch: Watch) -> Files:
         wanted = candidate.found.wanted
         assert wanted is not None, "the bytes of an existing revision are not taken"
         progress.begin("Checking what was uploaded", wanted.size)
-        take(wanted, intake, {claims.files[ADAPTER_WEIGHTS].digest: _watch(candidate)})
+        take(wanted, intake, {claims.files[ADAPTER_WEIGHTS].digest: watch})
         return claims.sizes
 
     return _published(deployment, draft, claims, take_claimed, progress)
@@ -183,19 +199,14 @@ def _draft(request: PublishRequest, claims: Claims) -> Draft:
         check_source(request.source),
         check_derivation(request.derived_from),
         request.quantised,
+        request.strict,
     )
 
 
-def _watch(candidate: Candidate) -> Callable[[int, memoryview], None]:
+def _watch(candidate: Candidate, directions: DirectionWatch) -> Watch:
     """A watch on the bytes of the weights: the header must be the checked one, and all numbers finite."""
     head = SameHead(ADAPTER_WEIGHTS, candidate.draft.weights, candidate.header.size, InvalidAdapterError)
-    finite = FiniteWatch(candidate.header.entries)
-
-    def both(offset: int, chunk: memoryview) -> None:
-        head(offset, chunk)
-        finite(offset, chunk)
-
-    return both
+    return watched_by(head, FiniteWatch(candidate.header.entries), directions)
 
 
 def _published(
@@ -211,15 +222,20 @@ def _publish_once(
     candidate = check_draft(deployment, draft, claims)
     found = candidate.found
     if claims is not None and found.existing is not None:
+        refuse_noticed(draft, kept_notices(deployment, found.existing))
         new = new_revision(candidate, claims.sizes, deployment.principal)
         return make_visible(candidate, new, Intake(deployment, progress), ())
     recorded = None if found.wanted is None else found.wanted.recorded
     with Intake(deployment, progress, recorded) as intake:
-        files = bring(intake, candidate)
+        watch = DirectionWatch(candidate.header, candidate.checkpoint)
+        files = bring(intake, candidate, _watch(candidate, watch))
         with intake.opened(files[ADAPTER_WEIGHTS][0]) as weights:
             check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
             candidate = with_copies(deployment, candidate, weights)
-        new = new_revision(candidate, files, deployment.principal)
+            new = new_revision(candidate, files, deployment.principal)
+            new = with_notices(deployment, new, recorded, watch.directions(weights))
+            refuse_noticed(draft, [one.notice for one in new.noticed])
+            refuse_measured(deployment, candidate, weights)
         stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
         return make_visible(candidate, new, intake, stored)
 

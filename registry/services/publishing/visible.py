@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -12,22 +13,34 @@ from registry.catalogue.changes import tags
 from registry.catalogue.changes.new_summary import new_summary
 from registry.catalogue.changes.publish import NewRevision
 from registry.catalogue.store import uploads as upload_rows
-from registry.catalogue.tree import browse
+from registry.catalogue.team import jobs
+from registry.catalogue.tree import browse, notices
 from registry.operations.publication import Labels
+from registry.operations.table import NOTICE
 from registry.schemas import Published, RevisionSummary, Tagged
+from registry.schemas.around import Notice
+from registry.schemas.requests import ReferenceRequest
 from registry.services.bases.add import as_told
 from registry.services.intake.intake import Intake
 from registry.services.intake.wanted import drop_bytes
+from registry.services.notices import SERVICE
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
 from registry.storage.blobs import StoredBlob
+
+
+class _Made(NamedTuple):
+    summary: RevisionSummary
+    before: RevisionSummary | None  # None: it is new
+    tagged: tuple[Tagged, ...]
+    notices: tuple[Notice, ...]
 
 
 def make_visible(candidate: Candidate, new: NewRevision, intake: Intake, stored: tuple[StoredBlob, ...]) -> Published:
     """Publish and label the revision, end the uploads of its bytes, and read the answer, in one transaction."""
     deployment, labels, uploads = intake.deployment, candidate.draft.labels, candidate.found.uploads
 
-    def work(session: Session) -> tuple[RevisionSummary, RevisionSummary | None, tuple[Tagged, ...]]:
+    def work(session: Session) -> _Made:
         row, created = publishing.publish(session, new, deployment.principal, intake.recorded)
         before = None if created else browse.summary(session, row.id)
         tagged = tuple(tags.set_tag(session, row.id, tag, deployment.principal) for tag in dict.fromkeys(labels.tags))
@@ -40,17 +53,20 @@ def make_visible(candidate: Candidate, new: NewRevision, intake: Intake, stored:
         )
         if uploads:
             upload_rows.remove(session, *(upload.id for upload in uploads))
+        if created and deployment.looks:
+            jobs.enqueue(session, NOTICE.kind, ReferenceRequest(ref=row.reference).model_dump_json(), SERVICE)
         if not created:
-            return browse.summary(session, row.id), before, tagged
+            return _Made(browse.summary(session, row.id), before, tagged, notices.notices(session, row.id))
         summary = new_summary(
             session, row, new, tags=labels.tags, metrics=labels.metrics, annotations=labels.annotations
         )
-        return summary, None, tagged
+        return _Made(summary, None, tagged, tuple(one.notice for one in new.noticed))
 
-    summary, before, tagged = intake.change(work)
+    made = intake.change(work)
+    before = made.before
     drop_bytes(deployment, uploads)
     return Published(
-        revision=summary,
+        revision=made.summary,
         created=before is None,
         parent_digest=candidate.parent.digest,
         parent_reason=candidate.parent.reason,
@@ -59,7 +75,8 @@ def make_visible(candidate: Candidate, new: NewRevision, intake: Intake, stored:
         registry=deployment.url,
         applied=() if before is None else tuple(_applied(labels, before)),
         not_applied=() if before is None else tuple(_not_applied(candidate.draft, before)),
-        tagged=tagged,
+        tagged=made.tagged,
+        notices=made.notices,
     )
 
 

@@ -64,6 +64,16 @@ class PassingElements:
             self._take(entry, (start - entry.start) // size, piece[:whole])
 
 
+def watched_by(*watches: Watch) -> Watch:
+    """One watch of several, which get each chunk in this order."""
+
+    def each(offset: int, chunk: memoryview) -> None:
+        for watch in watches:
+            watch(offset, chunk)
+
+    return each
+
+
 def pass_by(source: ByteSource, watch: Watch, advance: Callable[[int], None]) -> None:
     """Read a whole file for ``watch``."""
     for offset in range(0, source.size, _STEP):

@@ -18,6 +18,7 @@ from tests.house.planted.fidelity import FIDELITY
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.norms import NORMS
+from tests.house.planted.notices import NOTICES
 from tests.house.planted.rebased import REBASED
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
@@ -35,6 +36,7 @@ MUTANTS: Final = (
     *TRUNCATION,
     *REGISTRY,
     *NORMS,
+    *NOTICES,
     *DELTAS,
     *FIDELITY,
     *DENSE,

@@ -1,0 +1,132 @@
+"""Which pairs of an adapter add nothing, or all in one direction: told while its bytes pass by.
+
+With the Gram matrices G = A Aᵀ and H = Bᵀ B of a pair, the squares of the singular values of B A are the eigenvalues of
+G H: their sum E is its trace, and the sum F of their squares is the trace of its square. As s_1^4 <= F, the stable rank
+E / s_1^2 is at least E / sqrt(F). By that alone nearly every trained pair is far above the bound, in float32. A pair
+that is not, or whose factors cancel so far that float32 can't tell, is read again and decided by its singular values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from registry.errors import InvalidAdapterError
+from registry.files.header import Header
+from registry.files.source import ByteSource
+from registry.tensors.analysis.spectra import figures
+from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.checkpoint.adapter import Checkpoint, LoraPair
+from registry.tensors.elements.grams import FactorShape, Gram, GramWatch
+from registry.tensors.factors.matrices import read_whole
+from registry.tensors.truncation.truncate import decompose
+
+ONE_DIRECTION: Final = 1.05
+"""A stable rank below this is one direction, as far as anybody will see."""
+_CLEAR: Final = 1.06  # float32 tells stable ranks to far less than the difference
+_CANCELLED: Final = 1e-3  # below this share of the factors' norms, float32 does not tell an energy well
+_PENDING: Final = 64 << 20  # bytes of Gram matrices that wait for those of the other factor
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What was found, by the names of pairs, in order."""
+
+    pairs: int  # of the adapter
+    zero: tuple[str, ...]  # the delta is zero, and nothing else changes the module
+    one: tuple[str, ...]  # the stable rank is below `ONE_DIRECTION`, where the rank is above 1
+
+
+class DirectionWatch:
+    """Call it with the bytes of ``adapter_model.safetensors``, then ask `directions`."""
+
+    def __init__(self, header: Header, checkpoint: Checkpoint) -> None:
+        self._pairs = checkpoint.pairs
+        self._open = set(checkpoint.pairs)  # not known to be nothing special
+        self._zero: set[str] = set()
+        self._waiting: dict[str, Gram] = {}  # by tensor: the other factor of its pair is still to come
+        self._bytes = 0
+        shapes: dict[str, FactorShape] = {}
+        self._of: dict[str, str] = {}
+        for name, pair in checkpoint.pairs.items():
+            experts = 1 if pair.fused is None or pair.piece is not None else pair.fused.experts
+            if pair.blocks_a == pair.blocks_b == 1:
+                shapes[pair.a.name] = FactorShape("rows", pair.rank, experts)
+                shapes[pair.b.name] = FactorShape("columns", pair.rank, experts)
+                self._of |= {pair.a.name: name, pair.b.name: name}
+        self._watch = GramWatch(header.entries, shapes, self._take)
+
+    def __call__(self, offset: int, chunk: memoryview) -> None:
+        self._watch(offset, chunk)
+
+    def _take(self, tensor: str, gram: Gram) -> None:
+        name = self._of[tensor]
+        pair = self._pairs[name]
+        if gram.is_zero:
+            self._open.discard(name)
+            self._zero.add(name)
+            return
+        other = self._waiting.pop(pair.b.name if tensor == pair.a.name else pair.a.name, None)
+        if other is not None:
+            self._bytes -= other.values.nbytes
+            if _is_clear(gram, other):
+                self._open.discard(name)
+        elif name in self._open and self._bytes + gram.values.nbytes <= _PENDING:
+            self._waiting[tensor] = gram
+            self._bytes += gram.values.nbytes
+
+    def directions(self, source: ByteSource) -> Directions:
+        """What was found; ``source`` is the file, of which only pairs are read that are still open."""
+        still = [pair for name, pair in self._pairs.items() if name in self._open]
+        found = zip(still, in_order(lambda pair: _stable_rank(pair, source), still), strict=True)
+        ranks = {pair.module: stable_rank for pair, stable_rank in found}
+        zero, one = [], []
+        for name, pair in self._pairs.items():
+            if name in self._zero or pair.scaling == 0 or ranks.get(name) == 0:
+                if pair.magnitude is None and pair.bias is None:
+                    zero.append(name)
+            elif pair.rank > 1 and ranks.get(name, math.inf) < ONE_DIRECTION:
+                one.append(name)
+        return Directions(len(self._pairs), tuple(zero), tuple(one))
+
+
+def _is_clear(one: Gram, other: Gram) -> bool:
+    """Whether a delta is certainly not zero, nor of one direction."""
+    g, h = one.values, other.values
+    with np.errstate(all="ignore"):  # what is not finite is not clear
+        product = np.matmul(g, h)
+        energy = np.einsum("eij,eij->e", g, h)
+        squares = np.einsum("eij,eji->e", product, product)
+        norms = np.sqrt(np.einsum("eij,eij->e", g, g) * np.einsum("eij,eij->e", h, h))
+        total = energy.sum()
+        least = np.where(energy > 0, energy * energy / np.sqrt(squares), 0).sum() / total  # the mean by energy
+    if not total > 0 or not np.isfinite(norms).all() or not (energy >= _CANCELLED * norms).all():
+        return False
+    return g.shape[1] == 1 or bool(least > _CLEAR)
+
+
+def _stable_rank(pair: LoraPair, source: ByteSource) -> float:
+    """As `registry.tensors.analysis.spectra.figures` has it; 0 of a zero delta. Call it on a lane."""
+    try:
+        spectra = [decompose(b, a).singular_values for b, a in _factors(pair, source)]
+    except InvalidAdapterError:  # its square leaves float64: it may be published, but no figure of it can be told
+        return math.inf
+    found: float = figures(spectra, pair.rank, None)["stable_rank"]
+    return found
+
+
+def _factors(pair: LoraPair, source: ByteSource) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """B and A, of each expert."""
+    if pair.fused is None or pair.piece is not None:
+        b, a = pair.b_matrix, pair.a_matrix
+        yield b.read(source, 0, b.shape[0]), a.read(source, 0, a.shape[0])
+        return
+    experts, rank = pair.fused.experts, pair.rank
+    rows, columns = read_whole(source, pair.a), read_whole(source, pair.b)
+    for expert in range(experts):
+        yield columns[:, expert::experts], rows[expert * rank : (expert + 1) * rank]
