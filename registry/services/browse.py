@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
+from registry.catalogue.changes import notices
 from registry.catalogue.store import materialisations
 from registry.catalogue.tree import (
     bases,
@@ -13,7 +14,6 @@ from registry.catalogue.tree import (
     cards,
     children,
     engine_answers,
-    notices,
     resolution,
     revisions,
     statistics,

@@ -14,10 +14,10 @@ from heapq import nlargest
 from typing import Final
 
 from registry.catalogue.changes import sketches
+from registry.catalogue.changes.notices import Noticed
 from registry.catalogue.changes.sketches import Sibling
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import links as link_rows
-from registry.catalogue.tree.notices import Noticed
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal

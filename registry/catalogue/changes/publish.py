@@ -12,16 +12,17 @@ from sqlalchemy import Select, and_, bindparam, exists, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.exc import StaleDataError
 
+from registry.catalogue.changes import notices
 from registry.catalogue.changes.adapter_rows import make_adapter
+from registry.catalogue.changes.notices import Noticed
 from registry.catalogue.changes.revision_rows import renamed_meanwhile, write
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRecord, Revision
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, live
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import FileRef
-from registry.catalogue.tree import bases, notices, old_names, provenance, revisions
+from registry.catalogue.tree import bases, old_names, provenance, revisions
 from registry.catalogue.tree.commits import digits_of
-from registry.catalogue.tree.notices import Noticed
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import sha256_digest
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RetractedError, UsageError

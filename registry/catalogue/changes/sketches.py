@@ -9,12 +9,12 @@ from typing import Final, NamedTuple
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session, aliased
 
+from registry.catalogue.changes import notices
+from registry.catalogue.changes.notices import Noticed
 from registry.catalogue.database import events
 from registry.catalogue.database.statistics_tables import NoticeRecord, SketchRecord
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
-from registry.catalogue.tree import notices
 from registry.catalogue.tree.ancestry import newest_number
-from registry.catalogue.tree.notices import Noticed
 from registry.reference import Path
 from registry.rights import Principal
 

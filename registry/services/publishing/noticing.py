@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from registry.catalogue.changes import notices
+from registry.catalogue.changes.notices import Noticed, same_files
 from registry.catalogue.changes.publish import NewRevision
-from registry.catalogue.tree import notices, revisions
-from registry.catalogue.tree.notices import Noticed, same_files
+from registry.catalogue.tree import revisions
 from registry.errors import InvalidAdapterError, UsageError
 from registry.files.source import ByteSource
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS

@@ -8,13 +8,13 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import annotations as annotation_rows
+from registry.catalogue.changes import notices, tags
 from registry.catalogue.changes import publish as publishing
-from registry.catalogue.changes import tags
 from registry.catalogue.changes.new_summary import new_summary
 from registry.catalogue.changes.publish import NewRevision
 from registry.catalogue.store import uploads as upload_rows
 from registry.catalogue.team import jobs
-from registry.catalogue.tree import browse, notices
+from registry.catalogue.tree import browse
 from registry.operations.publication import Labels
 from registry.operations.table import NOTICE
 from registry.schemas import Published, RevisionSummary, Tagged
