@@ -9,11 +9,15 @@ from pydantic import Field
 
 from registry.schemas.form import Schema
 
-NoticeCode = Literal["zero_delta", "one_direction", "duplicate", "larger_than_base", "like_sibling", "undoes_parent"]
+NoticeCode = Literal[
+    "zero_delta", "one_direction", "duplicate", "larger_than_base", "like_sibling", "undoes_parent", "low_fidelity"
+]
 NOTICE_CODES: Final[tuple[NoticeCode, ...]] = get_args(NoticeCode)
 """Codes of notices, as docs/notices.md lists them; once shipped, they stay."""
-MEASURED_CODES: Final[tuple[NoticeCode, ...]] = ("larger_than_base", "like_sibling", "undoes_parent")
-"""Those that take computing: of a job after the publish, unless it is strict about them."""
+COMPARED_CODES: Final[tuple[NoticeCode, ...]] = ("larger_than_base", "like_sibling", "undoes_parent")
+"""Those that take computing, from factors alone."""
+MEASURED_CODES: Final[tuple[NoticeCode, ...]] = (*COMPARED_CODES, "low_fidelity")
+"""Those that take computing, or rows of the base: of a job after the publish, unless it is strict about them."""
 
 
 class ChildAdapter(Schema):
@@ -97,4 +101,8 @@ _SENTENCES: Final[dict[str, str]] = {
     ),
     "like_sibling": "The delta is nearly that of {reference}, but for its size: their cosine is {value:.4f}.",
     "undoes_parent": "The delta undoes {value:.0%} of that of its parent {reference}.",
+    "low_fidelity": (
+        "A merge in bf16 would keep {value:.0%} of its change: merge with --dtype fp32, or fetch it --as lora, which "
+        "leaves the base unrounded."
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from registry.errors import UsageError
 from registry.reference import Path, Reference
 from registry.schemas.form import Dtype
 from registry.schemas.statistics import EstimatedFigure, LinkFidelity, PathFidelity
+from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import load_path
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
@@ -17,6 +19,7 @@ from registry.services.lineage import LoadedPath
 if TYPE_CHECKING:
     from registry.tensors.fidelity.estimate import Estimated, EstimatedPath
     from registry.tensors.fidelity.sampling import Ratio
+    from registry.tensors.path.programs import BoundLink
 
 
 def link_survival(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> EstimatedFigure | None:
@@ -32,6 +35,15 @@ def link_survival(deployment: Deployment, ref: str, dtype: Dtype = "bf16") -> Es
     """
     path = load_path(deployment, Reference.parse(ref))
     return _figure(_estimated(deployment, path, dtype, len(path.links) - 1).links[-1].surviving_share)
+
+
+def new_link_survival(
+    deployment: Deployment, parent: LoadedPath, links: Sequence[BoundLink], dtype: Dtype = "bf16"
+) -> EstimatedFigure | None:
+    """The same of the last of some links, which goes on ``parent`` and is not published yet."""
+    with ExitStack() as opened:
+        inputs = Inputs(deployment.artifact_blobs, parent, opened)
+        return _figure(_of_links(inputs, links, dtype, parent.tip, len(links) - 1).links[-1].surviving_share)
 
 
 def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int = 0) -> PathFidelity:
@@ -59,19 +71,23 @@ def path_fidelity(deployment: Deployment, path: LoadedPath, dtype: Dtype, since:
 def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: int) -> EstimatedPath:
     # What is kept of statistics is answered without torch.
     from registry.services.artifacts.bound import bound_links
-    from registry.services.artifacts.inputs import Inputs
+
+    if not path.links:
+        raise UsageError(f"{path.reference} is a base model, which no link has changed yet: name an adapter.")
+    with ExitStack() as opened:
+        inputs = Inputs(deployment.artifact_blobs, path, opened)
+        return _of_links(inputs, bound_links(inputs, path.links), dtype, path.tip, since)
+
+
+def _of_links(inputs: Inputs, links: Sequence[BoundLink], dtype: Dtype, seed: str, since: int) -> EstimatedPath:
+    """``seed``: a digest that the sample is drawn by: the same rows each time, everywhere."""
     from registry.tensors.elements.dtypes import FLOATS, OPTION_DTYPES
     from registry.tensors.fidelity.estimate import estimate
     from registry.tensors.path.origins import BaseTensors
 
-    if not path.links:
-        raise UsageError(f"{path.reference} is a base model, which no link has changed yet: name an adapter.")
-    seed = int(hex_of(path.links[-1].digest)[:16], 16)  # the same rows for the same revision, everywhere
-    with ExitStack() as opened:
-        inputs = Inputs(deployment.artifact_blobs, path, opened)
-        base = BaseTensors(inputs.base_tensors()[1])
-        links = bound_links(inputs, path.links)
-        return estimate(links, inputs.table, base, FLOATS[OPTION_DTYPES[dtype]], seed=seed, since=since)
+    base = BaseTensors(inputs.base_tensors()[1])
+    drawn_by = int(hex_of(seed)[:16], 16)
+    return estimate(links, inputs.table, base, FLOATS[OPTION_DTYPES[dtype]], seed=drawn_by, since=since)
 
 
 def _of_link(reference: str, one: Estimated) -> LinkFidelity:

@@ -21,9 +21,9 @@ from registry.catalogue.tree import links as link_rows
 from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError
 from registry.reference import Path, Reference
 from registry.rights import UNLIMITED, Principal
-from registry.schemas.around import MEASURED_CODES, NoticeCode, notice
+from registry.schemas.around import COMPARED_CODES, NoticeCode, notice
 from registry.schemas.difference import ComparedDelta
-from registry.schemas.statistics import DeltaStatistics
+from registry.schemas.statistics import DeltaStatistics, EstimatedFigure
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import path_of
@@ -39,6 +39,8 @@ NAMED: Final = 3
 """So many modules are named in a notice about more."""
 LIKE: Final = 0.99
 """A sibling whose delta has a cosine above this is named."""
+KEPT: Final = 0.9
+"""A link of whose change a merge in bf16 would keep less than this share is named."""
 UNDONE: Final = 0.5
 """A parent of whose delta more than this share is undone is named."""
 _CANDIDATE: Final = (
@@ -90,10 +92,10 @@ def look_at(
             everything.change(lambda session: sketches.keep(session, ids[-1], direction))
         parent = None if len(ids) == 1 else (ids[-2], path.links[-2].reference)
         at_hand = LinkAtHand(Path.parse(path.links[-1].path), parent, bound, inputs.table, figures, direction)
-        noticed = look(everything, at_hand, MEASURED_CODES)
+        noticed = look(everything, at_hand, COMPARED_CODES)
     everything.change(
         lambda session: sketches.keep_noticed(
-            session, ids[-1], noticed, codes=MEASURED_CODES, relative=relative, principal=SERVICE
+            session, ids[-1], noticed, codes=COMPARED_CODES, relative=relative, principal=SERVICE
         )
     )
 
@@ -123,6 +125,18 @@ def of_modules(code: NoticeCode, names: Sequence[str], of: int, value: float | N
     """One notice about all of some modules; none where there are none."""
     if names:
         yield Noticed(notice(code, modules=len(names), of=of, names=tuple(names[:NAMED]), value=value))
+
+
+def look_at_fidelity(deployment: Deployment, revision_id: int, kept: EstimatedFigure | None) -> None:
+    """Keep whether a merge in bf16 loses much of a link's change; ``kept``: the surviving share, None: of no change."""
+    noticed = () if kept is None else tuple(of_fidelity(kept))
+    deployment.change(lambda session: sketches.keep_fidelity(session, revision_id, noticed, SERVICE))
+
+
+def of_fidelity(kept: EstimatedFigure) -> Iterator[Noticed]:
+    """The notice about a surviving share in bf16."""
+    if kept.value < KEPT:
+        yield Noticed(notice("low_fidelity", value=kept.value))
 
 
 def _larger_than_base(figures: DeltaStatistics) -> Iterator[Noticed]:

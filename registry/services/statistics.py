@@ -13,11 +13,13 @@ from registry.catalogue.tree import links as link_rows
 from registry.catalogue.tree import revisions
 from registry.catalogue.tree import statistics as rows
 from registry.catalogue.tree.statistics import Key
-from registry.errors import NotFoundError, UnavailableError, UsageError
+from registry.engines.rules import ENGINES
+from registry.errors import InvalidAdapterError, NotFoundError, UnavailableError, UsageError
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas.form import Dtype
 from registry.schemas.jobs import Looked
+from registry.schemas.requests import CheckRequest
 from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, Statistics
 from registry.services.artifacts.load import path_in, path_of
 from registry.services.bases.norms import slot_norms
@@ -67,12 +69,18 @@ def statistics(
         keep(deployment, {key: found[key] for key in missing}, relative=relative)
     if whole is not None and seen[-1:] == [len(ids) - 1]:
         _unless_read_only(lambda: _look_once(deployment, path, ids, found[Key(ids[-1], "link")], relative=relative))
+    estimated = None if fidelity is None else path_fidelity(deployment, path, fidelity, first)
+    if estimated is not None and fidelity == "bf16" and seen[-1:] == [len(ids) - 1]:
+        from registry.services.notices import look_at_fidelity
+
+        kept = estimated.links[-1].surviving_share
+        _unless_read_only(lambda: look_at_fidelity(deployment, ids[-1], kept))
     return Statistics(
         reference=path.reference,
         since=path.links[first - 1].reference if first else path.base.name,
         links=tuple(LinkStatistics(reference=path.links[n].reference, delta=found[Key(ids[n], "link")]) for n in seen),
         path=made[first, len(ids)] if whole is None else found[whole],
-        fidelity=None if fidelity is None else path_fidelity(deployment, path, fidelity, first),
+        fidelity=estimated,
     )
 
 
@@ -82,7 +90,9 @@ def keep(deployment: Deployment, made: Mapping[Key, DeltaStatistics | DenseStati
 
 
 def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
-    """Compute and keep the statistics of a revision, and notices about it; of one that is deleted by now nothing.
+    """Compute and keep the statistics of a revision, notices about it, and which engines load it.
+
+    Of one that is deleted by now nothing. Of one that can't be merged in bf16 no fidelity is told.
 
     Args:
         deployment: unrestricted.
@@ -105,7 +115,25 @@ def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
         return Looked(reference=ref)
     if sketch is None or not sketch.noticed:
         raise UnavailableError(f"What was noticed about {reference} could not be kept; it is looked at again.")
+    _look_further(deployment, found.reference)
     return Looked(reference=found.reference)
+
+
+def _look_further(deployment: Deployment, reference: str) -> None:
+    """Fidelity and engines, which are about what is handed out of a revision: not of one that is retracted."""
+    from registry.services.engine_checks import check
+    from registry.services.fidelity import link_survival
+    from registry.services.notices import look_at_fidelity
+
+    try:
+        for engine in ENGINES:
+            check(deployment, CheckRequest(ref=reference, engine=engine))
+        kept = link_survival(deployment, reference)
+        with deployment.read() as session:
+            revision_id = revisions.find(session, Reference.parse(reference)).id
+        look_at_fidelity(deployment, revision_id, kept)
+    except (InvalidAdapterError, NotFoundError) as problem:  # such as an overflow in bf16; or retracted meanwhile
+        log.info("nothing further is told of %s: %s", reference, problem)
 
 
 def _unless_read_only(work: Callable[[], None]) -> None:

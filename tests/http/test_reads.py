@@ -19,8 +19,8 @@ COUNTS = {
     ("GET", f"{API}/resolve?ref=tiny/a@prod"): 2,
     ("GET", f"{API}/resolve?ref=tiny/a/x@1"): 2,
     ("GET", f"{API}/resolve?ref=tiny"): 2,
-    ("GET", f"{API}/revisions?ref=tiny/a@prod"): 11,
-    ("GET", f"{API}/revisions?ref=tiny/a/x@1"): 11,
+    ("GET", f"{API}/revisions?ref=tiny/a@prod"): 13,
+    ("GET", f"{API}/revisions?ref=tiny/a/x@1"): 13,
     ("GET", "/hf-published/api/models/tiny/a"): 5,  # the token, repo, lineage, tags with metrics, card
     ("GET", "/hf-published/api/models/tiny/a.x"): 5,
     ("HEAD", "/hf-published/tiny/a.x/resolve/main/adapter_config.json"): 3,  # the token, repo, lineage

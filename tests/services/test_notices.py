@@ -339,3 +339,22 @@ def test_once_the_base_is_measured_it_is_looked_at_again(registry: Registry, bas
 
 def test_codes() -> None:
     assert set(MEASURED_CODES) < set(NOTICE_CODES)
+
+
+@EMBEDDED
+def test_low_fidelity_is_told_by_an_estimate_and_refused_by_a_strict_publish(
+    registry: Registry, tmp_path: Path
+) -> None:
+    base = plain_base(tmp_path / "half", SHAPES, dtype="BF16")
+    registry.add_base("half", base.folder)
+    tiny = write_adapter(tmp_path / "tiny", base, ["a", "b"], size=1e-4)
+    with pytest.raises(InvalidAdapterError, match="A merge in bf16 would keep") as refused:
+        registry.publish(tiny, "half/tiny", strict=["low_fidelity"])
+    assert refused.value.code == "low_fidelity"
+    registry.publish(tiny, "half/tiny")
+    registry.stats("half/tiny")
+    assert registry.show("half/tiny").notices == ()  # no row of the base is read for it
+    registry.stats("half/tiny", fidelity="bf16")
+    assert [one.code for one in registry.show("half/tiny").notices] == ["low_fidelity"]
+    usual = write_adapter(tmp_path / "usual", base, ["a", "b"], size=0.1, seed=1)
+    registry.publish(usual, "half/usual", strict=["low_fidelity"])

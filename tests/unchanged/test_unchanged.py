@@ -131,6 +131,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "larger_than_base",
         "like_sibling",
         "undoes_parent",
+        "low_fidelity",
     ),
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")

@@ -99,6 +99,26 @@ def keep_noticed(
         return
     row.noticed, row.relative = True, relative
     session.flush()
+    _replace(session, revision_id, noticed, codes, principal)
+
+
+def keep_fidelity(session: Session, revision_id: int, noticed: Sequence[Noticed], principal: Principal) -> None:
+    """Keep the notice about a revision's fidelity, or that there is none any more, and record it once.
+
+    Args:
+        session: a write transaction.
+        revision_id: the revision; of a deleted one nothing is kept.
+        noticed: the notice, or none.
+        principal: who looked.
+    """
+    if _held(session, revision_id):
+        _replace(session, revision_id, noticed, ("low_fidelity",), principal)
+
+
+def _replace(
+    session: Session, revision_id: int, noticed: Sequence[Noticed], codes: Collection[str], principal: Principal
+) -> None:
+    """Keep notices instead of earlier ones of these codes, and record those that are new."""
     old = NoticeRecord.code.in_(codes) & (NoticeRecord.revision_id == revision_id)
     before = {(row.code, row.other_id) for row in session.execute(select(NoticeRecord).where(old)).scalars()}
     session.execute(delete(NoticeRecord).where(old))

@@ -17,8 +17,9 @@ from registry.reference import Reference
 from registry.schemas.around import MEASURED_CODES, Notice
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
+from registry.services.fidelity import new_link_survival
 from registry.services.lineage import target_table
-from registry.services.notices import LinkAtHand, look, of_modules
+from registry.services.notices import LinkAtHand, look, of_fidelity, of_modules
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
 from registry.services.publishing.parent_links import parent_links
@@ -101,4 +102,7 @@ def refuse_measured(deployment: Deployment, candidate: Candidate, weights: ByteS
         parent = None if row is None else (row.id, row.reference)
         figures = delta_statistics(links, table, since=len(links) - 1, norms=norms)
         link = LinkAtHand(draft.path, parent, links, table, figures, sketch(links, table))
-        refuse_noticed(draft, [one.notice for one in look(deployment, link, codes, measure=True)])
+        found = look(deployment, link, codes, measure=True)
+        if "low_fidelity" in codes and (kept := new_link_survival(deployment, lineage, links)) is not None:
+            found += of_fidelity(kept)
+        refuse_noticed(draft, [one.notice for one in found])

@@ -172,3 +172,28 @@ def test_publishing_what_is_there_needs_no_job(registry: LocalRegistry, base: Ba
     registry.publish(folder, "net/one")
     assert not registry.publish(folder, "net/one").created
     assert len(states(registry)) == 1
+
+
+def test_what_rounding_would_lose_and_which_engines_load_it(
+    registry: LocalRegistry, tmp_path: Path, start: StartRunner
+) -> None:
+    """A change far below a bf16 unit of the weights is lost in a merge; one of a tenth of them is not."""
+    base = plain_base(tmp_path / "half", {"a.weight": (24, 16), "b.weight": (16, 24)}, dtype="BF16")
+    registry.add_base("half", base.folder)
+    for seed, (name, size) in enumerate((("tiny", 1e-4), ("usual", 0.1))):
+        registry.publish(write_adapter(tmp_path / name, base, ["a", "b"], size=size, seed=seed), f"half/{name}")
+    start()
+    ended(registry)
+    lost = registry.show("half/tiny")
+    (notice,) = lost.notices
+    measured = registry.stats("half/tiny", fidelity="bf16").fidelity
+    assert measured is not None
+    assert measured.surviving_share is not None
+    assert (notice.code, notice.value) == ("low_fidelity", measured.surviving_share.value)
+    assert measured.surviving_share.value < 0.5
+    assert "--dtype fp32" in notice.text
+    assert registry.show("half/usual").notices == ()
+    assert [one.engine for one in lost.engines] == ["vllm", "sglang", "peft", "transformers"]
+    assert [event.subject for event in registry.events(kind="notice")] == ["half/tiny@1"]
+    registry.stats("half/tiny", fidelity="bf16")  # finds it again
+    assert len(registry.events(kind="notice")) == 1
