@@ -248,6 +248,7 @@ def test_fetch_prints_the_folder_alone(canned: CannedRegistry, run: Run) -> None
         "base_dir": "/models/llama",
         "engine": None,
         "max_lora_rank": None,
+        "fidelity": "sample",
     }
 
 

@@ -99,8 +99,12 @@ def test_the_id_comes_first_and_what_was_there_is_said(kept: CannedRegistry, run
     kept.answers["materialise"] = MADE.model_copy(update={"created": False, "bytes_stored": 0})
     assert "already materialised" in run("materialise", "llama-1b/support/french").out
     assert _asked(kept) == [
-        ("materialise", ("llama-1b/support/french",), {"kind": "merged", "expires_in": 90 * 86400}),
-        ("materialise", ("llama-1b/support/french",), {"kind": "lora", "expires_in": None}),
+        (
+            "materialise",
+            ("llama-1b/support/french",),
+            {"kind": "merged", "expires_in": 90 * 86400, "fidelity": "sample"},
+        ),
+        ("materialise", ("llama-1b/support/french",), {"kind": "lora", "expires_in": None, "fidelity": "sample"}),
     ]
 
 
