@@ -15,6 +15,7 @@ from registry.rights import Principal, Rights
 from registry.schemas.statistics import DenseMatrix, DenseStatistics, Figures
 from registry.services.local import LocalRegistry
 from registry.tensors.analysis import dense
+from registry.tensors.path import slot_values
 from tests.kit import Base, plain_base, read_pairs, read_tensors, write_adapter, write_chain
 from tests.kit.floats import Array
 from tests.kit.serving import open_http
@@ -131,6 +132,27 @@ def test_an_intruder_is_found(shelf: Shelf, tmp_path: Path) -> None:
         direction = direction / np.linalg.norm(direction)
         assert one.cosines[0] == pytest.approx(np.abs(left.T @ direction).max(), abs=1e-3)
     assert statistics.intruders >= 1
+
+
+@pytest.mark.parametrize(("kind", "name"), [("llama", "dora"), ("gpt2", "dora"), ("mixtral", "one of each")])
+def test_blocks_of_a_few_rows_are_what_whole_ones_are(
+    shelf: Shelf, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of tests are one block each; those of usual models are many."""
+    plain = next(iter(VARIANTS[kind].values()))
+    _, _, ref = published(shelf, kind, [plain, VARIANTS[kind][name]])
+    first = shelf.registry.resolve(ref).lineage[1].reference
+    whole = shelf.registry.dense_stats(ref, since=first)  # of no whole path, so it is not kept
+    shapes = {shelf.registry.delta(ref, one.module, expert=one.expert, since=first).shape for one in whole.matrices}
+    assert max(rows for rows, _ in shapes) > 10
+    monkeypatch.setattr(slot_values, "block_rows", lambda rows, columns: 5)
+    blocks = shelf.registry.dense_stats(ref, since=first)
+    for one, other in zip(whole.matrices, blocks.matrices, strict=True):
+        assert other.frobenius == pytest.approx(one.frobenius, rel=1e-10)
+        assert other.spectral == pytest.approx(one.spectral, rel=1e-10)
+        assert other.cosines == pytest.approx(one.cosines, abs=1e-8)
+        for ours, theirs in zip(other.magnitudes, one.magnitudes, strict=True):
+            assert ours.model_dump() == pytest.approx(theirs.model_dump())
 
 
 @pytest.fixture(params=["embedded", "http"])

@@ -64,7 +64,7 @@ DENSE: Final = (
         "_Triangle._reduce",
         "torch.cat(self._parts)",
         "self._parts[-1]",
-        "test_an_intruder_is_found",
+        "test_blocks_of_a_few_rows_are_what_whole_ones_are[llama-dora]",
     ),
     Mutant(
         "closed-while-used",
