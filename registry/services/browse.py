@@ -6,20 +6,19 @@ from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import notices
+from registry.catalogue.changes import engine_answers, notices
+from registry.catalogue.changes.engine_answers import KeptAnswer
 from registry.catalogue.store import materialisations
 from registry.catalogue.tree import (
     bases,
     browse,
     cards,
     children,
-    engine_answers,
     resolution,
     revisions,
     statistics,
     tag_moves,
 )
-from registry.catalogue.tree.engine_answers import KeptAnswer
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.use import uses
 from registry.engines.rules import ENGINES, RULES

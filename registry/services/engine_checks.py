@@ -8,8 +8,9 @@ from contextlib import ExitStack
 
 from sqlalchemy.orm import Session
 
-from registry.catalogue.tree import engine_answers, revisions
-from registry.catalogue.tree.engine_answers import KeptAnswer
+from registry.catalogue.changes import engine_answers
+from registry.catalogue.changes.engine_answers import KeptAnswer
+from registry.catalogue.tree import revisions
 from registry.engines.checking import check_limit, engine_check, not_composable
 from registry.engines.parts import BaseFacts
 from registry.engines.rules import ENGINES, RULES

@@ -99,7 +99,7 @@ def keep_noticed(
         return
     row.noticed, row.relative = True, relative
     session.flush()
-    _replace(session, revision_id, noticed, codes, principal)
+    _keep_instead(session, revision_id, noticed, codes, principal)
 
 
 def keep_fidelity(session: Session, revision_id: int, noticed: Sequence[Noticed], principal: Principal) -> None:
@@ -112,10 +112,10 @@ def keep_fidelity(session: Session, revision_id: int, noticed: Sequence[Noticed]
         principal: who looked.
     """
     if _held(session, revision_id):
-        _replace(session, revision_id, noticed, ("low_fidelity",), principal)
+        _keep_instead(session, revision_id, noticed, ("low_fidelity",), principal)
 
 
-def _replace(
+def _keep_instead(
     session: Session, revision_id: int, noticed: Sequence[Noticed], codes: Collection[str], principal: Principal
 ) -> None:
     """Keep notices instead of earlier ones of these codes, and record those that are new."""

@@ -44,7 +44,7 @@ NOTICES: Final = (
     ),
     Mutant(
         "noticed-again-and-again",
-        "keep_noticed",
+        "_keep_instead",
         "new = [one for one in noticed if (one.notice.code, one.other_id) not in before]",
         "new = list(noticed)",
         "test_two_looks_at_once_keep_one",
