@@ -44,8 +44,10 @@ NOTHING: Final = Sums(0, 0, 0, 0, 0, 0)
 
 def added(many: Iterable[Sums]) -> Sums:
     """The sum of several, in their order."""
-    columns = list(zip(*many, strict=True))
-    return Sums(*map(math.fsum, columns)) if columns else NOTHING
+    found = list(many)
+    if len(found) == 1:
+        return found[0]
+    return Sums(*map(math.fsum, zip(*found, strict=True))) if found else NOTHING
 
 
 def sums(before: torch.Tensor, change: torch.Tensor, after: torch.Tensor) -> Sums:
