@@ -50,6 +50,10 @@ _PASSING: Final = frozenset({"unavailable", "busy"})
 _TICK: Final = 1.0  # seconds between progress writes
 _POLL: Final = 2.0  # seconds between polls for unclaimed jobs
 
+_REST: Final = 3.0
+"""Nobody waits for a job that was not asked for by a request: it rests so many times as long as it ran, at most for a
+poll, which leaves the processor to requests while there are many."""
+
 log = logging.getLogger(__name__)
 
 
@@ -300,12 +304,20 @@ class Runner:
                 self._free.release()
 
     def _run_waiting(self, operation_id: str) -> None:
+        began, ran = time.monotonic(), False
         try:
             ran = self._run_one(operation_id)
         finally:
-            self._free.release()
+            rest = min(_REST * (time.monotonic() - began), self._poll)
+            timer = threading.Timer(rest if ran else 0.0, self._go_on, [ran])
+            timer.daemon = True
+            timer.start()
+
+    def _go_on(self, ran: bool) -> None:
+        """After the rest: let the next one run, not only by the next poll."""
+        self._free.release()
         for following in self._waiting()[:1] if ran and not self._ending.is_set() else ():
-            self._follow(following)  # at once, not by the next poll, but after what was submitted meanwhile
+            self._follow(following)
 
     def _waiting(self) -> list[str]:
         """Jobs that nobody has claimed, oldest first, at most as many as run at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -197,3 +198,27 @@ def test_what_rounding_would_lose_and_which_engines_load_it(
     assert [event.subject for event in registry.events(kind="notice")] == ["half/tiny@1"]
     registry.stats("half/tiny", fidelity="bf16")  # finds it again
     assert len(registry.events(kind="notice")) == 1
+
+
+def test_jobs_that_nobody_waits_for_rest_between_each_other(registry: LocalRegistry, base: Base) -> None:
+    """So that they take at most about a quarter of a processor while there are many, and all are done in the end."""
+    spans: list[tuple[float, float]] = []
+    runner = Runner(registry.deployment, poll=60, threads=2)
+    ran = runner._run_one
+
+    def timed(operation_id: str) -> bool:
+        began = time.monotonic()
+        try:
+            return ran(operation_id)
+        finally:
+            spans.append((began, time.monotonic()))
+
+    runner._run_one = timed  # type: ignore[method-assign]
+    for number in range(4):
+        registry.publish(large(base, number), f"net/p{number}")
+    runner.start()
+    assert ended(registry) == [("done", 1)] * 4
+    runner.close()
+    spans.sort()
+    for (began, stopped), (following, _) in itertools.pairwise(spans):
+        assert following - stopped >= 2.5 * (stopped - began)
