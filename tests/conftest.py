@@ -52,6 +52,14 @@ def pytest_configure(config: pytest.Config) -> None:
         delays.delay_everything()
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark variants as slow, before any are selected."""
+    parts = item.name.partition("[")[2].removesuffix("]").split("-")
+    for marker in item.iter_markers("slow_on"):
+        if set(marker.args) & set(parts):
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     order.shuffle(config, items)

@@ -236,6 +236,7 @@ NEW = ("moved", "small")
 
 
 @pytest.mark.parametrize("who", ["reader of a", "writer of a", "admin of a"])
+@pytest.mark.slow_on("reader of a", "admin of a")
 def test_a_token_of_an_old_path_keeps_what_it_had_and_gets_nothing_more(
     tmp_path_factory: pytest.TempPathFactory, who: str
 ) -> None:

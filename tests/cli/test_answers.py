@@ -159,6 +159,7 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
         "metrics": {"acc": 0.5, "f1": 0.01},
         "tags": ("prod", "best"),
         "annotations": {"team": "nlp=x"},
+        "strict": False,
     }
     assert canned.closed
 

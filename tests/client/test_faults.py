@@ -122,6 +122,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
     ],
     ids=["503", "cut", "answer lost"],
 )
+@pytest.mark.slow_on("cut", "answer lost")
 def test_a_part_that_fails_is_sent_again(place: Place, fault: Fault, tmp_path: Path) -> None:
     fault.method, fault.target, fault.times = "PUT", place.part, 2
     place.bytes.faults.append(fault)

@@ -111,6 +111,7 @@ def test_the_registry_module_of_a_project_stays_what_it_is(first: str, second: s
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_main_job_works_beside_the_registry_module_of_a_project(project: Path, tmp_path: Path) -> None:
     base = plain_base(tmp_path / "base", {"a.weight": (24, 16), "b.weight": (16, 24)})
     adapter = write_adapter(tmp_path / "one", base, ["a", "b"], r=2)

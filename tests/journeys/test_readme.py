@@ -128,7 +128,7 @@ def test_in_python(workshop: Path) -> None:
 
 
 def test_the_next_five_commands(after_the_demo: Path) -> None:
-    out = _shell(_block("registry tree"), after_the_demo)
+    out = _shell(_block("registry show minilm/support/shop"), after_the_demo)
     assert "minilm/support/shop@1" in out
     assert "shop-lora" in out
 

@@ -25,6 +25,7 @@ from tests.kit.team import open_team
 from tests.kit.tensor_files import RawTensor
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
+pytestmark = pytest.mark.slow_on("http")
 EMBEDDED = pytest.mark.parametrize("registry", ["embedded"], indirect=True)
 INSIDE = pytest.mark.parametrize("registry", ["embedded", pytest.param("team", marks=pytest.mark.slow)], indirect=True)
 

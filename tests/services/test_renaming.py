@@ -20,6 +20,7 @@ from tests.kit.registries import opened
 from tests.kit.serving import served
 
 EMBEDDED = pytest.mark.parametrize("registry", ["embedded"], indirect=True)
+pytestmark = pytest.mark.slow_on("http")
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
 
 

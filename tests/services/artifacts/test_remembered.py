@@ -171,6 +171,7 @@ print(machine_fingerprint(Path(sys.argv[1])), "torch" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_processes_agree_and_the_next_one_needs_no_torch(tmp_path: Path) -> None:
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", ASK, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT)

@@ -100,8 +100,9 @@ def test_all_rows_are_exact(shelf: Shelf, kind: str, names: tuple[str, ...], dty
     assert {named[one] for one in names if one in named} <= set(left_out.values())
 
 
-def test_intervals_hold_the_truth(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 100 fixed seeds, each drawing other rows, at least 95 of the 99 % intervals do; rows are not alike."""
+@pytest.mark.parametrize("seeds", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_intervals_hold_the_truth(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, seeds: int) -> None:
+    """With fixed seeds, each drawing other rows, at least 95 of 100 intervals of 99 % do; rows are not alike."""
     shapes = {"a.weight": (1500, 100), "b.weight": (900, 80), "c.weight": (64, 64)}
     base = shelf.base("intervals", _uneven, shapes=shapes, dtype="F32")
     path = [write_adapter(shelf.folder(), base, ["a", "b", "c"], size=2e-3, seed=seed) for seed in (1, 2)]
@@ -113,7 +114,7 @@ def test_intervals_hold_the_truth(shelf: Shelf, monkeypatch: pytest.MonkeyPatch)
     held = dict.fromkeys(("relative_error", "unchanged_share", "surviving_share"), 0)
     widths = []
     with opened(shelf, reference) as estimate_it:
-        estimates = [estimate_it(torch.bfloat16, seed=seed, limit=1 << 16) for seed in range(100)]
+        estimates = [estimate_it(torch.bfloat16, seed=seed, limit=1 << 16) for seed in range(seeds)]
     for found in estimates:
         assert found.read <= 5 << 14
         for name in held:
@@ -121,7 +122,7 @@ def test_intervals_hold_the_truth(shelf: Shelf, monkeypatch: pytest.MonkeyPatch)
             held[name] += interval.low <= true <= interval.high
         assert found.path.relative_error is not None
         widths.append(found.path.relative_error.high / found.path.relative_error.low - 1)
-    assert min(held.values()) >= 95, held
+    assert min(held.values()) >= 0.95 * seeds, held
     assert max(widths) < 1  # and they say something
 
 
