@@ -1,8 +1,9 @@
 """CPU seconds of a real merge by part, beside those of `benchmarks.merge_floor`.
 
 Functions of the registry are replaced by ones that count the CPU time of their thread, each without what it calls that
-is counted itself. "edges" is copying of stored blocks that two reads share; what is in none of them is "other":
-opening and planning, Python between the parts, and passing pieces on. Counting costs about a hundredth.
+is counted itself. "edges" is copying of stored blocks that two reads share; "fidelity" is measuring what rounding
+leaves; what is in none of them is "other": opening and planning, Python between the parts, and passing pieces on.
+Counting costs about a hundredth.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from blake3 import blake3
 
 from benchmarks import merge_floor
 
-OF_MERGE: Final = (*merge_floor.PARTS, "edges", "other")
-OF_STREAM: Final = (*(part for part in OF_MERGE if part not in {"hash", "write"}), "send")
+OF_MERGE: Final = (*merge_floor.PARTS, "edges", "fidelity", "other")
+OF_STREAM: Final = (*(part for part in OF_MERGE if part not in {"hash", "write", "fidelity"}), "send")
 _COUNTED: Final = {
     "registry.storage.file_objects.FileReader.read_into": "read",
     "registry.storage.reading.BlobReader.read_into": "edges",
@@ -36,7 +37,10 @@ _COUNTED: Final = {
     "registry.folders.writer._Target.put": "write",
     "registry.folders.writer._Target.sync": "write",
 }
-_WITH_ALL_BELOW: Final = {"registry.tensors.path.slot_values.SlotValues._factors": "factors"}
+_WITH_ALL_BELOW: Final = {
+    "registry.tensors.path.slot_values.SlotValues._factors": "factors",
+    "registry.tensors.fidelity.meter.SlotMeter.see": "fidelity",
+}
 
 
 _DRAIN: Final = """
