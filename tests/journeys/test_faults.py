@@ -30,6 +30,7 @@ LONG = 2 * PART + 4096  # more than a service commits while the client waits
 OWN = r"/blobs/[^?]*$"
 """In the targets of requests to the store that a service makes: what it reads back, and what it computes with."""
 BUSY = b"<Error><Code>SlowDown</Code></Error>"
+_PUBLISHED = "SELECT count(*) FROM events WHERE subject LIKE %s AND action = 'publish'"
 MOMENTS: tuple[Moment, ...] = ("before", "in", "after")
 
 
@@ -289,7 +290,7 @@ def test_sixteen_publishers_at_two_replicas(house: House, *, killed: bool) -> No
     digests = {one.number: one.digest for one in house.client().log(path).revisions}
     assert digests == {answer.revision.number: answer.revision.digest for answer in answers}
     with psycopg.connect(house.database.replace("+psycopg", "")) as session:
-        events = session.execute("SELECT count(*) FROM events WHERE subject LIKE %s", [f"{path}@%"]).fetchone()
+        events = session.execute(_PUBLISHED, [f"{path}@%"]).fetchone()
     assert events == (32,)
     house.check_is_whole()
 

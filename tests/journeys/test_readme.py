@@ -138,7 +138,7 @@ def test_what_a_link_changed_and_who_loads_it(after_the_demo: Path) -> None:
     environment = f"export REGISTRY_URL='{after_the_demo / 'demo-registry'}'\n"
     out = _shell(environment + _block("registry stats"), after_the_demo)
     assert "the path " in out
-    assert "1  minilm/support/hotel@1" in out
+    assert "1  minilm/support/shop@1" in out
     assert "loads     yes" in out
     assert (after_the_demo / "change.svg").read_text().startswith("<svg ")
 

@@ -50,6 +50,8 @@ _PASSING: Final = frozenset({"unavailable", "busy"})
 _TICK: Final = 1.0  # seconds between progress writes
 _POLL: Final = 2.0  # seconds between polls for unclaimed jobs
 
+_LAST: Final = frozenset({"notice"})
+"""Kinds of jobs that no request asked for: all others run first."""
 _REST: Final = 3.0
 """Nobody waits for a job that was not asked for by a request: it rests so many times as long as it ran, at most for a
 poll, which leaves the processor to requests while there are many."""
@@ -320,10 +322,12 @@ class Runner:
             self._follow(following)
 
     def _waiting(self) -> list[str]:
-        """Jobs that nobody has claimed, oldest first, at most as many as run at once."""
+        """Jobs that nobody has claimed, those that somebody asked for first, at most as many as run at once."""
         try:
             with self._deployment.read_everything() as session:
-                waiting = rows.waiting(session, KINDS, limit=self._threads + len(self._left))
+                limit = self._threads + len(self._left)
+                waiting = rows.waiting(session, KINDS.keys() - _LAST, limit=limit)
+                waiting += rows.waiting(session, _LAST, limit=limit - len(waiting))
         except RegistryError as error:
             log.warning("waiting operations could not be read: %s", error)
             return []

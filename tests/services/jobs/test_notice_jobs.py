@@ -14,10 +14,13 @@ from sqlalchemy import text
 from registry.catalogue.changes import sketches
 from registry.catalogue.team import jobs as rows
 from registry.errors import UnavailableError
+from registry.operations.table import DENSE_STATS
 from registry.progress import SILENT
 from registry.schemas.around import Notice
+from registry.schemas.requests import DenseStatisticsRequest
 from registry.services import statistics as services
 from registry.services.jobs.runner import Runner
+from registry.services.jobs.table import submit
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
 from tests.kit.team import open_team
@@ -222,3 +225,12 @@ def test_jobs_that_nobody_waits_for_rest_between_each_other(registry: LocalRegis
     spans.sort()
     for (began, stopped), (following, _) in itertools.pairwise(spans):
         assert following - stopped >= 2.5 * (stopped - began)
+
+
+def test_what_somebody_asked_for_is_done_first(registry: LocalRegistry, base: Base) -> None:
+    for number in range(3):
+        registry.publish(large(base, number), f"net/p{number}")
+    asked = submit(registry.deployment, DENSE_STATS, DenseStatisticsRequest(ref="net/p0"))
+    runner = Runner(registry.deployment, poll=0.05, threads=2)
+    waiting = runner._waiting()
+    assert (waiting[0], len(waiting)) == (asked.id, 2)
