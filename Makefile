@@ -19,7 +19,7 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist work
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow image test-clients architectures trials lint format bench mutants mutants-sample dist clean
+.PHONY: help demo test test-slow test-long image test-clients architectures trials lint format bench mutants mutants-sample dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,10 @@ test: $(VENV)/.dev ## Run the tests (6 to 11 minutes on 2 cores, set-up included
 	$(PYTEST) -m 'not slow and not image' $(ARGS)
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes.
-	$(PYTEST) -m 'slow and not image' $(ARGS)
+	$(PYTEST) -m 'slow and not long and not image' $(ARGS)
+
+test-long: $(VENV)/.dev ## Generate inputs at length, and go through every variant (some minutes; not in CI).
+	$(PYTEST) -m 'long and not image' $(ARGS)
 
 image: $(VENV)/.dev ## Take the steps of the Dockerfile in a clean root, with downloads, and ask the service whether it is healthy.
 	$(TEST_ENV) $(PY) -m pytest -q -m image $(ARGS)

@@ -53,7 +53,7 @@ def tried(model_type: str, folder: Path, variants: list[str] | None = None) -> l
         return list(try_type(model_type, variants or list(VARIANTS), work, template))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("model_type", sorted(DOZEN))
 def test_a_path_is_what_peft_makes_of_it(model_type: str, tmp_path: Path) -> None:
     refused = DOZEN[model_type]

@@ -112,7 +112,7 @@ def test_a_broken_index(index: bytes) -> None:
     judge(FILES | {INDEX: index})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(LONG)
 @given(indexes(), configs(), mutated(tuple(FILES.values())) | st.just(FILES[SHARDS[0]]))
 def test_many_folders(index: bytes, config: bytes, first: bytes) -> None:

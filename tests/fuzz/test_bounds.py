@@ -53,7 +53,7 @@ def check(*wanted: str) -> None:
     assert not faults, f"on a machine {slowness:.2f} times as slow: {faults}"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("sort", ["headers", "configs", "bases", "patterns", "adapters"])
 def test_all_bad_files(sort: str) -> None:
     check(sort)

@@ -109,7 +109,7 @@ def test_variants_with_faults(found: tuple[dict[str, Any], Tensors], field: str 
     judge_variant(found, field, value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(LONG)
 @given(variants(), st.none() | st.sampled_from(FIELDS), VALUES)
 def test_many_variants(found: tuple[dict[str, Any], Tensors], field: str | None, value: Any) -> None:
@@ -123,7 +123,7 @@ def test_every_variant_is_read(feature: tuple[dict[str, Any], Tensors]) -> None:
     assert judge(dumped(DEFAULTS | fields).encode(), PLAIN | tensors) is not None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(LONG)
 @given(texts() | documents().map(lambda document: dumped(document).encode()), adapters() | st.just(PLAIN))
 def test_many(data: bytes, tensors: Tensors) -> None:

@@ -118,7 +118,7 @@ def test_any_bytes(data: bytes, measured: bool) -> None:
     judge(len(data).to_bytes(8, "little") + data if measured else data)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(LONG)
 @given(drafts().map(Draft.file) | faulty_drafts() | mutated(SEEDS) | st.binary(max_size=200))
 def test_many_files(file: bytes) -> None:

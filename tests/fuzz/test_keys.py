@@ -72,7 +72,7 @@ def test_any_name(name: str) -> None:
     judge(name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(LONG)
 @given(NAMES)
 def test_many_names(name: str) -> None:

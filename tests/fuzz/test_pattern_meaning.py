@@ -56,7 +56,7 @@ def test_the_plain_name_that_rules(keys: list[str], names: list[str]) -> None:
     compare(keys, names)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(LONG)
 @given(st.lists(PATTERNS | PLAIN, min_size=1, max_size=3), st.lists(NAMES | PLAIN, min_size=1, max_size=6))
 def test_the_key_that_rules_long(keys: list[str], names: list[str]) -> None:
@@ -115,7 +115,7 @@ def test_the_modules_that_are_targeted(fields: dict[str, Any], names: list[str])
     compare_targets(fields, names)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(LONG)
 @given(TARGETS, st.lists(NAMES, min_size=1, max_size=4))
 def test_the_modules_that_are_targeted_long(fields: dict[str, Any], names: list[str]) -> None:

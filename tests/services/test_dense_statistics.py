@@ -28,7 +28,7 @@ QUICK = {
     ("llama", "dora"), ("llama", "tokens"), ("llama", "new linear"), ("llama", "new norm"), ("gpt2", "dora positions"),
     ("tied llama", "dora head"), ("conv", next(iter(VARIANTS["conv"]))), ("mixtral", "one of each"),
 }  # fmt: skip
-TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.slow) for one in EVERY]
+TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.long) for one in EVERY]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ QUICK = {next(one for one in EVERY if one[0] == kind) for kind in VARIANTS} | {
     ("gpt2", "dora positions"), ("gpt2", "lora bias"), ("tied llama", "kept"), ("tied llama", "dora head"),
     ("mixtral", "one of each"),
 }  # fmt: skip
-TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.slow) for one in EVERY]
+TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.long) for one in EVERY]
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def by_hand(
 WAYS: Final = (0, 3, events.FEW)  # walked, some of both, collected
 
 
-@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
 @pytest.mark.slow_on("postgresql")
 def test_conditions_are_met_together(

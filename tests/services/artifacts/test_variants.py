@@ -252,7 +252,7 @@ def test_any_path(shelf: Shelf, drawn: tuple[str, str, list[Recipe]]) -> None:
     _check(shelf, *drawn)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", sorted(VARIANTS))
 def test_every_pair_of_links(shelf: Shelf, kind: str, dtype: str) -> None:
