@@ -29,6 +29,7 @@ from registry.tensors.truncation.truncate import decompose
 ONE_DIRECTION: Final = 1.05
 """A stable rank below this is one direction, as far as anybody will see."""
 _CLEAR: Final = 1.06  # float32 tells stable ranks to far less than the difference
+_ROUNDING: Final = 8 * torch.finfo(torch.float64).eps  # of norms of factors, for each rank; seldom above 1 eps
 _CANCELLED: Final = 1e-3  # below this share of the factors' norms, float32 does not tell an energy well
 _PENDING: Final = 64 << 20  # bytes of Gram matrices that wait for those of the other factor
 
@@ -113,11 +114,17 @@ def _is_clear(one: Gram, other: Gram) -> bool:
 def _stable_rank(pair: LoraPair, source: ByteSource) -> float:
     """As `registry.tensors.analysis.spectra.figures` has it; 0 of a zero delta. Call it on a lane."""
     try:
-        spectra = [decompose(b, a).singular_values for b, a in _factors(pair, source)]
+        spectra = [_above_rounding(b, a, decompose(b, a).singular_values) for b, a in _factors(pair, source)]
     except InvalidAdapterError:  # its square leaves float64: it may be published, but no figure of it can be told
         return math.inf
     found: float = figures(spectra, pair.rank, None)["stable_rank"]
     return found
+
+
+def _above_rounding(b: torch.Tensor, a: torch.Tensor, values: tuple[float, ...]) -> tuple[float, ...]:
+    """Singular values of B A; none where even the largest may be what rounding left of a product that cancels."""
+    norms = (torch.linalg.matrix_norm(one.to(torch.float64)).item() for one in (b, a))
+    return values if values and values[0] > _ROUNDING * b.shape[1] * math.prod(norms) else ()
 
 
 def _factors(pair: LoraPair, source: ByteSource) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -73,7 +73,7 @@ def test_against_dense_singular_values(
         tensors |= {f"base_model.model.{name}.lora_{key}.weight": raw for key, raw in stored.items()}
         kept_b, kept_a = stored["B"].values, stored["A"].values
         values = np.linalg.svd(kept_b @ kept_a, compute_uv=False)
-        noise = rank * 2.3e-16 * np.linalg.norm(kept_b) * np.linalg.norm(kept_a)
+        noise = 8 * rank * 2.3e-16 * np.linalg.norm(kept_b) * np.linalg.norm(kept_a)
         if values[0] <= noise:
             zero.append(name)
         elif rank > 1 and np.sum((values / values[0]) ** 2) < 1.05:
