@@ -5,15 +5,21 @@ The one module of the kit that imports `registry`; the answers that its results 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from registry.services.local import LocalRegistry
 from registry.tensors.artifacts.artifact import Artifact
 from tests.kit.bases import Base
+from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.tensor_files import RawTensor, parse_tensors, read_model
+from tests.kit.variants import MAKERS
 
 
 def core_artifact(registry: LocalRegistry, reference: str, **options: Any) -> Artifact:
@@ -78,6 +84,22 @@ class Shelf:
     def path(self, name: str, adapters: Sequence[Path]) -> str:
         """Publish a new path; the reference of its end."""
         return self.publish(name, adapters)[-1]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    """A shelf for all tests of a module."""
+    with closing(Shelf(tmp_path_factory.mktemp("shelf"))) as made:
+        yield made
+
+
+def published(shelf: Shelf, kind: str, recipes: Sequence[Recipe]) -> tuple[Base, list[Path], str]:
+    """A path of adapters with these recipes on a base of ``MAKERS``, each with a seed of its own."""
+    name = kind.replace(" ", "-").replace("_", "-")
+    base = shelf.base(name, MAKERS[kind])
+    seeded = [dataclasses.replace(recipe, seed=number) for number, recipe in enumerate(recipes, start=1)]
+    path = write_recipes(shelf.folder(), base, seeded)
+    return base, path, shelf.path(name, path)
 
 
 def artifact_tensors(artifact: Artifact) -> dict[str, RawTensor]:

@@ -36,13 +36,6 @@ TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pyte
 EMBEDDINGS = ("embed_tokens", "wte", "wpe", "emb")
 
 
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
-
-
 def base_of(shelf: Shelf, kind: str) -> tuple[Base, str]:
     name = kind.replace(" ", "-").replace("_", "-")
     return shelf.base(name, MAKERS[kind]), name

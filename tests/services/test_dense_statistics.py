@@ -19,23 +19,16 @@ from registry.tensors.path import slot_values
 from tests.kit import Base, plain_base, read_pairs, read_tensors, write_adapter, write_chain
 from tests.kit.floats import Array
 from tests.kit.serving import open_http
-from tests.kit.shelf import Shelf
+from tests.kit.shelf import Shelf, published
 from tests.kit.variants import MAKERS, VARIANTS
 from tests.services.test_statistics import expected
-from tests.services.test_weight_changes import EVERY, changes, published
+from tests.services.test_weight_changes import EVERY, changes
 
 QUICK = {
     ("llama", "dora"), ("llama", "tokens"), ("llama", "new linear"), ("llama", "new norm"), ("gpt2", "dora positions"),
     ("tied llama", "dora head"), ("conv", next(iter(VARIANTS["conv"]))), ("mixtral", "one of each"),
 }  # fmt: skip
 TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.long) for one in EVERY]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 def as_rows(values: Array) -> Array:

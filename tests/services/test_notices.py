@@ -20,8 +20,8 @@ from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, read_tensors, write_adapter, write_tensors
 from tests.kit.floats import Array
-from tests.kit.serving import ServedRegistry, open_http
-from tests.kit.team import open_team
+from tests.kit.registries import opened
+from tests.kit.serving import ServedRegistry
 from tests.kit.tensor_files import RawTensor
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
@@ -32,14 +32,8 @@ INSIDE = pytest.mark.parametrize("registry", ["embedded", pytest.param("team", m
 
 @pytest.fixture(params=["embedded", "http", pytest.param("team", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
-    if request.param == "embedded":
-        opened: Registry = LocalRegistry.open(tmp_path / "registry", create=True, cache_folder=tmp_path / "cache")
-    elif request.param == "http":
-        opened = open_http(tmp_path)
-    else:
-        opened = open_team(request, cache_folder=tmp_path / "cache")
-    yield opened
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        yield kept
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from registry.schemas.statistics import DeltaStatistics, Figures, ModuleStatisti
 from tests.kit import Base, llama_base, read_pairs, read_tensors, write_adapter, write_chain, write_tensors
 from tests.kit.dense import deltas
 from tests.kit.floats import Array
-from tests.kit.recipes import Recipe, write_recipes
-from tests.kit.shelf import Shelf
+from tests.kit.shelf import Shelf, published
 from tests.kit.tensor_files import RawTensor
 from tests.kit.variants import MAKERS, VARIANTS
 
@@ -31,22 +29,6 @@ QUICK = {next(one for one in ADDED if one[0] == kind) for kind in VARIANTS} | {
     ("llama", "patterns"), ("tied llama", "kept"), ("gpt2", "lora bias"), ("mixtral", "one of each")
 }  # fmt: skip
 TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.slow) for one in ADDED]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
-
-
-def published(shelf: Shelf, kind: str, recipes: Sequence[Recipe]) -> tuple[Base, list[Path], str]:
-    """A path of adapters with these recipes, each with a seed of its own."""
-    name = kind.replace(" ", "-").replace("_", "-")
-    base = shelf.base(name, MAKERS[kind])
-    seeded = [dataclasses.replace(recipe, seed=number) for number, recipe in enumerate(recipes, start=1)]
-    path = write_recipes(shelf.folder(), base, seeded)
-    return base, path, shelf.path(name, path)
 
 
 def expected(matrices: Sequence[Array]) -> dict[str, float]:

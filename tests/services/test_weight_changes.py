@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tests.kit import Base, read_pairs, write_adapter, write_chain
 from tests.kit.floats import Array
 from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.serving import ServedRegistry, open_http
-from tests.kit.shelf import Shelf
+from tests.kit.shelf import Shelf, published
 from tests.kit.variants import MAKERS, VARIANTS
 
 EVERY = [(kind, name) for kind, recipes in VARIANTS.items() for name in recipes]
@@ -28,21 +27,6 @@ QUICK = {next(one for one in EVERY if one[0] == kind) for kind in VARIANTS} | {
     ("mixtral", "one of each"),
 }  # fmt: skip
 TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.long) for one in EVERY]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
-
-
-def published(shelf: Shelf, kind: str, recipes: Sequence[Recipe]) -> tuple[Base, list[Path], str]:
-    name = kind.replace(" ", "-").replace("_", "-")
-    base = shelf.base(name, MAKERS[kind])
-    seeded = [dataclasses.replace(recipe, seed=number) for number, recipe in enumerate(recipes, start=1)]
-    path = write_recipes(shelf.folder(), base, seeded)
-    return base, path, shelf.path(name, path)
 
 
 def changes(base: Base, before: Sequence[Path], after: Sequence[Path]) -> dict[tuple[str, int | None], Array]:

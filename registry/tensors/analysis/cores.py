@@ -15,13 +15,11 @@ from typing import Final
 
 import torch
 
-from registry.errors import InvalidAdapterError
 from registry.tensors.arithmetic.blocks import block_rows
 from registry.tensors.path.stacked_pairs import StackedPairs
-from registry.tensors.truncation.truncate import triangle
+from registry.tensors.truncation.truncate import split_core, triangle
 
 EPS: Final = torch.finfo(torch.float64).eps
-_LARGEST: Final = 1e150  # the squares of larger numbers leave float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,22 +76,8 @@ def cores(deltas: Sequence[StackedPairs], name: str) -> list[Core]:
 
 
 def _core(b: torch.Tensor, a: torch.Tensor, relative: float, rounding: float, name: str) -> Core:
-    core = b @ a.T
-    largest = core.abs().max().item() if core.numel() else 0.0
-    noise = rounding * _norm(b) * _norm(a)
-    if not largest < _LARGEST or not noise < _LARGEST:
-        raise InvalidAdapterError(
-            f"The delta of {name} is too large or not finite, so it can't be compared; publish factors of a usual "
-            "size.",
-            code="overflow",
-        )
-    if largest == 0.0:
-        return Core(core.new_zeros(0), core.new_zeros(core.shape[0], 0), core.new_zeros(core.shape[1], 0))
-    unit = 2.0 ** math.frexp(largest)[1]
-    left, values, right = torch.linalg.svd(core / unit, full_matrices=False)
-    values = values * unit
-    rank = int((values > max(noise, relative * values[0].item())).sum())
-    return Core(values[:rank], left[:, :rank], right[:rank].T)
+    left, values, right = split_core(b, a, rounding=rounding, relative=relative, name=name, what="compared")
+    return Core(values, left, right.T)
 
 
 def inner_product(a: Core, b: Core) -> float:
@@ -121,7 +105,3 @@ def principal_angles(a: torch.Tensor, b: torch.Tensor) -> tuple[float, ...]:
     sines = torch.linalg.svdvals(b - a @ shared).flip(0).clamp(max=1.0)
     angles = torch.where(cosines**2 < 0.5, torch.acos(cosines), torch.asin(sines))
     return tuple(angles.tolist())
-
-
-def _norm(matrix: torch.Tensor) -> float:
-    return torch.linalg.matrix_norm(matrix).item() if matrix.numel() else 0.0

@@ -125,21 +125,9 @@ def from_triangles(b: torch.Tensor, a: torch.Tensor, *, name: str = "a module") 
     Raises:
         InvalidAdapterError: ``overflow``, see `decompose`.
     """
-    core = b @ a.T
-    largest = core.abs().max().item() if core.numel() else 0.0
-    noise = torch.finfo(torch.float64).eps * b.shape[1] * _norm(b) * _norm(a)
-    if not largest < _LARGEST or not noise < _LARGEST:
-        raise InvalidAdapterError(
-            f"The delta of {name} is too large or not finite, so it can't be truncated; publish factors of a usual "
-            "size.",
-            code="overflow",
-        )
-    if largest == 0.0:
+    u, s, vt = split_core(b, a, rounding=torch.finfo(torch.float64).eps * b.shape[1], name=name, what="truncated")
+    if not s.numel():
         return Decomposition((), b.new_zeros(b.shape[1], 0), b.new_zeros(0, b.shape[1]))
-    unit = 2.0 ** math.frexp(largest)[1]
-    u, s, vt = torch.linalg.svd(core / unit, full_matrices=False)
-    rank = int((s * unit > noise).sum())
-    u, s, vt = u[:, :rank], s[:rank] * unit, vt[:rank]
     to_b = a.T @ vt.T
     to_a = (u.T @ b) / s[:, None]
     values: list[float] = s.tolist()
@@ -147,6 +135,40 @@ def from_triangles(b: torch.Tensor, a: torch.Tensor, *, name: str = "a module") 
     strongest = to_a.gather(1, to_a.abs().argmax(dim=1, keepdim=True))[:, 0]
     share = torch.where(strongest < 0, -share, share)
     return Decomposition(tuple(values), to_b / share, to_a * share[:, None])
+
+
+def split_core(
+    b: torch.Tensor, a: torch.Tensor, *, rounding: float, relative: float = 0.0, name: str, what: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The singular value decomposition of a core b a^T, in float64, without what counts as zero.
+
+    Args:
+        b, a: two triangles, or columns of them.
+        rounding: a singular value up to this share of |b| |a| is what rounding left.
+        relative: and so is one up to this share of the largest.
+        name, what: of the module, and what can't be done with it, for the error.
+
+    Returns:
+        Left vectors as columns, values with the largest first, right vectors as rows; of a zero core none.
+
+    Raises:
+        InvalidAdapterError: ``overflow``, the delta is not finite, or its square leaves float64.
+    """
+    core = b @ a.T
+    largest = core.abs().max().item() if core.numel() else 0.0
+    noise = rounding * _norm(b) * _norm(a)
+    if not largest < _LARGEST or not noise < _LARGEST:
+        raise InvalidAdapterError(
+            f"The delta of {name} is too large or not finite, so it can't be {what}; publish factors of a usual size.",
+            code="overflow",
+        )
+    if largest == 0.0:
+        return core.new_zeros(core.shape[0], 0), core.new_zeros(0), core.new_zeros(0, core.shape[1])
+    unit = 2.0 ** math.frexp(largest)[1]
+    left, values, right = torch.linalg.svd(core / unit, full_matrices=False)
+    values = values * unit
+    rank = int((values > max(noise, relative * values[0].item())).sum())
+    return left[:, :rank], values[:rank], right[:rank]
 
 
 def distance(

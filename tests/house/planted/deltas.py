@@ -16,14 +16,14 @@ DELTAS: Final = (
     ),
     Mutant(
         "angles-between-whole-spaces",
-        "_core",
-        "right[:rank].T",
-        "right.T",
+        "split_core",
+        "values[:rank], right[:rank]",
+        "values[:rank], right",
         "test_cores.py",
     ),
     Mutant(
         "rounding-is-a-direction",
-        "_core",
+        "split_core",
         "values > max(noise, relative * values[0].item())",
         "values > 0",
         "test_cores.py",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ from tests.kit.peers import between_themselves, no_complaints, train_adapter
 from tests.kit.shelf import Shelf
 
 Q: dict[str, Any] = {"r": 2, "target_modules": ["q_proj", "up_proj"]}
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 def load(base: Base, auto: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from tests.kit.peers import load_model, logits, no_complaints, peft_load, train_
 from tests.kit.shelf import Shelf
 
 PATHS = {"mlp.gate.weight": "model.layers.0.mlp.gate.weight", "v_proj.weight": "model.layers.0.self_attn.v_proj.weight"}
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("parameters", [["mlp.gate.weight"], ["mlp.gate.weight", "v_proj.weight"]])

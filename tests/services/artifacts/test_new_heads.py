@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ import torch
 from tests.kit import llama_base, read_model, read_tensors
 from tests.kit.peers import between_themselves
 from tests.kit.shelf import Shelf
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 def _trained(folder: Path, parent: Path, labels: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,6 @@ EVERY = [
 ]
 BLOCKS = "blocks"
 OPTIONS: list[dict[str, Any]] = [{"rank": 1}, {"rank": 3}, {"max_error": 0.2}, {"rank": 2, "max_error": 0.9}]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 def _blocks(folder: Path) -> Base:

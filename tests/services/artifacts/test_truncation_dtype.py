@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,6 @@ from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.shelf import Shelf
 
 PATH = [Recipe(("q_proj", "down_proj"), r=4, seed=1), Recipe(("q_proj", "k_proj"), r=4, rslora=True, seed=2)]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 def _given(shelf: Shelf) -> tuple[Base, list[Path], str]:

@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,6 @@ from tests.kit.recipes import Recipe, module_of, write_recipes
 from tests.kit.shelf import Shelf
 from tests.kit.spectra import Spectra, tail, wrong_claims
 from tests.kit.variants import MAKERS, VARIANTS
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ sums in float64. Each test fails when PEFT gets right what it says is wrong, and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,6 @@ from tests.kit.recipes import Recipe, write_recipe, write_recipes
 from tests.kit.shelf import Shelf
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 def _fetched(shelf: Shelf, name: str, path: list[Path]) -> Path:

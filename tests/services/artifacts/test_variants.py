@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,6 @@ NARROW = {"llama": "BF16", "gpt2": "F16", "conv": "BF16", "attention": "F16", "d
 """Kinds of bases that the quick tests try in 16 bits too: adding a base that transformers knows takes seconds."""
 
 EVERY = [(kind, name) for kind, recipes in VARIANTS.items() for name in recipes]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 def _base(shelf: Shelf, kind: str, dtype: str) -> tuple[str, Base]:

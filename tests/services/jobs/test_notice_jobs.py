@@ -23,7 +23,7 @@ from registry.services.jobs.runner import Runner
 from registry.services.jobs.table import submit
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.team import open_team
+from tests.kit.registries import opened
 
 COUNT = 5
 StartRunner = Callable[[], Runner]
@@ -32,12 +32,8 @@ StartRunner = Callable[[], Runner]
 @pytest.fixture(params=["embedded", pytest.param("team", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalRegistry]:
     """Of a service: a job for each publish."""
-    if request.param == "embedded":
-        opened = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")
-    else:
-        opened = open_team(request, cache_folder=tmp_path / "cache")
-    yield opened.with_jobs()
-    opened.close()
+    with opened(request, tmp_path) as kept:
+        yield kept.with_jobs()
 
 
 @pytest.fixture

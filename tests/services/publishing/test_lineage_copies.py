@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,6 @@ EMBEDDING = "model.embed_tokens.weight"
 COPY = "base_model.model.model.embed_tokens.base_layer.weight"
 TARGETS = ["embed_tokens", "lm_head", "q_proj"]
 DTYPES = ["F32", "BF16", "F16"]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    made = Shelf(tmp_path_factory.mktemp("shelf"))
-    yield made
-    made.close()
 
 
 def _base(shelf: Shelf, dtype: str) -> tuple[str, Base]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,6 @@ RECIPES = {
     "head": Recipe(("q_proj",), replaced=("lm_head",)),
     "rslora": Recipe(("down_proj",), rslora=True, scale=0.3),
 }
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with closing(Shelf(tmp_path_factory.mktemp("shelf"))) as made:
-        yield made
 
 
 def _folder(shelf: Shelf, base: Base, path: Sequence[Path], merged_in: torch.dtype, **options: Any) -> Path:
