@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from registry.api.delta_examples import DELTA_EXAMPLES
-from registry.api.dense_examples import DENSE_EXAMPLES
+from registry.api.statistics_examples import DELTA, STATISTICS_EXAMPLES
 from registry.operations.table import OPERATIONS
 
 _AT: Final = "2026-11-25T09:30:00Z"
@@ -52,37 +52,6 @@ _REVISION: Final = {
     "retracted": None,
 }
 _USE: Final = {"last_used_at": _AT, "uses": 12, "by_interface": {"fetch": 4, "hub": 7, "vllm": 1}, "tokens": 2}
-_FIGURES: Final[dict[str, Any]] = {
-    "rank": 2,
-    "energy": 5.0,
-    "frobenius": 2.236,
-    "spectral": 2.0,
-    "stable_rank": 1.25,
-    "effective_rank": 1.65,
-    "rank90": 2,
-    "rank95": 2,
-    "rank99": 2,
-    "relative_frobenius": 0.012,
-    "relative_spectral": 0.011,
-}
-_MODULE: Final[dict[str, Any]] = {
-    **_FIGURES,
-    "module": "model.layers.0.self_attn.q_proj",
-    "kind": "self_attn.q_proj",
-    "depth": 0,
-    "scaled": False,
-    "replaced": False,
-    "experts": [],
-}
-_GROUP: Final[dict[str, Any]] = {"name": "self_attn.q_proj", "modules": 1, "energy": 5.0, "share": 1.0}
-_DELTA: Final[dict[str, Any]] = {
-    **_FIGURES,
-    "modules": [_MODULE],
-    "kinds": [_GROUP],
-    "depths": [{**_GROUP, "name": "0"}],
-    "energy_by_rank": [0.8, 1.0],
-    "others": [],
-}
 _KEPT = {"name": "lm_head.weight", "how": "replaced", "moved": False}
 _ANSWER = {
     "engine": "vllm", "version": "0.33.0", "loads": False, "reasons": ["rank"], "rank": 24, "max_lora_rank": 16
@@ -185,7 +154,7 @@ _LINK_OF_RECEIPT: Final = {
 }
 
 _REBASED = {
-    "reference": "llama/support/french@1", "parent": "llama/support@2", "onto": "llama/support@3", "moved": _DELTA,
+    "reference": "llama/support/french@1", "parent": "llama/support@2", "onto": "llama/support@3", "moved": DELTA,
     "own_frobenius": 2.5, "values": [_KEPT], "refused": None, "revision": _REVISION, "created": True,
 }  # fmt: skip
 EXAMPLES: Final[dict[str, Any]] = {
@@ -407,21 +376,9 @@ EXAMPLES: Final[dict[str, Any]] = {
     },
     "FileDifference": {"path": "README.md", "a": None, "b": {"path": "README.md", "size": 120, "digest": _OTHER}},
     "LineageDifference": {"common": _LINEAGE[0], "a": [_LINEAGE[1]], "b": [], "pinned": []},
-    "ExpertStatistics": {**_FIGURES, "expert": 0},
-    "ModuleStatistics": _MODULE,
-    "GroupStatistics": _GROUP,
-    "OtherChange": {"name": "lm_head", "how": "replaced"},
-    "DeltaStatistics": _DELTA,
-    "LinkStatistics": {"reference": "llama/support@3", "delta": _DELTA},
-    "Statistics": {
-        "reference": "llama/support@3",
-        "since": "llama",
-        "links": [{"reference": "llama/support@3", "delta": _DELTA}],
-        "path": _DELTA,
-    },
     "RebasedValue": _KEPT,
     "Rebased": _REBASED,
-    **DENSE_EXAMPLES,
+    **STATISTICS_EXAMPLES,
     "EngineReason": _REASON,
     "EngineAnswer": _ANSWER,
     "EngineCheck": {
