@@ -19,7 +19,7 @@ PYTEST := $(TEST_ENV) $(PY) -m pytest -q -n logical --maxprocesses 8 --dist work
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-long image test-clients architectures trials lint format bench mutants mutants-sample dist clean
+.PHONY: help demo test test-slow test-long test-heaps image test-clients test-recipes architectures trials lint format screenshots bench mutants mutants-sample dist clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,12 +36,18 @@ test-slow: $(VENV)/.dev ## Run the tests that take minutes.
 test-long: $(VENV)/.dev ## Generate inputs at length, and go through every variant (some minutes; not in CI).
 	$(PYTEST) -m 'long and not image' $(ARGS)
 
+test-heaps: $(VENV)/.dev ## Draw 500 heaps of folders without receipts, and find their parents (hours; HEAPS=N for fewer).
+	$(TEST_ENV) $(PY) -m tests.services.publishing.parent_heap $(or $(HEAPS),500)
+
 image: $(VENV)/.dev ## Take the steps of the Dockerfile in a clean root, with downloads, and ask the service whether it is healthy.
 	$(TEST_ENV) $(PY) -m pytest -q -m image $(ARGS)
 
 test-clients: $(VENV)/.dev $(VENV)/clients-hub-1/.made $(VENV)/clients-hub-0.36/.made ## Run the tests of clients with the two older sets too.
 	CLIENTS=$(VENV)/clients-hub-1 $(PYTEST) tests/clients $(ARGS)
 	CLIENTS=$(VENV)/clients-hub-0.36 $(PYTEST) tests/clients $(ARGS)
+
+test-recipes: $(VENV)/recipes/.made ## Run the recipes of docs/pool.md, and import what TRL trained, with TRL and lm-evaluation-harness.
+	$(TEST_ENV) $(VENV)/recipes/bin/python -m pytest -q -m 'not slow' tests/pool/test_recipes.py tests/services/importing/test_sft.py $(ARGS)
 
 architectures: $(VENV)/.dev ## Try every model type of transformers against PEFT, and print the table (about half an hour).
 	$(TEST_ENV) $(PY) -m tests.architectures.run $(ARGS)
@@ -62,6 +68,9 @@ format: $(VENV)/.dev ## Format the code, apply the safe fixes, and write the lis
 	$(PY) -m tests.house.route_table
 	$(PY) -m tests.house.python_page
 
+screenshots: $(VENV)/.dev ## Write pictures of every web page into screenshots/: light and dark, wide and narrow (needs Chromium).
+	$(TEST_ENV) $(PY) -m tests.web.screenshots screenshots $(ARGS)
+
 bench: $(VENV)/.dev $(VENV)/peers/.made ## Measure beside the peers and write one table (an hour, 20 GB in the temp folder; ARGS='hub --runs 3' for a part).
 	$(PY) -m benchmarks $(ARGS)
 
@@ -78,7 +87,7 @@ dist: $(VENV)/.dev ## Build wheels and source distributions into dist/: of all, 
 	$(PY) -m build --no-isolation --outdir dist client
 
 clean: ## Remove what the targets made: .venv, caches, build output, results.
-	rm -rf $(VENV) build dist client/dist demo-registry benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist client/dist demo-registry screenshots benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find registry adapter_registry tests benchmarks alembic migrations -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
@@ -101,6 +110,12 @@ $(VENV)/clients-%/.made: tests/clients/%.txt | $(PY)
 	@echo 'Installing the clients of $< into $(@D), once (torch is large: a minute or more).'
 	$(PY) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check install --progress-bar off --no-compile --quiet -r $<
+	@touch $@
+
+$(VENV)/recipes/.made: tests/pool/recipes.txt pyproject.toml | $(PY)
+	@echo 'Installing what the recipes of docs/pool.md use into $(@D), once (torch is large: a minute or more).'
+	$(PY) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --progress-bar off --no-compile --quiet -e '.[demo,test]' -r $<
 	@touch $@
 
 $(VENV)/peers/.made: benchmarks/peers.txt | $(PY)

@@ -10,10 +10,18 @@ PARTS: Final = {
     "growth": "lists, pages, searches, gc and fsck of catalogues of 10,000 and 100,000 revisions",
     "truncate": "lower ranks of a composed block, beside PEFT",
     "stats": "statistics of an adapter of a 7 B model from its factors, beside dense matrices",
+    "extract": "the best LoRA of a full fine-tune, beside mergekit's extractor",
+    "identify": "the parent of a merged folder among 1,000 revisions, beside reading the folder once",
+    "pool": "a path in and out of a running model, beside PEFT",
+    "pool_switch": "switching between paths beside a running model, beside PEFT",
+    "pool_flat": "the same with up to 1,000 paths resident; first uses; memory",
+    "pool_mixed": "batches whose rows follow different paths, beside PEFT and one call a path",
+    "siblings": "several adapters trained at once, beside PEFT one after another",
     "merge": "merging a path to disk, beside copying and beside PEFT; publishing a large adapter",
     "service_catalogue": "publishes and lookups in process, beside MLflow and the bare statement",
     "service_http": "lookups and publishes of a service on PostgreSQL and S3, beside MLflow's server",
     "service_transfer": "an adapter through S3, beside boto3",
+    "pages": "the web pages on a large registry, beside those of MLflow",
     "hub": "merged models that are computed while they are read, beside stored copies",
 }
 """Name of the module, and what it measures."""

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from registry.http.request.shared_metrics import SharedValues
     from registry.http.server import Front
     from registry.memory import MemoryCache
+    from registry.operations.registry import Registry
+    from registry.progress import Progress
     from registry.schemas import ArtifactKind, Identity, Upgraded
+    from registry.schemas.publishing import ImportDocument
     from registry.schemas.use import Interface
     from registry.services.local import LocalRegistry
     from registry.storage.staging import StagingDriver
+    from registry.transfer.publish_tree import Ground
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _CUT_SCHEME = re.compile(r"https?:", re.IGNORECASE)
@@ -121,8 +125,15 @@ def _remote(address: str, token: str | None, settings: Settings, interface: Inte
     from registry.client.remote import RemoteRegistry
 
     secret = token if token is not None else _token_for(address, settings)
-    arithmetic = _arithmetic if is_whole() and find_spec("torch") is not None else None
-    return RemoteRegistry(address, secret, cache=_cache(settings), arithmetic=arithmetic, interface=interface)
+    whole = is_whole() and find_spec("torch") is not None
+    return RemoteRegistry(
+        address,
+        secret,
+        cache=_cache(settings),
+        arithmetic=_arithmetic if whole else None,
+        interface=interface,
+        planner=_planned_import if whole else None,
+    )
 
 
 def _token_for(address: str, settings: Settings) -> str | None:
@@ -139,6 +150,12 @@ def _arithmetic() -> Arithmetic:
     from registry.services.local_merge import LocalArithmetic
 
     return LocalArithmetic()
+
+
+def _planned_import(registry: Registry, ground: Ground, source: str, progress: Progress) -> ImportDocument:
+    from registry.services.local import planned_import
+
+    return planned_import(registry, ground, source, progress)
 
 
 def _credentials() -> Credentials:
@@ -238,7 +255,7 @@ def serve(
             if count == 1:
                 serve_registry(
                     registry.with_memory(_memory(settings, 1)),
-                    service_app,
+                    partial(service_app, public_url=settings.public_url),
                     host=host,
                     port=port,
                     anonymous=anonymous,
@@ -270,7 +287,8 @@ def _service_of_worker(
     """The app of one of ``count`` workers, in a process of its own."""
     settings = read_settings(os.environ)
     with closing(_in_process(place, settings, create=False)) as registry:
-        yield service_app(registry.with_memory(_memory(settings, count)), access, limits, shared)
+        kept = registry.with_memory(_memory(settings, count))
+        yield service_app(kept, access, limits, shared, public_url=settings.public_url)
 
 
 def _memory(settings: Settings, workers: int) -> MemoryCache:
@@ -285,13 +303,20 @@ def service_app(
     anonymous: Anonymous = "none",
     limits: Limits | None = None,
     shared: SharedValues | None = None,
+    *,
+    public_url: str | None = None,
 ) -> FastAPI:
-    """What answers over HTTP: every face of a registry; ``shared`` if this process is one of several workers."""
+    """What answers over HTTP: every face of a registry; ``shared`` if this process is one of several workers.
+
+    ``public_url`` is the address that users reach it by, None for the one that it listens on.
+    """
     from registry.api.routes import ROUTERS
     from registry.http.service import build
-    from registry.hub.views import VIEW_ROUTERS
+    from registry.hub.views import HUB
+    from registry.web.routes import PAGES
 
-    return build(registry, [*ROUTERS, *VIEW_ROUTERS], anonymous=anonymous, limits=limits, shared=shared)
+    faces = (HUB, PAGES)
+    return build(registry, ROUTERS, faces, public_url=public_url, anonymous=anonymous, limits=limits, shared=shared)
 
 
 def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:

@@ -43,6 +43,11 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
+def ranked(rank: int) -> str:
+    """The largest rank of a revision, in words; one that has only whole tensors, as an exact one, has none."""
+    return f"rank {rank}" if rank else "whole tensors"
+
+
 def moment(time: datetime) -> str:
     """A time in UTC, to the minute."""
     return _in_utc(time).strftime("%Y-%m-%d %H:%M")
@@ -69,6 +74,14 @@ def number(value: float) -> str:
 def metrics(values: Mapping[str, float]) -> list[str]:
     """Metrics as ``name=value``, by name."""
     return [f"{clean(name)}={number(values[name])}" for name in sorted(values)]
+
+
+def short_url(url: str) -> str:
+    """The host of an address and its end, which tell runs and commits apart: ``github.com/…/36fbeee7``."""
+    rest = url.partition("://")[2]
+    host, _, path = rest.partition("/")
+    last = path.rstrip("/").rpartition("/")[2]
+    return f"{host[:60]}/…/{last[-40:]}" if len(rest) > 24 and last else rest[:100]
 
 
 def short_digest(digest: str) -> str:

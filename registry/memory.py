@@ -43,7 +43,7 @@ class Use:
     """Counters of one kind, and what it holds now."""
 
     hits: int
-    misses: int
+    misses: int  # values whose making has begun
     bytes: int
     entries: int
 
@@ -156,7 +156,6 @@ class MemoryCache:
             mine = entry is None
             if entry is None:
                 entry = cache.entries[key] = _Entry(kind, key, size, end)
-                cache.misses += 1
             else:
                 cache.hits += 1
             self._turn += 1
@@ -218,6 +217,8 @@ class MemoryCache:
     def _make(self, entry: _Entry, make: Callable[[], Any]) -> None:
         if not entry.made.set_running_or_notify_cancel():
             return
+        with self._lock:
+            self._caches[entry.kind].misses += 1  # not when it was asked for: who leaves before this had nothing made
         try:
             value = make()
             size = entry.size(value)

@@ -266,5 +266,10 @@ def _rule_of_selector(path: Path, selector: str) -> str | None:
 
 def hub_name(base: str, source: str | None) -> str:
     """What cards call a base model: its repo on the Hub if its source is that, else its repo id in the views."""
+    return on_the_hub(source) or Path(base).repo_id
+
+
+def on_the_hub(source: str | None) -> str | None:
+    """The repo on the Hub that a source is; None: a folder, or a repo of another Hub."""
     found = None if source is None else _ON_THE_HUB.fullmatch(source)
-    return Path(base).repo_id if found is None else found[1]
+    return None if found is None else found[1]

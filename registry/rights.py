@@ -49,6 +49,10 @@ class Rights:
         """Whether the role is at least this one, where the scopes cover a path."""
         return ROLES.index(self.role) >= ROLES.index(role) and self.covers(path)
 
+    def allows_everywhere(self, role: Role) -> bool:
+        """Whether the role is at least this one, for the whole registry."""
+        return ROLES.index(self.role) >= ROLES.index(role) and self.unlimited
+
     def require_on(self, role: Role, path: Path, what: str) -> None:
         """The same for a path, which has to be in scope.
 

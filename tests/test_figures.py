@@ -41,6 +41,19 @@ def test_small_words() -> None:
     assert figures.moment(datetime(2026, 1, 1, 1, tzinfo=UTC)) == "2026-01-01 01:00"
 
 
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://github.com/acme/adapters/commit/36fbeee7", "github.com/…/36fbeee7"),
+        ("https://wandb.ai/acme/x/runs/0000005c/", "wandb.ai/…/0000005c"),
+        ("https://runs.team/7", "runs.team/7"),
+        ("http://a-host-with-a-long-name.example", "a-host-with-a-long-name.example"),
+    ],
+)
+def test_addresses_are_told_apart_by_their_ends(url: str, text: str) -> None:
+    assert figures.short_url(url) == text
+
+
 @given(st.text())
 def test_clean_text_is_printable_and_stays_when_it_was(text: str) -> None:
     cleaned = figures.clean(text)

@@ -295,6 +295,19 @@ def test_what_nobody_waits_for_is_not_made() -> None:
 
     in_pool(leave)
     assert made.made == 1
+    assert cache.use()["piece"].misses == 1  # nor counted: a miss is a value that had to be made
+
+    def come_back(pool: ThreadPoolExecutor, busy: Slow) -> None:
+        """As bodies do that pass on their seats, and ask again for what was not begun."""
+        for _ in range(3):
+            cache.acquire("piece", "other", made.make, size, pool=pool).close()
+        loan = cache.acquire("piece", "other", made.make, size, pool=pool)
+        busy.go_on.set()
+        assert isinstance(loan.result(), Value)
+        loan.close()
+
+    in_pool(come_back)
+    assert made.made == cache.use()["piece"].misses == 2
 
 
 def test_what_is_left_in_the_making_ends_once() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from registry.api.combination_examples import combination_examples
 from registry.api.delta_examples import DELTA_EXAMPLES
+from registry.api.parent_examples import PARENT_EXAMPLES
+from registry.api.service_examples import SERVICE_EXAMPLES
 from registry.api.statistics_examples import DELTA, STATISTICS_EXAMPLES
 from registry.operations.table import OPERATIONS
 
@@ -285,6 +288,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "MaterialiseRequest": {"ref": "llama/support@3", "kind": "merged", "expires_in": 2592000},
     "Materialisation": _MATERIALISATION,
     "Materialised": {"materialisation": _MATERIALISATION, "created": True, "bytes_stored": 16058000000},
+    **SERVICE_EXAMPLES,
     "Operation": _OPERATION,
     "Problem": {
         "type": "urn:adapter-registry:error:not_found",
@@ -378,7 +382,9 @@ EXAMPLES: Final[dict[str, Any]] = {
     "LineageDifference": {"common": _LINEAGE[0], "a": [_LINEAGE[1]], "b": [], "pinned": []},
     "RebasedValue": _KEPT,
     "Rebased": _REBASED,
+    **combination_examples(_REVISION),
     **STATISTICS_EXAMPLES,
+    **PARENT_EXAMPLES,
     "EngineReason": _REASON,
     "EngineAnswer": _ANSWER,
     "EngineCheck": {

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from registry.api.cursors import cursor_to, foreign, key_of
 from registry.api.jobs import ACCEPTED, answered
 from registry.api.openapi import problems
 from registry.api.parameters import LIMIT, Cursor, Limit, from_body, from_query, named, with_signature
 from registry.api.uses import note_use
+from registry.http.cursors import cursor_to, position_of
 from registry.http.dependencies import RequestRegistry, address_of, service_of
 from registry.http.etags import with_etag
 from registry.http.reads import ReadRoute
@@ -67,11 +67,7 @@ def _lister(listing: Listing[Any, Item]) -> Callable[..., Page[Item]]:
     ) -> Page[Item]:
         del http
         listing.right.require(registry.deployment.rights, request)
-        try:
-            after = None if cursor is None else listing.key(key_of(cursor))
-        except ValueError:
-            raise foreign() from None
-        found = lister_of(listing)(registry.deployment, request, after, limit)
+        found = lister_of(listing)(registry.deployment, request, position_of(listing, cursor), limit)
         return Page(items=found.items, next=None if found.next is None else cursor_to(found.next))
 
     return page

@@ -31,12 +31,15 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
 COMMANDS: Final[Mapping[str, str]] = {
     "publish": "publish.publish",
     "rebase": "rebase.rebase",
+    "combine": "combine.combine",
+    "identify": "folders.identify.identify",
+    "import": "folders.importing.import_",
     "tree": "browse.tree",
     "log": "browse.log",
     "show": "browse.show",
     "diff": "diff.diff",
     "stats": "stats.stats",
-    "check": "check.check",
+    "check": "stats.check",
     "resolve": "browse.resolve",
     "search": "browse.search",
     "tag": "publish.tag",
@@ -46,6 +49,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "card": "card.card",
     "fetch": "fetch.fetch",
     "verify": "fetch.verify",
+    "export": "fetch.export",
     "materialise": "materialise.materialise",
     "delete": "delete.delete",
     "retract": "retract.retract",
@@ -55,6 +59,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "whoami": "access.whoami",
     "env": "env.env",
     "events": "events.events",
+    "jobs": "service.jobs",
+    "health": "service.health",
     "du": "store.du",
     "gc": "store.gc",
     "fsck": "store.fsck",
@@ -93,7 +99,7 @@ class Commands(Mapping[str, Any]):
 
 
 def _function(place: str) -> Callable[..., None]:
-    module, _, name = place.partition(".")
+    module, _, name = place.rpartition(".")
     # By the name that this package goes by: where `registry` is somebody else's, that is another.
     found: Callable[..., None] = getattr(importlib.import_module(f"{__package__}.commands.{module}"), name)
     return found

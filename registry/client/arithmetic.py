@@ -11,13 +11,20 @@ from registry.errors import UnavailableError
 from registry.files.hashed import HashedFile
 from registry.folders.writer import Writable
 from registry.operations.methods.analysis import WeightChanges
+from registry.operations.publication import FullModel
+from registry.operations.registry import Registry
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Options, OutputFile
+from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
+from registry.schemas.parents import Identified
+from registry.schemas.publishing import ImportDocument
 from registry.schemas.receipt import Receipt
 from registry.transfer.compare import Comparison
+from registry.transfer.publish_tree import Ground
+from registry.transfer.searched import Searched
 from registry.transfer.trained_on import TrainedFolder
 
 OpenBlob = Callable[[BlobEntry], ClosableSource]
@@ -82,6 +89,26 @@ class Arithmetic(Protocol):
         ``base`` has the checked local weight files of the base; others are read by range.
         """
 
+    def search(
+        self, where: Searched, folder: TrainedFolder, weights: Path | None, progress: Progress
+    ) -> FolderCompared:
+        """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
+
+    def identify(self, where: Searched, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
+        """Say which base model and revisions a folder is made of."""
+
+    def write_full(
+        self,
+        parent: Bundle,
+        open_blob: OpenBlobOf,
+        base: Mapping[str, HashedFile],
+        folder: Path,
+        asked: FullModel,
+        out: Path,
+        progress: Progress,
+    ) -> Extraction | None:
+        """Write what is published of a full model into an empty folder; ``base`` as for `look_into`."""
+
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Read an adapter's weights; raises `InvalidAdapterError` (``non_finite``)."""
 
@@ -94,6 +121,10 @@ class Arithmetic(Protocol):
 
 MakeArithmetic = Callable[[], Arithmetic]
 """Loads the tensor core lazily: importing torch takes a second, and most commands of a client don't need it."""
+
+
+Planner = Callable[[Registry, Ground, str, Progress], ImportDocument]
+"""Plans an import of a folder of this machine into a registry; the composition root passes it, like the tensor core."""
 
 
 def missing() -> str:

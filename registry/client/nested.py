@@ -10,9 +10,11 @@ from registry.client.http.transport import Transport
 from registry.client.parents import ParentFolders
 from registry.client.publish import plan_publish, publish_folder
 from registry.errors import NotFoundError
+from registry.folders.scan import EXACT
 from registry.progress import Progress
-from registry.schemas import Published, PublishPreview, Resolved
+from registry.schemas import FolderCompared, Published, PublishPreview, Resolved
 from registry.transfer.requests import PublishFolder, preview
+from registry.transfer.trained_on import TrainedFolder
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class RemoteGround:
 
     def _unchecked(self, folder: PublishFolder, progress: Progress, *, compared: bool) -> Iterator[str]:
         """The checks left to the service, which reads no weights before they are published."""
+        if folder.adapter.form is EXACT:
+            yield "whether its values are finite and not its parent's: the service checks that when it is published"
+            return
         if self.arithmetic is None:
             yield "whether all weights are finite: torch is not installed here"
         else:
@@ -52,3 +57,6 @@ class RemoteGround:
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
         return publish_folder(self.transport, self.folders.compared(folder, progress), progress)
+
+    def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
+        return self.folders.searched(folder, None, progress)

@@ -5,26 +5,31 @@ The service trusts the client's result, since it has never seen the folder.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from registry.client.arithmetic import MakeArithmetic
+from registry.client.arithmetic import MakeArithmetic, needed
 from registry.client.base_folders import BaseFolders
-from registry.client.calls import listed
+from registry.client.calls import do, listed
 from registry.client.download.blobs import open_blob
 from registry.client.download.ranges import RangeReader
 from registry.client.http.transport import Transport
 from registry.digest import hex_of
-from registry.errors import NotFoundError, RetractedError
+from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
+from registry.files.hashed import HashedFile
 from registry.folders.scan import ADAPTER_WEIGHTS
-from registry.operations.table import LOG
+from registry.operations.publication import Publication
+from registry.operations.table import BASES, LOG, NARROW
 from registry.operations.transfer import ClosableSource
-from registry.progress import Progress
+from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
+from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.bundles import BlobEntry, Bundle
-from registry.schemas.requests import PathRequest
+from registry.schemas.parents import NarrowRequest, PathsLeft
+from registry.schemas.requests import BasesRequest, PathRequest
 from registry.transfer.requests import PublishFolder
-from registry.transfer.trained_on import TrainedFolder
+from registry.transfer.trained_on import TrainedFolder, receipt_of_parent
 
 
 class ParentFolders:
@@ -41,7 +46,76 @@ class ParentFolders:
         trained_on = folder.adapter.trained_on
         if trained_on is None or above is None:
             return folder
-        return folder.with_request(compared=self._look(trained_on, folder.adapter.weights.file, above, progress))
+        weights = folder.adapter.weights.file
+        if folder.request.find_parent:
+            return folder.with_request(compared=self.searched(trained_on, weights, progress))
+        return folder.with_request(compared=self._look(trained_on, weights, above, progress))
+
+    def searched(self, trained_on: TrainedFolder, weights: Path | None, progress: Progress) -> FolderCompared:
+        """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
+        return needed(self._arithmetic, "search for a parent").search(self, trained_on, weights, progress)
+
+    def bases(self) -> Sequence[str]:
+        """The names of all base models."""
+        return [base.name for base in listed(self._transport, BASES, BasesRequest(), None)]
+
+    def bundle(self, ref: str) -> Bundle:
+        """A path as digests."""
+        return self._bundle(ref)
+
+    def base_files(self, bundle: Bundle, progress: Progress) -> Mapping[str, HashedFile]:
+        """The checked local weight files of its base, where this machine has them."""
+        remembered = BaseFolders(self._room).find(bundle.base, progress)
+        return {} if remembered is None else remembered[1]
+
+    def narrow(self, request: NarrowRequest) -> PathsLeft:
+        """The paths that sampled weights may be those of."""
+        return do(self._transport, NARROW, request, SILENT)
+
+    def open_blob(self, ref: str, blob: BlobEntry) -> ClosableSource:
+        """Open a blob of a bundle."""
+        return self._open(ref, blob)
+
+    def parent_of_full(self, publication: Publication) -> Bundle:
+        """The path to the parent of a full model; the service finds it again when the adapter is published.
+
+        Raises:
+            NotFoundError, RetractedError: there is no such revision, or it can't be read.
+            UsageError: ``parent_ambiguous``, the parent has several revisions and none is given.
+            ConflictError: ``parent_mismatch``, what is given is none of the parent that the path says.
+        """
+        above = publication.path.parent
+        if above is None:
+            raise UsageError(
+                f"{publication.path} is a base model: the path of an adapter is expected, such as "
+                f"{publication.path}/NAME."
+            )
+        given = receipt_of_parent(publication.receipt, None)
+        if publication.parent is not None:
+            return self._bundle_at(publication.parent, above, f"--parent {publication.parent}")
+        if given is not None and given.receipt.tip is not None:
+            path = Reference.parse(given.receipt.reference).path
+            return self._bundle_at(f"{path}@{given.receipt.tip}", above, given.words)
+        if above.is_base:
+            return self._bundle(str(above))
+        listing = listed(self._transport, LOG, PathRequest(path=str(above)), None)
+        found = [one.reference for one in listing if one.retracted is None]
+        if len(found) > 1:
+            more = ", ..." if len(found) > 4 else ""
+            raise UsageError(
+                f"{above} has several revisions ({', '.join(found[:4])}{more}) and nothing shows which one this model "
+                "was trained from; give --parent REF, or --receipt FILE of the folder it was trained from.",
+                code="parent_ambiguous",
+            )
+        return self._bundle(found[0] if found else str(above))
+
+    def _bundle_at(self, ref: str, above: TreePath, what: str) -> Bundle:
+        bundle = self._bundle(ref)
+        if Reference.parse(bundle.reference).path != above:
+            raise ConflictError(
+                f"{what} is not a revision of {above}, the parent given by the path.", code="parent_mismatch"
+            )
+        return bundle
 
     def _look(self, trained_on: TrainedFolder, weights: Path, above: TreePath, progress: Progress) -> FolderCompared:
         if self._arithmetic is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
 from pathlib import Path
 
-from registry.client.arithmetic import MakeArithmetic, needed
+from registry.client.arithmetic import MakeArithmetic, Planner, needed
 from registry.client.artifacts import RemoteArtifact, plan_artifact
 from registry.client.calls import do, listed
 from registry.client.download.blobs import RemoteBlob, open_blob
@@ -25,11 +26,12 @@ from registry.errors import UsageError
 from registry.files.source import ByteSource
 from registry.folders.cache import FetchCache
 from registry.operations.arguments import check_order
+from registry.operations.exports import Export
 from registry.operations.last_opened import LastOpened
 from registry.operations.methods.analysis import WeightChanges
 from registry.operations.methods.partner import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
-from registry.operations.publication import Publication
+from registry.operations.publication import FullModel, Publication
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
 from registry.reference import check_base_name
@@ -42,11 +44,16 @@ from registry.schemas import (
     Published,
     Verified,
 )
+from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry
+from registry.schemas.cards import Exported
 from registry.schemas.form import MeasuredRows
+from registry.schemas.parents import Identified
+from registry.schemas.publishing import ImportDocument
 from registry.schemas.use import Interface
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders
+from registry.transfer.full_folder import extracted
 from registry.transfer.requests import base_request, request_of
 from registry.version import __version__
 
@@ -65,10 +72,12 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         arithmetic: MakeArithmetic | None = None,
         retry: RetryPolicy | None = None,
         interface: Interface = "fetch",
+        planner: Planner | None = None,
     ) -> None:
         self._transport = Transport(url, token, retry, interface)
         self._cache = cache
         self._arithmetic = arithmetic
+        self._planner = planner
         self._last_changes: LastOpened[WeightChanges] = LastOpened()
         self._fetching = Fetching(self._transport, cache, arithmetic)
 
@@ -98,8 +107,28 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         made = request_of(publication, progress)
         return publish_folder(self._transport, self._parents.compared(made, progress), progress)
 
+    @contextmanager
+    def _extracted(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
+        arithmetic = needed(self._arithmetic, "compare a full model with its parent")
+        parents = self._parents
+        bundle = parents.parent_of_full(publication)
+
+        def extract(folder: Path, asked: FullModel, out: Path) -> Extraction | None:
+            base = parents.base_files(bundle, progress)
+            # every element counts: what comes over the network is checked as a whole
+            return arithmetic.write_full(bundle, self.open_blob, base, folder, asked, out, progress)
+
+        with extracted(publication, extract, progress) as made:
+            yield made
+
     def _ground(self) -> RemoteGround:
         return RemoteGround(self._transport, self._arithmetic, self._parents)
+
+    def _plan_import(self, source: str, progress: Progress) -> ImportDocument:
+        if self._planner is None:
+            needed(None, "plan an import")
+            raise AssertionError("without torch that is refused")
+        return self._planner(self, self._ground(), source, progress)
 
     @property
     def _parents(self) -> ParentFolders:
@@ -112,6 +141,11 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         found = super().whoami()
         service = found.service_version or found.version
         return found.model_copy(update={"url": self.url, "version": __version__, "service_version": service})
+
+    def _export(self, export: Export, progress: Progress) -> Exported:
+        from registry.transfer.exporting.export import export as write
+
+        return write(self, export, progress)
 
     def _artifact(self, ref: str, options: Options) -> RemoteArtifact:
         plan = plan_artifact(self._transport, ref, options)
@@ -142,9 +176,16 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
             ref, out, options, force=force, base_dir=base_dir, measured=measured, progress=progress
         )
 
+    def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
+        return needed(self._arithmetic, "identify a folder").identify(self._parents, folder, look_in, progress)
+
     def _verify(self, folder: Folder, progress: Progress) -> Verified:
         room = self._cache.folder
         return verify(self._transport, Path(folder), arithmetic=self._arithmetic, room=room, progress=progress)
+
+    def note_use(self, ref: str) -> None:
+        """Count a use of the weights of a pinned reference, which are read blob by blob."""
+        self._fetching.say_use(ref)
 
     def open_blob(self, ref: str, blob: BlobEntry) -> RemoteBlob:
         return open_blob(self._transport, ref, blob, self._cache.folder)

@@ -1,1 +1,1 @@
-"""What engines that load adapters can load: their rules as data, and what an adapter breaks of them. Needs no torch."""
+"""What engines that load adapters can load, and the lines that use a revision with each tool. Needs no torch."""

@@ -8,7 +8,7 @@ from typing import Final
 from registry.engines.parts import NOTHING, AdapterFiles, BaseFacts, Parts, parts_of
 from registry.engines.rules import ENGINES, Engine, Part
 from registry.errors import InvalidAdapterError, UsageError
-from registry.schemas.artifacts import EngineCheck, EngineReason, Options
+from registry.schemas.artifacts import EngineAnswer, EngineCheck, EngineReason, Options
 from registry.schemas.form import EngineName
 
 _SAYS: Final[dict[Part, str]] = {
@@ -27,7 +27,34 @@ _SAYS: Final[dict[Part, str]] = {
     "modules": "adapts {}",
     "together": "adapts {} alone",
 }
+_BRIEFLY: Final[dict[str, str]] = {
+    "rank": "its rank is above what the engine takes",
+    "not_composable": "no single adapter equals its path",
+    "dora": "it has DoRA",
+    "replaced": "it replaces whole modules",
+    "biases": "it replaces biases",
+    "tokens": "it replaces rows of tokens",
+    "tied_tokens": "it replaces rows of tied tokens",
+    "embeddings": "it adapts an embedding",
+    "convolutions": "it adapts convolutions",
+    "attention": "it adapts fused attention",
+    "experts": "it adapts experts that share one tensor",
+    "half_experts": "it adapts one of two parameters of experts",
+    "conv1d": "it adapts Conv1D modules",
+    "pattern": "it needs a pattern in its configuration",
+    "modules": "it adapts modules that the engine does not",
+    "together": "it lacks modules that the engine stacks with its own",
+}
 _MERGED: Final = "Serve the path merged."
+
+
+def in_short(answer: EngineAnswer) -> list[str]:
+    """The reasons of an answer that is kept, which has their codes alone; those of later versions as they are."""
+    codes = dict.fromkeys(answer.reasons)
+    if "rank" in codes and answer.max_lora_rank is not None:
+        more = f"its rank is {answer.rank}, above {answer.max_lora_rank}, unless the engine is started with more"
+        return [more, *(_BRIEFLY.get(code, code) for code in codes if code != "rank")]
+    return [_BRIEFLY.get(code, code) for code in codes]
 
 
 def check_limit(engine: EngineName, limit: int | None) -> int | None:
@@ -134,13 +161,13 @@ def _few(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _startable(row: Engine, rank: int) -> int | None:
+def startable(row: Engine, rank: int) -> int | None:
     """The smallest limit that an engine can be started with and that takes a rank."""
     return next((slot for slot in row.slots if slot >= rank), None) if row.slots else rank
 
 
 def _remedy_of_rank(row: Engine, rank: int) -> str:
-    slot = _startable(row, rank)
+    slot = startable(row, rank)
     larger = "" if slot is None else f"Start {row.title} with --max-lora-rank {slot}, or allow"
     return f"{larger or 'Allow'} an error with --max-error, such as 0.05, to have the adapter truncated."
 
@@ -153,7 +180,7 @@ def _would_do(
     fetch = f"registry fetch {reference} --for {row.name}"
     needed = limit
     if reasons and rank is not None:
-        needed = _startable(row, rank)
+        needed = startable(row, rank)
         if needed is None:
             return f"{fetch} --max-lora-rank {limit} --max-error 0.05"
     return fetch if needed == row.rank else f"{fetch} --max-lora-rank {needed}"
@@ -178,6 +205,15 @@ def options_for(options: Options, found: EngineCheck) -> Options:
             "max_error": options.max_error if truncates else None,
         }
     )
+
+
+def kept_refusal(answer: EngineAnswer) -> str | None:
+    """Why an engine loads a revision with no limit that it can be started with, by a kept answer; None: it does."""
+    row = ENGINES[answer.engine]
+    why = [f"{code} ({rule.why})" for code, rule in row.rules.items() if code in answer.reasons]
+    if "rank" in answer.reasons and answer.rank is not None and startable(row, answer.rank) is None:
+        why.append(f"rank (it has {answer.rank}, and at most {row.slots[-1]} is possible)")
+    return f"{row.title} {answer.version} can't load it: {', '.join(why)}." if why else None
 
 
 def refusal(found: EngineCheck) -> InvalidAdapterError:

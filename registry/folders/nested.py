@@ -23,6 +23,7 @@ from registry.folders.scan import (
     checkpoints_alone,
     folder_reason,
     holds_weights,
+    is_publish_folder,
 )
 from registry.reference import Path as TreePath
 from registry.reference import check_adapter_name
@@ -86,7 +87,7 @@ def nested_adapters(folder: Path, base: str, rename: Mapping[str, str]) -> Nesti
 
 
 def _nothing(folder: Path, base: str) -> RegistryError:
-    if (folder / ADAPTER_CONFIG).is_file():
+    if is_publish_folder(folder):
         return InvalidAdapterError(
             f"{folder} is one adapter without nested ones; publish it by its path, without -r: registry publish "
             f"{folder} {base}/NAME.",
@@ -107,7 +108,7 @@ class _Walk:
 
     def below(self, folder: Path, place: str, path: TreePath | None) -> Iterator[Node]:
         """Adapter folders below a folder, parents before children."""
-        is_adapter = (folder / ADAPTER_CONFIG).is_file()
+        is_adapter = is_publish_folder(folder)
         if is_adapter and not place:
             self.skipped.append(LeftOut(path=".", reason=_ITSELF))
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
@@ -124,7 +125,7 @@ class _Walk:
             yield self._node(folder, place, above, unreadable(folder, problem))
             return
         if reason == ANOTHER_ADAPTER:
-            node = self._node(folder, place, above, None if (folder / ADAPTER_CONFIG).is_file() else _group(folder))
+            node = self._node(folder, place, above, None if is_publish_folder(folder) else _group(folder))
             yield node
             yield from self.below(folder, place, node.path)
         elif reason == ONLY_CHECKPOINTS:

@@ -10,13 +10,13 @@ from typing import Final
 
 from blake3 import blake3
 
-from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
+from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError, UsageError
 from registry.folders.errors import reason, telling_unwritable
 from registry.folders.receipts import read_receipt, write_receipt
 from registry.folders.scan import RECEIPT
 from registry.folders.staging import put_in_place, staged_folder, sync_folder
 from registry.folders.writer import Writable, write_files
-from registry.progress import Progress
+from registry.progress import SILENT, Progress
 from registry.schemas import Fetched, OutputFile
 from registry.schemas.artifacts import fuller
 from registry.schemas.receipt import Receipt
@@ -30,9 +30,16 @@ def absolute(out: Path) -> Path:
     """The absolute path, with a symbolic link given by the user resolved.
 
     Raises:
+        UsageError: it begins with the home of a user that does not exist.
         NotAllowedError, UnavailableError: the file system denies access.
     """
-    out = out.expanduser()
+    try:
+        out = out.expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{out} begins with the home of a user that does not exist here: give the whole path, or ./{out} for a "
+            "folder of that name."
+        ) from None
     with telling_unwritable(out):
         return out.resolve() if out.is_symlink() else out.absolute()
 
@@ -58,7 +65,7 @@ def receipt_of_rendering(place: Path, rendering: str, size: int, progress: Progr
         receipt = read_receipt(place)
     except (NotFoundError, IntegrityError):
         return None
-    if receipt.rendering != rendering:
+    if receipt.rendering != rendering or receipt.exported is not None:  # an export has a card and a config of its own
         return None
     progress.begin("Checking existing files", size)
     return receipt if all(file_is_right(place, file, progress) for file in receipt.files) else None
@@ -111,9 +118,14 @@ def _write_receipt(folder: Path, receipt: Receipt) -> None:
 
 def file_is_right(folder: Path, file: OutputFile, progress: Progress) -> bool:
     """Whether a file of a fetched folder has the size and BLAKE3 digest of the receipt."""
+    return is_right(folder / file.path, file, progress)
+
+
+def is_right(place: Path, file: OutputFile, progress: Progress = SILENT) -> bool:
+    """Whether a file, wherever it is, has the size and BLAKE3 digest of a receipt."""
     digest = blake3()
     try:
-        with (folder / file.path).open("rb") as stream:
+        with place.open("rb") as stream:
             if os.fstat(stream.fileno()).st_size != file.size:
                 return False
             while data := stream.read(_READ):

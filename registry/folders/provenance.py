@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from registry.digest import is_digest
 from registry.errors import RegistryError
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
@@ -49,7 +50,7 @@ def _said(receipt: Receipt) -> DerivedFrom:
     total = truncation.total if truncation else None
     return DerivedFrom(
         kind=receipt.kind,
-        reference=receipt.reference,
+        reference=None if is_digest(receipt.reference) else receipt.reference,  # of an export without names
         digest=receipt.tip or receipt.plan.base,
         since=receipt.since,
         since_digest=receipt.plan.since,

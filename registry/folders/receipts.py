@@ -11,7 +11,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from registry.errors import IntegrityError, NotFoundError, RegistryError
+from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
 from registry.folders.errors import no_folder, reason, telling_unreadable
 from registry.folders.scan import RECEIPT
 from registry.schemas.receipt import Receipt
@@ -47,7 +47,12 @@ def read_receipt(file: Path, error: type[RegistryError] = IntegrityError) -> Rec
 
 
 def receipt_in(folder: Path) -> Receipt:
-    """The receipt in a folder that is to be verified; raises what `read_receipt` raises."""
+    """The receipt in a folder that is to be verified.
+
+    Raises:
+        UsageError: it is of an export.
+        NotFoundError, IntegrityError: as `read_receipt`.
+    """
     with telling_unreadable(folder):
         if folder.is_file() and folder.name != RECEIPT:
             raise no_folder(folder)
@@ -55,7 +60,13 @@ def receipt_in(folder: Path) -> Receipt:
             raise NotFoundError(
                 f"There is no folder {str(folder)!r}; one that `registry fetch` wrote is expected.", code="missing_file"
             )
-    return read_receipt(folder)
+    receipt = read_receipt(folder)
+    if receipt.exported is not None:
+        raise UsageError(
+            f"{folder} is an export, with a card and a configuration of its own: `registry publish {folder} PATH "
+            "--dry-run` checks its adapter, and `registry identify` a merged model."
+        )
+    return receipt
 
 
 def write_receipt(receipt: Receipt) -> bytes:

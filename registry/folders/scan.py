@@ -24,6 +24,9 @@ from registry.schemas import LeftOut
 ADAPTER_CONFIG: Final = "adapter_config.json"
 README: Final = "README.md"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+EXACT_WEIGHTS: Final = "model.exact"
+"""What a full fine-tune that is kept exactly has in the place of PEFT's weights."""
+MODEL_CONFIG: Final = "config.json"
 RECEIPT: Final = "registry-receipt.json"
 MAX_FILES: Final = 20_000
 
@@ -34,6 +37,24 @@ _HIDDEN_REASON: Final = "hidden"
 CHECKPOINT: Final = "trainer checkpoint"
 ANOTHER_ADAPTER: Final = "another adapter"
 ONLY_CHECKPOINTS: Final = "only trainer checkpoints"
+
+
+@dataclass(frozen=True)
+class Form:
+    """The two files that make a revision: what configures it, and its weights."""
+
+    config: str
+    weights: str
+
+
+ADAPTER: Final = Form(ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+EXACT: Final = Form(MODEL_CONFIG, EXACT_WEIGHTS)
+"""A full fine-tune as the tensors that differ from the base's."""
+
+
+def form_of(names: Collection[str]) -> Form:
+    """The form of a revision with files of these names."""
+    return EXACT if EXACT_WEIGHTS in names and ADAPTER_CONFIG not in names else ADAPTER
 
 
 @dataclass(frozen=True)
@@ -139,10 +160,15 @@ def _reason_by_folder_name(name: str) -> str | None:
 def _reason_by_content(folder: Path) -> str | None:
     """Whether the folder or one below it contains an adapter, or at least checkpoints of one."""
     for _, folders, names in os.walk(folder, onerror=_refused):
-        if ADAPTER_CONFIG in names:
+        if ADAPTER_CONFIG in names or EXACT_WEIGHTS in names:
             return ANOTHER_ADAPTER
         folders[:] = [name for name in folders if _reason_by_folder_name(name) is None]
     return ONLY_CHECKPOINTS if _checkpoints(folder) else None
+
+
+def is_publish_folder(folder: Path) -> bool:
+    """Whether a folder itself is that of a revision."""
+    return (folder / ADAPTER_CONFIG).is_file() or (folder / EXACT_WEIGHTS).is_file()
 
 
 def _checkpoints(folder: Path) -> list[str]:
@@ -264,7 +290,7 @@ def _others(names: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         *folders, last = name.split("/")
-        if last != ADAPTER_CONFIG or not folders:
+        if last not in {ADAPTER_CONFIG, EXACT_WEIGHTS} or not folders:
             continue
         if _CHECKPOINT.fullmatch(folders[-1]) and len(folders) > 1:
             found.setdefault("/".join(folders[:-1]), ONLY_CHECKPOINTS)
@@ -295,7 +321,8 @@ def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftO
         InvalidAdapterError: ``missing_file``, ``pickle`` or ``checkpoint_folders``.
     """
     has_config = ADAPTER_CONFIG in taken
-    if has_config and ADAPTER_WEIGHTS in taken:
+    form = form_of(taken)
+    if form.config in taken and form.weights in taken:
         return
     left = {entry.path: entry.reason for entry in left_out}
     checkpoints = sorted(path for path, reason in left.items() if reason == CHECKPOINT and "/" not in path)

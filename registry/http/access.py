@@ -53,10 +53,18 @@ class Access:
         authenticate: secret and source -> principal; raises `NotAllowedError` (``bad_token``).
         has_tokens: whether the registry has a valid token.
         anonymous: access without a token.
+        resume: the same of the secret of a session, which somebody has who signed in at the pages.
     """
 
-    def __init__(self, authenticate: Authenticate, has_tokens: Callable[[], bool], anonymous: Anonymous) -> None:
+    def __init__(
+        self,
+        authenticate: Authenticate,
+        has_tokens: Callable[[], bool],
+        anonymous: Anonymous,
+        resume: Authenticate,
+    ) -> None:
         self._authenticate = authenticate
+        self._resume = resume
         self._has_tokens = has_tokens
         self._anonymous = anonymous
 
@@ -69,8 +77,16 @@ class Access:
         source = source_of(request.scope)
         given = request.headers.get("authorization")
         found = self._without_token(request, source) if given is None else self._of_token(given, source)
-        context_of(request.scope).token = found.token
-        return found
+        return _noted(request, found)
+
+    def of_secret(self, request: Request, secret: str) -> Principal:
+        """The principal of a token that a form carries; raises `NotAllowedError` (``bad_token``)."""
+        request.state.gave_secret = True
+        return _noted(request, self._authenticate(secret[: _MAX_SECRET + 1], source_of(request.scope)))
+
+    def of_session(self, request: Request, secret: str) -> Principal:
+        """The principal of a session; raises `NotAllowedError` (``bad_token``)."""
+        return _noted(request, self._resume(secret[: _MAX_SECRET + 1], source_of(request.scope)))
 
     def _of_token(self, given: str, source: str | None) -> Principal:
         scheme, _, secret = given.partition(" ")
@@ -104,6 +120,11 @@ class Access:
             "registry at REGISTRY_URL.",
             code="bad_token",
         )
+
+
+def _noted(request: Request, principal: Principal) -> Principal:
+    context_of(request.scope).token = principal.token
+    return principal
 
 
 @dataclass
@@ -155,7 +176,8 @@ class DenialLog:
         if not isinstance(error, NotAllowedError) or error.code == "read_only":
             return
         principal: Principal | None = getattr(request.state, "principal", None)
-        if principal is None and error.code == "bad_token" and "authorization" not in request.headers:
+        gave_secret = "authorization" in request.headers or getattr(request.state, "gave_secret", False)
+        if principal is None and error.code == "bad_token" and not gave_secret:
             return  # the usual challenge
         source = source_of(request.scope)
         if not self._within_limits((principal and principal.token) or source or ""):

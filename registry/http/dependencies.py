@@ -11,6 +11,7 @@ from fastapi.dependencies.models import Dependant
 
 from registry.errors import UnavailableError
 from registry.http.access import Access, DenialLog
+from registry.http.heartbeat import Heartbeat
 from registry.http.renderings import Renderings
 from registry.http.request.errors import MalformedError
 from registry.http.request.limits import Limits
@@ -38,7 +39,9 @@ class Service:
     memory: MemoryCache
     truncations: ThreadAdmission
     tables: ThreadAdmission
+    looks: ThreadAdmission
     runner: Runner
+    heartbeat: Heartbeat
     part_threads: CapacityLimiter
     readers: ReaderThreads
     renderings: Renderings = field(default_factory=Renderings)

@@ -158,8 +158,8 @@ class _Place:
         self._routes.append((route, handle))
         if not route.param_convertors:
             for method in READS:
-                first = next(self._matching(route.path_format, method), None)
-                self._known.setdefault((route.path_format, method), first and first[0])
+                for known, _ in self._matching(route.path_format, method):
+                    self._known.setdefault((route.path_format, method), known)
 
     def find(self, path: str, method: str) -> tuple[_Found, Mapping[str, Any]] | None:
         """The first route for an address, if it is a `ReadRoute`, and the parameters in the address."""

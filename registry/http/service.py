@@ -13,16 +13,18 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI, Request
 
 from registry.catalogue.database import events
+from registry.catalogue.team.sessions import principal_of
 from registry.catalogue.team.tokens import any_exist, sign_in
 from registry.errors import RegistryError
 from registry.http.access import Access, Anonymous, DenialLog
 from registry.http.dependencies import Service
-from registry.http.gauges import of_process, of_registry
+from registry.http.gauges import figures_of, of_process, of_registry
+from registry.http.heartbeat import Heartbeat
 from registry.http.readiness import Readiness
 from registry.http.reads import ReadDispatch
 from registry.http.request.bounds import BoundsMiddleware
 from registry.http.request.context import Scope
-from registry.http.request.errors import install, problem
+from registry.http.request.errors import Face, install, problem
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
 from registry.http.request.middleware import Receive, RequestMiddleware, Send
@@ -41,7 +43,9 @@ _PUBLISHED_EVERY: Final = 2.0  # seconds
 def build(
     registry: LocalRegistry,
     routers: Sequence[APIRouter],
+    faces: Sequence[Face] = (),
     *,
+    public_url: str | None = None,
     anonymous: Anonymous = "none",
     limits: Limits | None = None,
     shared: SharedValues | None = None,
@@ -50,7 +54,9 @@ def build(
 
     Args:
         registry: unrestricted; each request gets it with the rights of its principal.
-        routers: the routes.
+        routers: the routes of the API.
+        faces: others, each with its form of errors.
+        public_url: the address that users reach it by; None for what it listens on.
         anonymous: access without a token.
         limits: limits of a request.
         shared: where metrics are added up, if this process is one of several workers.
@@ -69,9 +75,10 @@ def build(
     )
     app.state.service = service
     app.state.readiness = Readiness(service.registry.deployment)
-    for router in routers:
+    app.state.public_url = public_url
+    for router in (*routers, *(router for face in faces for router in face.routers)):
         app.include_router(router)
-    install(app, partial(_record_denial, service.denials))
+    install(app, partial(_record_denial, service.denials), faces)
     return app
 
 
@@ -104,18 +111,34 @@ def _service(registry: LocalRegistry, anonymous: Anonymous, limits: Limits, shar
 
     many = Admission("bodies", slots=limits.bodies, queue=limits.queue * 8, timeout=limits.queue_time)
     few = Admission("computed bodies", slots=limits.computed, queue=limits.queue, timeout=limits.queue_time)
-    admissions = {"copied": many, "computed": few}
+    bodies = BodySender(
+        threads=limits.bodies + limits.computed,
+        stall=limits.stall_time,
+        admissions={"copied": many, "computed": few},
+    )
+    runner = Runner(deployment, threads=limits.jobs, describe=problem)
     return Service(
         registry=registry,
-        access=Access(partial(sign_in, deployment.database), has_tokens, anonymous),
+        access=Access(
+            partial(sign_in, deployment.database),
+            has_tokens,
+            anonymous,
+            partial(principal_of, deployment.database),
+        ),
         denials=DenialLog(record, most=limits.denials, most_of_one=limits.denials_of_one),
-        bodies=BodySender(threads=limits.bodies + limits.computed, stall=limits.stall_time, admissions=admissions),
+        bodies=bodies,
         limits=limits,
         metrics=Metrics(partial(of_registry, deployment), partial(of_process, deployment), memory.use, shared),
         memory=memory,
         truncations=ThreadAdmission("truncations", slots=limits.computed, timeout=limits.thread_queue_time),
         tables=ThreadAdmission("base models to analyse", slots=limits.computed, timeout=limits.thread_queue_time),
-        runner=Runner(deployment, threads=limits.jobs, describe=problem),
+        looks=ThreadAdmission("tensors to look at", slots=limits.computed, timeout=limits.thread_queue_time),
+        runner=runner,
+        heartbeat=Heartbeat(
+            deployment.database,
+            lambda: figures_of(deployment, memory, bodies=bodies.under_way, jobs=runner.running),
+            None if shared is None else shared.worker,
+        ),
         part_threads=CapacityLimiter(limits.parts),
         readers=ReaderThreads(limits.threads),
     )
@@ -126,6 +149,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = service.limits.threads
         service.runner.start()
+        service.heartbeat.start()
         uses = service.registry.deployment.uses
         if uses is not None:
             uses.start()
@@ -134,6 +158,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManag
             yield
         finally:
             publishing.cancel()
+            await anyio.to_thread.run_sync(service.heartbeat.close)
             await anyio.to_thread.run_sync(service.runner.close)
             if uses is not None:
                 await anyio.to_thread.run_sync(uses.close)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 import anyio.to_thread
 from fastapi import Request, Response
+from fastapi.responses import JSONResponse
 
 from registry.errors import (
     AccuracyError,
@@ -22,7 +23,7 @@ from registry.errors import (
 from registry.http.dependencies import service_of
 from registry.http.reads import ReadRoute
 from registry.http.request.context import Scope, context_of
-from registry.http.request.errors import in_a_header, problem, view_response
+from registry.http.request.errors import headers_of, in_a_header, problem
 from registry.http.request.middleware import Receive, Send
 from registry.http.wire.bodies import BodyResponse
 from registry.schemas.protocol import Problem
@@ -112,6 +113,12 @@ async def error_answer(request: Request, error: RegistryError) -> Response:
     elif isinstance(error, NotAllowedError) and _NAMING & request.path_params.keys():
         headers["X-Error-Code"] = "RepoNotFound"
     return view_response(told, headers)
+
+
+def view_response(told: Problem, headers: Mapping[str, str]) -> Response:
+    """A problem for Hub clients, which read one header or a field of the body."""
+    every = {**headers_of(told), "X-Error-Message": in_a_header(told.detail), **headers}
+    return JSONResponse({"error": told.detail}, status_code=told.status, headers=every)
 
 
 def _has_reason(error: RegistryError) -> bool:

@@ -8,6 +8,7 @@ from fastapi import Response
 
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.scan import ADAPTER_CONFIG
+from registry.http.addresses import prefix_of
 from registry.http.artifacts import file_answer, file_names
 from registry.hub.errors import COMMIT, MissingError, as_missing
 from registry.hub.requests import RepoQuery, RepoQueryParam, renamed_warning
@@ -24,7 +25,9 @@ def resolve(query: RepoQueryParam) -> Response:
         names = file_names(query.service, query.deployment, pinned.asked)
     if query.path not in names or is_hidden(pinned, query.path):
         raise _no_file(pinned, query.path)
-    location = f"/{query.place}/{query.repo_id}/resolve/{pinned.commit}/{quote(query.path)}"
+    location = (
+        f"{prefix_of(query.request.app)}/{query.place}/{query.repo_id}/resolve/{pinned.commit}/{quote(query.path)}"
+    )
     headers = {"Location": location, COMMIT: pinned.commit, "Cache-Control": "no-store"}
     headers |= renamed_warning(pinned.repo)
     return Response(status_code=307, headers=headers)

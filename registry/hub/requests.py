@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from registry.errors import UsageError
+from registry.http.addresses import prefix_of
 from registry.http.dependencies import Service, address_of, service_of
 from registry.hub.errors import MissingError, as_missing, warning
 from registry.reference import MAIN, Path
@@ -129,9 +130,8 @@ class RepoQuery:
         if commit is not None:
             segments[_template(self.request).index(_REVISION)] = commit
         query = self.request.url.include_query_params(cursor=cursor).query
-        return {
-            "Link": f'<{address_of(self.request)}{quote("/".join(segments), safe=_IN_A_HEADER)}?{query}>; rel="next"'
-        }
+        address = f"{address_of(self.request)}{prefix_of(self.request.app)}"
+        return {"Link": f'<{address}{quote("/".join(segments), safe=_IN_A_HEADER)}?{query}>; rel="next"'}
 
 
 def renamed_warning(repo: Repo) -> dict[str, str]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
 from registry.errors import NotFoundError
-from registry.hub.errors import HubRoute, MissingError
+from registry.http.request.context import Scope
+from registry.http.request.errors import Face
+from registry.http.request.limits import is_below_view
+from registry.hub.browsers import page_of
+from registry.hub.errors import HubRoute, MissingError, view_response
 from registry.hub.files import resolve
 from registry.hub.info import auth_check, model_info
 from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
 from registry.hub.models import models
-from registry.hub.requests import RequestRegistry
+from registry.hub.requests import RequestRegistry, request_registry
 from registry.schemas.protocol import VIEWS
 
 _READ: Final = ("GET", "HEAD")
@@ -37,9 +41,15 @@ class _Rest(Convertor[str]):
 register_url_convertor("rest", _Rest())
 
 
-def nothing(registry: RequestRegistry, request: Request) -> None:
-    """What is read at an address that a view does not have: to clients each of them may be one of a repo."""
-    del registry  # only a dependency: without authentication, existing addresses are not revealed
+def nothing(request: Request) -> Response:
+    """What is read at an address that a view does not have: to clients each of them may be one of a repo.
+
+    Browsers find the way to the page of a repo.
+    """
+    page = page_of(request, request.scope["route"].path_format.split("/")[1])
+    if page is not None:
+        return Response(status_code=303, headers={"Location": page, "Cache-Control": "no-store", "Vary": "Accept"})
+    request_registry(request)  # without authentication, existing addresses are not revealed
     raise MissingError(_nothing_at(request), "RepoNotFound")
 
 
@@ -90,5 +100,10 @@ def _router(view: str) -> APIRouter:
     return router
 
 
+def _is_for(scope: Scope) -> bool:
+    return is_below_view(scope["path"])
+
+
 VIEW_ROUTERS: Final = tuple(map(_router, VIEWS))
 """One router per view."""
+HUB: Final = Face(VIEW_ROUTERS, _is_for, lambda _, told, headers: view_response(told, headers))

@@ -28,11 +28,14 @@ def event_key(key: object) -> tuple[datetime, int]:
     """Of events: the time of one, and which it is of those of this time."""
     if not isinstance(key, list) or len(key) != 2:
         raise ValueError("a time and a number are expected")
-    try:
-        moment = datetime.fromisoformat(text_key(key[0])).astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time is expected") from None
-    return moment, number_key(key[1])
+    return _moment(key[0]), number_key(key[1])
+
+
+def job_key(key: object) -> tuple[datetime, str]:
+    """Of jobs: the time of one, and its id."""
+    if not isinstance(key, list) or len(key) != 2:
+        raise ValueError("a time and an id are expected")
+    return _moment(key[0]), text_key(key[1])
 
 
 def creation_key(key: object) -> tuple[str, int, datetime, str]:
@@ -59,3 +62,10 @@ def search_key(key: object) -> tuple[str, int | None, float | None]:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value)):
         raise ValueError("a finite number is expected")
     return text_key(path), number_key(number), None if value is None else float(value)
+
+
+def _moment(key: object) -> datetime:
+    try:
+        return datetime.fromisoformat(text_key(key)).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time is expected") from None

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path as FilePath
+from typing import get_args
 
 from registry.errors import UsageError
 from registry.reference import Path, check_tag
 from registry.schemas.around import NOTICE_CODES, NoticeCode
+from registry.schemas.artifacts import Extraction, Svd
 from registry.schemas.texts import check_annotations, check_metrics, check_text
 
 
@@ -36,6 +38,36 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class FullModel:
+    """That the folder holds a full model, and which adapter is to be made of it; without rank and error none: it is
+    kept exactly."""
+
+    rank: int | None = None  # of every pair
+    max_error: float | None = None  # of every module's change; the lowest ranks that reach it
+    svd: Svd = "randomised"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the model is kept as it is."""
+        return self.rank is None and self.max_error is None
+
+    @classmethod
+    def checked(cls, rank: int | None, max_error: float | None, svd: str) -> FullModel:
+        """Options that mean something; raises `UsageError` naming what does not."""
+        if svd not in get_args(Svd):
+            raise UsageError(f"--svd is randomised or full, not {svd!r}.")
+        if rank is not None and max_error is not None:
+            raise UsageError("--rank and --max-error both say how near the adapter is to be; give one of them.")
+        if rank is None and max_error is None and svd != "randomised":
+            raise UsageError("--svd says how an adapter is made of a full model: give --rank N or --max-error E too.")
+        if rank is not None and rank < 1:
+            raise UsageError(f"--rank must be 1 or more, not {rank}.")
+        if max_error is not None and not 0 < max_error < 1:
+            raise UsageError(f"--max-error must be more than 0 and less than 1 (0.05 is 5 %), not {max_error}.")
+        return cls(rank, max_error, "full" if svd == "full" else "randomised")
+
+
+@dataclass(frozen=True)
 class Publication:
     """An adapter's folder, or its repository of a Hub, and the path whose next revision it is to be."""
 
@@ -46,6 +78,10 @@ class Publication:
     receipt: FilePath | None
     skip_parent_check: bool
     strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
+    find_parent: bool = False  # search for it among all revisions
+    look_in: tuple[FilePath, ...] = ()  # folders in which the one that it was trained on may be by now
+    full: FullModel | None = None  # the folder holds a full model
+    extracted: Extraction | None = None  # the folder holds what was made of one
 
 
 def strict_codes(strict: bool | Iterable[str]) -> tuple[NoticeCode, ...]:

@@ -15,6 +15,9 @@ from registry.operations.methods.administration import Administration
 from registry.operations.methods.analysis import Analysis
 from registry.operations.methods.artifacts import Artifacts
 from registry.operations.methods.browsing import Browsing
+from registry.operations.methods.combining import Combining
+from registry.operations.methods.exporting import Exporting
+from registry.operations.methods.importing import Importing
 from registry.operations.methods.labels import Labels
 from registry.operations.methods.naming import Naming
 from registry.operations.methods.publishing import Publishing
@@ -23,7 +26,9 @@ from registry.progress import Progress
 from registry.schemas import Copied
 
 
-class Registry(Browsing, Analysis, Labels, Naming, Publishing, Artifacts, Removal, Administration):
+class Registry(
+    Browsing, Analysis, Labels, Naming, Publishing, Combining, Importing, Artifacts, Exporting, Removal, Administration
+):
     """Adapters as a tree of immutable revisions; the weights that each path of it stands for.
 
     `registry.connect` opens one: a folder, a team's database and store, or a service. The methods are the same, and so

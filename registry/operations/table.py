@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from registry.operations.cursors import creation_key, event_key, number_key, search_key, text_key
+from registry.operations.cursors import creation_key, event_key, job_key, number_key, search_key, text_key
 from registry.operations.operation import READER, Job, Listing, Operation, Right
 from registry.schemas import (
     BaseAdded,
@@ -38,10 +38,11 @@ from registry.schemas import (
 )
 from registry.schemas.artifacts import EngineCheck
 from registry.schemas.bundles import Bundle
-from registry.schemas.cards import Card, SetCardRequest
+from registry.schemas.cards import Card, ExportCard, SetCardRequest
 from registry.schemas.difference import DeltaMatrix, Difference
-from registry.schemas.jobs import Looked
-from registry.schemas.publishing import Rebased, RebaseRequest
+from registry.schemas.jobs import Health, JobsRequest, JobSummary, Looked
+from registry.schemas.parents import NarrowRequest, PathsLeft
+from registry.schemas.publishing import Combined, CombineRequest, Rebased, RebaseRequest, Replayed, ReplayRequest
 from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
@@ -54,6 +55,7 @@ from registry.schemas.requests import (
     DiffRequest,
     DropRequest,
     EventsRequest,
+    ExportCardRequest,
     FsckRequest,
     GcRequest,
     MaterialisationsRequest,
@@ -173,8 +175,8 @@ UNDO_TAG: Final = Operation(
 )  # fmt: skip
 UNTAG: Final = Operation(
     name="untag", method="DELETE", address="/tags", request=UntagRequest, answer=Tagged,
-    right=Right("writer", "path", "remove tags", "path"), group="labels", refusals=(404,),
-    idempotent=lambda _: False, about="Remove a tag; the revision stays.",
+    right=Right("writer", "path", "remove tags", "path"), group="labels", refusals=(404, 409),
+    idempotent=lambda _: False, about="Remove a tag, if requested only if it points at the expected revision.",
 )  # fmt: skip
 ANNOTATE: Final = Operation(
     name="annotate", method="POST", address="/annotations", request=AnnotateRequest, answer=RevisionSummary,
@@ -200,6 +202,11 @@ SET_CARD: Final = Operation(
     name="set_card", method="PUT", address="/cards", request=SetCardRequest, answer=Card,
     right=Right("writer", "path", "edit the card", "path"), group="labels", refusals=(404, 409),
     about="Edit the card of an adapter, or go back to the published README.md.",
+)  # fmt: skip
+
+EXPORT_CARD: Final = Operation(
+    name="export_card", method="GET", address="/cards/export", request=ExportCardRequest, answer=ExportCard,
+    right=READER, group="labels", refusals=(404, 410), about="The card of an export of a revision.",
 )  # fmt: skip
 
 # Names
@@ -251,6 +258,17 @@ REBASE: Final = Operation(
     right=Right("writer", "path", "rebase", "ref"), group="publish", refusals=(404, 409, 410), slow=True,
     about="Put a revision on another revision of its parent, with the same files, as a new revision.",
 )  # fmt: skip
+COMBINE: Final = Job(
+    name="combine", method="POST", address="/combinations", request=CombineRequest, answer=Combined,
+    right=Right("writer", "path", "publish", "path"), group="publish", refusals=(404, 409, 410),
+    kind="combine", result="combined", creates=True,
+    about="Publish the weighted sum of the deltas of some revisions over their lowest common ancestor.",
+)  # fmt: skip
+REPLAY: Final = Operation(
+    name="replay", method="GET", address="/combinations", request=ReplayRequest, answer=Replayed, right=READER,
+    group="browse", refusals=(404, 410), slow=True,
+    about="Combine the sources of the combinations in a path again, and compare with what is stored.",
+)  # fmt: skip
 PLAN_BASE: Final = Operation(
     name="plan_base", method="POST", address="/bases/plan", request=BaseRequest, answer=BasePlan,
     right=Right("writer", "path", "add a base model", "name"), group="publish", refusals=(404, 409), slow=True,
@@ -278,6 +296,11 @@ BUNDLE: Final = Operation(
     name="bundle", method="GET", address="/bundles", request=ReferenceRequest, answer=Bundle, right=READER,
     group="transfer", refusals=(404, 410), tagged=True, slow=True,
     about="A path as digests, with everything needed to compose or copy it.",
+)  # fmt: skip
+NARROW: Final = Operation(
+    name="narrow", method="POST", address="/parents", request=NarrowRequest, answer=PathsLeft, right=READER,
+    group="transfer", refusals=(404,), slow=True,
+    about="Which paths on a base model some weights may be those of, by samples of them.",
 )  # fmt: skip
 SUBTREE: Final = Operation(
     name="subtree", method="GET", address="/subtree", request=SubtreeRequest, answer=tuple[str, ...], right=READER,
@@ -364,6 +387,18 @@ DU: Final = Operation(
     about="How much storage adapters and revisions use, and how much as many full checkpoints would use.",
 )  # fmt: skip
 
+LIST_JOBS: Final = Listing(
+    name="list_jobs", method="GET", address="/operations", request=JobsRequest, answer=tuple[JobSummary, ...],
+    item=JobSummary, key=job_key, right=READER, group="keeping",
+    about="Long operations, newest first: those of the token, or everyone's for an admin without scopes.",
+)  # fmt: skip
+
+HEALTH: Final = Operation(
+    name="health", method="GET", address="/health", request=NoRequest, answer=Health,
+    right=Right("admin", "all", "see how the service is"), group="keeping",
+    about="Replicas, long operations, storage, and when it was last collected and checked.",
+)  # fmt: skip
+
 # What a service asks itself for: no route leads there.
 
 NOTICE: Final = Job(
@@ -374,12 +409,13 @@ NOTICE: Final = Job(
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, DENSE_STATS, CHECK, RESOLVE, SEARCH, EVENTS,
-    TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD,
+    TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD, EXPORT_CARD,
     RENAME, RENAME_BASE,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
-    PLAN_PUBLISH, COMMIT_PUBLISH, REBASE, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE, BUNDLE, SUBTREE,
+    PLAN_PUBLISH, COMMIT_PUBLISH, REBASE, COMBINE, REPLAY, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE,
+    BUNDLE, NARROW, SUBTREE,
     MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,
     DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
-    RETRACT, GC, FSCK, DU,
+    RETRACT, GC, FSCK, DU, LIST_JOBS, HEALTH,
 )  # fmt: skip
 JOBS: Final = (*(operation for operation in OPERATIONS if isinstance(operation, Job)), NOTICE)

@@ -1,28 +1,109 @@
-"""Draws the templates of this package: Jinja2, with everything escaped. It is imported when something is drawn."""
+"""What all plots share: one document around each, whole with its style or as a part of a page, and its templates.
+
+Jinja2 escapes everything, and characters that XML doesn't have are written as escapes. It is imported when something
+is drawn.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+from registry.figures import clean
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+HEADING: Final = 24  # the line of the title, which a page has outside the drawing
+_TITLE_LETTER: Final = 8
+SHADES: Final = 8  # of one hue, from little to much: the classes plot-shade-0 to plot-shade-7
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """How large a drawing is, and what its template shows.
+
+    Args:
+        width, height: in pixels, with `HEADING`, above everything, for the title.
+        values: what the template gets.
+    """
+
+    width: float
+    height: float
+    values: dict[str, Any]
+
+
+class Drawing(ABC):
+    """A plot: a document of its own, or a part of a page."""
+
+    template: ClassVar[str]
+    role: ClassVar[Literal["img", "group"]] = "img"  # an image has no links in it; a group has
+
+    title: str
+    about: str
+
+    @abstractmethod
+    def sheet(self) -> Sheet:
+        """Everything in its place."""
+
+    def svg(self) -> str:
+        """An SVG document with its title and its style, in light and in dark."""
+        return self._drawn(whole=True)
+
+    def inline(self) -> str:
+        """An ``<svg>`` for a page that has the title and `stylesheet`: without styles, scripts and ids."""
+        return self._drawn(whole=False)
+
+    def _drawn(self, *, whole: bool) -> str:
+        sheet = self.sheet()
+        width = max(sheet.width, 16 + _TITLE_LETTER * len(self.title)) if whole else sheet.width
+        kind = "plot-" + self.template.removesuffix(".svg").replace("_", "-")
+        text = drawn(self.template, plot=self, whole=whole, kind=kind, role=self.role, top=0 if whole else HEADING,
+                     width=width, height=sheet.height, **sheet.values)  # fmt: skip
+        return text if whole else text.rstrip("\n")
+
+
+def stylesheet() -> str:
+    """The style of all plots as CSS: of classes that begin with ``plot``, and nothing else."""
+    return drawn("style.css")
+
 
 def drawn(template: str, **values: Any) -> str:
     """A template of ``templates`` with these values, as text."""
-    return _environment().get_template(template).render(**values)
+    return environment_of(__package__, _printable).get_template(template).render(**values)
+
+
+def plain(value: float) -> str:
+    """A length or a place in pixels, to a tenth: ``12.5``, ``12``."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def cut(text: str, most: int) -> str:
+    """A text without its middle, where it is longer than that."""
+    begin = most * 2 // 3
+    return text if len(text) <= most else f"{text[:begin]}…{text[len(text) - most + 1 + begin :]}"
+
+
+def _printable(value: Any) -> Any:
+    return clean(value) if isinstance(value, str) and not value.isprintable() else value
 
 
 @cache
-def _environment() -> Environment:
+def environment_of(package: str, finalize: Callable[[Any], Any] | None = None) -> Environment:
+    """The templates of a package: what they write is escaped, and what they don't know is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
-        loader=PackageLoader(__package__),
+    made = Environment(
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=finalize,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["px"] = plain
+    return made

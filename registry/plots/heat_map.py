@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
-from registry.plots.drawing import drawn
+from registry.plots.drawing import SHADES, Drawing, Sheet
 
 _CELL: Final = 20
 _LETTER: Final = 7  # width of a letter of a label
-_TITLE_LETTER: Final = 8
 _ABOVE: Final = 46  # the title and the labels of columns
 _LEGEND: Final = 44
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Which shade stands for a value, by the names of ``style.svg``.
+    """Which shade stands for a value, by the classes of ``style.css``.
 
     Args:
         shades: from the lowest value to the highest, of which each has an equal part.
@@ -38,19 +37,19 @@ class Scale:
 
 def from_zero(values: Iterable[float]) -> Scale:
     """Shades of one hue, from 0 to the largest of some values."""
-    return Scale([f"shade-{n}" for n in range(8)], 0.0, max(values, default=0.0))
+    return Scale([f"plot-shade-{n}" for n in range(SHADES)], 0.0, max(values, default=0.0))
 
 
 def around_zero(values: Iterable[float], ends: Sequence[float]) -> Scale:
     """Two hues that meet in 0, as far as the first of the ends that no value of these exceeds."""
     most = max((abs(value) for value in values), default=0.0)
     end = next((one for one in ends if most <= one), ends[-1])
-    below, above = ([f"{name}-{n}" for n in range(1, 5)] for name in ("below", "above"))
-    return Scale([*reversed(below), "middle", *above], -end, end)
+    below, above = ([f"plot-{name}-{n}" for n in range(1, 5)] for name in ("below", "above"))
+    return Scale([*reversed(below), "plot-middle", *above], -end, end)
 
 
 @dataclass(frozen=True)
-class HeatMap:
+class HeatMap(Drawing):
     """What is drawn.
 
     Args:
@@ -64,6 +63,8 @@ class HeatMap:
         word: a value in words.
     """
 
+    template: ClassVar[str] = "heat_map.svg"
+
     title: str
     about: str
     rows: Sequence[str]
@@ -74,12 +75,12 @@ class HeatMap:
     scale: Scale
     word: Callable[[float], str]
 
-    def svg(self) -> str:
-        """The map as an SVG document."""
+    def sheet(self) -> Sheet:
+        """Cells, the labels around them and the legend below."""
         left = 16 + _LETTER * max((len(row) for row in self.rows), default=0)
         scale = self.scale
         legend = 14 * len(scale.shades) + _LETTER * (len(self.unit) + 12)
-        width = 16 + max(left + max(_CELL * len(self.columns), legend), _TITLE_LETTER * len(self.title))
+        width = 16 + left + max(_CELL * len(self.columns), legend)
         every = 1 if len(self.columns) <= 12 else 4 if len(self.columns) <= 48 else 8
         cells = [
             {
@@ -90,17 +91,14 @@ class HeatMap:
             }
             for (row, column), value in self.values.items()
         ]
-        return drawn(
-            "heat_map.svg",
-            map=self,
-            width=width,
-            height=_ABOVE + _CELL * len(self.rows) + _LEGEND,
-            left=left,
-            above=_ABOVE,
-            cell=_CELL,
-            labelled=[(n, name) for n, name in enumerate(self.columns) if n % every == 0],
-            cells=cells,
-            lowest=self.word(scale.lowest) if scale.lowest else "0",
-            highest=self.word(scale.highest),
-            legend=_ABOVE + _CELL * len(self.rows) + 16,
-        )
+        values = {
+            "left": left,
+            "above": _ABOVE,
+            "cell": _CELL,
+            "labelled": [(n, name) for n, name in enumerate(self.columns) if n % every == 0],
+            "cells": cells,
+            "lowest": self.word(scale.lowest) if scale.lowest else "0",
+            "highest": self.word(scale.highest),
+            "legend": _ABOVE + _CELL * len(self.rows) + 16,
+        }
+        return Sheet(width, _ABOVE + _CELL * len(self.rows) + _LEGEND, values)

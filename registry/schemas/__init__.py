@@ -20,6 +20,7 @@ from registry.schemas.artifacts import (
 from registry.schemas.form import (
     ArtifactKind,
     Dtype,
+    LeftOut,
     Schema,
 )
 from registry.schemas.parents import KNOWN_BY, Fitting, FolderCompared
@@ -50,7 +51,6 @@ from registry.schemas.tree import (
     DeletedRevision,
     DerivedFrom,
     FileEntry,
-    LeftOut,
     LineageEntry,
     Log,
     Published,

@@ -1,4 +1,4 @@
-"""Artifacts: how they are asked for, and what fetching and verifying answer."""
+"""Artifacts: how they are asked for, what fetching and verifying answer, and what was lost of ranks on the way."""
 
 from __future__ import annotations
 
@@ -65,6 +65,38 @@ class Truncation(Schema):
     modules: tuple[ModuleTruncation, ...]
     total: TruncationTotal
     enough_for: dict[str, int]  # relative error ("0.01") -> the smallest --rank that reaches it
+
+
+Svd = Literal["randomised", "full"]
+
+
+class ExtractedModule(Schema):
+    """The pair of one module: D is what the full model changed of its weight, D' the product of the pair."""
+
+    module: str
+    rank: int = Field(ge=1)
+    energy: float = Field(ge=0, allow_inf_nan=False)  # ||D||^2 (Frobenius)
+    error: float = Field(ge=0, allow_inf_nan=False)  # ||D - D'|| / ||D||, of the factors as they are written
+
+
+class Extraction(Schema):
+    """How an adapter was made of a full model: the best pairs over its parent, with their true errors."""
+
+    parent: str  # digest of the revision that it was compared with, or of the base model's weights
+    rank: int | None = None  # what was asked for; one of the two
+    max_error: float | None = None
+    svd: Svd = "randomised"
+    error: float = Field(ge=0, allow_inf_nan=False)  # of all modules together
+    modules: tuple[ExtractedModule, ...]
+    values: tuple[str, ...] = ()  # parameters that are kept whole
+    unchanged: int = 0  # parameters that equal the parent's, and are left out
+
+    def __repr__(self) -> str:
+        return f"<Extraction {len(self.modules)} modules, error {100 * self.error:.3g} %, {len(self.values)} values>"
+
+
+Extracted = Annotated[Extraction | None, Field(exclude_if=lambda value: value is None)]
+"""Of what was made of a full model; absent otherwise, as it was in earlier versions."""
 
 
 class FidelityFigures(Schema):
@@ -166,6 +198,14 @@ class TensorMismatch(Schema):
     reason: str
 
 
+class ReplayedCombination(Schema):
+    """A combination of a path, combined again."""
+
+    reference: str  # PATH@N
+    state: Literal["same", "close", "different"]  # the same bytes; up to another machine's arithmetic; other weights
+    relative_difference: float = 0.0  # the norm of what the deltas differ by, over that of the stored one
+
+
 class Verified(Schema):
     """Answer of ``verify``."""
 
@@ -177,6 +217,9 @@ class Verified(Schema):
     files: int
     mismatches: tuple[TensorMismatch, ...]
     fidelity: Measured = None  # on all rows where the model was computed again on this machine
+    combinations: tuple[ReplayedCombination, ...] = Field(
+        default=(), exclude_if=lambda found: not found, description="Those of its path, combined again."
+    )
 
 
 class EngineReason(Schema):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from registry.schemas import (
     ArtifactKind,
     BaseSummary,
@@ -12,6 +14,7 @@ from registry.schemas import (
 from registry.schemas.form import Base64
 from registry.schemas.receipt import ReceiptLink, ReceiptPlan
 from registry.schemas.renaming import RenamedTo
+from registry.schemas.tree import CombinedOf
 
 
 class BlobEntry(Schema):
@@ -33,6 +36,9 @@ class LinkEntry(Schema):
     rank: int
     scalings: tuple[float, ...]
     manifest: str
+    sources: tuple[CombinedOf, ...] = Field(
+        default=(), exclude_if=lambda sources: not sources, description="Of a combination: what it is made of."
+    )
     whole: bool = True  # False: what lies beside the weights above the token's scopes is left out, of the manifest too
 
 

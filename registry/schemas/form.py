@@ -37,6 +37,13 @@ class Schema(BaseModel):
         return repr(self)
 
 
+class LeftOut(Schema):
+    """A file of the given folder that was left out, and why."""
+
+    path: str
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Param:
     """Bounds of a field that travels as a query parameter; calls in Python are not held to them."""

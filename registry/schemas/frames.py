@@ -1,7 +1,9 @@
-"""Answers as data frames of pandas, which is not needed for anything else."""
+"""Answers as tables: data frames of pandas, which is not needed for anything else, and CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,12 +29,15 @@ def revisions_frame(revisions: Sequence[RevisionSummary]) -> pandas.DataFrame:
     Raises:
         UnavailableError: ``missing_package``, pandas is not installed.
     """
-    named = [
-        *_prefixed("metric", (one.metrics for one in revisions)),
-        *_prefixed("statistic", (one.statistics for one in revisions)),
-        *_prefixed("annotation", (one.annotations for one in revisions)),
-    ]
-    return frame([_row(one) for one in revisions], [*COLUMNS, *named])
+    return frame([_row(one) for one in revisions], [*COLUMNS, *_named(revisions)])
+
+
+def revisions_csv(
+    revisions: Sequence[RevisionSummary], more: Mapping[str, Mapping[str, object]], columns: Sequence[str]
+) -> str:
+    """The same as CSV, with tags as one text and further columns, whose values are by reference."""
+    rows = [_row(one) | {"tags": " ".join(one.tags)} | dict(more[one.reference]) for one in revisions]
+    return csv_of(rows, [*COLUMNS, *columns, *_named(revisions)])
 
 
 def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> pandas.DataFrame:
@@ -48,6 +53,29 @@ def frame(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> panda
             "to_pandas needs pandas, which is not installed: pip install pandas.", code="missing_package"
         ) from error
     return pandas.DataFrame(rows, columns=list(columns))
+
+
+def csv_of(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Rows as CSV with a header; what is None or missing is empty, and no text is a formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_cell, columns))
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    return text.getvalue()
+
+
+def _named(revisions: Sequence[RevisionSummary]) -> list[str]:
+    """The columns that some revisions have by themselves."""
+    return [
+        *_prefixed("metric", (one.metrics for one in revisions)),
+        *_prefixed("statistic", (one.statistics for one in revisions)),
+        *_prefixed("annotation", (one.annotations for one in revisions)),
+    ]
+
+
+def _cell(value: object) -> object:
+    """A value of a cell: a spreadsheet would run a text that begins like a formula, so it gets a mark before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _prefixed(prefix: str, named: Iterable[Iterable[str]]) -> list[str]:

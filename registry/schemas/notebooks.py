@@ -12,7 +12,9 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from registry.figures import age, clean, counted, metrics, number, size
+from registry.plots.axes import Axis
 from registry.plots.heat_map import HeatMap, around_zero, from_zero
+from registry.plots.line_chart import LineChart, Mark, Point
 from registry.schemas.views import remarks
 
 if TYPE_CHECKING:
@@ -106,7 +108,12 @@ def delta_matrix_table(found: DeltaMatrix) -> str:
 
 def path_map(found: Statistics) -> HeatMap:
     """The norm of the path's delta by kind of module and depth, relative to the base where its norms are known."""
-    modules = found.path.modules
+    return delta_map(f"{found.since}..{found.reference}: change by layer", found.path)
+
+
+def delta_map(title: str, delta: DeltaStatistics) -> HeatMap:
+    """The same of any delta."""
+    modules = delta.modules
     relative = all(module.relative_frobenius is not None for module in modules)
     measured = "relative to the weight of the base" if relative else "in absolute terms"
     values = {
@@ -114,7 +121,7 @@ def path_map(found: Statistics) -> HeatMap:
         for module in modules
     }
     return HeatMap(
-        title=f"{found.since}..{found.reference}: change by layer",
+        title=title,
         about=f"The Frobenius norm of the delta of each module, {measured}, by kind of module and layer.",
         rows=sorted({module.kind for module in modules}),
         columns=[_depth(depth) for depth in sorted({module.depth for module in modules}, key=_order)],
@@ -123,6 +130,20 @@ def path_map(found: Statistics) -> HeatMap:
         values=values,
         scale=from_zero(values.values()),
         word=(lambda value: f"{100 * value:.3g} %") if relative else number,
+    )
+
+
+def energy_chart(title: str, delta: DeltaStatistics) -> LineChart:
+    """The share of a delta's energy that lower ranks would have held, with its own rank."""
+    marks = [Mark(getattr(delta, f"rank{share}"), f"{share} %") for share in (90, 95, 99)]
+    shares = [(0, 0.0), *enumerate(delta.energy_by_rank, 1)]
+    return LineChart(
+        title=title,
+        about=f"How much of the energy of the change a lower rank would have held; rank {delta.rank95} holds 95 %.",
+        x=Axis("rank", low=0, whole=True),
+        y=Axis("energy", word=lambda share: f"{share:.0%}", low=0, high=1),
+        points=[Point(rank, share, f"rank {rank}: {share:.2%}") for rank, share in shares],
+        marks=[*marks, Mark(delta.rank, "its rank", own=True)],
     )
 
 

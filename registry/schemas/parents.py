@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from pydantic import Field
 
-from registry.schemas.form import Schema
+from registry.schemas.form import Base64, Schema
 
 KNOWN_BY: Final = "^[a-z_]{1,32}$"
 """Words for how a parent is known; later versions have more of them."""
+
+_WORDS: Final[Mapping[str, str]] = {
+    "receipt": "known by the receipt of its folder",
+    "view": "known by the Hub view that it was loaded from",
+    "compared": "known by a comparison of the weights",
+    "given": "known by the word of its publisher",
+    "named": "known by its configuration",
+    "rebased": "put on it by rebase",
+    "combined": "its sources are combined over it",
+    "assumed": "assumed",
+    "unrecorded": "how that is known was not recorded",
+}
+
+
+def known_by(word: str) -> str:
+    """How a parent is known, as a clause; a word of later versions as it is."""
+    return _WORDS.get(word, word)
 
 
 class Fitting(Schema):
@@ -17,6 +35,69 @@ class Fitting(Schema):
 
     reference: str  # PATH@N, or the base model's name
     digest: str  # of the revision, or of the base's weights
+    weights: str | None = None  # of a search: the same for revisions whose links have the same files
+
+
+class NearPath(Schema):
+    """How far some weights are from those of a path."""
+
+    reference: str  # PATH@N, or the base model's name
+    distance: float  # relative to the norm of the path's weights, from a sample
+
+
+class WeightedLink(Schema):
+    """A link of a weighted sum of links that some weights look like."""
+
+    reference: str  # PATH@N
+    weight: float
+
+
+class NarrowRequest(Schema):
+    """What the tensors of a folder are where some elements stand for a base model."""
+
+    base: str = Field(min_length=1, max_length=128)
+    values: (
+        Base64  # float64 with the least byte first, as `registry.tensors.comparison.spots` orders them; NaN: not there
+    )
+    dtypes: tuple[str | None, ...] = Field(max_length=1 << 20)  # of each tensor; None: it is not there
+    link: str | None = None  # the values are what an adapter adds, whose weights have this digest; None: a model's
+
+
+class PathsLeft(Schema):
+    """The paths that some weights may be those of, by samples."""
+
+    left: tuple[str, ...]  # references, nearest first; the base model's name is the path without links
+    near: tuple[NearPath, ...]  # the nearest of all
+    searched: int  # revisions
+    sum: tuple[WeightedLink, ...] = ()  # of links, that explains the samples up to roundings: a hint, no proof
+
+
+class MergedFrom(Schema):
+    """A path whose merged weights a folder has."""
+
+    reference: str  # PATH@N, or the base model's name
+    links: tuple[str, ...]  # references, in the order in which they were merged
+    order_shows: bool  # the bits show that order; False: there is one link, or other orders give the same
+    proof: str  # how far the weights are equal, as a clause
+
+
+class Identified(Schema):
+    """What a folder is made of, as far as this registry knows."""
+
+    folder: str
+    kind: Literal["model", "adapter"]
+    searched: int  # revisions
+    merged: tuple[MergedFrom, ...] = ()  # of a model: what it is; several: nothing tells which one
+    unknown_order: tuple[str, ...] = ()  # of a model: the links, in the order that its bits show, and no path has
+    nearest: str | None = None  # of a model that is none of them: the nearest path
+    distance: float | None = None  # from there, relative to its norm: what no revision explains
+    near: tuple[NearPath, ...] = ()
+    sum: tuple[WeightedLink, ...] = ()  # of a model that no path is: a sum of links that samples look like, no proof
+    retracted: tuple[str, ...] = ()  # revisions that it may be, too: a service gives no retracted ones to compare
+    reason: str | None = None  # why its weights, or those that the adapter was trained on, were not compared
+    trained_on: str | None = None  # of an adapter: what its configuration names
+    bases: tuple[str, ...] = ()  # of an adapter: the base models that it fits
+    published: tuple[str, ...] = ()  # of an adapter: the revisions that it is, by its files or by all of its numbers
 
 
 class FolderCompared(Schema):
@@ -30,3 +111,8 @@ class FolderCompared(Schema):
     tensor: str | None = None  # where that one fits least
     newer: bool = False  # the folder was written after the adapter
     looked_at: str | None = None  # how much of it, where that is not all that was wanted
+    searched: int | None = None  # how many revisions it was compared with, on all base models; None: the parent's only
+    proof: str | None = Field(default=None, max_length=1024)  # of a search: how far it equals what fits, as a clause
+    order: tuple[str, ...] = ()  # of a search: in which order the links were merged, where no path has it
+    near: tuple[NearPath, ...] = ()  # of a search: the nearest, where nothing fits
+    retracted: tuple[str, ...] = ()  # of a search: revisions that it may be too, not compared since they were retracted

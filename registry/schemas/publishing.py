@@ -1,14 +1,16 @@
-"""What publishing would do, what it did with each folder of a nested one, and what rebasing a revision does."""
+"""What publishing would do, and did with each of several folders; plans of imports; what rebasing and combining do."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
-from registry.schemas.form import Schema
+from registry.schemas.artifacts import Extracted, ReplayedCombination, Truncation
+from registry.schemas.form import LeftOut, Schema
 from registry.schemas.statistics import DeltaStatistics
-from registry.schemas.tree import FileEntry, LeftOut, Published, RevisionSummary
+from registry.schemas.tree import FileEntry, Published, RevisionSummary
+from registry.schemas.views import combined as combined_line
 from registry.schemas.views import rebased as rebased_line
 
 
@@ -33,6 +35,7 @@ class PublishPreview(Schema):
     source: str | None
     registry: str
     parent_known_by: str = "unrecorded"  # as of a revision
+    extracted: Extracted = None
 
 
 FolderState = Literal["planned", "published", "existing", "refused", "blocked", "skipped"]
@@ -53,6 +56,54 @@ class FolderOutcome(Schema):
     kind: str | None = None  # its class in `registry.errors`
     message: str | None = None  # why it was not published, one sentence
     notices: tuple[str, ...] = ()  # about its place among the others
+
+
+IMPORT_FORMAT: Final = 1
+IMPORT_HELP: Final = (
+    "Edit action: publish (an adapter), add (a base model), or skip. undecided, refused and skip stay where they are.",
+    "Edit name, metrics and annotations. The path of an adapter is its parent's path and its name.",
+    "Edit parent: the folder of another entry, as './runs/support', or what the registry has, as 'llama/support@2'.",
+    "proof: applying proves the parent again. Without it the parent is your word; weights may not contradict it.",
+)
+"""What a plan says at its top to whoever edits it."""
+ImportAction = Literal["add", "publish", "skip", "undecided", "refused"]
+"""What an import does with a folder: adds a base model, publishes an adapter, or leaves it where it is."""
+
+
+class NearFolder(Schema):
+    """What an adapter may belong to, or what a model is nearest to."""
+
+    parent: str  # as in `ImportEntry`
+    why: str
+
+
+class ImportEntry(Schema):
+    """A folder that an import has seen, and what is to be done with it."""
+
+    folder: str  # "./" and the place below the source; or hf:ORG/REPO@COMMIT
+    what: str  # adapter, base model, merged model, model, checkpoint, or what else it is
+    action: ImportAction
+    name: str | None = None  # of the base model; or of the adapter, below its parent
+    parent: str | None = None  # "./place" of another entry; else a base model or revision that the registry has
+    proof: str | None = None  # why that is the parent, so that applying has to prove it again; None: it is your word
+    reason: str | None = None  # why it is not brought in, or what would settle it
+    code: str | None = None  # of the error that publishing gives
+    candidates: tuple[NearFolder, ...] = ()
+    trained_on: str | None = None  # the folder that the adapter was trained on: "./place", or elsewhere
+    metrics: dict[str, float] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    digest: str | None = None  # of the revision that the adapter will be, or of the model's weights
+    files: tuple[FileEntry, ...] = ()  # as they were seen: what has changed since is refused
+
+
+class ImportDocument(Schema):
+    """A plan of an import, as ``registry import --plan`` writes it: to be read, edited, and applied."""
+
+    format: Literal[1] = IMPORT_FORMAT
+    help: tuple[str, ...] = IMPORT_HELP
+    registry: str
+    source: str  # the folder that was looked through, or hf:ORG
+    entries: tuple[ImportEntry, ...]  # parents before their children; an edited plan may have another order
 
 
 class RebaseRequest(Schema):
@@ -92,3 +143,79 @@ class Rebased(Schema):
 
     def __repr__(self) -> str:
         return rebased_line(self)
+
+
+class SourceWeight(Schema):
+    """A revision to combine, and its weight."""
+
+    ref: str
+    weight: float = Field(allow_inf_nan=False)
+
+
+class CombineRequest(Schema):
+    """Publish the weighted sum of the deltas of some revisions over their lowest common ancestor."""
+
+    sources: tuple[SourceWeight, ...] = Field(max_length=256)
+    path: str  # of the new revision, directly under the ancestor
+    over: str | None = None  # a revision above the lowest common ancestor, or the base model
+    rank: int | None = Field(default=None, le=1 << 31)  # as of a copied combination
+    max_error: float | None = None
+    message: str = ""  # empty: says what was combined
+    tags: tuple[str, ...] = ()
+    dry_run: bool = False
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "sources": [
+                    {"ref": "llama/support/french@1", "weight": 0.5},
+                    {"ref": "llama/support/shop@1", "weight": 0.5},
+                ],
+                "path": "llama/support/mixed",
+                "dry_run": True,
+            }
+        }
+    )
+
+
+class CombinedSource(Schema):
+    """A revision that was combined."""
+
+    reference: str  # PATH@N
+    digest: str
+    weight: float
+    frobenius: float  # the norm of what it adds over the ancestor, by its weight
+
+
+class Combined(Schema):
+    """Answer of ``combine``: what was combined over what, how the sources agree, and the new revision."""
+
+    path: str
+    over: str  # the common ancestor, PATH@N or the base model's name
+    over_digest: str
+    sources: tuple[CombinedSource, ...]
+    frobenius: float  # the norm of what all of them add together
+    energy_ratio: float | None  # its square over the sum of theirs: above 1 they pile up, below 1 they cancel
+    rank: int  # the largest of the new revision's pairs
+    parameters: int
+    size: int  # bytes of its weights
+    truncation: Truncation | None = None
+    notices: tuple[str, ...] = ()
+    revision: RevisionSummary | None = None  # the new one; None: a dry run
+    created: bool = False  # False: the adapter had this revision already, or a dry run
+
+    def __repr__(self) -> str:
+        return combined_line(self)
+
+
+class ReplayRequest(Schema):
+    """Combine the sources of the combinations in a path again."""
+
+    ref: str
+
+
+class Replayed(Schema):
+    """Answer of ``replay``: the combinations of a path, root first, combined again and compared with what is stored."""
+
+    reference: str
+    combinations: tuple[ReplayedCombination, ...] = ()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
 from registry.schemas.artifacts import Measured
+from registry.schemas.kinds import KINDS
 
 RECEIPT_FORMAT: Final = 1
 
@@ -71,6 +74,8 @@ class Receipt(Schema):
     truncation: Truncation | None
     files: tuple[OutputFile, ...]
     fidelity: Measured = None
+    exported: Annotated[dict[str, str] | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of an export: the sha256 digest of each file. Without names, references are digests and names are empty."""
 
     @property
     def options(self) -> Options:
@@ -83,6 +88,16 @@ class Receipt(Schema):
             max_error=self.truncation.max_error if self.truncation else None,
             uniform=self.plan.uniform,
         )
+
+    @property
+    def made_for(self) -> str | None:
+        """Digest of the revision that an adapter with this receipt goes on; None: the base model.
+
+        That is its parent where it is published again.
+        """
+        if not KINDS[self.kind].tip_only:
+            return self.plan.since
+        return self.lineage[-2].digest if len(self.lineage) > 1 else None
 
     @property
     def tip(self) -> str | None:

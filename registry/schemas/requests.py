@@ -37,12 +37,23 @@ class BasesRequest(Schema):
     """The base models."""
 
     old_names: OldNames = False
+    figures: Annotated[
+        bool, Param(description="Also how many revisions each has, how large they are, and which is the newest.")
+    ] = False
 
 
 class ReferenceRequest(Schema):
     """A reference to a revision or a base model."""
 
     ref: Ref
+
+
+class ExportCardRequest(ReferenceRequest):
+    """A revision that is to be exported, and how."""
+
+    kind: ArtifactKind = "lora"
+    base_model: Annotated[str | None, Param(min_length=1, max_length=200, description="On the Hub.")] = None
+    with_names: Annotated[bool, Param(description="Let the card name paths; else it has digests.")] = False
 
 
 class DiffRequest(Schema):
@@ -122,7 +133,15 @@ class SearchRequest(Schema):
 
     text: Text = None
     base: Text = None
+    path: Annotated[
+        str | None,
+        Param(min_length=1, max_length=512, description="Only what is at and under it.", examples=("llama/support",)),
+    ] = None
+    depth: Annotated[
+        int | None, Param(ge=0, le=96, description="Only so many levels below the path, or below the base models.")
+    ] = None
     tag: Text = None
+    author: Text = None
     rank: Annotated[str | None, Param(max_length=64, examples=("<=16",))] = None
     metric: Annotated[str | None, Param(max_length=512, examples=("acc>0.8",))] = None
     stat: Annotated[
@@ -177,6 +196,10 @@ class UntagRequest(Schema):
 
     path: AtPath
     tag: TagName
+    expected: Annotated[
+        str | None,
+        Param(max_length=512, description="Only if the tag points at this revision now.", examples=("@3",)),
+    ] = None
 
 
 class DeleteRequest(Schema):

@@ -140,8 +140,8 @@ class Statistics(Schema):
     def rows(self) -> Iterator[dict[str, object]]:
         """A row for each module of each link, then of the path, by the names of `COLUMNS`: experts have their own."""
         for link in self.links:
-            yield from _rows(link.reference, link.delta)
-        yield from _rows(f"{self.since}..{self.reference}", self.path)
+            yield from delta_rows(link.reference, link.delta)
+        yield from delta_rows(f"{self.since}..{self.reference}", self.path)
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a data frame; ``delta`` is the link, or ``since..reference`` of the path.
@@ -227,7 +227,8 @@ COLUMNS: Final = (
 """The columns of a table of statistics, in this order."""
 
 
-def _rows(name: str, delta: DeltaStatistics) -> Iterator[dict[str, object]]:
+def delta_rows(name: str, delta: DeltaStatistics) -> Iterator[dict[str, object]]:
+    """A row for each module of a delta, by the names of `COLUMNS`: experts have their own."""
     for module in delta.modules:
         whole = module.model_dump(exclude={"experts"}) | {"delta": name, "expert": None}
         yield {column: whole[column] for column in COLUMNS}

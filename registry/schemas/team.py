@@ -22,6 +22,7 @@ EventKind = Literal[
     "card",
     "delete",
     "delete undo",
+    "fsck",
     "gc",
     "materialise",
     "materialise drop",

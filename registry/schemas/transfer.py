@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from registry.schemas import (
     Schema,
 )
 from registry.schemas.around import NoticeCode
+from registry.schemas.artifacts import Extracted
 from registry.schemas.form import Base64, Moment
 from registry.schemas.receipt import Receipt
 
@@ -44,6 +45,26 @@ class GivenReceipt(Schema):
 
     receipt: Receipt
     words: str = Field(max_length=4096)
+    own: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """It lies beside the adapter, whose files are those that were exported with it."""
+
+
+MOST_SOURCES: Final = 256
+"""Of one combination."""
+
+
+class SourceClaim(Schema):
+    """What a copied combination is made of: a revision by its whole digest, and its weight."""
+
+    ref: str  # PATH@sha256:...
+    weight: float = Field(allow_inf_nan=False)
+
+
+class Truncated(Schema):
+    """What a combination was truncated to."""
+
+    rank: int | None = Field(default=None, ge=1, le=1 << 31)
+    max_error: float | None = Field(default=None, ge=0, lt=1, allow_inf_nan=False)
 
 
 class PublishRequest(Schema):
@@ -53,6 +74,7 @@ class PublishRequest(Schema):
     parent: str | None = None
     skip_parent_check: bool = False  # take ``parent`` for it, whatever else there is
     compared: FolderCompared | None = None
+    find_parent: bool = False  # the parent is proven, or the publish refused
     receipt: GivenReceipt | None = None
     message: str = ""
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -68,6 +90,9 @@ class PublishRequest(Schema):
     quantised: str | None = Field(default=None, pattern="^[ -~]{1,200}$")  # what shows that its base was, in training
     nested: bool = False  # ``parent`` was given by no one: it is what stands for the folder above
     strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
+    extracted: Extracted = None  # how it was made of a full model
+    sources: tuple[SourceClaim, ...] = Field(default=(), max_length=MOST_SOURCES)  # of a copied combination
+    truncated: Truncated | None = None  # the same: what it was truncated to
 
 
 class PublishPlan(Schema):

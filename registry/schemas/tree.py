@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from registry.schemas.around import Children, Notices, TagHistory
-from registry.schemas.artifacts import EngineAnswer, Materialisation
+from registry.schemas.artifacts import EngineAnswer, Extracted, Materialisation
 from registry.schemas.cards import CardState
-from registry.schemas.form import ArtifactKind, Dtype, Schema
+from registry.schemas.form import ArtifactKind, Dtype, LeftOut, Schema
 from registry.schemas.frames import revisions_frame
 from registry.schemas.notebooks import revisions_table, tree_table
 from registry.schemas.renaming import RenamedTo
+from registry.schemas.usage import BaseFigures
 from registry.schemas.use import Use
 from registry.schemas.views import base as base_line
 from registry.schemas.views import base_added as base_added_line
@@ -36,6 +37,7 @@ _Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 _Name = Annotated[str, Field(max_length=512)]
 # Absent where there is nothing to say, as in answers of older services: older clients refuse what they don't know.
 _More = Annotated[bool, Field(exclude_if=lambda value: not value, description="Deeper adapters were left out.")]
+_Combined = Annotated[bool, Field(exclude_if=lambda value: not value, description="It is a weighted sum of others.")]
 _Next = Annotated[
     str | None,
     Field(exclude_if=lambda value: value is None, description="Where the next page begins: ``after`` of its request."),
@@ -48,13 +50,6 @@ class FileEntry(Schema):
     path: str
     size: int
     digest: str
-
-
-class LeftOut(Schema):
-    """A file of the given folder that was left out, and why."""
-
-    path: str
-    reason: str
 
 
 class DerivedFrom(Schema):
@@ -94,6 +89,7 @@ class BaseSummary(Schema):
     source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
     derived_from: DerivedFrom | None = None
     renamed_to: RenamedTo = None
+    figures: Annotated[BaseFigures | None, Field(exclude_if=lambda value: value is None)] = None  # if requested
 
     def __repr__(self) -> str:
         return base_line(self)
@@ -151,6 +147,17 @@ class CopiedFrom(Schema):
     created_at: datetime
 
 
+class CombinedOf(Schema):
+    """A revision that a combination is made of, and its weight.
+
+    Reference and digest are left out of an answer to whom may not see it.
+    """
+
+    reference: str | None  # PATH@N
+    digest: str | None
+    weight: float
+
+
 class RevisionSummary(Schema):
     """A revision, as lists show it."""
 
@@ -171,7 +178,7 @@ class RevisionSummary(Schema):
     annotations: dict[str, str]
     trained_on: str | None  # base_model_name_or_path as the trainer wrote it
     notices: tuple[str, ...]
-    retracted: Retraction | None = None  # of itself, or of the nearest ancestor that was
+    retracted: Retraction | None = None  # of itself, of a source, or of the nearest ancestor of which it holds
     source: str | None = None  # where it was taken from, as of a base model
     parent_known_by: str = "unrecorded"  # receipt, view, compared, given, named, rebased, assumed; later: others
     derived_from: DerivedFrom | None = None
@@ -181,6 +188,11 @@ class RevisionSummary(Schema):
         default_factory=dict,
         exclude_if=lambda values: not values,
         description="Of its own delta: those that a search was about; in `show`, all that are kept.",
+    )
+    sources: tuple[CombinedOf, ...] = Field(
+        default=(),
+        exclude_if=lambda sources: not sources,
+        description="Of a combination: what it is the weighted sum of, over its parent.",
     )
 
     def __repr__(self) -> str:
@@ -213,6 +225,7 @@ class Published(Schema):
     not_applied: tuple[str, ...] = ()  # and what did not: ``message``, ``source``
     tagged: tuple[Tagged, ...] = ()  # the tags of this call, each with what it pointed at before
     notices: Notices = ()  # what its weights show; what else there is to say is in those of the revision
+    extracted: Extracted = None  # how it was made of a full model
 
     def __repr__(self) -> str:
         return published_line(self)
@@ -311,6 +324,8 @@ class LineageEntry(Schema):
     number: int | None
     rank: int | None
     newest: int | None  # newest number of that adapter, to see what is behind; None where that may not be seen
+    retracted: bool = False  # itself, or what it is combined of: no weights are handed out that contain it
+    combined: _Combined = False
 
 
 class TargetGroup(Schema):
@@ -339,6 +354,7 @@ class Shown(Schema):
     use: Use | None = None  # of the revision itself, without what was trained on it; None: a base model
     card: CardState | None = None  # None: the adapter has none
     notices: Notices = ()  # what its weights show
+    extracted: Extracted = None  # how it was made of a full model
     engines: tuple[EngineAnswer, ...] = Field(
         default=(),
         exclude_if=lambda answers: not answers,

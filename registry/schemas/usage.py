@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import ConfigDict
@@ -16,6 +17,16 @@ class UsageRequest(Schema):
         str | None,
         Param(min_length=1, max_length=512, description="BASE or BASE/name/name...", examples=("llama/support",)),
     ] = None
+
+
+class BaseFigures(Schema):
+    """What there is of a base model's adapters, as far as the token sees them."""
+
+    revisions: int
+    published: int  # bytes of the files of all of these; what they share is stored once, see `Usage`
+    full_checkpoints: int  # bytes of as many copies of the base model's weights
+    newest: str | None  # the revision that was published last, PATH@N; None: there is none
+    last_published_at: datetime | None
 
 
 class Taken(Schema):

@@ -9,8 +9,9 @@ from registry.figures import amount, clean, counted, metrics, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
+    from registry.schemas.cards import Exported
     from registry.schemas.difference import DeltaMatrix, Deltas
-    from registry.schemas.publishing import Rebased
+    from registry.schemas.publishing import Combined, Rebased
     from registry.schemas.statistics import DenseStatistics, Statistics
     from registry.schemas.tree import (
         BaseAdded,
@@ -139,6 +140,13 @@ def fetched(one: Fetched) -> str:
     return f"<Fetched {one.reference} as {one.kind}: {files}, {total}, in {one.folder}{there}>"
 
 
+def exported(one: Exported) -> str:
+    """What was exported, and where it is."""
+    files, total = counted(len(one.files), "file"), size(sum(file.size or 0 for file in one.files))
+    state = " (dry run)" if one.dry_run else "" if one.created else ", was there already"
+    return f"<Exported {one.reference} as {one.kind}: {files}, {total}, to {one.target}{state}>"
+
+
 def artifact(kind: str, files: int, total: int, rendering: str) -> str:
     """What is said of an artifact that is open, of ``total`` bytes."""
     return f"<{kind} artifact: {counted(files, 'file')}, {size(total)}, rendering {short_digest(rendering)}>"
@@ -161,6 +169,14 @@ def rebased(one: Rebased) -> str:
     state = "not done" if one.revision is None else one.revision.reference
     moves = f"weights move by {one.moved.frobenius:.3g}"
     return f"<Rebased {one.reference}: {state}, from {one.parent} onto {one.onto}, {moves}>"
+
+
+def combined(one: Combined) -> str:
+    """What was combined over what, and how the sources agree."""
+    state = "not done" if one.revision is None else one.revision.reference
+    sources = " + ".join(f"{source.weight:g} {source.reference}" for source in one.sources)
+    ratio = "" if one.energy_ratio is None else f", energy ratio {one.energy_ratio:.3g}"
+    return f"<Combined {one.path}: {state}, {sources} over {one.over}{ratio}>"
 
 
 def deltas(one: Deltas) -> str:

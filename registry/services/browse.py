@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from sqlalchemy.orm import Session
@@ -22,6 +23,7 @@ from registry.catalogue.tree import (
 from registry.catalogue.tree.links import links
 from registry.catalogue.tree.use import uses
 from registry.engines.rules import ENGINES, RULES
+from registry.folders.scan import EXACT_WEIGHTS
 from registry.reference import MAIN, Reference
 from registry.schemas import FileEntry, Resolved, RevisionSummary, Shown
 from registry.schemas.artifacts import EngineAnswer
@@ -63,6 +65,7 @@ def shown(session: Session, reference: Reference) -> Shown:
         use=uses(session, [row.id]).together,
         card=cards.state(session, row.adapter_id),
         notices=notices.notices(session, row.id),
+        extracted=json.loads(row.manifest).get("extracted"),
         engines=_engines(engine_answers.kept(session, row.id)),
     )
 
@@ -92,8 +95,8 @@ def _names(summary: RevisionSummary, *, newest: bool) -> tuple[str, ...]:
 
 
 def _weights(files: Iterable[FileEntry]) -> int:
-    """Total bytes of the safetensors files."""
-    return sum(file.size for file in files if file.path.endswith(".safetensors"))
+    """Total bytes of the files with weights."""
+    return sum(file.size for file in files if file.path.endswith((".safetensors", EXACT_WEIGHTS)))
 
 
 def resolved(deployment: Deployment, reference: Reference) -> Resolved:
@@ -109,4 +112,7 @@ def resolved(deployment: Deployment, reference: Reference) -> Resolved:
                 bases.get(session, reference.path.base)
             else:
                 revisions.find(session, reference)
-    return found
+    if not found.combined:
+        return found.resolved
+    with deployment.read() as session:
+        return resolution.with_sources(session, found)

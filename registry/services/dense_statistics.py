@@ -22,7 +22,7 @@ def dense_statistics(deployment: Deployment, ref: str, since: str | None, progre
         InvalidAdapterError: a link is invalid by the rules of this version, or a change is not finite.
     """
     path, ids, first = loaded(deployment, ref, since)
-    norms = slot_norms(deployment, path.base)
+    norms = slot_norms(deployment, path.base) if path.exact is None else None
     since = path.links[first - 1].reference if first else path.base.name
     if first == 0:
         with deployment.read() as session:
@@ -38,8 +38,8 @@ def dense_statistics(deployment: Deployment, ref: str, since: str | None, progre
 
     with ExitStack() as opened:
         inputs = Inputs(deployment.artifact_blobs, path, opened)
-        bound, base = bound_links(inputs, path.links), BaseTensors(inputs.base_tensors()[1])
-        changed = ChangedWeights(bound, inputs.table, first, lambda: base, path.reference)
+        bound, base = bound_links(inputs, path.live), BaseTensors(inputs.base_weights().tensors)
+        changed = ChangedWeights(bound, inputs.table, first - path.dead, lambda: base, path.reference)
         figures = dense.dense_statistics(changed, norms or {}, progress)
     made = DenseStatistics(reference=path.reference, since=since, **figures)
     if first == 0:

@@ -13,6 +13,7 @@ from registry.schemas.form import Dtype
 from registry.schemas.statistics import EstimatedFigure, LinkFidelity, PathFidelity
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import load_path
+from registry.services.artifacts.not_composable import exact_between
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 
@@ -74,9 +75,11 @@ def _estimated(deployment: Deployment, path: LoadedPath, dtype: Dtype, since: in
 
     if not path.links:
         raise UsageError(f"{path.reference} is a base model, which no link has changed yet: name an adapter.")
+    if path.exact is not None and since < path.dead:
+        raise exact_between(path, path.exact)
     with ExitStack() as opened:
         inputs = Inputs(deployment.artifact_blobs, path, opened)
-        return _of_links(inputs, bound_links(inputs, path.links), dtype, path.tip, since)
+        return _of_links(inputs, bound_links(inputs, path.live), dtype, path.tip, since - path.dead)
 
 
 def _of_links(inputs: Inputs, links: Sequence[BoundLink], dtype: Dtype, seed: str, since: int) -> EstimatedPath:
@@ -85,7 +88,7 @@ def _of_links(inputs: Inputs, links: Sequence[BoundLink], dtype: Dtype, seed: st
     from registry.tensors.fidelity.estimate import estimate
     from registry.tensors.path.origins import BaseTensors
 
-    base = BaseTensors(inputs.base_tensors()[1])
+    base = BaseTensors(inputs.base_weights().tensors)
     drawn_by = int(hex_of(seed)[:16], 16)
     return estimate(links, inputs.table, base, FLOATS[OPTION_DTYPES[dtype]], seed=drawn_by, since=since)
 

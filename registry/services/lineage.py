@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from registry.digest import BlobRef, StoredFile
 from registry.errors import UsageError
 from registry.files.source import read_range
+from registry.folders.scan import EXACT, Form, form_of
 from registry.operations.transfer import ClosableSource
 from registry.reference import hub_name
 from registry.tensors.table.targets import TargetTable
@@ -78,6 +79,16 @@ class Link:
         """``PATH@N``."""
         return f"{self.path}@{self.number}"
 
+    @property
+    def form(self) -> Form:
+        """Of which of its files it is made."""
+        return form_of([file.path for file in self.files])
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is a full fine-tune that replaces tensors of the base model, and makes all before it history."""
+        return self.form is EXACT
+
     def file(self, path: str) -> StoredFile:
         """The file of that name."""
         return next(file for file in self.files if file.path == path)
@@ -100,6 +111,22 @@ class LoadedPath:
     def tip_files(self) -> tuple[StoredFile, ...]:
         """The files that were published as the last revision, or added as the base model."""
         return self.links[-1].files if self.links else self.base.files
+
+    @property
+    def exact(self) -> Link | None:
+        """The last exact link: the model that the links after it go on is its own, not the base model."""
+        return next((link for link in reversed(self.links) if link.is_exact), None)
+
+    @property
+    def live(self) -> tuple[Link, ...]:
+        """The links that add to the model that `exact` says: all, where there is none."""
+        exact = self.exact
+        return self.links if exact is None else self.links[self.links.index(exact) + 1 :]
+
+    @property
+    def dead(self) -> int:
+        """How many of the links are history: the number of the first live one."""
+        return len(self.links) - len(self.live)
 
     def since(self, ancestor: LoadedPath) -> tuple[Link, ...]:
         """The links after an ancestor.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,11 @@ import platformdirs
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.errors import telling_unreadable
+from registry.operations.exports import Export
 from registry.operations.last_opened import LastOpened
 from registry.operations.methods.partner import Partner
 from registry.operations.operation import A, Item, Listing, Operation, R
-from registry.operations.publication import Publication
+from registry.operations.publication import FullModel, Publication
 from registry.operations.registry import Registry
 from registry.progress import SILENT, Progress
 from registry.rights import UNLIMITED, Principal
@@ -31,8 +33,11 @@ from registry.schemas import (
     Published,
     Verified,
 )
+from registry.schemas.artifacts import Extraction
+from registry.schemas.cards import Exported
 from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS
+from registry.schemas.parents import Identified
 from registry.schemas.use import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
 from registry.services.exchange import Exchange
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
     from registry.folders.cache import FetchCache
     from registry.memory import MemoryCache
     from registry.operations.methods.publishing import Folder
+    from registry.schemas.publishing import ImportDocument
     from registry.services.weight_changes import WeightChanges
     from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
@@ -154,15 +160,36 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
 
         return publish(self.deployment, publication, progress)
 
+    @contextmanager
+    def _extracted(self, publication: Publication, progress: Progress) -> Iterator[Publication]:
+        from registry.services.full.parent import parent_here
+        from registry.services.full.written import write_full
+        from registry.transfer.full_folder import extracted
+
+        def extract(folder: Path, asked: FullModel, out: Path) -> Extraction | None:
+            return write_full(self.deployment.artifact_blobs, parent, folder, asked, out, progress)
+
+        parent = parent_here(self.deployment, publication)
+        with extracted(publication, extract, progress) as made:
+            yield made
+
     def _ground(self) -> Ground:
         from registry.services.publishing.preview import Rehearsal
 
         return Rehearsal(self.deployment)
 
+    def _plan_import(self, source: str, progress: Progress) -> ImportDocument:
+        return planned_import(self, self._ground(), source, progress)
+
     def _copy(self, ref: str, to: Registry, *, recursive: bool, progress: Progress) -> Copied:
         from registry.transfer.copy import copy
 
         return copy(self, ref, to, recursive=recursive, progress=progress)
+
+    def _export(self, export: Export, progress: Progress) -> Exported:
+        from registry.transfer.exporting.export import export as write
+
+        return write(self, export, progress)
 
     def _artifact(self, ref: str, options: Options) -> Artifact:
         from registry.services.artifacts.opened import open_artifact
@@ -205,9 +232,20 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         self._write_uses()
         return answer
 
+    def note_use(self, ref: str) -> None:
+        """Count a use of the weights of a pinned reference, which are read blob by blob."""
+        self.deployment.note_use(ref)
+        self._write_uses()
+
     def _write_uses(self) -> None:
         if self.deployment.uses is not None:
             self.deployment.uses.write_if_due()
+
+    def _identify(self, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
+        from registry.services.publishing.identify import identify
+        from registry.services.publishing.parent_search import SearchableHere
+
+        return identify(SearchableHere(self.deployment), folder, look_in, progress)
 
     def _verify(self, folder: Folder, progress: Progress) -> Verified:
         from registry.services.artifacts.verify import verify
@@ -220,6 +258,35 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
             self.deployment.uses.close()
         self.deployment.blobs.close()
         self.deployment.database.dispose()
+
+
+def planned_import(registry: Registry, ground: Ground, source: str, progress: Progress) -> ImportDocument:
+    """A plan of an import into a registry, wherever that is: made in one of this process that is thrown away."""
+    from registry.services.importing.plan import plan_import
+    from registry.services.importing.settled import Side
+
+    @contextmanager
+    def private() -> Iterator[Side]:
+        with _thrown_away() as opened:
+            yield Side(opened, opened._ground())
+
+    return plan_import(source, Side(registry, ground), private, progress)
+
+
+@contextmanager
+def _thrown_away() -> Iterator[LocalRegistry]:
+    """An empty registry in a temporary folder, whose blobs are references to files that lie elsewhere."""
+    from registry.storage.referencing import ReferencingStore
+
+    with tempfile.TemporaryDirectory(prefix="registry-plan-") as place:
+        folder = Path(place)
+        database = Database(sqlite_url(folder / DATABASE))
+        database.prepare()
+        deployment = Deployment(
+            database, ReferencingStore(folder), _principal("plan"), "the plan of an import", folder=folder
+        )
+        with LocalRegistry(deployment, _cache(folder / "cache", None)) as opened:
+            yield opened
 
 
 def _principal(name: str | None) -> Principal:

@@ -21,17 +21,23 @@ from registry.files.header import read_header
 from registry.files.source import FileSource
 from registry.folders.errors import telling_unreadable
 from registry.folders.scan import ADAPTER_WEIGHTS
+from registry.operations.publication import FullModel
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Options, OutputFile
+from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
+from registry.schemas.parents import Identified, NarrowRequest, PathsLeft
 from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.describe import described
 from registry.services.artifacts.local_blobs import KeptBlobs, OpenBlobOf, entries_of
+from registry.services.full.written import write_full
 from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_document, target_table, with_ancestors
+from registry.services.publishing.identify import identify
+from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_folder import look_into
 from registry.services.weight_changes import WeightChanges
 from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
@@ -40,6 +46,7 @@ from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.elements.finite import check_finite
 from registry.transfer.index import files_digest, weights_digest
 from registry.transfer.receipts import receipt_of
+from registry.transfer.searched import Searched
 from registry.transfer.trained_on import TrainedFolder
 
 OpenBlob = Callable[[BlobEntry], ClosableSource]
@@ -145,6 +152,34 @@ class LocalArithmetic:
                 check_bundle(bundle, path, blobs)
             return look_into(blobs, with_ancestors(paths), folder, weights, progress=progress)
 
+    def search(
+        self, where: Searched, folder: TrainedFolder, weights: Path | None, progress: Progress
+    ) -> FolderCompared:
+        """Find the revisions of a service, among all, whose merged weights a folder has, or which are nearest."""
+        with closing(KeptBlobs((), where.open_blob, {})) as blobs:
+            return search_trained(_SearchableThere(where, blobs, progress), folder, weights, progress)
+
+    def identify(self, where: Searched, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
+        """Say which base model and revisions of a service a folder is made of."""
+        with closing(KeptBlobs((), where.open_blob, {})) as blobs:
+            return identify(_SearchableThere(where, blobs, progress), folder, look_in, progress)
+
+    def write_full(
+        self,
+        parent: Bundle,
+        open_blob: OpenBlobOf,
+        base: Mapping[str, HashedFile],
+        folder: Path,
+        asked: FullModel,
+        out: Path,
+        progress: Progress,
+    ) -> Extraction | None:
+        """Write what is published of a full model over its parent into an empty folder."""
+        with closing(KeptBlobs([parent], open_blob, base)) as blobs:
+            path = path_of(parent)
+            check_bundle(parent, path, blobs)
+            return write_full(blobs, path, folder, asked, out, progress)
+
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Check that all weights of an adapter are finite; raises `InvalidAdapterError`."""
         with FileSource(weights) as source:
@@ -160,6 +195,32 @@ class LocalArithmetic:
         """Bytes of a file as a tensor."""
         flat = torch.frombuffer(data, dtype=TORCH[dtype]) if data else torch.empty(0, dtype=TORCH[dtype])
         return flat.reshape(shape)
+
+
+class _SearchableThere:
+    """A registry behind a service, as it is searched."""
+
+    def __init__(self, where: Searched, blobs: KeptBlobs, progress: Progress) -> None:
+        self._where, self._progress = where, progress
+        self._bases: dict[str, Mapping[str, HashedFile]] = {}  # by the digest of their files
+        self.blobs = blobs
+
+    def bases(self) -> Sequence[str]:
+        return self._where.bases()
+
+    def path(self, reference: str) -> LoadedPath:
+        bundle = self._where.bundle(reference)
+        digest = bundle.base.files_digest
+        if digest not in self._bases:
+            self._bases[digest] = self._where.base_files(bundle, self._progress)
+        self.blobs.take(bundle, self._bases[digest])
+        path = path_of(bundle)
+        check_bundle(bundle, path, self.blobs)
+        return path
+
+    def narrow(self, request: NarrowRequest, progress: Progress) -> PathsLeft:
+        del progress  # of the service's own work, which it does not report
+        return self._where.narrow(request)
 
 
 class _Blobs:

@@ -90,7 +90,7 @@ def look_at(
         if kept is None:
             # Before others' are read: of two siblings that are published at once, one sees the other's at least.
             everything.change(lambda session: sketches.keep(session, ids[-1], direction))
-        parent = None if len(ids) == 1 else (ids[-2], path.links[-2].reference)
+        parent = None if len(bound) == 1 else (ids[-2], path.links[-2].reference)
         at_hand = LinkAtHand(Path.parse(path.links[-1].path), parent, bound, inputs.table, figures, direction)
         noticed = look(everything, at_hand, COMPARED_CODES)
     everything.change(
@@ -184,7 +184,7 @@ def _cosine(deployment: Deployment, link: LinkAtHand, sibling: Sibling) -> float
     try:
         with ExitStack() as opened:
             path = _path_of(deployment, sibling)
-            bound = bound_links(Inputs(deployment.artifact_blobs, path, opened), path.links)
+            bound = bound_links(Inputs(deployment.artifact_blobs, path, opened), path.live)
             own, other = (SinceLink(_NO_NAME, links, len(links) - 1) for links in (link.links, bound))
             return compare_deltas(own, other, link.table, undone_of="a").cosine
     except (InvalidAdapterError, NotFoundError) as problem:  # by the rules of this version, or deleted meanwhile
@@ -196,7 +196,7 @@ def _measured(deployment: Deployment, sibling: Sibling) -> bytes:
     """The sketch of a sibling that has none, which is kept."""
     with ExitStack() as opened:
         inputs = Inputs(deployment.artifact_blobs, _path_of(deployment, sibling), opened)
-        direction = sketch(bound_links(inputs, inputs.path.links), inputs.table)
+        direction = sketch(bound_links(inputs, inputs.path.live), inputs.table)
     try:
         deployment.change(lambda session: sketches.keep(session, sibling.id, direction))
     except UnavailableError as error:  # a registry that can only be read: made again the next time

@@ -22,6 +22,7 @@ from registry.schemas.jobs import Looked
 from registry.schemas.requests import CheckRequest
 from registry.schemas.statistics import DeltaStatistics, DenseStatistics, LinkStatistics, Statistics
 from registry.services.artifacts.load import path_in, path_of
+from registry.services.artifacts.not_composable import exact_between, exact_link
 from registry.services.bases.norms import slot_norms
 from registry.services.browse import resolved
 from registry.services.deployment import Deployment
@@ -57,7 +58,7 @@ def statistics(
     whole = Key(ids[-1], "path") if first == 0 else None
     if whole is not None:
         wanted[whole] = (0, len(ids))
-    norms = slot_norms(deployment, path.base)
+    norms = slot_norms(deployment, path.base) if path.exact is None else None
     with deployment.read() as session:
         found = rows.kept(session, wanted.keys(), relative=norms is not None)
     missing = {key: span for key, span in wanted.items() if key not in found}
@@ -113,6 +114,10 @@ def looked(deployment: Deployment, ref: str, progress: Progress) -> Looked:
             sketch = sketches.kept(session, revisions.find(session, reference).id)
     except NotFoundError:
         return Looked(reference=ref)
+    except InvalidAdapterError as problem:
+        if problem.code != "not_composable":
+            raise
+        return Looked(reference=ref)  # a full fine-tune has no delta that figures are kept of
     if sketch is None or not sketch.noticed:
         raise UnavailableError(f"What was noticed about {reference} could not be kept; it is looked at again.")
     _look_further(deployment, found.reference)
@@ -156,7 +161,13 @@ def _look_once(
 
 
 def loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedPath, list[int], int]:
-    """The path, the keys of its revisions, and the number of its first link that counts."""
+    """The path, the keys of its revisions, and the number of its first link that counts.
+
+    Below an exact revision that is the first one after it, which adds to that model.
+
+    Raises:
+        InvalidAdapterError: ``not_composable``, it is an exact revision, or one lies after ``since``.
+    """
     reference = Reference.parse(ref)
     with deployment.read() as session:
         base = base_rows.get(session, reference.path.base)
@@ -169,6 +180,11 @@ def loaded(deployment: Deployment, ref: str, since: str | None) -> tuple[LoadedP
         path = path_of(base, found, with_retracted=True)
         ancestor = None if since is None else path_in(session, Reference.parse(since))
     first = 0 if ancestor is None else len(path.links) - len(path.since(ancestor))
+    if path.exact is not None and not path.live:
+        raise exact_link(path.exact)
+    if path.exact is not None and first < path.dead and ancestor is not None:
+        raise exact_between(path, path.exact)
+    first = max(first, path.dead)
     return path, [one.revision.id for one in found], first
 
 
@@ -191,9 +207,11 @@ def _computed(
     made: dict[tuple[int, int], DeltaStatistics] = {}
     with ExitStack() as opened:
         inputs = Inputs(deployment.artifact_blobs, path, opened)
-        bound = bound_links(inputs, path.links)
+        bound, dead = bound_links(inputs, path.live), path.dead
         for first, stop in spans:
             if (first, stop) not in made:
-                made[first, stop] = delta_statistics(bound[:stop], inputs.table, since=first, norms=norms)
+                made[first, stop] = delta_statistics(
+                    bound[: stop - dead], inputs.table, since=first - dead, norms=norms
+                )
             progress.advance(1)
     return made

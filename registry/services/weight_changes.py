@@ -11,6 +11,7 @@ from registry.reference import Reference
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.load import path_in
+from registry.services.artifacts.not_composable import exact_between
 from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, LoadedPath
 from registry.tensors.analysis.changed_weights import ChangedWeights, Factors
@@ -32,15 +33,17 @@ class WeightChanges:
 
     def __init__(self, blobs: Blobs, path: LoadedPath, ancestor: LoadedPath | None) -> None:
         first = 0 if ancestor is None else len(path.links) - len(path.since(ancestor))
+        if path.exact is not None and first < path.dead:
+            raise exact_between(path, path.exact)
         since = path.base.name if ancestor is None else ancestor.reference
         self._opened = ExitStack()
         with ExitStack() as opened:
             inputs = Inputs(blobs, path, opened)
             self._changed = ChangedWeights(
-                bound_links(inputs, path.links),
+                bound_links(inputs, path.live),
                 inputs.table,
-                first,
-                lambda: BaseTensors(inputs.base_tensors()[1]),
+                first - path.dead,
+                lambda: BaseTensors(inputs.base_weights().tensors),
                 f"{since}..{path.reference}",
             )
             self._opened = opened.pop_all()

@@ -71,6 +71,7 @@ class Settings:
     database_url: str | None = field(default=None, repr=False)
     store_url: str | None = field(default=None, repr=False)
     store_public_url: str | None = field(default=None, repr=False)
+    public_url: str | None = field(default=None, repr=False)
     proxy_blobs: bool = False
     gc_grace: int | None = None  # seconds
     parents: str = "any"
@@ -154,6 +155,14 @@ SETTINGS: Final[dict[str, Setting]] = {
         meaning="The address of the S3 endpoint for clients, if it is not AWS_ENDPOINT_URL; presigned requests use it.",
         form="http(s)://HOST",
         default="the endpoint that the service uses",
+        parse=parse_address,
+        redact=redact_url,
+    ),
+    "public_url": Setting(
+        name="REGISTRY_PUBLIC_URL",
+        meaning="The address that people and programs reach this service by, a path prefix included; pages show it.",
+        form="http(s)://HOST or http(s)://HOST/PREFIX",
+        default="the address that `serve` listens on",
         parse=parse_address,
         redact=redact_url,
     ),

@@ -5,7 +5,7 @@ Afterwards only the files' bytes are read again, to hash or send them. Needs nei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,13 +16,19 @@ from registry.errors import InvalidAdapterError
 from registry.folders.contents import head_of, read_start
 from registry.folders.provenance import derived_from
 from registry.folders.quantised import sign_of_quantised
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FoundFile, adapter_folder
+from registry.folders.scan import Form, FoundFile, adapter_folder, form_of
 from registry.progress import Progress
 from registry.schemas import DerivedFrom, LeftOut
 from registry.schemas.transfer import GivenReceipt
 from registry.transfer.claims import Head
 from registry.transfer.source import Given, given_adapter
-from registry.transfer.trained_on import TrainedFolder, receipt_of_parent, trained_folder
+from registry.transfer.trained_on import (
+    TrainedFolder,
+    moved_folder,
+    receipt_of_export,
+    receipt_of_parent,
+    trained_folder,
+)
 
 MAX_CONFIG: Final = 8 << 20
 
@@ -35,6 +41,7 @@ class AdapterFolder:
     config: bytes  # adapter_config.json, up to one byte beyond the limit
     header: bytes  # of the weights, with its length field; may be cut off
     weights: FoundFile
+    form: Form
     files: tuple[FoundFile, ...]  # all files of the adapter, configuration and weights included
     left_out: tuple[LeftOut, ...]
     trained_on: TrainedFolder | None  # to be compared with the parent
@@ -50,7 +57,7 @@ class AdapterFolder:
     @property
     def head(self) -> Head:
         """The weights as a source of which only the header can be read."""
-        return Head(ADAPTER_WEIGHTS, self.header, self.weights.size, InvalidAdapterError)
+        return Head(self.form.weights, self.header, self.weights.size, InvalidAdapterError)
 
     def check(self, files: Mapping[str, tuple[str, int]]) -> None:
         """Check the hashed files (digest and size by name) against the configuration read before, and the Hub.
@@ -59,23 +66,29 @@ class AdapterFolder:
             InvalidAdapterError: ``bad_config``, the configuration was changed meanwhile.
             IntegrityError: the files differ from the Hub's.
         """
-        if files[ADAPTER_CONFIG][0] != sha256_digest(self.config):
+        if files[self.form.config][0] != sha256_digest(self.config):
             raise InvalidAdapterError(
-                f"{ADAPTER_CONFIG} is not the one that was checked before: the file was changed in the meantime. Wait "
-                "until nothing writes to it and add it again.",
+                f"{self.form.config} is not the one that was checked before: the file was changed in the meantime. "
+                "Wait until nothing writes to it and add it again.",
                 code="bad_config",
             )
         self.given.check(files)
 
 
 def read_adapter(
-    place: str | PathLike[str], *, receipt: Path | None, skip_parent_check: bool, progress: Progress
+    place: str | PathLike[str],
+    *,
+    receipt: Path | None,
+    skip_parent_check: bool,
+    look_in: Sequence[Path] = (),
+    progress: Progress,
 ) -> AdapterFolder:
     """Read a publish folder; a repository of a Hub is downloaded first.
 
     Args:
         place: the folder, or ``hf:ORG/REPO[@REVISION]``.
         receipt: given by the user.
+        look_in: folders in which the folder that it was trained on is searched, where it is not in its place.
         skip_parent_check: use neither a receipt nor the folder that it was trained on to find the parent.
         progress: of the download.
 
@@ -87,16 +100,22 @@ def read_adapter(
     given = given_adapter(place, progress)
     found = adapter_folder(given.folder)
     by_name = {one.path: one for one in found.files}
-    config = read_start(by_name[ADAPTER_CONFIG].file, MAX_CONFIG + 1)
+    form = form_of(by_name)
+    config = read_start(by_name[form.config].file, MAX_CONFIG + 1)
     # The configuration of an adapter from a Hub names a folder of another machine.
     trained_on = None if given.source is not None else trained_folder(config, given.folder)
+    if trained_on is None and look_in:
+        trained_on = moved_folder(config, look_in)
     proof = None if skip_parent_check else receipt_of_parent(receipt, trained_on)
-    derived, left_out = derived_from(found.root, [ADAPTER_WEIGHTS], given.with_left_out(found.left_out))
+    if proof is None and not skip_parent_check:
+        proof = receipt_of_export(found)
+    derived, left_out = derived_from(found.root, [form.weights], given.with_left_out(found.left_out))
     return AdapterFolder(
         given=given,
         config=config,
-        header=head_of(by_name[ADAPTER_WEIGHTS].file),
-        weights=by_name[ADAPTER_WEIGHTS],
+        header=head_of(by_name[form.weights].file),
+        weights=by_name[form.weights],
+        form=form,
         files=found.files,
         left_out=left_out,
         trained_on=None if skip_parent_check else trained_on,

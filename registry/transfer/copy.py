@@ -7,6 +7,7 @@ tag that names another revision there is reported and not moved, and a card that
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -19,13 +20,22 @@ from registry.errors import (
     RetractedError,
     UsageError,
 )
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.folders.scan import form_of
 from registry.operations.transfer import Transfer, sent_and_committed
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseSummary, Copied, CopiedRevision, Log, Retracted, RevisionSummary, Tagged
 from registry.schemas.bundles import BaseEntry, Bundle, LinkEntry
-from registry.schemas.transfer import BaseCommit, BaseRequest, Origin, PublishCommit, PublishRequest
+from registry.schemas.transfer import (
+    BaseCommit,
+    BaseRequest,
+    Origin,
+    PublishCommit,
+    PublishRequest,
+    SourceClaim,
+    Truncated,
+)
+from registry.schemas.tree import CombinedOf
 from registry.transfer.copied_blobs import SourceBlobs, claims_of, named
 from registry.transfer.copied_cards import CardSource, CardTarget, copy_card
 from registry.transfer.model_files import DOCUMENTS
@@ -114,7 +124,9 @@ def _choose(source: Source, ref: str, *, recursive: bool) -> _Chosen:
     asked: set[str] = set(wanted)
     refused: list[str] = []
     bundle = None
-    for one in reversed(wanted):  # children first: their bundles contain most of the others
+    waiting = list(wanted)
+    while waiting:
+        one = waiting.pop()  # children first: their bundles contain most of the others
         if one in links:
             continue
         try:
@@ -124,17 +136,38 @@ def _choose(source: Source, ref: str, *, recursive: bool) -> _Chosen:
                 raise
             refused.append(one)
             continue
-        asked.add(bundle.reference)
+        if one in wanted:
+            asked.add(bundle.reference)
         above = bundle.base.summary.name
         for link in bundle.links:
             links[link.reference], parents[link.reference] = link, above
             through[link.reference] = bundle.reference
             above = link.reference
-    ordered = sorted(links.values(), key=lambda link: _place(link.reference))
+            if recursive:  # what combinations are made of is taken along
+                waiting += [of.reference for of in link.sources if of.reference is not None]
+    ordered = _in_order(links, parents)
     base = bundle if bundle is not None else source.bundle(reference.path.base)
     return _Chosen(
         base, tuple(ordered), parents, through, frozenset(asked), tuple(sorted(refused, key=_place)), recursive
     )
+
+
+def _in_order(links: Mapping[str, LinkEntry], parents: Mapping[str, str]) -> list[LinkEntry]:
+    """Parents and sources first, else by path and number."""
+    found: dict[str, LinkEntry] = {}
+
+    def put(reference: str) -> None:
+        if reference not in links or reference in found:
+            return
+        put(parents[reference])
+        for of in links[reference].sources:
+            if of.reference is not None:
+                put(of.reference)
+        found[reference] = links[reference]
+
+    for reference in sorted(links, key=_place):
+        put(reference)
+    return list(found.values())
 
 
 def _place(reference: str) -> tuple[int, Path, int]:
@@ -181,6 +214,12 @@ def _copy_base(source: Source, target: Target, base: BaseEntry, blobs: SourceBlo
     return added.created
 
 
+def _truncated_in(manifest: str) -> Truncated | None:
+    """What a combination was truncated to, by its manifest."""
+    given = json.loads(manifest).get("truncated")
+    return None if given is None else Truncated.model_validate(given)
+
+
 @dataclass
 class _Revisions:
     """The state of copying revisions: their references at the target, and the results so far."""
@@ -225,7 +264,8 @@ class _Revisions:
 
     def _publish_if_possible(self, path: str, link: LinkEntry) -> RevisionSummary | None:
         """Publish at the target; None: an ancestor of the revision is retracted there, or see `_publish`."""
-        if self.chosen.parents[link.reference] in self._left:
+        needed = {self.chosen.parents[link.reference], *(of.reference for of in link.sources)}
+        if not needed.isdisjoint(self._left):
             self._left.add(link.reference)
             return None
         try:
@@ -276,14 +316,15 @@ class _Revisions:
         above = self.chosen.parents[link.reference]
         self.blobs.through = self.chosen.through[link.reference]
         files = {blob.path: blob for blob in link.files}
+        form = form_of(files)
         return PublishRequest(
             path=path,
             parent=self._names.get(above, above),
             message=summary.message,
             metrics=summary.metrics,
             annotations=summary.annotations,
-            config=self.blobs.read(files[ADAPTER_CONFIG]),
-            header=self.blobs.read_header(files[ADAPTER_WEIGHTS]),
+            config=self.blobs.read(files[form.config]),
+            header=self.blobs.read_header(files[form.weights]),
             files=claims_of(link.files),
             origin=Origin(
                 registry=self.source.url,
@@ -296,7 +337,18 @@ class _Revisions:
             source=summary.source,
             derived_from=summary.derived_from,
             quantised=sign_in(summary.notices),
+            extracted=json.loads(link.manifest).get("extracted"),
+            sources=tuple(self._claim(link, of) for of in link.sources),
+            truncated=_truncated_in(link.manifest) if link.sources else None,
         )
+
+    def _claim(self, link: LinkEntry, of: CombinedOf) -> SourceClaim:
+        if of.reference is None:
+            raise NotAllowedError(
+                f"{link.reference} is combined of a revision that this token may not see, so that it can't be copied: "
+                "copy with a token that sees all of its sources."
+            )
+        return SourceClaim(ref=f"{Reference.parse(of.reference).path}@{of.digest}", weight=of.weight)
 
     def _tag(self, path: str, summary: RevisionSummary, reference: str) -> None:
         for tag in summary.tags:

@@ -19,6 +19,7 @@ from registry.schemas import FolderOutcome, PublishPreview
 from registry.schemas.around import NoticeCode
 
 if TYPE_CHECKING:
+    from registry.schemas.publishing import ImportDocument
     from registry.transfer.publish_tree import Ground
 
 Folder = str | PathLike[str]
@@ -35,6 +36,13 @@ class PublishingFolders(ABC):
         from registry.transfer.requests import request_of
 
         return self._ground().plan(request_of(publication, progress), progress)
+
+    def _apply_import(
+        self, document: ImportDocument, told: Callable[[FolderOutcome], None], progress: Progress
+    ) -> tuple[FolderOutcome, ...]:
+        from registry.transfer.apply_plan import apply_plan
+
+        return apply_plan(self, self._ground(), document, told, progress)  # type: ignore[arg-type]
 
     def _publish_folders(
         self,

@@ -14,10 +14,10 @@ from typing import Final, Protocol
 from registry.errors import RegistryError, UnavailableError
 from registry.folders.nested import Nesting, Node, nested_adapters
 from registry.progress import Progress
-from registry.schemas import FolderOutcome, FolderState, Published, PublishPreview
+from registry.schemas import FolderCompared, FolderOutcome, FolderState, Published, PublishPreview
 from registry.schemas.around import NoticeCode
 from registry.transfer.requests import PublishFolder, publish_request
-from registry.transfer.trained_on import trained_on
+from registry.transfer.trained_on import TrainedFolder, trained_on
 
 Told = Callable[[FolderOutcome], None]
 _LISTED: Final = 10
@@ -30,7 +30,10 @@ class Ground(Protocol):
         """Check one folder as publishing does, without storing anything."""
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
-        """Publish a planned folder; its parent is the revision that the folder above was published as."""
+        """Publish a folder as its request says; one that is nested stands on what the folder above was published as."""
+
+    def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
+        """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
 
 
 def publish_folders(

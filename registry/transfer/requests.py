@@ -5,7 +5,7 @@ Needs neither torch nor a database, since clients use it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.schemas import FileEntry, PublishPreview
 from registry.schemas.around import NoticeCode
+from registry.schemas.artifacts import Extraction
 from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
 from registry.transfer.adapter_folder import AdapterFolder, read_adapter
 from registry.transfer.model_files import DOCUMENTS, MAX_DOCUMENT, ModelListing, list_model
@@ -66,11 +67,14 @@ def request_of(publication: Publication, progress: Progress) -> PublishFolder:
         parent=publication.parent,
         receipt=publication.receipt,
         skip_parent_check=publication.skip_parent_check,
+        find_parent=publication.find_parent,
+        look_in=publication.look_in,
         message=labels.message,
         metrics=labels.metrics,
         tags=labels.tags,
         annotations=labels.annotations,
         strict=publication.strict,
+        extracted=publication.extracted,
         progress=progress,
     )
 
@@ -82,6 +86,8 @@ def publish_request(
     parent: str | None,
     receipt: Path | None,
     skip_parent_check: bool = False,
+    find_parent: bool = False,
+    look_in: Sequence[Path] = (),
     message: str = "",
     metrics: Mapping[str, float] = {},
     tags: Iterable[str] = (),
@@ -89,13 +95,16 @@ def publish_request(
     progress: Progress,
     nested: bool = False,
     strict: tuple[NoticeCode, ...] = (),
+    extracted: Extraction | None = None,
 ) -> PublishFolder:
     """Read an adapter's folder (a repository of a Hub is downloaded first) and hash its files.
 
     Raises:
         What `registry.transfer.adapter_folder.read_adapter` raises.
     """
-    adapter = read_adapter(place, receipt=receipt, skip_parent_check=skip_parent_check, progress=progress)
+    adapter = read_adapter(
+        place, receipt=receipt, skip_parent_check=skip_parent_check, look_in=look_in, progress=progress
+    )
     claims, hashed = _claims("Hashing", adapter.given, adapter.files, progress)
     request = PublishRequest(
         path=path,
@@ -111,10 +120,12 @@ def publish_request(
         left_out=adapter.left_out,
         source=adapter.given.source,
         skip_parent_check=skip_parent_check,
+        find_parent=find_parent,
         derived_from=adapter.derived_from,
         quantised=adapter.quantised,
         nested=nested,
         strict=strict,
+        extracted=extracted,
     )
     return PublishFolder(hashed, request, adapter)
 
@@ -152,6 +163,7 @@ def preview(made: PublishFolder, plan: PublishPlan, registry: str, unchecked: It
         unchecked=tuple(unchecked),
         source=request.source,
         registry=registry,
+        extracted=request.extracted,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from registry.errors import InvalidAdapterError, InvalidBaseError, NotFoundError, RegistryError, UsageError
 from registry.folders.errors import telling_unreadable
 from registry.folders.hub.repository import Choose, Listing, Snapshot, as_repository, bring, names_a_hub
-from registry.folders.scan import require_adapter
+from registry.folders.scan import RECEIPT, require_adapter
 from registry.progress import Progress
 from registry.schemas import LeftOut
 from registry.transfer.model_files import list_model
@@ -67,9 +67,14 @@ def given_adapter(place: str | PathLike[str], progress: Progress) -> Given:
 
     def choose(listing: Listing) -> tuple[Iterable[str], Iterable[LeftOut]]:
         require_adapter(listing.where, listing.names, listing.left_out)
-        return listing.names, ()
+        return (*listing.names, *_receipt(listing)), ()
 
     return _given(place, choose, InvalidAdapterError, progress)
+
+
+def _receipt(listing: Listing) -> Iterable[str]:
+    """The receipt of an export: it belongs to no revision, but proves the parent."""
+    return (left.path for left in listing.left_out if left.path == RECEIPT)
 
 
 def _given(place: str | PathLike[str], choose: Choose, error: type[RegistryError], progress: Progress) -> Given:

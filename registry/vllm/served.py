@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.client.http.address import Address
+from registry.digest import is_digest
 from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
 from registry.folders.errors import reason
 from registry.folders.receipts import read_receipt
@@ -43,7 +44,8 @@ def served_base(model: str, settings: Settings, environ: Mapping[str, str]) -> S
     except RegistryError as problem:
         return Served(said or found, str(problem))
     if receipt is not None:
-        found, merged = receipt.base, receipt.reference if receipt.lineage else None
+        found = found if is_digest(receipt.base) else receipt.base  # an export may name nothing
+        merged = receipt.reference if receipt.lineage else None
     base = said or found
     if said is not None and found is not None and said != found:
         return Served(
@@ -54,7 +56,7 @@ def served_base(model: str, settings: Settings, environ: Mapping[str, str]) -> S
         return Served(
             base,
             f"vLLM serves {model}, which is {merged} merged, so an adapter composed from the base up would add the "
-            f"same deltas again; serve the base model {base}, whose repo id is {base}/_.",
+            f"same deltas again; serve the base model{f' {base}, whose repo id is {base}/_' if base else ''}.",
         )
     return Served(base)
 

@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 
-from registry.api.cursors import cursor_to
 from registry.app import service_app
 from registry.client.remote import RemoteRegistry
 from registry.errors import IntegrityError
 from registry.folders.cache import FetchCache
+from registry.http.cursors import cursor_to
 from registry.schemas import Options
 from registry.schemas.protocol import API
 from registry.services.artifacts import opened as handing_out

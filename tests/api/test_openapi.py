@@ -20,6 +20,7 @@ from registry.schemas import (
     cards,
     difference,
     jobs,
+    parents,
     protocol,
     publishing,
     receipt,
@@ -32,7 +33,7 @@ from registry.schemas import (
 from tests.kit.library import Library
 
 MODULES = (
-    *(schemas, artifacts, bundles, cards, difference, jobs, protocol, publishing, receipt, renaming, requests),
+    *(schemas, artifacts, bundles, cards, difference, jobs, parents, protocol, publishing, receipt, renaming, requests),
     *(statistics, transfer, usage, about, health),
 )
 OPEN = {"/healthz", "/readyz", "/metrics"}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.api.cursors import cursor_to, key_of
+from registry.http.cursors import cursor_to, key_of
 from registry.http.request.errors import MalformedError
-from registry.operations.cursors import creation_key, event_key, number_key, search_key, text_key
+from registry.operations.cursors import creation_key, event_key, job_key, number_key, search_key, text_key
 from registry.operations.operation import part
 from registry.schemas import Schema
+from tests.kit.library import Library
 
 PLAIN = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
@@ -93,6 +95,14 @@ def test_a_cursor_of_a_search_in_another_order_is_refused(admin: httpx.Client) -
     assert (refused.status_code, refused.json()["code"]) == (400, "usage")
 
 
+@given(PLAIN, st.datetimes(timezones=st.just(UTC)))
+def test_a_cursor_of_a_job_leads_back_to_it(text: str, moment: datetime) -> None:
+    assert job_key(key_of(cursor_to([moment.isoformat(), text]))) == (moment, text)
+    for other in ([text], ["now", text], [moment.isoformat(), 3], ["0001-01-01T00:00:00+02:00", text]):
+        with pytest.raises(ValueError):
+            job_key(key_of(cursor_to(other)))
+
+
 @given(st.text(max_size=60))
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     for read in (text_key, number_key):
@@ -128,3 +138,57 @@ def test_a_page_leads_on_only_where_there_is_more() -> None:
     there = part(items, 3, lambda one: one.number)
     assert there.items == items[:3]
     assert there.next == 3
+
+
+@pytest.fixture(scope="module")
+def jobs(service: str, library: Library) -> dict[str, list[str]]:
+    """Ids of jobs by who asked for them, newest first."""
+    asked: dict[str, list[tuple[str, dict[str, Any]]]] = {
+        "admin": [("/fsck", {}), ("/fsck", {"deep": True})],
+        "writer of a": [("/materialisations", {"ref": "tiny/a/x"})],
+    }
+    found: dict[str, list[str]] = {}
+    for who, requests in asked.items():
+        with httpx.Client(base_url=f"{service}/api/v1", headers=library.headers(who), timeout=60) as client:
+            for address, body in requests:
+                client.post(address, json=body).raise_for_status()
+            found[who] = [one["id"] for one in client.get("/operations").raise_for_status().json()["items"]]
+    assert library.registry.jobs(limit=1)[0].id == found["writer of a"][0]
+    return found
+
+
+def jobs_of(service: str, library: Library, who: str, **asked: Any) -> dict[str, Any]:
+    answer = httpx.get(f"{service}/api/v1/operations", params=asked, headers=library.headers(who), timeout=60)
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return found
+
+
+def test_each_token_has_its_own_jobs_and_an_admin_of_everything_sees_all(
+    service: str, library: Library, jobs: dict[str, list[str]]
+) -> None:
+    own = jobs_of(service, library, "writer of a")["items"]
+    assert [(one["kind"], one["subject"], one["state"]) for one in own] == [("materialise", "tiny/a/x@1", "done")]
+    all_ids = [one["id"] for one in jobs_of(service, library, "admin")["items"]]
+    assert own[0]["id"] == all_ids[0]
+    assert len(all_ids) == 3
+    for who in ("reader", "writer", "admin of a"):
+        assert jobs_of(service, library, who)["items"] == []
+
+
+def test_pages_of_jobs_go_on(service: str, library: Library, jobs: dict[str, list[str]]) -> None:
+    whole = [one["id"] for one in jobs_of(service, library, "admin")["items"]]
+    first = jobs_of(service, library, "admin", limit=2)
+    rest = jobs_of(service, library, "admin", limit=2, cursor=first["next"])
+    assert [one["id"] for one in first["items"] + rest["items"]] == whole
+    assert rest["next"] is None
+    assert (
+        jobs_of(service, library, "admin", kind="fsck", state="done", limit=500)["items"]
+        == first["items"][1:] + rest["items"]
+    )
+    assert jobs_of(service, library, "admin", kind="notice")["items"] == []
+
+
+def test_what_no_job_is_like_is_refused(service: str, library: Library) -> None:
+    for wrong in ({"state": "late"}, {"kind": "cook"}):
+        answer = httpx.get(f"{service}/api/v1/operations", params=wrong, headers=library.headers("admin"))
+        assert (answer.status_code, answer.json()["code"]) == (422, "usage")

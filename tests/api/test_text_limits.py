@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from registry.api.cursors import cursor_to
 from registry.app import service_app
+from registry.http.cursors import cursor_to
 from registry.schemas.protocol import API
 from tests.kit import plain_base, write_adapter
 from tests.kit.library import assert_problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from registry.schemas import (
@@ -46,6 +46,7 @@ from registry.schemas.difference import (
     TargetDifference,
     ValueDifference,
 )
+from registry.schemas.jobs import Health, JobCounts, JobSummary, Replica, ReplicaFigures, StoredWeek
 from registry.schemas.use import Use
 
 WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -290,6 +291,67 @@ EVENTS = (
     ),
     Event(at=WHEN, action="base add", subject="llama-1b", actor="anna", detail={}),
 )
+RUNNING = JobSummary(
+    id="0f5c2e9a7d1b40c8a3c2d4e5f6a7b8c9",
+    kind="materialise",
+    state="running",
+    subject="llama-1b/support@3",
+    actor="anna",
+    token="6f1c0a9e",
+    stage="writing",
+    done=1_100_000_000,
+    total=2_200_000_000,
+    created_at=WHEN,
+    updated_at=WHEN,
+    code=None,
+    detail=None,
+)
+FAILED = RUNNING.model_copy(
+    update={
+        "id": "1a2b3c4d5e6f40c8a3c2d4e5f6a7b8c9",
+        "kind": "gc",
+        "state": "failed",
+        "subject": None,
+        "code": "unavailable",
+        "detail": "The store does not answer.",
+    }
+)
+REPLICA = Replica(
+    id="5f2c9a7d1e400b6f",
+    host="registry-0",
+    process=17,
+    worker=1,
+    version="0.1.1",
+    processor="AMD EPYC 7B13",
+    numerics="0123456789abcdef",
+    started_at=WHEN,
+    seen_at=WHEN,
+    answers=True,
+    figures=ReplicaFigures(cache_hits=12, cache_misses=3, cache_bytes=1_000_000, pool_in_use=2, bodies=1, jobs=1),
+)
+SILENT = REPLICA.model_copy(
+    update={
+        "process": 18,
+        "worker": None,
+        "version": "0.1.0",
+        "answers": False,
+        "processor": None,
+        "numerics": None,
+        "figures": ReplicaFigures(),
+    }
+)
+HEALTH = Health(
+    version="0.1.1",
+    migration="0015",
+    newest_migration="0015",
+    replicas=(REPLICA, SILENT),
+    jobs=JobCounts(pending=2, running=1, failed=3, oldest_pending_at=WHEN),
+    notices=JobCounts(pending=0, running=0, failed=0, oldest_pending_at=None),
+    bytes=12_000_000_000,
+    growth=(StoredWeek(week=date(2026, 2, 23), bytes=1_000), StoredWeek(week=date(2026, 3, 2), bytes=2_000_000_000)),
+    last_gc=Event(at=WHEN, action="gc", subject="registry", actor="nightly", detail={"blobs": 2}),
+    last_fsck=None,
+)
 TOKEN = Token(
     id="6f1c0a9e",
     name="anna",
@@ -396,6 +458,8 @@ ANSWERS: dict[str, Schema | tuple[Schema, ...]] = {
     "fetch": FETCHED,
     "verify": VERIFIED,
     "events": EVENTS,
+    "jobs": (RUNNING, FAILED),
+    "health": HEALTH,
     "whoami": IDENTITY,
     "create_token": CREATED,
     "tokens": TOKENS,
@@ -421,6 +485,8 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "fetch": (["fetch", "llama-1b/support/french"], "fetch"),
     "verify": (["verify", "dir"], "verify"),
     "events": (["events"], "events"),
+    "jobs": (["jobs"], "jobs"),
+    "health": (["health"], "health"),
     "whoami": (["whoami"], "whoami"),
     "token create": (["token", "create", "--role", "writer", "--scope", "llama-1b/support"], "create_token"),
     "token list": (["token", "list"], "tokens"),

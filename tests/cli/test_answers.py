@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
-from registry.schemas import CopiedFrom, FolderOutcome, Log, Schema, SearchResult, Tree
+from registry.schemas import CopiedFrom, Event, FolderOutcome, Log, Schema, SearchResult, Tree
+from registry.schemas.usage import BaseFigures
 from tests.cli.canned import (
     ANSWERS,
+    BASE,
     BLOCKED,
     COMMANDS,
     CREATED,
     DIFFERS,
     EVENTS,
     FRENCH,
+    HEALTH,
     IDENTITY,
     LEGAL,
     OUTCOME,
@@ -82,6 +85,8 @@ def test_lines_for_people_fit_80_columns_and_are_plain_in_a_pipe(
 # Rows that are too wide for columns have no use for heads.
 HEADS = {"REV", "PUBLISHED", "(UTC)", "RANK", "SIZE", "PARENT", "AUTHOR", "REMARKS"} | {
     *("NAME", "DIGEST", "PARAMETERS", "ARCHITECTURE", "TIME", "ACTION", "ACTOR", "SUBJECT"),
+    *("REPLICA", "VERSION", "SEEN"),
+    *("BEGUN", "KIND", "STATE", "ABOUT"),
     *("ID", "ROLE", "CREATED", "LAST", "USED", "NAME,", "SCOPES"),
 }
 
@@ -155,6 +160,12 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
         "parent": "llama-1b",
         "receipt": None,
         "skip_parent_check": True,
+        "find_parent": False,
+        "look_in": (),
+        "full": False,
+        "rank": None,
+        "max_error": None,
+        "svd": "randomised",
         "message": "first",
         "metrics": {"acc": 0.5, "f1": 0.01},
         "tags": ("prod", "best"),
@@ -367,6 +378,52 @@ def test_events_say_from_where_and_with_which_token(canned: CannedRegistry, run:
     first, second = run("events").out.splitlines()[1:]
     assert "anna llama-1b/support@3 from 10.0.0.7 token 6f1c0a9e bytes=12 tags=prod" in text_without_layout(first)
     assert "from" not in second
+
+
+def test_jobs_say_how_far_they_are_and_why_they_failed(canned: CannedRegistry, run: Run) -> None:
+    first, second = run("jobs", "--state", "failed", "--kind", "gc").out.splitlines()[1:]
+    assert canned.calls[-1] == ("jobs", (), {"state": "failed", "kind": "gc", "limit": 100})
+    assert "running llama-1b/support@3 by anna writing: 1.10 GB of 2.20 GB" in text_without_layout(first)
+    assert "gc failed everything by anna The store does not answer." in text_without_layout(second)
+    canned.answers["jobs"] = ()
+    assert run("jobs").err == "No operations match.\n"
+
+
+def test_health_says_what_is_known_and_what_is_not(canned: CannedRegistry, run: Run) -> None:
+    said = text_without_layout(run("health").out)
+    for part in (
+        "registry-0:17 answers 0.1.1 2026-03-04 05:06 worker 1 cache 1.00 MB, 12 hits, 3 misses 2 connections in use",
+        "1 body 1 operation AMD EPYC 7B13 numerics 0123456789abcdef",
+        "registry-0:18 silent 0.1.0 2026-03-04 05:06 processor not known",
+        "operations 2 pending since 2026-03-04 05:06, 1 running, 3 failed in a week",
+        "notices 0 pending, 0 running, 0 failed in a week",
+        "stored 12.0 GB, 2.00 GB of them since 2026-03-02",
+        "last gc 2026-03-04 05:06 UTC by nightly last fsck not known",
+        "schema 0015, this program has 0015",
+    ):
+        assert part in said
+    damage = Event(at=WHEN, action="fsck", subject="registry", actor="ada", detail={"damaged": 1, "unreadable": 0})
+    canned.answers["health"] = HEALTH.model_copy(update={"replicas": (), "last_fsck": damage})
+    said = text_without_layout(run("health").out)
+    assert said.startswith("replicas none is known")
+    assert "last fsck 2026-03-04 05:06 UTC by ada, which found damage" in said
+
+
+def test_figures_of_base_models(canned: CannedRegistry, run: Run) -> None:
+    figures = BaseFigures(
+        revisions=9,
+        published=1_000_000,
+        full_checkpoints=9_000_000_000,
+        newest="llama-1b/support@3",
+        last_published_at=WHEN,
+    )
+    canned.answers["bases"] = (BASE.model_copy(update={"figures": figures}),)
+    said = text_without_layout(run("base", "list", "--figures").out)
+    assert canned.calls[-1][2] == {"old_names": False, "figures": True}
+    assert (
+        "adapters 9 revisions of 1.00 MB, as full checkpoints 9.00 GB llama-1b/support@3 on 2026-03-04 05:06 UTC"
+        in said
+    )
 
 
 def test_show_of_a_base_model(canned: CannedRegistry, run: Run) -> None:

@@ -85,7 +85,8 @@ def test_stored_bytes_are_fetched_without_torch(folder: Path) -> None:
     assert loaded_by(["fetch", "net/one", "--as", "published", "-o", out]) & HEAVY == BROWSED
 
 
-@pytest.mark.parametrize("kind", ["lora", pytest.param("merged", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora", "merged"])
 def test_what_was_fetched_before_is_there_without_torch(folder: Path, kind: str) -> None:
     assert "torch" in loaded_by(["fetch", "net/one/two", "--as", kind])
     assert loaded_by(["fetch", "net/one/two", "--as", kind]) & HEAVY == BROWSED

@@ -173,6 +173,7 @@ def test_with_a_store_no_byte_of_a_file_goes_through_the_service(place: Place, t
     assert sum(one.sent for one in place.api.seen()) < 100_000
 
 
+@pytest.mark.slow
 def test_an_upload_that_was_killed_goes_on_where_it_was(place: Place, tmp_path: Path) -> None:
     last = "partNumber=3" if place.store else "/parts/3"
     place.bytes.faults.append(Fault(method="PUT", target=last, status=503))
@@ -207,6 +208,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE", 1 << 20)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pieces")
 def test_a_download_that_was_killed_goes_on_where_it_was(place: Place, tmp_path: Path) -> None:
     place.team.local.publish(place.adapter, "net/one")
@@ -234,6 +236,7 @@ def test_a_download_that_was_killed_goes_on_where_it_was(place: Place, tmp_path:
     assert list((tmp_path / "c").glob(".download-*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pieces")
 def test_what_an_interrupted_download_wrote_is_taken_only_where_it_is_right(place: Place, tmp_path: Path) -> None:
     place.team.local.publish(place.adapter, "net/one")
@@ -261,6 +264,7 @@ def test_what_an_interrupted_download_wrote_is_taken_only_where_it_is_right(plac
     assert sum(one.received for one in place.bytes.seen("GET", place.file)) == BIG - kept + (1 << 20)
 
 
+@pytest.mark.slow
 def test_wrong_bytes_of_the_right_length_are_not_handed_out(place: Place, tmp_path: Path) -> None:
     place.team.local.publish(place.adapter, "net/one")
     place.bytes.faults.append(Fault(method="GET", target=place.file, times=1, change_answer=flip_first_byte))

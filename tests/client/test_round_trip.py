@@ -19,6 +19,7 @@ from tests.client.conftest import Team
 from tests.kit import Base, add_tokenizer, plain_base, read_model, write_adapter
 from tests.kit.masked import HEAD, masked_base
 from tests.kit.old_tables import of_before
+from tests.kit.serving import keep_waiting
 
 
 @pytest.fixture
@@ -28,7 +29,10 @@ def base(team: Team, tmp_path: Path) -> Base:
     return made
 
 
-def test_published_here_and_fetched_elsewhere(team: Team, base: Base, tmp_path: Path) -> None:
+def test_published_here_and_fetched_elsewhere(
+    team: Team, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_waiting(monkeypatch)
     client = team.client()
     added = client.add_base("net", base.folder)
     assert (added.created, added.registry) == (True, team.url)

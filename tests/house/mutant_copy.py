@@ -23,6 +23,7 @@ from tests.root import ROOT
 COPIED = ("registry", "adapter_registry", "tests", "benchmarks", "alembic", "migrations", "pyproject.toml", "README.md")
 GRACE = 10.0  # seconds for pytest to take down what it set up, once its time is up
 LEAST = 20.0  # seconds that are worth a start: what the tests of most bugs take, twice
+CLOSING = re.compile(r" in [0-9.]+s")  # in the line that pytest closes with
 SLOWER = 1.5  # a run with the bug may take this much longer than the one without
 
 
@@ -51,7 +52,7 @@ class Ended:
     """A run of pytest."""
 
     code: int | None  # None: it was stopped, its time was up
-    last: str  # the last lines that it wrote
+    last: str  # its closing line and what comes after it, or the last lines that it wrote
     seconds: float
 
 
@@ -127,8 +128,9 @@ class Copy:
         """Run tests in the copy; child processes see the copy too."""
         # Bytecode is kept by a file's size and second: planting and taking away within one second would go unseen.
         environment = {**os.environ, "PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        options = ["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider"]
-        command = [sys.executable, "-m", "pytest", *options, selection(tests, self.tests)]
+        chosen = selection(tests, self.tests)
+        alone = ["-m", "not image"] if "::" in chosen else ["-m", "not slow"]  # what is named may take long, a file not
+        command = [sys.executable, "-m", "pytest", "-q", "-x", *alone, "-p", "no:cacheprovider", chosen]
         begun = time.monotonic()
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(
@@ -136,8 +138,9 @@ class Copy:
             )
             code = exit_code(process, None if until == math.inf else max(0.0, until - begun))
             output.seek(0)
-            last = output.read().splitlines()[-3:]
-        return Ended(code, "\n".join(last), time.monotonic() - begun)
+            lines = output.read().splitlines()
+        closing = max((number for number, line in enumerate(lines) if CLOSING.search(line)), default=len(lines))
+        return Ended(code, "\n".join(lines[max(0, min(closing, len(lines) - 3)) :]), time.monotonic() - begun)
 
 
 def exit_code(process: subprocess.Popen[str], seconds: float | None) -> int | None:
@@ -159,8 +162,8 @@ def _judged(mutant: Mutant, ended: Ended) -> tuple[Verdict, str]:
         return Verdict.NO_TIME, ""
     if ended.code == 0:
         return Verdict.NOT_CAUGHT, f"{mutant.tests} passes with it"
-    # A test that fails may leave a connection open, which Python tells after pytest's own closing line.
-    closing = next((line for line in reversed(ended.last.splitlines()) if re.search(r" in [0-9.]+s", line)), "")
+    # A test that fails may leave connections open, which Python tells after pytest's own closing line.
+    closing = next((line for line in reversed(ended.last.splitlines()) if CLOSING.search(line)), "")
     # An error while a test is set up would show a broken bug, not a caught one.
     if ended.code == 1 and " failed" in closing:
         return Verdict.CAUGHT, ""

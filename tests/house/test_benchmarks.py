@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import merge_floor, merge_parts, quote, report, request_steps, running, synthetic
+from benchmarks import merge_floor, merge_parts, pages, pool_switch, quote, report, request_steps, running, synthetic
 from benchmarks.machine import machine
 from benchmarks.parts import PARTS
 from benchmarks.rows import Figure, Goal, Peer, Row
@@ -188,6 +188,72 @@ def test_statistics_are_measured_beside_dense_matrices(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_merging_into_a_running_model_leaves_no_other_bits(tmp_path: Path) -> None:
+    found = quick("pool", tmp_path)
+    for links in ("1 link", "4 links"):
+        assert found[f"merge {links}, bf16"]["figure"]["cpu"] is not None
+        assert found[f"unmerge {links}, bf16"]["peer"]["figure"]["value"] > 0
+    others = found["weights with other bits afterwards"]
+    assert others["figure"]["value"] == 0 < others["peer"]["figure"]["value"]
+    assert not list((tmp_path / "cache").glob("pool-*"))
+
+
+@pytest.mark.slow
+def test_switches_are_measured_at_every_depth(tmp_path: Path) -> None:
+    found = quick("pool_switch", tmp_path)
+    for modules in ("12 modules (MiniLM)", "14 modules (a Llama of 22 layers)"):
+        for links in ("1 link", "4 links", "15 links"):
+            one = found[f"switch unmerged, {links}, {modules}"]
+            assert one["figure"]["value"] > 0
+            assert one["peer"]["name"] == pool_switch.SET
+    assert found["with a forward of 8 tokens"]["peer"]["figure"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_flatness_is_measured(tmp_path: Path) -> None:
+    found = quick("pool_flat", tmp_path)
+    for what in ("switch unmerged", "forward of 8 tokens"):
+        assert found[f"{what}, 4 resident"]["peer"]["name"] == "with 1 resident"
+    assert found["first use of a path, 1 link of rank 4, 14 modules"]["figure"]["value"] > 0
+    assert "resident memory grown from 10 to 100 switches" in found
+
+
+@pytest.mark.slow
+def test_mixed_batches_equal_what_peft_computes_one_by_one(tmp_path: Path) -> None:
+    found = quick("pool_mixed", tmp_path)
+    for batch in ("8 x 32 tokens, fp32", "8 x 128 tokens, fp32", "8 x 32 tokens, fp32, DoRA"):
+        assert found[f"8 paths in a batch, MiniLM, {batch}"]["peer"]["figure"]["value"] > 0
+        apart = found[f"distance of the outputs from PEFT's, MiniLM, {batch}"]
+        assert apart["figure"]["value"] <= apart["goal"]["limit"]
+    assert found["8 paths in a batch, 1.1 B, 8 x 32 tokens, bf16"]["figure"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_siblings_are_measured_beside_single_ones(tmp_path: Path) -> None:
+    found = quick("siblings", tmp_path)
+    for rows, tokens in ((1, 32), (8, 128)):
+        row = found[f"step of 5 adapters, {rows} x {tokens} tokens each, bf16"]
+        assert row["figure"]["value"] > 0
+        assert row["peer"]["figure"]["value"] > 0
+    assert found["memory of training 5 adapters (PSS)"]["peer"]["figure"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_finding_a_parent_is_measured_beside_reading(tmp_path: Path) -> None:
+    found = quick("identify", tmp_path)
+    for way in ("at once", "step by step"):
+        assert found[f"a folder merged {way}, among 6 revisions"]["peer"]["figure"]["value"] > 0
+    assert not list((tmp_path / "cache").glob("identify-*"))
+
+
+@pytest.mark.slow
+def test_extracting_is_measured(tmp_path: Path) -> None:
+    (found,) = quick("extract", tmp_path).values()
+    assert found["figure"]["value"] > 0
+    assert not list((tmp_path / "cache").glob("extract-*"))
+
+
+@pytest.mark.slow
 def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
     found = quick("reads", tmp_path)
     for database in ("SQLite", "PostgreSQL"):
@@ -200,6 +266,15 @@ def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
     steps = [name for name, row in found.items() if row["peer"] and row["peer"]["name"] == "the step before"]
     assert steps == [f"with {what}" for what in list(request_steps.NAMES.values())[1:]]
     assert found["resolve with 2 workers, 8 clients on the same machine"]["figure"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_every_page_is_measured_on_the_server_and_in_a_browser(tmp_path: Path) -> None:
+    found = quick("pages", tmp_path)
+    for name in pages.PAGES:
+        assert found[f"{name}, on the server"]["figure"]["value"] > 0
+        assert found[f"HTML without drawings: {name}"]["figure"]["value"] < 100
+        assert found[f"{name}, first paint"]["figure"]["value"] > 0
 
 
 @pytest.mark.slow

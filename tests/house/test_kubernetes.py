@@ -33,6 +33,7 @@ from registry.memory import SHARES, Use
 from registry.settings import read_settings
 from registry.settings.parsers import parse_size
 from registry.tensors.table.architecture import MEMORY_LIMIT
+from registry.web.routes import PAGES
 from tests.house.command_lines import parse
 from tests.house.kustomized import Manifest, containers, env_file, manifests, pod_spec, pod_template
 from tests.root import ROOT
@@ -206,7 +207,7 @@ def test_what_stands_in_comments_of_the_settings_is_one_each() -> None:
     text = (FOLDER / "site" / "settings.env").read_text(encoding="utf-8")
     given = env_file(text) | secrets_of_the_page()
     offered = dict(re.findall(r"^#([A-Z_]+)=(\S+)$", text, flags=re.MULTILINE))
-    assert len(offered) == 4
+    assert len(offered) == 5
     for name, value in offered.items():
         read_settings({**given, name: value})
     assert {name for name in {**given, **offered} if not name.startswith("REGISTRY_")} == {
@@ -419,6 +420,14 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
         for target in panel["targets"]:
             assert set(re.findall(r"\$\{?(\w+)", target["expr"])) <= variables | {"__rate_interval"}
             assert all(label in target["expr"] or "pool" in target["expr"] for label in legend(target))
+
+
+def test_an_ingress_leads_to_every_address_but_those_of_operators() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"\{path: (/[a-z-]*), pathType: (?:Prefix|Exact)", page))
+    pages = [getattr(route, "path_format", "") for router in PAGES.routers for route in router.routes]
+    there = {f"/{address.split('/')[1]}" for address in (*routes(), *pages)}
+    assert told == there - {"/healthz", "/readyz", "/metrics"}
 
 
 # --- what is there ---

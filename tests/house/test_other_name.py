@@ -148,6 +148,7 @@ def test_a_service_runs_in_such_a_project_and_logs(project: Path, filled: Path, 
     service = start_service({"PYTHONPATH": path, "REGISTRY_URL": str(filled)}, command=serve)
     with closing(connect(service.url)) as client:
         assert client.resolve("net/one").reference == "net/one@1"
+    assert service.stop() == 0  # the line of a request is written after its answer is out
     assert any('"event"' in line and "/api/v1/" in line for line in service.log)
 
 

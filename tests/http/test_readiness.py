@@ -95,6 +95,7 @@ def test_a_store_that_does_not_answer_takes_no_thread_of_others(
     assert len(shim.seen("HEAD")) < 4, "each asked for itself"
 
 
+@pytest.mark.slow
 def test_a_database_that_does_not_answer_is_named(
     team: str, private_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:

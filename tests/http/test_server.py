@@ -124,6 +124,7 @@ def test_a_request_under_way_ends_before_the_process_does(start_service: StartSe
     assert service.process.wait(120) == 0
 
 
+@pytest.mark.slow
 def test_a_team_is_served(
     start_service: StartService, postgres_migrated_url: str, s3_store: S3Place, tmp_path: Path
 ) -> None:
@@ -167,8 +168,8 @@ def test_a_team_is_served(
             answer = client.get(address, params={"ref": "tiny/a/x@1", "kind": "merged"})
             with registry.artifact("tiny/a/x@1", kind="merged") as artifact:
                 assert artifact.file(file["path"]).read() == answer.content
-    assert "Signature" not in "".join(service.log)
     assert service.stop() == 0
+    assert "Signature" not in "".join(service.log)
     registry.close()
 
 

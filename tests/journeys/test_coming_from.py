@@ -10,7 +10,9 @@ import pytest
 
 from tests.journeys import pages
 from tests.kit import llama_base, write_adapter
+from tests.kit.full_models import full_model
 from tests.kit.hub_folder import HubFolders
+from tests.kit.peers import peft_merge
 from tests.root import ROOT
 
 
@@ -26,6 +28,10 @@ def test_what_others_have_is_brought_as_the_page_says(tmp_path: Path) -> None:
     ]
     for seed, place in enumerate([*places, "legal-lora"]):
         write_adapter(tmp_path / place, base, ["q_proj"], r=2, seed=seed)
+    peft_merge(base.folder, [tmp_path / "share/loras/support"]).save_pretrained(tmp_path / "share/merged")
+    trained_on = {"base_model_name_or_path": str(tmp_path / "share/merged")}
+    write_adapter(tmp_path / "share/french-0304", base, ["q_proj"], r=2, seed=20, config=trained_on)
+    full_model(tmp_path / "share/support-sft", base.folder)
     page = pages.read((ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8"))
     with HubFolders() as hub:
         hub.add("acme/legal-lora", tmp_path / "legal-lora")

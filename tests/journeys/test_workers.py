@@ -96,7 +96,7 @@ def _done(service: ServiceProcess, secret: str, operation: str) -> Any:
             headers={"Authorization": f"Bearer {secret}"},
             timeout=PATIENCE,
         ).json()
-        if told["state"] not in {"waiting", "running"}:
+        if told["state"] not in {"pending", "running"}:
             assert told["problem"] is None, told
             return told
         time.sleep(0.1)

@@ -35,6 +35,7 @@ from registry.reference import Path
 from registry.rights import UNLIMITED, Principal
 from registry.schemas import TargetGroup
 from registry.storage.blocks import block_digests
+from registry.tensors.table.targets import Target, TargetKind, TargetTable
 
 BIG: Final = "llama/big"
 """The adapter with a fifth of all revisions."""
@@ -205,10 +206,23 @@ def _weights_of(base: str) -> bytes:
     return f"weights of {base}".encode()
 
 
+@functools.cache
+def _table_of(base: str) -> bytes:
+    """A target table as it is stored: pages read it."""
+    targets = {
+        f"model.layers.{layer}.{name}": Target(
+            f"model.layers.{layer}.{name}", TargetKind.LINEAR, f"model.layers.{layer}.{name}.weight", (2048, 2048)
+        )
+        for layer in range(22)
+        for name in _TARGETS
+    }
+    return canonical_json(TargetTable(targets, "tensor names", notices=(base,)).to_document())
+
+
 def contents(count: int, seed: int = 0) -> Iterator[bytes]:
     """The bytes of every blob."""
     for base in BASES:
-        yield from (_weights_of(base), f"index of {base}".encode(), f"table of {base}".encode())
+        yield from (_weights_of(base), f"index of {base}".encode(), _table_of(base))
     yield from map(_config, range(_CONFIGS))
     for one in planned(count, seed):
         yield one.weights
@@ -231,7 +245,7 @@ def _blob(content: bytes) -> BlobRef:
 
 def _new_base(name: str) -> new_base.NewBase:
     weights, index, table = (
-        sha256_digest(one) for one in (_weights_of(name), f"index of {name}".encode(), f"table of {name}".encode())
+        sha256_digest(one) for one in (_weights_of(name), f"index of {name}".encode(), _table_of(name))
     )
     return new_base.NewBase(
         name=name,

@@ -7,18 +7,17 @@ wrong, connections that break.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+
+from tests.kit.hub_server import HubAnswers, HubServer
 
 _API = re.compile(r"/hub/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/?]+))?")
 _FILE = re.compile(r"/hub/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -46,22 +45,15 @@ class Repo:
         return made
 
 
-class HubFolders:
+class HubFolders(HubServer):
     """The Hub. ``cut``: how often the body of the file of that name breaks off in its middle."""
 
     def __init__(self) -> None:
+        super().__init__(_Answers)
         self.repos: dict[str, Repo] = {}
-        self.seen: list[str] = []  # "METHOD path"
         self.cut: dict[str, int] = {}
         self.sha256: dict[str, str] = {}  # by file name, instead of the right one
         self.sent_tokens: set[str | None] = set()
-        self._http = _Server(self)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="hub")
-
-    @property
-    def url(self) -> str:
-        """The endpoint."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}/hub"
 
     def add(self, repo_id: str, folder: Path) -> str:
         """A repository with one commit, whose id is returned."""
@@ -73,15 +65,6 @@ class HubFolders:
         asked = [_FILE.fullmatch(one.removeprefix("GET ")) for one in self.seen]
         self.seen.clear()
         return sorted(found[3] for found in asked if found is not None)
-
-    def __enter__(self) -> HubFolders:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
 
 @contextmanager
@@ -101,27 +84,15 @@ def hub_client(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path, toke
         yield
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, hub: HubFolders) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.hub = hub
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Connections that break are what this is for."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
-
+class _Answers(HubAnswers["HubFolders"]):
     def _answer(self) -> None:
-        hub, path = self.server.hub, unquote(urlsplit(self.path).path)
+        hub, path = self.hub, unquote(urlsplit(self.path).path)
         hub.seen.append(f"{self.command} {path}")
         if "/agent-harnesses" in path:
             return self._json({"standardEnvVars": [], "harnesses": {}})
+        if path == "/hub/api/models":
+            author = parse_qs(urlsplit(self.path).query)["author"][0]
+            return self._json([{"id": name} for name in hub.repos if name.startswith(f"{author}/")])
         found = _FILE.fullmatch(path) or _API.fullmatch(path)
         repo = hub.repos.get(found[1]) if found else None
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
@@ -147,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         data, name = place.read_bytes(), place.relative_to(folder).as_posix()
         entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": commit_of(name)}
         if place.suffix == ".safetensors":
-            digest = self.server.hub.sha256.get(place.name) or hashlib.sha256(data).hexdigest()
+            digest = self.hub.sha256.get(place.name) or hashlib.sha256(data).hexdigest()
             entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 134}
         return entry
 
@@ -159,26 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         first = int((self.headers.get("Range") or "bytes=0-")[6:].partition("-")[0])
         status, body = (206, data[first:]) if "Range" in self.headers else (200, data)
         etag = hashlib.sha256(data).hexdigest()
-        cut = self.command == "GET" and self.server.hub.cut.get(name, 0) > 0
+        cut = self.command == "GET" and self.hub.cut.get(name, 0) > 0
         self._send(status, {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}, body, half=cut)
         if cut:
-            self.server.hub.cut[name] -= 1
+            self.hub.cut[name] -= 1
             self.close_connection = True
-
-    def _json(self, document: object) -> None:
-        self._send(200, {"Content-Type": "application/json"}, json.dumps(document).encode())
-
-    def _error(self, status: int, code: str, message: str, more: dict[str, str] | None = None) -> None:
-        self._send(status, {"X-Error-Code": code, "X-Error-Message": message, **(more or {})}, b"")
-
-    def _send(self, status: int, headers: dict[str, str], body: bytes, *, half: bool = False) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if half else body)
-            self.wfile.flush()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Silence: tests look at `HubFolders.seen`."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from registry.app import service_app
 from registry.client.http.retry import RetryPolicy
 from registry.client.remote import RemoteRegistry
@@ -14,7 +16,8 @@ from registry.folders.cache import FetchCache
 from registry.http.access import Anonymous
 from registry.http.request.limits import Limits
 from registry.http.wire.webserver import Server, address_of, listen
-from registry.services.local import LocalRegistry
+from registry.services.jobs.runner import Runner
+from registry.services.local import LocalRegistry, planned_import
 from registry.services.local_merge import LocalArithmetic
 
 QUICK = RetryPolicy(known=10.0, unknown=10.0, first=0.01, most=0.1)
@@ -38,6 +41,11 @@ def served(registry: LocalRegistry, limits: Limits | None = None, *, anonymous: 
         listener.close()
 
 
+def keep_waiting(patch: pytest.MonkeyPatch) -> None:
+    """Have services of this process begin no job that nobody asked for: what they compute would come at any time."""
+    patch.setattr(Runner, "_waiting", lambda _: [])
+
+
 class ServedRegistry(RemoteRegistry):
     """A registry over HTTP, with the service that it talks to. Closing it ends both."""
 
@@ -46,7 +54,9 @@ class ServedRegistry(RemoteRegistry):
             service.callback(local.close)
             url = service.enter_context(served(local))
             token = local.create_token("admin", name="test").secret
-            super().__init__(url, token, cache=FetchCache(cache), arithmetic=LocalArithmetic, retry=QUICK)
+            super().__init__(
+                url, token, cache=FetchCache(cache), arithmetic=LocalArithmetic, retry=QUICK, planner=planned_import
+            )
             self.local = local
             self._service = service.pop_all()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.tree import search
 from registry.services.local import LocalRegistry
@@ -27,6 +29,7 @@ def rows(url: str, how: object) -> dict[str, list[tuple[object, ...]]]:
     return found
 
 
+@pytest.mark.slow
 def test_filling_writes_what_publishing_writes(tmp_path: Path, postgres_url: str) -> None:
     published = rows(sqlite_url(tmp_path / "published.sqlite"), grown.publish)
     assert {name for name, found in published.items() if not found} == set()

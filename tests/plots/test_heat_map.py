@@ -31,18 +31,18 @@ def cells(root: Element) -> dict[str, str]:
 
 def test_shades_go_from_nothing_to_the_largest() -> None:
     values = {("q", str(n)): n / 4 for n in range(9)}
-    shades = [int(one.removeprefix("shade-")) for one in cells(drawn(values)).values()]
+    shades = [int(one.removeprefix("plot-shade-")) for one in cells(drawn(values)).values()]
     assert shades == sorted(shades)
     assert (shades[0], shades[-1]) == (0, len(from_zero([]).shades) - 1)
-    assert set(cells(drawn({("q", "0"): 0.0})).values()) == {"shade-0"}
+    assert set(cells(drawn({("q", "0"): 0.0})).values()) == {"plot-shade-0"}
 
 
 def test_values_with_a_sign_meet_in_the_middle() -> None:
     values = {("q", str(n)): (n - 4) / 10 for n in range(9)}
     scale = around_zero(values.values(), (0.1, 0.4, 1.0))
     root = drawn(values, scale)
-    below, above = ([f"{name}-{n}" for n in range(1, 5)] for name in ("below", "above"))
-    assert list(cells(root).values()) == [*reversed(below), "middle", *above]
+    below, above = ([f"plot-{name}-{n}" for n in range(1, 5)] for name in ("below", "above"))
+    assert list(cells(root).values()) == [*reversed(below), "plot-middle", *above]
     legend = [one.get("class") for one in root.iter(f"{SVG}rect") if one.get("height") == "12"]
     assert legend == scale.shades
     assert {"-0.4", "0.4 of the weight"} <= {one.text for one in root.iter(f"{SVG}text")}
@@ -53,7 +53,7 @@ def test_values_with_a_sign_meet_in_the_middle() -> None:
 def test_the_scale_of_two_hues_reaches_as_far_as_its_values() -> None:
     ends = (0.1, 0.5, 1.0)
     assert [around_zero([value, 0.01], ends).highest for value in (0.0, -0.1, 0.2, -0.7, 1.5)] == [0.1, 0.1, 0.5, 1, 1]
-    assert around_zero([], ends).shade(0.0) == "middle"
+    assert around_zero([], ends).shade(0.0) == "plot-middle"
 
 
 def test_what_is_not_there_is_blank() -> None:

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from registry.services.combining import combine, replay  # noqa: F401 - imported before the forks, they take seconds
+from registry.services.full import written  # noqa: F401 - likewise
 from registry.services.local import LocalRegistry
-from registry.services.publishing import publish  # noqa: F401 - imported before the forks, they take seconds
+from registry.services.publishing import publish  # noqa: F401 - likewise
 
 EVENTS = {"os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.truncate", "sqlite3.connect"}
 
@@ -43,14 +45,14 @@ def opened(root: Path) -> LocalRegistry:
     return LocalRegistry.open(root / "registry", cache_folder=root / "cache")
 
 
-def publishing(root: Path, adapters: list[str]) -> int:
+def publishing(root: Path, adapters: list[str], **options: Any) -> int:
     """Publish with a kill at every step; what was there before is always there after."""
     step = 0
     while True:
         step += 1
 
         def work(step: int = step) -> None:
-            opened(root).publish(adapters[step % len(adapters)], f"net/step{step}")
+            opened(root).publish(adapters[step % len(adapters)], f"net/step{step}", **options)
 
         before = {revision.reference for revision in opened(root).search().revisions}
         was_killed = killed_at(step, work)
@@ -63,10 +65,40 @@ def publishing(root: Path, adapters: list[str]) -> int:
         if not was_killed:
             return step
         again = opened(root)
-        assert again.publish(adapters[step % len(adapters)], f"net/step{step}").revision.number == 1
+        assert again.publish(adapters[step % len(adapters)], f"net/step{step}", **options).revision.number == 1
         again.close()
         left = [path.name for path in (root / "registry/tmp").iterdir()]
         assert left == [], left
+
+
+def combining(root: Path, sources: list[str]) -> int:
+    """Combine with a kill at every step: the combination is there whole, or not at all, and the next run makes it."""
+    step = 0
+    while True:
+        step += 1
+
+        def work(step: int = step) -> None:
+            opened(root).combine([(ref, step / 8) for ref in sources], "net/mixed")
+
+        registry = opened(root)
+        before = {revision.reference for revision in registry.search(all_revisions=True).revisions}
+        registry.close()
+        was_killed = killed_at(step, work)
+        registry = opened(root)
+        for revision in registry.search(all_revisions=True).revisions:
+            if revision.reference not in before:
+                assert [source.reference for source in revision.sources] == sources, revision
+        registry.close()
+        if not was_killed:
+            return step
+        assert not killed_at(10**9, work)
+        assert not killed_at(10**9, lambda: assert_made_again(root))
+        left = [path.name for path in (root / "registry/tmp").iterdir()]
+        assert left == [], left
+
+
+def assert_made_again(root: Path) -> None:
+    assert [one.state for one in opened(root).replay("net/mixed").combinations] == ["same"]
 
 
 def fetching(root: Path, reference: str) -> int:
@@ -96,5 +128,9 @@ def assert_equal(root: Path, out: Path) -> None:
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     what = sys.argv[2]
-    steps = publishing(root, sys.argv[3:]) if what == "publish" else fetching(root, sys.argv[3])
+    given = sys.argv[3:]
+    if what == "fetch":
+        steps = fetching(root, given[0])
+    else:
+        steps = combining(root, given) if what == "combine" else publishing(root, given, full=what == "full")
     print(json.dumps(steps))

@@ -180,6 +180,9 @@ def test_a_tag_moves_and_goes_back(registry: Registry, base: Base, tmp_path: Pat
     assert [one.detail["new"] for one in found if one.detail["tag"] == "prod"] == [
         "net/x@1", "net/x@2", "net/x@1", "net/x@2", "net/x@1"
     ]  # fmt: skip
+    with pytest.raises(ConflictError, match="net/x@prod points at net/x@1 and not at net/x@2: it was not changed"):
+        registry.untag("net/x", "prod", expected="@2")
+    assert registry.untag("net/x", "prod", expected="@1").previous == "net/x@1"
 
 
 def test_a_scope_compares_what_it_sees(tmp_path: Path) -> None:

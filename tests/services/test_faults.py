@@ -13,7 +13,8 @@ import pytest
 
 from registry.errors import IntegrityError, RegistryError, UnavailableError
 from registry.services.local import LocalRegistry
-from tests.kit import Base, plain_base, write_adapter
+from tests.kit import Base, plain_base, read_model, write_adapter
+from tests.kit.fine_tunes import fine_tuned
 from tests.root import ROOT
 
 WORKER = Path(__file__).with_name("fault_worker.py")
@@ -50,6 +51,33 @@ def test_a_publish_killed_at_any_step_loses_nothing(tmp_path: Path, base: Base) 
     adapters = [str(write_adapter(tmp_path / f"adapter{seed}", base, ["a"], r=2, seed=seed)) for seed in range(40)]
     steps = json.loads(_finished(_python(str(WORKER), str(tmp_path), "publish", *adapters)))
     assert steps > 6  # it was killed at that many different moments
+
+
+@pytest.mark.long
+def test_a_full_model_killed_at_any_step_of_its_publish_loses_nothing(
+    tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "room").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "room"))  # what is killed leaves its own folder there
+    models = [str(fine_tuned(tmp_path / f"model{seed}", base, seed=seed).folder) for seed in range(40)]
+    steps = json.loads(_finished(_python(str(WORKER), str(tmp_path), "full", *models)))
+    assert steps > 9  # three of them before it is published
+    registry = _opened(tmp_path)
+    registry.gc()
+    assert registry.fsck(deep=True).damage == ()
+    registry.fetch(f"net/step{steps}", tmp_path / "out", kind="merged")
+    assert read_model(tmp_path / "out") == read_model(Path(models[steps % len(models)]))
+    registry.close()
+
+
+@pytest.mark.slow
+def test_a_combination_killed_at_any_step_is_there_whole_or_not_at_all(tmp_path: Path, base: Base) -> None:
+    registry = _opened(tmp_path)
+    folders = [write_adapter(tmp_path / str(seed), base, ["a"], r=2, seed=seed) for seed in (1, 2)]
+    refs = [registry.publish(folder, f"net/s{at}").revision.reference for at, folder in enumerate(folders)]
+    registry.close()
+    steps = json.loads(_finished(_python(str(WORKER), str(tmp_path), "combine", *refs)))
+    assert steps > 6
 
 
 @pytest.mark.slow

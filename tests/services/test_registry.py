@@ -29,6 +29,7 @@ from registry.services.local import LocalRegistry
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
 from tests.kit.registries import opened_as
 from tests.kit.sending import send, send_base
+from tests.kit.serving import keep_waiting
 
 
 class Exchanging(Registry, Transfer):
@@ -143,11 +144,21 @@ def test_an_older_revision_that_is_better_is_found(registry: Registry, base: Bas
     assert found(sort="max:acc", all_revisions=True) == ["net/one@2", "net/other@1", "net/one@3", "net/one@1"]
     assert found(sort="min:acc", all_revisions=True, limit=2) == ["net/one@1", "net/one@3"]
     assert found(all_revisions=True, metric="acc>0.75") == ["net/one@3", "net/one@2", "net/other@1"]
+    assert found(path="net/one", depth=0, all_revisions=True, sort="max:acc") == ["net/one@2", "net/one@3", "net/one@1"]
+    assert found(path="net", depth=1) == found(path="net") == ["net/one@3", "net/other@1"]
+    author = registry.log("net/other").revisions[0].author
+    assert found(author=author, path="net/other") == ["net/other@1"]
+    assert found(author=f"not {author}") == []
+    with pytest.raises(NotFoundError, match="net/one"):
+        registry.search(path="net/on")
     with pytest.raises(UsageError, match="'max:acc', 'min:eval_loss' or 'min:stat:rank95' is expected"):
         registry.search(sort="acc")
 
 
-def test_searches_by_statistics_that_were_computed(registry: Registry, base: Base, tmp_path: Path) -> None:
+def test_searches_by_statistics_that_were_computed(
+    registry: Registry, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_waiting(monkeypatch)
     for name, seed in (("one", 1), ("other", 2), ("third", 3)):
         registry.publish(_adapter(tmp_path, base, name, seed=seed), f"net/{name}")
     assert registry.search(stat="rank95").revisions == ()

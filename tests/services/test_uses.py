@@ -295,6 +295,7 @@ def test_a_database_that_refuses_changes_is_only_read(local: LocalRegistry, tmp_
     assert used(local, "net/one") == Use()
 
 
+@pytest.mark.slow
 def test_a_registry_that_nobody_closes_is_written_at_the_end(local: LocalRegistry, tmp_path: Path) -> None:
     code = (
         "import registry\n"

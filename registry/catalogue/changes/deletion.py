@@ -20,6 +20,7 @@ from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, Tag
 from registry.catalogue.database.visibility import in_subtree
 from registry.catalogue.store import blobs
+from registry.catalogue.store.combinations import combined_of
 from registry.catalogue.tree import browse
 from registry.catalogue.tree.use import uses
 from registry.errors import ConflictError
@@ -35,14 +36,15 @@ def delete(session: Session, revision_id: int, principal: Principal, *, with_tag
 
     Raises:
         NotFoundError: it does not exist any more.
-        ConflictError: ``has_children``, naming what was trained on it, or ``tagged``.
+        ConflictError: ``has_children``, naming what was trained on it or combined of it, or ``tagged``.
         NotAllowedError: ``protected_tag``, a protected tag names it.
     """
     _use_blobs(session, [revision_id])
-    # Locked before the query for its children, so that nothing pins or tags it meanwhile.
+    # Locked before the query for its children, so that nothing pins, combines or tags it meanwhile.
     session.execute(select(Revision.id).where(Revision.id == revision_id).with_for_update())
     row = browse.summary(session, revision_id)
     _check_childless(session, revision_id, row.reference)
+    _check_uncombined(session, [revision_id], row.reference)
     tags = _lock_tags(session, [revision_id]).get(revision_id, ())
     _check_tags(session, {Path.parse(row.path): tags}, principal, with_tags=with_tags)
     _mark(session, {revision_id: row}, {revision_id: tags}, datetime.now(UTC), principal)
@@ -53,6 +55,7 @@ def preview(session: Session, revision_id: int, principal: Principal, *, with_ta
     """What deleting a revision would delete; changes nothing, and raises what `delete` raises."""
     row = browse.summary(session, revision_id)
     _check_childless(session, revision_id, row.reference)
+    _check_uncombined(session, [revision_id], row.reference)
     _check_tags(session, {Path.parse(row.path): row.tags}, principal, with_tags=with_tags)
     return _deleted(session, revision_id, row, row.tags, done=False)
 
@@ -72,9 +75,11 @@ def listing(session: Session, path: Path) -> DeletedTree:
 
     Raises:
         NotFoundError: there is nothing at the path.
+        ConflictError: ``has_children``, a combination elsewhere is made of something there.
     """
     browse.check_there(session, path)
     rows = browse.summaries(session, _chosen(path))
+    _check_uncombined(session, rows, str(path))
     tags = {key: row.tags for key, row in rows.items()}
     return _answer(session, path, rows, tags, done=False)
 
@@ -86,11 +91,12 @@ def delete_tree(
 
     Raises:
         NotFoundError: there is nothing at the path.
-        ConflictError: ``tagged``.
+        ConflictError: ``tagged``; ``has_children``, a combination elsewhere is made of something there.
         NotAllowedError: ``protected_tag``.
     """
     browse.check_there(session, path)
     keys = _lock(session, path)
+    _check_uncombined(session, keys, str(path))
     rows: dict[int, RevisionSummary] = {}
     for part in blobs.parts(keys):
         rows |= browse.summaries(session, select(Revision.id).where(Revision.id.in_(part)))
@@ -228,3 +234,22 @@ def _check_childless(session: Session, revision_id: int, reference: str) -> None
             "Retract it instead, which makes it and everything that contains it unavailable.",
             code="has_children",
         )
+
+
+def _check_uncombined(session: Session, revision_ids: Collection[int], what: str) -> None:
+    """Refuse to delete what a combination stands on that would stay."""
+    standing = combined_of(session, revision_ids) - set(revision_ids)
+    if not standing:
+        return
+    seen = select(Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    chosen = seen.where(Revision.id.in_(sorted(standing)[: blobs.AT_ONCE])).order_by(Revision.id).limit(_NAMED)
+    named = [f"{path}@{number}" for path, number in session.execute(chosen)]
+    count = len(standing) - len(named)
+    others = f"{count} more" if named else "a combination that this token may not see"
+    told = ", ".join(named) + (f"{' and ' if named else ''}{others}" if count else "")
+    raise ConflictError(
+        f"{what} can't be deleted: {told} {'is' if len(standing) == 1 else 'are'} combined of it. Delete the "
+        f"combination{'' if len(standing) == 1 else 's'} first, or retract it instead, which makes it and everything "
+        "that contains it unavailable.",
+        code="has_children",
+    )

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes.publish import NewRevision
 from registry.catalogue.database.tables import Revision
+from registry.catalogue.store.combinations import sources_shown
 from registry.catalogue.tree import provenance
 from registry.catalogue.tree.ancestry import ancestry
 from registry.catalogue.tree.revisions import RevisionRow
@@ -29,7 +30,7 @@ def new_summary(
     What is above it may have changed meanwhile, and is read.
     """
     behind, retracted, derived_from = False, None, None
-    if row.parent_id is not None:
+    if row.parent_id is not None or row.combined:
         above = ancestry(session, select(Revision.id).where(Revision.id == row.id))
         behind, retracted = row.id in above.behind, above.retracted.get(row.id)
     if new.derived_from is not None:
@@ -57,4 +58,5 @@ def new_summary(
         parent_known_by=new.parent_known_by,
         derived_from=derived_from,
         copied_from=new.copied_from,
+        sources=sources_shown(session, [row.id]).get(row.id, ()) if row.combined else (),
     )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, exists, select, update
+from sqlalchemy import Select, and_, bindparam, exists, insert, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -17,7 +17,7 @@ from registry.catalogue.changes.adapter_rows import make_adapter
 from registry.catalogue.changes.notices import Noticed
 from registry.catalogue.changes.revision_rows import renamed_meanwhile, write
 from registry.catalogue.database import events
-from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRecord, Revision
+from registry.catalogue.database.tables import Adapter, BaseModelRecord, EventRecord, Revision, RevisionSource, table_of
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, live
 from registry.catalogue.store import blobs, purge
 from registry.catalogue.store.blobs import FileRef
@@ -30,6 +30,14 @@ from registry.reference import Path
 from registry.rights import Principal
 from registry.schemas import CopiedFrom, DerivedFrom, TargetGroup
 from registry.schemas.texts import check_text
+
+
+@dataclass(frozen=True)
+class SourcePin:
+    """A revision that a combination is made of, and its weight."""
+
+    revision_id: int
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class NewRevision:
     derived_from: DerivedFrom | None = None
     copied_from: CopiedFrom | None = None  # of a copy: the original
     noticed: tuple[Noticed, ...] = ()  # what its weights show
+    sources: tuple[SourcePin, ...] = ()  # of a combination, in the order of its manifest
 
 
 def publish(
@@ -89,6 +98,7 @@ def publish(
         _check_old_names(session, new)
     if place.deleted_id is not None:  # its digest is reused: its deletion can't be undone any more
         purge.purge(session, [place.deleted_id], purge.SAME_AGAIN, principal)
+    _lock_sources(session, new)
     row = _insert(session, new, place)
     notices.keep(session, row.id, new.noticed)
     detail: dict[str, object] = {
@@ -101,6 +111,8 @@ def publish(
         detail |= {"author": row.author, "created_at": row.created_at.isoformat()}
     if new.copied_from is not None:
         detail |= {"copied_from": f"{new.copied_from.reference} of {new.copied_from.registry}"}
+    if new.sources:
+        detail |= {"sources": len(new.sources)}
     events.record(session, "publish", row.reference, principal, detail)
     return row, True
 
@@ -133,6 +145,17 @@ def _lock(session: Session, revision_id: int) -> None:
     held = select(Revision.id).where(Revision.id == revision_id).with_for_update(read=True, key_share=True)
     if session.scalar(held) is None:  # deleted meanwhile: `Database.change` retries
         raise StaleDataError(f"The revision {revision_id} was deleted in the meantime.")
+
+
+def _lock_sources(session: Session, new: NewRevision) -> None:
+    """Lock what a combination is made of against deletion until the transaction ends; raises `NotFoundError`."""
+    keys = [one.revision_id for one in new.sources]
+    if not keys:
+        return
+    held = select(Revision.id).where(Revision.id.in_(keys)).order_by(Revision.id)
+    there = session.scalars(held.with_for_update(read=True, key_share=True), execution_options=IGNORE_RIGHTS).all()
+    if len(there) < len(keys):
+        raise NotFoundError(f"A source of {new.path} was deleted in the meantime.")
 
 
 def _place(session: Session, new: NewRevision) -> _Place:
@@ -262,8 +285,16 @@ def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
         written["derived_from"] = provenance.kept(new.derived_from)
     if new.copied_from is not None:
         written |= {"copied_from": new.copied_from.model_dump(mode="json")}
+    if new.sources:
+        written |= {"combined": True}
     commits = digits_of(new.path, new.digest, place.base)
     key, number = write(session, written, _number(session, new, adapter_id), commits, files, targets)
+    pins = [
+        {"revision_id": key, "place": place, "source_id": one.revision_id, "weight": one.weight}
+        for place, one in enumerate(new.sources)
+    ]
+    if pins:
+        session.execute(insert(table_of(RevisionSource)), pins)
     return RevisionRow(
         id=key,
         number=number,
@@ -273,6 +304,7 @@ def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
         base=new.path.base,
         notices=new.notices,
         retracted=None,
+        combined=bool(new.sources),
         **columns,
     )
 

@@ -31,6 +31,7 @@ from registry.catalogue.database.tables import (
     Metric,
     Revision,
     RevisionFile,
+    RevisionSource,
     RevisionTarget,
     Tag,
     table_of,
@@ -47,8 +48,9 @@ _TAGS: Final = table_of(Tag)
 _BASES: Final = table_of(BaseModelRecord)
 _CARDS: Final = table_of(CardRecord)
 _NOTICES: Final = table_of(NoticeRecord)
+_SOURCES: Final = table_of(RevisionSource)
 _OF_REVISIONS: Final = (
-    *map(table_of, (RevisionFile, RevisionTarget, Metric, Annotation)),
+    *map(table_of, (RevisionFile, RevisionTarget, RevisionSource, Metric, Annotation)),
     *map(table_of, (StatisticsRecord, StatisticValueRecord, EngineAnswerRecord, SketchRecord, NoticeRecord)),
 )
 """Tables with rows of revisions that the new name has too; what expires or is set by others is not among them."""
@@ -133,6 +135,9 @@ def copy_details(session: Session, renaming: Renaming, protected: Collection[str
         wanted = select(rows).join(pairs, pairs.c.old == rows.c.revision_id)
         _insert(session, table, {"revision_id": pairs.c.new}, rows, wanted)
     _copy_cards(session, renaming)
+    new_source = select(pairs.c.new).where(pairs.c.old == _SOURCES.c.source_id).scalar_subquery()
+    made_of = _SOURCES.c.revision_id.in_(select(pairs.c.new)) & _SOURCES.c.source_id.in_(select(pairs.c.old))
+    session.execute(update(_SOURCES).where(made_of).values(source_id=new_source))
     new_other = select(pairs.c.new).where(pairs.c.old == _NOTICES.c.other_id).scalar_subquery()
     about = _NOTICES.c.revision_id.in_(select(pairs.c.new)) & _NOTICES.c.other_id.in_(select(pairs.c.old))
     session.execute(update(_NOTICES).where(about).values(other_id=new_other))

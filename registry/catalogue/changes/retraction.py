@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, Revision, Tag
+from registry.catalogue.store.blobs import parts
+from registry.catalogue.store.combinations import standing_on
 from registry.catalogue.tree import old_names, revisions
 from registry.catalogue.tree.old_names import SameContent
 from registry.catalogue.tree.revisions import RevisionRow
@@ -74,9 +77,11 @@ def check(lineage: Sequence[RevisionRow]) -> None:
     for row in reversed(lineage):
         if row.retracted is not None:
             contained = "" if row is lineage[-1] else f"{lineage[-1].reference} was trained on {row.reference}: "
+            if row.retracted.reference != row.reference:
+                contained += f"{row.reference} is combined of {row.retracted.reference}, or of what was trained on it: "
             raise RetractedError(
-                f"{contained}{row.reference} was retracted by {row.retracted.actor} on {row.retracted.at:%Y-%m-%d}: "
-                f"{row.retracted.reason}"
+                f"{contained}{row.retracted.reference} was retracted by {row.retracted.actor} on "
+                f"{row.retracted.at:%Y-%m-%d}: {row.retracted.reason}"
             )
 
 
@@ -95,28 +100,19 @@ def _answer(
     session: Session, revision_id: int, held: Sequence[SameContent], reason: str | None, *, done: bool = True
 ) -> Retracted:
     reference = next(row.reference for row in held if row.id == revision_id)
-    start = select(Revision.id).where(Revision.id.in_([row.id for row in held]))
-    found = start.cte("found", recursive=True)
-    below = aliased(Revision)
-    found = found.union_all(select(below.id).join(found, below.parent_id == found.c.id))
-    contained = (
-        select(Revision.id, Adapter.path, Revision.number)
-        .join(Adapter, Adapter.id == Revision.adapter_id)
-        .where(Revision.id.in_(select(found.c.id)), Revision.id != revision_id)
-        .order_by(Revision.id)
-    )
-    tags = (
-        select(Adapter.path, Tag.name)
-        .join(Adapter, Adapter.id == Tag.adapter_id)
-        .where(Tag.revision_id.in_(select(found.c.id)))
-        .order_by(Adapter.path, Tag.name)
-    )
-    descendants = {key: f"{path}@{number}" for key, path, number in session.execute(contained)}
+    contained = select(Revision.id, Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    named_by = select(Adapter.path, Tag.name).join(Adapter, Adapter.id == Tag.adapter_id)
+    rows: list[Any] = []
+    tags: list[tuple[str, str]] = []
+    for part in parts(sorted(standing_on(session, [row.id for row in held], {}))):
+        rows += session.execute(contained.where(Revision.id.in_(part), Revision.id != revision_id)).all()
+        tags += ((path, tag) for path, tag in session.execute(named_by.where(Tag.revision_id.in_(part))))
+    descendants = {row.id: f"{row.path}@{row.number}" for row in sorted(rows, key=lambda row: row.id)}
     answer = Retracted(
         reference=reference,
         reason=reason,
         descendants=tuple(descendants.values()),
-        tags=tuple(f"{path}@{tag}" for path, tag in session.execute(tags)),
+        tags=tuple(f"{path}@{tag}" for path, tag in sorted(tags)),
         done=done,
     )
     if reason is None:

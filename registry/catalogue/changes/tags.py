@@ -58,13 +58,14 @@ def set_tag(
     return Tagged(path=row.path, tag=tag, reference=row.reference, previous=previous)
 
 
-def remove_tag(session: Session, path: Path, tag: str, principal: Principal) -> Tagged:
-    """Remove a tag of an adapter.
+def remove_tag(session: Session, path: Path, tag: str, principal: Principal, *, expected: str | None = None) -> Tagged:
+    """Remove a tag of an adapter. ``expected``: see `set_tag`.
 
     Raises:
-        UsageError: the tag is no text that can be kept.
+        UsageError: the tag is no text that can be kept, or what is expected is malformed.
         NotFoundError: there is no such adapter or tag; offers the nearest.
         NotAllowedError: ``protected_tag``.
+        ConflictError: ``tag_moved``.
     """
     adapter_id = revisions.adapter(session, path)
     held = _locked(session, adapter_id, check_text("The tag", tag))
@@ -72,6 +73,7 @@ def remove_tag(session: Session, path: Path, tag: str, principal: Principal) -> 
         raise _missing(session, adapter_id, path, tag)
     protection.check_movable(session, path, tag, principal)
     previous = _reference(session, str(path), held)
+    _check_expected(path, tag, expected, previous)
     session.delete(held)
     events.record(session, "untag", str(path), principal, {"tag": tag, "old": previous, "new": None})
     session.flush()

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import protection
 from registry.catalogue.database import events
-from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision, Tag
+from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision, RevisionSource, Tag
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, in_subtree, live
 from registry.catalogue.store import purge
 from registry.catalogue.store.blobs import parts
@@ -176,6 +176,32 @@ def _lock_ancestors(session: Session, rows: Sequence[_Row]) -> None:
             raise ConflictError(
                 f"{row.reference} was trained on {name}, which is deleted: restore that first with `registry delete "
                 f"{name} --undo`, or everything that was deleted together with -r and a path above both.",
+                code="parent_deleted",
+            )
+    _lock_what_they_are_made_of(session, rows)
+
+
+def _lock_what_they_are_made_of(session: Session, rows: Sequence[_Row]) -> None:
+    """The same of what combinations among them are made of."""
+    own = {row.id: row for row in rows}
+    there: set[int] = set(own)
+    needed: list[tuple[int, int]] = []
+    for part in parts(sorted(own)):
+        query = select(RevisionSource.revision_id, RevisionSource.source_id)
+        found = session.execute(query.where(RevisionSource.revision_id.in_(part)))
+        needed += ((key, source) for key, source in found)
+    for part in parts(sorted({source for _, source in needed} - there)):
+        held = select(Revision.id).where(Revision.id.in_(part)).order_by(Revision.id)
+        locked = held.with_for_update(read=True, key_share=True)
+        there.update(session.scalars(locked, execution_options=IGNORE_RIGHTS))
+    for key, source in needed:
+        if source not in there:
+            query = _rows(Adapter.path, Revision.number).where(Revision.id == source)
+            named = session.execute(query, execution_options=INCLUDE_DELETED).one_or_none()  # if it may be seen
+            what = "a revision that this token may not see" if named is None else f"{named.path}@{named.number}"
+            how = "" if named is None else f" with `registry delete {what} --undo`"
+            raise ConflictError(
+                f"{own[key].reference} is combined of {what}, which is deleted: restore that first{how}.",
                 code="parent_deleted",
             )
 

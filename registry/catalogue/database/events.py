@@ -28,7 +28,7 @@ RENAMES: Final = ("rename", "base rename")
 FEW: Final = 10_000
 """Events that an index may give to be put in order."""
 
-_ABOUT_NO_PATH: Final = ("gc", "token create", "token revoke")
+_ABOUT_NO_PATH: Final = ("gc", "fsck", "token create", "token revoke")
 _EVENTS: Final = table_of(EventRecord)
 _INSERT: Final = insert(_EVENTS).inline()  # nobody asks for the key
 

@@ -89,6 +89,19 @@ class SketchRecord(Record):
     direction: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class FingerprintRecord(Record):
+    """What the path of a revision makes of some elements of its base: `registry.tensors.comparison.fingerprint`.
+
+    Made with one target table: that of a table that was replaced does not count.
+    """
+
+    __tablename__ = "fingerprints"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    table_digest: Mapped[Digest]
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 class NoticeRecord(Record):
     """What the weights of a revision show. Whoever does not see the other revision that it is about does not see it."""
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     literal_column,
     text,
 )
@@ -108,6 +109,7 @@ class Blob(Record):
     """
 
     __tablename__ = "blobs"
+    __table_args__ = (Index(None, "created_at", "size"),)
 
     digest: Mapped[Digest] = mapped_column(primary_key=True)
     size: Mapped[int]
@@ -185,6 +187,7 @@ class Revision(Record):
         UniqueConstraint("adapter_id", "digest"),
         Index(None, "rank", "id"),
         Index("ix_revisions_children", "parent_id", sqlite_where=_HAS_PARENT),
+        Index("ix_revisions_sizes", "adapter_id", "deleted_at", "size", "id"),
     )
 
     id: Mapped[Key]
@@ -211,6 +214,7 @@ class Revision(Record):
     deleted_at: Mapped[Time | None] = mapped_column(index=True)  # set: no query shows it; collected after the grace
     deleted_by: Mapped[str | None]
     deleted_tags: Mapped[list[str] | None]  # the tags that named it when it was deleted
+    combined: Mapped[bool] = mapped_column(server_default=false())  # it has rows of `RevisionSource`
 
 
 HAS_REVISIONS: Final = Adapter.live_revisions > 0
@@ -240,6 +244,17 @@ class RevisionFile(Record):
     revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
     path: Mapped[str] = mapped_column(primary_key=True)
     digest: Mapped[Digest] = mapped_column(ForeignKey("blobs.digest"), index=True)
+
+
+class RevisionSource(Record):
+    """A revision that a combination is the weighted sum of, in the order in which they were given."""
+
+    __tablename__ = "revision_sources"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), primary_key=True)
+    place: Mapped[int] = mapped_column(primary_key=True)
+    source_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"), index=True)
+    weight: Mapped[float]
 
 
 class RevisionTarget(Record):

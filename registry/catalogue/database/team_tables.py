@@ -1,15 +1,17 @@
-"""The tables of a registry that several people share: tokens, protected tags, uploads, jobs, cards, uses."""
+"""The tables of a registry that several people share: tokens, sessions, uploads, jobs, replicas, cards, uses..."""
 
 from __future__ import annotations
 
 from datetime import date
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ForeignKey, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, MetaData, Text, UniqueConstraint, literal_column, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 import registry.catalogue.database.statistics_tables  # noqa: F401 - so that `metadata` has its tables
 from registry.catalogue.database.tables import ORDERED, Digest, Record, Time
+
+_IS_ASKED_FOR: Final = text("kind <> 'notice'")
 
 
 class TokenRecord(Record):
@@ -28,6 +30,18 @@ class TokenRecord(Record):
     expires_at: Mapped[Time | None]
     revoked_at: Mapped[Time | None]
     last_used_at: Mapped[Time | None]
+
+
+class SessionRecord(Record):
+    """Somebody who is signed in at the web pages by a token. Of the secret in the cookie only the sha256 is kept."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index(None, "token_id", "created_at"),)
+
+    digest: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    token_id: Mapped[str] = mapped_column(ORDERED, ForeignKey("tokens.id", ondelete="CASCADE"))
+    created_at: Mapped[Time]
+    expires_at: Mapped[Time] = mapped_column(index=True)
 
 
 class ProtectedTagRecord(Record):
@@ -60,11 +74,18 @@ class JobRecord(Record):
     """Work that takes longer than a request. Who runs it holds a lease; when that ends, another one goes on.
 
     `attempts` counts how often it was taken up and not given back: work that takes its process down must not go round
-    for ever.
+    for ever. `subject` is the reference, path or name that the request is about; null: about everything, or unknown,
+    because a program of an older schema wrote the row.
     """
 
     __tablename__ = "operations"
-    __table_args__ = (Index(None, "state", "created_at"), Index(None, "owner", "created_at"))
+    __table_args__ = (
+        Index(None, "state", "created_at"),
+        Index(None, "owner", "created_at"),
+        Index(None, "kind", "created_at", "id"),
+        Index(None, "kind", "state", "created_at", "id"),
+        Index("ix_operations_asked_for", "created_at", "id", sqlite_where=_IS_ASKED_FOR),
+    )
 
     id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
     kind: Mapped[str]
@@ -82,6 +103,28 @@ class JobRecord(Record):
     attempts: Mapped[int]
     runner: Mapped[str | None]
     lease_until: Mapped[Time | None]
+    subject: Mapped[str | None]
+
+
+IS_ASKED_FOR: Final = JobRecord.kind != literal_column("'notice'")
+"""The condition that somebody asked for a job, in the words of its index; of the other kind there is one a publish."""
+
+
+class ReplicaRecord(Record):
+    """A process that answers requests, as it last wrote of itself; each writes its own row every half minute."""
+
+    __tablename__ = "replicas"
+
+    id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    host: Mapped[str]
+    process: Mapped[int]
+    worker: Mapped[int | None]
+    version: Mapped[str]
+    processor: Mapped[str | None]
+    numerics: Mapped[str | None]
+    started_at: Mapped[Time]
+    seen_at: Mapped[Time]
+    figures: Mapped[dict[str, Any]]
 
 
 class MaterialisationRecord(Record):

@@ -25,7 +25,7 @@ from registry.rights import UNLIMITED, Rights
 
 IGNORE_RIGHTS: Final[dict[str, Any]] = {"registry_everything": True}
 INCLUDE_DELETED: Final[dict[str, Any]] = {"registry_deleted": True}
-FOR_ADMINS: Final = ("refused", "token create", "token revoke", "gc")
+FOR_ADMINS: Final = ("refused", "token create", "token revoke", "gc", "fsck")
 """Actions of events that only unscoped admins see."""
 
 Subject = InstrumentedAttribute[str] | ColumnElement[str]

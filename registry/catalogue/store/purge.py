@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from sqlalchemy import and_, delete, exists, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database import events
@@ -23,6 +23,7 @@ from registry.catalogue.database.tables import (
     Metric,
     Revision,
     RevisionFile,
+    RevisionSource,
     RevisionTarget,
     Tag,
     table_of,
@@ -30,6 +31,7 @@ from registry.catalogue.database.tables import (
 from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED, in_subtree
 from registry.catalogue.store.blobs import parts
+from registry.catalogue.store.combinations import standing_on
 from registry.reference import Path
 from registry.rights import Principal
 
@@ -72,16 +74,14 @@ def has_files() -> ColumnElement[bool]:
 
 
 def purge(session: Session, revision_ids: Iterable[int], why: str, principal: Principal) -> tuple[str, ...]:
-    """Purge deleted revisions, and the deleted ones that were trained on them; returns which.
+    """Purge deleted revisions, and the deleted ones that were trained on them or combined of them; returns which.
 
     Those could be restored only after these. A revision restored meanwhile stays.
     """
     gone: list[str] = []
     for part in parts(revision_ids):
         start = select(Revision.id).where(Revision.id.in_(part), Revision.deleted_at.is_not(None))
-        found = start.cte("found", recursive=True)
-        below = aliased(Revision)
-        found = found.union(select(below.id).join(found, below.parent_id == found.c.id))
+        found = standing_on(session, session.scalars(start, execution_options=_ALL), _ALL)
         held = (
             select(
                 Revision.id,
@@ -93,14 +93,18 @@ def purge(session: Session, revision_ids: Iterable[int], why: str, principal: Pr
                 Adapter.path,
             )
             .join(Adapter, Adapter.id == Revision.adapter_id)
-            .where(Revision.id.in_(select(found.c.id)), Revision.deleted_at.is_not(None))
+            .where(Revision.deleted_at.is_not(None))
             .order_by(Revision.id)  # as an undo locks: parents first
             .with_for_update(of=Revision)
         )
-        rows = session.execute(held, execution_options=_ALL).all()
+        rows = [
+            row
+            for some in parts(sorted(found))
+            for row in session.execute(held.where(Revision.id.in_(some)), execution_options=_ALL)
+        ]
         ids = [row.id for row in rows]
         for some in parts(ids):
-            for table in (Tag, Metric, Annotation, RevisionFile, RevisionTarget):
+            for table in (Tag, Metric, Annotation, RevisionFile, RevisionTarget, RevisionSource):
                 session.execute(delete(table).where(table.revision_id.in_(some)))
         for key in reversed(ids):
             session.execute(delete(Revision).where(Revision.id == key))

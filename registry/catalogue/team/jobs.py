@@ -48,20 +48,21 @@ class JobRow:
     attempts: int  # claims that were not released
     runner: str | None
     lease_until: datetime | None
+    subject: str | None
 
 
-def create(session: Session, kind: str, request: str, principal: Principal) -> JobRow:
+def create(session: Session, kind: str, request: str, principal: Principal, *, subject: str | None = None) -> JobRow:
     """Enqueue a job; returns the unfinished one of the same request and principal, if there is one."""
     owner = owner_of(principal)
     same = select(JobRecord).where(JobRecord.owner == owner, JobRecord.kind == kind, JobRecord.state.in_(_OPEN))
     for row in session.scalars(same.order_by(JobRecord.created_at)):
         if row.request == request:
             return _value(row)
-    return enqueue(session, kind, request, principal)
+    return enqueue(session, kind, request, principal, subject=subject)
 
 
-def enqueue(session: Session, kind: str, request: str, principal: Principal) -> JobRow:
-    """Enqueue a job, whatever is there already."""
+def enqueue(session: Session, kind: str, request: str, principal: Principal, *, subject: str | None = None) -> JobRow:
+    """Enqueue a job, whatever is there already; ``subject`` is the reference, path or name that it is about."""
     now = datetime.now(UTC)
     made = JobRecord(
         id=uuid.uuid4().hex,
@@ -76,6 +77,7 @@ def enqueue(session: Session, kind: str, request: str, principal: Principal) -> 
         created_at=now,
         updated_at=now,
         attempts=0,
+        subject=subject,
     )
     session.add(made)
     session.flush()
@@ -89,10 +91,14 @@ def get(session: Session, operation_id: str, principal: Principal) -> JobRow:
         NotFoundError: there is none of this id, or it is someone else's.
     """
     row = session.get(JobRecord, operation_id)
-    everyones = principal.rights.role == "admin" and principal.rights.unlimited
-    if row is None or not (everyones or row.owner == owner_of(principal)):
+    if row is None or not (sees_everyones(principal) or row.owner == owner_of(principal)):
         raise NotFoundError(f"There is no operation {operation_id}.")
     return _value(row)
+
+
+def sees_everyones(principal: Principal) -> bool:
+    """Whether the jobs of others exist for a principal: of an unscoped admin."""
+    return principal.rights.role == "admin" and principal.rights.unlimited
 
 
 def claim(
@@ -224,4 +230,5 @@ def _value(row: JobRecord) -> JobRow:
         attempts=row.attempts,
         runner=row.runner,
         lease_until=row.lease_until,
+        subject=row.subject,
     )

@@ -16,7 +16,7 @@ from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.prepared import Prepared
 from registry.catalogue.database.team_tables import TokenRecord
-from registry.errors import NotAllowedError, NotFoundError, UnavailableError, UsageError
+from registry.errors import ConflictError, NotAllowedError, NotFoundError, UnavailableError, UsageError
 from registry.reference import Path
 from registry.rights import ROLES, Principal, Rights, Role
 from registry.schemas import Token, TokenCreated
@@ -26,7 +26,7 @@ SECRET_PREFIX: Final = "reg_"  # noqa: S105 - prefix of all secrets, for secret 
 MAX_NAME: Final = 128  # characters
 MAX_LIFETIME: Final = 100 * 365 * 86400  # seconds
 _NOTED_EVERY: Final = timedelta(minutes=1)
-_HELD_QUERY: Final[Select[*tuple[Any, ...]]] = select(
+HELD: Final = (
     TokenRecord.id,
     TokenRecord.name,
     TokenRecord.role,
@@ -34,7 +34,9 @@ _HELD_QUERY: Final[Select[*tuple[Any, ...]]] = select(
     TokenRecord.expires_at,
     TokenRecord.revoked_at,
     TokenRecord.last_used_at,
-).where(TokenRecord.digest == bindparam("digest"))
+)
+"""Columns of which `admit` makes a principal."""
+_HELD_QUERY: Final[Select[*tuple[Any, ...]]] = select(*HELD).where(TokenRecord.digest == bindparam("digest"))
 _HELD: Final = Prepared(lambda _: _HELD_QUERY)  # asked at every request
 _Token = Any
 
@@ -47,11 +49,15 @@ def create(
     name: str = "",
     scopes: Iterable[Path] = (),
     expires_in: int | None = None,
+    form: str | None = None,
 ) -> TokenCreated:
     """Create a token; ``expires_in`` in seconds. Its secret is in this answer only.
 
+    ``form`` is a random text, from which one token is made: its secret was shown where it is sent again.
+
     Raises:
         UsageError: an unknown role, a name that can't be kept, or a lifetime that is not positive.
+        ConflictError: there is the token that was made from ``form``.
     """
     if role not in ROLES:
         raise UsageError(f"The role {role!r} is unknown: expected {', '.join(ROLES)}.")
@@ -61,9 +67,16 @@ def create(
         raise UsageError(f"A token can't expire in {expires_in} seconds: 1 to {MAX_LIFETIME} are expected.")
     secret = SECRET_PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC)
+    seed = secrets.token_bytes(7) if form is None else hashlib.sha256(form.encode()).digest()[:7]
+    token_id = "tok_" + base64.b32encode(seed).decode().lower()[:10]
+    if form is not None and session.get(TokenRecord, token_id) is not None:
+        raise ConflictError(
+            f"This form was sent before, and made the token {token_id}, whose secret was shown then: use that, or "
+            "revoke it and make another one."
+        )
     row = TokenRecord(
-        id="tok_" + base64.b32encode(secrets.token_bytes(7)).decode().lower()[:10],
-        digest=_digest(secret),
+        id=token_id,
+        digest=digest_of(secret),
         name=name,
         role=role,
         scopes=sorted({str(scope) for scope in scopes}),
@@ -84,7 +97,16 @@ def sign_in(database: Database, secret: str, source: str | None = None) -> Princ
     Raises:
         NotAllowedError: ``bad_token``.
     """
-    row = _valid(next(iter(database.rows(_HELD, {"digest": _digest(secret)})), None))
+    return admit(database, next(iter(database.rows(_HELD, {"digest": digest_of(secret)})), None), source)
+
+
+def admit(database: Database, row: _Token | None, source: str | None) -> Principal:
+    """The principal of a row with the columns `HELD`, of a token that is used now; None: there is no such token.
+
+    Raises:
+        NotAllowedError: ``bad_token``, it is unknown, revoked or expired.
+    """
+    row = check(row)
     last = row.last_used_at
     now = datetime.now(UTC)
     if last is None or last < now - _NOTED_EVERY:
@@ -103,7 +125,7 @@ def authenticate(session: Session, secret: str) -> Principal:
     Raises:
         NotAllowedError: ``bad_token``, it is unknown, revoked or expired.
     """
-    return _principal(_valid(session.execute(_HELD_QUERY, {"digest": _digest(secret)}).first()))
+    return _principal(check(session.execute(_HELD_QUERY, {"digest": digest_of(secret)}).first()))
 
 
 def touch(session: Session, token_id: str, now: datetime) -> None:
@@ -158,11 +180,17 @@ def any_exist(session: Session) -> bool:
     return session.scalar(select(TokenRecord.id).limit(1)) is not None
 
 
-def _digest(secret: str) -> str:
+def digest_of(secret: str) -> str:
+    """What is kept of a secret. Secrets are random, so that a slow hash would protect nothing."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _valid(row: _Token | None) -> _Token:
+def check(row: _Token | None) -> _Token:
+    """A token that may be used; None: there is none.
+
+    Raises:
+        NotAllowedError: ``bad_token``, it is unknown, revoked or expired.
+    """
     if row is None or row.revoked_at is not None:
         raise NotAllowedError(
             "The token is unknown or was revoked: ask an admin of the registry for a new one.", code="bad_token"

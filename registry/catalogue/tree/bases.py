@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -13,17 +13,20 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.collected import collected, rows_in
 from registry.catalogue.database.prepared import Prepared, reading
-from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob, Revision
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.catalogue.tree import provenance
-from registry.catalogue.tree.old_names import base_is_listed, visible_names, visible_new_name
+from registry.catalogue.tree.old_names import adapter_is_listed, base_is_listed, visible_names, visible_new_name
 from registry.catalogue.tree.suggestions import offered
 from registry.digest import BlobRef, StoredFile
 from registry.errors import NotFoundError
 from registry.reference import hub_name
 from registry.rights import Rights
 from registry.schemas import BaseSummary, FileEntry
+from registry.schemas.usage import BaseFigures
+
+_WEIGHTS: Final = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,66 @@ def summary(session: Session, name: str) -> BaseSummary:
 
 
 def summaries(
-    session: Session, *, with_old_names: bool = False, after: str | None = None, limit: int | None = None
+    session: Session,
+    *,
+    with_old_names: bool = False,
+    with_figures: bool = False,
+    after: str | None = None,
+    limit: int | None = None,
 ) -> tuple[BaseSummary, ...]:
     """All base models, by name; those after a name, at most ``limit``."""
     query = _shown(rights_of(session)).order_by(BaseModelRecord.name).limit(limit)
     if not with_old_names:
         query = query.where(base_is_listed(session))
-    return _summaries(
-        session, session.execute(query if after is None else query.where(BaseModelRecord.name > after)).all()
+    rows = session.execute(query if after is None else query.where(BaseModelRecord.name > after)).all()
+    found = _summaries(session, rows)
+    if not with_figures:
+        return found
+    told = _all_figures(session, {row.id: base for row, base in zip(rows, found, strict=True)})
+    return tuple(base.model_copy(update={"figures": told[row.id]}) for row, base in zip(rows, found, strict=True))
+
+
+def _all_figures(session: Session, bases: Mapping[int, BaseSummary]) -> dict[int, BaseFigures]:
+    """The figures of base models, by key: added up of an index that has all that is added up."""
+    sums = session.execute(_sums(session, bases)).all()
+    named = select(Revision.id, Adapter.path, Revision.number, Revision.created_at).join(
+        Adapter, Adapter.id == Revision.adapter_id
+    )
+    newest = {row.id: row for row in session.execute(named.where(Revision.id.in_([row.newest for row in sums])))}
+    found = {key: _figures(base, 0, 0, None) for key, base in bases.items()}
+    for key, revisions, size, last in sums:
+        found[key] = _figures(bases[key], int(revisions), int(size), newest[last])
+    return found
+
+
+def _sums(session: Session, bases: Mapping[int, BaseSummary]) -> Select[*tuple[Any, ...]]:
+    """How many revisions the listed adapters of base models have, their bytes, and the key of the newest."""
+    old = [key for key, base in bases.items() if base.renamed_to is not None]  # all below an old name are old, too
+    listed = or_(Adapter.base_id.in_(old), adapter_is_listed(session))
+    # By adapter first: joined with their adapters one by one, revisions take three times as long.
+    each = select(
+        Revision.adapter_id,
+        func.count().label("count"),
+        func.sum(Revision.size).label("size"),
+        func.max(Revision.id).label("newest"),
+    )
+    one = each.group_by(Revision.adapter_id).subquery()
+    return (
+        select(Adapter.base_id, func.sum(one.c.count), func.sum(one.c.size), func.max(one.c.newest).label("newest"))
+        .join(one, one.c.adapter_id == Adapter.id)
+        .where(Adapter.base_id.in_(bases), listed)
+        .group_by(Adapter.base_id)
+    )
+
+
+def _figures(base: BaseSummary, revisions: int, size: int, newest: Any | None) -> BaseFigures:
+    weights = sum(file.size for file in base.files if file.path.endswith(_WEIGHTS))
+    return BaseFigures(
+        revisions=revisions,
+        published=size,
+        full_checkpoints=revisions * weights,
+        newest=None if newest is None else f"{newest.path}@{newest.number}",
+        last_published_at=None if newest is None else newest.created_at,
     )
 
 

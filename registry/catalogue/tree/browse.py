@@ -23,12 +23,18 @@ from registry.catalogue.database.tables import (
     Tag,
 )
 from registry.catalogue.store.blobs import parts
+from registry.catalogue.store.combinations import sources_shown
 from registry.catalogue.tree import ancestry, bases, old_names, provenance, resolution, revisions
 from registry.catalogue.tree.ancestry import Ancestry
 from registry.catalogue.tree.links import LinkRow, links_to
 from registry.errors import NotFoundError
 from registry.reference import Path
 from registry.schemas import CopiedFrom, LineageEntry, Log, RevisionSummary, TargetGroup
+
+RECENT: Final = 200
+"""Revisions whose metrics make a series."""
+_MOST_VALUES: Final = 20_000
+"""Of all series together."""
 
 
 def summary(session: Session, revision_id: int) -> RevisionSummary:
@@ -87,6 +93,7 @@ def _summaries(
     for revision_id, name, value in measured:
         metrics[revision_id][name] = value
     derived = provenance.shown(session, {row.id: row.derived_from for row in rows})
+    combined = sources_shown(session, [row.id for row in rows if row.combined])
     new_names = old_names.visible_names(session, (row.renamed_to for row in rows))
     return {
         row.id: RevisionSummary(
@@ -115,6 +122,7 @@ def _summaries(
             if row.copied_from is None
             else CopiedFrom.model_validate_json(json.dumps(row.copied_from)),
             renamed_to=row.renamed_to if row.renamed_to in new_names else None,
+            sources=combined.get(row.id, ()),
         )
         for row in rows
     }
@@ -152,6 +160,7 @@ def _columns() -> Select[*tuple[Any, ...]]:
             Revision.parent_known_by,
             Revision.derived_from,
             Revision.copied_from,
+            Revision.combined,
             Adapter.path,
             Adapter.renamed_to,
             parent_adapter.path.label("parent_path"),
@@ -212,6 +221,23 @@ def log(session: Session, path: Path, *, before: int | None = None, limit: int |
     return Log(path=str(path), revisions=tuple(sorted(found.values(), key=lambda one: -one.number)))
 
 
+def recent_metrics(session: Session, path: Path) -> dict[str, dict[int, float]]:
+    """Each metric of the newest `RECENT` revisions of an adapter by number, oldest first; the most frequent first.
+
+    Raises:
+        NotFoundError: there is no such adapter; offers the nearest.
+        UsageError: the path names a base model.
+    """
+    own = select(Revision.id, Revision.number).where(Revision.adapter_id == revisions.adapter(session, path))
+    newest = own.order_by(Revision.number.desc()).limit(RECENT).subquery()
+    query = select(newest.c.number, Metric.name, Metric.value).join(Metric, Metric.revision_id == newest.c.id)
+    rows = session.execute(query.order_by(newest.c.number.desc()).limit(_MOST_VALUES)).all()
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for number, name, value in reversed(rows):
+        found[name][number] = value
+    return dict(sorted(found.items(), key=lambda one: (-len(one[1]), one[0])))
+
+
 def lineage_entries(session: Session, revision_id: int) -> tuple[LineageEntry, ...]:
     """The lineage of a revision with the base model before it, root first.
 
@@ -226,7 +252,13 @@ def entry(link: LinkRow) -> LineageEntry:
     """A revision as an entry of a lineage."""
     row = link.revision
     return LineageEntry(
-        reference=row.reference, digest=row.digest, number=row.number, rank=row.rank, newest=link.newest
+        reference=row.reference,
+        digest=row.digest,
+        number=row.number,
+        rank=row.rank,
+        newest=link.newest,
+        retracted=row.retracted is not None,
+        combined=row.combined,
     )
 
 

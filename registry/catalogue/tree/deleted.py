@@ -31,32 +31,33 @@ def deleted(
     grace: timedelta,
     *,
     before: int | None = None,
+    above: int = 0,
     limit: int | None = None,
 ) -> tuple[DeletedRevision, ...]:
     """What was deleted of an adapter and not restored, by falling numbers; also of one that has nothing else left.
 
-    Those below a number, at most ``limit``.
+    Those between two numbers, at most ``limit``.
 
     Raises:
         NotFoundError: there is no such adapter, and never was; offers the nearest.
         UsageError: the path names a base model.
     """
-    missing = _missing(session, path, before)
+    missing = _missing(session, path, before, above)
     found = tuple(islice(_known(session, path, missing, now, grace), limit))
-    if not found and before is None:
+    if not found and before is None and not above:
         revisions.adapter(session, path)
     return found
 
 
-def _missing(session: Session, path: Path, before: int | None) -> Iterator[_Missing]:
-    """The numbers below ``before`` that were given and that no revision has, the highest first."""
+def _missing(session: Session, path: Path, before: int | None, above: int) -> Iterator[_Missing]:
+    """The numbers between these that were given and that no revision has, the highest first."""
     query = select(Adapter.id, Adapter.next_number, Adapter.live_revisions).where(Adapter.path == str(path))
     adapter = session.execute(query).one_or_none()
     if adapter is None or adapter.live_revisions == adapter.next_number - 1:
         return
     end = adapter.next_number if before is None else min(before, adapter.next_number)
-    for top in range(end, 1, -_AT_ONCE):
-        numbers = range(max(1, top - _AT_ONCE), top)
+    for top in range(end, above + 1, -_AT_ONCE):
+        numbers = range(max(above + 1, top - _AT_ONCE), top)
         rows = select(Revision.number, Revision.deleted_at).where(
             Revision.adapter_id == adapter.id, Revision.number >= numbers[0], Revision.number < top
         )

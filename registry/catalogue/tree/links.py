@@ -6,7 +6,7 @@ They are there whole, also above the rights, once the last one is seen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, get_args
 
@@ -19,7 +19,7 @@ from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, Blob, Revision, RevisionFile, RevisionTarget
 from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.catalogue.tree import revisions
-from registry.catalogue.tree.ancestry import newest_number
+from registry.catalogue.tree.ancestry import newest_number, of_sources
 from registry.catalogue.tree.revisions import COLUMNS, Kind, RevisionRow, selected, selector
 from registry.digest import StoredFile
 from registry.errors import NotFoundError
@@ -62,7 +62,7 @@ def links(session: Session, reference: Reference) -> tuple[LinkRow, ...]:
         rows = reading(session).rows(_MEANT[kind], given)
         tips = {row.id for row in rows} - {row.parent_id for row in rows}
         if len(tips) == 1:
-            return _in_order(rows, tips.pop())
+            return _with_sources(session, _in_order(rows, tips.pop()))
     return links_to(session, revisions.find(session, reference).id)
 
 
@@ -75,7 +75,7 @@ def links_to(session: Session, revision_id: int) -> tuple[LinkRow, ...]:
     rows = reading(session).rows(_ONE, {"id": revision_id})
     if not rows:
         raise NotFoundError("The revision no longer exists.")
-    return _in_order(rows, revision_id)
+    return _with_sources(session, _in_order(rows, revision_id))
 
 
 def _in_order(rows: Sequence[Any], tip: int) -> tuple[LinkRow, ...]:
@@ -88,6 +88,17 @@ def _in_order(rows: Sequence[Any], tip: int) -> tuple[LinkRow, ...]:
         at = row.parent_id
         found.append(_link(row, None if at is None else by_key[at]))
     return tuple(reversed(found))
+
+
+def _with_sources(session: Session, found: tuple[LinkRow, ...]) -> tuple[LinkRow, ...]:
+    """The links, a combination being retracted where one of its sources is."""
+    taken = of_sources(session, [link.revision.id for link in found if link.revision.combined])
+    if not taken:
+        return found
+    return tuple(
+        replace(link, revision=replace(link.revision, retracted=link.revision.retracted or taken.get(link.revision.id)))
+        for link in found
+    )
 
 
 def _link(row: Any, above: Any) -> LinkRow:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -72,6 +72,20 @@ def tree(session: Session, section: Section = Section(), *, with_old_names: bool
     return _built(roots, above | shown, cut, following)
 
 
+def names(session: Session, path: Path, *, from_place: str = "", limit: int) -> list[str]:
+    """Paths of the adapters at and under a path, in the order of the tree: those from a place on, at most ``limit``."""
+    bounds = [max(order.place_of(path), from_place) <= PLACE, order.within(path)]
+    listed = [] if old_names.new_name(session, path) is not None else [old_names.adapter_is_listed(session)]
+    query = select(Adapter.path).where(*bounds, HAS_REVISIONS, *listed).order_by(PLACE).limit(limit)
+    return list(session.scalars(query))
+
+
+def newest(session: Session, paths: Sequence[str]) -> dict[str, RevisionSummary]:
+    """The newest revisions of some adapters, as far as these are there, by path."""
+    found = (_summaries(session, session.scalars(_newest(Adapter.path.in_(part))).all()) for part in parts(paths))
+    return {path: one for some in found for path, one in some.items()}
+
+
 def _page(section: Section, seen: Sequence[ColumnElement[bool]], listed: Sequence[ColumnElement[bool]]) -> Select[int]:
     """Keys of the newest revisions in order, with one more than the limit."""
     bounds = [] if section.after is None else [order.after(section.after)]
@@ -79,9 +93,7 @@ def _page(section: Section, seen: Sequence[ColumnElement[bool]], listed: Sequenc
         bounds.append(order.within(section.path))
     query = _newest(*[*bounds, *seen] or [PLACE >= ""]).where(*listed)
     if section.deepest is not None:
-        query = query.where(
-            func.length(Adapter.path) - func.length(func.replace(Adapter.path, "/", "")) <= section.deepest
-        )
+        query = query.where(order.level(Adapter.path) <= section.deepest)
     if section.limit is None:
         return query
     return query.order_by(PLACE).limit(section.limit + 1)

@@ -131,12 +131,16 @@ def _refusal(rights: Rights, path: Path, old: str, new: str) -> ConflictError:
     return ConflictError(sentence, code="renamed")
 
 
-def all_names(session: Session, path: str) -> list[str]:
-    """The paths of all names of an adapter, old and new, visible or not; itself alone where it was never renamed."""
+def all_names(session: Session, path: str, *, visible: bool = False) -> list[str]:
+    """The paths of all names of an adapter, old and new; itself alone where it was never renamed.
+
+    ``visible``: only those that are there for this session.
+    """
+    options: dict[str, Any] = {} if visible else {**IGNORE_RIGHTS}
     own = select(Adapter.renamed_to).where(Adapter.path == path)
-    newest = session.scalar(own, execution_options=IGNORE_RIGHTS) or path
+    newest = session.scalar(own, execution_options=options) or path
     query = select(Adapter.path).where(or_(Adapter.path == newest, Adapter.renamed_to == newest)).order_by(Adapter.id)
-    return list(session.scalars(query, execution_options=IGNORE_RIGHTS))
+    return list(session.scalars(query, execution_options=options))
 
 
 @dataclass(frozen=True)

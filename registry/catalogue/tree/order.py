@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from sqlalchemy import and_, func, literal_column
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.tables import Adapter
@@ -38,3 +39,8 @@ def around(scopes: Collection[Path]) -> list[ColumnElement[bool]]:
         return []
     places = sorted(map(place_of, scopes))
     return [places[0] <= PLACE, max(f"{place}!" for place in places) > PLACE]
+
+
+def level(path: ColumnElement[str] | InstrumentedAttribute[str]) -> ColumnElement[int]:
+    """How many levels a path is below the base models, as an expression."""
+    return func.length(path) - func.length(func.replace(path, "/", ""))

@@ -105,17 +105,18 @@ def served(session: Session, path: Path, kind: ArtifactKind, *, limit: int) -> l
         for part in parts(sorted(older, reverse=True)):
             rows += session.execute(_shown(kind).where(Revision.id.in_(part)))
     parents = sorted({row.parent_id for row in rows if row.parent_id is not None})  # many revisions have few
-    withheld = {key for part in parts(parents) for key in ancestry(session, part).retracted}
+    asked = sorted({*parents, *(row.id for row in rows if row.combined)})
+    withheld = {key for part in parts(asked) for key in ancestry(session, part).retracted}
     return [
         Served(row.id, row.number, row.digest, row.meaning)
         for row in rows
-        if row.retracted_at is None and row.parent_id not in withheld
+        if row.retracted_at is None and withheld.isdisjoint((row.id, row.parent_id))
     ]
 
 
 def _shown(kind: ArtifactKind) -> Select[*tuple[Any, ...]]:
-    said = (Revision.id, Revision.number, Revision.digest, Revision.parent_id, Revision.retracted_at)
-    query = select(*said, getattr(CommitRecord, kind).label("meaning"))
+    said = (Revision.id, Revision.number, Revision.digest, Revision.parent_id)
+    query = select(*said, Revision.retracted_at, Revision.combined, getattr(CommitRecord, kind).label("meaning"))
     return query.outerjoin(CommitRecord, CommitRecord.revision_id == Revision.id).order_by(Revision.number.desc())
 
 

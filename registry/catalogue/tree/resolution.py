@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from sqlalchemy import Select, bindparam, select
+from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, Reader
 from registry.catalogue.database.tables import Adapter, BaseModelRecord, Revision
-from registry.catalogue.tree.ancestry import newest_number
+from registry.catalogue.tree.ancestry import newest_number, of_sources
 from registry.catalogue.tree.links import LINK, OF_LINK, chain_above, of_the_base
 from registry.catalogue.tree.old_names import visible_new_base, visible_new_name
 from registry.catalogue.tree.revisions import Kind, selected, selector
@@ -18,11 +19,21 @@ from registry.rights import Rights
 from registry.schemas import LineageEntry, Resolved
 
 
-def resolve(reader: Reader, reference: Reference) -> Resolved | None:
-    """The revision or base model that a reference means; None: nothing visible, or several have this prefix."""
+class Meant(NamedTuple):
+    """What a reference means."""
+
+    resolved: Resolved
+    combined: tuple[int | None, ...] = ()  # for each entry of the lineage: its key, if it is a combination
+
+
+def resolve(reader: Reader, reference: Reference) -> Meant | None:
+    """The revision or base model that a reference means; None: nothing visible, or several have this prefix.
+
+    What combinations are made of is not looked at: that is `with_sources`.
+    """
     if reference.path.is_base:
         base = reader.first(_BASE, {"name": reference.path.base})
-        return None if base is None else _of_base(base)
+        return None if base is None else Meant(_of_base(base))
     kind, value = selector(reference)
     rows = reader.rows(_LINEAGE[kind], {"path": str(reference.path), "value": value, "end": f"{value}g"})
     links = {row.id: row for row in rows}
@@ -30,24 +41,45 @@ def resolve(reader: Reader, reference: Reference) -> Resolved | None:
     if len(tips) != 1:
         return None
     tip = row = links[tips.pop()]
-    entries = [_entry(row)]
+    chain = [row]
     while row.parent_id is not None:
         row = links[row.parent_id]
-        entries.append(_entry(row))
-    entries.append(base_entry(tip.base, tip.base_digest))
-    return Resolved(
-        reference=entries[0].reference,
+        chain.append(row)
+    chain.reverse()
+    lineage = (base_entry(tip.base, tip.base_digest), *map(_entry, chain))
+    found = Resolved(
+        reference=lineage[-1].reference,
         digest=tip.digest,
         base=tip.base,
         base_digest=tip.base_digest,
-        lineage=tuple(reversed(entries)),
+        lineage=lineage,
         renamed_to=tip.renamed_to,
     )
+    combined = (None, *(row.id if row.combined else None for row in chain))
+    return Meant(found, combined if any(combined) else ())
+
+
+def with_sources(session: Session, meant: Meant) -> Resolved:
+    """The same, its combinations being retracted where one of their sources is."""
+    taken = of_sources(session, [key for key in meant.combined if key is not None])
+    lineage = tuple(
+        entry.model_copy(update={"retracted": True}) if key in taken else entry
+        for entry, key in zip(meant.resolved.lineage, meant.combined, strict=True)
+    )
+    return meant.resolved.model_copy(update={"lineage": lineage})
 
 
 def _entry(row: Any) -> LineageEntry:
     reference = f"{row.path}@{row.number}"
-    return LineageEntry(reference=reference, digest=row.digest, number=row.number, rank=row.rank, newest=row.newest)
+    return LineageEntry(
+        reference=reference,
+        digest=row.digest,
+        number=row.number,
+        rank=row.rank,
+        newest=row.newest,
+        retracted=row.retracted_at is not None,
+        combined=row.combined,
+    )
 
 
 def base_entry(name: str, digest: str) -> LineageEntry:
@@ -82,6 +114,8 @@ def _lineage(kind: Kind, rights: Rights) -> Select[*tuple[Any, ...]]:
             LINK.number,
             LINK.digest,
             LINK.rank,
+            LINK.retracted_at,
+            LINK.combined,
             OF_LINK.path,
             # Of an adapter that is not seen, no newer revision is known.
             newest_number(Adapter.id).label("newest"),

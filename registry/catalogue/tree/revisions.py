@@ -60,6 +60,7 @@ COLUMNS: Final = (
     Revision.retracted_at,
     Revision.retracted_reason,
     Revision.retracted_by,
+    Revision.combined,
 )
 
 
@@ -85,7 +86,8 @@ class RevisionRow:
     size: int
     trained_on: str | None
     notices: tuple[str, ...]
-    retracted: Retraction | None  # of this very revision
+    retracted: Retraction | None  # of this very revision; as a link of a path, also of one that it is combined of
+    combined: bool = False
 
     @property
     def reference(self) -> str:
@@ -154,6 +156,13 @@ def with_digest(session: Session, path: Path, digest: str) -> str | None:
     """The reference of an adapter's revision with exactly this digest; None: there is none, or no such adapter."""
     number = session.scalar(_number_of(), {"path": str(path), "digest": digest})
     return None if number is None else f"{path}@{number}"
+
+
+def anywhere(session: Session, digest: str) -> str | None:
+    """The reference of the first revision, by path, with this digest: of a receipt without names. It reads all rows."""
+    query = select(Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    found = session.execute(query.where(Revision.digest == digest).order_by(Adapter.path).limit(1)).one_or_none()
+    return None if found is None else f"{found.path}@{found.number}"
 
 
 def digests(session: Session, path: Path, *, ignore_rights: bool = False) -> tuple[str, ...]:
@@ -400,4 +409,5 @@ def row_of(row: Any, parent: str) -> RevisionRow:
         trained_on=row.trained_on,
         notices=tuple(row.notices),
         retracted=retraction_of(row, row.path),
+        combined=row.combined,
     )

@@ -46,7 +46,10 @@ def search(
     text: str | None = None,
     *,
     base: str | None = None,
+    path: str | None = None,
+    depth: int | None = None,
     tag: str | None = None,
+    author: str | None = None,
     rank: str | None = None,
     metric: str | None = None,
     stat: str | None = None,
@@ -63,7 +66,10 @@ def search(
         session: an open transaction.
         text: part of the path, the message, or a key or value of an annotation, whatever its case.
         base: name of the base model.
+        path: of what is searched: an adapter and everything under it.
+        depth: only so many levels below ``path``, or below the base models.
         tag: the revision that this tag names.
+        author: the name it was published under.
         rank: ``16``, ``<=16``, ``>8``: the largest rank of the revision's own pairs.
         metric: ``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
         stat: ``rank95<8,stable_rank>2``: statistics of the revision's own delta, where they were computed.
@@ -78,7 +84,7 @@ def search(
     Raises:
         UsageError: a condition is malformed, there is no such statistic, or ``after`` is of another order; says the
             form, or the names.
-        NotFoundError: there is no such base model; offers the nearest.
+        NotFoundError: there is no such base model, or nothing at ``path``; offers the nearest.
     """
     plan_for_values(session)
     sorting = None if sort is None else Sorting.parse(sort)
@@ -88,15 +94,18 @@ def search(
     _check_position(after, numbered=all_revisions or sorting is not None, valued=sorting is not None)
     conditions = [
         None if base is None else search_conditions.base(session, base),
+        None if path is None else search_conditions.path(session, Path.parse(path)),
+        None if depth is None else search_conditions.depth(None if path is None else Path.parse(path), depth),
         None if tag is None else search_conditions.tag(tag),
+        None if author is None else search_conditions.author(author),
         None if rank is None else search_conditions.rank(rank),
         *map(search_conditions.number, compared),
         None if target is None else search_conditions.target(target),
         search_conditions.scopes(session),
         search_conditions.text(session, text) if text else None,  # last, as it takes the longest to look at
     ]
-    if base is not None:
-        old_names = old_names or new_name(session, Path(base)) is not None
+    for name in (base, path):
+        old_names = old_names or (name is not None and new_name(session, Path.parse(name)) is not None)
     if not old_names:
         conditions.insert(0, Condition(adapter_is_listed(session), None, of_adapter=True))
     query = _Query([one for one in conditions if one is not None], sorting, all_revisions, after, limit)
@@ -245,7 +254,7 @@ class _Query:
             select(Revision.id)
             .select_from(part)
             .join(Revision, Revision.id == part.c.revision_id)
-            .join(Adapter, Adapter.id == Revision.adapter_id)
+            .join(Adapter, Adapter.id == Revision.adapter_id + 0)  # else SQLite reads all revisions of a range of paths
             .where(*self._all, *self._rest(PLACE, number, value))
             .order_by(sorting.order(value), PLACE, Revision.number.desc())
         )

@@ -20,10 +20,11 @@ from registry.catalogue.database.tables import (
     table_of,
 )
 from registry.catalogue.database.visibility import in_subtree, rights_of
-from registry.catalogue.tree import bases
-from registry.catalogue.tree.order import within
+from registry.catalogue.tree import bases, browse
+from registry.catalogue.tree.order import level, within
 from registry.catalogue.tree.search_values import COMPARE, Comparison, malformed
 from registry.catalogue.tree.text_search import has_text, keys_with_text
+from registry.errors import UsageError
 from registry.reference import Path
 from registry.schemas.texts import check_text
 
@@ -66,6 +67,33 @@ def base(session: Session, name: str) -> Condition:
         raise bases.missing(session, name)
     below = _ADAPTERS.c.base_id == key
     return Condition(within(Path(name)), _revisions_of(below), of_adapter=True)
+
+
+def path(session: Session, at: Path) -> Condition:
+    """Adapters at a path and under it.
+
+    Raises:
+        NotFoundError: there is nothing; offers the nearest.
+    """
+    browse.check_there(session, at)
+    return Condition(within(at), _revisions_of(in_subtree(at, _ADAPTERS.c.path)), of_adapter=True)
+
+
+def depth(at: Path | None, levels: int) -> Condition:
+    """Adapters at most so many levels below a path, or below the base models.
+
+    Raises:
+        UsageError: a negative number.
+    """
+    if levels < 0:
+        raise UsageError(f"The depth of a search is {levels}: 0 or more is expected.")
+    return Condition(level(Adapter.path) <= levels + (0 if at is None else str(at).count("/")), None, of_adapter=True)
+
+
+def author(name: str) -> Condition:
+    """Those published under this name."""
+    check_text("The author", name)
+    return Condition(Revision.author == name, None)
 
 
 def scopes(session: Session) -> Condition | None:

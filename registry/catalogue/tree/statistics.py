@@ -1,17 +1,22 @@
-"""Statistics of revisions as they are kept: documents of one version's form, and the values that searches ask for."""
+"""Statistics of revisions as they are kept: documents of one version's form, and the values that lists ask for."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, literal, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.statistics_tables import StatisticsRecord, StatisticValueRecord
-from registry.catalogue.database.tables import Revision
+from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, Revision, RevisionTarget
+from registry.catalogue.tree import order
+from registry.catalogue.tree.old_names import adapter_is_listed
+from registry.reference import Path
+from registry.schemas import RevisionSummary
 from registry.schemas.statistics import DeltaStatistics, DenseStatistics, StatisticName
 
 Delta = Literal["link", "path", "dense"]
@@ -86,9 +91,81 @@ def values(session: Session, revision_id: int) -> dict[str, float]:
     return {name: found[name] for name in get_args(StatisticName) if name in found}
 
 
+def values_of(session: Session, revision_ids: Collection[int]) -> dict[int, dict[str, float]]:
+    """The same of several revisions, by key; those that are kept."""
+    query = select(StatisticValueRecord.revision_id, StatisticValueRecord.name, StatisticValueRecord.value)
+    found: dict[int, dict[str, float]] = {}
+    for row in session.execute(query.where(StatisticValueRecord.revision_id.in_(revision_ids))):
+        found.setdefault(row.revision_id, {})[row.name] = row.value
+    return found
+
+
 def _keep_values(session: Session, revision_id: int, statistics: DeltaStatistics) -> None:
     session.execute(delete(StatisticValueRecord).where(StatisticValueRecord.revision_id == revision_id))
     for name in get_args(StatisticName):
         value = getattr(statistics, name)
         if value is not None:
             session.add(StatisticValueRecord(revision_id=revision_id, name=name, value=value))
+
+
+@dataclass
+class RowFigures:
+    """Of one revision."""
+
+    scalings: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """By target."""
+    statistics: dict[str, float] = field(default_factory=dict)
+    """Of its own delta; none where they were not computed yet."""
+
+    @property
+    def distinct(self) -> tuple[float, ...]:
+        """The distinct scalings of all targets."""
+        return tuple(sorted({value for values in self.scalings.values() for value in values}))
+
+
+def row_figures(session: Session, shown: Sequence[RevisionSummary]) -> dict[str, RowFigures]:
+    """The figures of some revisions that the session sees, by reference."""
+    paths, numbers = {one.path for one in shown}, {one.number for one in shown}
+    keys = select(Revision.id, Adapter.path, Revision.number).join(Adapter, Adapter.id == Revision.adapter_id)
+    rows = session.execute(keys.where(Adapter.path.in_(paths), Revision.number.in_(numbers))).all()
+    wanted = {one.reference for one in shown}
+    found = {row.id: reference for row in rows if (reference := f"{row.path}@{row.number}") in wanted}
+    made = {reference: RowFigures() for reference in found.values()}
+    targets = select(RevisionTarget.revision_id, RevisionTarget.name, RevisionTarget.scalings)
+    for row in session.execute(targets.where(RevisionTarget.revision_id.in_(found)).order_by(RevisionTarget.name)):
+        made[found[row.revision_id]].scalings[row.name] = tuple(row.scalings)
+    record = StatisticValueRecord
+    values = select(record.revision_id, record.name, record.value).where(record.revision_id.in_(found))
+    for key, name, value in session.execute(values):
+        made[found[key]].statistics[name] = value
+    return made
+
+
+class Touched(NamedTuple):
+    """What the newest revision of an adapter touches of its base model."""
+
+    path: str
+    weights: int
+    effective_rank: float | None
+    """Of its own delta; None where it was not computed yet."""
+
+
+def touched(session: Session, base: str, sizes: Mapping[str, float], limit: int) -> list[Touched]:
+    """The adapters of a base model in the order of the tree, at most ``limit``.
+
+    Args:
+        session: an open transaction.
+        base: the base model.
+        sizes: weights of one module, by the last name of modules.
+        limit: adapters.
+    """
+    own = select(Revision.id).where(Revision.adapter_id == Adapter.id).correlate(Adapter)
+    newest = own.order_by(Revision.number.desc()).limit(1).scalar_subquery().label("id")
+    listed = (order.within(Path(base)), HAS_REVISIONS, adapter_is_listed(session))
+    chosen = select(Adapter.path, newest).where(*listed).order_by(order.PLACE).limit(limit).subquery()
+    record = StatisticValueRecord
+    rank = select(record.value).where(record.revision_id == chosen.c.id, record.name == "effective_rank")
+    size: ColumnElement[float] = case(dict(sizes), value=RevisionTarget.name, else_=0.0) if sizes else literal(0.0)
+    weights = select(func.sum(RevisionTarget.modules * size)).where(RevisionTarget.revision_id == chosen.c.id)
+    rows = session.execute(select(chosen.c.path, weights.scalar_subquery(), rank.scalar_subquery()))
+    return [Touched(path, round(many or 0), value) for path, many, value in rows]

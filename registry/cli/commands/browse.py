@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from registry.schemas import Tree
 
 
-def base_list(old_names: OldNames = False, url: Url = None, as_json: Json = False) -> None:
+def base_list(
+    old_names: OldNames = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Also list revisions, their size, and the newest one.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
     """List the base models."""
     from registry.cli.render.lists import base_lines
 
     with session(url, as_json) as run:
-        answer = run.registry.bases(old_names=old_names)
+        answer = run.registry.bases(old_names=old_names, figures=figures)
         run.answer(answer, lambda width: base_lines(answer, width))
         if not answer:
             run.say(f"No base models in {run.registry.url} yet; add one with `registry base add NAME DIR`.")
@@ -126,7 +133,19 @@ def search(
             "--base", metavar="BASE", help="Only adapters of this base model.", autocompletion=completion.bases
         ),
     ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(
+            "--path", metavar="PATH", help="Only what is at and under this path.", autocompletion=completion.paths
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=0, metavar="N", help="Only this many levels below the path.")
+    ] = None,
     tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only revisions with this tag.")] = None,
+    author: Annotated[
+        str | None, typer.Option("--author", metavar="NAME", help="Only what was published under this name.")
+    ] = None,
     rank: Annotated[
         str | None,
         typer.Option("--rank", metavar="CONDITION", help="Only revisions whose rank meets this: '<=16', '8'."),
@@ -165,7 +184,10 @@ def search(
         answer = run.registry.search(
             text,
             base=base,
+            path=path,
+            depth=depth,
             tag=tag,
+            author=author,
             rank=rank,
             metric=metric,
             stat=",".join(stat) if stat else None,

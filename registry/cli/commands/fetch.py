@@ -1,7 +1,8 @@
-"""Commands that fetch weights and check them: fetch, verify."""
+"""Commands that take weights out of the registry, and check them: fetch, verify, export."""
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -143,3 +144,71 @@ def verify(
                 f"{counted(len(answer.mismatches), 'difference')}; fetch it again with --force.",
                 code="verify_failed",
             )
+
+
+def export(
+    ref: Ref,
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="A folder that is new or holds an earlier export, or hf:ORG/REPO."),
+    ],
+    *,
+    kind: As = Kind.LORA,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model",
+            metavar="ORG/REPO",
+            help="The model on the Hub that it goes on. Default: where the base model was taken from.",
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; else it is private.")] = False,
+    with_names: Annotated[
+        bool,
+        typer.Option("--with-names", help="Let paths, the message and the published README.md go out."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the card and the files, and write nothing.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Write a revision as a repository for a Hub, with its card.
+
+    Paths, which may be names of customers, stay here unless you say otherwise: the card and the receipt beside it have
+    digests. A repository or folder that holds anything but an earlier export is left as it is. What comes back by
+    publish has its parent proven by the receipt.
+    """
+    from registry.cli.render.exported import dry_run_lines, harmless
+
+    with session(url, as_json) as run:
+        answer = run.registry.export(
+            ref,
+            target,
+            kind=kind.value,
+            base_model=base_model,
+            public=public,
+            with_names=with_names,
+            dry_run=dry_run,
+            progress=run.progress,
+        )
+        if dry_run:
+            run.answer(answer, lambda width: dry_run_lines(answer, width))
+        else:
+            where = answer.target if answer.commit is None else f"{answer.target}@{answer.commit}"
+            run.answer(answer, lambda _width: [(Span(harmless(where)),)])
+        state = "not written, a dry run" if dry_run else "written" if answer.created else "already there, unchanged"
+        seen = {None: "", True: ", public", False: ", private"}[answer.public]
+        total = size(sum(file.size or 0 for file in answer.files))
+        files = counted(len(answer.files), "file")
+        run.say(f"{answer.reference} as {answer.kind} to {answer.target}: {files}, {total}{seen}, {state}")
+        for item in answer.left_out:
+            run.say(f"left out: {item.path} ({item.reason})")
+        run.notices(answer.notices)
+        if dry_run:
+            return
+        if answer.url is not None:
+            run.say(answer.url)
+        else:
+            upload = f"hf upload --private ORG/REPO {shlex.quote(answer.target)}"
+            run.next(upload, "uploads it; hf:ORG/REPO as the target does so at once")

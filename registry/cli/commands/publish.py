@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from registry.cli import completion
-from registry.cli.commands.publish_folders import parse_renames, publish_folders
+from registry.cli.commands.folders.publish_folders import parse_renames, publish_folders
 from registry.cli.options import (
     AdapterPath,
     Annotations,
@@ -90,6 +90,42 @@ def publish(
             help="Trust --parent without comparing it with the weights the adapter was trained on.",
         ),
     ] = False,
+    find_parent: Annotated[
+        bool,
+        typer.Option(
+            "--find-parent",
+            help="Search all revisions for the parent, by the weights it was trained on; prove it, or refuse.",
+        ),
+    ] = False,
+    look_in: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--look-in",
+            metavar="DIR",
+            help="With --find-parent: where the folder it was trained on may be now; may be repeated.",
+        ),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="DIR holds a full fine-tune: keep it exactly, or as the LoRA of --rank or --max-error."
+        ),
+    ] = False,
+    rank: Annotated[
+        int | None, typer.Option("--rank", metavar="N", help="With --full: the rank of every pair.")
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            "--max-error",
+            metavar="E",
+            help="With --full: the lowest ranks with which no module's relative error exceeds E.",
+        ),
+    ] = None,
+    svd: Annotated[
+        str,
+        typer.Option("--svd", metavar="HOW", help="With --full: randomised (within 1 % of the best), or full."),
+    ] = "randomised",
     message: Annotated[
         str, typer.Option("-m", "--message", metavar="TEXT", help="A description of this revision.")
     ] = "",
@@ -125,7 +161,9 @@ def publish(
     The parent is the one given with --parent; else the one in a receipt (--receipt, or that of the folder the adapter
     was trained on); else the one given by the repo id and revision of a Hub view in the configuration. If the folder
     it was trained on is available, its weights are compared with the parent's, and can also identify the parent. If
-    nothing identifies it and the parent adapter has a single revision, that one is used and recorded as assumed. The
+    nothing identifies it and the parent adapter has a single revision, that one is used and recorded as assumed. With
+    --find-parent the weights of that folder are compared with all revisions, and nothing is assumed. With --full, DIR
+    is a full model, which is kept exactly, or with --rank or --max-error as the adapter that is nearest to it. The
     first line of the output is the reference PATH@N alone.
     """
     if parent is not None and receipt is not None:
@@ -133,7 +171,9 @@ def publish(
     metrics, annotations = parse_metrics(metric), parse_annotations(annotation)
     if recursive:
         given = {
-            "--parent": parent, "--receipt": receipt, "--skip-parent-check": skip_parent_check, "-m": message,
+            "--parent": parent, "--receipt": receipt, "--skip-parent-check": skip_parent_check,
+            "--find-parent": find_parent, "--look-in": look_in, "--full": full, "--rank": rank,
+            "--max-error": max_error, "-m": message,
             "--metric": metric, "--tag": tag, "--annotation": annotation,
         }  # fmt: skip
         if wrong := [option for option, value in given.items() if value]:
@@ -160,6 +200,12 @@ def publish(
             parent=parent,
             receipt=receipt,
             skip_parent_check=skip_parent_check,
+            find_parent=find_parent,
+            look_in=tuple(look_in or ()),
+            full=full,
+            rank=rank,
+            max_error=max_error,
+            svd=svd,
             message=message,
             metrics=metrics,
             tags=tuple(tag or ()),
@@ -215,12 +261,17 @@ def tag(
 def untag(
     path: AdapterPath,
     tag: TagName,
+    *,
+    expected: Annotated[
+        str | None,
+        typer.Option("--if", metavar="REV", help="Only if the tag points at this revision now: @3."),
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Remove a tag; the revision stays."""
     with session(url, as_json) as run:
-        answer = run.registry.untag(path, tag)
+        answer = run.registry.untag(path, tag, expected=expected)
         run.answer(answer, lambda _width: [_removed_line(answer)])
 
 

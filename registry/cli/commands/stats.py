@@ -1,4 +1,4 @@
-"""The command stats: what the links of a path changed."""
+"""The commands stats and check: what the links of a path changed, and whether an engine loads its adapter."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from registry.cli.options import FloatType, Json, Ref, Url
+from registry.cli.options import EngineChoice, FloatType, Json, MaxLoraRank, Ref, Since, Url
 from registry.cli.session import session
 from registry.cli.written import check_file, write_file
-from registry.errors import UsageError
+from registry.errors import InvalidAdapterError, UsageError
 
 
 def stats(
@@ -63,7 +63,7 @@ def stats(
             write_file("--csv", csv, csv_text(answer))
         run.answer(answer, lambda width: statistics_lines(answer, width))
         if answer.path.modules and answer.path.relative_frobenius is None:
-            run.say(_unmeasured(answer.reference))
+            run.say(_unmeasured(answer.reference, answer.since if since is None else None))
 
 
 def _dense(ref: str, since: str | None, csv: str | None, url: str | None, *, as_json: bool) -> None:
@@ -75,9 +75,37 @@ def _dense(ref: str, since: str | None, csv: str | None, url: str | None, *, as_
             write_file("--csv", csv, csv_text(answer))
         run.answer(answer, lambda width: dense_lines(answer, width))
         if answer.matrices and answer.relative_frobenius is None:
-            run.say(_unmeasured(answer.reference))
+            run.say(_unmeasured(answer.reference, answer.since if since is None else None))
 
 
-def _unmeasured(reference: str) -> str:
+def _unmeasured(reference: str, begins: str | None) -> str:
+    """Why figures are not relative to the weights; ``begins``: after what they begin, where nobody asked for that."""
     base = reference.partition("/")[0]
+    if begins not in {None, base}:
+        return f"{begins} is an exact full fine-tune, whose norms are not kept: the figures are not relative to them."
     return f"The norms of {base} are not known yet; `registry base measure {base}` reads its weights once."
+
+
+def check(
+    ref: Ref,
+    engine: Annotated[EngineChoice, typer.Option("--engine", help="The engine that is to load it.")],
+    max_lora_rank: MaxLoraRank = None,
+    since: Since = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Tell whether an engine loads the adapter of a reference.
+
+    Prints yes, or no with every reason and the command that writes what does load. Reads no weights. Exits with 4 if
+    the answer is no.
+    """
+    from registry.cli.render.engines import check_lines
+
+    with session(url, as_json) as run:
+        answer = run.registry.check(ref, engine=engine.value, max_lora_rank=max_lora_rank, since=since)
+        run.answer(answer, lambda width: check_lines(answer, width))
+        if not answer.loads:
+            raise InvalidAdapterError(
+                f"{engine.value} {answer.version} can't load {answer.reference}; instead: `{answer.would_do}`.",
+                code="engine_limits",
+            )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
-from registry.cli.render.statistics import csv_of
 from registry.cli.render.text import percent
 from registry.schemas.difference import DELTA_COLUMNS, MATRIX_COLUMNS
+from registry.schemas.frames import csv_of
 
 if TYPE_CHECKING:
     from registry.schemas.difference import DeltaFigures, DeltaMatrix, Deltas, OtherDifference

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING
 
 from registry.cli.render.screen import QUIET, Line, Row, Span, phrase, table, words
 from registry.cli.render.text import counted, percent
+from registry.schemas.frames import csv_of
 from registry.schemas.statistics import DENSE_COLUMNS
 
 if TYPE_CHECKING:
@@ -40,8 +39,4 @@ def _row(one: DenseMatrix) -> Row:
 
 def csv_text(found: DenseStatistics) -> str:
     """A line for each weight; what is not known is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, DENSE_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found.rows())
-    return text.getvalue()
+    return csv_of(found.rows(), DENSE_COLUMNS)

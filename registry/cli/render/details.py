@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 from registry.cli.render.around import children_lines, materialisation_lines, tag_lines
 from registry.cli.render.lists import copied, tags_of
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
-from registry.cli.render.text import amount, clean, counted, metrics, moment, numbers, percent, short_digest, size
+from registry.cli.render.text import (
+    amount,
+    clean,
+    counted,
+    metrics,
+    moment,
+    numbers,
+    percent,
+    ranked,
+    short_digest,
+    size,
+)
 from registry.cli.render.use import use_items
 
 if TYPE_CHECKING:
@@ -25,8 +36,9 @@ if TYPE_CHECKING:
         Tagged,
         Verified,
     )
-    from registry.schemas.artifacts import EngineAnswer
+    from registry.schemas.artifacts import EngineAnswer, Extraction
     from registry.schemas.cards import CardState
+    from registry.schemas.tree import CombinedOf
 
 Items = list[list[Span]]
 
@@ -75,7 +87,9 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("copied", [words(copied(revision.copied_from))] if revision.copied_from else []),
         ("trained on", [words(revision.trained_on or "")]),
         ("parent", [[phrase(revision.parent)], [Span(revision.parent_known_by)]]),
-        ("rank", [[Span(str(revision.rank))]]),
+        ("sum of", [source_spans(one) for one in revision.sources]),
+        ("rank", [words(str(revision.rank) if revision.rank else ranked(0))]),
+        ("extracted", _extracted(shown.extracted)),
         ("size", [words(f"{size(revision.size)}, {amount(revision.parameters)} parameters {share}")]),
         ("statistics", _statistics(revision)),
         ("engines", [_engine(one) for one in shown.engines]),
@@ -88,6 +102,13 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         *(("notice", [words(notice, BEHIND)]) for notice in (*revision.notices, *map(str, shown.notices))),
     ]
     return fields(pairs, width)
+
+
+def source_spans(source: CombinedOf) -> list[Span]:
+    """A source of a combination, and its weight."""
+    if source.reference is None:
+        return words(f"{source.weight:g} x a revision that this token may not see")
+    return [Span(f"{source.weight:g} x"), phrase(source.reference, REFERENCE)]
 
 
 def _engine(answer: EngineAnswer) -> list[Span]:
@@ -139,7 +160,7 @@ def _behind(lineage: Sequence[LineageEntry]) -> str:
 def _lineage(shown: Shown, width: int | None) -> list[Line]:
     rows = []
     for entry in shown.lineage:
-        items: Items = [words("base model" if entry.number is None else f"rank {entry.rank}", QUIET)]
+        items: Items = [words("base model" if entry.number is None else ranked(entry.rank or 0), QUIET)]
         if entry.number is not None and entry.newest not in {None, entry.number}:
             items.append(words(f"newest is @{entry.newest}", BEHIND if entry is not shown.lineage[-1] else QUIET))
         rows.append(([phrase(entry.reference), Span(short_digest(entry.digest), QUIET)], items))
@@ -212,6 +233,7 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
         *(("moved", _moved(tag)) for tag in answer.tagged if tag.previous not in {None, tag.reference}),
         ("source", [[phrase(revision.source)]] if revision.source else []),
         ("derived from", _derived(revision.derived_from)),
+        ("extracted", _extracted(answer.extracted)),
         ("left out", [words(f"{item.path} ({item.reason})") for item in answer.left_out]),
         ("stored", [words(stored)]),
         ("applied", [words(what) for what in answer.applied]),
@@ -222,6 +244,20 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
         ("registry", [[phrase(answer.registry)]]),
     ]
     return [(Span(revision.reference, REFERENCE),), *fields(pairs, width)]
+
+
+def _extracted(report: Extraction | None) -> Items:
+    """How an adapter was made of a full model: how near it is, where it is farthest, and what it keeps whole."""
+    if report is None:
+        return []
+    lines = [words(f"from a full model: error {100 * report.error:.3g} % of what it changed,")]
+    if report.modules:
+        worst = max(report.modules, key=lambda one: one.error)
+        lines.append(words(f"{counted(len(report.modules), 'pair')},"))
+        lines.append(words(f"at most {100 * worst.error:.3g} % ({worst.module})"))
+    if report.values:
+        lines.append(words(f"and {counted(len(report.values), 'value')} kept whole", QUIET))
+    return lines
 
 
 def _moved(tag: Tagged) -> Items:
@@ -246,7 +282,8 @@ def preview_lines(preview: PublishPreview, width: int | None) -> list[Line]:
                 words(f"({preview.parent_reason})", QUIET),
             ],
         ),
-        ("rank", [[Span(str(preview.rank))]]),
+        ("rank", [words(str(preview.rank) if preview.rank else ranked(0))]),
+        ("extracted", _extracted(preview.extracted)),
         ("size", [words(f"{size(preview.size)}, {amount(preview.parameters)} parameters")]),
         ("source", [[phrase(preview.source)]] if preview.source else []),
         ("left out", [words(f"{item.path} ({item.reason})") for item in preview.left_out]),
@@ -286,7 +323,12 @@ def verified_lines(answer: Verified, width: int | None) -> list[Line]:
     subject = f"{answer.reference} as {answer.kind}"
     if answer.equal:
         how = "byte for byte" if answer.exact else "within the rounding bound (this machine's arithmetic differs)"
-        return table([([Span("equal", "green")], [words(f"{subject}, {counted(answer.files, 'file')}, {how}")])], width)
+        told = f"{subject}, {counted(answer.files, 'file')}, {how}"
+        if answer.combinations:
+            same = all(one.state == "same" for one in answer.combinations)
+            how = "the same bytes" if same else "the same up to rounding"
+            told += f"; {counted(len(answer.combinations), 'combination')} made again: {how}"
+        return table([([Span("equal", "green")], [words(told)])], width)
     rows = [
         ([phrase(wrong.file)], [words(f"{wrong.tensor}:" if wrong.tensor else ""), words(wrong.reason)])
         for wrong in answer.mismatches

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.deltas import deltas_lines
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Row, Span, phrase, table, words
-from registry.cli.render.text import amount, number, numbers, short_digest, size
+from registry.cli.render.text import amount, number, numbers, ranked, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas import FileEntry, LineageEntry, TargetGroup
@@ -116,7 +116,7 @@ def _lineage(found: Difference) -> list[Row]:
 
 def _one_sided(entry: LineageEntry, side: int) -> Row:
     sign, style = ("-", GONE) if side == 0 else ("+", _NEW)
-    rank = "base model" if entry.rank is None else f"rank {entry.rank}"
+    rank = "base model" if entry.rank is None else ranked(entry.rank)
     return [Span(sign, style), phrase(entry.reference, style)], [
         words(short_digest(entry.digest), QUIET),
         words(rank, QUIET),

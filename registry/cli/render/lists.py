@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, TAG, Line, Span, flow, phrase, table, words
-from registry.cli.render.text import amount, counted, metrics, moment, short_digest, size
+from registry.cli.render.text import amount, counted, metrics, moment, ranked, short_digest, size
 from registry.digest import is_digest
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         Tree,
         TreeNode,
     )
+    from registry.schemas.tree import CombinedOf
+from registry.schemas.usage import BaseFigures
 
 
 def tags_of(revision: RevisionSummary) -> list[list[Span]]:
@@ -55,7 +57,7 @@ def copied(original: CopiedFrom) -> str:
 def search_lines(found: SearchResult, width: int | None) -> list[Line]:
     """One line per revision."""
     rows = [
-        ([Span(revision.reference, REFERENCE), Span(f"rank {revision.rank}"), Span(size(revision.size))], items)
+        ([Span(revision.reference, REFERENCE), Span(ranked(revision.rank)), Span(size(revision.size))], items)
         for revision in found.revisions
         for named in [[*_arrow(revision.renamed_to), *_values(revision.statistics)]]
         for items in [[*named, *remarks(revision, revision.metrics)]]
@@ -82,6 +84,7 @@ def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
             [
                 [phrase(base.architecture or "not known")],
                 words(counted(base.adapters, "adapter"), QUIET),
+                *_base_figures(base.figures),
                 *_arrow(base.renamed_to),
             ],
         )
@@ -89,6 +92,17 @@ def base_lines(bases: Sequence[BaseSummary], width: int | None) -> list[Line]:
     ]
     header = ("NAME", "DIGEST", "PARAMETERS", "SIZE", "ARCHITECTURE")
     return table(rows, width, header=header, right=(2, 3))
+
+
+def _base_figures(figures: BaseFigures | None) -> list[list[Span]]:
+    if figures is None:
+        return []
+    at = figures.last_published_at
+    sizes = f"{size(figures.published)}, as full checkpoints {size(figures.full_checkpoints)}"
+    return [
+        words(f"{counted(figures.revisions, 'revision')} of {sizes}", QUIET),
+        words("" if at is None else f"{figures.newest} on {moment(at)} UTC", QUIET),
+    ]
 
 
 EVENT_HEADER: Final = ("TIME (UTC)", "ACTION", "ACTOR", "SUBJECT")
@@ -184,15 +198,23 @@ def _about_revision(revision: RevisionSummary, above: TreeNode | None) -> list[l
         [Span(f"@{revision.number}")],
         *_arrow(revision.renamed_to),
         *tags_of(revision),
-        [Span(f"rank {revision.rank}", QUIET)],
+        [Span(ranked(revision.rank), QUIET)],
         [Span(size(revision.size), QUIET)],
         words(f"parent {revision.parent_known_by}", QUIET),
     ]
+    if revision.sources:
+        about.append(words("sum of " + " + ".join(map(_weighed, revision.sources)), QUIET))
     if revision.retracted:
         about.append([*words(_why_retracted(revision, revision.retracted), GONE)])
     if revision.behind:
         about.append([*words(_why_behind(revision, above), BEHIND)])
     return about
+
+
+def _weighed(source: CombinedOf) -> str:
+    """A source of a combination by its last name, and its weight."""
+    name = "one that is hidden" if source.reference is None else source.reference.rpartition("/")[2]
+    return f"{source.weight:g} {name}"
 
 
 def _why_retracted(revision: RevisionSummary, retraction: Retraction) -> str:

@@ -80,7 +80,7 @@ def _row(revision: RevisionSummary, columns: _Columns) -> Row:
     first = Span(f"@{revision.number}", REFERENCE)
     about = [
         Span(moment(revision.created_at)),
-        Span(str(revision.rank)),
+        Span(str(revision.rank or "-")),
         Span(size(revision.size)),
         phrase(revision.parent.rpartition("/")[2]),
         phrase(revision.author),

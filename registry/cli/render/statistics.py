@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.fidelity import estimate_lines
 from registry.cli.render.screen import QUIET, REFERENCE, Line, Row, Span, phrase, table, words
 from registry.cli.render.text import counted, percent
+from registry.schemas.frames import csv_of
 from registry.schemas.statistics import COLUMNS
 
 if TYPE_CHECKING:
@@ -74,12 +73,3 @@ def _groups(groups: Sequence[GroupStatistics], width: int | None) -> list[Line]:
 def csv_text(found: Statistics) -> str:
     """A line for each module of each link and of the path; what is not known is empty."""
     return csv_of(found.rows(), COLUMNS)
-
-
-def csv_of(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
-    """Rows as CSV with a header; what is None is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

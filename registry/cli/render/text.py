@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from registry.figures import amount, clean, counted, metrics, moment, number, short_digest, size
+from registry.figures import amount, clean, counted, metrics, moment, number, ranked, short_digest, size
 
 __all__ = [
     "amount",
@@ -15,6 +15,7 @@ __all__ = [
     "number",
     "numbers",
     "percent",
+    "ranked",
     "short_digest",
     "size",
 ]

@@ -1,1 +1,1 @@
-"""Downloads repositories of a Hub."""
+"""Reads repositories of a Hub, and writes exports to them."""

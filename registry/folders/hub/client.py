@@ -21,7 +21,8 @@ from registry.settings.parsers import redacted
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 _AT_ONCE: Final = 8
-_REFUSED: Final = (401, 403)
+REFUSED: Final = (401, 403)
+"""Statuses with which a Hub refuses a token."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,16 @@ class HubFile:
 class HubClient:
     """One repository of the Hub that the environment names; ``called`` is the user's name for it, for messages."""
 
+    _verb = "downloaded from"
+
     def __init__(self, repo_id: str, called: str) -> None:
         try:
             import huggingface_hub
             from huggingface_hub import constants, errors, file_download, hf_api
         except ModuleNotFoundError as problem:
             raise UnavailableError(
-                f"{called} is a Hub repository, and the package huggingface_hub, which downloads it, is not installed "
-                "here; install it.",
+                f"{called} is a Hub repository, and the package huggingface_hub, which reads and writes it, is not "
+                "installed here; install it.",
                 code="missing_package",
             ) from problem
         self._hub: Any = huggingface_hub
@@ -63,6 +66,20 @@ class HubClient:
     @property
     def _offline(self) -> bool:
         return bool(self._constants.HF_HUB_OFFLINE)
+
+    def repositories(self) -> list[str]:
+        """Ids of all repositories of models of the organisation that this client is for, by name.
+
+        Raises:
+            UnavailableError: offline, or the Hub can't be reached.
+        """
+        if self._offline:
+            raise UnavailableError(
+                f"{self._called} is a list of repositories of the Hub, and HF_HUB_OFFLINE forbids network access: "
+                "unset it, or import the folder of the Hub's cache."
+            )
+        with self._told(None):
+            return sorted(str(one.id) for one in self._api.list_models(author=self._repo_id))
 
     def resolve(self, revision: str | None) -> str:
         """The commit of a revision name now; offline, its commit when it was last resolved."""
@@ -148,17 +165,17 @@ class HubClient:
             raise self._error(problem, revision) from problem
 
     def _error(self, problem: Exception, revision: str | None) -> RegistryError:
-        repo, said = f"{self._repo_id} at {self.endpoint}", _said(problem)
+        repo, told_by_hub = f"{self._repo_id} at {self.endpoint}", said(problem)
         known = self._errors
         told = {  # the first match counts: GatedRepoError is a subclass of RepositoryNotFoundError
             known.GatedRepoError: NotAllowedError(
                 f"{repo} is gated: request access on its page, and set HF_TOKEN to a token of the account that has "
-                f"it{said}."
+                f"it{told_by_hub}."
             ),
             known.RepositoryNotFoundError: NotFoundError(
-                f"There is no repository {repo}, or HF_TOKEN does not give access to it{said}."
+                f"There is no repository {repo}, or HF_TOKEN does not give access to it{told_by_hub}."
             ),
-            known.RevisionNotFoundError: NotFoundError(f"{repo} has no revision {revision or 'main'}{said}."),
+            known.RevisionNotFoundError: NotFoundError(f"{repo} has no revision {revision or 'main'}{told_by_hub}."),
         }
         if (found := next((error for kind, error in told.items() if isinstance(problem, kind)), None)) is not None:
             return found
@@ -169,15 +186,17 @@ class HubClient:
                 code="disk_full",
             )
         status = getattr(getattr(problem, "response", None), "status_code", None)
-        if status in _REFUSED:
-            return NotAllowedError(f"{self.endpoint} refuses this for {self._called} ({status}){said}; check HF_TOKEN.")
+        if status in REFUSED:
+            return NotAllowedError(
+                f"{self.endpoint} refuses this for {self._called} ({status}){told_by_hub}; check HF_TOKEN."
+            )
         what = f"it answers with {status}" if status else _reason(problem)
         return UnavailableError(
-            f"{self._called} can't be downloaded from {self.endpoint}: {what}{said}. Try again later."
+            f"{self._called} can't be {self._verb} {self.endpoint}: {what}{told_by_hub}. Try again later."
         )
 
 
-def _said(problem: Exception) -> str:
+def said(problem: Exception) -> str:
     """The Hub's own message about the error."""
     text = " ".join(str(getattr(problem, "server_message", None) or "").split())
     return f" (it says: {text[:300].rstrip('.')})" if text else ""

@@ -27,6 +27,7 @@ MAX_SOURCE: Final = 1024
 _PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _REFERENCE: Final = re.compile(rf"hf:({_PART}(?:/{_PART})?)(?:@(\S+))?")
 _ID: Final = re.compile(rf"(?:https?://[^/]+/)?({_PART}/{_PART}(?:@\S+)?)/?")
+_REPO_ID: Final = re.compile(rf"{_PART}/{_PART}")
 _SOURCE: Final = re.compile(rf"hf:{_PART}(?:/{_PART})?@[0-9a-f]{{7,64}}(?: at https?://[!-~]+)?")
 
 
@@ -100,6 +101,40 @@ def as_repository(place: str | os.PathLike[str]) -> str | None:
     """``hf:ORG/REPO``, for what is written as a repository's id or as its page on the Hub; None: another text."""
     found = _ID.fullmatch(os.fspath(place))
     return None if found is None else f"{SCHEME}{found[1]}"
+
+
+def check_repo_id(text: str) -> str:
+    """Return ``ORG/REPO`` if it can be the name of a repository.
+
+    Raises:
+        UsageError: it can't.
+    """
+    if not _is_repo_id(text):
+        raise UsageError(
+            f"{text[:200]!r} is no name of a repository on a Hub: ORG/REPO is expected, of letters, digits, '-', '_' "
+            "and '.'."
+        )
+    return text
+
+
+def _is_repo_id(text: str) -> bool:
+    wrong = "--" in text or ".." in text or text.endswith(".git")
+    return _REPO_ID.fullmatch(text) is not None and not wrong
+
+
+def written_repo(text: str) -> str:
+    """The ``ORG/REPO`` of ``hf:ORG/REPO``, which is to be written.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    repo_id = text.removeprefix(SCHEME)
+    if not _is_repo_id(repo_id):
+        raise UsageError(
+            f"{text[:200]!r} can't be written: hf:ORG/REPO is expected, of letters, digits, '-', '_' and '.', without "
+            "a revision; what is written becomes the newest commit of main."
+        )
+    return repo_id
 
 
 def check_source(text: str | None) -> str | None:

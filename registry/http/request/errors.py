@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from registry.errors import CODES, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.http.request.context import Scope, context_of
-from registry.http.request.limits import is_below_view
 from registry.http.request.statuses import MALFORMED, retry_after, status_of
 from registry.schemas.protocol import API, Problem
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
+    from fastapi import APIRouter, FastAPI, Request
 
     from registry.http.request.middleware import Receive, Send
 
@@ -59,29 +59,39 @@ def headers_of(told: Problem) -> dict[str, str]:
 
 
 class _ProblemResponse(Response):
-    """A problem, rendered for the API or for Hub clients by the route it belongs to."""
+    """A problem, in the form of the face that the request is for."""
 
     def __init__(self, told: Problem, headers: Mapping[str, str] | None) -> None:
         every = {**headers_of(told), **(headers or {})}
         super().__init__(told.model_dump_json(), status_code=told.status, headers=every, media_type=MEDIA_TYPE)
-        self._below_a_view = view_response(told, headers)
+        self._told, self._more = told, headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_below_view(scope["path"]):
-            await self._below_a_view(scope, receive, send)
-        else:
+        faces: Sequence[Face] = scope["app"].state.faces
+        face = next((one for one in faces if one.is_for(scope)), None)
+        if face is None:
             await super().__call__(scope, receive, send)
+        else:
+            await face.tell(scope, self._told, self._more)(scope, receive, send)
+
+
+@dataclass(frozen=True)
+class Face:
+    """Routes whose users are told errors in a form of their own, not as problem+json.
+
+    Args:
+        is_for: whether a request is one of these users', also where there is no such route.
+        tell: a problem and additional headers as a response.
+    """
+
+    routers: Sequence[APIRouter]
+    is_for: Callable[[Scope], bool]
+    tell: Callable[[Scope, Problem, Mapping[str, str]], Response]
 
 
 def problem_response(told: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """The response of a problem."""
     return _ProblemResponse(told, headers)
-
-
-def view_response(told: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """A problem for Hub clients, which read one header or a field of the body."""
-    every = {**headers_of(told), "X-Error-Message": in_a_header(told.detail), **(headers or {})}
-    return JSONResponse({"error": told.detail}, status_code=told.status, headers=every)
 
 
 def in_a_header(sentence: str) -> str:
@@ -100,11 +110,15 @@ def unexpected() -> UnavailableError:
 
 def no_route(method: str, path: str) -> NotFoundError:
     """The error of an address without a route."""
-    return NotFoundError(f"There is no route {method} {path}: the routes are under {API}, see {API}/openapi.json.")
+    return NotFoundError(
+        f"There is no route {method} {path}: the pages begin at /, and the routes of the API are under {API}, see "
+        f"{API}/openapi.json."
+    )
 
 
-def install(app: FastAPI, refused: Refused) -> None:
-    """Map every error of the app to a problem; ``refused`` gets denials."""
+def install(app: FastAPI, refused: Refused, faces: Sequence[Face] = ()) -> None:
+    """Map every error of the app to a problem, in the form of a face where it is for one; ``refused`` gets denials."""
+    app.state.faces = tuple(faces)
 
     async def of_registry(request: Request, error: Any) -> Response:
         await refused(request, error)

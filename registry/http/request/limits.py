@@ -33,7 +33,7 @@ class Limits:
     computed: int = 4  # bodies computed at the same time
     queue: int = 64  # computed bodies that wait for a slot
     queue_time: float = 8.0  # wait for a slot; Hub clients time out after 10 s without a byte
-    thread_queue_time: float = 20.0  # wait for a slot of a base model or a truncation
+    thread_queue_time: float = 20.0  # the same of a base model, a truncation or a look
     denials: int = 300  # that are recorded at once; as many again in half a minute
     denials_of_one: int = 30  # the same of one token or address
     jobs: int = 2  # that run at the same time
@@ -60,7 +60,7 @@ def largest_body(limits: Limits, method: str, path: str) -> int:
         return 0
     if path.startswith("/api/v1/uploads/"):
         return limits.part
-    if path.startswith(("/api/v1/publishes", "/api/v1/bases")):
+    if path.startswith(("/api/v1/publishes", "/api/v1/bases", "/api/v1/parents")):
         return limits.claims
     return limits.document
 
@@ -72,6 +72,10 @@ def is_below_view(path: str) -> bool:
 
 def time_to_answer(limits: Limits, path: str) -> float:
     """How long a route may take until its response begins."""
-    parts = ("publishes", "bases", "uploads", "artifacts", "statistics", "checks", "diff", "rebases", "gc", "fsck")
-    slow = tuple(f"/api/v1/{part}" for part in parts)
+    parts = (
+        *("publishes", "bases", "uploads", "artifacts", "parents", "statistics", "checks", "diff", "rebases"),
+        "combinations",
+        *("gc", "fsck"),
+    )
+    slow = (*(f"/api/v1/{part}" for part in parts), "/compare", "/matrix", "/figures", "/admin/storage")
     return limits.plan_time if path.startswith(slow) else limits.answer_time

@@ -39,6 +39,11 @@ class Admission:
         """Whether somebody waits for a slot."""
         return any(not waiting.done() for waiting in self._queue)
 
+    @property
+    def inside(self) -> int:
+        """How many hold a slot or wait for one."""
+        return self._inside
+
     @asynccontextmanager
     async def slot(self, gone: Gone) -> AsyncIterator[Slot]:
         """Hold a slot, unless the client is ``gone`` before one is free.

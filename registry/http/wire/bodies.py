@@ -50,6 +50,11 @@ class BodySender:
         self._stall = stall
         self._admissions = admissions
 
+    @property
+    def under_way(self) -> int:
+        """How many bodies are sent now, or wait for their turn."""
+        return sum(one.inside for one in self._admissions.values())
+
     def answer(
         self,
         request: Request,

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from registry.errors import UnavailableError, UsageError
+from registry.http.addresses import http_address
 from registry.http.request.limits import Limits
 from registry.http.wire.connection import connection_class
 
@@ -54,8 +55,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address_of(listener: socket.socket) -> str:
     """The URL of a listening socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return http_address(*listener.getsockname()[:2])
 
 
 class Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""Running a registry: its tokens, its storage, its checks."""
+"""Running a registry: its tokens, its storage, its checks, its jobs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from registry.bars.shown import shown
 from registry.operations import table
-from registry.operations.arguments import asked
+from registry.operations.arguments import asked, check_limit
 from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
 from registry.rights import Role
 from registry.schemas import BaseMeasured, Checked, Collected, Identity, Retabled, Token, TokenCreated
+from registry.schemas.jobs import Health, JobsRequest, JobSummary, OperationKind, OperationState
 from registry.schemas.requests import (
     FsckRequest,
     GcRequest,
@@ -23,7 +24,7 @@ from registry.schemas.requests import (
 
 
 class Administration(TableCalls):
-    """Running a registry: its tokens, its storage, its checks."""
+    """Running a registry: its tokens, its storage, its checks, its jobs."""
 
     def retable(self, name: str, *, progress: Progress | bool = False) -> Retabled:
         """Rebuild the target table of a base model, which changes the plans and commit ids of all its paths.
@@ -101,6 +102,43 @@ class Administration(TableCalls):
         """
         with shown(progress) as sink:
             return self._do(table.FSCK, asked(FsckRequest, deep=deep), sink)
+
+    def jobs(
+        self, *, state: OperationState | None = None, kind: OperationKind | None = None, limit: int | None = None
+    ) -> tuple[JobSummary, ...]:
+        """Long operations of a service, newest first: those of the token, or everyone's for an admin without scopes.
+
+        They are kept for a week after they ended.
+
+        Args:
+            state: only those in this state: ``"pending"``, ``"running"``, ``"done"`` or ``"failed"``.
+            kind: only those of this kind. What the service looks at after a publish is listed with ``"notice"`` alone.
+            limit: at most so many. None: all.
+
+        Example:
+            >>> team.jobs(state="failed")
+            ()
+        """
+        request = asked(JobsRequest, state=state, kind=kind)
+        return self._list(table.LIST_JOBS, request, check_limit(limit))
+
+    def health(self) -> Health:
+        """How a service is: its replicas, its long operations, its storage, when it was last collected and checked.
+
+        It is what the database tells: the processes that answer write a row of themselves every half minute. A
+        registry that no service runs on has no replicas.
+
+        Raises:
+            NotAllowedError: the token is not that of an admin without scopes.
+
+        Example:
+            >>> health = team.health()
+            >>> health.jobs.failed
+            0
+            >>> health.bytes > 0
+            True
+        """
+        return self._do(table.HEALTH, NoRequest())
 
     def whoami(self) -> Identity:
         """The name and rights of the caller, and the versions of both sides.

@@ -9,15 +9,26 @@ from pathlib import Path as FilePath
 from registry.bars.shown import shown
 from registry.engines.checking import options_for
 from registry.errors import UsageError
+from registry.folders.receipts import receipt_in
+from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
 from registry.operations.readable import ReadableArtifact
 from registry.progress import Progress
+from registry.reference import Reference
 from registry.schemas import ArtifactKind, Dtype, Fetched, Materialisation, Materialised, Options, Verified
+from registry.schemas.artifacts import TensorMismatch
 from registry.schemas.form import EngineName, MeasuredRows
 from registry.schemas.kinds import KINDS
-from registry.schemas.requests import CheckRequest, DropRequest, MaterialisationsRequest, MaterialiseRequest
+from registry.schemas.publishing import ReplayRequest
+from registry.schemas.requests import (
+    CheckRequest,
+    DropRequest,
+    MaterialisationsRequest,
+    MaterialiseRequest,
+    ReferenceRequest,
+)
 
 Folder = str | PathLike[str]
 
@@ -165,6 +176,8 @@ class Artifacts(TableCalls):
     def verify(self, folder: Folder, *, progress: Progress | bool = False) -> Verified:
         """Check a fetched folder against its receipt and, by computing it again, against the registry.
 
+        Combinations in its path are combined again from their sources, and compared with what was published.
+
         Returns:
             Whether they are equal. What differs is in ``mismatches``, and is no error.
 
@@ -178,7 +191,25 @@ class Artifacts(TableCalls):
             True
         """
         with shown(progress) as sink:
-            return self._verify(folder, sink)
+            answer = self._verify(folder, sink)
+            return answer.model_copy(update=self._combined_again(FilePath(folder), answer, sink))
+
+    def _combined_again(self, folder: FilePath, answer: Verified, progress: Progress) -> dict[str, object]:
+        """What combining the combinations of a folder's path again says; nothing where it has none."""
+        receipt = receipt_in(folder)
+        if receipt.tip is None:
+            return {}
+        ref = str(Reference(Reference.parse(receipt.reference).path, digest_prefix=receipt.tip))
+        if not any(one.combined for one in self._do(table.RESOLVE, ReferenceRequest(ref=ref)).lineage):
+            return {}
+        found = self._do(table.REPLAY, ReplayRequest(ref=ref), progress).combinations
+        wrong = tuple(
+            TensorMismatch(file=ADAPTER_WEIGHTS, tensor=None, reason=f"{one.reference} is not what its sources give")
+            for one in found
+            if one.state == "different"
+        )
+        mismatches = (*answer.mismatches, *wrong)
+        return {"combinations": found, "mismatches": mismatches, "equal": not mismatches}
 
     def materialise(
         self,

@@ -29,17 +29,20 @@ from registry.schemas.usage import Usage, UsageRequest
 class Browsing(TableCalls):
     """Looking at what is there: trees, logs, revisions, searches, events."""
 
-    def bases(self, *, old_names: bool = False) -> tuple[BaseSummary, ...]:
+    def bases(self, *, old_names: bool = False, figures: bool = False) -> tuple[BaseSummary, ...]:
         """All base models, by name.
 
         Args:
             old_names: also what was renamed, under its old name.
+            figures: also how many revisions each has, how large they are, and which is the newest, in ``.figures``.
 
         Example:
             >>> team.bases()
             (<BaseSummary llama: LlamaForCausalLM, 5.20 k parameters, 13.1 kB, 2 adapters>,)
+            >>> team.bases(figures=True)[0].figures.revisions
+            3
         """
-        return self._list(table.BASES, asked(BasesRequest, old_names=old_names))
+        return self._list(table.BASES, asked(BasesRequest, old_names=old_names, figures=figures))
 
     def tree(
         self,
@@ -205,7 +208,10 @@ class Browsing(TableCalls):
         text: str | None = None,
         *,
         base: str | None = None,
+        path: str | None = None,
+        depth: int | None = None,
         tag: str | None = None,
+        author: str | None = None,
         rank: str | None = None,
         metric: str | None = None,
         stat: str | None = None,
@@ -220,7 +226,10 @@ class Browsing(TableCalls):
         Args:
             text: part of the path, the message or an annotation.
             base: the base model.
+            path: only what is at and under it.
+            depth: only so many levels below ``path``, or below the base models.
             tag: a tag that points at the revision.
+            author: the name it was published under.
             rank: a condition on its largest rank, such as ``"<=16"``.
             metric: a condition on a metric, such as ``"acc>0.8"``.
             stat: conditions on statistics of the revision's own delta, such as ``"rank95<8,stable_rank>2"``. What
@@ -243,7 +252,10 @@ class Browsing(TableCalls):
             SearchRequest,
             text=text,
             base=base,
+            path=path,
+            depth=depth,
             tag=tag,
+            author=author,
             rank=rank,
             metric=metric,
             stat=stat,

@@ -47,11 +47,17 @@ class Labels(TableCalls):
             return self._do(table.UNDO_TAG, asked(UndoTagRequest, path=ref, tag=tag, expected=expected))
         return self._do(table.TAG, asked(TagRequest, ref=ref, tag=tag, expected=expected))
 
-    def untag(self, path: str, tag: str) -> Tagged:
+    def untag(self, path: str, tag: str, *, expected: str | None = None) -> Tagged:
         """Remove a tag; the revision stays.
+
+        Args:
+            path: the adapter.
+            tag: its name.
+            expected: only if the tag points at this revision now: ``"@3"``.
 
         Raises:
             NotFoundError: the adapter has no such tag.
+            ConflictError: ``tag_moved``: the tag does not point at ``expected``.
             NotAllowedError: the token may not write there, or the tag is protected and the caller is no admin.
 
         Example:
@@ -59,7 +65,7 @@ class Labels(TableCalls):
             Tagged(path='llama/support', tag='prod', previous='llama/support@2')
         """
         _check_order(tag)
-        return self._do(table.UNTAG, asked(UntagRequest, path=path, tag=tag))
+        return self._do(table.UNTAG, asked(UntagRequest, path=path, tag=tag, expected=expected))
 
     def annotate(
         self,

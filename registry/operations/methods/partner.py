@@ -11,6 +11,7 @@ from registry.operations.methods.table_calls import TableCalls
 from registry.progress import SILENT, Progress
 from registry.schemas import BaseAdded, Published
 from registry.schemas.bundles import Bundle
+from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import ReferenceRequest, SubtreeRequest
 from registry.schemas.transfer import (
     BaseCommit,
@@ -31,6 +32,10 @@ class Partner(TableCalls):
     def bundle(self, ref: str) -> Bundle:
         """A path as digests, with everything needed to compose or copy it."""
         return self._do(table.BUNDLE, asked(ReferenceRequest, ref=ref))
+
+    def narrow(self, request: NarrowRequest, *, progress: Progress = SILENT) -> PathsLeft:
+        """Which paths on a base model some weights may be those of, by samples of them."""
+        return self._do(table.NARROW, request, progress)
 
     def subtree(self, path: str) -> tuple[str, ...]:
         """References of all revisions at and under a path, parents first."""

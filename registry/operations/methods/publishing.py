@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path as FilePath
 
 from registry.bars.shown import shown
+from registry.errors import UsageError
 from registry.operations import table
 from registry.operations.arguments import asked, check_order
 from registry.operations.methods.table_calls import TableCalls
-from registry.operations.publication import Labels, Publication, strict_codes
+from registry.operations.publication import FullModel, Labels, Publication, strict_codes
 from registry.progress import Progress
 from registry.reference import Path
 from registry.schemas import BaseAdded, FolderOutcome, Published, PublishPreview
 from registry.schemas.around import NoticeCode
+from registry.schemas.parents import Identified
 from registry.schemas.publishing import Rebased, RebaseRequest
 
 Folder = str | PathLike[str]
@@ -31,6 +35,14 @@ class Publishing(TableCalls):
     @abstractmethod
     def _preview(self, publication: Publication, progress: Progress) -> PublishPreview:
         """Check an adapter as publishing does."""
+
+    @abstractmethod
+    def _extracted(self, publication: Publication, progress: Progress) -> AbstractContextManager[Publication]:
+        """Make what is published of a full model; the publication of it is valid within the context."""
+
+    @abstractmethod
+    def _identify(self, folder: FilePath, look_in: tuple[FilePath, ...], progress: Progress) -> Identified:
+        """Say what a folder is."""
 
     @abstractmethod
     def _add_base(self, name: str, folder: Folder, *, link: bool, progress: Progress) -> BaseAdded:
@@ -86,6 +98,12 @@ class Publishing(TableCalls):
         parent: str | None = None,
         receipt: Folder | None = None,
         skip_parent_check: bool = False,
+        find_parent: bool = False,
+        look_in: Iterable[Folder] = (),
+        full: bool = False,
+        rank: int | None = None,
+        max_error: float | None = None,
+        svd: str = "randomised",
         message: str = "",
         metrics: Mapping[str, float] = {},
         tags: Iterable[str] = (),
@@ -102,6 +120,14 @@ class Publishing(TableCalls):
                 on, or a comparison of that folder's weights, tells; else it is the only revision of the parent.
             receipt: the receipt of the folder it was trained on, where that is elsewhere by now.
             skip_parent_check: don't compare the weights in the folder it was trained on.
+            find_parent: search for the parent among all revisions, by the weights in the folder it was trained on; it
+                is proven by every element, or the publish is refused.
+            look_in: folders in which the one that it was trained on may be by now, for ``find_parent``.
+            full: the folder holds a full model; publish it exactly, as the tensors that differ from the base's, or the
+                best adapter over its parent, of a rank or an error.
+            rank: with ``full``: of every pair.
+            max_error: with ``full``: take the lowest ranks with which every module's relative error is at most this.
+            svd: with ``full``: ``randomised``, at most 1 % above the smallest error that its rank allows, or ``full``.
             message: a description of this revision.
             metrics: numbers by name.
             tags: tags to point at it.
@@ -117,7 +143,9 @@ class Publishing(TableCalls):
             InvalidAdapterError: the adapter can't be composed exactly, or has a notice that it is ``strict`` about; the
                 code says why.
             ConflictError: it was trained on another parent, or on other weights.
-            UsageError: ``parent_ambiguous``: the parent has several revisions, and nothing tells which one it was.
+            AccuracyError: ``max_error`` can't be reached in fp32.
+            UsageError: ``parent_ambiguous``: the parent has several revisions, and nothing tells which one it was; or
+                ``find_parent`` found none, or several.
 
         Example:
             >>> published = team.publish("./out/legal", "llama/legal", metrics={"acc": 0.79}, tags=["prod"])
@@ -127,9 +155,13 @@ class Publishing(TableCalls):
             'llama/legal@1'
         """
         labels = Labels.checked(message, metrics, tags, annotations)
-        asked_for = _publication(folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict))
-        with shown(progress) as sink:
-            return self._publish(asked_for, sink)
+        asked_for = _publication(
+            folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict), find_parent, look_in
+        )
+        asked_for = _of_full(asked_for, full, rank, max_error, svd)
+        with shown(progress) as sink, self._adapter(asked_for, sink) as publication:
+            answer = self._publish(publication, sink)
+            return answer.model_copy(update={"extracted": publication.extracted})
 
     def preview(
         self,
@@ -139,6 +171,12 @@ class Publishing(TableCalls):
         parent: str | None = None,
         receipt: Folder | None = None,
         skip_parent_check: bool = False,
+        find_parent: bool = False,
+        look_in: Iterable[Folder] = (),
+        full: bool = False,
+        rank: int | None = None,
+        max_error: float | None = None,
+        svd: str = "randomised",
         message: str = "",
         metrics: Mapping[str, float] = {},
         tags: Iterable[str] = (),
@@ -157,9 +195,42 @@ class Publishing(TableCalls):
             ('llama', 4)
         """
         labels = Labels.checked(message, metrics, tags, annotations)
-        asked_for = _publication(folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict))
+        asked_for = _publication(
+            folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict), find_parent, look_in
+        )
+        asked_for = _of_full(asked_for, full, rank, max_error, svd)
+        with shown(progress) as sink, self._adapter(asked_for, sink) as publication:
+            return self._preview(publication, sink)
+
+    def _adapter(self, publication: Publication, progress: Progress) -> AbstractContextManager[Publication]:
+        """The publication of an adapter: what was asked for, or what was made of a full model."""
+        return nullcontext(publication) if publication.full is None else self._extracted(publication, progress)
+
+    def identify(
+        self, folder: Folder, *, look_in: Iterable[Folder] = (), progress: Progress | bool = False
+    ) -> Identified:
+        """Say which base model and revisions a merged folder is made of, or what an adapter could belong to.
+
+        Every revision that the token sees is searched. A model that is none of them has the nearest, and how much no
+        revision explains.
+
+        Args:
+            folder: a model in Hugging Face layout, or what PEFT saved.
+            look_in: of an adapter: folders in which the one that it was trained on may be by now.
+            progress: True shows a bar.
+
+        Raises:
+            NotFoundError: there is no such folder.
+            InvalidAdapterError: it holds an adapter that can't be read.
+
+        Example:
+            >>> fetched = team.fetch("llama/support/french", "./lost", kind="merged")
+            >>> found = team.identify("./lost")
+            >>> [(one.reference, one.links) for one in found.merged]
+            [('llama/support/french@1', ('llama/support@2', 'llama/support/french@1'))]
+        """
         with shown(progress) as sink:
-            return self._preview(asked_for, sink)
+            return self._identify(FilePath(folder), tuple(FilePath(place) for place in look_in), sink)
 
     def rebase(
         self,
@@ -298,7 +369,31 @@ def _publication(
     skip_parent_check: bool,
     labels: Labels,
     strict: tuple[NoticeCode, ...],
+    find_parent: bool,
+    look_in: Iterable[Folder],
 ) -> Publication:
     check_order(folder, path, Path.parse, "registry publish {folder} {name}", "the folder")
+    places = tuple(FilePath(place) for place in look_in)
+    if find_parent and skip_parent_check:
+        raise UsageError("--find-parent proves the parent, and --skip-parent-check trusts it: give one of them.")
+    if places and not find_parent:
+        raise UsageError("--look-in says where --find-parent looks: give --find-parent too.")
     shown_by = None if receipt is None else FilePath(receipt)
-    return Publication(folder, Path.parse(path), labels, parent, shown_by, skip_parent_check, strict)
+    return Publication(
+        folder, Path.parse(path), labels, parent, shown_by, skip_parent_check, strict, find_parent, places
+    )
+
+
+def _of_full(publication: Publication, full: bool, rank: int | None, max_error: float | None, svd: str) -> Publication:
+    """The publication with what is asked of a full model."""
+    if not full:
+        if rank is not None or max_error is not None or svd != "randomised":
+            raise UsageError("--rank, --max-error and --svd are for a full model: give --full too.")
+        return publication
+    if publication.find_parent or publication.skip_parent_check:
+        what = "--find-parent" if publication.find_parent else "--skip-parent-check"
+        raise UsageError(
+            f"{what} is about the folder that an adapter was trained on, and a full model names none: give its parent "
+            "with --parent REF or --receipt FILE."
+        )
+    return replace(publication, full=FullModel.checked(rank, max_error, svd))

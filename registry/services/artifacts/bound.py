@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from registry.errors import InvalidAdapterError
 from registry.files.header import read_header
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from registry.services.artifacts.inputs import Inputs, open_source
-from registry.services.lineage import Blobs, Link, LoadedPath, read_blob, target_table
+from registry.services.artifacts.inputs import Inputs, open_source, path_table
+from registry.services.artifacts.not_composable import exact_link
+from registry.services.lineage import Blobs, Link, LoadedPath, read_blob
 from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
 from registry.tensors.path.programs import BoundLink
@@ -19,10 +20,13 @@ def bound_links(inputs: Inputs, links: Iterable[Link]) -> list[BoundLink]:
     """Links of a path, read as checkpoints.
 
     Raises:
-        InvalidAdapterError: a link is invalid by the rules of this version.
+        InvalidAdapterError: ``not_composable``, one is a full fine-tune; or a link is
+            invalid by the rules of this version.
     """
     found = []
     for link in links:
+        if link.is_exact:
+            raise exact_link(link)
         try:
             found.append(bind_link(inputs.blobs, link, inputs.path, inputs.opened))
         except InvalidAdapterError as problem:
@@ -32,8 +36,14 @@ def bound_links(inputs: Inputs, links: Iterable[Link]) -> list[BoundLink]:
 
 
 def bind_link(blobs: Blobs, link: Link, path: LoadedPath, open_blobs: ExitStack) -> BoundLink:
-    """The checkpoint of a published revision with the open file of its tensors."""
+    """The checkpoint of a published revision with the open file of its tensors.
+
+    Raises:
+        InvalidAdapterError: ``not_composable``, it is a full fine-tune.
+    """
+    if link.is_exact:
+        raise exact_link(link)
     config = parse_config(read_blob(blobs, link.file(ADAPTER_CONFIG)))
     source = open_source(blobs, link.file(ADAPTER_WEIGHTS), open_blobs)
     header = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
-    return BoundLink(read_checkpoint(config, header.entries, target_table(blobs, path.base)), source)
+    return BoundLink(read_checkpoint(config, header.entries, path_table(blobs, path)), source)

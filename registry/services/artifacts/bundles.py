@@ -8,15 +8,15 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from registry.catalogue.store.combinations import sources_shown
 from registry.catalogue.tree import bases, browse, revisions
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.digest import BlobRef, StoredFile, canonical_json
 from registry.errors import NotFoundError
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.folders.side_files import is_tokenizer, of_exact
 from registry.reference import Path, Reference
 from registry.schemas.bundles import BaseEntry, BlobEntry, Bundle, LinkEntry
 from registry.services.artifacts.load import path_in
-from registry.services.artifacts.side_files import is_tokenizer
 from registry.services.deployment import Deployment
 from registry.services.lineage import Link, LoadedPath
 from registry.storage.reading import BlobReader
@@ -47,6 +47,7 @@ def _link_entry(deployment: Deployment, session: Session, link: Link, row: Revis
         summary=browse.summary(session, row.id) if deployment.rights.covers(Path.parse(link.path)) else None,
         rank=link.rank,
         scalings=link.scalings,
+        sources=sources_shown(session, [row.id]).get(row.id, ()) if row.combined else (),
         manifest=row.manifest if whole else _without_others(row.manifest, files),
         whole=whole,
     )
@@ -102,8 +103,9 @@ def find_blob(deployment: Deployment, ref: str, digest: str) -> BlobRef:
 def _handed_out(deployment: Deployment, link: Link) -> Iterator[StoredFile]:
     """The files of a link that are served; above the token's scopes only those that composing needs."""
     whole = deployment.rights.covers(Path.parse(link.path))
+    needed = {link.form.config, link.form.weights}
     for file in link.files:
-        if whole or file.path in {ADAPTER_CONFIG, ADAPTER_WEIGHTS} or is_tokenizer(file.path):
+        if whole or file.path in needed or is_tokenizer(file.path) or (link.is_exact and of_exact(file.path)):
             yield file
 
 

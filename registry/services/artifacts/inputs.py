@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 from registry.digest import BlobRef, StoredFile
 from registry.errors import IntegrityError
 from registry.files.header import Header, TensorEntry, read_header
+from registry.files.model_weights import ModelWeights
 from registry.files.source import ByteSource
-from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
+from registry.folders.scan import EXACT_WEIGHTS
+from registry.services.lineage import Blobs, LoadedPath, PathBase, read_document, target_table
 from registry.tensors.artifacts.artifact import ArtifactFile, source_file
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.index import weight_files
@@ -26,12 +29,12 @@ class Inputs:
 
     @cached_property
     def table(self) -> TargetTable:
-        """The target table of the base model."""
-        return target_table(self.blobs, self.path.base)
+        """The target table of the model that the path's live links go on."""
+        return path_table(self.blobs, self.path)
 
-    def base_tensors(self) -> tuple[dict[str, Header], dict[str, tuple[ByteSource, TensorEntry]]]:
-        """See the function `base_tensors`."""
-        return base_tensors(self.blobs, self.path, self.opened)
+    def base_weights(self) -> ModelWeights:
+        """See the function `base_weights`."""
+        return base_weights(self.blobs, self.path, self.opened)
 
     def source(self, blob: BlobRef) -> ByteSource:
         """An open blob."""
@@ -55,10 +58,8 @@ def stored_files(blobs: Blobs, files: Iterable[StoredFile], opened: ExitStack) -
     return found
 
 
-def base_tensors(
-    blobs: Blobs, path: LoadedPath, open_blobs: ExitStack
-) -> tuple[dict[str, Header], dict[str, tuple[ByteSource, TensorEntry]]]:
-    """Headers of the base's weight files, and every tensor with the open file that holds it."""
+def base_weights(blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> ModelWeights:
+    """The weights that the live links of a path go on: the base's, with those of its exact link laid over them."""
     by_name = {file.path: file for file in path.base.files}
     headers: dict[str, Header] = {}
     tensors: dict[str, tuple[ByteSource, TensorEntry]] = {}
@@ -66,7 +67,49 @@ def base_tensors(
         source = open_source(blobs, by_name[name], open_blobs)
         headers[name] = read_header(source, what=name, error=IntegrityError)
         tensors.update({tensor: (source, entry) for tensor, entry in headers[name].entries.items()})
-    return headers, tensors
+    if path.exact is None:
+        return ModelWeights(headers, tensors)
+    # Only paths with such a link need zstd and numpy.
+    from registry.tensors.exact.index import read_index
+    from registry.tensors.exact.overlay import overlay
+
+    exact = open_source(blobs, path.exact.file(EXACT_WEIGHTS), open_blobs)
+    what = f"{EXACT_WEIGHTS} of {path.exact.reference}"
+    return overlay(ModelWeights(headers, tensors), read_index(exact, what=what, error=IntegrityError), exact)
+
+
+def path_table(blobs: Blobs, path: LoadedPath) -> TargetTable:
+    """The target table of the model that the live links of a path go on: the base's, maybe with a grown vocabulary."""
+    table = target_table(blobs, path.base)
+    if path.exact is None:
+        return table
+    exact = path.exact.file(EXACT_WEIGHTS)
+    digests = (path.base.table.digest, path.base.index.digest, exact.digest)
+    return _grown(_Grown(digests, lambda: table_on(blobs, path.base, exact, table)))
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """A cache key: the digests that a table depends on, and how to make it."""
+
+    digests: tuple[str, ...]
+    make: Callable[[], TargetTable] = field(compare=False)
+
+
+@lru_cache(maxsize=8)
+def _grown(asked: _Grown) -> TargetTable:
+    return asked.make()
+
+
+def table_on(blobs: Blobs, base: PathBase, exact: BlobRef, table: TargetTable) -> TargetTable:
+    """A table of a base model where the tensors of an exact file replace those of the base."""
+    from registry.tensors.exact.fit import grown_shapes, shapes_in
+    from registry.tensors.exact.grown import grown_table
+    from registry.tensors.exact.index import read_index
+
+    with ExitStack() as opened:
+        index = read_index(open_source(blobs, exact, opened), what=EXACT_WEIGHTS, error=IntegrityError)
+    return grown_table(table, grown_shapes(index, shapes_in(read_document(blobs, base.index))))
 
 
 def _is_weights(path: str) -> bool:

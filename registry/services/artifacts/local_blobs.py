@@ -23,6 +23,11 @@ class KeptBlobs:
         self._entries = {entry.digest: (bundle.reference, entry) for bundle in bundles for entry in entries_of(bundle)}
         self._opened: dict[str, ClosableSource] = {}
 
+    def take(self, bundle: Bundle, base: Mapping[str, HashedFile]) -> None:
+        """Open the blobs of one more bundle, too."""
+        self._files |= {hashed.digest: hashed for hashed in base.values()}
+        self._entries |= {entry.digest: (bundle.reference, entry) for entry in entries_of(bundle)}
+
     def open_blob(self, blob: BlobRef) -> ClosableSource:
         """Open a blob; closing the returned source keeps the blob open for the next caller."""
         if blob.digest not in self._opened:

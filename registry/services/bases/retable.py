@@ -21,13 +21,14 @@ from registry.catalogue.store import materialisations
 from registry.catalogue.tree import bases as base_rows
 from registry.catalogue.tree import revisions as revision_rows
 from registry.catalogue.tree.bases import BaseRow
-from registry.digest import canonical_json
+from registry.digest import StoredFile, canonical_json
 from registry.errors import ConflictError, IntegrityError, RegistryError, UnavailableError, UsageError
 from registry.files.header import Header, read_header
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EXACT, EXACT_WEIGHTS, form_of
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import Retabled
+from registry.services.artifacts.inputs import table_on
 from registry.services.artifacts.load import load_path
 from registry.services.bases.add import understood
 from registry.services.deployment import Deployment
@@ -142,6 +143,7 @@ class _Revisions:
     def __post_init__(self) -> None:
         self._by_id = {row.id: row for row in self.rows}
         self._read = lru_cache(maxsize=64)(self._read_link)
+        self._is_exact = lru_cache(maxsize=None)(self._form_is_exact)
 
     def check(self, progress: Progress) -> None:
         """Check that every revision means the same under both tables; those unreadable under the old one don't count.
@@ -166,8 +168,16 @@ class _Revisions:
 
     def _meaning(self, row: Below, table: TargetTable) -> Mapping[str, object] | RegistryError:
         try:
-            links = [BoundLink(*self._read(one, table is self.new)) for one in self._lineage(row)]
-            path_programs(links, table)
+            lineage = self._lineage(row)
+            exact = next((at for at, key in reversed(list(enumerate(lineage))) if self._is_exact(key)), None)
+            if exact is not None and exact == len(lineage) - 1:
+                return {}  # it replaces tensors by their names in the files, whatever the table says
+            above = None if exact is None else lineage[exact]
+            links = [
+                BoundLink(*self._read(one, above, table is self.new))
+                for one in lineage[0 if exact is None else exact + 1 :]
+            ]
+            path_programs(links, table if above is None else self._on(above, table))
         except _MeanwhileError:
             raise
         except RegistryError as problem:
@@ -180,18 +190,30 @@ class _Revisions:
             found.append(parent)
         return found[::-1]
 
-    def _read_link(self, revision_id: int, anew: bool) -> tuple[Checkpoint, Any]:
+    def _files(self, revision_id: int) -> dict[str, StoredFile]:
         with self.deployment.read_everything() as session:
             files = {file.path: file for file in revision_rows.files(session, revision_id)}
         if not files:
             raise _MeanwhileError(
                 "A deleted revision was collected in the meantime: run the command again.", code="busy"
             )
+        return files
+
+    def _form_is_exact(self, revision_id: int) -> bool:
+        return form_of(self._files(revision_id)) is EXACT
+
+    def _on(self, exact: int, table: TargetTable) -> TargetTable:
+        """The table of the model that an exact revision is."""
+        return table_on(self.deployment, self.base, self._files(exact)[EXACT_WEIGHTS], table)
+
+    def _read_link(self, revision_id: int, exact: int | None, anew: bool) -> tuple[Checkpoint, Any]:
+        files = self._files(revision_id)
+        table = self.new if anew else self.old
         config = parse_config(read_blob(self.deployment, files[ADAPTER_CONFIG]))
         # only the header is needed: no tensor is read, so the closed source does no harm
         with self.deployment.open_blob(files[ADAPTER_WEIGHTS]) as source:
             entries = read_header(source, what=ADAPTER_WEIGHTS, error=IntegrityError).entries
-        return read_checkpoint(config, entries, self.new if anew else self.old), source
+        return read_checkpoint(config, entries, table if exact is None else self._on(exact, table)), source
 
 
 def _described(checkpoint: Checkpoint) -> Mapping[str, object]:

@@ -5,12 +5,14 @@ What only one of them needs is imported there, so that browsing starts fast.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from registry.catalogue.database import events
 from registry.catalogue.database.events import EventFilter, EventPosition
 from registry.catalogue.tree import bases, browse, nodes
 from registry.catalogue.tree.nodes import Section
+from registry.errors import NotFoundError
 from registry.operations import table
 from registry.operations.operation import Part, part
 from registry.progress import Progress
@@ -40,7 +42,13 @@ from registry.services.handlers.handling import does, lists, one_more
 @lists(table.BASES)
 def _bases(deployment: Deployment, request: BasesRequest, after: str | None, limit: int | None) -> Part[BaseSummary]:
     with deployment.read() as session:
-        found = bases.summaries(session, with_old_names=request.old_names, after=after, limit=one_more(limit))
+        found = bases.summaries(
+            session,
+            with_old_names=request.old_names,
+            with_figures=request.figures,
+            after=after,
+            limit=one_more(limit),
+        )
     return part(found, limit, lambda one: one.name)
 
 
@@ -117,9 +125,13 @@ def _dense_stats(deployment: Deployment, request: DenseStatisticsRequest, progre
 
 @does(table.NOTICE)
 def _notice(deployment: Deployment, request: ReferenceRequest, progress: Progress) -> Looked:
+    from registry.services.publishing.narrowing import sample_revision
     from registry.services.statistics import looked
 
-    return looked(deployment, request.ref, progress)
+    found = looked(deployment, request.ref, progress)
+    with suppress(NotFoundError):  # deleted meanwhile
+        sample_revision(deployment, found.reference)
+    return found
 
 
 @does(table.CHECK)

@@ -15,10 +15,11 @@ from registry.folders.scan import README
 from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path, Reference
-from registry.schemas.cards import MAX_CARD, Card, CardState, SetCardRequest
-from registry.schemas.requests import ReferenceRequest
+from registry.schemas.cards import MAX_CARD, Card, CardState, ExportCard, SetCardRequest
+from registry.schemas.requests import ExportCardRequest, ReferenceRequest
 from registry.schemas.texts import is_plain
 from registry.services.artifacts.readme import front_matter
+from registry.services.artifacts.readme.exported import export_card
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does
 from registry.services.lineage import read_blob
@@ -65,6 +66,11 @@ def _published(deployment: Deployment, path: Path, found: tuple[str, StoredFile]
     text = read_blob(deployment, file).decode("utf-8", errors="replace").replace("\0", "\ufffd")
     state = CardState(source="published", digest=file.digest, reference=reference)
     return Card(path=str(path), text=text, digest=file.digest, state=state, metadata=front_matter.split(text)[0])
+
+
+@does(table.EXPORT_CARD)
+def _export_card(deployment: Deployment, request: ExportCardRequest, _progress: Progress) -> ExportCard:
+    return export_card(deployment, request)
 
 
 @does(table.SET_CARD)

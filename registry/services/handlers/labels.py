@@ -48,8 +48,10 @@ def _undo_tag(deployment: Deployment, request: UndoTagRequest, _progress: Progre
 
 @does(table.UNTAG)
 def _untag(deployment: Deployment, request: UntagRequest, _progress: Progress) -> Tagged:
-    path = Path.parse(request.path)
-    return deployment.change(lambda session: tags.remove_tag(session, path, request.tag, deployment.principal))
+    path, principal = Path.parse(request.path), deployment.principal
+    return deployment.change(
+        lambda session: tags.remove_tag(session, path, request.tag, principal, expected=request.expected)
+    )
 
 
 @does(table.ANNOTATE)

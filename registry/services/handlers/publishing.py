@@ -11,7 +11,8 @@ from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseAdded, BaseMeasured, Published, Retabled
 from registry.schemas.bundles import Bundle
-from registry.schemas.publishing import Rebased, RebaseRequest
+from registry.schemas.parents import NarrowRequest, PathsLeft
+from registry.schemas.publishing import Combined, CombineRequest, Rebased, RebaseRequest, Replayed, ReplayRequest
 from registry.schemas.requests import MeasureBaseRequest, ReferenceRequest, RetableRequest, SubtreeRequest
 from registry.schemas.transfer import (
     BaseCommit,
@@ -39,11 +40,32 @@ def _commit_publish(deployment: Deployment, request: PublishCommit, progress: Pr
     return commit_publish(deployment, request, progress)
 
 
+@does(table.NARROW)
+def _narrow(deployment: Deployment, request: NarrowRequest, progress: Progress) -> PathsLeft:
+    from registry.services.publishing.narrowing import narrow_paths
+
+    return narrow_paths(deployment, request, progress)
+
+
 @does(table.REBASE)
 def _rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -> Rebased:
     from registry.services.publishing.rebase import rebase
 
     return rebase(deployment, request, progress)
+
+
+@does(table.COMBINE)
+def _combine(deployment: Deployment, request: CombineRequest, progress: Progress) -> Combined:
+    from registry.services.combining.combine import combine
+
+    return combine(deployment, request, progress)
+
+
+@does(table.REPLAY)
+def _replay(deployment: Deployment, request: ReplayRequest, progress: Progress) -> Replayed:
+    from registry.services.combining.replay import replay
+
+    return replay(deployment, request, progress)
 
 
 @does(table.PLAN_BASE)

@@ -120,9 +120,15 @@ class Runner:
         self._lock = threading.Lock()
         self._works: dict[str, _Work] = {}
         self._left: set[str] = set()  # ids of jobs that this version can't read
+        self._rests: list[threading.Timer] = []
         self._free = threading.Semaphore(max(1, threads - 1))  # for what waits
         self._ending = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="operations", daemon=True)
+
+    @property
+    def running(self) -> int:
+        """How many jobs it runs now."""
+        return len(self._works)
 
     def start(self) -> None:
         """Start polling for unclaimed jobs."""
@@ -135,6 +141,9 @@ class Runner:
             for work in self._works.values():
                 work.stopped = True
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for rest in self._rests:  # who rests looks for a job afterwards, in a database that is closed next
+            rest.cancel()
+            rest.join()
         if self._keeper.ident is not None:
             self._keeper.join()
 
@@ -310,15 +319,23 @@ class Runner:
         try:
             ran = self._run_one(operation_id)
         finally:
-            rest = min(_REST * (time.monotonic() - began), self._poll)
-            timer = threading.Timer(rest if ran else 0.0, self._go_on, [ran])
-            timer.daemon = True
-            timer.start()
+            if ran:
+                self._rest(min(_REST * (time.monotonic() - began), self._poll))
+            else:
+                self._free.release()
 
-    def _go_on(self, ran: bool) -> None:
+    def _rest(self, seconds: float) -> None:
+        rest = threading.Timer(seconds, self._go_on)
+        rest.daemon = True
+        with self._lock:
+            self._rests = [one for one in self._rests if one.is_alive()]
+            self._rests.append(rest)
+            rest.start()
+
+    def _go_on(self) -> None:
         """After the rest: let the next one run, not only by the next poll."""
         self._free.release()
-        for following in self._waiting()[:1] if ran and not self._ending.is_set() else ():
+        for following in [] if self._ending.is_set() else self._waiting()[:1]:
             self._follow(following)
 
     def _waiting(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -44,8 +45,10 @@ def submit(deployment: Deployment, job: Job[Any, Any], request: Schema) -> Opera
         What `require` raises.
     """
     require(deployment, job, request)
-    text = written(request)
-    return operation_of(deployment.change(lambda session: rows.create(session, job.kind, text, deployment.principal)))
+    text, subject = written(request), subject_of(job, request)
+    return operation_of(
+        deployment.change(lambda session: rows.create(session, job.kind, text, deployment.principal, subject=subject))
+    )
 
 
 def operation(deployment: Deployment, operation_id: str) -> Operation:
@@ -64,6 +67,11 @@ def require(deployment: Deployment, job: Job[Any, Any], request: Schema) -> None
         from registry.services import materialise
 
         materialise.check(deployment, request)
+
+
+def subject_of(job: Job[Any, Any], request: Schema) -> str | None:
+    """The reference, path or name that a request is about; None: about the whole registry."""
+    return str(attrgetter(job.right.field)(request)) if job.right.field else None
 
 
 def bytes_to_read(request: Schema) -> int | None:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from registry.errors import InvalidAdapterError
+from registry.errors import ConflictError, InvalidAdapterError
 from registry.files.header import Header, read_header
 from registry.files.strict_json import shown
-from registry.folders.scan import ADAPTER_WEIGHTS
+from registry.folders.scan import ADAPTER_WEIGHTS, EXACT
 from registry.reference import Path as TreePath
+from registry.schemas.artifacts import Extraction
+from registry.services.artifacts.inputs import path_table
 from registry.services.deployment import Deployment
-from registry.services.lineage import LoadedPath, target_table
+from registry.services.exact.candidate import as_checkpoint, exact_config, fitting_index
+from registry.services.lineage import LoadedPath
+from registry.services.publishing.derivation import named
 from registry.services.publishing.draft import Draft
 from registry.services.publishing.lookup import Claims, Lookup, Nesting, look_up
-from registry.services.publishing.parents import Parent, require_proven
+from registry.services.publishing.parent_found import not_found
+from registry.services.publishing.parents import Parent, is_proven, require_proven
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
 from registry.tensors.checkpoint.untargeted import refuse_untargeted
+from registry.tensors.exact.index import ExactIndex
 
 _OF_ANOTHER_BASE: Final = ("shape_mismatch", "unknown_target")
 
@@ -33,6 +39,12 @@ class Candidate:
     checkpoint: Checkpoint
     parent: Parent
     found: Lookup
+    exact: ExactIndex | None = None  # of a full fine-tune, which has neither a safetensors header nor pairs
+
+    @property
+    def parameters(self) -> int:
+        """Elements of everything that was trained."""
+        return self.checkpoint.parameters if self.exact is None else self.exact.parameters
 
     @property
     def lineage(self) -> LoadedPath:
@@ -60,22 +72,30 @@ def check_draft(
         RetractedError: the parent or one of its ancestors was retracted.
         InvalidAdapterError: the adapter can't be composed exactly; the code says which rule it breaks.
     """
-    config = parse_config(draft.config)
+    exact = draft.form is EXACT
+    config = exact_config(draft.config) if exact else parse_config(draft.config)
     with deployment.read() as session:
+        draft = replace(draft, derived_from=named(session, draft.derived_from))
         found = look_up(session, deployment.principal, draft, config, claims, nesting)
+    if exact:
+        index = fitting_index(deployment, found.lineage, draft.weights, config)
+        require_known(deployment, draft, found.parent)
+        return Candidate(draft, config, Header({}, {}, index.size), as_checkpoint(config), found.parent, found, index)
     header = read_header(draft.weights, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
     checkpoint = _read(config, header, deployment, found.lineage)
-    if deployment.proven_parents and not checkpoint.copies:  # copies of whole weights may prove it later
-        require_proven(found.parent)
+    if not checkpoint.copies:  # copies of whole weights may prove it later
+        require_known(deployment, draft, found.parent)
     if draft.origin is None:  # a copy is accepted as in the source registry
         refuse_untargeted(config, checkpoint.untargeted)
+    if draft.extracted is not None:
+        _check_extracted(draft.extracted, checkpoint, found.parent)
     return Candidate(draft, config, header, checkpoint, found.parent, found)
 
 
 def _read(config: LoraAdapterConfig, header: Header, deployment: Deployment, lineage: LoadedPath) -> Checkpoint:
     """The checkpoint; where it does not fit the base model, the error names the one that it was trained on."""
     try:
-        return read_checkpoint(config, header.entries, target_table(deployment, lineage.base))
+        return read_checkpoint(config, header.entries, path_table(deployment, lineage))
     except InvalidAdapterError as wrong:
         name = config.base_model_name_or_path
         if not name or wrong.code not in _OF_ANOTHER_BASE:
@@ -85,6 +105,42 @@ def _read(config: LoraAdapterConfig, header: Header, deployment: Deployment, lin
             f"{lineage.base.name}.",
             code=wrong.code,
         ) from wrong
+
+
+def _check_extracted(extracted: Extraction, checkpoint: Checkpoint, parent: Parent) -> None:
+    """Check that a report is about this adapter on this parent.
+
+    Raises:
+        ConflictError: ``parent_mismatch``, the full model was compared with another parent.
+        InvalidAdapterError: ``bad_config``, the adapter has other pairs.
+    """
+    if extracted.parent != parent.digest:
+        raise ConflictError(
+            f"The full model was compared with {extracted.parent}, but its parent is {parent.reference} "
+            f"({parent.digest}): another revision was published meanwhile. Give the right one with --parent REF.",
+            code="parent_mismatch",
+        )
+    ranks = {pair.module: pair.rank for pair in checkpoint.pairs.values()}
+    for one in extracted.modules:
+        if ranks.get(one.module) != one.rank:
+            raise InvalidAdapterError(
+                f"The report on the full model says that {shown(one.module)} has rank {one.rank}, but the adapter has "
+                f"{ranks.get(one.module, 'no pair')} there.",
+                code="bad_config",
+            )
+
+
+def require_known(deployment: Deployment, draft: Draft, parent: Parent) -> None:
+    """Refuse a parent that is not proven, where it has to be.
+
+    Raises:
+        ConflictError: ``parent_unproven``, the registry takes no others.
+        UsageError: ``parent_ambiguous``, it was to be found.
+    """
+    if draft.said.find and not is_proven(parent):
+        raise not_found(parent.known_by, parent.reference, parent.notices)
+    if deployment.proven_parents:
+        require_proven(parent)
 
 
 def require_publishing(deployment: Deployment, path: TreePath) -> None:

@@ -13,6 +13,13 @@ from registry.schemas.kinds import KINDS
 from registry.services.publishing.parents import REBASED, Parent
 
 
+def named(session: Session, told: DerivedFrom | None) -> DerivedFrom | None:
+    """The same with the reference that the revision has here, where the receipt is of an export without names."""
+    if told is None or told.reference is not None or told.digest is None:
+        return told
+    return told.model_copy(update={"reference": revisions.anywhere(session, told.digest)})
+
+
 def derivation_notices(session: Session, path: TreePath, told: DerivedFrom | None, parent: Parent) -> Iterator[str]:
     """Notices for what was rebased, and for an adapter whose receipt says what it copies or was composed for."""
     if told is None or told.digest is None or KINDS[told.kind].is_model:

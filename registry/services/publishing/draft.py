@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from registry.files.source import ByteSource
+from registry.folders.scan import ADAPTER, Form
 from registry.operations.publication import Labels
 from registry.reference import Path as TreePath
 from registry.schemas import DerivedFrom, FolderCompared, LeftOut
 from registry.schemas.around import NoticeCode
-from registry.schemas.transfer import GivenReceipt, Origin
+from registry.schemas.artifacts import Extraction
+from registry.schemas.transfer import GivenReceipt, Origin, SourceClaim, Truncated
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,39 @@ class Said:
     skip_check: bool = False
     nested: bool = False
     compared: FolderCompared | None = None
+    find: bool = False  # the parent has to be found: it is proven, or refused
+
+
+@dataclass(frozen=True)
+class PinnedSource:
+    """A revision that a combination is made of, and its weight."""
+
+    key: int  # of its row
+    reference: str
+    digest: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What a combination is made of: part of its manifest."""
+
+    sources: tuple[PinnedSource, ...]
+    rank: int | None = None  # what it was truncated to
+    max_error: float | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The keys of the manifest, which no other revision has."""
+        sources = [{"digest": one.digest, "weight": one.weight} for one in self.sources]
+        options = {"rank": self.rank, "max_error": self.max_error}
+        given = {name: value for name, value in options.items() if value is not None}
+        return {"sources": sources, **({"truncated": given} if given else {})}
+
+    @staticmethod
+    def options_in(manifest: str) -> tuple[int | None, float | None]:
+        """The rank and the error that a combination was truncated to, by its manifest."""
+        given = json.loads(manifest).get("truncated", {})
+        return given.get("rank"), given.get("max_error")
 
 
 @dataclass(frozen=True)
@@ -38,4 +75,9 @@ class Draft:
     derived_from: DerivedFrom | None = None  # by the receipt in its folder
     quantised: str | None = None  # the evidence in its folder that it was trained on quantised weights
     strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
+    extracted: Extraction | None = None  # how it was made of a full model
     rebased: bool = False  # the files of a published revision, put on another parent
+    combination: Combination | None = None  # of a weighted sum that is made here
+    claimed: tuple[SourceClaim, ...] = ()  # of a copied combination: what it is made of, by references
+    truncated: Truncated | None = None  # the same: what it was truncated to
+    form: Form = ADAPTER  # which files ``config`` and ``weights`` are

@@ -17,8 +17,8 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
-from registry.services.artifacts.inputs import base_tensors
-from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
+from registry.services.artifacts.inputs import base_weights, path_table
+from registry.services.lineage import Blobs, LoadedPath, read_document
 from registry.services.publishing.parent_links import parent_links
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.checkpoint.adapter import Checkpoint
@@ -59,7 +59,7 @@ def check_lineage(blobs: Blobs, parent: LoadedPath, checkpoint: Checkpoint, sour
             `registry.tensors.path.programs.path_programs` raises.
     """
     with ExitStack() as open_blobs:
-        table = target_table(blobs, parent.base)
+        table = path_table(blobs, parent)
         path_programs([*parent_links(blobs, parent, open_blobs), BoundLink(checkpoint, source)], table)
         check_twins(checkpoint, source)
         _check_constants(blobs, parent, checkpoint, source, open_blobs)
@@ -77,11 +77,11 @@ def _check_constants(
     blobs: Blobs, path: LoadedPath, checkpoint: Checkpoint, source: ByteSource, open_blobs: ExitStack
 ) -> None:
     """Check that indices, masks and the like are the base's, bit for bit."""
-    table = target_table(blobs, path.base)
+    table = path_table(blobs, path)
     _check_floats(blobs, path, checkpoint, table)
     if not checkpoint.constants:
         return
-    tensors = base_tensors(blobs, path, open_blobs)[1]
+    tensors = base_weights(blobs, path, open_blobs).tensors
     for name, entry in checkpoint.constants.items():
         held = table.parameters.get(name)
         there = tensors.get(held.tensor) if held is not None and not held.runs else None
@@ -134,9 +134,9 @@ def _misfits(
     """Every copy in an adapter, with the first element in which it is not the weight of a path; None: it matches."""
     if not checkpoint.copies:
         return
-    table = target_table(blobs, path.base)
+    table = path_table(blobs, path)
     programs = path_programs(parent_links(blobs, path, open_blobs), table).programs
-    base = BaseTensors(base_tensors(blobs, path, open_blobs)[1])
+    base = BaseTensors(base_weights(blobs, path, open_blobs).tensors)
     for module, copy in checkpoint.copies.items():
         slot = slot_of_target(table.targets[module])
         yield copy, _misfit(copy, source, base, programs.get(slot) or Program(slot, (), origin_of(slot, table)))

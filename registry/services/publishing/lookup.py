@@ -14,17 +14,19 @@ from registry.catalogue.changes import protection
 from registry.catalogue.store import uploads as upload_rows
 from registry.catalogue.store.uploads import UploadRow
 from registry.catalogue.tree import old_names, revisions
+from registry.errors import NotFoundError
+from registry.reference import Reference
 from registry.rights import Principal
 from registry.schemas.transfer import FileClaim
-from registry.services.artifacts.load import path_to
+from registry.services.artifacts.load import path_in, path_to
 from registry.services.intake.wanted import Wanted, wanted_bytes
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.derivation import derivation_notices
-from registry.services.publishing.draft import Draft
+from registry.services.publishing.draft import Combination, Draft, PinnedSource
 from registry.services.publishing.hub_parent import TrainedOn
 from registry.services.publishing.manifests import revision_digest
 from registry.services.publishing.nested_parent import planned_parent
-from registry.services.publishing.parents import REBASED, Parent, Told, find_parent
+from registry.services.publishing.parents import COMBINED, REBASED, Parent, Told, find_parent
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
 
 
@@ -58,6 +60,7 @@ class Lookup:
     existing: str | None  # the reference of the adapter's revision of this digest
     wanted: Wanted | None  # None where there is such a revision: it has its bytes
     uploads: tuple[UploadRow, ...]  # of the claims: the open ones
+    combination: Combination | None = None  # what it is a weighted sum of
 
 
 def look_up(
@@ -85,13 +88,14 @@ def look_up(
     if lineage is None:
         lineage = path_to(session, parent.base, parent.row)
     notices = tuple(derivation_notices(session, draft.path, draft.derived_from, parent))
+    combination = draft.combination or claimed_combination(session, draft)
     if claims is None:
-        return Lookup(parent, lineage, notices, None, None, ())
-    digest = revision_digest(parent, config, claims.sizes)
+        return Lookup(parent, lineage, notices, None, None, (), combination)
+    digest = revision_digest(parent, config, claims.sizes, combination, draft.extracted)
     existing = revisions.with_digest(session, draft.path, digest)
     uploads = upload_rows.open_ones(session, claims.uploads, principal)
     wanted = None if existing else wanted_bytes(session, claims.files.values(), uploads)
-    return Lookup(parent, lineage, notices, existing, wanted, uploads)
+    return Lookup(parent, lineage, notices, existing, wanted, uploads, combination)
 
 
 def _told(draft: Draft, config: LoraAdapterConfig) -> Told:
@@ -103,8 +107,42 @@ def _told(draft: Draft, config: LoraAdapterConfig) -> Told:
         skip_check=said.skip_check,
         nested=said.nested,
         receipt=said.receipt,
-        trained_on=view if origin is None and not draft.rebased else None,
+        trained_on=view if origin is None and not draft.rebased and draft.combination is None else None,
         compared=said.compared,
         name=config.base_model_name_or_path,
-        word=REBASED if draft.rebased else None if origin is None else origin.parent_known_by,
+        word=_word(draft),
     )
+
+
+def _word(draft: Draft) -> str | None:
+    """How the parent is known, where it is settled."""
+    if draft.combination is not None:
+        return COMBINED
+    if draft.rebased:
+        return REBASED
+    return None if draft.origin is None else draft.origin.parent_known_by
+
+
+def claimed_combination(session: Session, draft: Draft) -> Combination | None:
+    """What a copied combination is made of; None: it is none.
+
+    Raises:
+        NotFoundError: a source is not here, or the session does not see it.
+        RetractedError: a source, or what it was trained on, was retracted here.
+    """
+    if not draft.claimed:
+        return None
+    found = []
+    for claim in draft.claimed:
+        reference = Reference.parse(claim.ref)
+        try:
+            row = revisions.find(session, reference)
+        except NotFoundError as missing:
+            raise NotFoundError(
+                f"{draft.path} is combined of a revision of {reference.path} that is not here: copy that first, or "
+                f"copy with -r, which takes sources along. {missing}"
+            ) from None
+        path_in(session, Reference(reference.path, number=row.number))  # refuses what was retracted
+        found.append(PinnedSource(row.id, row.reference, row.digest, claim.weight))
+    options = draft.truncated
+    return Combination(tuple(found), *((options.rank, options.max_error) if options else ()))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from registry.digest import canonical_json, sha256_digest
+from registry.schemas.artifacts import Extraction
+from registry.services.publishing.draft import Combination
 from registry.services.publishing.parents import Parent
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig
 
@@ -15,8 +17,17 @@ Files = Mapping[str, tuple[str, int]]
 """Digest and size by name."""
 
 
-def manifest_of(parent: Parent, config: LoraAdapterConfig, files: Files) -> bytes:
-    """The canonical text of a manifest."""
+def manifest_of(
+    parent: Parent,
+    config: LoraAdapterConfig,
+    files: Files,
+    combination: Combination | None = None,
+    extracted: Extraction | None = None,
+) -> bytes:
+    """The canonical text of a manifest; only that of a ``combination`` says what it is made of.
+
+    ``extracted`` is in those of adapters that were made of a full model.
+    """
     return canonical_json(
         {
             "format": MANIFEST_FORMAT,
@@ -24,10 +35,18 @@ def manifest_of(parent: Parent, config: LoraAdapterConfig, files: Files) -> byte
             "parent": parent.revision_digest,
             "config": dict(config.document),
             "files": [{"path": path, "digest": digest, "size": size} for path, (digest, size) in sorted(files.items())],
+            **({} if combination is None else combination.document()),
+            **({} if extracted is None else {"extracted": extracted.model_dump(mode="json")}),
         }
     )
 
 
-def revision_digest(parent: Parent, config: LoraAdapterConfig, files: Files) -> str:
+def revision_digest(
+    parent: Parent,
+    config: LoraAdapterConfig,
+    files: Files,
+    combination: Combination | None = None,
+    extracted: Extraction | None = None,
+) -> str:
     """The digest of the revision that is made of them."""
-    return sha256_digest(manifest_of(parent, config, files))
+    return sha256_digest(manifest_of(parent, config, files, combination, extracted))

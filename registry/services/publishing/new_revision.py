@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from registry.catalogue.changes.publish import NewRevision
+from registry.catalogue.changes.publish import NewRevision, SourcePin
 from registry.catalogue.store.blobs import FileRef
 from registry.digest import sha256_digest
 from registry.errors import IntegrityError, UsageError
+from registry.figures import size
+from registry.folders.scan import EXACT_WEIGHTS
 from registry.reference import Reference
 from registry.rights import Principal
 from registry.schemas import CopiedFrom, TargetGroup
@@ -28,7 +30,8 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
         IntegrityError: ``copy_mismatch``, the digest of a copy differs from that in its source registry.
         UsageError: the number of a copy exceeds `MOST_COPIED`.
     """
-    text = manifest_of(candidate.parent, candidate.config, files)
+    combination = candidate.found.combination
+    text = manifest_of(candidate.parent, candidate.config, files, combination, candidate.draft.extracted)
     digest = sha256_digest(text)
     origin, trained_on = candidate.draft.origin, candidate.config.base_model_name_or_path
     if origin is not None and origin.digest != digest:
@@ -50,12 +53,13 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
         message=candidate.draft.labels.message,
         author=principal.name if kept is None else kept.author,
         rank=candidate.checkpoint.rank,
-        parameters=candidate.checkpoint.parameters,
-        size=sum(size for _, size in files.values()),
+        parameters=candidate.parameters,
+        size=sum(one for _, one in files.values()),
         trained_on=trained_on,
         notices=(
             *candidate.checkpoint.notices,
             *beyond_pairs(candidate.checkpoint),
+            *replaced_notices(candidate, files),
             *quantised_notices(trained_on, candidate.draft.quantised),
             *candidate.found.notices,
             *candidate.parent.notices,
@@ -68,6 +72,7 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
         parent_known_by=candidate.parent.known_by,
         derived_from=candidate.draft.derived_from,
         copied_from=None if origin is None else _original(origin),
+        sources=() if combination is None else tuple(SourcePin(one.key, one.weight) for one in combination.sources),
     )
 
 
@@ -75,6 +80,18 @@ def _original(origin: Origin) -> CopiedFrom:
     return CopiedFrom(
         registry=origin.registry, reference=origin.reference, author=origin.author, created_at=origin.created_at
     )
+
+
+def replaced_notices(candidate: Candidate, files: Files) -> Iterator[str]:
+    """What a full fine-tune replaces."""
+    if candidate.exact is not None:
+        count = len(candidate.exact.entries)
+        yield (
+            f"The revision is a full fine-tune, kept exactly: it replaces {count} "
+            f"{'tensor' if count == 1 else 'tensors'} ({size(candidate.exact.bytes_of_tensors)}, kept in "
+            f"{size(files[EXACT_WEIGHTS][1])}) of the base model, "
+            "and what is above it in the path is its history only."
+        )
 
 
 def beyond_pairs(checkpoint: Checkpoint) -> Iterator[str]:

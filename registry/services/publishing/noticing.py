@@ -15,10 +15,10 @@ from registry.files.source import ByteSource
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.reference import Reference
 from registry.schemas.around import MEASURED_CODES, Notice
+from registry.services.artifacts.inputs import path_table
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
 from registry.services.fidelity import new_link_survival
-from registry.services.lineage import target_table
 from registry.services.notices import LinkAtHand, look, of_fidelity, of_modules
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
@@ -89,14 +89,14 @@ def refuse_measured(deployment: Deployment, candidate: Candidate, weights: ByteS
     codes = [code for code in draft.strict if code in MEASURED_CODES]
     if not codes:
         return
-    norms = slot_norms(deployment, lineage.base)
+    norms = slot_norms(deployment, lineage.base) if lineage.exact is None else None
     if norms is None and "larger_than_base" in codes:
         raise UsageError(
             f"Whether a delta is larger than the weight of {lineage.base.name} can't be told before its weights are "
             f"measured: `registry base measure {lineage.base.name}` does that. Or be strict about other notices."
         )
     with ExitStack() as opened:
-        table = target_table(deployment, lineage.base)
+        table = path_table(deployment, lineage)
         links = [*parent_links(deployment, lineage, opened), BoundLink(candidate.checkpoint, weights)]
         row = candidate.parent.row
         parent = None if row is None else (row.id, row.reference)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from registry.errors import InvalidBaseError, RegistryError
+from registry.errors import InvalidBaseError, NotFoundError, RegistryError
 from registry.files.header import Header, TensorEntry, read_header
 from registry.files.source import ByteSource, FileSource
 from registry.folders.errors import telling_unreadable
@@ -19,9 +20,10 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import Fitting, FolderCompared
 from registry.services.artifacts.bound import bind_link
-from registry.services.artifacts.inputs import base_tensors
+from registry.services.artifacts.inputs import base_weights, path_table
 from registry.services.lineage import Blobs, Link, LoadedPath, target_table
 from registry.tensors.comparison.compare import compare
+from registry.tensors.comparison.orders import other_orders
 from registry.tensors.comparison.places import Candidate
 from registry.tensors.comparison.verdict import Limit, Verdict
 from registry.tensors.elements.dtypes import FLOATS
@@ -40,6 +42,20 @@ class NotComparableError(Exception):
     """The weights in a folder can't be compared; the message is the reason as a clause."""
 
 
+@dataclass(frozen=True)
+class OpenFolder:
+    """The weights in a folder beside a base model, both open."""
+
+    base: BaseTensors
+    named: Held  # those of the folder, by the base's names where they have one
+
+
+def beside_base(blobs: Blobs, path: LoadedPath, found: Held, opened: ExitStack) -> OpenFolder:
+    """The weights in a folder beside the base model of a path; raises `NotComparableError`."""
+    base = BaseTensors(base_weights(blobs, path, opened).tensors)
+    return OpenFolder(base, _comparable(base.tensors, found))
+
+
 def compare_folder(
     blobs: Blobs,
     paths: Sequence[LoadedPath],
@@ -54,20 +70,88 @@ def compare_folder(
         NotComparableError: the folder holds nothing comparable.
         What opening the paths raises; see `registry.services.artifacts.build`.
     """
+    groups: dict[str | None, list[LoadedPath]] = {}
+    for path in paths:
+        groups.setdefault(None if path.exact is None else path.exact.digest, []).append(path)
+    verdicts, reasons = [], []
     with ExitStack() as opened:
-        found = _open_folder(folder, opened)
-        table = target_table(blobs, paths[0].base)
-        base = BaseTensors(base_tensors(blobs, paths[0], opened)[1])
-        named = _by_names_of(base.tensors, found)
-        bound: dict[str, BoundLink] = {}
-        candidates = [
-            Candidate(
-                path.reference, path_programs([_bind(blobs, link, path, opened, bound) for link in path.links], table)
-            )
-            for path in paths
-        ]
-        _check_all_there(candidates, base, named)
-        return compare(candidates, base, BaseTensors(named), table, limit=limit, progress=progress)
+        held = open_folder(folder, opened)
+        for group in groups.values():
+            try:
+                verdicts.append(_compare_on_one(blobs, group, held, opened, limit, progress))
+            except NotComparableError as problem:
+                reasons.append(problem)
+    if not verdicts:
+        raise reasons[0]
+    return _of_all(verdicts)
+
+
+def _compare_on_one(
+    blobs: Blobs,
+    paths: Sequence[LoadedPath],
+    held: Held,
+    opened: ExitStack,
+    limit: Limit | None,
+    progress: Progress,
+) -> Verdict:
+    """The same for paths whose live links go on one model: the base model, or one exact revision."""
+    found = beside_base(blobs, paths[0], held, opened)
+    candidates = candidates_of(blobs, paths, opened)
+    _check_all_there(candidates, found)
+    table = path_table(blobs, paths[0])
+    return compare(candidates, found.base, BaseTensors(found.named), table, limit=limit, progress=progress)
+
+
+def _of_all(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on paths of several models: what fits bit for bit is it, whatever else is within rounding of it."""
+    fitting = [one for one in verdicts if one.fitting]
+    equal = [one for one in fitting if one.nearest.distance == 0]
+    chosen = equal or fitting
+    names = tuple(name for one in chosen for name in one.fitting)
+    nearest = min(chosen or verdicts, key=lambda one: one.nearest.distance)
+    return replace(nearest, fitting=names, complete=all(one.complete for one in chosen or verdicts))
+
+
+def compare_whole(
+    blobs: Blobs, paths: Sequence[LoadedPath], found: OpenFolder, opened: ExitStack, progress: Progress
+) -> tuple[Verdict, Mapping[str, Sequence[str]]]:
+    """Like `compare_folder`, by every element, and with the other orders in which the links may have been merged.
+
+    Returns:
+        The verdict, and the references of the links in the other orders that it names, as they were merged.
+
+    Raises:
+        What `compare_folder` raises.
+    """
+    table = target_table(blobs, paths[0].base)
+    candidates = candidates_of(blobs, paths, opened)
+    there = [number for number, candidate in enumerate(candidates) if _lacking(candidate, found) is None]
+    if not there:
+        _check_all_there(candidates, found)
+    paths, candidates = [paths[number] for number in there], [candidates[number] for number in there]
+    orders: dict[str, Sequence[str]] = {}
+    for path, candidate in list(zip(paths, candidates, strict=True)):
+        for order in other_orders(candidate.programs, len(path.links)):
+            merged = [path.links[number].reference for number in order.links]
+            name = f"{path.reference} in the order {', '.join(merged)}"
+            orders[name] = merged
+            candidates.append(Candidate(name, order.programs, other_order=True))
+    verdict = compare(candidates, found.base, BaseTensors(found.named), table, whole=True, progress=progress)
+    return verdict, orders
+
+
+def candidates_of(blobs: Blobs, paths: Sequence[LoadedPath], opened: ExitStack) -> list[Candidate]:
+    """What some paths make of the one model that their live links go on.
+
+    Raises:
+        What `registry.services.artifacts.bound.bind_link` and `registry.tensors.path.programs.path_programs` raise.
+    """
+    table = path_table(blobs, paths[0])
+    bound: dict[str, BoundLink] = {}
+    return [
+        Candidate(path.reference, path_programs([_bind(blobs, link, path, opened, bound) for link in path.live], table))
+        for path in paths
+    ]
 
 
 def _bind(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack, bound: dict[str, BoundLink]) -> BoundLink:
@@ -78,8 +162,10 @@ def _bind(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack, bound: 
     return bound[key]
 
 
-def _open_folder(folder: Path, opened: ExitStack) -> Held:
-    """All tensors of the model in a folder, by their names there."""
+def open_folder(folder: Path, opened: ExitStack) -> Held:
+    """All tensors of the model in a folder, by their names there; raises `NotComparableError`."""
+    if holds_adapter(folder):
+        raise NotComparableError("it holds an adapter and no model that this was merged into")
     try:
         with telling_unreadable(folder):
             names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
@@ -99,6 +185,18 @@ def _open_folder(folder: Path, opened: ExitStack) -> Held:
     return {name: (sources[file], entry) for file, one in headers.items() for name, entry in one.entries.items()}
 
 
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and no model beside it.
+
+    Raises:
+        NotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no folder {folder}.")
+    weights = {file.name for file in folder.glob("*.safetensors")}
+    return ADAPTER_WEIGHTS in weights and (folder / ADAPTER_CONFIG).is_file() and weights == {ADAPTER_WEIGHTS}
+
+
 def _document(folder: Path, name: str, names: Sequence[str]) -> bytes | None:
     if name not in names:
         return None
@@ -106,15 +204,22 @@ def _document(folder: Path, name: str, names: Sequence[str]) -> bytes | None:
         return stream.read(MAX_DOCUMENT + 1)
 
 
-def _by_names_of(base: Mapping[str, tuple[ByteSource, TensorEntry]], found: Held) -> Held:
+def by_names_of(base: Mapping[str, object], found: Held) -> Held:
     """The tensors of a folder by the base's names, where either side's names may have an additional leading part."""
     best: Held = {}
+    most = 0
     for rename in _renamings(base, found):
         named = {name: found[rename[name]] for name in base if rename.get(name) in found}
-        if len(named) > len(best):
-            best = named
-            extra = {name: one for name, one in found.items() if name not in set(rename.values())}
-            best = {**extra, **named}
+        if len(named) > most:
+            most = len(named)
+            taken = set(rename.values())
+            best = {**{name: one for name, one in found.items() if name not in taken}, **named}
+    return best
+
+
+def _comparable(base: Mapping[str, tuple[ByteSource, TensorEntry]], found: Held) -> Held:
+    """The tensors of a folder by the base's names; raises `NotComparableError`."""
+    best = by_names_of(base, found)
     _check_shapes(base, best)
     sizes = {name: entry.elements for name, (_, entry) in base.items()}
     if sum(sizes[name] for name in sizes if name in best) < _MOST_OF_IT * sum(sizes.values()):
@@ -145,12 +250,17 @@ def _check_shapes(base: Mapping[str, tuple[ByteSource, TensorEntry]], named: Hel
             )
 
 
-def _check_all_there(candidates: Sequence[Candidate], base: BaseTensors, named: Held) -> None:
+def _check_all_there(candidates: Sequence[Candidate], found: OpenFolder) -> None:
     """Check that the folder has every tensor of the base that a candidate changes."""
     for candidate in candidates:
-        for tensor in candidate.programs.by_tensor():
-            if tensor in base.tensors and tensor not in named:
-                raise NotComparableError(f"it lacks the tensor {tensor!r}, which {candidate.name} changes")
+        if (tensor := _lacking(candidate, found)) is not None:
+            raise NotComparableError(f"it lacks the tensor {tensor!r}, which {candidate.name} changes")
+
+
+def _lacking(candidate: Candidate, found: OpenFolder) -> str | None:
+    """A tensor of the base that a candidate changes and the folder lacks."""
+    changed = (name for name in candidate.programs.by_tensor() if name in found.base.tensors)
+    return next((name for name in changed if name not in found.named), None)
 
 
 def look_into(

@@ -17,12 +17,12 @@ from registry.tensors.path.programs import BoundLink
 
 
 def parent_links(blobs: Blobs, path: LoadedPath, opened: ExitStack) -> list[BoundLink]:
-    """All links of a path; ``opened`` closes what is opened here. Their weights are opened when they are read.
+    """The live links of a path; ``opened`` closes what is opened here. Their weights are opened when they are read.
 
     Raises:
         InvalidAdapterError: a link is invalid by the rules of this version.
     """
-    return [_bound(blobs, link, path, opened) for link in path.links]
+    return [_bound(blobs, link, path, opened) for link in path.live]
 
 
 def _bound(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack) -> BoundLink:
@@ -31,7 +31,8 @@ def _bound(blobs: Blobs, link: Link, path: LoadedPath, opened: ExitStack) -> Bou
             return bind_link(blobs, link, path, closed).checkpoint
 
     config, weights = link.file(ADAPTER_CONFIG), link.file(ADAPTER_WEIGHTS)
-    known = _Link((config.digest, weights.digest, path.base.table.digest, path.base.index.digest), read)
+    exact = "" if path.exact is None else path.exact.digest
+    known = _Link((config.digest, weights.digest, path.base.table.digest, path.base.index.digest, exact), read)
     return BoundLink(_checkpoint(known), _OpenedLater(blobs, weights, opened))
 
 

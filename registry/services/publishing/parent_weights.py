@@ -14,6 +14,7 @@ from registry.errors import ConflictError, RegistryError, UsageError
 from registry.reference import Reference
 from registry.schemas import Fitting, FolderCompared
 from registry.services.publishing.hub_parent import Place, Proof
+from registry.services.publishing.parent_found import check_found, reason_of
 
 _NOR_ABOVE = ", nor of anything above it"
 _OVERRIDE = "if you are sure of the parent (adapters may have been merged into that model in memory), give it with "
@@ -28,10 +29,12 @@ def of_weights(
 
     Raises:
         ConflictError: ``parent_mismatch``, the weights are those of another revision; ``parent_unproven``, of none.
-        UsageError: ``parent_ambiguous``, they are equally those of several revisions.
+        UsageError: ``parent_ambiguous``, they are equally those of several revisions; or a search found none.
     """
     if compared.reason is not None:
         return None, _not(compared)
+    if compared.searched is not None:
+        check_found(compared, named=said is not None)
     if not compared.fitting:
         raise _unproven(_wanted(place) + ("" if place.above.is_base else _NOR_ABOVE), compared)
     rows = _admitted(session, place, compared.fitting)
@@ -51,6 +54,8 @@ def of_weights(
             "right one with --parent REF.",
             code="parent_ambiguous",
         )
+    if compared.searched is not None:
+        return Proof(rows[0], reason_of(compared, rows[0].reference if rows[0] else place.base.name), "compared"), ()
     reason = f"its weights are those in {compared.words}, which the adapter was trained on"
     return Proof(rows[0], reason, "compared"), _partly(compared)
 

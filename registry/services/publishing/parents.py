@@ -41,7 +41,9 @@ from registry.services.publishing.parent_weights import of_weights
 NESTED = "assumed from the nesting: it stands for the folder above"
 REBASED = "rebased"
 """How the parent of a revision is known that was put on it, and not trained on it."""
-PROVEN = frozenset({"receipt", "view", "compared", "given", "named", REBASED})
+COMBINED = "combined"
+"""How the parent of a combination is known: it is the ancestor that the deltas of its sources are taken over."""
+PROVEN = frozenset({"receipt", "view", "compared", "given", "named", REBASED, COMBINED})
 """How a parent may be known where proof is required; *named* counts for base models only."""
 
 
@@ -190,9 +192,14 @@ def _unsaid(session: Session, place: Place, told: Told, notices: tuple[str, ...]
     return Parent(base, row, f"the only revision of {above}", "assumed", notices)
 
 
+def is_proven(parent: Parent) -> bool:
+    """Whether a parent is known by more than that no other is possible."""
+    return parent.known_by in PROVEN and (parent.known_by != "named" or parent.row is None)
+
+
 def require_proven(parent: Parent) -> None:
     """Refuse a parent that is not proven; raises `ConflictError` (``parent_unproven``)."""
-    if parent.known_by in PROVEN and (parent.known_by != "named" or parent.row is None):
+    if is_proven(parent):
         return
     raise ConflictError(
         "This registry only accepts adapters whose parent is proven (REGISTRY_PARENTS=proven), but the parent of "
@@ -283,10 +290,18 @@ def _by_receipt(session: Session, place: Place, given: GivenReceipt) -> Revision
     """The revision that a receipt proves."""
     check_receipt(place.base, given)
     receipt, why, above = given.receipt, given.words, place.above
-    if receipt.tip is None and above.is_base:
+    digest = receipt.made_for if given.own else receipt.tip
+    if digest is None and above.is_base:
         return None
-    row = None if receipt.tip is None else _of_digest(session, place.path, receipt.tip)
+    row = None if digest is None else _of_digest(session, place.path, digest)
     if row is None:
+        if given.own:
+            on = f"the revision {digest}" if digest else f"the base model {place.base.name}"
+            raise ConflictError(
+                f"{why} says that it goes on {on}, which is not a revision of {above}, the parent given by the path; "
+                "publish it under the path of what it goes on.",
+                code="parent_mismatch",
+            )
         raise ConflictError(
             f"{why} says {receipt.reference}, which is not a revision of {above}, the parent given by the path; "
             "publish under the path of what it was trained on.",
@@ -298,7 +313,7 @@ def _by_receipt(session: Session, place: Place, given: GivenReceipt) -> Revision
 def check_receipt(base: BaseRow, given: GivenReceipt) -> None:
     """Check that a receipt can show a parent on a base model; raises `ConflictError` (``parent_mismatch``)."""
     receipt, why = given.receipt, given.words
-    if KINDS[receipt.kind].tip_only or receipt.since is not None:
+    if not given.own and (KINDS[receipt.kind].tip_only or receipt.since is not None):
         raise ConflictError(
             f"{why} is for a {receipt.kind} artifact that is not the whole path; train on a merged one, or give the "
             "parent with --parent and leave the receipt out.",

@@ -16,20 +16,24 @@ from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
-from registry.schemas import Published, PublishPreview
+from registry.schemas import FolderCompared, Published, PublishPreview
 from registry.schemas.around import MEASURED_CODES
 from registry.services.deployment import Deployment
+from registry.services.exact.values import check_exact
 from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, require_publishing
 from registry.services.publishing.draft import Said
 from registry.services.publishing.lineage_check import check_lineage
 from registry.services.publishing.noticing import of_directions, refuse_noticed
+from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_check import compare_trained
+from registry.services.publishing.parent_search import SearchableHere
 from registry.services.publishing.publish import planned_publish, publish_read, with_copies
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.elements.finite import FiniteWatch
 from registry.tensors.elements.passing import pass_by, watched_by
 from registry.transfer.requests import PublishFolder, preview
+from registry.transfer.trained_on import TrainedFolder
 
 
 @dataclass
@@ -49,19 +53,21 @@ class Rehearsal:
         lineage, blobs = self._lineages.get(above or ""), _Overlay(self.deployment, self._files)
         trained_on, weights = folder.adapter.trained_on, folder.adapter.weights.file
         if trained_on is not None:
-            compared = compare_trained(
-                self.deployment,
-                path,
-                trained_on,
-                request.receipt,
-                weights,
-                progress,
-                planned=lineage,
-                blobs=blobs,
-            )
+            if request.find_parent:
+                compared: FolderCompared | None = search_trained(
+                    SearchableHere(self.deployment), trained_on, weights, progress
+                )
+            else:
+                receipt = request.receipt
+                compared = compare_trained(
+                    self.deployment, path, trained_on, receipt, weights, progress, planned=lineage, blobs=blobs
+                )
             request = request.model_copy(update={"compared": compared})
         candidate, plan = planned_publish(self.deployment, request, lineage)
         with FileSource(weights) as source:
+            if candidate.exact is not None:
+                progress.begin("Checking the model", candidate.exact.bytes_of_tensors)
+                check_exact(blobs, candidate.lineage, candidate.exact, source, progress.advance)
             progress.begin("Checking the weights", source.size)
             finite = FiniteWatch(candidate.header.entries)
             directions = DirectionWatch(candidate.header, candidate.checkpoint)
@@ -82,11 +88,24 @@ class Rehearsal:
         return found
 
     def publish(self, folder: PublishFolder, progress: Progress) -> Published:
-        """Publish a planned folder; its parent is the revision that the folder above was published as."""
+        """Publish a folder as its request says; one that is nested stands on what the folder above was published as."""
         request = folder.request
-        said = Said(request.parent, request.receipt, nested=request.nested)
         path = TreePath.parse(request.path)
-        return publish_read(self.deployment, folder.adapter, path, said, Labels(), request.strict, progress)
+        require_publishing(self.deployment, path)
+        said = Said(
+            request.parent,
+            request.receipt,
+            request.skip_parent_check,
+            request.nested,
+            request.compared,
+            request.find_parent,
+        )
+        labels = Labels(request.message, request.metrics, request.tags, request.annotations)
+        return publish_read(self.deployment, folder.adapter, path, said, labels, request.strict, progress)
+
+    def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
+        """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
+        return search_trained(SearchableHere(self.deployment), folder, None, progress)
 
 
 def _with_link(candidate: Candidate, found: PublishPreview) -> LoadedPath:

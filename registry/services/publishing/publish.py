@@ -13,27 +13,30 @@ from typing import Final
 from registry.errors import InvalidAdapterError
 from registry.files.source import ByteSource
 from registry.folders.hub.repository import check_source
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.folders.scan import form_of
 from registry.operations.publication import Labels, Publication
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
-from registry.schemas import Published
+from registry.schemas import FolderCompared, Published
 from registry.schemas.around import NoticeCode
+from registry.schemas.artifacts import Extraction
 from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
 from registry.services.deployment import Deployment
+from registry.services.exact.values import check_exact
 from registry.services.intake.intake import Intake, retry_collected
 from registry.services.intake.wanted import dropped_when_refused, take
 from registry.services.lineage import LoadedPath
-from registry.services.publishing.candidates import Candidate, check_draft, require_publishing
+from registry.services.publishing.candidates import Candidate, check_draft, require_known, require_publishing
 from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.lineage_check import check_lineage, copies_tell
 from registry.services.publishing.lookup import Claims, Nesting
 from registry.services.publishing.manifests import Files
 from registry.services.publishing.new_revision import new_revision
 from registry.services.publishing.noticing import kept_notices, refuse_measured, refuse_noticed, with_notices
+from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_candidates import parent_candidates
 from registry.services.publishing.parent_check import compare_trained
-from registry.services.publishing.parents import require_proven
+from registry.services.publishing.parent_search import SearchableHere
 from registry.services.publishing.visible import make_visible
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.elements.finite import FiniteWatch
@@ -61,9 +64,24 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
     """
     require_publishing(deployment, publication.path)
     skip = publication.skip_parent_check
-    folder = read_adapter(publication.folder, receipt=publication.receipt, skip_parent_check=skip, progress=progress)
-    said = Said(publication.parent, folder.receipt, skip)
-    return publish_read(deployment, folder, publication.path, said, publication.labels, publication.strict, progress)
+    folder = read_adapter(
+        publication.folder,
+        receipt=publication.receipt,
+        skip_parent_check=skip,
+        look_in=publication.look_in,
+        progress=progress,
+    )
+    said = Said(publication.parent, folder.receipt, skip, find=publication.find_parent)
+    return publish_read(
+        deployment,
+        folder,
+        publication.path,
+        said,
+        publication.labels,
+        publication.strict,
+        progress,
+        publication.extracted,
+    )
 
 
 def publish_read(
@@ -74,11 +92,17 @@ def publish_read(
     labels: Labels,
     strict: tuple[NoticeCode, ...],
     progress: Progress,
+    extracted: Extraction | None = None,
 ) -> Published:
     """Publish a folder that was read, after the check of rights; raises what `publish` raises."""
     if folder.trained_on is not None:
         weights = folder.weights.file
-        compared = compare_trained(deployment, path, folder.trained_on, folder.receipt, weights, progress)
+        if said.find:
+            compared: FolderCompared | None = search_trained(
+                SearchableHere(deployment), folder.trained_on, weights, progress
+            )
+        else:
+            compared = compare_trained(deployment, path, folder.trained_on, folder.receipt, weights, progress)
         said = replace(said, compared=compared)
     draft = Draft(
         path,
@@ -91,12 +115,14 @@ def publish_read(
         derived_from=folder.derived_from,
         quantised=folder.quantised,
         strict=strict,
+        form=folder.form,
+        extracted=extracted,
     )
 
     def take_files(intake: Intake, _candidate: Candidate, watch: Watch) -> Files:
         progress.begin("Publishing", folder.size)
         files = {
-            one.path: intake.file(one.file, watch if one.path == ADAPTER_WEIGHTS else None) for one in folder.files
+            one.path: intake.file(one.file, watch if one.path == folder.form.weights else None) for one in folder.files
         }
         folder.check(files)
         return files
@@ -125,7 +151,7 @@ def planned_publish(
     candidate = check_draft(deployment, _draft(request, claims), claims, nesting=Nesting(lineage))
     found = candidate.found
     new = new_revision(candidate, claims.sizes, deployment.principal)
-    if found.wanted is not None:
+    if found.wanted is not None and candidate.exact is None:
         new = with_notices(deployment, new, found.wanted.recorded)
         refuse_noticed(candidate.draft, [one.notice for one in new.noticed])
     plan = PublishPlan(
@@ -168,44 +194,62 @@ def publish_claimed(deployment: Deployment, draft: Draft, claims: Claims, progre
         wanted = candidate.found.wanted
         assert wanted is not None, "the bytes of an existing revision are not taken"
         progress.begin("Checking what was uploaded", wanted.size)
-        take(wanted, intake, {claims.files[ADAPTER_WEIGHTS].digest: watch})
+        take(wanted, intake, {claims.files[draft.form.weights].digest: watch})
         return claims.sizes
 
     return _published(deployment, draft, claims, take_claimed, progress)
 
 
+def publish_made(deployment: Deployment, draft: Draft, bring: Take, progress: Progress) -> Published:
+    """Publish files that are computed here, after the check of rights; raises what `publish` raises."""
+    return _published(deployment, draft, None, bring, progress)
+
+
 def _claims(request: PublishRequest, uploads: Mapping[str, str] = NO_UPLOADS) -> Claims:
     """The files of a request, after checking them and that the configuration matches its claim."""
     claims = check_claims(request.files, InvalidAdapterError)
-    for path in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+    form = form_of(claims)
+    for path in (form.config, form.weights):
         if path not in claims:
             raise InvalidAdapterError(
                 f"{request.path} has no {path}; a folder written by PEFT's save_pretrained is expected.",
                 code="missing_file",
             )
-    check_document(claims, ADAPTER_CONFIG, request.config)
+    check_document(claims, form.config, request.config)
     return Claims(claims, uploads)
 
 
 def _draft(request: PublishRequest, claims: Claims) -> Draft:
+    form = form_of(claims.files)
     return Draft(
         TreePath.parse(request.path),
-        Said(request.parent, request.receipt, request.skip_parent_check, request.nested, request.compared),
+        Said(
+            request.parent,
+            request.receipt,
+            request.skip_parent_check,
+            request.nested,
+            request.compared,
+            request.find_parent,
+        ),
         Labels.checked(request.message, request.metrics, request.tags, request.annotations),
         request.config,
-        Head(ADAPTER_WEIGHTS, request.header, claims.files[ADAPTER_WEIGHTS].size, InvalidAdapterError),
+        Head(form.weights, request.header, claims.files[form.weights].size, InvalidAdapterError),
         request.left_out,
         request.origin,
         check_source(request.source),
         check_derivation(request.derived_from),
         request.quantised,
         request.strict,
+        request.extracted,
+        claimed=request.sources,
+        truncated=request.truncated,
+        form=form,
     )
 
 
 def _watch(candidate: Candidate, directions: DirectionWatch) -> Watch:
     """A watch on the bytes of the weights: the header must be the checked one, and all numbers finite."""
-    head = SameHead(ADAPTER_WEIGHTS, candidate.draft.weights, candidate.header.size, InvalidAdapterError)
+    head = SameHead(candidate.draft.form.weights, candidate.draft.weights, candidate.header.size, InvalidAdapterError)
     return watched_by(head, FiniteWatch(candidate.header.entries), directions)
 
 
@@ -229,13 +273,18 @@ def _publish_once(
     with Intake(deployment, progress, recorded) as intake:
         watch = DirectionWatch(candidate.header, candidate.checkpoint)
         files = bring(intake, candidate, _watch(candidate, watch))
-        with intake.opened(files[ADAPTER_WEIGHTS][0]) as weights:
-            check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
-            candidate = with_copies(deployment, candidate, weights)
-            new = new_revision(candidate, files, deployment.principal)
-            new = with_notices(deployment, new, recorded, watch.directions(weights))
-            refuse_noticed(draft, [one.notice for one in new.noticed])
-            refuse_measured(deployment, candidate, weights)
+        with intake.opened(files[draft.form.weights][0]) as weights:
+            if candidate.exact is not None:
+                progress.begin("Checking the model", candidate.exact.bytes_of_tensors)
+                check_exact(deployment, candidate.lineage, candidate.exact, weights, progress.advance)
+                new = new_revision(candidate, files, deployment.principal)
+            else:
+                check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
+                candidate = with_copies(deployment, candidate, weights)
+                new = new_revision(candidate, files, deployment.principal)
+                new = with_notices(deployment, new, recorded, watch.directions(weights))
+                refuse_noticed(draft, [one.notice for one in new.noticed])
+                refuse_measured(deployment, candidate, weights)
         stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
         return make_visible(candidate, new, intake, stored)
 
@@ -253,6 +302,5 @@ def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSourc
         if copies_tell(deployment, others, candidate.checkpoint, weights):
             reason = f"{parent.reason}, and the whole weights that the adapter keeps are its"
             candidate = replace(candidate, parent=replace(parent, known_by="compared", reason=reason))
-    if deployment.proven_parents:
-        require_proven(candidate.parent)
+    require_known(deployment, candidate.draft, candidate.parent)
     return candidate

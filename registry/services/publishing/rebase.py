@@ -27,6 +27,7 @@ from registry.schemas.transfer import FileClaim
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs, open_source
 from registry.services.artifacts.load import path_of
+from registry.services.artifacts.not_composable import exact_link
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath, read_blob
@@ -47,7 +48,8 @@ def rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -
         RetractedError: the revision, or what it is to be put on, was retracted. That its old parent was is no reason.
         UsageError: it is a base model, is directly on one, or is on that parent already.
         ConflictError: ``parent_mismatch``, ``onto`` is no revision of its parent.
-        InvalidAdapterError: ``not_rebasable``; or it does not fit the new parent, as when it is published there.
+        InvalidAdapterError: ``not_rebasable``; ``not_composable``, over an exact revision; or it does not fit the new
+            parent, as when it is published there.
     """
     old = _to_rebase(deployment, request)
     with ExitStack() as opened:
@@ -57,7 +59,7 @@ def rebase(deployment: Deployment, request: RebaseRequest, progress: Progress) -
             raise UsageError(
                 f"{old.path.reference} is on {candidate.parent.reference} already: give another revision with --onto."
             )
-        refused = _why_not(old.path.reference, candidate.checkpoint)
+        refused = _why_not(old, candidate.checkpoint)
         if refused is not None and not request.dry_run:
             raise InvalidAdapterError(refused, code="not_rebasable")
         if refused is None:
@@ -88,6 +90,8 @@ def _to_rebase(deployment: Deployment, request: RebaseRequest) -> _Old:
         found = link_rows.links(session, reference)
         path = path_of(base, found, with_retracted=True)  # its new parent may be there because of that
         retraction.check([found[-1].revision])
+        if path.exact is not None:
+            raise exact_link(path.exact)
         summary = browse.summary_of(session, found)
     above = reference.path.parent
     if above.is_base:
@@ -116,8 +120,14 @@ def _drafted(deployment: Deployment, request: RebaseRequest, old: _Old, opened: 
     return draft, Claims(claims)
 
 
-def _why_not(reference: str, checkpoint: Checkpoint) -> str | None:
+def _why_not(old: _Old, checkpoint: Checkpoint) -> str | None:
     """Why the parent of a revision can't be changed; None: it can."""
+    reference = old.path.reference
+    if old.summary.sources:  # the same files elsewhere would stand on no sources, whose retraction takes them down
+        return (
+            f"{reference} is a combination: combine its sources again over another revision, with `registry combine` "
+            "and --over."
+        )
     if checkpoint.config.use_dora:
         return (
             f"{reference} is a DoRA, which rescales its target modules to magnitudes that were trained with its "

@@ -54,7 +54,8 @@ def make_visible(candidate: Candidate, new: NewRevision, intake: Intake, stored:
         if uploads:
             upload_rows.remove(session, *(upload.id for upload in uploads))
         if created and deployment.looks:
-            jobs.enqueue(session, NOTICE.kind, ReferenceRequest(ref=row.reference).model_dump_json(), SERVICE)
+            request = ReferenceRequest(ref=row.reference).model_dump_json()
+            jobs.enqueue(session, NOTICE.kind, request, SERVICE, subject=row.reference)
         if not created:
             return _Made(browse.summary(session, row.id), before, tagged, notices.notices(session, row.id))
         summary = new_summary(

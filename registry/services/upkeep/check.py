@@ -7,13 +7,16 @@ reported apart from ``damaged`` ones, since they may be intact.
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Literal
 
+from registry.catalogue.database import events
 from registry.catalogue.store import blobs as blob_rows
 from registry.catalogue.store import materialisations, tombstones, unreferenced
 from registry.digest import BlobRef
@@ -24,6 +27,8 @@ from registry.services.deployment import Deployment
 from registry.storage.blocks import list_size
 from registry.storage.driver import ObjectInfo
 from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 500
 _READERS: Final = 4  # for small blobs latency outweighs reading
@@ -39,13 +44,33 @@ def check(deployment: Deployment, *, deep: bool, progress: Progress) -> Checked:
     work.look(progress)
     if deep:
         work.read(progress)
-    return Checked(
+    checked = Checked(
         deep=deep,
         blobs=work.blobs,
         bytes=work.bytes,
         damage=tuple(sorted(work.damage.values(), key=lambda one: one.key)),
         orphans=work.orphans,
     )
+    _record(deployment, checked)
+    return checked
+
+
+def _record(deployment: Deployment, checked: Checked) -> None:
+    """Record when the store was checked, and what was found. A registry that can only be read is checked, too."""
+    states = Counter(one.state for one in checked.damage)
+    detail = {
+        "deep": checked.deep,
+        "blobs": checked.blobs,
+        "damaged": states["damaged"],
+        "unreadable": states["unreadable"],
+        "orphans": checked.orphans,
+    }
+    try:
+        deployment.change(lambda session: events.record(session, "fsck", "registry", deployment.principal, detail))
+    except (NotAllowedError, UnavailableError) as error:
+        if error.code not in {"busy", "read_only", "disk_full"}:
+            raise
+        log.debug("the check is not recorded: %s", error)
 
 
 @dataclass(frozen=True)

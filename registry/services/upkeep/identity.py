@@ -32,8 +32,10 @@ def whoami(deployment: Deployment) -> Identity:
     )
 
 
-def create_token(deployment: Deployment, request: TokenRequest) -> TokenCreated:
+def create_token(deployment: Deployment, request: TokenRequest, *, form: str | None = None) -> TokenCreated:
     """Create a token. An embedded registry's folder is made private to its owner first.
+
+    Of a ``form``, which browsers may send twice, one is made: see `registry.catalogue.team.tokens.create`.
 
     Raises:
         NotAllowedError: ``read_only``, the folder belongs to another user.
@@ -46,7 +48,13 @@ def create_token(deployment: Deployment, request: TokenRequest) -> TokenCreated:
 
     def work(session: Session) -> TokenCreated:
         return tokens.create(
-            session, deployment.principal, request.role, name=request.name, scopes=paths, expires_in=request.expires_in
+            session,
+            deployment.principal,
+            request.role,
+            name=request.name,
+            scopes=paths,
+            expires_in=request.expires_in,
+            form=form,
         )
 
     return deployment.change(work)

@@ -12,6 +12,11 @@ from functools import cache
 from registry.tensors.arithmetic.lanes import run_alone
 
 
+def known_fingerprint() -> str | None:
+    """The same if this process has probed it; None: it has not, and this does not make it."""
+    return fingerprint() if fingerprint.cache_info().currsize else None
+
+
 @cache
 def fingerprint() -> str:
     """16 hex digits that name this machine's arithmetic; probes it once a process, with torch."""

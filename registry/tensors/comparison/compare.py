@@ -16,15 +16,14 @@ import torch
 
 from registry.progress import SILENT, Progress
 from registry.tensors.arithmetic.lanes import available_cores, in_order
-from registry.tensors.comparison.places import Candidate, Place, Region, in_order_of_weight, regions
-from registry.tensors.comparison.sample import Sample, Share, take_sample
+from registry.tensors.comparison.between import lies_at_one
+from registry.tensors.comparison.places import Candidate, Place, Region, in_order_of_weight, joined, regions
+from registry.tensors.comparison.quick import QuickComparison
+from registry.tensors.comparison.sample import Sample, Share, exact_sample, take_sample
 from registry.tensors.comparison.verdict import Limit, Standing, Verdict
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.table.targets import TargetTable
 
-_NEAR: Final = 0.3  # of the way between two candidates: 0 is the one, 1 the other
-_SURE: Final = 4.0  # standard errors
-_TELLING: Final = 16.0  # squared units: what a few elements say that other sums would round otherwise, nobody knows
 _FOR_THE_NEAREST: Final = 16  # blocks, once nothing fits: enough to say which is nearest
 
 
@@ -32,7 +31,7 @@ _FOR_THE_NEAREST: Final = 16  # blocks, once nothing fits: enough to say which i
 class _Evidence:
     """What all samples together show."""
 
-    names: Sequence[str]
+    candidates: Sequence[Candidate]
     active: list[int] = field(default_factory=list)
     fits: list[bool] = field(default_factory=list)
     worst: dict[int, tuple[float, str, int, int]] = field(default_factory=dict)
@@ -42,10 +41,13 @@ class _Evidence:
     elements: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     tensors: set[str] = field(default_factory=set)
     bytes: int = 0
+    seen: set[tuple[int, int]] = field(default_factory=set)  # blocks that were looked at: region, index
+    units: dict[int, float] = field(default_factory=dict)
+    untold: list[str] = field(default_factory=list)  # other orders that were left out, since nothing told them apart
     unfitting: int = 0  # samples before which nothing fitted any more
 
     def __post_init__(self) -> None:
-        count = len(self.names)
+        count = len(self.candidates)
         self.active, self.fits = list(range(count)), [True] * count
         self.squares, self.sizes = [0.0] * count, [0.0] * count
         self.products = torch.zeros(count, count, dtype=torch.float64)
@@ -55,6 +57,7 @@ class _Evidence:
         """Take a sample in."""
         self.unfitting += not any(self.fits[number] for number in self.active)
         slot = sample.place.region.slot
+        self.seen.update((id(sample.place.region), index) for index in sample.place.indexes)
         self.tensors.update(run.tensor for run in slot.places)
         self.bytes += sample.bytes
         for share in sample.shares:
@@ -69,12 +72,43 @@ class _Evidence:
         self.squares[number] += share.squares
         self.sizes[number] += share.size
         self.elements[number] += elements
+        self.units[number] = max(self.units.get(number, 0.0), share.units)
         if number not in self.worst or share.excess > self.worst[number][0]:
             self.worst[number] = (share.excess, tensor, share.row, share.column)
 
     def drop(self) -> None:
         """Leave out the candidates that it can't be, unless none would be left."""
         self.active = self.fitting or self.active
+
+    def leave_equal_orders(self) -> None:
+        """Leave out other orders that so far give the very bits of a path that fits: it was merged at once."""
+        fitting = self.fitting
+        paths = [number for number in fitting if not self.candidates[number].other_order]
+        equal = {
+            number
+            for number in fitting
+            if self.candidates[number].other_order and any(self._apart(number, path) == 0 for path in paths)
+        }
+        self.untold += [self.candidates[number].name for number in equal]
+        self.active = [number for number in self.active if number not in equal]
+
+    def _apart(self, one: int, other: int) -> float:
+        both = self.products[one, other].item()
+        return abs(self.products[one, one].item() - both) + abs(self.products[other, other].item() - both)
+
+    def leave_orders(self) -> None:
+        """Leave out other orders, which the limit did not tell from the paths that are left.
+
+        Unless one of them explains every bit so far, and no path does.
+        """
+        fitting = self.fitting
+        paths = [number for number in fitting if not self.candidates[number].other_order]
+        exact = [number for number in fitting if self.products[number, number].item() == 0]
+        if paths and exact and not set(paths).intersection(exact):
+            self.active = exact
+        else:
+            self.untold += [self.candidates[number].name for number in fitting if number not in paths and paths]
+            self.active = paths or self.active
 
     def undecided(self) -> bool:
         """Whether several candidates are left."""
@@ -95,22 +129,21 @@ class _Evidence:
     def _is_it(self, one: int, other: int) -> bool:
         """Whether the weights lie at ``one``, on the line from it to ``other``."""
         own, both, others = (self.products[at].item() for at in ((one, one), (one, other), (other, other)))
-        apart = own + others - 2 * both
-        if apart < _TELLING:
-            return False
-        along = (own - both) / apart
-        noise = math.sqrt(max(0.0, min(own, others)) / max(1.0, self.elements[one].item()) / apart)
-        return bool(abs(along) + _SURE * noise <= _NEAR)
+        return lies_at_one(own, both, others, self.elements[one].item())
+
+    @property
+    def nearest(self) -> int:
+        """The nearest candidate."""
+        return min(self.active, key=self._distance)
 
     def standing(self) -> Standing:
-        """The nearest candidate."""
-
-        def distance(number: int) -> float:
-            return math.sqrt(self.squares[number] / max(self.sizes[number], 1e-300))
-
-        number = min(self.active, key=distance)
+        """How far the nearest candidate is."""
+        number = self.nearest
         _, tensor, row, column = self.worst.get(number, (0.0, "", 0, 0))
-        return Standing(self.names[number], distance(number), tensor, row, column)
+        return Standing(self.candidates[number].name, self._distance(number), tensor, row, column)
+
+    def _distance(self, number: int) -> float:
+        return math.sqrt(self.squares[number] / max(self.sizes[number], 1e-300))
 
 
 def compare(
@@ -120,32 +153,53 @@ def compare(
     table: TargetTable,
     *,
     limit: Limit | None = None,
+    whole: bool = False,
     progress: Progress = SILENT,
     clock: Callable[[], float] = time.monotonic,
 ) -> Verdict:
-    """Tell of which candidate the weights are that were ``found``, given by the names of the base's files."""
+    """Tell of which candidate the weights are that were ``found``, given by the names of the base's files.
+
+    ``whole`` looks at every element of what then fits, whatever the limit is.
+    """
     limit = limit or Limit()
     entries = {name: entry for name, (_, entry) in found.tensors.items()}
     parts = regions(candidates, base, entries, table)
-    work = _Work(base, found, _Evidence([one.name for one in candidates]))
+    work = _Work(base, found, _Evidence(candidates), QuickComparison(base) if whole else None)
     evidence, ends = work.evidence, clock() + limit.seconds
 
     def in_limit() -> bool:
         return evidence.bytes < limit.bytes and clock() < ends
 
     later, unseen = work.first_of(parts, in_limit)
+    evidence.leave_equal_orders()
     if evidence.undecided():
         tied = evidence.fitting
         telling = (part for part in unseen if part.tells_apart(tied))
-        later += (Place(part, index) for part in telling for index in range(part.blocks))
+        later += (place for part in telling for place in part.places)
         unseen = [part for part in unseen if not part.tells_apart(tied)]
         left = work.samples(later, lambda: in_limit() and evidence.undecided())
+        evidence.leave_orders()
         if evidence.undecided() and left:
             progress.begin("Comparing whole tensors", sum(place.elements for place in left))
             work.samples(left, evidence.undecided, progress)
-    fitting = tuple(evidence.names[number] for number in evidence.fitting)
+    if whole and evidence.fitting:
+        work.rest_of(parts, progress)
+        unseen = ()
+    fitting = tuple(candidates[number].name for number in evidence.fitting)
+    first = next(iter(evidence.fitting), evidence.nearest)
     tensors = {run.tensor for part in parts for run in part.slot.places}
-    return Verdict(fitting, evidence.standing(), len(evidence.tensors), len(tensors), evidence.bytes, not unseen)
+    return Verdict(
+        fitting,
+        evidence.standing(),
+        len(evidence.tensors),
+        len(tensors),
+        evidence.bytes,
+        whole and bool(fitting),
+        evidence.units.get(first, 0.0),
+        tuple(evidence.untold),
+        whole and bool(fitting) and evidence.products[first, first].item() == 0,
+        not unseen,
+    )
 
 
 @dataclass(frozen=True)
@@ -155,6 +209,16 @@ class _Work:
     base: BaseTensors
     found: BaseTensors
     evidence: _Evidence
+    quick: QuickComparison | None  # what is bit for bit what all candidates give need not be measured
+
+    def looked_at(self, place: Place, candidates: Sequence[int]) -> list[Sample]:
+        """Look at some blocks, as one where they need not be measured."""
+        exact = None if self.quick is None else exact_sample(place, self.quick, self.found, candidates)
+        if exact is not None:
+            return [exact]
+        if place.blocks > 1:
+            return [sample for one in place.each for sample in self.looked_at(one, candidates)]
+        return [take_sample(place, self.base, self.found, candidates)]
 
     def first_of(self, parts: Sequence[Region], in_limit: Callable[[], bool]) -> tuple[list[Place], Sequence[Region]]:
         """Look at the first blocks of every region; their other blocks, and the regions that the limit left out."""
@@ -163,7 +227,7 @@ class _Work:
 
         def look(part: Region) -> tuple[list[Sample], list[Place]]:
             first, others = in_order_of_weight(part, active)
-            return [take_sample(place, self.base, self.found, active) for place in first], others
+            return [sample for place in first for sample in self.looked_at(place, active)], others
 
         for start in range(0, len(parts), _at_once()):
             if start and not in_limit():
@@ -178,22 +242,38 @@ class _Work:
                 break
         return later, ()
 
-    def samples(
-        self, places: Sequence[Place], go_on: Callable[[], bool], progress: Progress = SILENT
-    ) -> Sequence[Place]:
-        """Look at places where the candidates that are left differ, as long as it is worth it; those not looked at."""
+    def rest_of(self, parts: Sequence[Region], progress: Progress) -> None:
+        """Look at all other blocks of some regions, as long as something fits."""
+        seen = self.evidence.seen
+        left = [place for part in parts for place in part.places if (id(part), place.index) not in seen]
+        progress.begin("Comparing whole tensors", sum(place.elements for place in left))
+        self.samples(left, lambda: bool(self.evidence.fitting), progress, all_of_them=True)
 
-        def look(place: Place) -> Sample:
-            return take_sample(place, self.base, self.found, active)
+    def samples(
+        self,
+        places: Sequence[Place],
+        go_on: Callable[[], bool],
+        progress: Progress = SILENT,
+        *,
+        all_of_them: bool = False,
+    ) -> Sequence[Place]:
+        """Look at places, as long as it is worth it; those not looked at.
+
+        ``all_of_them``: also those where the candidates that are left don't differ.
+        """
+
+        def look(place: Place) -> list[Sample]:
+            return self.looked_at(place, active)
 
         active = tuple(self.evidence.fitting)
-        places = [place for place in places if place.region.tells_apart(active)]
+        places = list(joined(places)) if all_of_them else [one for one in places if one.region.tells_apart(active)]
         for start in range(0, len(places), _at_once()):
             if not go_on():
                 return places[start:]
-            for sample in in_order(look, places[start : start + _at_once()]):
-                self.evidence.add(sample)
-                progress.advance(sample.elements)
+            for samples in in_order(look, places[start : start + _at_once()]):
+                for sample in samples:
+                    self.evidence.add(sample)
+                    progress.advance(sample.place.elements)
             self.evidence.drop()
             active = tuple(self.evidence.active)
         return ()

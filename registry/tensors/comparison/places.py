@@ -8,7 +8,7 @@ else into the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,8 @@ from registry.tensors.table.targets import TargetTable
 
 ELEMENTS: Final = 1 << 17
 """Of one block. So few rows of every tensor say more than a few whole ones."""
+JOINED: Final = 8
+"""Blocks that are read together where all of them are looked at."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Candidate:
 
     name: str  # its reference
     programs: PathPrograms
+    other_order: bool = False  # of the links of another candidate: no path, but what may have been merged
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Region:
         """How many blocks it has."""
         return -(-self.slot.rows // self.rows_a_block)
 
+    @property
+    def places(self) -> list[Place]:
+        """All of its blocks."""
+        return [Place(self, index) for index in range(self.blocks)]
+
     def tells_apart(self, candidates: Sequence[int]) -> bool:
         """Whether some of the candidates, given by number, make different things of it."""
         return len({self.programs[number] for number in candidates} - {None}) > 1
@@ -59,16 +67,50 @@ class Region:
 
 @dataclass(frozen=True)
 class Place:
-    """One block of a region."""
+    """One block of a region, or some that follow one another."""
 
     region: Region
     index: int
+    blocks: int = 1
+
+    @property
+    def indexes(self) -> range:
+        """The numbers of its blocks."""
+        return range(self.index, self.index + self.blocks)
+
+    @property
+    def first_row(self) -> int:
+        """Of the region."""
+        return self.index * self.region.rows_a_block
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return min(self.blocks * self.region.rows_a_block, self.region.slot.rows - self.first_row)
 
     @property
     def elements(self) -> int:
         """How many numbers it has."""
-        slot, rows = self.region.slot, self.region.rows_a_block
-        return min(rows, slot.rows - self.index * rows) * slot.columns
+        return self.rows * self.region.slot.columns
+
+    @property
+    def each(self) -> list[Place]:
+        """Its blocks, one by one."""
+        return [Place(self.region, index) for index in self.indexes]
+
+
+def joined(places: Iterable[Place]) -> Iterator[Place]:
+    """Single blocks, in order, as places of up to `JOINED` blocks that follow one another."""
+    last: Place | None = None
+    for place in places:
+        if last is not None and last.region is place.region and last.indexes.stop == place.index < last.index + JOINED:
+            last = Place(last.region, last.index, last.blocks + 1)
+            continue
+        if last is not None:
+            yield last
+        last = place
+    if last is not None:
+        yield last
 
 
 def regions(

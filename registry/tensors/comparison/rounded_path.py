@@ -1,6 +1,7 @@
 """A block of a path's weights, and what somebody who merged that path may have got instead.
 
-Whoever merges step by step rounds each delta and each partial sum; whoever sums first rounds once. Either may load or
+Whoever merges step by step rounds each partial sum, and before that each delta (PEFT's ``safe_merge``) or not (its
+default); whoever sums first rounds once. Either may load or
 save in another dtype than the base's, or turn the adapter into that dtype before it is merged. So a block has its exact
 values, what roundings are relative to, and its *renderings*: what the usual ways of merging make of it.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
@@ -25,6 +26,22 @@ SHORT: Final = (torch.bfloat16, torch.float16)
 """The dtypes whose roundings are seen beside those of sums."""
 
 
+class Way(NamedTuple):
+    """How somebody merges step by step."""
+
+    dtype: torch.dtype  # that partial sums are rounded to
+    deltas: bool  # whether each delta is rounded to it first
+
+    def plus(self, values: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+        """A partial sum after one more delta, both in float64."""
+        return rounded(values + (rounded(delta, self.dtype) if self.deltas else delta), self.dtype)
+
+
+def ways(dtypes: Iterable[torch.dtype]) -> tuple[Way, ...]:
+    """The usual ways of merging step by step in some dtypes."""
+    return tuple(Way(dtype, deltas) for dtype in dtypes for deltas in (True, False))
+
+
 @dataclass(frozen=True)
 class RoundedBlock:
     """A block of a path's weights in float64."""
@@ -33,15 +50,14 @@ class RoundedBlock:
     scale: torch.Tensor  # at least as large as whatever is rounded on the way
     reach: torch.Tensor  # as large as the terms of its sums, which may cancel
     factors: torch.Tensor  # as large as what is made of factors that somebody may have rounded before multiplying
-    stepwise: Mapping[torch.dtype, torch.Tensor]  # as if merged step by step in that dtype
+    stepwise: Mapping[Way, torch.Tensor]  # as if merged step by step
 
     def renderings(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """What a file of ``dtype`` holds of the block, by each of the usual ways."""
-        for by, steps in self.stepwise.items():
+        for by in {dtype, *(way.dtype for way in self.stepwise)}:
             yield rounded(rounded(self.values, by), dtype)
+        for steps in self.stepwise.values():
             yield rounded(steps, dtype)
-        if dtype not in self.stepwise:
-            yield rounded(self.values, dtype)
 
     def unit(self, dtype: torch.dtype) -> torch.Tensor:
         """The largest error of one rounding to ``dtype``, or of sums in float32, for each element."""
@@ -60,12 +76,12 @@ def rounded_block(values: SlotValues, index: int, dtypes: Iterable[torch.dtype] 
     The products of ``values`` must be stages of their own (``merge_products=False``).
     """
     before = scale = reach = factors = torch.empty(0)
-    stepwise: dict[torch.dtype, torch.Tensor] = {}
+    stepwise: dict[Way, torch.Tensor] = {}
     for number, (step, now) in enumerate(values.trace(index), -1):
         if step is None:
             scale = reach = now.abs()
             factors = torch.zeros_like(now)
-            stepwise = {dtype: rounded(now, dtype) for dtype in dtypes}
+            stepwise = {way: rounded(now, way.dtype) for way in ways(dtypes)}
         elif isinstance(step, Rescale):
             # a rescaling is by the same factor for the whole oriented row, whatever the element
             norms = [_norms(block, transposed=values.slot.transposed) for block in (before, now)]
@@ -73,18 +89,18 @@ def rounded_block(values: SlotValues, index: int, dtypes: Iterable[torch.dtype] 
             scale = torch.maximum(scale * factor, now.abs())
             reach = torch.maximum(reach * factor, scale)
             factors = factors * factor + now.abs()  # the magnitudes are factors, too
-            stepwise = {dtype: rounded(held * factor, dtype) for dtype, held in stepwise.items()}
+            stepwise = {way: rounded(held * factor, way.dtype) for way, held in stepwise.items()}
         elif isinstance(step, SetRows):
             changed = now != before
             scale, reach = (torch.where(changed, now.abs(), old) for old in (scale, reach))
             factors = torch.where(changed, 0.0, factors)
-            stepwise = {d: torch.where(changed, rounded(now, d), held) for d, held in stepwise.items()}
+            stepwise = {way: torch.where(changed, rounded(now, way.dtype), held) for way, held in stepwise.items()}
         else:
             delta = now - before
             scale = scale + delta.abs()
             bound = values.product_bound(number, index)
             reach, factors = reach + bound, factors + bound
-            stepwise = {d: rounded(held + rounded(delta, d), d) for d, held in stepwise.items()}
+            stepwise = {way: way.plus(held, delta) for way, held in stepwise.items()}
         before = now.clone()
     return RoundedBlock(before, scale, reach, factors, stepwise)
 
@@ -92,6 +108,12 @@ def rounded_block(values: SlotValues, index: int, dtypes: Iterable[torch.dtype] 
 def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
     """Of two dtypes the one with fewer digits."""
     return max(one, other, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def last_place(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The unit in the last place of each value in a dtype."""
+    info = torch.finfo(dtype)
+    return torch.ldexp(torch.full_like(values, info.eps), torch.frexp(values.clamp(min=info.tiny))[1] - 1)
 
 
 def links_of(program: Program) -> int:

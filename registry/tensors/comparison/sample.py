@@ -14,12 +14,22 @@ from typing import Final
 import torch
 
 from registry.tensors.comparison.places import Place
-from registry.tensors.comparison.rounded_path import SHORT, coarser, links_of, rounded, rounded_block
+from registry.tensors.comparison.quick import QuickComparison
+from registry.tensors.comparison.rounded_path import (
+    SHORT,
+    coarser,
+    last_place,
+    links_of,
+    rounded,
+    rounded_block,
+)
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program
 
 _FLOOR: Final = 2.0**-25
 """Half of the smallest number of float16, through which weights of 16 bits may have gone."""
+
+_EVERY: Final = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Share:
     excess: float  # the largest, in units, beyond what roundings explain; below 0 where all fit
     row: int  # where that is
     column: int
+    units: float  # the largest difference, in units in the last place of what is rounded on the way
     squares: float  # sum of (weights - candidate)^2
     size: float  # sum of candidate^2
 
@@ -42,8 +53,29 @@ class Sample:
     place: Place
     shares: tuple[Share, ...]
     products: torch.Tensor  # (shares, shares), of the residuals in units
-    elements: int
+    elements: int  # that were measured
     bytes: int  # that were read
+
+
+def exact_sample(place: Place, quick: QuickComparison, found: BaseTensors, candidates: Sequence[int]) -> Sample | None:
+    """Blocks that are bit for bit what all candidates give, without measuring anything; None: they are not."""
+    programs: dict[Program, list[int]] = {}
+    for number in candidates:
+        program = place.region.programs[number]
+        if program is not None:
+            programs.setdefault(program, []).append(number)
+    rows, stored = _found_rows(place, found)
+    errors = quick.errors(place, list(programs), rows)
+    if errors is None:
+        return None
+    some = rows[::_EVERY]  # what distances are relative to, where another block does not fit
+    size = float(torch.linalg.vector_norm(some, dtype=torch.float32)) ** 2 * rows.shape[0] / some.shape[0]
+    shares = tuple(
+        Share(tuple(numbers), True, -1.0, 0, 0, units, 0.0, size)
+        for units, numbers in zip(errors, programs.values(), strict=True)
+    )
+    nothing = torch.zeros(len(shares), len(shares), dtype=torch.float64)
+    return Sample(place, shares, nothing, 0, place.elements * stored.itemsize)
 
 
 def take_sample(place: Place, base: BaseTensors, found: BaseTensors, candidates: Sequence[int]) -> Sample:
@@ -55,24 +87,25 @@ def take_sample(place: Place, base: BaseTensors, found: BaseTensors, candidates:
         if program is not None:
             groups.setdefault(program, []).append(number)
     values, stored = _found_block(place, found)
-    least = _least(values, stored)
+    least = least_dtype(values, stored)
     read = place.elements * stored.itemsize
-    residuals, shares, units = [], [], torch.zeros_like(values)
+    residuals, shares, units = [], [], torch.zeros_like(values)  # units of what the weights came through: bits tell
     for program, numbers in groups.items():
         slot_values = base.values(program, torch.float64, merge_products=False, rows_a_block=region.rows_a_block)
         own = stored if program.origin is None else base.dtype(program.origin)
-        kept = _least(slot_values.origin_block(place.index).to(torch.float64), own)
+        kept = least_dtype(slot_values.origin_block(place.index).to(torch.float64), own)
         block = rounded_block(slot_values, place.index, {own, least, stored}.intersection(SHORT))
         roundings = links_of(program) + (least is not kept)
         floor = _FLOOR if least in SHORT or own in SHORT else 0.0
         coarse = coarser(own, least)
         step = block.unit(coarse)
-        units = torch.maximum(units, step)
+        units = torch.maximum(units, block.unit(least))
         allowed = roundings * step + (1 + roundings) * floor + block.factor_error(coarse)
         apart = _apart(values, block.values)
         excess = ((apart - allowed) / step).nan_to_num(nan=torch.inf)
         residuals.append(_nearest(values, block.renderings(least), step))
-        shares.append(_share(numbers, torch.where(apart == 0, -1.0, excess), apart, block.values, place))
+        ulps = (apart / last_place(block.scale, coarse)).nan_to_num(torch.inf).max().item()
+        shares.append(_share(numbers, torch.where(apart == 0, -1.0, excess), apart, block.values, place, ulps))
         read += place.elements * own.itemsize
     if not residuals:  # a head that none of them has
         return Sample(place, (), torch.zeros(0, 0, dtype=torch.float64), 0, read)
@@ -87,7 +120,12 @@ def _apart(values: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
 
 
 def _share(
-    numbers: Sequence[int], excess: torch.Tensor, apart: torch.Tensor, expected: torch.Tensor, place: Place
+    numbers: Sequence[int],
+    excess: torch.Tensor,
+    apart: torch.Tensor,
+    expected: torch.Tensor,
+    place: Place,
+    units: float,
 ) -> Share:
     at, columns = int(excess.argmax()), excess.shape[1]
     worst = excess.flatten()[at].item()
@@ -97,6 +135,7 @@ def _share(
         excess=worst,
         row=place.index * place.region.rows_a_block + at // columns,
         column=at % columns,
+        units=units,
         squares=apart.square().sum().item(),
         size=expected.nan_to_num(0.0, 0.0, 0.0).square().sum().item(),
     )
@@ -109,17 +148,22 @@ def _nearest(values: torch.Tensor, renderings: Iterable[torch.Tensor], step: tor
 
 
 def _found_block(place: Place, found: BaseTensors) -> tuple[torch.Tensor, torch.dtype]:
-    """The block of the weights that were found, and the dtype that they are kept in."""
+    """The block of the weights that were found, in float64, and the dtype that they are kept in."""
+    rows, stored = _found_rows(place, found)
+    return rows.to(torch.float64), stored
+
+
+def _found_rows(place: Place, found: BaseTensors) -> tuple[torch.Tensor, torch.dtype]:
+    """The blocks as they were found, and their dtype."""
     slot = place.region.slot
     if any(run.tensor not in found.tensors for run in slot.places):  # a tied weight that only the other side holds
         slot = next(program.origin for program in place.region.programs if program and program.origin)
     stored = found.dtype(slot)
-    first = place.index * place.region.rows_a_block
-    rows = found.rows(slot)(first, min(first + place.region.rows_a_block, slot.rows))
-    return rows.to(torch.float64), stored
+    rows = found.rows(slot)(place.first_row, place.first_row + place.rows)
+    return rows, stored
 
 
-def _least(values: torch.Tensor, stored: torch.dtype) -> torch.dtype:
+def least_dtype(values: torch.Tensor, stored: torch.dtype) -> torch.dtype:
     """The dtype of fewest digits that the values have come through, whatever they are kept in."""
     for dtype in SHORT:
         if dtype is stored or torch.equal(rounded(values, dtype), values):

@@ -33,4 +33,8 @@ class Verdict:
     tensors: int  # that were looked at
     of: int
     bytes: int
+    whole: bool  # every element of every tensor was looked at
+    units: float  # of the first that fits (else the nearest): its largest difference, in units in the last place
+    untold: tuple[str, ...]  # other orders of what fits that the bits don't tell from it
+    exact: bool  # every element of the first that fits is, bit for bit, what a usual way of merging makes of it
     complete: bool  # False: the limit came first, and nothing up to it spoke against the verdict

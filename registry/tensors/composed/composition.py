@@ -67,14 +67,23 @@ class Composition:
         paths: the path's programs.
         base: the base's tensors.
         table: the base's target table.
+        sums: the least precision of sums and products; what is written is rounded from them once.
 
     Raises:
         InvalidAdapterError: ``not_composable``, no single PEFT adapter equals this path.
     """
 
     def __init__(
-        self, links: Sequence[BoundLink], since: int, paths: PathPrograms, base: BaseTensors, table: TargetTable
+        self,
+        links: Sequence[BoundLink],
+        since: int,
+        paths: PathPrograms,
+        base: BaseTensors,
+        table: TargetTable,
+        *,
+        sums: torch.dtype = torch.float32,
     ) -> None:
+        self._sums = sums
         self._links, self._since, self._paths, self._base, self._table = links, since, paths, base, table
         self._forms = forms_of(links, since, paths, table)
         self._wrapped = WrappedNames(self._forms, table)
@@ -171,7 +180,7 @@ class Composition:
         tensors: list[AdapterTensor] = [tensor for pair in self._pairs for tensor in pair.tensors()]
         tensors += self._twin_tensors()
         tensors += [tensor for experts in self._experts for tensor in experts.tensors()]
-        tensors += self._value_tensors(FLOATS[dtype])
+        tensors += self._value_tensors(torch.promote_types(FLOATS[dtype], self._sums))
         tokens = {module: rows_of(program, self._since) for module, program in self._forms.tokens.items()}
         tensors += [token_tensor(self._wrapped.path(module), rows) for module, rows in tokens.items()]
         names = self._names({module: sorted(rows) for module, rows in tokens.items()})
@@ -193,7 +202,8 @@ class Composition:
         factor = 0.5 if attention_of(target, self._table) else 1.0
         path = self._forms.named.get(target.module)
         name = path.rpartition(".")[0] if path else target.module
-        return ComposedPair(self._wrapped.path(name), target, program, self._since, self._base, self.dora, factor)
+        path = self._wrapped.path(name)
+        return ComposedPair(path, target, program, self._since, self._base, self.dora, factor, sums=self._sums)
 
     def _twin_tensors(self) -> Iterable[AdapterTensor]:
         pairs = {pair.target.module: pair for pair in self._pairs}
@@ -209,7 +219,8 @@ class Composition:
             nested = [one for one in self._table.targets[module].fused if one in changed]
             for at, fused in enumerate(nested):
                 name = self._wrapped.path(module) + ".base_layer" * (len(nested) - 1 - at)
-                yield ComposedExperts(name, f"{module}.{fused.name}", fused, self._paths.programs, self._since)
+                parameter, programs = f"{module}.{fused.name}", self._paths.programs
+                yield ComposedExperts(name, parameter, fused, programs, self._since, sums=self._sums)
 
     def _fill_up(self, *, uniform: bool) -> None:
         """Give a rank to all pairs that must share it: an attention's two, or all."""

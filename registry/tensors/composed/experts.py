@@ -33,6 +33,7 @@ class ComposedExperts:
     programs: Mapping[Slot, Program]
     since: int
     at_least: int = 0  # filled with zeros up to this rank
+    sums: torch.dtype = torch.float32  # least precision of products
 
     @cached_property
     def pairs(self) -> tuple[StackedPairs, ...]:
@@ -51,7 +52,7 @@ class ComposedExperts:
     @cached_property
     def dtype(self) -> torch.dtype:
         """Precision of sums: float64 where a factor is float64."""
-        return sum_dtype(*(pairs.dtype for pairs in self.pairs))
+        return sum_dtype(self.sums, *(pairs.dtype for pairs in self.pairs))
 
     def tensors(self) -> list[AdapterTensor]:
         """A and B."""

@@ -46,6 +46,7 @@ class ComposedPair:
     dora: bool
     factor: float = 1.0  # B is multiplied by it
     at_least: int = 0  # filled with zeros up to this rank
+    sums: torch.dtype = torch.float32  # least precision of sums and products
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
     _made: list[NormalForm] = field(default_factory=list, compare=False, repr=False)
 
@@ -87,7 +88,7 @@ class ComposedPair:
     @cached_property
     def dtype(self) -> torch.dtype:
         """Precision of sums: float64 where a factor is float64."""
-        return sum_dtype(*(matrix.dtype for pair in self.pairs for matrix in (pair.a, pair.b)))
+        return sum_dtype(self.sums, *(matrix.dtype for pair in self.pairs for matrix in (pair.a, pair.b)))
 
     def tensors(self) -> list[AdapterTensor]:
         """A, B and, for a DoRA, the magnitude."""

@@ -65,6 +65,7 @@ class SlotValues:
         self.blocks = -(-slot.rows // self.rows_a_block)
         self.dtype = dtype
         first = steps[0] if steps else None
+        self._replaces = isinstance(first, Replace)
         self._read = first.read if isinstance(first, Replace) else origin
         self._stages = _stages(steps[1:] if isinstance(first, Replace) else steps, merge_products)
         self._kept = kept or RecentFactors()
@@ -136,6 +137,20 @@ class SlotValues:
         rows = left[first : min(first + self.rows_a_block, self.slot.rows)]
         lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1)
         return torch.outer(lengths, torch.linalg.vector_norm(right, dim=0))
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the first step replaces all values, so that nothing of the origin is left in them."""
+        return self._replaces
+
+    def stages(self) -> Iterator[Factors | SetRows | Rescale]:
+        """What happens to the values after a replacement, in order; a product is left (rows, R), right (R, columns)."""
+        for number, stage in enumerate(self._stages):
+            if isinstance(stage, _Product):
+                left, right = self._product(number)
+                yield left[: self.slot.rows], right
+            else:
+                yield stage
 
     def _begin(self, index: int) -> tuple[torch.Tensor, int, torch.Tensor]:
         """A block before the steps, padded, how many rows of it there are, and these as they are stored."""

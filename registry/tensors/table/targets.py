@@ -160,7 +160,7 @@ class TargetTable:
         Exact name first, then with the base model prefix put before it or taken away (a headless model and a model
         with a head name the same module with and without it). None when no target is meant.
         """
-        return next((self.targets[name] for name in self._spellings(module) if name in self.targets), None)
+        return next((self.targets[name] for name in self.spellings(module) if name in self.targets), None)
 
     def find_parameter(self, name: str) -> tuple[str, FileParameter] | None:
         """Runtime name and place of the parameter that a checkpoint means, found as `find` finds modules.
@@ -168,10 +168,10 @@ class TargetTable:
         A name that the running model does not have may be the name of the tensor in the files, which is what older
         versions of transformers called it.
         """
-        for spelled in map(self.holder, self._spellings(name)):
+        for spelled in map(self.holder, self.spellings(name)):
             if spelled in self.parameters:
                 return spelled, self.parameters[spelled]
-        for spelled in self._spellings(name):
+        for spelled in self.spellings(name):
             if spelled in self._by_tensor:
                 found = self._by_tensor[spelled]
                 return found, self.parameters[found]
@@ -185,7 +185,7 @@ class TargetTable:
         after `find`; the base model prefix may be there or not, as in `find`. None where no tensor has that name, or
         where it is not the whole weight of a module or of a piece.
         """
-        return next((self._by_file[name] for name in self._spellings(name) if name in self._by_file), None)
+        return next((self._by_file[name] for name in self.spellings(name) if name in self._by_file), None)
 
     def holder(self, parameter: str) -> str:
         """The parameter that gives one its value: itself, or the one that it is tied to and the files hold."""
@@ -197,7 +197,7 @@ class TargetTable:
 
     def made_from(self, name: str) -> tuple[str, ...]:
         """Modules whose weights have rows of the tensor ``name.weight`` of the files, in the order of their rows."""
-        tensors = {spelled + WEIGHT for spelled in self._spellings(name)}
+        tensors = {spelled + WEIGHT for spelled in self.spellings(name)}
         runs = [(run, target.module) for target in self.targets.values() for run in target.runs]
         return tuple(dict.fromkeys(module for run, module in sorted(runs) if run.tensor in tensors))
 
@@ -212,7 +212,8 @@ class TargetTable:
         """
         return self._tie_groups.get(module, (module,))
 
-    def _spellings(self, name: str) -> tuple[str, ...]:
+    def spellings(self, name: str) -> tuple[str, ...]:
+        """What ``name`` may be called here: as it is, then with the base model prefix put before it or taken away."""
         if not self.prefix:
             return (name,)
         lead = self.prefix + "."

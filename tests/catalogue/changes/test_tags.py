@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from threading import Barrier
 
 import pytest
@@ -17,7 +18,7 @@ from registry.catalogue.changes import deletion, protection, retraction, tags, u
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.tables import Revision, Tag
-from registry.catalogue.tree import revisions
+from registry.catalogue.tree import revisions, tag_moves
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, RegistryError, RetractedError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -215,3 +216,34 @@ def test_an_undo_only_from_where_it_is_expected(filled: Database) -> None:
 def test_a_tag_without_a_history(filled: Database) -> None:
     with pytest.raises(NotFoundError, match="llama/support has no tag prd"):
         filled.change(lambda s: tags.undo(s, SUPPORT, "prd", TESTER))
+
+
+def test_a_tag_is_removed_from_where_it_is_expected(filled: Database) -> None:
+    for wrong in ("@2", "none"):
+        with pytest.raises(ConflictError) as refused:
+            filled.change(partial(tags.remove_tag, path=SUPPORT, tag="prod", principal=TESTER, expected=wrong))
+        assert refused.value.code == "tag_moved"
+    assert named(filled) == 1
+    gone = filled.change(lambda s: tags.remove_tag(s, SUPPORT, "prod", TESTER, expected="@1"))
+    assert (gone.reference, gone.previous, named(filled)) == (None, "llama/support@1", None)
+
+
+def test_the_tags_of_an_adapter(filled: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tag, number in (("alpha", 1), ("alpha", 2), ("beta", 1), ("gone", 2)):
+        set_to(filled, number, tag=tag)
+    for tag in ("gone", "beta"):
+        filled.change(partial(tags.remove_tag, path=SUPPORT, tag=tag, principal=TESTER))
+    set_to(filled, 2, tag="beta")
+
+    def listed() -> list[tuple[str, str | None, list[str | None]]]:
+        with filled.read() as session:
+            found = tag_moves.of_adapter(session, SUPPORT)
+        return [(one.tag, one.points_at, [move.old for move in one.moves]) for one in found]
+
+    one, two = "llama/support@1", "llama/support@2"
+    alpha, beta, gone = ("alpha", two, [one, None]), ("beta", two, [None, one, None]), ("gone", None, [two, None])
+    assert [row for row in listed() if row[0] != "prod"] == [alpha, beta, gone]
+    monkeypatch.setattr(tag_moves, "OF_ADAPTER", 1)  # beta and prod are there, and not listed: they are not gone
+    assert listed() == [alpha, gone]
+    with filled.read() as session:
+        assert tag_moves.of_adapter(session, TreePath.parse("llama/nothing")) == ()

@@ -70,6 +70,8 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
     "common target": searching(target="q_proj"),
     "best": searching(sort="max:acc"),
     "best of a rare one": searching(sort="min:bleu"),
+    "siblings": searching(path=grown.WIDE, depth=1),
+    "best sibling": searching(path=grown.WIDE, depth=1, sort="max:acc"),
     "all revisions": searching(all_revisions=True, metric="acc>0.9"),
     "text of every one": searching("epochs"),
     "text of few": searching("after the Gr"),
@@ -79,6 +81,7 @@ HOT: Final[dict[str, Callable[[Session], Any]]] = {
 UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "events of a path": lambda session: events.page(session, 100, None, EventFilter(TreePath.parse(grown.WIDE))),
     "events of a kind": lambda session: events.page(session, 100, LATER, EventFilter(kind="tag")),
+    "revisions of one": searching(path=grown.BIG, depth=0, all_revisions=True),
     "subtree": lambda session: subtree(session, BIG, limit=500),
     "subtree, later": lambda session: subtree(session, BIG, after=Reference.parse(f"{grown.BIG}@999"), limit=500),
     "deleted": lambda session: deleted(session, BIG, datetime.now(UTC), timedelta(days=1), limit=PAGE),

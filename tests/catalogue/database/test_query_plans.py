@@ -16,19 +16,22 @@ from registry.catalogue.database.database import Database
 from registry.catalogue.database.events import EventFilter
 from registry.catalogue.database.team_tables import metadata
 from registry.catalogue.store import blobs, materialisations, purge, tombstones, unreferenced, uploads
-from registry.catalogue.team import jobs, tokens
+from registry.catalogue.team import job_lists, jobs, sessions, tokens
+from registry.catalogue.team.job_lists import JobPosition
 from registry.catalogue.tree import bases, browse, children, links, nodes, repo_rows, revisions, tag_moves
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.subtree import subtree
 from registry.catalogue.tree.use import uses
 from registry.reference import Path as TreePath
 from registry.reference import Reference
-from registry.rights import UNLIMITED, Rights
+from registry.rights import UNLIMITED, Principal, Rights
+from registry.schemas.jobs import JobsRequest
 from registry.schemas.use import Counted, UseKey
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
 from tests.kit.statements import statements
 
 SENT: Final = ("SELECT", "WITH", "UPDATE", "DELETE")
+BOB_OF_A_PART: Final = Principal("bob", rights("writer", "llama"), token="tok_bob")
 SCOPED: Final = rights("admin", "llama/wide-7", "llama/wide-8/child")
 
 
@@ -67,6 +70,12 @@ def authenticate(session: Session) -> None:
     tokens.touch(session, made.token.id, datetime.now(UTC))
 
 
+def sign_in(session: Session) -> None:
+    made = tokens.create(session, TESTER, "reader")
+    sessions.open_session(session, made.token.id)
+    sessions.close_session(session, made.secret)
+
+
 def show(session: Session) -> None:
     key = child(session)
     revisions.lineage(session, key)
@@ -102,6 +111,14 @@ def operate(session: Session) -> None:
     jobs.finish(session, claimed.id, "me", "{}")
     jobs.create(session, "gc", "other", TESTER)
     jobs.get(session, claimed.id, TESTER)
+
+
+def list_jobs(session: Session, principal: Principal) -> None:
+    last = JobPosition(datetime.now(UTC), "x")
+    job_lists.counts(session, datetime.now(UTC))
+    for request in (JobsRequest(), JobsRequest(state="failed"), JobsRequest(kind="notice"), JobsRequest(kind="gc")):
+        for after in (None, last):
+            job_lists.listing(session, principal, request, after=after, limit=3)
 
 
 def collect(session: Session) -> None:
@@ -158,6 +175,7 @@ UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "retract": lambda session: retraction.retract(session, 1, "bad", TESTER),
     "count uses": count_uses,
     "authenticate": authenticate,
+    "sign in": sign_in,
     "transfer": transfer,
     "operate": operate,
     "collect": collect,
@@ -165,6 +183,8 @@ UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "LIMIT events": lambda session: events.page(session, 3),
     "LIMIT any": tokens.any_exist,
     "LIMIT tokens": lambda session: tokens.listing(session, limit=3),
+    "LIMIT jobs": lambda session: list_jobs(session, TESTER),
+    "jobs of a token": lambda session: list_jobs(session, BOB_OF_A_PART),
 }
 
 

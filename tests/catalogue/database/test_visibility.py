@@ -137,6 +137,10 @@ SEARCHES: Final[tuple[dict[str, Any], ...]] = (
     {"text": "secret"},
     {"text": "s"},
     {"target": "q_proj"},
+    {"path": "llama"},
+    {"path": "llama/code", "depth": 1},
+    {"depth": 1},
+    {"author": "ann"},
 )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.team import tokens
-from registry.errors import NotAllowedError, NotFoundError, UsageError
+from registry.errors import ConflictError, NotAllowedError, NotFoundError, UsageError
 from registry.reference import Path
 from registry.rights import Principal, Rights
 from registry.schemas import Token, TokenCreated
@@ -141,3 +141,17 @@ def test_tokens_that_can_not_be(database: Database, given: dict[str, object], se
         database.change(lambda session: tokens.create(session, TESTER, **given))  # type: ignore[arg-type]
     with database.read() as session:
         assert not tokens.any_exist(session)
+
+
+def test_a_form_makes_one_token(database: Database) -> None:
+    def make(form: str) -> TokenCreated:
+        return database.change(lambda session: tokens.create(session, TESTER, "reader", name="ci", form=form))
+
+    made = make("a random text")
+    assert re.fullmatch(r"tok_[a-z2-7]{10}", made.token.id)
+    assert tokens.sign_in(database, made.secret).token == made.token.id
+    with pytest.raises(ConflictError, match=f"made the token {made.token.id}, whose secret was shown then"):
+        make("a random text")
+    assert make("another one").token.id != made.token.id
+    with database.read() as session:
+        assert len(tokens.listing(session)) == 2

@@ -83,6 +83,15 @@ def test_pages_of_what_was_deleted_are_the_whole(gone: Database, monkeypatch: py
     assert [[one.number for one in page] for page in pages] == [[4], [2], []]
 
 
+def test_between_two_numbers(gone: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deleted_numbers, "_AT_ONCE", 2)
+    with gone.read() as session:
+        path, now = TreePath.parse(CODE), datetime.now(UTC)
+        between = [(0, None), (2, None), (1, 4), (2, 4), (4, None)]
+        pages = [deleted(session, path, now, DAY, above=above, before=before) for above, before in between]
+    assert [[one.number for one in page] for page in pages] == [[4, 2], [4], [2], [], []]
+
+
 def test_an_adapter_of_which_nothing_is_left(gone: Database) -> None:
     assert [one.reference for one in listed(gone, "llama/code-2")] == ["llama/code-2@1"]
     assert listed(gone, "llama/support") == ()

@@ -40,9 +40,10 @@ def plainly(session: Session, reference: Reference) -> object:
 
 
 def prepared(database: Database, reference: Reference, seen_by: Rights) -> object:
-    found = database.ask(lambda reader: resolution.resolve(reader, reference), seen_by)
-    if found is None:
+    meant = database.ask(lambda reader: resolution.resolve(reader, reference), seen_by)
+    if meant is None:
         return None
+    found = meant.resolved
     return (found.reference, found.digest, found.base, found.base_digest, found.lineage, found.renamed_to)
 
 
@@ -92,13 +93,14 @@ def test_it_is_one_statement_by_indexes(filled: Database, selector: str, seen_by
 def test_a_base_model(filled: Database, seen_by: Rights) -> None:
     base = Reference.parse("llama")
     with statements(*SENT) as sent:
-        found = filled.ask(lambda reader: resolution.resolve(reader, base), seen_by)
+        meant = filled.ask(lambda reader: resolution.resolve(reader, base), seen_by)
     assert len(sent) == 1
     if not seen_by.unlimited and seen_by.scopes[0].base != "llama":
-        assert found is None
+        assert meant is None
     else:
-        assert found is not None
+        assert meant is not None
+        found = meant.resolved
         assert (found.reference, found.lineage[0].digest, found.renamed_to) == ("llama", found.digest, None)
     filled.change(lambda session: rename.rename_base(session, Path("llama"), Path("alpaca"), TESTER))
-    found = filled.ask(lambda reader: resolution.resolve(reader, base), seen_by)
-    assert (found and found.renamed_to) == ("alpaca" if seen_by.unlimited else None)
+    meant = filled.ask(lambda reader: resolution.resolve(reader, base), seen_by)
+    assert (meant and meant.resolved.renamed_to) == ("alpaca" if seen_by.unlimited else None)

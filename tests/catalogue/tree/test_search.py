@@ -57,6 +57,19 @@ def found(database: Database, text: str | None = None, **conditions: Any) -> lis
         (None, {"metric": "acc>0.6", "tag": "prod"}, []),
         (None, {"target": "q_proj", "base": "llama", "rank": ">=64"}, ["llama/code@1"]),
         (None, {"target": "v_proj"}, []),
+        (
+            None,
+            {"path": "llama/support"},
+            ["llama/support@2", "llama/support/french@1", "llama/support/french/legal@1"],
+        ),
+        (None, {"path": "llama/support", "depth": 1}, ["llama/support@2", "llama/support/french@1"]),
+        (None, {"path": "llama/support", "depth": 0}, ["llama/support@2"]),
+        (None, {"path": "llama/support", "depth": 0, "all_revisions": True}, ["llama/support@2", "llama/support@1"]),
+        (None, {"path": "llama/support/french", "sort": "max:acc"}, []),
+        (None, {"path": "llama", "depth": 1, "rank": ">8"}, ["llama/code@1"]),
+        (None, {"depth": 1}, ["llama/code@1", "llama/support@2"]),
+        (None, {"author": "ann", "path": "llama/code"}, ["llama/code@1"]),
+        (None, {"author": "an"}, []),
     ],
 )
 def test_conditions(filled: Database, text: str | None, conditions: dict[str, str], references: list[str]) -> None:
@@ -90,9 +103,13 @@ def test_a_malformed_condition_says_the_form(filled: Database, conditions: dict[
     assert form in str(caught.value)
 
 
-def test_an_unknown_base_offers_the_nearest(filled: Database) -> None:
+def test_an_unknown_base_or_path_offers_the_nearest(filled: Database) -> None:
     with pytest.raises(NotFoundError, match="Did you mean llama"):
         found(filled, base="lama")
+    with pytest.raises(NotFoundError, match="Did you mean llama/support"):
+        found(filled, path="llama/suport")
+    with pytest.raises(UsageError, match="0 or more is expected"):
+        found(filled, depth=-1)
 
 
 MESSAGES = st.text(alphabet="aBé%_\\/ß ", max_size=4)
@@ -101,6 +118,7 @@ REVISION = st.fixed_dictionaries(
         "path": st.sampled_from(["llama/a", "llama/b", "bert/a"]),
         "message": MESSAGES,
         "rank": st.integers(1, 4),
+        "author": st.sampled_from(["ann", "bob"]),
         "metrics": st.dictionaries(st.sampled_from(["acc", "loss"]), st.sampled_from([-1.0, 0.0, 0.5]), max_size=2),
         "statistics": st.dictionaries(
             st.sampled_from(["rank95", "stable_rank"]), st.sampled_from([1.0, 2.0, 2.5]), max_size=2
@@ -115,6 +133,9 @@ CONDITIONS = st.fixed_dictionaries(
         "text": st.none() | MESSAGES,
         "base": st.none() | st.sampled_from(["llama", "bert"]),
         "tag": st.none() | st.sampled_from(["prod", "dev"]),
+        "path": st.none() | st.sampled_from(["llama", "bert"]),
+        "depth": st.none() | st.integers(0, 1),
+        "author": st.none() | st.sampled_from(["ann", "bob", "an"]),
         "rank": st.none() | st.tuples(st.sampled_from(["<=", ">=", "<", ">", "=", ""]), st.integers(1, 4)),
         "metric": st.none()
         | st.tuples(
@@ -158,6 +179,9 @@ def meets(one: RevisionSummary, targets: set[str], statistics: dict[str, float],
     return (
         (not wanted["text"] or any(wanted["text"].lower() in text.lower() for text in texts))
         and wanted["base"] in (None, one.path.split("/")[0])
+        and wanted["path"] in (None, one.path.split("/")[0])
+        and wanted["depth"] != 0
+        and wanted["author"] in (None, one.author)
         and (wanted["tag"] is None or wanted["tag"] in one.tags)
         and (wanted["rank"] is None or holds(one.rank, *wanted["rank"]))
         and has(one.metrics, wanted["metric"])

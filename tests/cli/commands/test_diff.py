@@ -87,7 +87,9 @@ def test_the_document_and_the_files_say_the_same(diff: Run) -> None:
     }
     cells = [one for one in ElementTree.parse("agreement.svg").getroot().iterfind(f"{SVG}rect") if len(one)]
     assert {one[0].text: one.get("class") for one in cells} == {
-        f"{kind}, layer {layer}: 1": "above-4" for kind in ("mlp.down_proj", "self_attn.q_proj") for layer in (0, 1)
+        f"{kind}, layer {layer}: 1": "plot-above-4"
+        for kind in ("mlp.down_proj", "self_attn.q_proj")
+        for layer in (0, 1)
     }
     diff("llama/c1", "llama/c1/b0", "--csv", "figures.csv", "--plot", "agreement.svg")
     with Path("figures.csv").open(newline="") as file:

@@ -229,7 +229,8 @@ def test_what_is_deleted_is_listed_first_and_comes_back(
         assert "`registry delete -r net/one --yes --with-tags` deletes what is listed" in listed.err
         assert here("delete", "-r", "net/one", "--yes").code == 5
         assert here("tree", "--json").out != tree  # tagged, and nothing is gone
-        assert here("untag", "net/one/two", "prod").code == 0
+        assert here("untag", "net/one/two", "prod", "--if", "@2").code == 5
+        assert here("untag", "net/one/two", "prod", "--if", "@1").code == 0
         assert here("tree", "--json").out == tree
         gone = here("delete", "-r", "net/one", "--yes")
         assert (gone.code, gone.out.split()[1:4]) == (0, ["deleted", "3", "revisions"])

@@ -85,10 +85,10 @@ def test_the_document_and_the_files_say_the_same(stats: Run) -> None:
     module = max(found.path.modules, key=lambda one: one.relative_frobenius or 0)
     cell = f"{module.kind}, layer {module.depth}: {100 * (module.relative_frobenius or 0):.3g} %"
     (largest,) = (one for one in drawing.iterfind("svg:rect", space) if cell in (title.text for title in one))
-    assert largest.get("class") == "shade-7"
+    assert largest.get("class") == "plot-shade-7"
     assert drawing.get("role") == "img"
-    title, about = (drawing.get("aria-labelledby") or "").split()
-    assert {one.get("id"): bool(one.text) for one in drawing[:2]} == {title: True, about: True}
+    assert [one.tag.rpartition("}")[2] for one in drawing[:2]] == ["title", "desc"]
+    assert drawing.get("aria-label") == f"{drawing[0].text}. {drawing[1].text}"
 
 
 def test_norms_that_are_not_known_are_asked_for(stats: Run, run: Run, with_path: Path, tmp_path: Path) -> None:
@@ -154,6 +154,7 @@ def test_search_by_statistics(stats: Run, run: Run) -> None:
     first = next(line for line in ended.out.splitlines() if line.startswith("llama/a@1"))
     assert [word.partition("=")[0] for word in first.split() if "=" in word] == ["energy", "rank95", "rank99"]
     assert "What has no statistics yet is not found" in ended.err
+    assert run("search", "--path", "llama/a", "--depth", "0", "--author", "nobody").err == "No revisions match.\n"
     ended = run("search", "--stat", "rank<8")
     assert (ended.code, ended.out) == (2, "")
     assert "'rank' is no statistic; there are energy, frobenius, " in ended.err

@@ -54,6 +54,13 @@ def test_metrics_stand_below_each_other() -> None:
     ]
 
 
+def test_a_revision_of_whole_tensors_has_no_rank() -> None:
+    log = log_of({})
+    exact = log.revisions[0].model_copy(update={"rank": 0})
+    lines = text(log.model_copy(update={"revisions": (exact,)}), None)
+    assert lines[2].split()[3:5] == ["-", "6.29"]
+
+
 def test_in_a_pipe_every_metric_has_a_column_and_every_revision_a_line() -> None:
     log = log_of(*({f"metric-{at}": float(at)} for at in range(30)))
     lines = text(log, None)

@@ -10,16 +10,25 @@ from typing import Final
 
 from tests.house.planted.arithmetic import ARITHMETIC, FACTORS, PATH
 from tests.house.planted.checks import CHECKS
+from tests.house.planted.combined import COMBINED
+from tests.house.planted.compiled import COMPILED
 from tests.house.planted.composed import COMPOSED, TRUNCATION
 from tests.house.planted.deltas import DELTAS
 from tests.house.planted.dense import DENSE
+from tests.house.planted.drawings import DRAWINGS
 from tests.house.planted.engines import ENGINES
+from tests.house.planted.exact import EXACT
 from tests.house.planted.fidelity import FIDELITY
+from tests.house.planted.full import FULL
 from tests.house.planted.handed_out import REGISTRY
+from tests.house.planted.importing import IMPORTING
 from tests.house.planted.mutant import Mutant
 from tests.house.planted.norms import NORMS
 from tests.house.planted.notices import NOTICES
+from tests.house.planted.pages import PAGES
+from tests.house.planted.pool import POOL
 from tests.house.planted.rebased import REBASED
+from tests.house.planted.services import SERVICES
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -36,15 +45,24 @@ MUTANTS: Final = (
     *TRUNCATION,
     *REGISTRY,
     *NORMS,
+    *PAGES,
     *NOTICES,
     *DELTAS,
     *FIDELITY,
     *DENSE,
+    *EXACT,
+    *FULL,
+    *DRAWINGS,
     *ENGINES,
     *REBASED,
+    *IMPORTING,
+    *SERVICES,
     *USES,
     *VIEWS,
     *VERSIONS,
     *SHOWN,
     *WORKERS,
+    *POOL,
+    *COMPILED,
+    *COMBINED,
 )

@@ -19,7 +19,7 @@ NOTICES: Final = (
         "_is_clear",
         "not (energy >= _CANCELLED * norms).all()",
         "False",
-        "test_directions.py",
+        "test_what_float32_can_not_tell_is_read_again",
     ),
     Mutant(
         "a-dora-is-zero",

@@ -59,8 +59,8 @@ USES: Final = (
     Mutant(
         "a-restored-tag-forgotten",
         "tag_moves:_events",
-        "IS_DELETION & of_revision",
-        '(action == "delete") & of_revision',
+        "IS_DELETION",
+        'action == "delete"',
         "test_a_tag_goes_and_comes_back_with_its_revision[sqlite]",
     ),
     Mutant(

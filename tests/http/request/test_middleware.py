@@ -23,6 +23,7 @@ from registry.http.request.errors import MalformedError, install
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
 from registry.http.request.middleware import RequestMiddleware
+from registry.hub.views import HUB
 from registry.schemas.protocol import API, PROTOCOL
 from registry.schemas.requests import TagRequest
 from tests.kit.library import Lines, assert_problem, running
@@ -45,7 +46,7 @@ def toy(limits: Limits = LIMITS) -> FastAPI:
     async def refused(request: Request, error: RegistryError) -> None:
         del request, error
 
-    install(app, refused)
+    install(app, refused, [HUB])
 
     @app.post(f"{API}/echo/{{name}}")
     def echo(name: str, asked: Annotated[TagRequest, Depends(JsonBody(TagRequest))]) -> TagRequest:

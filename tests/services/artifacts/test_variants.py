@@ -256,7 +256,7 @@ def test_every_pair_of_links(shelf: Shelf, kind: str, dtype: str) -> None:
             _check(shelf, kind, dtype, _recipes(kind, (first, second)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=_paths(dict.fromkeys(VARIANTS, DTYPES)))
 def test_any_path_at_length(shelf: Shelf, drawn: tuple[str, str, list[Recipe]]) -> None:

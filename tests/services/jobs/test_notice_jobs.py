@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -95,6 +96,7 @@ def test_two_replicas_look_once_at_each(registry: LocalRegistry, base: Base, sta
     assert {event.actor for event in events} == {"registry"}
     with registry.deployment.read_everything() as session:
         assert session.scalar(text("SELECT count(*) FROM statistics")) == 2 * COUNT
+        assert session.scalar(text("SELECT count(*) FROM fingerprints")) == COUNT  # a search needs not make them
 
 
 def test_two_looks_at_once_keep_one(registry: LocalRegistry, base: Base) -> None:
@@ -221,6 +223,29 @@ def test_jobs_that_nobody_waits_for_rest_between_each_other(registry: LocalRegis
     spans.sort()
     for (began, stopped), (following, _) in itertools.pairwise(spans):
         assert following - stopped >= 2.5 * (stopped - began)
+
+
+def test_who_looks_for_a_job_after_a_rest_is_waited_for(registry: LocalRegistry, base: Base) -> None:
+    """The database is closed next, and a connection that is given back after that stays open."""
+    runner = Runner(registry.deployment, poll=0.05, threads=2)
+    look, looks, closing, told = runner._waiting, threading.Event(), threading.Event(), []
+
+    def slowly() -> list[str]:
+        if isinstance(threading.current_thread(), threading.Timer):
+            looks.set()
+            assert closing.wait(60)
+            time.sleep(0.2)  # as long as a close that does not wait takes at most
+            told.append("looked")
+        return look()
+
+    runner._waiting = slowly  # type: ignore[method-assign]
+    registry.publish(large(base, 1), "net/one")
+    runner.start()
+    assert looks.wait(60)
+    closing.set()
+    runner.close()
+    told.append("closed")
+    assert told == ["looked", "closed"]
 
 
 def test_what_somebody_asked_for_is_done_first(registry: LocalRegistry, base: Base) -> None:

@@ -183,18 +183,26 @@ def _an_adapter_alone(folder: Path) -> str:
     return "it contains no safetensors weights"
 
 
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("spoiled")
+    with closing(opened(folder)) as local:
+        house = House(folder, local)
+        local.publish(house.support[0], "net/only")
+        yield house
+
+
 @pytest.mark.parametrize("spoil", [_quantised, _packed, _pickled, _resized, _renamed, _an_adapter_alone])
-def test_what_can_not_be_compared_is_taken_with_a_notice(local_house: House, spoil: Callable[[Path], str]) -> None:
-    house = local_house
-    house.registry.publish(house.support[0], "net/only")
-    folder = house.merged("merged", house.support[:1])
+def test_what_can_not_be_compared_is_taken_with_a_notice(spoiled: House, spoil: Callable[[Path], str]) -> None:
+    house, name = spoiled, f"child{spoil.__name__}"
+    folder = house.merged(f"merged{spoil.__name__}", house.support[:1])
     why = spoil(folder)
     for path, parent in (("net/only/child", "net/only@1"), ("net/direct", "net")):
-        answer = house.registry.publish(house.adapter("child", folder), path)
+        answer = house.registry.publish(house.adapter(name, folder), path)
         assert (answer.revision.parent, answer.revision.parent_known_by) == (parent, "assumed")
         assert [notice for notice in answer.revision.notices if "not compared" in notice and why in notice]
     with pytest.raises(UsageError, match="several revisions") as refused:  # and why the folder did not tell which one
-        house.registry.publish(house.adapter("child", folder), "net/support/child")
+        house.registry.publish(house.adapter(name, folder), "net/support/child")
     assert "not compared" in str(refused.value)
     assert why in str(refused.value)
 
@@ -210,7 +218,7 @@ def test_a_client_without_torch_says_so(tmp_path: Path) -> None:
             assert any("torch" in notice for notice in answer.revision.notices)
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize("dtype", ["BF16", pytest.param("F32", marks=pytest.mark.slow)])
 def test_whatever_it_was_merged_and_saved_in(tmp_path: Path, dtype: str) -> None:
     with closing(opened(tmp_path)) as local:
         house = House(tmp_path, local, dtype=dtype)
@@ -236,8 +244,14 @@ def far_from_zero(folder: Path, **options: Any) -> Base:
     return base
 
 
-@pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize(
+    ("dtype", "dora"),
+    [
+        ("BF16", True),
+        ("F32", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("BF16", False), ("F32", True))),
+    ],
+)
 def test_an_adapter_that_was_rounded_before_it_was_merged(tmp_path: Path, dtype: str, *, dora: bool) -> None:
     """As `model.half()` and PEFT's `autocast_adapter_dtype=False` do."""
     with closing(opened(tmp_path)) as local:
@@ -319,7 +333,7 @@ def test_one_tensor_that_no_candidate_changes_shows_another_merge(local_house: H
     assert "c.weight" in str(problem)
 
 
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("dora", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_token_rows_and_magnitudes(tmp_path: Path, *, dora: bool) -> None:
     """The rows lie in the first and the last block of a large tensor, of which the other blocks say nothing."""
     with closing(opened(tmp_path)) as local:
@@ -393,21 +407,21 @@ def _compared(house: House, folder: Path, limit: Limit, bar: _Bar | None = None)
 
 def test_the_limit_ends_what_is_read_and_the_verdict_says_so(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as local:
-        shapes = {"a.weight": (16, 16)} | {f"z{number}.weight": (16, 16) for number in range(600)}
+        shapes = {"a.weight": (16, 16)} | {f"z{number}.weight": (16, 16) for number in range(200)}
         house = House(tmp_path, local, targets=["a", "z1"], shapes=shapes)
         folder = house.merged("merged", house.support[1:])
         whole = _compared(house, folder, Limit())
-        assert (whole.fitting, whole.complete, whole.tensors) == (("net/support@2",), True, 601)
+        assert (whole.fitting, whole.complete, whole.tensors) == (("net/support@2",), True, 201)
         for limit in (Limit(bytes=4000), Limit(seconds=0.0)):
             part = _compared(house, folder, limit)
             assert (part.fitting, part.complete) == (("net/support@2",), False)
-            assert part.tensors < part.of == 601
+            assert part.tensors < part.of == 201
 
 
 def test_what_ties_is_read_whole_with_progress(tmp_path: Path) -> None:
     """Two revisions of the same weights, in a tensor of many blocks: only all of it shows that nothing tells."""
     with closing(opened(tmp_path)) as local:
-        house = House(tmp_path, local, shapes={"a.weight": (2048, 256), "b.weight": (16, 16)})
+        house = House(tmp_path, local, shapes={"a.weight": (1024, 256), "b.weight": (16, 16)})
         near = house.near("near", house.support[0], 1e-9)
         local.publish(near, "net/support")
         local.delete("net/support@2")

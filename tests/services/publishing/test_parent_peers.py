@@ -81,3 +81,15 @@ def test_sharded_folders_and_tied_bases(shelf: Shelf) -> None:
         assert _known(shelf, _child(shelf, base, folder, targets), f"{name}/one/child") == (f"{name}/one@2", "compared")
         again = save_model(shelf.folder(), base.folder)
         assert _known(shelf, _child(shelf, base, again, targets), f"{name}/two") == (name, "compared")
+
+
+def test_peft_rounds_sums_and_not_deltas(shelf: Shelf) -> None:
+    """So the bits of its merges show the order of the links, which those of another way of rounding would blur."""
+    base = shelf.base("llama-sums", llama_base, dtype="BF16", hidden=64, mlp=96)
+    adapters = [write_adapter(shelf.folder(), base, ["up_proj"], r=4, seed=seed, size=0.5) for seed in (1, 2)]
+    (one, both) = shelf.publish("llama-sums", adapters)
+    for path in (adapters, adapters[::-1]):
+        found = shelf.registry.identify(_folder(shelf, base, path, torch.bfloat16))
+        names = (one, both) if path is adapters else (both, one)
+        assert names == (found.merged[0].links if path is adapters else found.unknown_order)
+        assert path is not adapters or found.merged[0].order_shows

@@ -87,10 +87,12 @@ def test_only_what_nothing_needs_is_collected(place: Place, base: Base, tmp_path
     assert len(place.objects()) < len(before)
     assert_sound(place)
     place.registry.fetch("net/one", tmp_path / "out", kind="merged")
-    assert [event.action for event in place.registry.events(limit=3)] == ["gc", "purge", "delete"]
+    assert [event.action for event in place.registry.events(limit=4)] == ["fsck", "gc", "purge", "delete"]
     assert gc(place) == Collected(dry_run=False, blobs=(), uploads=0, bytes=0, kept_for_grace=0)
     assert place.registry.events(limit=1)[0].action == "gc"
-    assert [event.action for event in place.registry.events()].count("gc") == 1  # what did nothing is no event
+    assert [event.action for event in place.registry.events()].count(
+        "gc"
+    ) == 3  # also what found nothing: it says when it was
     again = place.registry.publish(tmp_path / "two", "net/two")
     assert again.revision.number == 2
     assert_sound(place)

@@ -48,7 +48,7 @@ def opened(shelf: Shelf, reference: str) -> Iterator[Callable[..., EstimatedPath
     path = load_path(deployment, Reference.parse(reference))
     with ExitStack() as stack:
         inputs = Inputs(deployment.artifact_blobs, path, stack)
-        base = BaseTensors(inputs.base_tensors()[1])
+        base = BaseTensors(inputs.base_weights().tensors)
         yield partial(estimate, bound_links(inputs, path.links), inputs.table, base)
 
 

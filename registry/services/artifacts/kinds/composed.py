@@ -9,6 +9,7 @@ from typing import Any
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.commits import commit_below
 from registry.services.artifacts.kinds.builder import Builder, Built, Order
+from registry.services.artifacts.not_composable import exact_as_lora
 from registry.services.artifacts.plan import below
 from registry.services.artifacts.readme.text import readme_file
 from registry.tensors.composed.composition import Composition
@@ -20,9 +21,12 @@ from registry.tensors.path.programs import BoundLink, path_programs
 
 def _build(order: Order) -> Built:
     options, plan, table = order.options, order.plan, order.inputs.table
-    bound = bound_links(order.inputs, order.path.links)
+    exact = next((link for link in order.links if link.is_exact), None)
+    if exact is not None:
+        raise exact_as_lora(order.path, exact)
+    bound = bound_links(order.inputs, order.path.live)
     since = len(bound) - len(order.links)
-    base = BaseTensors(order.inputs.base_tensors()[1])
+    base = BaseTensors(order.inputs.base_weights().tensors)
     composition = Composition(bound, since, path_programs(bound, table), base, table)
     dtype = OPTION_DTYPES[options.dtype or "fp32"]
     truncation = None

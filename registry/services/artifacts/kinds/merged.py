@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from registry.digest import StoredFile
 from registry.files.header import Header
+from registry.files.model_weights import ModelWeights
+from registry.folders import side_files
 from registry.folders.scan import README
-from registry.services.artifacts import side_files
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
 from registry.services.artifacts.kinds.builder import Builder, Built, Order
@@ -38,34 +39,40 @@ from registry.transfer.model_files import CONFIG, INDEX
 def _build(order: Order) -> Built:
     inputs, path, memory = order.inputs, order.path, order.memory
     kept = None if memory is None or not memory.limit("factors") else SharedFactors(memory, order.plan.digest)
-    bound = bound_links(inputs, order.links)
+    bound = bound_links(inputs, path.live)
     programs = path_programs(bound, inputs.table)
-    _check_ties_known(programs, inputs.table, path)
-    headers, tensors = inputs.base_tensors()
-    base = BaseTensors(tensors)
+    check_ties_known(programs, inputs.table, path)
+    weights_below = inputs.base_weights()
+    headers = weights_below.headers
+    base = BaseTensors(weights_below.tensors)
     changed = programs.placed()
     new = _by_file(programs.new.values(), headers)
     dtype = OPTION_DTYPES[order.options.dtype] if order.options.dtype else None
     meter = None if order.measured is None else FidelityMeter(order.measured)
     weights = [
-        _stored(inputs, name, header)
+        _stored(inputs, name, header, weights_below)
         if dtype is None and name not in new and not changed.keys() & header.entries.keys()
         else merged_file(name, header, base, changed, new.get(name, ()), dtype, kept, meter)
         for name, header in headers.items()
     ]
     by_name = {file.path: file for file in path.base.files if file.path not in headers}
-    side = side_files.choose(by_name, [{file.path: file for file in link.files} for link in order.links])
+    read = order.links[max(path.dead - 1, 0) :]  # what is above the last exact link is history
+    side = side_files.choose(by_name, [{file.path: file for file in link.files} for link in read])
+    if path.exact is not None:
+        side_files.take_model_files(side, {file.path: file for file in path.exact.files})
     rewritten = _rewritten(inputs, side, weights, headers, programs, dtype)
-    if bound:
+    if order.links:
         side.pop(README, None)  # the base's card is about the base
-        config = bound[-1].checkpoint.config.document
+        config = bound[-1].checkpoint.config.document if bound else {}
         rewritten.append(readme_file(inputs.blobs, path, order.plan, config, order.ancestor))
     copied = [source_file(name, inputs.source(blob), digest=blob.digest) for name, blob in side.items()]
     return Built(order.plan, [*weights, *rewritten, *copied], tuple(_notices(programs)), meter=meter)
 
 
-def _stored(inputs: Inputs, name: str, header: Header) -> ArtifactFile:
-    """A weight file of the base that the path does not change."""
+def _stored(inputs: Inputs, name: str, header: Header, weights: ModelWeights) -> ArtifactFile:
+    """A weight file that no live link changes."""
+    if name in weights.made:
+        return source_file(name, weights.made[name], header)
     blob = next(file for file in inputs.path.base.files if file.path == name)
     return source_file(name, inputs.source(blob), header, blob.digest)
 
@@ -88,7 +95,7 @@ def _rewritten(
         config = untied_config(config) if programs.untied else config
         config = labelled_config(config, labels) if labels else config
         files.append(generated_file(CONFIG, write_json(config)))
-    if INDEX in side and (recast or programs.new):
+    if INDEX in side and (recast or programs.new or inputs.path.exact is not None):
         index = json.loads(read_blob(inputs.blobs, side.pop(INDEX)))
         out_headers: dict[str, Header] = {file.path: file.header for file in weights if file.header}
         files.append(generated_file(INDEX, write_json(index_of(index, out_headers))))
@@ -97,12 +104,10 @@ def _rewritten(
 
 def _check_kept(inputs: Inputs) -> None:
     if unsaid(inputs.table) is not None:
-        _check_ties_known(
-            path_programs(bound_links(inputs, inputs.path.links), inputs.table), inputs.table, inputs.path
-        )
+        check_ties_known(path_programs(bound_links(inputs, inputs.path.live), inputs.table), inputs.table, inputs.path)
 
 
-def _check_ties_known(programs: PathPrograms, table: TargetTable, path: LoadedPath) -> None:
+def check_ties_known(programs: PathPrograms, table: TargetTable, path: LoadedPath) -> None:
     """If this path unties head and embedding, the table has to know all other ties; raises ``retable_needed``."""
     if programs.untied and (tied := unsaid(table)) is not None:
         raise retable_needed(

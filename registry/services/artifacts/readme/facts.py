@@ -19,7 +19,8 @@ from registry.transfer.model_files import CONFIG
 
 MOST_README: Final = 256 << 10  # bytes of a README.md that are read
 
-_LICENCE: Final = ("license", "license_name", "license_link")
+LICENCE: Final = ("license", "license_name", "license_link")
+"""Fields of front matter that say the licence, the first one always."""
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OF_TASK_TYPE: Final = {
     "CAUSAL_LM": "text-generation",
@@ -77,7 +78,7 @@ def _base_facts(wanted: _Wanted) -> BaseFacts:
     metadata, _ = front_matter.split(readme_text(blobs, files.get(README)) or "")
     architecture = _architecture(blobs, files.get(CONFIG))
     return BaseFacts(
-        licence={key: value for key in _LICENCE if _is_licence(value := metadata.get(key))},
+        licence={key: value for key in LICENCE if is_licence(value := metadata.get(key))},
         library=_word(metadata.get("library_name")) or ("transformers" if architecture else None),
         pipeline_tag=_word(metadata.get("pipeline_tag")) or _pipeline_of(architecture),
         metadata=metadata,
@@ -94,7 +95,8 @@ def readme_text(blobs: Blobs, file: StoredFile | None) -> str | None:
         return None
 
 
-def _is_licence(value: object) -> bool:
+def is_licence(value: object) -> bool:
+    """Whether a field of `LICENCE` has a value that Hubs take: a text, or several."""
     found = value if isinstance(value, list) else [value]
     return bool(found) and all(isinstance(one, str) and 0 < len(one) <= 512 for one in found)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import yaml
@@ -140,6 +142,33 @@ def texts(value: object) -> tuple[str, ...]:
     """A field of metadata that may be one text or several."""
     found = value if isinstance(value, list) else [value]
     return tuple(dict.fromkeys(one for one in found if isinstance(one, str) and one))
+
+
+def written(fields: Mapping[str, Any]) -> str:
+    """Front matter of some fields in their order, between its fences; those that are None are left out.
+
+    Every text in it is quoted: what a publisher wrote can't add a field, nor end the front matter.
+    """
+    lines = [line for key, value in fields.items() if value is not None for line in _field(key, value)]
+    return "\n".join((_FENCE, *lines, _FENCE))
+
+
+def _field(key: str, value: object) -> Iterator[str]:
+    nested = isinstance(value, dict | list)
+    yield f"{key}:" if nested else f"{key}: {_scalar(value)}"
+    if isinstance(value, dict):
+        yield from ("  " + line for name, one in value.items() for line in _field(name, one))
+    elif isinstance(value, list):
+        for one in value:
+            if isinstance(one, dict):
+                lines = [line for name, inner in one.items() for line in _field(name, inner)]
+                yield from (("- " if at == 0 else "  ") + line for at, line in enumerate(lines))
+            else:
+                yield f"- {_scalar(one)}"
+
+
+def _scalar(value: object) -> str:
+    return json.dumps(value) if isinstance(value, int | float) else quoted(str(value))
 
 
 def quoted(text: str) -> str:

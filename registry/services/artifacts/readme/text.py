@@ -5,10 +5,11 @@ It is the same for every token and under every name that the revision has: revis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from registry.folders.scan import README
+from registry.schemas import ArtifactKind
 from registry.schemas.kinds import KINDS
 from registry.services.artifacts.readme import front_matter
 from registry.services.artifacts.readme.facts import (
@@ -23,7 +24,7 @@ from registry.services.lineage import Blobs, Link, LoadedPath
 from registry.tensors.artifacts.artifact import ArtifactFile, generated_file
 from registry.tensors.artifacts.plan import Plan
 
-_TAKEN: Final = ("language", "datasets", "tags")
+TAKEN: Final = ("language", "datasets", "tags")
 """Fields of the published README.md that hold for what is computed of its revision, too."""
 _DTYPES: Final = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
@@ -46,47 +47,52 @@ def readme_file(
     metadata, body = front_matter.split(published or "")
     facts = base_facts(blobs, path.base.files)
     parts = [
-        _front_matter(facts, metadata, plan, adapter_config),
+        front_matter.written(fields_of(facts, metadata, plan.kind, adapter_config, plan.base_model)),
         "# Merged model" if KINDS[plan.kind].is_model else "# Composed adapter",
-        _about(plan, len(path.links) - (len(ancestor.links) if ancestor else 0)),
+        about(plan, len(path.live) - (len(ancestor.live) if ancestor else 0), exact=path.exact is not None),
         "## Lineage",
         "Root first; each revision was trained on the one above it.",
         _lineage(path, plan),
-        *_quoted(tip, stored is not None, None if published is None else body),
+        *quoted(tip, stored is not None, None if published is None else body),
     ]
-    return generated_file(README, ("\n\n".join(parts).rstrip() + "\n").encode("utf-8"))
+    return generated_file(README, text_of(parts))
 
 
-def _front_matter(
-    facts: BaseFacts, metadata: front_matter.Metadata, plan: Plan, adapter_config: Mapping[str, Any]
-) -> str:
-    """YAML in a fixed order; every text in it is quoted."""
-    is_model = KINDS[plan.kind].is_model
-    fields: dict[str, Any] = {
-        "base_model": plan.base_model,
-        "base_model_relation": "finetune" if is_model else "adapter",
-        "library_name": library(facts, plan.kind, is_base=False),
+def text_of(parts: Iterable[str]) -> bytes:
+    """A README.md of these parts."""
+    return ("\n\n".join(parts).rstrip() + "\n").encode("utf-8")
+
+
+def fields_of(
+    facts: BaseFacts,
+    metadata: front_matter.Metadata,
+    kind: ArtifactKind,
+    adapter_config: Mapping[str, Any],
+    base_model: str | None,
+) -> dict[str, Any]:
+    """The front matter in its order; ``metadata`` is that of the published README.md."""
+    relation = "finetune" if KINDS[kind].is_model else "adapter"
+    return {
+        "base_model": base_model,
+        "base_model_relation": None if base_model is None else relation,
+        "library_name": library(facts, kind, is_base=False),
         **facts.licence,
         "pipeline_tag": pipeline_tag(facts, adapter_config),
-        **{key: list(found) for key in _TAKEN if (found := front_matter.texts(metadata.get(key)))},
+        **{key: list(found) for key in TAKEN if (found := front_matter.texts(metadata.get(key)))},
     }
-    lines = [line for key, value in fields.items() if value is not None for line in _field(key, value)]
-    return "\n".join(("---", *lines, "---"))
 
 
-def _field(key: str, value: object) -> Iterator[str]:
-    if isinstance(value, list):
-        yield f"{key}:"
-        yield from (f"- {front_matter.quoted(one)}" for one in value)
-    else:
-        yield f"{key}: {front_matter.quoted(str(value))}"
-
-
-def _about(plan: Plan, count: int) -> str:
+def about(plan: Plan, count: int, *, exact: bool) -> str:
+    """What an artifact of ``count`` adapters is; ``exact``: on a full fine-tune in the path."""
+    if exact and not count and KINDS[plan.kind].is_model:
+        dtype = f" Its weights were converted to {_DTYPES[plan.dtype]}." if plan.dtype else ""
+        return f"A full fine-tune of the base model, as it was published.{dtype}"
     adapters = "one adapter" if count == 1 else f"{count} adapters"
     if KINDS[plan.kind].is_model:
         dtype = f" Its weights were converted to {_DTYPES[plan.dtype]}." if plan.dtype else ""
-        return f"The base model with the {adapters} of this path merged into its weights.{dtype}"
+        what = "A full fine-tune of the base model with" if exact else "The base model with"
+        after = " after it" if exact else ""
+        return f"{what} the {adapters} of this path{after} merged into its weights.{dtype}"
     on, those = "the base model", f"the {adapters} of this path"
     if plan.since is not None:
         on, those = "the merged model of an ancestor", f"the {adapters} of this path after that one"
@@ -95,14 +101,20 @@ def _about(plan: Plan, count: int) -> str:
 
 
 def _lineage(path: LoadedPath, plan: Plan) -> str:
-    rows = [("base model", path.base.digest), *(("revision", link.digest) for link in path.links)]
     marks = {plan.since or path.base.digest: " (what it applies to)" if KINDS[plan.kind].is_composed else ""}
     marks[path.tip] = " (this one)"
+    return lineage_table(("base model", *("revision" for _ in path.links)), path, marks)
+
+
+def lineage_table(names: Sequence[str], path: LoadedPath, marks: Mapping[str, str]) -> str:
+    """The lineage, root first: what each link is called and its digest, with what is said of some digests."""
+    digests = (path.base.digest, *(link.digest for link in path.links))
+    rows = zip(names, digests, strict=True)
     lines = (f"| {what}{marks.get(digest, '')} | `{digest}` |" for what, digest in rows)
     return "\n".join(("| | digest |", "|---|---|", *lines))
 
 
-def _quoted(tip: Link, there: bool, body: str | None) -> Iterator[str]:
+def quoted(tip: Link, there: bool, body: str | None) -> Iterator[str]:
     """The README.md that was published with the revision, last, so that nothing in it can swallow what is ours."""
     if not there:
         return

@@ -1,0 +1,74 @@
+"""Sessions of the web pages: who signed in with a token stays signed in until the session or the token ends.
+
+The cookie has a random secret, of which the sha256 is kept here. A session has no rights of its own: the rights of its
+token are read at each request.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Select, bindparam, delete, select
+from sqlalchemy.orm import Session
+
+from registry.catalogue.database.database import Database
+from registry.catalogue.database.prepared import Prepared
+from registry.catalogue.database.team_tables import SessionRecord, TokenRecord
+from registry.catalogue.team import tokens
+from registry.errors import NotAllowedError
+from registry.rights import Principal
+
+SECRET_PREFIX: Final = "regses_"  # noqa: S105 - prefix of all secrets, for secret scanners
+LIFETIME: Final = timedelta(hours=12)
+MOST: Final = 1000
+"""Sessions of one token; the oldest one ends when another one is opened."""
+_REMOVED: Final = 100  # at most, when one is opened
+
+_HELD_QUERY: Final[Select[*tuple[Any, ...]]] = (
+    select(*tokens.HELD, SessionRecord.expires_at.label("ends_at"))
+    .join(TokenRecord, TokenRecord.id == SessionRecord.token_id)
+    .where(SessionRecord.digest == bindparam("digest"))
+)
+_HELD: Final = Prepared(lambda _: _HELD_QUERY)  # asked at every request
+
+
+def open_session(session: Session, token_id: str, lifetime: timedelta = LIFETIME) -> tuple[str, datetime]:
+    """Open a session of a token; returns its secret, which is shown once, and when it ends: never after the token.
+
+    Raises:
+        NotAllowedError: ``bad_token``, the token was revoked or expired meanwhile.
+    """
+    token = tokens.check(session.get(TokenRecord, token_id))
+    now = datetime.now(UTC)
+    _remove(session, select(SessionRecord.digest).where(SessionRecord.expires_at <= now))
+    newest = select(SessionRecord.digest).where(SessionRecord.token_id == token_id)
+    _remove(session, newest.order_by(SessionRecord.created_at.desc()).offset(MOST - 1))
+    secret = SECRET_PREFIX + secrets.token_urlsafe(32)
+    ends = now + lifetime if token.expires_at is None else min(now + lifetime, token.expires_at)
+    session.add(SessionRecord(digest=tokens.digest_of(secret), token_id=token_id, created_at=now, expires_at=ends))
+    session.flush()
+    return secret, ends
+
+
+def principal_of(database: Database, secret: str, source: str | None = None) -> Principal:
+    """The principal of a session's secret; the last use of its token is recorded, at most once a minute.
+
+    Raises:
+        NotAllowedError: ``bad_token``, the session has ended, or its token was revoked or expired.
+    """
+    row = next(iter(database.rows(_HELD, {"digest": tokens.digest_of(secret)})), None)
+    if row is None or row.ends_at <= datetime.now(UTC):
+        raise NotAllowedError("The session has ended: sign in again.", code="bad_token")
+    return tokens.admit(database, row, source)
+
+
+def close_session(session: Session, secret: str) -> None:
+    """End a session; there is nothing to do where it has ended."""
+    session.execute(delete(SessionRecord).where(SessionRecord.digest == tokens.digest_of(secret)))
+
+
+def _remove(session: Session, digests: Select[str]) -> None:
+    # A subquery and not a list: PostgreSQL and SQLite both stop after so many rows.
+    session.execute(delete(SessionRecord).where(SessionRecord.digest.in_(digests.limit(_REMOVED))))

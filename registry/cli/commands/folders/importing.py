@@ -1,0 +1,105 @@
+"""The command import: a heap of folders, planned and then brought in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from registry.cli.exit_codes import NONE, SOME
+from registry.cli.options import Json, Url
+from registry.cli.session import session
+from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from registry.cli.session import Session
+    from registry.schemas import FolderOutcome
+
+
+def import_(
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="With --plan: the folder to look through, or hf:ORG.")
+    ] = None,
+    *,
+    plan: Annotated[
+        str | None, typer.Option("--plan", metavar="FILE", help="Write what would come in, and change nothing.")
+    ] = None,
+    apply: Annotated[
+        str | None, typer.Option("--apply", metavar="FILE", help="Do what the plan in FILE says, maybe edited.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Bring in a heap of folders: plan it, then apply the plan.
+
+    With --plan, every adapter, merged model and base model below SOURCE is tried in a registry that is thrown away:
+    parents are proven by the weights, or undecided, with the nearest candidates. The plan is a file to read and to
+    edit. --apply does exactly what it says, parents first; what has changed since is refused, and a second run goes on
+    where the first was stopped.
+    """
+    if (plan is None) == (apply is None):
+        raise UsageError("Give --plan FILE to write a plan of SOURCE, or --apply FILE to do what a plan says.")
+    if plan is not None and source is None:
+        raise UsageError("--plan FILE needs the folder to look through: registry import SOURCE --plan FILE.")
+    if apply is not None and source is not None:
+        raise UsageError("--apply FILE takes no SOURCE: the plan says which folder it was made of.")
+    with session(url, as_json, create=True) as run:
+        if plan is not None:
+            _plan(run, source or "", plan)
+        else:
+            _apply(run, apply or "")
+
+
+def _plan(run: Session, source: str, file: str) -> None:
+    from registry.cli.render.import_plan import plan_lines
+    from registry.operations.import_plan import require_new, summary
+
+    require_new(Path(file))
+    made = run.registry.plan_import(source, progress=run.progress)
+    made.write(file)
+    run.answer(made.document, lambda width: plan_lines(made.document, width))
+    run.say(f"{file}: {summary(made.document)}.")
+    if any(one.action in ("add", "publish") for one in made.entries):
+        run.next(f"registry import --apply {file}", "brings that in")
+
+
+def _apply(run: Session, file: str) -> None:
+    from registry.operations.import_plan import read_document
+
+    document = read_document(Path(file))
+    outcomes = run.registry.apply_import(document, told=lambda outcome: _tell(run, outcome), progress=run.progress)
+    bad = [one for one in outcomes if one.state in ("refused", "blocked")]
+    new = sum(one.state == "published" for one in outcomes)
+    there = sum(one.state == "existing" for one in outcomes)
+    run.say(f"{new} brought in, {there} there already, {len(bad)} not.")
+    undecided = sum(one.action == "undecided" for one in document.entries)
+    if undecided:
+        run.say(f"{undecided} undecided in {file}: decide them there, and apply it again.")
+    if bad:
+        raise typer.Exit(SOME if new or there else NONE)
+
+
+def _tell(run: Session, outcome: FolderOutcome) -> None:
+    """Report one folder when it is done; one line of JSON each, so that an interrupted run has reported what it did."""
+    from registry.cli.render.screen import GONE, REFERENCE, Span
+
+    if run.as_json:
+        run.progress.pause()
+        sys.stdout.write(json.dumps(outcome.model_dump(mode="json"), allow_nan=False) + "\n")
+        sys.stdout.flush()
+        return
+    if outcome.state in ("refused", "blocked"):
+        code = f" ({outcome.code})" if outcome.code else ""
+        run.say(f"{outcome.state}: {outcome.folder}{code}: {outcome.message}", GONE)
+        return
+    answer = outcome.published
+    reference = answer.revision.reference if answer else outcome.path or ""
+    run.show([(Span(reference, REFERENCE),)])
+    state = "is there already" if outcome.state == "existing" else "brought in"
+    parent = f", parent {answer.revision.parent}, {answer.revision.parent_known_by}" if answer else ""
+    run.say(f"{outcome.folder} {state}{parent}")
+    if answer is not None:
+        run.notices((*answer.revision.notices, *map(str, answer.notices)))

@@ -1,0 +1,151 @@
+"""How a revision is used with each tool: a row a tool, with the lines as they are copied. Tests run each as shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import quote
+
+from registry.engines.checking import startable
+from registry.engines.rules import ENGINES
+from registry.reference import MAIN, Path, Reference
+from registry.schemas import ArtifactKind, Shown
+from registry.schemas.form import EngineName
+from registry.schemas.kinds import KINDS
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """What is typed to use a revision with one tool.
+
+    Args:
+        name: of the tool, in addresses.
+        label: its name.
+        about: what comes out.
+        steps: pairs of a language and lines; words in braces are filled in.
+        needs: the artifact that it can't do without; None: any of a whole path.
+        engine: what loads it, if that may refuse it.
+    """
+
+    name: str
+    label: str
+    about: str
+    steps: tuple[tuple[str, str], ...]
+    needs: ArtifactKind | None = None
+    engine: EngineName | None = None
+
+
+_CLI: Final = """export REGISTRY_URL={address}
+registry fetch {reference} --as {kind} -o ./{name}"""
+_PYTHON: Final = """{import_os}import registry
+
+tree = registry.connect("{address}"{token})
+tree.fetch("{reference}", "./{name}", kind="{kind}")
+
+with tree.artifact("{reference}", kind="{kind}") as artifact:
+    for name, tensor in artifact.tensors():
+        print(name, tuple(tensor.shape))"""
+_HUB: Final = "export HF_ENDPOINT={address}/{view}\n{hub_token}"
+_PEFT: Final = """from peft import PeftModel
+from transformers import {auto}
+
+base = {auto}.from_pretrained("{base_id}")
+model = PeftModel.from_pretrained(base, "{repo_id}", revision="{revision}")"""
+_TRANSFORMERS: Final = """from transformers import {auto}{import_tokenizer}
+
+model = {auto}.from_pretrained("{repo_id}", revision="{revision}"){tokenizer}"""
+_VLLM: Final = """export REGISTRY_URL={address} REGISTRY_VLLM_BASE={base} REGISTRY_VLLM_MAX_RANK={rank}
+export VLLM_ALLOW_RUNTIME_LORA_UPDATING=1
+registry fetch {base} --as merged -o ./{base}
+vllm serve ./{base} --served-model-name {base} --enable-lora --max-lora-rank {rank}"""
+_ASK_VLLM: Final = """curl http://localhost:8000/v1/completions -H 'Content-Type: application/json' \\
+  -d '{{"model": "{reference}", "prompt": "Hello"}}'"""
+_CURL: Final = """curl -fL --remote-name-all {header}\\
+  '{address}/{view}/{repo_id}/resolve/{revision}/{{{files}}}'"""
+_ROWS: Final = (
+    Snippet(
+        "cli", "Command", "{what}, in a folder, with the receipt that tells its parent when you train on it.",
+        (("shell", _CLI),),
+    ),
+    Snippet("python", "Python", "The same from Python, or its tensors without a folder.", (("python", _PYTHON),)),
+    Snippet(
+        "peft", "PEFT", "All of the lineage as one adapter on the base model. Needs nothing of this registry.",
+        (("shell", _HUB), ("python", _PEFT)), "lora", "peft",
+    ),
+    Snippet(
+        "transformers", "transformers", "The merged model, computed while it is downloaded, as if from the Hub.",
+        (("shell", _HUB), ("python", _TRANSFORMERS)), "merged",
+    ),
+    Snippet(
+        "vllm", "vLLM", "One copy of the base model serves every path by its name, with this registry's plugin.",
+        (("shell", _VLLM), ("shell", _ASK_VLLM)), "lora", "vllm",
+    ),
+    Snippet("curl", "curl", "The weights and their configuration. The page Files names all.", (("shell", _CURL),)),
+)  # fmt: skip
+_OPEN: Final = {
+    "import_os": "", "token": "", "header": "", "hub_token": "unset HF_TOKEN\nexport HF_HUB_DISABLE_IMPLICIT_TOKEN=1"
+}  # fmt: skip
+_BY_TOKEN: Final = {
+    "import_os": "import os\n\n",
+    "token": ', token=os.environ["REGISTRY_TOKEN"]',
+    "header": '-H "Authorization: Bearer $REGISTRY_TOKEN" ',
+    "hub_token": 'export HF_TOKEN="$REGISTRY_TOKEN" HF_HUB_DISABLE_IMPLICIT_TOKEN=0',
+}
+
+
+_WEIGHTS: Final = (".safetensors", "config.json")  # also adapter_config.json
+_TOKENIZERS: Final = frozenset({"tokenizer.json", "tokenizer_config.json"})
+_CLASSES: Final[Mapping[str, str]] = {"LMHeadModel": "ForCausalLM", "ForConditionalGeneration": "ForSeq2SeqLM"}
+"""How classes of transformers end, where the class that finds them by that is not called alike."""
+_WHAT: Final[Mapping[ArtifactKind, str]] = {
+    "lora": "All of the lineage as one adapter",
+    "merged": "The merged model",
+    "published": "The adapter as it was published",
+}
+
+
+def snippets(
+    shown: Shown, ref: str, address: str, kind: ArtifactKind, files: Sequence[str], *, is_open: bool
+) -> list[Snippet]:
+    """How a revision is used with each tool.
+
+    Args:
+        shown: the revision.
+        ref: the reference that the lines name, of this revision.
+        address: of the service.
+        kind: as what it is taken where the tool does not decide that.
+        files: the names of the files of that.
+        is_open: whether nobody needs a token; else it stands in a variable.
+    """
+    words = {**_words(shown, Reference.parse(ref), files), "address": address, "kind": kind, "what": _WHAT[kind]}
+    found = []
+    for row in _ROWS:
+        given = {**words, **(_OPEN if is_open else _BY_TOKEN), "view": KINDS[row.needs or kind].view}
+        steps = tuple((language, text.format_map(given)) for language, text in row.steps)
+        found.append(replace(row, about=row.about.format_map(given), steps=steps))
+    return found
+
+
+def _words(shown: Shown, asked: Reference, files: Sequence[str]) -> Mapping[str, str]:
+    number = None if shown.revision is None else shown.revision.number
+    architecture = shown.base.architecture or ""
+    auto = next((to for end, to in _CLASSES.items() if architecture.endswith(end)), None)
+    composed = next((answer.rank for answer in shown.engines if answer.rank), None)
+    rank = composed or sum(entry.rank or 0 for entry in shown.lineage)  # at most: its links may lie in one space
+    name = MAIN if asked == Reference(asked.path) else asked.tag or f"r{number}"
+    has_tokenizer = any(file.path in _TOKENIZERS for file in shown.base.files)
+    tokenizer = f'\ntokenizer = AutoTokenizer.from_pretrained("{asked.path.repo_id}", revision="{name}")'
+    return {
+        "reference": str(asked),
+        "name": asked.path.name,
+        "base": asked.path.base,
+        "base_id": Path(asked.path.base).repo_id,
+        "repo_id": asked.path.repo_id,
+        "revision": name,
+        "import_tokenizer": ", AutoTokenizer" if has_tokenizer else "",
+        "tokenizer": tokenizer if has_tokenizer else "",
+        "auto": f"AutoModel{auto or ''.join(architecture.partition('For')[1:])}",
+        "rank": str(startable(ENGINES["vllm"], rank) or ENGINES["vllm"].slots[-1]),
+        "files": ",".join(quote(file) for file in files if file.endswith(_WEIGHTS)),
+    }

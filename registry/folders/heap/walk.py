@@ -1,0 +1,173 @@
+"""Walks through a heap of folders: what each is, which checkpoints belong to which run, and what can't be read.
+
+No link is followed: files of a cache of the Hub's client are links into its blobs, which `registry.folders.scan` knows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from registry.errors import NotFoundError
+from registry.folders.errors import no_folder, reason
+from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO, NOT_ENTERED, Kind, holds_model_too, kind_of
+
+DEPTH: Final = 16
+"""Folders below each other that are looked into."""
+_MOST_STATE: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder of a heap."""
+
+    folder: Path
+    place: str  # "./" and the path below the heap
+    kind: Kind
+    run: str | None = None  # of a checkpoint: the place of its run
+    repo: str | None = None  # ORG/NAME, of a snapshot in a cache of the Hub
+    with_model: bool = False  # an adapter that lies beside a whole model
+
+
+@dataclass(frozen=True)
+class Left:
+    """A folder that is left, and why."""
+
+    place: str
+    what: str
+    why: str
+
+
+@dataclass
+class Heap:
+    """What was found, by place."""
+
+    root: Path | None  # None: repositories of a Hub
+    found: list[Found] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+
+def walk_heap(root: Path) -> Heap:
+    """Look through the folders below ``root``, and at itself.
+
+    Raises:
+        NotFoundError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise no_folder(root) if root.exists() else NotFoundError(f"There is no folder {str(root)!r}.")
+    walk = _Walk(root)
+    walk.enter(root, 0, None)
+    walk.sort_checkpoints()
+    return Heap(root, walk.found, walk.left)
+
+
+@dataclass
+class _Walk:
+    root: Path
+    found: list[Found] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+
+    def place(self, folder: Path) -> str:
+        """How plans call a folder: by its place below the heap."""
+        below = folder.relative_to(self.root).as_posix()
+        return "." if below == "." else f"./{below}".encode("utf-8", "backslashreplace").decode()
+
+    def leave(self, folder: Path, what: str, why: str) -> None:
+        """Name a folder that stays where it is."""
+        self.left.append(Left(self.place(folder), what, why))
+
+    def enter(self, folder: Path, depth: int, repo: str | None) -> None:
+        """Look at a folder and at those below it."""
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            names = {entry.name for entry in entries if entry.is_file()}
+            below = [entry for entry in entries if entry.is_dir()]
+        except OSError as problem:
+            self.leave(folder, "folder", f"it can't be read: {reason(problem)}")
+            return
+        kind = kind_of(names)
+        if kind is not None and kind.taken is None:
+            self.leave(folder, kind.what, kind.why or "")
+        elif kind is not None:
+            run = self.place(folder.parent) if CHECKPOINT.fullmatch(folder.name) and depth else None
+            both = kind.taken == "adapter" and holds_model_too(names)
+            self.found.append(Found(folder, self.place(folder), kind, run, repo, both))
+        for entry in below:
+            self._below(Path(entry.path), depth + 1, repo)
+
+    def _below(self, folder: Path, depth: int, repo: str | None) -> None:
+        if folder.is_symlink():
+            self.leave(folder, "link", "a symbolic link to a folder, which is not followed")
+        elif depth > DEPTH:
+            self.leave(folder, "folder", f"it lies more than {DEPTH} folders deep")
+        elif folder.name.startswith("global_step"):
+            self.leave(folder, "DeepSpeed state", "state of DeepSpeed, which holds optimiser states in pickles")
+        elif (cached := HUB_REPO.fullmatch(folder.name)) is not None and (folder / "snapshots").is_dir():
+            for snapshot in self._snapshots(folder):
+                self.enter(snapshot, depth + 2, f"{cached[1]}/{cached[2]}")
+        elif NOT_ENTERED.fullmatch(folder.name) is None:
+            self.enter(folder, depth, repo)
+
+    def _snapshots(self, repo: Path) -> list[Path]:
+        """The snapshots of a repository in a cache of the Hub: the one that ``main`` names, else all."""
+        try:
+            commit = (repo / "refs/main").read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            commit = ""
+        there = sorted(one for one in (repo / "snapshots").iterdir() if one.is_dir() and not one.is_symlink())
+        newest = [one for one in there if one.name == commit]
+        for one in there if newest else []:
+            if one not in newest:
+                self.leave(one, "snapshot", "an older snapshot of this repository: main is another one")
+        return newest or there
+
+    def sort_checkpoints(self) -> None:
+        """Of each run take what it saved at its end, else its best checkpoint, else its last one."""
+        by_run: dict[str, list[Found]] = {}
+        for one in self.found:
+            if one.run is not None:
+                by_run.setdefault(one.run, []).append(one)
+        whole = {one.place for one in self.found if one.kind.what in {"adapter", "model"}}
+        for run, several in by_run.items():
+            if run in whole:
+                self._leave(several, f"a checkpoint of {run}, whose own weights are taken")
+                continue
+            chosen, why = _chosen(self.root / run, several)
+            others = [one for one in several if one is not chosen]
+            self._leave(others, f"a checkpoint of {run}, of which {chosen.folder.name} is taken: {why}")
+
+    def _leave(self, several: list[Found], why: str) -> None:
+        gone = {one.place for one in several}
+        self.found = [one for one in self.found if one.place not in gone]
+        self.left += [Left(one.place, "checkpoint", why) for one in several]
+
+
+def _chosen(run: Path, several: list[Found]) -> tuple[Found, str]:
+    ordered = sorted(several, key=_step)
+    last = ordered[-1]
+    for place in (run, last.folder):
+        best = trainer_state(place).get("best_model_checkpoint")
+        for one in ordered:
+            if isinstance(best, str) and best.replace("\\", "/").rstrip("/").rpartition("/")[2] == one.folder.name:
+                return one, "the best one by its trainer's state"
+    return last, "the last one"
+
+
+def _step(found: Found) -> int:
+    match = CHECKPOINT.fullmatch(found.folder.name)
+    return int(match[1]) if match else 0
+
+
+def trainer_state(folder: Path) -> dict[str, object]:
+    """What a trainer of transformers says in ``trainer_state.json``; empty: nothing that can be read."""
+    try:
+        file = folder / "trainer_state.json"
+        if file.stat().st_size > _MOST_STATE:
+            return {}
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

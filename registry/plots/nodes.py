@@ -1,0 +1,128 @@
+"""The nodes of a drawn tree, and which of a large one are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+MOST: Final = 150  # nodes: a page of names that somebody still looks through
+WIDEST: Final = 40  # children of one node, where not everything fits
+_FEWEST: Final = 3  # children a family: fewer say nothing about it
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node and what is seen of it.
+
+    Args:
+        label: beside its point; cut in the middle where it is long.
+        href: where it leads.
+        told: a line for whoever points at it, such as the reference and figures. Marks and tags are told too.
+        size: of its point, from 0 to 1; none of its own without it.
+        shade: of its point, from 0 to 7; hollow without it.
+        more: how many nodes below it are not among its children, nor below them.
+        more_href: where those are.
+        current: the page is about it.
+        on_path: of the path that leads to the current one.
+        found: what was searched for.
+        keep: drawn whatever is folded, as all are that are current, on the path or found.
+    """
+
+    label: str
+    href: str
+    children: tuple[Node, ...] = ()
+    told: str = ""
+    size: float | None = None
+    shade: int | None = None
+    behind: bool = False
+    retracted: bool = False
+    tags: tuple[str, ...] = ()
+    more: int = 0
+    more_href: str = ""
+    current: bool = False
+    on_path: bool = False
+    found: bool = False
+    keep: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether folding leaves it, if there is room."""
+        return self.keep or self.current or self.on_path or self.found
+
+
+@dataclass
+class _Row:
+    """A node in the order of the tree."""
+
+    node: Node
+    parent: int | None
+    level: int
+    number: int  # among its siblings
+
+
+def folded(root: Node, most: int = MOST, widest: int = WIDEST) -> Node:
+    """A tree of at most ``most`` nodes, each other one counted in ``more`` of the node that it is folded into.
+
+    First come the nodes to be kept and all above them: the current path, then in the order of the tree. Then whole
+    levels from the root on; of the first that doesn't fit, as many children of each family as fit, if that is at least
+    3 a family. Where anything is folded, families are cut after ``widest`` children, but for those to be kept.
+    """
+    rows = _rows(root)
+    if len(rows) <= most:
+        return root
+    chosen = _kept(rows, most)
+    levels: dict[int, list[int]] = {}
+    for at, row in enumerate(rows):
+        levels.setdefault(row.level, []).append(at)
+    for level in levels.values():
+        wanted = [at for at in level if at not in chosen and rows[at].parent in chosen and rows[at].number < widest]
+        wanted.sort(key=lambda at: rows[at].number)
+        room = most - len(chosen)
+        if len(wanted) > room:
+            each = rows[wanted[room]].number
+            if each >= _FEWEST:
+                chosen |= {at for at in wanted if rows[at].number < each}
+            break
+        chosen.update(wanted)
+    return _only(rows, chosen)
+
+
+def _rows(root: Node) -> list[_Row]:
+    found: list[_Row] = []
+    ahead = [_Row(root, None, 0, 0)]
+    while ahead:
+        found.append(row := ahead.pop())
+        at = len(found) - 1
+        ahead += [_Row(one, at, row.level + 1, n) for n, one in reversed([*enumerate(row.node.children)])]
+    return found
+
+
+def _kept(rows: list[_Row], most: int) -> set[int]:
+    """The root, and of the nodes to be kept as many as fit, with all above them."""
+    chosen = {0}
+    marked = [at for at, row in enumerate(rows) if row.node.kept]
+    marked.sort(key=lambda at: not (rows[at].node.current or rows[at].node.on_path))
+    for at in marked:
+        path: list[int] = []
+        above: int | None = at
+        while above is not None and above not in chosen:
+            path.append(above)
+            above = rows[above].parent
+        if len(chosen) + len(path) <= most:
+            chosen.update(path)
+    return chosen
+
+
+def _only(rows: list[_Row], chosen: set[int]) -> Node:
+    """The tree of the chosen nodes, with the others counted."""
+    children: dict[int | None, list[Node]] = {}
+    hidden: dict[int | None, int] = {}
+    for at in reversed(range(len(rows))):
+        row = rows[at]
+        more = row.node.more + hidden.pop(at, 0)
+        if at in chosen:
+            below = tuple(reversed(children.pop(at, [])))
+            children.setdefault(row.parent, []).append(replace(row.node, children=below, more=more))
+        else:
+            hidden[row.parent] = hidden.get(row.parent, 0) + 1 + more
+    return children[None][0]

@@ -1,0 +1,187 @@
+"""A tree of links as a drawing: the root at the left, a column a level, a row a node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import ClassVar, Final, Literal
+
+from registry.plots.drawing import HEADING, SHADES, Drawing, Sheet, cut, plain
+from registry.plots.legend import HEIGHT, LARGEST, LEAST, POINT, Measure, legend
+from registry.plots.nodes import Node
+from registry.plots.tidy import Placed, tidy
+
+_ROW: Final = 24
+_MARGIN: Final = 12
+_GAP: Final = 44  # between columns, for the lines
+_LETTER: Final = 7.25  # of names, which are set in letters of one width: 0.6 em of 12 px
+_SMALL: Final = 6.4  # of tags and counts, of 10.5 px
+_WORD: Final = 6.2  # of other text, of 11 px: wide letters of a wide font
+_NAME: Final = 28  # letters of a name
+_TAGS: Final = 24  # letters of the tags of a node together
+_TOLD: Final = 240  # letters of a line that is told
+_BESIDE: Final = 15  # from a point to its name
+_BEHIND: Final = "behind: its parent has newer revisions"
+
+
+@dataclass(frozen=True)
+class TreeDrawing(Drawing):
+    """What is drawn.
+
+    Args:
+        title: a line above it.
+        about: a sentence for people who don't see it.
+        root: with everything below it that is drawn: a few hundred nodes (`registry.plots.nodes.folded`).
+        sizes, shades: what those of the points say, if they say something.
+    """
+
+    template: ClassVar[str] = "tree_drawing.svg"
+    role: ClassVar[Literal["img", "group"]] = "group"
+
+    title: str
+    about: str
+    root: Node
+    sizes: Measure | None = None
+    shades: Measure | None = None
+
+    def sheet(self) -> Sheet:
+        """Nodes in their rows and columns, the lines between them, and the legend above."""
+        placed = tidy(_Row(self.root), _Row.below).all()
+        hollow = any(one.item.node.shade is None for one in placed[1:] if not one.item.rest)
+        entries = legend(self.sizes, self.shades, hollow=hollow)
+        top = HEADING + (HEIGHT if entries else 0) + _MARGIN + _ROW / 2
+        columns = _columns(placed)
+        for one in placed:
+            one.item.x, one.item.y = columns[one.level], top + _ROW * one.place
+        right = max([one.item.x + one.item.reach for one in placed] + [entry.end for entry in entries])
+        bottom = max(one.item.y for one in placed) + _ROW / 2
+        values = {
+            "rows": [one.item for one in placed],
+            "lines": _lines(placed, columns, path=False),
+            "path": _lines(placed, columns, path=True),
+            "legend": entries,
+            "legend_y": HEADING + HEIGHT // 2,
+        }
+        return Sheet(right + _MARGIN, bottom + _MARGIN, values)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Something beside a point, from left to right."""
+
+    kind: str
+    text: str
+    x: float
+    width: float
+
+
+@dataclass(eq=False)
+class _Row:
+    """A node, or the count of its children that are not drawn, and what stands beside its point."""
+
+    node: Node
+    rest: bool = False
+    x: float = 0.0
+    y: float = 0.0
+    parts: list[_Part] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        node = self.node
+        if not self.rest:
+            self._add("name", cut(node.label, _NAME), _LETTER)
+            if node.retracted:
+                self._add("retracted", "retracted", _WORD)
+            if node.behind:
+                self._add("behind", "behind", _WORD)
+            for tag in _tags(node.tags):
+                self._add("tag", tag, _SMALL, 10)
+        if self.counts:
+            self._add("more", f"+{node.more:,} more" if self.rest else f"+{node.more:,}", _SMALL, 10)
+
+    def _add(self, kind: str, text: str, letter: float, padding: float = 0) -> None:
+        self.parts.append(_Part(kind, text, self.reach + (8 if self.parts else 0), letter * len(text) + padding))
+
+    @property
+    def counts(self) -> bool:
+        """Whether it says how many are not drawn: beside a node, or in a row of their own below those that are."""
+        return self.node.more > 0 and self.rest == bool(self.node.children)
+
+    @property
+    def reach(self) -> float:
+        """How far it reaches to the right of its place."""
+        return self.parts[-1].x + self.parts[-1].width if self.parts else 0 if self.rest else _BESIDE
+
+    @property
+    def radius(self) -> float:
+        """Of the point, whose area grows with the size."""
+        size = self.node.size
+        return POINT if size is None else sqrt(LEAST**2 + max(0.0, min(1.0, size)) * (LARGEST**2 - LEAST**2))
+
+    @property
+    def on_path(self) -> bool:
+        """Whether it is of the path to the current node, or that."""
+        return (self.node.on_path or self.node.current) and not self.rest
+
+    @property
+    def shade(self) -> str:
+        """The class of the point."""
+        return "plot-hollow" if self.node.shade is None else f"plot-shade-{max(0, min(SHADES - 1, self.node.shade))}"
+
+    @property
+    def told(self) -> str:
+        """What is told of it."""
+        node = self.node
+        marks = ["retracted"] * node.retracted + [_BEHIND] * node.behind
+        tags = ["tags " + ", ".join(node.tags)] if node.tags else []
+        below = [f"{node.more:,} below it"] if self.counts else []
+        return cut("; ".join([node.told or node.label, *marks, *tags, *below]), _TOLD)
+
+    @property
+    def more_href(self) -> str:
+        """Where those are that are not drawn."""
+        return self.node.more_href or self.node.href
+
+    def below(self) -> list[_Row]:
+        """The rows below it."""
+        if self.rest or not self.node.children:
+            return []
+        rest = [_Row(self.node, rest=True)] if self.node.more else []
+        return [*map(_Row, self.node.children), *rest]
+
+
+def _columns(placed: list[Placed[_Row]]) -> list[float]:
+    """Where each level begins: right of the longest row of the one above it."""
+    reach = [0.0] * (1 + max(one.level for one in placed))
+    for one in placed:
+        reach[one.level] = max(reach[one.level], one.item.reach)
+    columns = [_MARGIN + LARGEST]
+    for length in reach[:-1]:
+        columns.append(columns[-1] + length + _GAP)
+    return columns
+
+
+def _lines(placed: list[Placed[_Row]], columns: list[float], *, path: bool) -> str:
+    """The lines from each node to those below it: straight along its own column, then bent."""
+    found: list[str] = []
+    for one in placed:
+        above = one.parent.item if one.parent else None
+        if above is None or (above.on_path and one.item.on_path) != path:
+            continue
+        bend = columns[one.level] - _GAP + 4
+        end = one.item.x - (2 if one.item.rest else one.item.radius + 2)
+        middle, y, at = plain((bend + end) / 2), plain(one.item.y), plain(above.y)
+        start = f"M{plain(above.x + above.reach + 5)} {at}H{plain(bend)}"
+        found.append(f"{start}C{middle} {at} {middle} {y} {plain(end)} {y}")
+    return "".join(found)
+
+
+def _tags(tags: tuple[str, ...]) -> Iterator[str]:
+    """As many tags as there is room for, and how many more there are."""
+    room = _TAGS
+    for at, tag in enumerate(tags):
+        room -= len(tag)
+        if at and room < 0:
+            yield f"+{len(tags) - at}"
+            return
+        yield cut(tag, _TAGS)

@@ -1,0 +1,150 @@
+"""Hooks on the modules that siblings train: each sibling's rows get what its factors add, or go through its copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from registry.errors import UsageError
+from registry.pool.beside.forms import is_by_row
+from registry.pool.siblings.factors import Pair
+from registry.pool.siblings.low_rank import Part, add_low_rank
+from registry.pool.siblings.rows import CHOICE, Choice, Rows, chosen, join
+
+ROWS: Final = "sibling_rows"
+"""The input of the model that says whose its rows are, where a collator wrote it."""
+
+Find = Callable[[Any], Rows]
+
+
+@dataclass(eq=False)
+class Trained:
+    """One module, and what each sibling has of it."""
+
+    name: str
+    module: nn.Module
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    copies: dict[str, nn.Module] = field(default_factory=dict)
+    turned: bool = False  # whether the rows of the batch may be in another dimension than the first
+
+    def run(self, owner: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        """The module's output for the rows of all siblings, from that of the parent."""
+        choice = chosen(owner)
+        rows = None if choice is None else choice.call or choice.rows
+        if rows is None or not any(group.name in self.pairs or group.name in self.copies for group in rows.groups):
+            return None
+        given = args[0] if args else kwargs.get("input")
+        if not isinstance(given, torch.Tensor) or not isinstance(out, torch.Tensor) or len(args) + len(kwargs) != 1:
+            raise UsageError(
+                f"The module {self.name!r} is called with more than one tensor, or gives more than one: siblings can't "
+                "tell rows there. Leave it out.",
+                code="unsupported_model",
+            )
+        given, flat = self._by_rows(given, rows)
+        found = self._run(rows, given, out.reshape(*given.shape[:2], -1) if flat else out)
+        return found.to(out.dtype).reshape(out.shape)
+
+    def _by_rows(self, given: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, bool]:
+        """The input with rows as its first dimension, and whether they were flattened with the positions."""
+        unclear = self.turned and given.dim() > 2 and given.shape[1] == rows.count
+        if given.shape[0] == rows.count and not unclear and is_by_row(self.name, self.module, [given]):
+            return given, False
+        length = 0 if rows.length is None or self.turned or given.dim() != 2 else rows.length
+        if length and given.shape[0] == rows.count * length:
+            return given.reshape(rows.count, length, *given.shape[1:]), True
+        raise UsageError(
+            f"The module {self.name!r} is given {list(given.shape)}, where the batch has {rows.count} rows: siblings "
+            "can't tell whose they are. Leave it out.",
+            code="unsupported_model",
+        )
+
+    def _run(self, rows: Rows, given: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        given, out = rows.sort(given), rows.sort(out)
+        held = [None if group.name is None else self.copies.get(group.name) for group in rows.groups]
+        if any(copy is not None for copy in held):
+            copied = zip(held, rows.split(given), rows.split(out), strict=True)
+            out = join([base if copy is None else self._replaced(copy, part) for copy, part, base in copied])
+        pairs = [None if group.name is None else self.pairs.get(group.name) for group in rows.groups]
+        if any(pair is not None for pair in pairs):
+            out = self._added(rows, pairs, given, out)
+        return rows.unsort(out)
+
+    def _replaced(self, copy: nn.Module, given: torch.Tensor) -> torch.Tensor:
+        copy.train(self.module.training)
+        found: torch.Tensor = copy(given)
+        return found
+
+    def _added(self, rows: Rows, pairs: Sequence[Pair | None], given: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        if self.module.training and any(pair is not None and pair.dropout is not None for pair in pairs):
+            given_to = zip(pairs, rows.groups, rows.split(given), strict=True)
+            dropped = join([part if pair is None else pair.drop(part, group.window) for pair, group, part in given_to])
+        else:
+            dropped = given
+        plain = [(span, pair) for span, pair in zip(rows.spans, pairs, strict=True) if pair and pair.is_plain]
+        if plain:
+            parts = [Part(*span, pair.scaling) for span, pair in plain]
+            out = add_low_rank(dropped, out, parts, [(pair.a, pair.b) for _, pair in plain])
+        if any(pair is not None and not pair.is_plain for pair in pairs):
+            of_each = zip(pairs, rows.split(dropped), rows.split(out), strict=True)
+            out = join([self._applied(pair, base, part) for pair, part, base in of_each])
+        return out
+
+    def _applied(self, pair: Pair | None, out: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        if pair is None or pair.is_plain:
+            return out
+        return pair.apply_to(out, self.module, given, dropped=self.module.training and pair.dropout is not None)
+
+
+class Hooks:
+    """The hooks of some siblings on a model, until they are removed."""
+
+    def __init__(self, model: nn.Module, trained: Iterable[Trained], check: Callable[[], None], find: Find) -> None:
+        self._check = check
+        self._find = find
+        self._handles = [
+            model.register_forward_pre_hook(self._enter, with_kwargs=True),
+            model.register_forward_hook(self._leave, always_call=True),
+        ]
+        for one in trained:
+            self._handles.append(one.module.register_forward_hook(self._runner(one), with_kwargs=True))
+
+    @contextmanager
+    def choosing(self, rows: Rows) -> Iterator[None]:
+        """Calls of the model inside of this are for these rows."""
+        self._check()
+        before = CHOICE.set(Choice(self, rows))
+        try:
+            yield
+        finally:
+            CHOICE.reset(before)
+
+    def remove(self) -> None:
+        """Give the model its own forwards back."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _runner(self, trained: Trained) -> Callable[..., Any]:
+        return lambda _, args, kwargs, out: trained.run(self, args, kwargs, out)
+
+    def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        written = kwargs.pop(ROWS, None)
+        if written is not None:
+            CHOICE.set(Choice(self, self._find(written), for_one_call=True))
+        choice = chosen(self)
+        if choice is not None:
+            self._check()
+            choice.call = choice.rows.of_call([*args, *kwargs.values()], kwargs.get("attention_mask"))
+        return args, kwargs
+
+    def _leave(self, *_: Any) -> None:
+        choice = chosen(self)
+        if choice is not None:
+            choice.call = None
+            if choice.for_one_call:
+                CHOICE.set(None)

@@ -1,0 +1,63 @@
+"""The folder of a full model: its files and tensors, or the rule of base models that it breaks, said of a full model."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
+from registry.files.header import TensorEntry
+from registry.files.source import ByteSource, FileSource
+from registry.folders.errors import telling_unreadable
+from registry.transfer.model_weights import ModelFiles, read_model_files
+
+
+def read_full_model(folder: Path) -> ModelFiles:
+    """The files of a full model, as ``save_pretrained`` writes them, in one file of weights or several.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        InvalidAdapterError: ``pickle``, ``missing_file``, ``bad_index``, ``bad_safetensors``, ``quantised_base``,
+            ``adapter_as_base``: it is no full model.
+    """
+    try:
+        return read_model_files(folder)
+    except InvalidBaseError as problem:
+        raise InvalidAdapterError(_reworded(folder, problem), code=_code(folder, problem)) from problem
+
+
+def open_tensors(model: ModelFiles, opened: ExitStack) -> dict[str, tuple[ByteSource, TensorEntry]]:
+    """The tensors of a full model by its own names; ``opened`` closes the files.
+
+    Raises:
+        UnavailableError: a file can't be read.
+    """
+    places = {one.path: one.file for one in model.files}
+    found: dict[str, tuple[ByteSource, TensorEntry]] = {}
+    for path, header in model.headers.items():
+        with telling_unreadable(places[path]):
+            source = opened.enter_context(FileSource(places[path]))
+        found |= {entry.name: (source, entry) for entry in header.entries.values()}
+    return found
+
+
+def _reworded(folder: Path, problem: RegistryError) -> str:
+    if problem.code == "quantised_base":
+        return (
+            f"{folder} holds quantised weights, so what training changed can't be seen in them. Publish the model "
+            "that it was before it was quantised."
+        )
+    if problem.code == "adapter_as_base":
+        return f"{folder} holds an adapter and no full model. Publish it without --full."
+    if _code(folder, problem) == "pickle":
+        return (
+            f"{folder} has its weights only as pickles, which are never read. Load the model there and save it with "
+            "save_pretrained(..., safe_serialization=True)."
+        )
+    return str(problem)
+
+
+def _code(folder: Path, problem: RegistryError) -> str:
+    pickles = (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))
+    weights = [one for one in pickles if one.name.startswith(("pytorch_model", "model", "consolidated"))]
+    return "pickle" if problem.code == "missing_file" and weights else problem.code

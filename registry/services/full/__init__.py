@@ -1,0 +1,1 @@
+"""Full fine-tunes: a whole model beside its parent, as an adapter."""

@@ -1,0 +1,144 @@
+"""The entries of a plan: what was found out about each folder, in the words of people who are to read and edit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from registry.errors import RegistryError
+from registry.folders.heap.walk import Found, Heap
+from registry.reference import Path, Reference
+from registry.schemas.publishing import ImportEntry, NearFolder
+from registry.services.importing.names import wanted_name
+from registry.services.importing.reading import Adapter, Contents, Model
+from registry.services.importing.settle import name_of
+from registry.services.importing.settled import Landed, Settled, There
+from registry.services.importing.trainer_notes import notes_of
+
+_SETTLE_MODEL = (
+    "If an adapter was merged into it that is not here, bring that too and plan again. If it was trained as a whole, "
+    "publish it as a link, with `registry publish --full`, or as a base model of its own: set action to add."
+)
+_SETTLE_ADAPTER = "If you know it, set parent to that, and action to publish: it is your word then."
+
+
+@dataclass(frozen=True)
+class Writing:
+    """All that entries are made of."""
+
+    heap: Heap
+    contents: Contents
+    settled: Settled
+    there: There
+
+    def entries(self) -> Iterator[ImportEntry]:
+        """What is brought in, parents first; then what is undecided, what is refused, and what stays."""
+        done = self.settled
+        models = [model for model in self.contents.models.values() if model.digest and not model.with_adapter]
+        made = [*map(self._model, models), *map(self._adapter, self.contents.adapters)]
+        made += [self._refused(one, problem) for one, problem in self.contents.refused]
+        made += [ImportEntry(folder=one.place, what=one.what, action="skip", reason=one.why) for one in self.heap.left]
+        order = ("add", "publish", "undecided", "refused", "skip")
+        depth = {place: one.answer.revision.path.count("/") for place, one in done.landed.items()}
+        yield from sorted(made, key=lambda one: (order.index(one.action), depth.get(one.folder, 0), one.folder))
+
+    @cached_property
+    def _owners(self) -> Mapping[str, str]:
+        """What a plan calls a base model or a path of the private registry: "./place", or as the registry has it."""
+        known = set(self.there.bases.values())
+        owners = {name: name if name in known else key for key, name in self.settled.bases.items()}
+        for place, landed in self.settled.landed.items():
+            owners[landed.answer.revision.path] = landed.there or place
+        return owners
+
+    def _called(self, reference: str) -> str:
+        """A reference of the private registry as a plan calls it; "./place" as it is."""
+        if reference.startswith((".", "hf:")):
+            return reference
+        path = str(Reference.parse(reference).path)
+        return self._owners.get(path, reference)
+
+    def _model(self, model: Model) -> ImportEntry:
+        done, key = self.settled, model.key
+        what, action, reason, name, code = "model", "undecided", None, None, None
+        found = done.compared.get(key)
+        near: tuple[NearFolder, ...] = ()
+        if key in done.same:
+            action, reason = "skip", f"it has the same weights as {done.same[key]}"
+        elif key in done.refused:
+            action, reason, code = "refused", str(done.refused[key]), done.refused[key].code
+        elif key in done.bases:
+            name = done.bases[key]
+            has = name in self.there.bases.values()
+            what, action = "base model", "skip" if has else "add"
+            reason = f"the registry has these weights as {name}" if has else None
+        elif found is not None and found.fitting:
+            what, action = "merged model", "skip"
+            reason = f"it is {self._called(found.fitting[0].reference)}: {found.proof}"
+        else:
+            name = wanted_name(key, model.repo, dots=True)
+            near = () if found is None else tuple(self._near(each.reference, each.distance) for each in found.near)
+            reason = f"Nothing here makes these weights{_reason(found)}. {_SETTLE_MODEL}"
+            if found is not None and found.order:
+                reason = f"It was made by merging {' then '.join(found.order)}, and no path here has that order."
+        return ImportEntry.model_validate(
+            {
+                "folder": key, "what": what, "action": action, "name": name, "reason": reason, "code": code,
+                "candidates": near, "digest": model.digest, "files": model.files,
+            }
+        )  # fmt: skip
+
+    def _near(self, reference: str, distance: float) -> NearFolder:
+        return NearFolder(parent=self._called(reference), why=f"{100 * distance:.3g} % of its norm away")
+
+    def _adapter(self, one: Adapter) -> ImportEntry:
+        done = self.settled
+        run = None if one.found.run is None else one.found.folder.parent
+        notes = notes_of(one.found.folder, run)
+        known = {
+            "folder": one.place, "what": "adapter", "trained_on": one.model or one.named,
+            "metrics": dict(notes.metrics), "annotations": dict(notes.annotations), "files": one.files,
+        }  # fmt: skip
+        if one.place in done.same:
+            why = f"it has the same files as {done.same[one.place]}"
+            return ImportEntry.model_validate({**known, "action": "skip", "reason": why})
+        if (landed := done.landed.get(one.place)) is not None:
+            return ImportEntry.model_validate({**known, **self._where(landed)})
+        if (problem := done.refused.get(one.place)) is not None:
+            said = {"action": "refused", "reason": str(problem), "code": problem.code}
+            return ImportEntry.model_validate({**known, **said})
+        doubt = done.doubts[one.place]
+        near = [NearFolder(parent=self._called(reference), why=why) for reference, why in doubt.near]
+        unsaid: dict[str, object] = {
+            "action": "undecided", "name": name_of(one), "reason": f"{doubt.problem} {_SETTLE_ADAPTER}",
+            "code": doubt.problem.code, "candidates": near,
+        }  # fmt: skip
+        return ImportEntry.model_validate({**known, **unsaid})
+
+    def _where(self, landed: Landed) -> dict[str, object]:
+        revision = landed.answer.revision
+        if landed.there is not None:
+            return {"action": "skip", "reason": f"the registry has it as {landed.there}", "digest": revision.digest}
+        return {
+            "action": "publish",
+            "name": Path.parse(revision.path).name,
+            "parent": self._called(revision.parent),
+            "proof": self._proof(landed),
+            "digest": revision.digest,
+        }
+
+    def _proof(self, landed: Landed) -> str:
+        """Why it is the parent, which the plan calls otherwise than the private registry."""
+        parent, why = landed.answer.revision.parent, landed.answer.parent_reason
+        return why.replace(parent, self._called(parent)) if "@" in parent else why
+
+    def _refused(self, one: Found, problem: RegistryError) -> ImportEntry:
+        return ImportEntry(
+            folder=one.place, what=one.kind.what, action="refused", reason=str(problem), code=problem.code
+        )
+
+
+def _reason(found: object) -> str:
+    reason = getattr(found, "reason", None)
+    return f" (it was not compared: {reason})" if reason else ""

@@ -1,0 +1,92 @@
+"""A plan of an import: what a heap of folders becomes in a registry. Nothing is changed, here or there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from registry.folders.heap.walk import walk_heap
+from registry.folders.hub.organisation import hub_heap, organisation_of
+from registry.progress import Progress
+from registry.schemas.publishing import ImportDocument
+from registry.services.importing.entries import Writing
+from registry.services.importing.reading import Contents, read_heap
+from registry.services.importing.settle import Settling, order_of
+from registry.services.importing.settled import Settled, Side, There
+
+_MOST_ORDERS: Final = 4
+"""Other models that are tried as the first base model, where one that nothing explains is near another one."""
+
+
+def plan_import(
+    source: str, target: Side, private: Callable[[], AbstractContextManager[Side]], progress: Progress
+) -> ImportDocument:
+    """Say what of a heap can come in, where, with which proof, and what can't and why.
+
+    Args:
+        source: the folder that is looked through, or ``hf:ORG``.
+        target: the registry that is imported into, which is only read.
+        private: opens an empty registry that is thrown away, in which everything is tried.
+        progress: of the search.
+
+    Raises:
+        NotFoundError: there is no such folder, or no repository.
+        UnavailableError: the registry can't be reached.
+    """
+    progress.begin("Looking through the folders", 0)
+    organisation = organisation_of(source)
+    heap = walk_heap(Path(source).absolute()) if organisation is None else hub_heap(organisation, progress)
+    contents = read_heap(heap, progress)
+    there = There.of(target.registry)
+    settled = _settle(contents, target, there, private, progress)
+    entries = tuple(Writing(heap, contents, settled, there).entries())
+    return ImportDocument(
+        registry=target.registry.url, source=source if heap.root is None else str(heap.root), entries=entries
+    )
+
+
+def _settle(
+    contents: Contents,
+    target: Side,
+    there: There,
+    private: Callable[[], AbstractContextManager[Side]],
+    progress: Progress,
+) -> Settled:
+    """Settle by the likeliest order; where that leaves a model near one that was taken for a base, also from there.
+
+    The one that was taken may be made of the other. What explains most is right: every explanation is a proof.
+    """
+    likely = order_of(contents.models, contents.adapters)
+
+    def tried(some: Contents, order: list[str], roots: int | None = None) -> Settled:
+        with private() as side:
+            return Settling(some, side, target, there, progress).run(order, roots)
+
+    best = tried(contents, likely)
+    for key, taken in _others(contents, there, best)[:_MOST_ORDERS]:
+        part = _above(contents, best, taken)
+        if taken not in tried(part, [key, *(one for one in part.models if one != key)], 1).pending:
+            other = tried(contents, [key, *(one for one in likely if one != key)])
+            best = max(best, other, key=lambda one: one.quality)
+    return best
+
+
+def _others(contents: Contents, there: There, found: Settled) -> list[tuple[str, str]]:
+    """Models that adapters were trained on, near one that was only taken for a base model; and that one."""
+    taken = {name: key for key, name in found.bases.items() if contents.models[key].repo is None}
+    named = {one.model for one in contents.adapters}
+    near = []
+    for key in found.pending:
+        compared = found.compared.get(key)
+        name = "" if compared is None or compared.nearest is None else compared.nearest.partition("/")[0]
+        if key in named and contents.models[key].digest is not None and name in taken.keys() - there.bases.values():
+            near.append((key, taken[name]))
+    return near
+
+
+def _above(contents: Contents, found: Settled, taken: str) -> Contents:
+    """What may be above the model that was taken for a base model, if that is none: what nothing has explained."""
+    models = {key: contents.models[key] for key in (*found.pending, taken)}
+    return Contents(models, [one for one in contents.adapters if one.model in models and one.model != taken])

@@ -1,0 +1,152 @@
+"""Reads what a heap holds: models and adapters, hashed once, and which model each adapter says it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from registry.errors import RegistryError
+from registry.folders.heap.walk import Found, Heap
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.progress import SILENT, Progress
+from registry.schemas import FileEntry
+from registry.services.importing.old_roots import Moved, named_parts
+from registry.transfer.index import index_model
+from registry.transfer.model_weights import read_model_files
+from registry.transfer.requests import PublishFolder, publish_request
+from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on
+
+
+@dataclass(frozen=True)
+class Model:
+    """A folder that adapters are trained on: a whole model, or another adapter."""
+
+    key: str  # its place in the heap; the path of one that lies elsewhere
+    folder: Path
+    digest: str | None = None  # of a model's weights; None: it lies elsewhere or is an adapter, and is only compared
+    files: tuple[FileEntry, ...] = ()
+    repo: str | None = None  # of a cache of the Hub
+    written: float = 0.0
+    receipt: bool = False
+    with_adapter: bool = False  # an adapter was saved into its folder, so that it is no entry of its own
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder with an adapter that can be read."""
+
+    found: Found
+    made: PublishFolder
+    named: str | None  # base_model_name_or_path
+    model: str | None = None  # key of the model it was trained on
+    words: str = ""  # how messages call that one's folder
+    maybe: tuple[str, ...] = ()  # places of what may be the folder that it was trained on, which is gone
+
+    @property
+    def place(self) -> str:
+        """Its place in the heap."""
+        return self.found.place
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """Its files, as they were hashed."""
+        return tuple(FileEntry(path=one.path, size=one.size, digest=one.digest) for one in self.made.request.files)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The same for copies of one adapter."""
+        digests = {one.path: one.digest for one in self.made.request.files}
+        return digests[ADAPTER_CONFIG], digests[ADAPTER_WEIGHTS]
+
+
+@dataclass
+class Contents:
+    """What a heap holds."""
+
+    models: dict[str, Model] = field(default_factory=dict)  # by key
+    adapters: list[Adapter] = field(default_factory=list)
+    refused: list[tuple[Found, RegistryError]] = field(default_factory=list)
+
+
+def read_heap(heap: Heap, progress: Progress) -> Contents:
+    """Read and hash all that is an adapter or a model; what can't be published has the error of that."""
+    found = Contents()
+    for one in heap.found:
+        if one.kind.taken == "model" or one.with_model:
+            _read_model(found, one, progress)
+    adapters = [one for one in heap.found if one.kind.taken == "adapter"]
+    progress.begin("Reading the adapters", len(adapters))
+    for one in adapters:
+        try:
+            place = one.place if heap.root is None else one.folder
+            made = publish_request(place, "", parent=None, receipt=None, find_parent=True, progress=SILENT)
+            found.adapters.append(Adapter(one, made, trained_on(made.request.config)))
+        except RegistryError as problem:
+            found.refused.append((one, problem))
+        progress.advance(1)
+    found.adapters = list(_with_models(found))
+    return found
+
+
+def _read_model(found: Contents, one: Found, progress: Progress) -> None:
+    try:
+        files = read_model_files(one.folder)
+        index = index_model(files, progress, {})
+    except RegistryError as problem:
+        if not one.with_model:
+            found.refused.append((one, problem))
+        return
+    found.models[one.place] = Model(
+        one.place,
+        one.folder,
+        index.weights_digest,
+        tuple(FileEntry(path=path, size=size, digest=digest) for path, (digest, size) in sorted(index.files.items())),
+        one.repo,
+        max((each.file.stat().st_mtime for each in files.files if each.path in files.headers), default=0.0),
+        any(left.reason == "receipt of a fetch" for left in files.left_out),
+        one.with_model,
+    )
+
+
+def _with_models(found: Contents) -> Iterator[Adapter]:
+    """The adapters with the models that they were trained on."""
+    real = {model.folder.resolve(): key for key, model in found.models.items()}
+    adapters = {one.found.folder.resolve(): one.place for one in found.adapters}
+    repos: dict[str, list[str]] = {}
+    for key, model in found.models.items():
+        if model.repo is not None:
+            repos.setdefault(model.repo, []).append(key)
+    moved = Moved.of([one.named for one in found.adapters if one.named], list(found.models))
+    for one in found.adapters:
+        taken = one.made.request.source is not None  # of another machine, whose folders it names
+        there = None if taken else trained_folder(one.made.request.config, one.found.folder)
+        if there is not None:
+            yield _on_folder(found, one, there, real, adapters)
+        elif len(keys := repos.get(one.named or "", [])) == 1:
+            words = f"{keys[0]}, the repository {one.named} in a cache of the Hub"
+            yield replace(one, model=keys[0], words=words)
+        elif one.named and (place := moved.place(one.named)) is not None:
+            words = f"{place}, which was {one.named} before the folders were moved"
+            yield replace(one, model=place, words=words)
+        else:
+            yield replace(one, maybe=tuple(_alike(one.named, found.models)))
+
+
+def _on_folder(
+    found: Contents, one: Adapter, there: TrainedFolder, models: dict[Path, str], adapters: dict[Path, str]
+) -> Adapter:
+    place = there.place.resolve()
+    if place in models:
+        return replace(one, model=models[place], words=there.words)
+    key = adapters.get(place, str(place))
+    found.models.setdefault(key, Model(key, place))
+    return replace(one, model=key, words=there.words)
+
+
+def _alike(named: str | None, models: Mapping[str, Model]) -> Iterator[str]:
+    """Places of models whose folder is called as the one that is named."""
+    parts = named_parts(named)
+    for key, model in models.items():
+        if parts and model.folder.name == parts[-1]:
+            yield key

@@ -1,0 +1,363 @@
+"""Finds where everything in a heap belongs, by publishing it in a private registry that is thrown away.
+
+A model of the heap is a base model, or one that some path of the private registry makes: then what was trained on it is
+published below that path, which may explain the next model. So every check is that of publishing, and the comparator is
+the one that searches for lost parents.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from registry.errors import RegistryError, UnavailableError, UsageError
+from registry.progress import SILENT, Progress
+from registry.reference import Path as TreePath
+from registry.reference import Reference
+from registry.schemas import FolderCompared
+from registry.services.importing.names import free_base, free_path, wanted_name
+from registry.services.importing.reading import Adapter, Contents, Model
+from registry.services.importing.settled import Doubt, Landed, Settled, Side, There
+from registry.transfer.trained_on import TrainedFolder, is_newer
+
+_LISTED: Final = 10
+FAR: Final = 0.5
+"""A model farther from all others than this, relative to its norm, is not made of one of them."""
+
+
+@dataclass
+class Settling:
+    """One try, with one order in which models are taken for base models."""
+
+    contents: Contents
+    private: Side
+    target: Side
+    there: There
+    progress: Progress
+    done: Settled = field(default_factory=Settled)
+    _waiting: list[Adapter] = field(default_factory=list)
+    _searched: dict[str, int] = field(default_factory=dict)  # how many revisions there were, by key of the model
+    _asked: set[str] = field(default_factory=set)  # models and adapters that the registry was asked for
+    _copied: set[str] = field(default_factory=set)
+    _tried: dict[str, dict[str, RegistryError | None]] = field(default_factory=dict)  # paths, by place
+    _paths: dict[TreePath, TreePath] = field(default_factory=dict)  # by private path: the one in the registry
+
+    def run(self, order: Sequence[str], roots: int | None = None) -> Settled:
+        """Settle everything.
+
+        Args:
+            order: keys of models, those first that are tried first as base models.
+            roots: take at most so many for base models; None: any number.
+        """
+        self._waiting = self._without_copies()
+        models = [key for key in order if self._first_of_weights(key)]
+        for key in models:
+            name = self.there.bases.get(self.contents.models[key].digest or "")
+            if name is not None:
+                self._add_base(key, name)
+        pending = [key for key in models if key not in self.done.bases]
+        while True:
+            while self._goes_on(pending):
+                pending = [key for key in pending if not self._fits(key)]
+            root = next((key for key in pending if self._may_be_base(key)), None)
+            if root is None or len(self.done.bases) == roots:
+                break
+            pending.remove(root)
+            self._add_base(root, None)
+        self.done.pending = pending
+        for one in self._waiting:
+            self._leave(one)
+        self._look_again()
+        return self.done
+
+    def _goes_on(self, pending: Sequence[str]) -> bool:
+        """Place or explain something; False: there is nothing left that proofs can do."""
+        return self._publish_ready() or self._explain(pending) or self._publish_otherwise() or self._ask_target(pending)
+
+    def _without_copies(self) -> list[Adapter]:
+        first: dict[tuple[str, ...], str] = {}
+        waiting = []
+        for one in sorted(self.contents.adapters, key=lambda one: one.found.run is not None):
+            other = first.setdefault((*one.identity, one.model or ""), one.place)
+            if other == one.place:
+                waiting.append(one)
+            else:
+                self.done.same[one.place] = other
+        return waiting
+
+    def _first_of_weights(self, key: str) -> bool:
+        """Whether no model before it has the same weights: a copy is what the first one is."""
+        digest = self.contents.models[key].digest
+        first = next((other for other, one in self.contents.models.items() if digest and one.digest == digest), key)
+        if first != key:
+            self.done.same[key] = first
+        return first == key
+
+    def _key(self, adapter: Adapter) -> str | None:
+        return None if adapter.model is None else self.done.same.get(adapter.model, adapter.model)
+
+    def _add_base(self, key: str, name: str | None) -> None:
+        model = self.contents.models[key]
+        taken = {*(path.base for path in self.there.taken), *self.done.bases.values()}
+        name = name or free_base(wanted_name(_said(key, model.folder), model.repo, dots=True), taken)
+        try:
+            added = self.private.registry.add_base(name, model.folder, link=True)
+        except UnavailableError:
+            raise
+        except RegistryError as problem:
+            self.done.refused[key] = problem
+            return
+        self.done.bases[key] = name
+        fits = FolderCompared.model_validate(
+            {
+                "words": key,
+                "fitting": [{"reference": name, "digest": added.base.digest}],
+                "searched": 1,
+                "proof": "it is that base model itself",
+            }
+        )
+        self.done.compared[key] = fits
+
+    def _fits(self, key: str) -> bool:
+        found = self.done.compared.get(key)
+        return key in self.done.refused or (found is not None and bool(found.fitting))
+
+    def _may_be_base(self, key: str) -> bool:
+        """Whether a model is none that is made of another one here: it has other tensors, or is far from all."""
+        model, found = self.contents.models[key], self.done.compared.get(key)
+        if model.digest is None or model.with_adapter:
+            return False
+        return found is None or found.reason is not None or (not found.order and found.distance >= FAR)
+
+    def _explain(self, pending: Sequence[str]) -> bool:
+        """Search for what the models are; whether one was found."""
+        count = len(self.done.landed) + len(self._copied)
+        searched = [key for key in pending if self._searched.get(key) != count] if self._has_bases else []
+        self.progress.begin("Comparing the models", len(searched))
+        for key in searched:
+            self._searched[key] = count
+            self.done.compared[key] = self._search(self.private, key)
+            self.progress.advance(1)
+        return any(self._fits(key) for key in searched)
+
+    @property
+    def _has_bases(self) -> bool:
+        return bool(self.done.bases or self._copied)
+
+    def _search(self, side: Side, key: str) -> FolderCompared:
+        return side.ground.searched(TrainedFolder(self.contents.models[key].folder, key), SILENT)
+
+    def _ask_target(self, pending: Sequence[str]) -> bool:
+        """Search among what the registry has; what explains a model is copied into the private one."""
+        for key in pending if self.there.bases else ():
+            if key in self._asked:
+                continue
+            self._asked.add(key)
+            found = self._search(self.target, key)
+            if not found.fitting:
+                continue
+            try:
+                for one in found.fitting:
+                    self._copy(one.reference)
+            except UnavailableError:
+                raise
+            except RegistryError as problem:  # it was retracted, or may not be read as a whole
+                self.done.refused[key] = problem
+                return True
+            self.done.compared[key] = self._search(self.private, key)
+            return self._fits(key)
+        return False
+
+    def _can_copy(self, reference: str) -> bool:
+        try:
+            self._copy(reference)
+        except UnavailableError:
+            raise
+        except RegistryError:  # it was retracted, or may not be read as a whole: it proves nothing here
+            return False
+        return True
+
+    def _copy(self, reference: str) -> None:
+        if reference not in self._copied:
+            self.target.registry.copy(reference, self.private.registry)
+            self._copied.add(reference)
+
+    def _publish_ready(self) -> bool:
+        """Publish what was trained on models that are explained; whether there was anything."""
+        ready = [one for one in self._waiting if (key := self._key(one)) is not None and self._fits(key)]
+        self._waiting = [one for one in self._waiting if one not in ready]
+        self.progress.begin("Placing the adapters", len(ready))
+        for one in ready:
+            key = self._key(one)
+            refused = self.done.refused.get(key or "")
+            if refused is None:
+                self._publish(one, self.done.compared[key or ""])
+            else:
+                problem = UsageError(f"It was trained on {one.model}, which is refused: {refused}")
+                self.done.doubts[one.place] = Doubt(problem)
+            self.progress.advance(1)
+        return bool(ready)
+
+    def _publish(self, one: Adapter, compared: FolderCompared) -> None:
+        above = Reference.parse(compared.fitting[0].reference).path
+        trained = TrainedFolder(self.contents.models[one.model or ""].folder, one.words)
+        newer = is_newer(trained, one.made.adapter.weights.file)
+        told = compared.model_copy(update={"words": one.words, "newer": newer})
+        problem = self._try(one, above, told)
+        if isinstance(problem, UsageError):
+            near = tuple((each.reference, "its merged weights are equal") for each in compared.fitting)
+            self.done.doubts[one.place] = Doubt(problem, near)
+        elif problem is not None:
+            self.done.refused[one.place] = problem
+
+    def _try(self, one: Adapter, above: TreePath, compared: FolderCompared | None) -> RegistryError | None:
+        """Publish an adapter below a path of the private registry; the error, if it can't be."""
+        try:
+            taken = {*self.there.taken, *self._paths.values()}
+            target = free_path(self._paths.get(above, above), name_of(one), taken)
+            path = TreePath(above.base, (*above.names, target.name))
+            adapter = replace(one.made.adapter, trained_on=None)
+            made = replace(one.made, adapter=adapter).with_request(path=str(path), compared=compared)
+            answer = self.private.ground.publish(made, SILENT)
+        except UnavailableError:
+            raise
+        except RegistryError as problem:
+            return problem
+        there = self.there.revisions.get(answer.revision.digest)
+        self._paths[path] = target if there is None else Reference.parse(there).path
+        self.done.landed[one.place] = Landed(answer, there)
+        return None
+
+    def _publish_otherwise(self) -> bool:
+        """Publish what other proofs place: receipts, names of repositories, Hub views, copied weights."""
+        before = len(self.done.landed)
+        for one in [one for one in self._waiting if one.model is None]:
+            tried = self._tried.setdefault(one.place, {})
+            places = [name for name in (*self._of_receipt(one), *self.done.bases.values()) if name not in tried]
+            for name in itertools.chain(places, self._proven_there(one)):
+                tried[name] = self._try(one, TreePath.parse(name), None)
+                if one.place in self.done.landed:
+                    self._waiting.remove(one)
+                    break
+        return len(self.done.landed) > before
+
+    def _of_receipt(self, one: Adapter) -> Iterator[str]:
+        """The path of the private registry that the receipt of an export says the adapter goes on, if it is there."""
+        given = one.made.request.receipt
+        digest = None if given is None else given.receipt.made_for
+        landed = [each.answer.revision for each in self.done.landed.values()]
+        if (path := next((each.path for each in landed if each.digest == digest), None)) is not None:
+            yield path
+        elif (there := self.there.revisions.get(digest or "")) is not None and self._can_copy(there):
+            yield str(Reference.parse(there).path)
+
+    def _proven_there(self, one: Adapter) -> Iterator[str]:
+        """Base models that only the registry has, and that the adapter's configuration proves; they are copied."""
+        if one.place in self._asked:
+            return
+        self._asked.add(one.place)
+        for name in sorted(set(self.there.bases.values()) - set(self.done.bases.values())):
+            made = one.made.with_request(path=str(free_path(TreePath(name), "probe", self.there.taken)))
+            try:
+                self.target.ground.plan(made, SILENT)
+            except UnavailableError:
+                raise
+            except RegistryError:
+                continue
+            if self._can_copy(name):
+                yield name
+
+    def _leave(self, one: Adapter) -> None:
+        """Say of an adapter that is nowhere what it may belong to."""
+        if one.model is not None:
+            self.done.doubts[one.place] = self._doubt(one)
+            return
+        tried = self._tried.get(one.place, {})
+        fits = [(name, "its tensors fit this base model") for name, why in tried.items() if isinstance(why, UsageError)]
+        maybe = [(place, "its folder has the name that the configuration says") for place in one.maybe[:_LISTED]]
+        refused = next((why for why in tried.values() if why is not None), None)
+        if refused is not None and not fits and not maybe:
+            self.done.refused[one.place] = refused
+            return
+        named = f"{one.named!r}, which is not here" if one.named else "nothing"
+        why = UsageError(f"It says that it was trained on {named}.", code="parent_ambiguous")
+        self.done.doubts[one.place] = Doubt(why, (*maybe, *fits))
+
+    def _doubt(self, one: Adapter) -> Doubt:
+        found, model = self.done.compared.get(self._key(one) or ""), self.contents.models[one.model or ""]
+        near = () if found is None else tuple((each.reference, _away(each.distance)) for each in found.near)
+        why = f"It was trained on {one.words}, and nothing here makes those weights."
+        if found is not None and found.order:
+            why = f"{one.words} was made by merging {' then '.join(found.order)}, and no path has that order."
+        elif model.digest is None and not near and Path(model.key).is_absolute():
+            why = (
+                f"It was trained on {one.words}, which lies elsewhere and is no model of this registry: add what it is "
+                f"made of, or itself with `registry base add NAME {model.folder}`, and plan again."
+            )
+        elif found is not None and found.reason is not None:
+            why = f"It was trained on {one.words}, which can't be compared: {found.reason}."
+        return Doubt(UsageError(why, code="parent_ambiguous"), near)
+
+    def _look_again(self) -> None:
+        """Search once more for models that were explained early: something published later may equal them as well."""
+        count = len(self.done.landed) + len(self._copied)
+        for key, before in list(self.done.compared.items()):
+            used = [one for one in self.contents.adapters if self._key(one) == key and one.place in self.done.landed]
+            if not used or key in self.done.bases or self._searched.get(key) == count or not before.fitting:
+                continue
+            found = self._search(self.private, key)
+            # what was trained on a model is no part of it, even if it changes nothing
+            above = {self.done.landed[one.place].answer.revision.path for one in used}
+            fitting = tuple(
+                one for one in found.fitting if above.isdisjoint(_and_above(Reference.parse(one.reference).path))
+            )
+            self.done.compared[key] = found = found.model_copy(update={"fitting": fitting})
+            if len({one.weights for one in fitting}) > 1:
+                self._withdraw(used, found)
+
+    def _withdraw(self, adapters: Sequence[Adapter], found: FolderCompared) -> None:
+        near = tuple((one.reference, "its merged weights are equal") for one in found.fitting)
+        names = ", ".join(one.reference for one in found.fitting)
+        for one in adapters:
+            gone = self.done.landed.pop(one.place, None)
+            why = f"The weights in {one.words} match {names} equally."
+            self.done.doubts[one.place] = Doubt(UsageError(why, code="parent_ambiguous"), near)
+            for place, other in list(self.done.landed.items()):
+                if gone is not None and other.answer.revision.path.startswith(f"{gone.answer.revision.path}/"):
+                    del self.done.landed[place]
+                    why = f"Its parent would be {one.place}, which is undecided."
+                    self.done.doubts[place] = Doubt(
+                        UsageError(why, code="parent_ambiguous"), ((one.place, "so it says"),)
+                    )
+
+
+def _and_above(path: TreePath) -> set[str]:
+    """A path and those above it."""
+    return {str(TreePath(path.base, path.names[:count])) for count in range(len(path.names) + 1)}
+
+
+def name_of(adapter: Adapter) -> str:
+    """The name that the folder of an adapter suggests."""
+    return wanted_name(_said(adapter.place, adapter.found.folder), adapter.found.repo, dots=False)
+
+
+def _said(place: str, folder: Path) -> str:
+    return folder.absolute().name if place == "." else place
+
+
+def _away(distance: float) -> str:
+    return f"{100 * distance:.3g} % of its norm away"
+
+
+def order_of(models: Mapping[str, Model], adapters: Sequence[Adapter]) -> list[str]:
+    """Keys of models, those first that are most likely base models; proofs decide, the order saves time."""
+    named = [one.model for one in adapters]
+
+    def likely(key: str) -> tuple[bool, bool, int, float, str]:
+        model = models[key]
+        return model.receipt, model.repo is None, -named.count(key), model.written, key
+
+    return sorted(models, key=likely)

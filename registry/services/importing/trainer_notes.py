@@ -1,0 +1,158 @@
+"""What trainers leave beside an adapter: metrics of its last evaluation, and ids of the run. No pickle is opened."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from registry.errors import UsageError
+from registry.folders.contents import read_start
+from registry.folders.heap.kinds import CHECKPOINT
+from registry.folders.heap.walk import trainer_state
+from registry.folders.scan import README
+from registry.schemas.texts import check_name
+from registry.services.artifacts.readme.front_matter import split
+
+_MOST: Final = 1 << 20
+_MOST_METRICS: Final = 32
+_WANDB: Final = re.compile(r"https?://[^\s/()]*wandb\.ai/([\w.-]+/[\w.-]+)/runs/([a-z0-9]{4,32})")
+_WANDB_FOLDER: Final = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-([a-z0-9]{4,32})")
+
+TRACES: Final = (
+    ("axolotl", re.compile(r"\baxolotl\b", re.IGNORECASE), ("axolotl_config.yaml", "axolotl_config.yml")),
+    ("unsloth", re.compile(r"\bunsloth\b", re.IGNORECASE), ()),
+    ("LLaMA-Factory", re.compile(r"\bllama-factory\b", re.IGNORECASE), ("trainer_log.jsonl", "llamaboard_config.yaml")),
+    ("TRL", re.compile(r"\btrl\b", re.IGNORECASE), ()),
+    ("transformers Trainer", None, ("training_args.bin", "trainer_state.json")),
+)
+"""Programs that train: by what they write into the model card, or files that only they leave."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Metrics and annotations that can be published."""
+
+    metrics: Mapping[str, float]
+    annotations: Mapping[str, str]
+
+
+def notes_of(folder: Path, run: Path | None) -> Notes:
+    """What was left in a folder, and in that of its run."""
+    card = _card(folder)
+    state, step = _state(folder, run)
+    metrics: dict[str, float] = {}
+    for name, value in (*_of_card(card), *_of_results(folder), *_of_state(state, step)):
+        if len(metrics) < _MOST_METRICS and _is_metric(name, value):
+            metrics[name] = float(value)  # later ones are nearer to these weights
+    annotations = dict(_annotations(folder, run, card, state, step))
+    return Notes(metrics, annotations)
+
+
+def _is_metric(name: object, value: object) -> bool:
+    if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        check_name("Metric name", name)
+        return math.isfinite(float(value))
+    except (UsageError, OverflowError):
+        return False
+
+
+def _state(folder: Path, run: Path | None) -> tuple[Mapping[str, Any], int | None]:
+    """The trainer's state that tells most about these weights, and the step that they are of, if it is known."""
+    match = CHECKPOINT.fullmatch(folder.name)
+    step = int(match[1]) if match else None
+    places = [folder, *([run] if run is not None else []), *(_last_checkpoint(folder) if step is None else ())]
+    for place in places:
+        if state := trainer_state(place):
+            return state, step
+    return {}, step
+
+
+def _last_checkpoint(folder: Path) -> Iterator[Path]:
+    try:
+        found = [one for one in folder.iterdir() if CHECKPOINT.fullmatch(one.name) and not one.is_symlink()]
+    except OSError:
+        return
+    yield from sorted(found, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True)[:1]
+
+
+def _of_state(state: Mapping[str, Any], step: int | None) -> Iterator[tuple[Any, Any]]:
+    """The last evaluation up to the step; and what was best, as the trainer counts it."""
+    history = state.get("log_history")
+    entries = [one for one in history if isinstance(one, dict)] if isinstance(history, list) else []
+    if step is not None:
+        entries = [one for one in entries if isinstance(one.get("step"), int | float) and one["step"] <= step]
+    last = next((one for one in reversed(entries) if any(str(key).startswith("eval_") for key in one)), {})
+    yield from ((key, value) for key, value in last.items() if str(key).startswith("eval_") and _says(str(key)))
+    loss = next((one for one in reversed(entries) if "loss" in one or "train_loss" in one), {})
+    yield "train_loss", loss.get("loss", loss.get("train_loss"))
+    yield "best_metric", state.get("best_metric")
+
+
+def _says(name: str) -> bool:
+    """Whether a figure is about the weights, and not about the machine."""
+    return not name.endswith(("_runtime", "_per_second"))
+
+
+def _of_results(folder: Path) -> Iterator[tuple[Any, Any]]:
+    for name in ("all_results.json", "eval_results.json"):
+        found = _json(folder / name)
+        yield from (
+            (key, value) for key, value in found.items() if _says(str(key)) and key not in {"epoch", "total_flos"}
+        )
+
+
+def _of_card(card: str) -> Iterator[tuple[Any, Any]]:
+    """The figures of ``model-index`` in the front matter."""
+    index = split(card)[0].get("model-index")
+    models = [one for one in index if isinstance(one, dict)] if isinstance(index, list) else []
+    results = models[0].get("results") if models else None
+    for result in results if isinstance(results, list) else []:
+        metrics = result.get("metrics") if isinstance(result, dict) else None
+        for metric in metrics if isinstance(metrics, list) else []:
+            if isinstance(metric, dict):
+                yield metric.get("type"), metric.get("value")
+
+
+def _annotations(
+    folder: Path, run: Path | None, card: str, state: Mapping[str, Any], step: int | None
+) -> Iterator[tuple[str, str]]:
+    for name, words, files in TRACES:
+        if (words is not None and words.search(card)) or any((folder / file).is_file() for file in files):
+            yield "trainer", name
+            break
+    if (linked := _WANDB.search(card)) is not None:
+        yield "wandb", f"{linked[1]}/runs/{linked[2]}"
+    elif (one := _wandb_folder(folder) or (_wandb_folder(run) if run is not None else None)) is not None:
+        yield "wandb", one
+    at = step if step is not None else state.get("global_step")
+    if isinstance(at, int):
+        yield "step", str(at)
+
+
+def _wandb_folder(folder: Path) -> str | None:
+    """The id of the only run that W&B's client has left in a folder."""
+    try:
+        found = {match[1] for one in (folder / "wandb").iterdir() if (match := _WANDB_FOLDER.fullmatch(one.name))}
+    except OSError:
+        return None
+    return found.pop() if len(found) == 1 else None
+
+
+def _card(folder: Path) -> str:
+    file = folder / README
+    return read_start(file, _MOST).decode("utf-8", "replace") if file.is_file() and not file.is_symlink() else ""
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes()) if file.stat().st_size <= _MOST else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,185 @@
+"""Which revisions on a base model some weights may be those of: by samples, which are kept with each revision.
+
+The samples of revisions that have none yet are made here, a few at a time, so that who asks again goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import torch
+
+from registry.catalogue.changes import fingerprints
+from registry.catalogue.changes.fingerprints import Searched
+from registry.catalogue.tree import bases, links, revisions
+from registry.catalogue.tree.bases import BaseRow
+from registry.errors import InvalidAdapterError, NotFoundError, UsageError
+from registry.progress import SILENT, Progress
+from registry.reference import Reference
+from registry.schemas.parents import NarrowRequest, NearPath, PathsLeft, WeightedLink
+from registry.services.artifacts.inputs import base_weights
+from registry.services.artifacts.load import path_to
+from registry.services.artifacts.not_composable import exact_link
+from registry.services.deployment import Deployment
+from registry.services.lineage import LoadedPath
+from registry.services.publishing.parent_folder import candidates_of
+from registry.tensors.arithmetic.lanes import run_alone
+from registry.tensors.comparison.fingerprint import fingerprint, unpacked
+from registry.tensors.comparison.narrowing import Chain, Narrowed, narrow, narrow_links
+from registry.tensors.comparison.spots import Sampled, Spots, sampled, spots_of
+from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.path.origins import BaseTensors
+
+_AT_ONCE: Final = 32  # fingerprints that are kept at a time
+
+log = logging.getLogger(__name__)
+
+
+def narrow_paths(deployment: Deployment, request: NarrowRequest, progress: Progress) -> PathsLeft:
+    """The paths on a base model that sampled weights may be those of.
+
+    Raises:
+        NotFoundError: the base model does not exist.
+        UsageError: there are not as many samples as stand for the base model.
+    """
+    with deployment.read() as session:
+        row = bases.get(session, request.base)
+        rows = fingerprints.searched(session, row.id)
+        root = path_to(session, row, None)
+    with ExitStack() as opened:
+        ground = _Ground.of(deployment, row, root, opened)
+        found = _sampled(request, ground.spots)
+        prints = ground.fingerprints(rows, progress)
+        narrowed = run_alone(lambda: _narrowed(request, ground, ground.chains(rows, prints), found))
+    left = narrowed.left
+    if request.link is not None:
+        with deployment.read() as session:
+            having = fingerprints.with_weights(session, row.id, request.link)
+        left = tuple(dict.fromkeys((*(one.reference for one in rows if one.id in having), *left)))
+    near = tuple(NearPath(reference=one.name, distance=one.distance) for one in narrowed.nearest)
+    sums = tuple(WeightedLink(reference=one.name, weight=one.weight) for one in narrowed.sum)
+    return PathsLeft(left=left, near=near, searched=len(rows), sum=sums)
+
+
+def sample_revision(deployment: Deployment, ref: str) -> None:
+    """Make the samples of a revision, so that the first search does not have to; kept ones stay.
+
+    Args:
+        deployment: where it is published.
+        ref: ``PATH@N``.
+
+    Raises:
+        NotFoundError: there is no such revision.
+    """
+    with deployment.read() as session:
+        reference = Reference.parse(ref)
+        row = bases.get(session, reference.path.base)
+        found = links.links(session, reference)
+        root = path_to(session, row, None)
+    above = tuple(link.revision.id for link in found)
+    with ExitStack() as opened:
+        _Ground.of(deployment, row, root, opened).fingerprints([Searched(above[-1], ref, above)], SILENT)
+
+
+def _narrowed(request: NarrowRequest, ground: _Ground, chains: Iterator[Chain], found: Sampled) -> Narrowed:
+    if request.link is not None:
+        return narrow_links(chains, found)
+    return narrow(chains, found, ground.own, ground.spots)
+
+
+def narrow_request(base: str, found: Sampled, link: str | None = None) -> NarrowRequest:
+    """Sampled weights as a request; ``link``: they are what an adapter adds, whose weights have this digest."""
+    names = {dtype: name for name, dtype in FLOATS.items()}
+    return NarrowRequest(
+        base=base,
+        values=found.values.numpy().astype("<f8").tobytes(),
+        dtypes=tuple(None if dtype is None else names[dtype] for dtype in found.dtypes),
+        link=link,
+    )
+
+
+def _sampled(request: NarrowRequest, spots: Spots) -> Sampled:
+    if len(request.values) != 8 * spots.elements or len(request.dtypes) != len(spots.spots):
+        raise UsageError(
+            f"{spots.elements} samples of {len(spots.spots)} tensors stand for {request.base}, but the request has "
+            f"{len(request.values) // 8} of {len(request.dtypes)}."
+        )
+    unknown = [dtype for dtype in request.dtypes if dtype is not None and dtype not in FLOATS]
+    if unknown:
+        raise UsageError(f"The dtype {unknown[0]!r} is none of {', '.join(FLOATS)}.")
+    values = torch.from_numpy(np.frombuffer(request.values, "<f8").astype(np.float64))
+    dtypes = [None if dtype is None else FLOATS[dtype] for dtype in request.dtypes]
+    for spot, dtype in zip(spots.spots, dtypes, strict=True):
+        if dtype is None:
+            values[spots.slices[spot.tensor]] = torch.nan
+    return Sampled(values, dtypes)
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """A base model, and what stands for it."""
+
+    deployment: Deployment
+    row: BaseRow
+    base: BaseTensors
+    spots: Spots
+
+    @classmethod
+    def of(cls, deployment: Deployment, row: BaseRow, root: LoadedPath, opened: ExitStack) -> _Ground:
+        base = BaseTensors(base_weights(deployment.artifact_blobs, root, opened).tensors)
+        return cls(deployment, row, base, spots_of({name: entry for name, (_, entry) in base.tensors.items()}))
+
+    @cached_property
+    def own(self) -> Sampled:
+        """The base's own values, which are read once they are needed."""
+        return sampled(self.spots, self.base.tensors)
+
+    def chains(self, rows: Sequence[Searched], prints: Mapping[int, bytes]) -> Iterator[Chain]:
+        """The paths whose fingerprints are there, the base model first."""
+        own = self.own.values.to(torch.float32)
+        yield Chain(self.row.name, [own])
+        for one in rows:
+            states = [unpacked(prints[key], self.spots, own) for key in one.above if key in prints]
+            there = [state for state in states if state is not None]
+            if len(there) == len(one.above):
+                yield Chain(one.reference, [own, *there])
+
+    def fingerprints(self, rows: Sequence[Searched], progress: Progress) -> Mapping[int, bytes]:
+        """Those of all revisions and of what is above them; missing ones are made, and kept."""
+        digest, keys = self.row.table_digest, {key for one in rows for key in one.above}
+        with self.deployment.read() as session:
+            there = fingerprints.kept(session, keys, digest)
+        kept = {key: one for key, one in there.items() if one[:8] == self.spots.digest}
+        missing = sorted(keys.difference(kept))
+        if missing:
+            progress.begin(f"Sampling the revisions on {self.row.name}", len(missing))
+        for start in range(0, len(missing), _AT_ONCE):
+            made: dict[int, bytes] = {}
+            for key in missing[start : start + _AT_ONCE]:
+                one = self._made(key)
+                if one is not None:
+                    made[key] = one
+                progress.advance(1)
+            self.deployment.change(lambda session, made=made: fingerprints.keep(session, made, digest))  # type: ignore[misc]
+            kept |= made
+        return kept
+
+    def _made(self, key: int) -> bytes | None:
+        """The fingerprint of a revision; None: it can't be used by the rules of this version, or was deleted."""
+        try:
+            with self.deployment.read_everything() as session:
+                path = path_to(session, self.row, revisions.get(session, key), with_retracted=True)
+            if path.exact is not None:
+                raise exact_link(path.exact)
+            with ExitStack() as opened:
+                programs = candidates_of(self.deployment.artifact_blobs, [path], opened)[0].programs
+                return run_alone(lambda: fingerprint(programs, self.base, self.spots, self.own.values))
+        except (InvalidAdapterError, NotFoundError) as problem:
+            log.info("revision %d can't be searched: %s", key, problem)
+            return None

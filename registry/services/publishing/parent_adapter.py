@@ -1,0 +1,164 @@
+"""Which revisions an adapter's folder is: by the digests of its files, and if these were saved again, by its numbers.
+
+For adapters that were trained on another adapter's folder, and for whoever asks what a folder is.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from registry.digest import sha256_digest
+from registry.errors import InvalidAdapterError, RetractedError
+from registry.files.hashed import hash_file
+from registry.files.header import read_header
+from registry.files.source import FileSource
+from registry.folders.contents import read_start
+from registry.folders.errors import telling_unreadable
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
+from registry.progress import SILENT, Progress
+from registry.schemas import FolderCompared
+from registry.schemas.parents import NearPath
+from registry.services.artifacts.bound import bind_link
+from registry.services.artifacts.inputs import base_weights
+from registry.services.lineage import LoadedPath, target_table
+from registry.services.publishing.narrowing import narrow_request
+from registry.services.publishing.parent_folder import holds_adapter
+from registry.services.publishing.parent_search import MOST, Searchable, fitting, search_parents
+from registry.tensors.checkpoint.lora_config import parse_config
+from registry.tensors.checkpoint.reading import read_checkpoint
+from registry.tensors.comparison.fingerprint import added
+from registry.tensors.comparison.narrowing import LISTED
+from registry.tensors.comparison.same_link import same_link
+from registry.tensors.comparison.spots import spots_of
+from registry.tensors.path.origins import BaseTensors
+from registry.tensors.path.programs import BoundLink, path_programs
+from registry.transfer.adapter_folder import MAX_CONFIG
+from registry.transfer.trained_on import TrainedFolder, trained_folder
+
+_DEEPEST: Final = 8  # folders that were trained on one another
+_FILES: Final = "it holds the adapter of that revision, file by file"
+_NUMBERS: Final = "it holds the adapter of that revision, saved again: all of its numbers are equal"
+
+
+@dataclass(frozen=True)
+class SameLinks:
+    """What an adapter's folder is."""
+
+    bases: tuple[str, ...]  # that it fits
+    same: tuple[tuple[LoadedPath, str], ...]  # the paths whose last link it is, and how that shows, as a clause
+    retracted: tuple[str, ...]  # revisions that it may be, too, whose files a service does not give
+    near: tuple[NearPath, ...]  # those that add nearly the same, nearest first
+    searched: int
+
+
+def search_trained(
+    where: Searchable, folder: TrainedFolder, weights: Path | None, progress: Progress, *, depth: int = 0
+) -> FolderCompared:
+    """Find the revisions that a folder is, which an adapter was trained on: a merged model, or another adapter.
+
+    Args:
+        where: the registry that is searched.
+        folder: the folder.
+        weights: of the adapter that was trained on it, to tell whether the folder was written later.
+        progress: of the search.
+        depth: how many folders, each trained on the next one, came before it.
+    """
+    if not holds_adapter(folder.place):
+        return search_parents(where, folder, weights, progress)
+    try:
+        found = revisions_of(where, folder.place, progress)
+    except InvalidAdapterError as problem:
+        return FolderCompared(words=folder.words, reason=f"it holds an adapter that can't be read ({problem})")
+    if not found.bases:
+        return FolderCompared(words=folder.words, reason="it holds an adapter that fits no base model here")
+    same = _told_by_its_own(where, found, folder.place, progress, depth) if len(found.same) > 1 else found.same
+    nearest = found.near[0] if found.near and not same else None
+    return FolderCompared(
+        words=folder.words,
+        fitting=tuple(fitting(path) for path, _ in same),
+        nearest=None if nearest is None else nearest.reference,
+        distance=0.0 if nearest is None else nearest.distance,
+        searched=found.searched,
+        proof=same[0][1] if same else None,
+        near=() if same else found.near,
+        retracted=found.retracted if not same else (),
+    )
+
+
+def revisions_of(where: Searchable, folder: Path, progress: Progress) -> SameLinks:
+    """Say which revisions an adapter is, on every base model that it fits.
+
+    Raises:
+        InvalidAdapterError: the adapter can't be read.
+        NotFoundError: there is no such folder.
+    """
+    files = {one.path: one.file for one in adapter_folder(folder).files}
+    config = read_start(files[ADAPTER_CONFIG], MAX_CONFIG + 1)
+    with telling_unreadable(folder):
+        digests = sha256_digest(config), hash_file(files[ADAPTER_WEIGHTS], SILENT).digest
+    bases: list[str] = []
+    same: list[tuple[LoadedPath, str]] = []
+    retracted: list[str] = []
+    near: list[NearPath] = []
+    searched = 0
+    with ExitStack() as opened:
+        source = opened.enter_context(FileSource(files[ADAPTER_WEIGHTS]))
+        header, parsed = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError), parse_config(config)
+        for name in where.bases():
+            root = where.path(name)
+            try:
+                own = BoundLink(read_checkpoint(parsed, header.entries, target_table(where.blobs, root.base)), source)
+            except InvalidAdapterError:
+                continue
+            bases.append(name)
+            one = _on_base(where, root, own, digests, progress)
+            same += one.same
+            retracted += one.retracted
+            near += one.near
+            searched += one.searched
+    near.sort(key=lambda one: one.distance)
+    same = [one for one in same if one[1] == _FILES] or same  # whose configuration says the same, too
+    return SameLinks(tuple(bases), tuple(same), tuple(retracted), tuple(near[:LISTED]), searched)
+
+
+def _on_base(
+    where: Searchable, root: LoadedPath, own: BoundLink, digests: tuple[str, str], progress: Progress
+) -> SameLinks:
+    """Those on one base model; ``digests`` are of the configuration and the weights."""
+    same, retracted = [], []
+    with ExitStack() as opened:
+        base = BaseTensors(base_weights(where.blobs, root, opened).tensors)
+        spots = spots_of({name: entry for name, (_, entry) in base.tensors.items()})
+        adds = added(path_programs([own], target_table(where.blobs, root.base)), base, spots)
+        left = where.narrow(narrow_request(root.reference, adds, link=digests[1]), progress)
+        for name in left.left[:MOST]:
+            try:
+                path = where.path(name)
+            except RetractedError:
+                retracted.append(name)
+                continue
+            link = path.links[-1]
+            if digests == (link.file(ADAPTER_CONFIG).digest, link.file(ADAPTER_WEIGHTS).digest):
+                same.append((path, _FILES))
+            elif same_link(own, bind_link(where.blobs, link, path, opened)):
+                same.append((path, _NUMBERS))
+    return SameLinks((root.reference,), tuple(same), tuple(retracted), left.near, left.searched)
+
+
+def _told_by_its_own(
+    where: Searchable, found: SameLinks, folder: Path, progress: Progress, depth: int
+) -> tuple[tuple[LoadedPath, str], ...]:
+    """Of revisions of the same files those whose parent is what the folder's adapter was trained on, if that shows."""
+    above = trained_folder(read_start(folder / ADAPTER_CONFIG, MAX_CONFIG + 1), folder)
+    if above is None or depth == _DEEPEST:
+        return found.same
+    parents = {one.digest for one in search_trained(where, above, None, progress, depth=depth + 1).fitting}
+    told = tuple(one for one in found.same if _parent(one[0]) in parents)
+    return told or found.same
+
+
+def _parent(path: LoadedPath) -> str:
+    return path.links[-2].digest if len(path.links) > 1 else path.base.digest

@@ -1,0 +1,103 @@
+"""Whether the tensors of an exact file fit the base model that they replace: names, shapes, and a grown vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from registry.errors import InvalidAdapterError
+from registry.files.strict_json import shown
+from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.exact.grown import vocabulary_tensors
+from registry.tensors.exact.index import ExactIndex
+from registry.tensors.table.targets import TargetTable
+
+MOST_GROWN: Final = 16
+"""How many times the base's rows a grown vocabulary may have: frames of nothing would stand for any number of them."""
+
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""dtype and shape by name."""
+
+
+def check_fit(found: Shapes, base: Shapes, table: TargetTable, config: Mapping[str, Any]) -> None:
+    """Check tensors that are to replace those of a base model.
+
+    Args:
+        found: the tensors that differ from the base's.
+        base: all tensors of the base's files.
+        table: the base's target table.
+        config: config.json of the model that they belong to.
+
+    Raises:
+        InvalidAdapterError: ``unknown_target``, a tensor that the base lacks; ``bad_dtype``, one that is no float in
+            either; ``shape_mismatch``; ``bad_config``, the vocabulary has grown and config.json does not say so.
+    """
+    grown = {}
+    for name, (dtype, shape) in found.items():
+        if name not in base:
+            raise InvalidAdapterError(
+                f"The model has the tensor {shown(name)}, which the base model's files do not have: an exact revision "
+                "keeps the architecture and the ties of its base. Add this model as a base model of its own.",
+                code="unknown_target",
+            )
+        base_dtype, base_shape = base[name]
+        if dtype not in FLOATS or base_dtype not in FLOATS:
+            raise InvalidAdapterError(
+                f"Tensor {shown(name)} has dtype {dtype} and differs from the base's of {base_dtype}: only floats "
+                f"({', '.join(FLOATS)}) are trained. Publish the model under the base that it was trained on.",
+                code="bad_dtype",
+            )
+        if shape != base_shape:
+            if shape[1:] != base_shape[1:] or name not in vocabulary_tensors(table):
+                raise _other_shape(name, shape, base_shape)
+            if not base_shape[0] < shape[0] <= MOST_GROWN * base_shape[0]:
+                raise _other_shape(name, shape, base_shape)
+            grown[name] = shape[0]
+    if grown:
+        _check_grown(grown, base, table, config)
+
+
+def shapes_in(index: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype and shape of each tensor of a base model, by the document of its index."""
+    return {name: (tensor["dtype"], tuple(tensor["shape"])) for name, tensor in index["tensors"].items()}
+
+
+def grown_shapes(index: ExactIndex, base: Shapes) -> dict[str, tuple[int, ...]]:
+    """The shapes of tensors that have more rows than the base's."""
+    return {name: entry.shape for name, entry in index.entries.items() if entry.shape != base[name][1]}
+
+
+def _other_shape(name: str, shape: tuple[int, ...], base: tuple[int, ...]) -> InvalidAdapterError:
+    return InvalidAdapterError(
+        f"Tensor {shown(name)} has shape {shape}, the base's has {base}: only a vocabulary may grow, by rows of its "
+        "embeddings and its head. Publish the model under the base that it was trained on.",
+        code="shape_mismatch",
+    )
+
+
+def _check_grown(grown: Mapping[str, int], base: Shapes, table: TargetTable, config: Mapping[str, Any]) -> None:
+    """All tensors with a row for each token grow together, to what config.json says."""
+    first = next(iter(grown))
+    rows, before = grown[first], base[first][1][0]
+    for name in vocabulary_tensors(table):
+        if base[name][1][0] == before and grown.get(name) != rows:
+            raise InvalidAdapterError(
+                f"The vocabulary has grown to {rows} rows in {shown(first)} and not in {shown(name)}: resize both "
+                "(resize_token_embeddings) and save the model again.",
+                code="shape_mismatch",
+            )
+    sizes = set(_vocab_sizes(config))
+    if rows not in sizes:
+        raise InvalidAdapterError(
+            f"Tensor {shown(first)} has {rows} rows, and config.json says vocab_size "
+            f"{', '.join(map(str, sorted(sizes))) or 'nowhere'}: save the model again with save_pretrained.",
+            code="bad_config",
+        )
+
+
+def _vocab_sizes(config: Mapping[str, Any]) -> Iterator[int]:
+    for key, value in config.items():
+        if key == "vocab_size" and isinstance(value, int):
+            yield value
+        elif isinstance(value, dict):
+            yield from _vocab_sizes(value)

@@ -1,0 +1,164 @@
+"""The index of an exact file: which tensors it has, and where the frames of each lie.
+
+The file begins as a safetensors file does: 8 bytes little-endian length, then that many bytes of JSON; the frames
+follow one after another, tensor by tensor in the order of the index. The reader is strict: what it accepts has exactly
+the frames that the shapes need, none larger than its bytes could make it, and no byte left over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from registry.errors import RegistryError
+from registry.files.header import MAX_BYTES, MAX_DIMENSION, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS
+from registry.files.sizes import SIZES
+from registry.files.source import ByteSource, read_range
+from registry.files.strict_json import parse, shown
+from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.exact.coding import FRAME, largest_frame
+
+FORMAT: Final = 1
+_LENGTH: Final = 8
+_ALIGN: Final = 8
+
+
+@dataclass(frozen=True)
+class ExactEntry:
+    """One tensor of an exact file, and its frames."""
+
+    name: str  # as in the base's files
+    dtype: str
+    shape: tuple[int, ...]
+    start: int  # of its first frame in the file
+    frames: tuple[int, ...]  # bytes of each
+
+    @property
+    def element(self) -> int:
+        """Bytes of an element."""
+        return SIZES[self.dtype]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        return math.prod(self.shape) * self.element
+
+    def size_of(self, frame: int) -> int:
+        """Bytes of the tensor that are in a frame."""
+        return min(FRAME, self.size - frame * FRAME)
+
+
+@dataclass(frozen=True)
+class ExactIndex:
+    """All tensors of an exact file, by name."""
+
+    entries: Mapping[str, ExactEntry]
+    size: int  # bytes before the first frame, length field included
+
+    @property
+    def bytes_of_tensors(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(entry.size for entry in self.entries.values())
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all its tensors."""
+        return sum(math.prod(entry.shape) for entry in self.entries.values())
+
+
+def frames_of(size: int) -> int:
+    """How many frames a tensor of so many bytes has."""
+    return -(-size // FRAME)
+
+
+def write_index(tensors: Iterable[tuple[str, str, tuple[int, ...], tuple[int, ...]]], room: int = 0) -> bytes:
+    """The bytes before the first frame, of tensors given as (name, dtype, shape, bytes of each frame).
+
+    Filled with spaces to at least ``room`` bytes, and whole words.
+    """
+    document = {
+        "format": FORMAT,
+        "tensors": {
+            name: {"dtype": dtype, "shape": list(shape), "frames": list(frames)}
+            for name, dtype, shape, frames in tensors
+        },
+    }
+    raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    raw = raw.ljust(room - _LENGTH)
+    raw += b" " * (-len(raw) % _ALIGN)
+    return len(raw).to_bytes(_LENGTH, "little") + raw
+
+
+def read_index(source: ByteSource, *, what: str, error: type[RegistryError]) -> ExactIndex:
+    """Read and check the index of an exact file.
+
+    Args:
+        source: the file; only its beginning is read.
+        what: how to name the file in a message.
+        error: class of the error to raise, with code ``bad_exact``.
+    """
+
+    def refuse(why: str) -> RegistryError:
+        return error(f"{what} is not a valid exact file: {why}. Publish the model folder again.", code="bad_exact")
+
+    if source.size < _LENGTH + 2:
+        raise refuse(f"it has {source.size} bytes, too few for an index")
+    length = int.from_bytes(read_range(source, 0, _LENGTH), "little")
+    if length > min(source.size - _LENGTH, MAX_HEADER):
+        raise refuse(f"its index claims {length} bytes of a file of {source.size}")
+    raw = bytes(read_range(source, _LENGTH, _LENGTH + length))
+    document = parse(raw, what=f"The index of {what}", limit=MAX_HEADER, error=error, code="bad_exact")
+    try:
+        return _checked(document, _LENGTH + length, source.size)
+    except _IndexError as problem:
+        raise refuse(str(problem)) from None
+
+
+class _IndexError(ValueError):
+    pass
+
+
+def _checked(document: Any, start: int, file_size: int) -> ExactIndex:
+    if not isinstance(document, dict) or set(document) != {"format", "tensors"}:
+        raise _IndexError("its index needs exactly format and tensors")
+    if document["format"] != FORMAT:
+        raise _IndexError(f"its index has the format {shown(document['format'])}, and this version reads {FORMAT}")
+    tensors = document["tensors"]
+    if not isinstance(tensors, dict) or not 0 < len(tensors) <= MAX_TENSORS:
+        raise _IndexError("its index has no tensors, or too many")
+    at, entries = start, {}
+    for name, value in tensors.items():
+        entries[name] = entry = _entry(name, value, at)
+        at += sum(entry.frames)
+    if at != file_size:
+        raise _IndexError(f"its frames end at byte {at} but the file has {file_size}")
+    return ExactIndex(entries, start)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_DIMENSION
+
+
+def _entry(name: str, value: Any, start: int) -> ExactEntry:
+    if len(name) > MAX_NAME:
+        raise _IndexError(f"the name {shown(name)} has more than {MAX_NAME} characters")
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "frames"}:
+        raise _IndexError(f"tensor {shown(name)} needs exactly dtype, shape and frames")
+    dtype, shape, frames = value["dtype"], value["shape"], value["frames"]
+    if not isinstance(dtype, str) or dtype not in FLOATS:
+        raise _IndexError(f"tensor {shown(name)} has the dtype {shown(dtype)}, and one of {', '.join(FLOATS)} is meant")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_count(one, 0) for one in shape):
+        raise _IndexError(f"tensor {shown(name)} has a malformed shape")
+    size = math.prod(shape) * SIZES[dtype]
+    if math.prod(one or 1 for one in shape) * SIZES[dtype] > MAX_BYTES:
+        raise _IndexError(f"tensor {shown(name)} has a shape whose product is out of range")
+    if not isinstance(frames, list) or len(frames) != frames_of(size):
+        raise _IndexError(f"tensor {shown(name)} of {size} bytes needs {frames_of(size)} frames")
+    entry = ExactEntry(name, dtype, tuple(shape), start, tuple(frames))
+    for number, length in enumerate(frames):
+        if not _is_count(length, 1) or length > largest_frame(entry.size_of(number)):
+            raise _IndexError(f"frame {number} of tensor {shown(name)} has an impossible length")
+    return entry

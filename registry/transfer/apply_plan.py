@@ -1,0 +1,276 @@
+"""Applies a plan of an import: exactly what it says, parents first, every folder as it was seen.
+
+What is published is proven again where the plan has a proof, by the registry that it goes to. What is there already is
+recognised, so that an interrupted run can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from registry.errors import ConflictError, NotFoundError, RegistryError, UnavailableError, UsageError
+from registry.folders.contents import hash_found
+from registry.folders.hub.organisation import organisation_of
+from registry.progress import SILENT, Progress
+from registry.reference import Path as TreePath
+from registry.reference import Reference, check_adapter_name, check_base_name
+from registry.schemas import BaseAdded, BaseSummary, FolderCompared, FolderOutcome, FolderState, Published, Resolved
+from registry.schemas.publishing import ImportDocument, ImportEntry
+from registry.transfer.publish_tree import Ground
+from registry.transfer.requests import PublishFolder, publish_request
+from registry.transfer.source import given_base
+from registry.transfer.trained_on import TrainedFolder
+
+Told = Callable[[FolderOutcome], None]
+_DONE: Final = ("add", "publish")
+
+
+class Receiving(Protocol):
+    """What applying asks of a registry, besides publishing."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+
+    def bases(self) -> tuple[BaseSummary, ...]:
+        """All base models."""
+
+    def resolve(self, ref: str) -> Resolved:
+        """What a reference stands for."""
+
+    def add_base(self, name: str, folder: str | Path, *, progress: Progress) -> BaseAdded:
+        """Add a base model."""
+
+
+def apply_plan(
+    registry: Receiving, ground: Ground, document: ImportDocument, told: Told, progress: Progress
+) -> tuple[FolderOutcome, ...]:
+    """Do what a plan says; see `registry.operations.registry.Registry.apply_import`.
+
+    Raises:
+        UsageError: the plan contradicts itself; nothing is done then.
+        NotFoundError: its source is not there.
+        UnavailableError: the registry can't be reached.
+    """
+    ordered = in_order(document)
+    source = None if organisation_of(document.source) else Path(document.source)
+    if source is not None and not source.is_dir():
+        raise NotFoundError(f"There is no folder {document.source!r}, which the plan was made of.", code="missing_file")
+    run = _Run(registry, ground, source, {one.folder: one for one in document.entries}, told, progress)
+    for number, entry in enumerate(ordered, 1):
+        run.apply(entry, f"{number} of {len(ordered)}")
+    return tuple(run.outcomes)
+
+
+def in_order(document: ImportDocument) -> list[ImportEntry]:
+    """What is to be done, parents before their children.
+
+    Raises:
+        UsageError: two entries have one folder; one lacks what its action needs, or has a bad name; parents go in a
+            circle.
+    """
+    by_folder: dict[str, ImportEntry] = {}
+    for entry in document.entries:
+        if by_folder.setdefault(entry.folder, entry) is not entry:
+            raise UsageError(f"The plan has two entries for {entry.folder}: one is expected.")
+    wanted = {entry.folder: entry for entry in document.entries if entry.action in _DONE}
+    for entry in wanted.values():
+        _check(entry, by_folder)
+    ordered: list[ImportEntry] = []
+    while wanted:
+        ready = [entry for entry in wanted.values() if entry.parent not in wanted or entry.action == "add"]
+        if not ready:
+            raise UsageError(f"The parents in the plan go in a circle: {', '.join(sorted(wanted))}.")
+        ordered += ready
+        wanted = {folder: entry for folder, entry in wanted.items() if entry not in ready}
+    return ordered
+
+
+def _check(entry: ImportEntry, by_folder: Mapping[str, ImportEntry]) -> None:
+    if not entry.name:
+        raise UsageError(f"The plan has no name for {entry.folder}, which is to be brought in: give it one.")
+    if not entry.files:
+        raise UsageError(f"The plan says to {entry.action} {entry.folder}, which was not read: make the plan again.")
+    if entry.action == "add":
+        check_base_name(entry.name)
+        return
+    check_adapter_name(entry.name)
+    if not entry.parent:
+        raise UsageError(f"The plan has no parent for {entry.folder}, which is to be published: give it one.")
+    above = by_folder.get(entry.parent)
+    if above is None:
+        if entry.parent.startswith((".", "hf:")):
+            raise UsageError(f"The parent of {entry.folder} is {entry.parent}, which is no folder of the plan.")
+        Reference.parse(entry.parent)
+    elif above.action not in _DONE:
+        raise UsageError(
+            f"The parent of {entry.folder} is {entry.parent}, whose action is {above.action}: it is not brought in. "
+            "Change one of them; what the registry has already is named by its reference."
+        )
+
+
+@dataclass
+class _Run:
+    registry: Receiving
+    ground: Ground
+    source: Path | None  # None: repositories of a Hub
+    entries: Mapping[str, ImportEntry]
+    told: Told
+    progress: Progress
+    outcomes: list[FolderOutcome] = field(default_factory=list)
+    references: dict[str, str] = field(default_factory=dict)  # of what is there by now, by folder
+    failed: set[str] = field(default_factory=set)
+    checked: dict[str, ConflictError | None] = field(default_factory=dict)  # whether models are as they were seen
+    compared: dict[str, FolderCompared] = field(default_factory=dict)  # by the folder that was trained on
+
+    def apply(self, entry: ImportEntry, count: str) -> None:
+        """Do one entry, and tell what came of it."""
+        if entry.parent in self.failed and entry.action == "publish":
+            self.failed.add(entry.folder)
+            why = f"its parent, the folder {entry.parent}, is not published"
+            self._tell(FolderOutcome(folder=entry.folder, path=None, state="blocked", message=why))
+            return
+        self.progress.begin(f"Importing {count}, {entry.folder}", 0)
+        try:
+            outcome = self._add(entry) if entry.action == "add" else self._publish(entry)
+        except UnavailableError:
+            raise
+        except RegistryError as problem:
+            self.failed.add(entry.folder)
+            outcome = FolderOutcome(
+                folder=entry.folder,
+                path=self._path(entry),
+                state="refused",
+                code=problem.code,
+                kind=type(problem).__name__,
+                message=str(problem),
+            )
+        self._tell(outcome)
+
+    def _tell(self, outcome: FolderOutcome) -> None:
+        self.outcomes.append(outcome)
+        self.told(outcome)
+
+    def _path(self, entry: ImportEntry) -> str | None:
+        if entry.action == "add":
+            return entry.name
+        above = self.references.get(entry.parent or "", entry.parent or "")
+        return f"{Reference.parse(above).path}/{entry.name}"
+
+    def _place(self, folder: str) -> str | Path:
+        """Where an entry is read from: a folder, or a repository at its commit."""
+        return folder if self.source is None else self.source / folder
+
+    def _folder(self, folder: str) -> Path:
+        """The folder of a model: of a repository, that in the Hub's cache."""
+        place = self._place(folder)
+        return place if isinstance(place, Path) else given_base(place, self.progress).folder
+
+    def _add(self, entry: ImportEntry) -> FolderOutcome:
+        name = entry.name or ""
+        there = next((one for one in self.registry.bases() if one.name == name), None)
+        self._require_unchanged(entry)
+        if there is None or there.digest != entry.digest:
+            self.registry.add_base(name, self._place(entry.folder), progress=self.progress)
+        self.references[entry.folder] = name
+        state: FolderState = "existing" if there is not None else "published"
+        return FolderOutcome(folder=entry.folder, path=name, state=state)
+
+    def _publish(self, entry: ImportEntry) -> FolderOutcome:
+        parent = self.references.get(entry.parent or "", entry.parent or "")
+        path = TreePath.parse(f"{Reference.parse(parent).path}/{entry.name}")
+        made = publish_request(
+            self._place(entry.folder),
+            str(path),
+            parent=None,
+            receipt=None,
+            find_parent=entry.proof is not None,
+            metrics=entry.metrics,
+            annotations=entry.annotations,
+            progress=SILENT,
+        )
+        _require_same(entry, {one.path: one.digest for one in made.request.files})
+        if (there := self._there(path, entry)) is not None:
+            self.references[entry.folder] = there
+            return FolderOutcome(folder=entry.folder, path=str(path), state="existing")
+        made = self._with_parent(made, entry, parent)
+        answer = self.ground.publish(made, SILENT)
+        self.references[entry.folder] = answer.revision.reference
+        return _outcome(entry, path, answer)
+
+    def _there(self, path: TreePath, entry: ImportEntry) -> str | None:
+        """The revision that the registry has already, where it is the one that was planned."""
+        if entry.digest is None:
+            return None
+        try:
+            found = self.registry.resolve(f"{path}@{entry.digest}")
+        except NotFoundError:
+            return None
+        return found.reference if found.digest == entry.digest else None
+
+    def _with_parent(self, made: PublishFolder, entry: ImportEntry, parent: str) -> PublishFolder:
+        """The request with its parent: as the weights prove again, or by the word of who edited the plan."""
+        place = entry.trained_on
+        folder = None if place is None else self._trained_on(place)
+        if entry.proof is None or place is None or folder is None:
+            return made if entry.proof is not None else made.with_request(parent=parent)
+        if (problem := self._model_problem(place)) is not None:
+            raise problem
+        if place not in self.compared:
+            self.compared[place] = self.ground.searched(TrainedFolder(folder, place), self.progress)
+        compared = self.compared[place]
+        several = len({one.weights for one in compared.fitting}) > 1
+        adapter = replace(made.adapter, trained_on=None)
+        return replace(made, adapter=adapter).with_request(compared=compared, parent=parent if several else None)
+
+    def _trained_on(self, place: str) -> Path | None:
+        if place in self.entries:
+            return self._folder(place)
+        folder = Path(place)
+        return folder if folder.is_absolute() and folder.is_dir() else None
+
+    def _model_problem(self, place: str) -> ConflictError | None:
+        """Why a model can't be trusted to be what the plan saw; checked once."""
+        if place not in self.checked:
+            self.checked[place] = None
+            if (entry := self.entries.get(place)) is not None:
+                try:
+                    self._require_unchanged(entry)
+                except ConflictError as problem:
+                    self.checked[place] = problem
+        return self.checked[place]
+
+    def _require_unchanged(self, entry: ImportEntry) -> None:
+        folder = self._folder(entry.folder)
+        self.progress.begin(f"Checking {entry.folder}", sum(one.size for one in entry.files))
+        found = {}
+        for one in entry.files:
+            try:
+                found[one.path] = hash_found(folder / one.path, self.progress).digest
+            except NotFoundError:
+                found[one.path] = "gone"
+        _require_same(entry, found)
+
+
+def _require_same(entry: ImportEntry, found: Mapping[str, str]) -> None:
+    """Check that a folder has the files that the plan saw.
+
+    Raises:
+        ConflictError: ``changed_since``.
+    """
+    seen = {one.path: one.digest for one in entry.files}
+    if seen != found:
+        first = min(path for path in seen.keys() | found.keys() if seen.get(path) != found.get(path))
+        what = "is new" if first not in seen else "is gone" if found.get(first, "gone") == "gone" else "has changed"
+        raise ConflictError(
+            f"{entry.folder} is not what the plan saw: {first} {what} since. Make the plan again.",
+            code="changed_since",
+        )
+
+
+def _outcome(entry: ImportEntry, path: TreePath, answer: Published) -> FolderOutcome:
+    state: FolderState = "published" if answer.created else "existing"
+    return FolderOutcome(folder=entry.folder, path=str(path), state=state, published=answer)

@@ -1,0 +1,1 @@
+"""What all pages share: who looks, the page around what is shown, links, figures, errors, and signing in."""

@@ -1,0 +1,182 @@
+"""A visit: one request for a page, with the registry as far as the visitor sees it, and the page as its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlencode
+
+from fastapi import Depends, Request, Response
+
+from registry.http.addresses import prefix_of, public_address
+from registry.http.dependencies import service_of
+from registry.http.request.errors import MalformedError
+from registry.operations.operation import Item, Listing, Operation, Part
+from registry.reference import Path
+from registry.rights import Principal, Role
+from registry.schemas import Schema
+from registry.schemas.protocol import API
+from registry.services.handlers.table import lister_of
+from registry.services.local import LocalRegistry
+from registry.web.frame.assets import asset_names
+from registry.web.frame.environment import rendered
+from registry.web.frame.fields import form_fields, read_fields
+from registry.web.frame.links import Links
+from registry.web.frame.signed_in import FormTokens, session_of
+
+S = TypeVar("S", bound=Schema)
+A = TypeVar("A")
+R = TypeVar("R", bound=Schema)
+HTML: Final = "text/html"
+SUBJECT_PARTS: Final = (("tree", "Overview"), ("history", "Revisions"), ("files", "Files"), ("use", "Use it"))
+"""The pages of a revision, by the first part of their address: see `registry.web.frame.links.Links.of`."""
+_FORM: Final = "application/x-www-form-urlencoded"
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "private, no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request for a page."""
+
+    request: Request
+    registry: LocalRegistry
+    principal: Principal
+
+    @cached_property
+    def links(self) -> Links:
+        """Links to other pages."""
+        return Links(prefix_of(self.request.app))
+
+    @cached_property
+    def address(self) -> str:
+        """The address that people and programs reach this service by."""
+        return public_address(self.request)
+
+    @cached_property
+    def form_tokens(self) -> FormTokens:
+        """The token that forms carry."""
+        return FormTokens(self.request)
+
+    def ask(self, operation: Operation[R, A], request: R) -> A:
+        """What an operation answers, as the API would."""
+        return self.registry.do(operation, request)
+
+    def listed(self, listing: Listing[R, Item], request: R, after: object | None = None, limit: int = 50) -> Part[Item]:
+        """A page of a listing, as the API would answer it."""
+        listing.right.require(self.registry.deployment.rights, request)
+        return lister_of(listing)(self.registry.deployment, request, after, limit)
+
+    def asked(self, schema: type[S]) -> S:
+        """What the page is asked for in its query; raises `MalformedError`."""
+        return read_fields(schema, self.request.query_params.multi_items())
+
+    def may(self, role: Role, path: str | None = None) -> bool:
+        """Whether the visitor has a role: at a path, or for the whole registry."""
+        rights = self.principal.rights
+        return rights.allows_everywhere(role) if path is None else rights.allows(role, Path.parse(path))
+
+    def api(self, path: str, /, *, options: str = "", **query: object) -> str:
+        """The line that asks the API for what a page shows; ``options`` of curl come first."""
+        given = urlencode({name: value for name, value in query.items() if value is not None}, safe="/@:")
+        asked = f"{self.address}{API}{path}{'?' if given else ''}{given}"
+        token = "" if self.is_open else '-H "Authorization: Bearer $REGISTRY_TOKEN" '
+        return f"curl {options + ' ' if options else ''}{token}'{asked}'"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no token is needed for what this visitor sees."""
+        return self.principal.token is None
+
+    def page(
+        self, template: str, *, title: str, api: str | None = None, status: int = 200, **values: object
+    ) -> Response:
+        """A page as the response.
+
+        Args:
+            template: of this package.
+            title: what the page is about, before the registry's name.
+            api: the line that asks the API for the same.
+            status: of the response.
+            values: for the template.
+        """
+        given = {
+            **frame_values(self.request.app),
+            "visit": self,
+            "identity": self.principal,
+            "signed_in": session_of(self.request) is not None,
+            "form_token": self.form_tokens.value,
+            "title": title,
+            "api": api,
+            "subject_parts": SUBJECT_PARTS,
+            **values,
+        }
+        response = Response(rendered(template, given), status_code=status, headers=dict(HEADERS), media_type=HTML)
+        self.form_tokens.keep(response)
+        return response
+
+    def go(self, address: str) -> Response:
+        """After a form: the page that shows what it did."""
+        return Response(status_code=303, headers={"Location": address, "Cache-Control": "no-store"})
+
+
+def frame_values(app: Any) -> dict[str, object]:
+    """What the frame of every page needs."""
+    return {"links": Links(prefix_of(app)), "assets": asset_names()}
+
+
+def page_visit(request: Request) -> Visit:
+    """The visit of a request: the first dependency of every page, so that whoever may not look gets no further.
+
+    Raises:
+        NotAllowedError: ``bad_token``, nobody is signed in, or not any more.
+    """
+    service = service_of(request)
+    secret = session_of(request)
+    if secret is not None and "authorization" not in request.headers:
+        principal = service.access.of_session(request, secret)
+    else:
+        principal = service.access.principal(request)
+    request.state.principal = principal
+    return Visit(request, service.registry.with_principal(principal), principal)
+
+
+async def _body(request: Request) -> bytes:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != _FORM:
+        raise MalformedError(f"The body has the type {kind or 'none'!r}, {_FORM} is expected.")
+    return await request.body()
+
+
+@dataclass(frozen=True)
+class Posted:
+    """A form that a page of ours sent."""
+
+    fields: tuple[tuple[str, str], ...]
+    """Without its token."""
+
+    def read(self, schema: type[S]) -> S:
+        """The request that it makes; raises `MalformedError`."""
+        return read_fields(schema, self.fields)
+
+
+def posted(request: Request, body: Annotated[bytes, Depends(_body)]) -> Posted:
+    """The form of a request; raises `NotAllowedError` where no page of ours sent it."""
+    fields = form_fields(body)
+    token = next((value for name, value in fields if name == "form_token"), None)
+    FormTokens(request).check(token)
+    return Posted(tuple((name, value) for name, value in fields if name != "form_token"))
+
+
+PageVisit = Annotated[Visit, Depends(page_visit)]
+PostedForm = Annotated[Posted, Depends(posted)]

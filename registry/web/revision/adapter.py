@@ -1,0 +1,161 @@
+"""An adapter, as one of its revisions: by default the newest. All that is on it is kept: the page starts no work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from fastapi import Response
+from markupsafe import Markup
+
+from registry.engines.checking import in_short
+from registry.engines.rules import ENGINES
+from registry.errors import RegistryError
+from registry.figures import number
+from registry.operations import table
+from registry.plots.line_chart import Point, Sparkline
+from registry.schemas import RevisionSummary, TargetGroup
+from registry.schemas.artifacts import EngineAnswer
+from registry.schemas.notebooks import delta_map, energy_chart
+from registry.schemas.requests import ReferenceRequest
+from registry.schemas.statistics import COLUMNS, DeltaStatistics, delta_rows
+from registry.services.background import Background, background
+from registry.web.frame.figures import Figure, figure
+from registry.web.frame.visit import Visit
+from registry.web.revision.card import card_html
+from registry.web.revision.subject import Subject, subject_of
+
+LISTED: Final = 24
+"""Metrics, annotations and the like of which the page shows so many."""
+_FIELDS: Final = (
+    "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "target_modules", "target_parameters",
+    "layers_to_transform", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern",
+    "init_lora_weights", "task_type", "peft_type", "peft_version",
+)  # fmt: skip
+"""Fields of ``adapter_config.json`` that are shown, where they say something."""
+
+
+def adapter_page(visit: Visit, reference: str) -> Response:
+    """A revision: where it comes from, what it changed, and who relies on it."""
+    subject = subject_of(visit, reference)
+    known = background(visit.registry.deployment, subject.reference)
+    return visit.page(
+        "adapter.html",
+        title=subject.reference,
+        api=visit.api("/revisions", ref=reference),
+        subject=subject,
+        part="tree",
+        lineage={one.reference: one for one in known.lineage},
+        metrics=[*_metrics(subject.revision, known.lineage)][:LISTED],
+        link=known.link,
+        change=_change(subject, known),
+        energy=_energy(subject, known),
+        whole=_whole(subject, known) if len(subject.shown.lineage) > 2 else None,
+        config=[*_config(known.config)],
+        targets=_targets(subject.shown.targets),
+        engines=[*_engines(subject.shown.engines)],
+        listed=LISTED,
+        card=_card(visit, subject),
+    )
+
+
+def _metrics(
+    revision: RevisionSummary, lineage: Sequence[RevisionSummary]
+) -> Iterator[tuple[str, float, float | None, Sparkline | None]]:
+    """Each metric with its difference from the parent's, and its values along the lineage."""
+    parent = next((one for one in lineage if one.reference == revision.parent), None)
+    for name, value in revision.metrics.items():
+        before = None if parent is None else parent.metrics.get(name)
+        points = [_point(at, one, name) for at, one in enumerate(lineage)]
+        many = sum(point.y is not None for point in points) > 1
+        chart = Sparkline(f"{name} along the lineage", f"{number(value)} here.", points, lambda _: "") if many else None
+        yield name, value, None if before is None else value - before, chart
+
+
+def _point(at: int, one: RevisionSummary, name: str) -> Point:
+    value = one.metrics.get(name)
+    return Point(at, value, one.reference if value is None else f"{one.reference}: {number(value)}")
+
+
+def _engines(answers: Sequence[EngineAnswer]) -> Iterator[tuple[str, str, EngineAnswer | None, list[str]]]:
+    """Each engine with its version, the answer that is kept, and why not."""
+    kept = {one.engine: one for one in answers}
+    for name, engine in ENGINES.items():
+        answer = kept.get(name)
+        yield engine.title, engine.version, answer, [] if answer is None else in_short(answer)
+
+
+def _config(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in _FIELDS:
+        if config.get(name) not in (None, {}, []):
+            yield name, _written(config[name])
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        value = [f"{name}: {inner}" for name, inner in value.items()]
+    if isinstance(value, list):
+        more = f" and {len(value) - LISTED} more" if len(value) > LISTED else ""
+        return ", ".join(map(str, value[:LISTED])) + more
+    return number(value) if isinstance(value, float) else str(value)[:1000]
+
+
+def _targets(groups: Sequence[TargetGroup]) -> list[tuple[str, str, list[str], int]]:
+    """Ranks and scalings, the targets that have them, and how many modules those are."""
+    found: dict[tuple[str, str], list[TargetGroup]] = {}
+    for group in groups:
+        found.setdefault((_written(list(group.ranks)), _written([*map(number, group.scalings)])), []).append(group)
+    return [(*key, [one.name for one in same], sum(one.modules for one in same)) for key, same in found.items()]
+
+
+@dataclass(frozen=True)
+class _Card:
+    """The text of a card, whether that is all of it, and why it can't be shown."""
+
+    html: Markup | None = None
+    whole: bool = True
+    problem: str | None = None
+
+
+def _card(visit: Visit, subject: Subject) -> _Card:
+    """The card of the adapter; the page is there without it."""
+    if subject.shown.card is None:
+        return _Card()
+    try:
+        card = visit.ask(table.CARD, ReferenceRequest(ref=subject.revision.path))
+    except RegistryError as problem:
+        return _Card(problem=str(problem))
+    return _Card(*card_html(card.text))
+
+
+def _change(subject: Subject, known: Background) -> Figure | None:
+    return None if known.link is None else _map(subject.reference, known.link)
+
+
+def _whole(subject: Subject, known: Background) -> Figure | None:
+    return None if known.path is None else _map(f"{subject.shown.base.name}..{subject.reference}", known.path)
+
+
+def _map(name: str, delta: DeltaStatistics) -> Figure:
+    return Figure(delta_map(f"Change by layer, {name}", delta), COLUMNS, delta_rows(name, delta))
+
+
+def _energy(subject: Subject, known: Background) -> Figure | None:
+    if known.link is None or not known.link.energy:
+        return None
+    rows = [{"rank": rank, "energy": share} for rank, share in enumerate(known.link.energy_by_rank, 1)]
+    title = f"Share of the change by rank, {subject.reference}"
+    return Figure(energy_chart(title, known.link), ("rank", "energy"), rows)
+
+
+def _of(make: Callable[[Subject, Background], Figure | None], visit: Visit, reference: str) -> Figure | None:
+    subject = subject_of(visit, reference)
+    return make(subject, background(visit.registry.deployment, subject.reference))
+
+
+for _name, _make in (("change", _change), ("path-change", _whole), ("energy", _energy)):
+    figure(_name)(partial(_of, _make))

@@ -1,0 +1,113 @@
+"""Revisions as the rows of a table: their metrics and configuration as columns to sort by, and as CSV."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import Response
+
+from registry.catalogue.tree.statistics import RowFigures, row_figures
+from registry.figures import number
+from registry.schemas import RevisionSummary
+from registry.schemas.frames import revisions_csv
+from registry.schemas.requests import SearchRequest
+from registry.web.frame.visit import Visit
+from registry.web.tree.filters import Filters, found
+
+ROWS: Final = 50
+_IN_CSV: Final = 1000
+_METRICS: Final = 6  # columns
+_SMALLER_IS_BETTER: Final = ("loss", "err", "perplexity", "ppl", "wer", "cer", "mae", "mse", "latency")
+NOTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "learning rate": ("learning_rate", "lr"),
+    "run": ("run_id", "run", "run_url"),
+    "commit": ("git_commit", "commit", "git_sha"),
+}
+"""Annotations that have a column of their own, and the keys that trainers write them under."""
+_STATISTICS: Final = {
+    "relative_frobenius": ("Δ of base", "Norm of its own delta, relative to the base model's weights"),
+    "effective_rank": ("eff. rank", "How many directions of its own delta matter"),
+}
+
+
+_Row = tuple[RevisionSummary, RowFigures]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that rows are sorted by: a metric, or a statistic.
+
+    Args:
+        name, title, about: of it: as it is called, above the column, and in words.
+        order: ``ascending`` or ``descending``, where the rows are in its order.
+        href: the page in its order; where it is, in the other one.
+    """
+
+    name: str
+    title: str
+    about: str
+    order: str | None
+    href: str
+
+    def value(self, one: RevisionSummary, figures: RowFigures) -> float | None:
+        """That of a row."""
+        return (figures.statistics if self.name in _STATISTICS else one.metrics).get(self.name)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A page of a table: its rows, its columns, the annotations that a row has, and where the next page is."""
+
+    rows: tuple[_Row, ...]
+    columns: tuple[Column, ...]
+    noted: tuple[str, ...]
+    more: str | None
+
+
+def rows_of(visit: Visit, filters: Filters, request: SearchRequest, link: Callable[..., str]) -> Rows:
+    """A page of what is looked for; ``link`` is this page with another query."""
+    rows, following = _rows(visit, filters, request, ROWS)
+    way, _, by = (filters.sort or "").strip().partition(":")
+
+    def column(full: str, title: str, about: str) -> Column:
+        first = "min" if any(part in full.lower() for part in _SMALLER_IS_BETTER) else "max"
+        other = first if by != full else "min" if way == "max" else "max"
+        order = None if by != full else "descending" if way == "max" else "ascending"
+        return Column(full.removeprefix("stat:"), title, about, order, link(**filters.query(sort=f"{other}:{full}")))
+
+    counts = Counter(name for one, _ in rows for name in one.metrics if name not in _STATISTICS)
+    names = sorted(counts, key=lambda name: (name != by, -counts[name], name))[:_METRICS]
+    kept = [name for name in _STATISTICS if any(name in figures.statistics for _, figures in rows)]
+    return Rows(
+        rows=rows,
+        columns=(*(column(name, name, name) for name in names), *(column(f"stat:{n}", *_STATISTICS[n]) for n in kept)),
+        noted=tuple(title for title in NOTED if any(note(one, title) for one, _ in rows)),
+        more=link(**filters.query(after=following)) if following else None,
+    )
+
+
+def note(one: RevisionSummary, title: str) -> str | None:
+    """An annotation of a revision that has a column of its own."""
+    return next((one.annotations[key] for key in NOTED[title] if key in one.annotations), None)
+
+
+def csv_answer(visit: Visit, filters: Filters, request: SearchRequest, name: str) -> Response:
+    """The rows as a file, of at most a thousand revisions."""
+    rows, _ = _rows(visit, filters, request, _IN_CSV)
+    shown = [one.model_copy(update={"statistics": dict(figures.statistics)}) for one, figures in rows]
+    more = {
+        one.reference: {"targets": " ".join(own.scalings), "scalings": " ".join(map(number, own.distinct))}
+        for one, own in rows
+    }
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"', "Cache-Control": "private, no-cache"}
+    return Response(revisions_csv(shown, more, ("targets", "scalings")), headers=headers, media_type="text/csv")
+
+
+def _rows(visit: Visit, filters: Filters, request: SearchRequest, limit: int) -> tuple[tuple[_Row, ...], str | None]:
+    part = found(visit, filters, request, limit)
+    with visit.registry.deployment.read() as session:
+        figures = row_figures(session, part.items)  # of what was not deleted meanwhile
+    return tuple((one, figures[one.reference]) for one in part.items if one.reference in figures), part.next

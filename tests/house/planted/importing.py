@@ -1,0 +1,59 @@
+"""Imports: what is proven, what is undecided, and what has changed since it was planned."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.house.planted.mutant import Mutant
+
+IMPORTING: Final = (
+    Mutant(
+        "imports-by-name-alone",
+        "old_roots:_LEAST",
+        "_LEAST: Final = 2",
+        "_LEAST: Final = 1",
+        "test_an_old_root_needs_two_folders_that_show_it",
+    ),
+    Mutant(
+        "imports-not-looked-at-again",
+        "Settling._look_again",
+        "if len({one.weights for one in fitting}) > 1:",
+        "if False:",
+        "test_what_equals_a_model_that_was_explained_earlier_is_noticed",
+    ),
+    Mutant(
+        "imports-of-any-base",
+        "Settling._may_be_base",
+        "not found.order and found.distance >= FAR",
+        "True",
+        "test_a_full_fine_tune_is_undecided_and_so_is_what_stands_on_it",
+    ),
+    Mutant(
+        "imports-the-first-base",
+        "plan:_settle",
+        "if taken not in tried(",
+        "if taken in tried(",
+        "test_the_base_is_the_model_that_the_others_are_made_of",
+    ),
+    Mutant(
+        "imports-what-has-changed",
+        "apply_plan:_require_same",
+        "if seen != found:",
+        "if False:",
+        "test_what_has_changed_since_is_refused",
+    ),
+    Mutant(
+        "imports-on-a-changed-model",
+        "_Run._with_parent",
+        "if (problem := self._model_problem(place)) is not None:",
+        "if (problem := None) is not None:",
+        "test_a_merged_model_that_has_changed_proves_nothing",
+    ),
+    Mutant(
+        "imports-believe-the-plan",
+        "_Run._with_parent",
+        "return made if entry.proof is not None else made.with_request(parent=parent)",
+        "return made.with_request(parent=parent, skip_parent_check=True)",
+        "test_a_proof_is_made_again_whatever_a_plan_says",
+    ),
+)

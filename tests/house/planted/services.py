@@ -1,0 +1,73 @@
+"""What a service tells of itself and to whom: sessions, jobs, replicas, growth, figures of base models."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.house.planted.mutant import Mutant
+
+SERVICES: Final = (
+    Mutant(
+        "a-session-without-end",
+        "sessions:principal_of",
+        "row is None or row.ends_at <= datetime.now(UTC)",
+        "row is None",
+        "test_a_session_ends_by_itself_and_never_after_its_token[sqlite]",
+    ),
+    Mutant(
+        "a-session-outlives-its-token",
+        "sessions:open_session",
+        "min(now + lifetime, token.expires_at)",
+        "now + lifetime",
+        "test_a_session_ends_by_itself_and_never_after_its_token[sqlite]",
+    ),
+    Mutant(
+        "a-session-of-a-revoked-token",
+        "tokens:admit",
+        "row = check(row)",
+        "row = row or check(row)",
+        "test_revoking_a_token_ends_its_sessions_at_once[sqlite]",
+    ),
+    Mutant(
+        "jobs-of-everyone-for-any-admin",
+        "jobs:sees_everyones",
+        'principal.rights.role == "admin" and principal.rights.unlimited',
+        'principal.rights.role == "admin"',
+        "test_one_sees_ones_own_and_an_admin_of_everything_sees_all[sqlite]",
+    ),
+    Mutant(
+        "a-page-of-jobs-forgets-those-of-the-same-moment",
+        "job_lists:listing",
+        "or_(earlier, and_(JobRecord.created_at == after.created_at, JobRecord.id < after.id))",
+        "earlier",
+        "team:test_pages_together_are_the_whole[sqlite]",
+    ),
+    Mutant(
+        "a-silent-replica-answers",
+        "replicas:_replica",
+        "now - row.seen_at < SILENT",
+        "now - row.seen_at < KEPT",
+        "test_one_that_wrote_nothing_for_a_while_does_not_answer_and_is_forgotten_after_a_day[sqlite]",
+    ),
+    Mutant(
+        "a-week-ends-a-day-early",
+        "growth:_between",
+        "Blob.created_at < begin + _WEEK",
+        "Blob.created_at < begin + _WEEK * 6 / 7",
+        "test_bytes_are_counted_in_the_week_in_which_they_were_stored[sqlite]",
+    ),
+    Mutant(
+        "an-empty-collection-leaves-no-trace",
+        "collect:_Collection.record",
+        "always=True",
+        "always=False",
+        "test_collecting_and_checking_are_recorded",
+    ),
+    Mutant(
+        "old-names-count-twice",
+        "bases:_sums",
+        "or_(Adapter.base_id.in_(old), adapter_is_listed(session))",
+        "Adapter.id.is_not(None)",
+        "test_an_old_name_counts_only_under_itself[sqlite]",
+    ),
+)

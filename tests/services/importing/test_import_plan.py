@@ -1,0 +1,354 @@
+"""Plans of imports: every parent right, nothing guessed, nothing changed; and applying them does exactly that."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from registry.errors import ConflictError, NotFoundError, UsageError
+from registry.operations.registry import Registry
+from registry.schemas import RevisionSummary
+from registry.schemas.publishing import ImportDocument, ImportEntry
+from registry.services.local import LocalRegistry
+from tests.kit.serving import ServedRegistry
+from tests.services.importing.plain_heap import PlainHeap, state_of
+from tests.services.publishing.parent_house import opened
+
+Kind = pytest.param("over HTTP", marks=pytest.mark.slow)
+
+
+def open_as(kind: str, folder: Path) -> Registry:
+    local = opened(folder)
+    if kind == "in process":
+        return local
+    return ServedRegistry(local, folder / "client")
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Iterator[LocalRegistry]:
+    with closing(opened(tmp_path)) as registry:
+        yield registry
+
+
+@pytest.fixture
+def heap(tmp_path: Path) -> PlainHeap:
+    return PlainHeap(tmp_path / "heap").fill()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The text of a plan."""
+    folder = tmp_path_factory.mktemp("written")
+    heap = PlainHeap(folder / "heap").fill()
+    with closing(opened(folder)) as registry:
+        registry.plan_import(heap.folder).write(folder / "plan.json")
+    return (folder / "plan.json").read_text()
+
+
+def planned(entries: tuple[ImportEntry, ...]) -> dict[str, tuple[str, str | None, str | None]]:
+    return {one.folder: (one.action, one.name, one.parent) for one in entries if one.action in ("add", "publish")}
+
+
+TREE = {
+    "./net": ("add", "net", None),
+    "./support": ("publish", "support", "./net"),
+    "./legal": ("publish", "legal", "./net"),
+    "./french": ("publish", "french", "./support"),
+    "./paris": ("publish", "paris", "./french"),
+}
+
+
+@pytest.mark.parametrize("kind", ["in process", Kind])
+def test_a_heap_comes_in_with_every_parent_proven(tmp_path: Path, kind: str) -> None:
+    heap = PlainHeap(tmp_path / "heap").fill()
+    heap.checkpoints("stopped", heap.base.folder, best=10)
+    heap.rubbish()
+    with closing(open_as(kind, tmp_path)) as team:
+        before = state_of(heap.folder)
+        plan = team.plan_import(heap.folder)
+        assert state_of(heap.folder) == before
+        assert (team.bases(), team.search().revisions) == ((), ())
+        entries = {one.folder: one for one in plan.entries}
+        assert planned(plan.entries) == {**TREE, "./stopped/checkpoint-10": ("publish", "stopped", "./net")}
+        assert "equal in 4 of 4 tensors" in (entries["./paris"].proof or "")
+        assert entries["./merged-2"].action == "skip"
+        assert "it is ./french: equal in 4 of 4 tensors" in (entries["./merged-2"].reason or "")
+        assert entries["./stopped/checkpoint-10"].metrics == {"eval_loss": 1.5, "train_loss": 2.0}
+        assert entries["./stopped/checkpoint-10"].annotations == {"trainer": "transformers Trainer", "step": "10"}
+        assert "checkpoint-10 is taken: the best one" in (entries["./stopped/checkpoint-20"].reason or "")
+        assert {one.folder: one.code for one in plan.entries if one.action == "refused"} == {
+            "./mlx": "missing_file",
+            "./broken": "bad_safetensors",
+        }
+        assert {one.what for one in plan.entries if one.action == "skip"} >= {"DeepSpeed state", "link"}
+
+        outcomes = plan.apply()
+        assert {one.state for one in outcomes} == {"published"}
+        paris = revision_of(team, "net/support/french/paris@1")
+        assert (paris.parent, paris.parent_known_by) == ("net/support/french@1", "compared")
+        assert team.search(path="net/stopped").revisions[0].metrics["eval_loss"] == 1.5
+        revisions = team.search(all_revisions=True).revisions
+        assert {one.state for one in plan.apply()} == {"existing"}
+        assert team.search(all_revisions=True).revisions == revisions
+        assert planned(team.plan_import(heap.folder).entries) == {}
+
+
+def test_what_the_registry_has_is_a_parent_too(tmp_path: Path, team: LocalRegistry) -> None:
+    """The base model and support are only there: a child of a merge of both, and its child, find them."""
+    whole = PlainHeap(tmp_path / "whole").fill()
+    team.add_base("acme", whole.base.folder)
+    team.publish(whole.helper, "acme/help")
+    team.publish(whole.near("older", whole.helper, 0.3), "acme/help")
+    heap = tmp_path / "heap"
+    for name in ("merged-1", "french", "merged-2", "paris"):
+        shutil.move(whole.folder / name, heap / name)
+        config = heap / name / "adapter_config.json"
+        if config.is_file():
+            config.write_text(config.read_text().replace(str(whole.folder), str(heap)))
+    shutil.rmtree(whole.folder)
+    plan = team.plan_import(heap)
+    assert planned(plan.entries) == {
+        "./french": ("publish", "french", "acme/help@1"),
+        "./paris": ("publish", "paris", "./french"),
+    }
+    plan.apply()
+    assert revision_of(team, "acme/help/french/paris").parent == "acme/help/french@1"
+
+
+@pytest.mark.slow
+def test_a_retracted_revision_is_no_parent(tmp_path: Path, team: LocalRegistry) -> None:
+    heap = PlainHeap(tmp_path / "heap").fill()
+    team.add_base("net", heap.base.folder)
+    team.publish(heap.helper, "net/help")
+    team.retract("net/help@1", reason="leaked")
+    for folder in (heap.helper, heap.on_french):
+        shutil.rmtree(folder)
+    entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
+    assert (entries["./merged-1"].action, entries["./merged-1"].code) == ("refused", "retracted")
+    assert entries["./french"].action == "undecided"
+    assert "leaked" in (entries["./french"].reason or "")
+
+
+@pytest.mark.slow
+def test_names_of_the_registry_are_not_taken_again(heap: PlainHeap, team: LocalRegistry, tmp_path: Path) -> None:
+    other = PlainHeap(tmp_path / "other", base="net")
+    team.add_base("net", other.stepwise("tuned", [other.adapter("x", seed=5)]))
+    assert planned(team.plan_import(heap.folder).entries)["./net"] == ("add", "net-2", None)
+
+
+def test_the_base_is_the_model_that_the_others_are_made_of(tmp_path: Path, team: LocalRegistry) -> None:
+    """A merge that is named by most and is older than the base model is none."""
+    heap = PlainHeap(tmp_path / "heap", base="z-net").fill()
+    for name in ("more", "still-more"):
+        heap.run(name, heap.on_support, seed=len(name))
+    os.utime(heap.on_support / "model.safetensors", (1, 1))
+    found = planned(team.plan_import(heap.folder).entries)
+    assert found["./z-net"] == ("add", "z-net", None)
+    assert found["./more"] == ("publish", "more", "./support")
+
+
+def test_a_full_fine_tune_is_undecided_and_so_is_what_stands_on_it(heap: PlainHeap, team: LocalRegistry) -> None:
+    tuned = heap.tuned("tuned")
+    heap.run("on-tuned", tuned, seed=7)
+    entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
+    assert entries["./tuned"].action == entries["./on-tuned"].action == "undecided"
+    assert entries["./tuned"].candidates[0].parent == "./net"
+    assert "of its norm away" in entries["./tuned"].candidates[0].why
+    assert planned(tuple(entries.values())) == TREE
+
+    decided = entries["./tuned"].model_copy(update={"action": "add", "name": "tuned"})
+    child = entries["./on-tuned"].model_copy(update={"action": "publish", "parent": "./tuned"})
+    outcomes = team.apply_import(document(heap, decided, child))
+    assert [(one.path, one.state) for one in outcomes] == [("tuned", "published"), ("tuned/on-tuned", "published")]
+
+
+@pytest.mark.slow
+def test_what_was_trained_on_a_folder_that_is_gone_is_undecided(heap: PlainHeap, team: LocalRegistry) -> None:
+    heap.run("lost", "/nowhere/merged-1", seed=7)
+    entry = next(one for one in team.plan_import(heap.folder).entries if one.folder == "./lost")
+    assert (entry.action, entry.code) == ("undecided", "parent_ambiguous")
+    assert [one.parent for one in entry.candidates] == ["./merged-1", "./net"]
+
+
+@pytest.mark.slow
+def test_a_heap_that_was_moved_is_still_known(heap: PlainHeap, team: LocalRegistry, tmp_path: Path) -> None:
+    shutil.move(heap.folder, tmp_path / "elsewhere")
+    assert planned(team.plan_import(tmp_path / "elsewhere").entries) == TREE
+
+
+@pytest.mark.slow
+def test_two_orders_of_the_same_sums_are_undecided(heap: PlainHeap, team: LocalRegistry) -> None:
+    """In float32 the merges of two chains are equal: which one it was, nothing shows."""
+    first, second = heap.run("first", heap.base.folder, seed=11), heap.run("second", heap.base.folder, seed=12)
+    for above, below in ((first, second), (second, first)):
+        again = heap.folder / f"{below.name}-again"
+        shutil.copytree(below, again)
+        config = json.loads((again / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = str(heap.merged(f"on-{above.name}", [above]))
+        (again / "adapter_config.json").write_text(json.dumps(config))
+    heap.run("child", heap.merged("both", [first, second], "F32"), seed=13)
+    entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
+    assert entries["./second-again"].parent == "./first"
+    assert entries["./child"].action == "undecided"
+    assert {one.parent for one in entries["./child"].candidates} == {"./second-again", "./first-again"}
+
+
+def test_what_equals_a_model_that_was_explained_earlier_is_noticed(heap: PlainHeap, team: LocalRegistry) -> None:
+    """A chain of three is the sum of a chain of two: one link less is found one round earlier."""
+    first = heap.run("first", heap.base.folder, seed=11)
+    second = heap.run("second", heap.stepwise("on-first", [first], "F32"), seed=12)
+    one, other = heap.halves(first)
+    heap.trained_on(one, heap.base.folder)
+    again = heap.trained_on(shutil.copytree(second, heap.folder / "again"), heap.stepwise("on-one", [one], "F32"))
+    heap.trained_on(other, heap.stepwise("on-again", [one, again], "F32"))
+    heap.run("child", heap.merged("both", [first, second], "F32"), seed=13)
+    heap.run("zero", heap.folder / "both", seed=14, size=0.0)
+    entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
+    assert entries[f"./{other.name}"].parent == "./again"
+    assert entries["./child"].action == entries["./zero"].action == "undecided"
+    assert {one.parent for one in entries["./child"].candidates} == {"./second", f"./{other.name}"}
+
+
+@pytest.mark.slow
+def test_an_adapter_that_was_trained_on_a_model_is_no_part_of_it(heap: PlainHeap, team: LocalRegistry) -> None:
+    """An untrained one, which changes nothing, leaves the model what it was."""
+    heap.run("zero", heap.on_french, seed=14, size=0.0)
+    heap.run("on-zero", heap.merged("more", [heap.helper, heap.french, heap.folder / "zero"], "F32"), seed=15)
+    plan = team.plan_import(heap.folder)
+    entries = {one.folder: one for one in plan.entries}
+    assert (entries["./paris"].parent, entries["./zero"].parent) == ("./french", "./french")
+    assert entries["./on-zero"].action == "undecided"
+    assert {one.state for one in plan.apply()} == {"published"}
+
+
+def test_what_has_changed_since_is_refused(heap: PlainHeap, team: LocalRegistry) -> None:
+    plan = team.plan_import(heap.folder)
+    config = heap.french / "adapter_config.json"
+    config.write_text(config.read_text() + "\n")
+    (heap.on_support / "extra.txt").write_text("new, and not of the model")
+    found = {one.folder: (one.state, one.code) for one in plan.apply()}
+    assert found["./french"] == ("refused", "changed_since")
+    assert found["./paris"] == ("blocked", None)
+    assert found["./legal"] == ("published", None)
+
+
+def test_a_merged_model_that_has_changed_proves_nothing(heap: PlainHeap, team: LocalRegistry) -> None:
+    plan = team.plan_import(heap.folder)
+    heap.stepwise("merged-2", [heap.helper])
+    found = {one.folder: one for one in plan.apply()}
+    assert (found["./paris"].state, found["./paris"].code) == ("refused", "changed_since")
+    assert "./merged-2 is not what the plan saw: model.safetensors has changed" in (found["./paris"].message or "")
+
+
+def test_a_proof_is_made_again_whatever_a_plan_says(heap: PlainHeap, team: LocalRegistry) -> None:
+    plan = team.plan_import(heap.folder)
+    wrong = [one.model_copy(update={"parent": "./legal"}) if one.folder == "./french" else one for one in plan.entries]
+    said = [one.model_copy(update={"proof": None}) if one.folder == "./french" else one for one in wrong]
+    for entries in (wrong, said):
+        outcomes = team.apply_import(plan.document.model_copy(update={"entries": tuple(entries)}))
+        refused = {one.folder: one.code for one in outcomes if one.state in ("refused", "blocked")}
+        assert refused.pop("./french") in {"parent_mismatch", "parent_unproven"}
+        assert refused == {"./paris": None}
+
+
+@pytest.mark.slow
+def test_names_and_parents_may_be_edited(heap: PlainHeap, team: LocalRegistry, tmp_path: Path) -> None:
+    team.plan_import(heap.folder).write(tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text()
+    (tmp_path / "plan.json").write_text(text.replace('"name": "support"', '"name": "help"'))
+    paths = [one.path for one in team.apply_import(tmp_path / "plan.json")]
+    assert "net/help/french/paris" in paths
+    with pytest.raises(ConflictError) as refused:
+        team.plan_import(heap.folder).write(tmp_path / "plan.json")
+    assert refused.value.code == "folder_taken"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"action": "add"', '"action": "take"', "action of ./net: Input should be 'add'"),
+        ('"name": "support"', '"nmae": "support"', "nmae of ./support: Extra inputs are not permitted"),
+        ('"name": "support"', '"name": "Support"', "capital letters are not used"),
+        ('"parent": "./support"', '"parent": "./suport"', "is ./suport, which is no folder of the plan"),
+        ('"parent": "./net"', '"parent": "./french"', "go in a circle"),
+        ('"action": "add"', '"action": "skip"', "whose action is skip: it is not brought in"),
+    ],
+)
+def test_a_plan_that_can_not_be_done_does_nothing(
+    written: str, team: LocalRegistry, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(written.replace(old, new))
+    with pytest.raises(UsageError, match=said.replace("(", r"\(")):
+        team.apply_import(file)
+    assert team.bases() == ()
+
+
+@pytest.mark.slow
+def test_an_adapter_that_was_trained_on_another_one_goes_below_it(heap: PlainHeap, team: LocalRegistry) -> None:
+    heap.run("on-legal", heap.legal, seed=21)
+    heap.run("on-lost", heap.run("lost", "/nowhere/at-all", seed=23), seed=22)
+    plan = team.plan_import(heap.folder)
+    entries = {one.folder: one for one in plan.entries}
+    assert entries["./on-legal"].parent == "./legal"
+    assert "it holds the adapter of that revision" in (entries["./on-legal"].proof or "")
+    assert entries["./on-lost"].action == "undecided"
+    assert {one.state for one in plan.apply()} == {"published"}
+
+
+@pytest.mark.slow
+def test_exports_come_back_by_their_receipts(heap: PlainHeap, team: LocalRegistry, tmp_path: Path) -> None:
+    """They have a card now, so that they are new revisions; what they go on is in the registry."""
+    team.plan_import(heap.folder).apply()
+    for name, path in (("x", "net/support"), ("a", "net/support/french")):
+        team.export(path, tmp_path / "back" / name, kind="published")
+    plan = team.plan_import(tmp_path / "back")
+    assert planned(plan.entries) == {"./x": ("publish", "x", "net"), "./a": ("publish", "a", "net/support@1")}
+    assert {one.state for one in plan.apply()} == {"published"}
+    assert revision_of(team, "net/support/a").parent_known_by == "receipt"
+
+
+def test_a_cache_of_the_hub_is_looked_into(tmp_path: Path, team: LocalRegistry) -> None:
+    """Its files are links into blobs; an adapter names the repository."""
+    heap = PlainHeap(tmp_path / "made")
+    commit, repo = "a" * 40, tmp_path / "heap/hub/models--acme--net"
+    snapshot = repo / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(commit)
+    for file in heap.base.folder.iterdir():
+        shutil.copy(file, repo / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    shutil.move(heap.run("support", "acme/net", seed=1), tmp_path / "heap/support")
+    plan = team.plan_import(tmp_path / "heap")
+    place = f"./hub/models--acme--net/snapshots/{commit}"
+    assert planned(plan.entries) == {
+        place: ("add", "net", None),
+        "./support": ("publish", "support", place),
+    }
+    assert {one.state for one in plan.apply()} == {"published"}
+
+
+def test_there_must_be_a_folder(team: LocalRegistry, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="There is no folder"):
+        team.plan_import(tmp_path / "nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert team.plan_import(empty).entries == ()
+
+
+def revision_of(team: Registry, reference: str) -> RevisionSummary:
+    found = team.show(reference).revision
+    assert found is not None
+    return found
+
+
+def document(heap: PlainHeap, *entries: ImportEntry) -> ImportDocument:
+    return ImportDocument(registry="", source=str(heap.folder), entries=entries)

@@ -1,0 +1,29 @@
+"""Every page can be used by people who see it badly, have no mouse, or hold a telephone: axe-core finds nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.web.conftest import OpenReader
+from tests.web.kit import NARROW, Scheme, Site
+from tests.web.page_table import PAGES, PageRow, page_path
+
+QUICK = {"home", "adapter"}
+ROWS = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest.mark.slow) for row in PAGES]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_page_has_no_grave_faults(reader: OpenReader, site: Site, row: PageRow) -> None:
+    schemes: tuple[Scheme, ...] = ("light", "dark")
+    for scheme in schemes:
+        somebody = reader(row.who, scheme=scheme)
+        somebody.open(page_path(site, row), status=row.status)
+        assert somebody.axe() == [], scheme
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_page_fits_a_narrow_screen(reader: OpenReader, site: Site, row: PageRow) -> None:
+    somebody = reader(row.who, size=NARROW)
+    somebody.open(page_path(site, row), status=row.status)
+    wider = somebody.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wider == 0
