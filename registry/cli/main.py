@@ -6,16 +6,20 @@ import atexit
 import contextlib
 import gc
 import os
+import signal
 import sys
-from typing import Final, NoReturn
+import threading
+from typing import Any, Final, NoReturn
 
 _COLLECT_AFTER: Final = 200_000
 """Allocations between garbage collections, more than a short command makes: nearly all that is imported lasts."""
+_AGAIN_AFTER: Final = 0.01  # seconds: by then the callback that swallowed an interrupt has returned
 
 
 def main() -> NoReturn:
     """Run this process's command line and exit with its code."""
     try:
+        sys.unraisablehook = _interrupt_again
         gc.set_threshold(_COLLECT_AFTER)
         # An interpreter that ends looks through everything several times: a quarter of the time of a short command.
         atexit.register(gc.freeze)
@@ -34,6 +38,20 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _interrupt_again(unraised: Any) -> None:
+    """Send Ctrl-C again where it struck in a callback or destructor, whose exceptions Python prints and drops.
+
+    One such callback runs at the end of each import, so that an interrupt of a start is often lost there.
+    """
+    if not issubclass(unraised.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraised)
+        return
+    main_thread = threading.main_thread().ident  # the one whose system call has to end early
+    again = threading.Timer(_AGAIN_AFTER, signal.pthread_kill, (main_thread, signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def _fill_closed() -> None:

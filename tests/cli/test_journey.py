@@ -203,3 +203,38 @@ def test_ctrl_c_in_a_publish_is_quiet_and_leaves_a_registry_that_works(
     assert code in {0, 130, -signal.SIGINT}, said
     assert "Traceback" not in said
     assert ok(tiny("publish", str(folder), "tiny/support")).splitlines()[0] == "tiny/support@1"
+
+
+@pytest.mark.parametrize("of", ["a destructor", "an import"])
+def test_ctrl_c_in_a_callback_whose_exceptions_python_drops_ends_the_command(of: str, tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text("")
+    script = """
+import importlib._bootstrap as bootstrap, signal, sys, time
+import registry.cli.program as program
+from registry.cli.main import main
+
+class Left:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def strike(frame, event, argument):
+    if frame.f_code.co_name == "cb":  # the callback of a module's lock, as importlib ends an import
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+
+def run(arguments):
+    if arguments == ["a destructor"]:
+        Left()
+    else:
+        sys.setprofile(strike)
+        import heavy
+    time.sleep(30)
+    return 7
+
+program.run = run
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, of], capture_output=True, cwd=tmp_path, check=False, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "")
