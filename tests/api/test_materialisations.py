@@ -234,6 +234,7 @@ def _remote(address: str, folder: Path, secret: str | None = None) -> RemoteRegi
     return RemoteRegistry(address, secret, cache=FetchCache(folder / "remote"))
 
 
+@pytest.mark.slow_on("team")
 @pytest.mark.parametrize("kind", ["team"])
 def test_clients_are_sent_to_the_store(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     with open_place(request, tmp_path / "registry", kind=kind) as place:

@@ -235,6 +235,7 @@ def test_a_parameter_that_no_route_knows_is_refused(admin: httpx.Client) -> None
 NEW = ("moved", "small")
 
 
+@pytest.mark.slow_on("writer of a")
 @pytest.mark.parametrize("who", ["reader of a", "writer of a", "admin of a"])
 @pytest.mark.slow_on("reader of a", "admin of a")
 def test_a_token_of_an_old_path_keeps_what_it_had_and_gets_nothing_more(

@@ -68,6 +68,7 @@ def test_a_path_is_what_peft_makes_of_it(model_type: str, tmp_path: Path) -> Non
             assert one.composed in ("exact", ""), one
 
 
+@pytest.mark.slow_on("levit", "clip")
 @pytest.mark.parametrize(("model_type", "variant"), FORMS)
 def test_peft_loads_every_form_of_a_composed_adapter(model_type: str, variant: str, tmp_path: Path) -> None:
     (found,) = tried(model_type, tmp_path, [variant])

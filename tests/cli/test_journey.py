@@ -160,15 +160,6 @@ def test_python_and_the_command_line_see_the_same_registry(tiny: Run, adapter: A
     assert Tree.model_validate_json(ok(tiny("tree", "--json", "--url", "registry"))) == expected
 
 
-def test_browsing_loads_no_tensor_library(tiny: Run, adapter: Adapter) -> None:
-    from tests.cli.test_start import loaded_by
-
-    ok(tiny("publish", str(adapter("a", 1)), "tiny/support"))
-    loaded = loaded_by(["tree"], ["log", "tiny/support"], ["show", "tiny/support"], ["search"], ["events"])
-    assert "sqlalchemy" in loaded
-    assert not {"torch", "numpy", "safetensors", "transformers", "alembic", "rich"} & loaded
-
-
 @pytest.mark.parametrize(
     "delay", [pytest.param(0, marks=pytest.mark.slow), 0.2, 0.7, pytest.param(1.5, marks=pytest.mark.slow)]
 )

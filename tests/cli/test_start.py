@@ -42,7 +42,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 HEAVY = frozenset(
-    "torch numpy safetensors transformers regex yaml alembic sqlalchemy boto3 fastapi httpx".split()  # noqa: SIM905
+    "torch numpy safetensors transformers regex yaml alembic rich sqlalchemy boto3 fastapi httpx".split()  # noqa: SIM905
 )
 BROWSED = {"sqlalchemy"}
 BROWSING = (
@@ -75,9 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
-@pytest.mark.parametrize("command", BROWSING, ids=" ".join)
-def test_browsing_a_folder_loads_the_database_and_nothing_else(folder: Path, command: list[str]) -> None:
-    assert loaded_by(command) & HEAVY == BROWSED
+def test_browsing_a_folder_loads_the_database_and_nothing_else(folder: Path) -> None:
+    assert loaded_by(*BROWSING) & HEAVY == BROWSED
 
 
 def test_stored_bytes_are_fetched_without_torch(folder: Path) -> None:
@@ -92,6 +91,7 @@ def test_what_was_fetched_before_is_there_without_torch(folder: Path, kind: str)
     assert loaded_by(["fetch", "net/one/two", "--as", kind]) & HEAVY == BROWSED
 
 
+@pytest.mark.slow
 def test_a_service_is_used_without_torch_and_without_a_database(shared_service: SharedService, tmp_path: Path) -> None:
     url = ["--url", shared_service.url]
     with pytest.MonkeyPatch.context() as patch:

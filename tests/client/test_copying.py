@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from registry.services.local import LocalRegistry
 from tests.client.conftest import MakeTeam, Team
 from tests.kit import Base, plain_base, write_adapter
@@ -17,6 +19,7 @@ def published(team: Team, tmp_path: Path) -> Base:
     return made
 
 
+@pytest.mark.slow
 def test_from_a_laptop_to_a_team_and_on_to_another(team: Team, make_team: MakeTeam, tmp_path: Path) -> None:
     published(team, tmp_path)
     other = make_team(LocalRegistry.open(tmp_path / "other"))

@@ -138,7 +138,7 @@ def test_a_part_that_fails_is_sent_again(place: Place, fault: Fault, tmp_path: P
 
 
 @PRESIGNED
-@pytest.mark.parametrize("target", ["partNumber=", "/staging/[0-9a-f]+[?]X-Amz"])
+@pytest.mark.parametrize("target", ["partNumber=", pytest.param("/staging/[0-9a-f]+[?]X-Amz", marks=pytest.mark.slow)])
 def test_what_the_store_acknowledged_and_lost_is_sent_again(place: Place, target: str) -> None:
     """A part of many, or an upload of one part: nobody has to run anything again."""
     assert place.store is not None
@@ -192,7 +192,7 @@ def test_an_upload_that_was_killed_goes_on_where_it_was(place: Place, tmp_path: 
     assert (tmp_path / "out/notes.dat").read_bytes() == (place.adapter / "notes.dat").read_bytes()
 
 
-@pytest.mark.parametrize("cut", [0, 100_001])
+@pytest.mark.parametrize("cut", [pytest.param(0, marks=pytest.mark.slow), 100_001])
 def test_a_download_goes_on_at_the_byte_where_it_broke(place: Place, cut: int, tmp_path: Path) -> None:
     place.team.local.publish(place.adapter, "net/one")
     place.bytes.faults.append(Fault(method="GET", target=place.file, times=3, cut_answer=cut))

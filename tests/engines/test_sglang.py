@@ -78,6 +78,7 @@ def _cases() -> list[tuple[str, str, Recipe]]:
     return [*found, *(("llama", name, recipe) for name, recipe in MORE.items())]
 
 
+@pytest.mark.slow
 def test_check_says_what_the_loader_does(shelf: Shelf) -> None:
     answers = set()
     for kind, name, recipe in _cases():

@@ -86,6 +86,7 @@ for number in range(mine, mine + 300):
 """
 
 
+@pytest.mark.slow
 def test_processes_that_shrink_it_at_once_do_not_hinder_each_other(tmp_path: Path) -> None:
     workers = [
         subprocess.Popen(

@@ -99,6 +99,7 @@ def test_every_valid_file_is_accepted(draft: Draft) -> None:
     assert judge(draft.file())
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=250)
 @given(faulty_drafts())
 def test_planted_faults(file: bytes) -> None:

@@ -51,6 +51,7 @@ def moved(root: Path, to: Path, place: Callable[[int, Path], Path]) -> Index:
     return Index(to)
 
 
+@pytest.mark.slow
 def test_modules_and_tests_that_move_into_a_folder_deeper_take_their_mutants_along(tmp_path: Path) -> None:
     def deeper(_: int, file: Path) -> Path:
         return file.parent / "moved" / file.name
@@ -62,6 +63,7 @@ def test_modules_and_tests_that_move_into_a_folder_deeper_take_their_mutants_alo
         assert "/moved/" in selection(mutant.tests, tests)
 
 
+@pytest.mark.slow
 def test_modules_that_move_anywhere_under_other_names_take_along_what_is_named_once(tmp_path: Path) -> None:
     package = moved(ROOT / "registry", tmp_path, lambda number, _: Path(f"room_{number % 7}", f"module_{number}.py"))
     once = [mutant for mutant in MUTANTS if ":" not in mutant.symbol]

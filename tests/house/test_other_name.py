@@ -120,6 +120,7 @@ def test_the_main_job_works_beside_the_registry_module_of_a_project(project: Pat
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_works_in_the_folder_of_such_a_project(project: Path, filled: Path) -> None:
     done = run("-m", "adapter_registry", "show", "net/one", "--url", filled, cwd=project)
     assert done.returncode == 0, done.stderr

@@ -122,6 +122,7 @@ def test_the_first_steps_of_the_demo_work_from_the_wheel(installed: tuple[Path, 
     assert [root["children"][0]["path"] for root in told["roots"]] == [first.path]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_wheel_are_those_of_the_project(installed: tuple[Path, Path], tmp_path: Path) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     for name in scripts:

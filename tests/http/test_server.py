@@ -72,6 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shelf.root / "registry"
 
 
+@pytest.mark.slow
 def test_a_service_says_that_its_registry_is_new(start_service: StartService, tmp_path: Path) -> None:
     """Whoever mistypes the folder finds nothing in it, and is told why."""
     service = start_service({"REGISTRY_URL": str(tmp_path / "new")})

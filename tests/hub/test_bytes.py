@@ -60,6 +60,7 @@ def test_a_range_by_a_name_is_a_range_of_the_commit(reader: httpx.Client, whole:
         assert (answer.status_code, answer.content) == (206, data[-9:])
 
 
+@pytest.mark.slow
 def test_a_team_has_the_same_views_and_clients_are_sent_to_its_store(
     shared_service: SharedService, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_the_database_knows_the_case_of_all_letters(postgres_url: str) -> None:
     assert scalar(postgres_url, "SELECT lower('ÜBER')") == "über"
 
 
+@pytest.mark.slow
 def test_what_was_committed_outlives_a_kill(private_postgres: Postgres) -> None:
     url = private_postgres.database()
     engine = create_engine(url)
@@ -210,6 +211,7 @@ def end_user(process: subprocess.Popen[str], *, kill: bool) -> None:
     process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [False, True])
 def test_servers_end_with_the_process_that_has_them(tmp_path: Path, *, kill: bool) -> None:
     process, folder, pids = start_user(tmp_path, "of_process")

@@ -16,6 +16,7 @@ from tests.kit.serving import keep_waiting
 THREADS = 6
 
 
+@pytest.mark.slow_on("over HTTP")
 def test_threads_share_a_registry(team: Registry, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each publishes, reads, labels and fetches, all at once; the answers are those of one after the other."""
     keep_waiting(monkeypatch)  # statistics that are kept between two reads would make the second say more

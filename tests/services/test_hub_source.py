@@ -251,6 +251,7 @@ def test_a_client_can_not_say_just_anything_about_a_source(text: str) -> None:
     assert check_source(f"hf:org/net@{commit_of('a')}") is not None
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_result_alone(hub: HubFolders, net: Base, tmp_path: Path) -> None:
     commit = hub.add("org/net", net.folder)
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "REGISTRY_URL": str(tmp_path / "made")}

@@ -143,6 +143,7 @@ def test_a_file_cut_while_it_is_open_is_found(folder_store: BlobStore, root: Pat
             reader.read_into(0, memoryview(bytearray(3 * BLOCK)))
 
 
+@pytest.mark.slow_on("s3")
 @pytest.mark.parametrize("damage", ["flip", "cut", "list flipped", "list gone", "blob gone"])
 @pytest.mark.parametrize("way", ["stage", "keep", "put_bytes"])
 def test_storing_the_bytes_again_mends_the_blob(

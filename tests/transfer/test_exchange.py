@@ -45,6 +45,7 @@ from tests.kit.sending import (
 )
 
 
+@pytest.mark.slow_on("team")
 def test_what_is_sent_is_what_is_published_from_a_folder(registry: LocalRegistry, tmp_path: Path) -> None:
     made = plain_base(tmp_path / "base", SHAPES, shards=2)
     add_tokenizer(made.folder)

@@ -297,6 +297,7 @@ def test_what_a_folder_says_of_its_parent_is_held_against_the_nesting(
     assert by_folder["b/wrong"].code == by_folder["a/of-the-base"].code == "parent_mismatch"
 
 
+@pytest.mark.slow_on("http")
 def test_what_was_trained_beside_the_folder_above_is_noticed(registry: Registry, write: Write, tmp_path: Path) -> None:
     """As PEFT saves two adapters of one model: the second lies in the folder of the first."""
     write("a")

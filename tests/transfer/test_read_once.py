@@ -82,6 +82,7 @@ def test_a_file_that_changes_after_it_was_checked_is_refused(
     assert registry.search().revisions == ()
 
 
+@pytest.mark.slow_on("http")
 def test_what_was_checked_is_what_is_published_of_a_nested_folder(
     registry: Registry, base: Base, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def kinds(site: Site, admin: Visitor, *, posts: bool) -> list[Form]:
     return list(found.values())
 
 
+@pytest.mark.slow_on("two")
 @EACH
 def test_what_is_written_into_forms_is_text(site: Site, visitors: Visitors, texts: tuple[str, ...]) -> None:
     admin, tried = visitors["admin"], 0
@@ -64,6 +65,7 @@ def test_what_is_written_into_forms_is_text(site: Site, visitors: Visitors, text
             assert_harmless(admin.get(page_path(site, row)).text)
 
 
+@pytest.mark.slow_on("two")
 @EACH
 def test_what_is_asked_for_in_an_address_is_text(site: Site, visitors: Visitors, texts: tuple[str, ...]) -> None:
     admin = visitors["admin"]

@@ -22,6 +22,7 @@ def heading(somebody: Reader) -> str:
     return somebody.page.inner_text("h1")
 
 
+@pytest.mark.slow
 @SCRIPTS
 @pytest.mark.parametrize("who", [pytest.param("reader", marks=pytest.mark.slow), "scoped reader"])
 def test_find_an_adapter_by_metric_and_follow_its_lineage(reader: OpenReader, who: str, javascript: bool) -> None:
@@ -82,6 +83,7 @@ def test_see_a_retraction_and_that_it_is_not_handed_out(reader: OpenReader, java
     assert "retracted" not in somebody.text
 
 
+@pytest.mark.slow
 def test_a_copied_snippet_runs_as_it_is(reader: OpenReader, site: Site, tmp_path: Path) -> None:
     somebody = reader("scoped reader")
     somebody.open(f"/use/{LLAMA}/support/french@prod")

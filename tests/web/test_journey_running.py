@@ -23,6 +23,7 @@ def tag_row(tag: str) -> str:
     return f"tr:has(th :text-is('{tag}'))"
 
 
+@pytest.mark.slow
 @SCRIPTS
 @pytest.mark.parametrize(
     ("who", "tag"), [pytest.param("scoped writer", "staging", marks=pytest.mark.slow), ("admin", "prod")]

@@ -12,6 +12,7 @@ QUICK = {"home", "adapter"}
 ROWS = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest.mark.slow) for row in PAGES]
 
 
+@pytest.mark.slow_on("adapter")
 @pytest.mark.parametrize("row", ROWS)
 def test_a_page_has_no_grave_faults(reader: OpenReader, site: Site, row: PageRow) -> None:
     schemes: tuple[Scheme, ...] = ("light", "dark")

@@ -54,6 +54,7 @@ def test_what_is_hidden_is_as_if_it_were_absent(visitors: Visitors, route: str, 
         assert hidden[0] in (400, 404)
 
 
+@pytest.mark.slow_on("scoped writer")
 @pytest.mark.parametrize("who", ["scoped reader", "scoped writer"])
 def test_no_page_names_what_is_hidden(site: Site, visitors: Visitors, who: str) -> None:
     """Of those that the scoped find by following links, and of those that others would get."""
@@ -99,6 +100,7 @@ def changes(site: Site) -> list[tuple[str, str]]:
     return [(one.action, one.subject) for one in site.registry.events(limit=1000) if one.action != "refused"]
 
 
+@pytest.mark.slow_on("reader", "scoped writer", "None")
 @pytest.mark.parametrize("who", [None, "reader", "scoped reader", "scoped writer", "writer"])
 def test_a_form_of_somebody_else_is_refused(visitors: Visitors, site: Site, who: str | None) -> None:
     """Every form that an admin is offered, sent by somebody with less rights from a page of ours."""

@@ -122,6 +122,7 @@ class Model:
             assert sorted(listed) == self.current
 
 
+@pytest.mark.slow
 @ON_SQLITE
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -52,6 +52,7 @@ def fill(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_can_be_read_and_not_written(open_folder: Path) -> None:
     path = fill(open_folder)
     path.chmod(0o444)
@@ -71,6 +72,7 @@ def test_a_read_only_file(open_folder: Path) -> None:
     assert written.startswith(f"read_only The database {path} can't be written")
 
 
+@pytest.mark.slow
 def test_a_folder_in_which_nothing_can_be_made(open_folder: Path) -> None:
     open_folder.chmod(0o555)
     path = open_folder / "catalogue.sqlite"
@@ -78,6 +80,7 @@ def test_a_folder_in_which_nothing_can_be_made(open_folder: Path) -> None:
         assert answer.startswith(f"read_only The database {path} can't be written")
 
 
+@pytest.mark.slow
 def test_a_database_that_may_not_be_read(open_folder: Path) -> None:
     path = fill(open_folder)
     path.chmod(0o000)

@@ -173,6 +173,7 @@ def test_the_folders_of_an_installed_package_come_first(tmp_path: Path, monkeypa
     assert migrations.folders() == (tmp_path / "registry/_alembic", tmp_path / "registry/_migrations")
 
 
+@pytest.mark.slow_on("True")
 @pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_alembic_itself_works_in_a_checkout(tmp_path: Path, named: bool) -> None:
     checkout = tmp_path / "checkout"

@@ -82,6 +82,7 @@ def line(stream: IO[str] | None) -> str:
     return stream.readline()
 
 
+@pytest.mark.slow_on("folder")
 def test_new_events_come_as_lines_of_json_until_ctrl_c(place: str, registry: LocalRegistry) -> None:
     with following(place, "tiny/one", "--json") as process:
         try:

@@ -209,6 +209,7 @@ def test_delete_and_retract_name_what_is_gone(life: CannedRegistry, run: Run) ->
     ]
 
 
+@pytest.mark.slow_on("True")
 @pytest.mark.parametrize("remote", [False, True])
 def test_what_is_deleted_is_listed_first_and_comes_back(
     remote: bool, here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -246,6 +247,7 @@ def test_what_is_deleted_is_listed_first_and_comes_back(
         assert here("delete", "net/other@9", "--undo").code == 3
 
 
+@pytest.mark.slow_on("True")
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_base_model_is_deleted_and_comes_back(
     remote: bool, here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -337,6 +339,7 @@ def at_terminal(args: list[str], typed: str, environ: dict[str, str]) -> tuple[i
     return process.returncode, said.decode()
 
 
+@pytest.mark.slow
 def test_a_question_at_the_terminal_is_what_yes_skips(here: Run, tmp_path: Path) -> None:
     environ = {"REGISTRY_URL": str(tmp_path / "registry"), "NO_COLOR": "1"}
     code, said = at_terminal(["delete", "-r", "net/one"], "\n", environ)

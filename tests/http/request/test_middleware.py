@@ -316,6 +316,7 @@ def announced(length: int, request: str) -> str:
     return "\r\n".join([f"POST {API}/echo/x HTTP/1.1", *lines, "", ""])
 
 
+@pytest.mark.slow
 def test_a_client_that_trickles_its_body_is_cut(hurried_url: str, log: Lines) -> None:
     head = announced(900, "trickled")
     status, problem = told(raw(hurried_url, head.encode(), *[b" "] * 40, pause=0.05))

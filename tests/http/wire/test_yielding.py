@@ -100,6 +100,7 @@ def take(wire: socket.socket, count: int) -> None:
         count -= len(wire.recv(min(count, MIB)))
 
 
+@pytest.mark.slow
 def test_clients_that_stall_without_a_seat_keep_nobody_waiting(pumps: Pumps) -> None:
     source = Pattern(len(Pattern.data), zeros, piece=16 * MIB)  # more than the buffers of both sides hold
     with running(sending(source, replace(Limits(), computed=1))) as url, ExitStack() as clients:

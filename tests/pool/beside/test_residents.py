@@ -162,6 +162,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRegistry
     served.close()
 
 
+@pytest.mark.slow
 def test_over_http_a_token_sees_what_it_may_see(tree: Tree, service: ServedRegistry, tmp_path: Path) -> None:
     tree.registry.copy(tree.name, service, recursive=True)
     first, second = tree.references[:2]

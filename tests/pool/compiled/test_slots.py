@@ -46,6 +46,7 @@ def test_slots_hold_what_was_chosen_last_however_they_were_used_before(models: M
             pair.differ(references[:3], X)
 
 
+@pytest.mark.slow
 def test_a_slot_that_a_call_needs_is_waited_for(models: Models, references: list[str]) -> None:
     inside, go_on = threading.Event(), threading.Event()
     with models.pair(paths=1) as pair:
@@ -101,6 +102,7 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
     return "".join(found)
 
 
+@pytest.mark.slow
 def test_what_a_path_needs_beyond_its_slots_is_said_and_compiles_once(
     models: Models, references: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

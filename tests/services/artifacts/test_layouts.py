@@ -85,6 +85,7 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 2e-5) -> None:
         assert torch.allclose(value, wanted[name], atol=tolerance), name
 
 
+@pytest.mark.slow_on("kimi_k25")
 @pytest.mark.parametrize("model_type", TYPES)
 def test_merged_and_composed_are_what_peft_makes(shelf: Shelf, model_type: str) -> None:
     import peft

@@ -340,6 +340,7 @@ def test_what_is_stopped_leaves_nothing(embedded: Place) -> None:
     assert_sound(embedded)
 
 
+@pytest.mark.slow
 def test_a_collector_beside_takes_nothing_of_it(place: Place) -> None:
     """With no grace at all, bytes may be gone before the row is there: then it is done again."""
     ended = threading.Event()

@@ -121,7 +121,7 @@ def test_a_damaged_file_probes_anew(machine: Machine) -> None:
     whole = machine.file.read_bytes()
     at = whole.index(before.encode())
     damaged = [b"", whole[:-1], whole[: len(whole) // 2], b"{}", b"[]", b"null", b"\xff", b"[" * 100_000]
-    damaged += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(0, len(whole), 7)]
+    damaged += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(0, len(whole), 53)]
     damaged += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(at, at + 16)]
     damaged.append(whole.replace(before.encode(), b"f" * 16))
     for data in damaged:

@@ -239,6 +239,7 @@ def _paths(draw: st.DrawFn, dtypes: dict[str, list[str]]) -> tuple[str, str, lis
 QUICK = {kind: ["F32", *([NARROW[kind]] if kind in NARROW else [])] for kind in VARIANTS}
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=_paths(QUICK))
 def test_any_path(shelf: Shelf, drawn: tuple[str, str, list[Recipe]]) -> None:

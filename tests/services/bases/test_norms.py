@@ -230,6 +230,7 @@ def rows(registry: LocalRegistry) -> int:
         return session.scalar(select(func.count()).select_from(BaseNormsRecord)) or 0
 
 
+@pytest.mark.slow_on("team")
 def test_they_go_with_the_base_and_come_back_with_it(registry: LocalRegistry, tmp_path: Path) -> None:
     base = llama_base(tmp_path / "llama")
     registry.add_base("net", base.folder)

@@ -298,6 +298,7 @@ def test_a_source_that_a_token_may_not_see_has_no_name_when_it_is_gone(house: Ho
     assert other not in str(first.value)
 
 
+@pytest.mark.slow
 def test_a_mean_that_runs_for_a_year_is_read(house: House) -> None:
     """Each day's is made of yesterday's: reading is no recursion as deep as that."""
     first, other = house.siblings()

@@ -121,6 +121,7 @@ def test_a_job_of_a_dead_replica_is_done_by_another(registry: LocalRegistry, bas
     assert codes(registry.show("net/one").notices) == ["larger_than_base"]
 
 
+@pytest.mark.slow
 def test_it_is_done_again_after_a_fault(
     registry: LocalRegistry, base: Base, start: StartRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +202,7 @@ def test_what_rounding_would_lose_and_which_engines_load_it(
     assert len(registry.events(kind="notice")) == 1
 
 
+@pytest.mark.slow
 def test_jobs_that_nobody_waits_for_rest_between_each_other(registry: LocalRegistry, base: Base) -> None:
     """So that they take at most about a quarter of a processor while there are many, and all are done in the end."""
     spans: list[tuple[float, float]] = []

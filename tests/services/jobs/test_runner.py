@@ -342,6 +342,7 @@ def test_what_is_taken_up_while_a_replica_ends_is_given_back(
     assert ended(registry, begun.id).state == "done"
 
 
+@pytest.mark.slow
 def test_a_lease_that_is_renewed_is_left_alone(
     registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,6 +407,7 @@ def test_a_token_that_is_revoked_meanwhile_stops_the_work(
     assert (problem.kind, problem.code, gate.times) == ("NotAllowedError", "bad_token", 1)
 
 
+@pytest.mark.slow
 def test_what_may_pass_is_tried_again(
     registry: LocalRegistry, start: StartRunner, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:

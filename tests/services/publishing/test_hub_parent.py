@@ -177,6 +177,7 @@ def test_above_a_token_only_a_commit_shows_it_and_names_tell_nothing(tree: Tree)
     assert answer.revision.parent == "net/support@1"
 
 
+@pytest.mark.slow
 def test_a_copy_keeps_its_parent_whatever_its_configuration_says(tree: Tree, tmp_path: Path) -> None:
     """Numbers in a configuration are those of the registry that it comes from."""
     tree.publish("net/support", "r2", "net/support/french")

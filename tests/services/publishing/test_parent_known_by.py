@@ -112,6 +112,7 @@ def test_a_registry_that_takes_proven_parents_only(proven: House) -> None:
     assert proven.pinned(child, "net/only/receipt") == ("net/only@1", "receipt")
 
 
+@pytest.mark.slow
 def test_copies_take_the_word_along(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as local:
         house = House(tmp_path, local)

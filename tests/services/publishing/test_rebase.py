@@ -62,6 +62,7 @@ def distances(base: Base, one: list[Path], other: list[Path]) -> dict[str, float
     return {name: norm for name, norm in norms.items() if norm}
 
 
+@pytest.mark.slow_on("http")
 def test_the_new_revision_has_the_same_files_and_the_weights_of_its_path(registry: Registry, tmp_path: Path) -> None:
     house = House(tmp_path, registry)
     told = registry.rebase("net/top/mid/leaf", "net/top/mid", dry_run=True)
@@ -118,6 +119,7 @@ class LocalState:
         self.values = load_file(next(folder.glob("*.safetensors")))
 
 
+@pytest.mark.slow_on("http")
 def test_a_copy_keeps_the_word_and_the_mark(registry: Registry, tmp_path: Path) -> None:
     House(tmp_path, registry)
     registry.rebase("net/top/mid/leaf", "net/top/mid@2")
@@ -158,6 +160,7 @@ def test_away_from_a_parent_that_was_retracted(local: LocalRegistry, tmp_path: P
         local.rebase("net/top/mid/leaf@2", "net/top/mid@1")
 
 
+@pytest.mark.slow
 def test_a_dora_and_copies_of_the_parent_are_refused(local: LocalRegistry, tmp_path: Path) -> None:
     base = llama_base(tmp_path / "llama")
     local.add_base("llama", base.folder)

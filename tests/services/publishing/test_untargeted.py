@@ -46,6 +46,7 @@ def test_publishing_it_is_refused_and_keeps_nothing(tree: LocalRegistry, base: B
     assert not [event for event in tree.events() if "publish" in event.action]
 
 
+@pytest.mark.slow
 def test_a_service_refuses_it_with_the_same_words(base: Base, tmp_path: Path, start_service: StartService) -> None:
     far = connect(start_service({"REGISTRY_URL": str(tmp_path / "service")}).url)
     far.add_base("net", base.folder)

@@ -327,6 +327,7 @@ def _collecting(place: Place, ended: threading.Event, collected: threading.Event
         deployment.database.dispose()
 
 
+@pytest.mark.slow
 def test_publishers_and_collectors_at_once(place: Place, base: Base, tmp_path: Path) -> None:
     """With no grace at all, so that everything that can be pulled from under a publisher is."""
     place.registry.add_base("net", base.folder)

@@ -134,6 +134,7 @@ class BreaksOff:
             wire.close()
 
 
+@pytest.mark.slow_on("silent")
 @pytest.mark.parametrize("way", ["silent", "reset"])
 @pytest.mark.parametrize("refusal", ["503 Slow Down", "404 Not Found"])
 def test_a_refusal_that_breaks_off_is_one_sentence(

@@ -366,6 +366,7 @@ def test_every_refusal_is_one_sentence_that_names_the_place(
     assert str(caught.value).endswith(".")
 
 
+@pytest.mark.slow
 def test_a_store_that_is_down_or_slow(make_s3: MakeS3, private_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     place = private_s3.place()
     with Shim(private_s3.endpoint) as shim:

@@ -116,6 +116,7 @@ def test_any_number_of_threads(shelf: Shelf, deep: str, kind: ArtifactKind) -> N
     assert len(digests) == 1
 
 
+@pytest.mark.slow_on("lora")
 @pytest.mark.parametrize("kind", ["lora", "merged"])
 def test_the_callers_threads_neither_matter_nor_change(shelf: Shelf, deep: str, kind: ArtifactKind) -> None:
     before, digests = torch.get_num_threads(), set()

@@ -154,6 +154,7 @@ def test_a_config_that_asks_for_memory() -> None:
     assert caught.value.code == "architecture"
 
 
+@pytest.mark.slow
 def test_a_config_that_asks_for_time_and_its_process_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The stand-in child never answers, ignores a polite end, and has a child of its own."""
     script = tmp_path / "stuck.py"

@@ -125,6 +125,7 @@ print(wrong)
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_worked_out_by_one() -> None:
     command = [sys.executable, "-c", CALLED, str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
