@@ -13,7 +13,6 @@ from registry.catalogue.database.database import Database, sqlite_url
 from tests.catalogue.rows import Writer
 from tests.kit.servers_shared import SharedServers
 
-BACKENDS = ("sqlite", "postgresql")
 MIGRATE = migrations.upgrade  # before `made_once` takes its place
 
 
@@ -27,7 +26,7 @@ def writer() -> Writer:
     return Writer()
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def backend(request: pytest.FixtureRequest) -> str:
     """Which database; tests of one alone are marked with `ON_SQLITE` or `ON_POSTGRESQL`."""
     name: str = request.param

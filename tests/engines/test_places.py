@@ -14,7 +14,7 @@ from tests.kit.recipes import Recipe, write_recipes
 from tests.kit.registries import opened
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def team(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     """A registry with llama/a@1, a DoRA, and llama/b@1 of rank 9."""
     with opened(request, tmp_path) as kept:

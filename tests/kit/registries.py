@@ -41,7 +41,7 @@ def opened_as(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterat
         yield made
 
 
-@pytest.fixture(params=["embedded", "team"])
+@pytest.fixture(params=["embedded", pytest.param("team", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalRegistry]:
     with opened(request, tmp_path) as kept:
         yield kept

@@ -20,7 +20,7 @@ def base(tmp_path: Path) -> Base:
     return plain_base(tmp_path / "base", SHAPES)
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, base: Base, tmp_path: Path) -> Iterator[Any]:
     with opened(request, tmp_path) as kept:
         kept.add_base("net", base.folder)

@@ -18,7 +18,7 @@ from tests.kit.serving import served
 from tests.kit.shelf import Shelf
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     """``net/a`` with README.md in its first revision only, and ``net/b`` without any."""
     shelf = Shelf(tmp_path)

@@ -36,7 +36,9 @@ class Exchanging(Registry, Transfer):
     """A registry that other registries talk to, as all are."""
 
 
-@pytest.fixture(params=["embedded", "http", pytest.param("team", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["embedded", pytest.param("http", marks=pytest.mark.slow), pytest.param("team", marks=pytest.mark.slow)]
+)
 def implementation(request: pytest.FixtureRequest) -> str:
     """Which implementation the test is about."""
     name: str = request.param
@@ -361,7 +363,6 @@ def test_unknown_names_offer_the_nearest(registry: Registry, base: Base, tmp_pat
         registry.fetch("net", kind="lora")
 
 
-@pytest.mark.slow_on("http")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_range_is_cut_from_the_same_bytes(registry: Registry, tmp_path: Path, data: st.DataObject) -> None:

@@ -61,7 +61,7 @@ def used(registry: Registry, ref: str) -> Use:
     return found
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         fill(kept, tmp_path)

@@ -24,7 +24,7 @@ from tests.kit.tensor_files import RawTensor, read_tensors, write_tensors
 Write = Callable[..., Path]
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         yield kept
@@ -297,7 +297,6 @@ def test_what_a_folder_says_of_its_parent_is_held_against_the_nesting(
     assert by_folder["b/wrong"].code == by_folder["a/of-the-base"].code == "parent_mismatch"
 
 
-@pytest.mark.slow_on("http")
 def test_what_was_trained_beside_the_folder_above_is_noticed(registry: Registry, write: Write, tmp_path: Path) -> None:
     """As PEFT saves two adapters of one model: the second lies in the folder of the first."""
     write("a")

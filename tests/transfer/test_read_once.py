@@ -19,7 +19,7 @@ from tests.kit.registries import opened
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         yield kept
@@ -82,7 +82,6 @@ def test_a_file_that_changes_after_it_was_checked_is_refused(
     assert registry.search().revisions == ()
 
 
-@pytest.mark.slow_on("http")
 def test_what_was_checked_is_what_is_published_of_a_nested_folder(
     registry: Registry, base: Base, tmp_path: Path
 ) -> None:

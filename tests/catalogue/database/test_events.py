@@ -80,7 +80,6 @@ WAYS: Final = (0, 3, events.FEW)  # walked, some of both, collected
 @pytest.mark.slow_on("writer", "all")
 @pytest.mark.parametrize("turn", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
-@pytest.mark.slow_on("postgresql")
 def test_conditions_are_met_together(
     eventful: Database, seen: Rights, turn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +134,6 @@ def test_events_of_one_time_are_on_several_pages(database: Database) -> None:
             assert len({one.subject for one in every}) == len(every)
 
 
-@pytest.mark.slow_on("postgresql")
 def test_stretches_without_an_event_are_passed_over(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are: one statement finds the next that has some, and one these."""
     monkeypatch.setattr(events, "FEW", 0)

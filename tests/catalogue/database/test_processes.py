@@ -34,7 +34,6 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
     return output.splitlines()
 
 
-@pytest.mark.slow_on("postgresql")
 @pytest.mark.slow_on("sqlite")
 def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: str, writer: Writer) -> None:
     with database.write() as session:
@@ -55,7 +54,6 @@ def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: 
     assert shared == list(range(WORKERS * each, 0, -1))
 
 
-@pytest.mark.slow_on("postgresql")
 @pytest.mark.slow_on("sqlite")
 def test_publishing_to_what_is_renamed_meanwhile_loses_nothing(database: Database, url: str, writer: Writer) -> None:
     with database.write() as session:

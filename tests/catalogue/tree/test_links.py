@@ -69,7 +69,6 @@ def labels_of(session: Session, revision_id: int) -> tuple[tuple[str, ...], dict
 
 
 @pytest.mark.slow
-@pytest.mark.slow_on("postgresql")
 def test_they_are_what_simple_queries_find(filled: Database, writer: Writer) -> None:
     assert sum(check(filled, one) for one in SEEN_BY) > 40
     with filled.write() as session:

@@ -66,7 +66,6 @@ def check(database: Database) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.slow_on("postgresql")
 def test_it_means_the_same_for_all_rights(filled: Database, writer: Writer) -> None:
     assert check(filled) > 40
     with filled.write() as session:

@@ -207,7 +207,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@pytest.mark.slow_on("postgresql")
 def test_search_is_what_a_plain_filter_finds(
     database: Database, published: list[dict[str, Any]], asked: list[dict[str, Any]]
 ) -> None:

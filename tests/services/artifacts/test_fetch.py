@@ -54,7 +54,7 @@ def local(tmp_path: Path, public: Path, base: Base) -> Iterator[LocalRegistry]:
     local.close()
 
 
-@pytest.fixture(params=["embedded", "http", "merged-here"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow), "merged-here"])
 def registry(request: pytest.FixtureRequest, local: LocalRegistry, public: Path, base: Base) -> Iterator[AnyRegistry]:
     if request.param == "embedded":
         yield local

@@ -27,7 +27,9 @@ from tests.kit.registries import opened
 SHAPES = {"a.weight": (24, 16), "b.weight": (30, 24)}
 
 
-@pytest.fixture(params=["embedded", pytest.param("team", marks=pytest.mark.slow), "http"])
+@pytest.fixture(
+    params=["embedded", pytest.param("team", marks=pytest.mark.slow), pytest.param("http", marks=pytest.mark.slow)]
+)
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     with opened(request, tmp_path) as kept:
         fill(kept, tmp_path)
@@ -84,7 +86,6 @@ def test_a_truncated_adapter_says_what_it_was_made_of(registry: Any, tmp_path: P
     assert revision(registry, "net/shop").derived_from is None
 
 
-@pytest.mark.slow_on("http")
 def test_it_is_in_no_digest(registry: Any, tmp_path: Path) -> None:
     registry.fetch("net/shop/urgency", tmp_path / "flat")
     with_receipt = registry.publish(tmp_path / "flat", "net/flat").revision
@@ -107,7 +108,6 @@ def test_a_merged_model_that_is_added_says_it_too(registry: Any, tmp_path: Path)
     assert (said.reference, said.links) == ("net", ())
 
 
-@pytest.mark.slow_on("http")
 def test_a_receipt_of_what_was_trained_on_is_another_one(registry: Any, tmp_path: Path) -> None:
     """An adapter that a trainer saved into the folder of the model: the receipt there proves its parent."""
     registry.fetch("net/shop", tmp_path / "merged", kind="merged")
@@ -176,7 +176,6 @@ def test_what_was_deleted_is_not_named(local: LocalRegistry, tmp_path: Path) -> 
     assert revision(local, "net/flat").derived_from == said
 
 
-@pytest.mark.slow_on("http")
 def test_a_copy_takes_it_along(registry: Any, tmp_path: Path) -> None:
     registry.fetch("net/shop/urgency", tmp_path / "flat", rank=2)
     said = registry.publish(tmp_path / "flat", "net/flat").revision.derived_from
@@ -192,7 +191,6 @@ def test_a_copy_takes_it_along(registry: Any, tmp_path: Path) -> None:
     target.close()
 
 
-@pytest.mark.slow_on("http")
 @pytest.mark.parametrize("document", ["{", '{"format": 1}', '{"format": 9}'])
 def test_a_receipt_that_can_not_be_read_is_told(registry: Any, tmp_path: Path, document: str) -> None:
     registry.fetch("net/shop/urgency", tmp_path / "flat")

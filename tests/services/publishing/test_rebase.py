@@ -22,7 +22,7 @@ from tests.kit.registries import opened
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24), "c.weight": (8, 16)}
 
 
-@pytest.fixture(params=["embedded", "http"])
+@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         yield kept
@@ -62,7 +62,6 @@ def distances(base: Base, one: list[Path], other: list[Path]) -> dict[str, float
     return {name: norm for name, norm in norms.items() if norm}
 
 
-@pytest.mark.slow_on("http")
 def test_the_new_revision_has_the_same_files_and_the_weights_of_its_path(registry: Registry, tmp_path: Path) -> None:
     house = House(tmp_path, registry)
     told = registry.rebase("net/top/mid/leaf", "net/top/mid", dry_run=True)
@@ -119,7 +118,6 @@ class LocalState:
         self.values = load_file(next(folder.glob("*.safetensors")))
 
 
-@pytest.mark.slow_on("http")
 def test_a_copy_keeps_the_word_and_the_mark(registry: Registry, tmp_path: Path) -> None:
     House(tmp_path, registry)
     registry.rebase("net/top/mid/leaf", "net/top/mid@2")

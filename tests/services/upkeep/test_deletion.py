@@ -64,7 +64,7 @@ EMBEDDED = pytest.mark.parametrize("place", ["embedded"], indirect=True)
 Any_ = LocalRegistry | ServedRegistry
 
 
-@pytest.fixture(params=["local", "http"])
+@pytest.fixture(params=["local", pytest.param("http", marks=pytest.mark.slow)])
 def registry(request: pytest.FixtureRequest, folders: Path, tmp_path: Path) -> Iterator[Any_]:
     """The same registry, in process and as a client of its service sees it."""
     with open_place(request, tmp_path / "registry", kind="embedded", template=folders / "registry") as opened:
