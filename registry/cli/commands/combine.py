@@ -110,6 +110,8 @@ def parse_sources(words: Sequence[str]) -> tuple[list[tuple[str, float]], str]:
 def _source(text: str, count: int) -> tuple[str, float]:
     ref, equals, number = text.rpartition("=")
     if not equals:
+        if count == 1:
+            raise UsageError(f"{text!s} has no weight, and none is assumed: {text}=1 takes its delta as it is.")
         raise UsageError(
             f"{text!s} has no weight, and neither is assumed: {text}=1 for each makes the sum, {text}={1 / count:.3g} "
             "for each the mean."

@@ -56,6 +56,7 @@ REFUSED = [
     (["net/a/x=0.5", "net/a/y", "net/a/m"], 2, "net/a/y=1 for each makes the sum, net/a/y=0.5 for each the mean"),
     (["net/a/x=0.5", "net/a/y=0.5"], 2, "the path of the new revision is expected last"),
     (["net/a/m"], 2, "Nothing to combine"),
+    (["net/a/x", "net/a/m"], 2, "net/a/x=1 takes its delta as it is"),
     (["net/a/x=half", "net/a/m"], 2, "The weight of net/a/x is half: a finite number is expected"),
     (["net/a/x=nan", "net/a/m"], 2, "a finite number is expected"),
     (["net/a/x=0", "net/a/y=0", "net/a/m"], 2, "All weights are 0"),
