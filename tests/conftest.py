@@ -53,13 +53,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark variants as slow, before any are selected."""
+    """Mark variants as slow or long, before any are selected."""
     parts = item.name.partition("[")[2].removesuffix("]").split("-")
+    for kind in ("long", "slow"):
+        if any(set(marker.args) & set(parts) for marker in item.iter_markers(f"{kind}_on")):
+            item.add_marker(kind)
     if item.get_closest_marker("long") is not None:
         item.add_marker("slow")
-    for marker in item.iter_markers("slow_on"):
-        if set(marker.args) & set(parts):
-            item.add_marker("slow")
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,10 +11,10 @@ from registry.errors import InvalidAdapterError, NotFoundError, RetractedError
 from registry.operations.registry import Registry
 from tests.kit import llama_base
 from tests.kit.recipes import Recipe, write_recipes
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, opened
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP])
 def team(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     """A registry with llama/a@1, a DoRA, and llama/b@1 of rank 9."""
     with opened(request, tmp_path) as kept:

@@ -186,6 +186,7 @@ reveal_type(tree)
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_type_checkers_see_the_same_by_both_names(tmp_path: Path) -> None:
     said = []

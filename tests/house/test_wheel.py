@@ -103,6 +103,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return python, packages
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_first_steps_of_the_demo_work_from_the_wheel(installed: tuple[Path, Path], tmp_path: Path) -> None:
     """With a tiny model and an adapter that is there, so that nothing has to be trained."""
@@ -144,6 +145,7 @@ print(json.dumps([references, outcome.check.lora.weights, outcome.check.merged.w
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_demo_runs_from_the_wheel(installed: tuple[Path, Path], tmp_path: Path) -> None:
     """On real weights, with the wheel's own texts and next to no training; and the commands that it gives to try."""

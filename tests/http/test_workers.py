@@ -217,6 +217,7 @@ def test_a_worker_that_can_not_begin_ends_the_service(tmp_path: Path) -> None:
     assert "could not start" in said.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_workers_end_without_their_supervisor(start_service: StartService, tmp_path: Path) -> None:
     service = start_service({"REGISTRY_URL": str(tmp_path / "new"), "REGISTRY_WORKERS": "2"})  # the setting does it too
@@ -229,6 +230,7 @@ def test_workers_end_without_their_supervisor(start_service: StartService, tmp_p
         socket.create_connection((address.hostname or "", address.port or 0))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_worker_that_is_asked_to_end_is_replaced(start_service: StartService, tmp_path: Path) -> None:
     service = start_service({"REGISTRY_URL": str(tmp_path / "new")}, *TWO)

@@ -93,6 +93,7 @@ def test_what_the_views_give_is_what_was_there(source: Source, tmp_path: Path, m
                 target.publish("hf:llama/support", "llama/support")
 
 
+@pytest.mark.long
 @pytest.mark.slow  # imports transformers and PEFT in a process of its own
 def test_what_was_trained_on_a_view_knows_its_parent(source: Source, tmp_path: Path) -> None:
     """`eval "$(registry env)"`, then transformers and PEFT as they are, then publish."""

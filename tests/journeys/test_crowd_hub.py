@@ -67,6 +67,7 @@ def seats_are_free(address: str) -> bool:
         return all(client.recv(12) == b"HTTP/1.1 200" for client in clients)
 
 
+@pytest.mark.long_on("8")
 @pytest.mark.parametrize("paths", [1, 8])
 def test_two_hundred_clients(folder_service: Watched, models: Models, paths: int) -> None:
     """Each has the right bytes or is told to come again; the service is soon as it was."""

@@ -23,9 +23,10 @@ from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
 from registry.storage.blobs import BlobStore
 from registry.storage.filesystem import FilesystemDriver
+from tests.kit.registries import ON_TEAM
 from tests.kit.servers import S3Place
 
-KINDS = ("embedded", pytest.param("team", marks=pytest.mark.slow))
+KINDS = ("embedded", ON_TEAM)
 
 
 @dataclass(frozen=True)

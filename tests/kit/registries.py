@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -14,6 +14,12 @@ from tests.kit import Base, add_tokenizer, plain_base
 from tests.kit.sending import SHAPES
 from tests.kit.serving import open_http
 from tests.kit.team import open_team
+
+ON_HTTP: Final = pytest.param("http", marks=pytest.mark.slow)
+"""For tests whose embedded variant shows the same in a fraction of the time."""
+ON_TEAM: Final = pytest.param("team", marks=pytest.mark.slow)
+ON_TEAM_AT_LENGTH: Final = pytest.param("team", marks=pytest.mark.long)
+"""Where the variant over HTTP is slow, too."""
 
 
 def opened(request: pytest.FixtureRequest, folder: Path) -> AbstractContextManager[Any]:
@@ -41,7 +47,7 @@ def opened_as(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterat
         yield made
 
 
-@pytest.fixture(params=["embedded", pytest.param("team", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_TEAM])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalRegistry]:
     with opened(request, tmp_path) as kept:
         yield kept

@@ -10,7 +10,7 @@ import pytest
 
 from registry.errors import IntegrityError, NotFoundError
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, opened
 
 SHAPES = {"a.weight": (24, 16)}
 
@@ -20,7 +20,7 @@ def base(tmp_path: Path) -> Base:
     return plain_base(tmp_path / "base", SHAPES)
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP])
 def registry(request: pytest.FixtureRequest, base: Base, tmp_path: Path) -> Iterator[Any]:
     with opened(request, tmp_path) as kept:
         kept.add_base("net", base.folder)

@@ -14,11 +14,12 @@ from registry.folders.cache import FetchCache
 from registry.operations.registry import Registry
 from registry.schemas.cards import MAX_CARD
 from tests.kit import plain_base, write_adapter
+from tests.kit.registries import ON_HTTP
 from tests.kit.serving import served
 from tests.kit.shelf import Shelf
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     """``net/a`` with README.md in its first revision only, and ``net/b`` without any."""
     shelf = Shelf(tmp_path)

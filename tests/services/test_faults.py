@@ -80,6 +80,7 @@ def test_a_combination_killed_at_any_step_is_there_whole_or_not_at_all(tmp_path:
     assert steps > 6
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_fetch_killed_at_any_step_leaves_nothing_that_looks_complete(tmp_path: Path, base: Base) -> None:
     registry = _opened(tmp_path)

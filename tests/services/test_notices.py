@@ -20,17 +20,17 @@ from registry.services.deployment import Deployment
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, read_tensors, write_adapter, write_tensors
 from tests.kit.floats import Array
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, ON_TEAM_AT_LENGTH, opened
 from tests.kit.serving import ServedRegistry
 from tests.kit.tensor_files import RawTensor
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
 pytestmark = pytest.mark.slow_on("http")
 EMBEDDED = pytest.mark.parametrize("registry", ["embedded"], indirect=True)
-INSIDE = pytest.mark.parametrize("registry", ["embedded", pytest.param("team", marks=pytest.mark.slow)], indirect=True)
+INSIDE = pytest.mark.parametrize("registry", ["embedded", ON_TEAM_AT_LENGTH], indirect=True)
 
 
-@pytest.fixture(params=["embedded", "http", pytest.param("team", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP, ON_TEAM_AT_LENGTH])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         yield kept

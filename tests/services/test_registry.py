@@ -27,7 +27,7 @@ from registry.operations.transfer import Transfer
 from registry.schemas import ArtifactKind
 from registry.services.local import LocalRegistry
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
-from tests.kit.registries import opened_as
+from tests.kit.registries import ON_HTTP, ON_TEAM_AT_LENGTH, opened_as
 from tests.kit.sending import send, send_base
 from tests.kit.serving import keep_waiting
 
@@ -36,9 +36,7 @@ class Exchanging(Registry, Transfer):
     """A registry that other registries talk to, as all are."""
 
 
-@pytest.fixture(
-    params=["embedded", pytest.param("http", marks=pytest.mark.slow), pytest.param("team", marks=pytest.mark.slow)]
-)
+@pytest.fixture(params=["embedded", ON_HTTP, ON_TEAM_AT_LENGTH])
 def implementation(request: pytest.FixtureRequest) -> str:
     """Which implementation the test is about."""
     name: str = request.param

@@ -16,7 +16,7 @@ from registry.reference import Path as TreePath
 from registry.rights import Principal, Rights, Role
 from registry.services.local import LocalRegistry
 from tests.kit import Base, add_tokenizer, plain_base, read_model, write_adapter
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, ON_TEAM_AT_LENGTH, opened
 from tests.kit.serving import served
 
 EMBEDDED = pytest.mark.parametrize("registry", ["embedded"], indirect=True)
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow_on("http")
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
 
 
-@pytest.fixture(params=["embedded", "http", pytest.param("team", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP, ON_TEAM_AT_LENGTH])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         yield kept

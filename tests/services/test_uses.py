@@ -24,7 +24,7 @@ from registry.services.local import LocalRegistry
 from registry.services.uses import UseLog
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import plain_base, write_adapter
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, opened
 from tests.kit.serving import ServedRegistry, open_http
 from tests.kit.statements import READS, statements
 from tests.root import ROOT
@@ -61,7 +61,7 @@ def used(registry: Registry, ref: str) -> Use:
     return found
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         fill(kept, tmp_path)

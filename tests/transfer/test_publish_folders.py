@@ -18,13 +18,13 @@ from registry.schemas.transfer import PublishCommit
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import publish_request
 from tests.kit import Base, llama_base, plain_base, write_adapter
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, opened
 from tests.kit.tensor_files import RawTensor, read_tensors, write_tensors
 
 Write = Callable[..., Path]
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         yield kept

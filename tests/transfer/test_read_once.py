@@ -14,12 +14,12 @@ from registry.services.local import LocalRegistry
 from registry.services.publishing.candidates import check_draft
 from registry.transfer.adapter_folder import read_adapter
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, opened
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         yield kept

@@ -157,6 +157,7 @@ def test_every_read_answers_as_if_it_had_never_been(database: Database, writer: 
     assert rows(database, "revisions", "deleted_at IS NOT NULL") == 5
 
 
+@pytest.mark.long
 @pytest.mark.slow  # the test of the test above it
 def test_a_read_would_show_it_if_it_were_not_deleted(database: Database, writer: Writer, without: Database) -> None:
     fill(database, writer, deleted=True)

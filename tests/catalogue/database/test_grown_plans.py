@@ -122,6 +122,7 @@ def fill(database: Database) -> None:
         connection.execute("VACUUM ANALYZE")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("seen", [UNLIMITED, SCOPED], ids=["unlimited", "scoped"])
 def test_no_hot_query_reads_a_large_table(large: Database, seen: Rights) -> None:

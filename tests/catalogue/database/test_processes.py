@@ -34,7 +34,7 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
     return output.splitlines()
 
 
-@pytest.mark.slow_on("sqlite")
+@pytest.mark.slow
 def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: str, writer: Writer) -> None:
     with database.write() as session:
         writer.base(session, "llama")
@@ -54,7 +54,7 @@ def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: 
     assert shared == list(range(WORKERS * each, 0, -1))
 
 
-@pytest.mark.slow_on("sqlite")
+@pytest.mark.long_on("sqlite")
 def test_publishing_to_what_is_renamed_meanwhile_loses_nothing(database: Database, url: str, writer: Writer) -> None:
     with database.write() as session:
         writer.base(session, "llama")
@@ -79,6 +79,7 @@ def test_publishing_to_what_is_renamed_meanwhile_loses_nothing(database: Databas
             before = len(old)
 
 
+@pytest.mark.long_on("sqlite")
 @pytest.mark.slow
 def test_sixteen_processes_prepare_an_empty_database(empty_url: str) -> None:
     workers = start(empty_url, "many", str(WORKERS), "prepare")

@@ -65,6 +65,7 @@ def check(database: Database) -> int:
     return found
 
 
+@pytest.mark.long_on("postgresql")
 @pytest.mark.slow
 def test_it_means_the_same_for_all_rights(filled: Database, writer: Writer) -> None:
     assert check(filled) > 40

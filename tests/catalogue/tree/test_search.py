@@ -201,6 +201,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+@pytest.mark.long_on("collected")
 @pytest.mark.slow_on("collected")
 @pytest.mark.usefixtures("way")
 @given(st.lists(REVISION, max_size=8), st.lists(CONDITIONS, min_size=1, max_size=5))

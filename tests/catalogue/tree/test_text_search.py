@@ -40,6 +40,7 @@ def folded_by_fts() -> dict[str, str]:
         return {chr(key): term[0] for term, key in connection.execute("SELECT term, doc FROM terms")}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_character_that_is_looked_for_is_folded_alike() -> None:
     """All that Python lowers to a character of a trigram is the same to FTS5; but for a capital I with a dot."""

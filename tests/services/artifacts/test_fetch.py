@@ -23,6 +23,7 @@ from registry.services.local_merge import LocalArithmetic
 from registry.tensors.artifacts.plan import Plan
 from tests.folders.nobody import as_nobody, public_folder
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
+from tests.kit.registries import ON_HTTP
 from tests.kit.serving import QUICK, served
 
 AnyRegistry = LocalRegistry | RemoteRegistry
@@ -54,7 +55,7 @@ def local(tmp_path: Path, public: Path, base: Base) -> Iterator[LocalRegistry]:
     local.close()
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow), "merged-here"])
+@pytest.fixture(params=["embedded", ON_HTTP, "merged-here"])
 def registry(request: pytest.FixtureRequest, local: LocalRegistry, public: Path, base: Base) -> Iterator[AnyRegistry]:
     if request.param == "embedded":
         yield local

@@ -27,6 +27,7 @@ from registry.services.upkeep.collect import collect
 from registry.tensors.artifacts import plan as plans
 from tests.kit import Base, add_tokenizer, plain_base, write_adapter
 from tests.kit.places import KINDS, Place, open_place
+from tests.kit.registries import ON_TEAM
 from tests.kit.shelf import core_artifact
 from tests.root import ROOT
 
@@ -35,7 +36,7 @@ SHAPES = {"a.weight": (24, 16), "b.weight": (600, 512)}
 OTHER = "0123456789abcdef"  # the arithmetic of another machine
 
 
-@pytest.fixture(params=["embedded", pytest.param("team", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_TEAM])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     with open_place(request, tmp_path / "registry") as opened:
         fill(opened.registry, tmp_path)

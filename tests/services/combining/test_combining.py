@@ -24,7 +24,7 @@ from registry.reference import Reference
 from registry.rights import Principal, Rights, Role
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
-from tests.kit.registries import opened_as
+from tests.kit.registries import ON_HTTP, opened_as
 from tests.kit.serving import ServedRegistry
 
 _REVISIONS = table_of(Revision)
@@ -73,7 +73,7 @@ class House:
         return self.opened.enter_context(remote)
 
 
-@pytest.fixture(scope="module", params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["embedded", ON_HTTP])
 def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     root = tmp_path_factory.mktemp("house")
     with opened_as(request.param, request, root) as registry:

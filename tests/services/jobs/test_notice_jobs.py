@@ -24,13 +24,13 @@ from registry.services.jobs.runner import Runner
 from registry.services.jobs.table import submit
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.registries import opened
+from tests.kit.registries import ON_TEAM, opened
 
 COUNT = 5
 StartRunner = Callable[[], Runner]
 
 
-@pytest.fixture(params=["embedded", pytest.param("team", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_TEAM])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalRegistry]:
     """Of a service: a job for each publish."""
     with opened(request, tmp_path) as kept:

@@ -11,7 +11,7 @@ import pytest
 
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, opened
 
 SHAPES = {"a.weight": (24, 16)}
 CARD = """---
@@ -28,7 +28,7 @@ The following `bitsandbytes` quantization config was used during training:
 AXOLOTL = "```yaml\nadapter: qlora\nbase_model: x/y\n```\n"
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     with opened(request, tmp_path) as kept:
         kept.add_base("net", plain_base(tmp_path / "base", SHAPES).folder)

@@ -17,12 +17,12 @@ from registry.rights import Principal, Rights
 from registry.services.local import LocalRegistry
 from tests.kit import Base, llama_base, plain_base, write_adapter
 from tests.kit.recipes import Recipe, write_recipe
-from tests.kit.registries import opened
+from tests.kit.registries import ON_HTTP, opened
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24), "c.weight": (8, 16)}
 
 
-@pytest.fixture(params=["embedded", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["embedded", ON_HTTP])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registry]:
     with opened(request, tmp_path) as kept:
         yield kept

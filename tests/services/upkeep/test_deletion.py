@@ -20,6 +20,7 @@ from registry.services.upkeep.check import check
 from registry.services.upkeep.collect import collect
 from tests.kit import plain_base, write_adapter
 from tests.kit.places import KINDS, Place, open_place
+from tests.kit.registries import ON_HTTP
 from tests.kit.serving import ServedRegistry
 
 # net/one/two@1 was trained on net/one@1.
@@ -64,7 +65,7 @@ EMBEDDED = pytest.mark.parametrize("place", ["embedded"], indirect=True)
 Any_ = LocalRegistry | ServedRegistry
 
 
-@pytest.fixture(params=["local", pytest.param("http", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", ON_HTTP])
 def registry(request: pytest.FixtureRequest, folders: Path, tmp_path: Path) -> Iterator[Any_]:
     """The same registry, in process and as a client of its service sees it."""
     with open_place(request, tmp_path / "registry", kind="embedded", template=folders / "registry") as opened:

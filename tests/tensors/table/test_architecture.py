@@ -86,6 +86,7 @@ def test_a_net_that_transformers_does_not_know_is_read_by_its_names(forked_child
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ten_million_layers() -> None:
     with pytest.raises(InvalidBaseError) as caught:

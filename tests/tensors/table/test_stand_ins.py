@@ -68,6 +68,7 @@ def _answers(how: str) -> tuple[list[dict[str, Any]], list[str]]:
     return answers, real
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_they_change_no_fact() -> None:
     with_them, real = _answers("stand-ins")
