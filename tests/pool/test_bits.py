@@ -49,6 +49,7 @@ def test_each_path_after_the_other(shelf: Shelf, kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long_on("torch.float16", "torch.float32")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_every_variant(shelf: Shelf, kind: str, dtype: torch.dtype) -> None:
@@ -91,7 +92,7 @@ def test_rows_that_a_loader_cuts_and_reorders(shelf: Shelf, model_type: str) -> 
             assert bits(model) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @given(seed=st.integers(0, 10_000), kind=st.sampled_from(sorted(VARIANTS)), dtype=st.sampled_from(list(DTYPES)))
 @settings(max_examples=25, deadline=None)
 def test_random_trees(shelf: Shelf, seed: int, kind: str, dtype: torch.dtype) -> None:

@@ -201,6 +201,7 @@ def test_merged_bytes_are_the_same_there_and_back(tree: LocalRegistry, target: L
     back.close()
 
 
+@pytest.mark.long_on("team")
 @pytest.mark.slow_on("team")
 def test_far_away_and_back(tree: LocalRegistry, far: Any, tmp_path: Path) -> None:
     silent_copy(tree, "net", far, recursive=True)

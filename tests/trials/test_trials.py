@@ -13,7 +13,7 @@ from tests.trials.requests import grow, held_against
 from tests.trials.scene import Scene
 
 pytestmark = pytest.mark.slow
-SECONDS = 20
+SECONDS = 8
 
 
 @pytest.fixture

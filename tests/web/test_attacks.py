@@ -23,7 +23,7 @@ from tests.web.rules import assert_harmless
 
 TEXTS = (*ATTACKS, *LINKS)
 EACH = pytest.mark.parametrize(
-    "texts", [(ATTACKS[1], LINKS[0]), pytest.param(TEXTS, marks=pytest.mark.slow)], ids=["two", "all"]
+    "texts", [(ATTACKS[1], LINKS[0]), pytest.param(TEXTS, marks=pytest.mark.long)], ids=["two", "all"]
 )
 HOSTILE = [row for row in PAGES if "hostile" in row.name]
 
@@ -65,7 +65,6 @@ def test_what_is_written_into_forms_is_text(site: Site, visitors: Visitors, text
             assert_harmless(admin.get(page_path(site, row)).text)
 
 
-@pytest.mark.slow_on("two")
 @EACH
 def test_what_is_asked_for_in_an_address_is_text(site: Site, visitors: Visitors, texts: tuple[str, ...]) -> None:
     admin = visitors["admin"]

@@ -13,13 +13,13 @@ ROWS = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest
 
 
 @pytest.mark.slow_on("adapter")
+@pytest.mark.long_on("dark")
 @pytest.mark.parametrize("row", ROWS)
-def test_a_page_has_no_grave_faults(reader: OpenReader, site: Site, row: PageRow) -> None:
-    schemes: tuple[Scheme, ...] = ("light", "dark")
-    for scheme in schemes:
-        somebody = reader(row.who, scheme=scheme)
-        somebody.open(page_path(site, row), status=row.status)
-        assert somebody.axe() == [], scheme
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_has_no_grave_faults(reader: OpenReader, site: Site, row: PageRow, scheme: Scheme) -> None:
+    somebody = reader(row.who, scheme=scheme)
+    somebody.open(page_path(site, row), status=row.status)
+    assert somebody.axe() == []
 
 
 @pytest.mark.parametrize("row", ROWS)

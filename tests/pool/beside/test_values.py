@@ -85,7 +85,7 @@ def test_paths_of_five_links(shelf: Shelf, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "tied llama", "gpt2", "opt", "conv", "attention", "declared", "mixtral"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 4))])
 def test_random_trees(shelf: Shelf, kind: str, seed: int) -> None:
     chance, tree = random.Random(seed), Tree(shelf, kind)
     for variant in chance.choices(list(VARIANTS[kind]), k=6):

@@ -98,6 +98,7 @@ def test_threads_run_their_own_paths(warm: Pair, references: list[str]) -> None:
     assert max(float((one - right[references[0]]).abs().max()) for one in list(right.values())[1:]) > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_generation_with_beams_runs_one_path_a_row(warm: Pair, references: list[str]) -> None:
     refs = [references[3], None, references[5]]

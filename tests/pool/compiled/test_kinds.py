@@ -55,15 +55,8 @@ def test_models_of_transformers(shelf: Shelf, name: str) -> None:
     standing.pool.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=[] if kind == "conv" else pytest.mark.long)
-        for kind in MIXED
-        if kind not in ("mixtral", "gpt_oss")
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [kind for kind in MIXED if kind not in ("mixtral", "gpt_oss")])
 def test_variants(shelf: Shelf, kind: str) -> None:
     tree = Tree(shelf, kind)
     references = [tree.publish(variant) for variant in MIXED[kind]][:4]
@@ -78,7 +71,7 @@ def test_variants(shelf: Shelf, kind: str) -> None:
                 assert away(found, outputs(eager, ids)) < CLOSE
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rows_that_are_not_found_are_told_where_a_path_needs_them(shelf: Shelf) -> None:
     tree = Tree(shelf, "mixtral")
     fused, attention = tree.publish("fused"), tree.publish("attention")

@@ -109,7 +109,11 @@ def batches(kind: str, count: int, rows: int) -> list[Batch]:
 @pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "sgd"])
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("llama", 5), *(pytest.param(kind, 50, marks=pytest.mark.slow) for kind in ("llama", "gpt2", "bert"))],
+    [
+        ("llama", 5),
+        pytest.param("llama", 50, marks=pytest.mark.slow),
+        *(pytest.param(kind, 50, marks=pytest.mark.long) for kind in ("gpt2", "bert")),
+    ],
 )
 def test_steps_are_those_of_peft_alone(nurseries: dict[str, Nursery], kind: str, count: int, optimizer: str) -> None:
     """One takes two batches for each update, the other is clipped and sits out every third batch."""

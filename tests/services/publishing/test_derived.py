@@ -22,12 +22,12 @@ from registry.services.local import LocalRegistry
 from registry.services.publishing.publish import plan_publish
 from registry.transfer.requests import publish_request
 from tests.kit import Base, plain_base, write_adapter
-from tests.kit.registries import ON_HTTP, ON_TEAM, opened
+from tests.kit.registries import ON_HTTP, ON_TEAM_AT_LENGTH, opened
 
 SHAPES = {"a.weight": (24, 16), "b.weight": (30, 24)}
 
 
-@pytest.fixture(params=["embedded", ON_TEAM, ON_HTTP])
+@pytest.fixture(params=["embedded", ON_TEAM_AT_LENGTH, ON_HTTP])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     with opened(request, tmp_path) as kept:
         fill(kept, tmp_path)

@@ -188,6 +188,7 @@ def _environ(hub: WritableHub, home: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | own
 
 
+@pytest.mark.long
 @pytest.mark.slow  # a process of its own
 def test_large_files_go_by_lfs(house: House, hub: WritableHub, tmp_path: Path) -> None:
     assert isinstance(house.registry, LocalRegistry)
