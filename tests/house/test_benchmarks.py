@@ -132,6 +132,7 @@ def test_truncation_is_measured_beside_its_peer(
         assert cells[4].startswith(report.number(one["peer"]["figure"]["value"])) if one["peer"] else cells[4] == ""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_merge_measures_every_side(tmp_path: Path) -> None:
     found = quick("merge", tmp_path)
@@ -161,6 +162,7 @@ def test_the_floor_of_a_merge_writes_what_the_merge_writes(tmp_path: Path) -> No
     assert all(parts[part] >= 0 for part in merge_floor.PARTS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_startup_measures_every_command(tmp_path: Path) -> None:
     found = quick("startup", tmp_path)
@@ -168,6 +170,7 @@ def test_startup_measures_every_command(tmp_path: Path) -> None:
     assert found["registry base add"]["figure"]["cpu"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path) -> None:
     found = quick("hub", tmp_path)
@@ -178,6 +181,7 @@ def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("hub-*"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_statistics_are_measured_beside_dense_matrices(tmp_path: Path) -> None:
     found = quick("stats", tmp_path)

@@ -333,6 +333,7 @@ def test_a_service_that_passes_the_bytes_on_is_killed_in_an_upload(house: House,
 JOIN, LIST = ("POST", "/blobs/.*uploadId="), ("PUT", "/blocks/")
 
 
+@pytest.mark.long_on("real time")
 @pytest.mark.parametrize(
     ("asked", "waits"), [(JOIN, False), (LIST, False), (LIST, True)], ids=["joining", "at once", "real time"]
 )

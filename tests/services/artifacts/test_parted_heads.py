@@ -72,7 +72,7 @@ NAMES: Final = (
 LEFT_OUT: Final = {"FlavaForPreTraining", "VisualBertForPreTraining"}  # of several inputs, and too large
 HERE: Final = frozenset(dir(transformers))
 CLASSES: Final = [
-    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.long)
     for name in NAMES
     if name in HERE  # versions differ
 ]
