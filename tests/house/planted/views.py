@@ -41,7 +41,7 @@ VIEWS: Final = (
         "RepoNames.commit",
         "return self.meaning(revision) + self.making",
         "return self.meaning(revision) + self.made_by(None)",
-        "test_bytes.py",
+        "test_a_team_has_the_same_views_and_clients_are_sent_to_its_store",
     ),
     Mutant(
         "commit-of-any-view",
@@ -62,7 +62,7 @@ VIEWS: Final = (
         "_no_file",
         '"EntryNotFound", commit=pinned.commit)',
         '"EntryNotFound")',
-        "test_bytes.py",
+        "test_a_team_has_the_same_views_and_clients_are_sent_to_its_store",
     ),
     Mutant(
         "factors-of-another-plan",
