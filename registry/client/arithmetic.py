@@ -20,7 +20,7 @@ from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified
-from registry.schemas.publishing import ImportDocument
+from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import Receipt
 from registry.transfer.compare import Comparison
 from registry.transfer.publish_tree import Ground
@@ -108,6 +108,17 @@ class Arithmetic(Protocol):
         progress: Progress,
     ) -> Extraction | None:
         """Write what is published of a full model into an empty folder; ``base`` as for `look_into`."""
+
+    def full_size(
+        self,
+        base: Bundle,
+        open_blob: OpenBlobOf,
+        files: Mapping[str, HashedFile],
+        folder: Path,
+        far: float,
+        progress: Progress,
+    ) -> FullSize | None:
+        """What it takes to keep a model exactly on a base model; ``files`` as ``base`` of `look_into`."""
 
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Read an adapter's weights; raises `InvalidAdapterError` (``non_finite``)."""

@@ -23,7 +23,7 @@ from registry.services.exact.model_folder import open_tensors, read_full_model
 from registry.services.exact.values import check_values, no_change
 from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
 from registry.tensors.exact.fit import check_fit
-from registry.tensors.exact.writing import changed_tensors, estimated_size, write_exact
+from registry.tensors.exact.writing import Changed, changed_tensors, estimated_size, write_exact
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.model_files import INDEX
 from registry.transfer.model_weights import ModelFiles
@@ -43,6 +43,29 @@ class ExactFolder:
     size: int  # bytes of the exact file
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A full model beside its base model, both open: the tensors of both by the base's names."""
+
+    model: ModelFiles
+    config: Mapping[str, Any]
+    found: Tensors
+    base: Tensors
+    table: TargetTable
+
+    def changed(self, progress: Progress) -> list[Changed]:
+        """The tensors that are not the base's, bit for bit.
+
+        Raises:
+            InvalidAdapterError: what `registry.tensors.exact.fit.check_fit` raises.
+        """
+        progress.begin("Comparing with the base model", sum(one.stop - one.start for _, one in self.found.values()))
+        changed = list(changed_tensors(self.found, self.base, progress.advance))
+        found = _shapes({one.name: self.found[one.name] for one in changed})
+        check_fit(found, _shapes(self.base), self.table, self.config)
+        return changed
+
+
 def write_exact_folder(blobs: Blobs, base: LoadedPath, folder: Path, out: Path, progress: Progress) -> ExactFolder:
     """Write what is published of a full fine-tune.
 
@@ -60,24 +83,11 @@ def write_exact_folder(blobs: Blobs, base: LoadedPath, folder: Path, out: Path, 
         InvalidAdapterError: ``no_change``: its tensors are the base model's, bit for bit.
         UnavailableError: ``out`` has too little space.
     """
-    model = read_full_model(folder)
-    config = model.model.config
-    if config is None:
-        raise InvalidAdapterError(
-            f"{folder} has no {MODEL_CONFIG}; a folder written by save_pretrained is expected.", code="missing_file"
-        )
     with ExitStack() as opened:
-        weights = base_weights(blobs, base, opened)
-        table = target_table(blobs, base.base)
-        untied = _says_untied(config) and not _says_untied(_base_config(blobs, base))
-        found = _by_base_names(open_tensors(model, opened), weights.tensors, table, folder, untied=untied)
-        shapes = _shapes(weights.tensors)
-        check_fit(_shapes({name: one for name, one in found.items() if name not in shapes}), shapes, table, config)
-        progress.begin("Comparing with the base model", sum(one.stop - one.start for _, one in found.values()))
-        changed = list(changed_tensors(found, weights.tensors, progress.advance))
+        beside = open_beside(blobs, base, folder, opened)
+        changed = beside.changed(progress)
         if not changed:
             raise no_change(base)
-        check_fit(_shapes({one.name: found[one.name] for one in changed}), shapes, table, config)
         progress.begin("Checking the changed tensors", sum(one.size for one in changed))
         for one in changed:
             check_values(one.source, one.entry, progress.advance)
@@ -86,9 +96,32 @@ def write_exact_folder(blobs: Blobs, base: LoadedPath, folder: Path, out: Path, 
         progress.begin(f"Compressing {len(changed)} tensors of {size(total)} to about {size(estimated)}", total)
         with ErrorMapping(unwritable, out), (out / EXACT_WEIGHTS).open("xb") as file:
             write_exact(changed, file, progress.advance)
-        _copy_others(model, out)
+        _copy_others(beside.model, out)
         written = (out / EXACT_WEIGHTS).stat().st_size
-        return ExactFolder(len(changed), len(weights.tensors), total, estimated, written)
+        return ExactFolder(len(changed), len(beside.base), total, estimated, written)
+
+
+def open_beside(blobs: Blobs, base: LoadedPath, folder: Path, opened: ExitStack) -> Beside:
+    """Open a full model beside the path of its base model alone; ``opened`` closes both.
+
+    Raises:
+        NotFoundError, InvalidAdapterError: the folder is no model; see `read_full_model`; or ``missing_file``, it has
+            no config.json; ``incomplete_model``, tensors are missing; ``tied_partial``; or what
+            `registry.tensors.exact.fit.check_fit` raises about tensors that the base lacks.
+    """
+    model = read_full_model(folder)
+    config = model.model.config
+    if config is None:
+        raise InvalidAdapterError(
+            f"{folder} has no {MODEL_CONFIG}; a folder written by save_pretrained is expected.", code="missing_file"
+        )
+    weights = base_weights(blobs, base, opened)
+    table = target_table(blobs, base.base)
+    untied = _says_untied(config) and not _says_untied(_base_config(blobs, base))
+    found = _by_base_names(open_tensors(model, opened), weights.tensors, table, folder, untied=untied)
+    shapes = _shapes(weights.tensors)
+    check_fit(_shapes({name: one for name, one in found.items() if name not in shapes}), shapes, table, config)
+    return Beside(model, config, found, weights.tensors, table)
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[str, tuple[int, ...]]]:

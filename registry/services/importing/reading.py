@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from registry.errors import RegistryError
 from registry.folders.heap.walk import Found, Heap
@@ -16,6 +17,9 @@ from registry.transfer.index import index_model
 from registry.transfer.model_weights import read_model_files
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on
+
+_TRAINED: Final = ("trainer_state.json", "training_args.bin", "train_results.json", "all_results.json", "optimizer.pt")
+"""What trainers leave beside the weights that they have trained."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Model:
     written: float = 0.0
     receipt: bool = False
     with_adapter: bool = False  # an adapter was saved into its folder, so that it is no entry of its own
+    trained: bool = False  # a trainer left its files there
+    run: Path | None = None  # of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ def _read_model(found: Contents, one: Found, progress: Progress) -> None:
         max((each.file.stat().st_mtime for each in files.files if each.path in files.headers), default=0.0),
         any(left.reason == "receipt of a fetch" for left in files.left_out),
         one.with_model,
+        one.run is not None or any((one.folder / name).exists() for name in _TRAINED),
+        None if one.run is None else one.folder.parent,
     )
 
 

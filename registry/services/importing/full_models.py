@@ -1,0 +1,118 @@
+"""Which models of a heap are full fine-tunes, and of what: those near a base model that no path makes.
+
+What is near is measured; which of two models was trained from the other, weights alone don't say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from registry.errors import RegistryError, UnavailableError
+from registry.progress import Progress
+from registry.reference import Reference
+from registry.schemas import FolderCompared
+from registry.schemas.parents import NearPath
+from registry.schemas.publishing import FullSize
+from registry.services.exact.figures import models_apart
+from registry.services.importing.reading import Contents
+from registry.services.importing.settled import MaybeFull, Settled, Side, There
+
+FAR: Final = 0.5
+"""A model farther from all others than this, relative to its norm, is not made of one of them."""
+_NEAR: Final = 0.25
+"""Beyond this it may be one, or a base model of its own."""
+_EXPLAINED: Final = 0.5
+"""Share of what a model differs by (squared) that a path has to explain before the model goes below that path."""
+
+
+@dataclass
+class FullModels:
+    """The models that may be full fine-tunes; what was measured once is kept."""
+
+    contents: Contents
+    private: Side
+    target: Side
+    there: There
+    done: Settled
+    progress: Progress
+    _sizes: dict[tuple[str, str], FullSize | RegistryError | None] = field(default_factory=dict)  # by key and base
+    _apart: dict[tuple[str, str], float | None] = field(default_factory=dict)  # by keys
+
+    def size(self, key: str) -> FullSize | None:
+        """What a model is beside the base model that it is nearest to; None: it is near none that it fits."""
+        found = [one for one in self._beside(key) if isinstance(one, FullSize)]
+        return min(found, key=lambda one: one.distance, default=None)
+
+    def problem(self, key: str) -> RegistryError | None:
+        """Why a model, which is near a base model, can't be kept exactly below that."""
+        return next((one for one in self._beside(key) if isinstance(one, RegistryError)), None)
+
+    def _beside(self, key: str) -> Iterator[FullSize | RegistryError | None]:
+        here = set(self.done.bases.values())
+        for name in sorted({*here, *self.there.bases.values()}):
+            if (key, name) not in self._sizes:
+                side = self.private if name in here else self.target
+                self._sizes[key, name] = self._measured(side, key, name)
+            yield self._sizes[key, name]
+
+    def _measured(self, side: Side, key: str, base: str) -> FullSize | RegistryError | None:
+        try:
+            return side.ground.full_size(base, self.contents.models[key].folder, FAR, self.progress)
+        except UnavailableError:
+            raise
+        except RegistryError as problem:
+            return problem
+
+    def found(self, key: str, size: FullSize) -> MaybeFull:
+        """Where a model goes that is near a base model, and what is not clear about that."""
+        parent, unclear = self._parent(key, size), None
+        if size.distance >= _NEAR:
+            unclear = "so far from it, it may be a base model of its own"
+        elif parent == size.base and not self._came_first(key, size.base):
+            unclear = "and nothing shows which of the two was trained from the other"
+        return MaybeFull(size, parent, unclear)
+
+    def _parent(self, key: str, size: FullSize) -> str:
+        """The path or the other full fine-tune that explains most of what a model differs by, else the base model."""
+        near = {one.reference: one.distance for one in self._near(key) if Reference.parse(one.reference).path.names}
+        for other, full in self.done.full.items():
+            if full.size.base == size.base and (away := self._between(key, other)) is not None:
+                near[other] = away
+        nearest = min(near, key=lambda name: near[name], default=size.base)
+        explains = nearest in near and near[nearest] ** 2 <= (1 - _EXPLAINED) * size.distance**2
+        return nearest if explains else size.base
+
+    def _near(self, key: str) -> Iterator[NearPath]:
+        for compared in self.done.compared_with(key):
+            yield from compared.near
+
+    def _between(self, key: str, other: str) -> float | None:
+        if (key, other) not in self._apart:
+            one, there = self.contents.models[key], self.contents.models[other]
+            self._apart[key, other] = models_apart(one.folder, there.folder)
+        return self._apart[key, other]
+
+    def _came_first(self, key: str, base: str) -> bool:
+        """Whether something shows that a base model was there before a model that is near it.
+
+        The registry has it; or it comes from a Hub, and the other does not; or a trainer left its files with the other
+        alone; or adapters of the heap were trained on it.
+        """
+        root = next((one for one, name in self.done.bases.items() if name == base), None)
+        if root is None or base in self.there.bases.values():
+            return True
+        first, model = self.contents.models[root], self.contents.models[key]
+        if first.trained != model.trained:
+            return model.trained
+        if (first.repo is None) != (model.repo is None):
+            return first.repo is not None
+        return any(Reference.parse(one.answer.revision.path).path.base == base for one in self.done.landed.values())
+
+
+def fits_itself(words: str, name: str, digest: str, before: FolderCompared | None) -> FolderCompared:
+    """A model that is a base model of the private registry, as a result of comparing it."""
+    fits: Mapping[str, object] = {"fitting": [{"reference": name, "digest": digest}], "searched": 1}
+    near = {} if before is None else {"nearest": before.nearest, "distance": before.distance}
+    return FolderCompared.model_validate({"words": words, **fits, **near, "proof": "it is that model itself"})
