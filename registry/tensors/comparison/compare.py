@@ -197,7 +197,7 @@ def compare(
         whole and bool(fitting),
         evidence.units.get(first, 0.0),
         tuple(evidence.untold),
-        whole and bool(fitting) and evidence.products[first, first].item() == 0,
+        evidence.products[first, first].item(),
         not unseen,
     )
 

@@ -74,6 +74,11 @@ class Spots:
         text = "\n".join(f"{spot.tensor} {spot.starts} {spot.length}" for spot in self.spots)
         return hashlib.sha256(text.encode()).digest()[:8]
 
+    @cached_property
+    def replaced_digest(self) -> bytes:
+        """The same, of what replaces the base's own elements: versions that only know what adds leave that alone."""
+        return hashlib.sha256(b"replaced " + self.digest).digest()[:8]
+
 
 def spots_of(entries: Mapping[str, TensorEntry]) -> Spots:
     """The elements that stand for a base model, by the headers of its files."""
@@ -101,7 +106,10 @@ class Sampled:
 
 
 def sampled(spots: Spots, tensors: Mapping[str, tuple[ByteSource, TensorEntry]]) -> Sampled:
-    """Read some weights, given by the names of the base's files, where these stand for the base."""
+    """Read some weights, given by the names of the base's files, where these stand for the base.
+
+    A tensor may have grown by rows at its end: the base's elements are where they were.
+    """
     values = torch.full((spots.elements,), torch.nan, dtype=torch.float64)
     dtypes: list[torch.dtype | None] = []
     for spot in spots.spots:
