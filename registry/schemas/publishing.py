@@ -60,8 +60,7 @@ class FolderOutcome(Schema):
 
 IMPORT_FORMAT: Final = 1
 IMPORT_HELP: Final = (
-    "Edit action: publish (an adapter), full (a full fine-tune), add (a base model), or skip. What is undecided, "
-    "refused or skip stays where it is. An entry may also be removed.",
+    "Edit action: publish (an adapter), full (a full fine-tune), add (a base model), or skip. The others do nothing.",
     "Edit name, metrics and annotations. The path of an adapter is its parent's path and its name.",
     "Edit parent: the folder of another entry, as './runs/support', or what the registry has, as 'llama/support@2'.",
     "proof: applying proves the parent again. Without it the parent is your word; weights may not contradict it.",

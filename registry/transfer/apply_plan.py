@@ -297,20 +297,12 @@ class _Run:
             return made if entry.proof is not None else made.with_request(parent=parent)
         if (problem := self._model_problem(place)) is not None:
             raise problem
-        if self._is_on_full(entry):  # a search would have to know the revision that was just published
-            adapter = replace(made.adapter, trained_on=TrainedFolder(folder, place))
-            return replace(made, adapter=adapter).with_request(find_parent=False, parent=parent)
         if place not in self.compared:
             self.compared[place] = self.ground.searched(TrainedFolder(folder, place), self.progress)
         compared = self.compared[place]
         several = len({one.weights for one in compared.fitting}) > 1
         adapter = replace(made.adapter, trained_on=None)
         return replace(made, adapter=adapter).with_request(compared=compared, parent=parent if several else None)
-
-    def _is_on_full(self, entry: ImportEntry) -> bool:
-        """Whether an entry goes below a full fine-tune of the plan: it is compared with the revisions of its parent."""
-        above = self.entries.get(entry.parent or "")
-        return above is not None and (above.action == "full" or self._is_on_full(above))
 
     def _trained_on(self, place: str) -> Path | None:
         if place in self.entries:

@@ -12,7 +12,8 @@ from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO
 from registry.reference import MAX_BELOW_BASE, Path, check_base_name
 
 _SAYS_NOTHING: Final = re.compile(
-    r"adapter|adapters|lora|peft|model|output|outputs|out|results?|final|last|best|saved?|merged|snapshots|[0-9a-f]{40}"
+    r"adapters?|q?lora([_-](out|model|adapters?|weights))?|peft|models?|outputs?|out|results?|final|last|best|save[ds]?|"
+    r"merged([_-]model)?|full|sft|dpo|train_[0-9-]+|snapshots|[0-9a-f]{40}"
 )
 """Names of folders that say what is in them, or where it comes from, and not which one it is."""
 _LONGEST: Final = 40

@@ -146,7 +146,7 @@ def _on_folder(
 ) -> Adapter:
     place = there.place.resolve()
     if place in models:
-        return replace(one, model=models[place], words=there.words)
+        return replace(one, model=models[place], words=models[place])
     key = adapters.get(place, str(place))
     found.models.setdefault(key, Model(key, place))
     return replace(one, model=key, words=there.words)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import RegistryError, UnavailableError, UsageError
+from registry.figures import command
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
@@ -350,10 +351,12 @@ class Settling:
         why = f"It was trained on {one.words}, and nothing here makes those weights."
         if found is not None and found.order:
             why = f"{one.words} was made by merging {' then '.join(found.order)}, and no path has that order."
+        elif not any(model.folder.glob("*.safetensors")):
+            why = f"It was trained on {one.words}, which holds no safetensors weights."
         elif model.digest is None and not near and Path(model.key).is_absolute():
             why = (
                 f"It was trained on {one.words}, which lies elsewhere and is no model of this registry: add what it is "
-                f"made of, or itself with `registry base add NAME {model.folder}`, and plan again."
+                f"made of, or itself with {command('registry', 'base', 'add', 'NAME', model.folder)}, and plan again."
             )
         elif found is not None and found.reason is not None:
             why = f"It was trained on {one.words}, which can't be compared: {found.reason}."

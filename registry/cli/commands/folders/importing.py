@@ -63,7 +63,7 @@ def _plan(run: Session, source: str, file: str) -> None:
     run.answer(made.document, lambda width: plan_lines(made.document, width))
     run.say(f"{file}: {summary(made.document)}.")
     if any(one.action in ("add", "publish", "full") for one in made.entries):
-        run.next(f"registry import --apply {file}", "brings that in")
+        run.next(("registry", "import", "--apply", file), "brings that in")
 
 
 def _apply(run: Session, file: str) -> None:
