@@ -27,6 +27,9 @@ from registry.transfer.trained_on import TrainedFolder
 
 Told = Callable[[FolderOutcome], None]
 _MODELS: Final = ("model", "base model", "merged model", "full fine-tune")
+_TWO_REVISIONS: Final = (
+    " To have both as revisions of one adapter, bring in one, and then publish the other with `registry publish`."
+)
 _DONE: Final = ("add", "publish", "full")
 
 
@@ -119,10 +122,10 @@ def _check_paths(ordered: Sequence[ImportEntry]) -> None:
             path = f"{paths[above] if above in paths else Reference.parse(above).path}/{name}"
         other = folders.setdefault(path, entry.folder)
         if other != entry.folder:
+            revisions = "" if entry.action == "add" else _TWO_REVISIONS
             raise UsageError(
                 f"The plan brings {other} and {entry.folder} both to {path}: give one of them another name, or skip "
-                "it. To have both as revisions of one adapter, bring in one, and then publish the other with `registry "
-                "publish`."
+                f"it.{revisions}"
             )
         paths[entry.folder] = path
 
@@ -135,24 +138,28 @@ def _check(entry: ImportEntry, by_folder: Mapping[str, ImportEntry]) -> None:
     is_model = entry.what in _MODELS
     if is_model is not (entry.action in ("add", "full")):
         right = "add (a base model), full (a full fine-tune)" if is_model else "publish (an adapter)"
-        raise UsageError(
-            f"The plan says to {entry.action} {entry.folder}, which is {entry.what}: {right} or skip is expected."
-        )
+        raise UsageError(f"The plan says to {entry.action} {entry.folder} ({entry.what}): {right} or skip is expected.")
     if entry.action != "full" and (entry.rank is not None or entry.max_error is not None):
         raise UsageError(
             f"The plan has a rank or max_error for {entry.folder}, whose action is {entry.action}: they are for full."
         )
-    if entry.action == "add":
-        check_base_name(entry.name)
-        return
-    check_adapter_name(entry.name)
-    FullModel.checked(entry.rank, entry.max_error, "randomised")
+    try:
+        if entry.action == "add":
+            check_base_name(entry.name)
+            return
+        check_adapter_name(entry.name)
+        FullModel.checked(entry.rank, entry.max_error, "randomised")
+    except UsageError as wrong:
+        raise UsageError(f"{entry.folder} in the plan: {wrong}", code=wrong.code) from wrong
     if not entry.parent:
         raise UsageError(f"The plan has no parent for {entry.folder}, which is to be published: give it one.")
     above = by_folder.get(entry.parent)
     if above is None:
         if entry.parent.startswith((".", "hf:")):
-            raise UsageError(f"The parent of {entry.folder} is {entry.parent}, which is no folder of the plan.")
+            raise UsageError(
+                f"The parent of {entry.folder} is {entry.parent}, which is no folder of the plan: give the folder of "
+                "another entry as it is there, or what the registry has, such as llama/support@2."
+            )
         Reference.parse(entry.parent)
     elif above.action not in _DONE:
         raise UsageError(

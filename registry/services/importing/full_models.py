@@ -98,7 +98,7 @@ class FullModels:
         """Whether something shows that a base model was there before a model that is near it.
 
         The registry has it; or it comes from a Hub, and the other does not; or a trainer left its files with the other
-        alone; or adapters of the heap were trained on it.
+        alone; or the heap uses it as one: it has merged models of it, or several adapters that were trained on it.
         """
         root = next((one for one, name in self.done.bases.items() if name == base), None)
         if root is None or base in self.there.bases.values():
@@ -108,7 +108,9 @@ class FullModels:
             return model.trained
         if (first.repo is None) != (model.repo is None):
             return first.repo is not None
-        return any(Reference.parse(one.answer.revision.path).path.base == base for one in self.done.landed.values())
+        used = [one for one in self.done.landed.values() if one.answer.revision.parent == base]
+        merged = (one.reference for each in self.done.compared.values() for one in each.fitting)
+        return len(used) > 1 or any(name.startswith(f"{base}/") for name in merged)
 
 
 def fits_itself(words: str, name: str, digest: str, before: FolderCompared | None) -> FolderCompared:

@@ -351,6 +351,8 @@ class Settling:
         why = f"It was trained on {one.words}, and nothing here makes those weights."
         if found is not None and found.order:
             why = f"{one.words} was made by merging {' then '.join(found.order)}, and no path has that order."
+        elif (place := self._refused_at(model.folder)) is not None:
+            why = f"It was trained on {place}, which is refused here: see there."
         elif not any(model.folder.glob("*.safetensors")):
             why = f"It was trained on {one.words}, which holds no safetensors weights."
         elif model.digest is None and not near and Path(model.key).is_absolute():
@@ -361,6 +363,11 @@ class Settling:
         elif found is not None and found.reason is not None:
             why = f"It was trained on {one.words}, which can't be compared: {found.reason}."
         return Doubt(UsageError(why, code="parent_ambiguous"), near)
+
+    def _refused_at(self, folder: Path) -> str | None:
+        """The place of a folder of the heap that can't be read as what it is."""
+        there = folder.resolve()
+        return next((one.place for one, _ in self.contents.refused if one.folder.resolve() == there), None)
 
     def _look_again(self) -> None:
         """Search once more for models that were explained early: something published later may equal them as well."""
