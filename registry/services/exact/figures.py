@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,8 +37,8 @@ def full_size(blobs: Blobs, base: LoadedPath, folder: Path, far: float, progress
     """
     with ExitStack() as opened:
         beside = open_beside(blobs, base, folder, opened)
-        distance = _apart(beside.found, beside.base)
-        if distance is None or distance >= far:
+        apart = _apart(beside.found, beside.base)
+        if apart is None or apart.distance >= far:
             return None
         changed = beside.changed(progress)
         progress.begin("Checking the changed tensors", sum(one.size for one in changed))
@@ -44,7 +46,7 @@ def full_size(blobs: Blobs, base: LoadedPath, folder: Path, far: float, progress
             check_values(one.source, one.entry, progress.advance)
         return FullSize(
             base=base.base.name,
-            distance=distance,
+            distance=apart.distance,
             tensors=len(changed),
             of=len(beside.base),
             size=sum(one.size for one in changed),
@@ -52,8 +54,16 @@ def full_size(blobs: Blobs, base: LoadedPath, folder: Path, far: float, progress
         )
 
 
-def models_apart(folder: Path, other: Path) -> float | None:
-    """How far a model is from another one, relative to the norm of that; None: it has other tensors.
+@dataclass(frozen=True)
+class Apart:
+    """How far a model is from another one, by samples."""
+
+    distance: float  # relative to the norm of the other
+    elements: int  # that were looked at
+
+
+def models_apart(folder: Path, other: Path) -> Apart | None:
+    """How far a model is from another one; None: it has other tensors.
 
     Raises:
         NotFoundError, InvalidAdapterError, UnavailableError: see `registry.services.exact.model_folder`.
@@ -63,8 +73,11 @@ def models_apart(folder: Path, other: Path) -> float | None:
         return _apart(one, there) if one.keys() == there.keys() else None
 
 
-def _apart(model: Tensors, other: Tensors) -> float | None:
-    """By samples of the tensors of the same shape: a vocabulary may have grown."""
+def _apart(model: Tensors, other: Tensors) -> Apart | None:
+    """By samples of the tensors of the same shape: a vocabulary may have grown.
+
+    Each tensor counts by all of its elements: there are as many samples of a norm as of a matrix.
+    """
     alike = {
         name: entry
         for name, (_, entry) in other.items()
@@ -74,5 +87,9 @@ def _apart(model: Tensors, other: Tensors) -> float | None:
     if not spots.elements:
         return None
     found, there = (sampled(spots, {name: one[name] for name in alike}).values for one in (model, other))
-    size = float(there.norm())
-    return float((found - there).norm()) / size if size and bool(torch.isfinite(there).all()) else None
+    stand_for = torch.tensor([alike[spot.tensor].elements / spot.elements for spot in spots.spots], dtype=torch.float64)
+    weights = stand_for[spots.owners]
+    square = float((weights * there.square()).sum())
+    if not 0 < square < math.inf:
+        return None
+    return Apart(math.sqrt(float((weights * (found - there).square()).sum()) / square), spots.elements)

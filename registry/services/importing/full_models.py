@@ -5,17 +5,18 @@ What is near is measured; which of two models was trained from the other, weight
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from registry.errors import RegistryError, UnavailableError
 from registry.progress import Progress
+from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
-from registry.schemas.parents import NearPath
 from registry.schemas.publishing import FullSize
-from registry.services.exact.figures import models_apart
+from registry.services.exact.figures import Apart, models_apart
 from registry.services.importing.reading import Contents
 from registry.services.importing.settled import MaybeFull, Settled, Side, There
 
@@ -25,6 +26,8 @@ _NEAR: Final = 0.25
 """Beyond this it may be one, or a base model of its own."""
 _EXPLAINED: Final = 0.5
 """Share of what a model differs by (squared) that a path has to explain before the model goes below that path."""
+_SURE: Final = 4.0
+"""Standard errors by which it has to show which of two models came first."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class FullModels:
     done: Settled
     progress: Progress
     _sizes: dict[tuple[str, str], FullSize | RegistryError | None] = field(default_factory=dict)  # by key and base
-    _apart: dict[tuple[str, str], float | None] = field(default_factory=dict)  # by keys
+    _apart: dict[tuple[str, str], Apart | None] = field(default_factory=dict)  # by keys
 
     def size(self, key: str) -> FullSize | None:
         """What a model is beside the base model that it is nearest to; None: it is near none that it fits."""
@@ -75,20 +78,55 @@ class FullModels:
         return MaybeFull(size, parent, unclear)
 
     def _parent(self, key: str, size: FullSize) -> str:
-        """The path or the other full fine-tune that explains most of what a model differs by, else the base model."""
-        near = {one.reference: one.distance for one in self._near(key) if Reference.parse(one.reference).path.names}
-        for other, full in self.done.full.items():
-            if full.size.base == size.base and (away := self._between(key, other)) is not None:
-                near[other] = away
-        nearest = min(near, key=lambda name: near[name], default=size.base)
-        explains = nearest in near and near[nearest] ** 2 <= (1 - _EXPLAINED) * size.distance**2
-        return nearest if explains else size.base
+        """Where a model began: from the base model down as long as one path alone explains most of what is left."""
+        near = self._candidates(key, size)
+        at, reference, left = size.base, size.base, 1.0
+        while below := [name for name in near if self._known_above(name, {size.base, *near}) == at]:
+            explaining = [name for name in below if near[name][0] <= (1 - _EXPLAINED) * left]
+            if len(explaining) != 1:
+                break
+            at, (left, reference) = explaining[0], near[explaining[0]]
+        return reference
 
-    def _near(self, key: str) -> Iterator[NearPath]:
+    def _candidates(self, key: str, size: FullSize) -> dict[str, tuple[float, str]]:
+        """Revisions by their paths, and other full fine-tunes by their keys.
+
+        With the share that each leaves of what the model differs from its base model by, squared, and its reference.
+        """
+        found: dict[str, tuple[float, str]] = {}
         for compared in self.done.compared_with(key):
-            yield from compared.near
+            distances = {one.reference: one.distance for one in compared.near}
+            # if the base model is not listed, it is not nearer than what is; these samples have weights of their own
+            whole = distances.get(size.base, max(distances.values(), default=0.0))
+            for name, distance in distances.items():
+                path = Reference.parse(name).path
+                left = (distance / whole) ** 2 if whole else 1.0
+                if path.names and left < found.get(str(path), (1.0, ""))[0]:
+                    found[str(path)] = left, name
+        for other, full in self.done.full.items():
+            apart = self._between(key, other) if full.size.base == size.base else None
+            if apart is not None and began_at(size.distance, full.size.distance, apart):
+                found[other] = (apart.distance / size.distance) ** 2, other
+        return found
 
-    def _between(self, key: str, other: str) -> float | None:
+    def _known_above(self, name: str, known: Collection[str]) -> str | None:
+        """The nearest one above a path or a full fine-tune that is known."""
+        above = self._above(name)
+        while above is not None and above not in known and above not in self.done.full:
+            above = self._above(above)
+        return above
+
+    def _above(self, name: str) -> str | None:
+        if (full := self.done.full.get(name)) is not None:
+            return full.parent if full.parent in self.done.full else str(Reference.parse(full.parent).path)
+        path = TreePath.parse(name)
+        above = path.parent
+        if above is None:
+            return None
+        stands_for = {one.private: key for key, one in self.done.full.items() if one.private is not None}
+        return stands_for.get(str(above), str(above))
+
+    def _between(self, key: str, other: str) -> Apart | None:
         if (key, other) not in self._apart:
             one, there = self.contents.models[key], self.contents.models[other]
             self._apart[key, other] = models_apart(one.folder, there.folder)
@@ -111,6 +149,16 @@ class FullModels:
         used = [one for one in self.done.landed.values() if one.answer.revision.parent == base]
         merged = (one.reference for each in self.done.compared.values() for one in each.fitting)
         return len(used) > 1 or any(name.startswith(f"{base}/") for name in merged)
+
+
+def began_at(distance: float, other: float, apart: Apart) -> bool:
+    """Whether a model, by the distances of two from their base model, began at the other one.
+
+    What training adds is at a right angle to what was there, in so many dimensions, up to the noise of the samples.
+    """
+    square, noise = apart.distance**2, 2 * distance * apart.distance / math.sqrt(apart.elements)
+    # were it the other way round, this would be off by two squares
+    return abs(distance**2 - other**2 - square) <= square / 2 and 1.5 * square >= _SURE * noise
 
 
 def fits_itself(words: str, name: str, digest: str, before: FolderCompared | None) -> FolderCompared:

@@ -69,9 +69,9 @@ class Settling:
                 break
             pending.remove(root)
             self._add_base(root, None)
-        self.done.pending = pending
         if roots is None:
             self._place_full(pending)
+        self.done.pending = [key for key in pending if key in self.done.full or not self._fits(key)]
         for one in self._waiting:
             self._leave(one)
         self._look_again()

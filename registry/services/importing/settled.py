@@ -91,7 +91,7 @@ class Settled:
     doubts: dict[str, Doubt] = field(default_factory=dict)  # by place
     refused: dict[str, RegistryError] = field(default_factory=dict)  # by place
     same: dict[str, str] = field(default_factory=dict)  # copies: the place of the first
-    pending: list[str] = field(default_factory=list)  # keys of models that nothing explains
+    pending: list[str] = field(default_factory=list)  # keys of models that no path explains, full fine-tunes among them
 
     def compared_with(self, key: str) -> tuple[FolderCompared, ...]:
         """The comparisons of a model with the revisions of both registries that came to something."""
@@ -99,6 +99,6 @@ class Settled:
         return tuple(one for one in found if one is not None and one.reason is None)
 
     @property
-    def quality(self) -> tuple[int, int]:
-        """How much is explained: the more, the better."""
-        return -len([key for key in self.pending if key in self.compared]), len(self.landed)
+    def quality(self) -> tuple[int, int, int]:
+        """How much is explained by proofs, and then at all: the more, the better."""
+        return -len([key for key in self.pending if key in self.compared]), len(self.landed), len(self.full)

@@ -24,9 +24,9 @@ IMPORTING: Final = (
     Mutant(
         "imports-of-any-base",
         "Settling._may_be_base",
-        "not found.order and found.distance >= FAR",
+        "min(one.distance for one in found) >= FAR",
         "True",
-        "test_a_full_fine_tune_is_undecided_and_so_is_what_stands_on_it",
+        "test_it_is_kept_exactly_and_what_stands_on_it_is_proven",
     ),
     Mutant(
         "imports-the-first-base",
@@ -47,7 +47,7 @@ IMPORTING: Final = (
         "_Run._with_parent",
         "if (problem := self._model_problem(place)) is not None:",
         "if (problem := None) is not None:",
-        "test_a_merged_model_that_has_changed_proves_nothing",
+        "test_what_has_changed_since_is_refused",
     ),
     Mutant(
         "imports-believe-the-plan",
