@@ -164,5 +164,5 @@ def began_at(distance: float, other: float, apart: Apart) -> bool:
 def fits_itself(words: str, name: str, digest: str, before: FolderCompared | None) -> FolderCompared:
     """A model that is a base model of the private registry, as a result of comparing it."""
     fits: Mapping[str, object] = {"fitting": [{"reference": name, "digest": digest}], "searched": 1}
-    near = {} if before is None else {"nearest": before.nearest, "distance": before.distance}
+    near = {} if before is None else {"nearest": before.nearest, "distance": before.distance, "near": before.near}
     return FolderCompared.model_validate({"words": words, **fits, **near, "proof": "it is that model itself"})

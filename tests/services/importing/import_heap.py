@@ -103,7 +103,8 @@ class DrawnHeap:
             one = self.random.choice(long)
             dtype = self.random.choice(["BF16", "F16", "F32"])
             turned = self.merged(one.adapters[::-1], dtype=dtype)
-            same = dtype == "F32" or _bits(turned) == _bits(self.merged(one.adapters, dtype=dtype))
+            sums = dtype == "F32" and not any(map(_rescales, one.adapters))  # real numbers, in any order
+            same = sums or _bits(turned) == _bits(self.merged(one.adapters, dtype=dtype))
             self.adapter(turned, one.folder if same else None, one.adapters)
 
     def truth(self, folder: str) -> str | None:
@@ -120,6 +121,10 @@ class DrawnHeap:
 
     def _place(self, folder: Path) -> str:
         return f"./{folder.relative_to(self.root).as_posix()}"
+
+
+def _rescales(adapter: Path) -> bool:
+    return bool(json.loads((adapter / "adapter_config.json").read_text()).get("use_dora"))
 
 
 def _bits(folder: Path) -> dict[str, bytes]:
