@@ -71,10 +71,8 @@ def _settle(
         if other is None:
             break
         asked.add(other.key)
-        if (
-            other.explains
-            or other.taken not in tried(*_first(_above(contents, best, other.taken), other.key), 1).pending
-        ):
+        above = _first(_above(contents, best, other.taken), other.key)
+        if other.explains or other.taken not in tried(*above, 1).pending:
             best = max(best, tried(*_first(contents, other.key, likely)), key=lambda one: one.quality)
     return best
 
