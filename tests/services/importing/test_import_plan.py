@@ -163,7 +163,7 @@ def test_a_retracted_revision_is_no_parent(tmp_path: Path, team: LocalRegistry) 
 @pytest.mark.slow
 def test_names_of_the_registry_are_not_taken_again(heap: PlainHeap, team: LocalRegistry, tmp_path: Path) -> None:
     other = PlainHeap(tmp_path / "other", base="net")
-    team.add_base("net", other.stepwise("tuned", [other.adapter("x", seed=5)]))
+    team.add_base("net", other.save("far", {name: -one for name, one in other.values(other.base.folder).items()}))
     assert planned(team.plan_import(heap.folder).entries)["./net"] == ("add", "net-2", None)
 
 
