@@ -36,7 +36,7 @@ def full_size(blobs: Blobs, base: LoadedPath, folder: Path, far: float, progress
             `registry.services.exact.folder.write_exact_folder` raises, but ``no_change``.
     """
     with ExitStack() as opened:
-        beside = open_beside(blobs, base, folder, opened)
+        beside = open_beside(blobs, base, read_full_model(folder), opened)
         apart = _apart(beside.found, beside.base)
         if apart is None or apart.distance >= far:
             return None
@@ -69,7 +69,7 @@ def models_apart(folder: Path, other: Path) -> Apart | None:
         NotFoundError, InvalidAdapterError, UnavailableError: see `registry.services.exact.model_folder`.
     """
     with ExitStack() as opened:
-        one, there = (open_tensors(read_full_model(place), opened) for place in (folder, other))
+        one, there = (open_tensors(read_full_model(place).model, opened) for place in (folder, other))
         return _apart(one, there) if one.keys() == there.keys() else None
 
 
