@@ -19,7 +19,7 @@ from registry.tensors.arithmetic.lanes import available_cores, in_order
 from registry.tensors.comparison.between import lies_at_one
 from registry.tensors.comparison.places import Candidate, Place, Region, in_order_of_weight, joined, regions
 from registry.tensors.comparison.quick import QuickComparison
-from registry.tensors.comparison.sample import Sample, Share, exact_sample, take_sample
+from registry.tensors.comparison.sample import Sample, Share, quick_sample, take_sample
 from registry.tensors.comparison.verdict import Limit, Standing, Verdict
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.table.targets import TargetTable
@@ -63,6 +63,8 @@ class _Evidence:
         for share in sample.shares:
             for number in share.candidates:
                 self._add_share(number, share, slot.tensor, sample.elements)
+        if not sample.elements:
+            return
         owner = [(number, at) for at, share in enumerate(sample.shares) for number in share.candidates]
         numbers, places = [number for number, _ in owner], [at for _, at in owner]
         self.products[torch.tensor(numbers)[:, None], torch.tensor(numbers)] += sample.products[places][:, places]
@@ -209,13 +211,13 @@ class _Work:
     base: BaseTensors
     found: BaseTensors
     evidence: _Evidence
-    quick: QuickComparison | None  # what is bit for bit what all candidates give need not be measured
+    quick: QuickComparison | None  # to measure only what is not, bit for bit, what candidates give; None: all
 
     def looked_at(self, place: Place, candidates: Sequence[int]) -> list[Sample]:
-        """Look at some blocks, as one where they need not be measured."""
-        exact = None if self.quick is None else exact_sample(place, self.quick, self.found, candidates)
-        if exact is not None:
-            return [exact]
+        """Look at some blocks, as one where nearly nothing of them has to be measured."""
+        quick = None if self.quick is None else quick_sample(place, self.quick, self.found, candidates)
+        if quick is not None:
+            return [quick]
         if place.blocks > 1:
             return [sample for one in place.each for sample in self.looked_at(one, candidates)]
         return [take_sample(place, self.base, self.found, candidates)]
@@ -226,7 +228,9 @@ class _Work:
         evidence = self.evidence
 
         def look(part: Region) -> tuple[list[Sample], list[Place]]:
-            first, others = in_order_of_weight(part, active)
+            # where all is read in the end, blocks need not be chosen unless they tell candidates apart
+            choose = self.quick is None or part.tells_apart(active)
+            first, others = in_order_of_weight(part, active if choose else ())
             return [sample for place in first for sample in self.looked_at(place, active)], others
 
         for start in range(0, len(parts), _at_once()):
@@ -267,15 +271,16 @@ class _Work:
 
         active = tuple(self.evidence.fitting)
         places = list(joined(places)) if all_of_them else [one for one in places if one.region.tells_apart(active)]
-        for start in range(0, len(places), _at_once()):
-            if not go_on():
-                return places[start:]
-            for samples in in_order(look, places[start : start + _at_once()]):
-                for sample in samples:
-                    self.evidence.add(sample)
-                    progress.advance(sample.place.elements)
+        if not go_on():
+            return places
+        for number, samples in enumerate(in_order(look, places), 1):
+            for sample in samples:
+                self.evidence.add(sample)
+                progress.advance(sample.place.elements)
             self.evidence.drop()
             active = tuple(self.evidence.active)
+            if not go_on():
+                return places[number:]
         return ()
 
 

@@ -166,9 +166,10 @@ def in_order_of_weight(region: Region, candidates: Sequence[int]) -> tuple[list[
     strengths = torch.zeros(region.slot.rows, dtype=torch.float64)
     for step in _own_steps(region, candidates):
         strengths += _strength(step, region.slot)
-    order = sorted(range(region.blocks), key=lambda index: -_mean(strengths, region, index))
     if not strengths.any():  # nothing to choose by: not the first rows, which may be special tokens
-        order = [region.blocks // 2, *(index for index in range(region.blocks) if index != region.blocks // 2)]
+        middle = region.blocks // 2
+        return [Place(region, middle)], [Place(region, index) for index in range(region.blocks) if index != middle]
+    order = sorted(range(region.blocks), key=lambda index: -_mean(strengths, region, index))
     places = [Place(region, index) for index in order]
     sure = sum(_mean(strengths, region, place.index) == torch.inf for place in places)
     return places[: max(1, sure)], places[max(1, sure) :]
