@@ -277,8 +277,9 @@ class _Work:
             for sample in samples:
                 self.evidence.add(sample)
                 progress.advance(sample.place.elements)
-            self.evidence.drop()
-            active = tuple(self.evidence.active)
+            if any(sample.elements for sample in samples):
+                self.evidence.drop()
+                active = tuple(self.evidence.active)
             if not go_on():
                 return places[number:]
         return ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -79,10 +79,11 @@ class Rows:
 
     def looks(self, programs: Sequence[Program]) -> list[Look] | None:
         """How the rows compare with each program; None: for one of them, too much of them is something else."""
-        at_once: dict[frozenset[object], Look] = {}  # the order of steps that add does not show there
+        at_once: dict[Hashable, Look] = {}  # the order of steps that add does not show there
+        several = len(programs) > 1
         found = []
         for program in programs:
-            look = self._look(program, at_once)
+            look = self._look(program, frozenset(program.steps) if several else None, at_once)
             if look is None:
                 return None
             found.append(look)
@@ -101,12 +102,12 @@ class Rows:
         rows = self.place.region.rows_a_block
         return self.of.base.values(program, dtype, kept=kept, merge_products=merge_products, rows_a_block=rows)
 
-    def _look(self, program: Program, at_once: dict[frozenset[object], Look]) -> Look | None:
+    def _look(self, program: Program, key: Hashable, at_once: dict[Hashable, Look]) -> Look | None:
+        """``key`` is the same for programs that add the same."""
         links, adds = links_of(program), only_adds(program)
         likely, known = self.of.likely.get(links), links in self.of.likely
         best: Look | None = None
         for way in sorted(self._ways(program), key=lambda way: way != likely):
-            key = frozenset(program.steps)
             if way is None and key in at_once:
                 look: Look | None = at_once[key]
             else:
@@ -201,9 +202,14 @@ class Rows:
         return out
 
     def _wrong(self, made: torch.Tensor) -> torch.Tensor:
-        if _same_bytes(made, self.found):
+        """The elements of other bits; those of two zeros, or NaN, are measured to be the same."""
+        if not made.numel():
             return _NONE
-        return (made != self.found).flatten().nonzero().flatten()
+        ours, theirs = _words(made), _words(self.found)
+        wide = len(ours) * ours.itemsize // 8 * 8 // ours.itemsize
+        if np.array_equal(ours[:wide].view(np.int64), theirs[:wide].view(np.int64)):
+            return torch.from_numpy(np.flatnonzero(ours[wide:] != theirs[wide:]) + wide)
+        return torch.from_numpy(np.flatnonzero(ours != theirs))
 
 
 _NONE: Final = torch.zeros(0, dtype=torch.int64)
@@ -229,11 +235,10 @@ def _error_of(way: Way | None, program: Program) -> float:
     return links_of(program) * (1.0 if way.deltas else 0.5)
 
 
-def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if not (one.is_contiguous() and other.is_contiguous()):
-        return False
-    ours, theirs = (rows.view(-1).view(torch.uint8).numpy() for rows in (one, other))
-    wide = len(ours) // 8 * 8
-    return np.array_equal(ours[:wide].view(np.int64), theirs[:wide].view(np.int64)) and np.array_equal(
-        ours[wide:], theirs[wide:]
-    )
+def _words(rows: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The bits of each element."""
+    words: np.ndarray[Any, Any] = rows.contiguous().view(-1).view(_BITS[rows.dtype.itemsize]).numpy()
+    return words
+
+
+_BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

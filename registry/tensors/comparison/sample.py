@@ -66,7 +66,7 @@ def quick_sample(place: Place, quick: QuickComparison, found: BaseTensors, candi
 
     None: these are too many.
     """
-    programs = _programs(place, candidates)
+    programs = place.region.grouped(tuple(candidates))
     rows, stored = _found_rows(place, found)
     at = quick.at(place, rows)
     looks = at.looks(list(programs))
@@ -99,7 +99,7 @@ def take_sample(place: Place, base: BaseTensors, found: BaseTensors, candidates:
     values, least = rows.to(torch.float64).flatten(), least_dtype(rows, stored)
     read = place.elements * stored.itemsize
     measured, numbered = [], torch.arange(place.elements)
-    for program, numbers in _programs(place, candidates).items():
+    for program, numbers in region.grouped(tuple(candidates)).items():
         slot_values = base.values(program, torch.float64, merge_products=False, rows_a_block=region.rows_a_block)
         own = stored if program.origin is None else base.dtype(program.origin)
         kept = least_dtype(slot_values.origin_block(place.index), own)
@@ -109,16 +109,6 @@ def take_sample(place: Place, base: BaseTensors, found: BaseTensors, candidates:
         measured.append((_share(numbers, judged, place, numbered), left, judged.units))
         read += place.elements * own.itemsize
     return _sample(place, measured, place.elements, read)
-
-
-def _programs(place: Place, candidates: Sequence[int]) -> dict[Program, list[int]]:
-    """The candidates by what they do to a region; a head that one lacks is left out."""
-    groups: dict[Program, list[int]] = {}
-    for number in candidates:
-        program = place.region.programs[number]
-        if program is not None:
-            groups.setdefault(program, []).append(number)
-    return groups
 
 
 def _elements(
