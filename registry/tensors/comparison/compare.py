@@ -112,6 +112,11 @@ class _Evidence:
             self.untold += [self.candidates[number].name for number in fitting if number not in paths and paths]
             self.active = paths or self.active
 
+    @property
+    def of_one_path(self) -> bool:
+        """Whether all candidates are one path, and other orders of its links."""
+        return sum(not one.other_order for one in self.candidates) == 1
+
     def undecided(self) -> bool:
         """Whether several candidates are left."""
         return len(self.fitting) > 1
@@ -172,7 +177,12 @@ def compare(
     def in_limit() -> bool:
         return evidence.bytes < limit.bytes and clock() < ends
 
-    later, unseen = work.first_of(parts, in_limit)
+    if whole and evidence.of_one_path:  # there is nothing to choose between: a few blocks, then all
+        work.first_of(parts[:_FOR_THE_NEAREST], in_limit)
+        work.rest_of(parts, progress)
+        later, unseen = list[Place](), parts[:0]
+    else:
+        later, unseen = work.first_of(parts, in_limit)
     evidence.leave_equal_orders()
     if evidence.undecided():
         tied = evidence.fitting
@@ -186,7 +196,7 @@ def compare(
             work.samples(left, evidence.undecided, progress)
     if whole and evidence.fitting:
         work.rest_of(parts, progress)
-        unseen = ()
+        unseen = []
     fitting = tuple(candidates[number].name for number in evidence.fitting)
     first = next(iter(evidence.fitting), evidence.nearest)
     tensors = {run.tensor for part in parts for run in part.slot.places}
@@ -222,7 +232,7 @@ class _Work:
             return [sample for one in place.each for sample in self.looked_at(one, candidates)]
         return [take_sample(place, self.base, self.found, candidates)]
 
-    def first_of(self, parts: Sequence[Region], in_limit: Callable[[], bool]) -> tuple[list[Place], Sequence[Region]]:
+    def first_of(self, parts: list[Region], in_limit: Callable[[], bool]) -> tuple[list[Place], list[Region]]:
         """Look at the first blocks of every region; their other blocks, and the regions that the limit left out."""
         later: list[Place] = []
         evidence = self.evidence
@@ -244,12 +254,14 @@ class _Work:
             evidence.drop()
             if evidence.nothing_fits:
                 break
-        return later, ()
+        return later, []
 
     def rest_of(self, parts: Sequence[Region], progress: Progress) -> None:
         """Look at all other blocks of some regions, as long as something fits."""
         seen = self.evidence.seen
         left = [place for part in parts for place in part.places if (id(part), place.index) not in seen]
+        if not left or not self.evidence.fitting:
+            return
         progress.begin("Comparing whole tensors", sum(place.elements for place in left))
         self.samples(left, lambda: bool(self.evidence.fitting), progress, all_of_them=True)
 
