@@ -85,7 +85,7 @@ def compare_folder(
             named = BaseTensors(found.named)
             return compare(candidates, found.base, named, found.table, limit=limit, progress=progress)
 
-        return _of_models(paths, of_one)
+        return of_models(paths, of_one)
 
 
 def compare_whole(
@@ -118,10 +118,10 @@ def compare_whole(
                 candidates.append(Candidate(name, order.programs, other_order=True))
         return compare(candidates, found.base, BaseTensors(found.named), found.table, whole=True, progress=progress)
 
-    return _of_models(paths, of_one), orders
+    return of_models(paths, of_one), orders
 
 
-def _of_models(paths: Sequence[LoadedPath], of_one: Callable[[Sequence[LoadedPath]], Verdict]) -> Verdict:
+def of_models(paths: Sequence[LoadedPath], of_one: Callable[[Sequence[LoadedPath]], Verdict]) -> Verdict:
     """The verdict on paths whose live links go on several models: the base model, and exact revisions.
 
     What fits bit for bit is it, whatever else is within rounding of it; so is, by every element, what lies far nearer

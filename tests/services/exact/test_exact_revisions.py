@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from registry import connect
-from registry.errors import ConflictError, InvalidAdapterError, RegistryError, UsageError
+from registry.errors import ConflictError, InvalidAdapterError, UsageError
 from registry.files.strict_json import parse
 from registry.services.bases.add import understood
 from registry.services.local import LocalRegistry
