@@ -127,7 +127,7 @@ class Writing:
             name=name,
             parent=self._called(found.parent),
             reason=reason,
-            candidates=self._near_to(key),
+            candidates=tuple(one for one in self._near_to(key) if one.parent != self._called(size.base)),
             takes=size.model_copy(update={"base": self._called(size.base)}),
             metrics=dict(notes.metrics),
             annotations=dict(notes.annotations),

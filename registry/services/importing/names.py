@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterator
 from itertools import count, islice
 from typing import Final
@@ -38,7 +39,10 @@ def wanted_name(place: str, repo: str | None, *, dots: bool) -> str:
 
 def _valid(text: str, dots: bool) -> str:
     allowed = r"[^a-z0-9._]+" if dots else r"[^a-z0-9_]+"
-    name = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", re.sub(allowed, "-", text.lower())))
+    letters = "".join(
+        char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char)
+    )
+    name = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", re.sub(allowed, "-", letters)))
     return name[:_LONGEST].strip("._-").removesuffix(".git").strip("._-")
 
 

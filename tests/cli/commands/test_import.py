@@ -75,6 +75,7 @@ def test_what_has_changed_ends_with_a_code_of_its_own(tmp_path: Path, run: Run) 
         (["import", "--plan", "p"], "registry import SOURCE --plan FILE"),
         (["import", "x", "--apply", "p"], "--apply FILE takes no SOURCE"),
         (["import", "x", "--apply", "p", "--plan", "p"], "Give --plan FILE"),
+        (["import", "x", "--plan", "nowhere/p"], "create it or choose another"),
     ],
 )
 def test_what_can_not_be_meant_is_told(run: Run, words: list[str], said: str) -> None:

@@ -55,8 +55,10 @@ def import_(
 
 def _plan(run: Session, source: str, file: str) -> None:
     from registry.cli.render.import_plan import plan_lines
+    from registry.cli.written import check_file
     from registry.operations.import_plan import require_new, summary
 
+    check_file("--plan", file)
     require_new(Path(file))
     made = run.registry.plan_import(source, progress=run.progress)
     made.write(file)
