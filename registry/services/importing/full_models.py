@@ -135,13 +135,16 @@ class FullModels:
     def _came_first(self, key: str, base: str) -> bool:
         """Whether something shows that a base model was there before a model that is near it.
 
-        The registry has it; or it comes from a Hub, and the other does not; or a trainer left its files with the other
-        alone; or the heap uses it as one: it has merged models of it, or several adapters that were trained on it.
+        The registry has it; or the other one says so; or it comes from a Hub, and the other does not; or a trainer left
+        its files with the other alone; or the heap uses it as one: it has merged models of it, or several adapters that
+        were trained on it.
         """
         root = next((one for one, name in self.done.bases.items() if name == base), None)
         if root is None or base in self.there.bases.values():
             return True
         first, model = self.contents.models[root], self.contents.models[key]
+        if model.began_with & {first.repo, str(first.folder)} or first.began_with & {model.repo, str(model.folder)}:
+            return bool(model.began_with & {first.repo, str(first.folder)})
         if first.trained != model.trained:
             return model.trained
         if (first.repo is None) != (model.repo is None):

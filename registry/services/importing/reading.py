@@ -13,6 +13,7 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import FileEntry
 from registry.services.importing.old_roots import Moved, named_parts
+from registry.services.importing.trainer_notes import began_with
 from registry.transfer.index import index_model
 from registry.transfer.model_weights import read_model_files
 from registry.transfer.requests import PublishFolder, publish_request
@@ -35,6 +36,7 @@ class Model:
     receipt: bool = False
     with_adapter: bool = False  # an adapter was saved into its folder, so that it is no entry of its own
     trained: bool = False  # a trainer left its files there
+    began_with: frozenset[str] = frozenset()  # the models that it says that it was made of
     run: Path | None = None  # of a checkpoint
 
 
@@ -113,6 +115,7 @@ def _read_model(found: Contents, one: Found, progress: Progress) -> None:
         any(left.reason == "receipt of a fetch" for left in files.left_out),
         one.with_model,
         one.run is not None or any((one.folder / name).exists() for name in _TRAINED),
+        began_with(one.folder, files.model.config),
         None if one.run is None else one.folder.parent,
     )
 

@@ -424,9 +424,18 @@ def _away(distance: float) -> str:
 def order_of(models: Mapping[str, Model], adapters: Sequence[Adapter]) -> list[str]:
     """Keys of models, those first that are most likely base models; proofs decide, the order saves time."""
     named = [one.model for one in adapters]
+    known = {name for model in models.values() for name in (model.repo, str(model.folder))}
 
-    def likely(key: str) -> tuple[bool, bool, bool, int, float, str]:
+    def likely(key: str) -> tuple[bool, bool, bool, bool, int, float, str]:
         model = models[key]
-        return model.receipt, model.trained, model.repo is None, -named.count(key), model.written, key
+        return (
+            model.receipt,
+            not known.isdisjoint(model.began_with),
+            model.trained,
+            model.repo is None,
+            -named.count(key),
+            model.written,
+            key,
+        )
 
     return sorted(models, key=likely)

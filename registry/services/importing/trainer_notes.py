@@ -14,7 +14,7 @@ from registry.errors import UsageError
 from registry.folders.contents import read_start
 from registry.folders.heap.kinds import CHECKPOINT
 from registry.folders.heap.walk import trainer_state
-from registry.folders.scan import README
+from registry.folders.scan import README, is_own_file
 from registry.schemas.texts import check_name
 from registry.services.artifacts.readme.front_matter import split
 
@@ -157,7 +157,14 @@ def _wandb_folder(folder: Path) -> str | None:
 
 def _card(folder: Path) -> str:
     file = folder / README
-    return read_start(file, _MOST).decode("utf-8", "replace") if file.is_file() and not file.is_symlink() else ""
+    return read_start(file, _MOST).decode("utf-8", "replace") if is_own_file(file, folder) else ""
+
+
+def began_with(folder: Path, config: Mapping[str, Any] | None) -> frozenset[str]:
+    """The models, repositories or folders, that a model's card and configuration say that it was made of."""
+    said = split(_card(folder))[0].get("base_model")
+    names = [*(said if isinstance(said, list) else [said]), (config or {}).get("_name_or_path")]
+    return frozenset(name for name in names if isinstance(name, str) and name)
 
 
 def _json(file: Path) -> dict[str, Any]:

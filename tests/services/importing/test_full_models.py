@@ -134,6 +134,9 @@ def test_where_it_is_not_clear_it_is_undecided_with_the_choices(tmp_path: Path, 
     assert entries()["./b"].action == "full"
     for one in adapters:
         shutil.rmtree(one)
+    (heap.folder / "b/README.md").write_text(f"---\nbase_model: {a}\n---\n")
+    assert entries()["./b"].action == "full"
+    (heap.folder / "b/README.md").unlink()
     moved(heap, "b", a, 0.35)
     (found,) = (one for one in entries().values() if one.action != "add")
     assert (found.action, "it may be a base model of its own" in (found.reason or "")) == ("undecided", True)
