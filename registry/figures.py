@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -15,6 +16,11 @@ def clean(text: str) -> str:
         char if char.isprintable() else " " if char.isspace() else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
+
+
+def command(*words: object) -> str:
+    """A command to be typed next, in backticks: every word as a shell has to be given it."""
+    return f"`{shlex.join(clean(str(word)) for word in words)}`"
 
 
 def size(count: int) -> str:

@@ -62,6 +62,12 @@ def test_clean_text_is_printable_and_stays_when_it_was(text: str) -> None:
         assert cleaned == text
 
 
+def test_commands_are_quoted_as_a_shell_takes_them() -> None:
+    text = figures.command("registry", "publish", "./it's mine/x", "llama/a@2", "--annotation", "a=b c")
+    assert text == """`registry publish './it'"'"'s mine/x' llama/a@2 --annotation 'a=b c'`"""
+    assert figures.command("registry", "tree", "llama") == "`registry tree llama`"
+
+
 @pytest.mark.parametrize(
     ("passed", "text"),
     [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from registry.bars.terminal import RichProgress
 from registry.cli.render.screen import Line, Screen, stderr, stdout
+from registry.figures import command
 
 if TYPE_CHECKING:
     from registry.operations.registry import Registry
@@ -46,10 +47,10 @@ class Session:
             self.progress.pause()
             self.talk.say(text, style)
 
-    def next(self, command: str, what: str) -> None:
+    def next(self, words: Sequence[object], what: str) -> None:
         """At a terminal, print the command that is useful after this one; a script has no use for it."""
         if self.talk.on_terminal:
-            self.say(f"Next: `{command}` {what}.")
+            self.say(f"Next: {command(*words)} {what}.")
 
     def confirm(self, question: str) -> bool:
         """Ask a question at the terminal; False: the answer is not yes, or there is no terminal to ask at."""

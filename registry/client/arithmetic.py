@@ -16,13 +16,13 @@ from registry.operations.registry import Registry
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Options, OutputFile
-from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified
-from registry.schemas.publishing import ImportDocument
+from registry.schemas.publishing import FullSize, ImportDocument
 from registry.schemas.receipt import Receipt
 from registry.transfer.compare import Comparison
+from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.publish_tree import Ground
 from registry.transfer.searched import Searched
 from registry.transfer.trained_on import TrainedFolder
@@ -106,8 +106,19 @@ class Arithmetic(Protocol):
         asked: FullModel,
         out: Path,
         progress: Progress,
-    ) -> Extraction | None:
+    ) -> MadeOfFull:
         """Write what is published of a full model into an empty folder; ``base`` as for `look_into`."""
+
+    def full_size(
+        self,
+        base: Bundle,
+        open_blob: OpenBlobOf,
+        files: Mapping[str, HashedFile],
+        folder: Path,
+        far: float,
+        progress: Progress,
+    ) -> FullSize | None:
+        """What it takes to keep a model exactly on a base model; ``files`` as ``base`` of `look_into`."""
 
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Read an adapter's weights; raises `InvalidAdapterError` (``non_finite``)."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from registry.client.arithmetic import MakeArithmetic
+from registry.client.arithmetic import MakeArithmetic, needed
 from registry.client.http.transport import Transport
 from registry.client.parents import ParentFolders
 from registry.client.publish import plan_publish, publish_folder
@@ -13,6 +14,7 @@ from registry.errors import NotFoundError
 from registry.folders.scan import EXACT
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Published, PublishPreview, Resolved
+from registry.schemas.publishing import FullSize
 from registry.transfer.requests import PublishFolder, preview
 from registry.transfer.trained_on import TrainedFolder
 
@@ -60,3 +62,9 @@ class RemoteGround:
 
     def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
         return self.folders.searched(folder, None, progress)
+
+    def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
+        bundle = self.folders.bundle(base)
+        there = self.folders.base_files(bundle, progress)
+        arithmetic = needed(self.arithmetic, "compare a full model with its base model")
+        return arithmetic.full_size(bundle, self.folders.open_blob, there, folder, far, progress)

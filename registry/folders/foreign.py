@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
+from registry.figures import command
+
 Head = Callable[[str], bytes]
 """Reads the header of a safetensors file by name."""
 
@@ -58,14 +60,15 @@ def _adapters_below(where: str, others: Sequence[str]) -> str | None:
     held = "a folder with one" if len(others) == 1 else f"{len(others)} folders with adapters"
     return (
         f"{where} holds no adapter itself, but {held} in it: {' and '.join(others)}. Publish one of them, such as "
-        f"`registry publish {where}/{others[0]} PATH`."
+        f"{command('registry', 'publish', f'{where}/{others[0]}', 'PATH')}."
     )
 
 
 def _model(where: str, names: Collection[str]) -> str | None:
     if "config.json" not in names or not any(_MODEL.fullmatch(name) for name in names):
         return None
-    return f"{where} holds a whole model and no adapter. Add it with `registry base add NAME {where}`."
+    add = command("registry", "base", "add", "NAME", where)
+    return f"{where} holds a whole model and no adapter. Add it with {add}."
 
 
 def _kohya(where: str, names: Collection[str], head: Head | None) -> str | None:

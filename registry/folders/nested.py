@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import InvalidAdapterError, RegistryError, UsageError
+from registry.figures import command
 from registry.folders.errors import no_folder, telling_unreadable, unreadable
 from registry.folders.scan import (
     ADAPTER_CONFIG,
@@ -161,7 +162,7 @@ def _group(folder: Path) -> InvalidAdapterError:
     return InvalidAdapterError(
         f"{folder} contains adapters in folders below it{listed} but no {ADAPTER_CONFIG} itself; every folder on "
         "the way down must be one adapter. Move them up, or publish each by its own path, such as "
-        f"`registry publish {folder / next(iter(names), 'NAME')} PATH`.",
+        f"{command('registry', 'publish', folder / next(iter(names), 'NAME'), 'PATH')}.",
         code="missing_file",
     )
 

@@ -12,6 +12,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from registry.errors import IntegrityError, NotFoundError, RegistryError, UsageError
+from registry.figures import command
 from registry.folders.errors import no_folder, reason, telling_unreadable
 from registry.folders.scan import RECEIPT
 from registry.schemas.receipt import Receipt
@@ -63,8 +64,9 @@ def receipt_in(folder: Path) -> Receipt:
     receipt = read_receipt(folder)
     if receipt.exported is not None:
         raise UsageError(
-            f"{folder} is an export, with a card and a configuration of its own: `registry publish {folder} PATH "
-            "--dry-run` checks its adapter, and `registry identify` a merged model."
+            f"{folder} is an export, with a card and a configuration of its own: "
+            f"{command('registry', 'publish', folder, 'PATH', '--dry-run')} checks its adapter, and "
+            f"{command('registry', 'identify', folder)} a merged model."
         )
     return receipt
 

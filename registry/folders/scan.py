@@ -230,6 +230,14 @@ def reason_by_name(name: str) -> str | None:
     return None
 
 
+def is_own_file(path: Path, root: Path) -> bool:
+    """Whether a file is one of a folder: no link, but into the blobs of the Hub cache that it is a snapshot of."""
+    try:
+        return path.is_file() and (not path.is_symlink() or bool(_behind_link(path, root, InvalidAdapterError)))
+    except (OSError, RegistryError):
+        return False
+
+
 def _behind_link(path: Path, root: Path, error: type[RegistryError]) -> Path:
     """The target of a link; allowed only into the blobs of the Hub cache that the folder is a snapshot of."""
     target = path.resolve()

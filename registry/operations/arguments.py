@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from registry.errors import NotFoundError, UsageError
+from registry.figures import command
 from registry.schemas import Schema
 
 S = TypeVar("S", bound=Schema)
@@ -64,8 +65,8 @@ def check_order(
 
     given = os.fspath(folder)
     what = "a repository of a Hub" if names_a_hub(name) else "one"
-    right = usage.format(folder=name, name=given)
-    message = f"There is no folder {given!r}, but {name!r} is {what}: {first} comes first, as in `{right}`."
+    right = command(*(word.format(folder=name, name=given) for word in usage.split()))
+    message = f"There is no folder {given!r}, but {name!r} is {what}: {first} comes first, as in {right}."
     if (wrong := _refused(check, name)) is not None:
         raise UsageError(message, code=wrong.code)
     if _refused(check, given) is None:

@@ -26,6 +26,7 @@ MAX_PLAN: Final = 256 << 20
 WORDS: Final[Mapping[ImportAction, tuple[str, str]]] = {
     "add": ("base model to add", "base models to add"),
     "publish": ("adapter to publish", "adapters to publish"),
+    "full": ("full fine-tune to publish", "full fine-tunes to publish"),
     "undecided": ("undecided", "undecided"),
     "refused": ("refused", "refused"),
     "skip": ("left where it is", "left where they are"),

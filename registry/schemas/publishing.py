@@ -60,14 +60,15 @@ class FolderOutcome(Schema):
 
 IMPORT_FORMAT: Final = 1
 IMPORT_HELP: Final = (
-    "Edit action: publish (an adapter), add (a base model), or skip. undecided, refused and skip stay where they are.",
+    "Edit action: publish (an adapter), full (a full fine-tune), add (a base model), or skip. The others do nothing.",
     "Edit name, metrics and annotations. The path of an adapter is its parent's path and its name.",
     "Edit parent: the folder of another entry, as './runs/support', or what the registry has, as 'llama/support@2'.",
     "proof: applying proves the parent again. Without it the parent is your word; weights may not contradict it.",
+    "full keeps a model exactly, below its parent. With rank or max_error it becomes the LoRA that is nearest instead.",
 )
 """What a plan says at its top to whoever edits it."""
-ImportAction = Literal["add", "publish", "skip", "undecided", "refused"]
-"""What an import does with a folder: adds a base model, publishes an adapter, or leaves it where it is."""
+ImportAction = Literal["add", "publish", "full", "skip", "undecided", "refused"]
+"""What an import does with a folder: adds a base model, publishes an adapter or a full fine-tune, or leaves it."""
 
 
 class NearFolder(Schema):
@@ -77,11 +78,22 @@ class NearFolder(Schema):
     why: str
 
 
+class FullSize(Schema):
+    """What a full model is beside its base model, and what keeping it exactly takes."""
+
+    base: str  # as in `ImportEntry.parent`
+    distance: float  # from there, relative to the norm of its weights, from a sample
+    tensors: int  # that differ
+    of: int
+    size: int  # bytes of these
+    stored: int  # bytes that they take, compressed: an estimate, from a sample
+
+
 class ImportEntry(Schema):
     """A folder that an import has seen, and what is to be done with it."""
 
     folder: str  # "./" and the place below the source; or hf:ORG/REPO@COMMIT
-    what: str  # adapter, base model, merged model, model, checkpoint, or what else it is
+    what: str  # adapter, base model, merged model, full fine-tune, model, checkpoint, or what else it is
     action: ImportAction
     name: str | None = None  # of the base model; or of the adapter, below its parent
     parent: str | None = None  # "./place" of another entry; else a base model or revision that the registry has
@@ -89,6 +101,9 @@ class ImportEntry(Schema):
     reason: str | None = None  # why it is not brought in, or what would settle it
     code: str | None = None  # of the error that publishing gives
     candidates: tuple[NearFolder, ...] = ()
+    takes: FullSize | None = None  # of a model that may be a full fine-tune
+    rank: int | None = None  # of one: make it the best LoRA of this rank,
+    max_error: float | None = None  # or of this error, instead of keeping it exactly
     trained_on: str | None = None  # the folder that the adapter was trained on: "./place", or elsewhere
     metrics: dict[str, float] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)

@@ -26,14 +26,15 @@ from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Options, OutputFile
-from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified, NarrowRequest, PathsLeft
+from registry.schemas.publishing import FullSize
 from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
 from registry.services.artifacts.describe import described
 from registry.services.artifacts.local_blobs import KeptBlobs, OpenBlobOf, entries_of
+from registry.services.exact.figures import full_size
 from registry.services.full.written import write_full
 from registry.services.lineage import Blobs, Link, LoadedPath, PathBase, read_document, target_table, with_ancestors
 from registry.services.publishing.identify import identify
@@ -44,6 +45,7 @@ from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.closeness import TensorComparison
 from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.elements.finite import check_finite
+from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.index import files_digest, weights_digest
 from registry.transfer.receipts import receipt_of
 from registry.transfer.searched import Searched
@@ -173,12 +175,27 @@ class LocalArithmetic:
         asked: FullModel,
         out: Path,
         progress: Progress,
-    ) -> Extraction | None:
+    ) -> MadeOfFull:
         """Write what is published of a full model over its parent into an empty folder."""
         with closing(KeptBlobs([parent], open_blob, base)) as blobs:
             path = path_of(parent)
             check_bundle(parent, path, blobs)
             return write_full(blobs, path, folder, asked, out, progress)
+
+    def full_size(
+        self,
+        base: Bundle,
+        open_blob: OpenBlobOf,
+        files: Mapping[str, HashedFile],
+        folder: Path,
+        far: float,
+        progress: Progress,
+    ) -> FullSize | None:
+        """What it takes to keep a model exactly on a base model; see `registry.services.exact.figures.full_size`."""
+        with closing(KeptBlobs([base], open_blob, files)) as blobs:
+            path = path_of(base)
+            check_bundle(base, path, blobs)
+            return full_size(blobs, path, folder, far, progress)
 
     def check_finite(self, weights: Path, progress: Progress) -> None:
         """Check that all weights of an adapter are finite; raises `InvalidAdapterError`."""

@@ -6,7 +6,7 @@ recognised, so that an interrupted run can be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from registry.errors import ConflictError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.folders.contents import hash_found
 from registry.folders.hub.organisation import organisation_of
+from registry.operations.publication import FullModel
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference, check_adapter_name, check_base_name
@@ -25,7 +26,11 @@ from registry.transfer.source import given_base
 from registry.transfer.trained_on import TrainedFolder
 
 Told = Callable[[FolderOutcome], None]
-_DONE: Final = ("add", "publish")
+_MODELS: Final = ("model", "base model", "merged model", "full fine-tune")
+_TWO_REVISIONS: Final = (
+    " To have both as revisions of one adapter, bring in one, and then publish the other with `registry publish`."
+)
+_DONE: Final = ("add", "publish", "full")
 
 
 class Receiving(Protocol):
@@ -43,6 +48,21 @@ class Receiving(Protocol):
 
     def add_base(self, name: str, folder: str | Path, *, progress: Progress) -> BaseAdded:
         """Add a base model."""
+
+    def publish(
+        self,
+        folder: str | Path,
+        path: str,
+        *,
+        parent: str | None,
+        full: bool,
+        rank: int | None,
+        max_error: float | None,
+        metrics: Mapping[str, float],
+        annotations: Mapping[str, str],
+        progress: Progress,
+    ) -> Published:
+        """Publish a full model."""
 
 
 def apply_plan(
@@ -69,8 +89,8 @@ def in_order(document: ImportDocument) -> list[ImportEntry]:
     """What is to be done, parents before their children.
 
     Raises:
-        UsageError: two entries have one folder; one lacks what its action needs, or has a bad name; parents go in a
-            circle.
+        UsageError: two entries have one folder, or come to one path; one lacks what its action needs, or has a bad
+            name; parents go in a circle.
     """
     by_folder: dict[str, ImportEntry] = {}
     for entry in document.entries:
@@ -86,7 +106,28 @@ def in_order(document: ImportDocument) -> list[ImportEntry]:
             raise UsageError(f"The parents in the plan go in a circle: {', '.join(sorted(wanted))}.")
         ordered += ready
         wanted = {folder: entry for folder, entry in wanted.items() if entry not in ready}
+    _check_paths(ordered)
     return ordered
+
+
+def _check_paths(ordered: Sequence[ImportEntry]) -> None:
+    """Check that no two entries come to one path: parents come before their children here."""
+    paths: dict[str, str] = {}  # by folder
+    folders: dict[str, str] = {}  # by path
+    for entry in ordered:
+        name, above = entry.name or "", entry.parent or ""
+        if entry.action == "add":
+            path = name
+        else:
+            path = f"{paths[above] if above in paths else Reference.parse(above).path}/{name}"
+        other = folders.setdefault(path, entry.folder)
+        if other != entry.folder:
+            revisions = "" if entry.action == "add" else _TWO_REVISIONS
+            raise UsageError(
+                f"The plan brings {other} and {entry.folder} both to {path}: give one of them another name, or skip "
+                f"it.{revisions}"
+            )
+        paths[entry.folder] = path
 
 
 def _check(entry: ImportEntry, by_folder: Mapping[str, ImportEntry]) -> None:
@@ -94,22 +135,47 @@ def _check(entry: ImportEntry, by_folder: Mapping[str, ImportEntry]) -> None:
         raise UsageError(f"The plan has no name for {entry.folder}, which is to be brought in: give it one.")
     if not entry.files:
         raise UsageError(f"The plan says to {entry.action} {entry.folder}, which was not read: make the plan again.")
-    if entry.action == "add":
-        check_base_name(entry.name)
-        return
-    check_adapter_name(entry.name)
+    is_model = entry.what in _MODELS
+    if is_model is not (entry.action in ("add", "full")):
+        right = "add (a base model), full (a full fine-tune)" if is_model else "publish (an adapter)"
+        raise UsageError(f"The plan says to {entry.action} {entry.folder} ({entry.what}): {right} or skip is expected.")
+    if entry.action != "full" and (entry.rank is not None or entry.max_error is not None):
+        raise UsageError(
+            f"The plan has a rank or max_error for {entry.folder}, whose action is {entry.action}: they are for full."
+        )
+    try:
+        if entry.action == "add":
+            check_base_name(entry.name)
+            return
+        check_adapter_name(entry.name)
+        FullModel.checked(entry.rank, entry.max_error, "randomised")
+    except UsageError as wrong:
+        raise UsageError(f"{entry.folder} in the plan: {wrong}", code=wrong.code) from wrong
     if not entry.parent:
         raise UsageError(f"The plan has no parent for {entry.folder}, which is to be published: give it one.")
     above = by_folder.get(entry.parent)
     if above is None:
         if entry.parent.startswith((".", "hf:")):
-            raise UsageError(f"The parent of {entry.folder} is {entry.parent}, which is no folder of the plan.")
+            raise UsageError(
+                f"The parent of {entry.folder} is {entry.parent}, which is no folder of the plan: give the folder of "
+                "another entry as it is there, or what the registry has, such as llama/support@2."
+            )
         Reference.parse(entry.parent)
     elif above.action not in _DONE:
         raise UsageError(
             f"The parent of {entry.folder} is {entry.parent}, whose action is {above.action}: it is not brought in. "
             "Change one of them; what the registry has already is named by its reference."
         )
+    elif entry.trained_on == above.folder and not _is_exact(above):
+        raise UsageError(
+            f"{entry.folder} was trained on {above.folder}, and the plan says to make an adapter of that one, which "
+            f"comes near it and is another model: take its rank and max_error out, or skip {entry.folder}."
+        )
+
+
+def _is_exact(entry: ImportEntry) -> bool:
+    """Whether what is brought in is the folder's model itself, and no adapter that comes near it."""
+    return FullModel(entry.rank, entry.max_error).is_exact
 
 
 @dataclass
@@ -128,14 +194,14 @@ class _Run:
 
     def apply(self, entry: ImportEntry, count: str) -> None:
         """Do one entry, and tell what came of it."""
-        if entry.parent in self.failed and entry.action == "publish":
+        if entry.parent in self.failed and entry.action != "add":
             self.failed.add(entry.folder)
             why = f"its parent, the folder {entry.parent}, is not published"
             self._tell(FolderOutcome(folder=entry.folder, path=None, state="blocked", message=why))
             return
         self.progress.begin(f"Importing {count}, {entry.folder}", 0)
         try:
-            outcome = self._add(entry) if entry.action == "add" else self._publish(entry)
+            outcome = {"add": self._add, "full": self._publish_full}.get(entry.action, self._publish)(entry)
         except UnavailableError:
             raise
         except RegistryError as problem:
@@ -178,6 +244,25 @@ class _Run:
         self.references[entry.folder] = name
         state: FolderState = "existing" if there is not None else "published"
         return FolderOutcome(folder=entry.folder, path=name, state=state)
+
+    def _publish_full(self, entry: ImportEntry) -> FolderOutcome:
+        """Publish a full model, exactly or as the adapter that was asked for; one that is there is made once more."""
+        parent = self.references.get(entry.parent or "", entry.parent or "")
+        path = TreePath.parse(f"{Reference.parse(parent).path}/{entry.name}")
+        self._require_unchanged(entry)
+        answer = self.registry.publish(
+            self._place(entry.folder),
+            str(path),
+            parent=parent,
+            full=True,
+            rank=entry.rank,
+            max_error=entry.max_error,
+            metrics=entry.metrics,
+            annotations=entry.annotations,
+            progress=self.progress,
+        )
+        self.references[entry.folder] = answer.revision.reference
+        return _outcome(entry, path, answer)
 
     def _publish(self, entry: ImportEntry) -> FolderOutcome:
         parent = self.references.get(entry.parent or "", entry.parent or "")

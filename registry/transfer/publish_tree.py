@@ -16,6 +16,7 @@ from registry.folders.nested import Nesting, Node, nested_adapters
 from registry.progress import Progress
 from registry.schemas import FolderCompared, FolderOutcome, FolderState, Published, PublishPreview
 from registry.schemas.around import NoticeCode
+from registry.schemas.publishing import FullSize
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.trained_on import TrainedFolder, trained_on
 
@@ -34,6 +35,13 @@ class Ground(Protocol):
 
     def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
+
+    def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
+        """What it takes to keep a model exactly on a base model; None: it is not nearer to that than ``far``.
+
+        Raises:
+            InvalidAdapterError: it can't be kept exactly there; the code says why.
+        """
 
 
 def publish_folders(

@@ -106,7 +106,7 @@ def show(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:
         answer = run.registry.show(ref)
         run.answer(answer, lambda width: show_lines(answer, width))
         if answer.revision is not None and not answer.revision.statistics:
-            run.next(f"registry stats {answer.revision.reference}", "computes what it changed")
+            run.next(("registry", "stats", answer.revision.reference), "computes what it changed")
 
 
 def resolve(ref: Ref, *, url: Url = None, as_json: Json = False) -> None:

@@ -88,7 +88,7 @@ def combine(
         if not done.created:
             run.say(f"{done.revision.reference} was there already.")
         run.notices(dict.fromkeys((*done.notices, *done.revision.notices)))
-        run.next(f"registry show {done.revision.reference}", "shows it, with what it is made of")
+        run.next(("registry", "show", done.revision.reference), "shows it, with what it is made of")
 
 
 def parse_sources(words: Sequence[str]) -> tuple[list[tuple[str, float]], str]:

@@ -83,7 +83,7 @@ def diff(
             _write(plot, modules_map(answer.deltas), csv, modules_csv(answer.deltas))
         run.answer(answer, lambda width: difference_lines(answer, width))
         if not wanted and not answer.bases:
-            run.next(f"registry diff {a} {b} --deltas", "compares what they learned")
+            run.next(("registry", "diff", a, b, "--deltas"), "compares what they learned")
 
 
 def _write(plot: str | None, heat_map: HeatMap, csv: str | None, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 
 import typer
@@ -117,9 +116,10 @@ def fetch(
         run.notices(answer.notices)
         if answer.kind == "merged" and out is not None:
             path = answer.reference.partition("@")[0]
-            run.next(f"registry publish OUT {path}/NAME", f"publishes an adapter that was trained on {answer.folder}")
+            words = ("registry", "publish", "OUT", f"{path}/NAME")
+            run.next(words, f"publishes an adapter that was trained on {answer.folder}")
         elif out is not None:
-            run.next(f"registry verify {answer.folder}", "computes it again and compares every byte")
+            run.next(("registry", "verify", answer.folder), "computes it again and compares every byte")
 
 
 def verify(
@@ -210,5 +210,5 @@ def export(
         if answer.url is not None:
             run.say(answer.url)
         else:
-            upload = f"hf upload --private ORG/REPO {shlex.quote(answer.target)}"
+            upload = ("hf", "upload", "--private", "ORG/REPO", answer.target)
             run.next(upload, "uploads it; hf:ORG/REPO as the target does so at once")

@@ -227,7 +227,8 @@ def _publish_one(run: Session, folder: str, path: str, *, dry_run: bool, **optio
     if "message" in answer.not_applied:
         run.say(f"`registry annotate {answer.revision.reference} -m TEXT` changes its message.")
     run.notices((*answer.revision.notices, *map(str, answer.notices)))
-    run.next(f"registry fetch {answer.revision.reference} --as merged -o DIR", "writes the model to serve or train on")
+    words = ("registry", "fetch", answer.revision.reference, "--as", "merged", "-o", "DIR")
+    run.next(words, "writes the model to serve or train on")
 
 
 def tag(

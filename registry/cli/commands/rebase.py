@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from registry.cli import completion
 from registry.cli.options import Json, Ref, Url
 from registry.cli.session import session
 from registry.errors import InvalidAdapterError, UsageError
+from registry.figures import command
 
 
 def rebase(
@@ -50,12 +50,12 @@ def rebase(
             run.answer(found, lambda width: rebased_lines(found, width))
             if found.refused is not None:
                 raise InvalidAdapterError(found.refused, code="not_rebasable")
-            again = f"registry rebase {shlex.join([found.reference, '--onto', found.onto])} --yes"
+            again = command("registry", "rebase", found.reference, "--onto", found.onto, "--yes")
             if dry_run:
-                run.say(f"Nothing was published: `{again}` publishes it.")
+                run.say(f"Nothing was published: {again} publishes it.")
                 return
             if as_json or not run.confirm("Publish it as a new revision?"):
-                raise UsageError(f"Nothing was published: `{again}` publishes it.")
+                raise UsageError(f"Nothing was published: {again} publishes it.")
         done = run.registry.rebase(
             ref if found is None else found.reference,
             onto if found is None else found.onto,

@@ -37,7 +37,7 @@ def _path(entry: ImportEntry, entries: Mapping[str, ImportEntry]) -> str | None:
         return entry.name
     names: list[str] = []
     at = entry
-    while at.action == "publish" and at.name and at.parent and len(names) <= len(entries):
+    while at.action in ("publish", "full") and at.name and at.parent and len(names) <= len(entries):
         names.append(at.name)
         above = entries.get(at.parent)
         if above is None:

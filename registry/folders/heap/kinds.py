@@ -44,6 +44,11 @@ KINDS: Final = (
         why="state of DeepSpeed, which holds optimiser states in pickles: run its zero_to_fp32.py to get weights, and "
         "save them with save_pretrained",
     ),
+    Kind(
+        "FSDP state",
+        _any(r".*\.distcp"),
+        why="sharded state of FSDP: turn it into safetensors with `accelerate merge-weights` first",
+    ),
     Kind("LoRA of kohya's scripts", _any(_WEIGHTS), taken="adapter"),
     Kind("weights for llama.cpp", _any(r".*\.(gguf|ggml)"), taken="adapter"),
     Kind(

@@ -18,6 +18,7 @@ from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO, NOT_ENTERED, Kind,
 DEPTH: Final = 16
 """Folders below each other that are looked into."""
 _MOST_STATE: Final = 64 << 20
+_NAMED: Final = 4  # checkpoints of one run that are named one by one
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class _Walk:
     def place(self, folder: Path) -> str:
         """How plans call a folder: by its place below the heap."""
         below = folder.relative_to(self.root).as_posix()
-        return "." if below == "." else f"./{below}".encode("utf-8", "backslashreplace").decode()
+        return (
+            "." if below == "." else f"./{below}".encode("utf-8", "backslashreplace").decode()
+        )  # of a name that is left
 
     def leave(self, folder: Path, what: str, why: str) -> None:
         """Name a folder that stays where it is."""
@@ -99,7 +102,9 @@ class _Walk:
             self._below(Path(entry.path), depth + 1, repo)
 
     def _below(self, folder: Path, depth: int, repo: str | None) -> None:
-        if folder.is_symlink():
+        if not _is_text(folder.name):
+            self.leave(folder, "folder", "its name is no text in UTF-8: rename it, so that a plan can name it")
+        elif folder.is_symlink():
             self.leave(folder, "link", "a symbolic link to a folder, which is not followed")
         elif depth > DEPTH:
             self.leave(folder, "folder", f"it lies more than {DEPTH} folders deep")
@@ -133,16 +138,20 @@ class _Walk:
         whole = {one.place for one in self.found if one.kind.what in {"adapter", "model"}}
         for run, several in by_run.items():
             if run in whole:
-                self._leave(several, f"a checkpoint of {run}, whose own weights are taken")
+                self._leave(run, several, f"of {run}, whose own weights are taken")
                 continue
             chosen, why = _chosen(self.root / run, several)
             others = [one for one in several if one is not chosen]
-            self._leave(others, f"a checkpoint of {run}, of which {chosen.folder.name} is taken: {why}")
+            self._leave(run, others, f"of {run}, of which {chosen.folder.name} is taken: {why}")
 
-    def _leave(self, several: list[Found], why: str) -> None:
+    def _leave(self, run: str, several: list[Found], why: str) -> None:
+        """Name checkpoints that stay where they are; many of one run together."""
         gone = {one.place for one in several}
         self.found = [one for one in self.found if one.place not in gone]
-        self.left += [Left(one.place, "checkpoint", why) for one in several]
+        if len(several) > _NAMED:
+            self.left.append(Left(f"{run}/checkpoint-*", f"{len(several)} checkpoints", f"checkpoints {why}"))
+        else:
+            self.left += [Left(one.place, "checkpoint", f"a checkpoint {why}") for one in several]
 
 
 def _chosen(run: Path, several: list[Found]) -> tuple[Found, str]:
@@ -154,6 +163,14 @@ def _chosen(run: Path, several: list[Found]) -> tuple[Found, str]:
             if isinstance(best, str) and best.replace("\\", "/").rstrip("/").rpartition("/")[2] == one.folder.name:
                 return one, "the best one by its trainer's state"
     return last, "the last one"
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _step(found: Found) -> int:

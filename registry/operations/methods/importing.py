@@ -8,6 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path as FilePath
 
 from registry.bars.shown import shown
+from registry.errors import UsageError
 from registry.operations.import_plan import ImportPlan, read_document
 from registry.progress import Progress
 from registry.schemas import FolderOutcome
@@ -43,6 +44,7 @@ class Importing(ABC):
             The plan: `write` it to a file to read and edit it, or `apply` it.
 
         Raises:
+            UsageError: ``source`` is empty.
             NotFoundError: there is no such folder, or no repository.
             UnavailableError: ``missing_package``: torch is not installed here; or the Hub can't be reached.
 
@@ -51,8 +53,11 @@ class Importing(ABC):
             >>> [(one.folder, one.action, one.parent) for one in plan.entries]
             [('./billing', 'publish', 'llama'), ('./who-knows', 'undecided', None)]
         """
+        place = fspath(source)
+        if not place:
+            raise UsageError("The folder to look through is empty text: give one, such as ./share, or hf:ORG.")
         with shown(progress) as sink:
-            return ImportPlan(self._plan_import(fspath(source), sink), self.apply_import)
+            return ImportPlan(self._plan_import(place, sink), self.apply_import)
 
     def apply_import(
         self,

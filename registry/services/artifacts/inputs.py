@@ -78,6 +78,18 @@ def base_weights(blobs: Blobs, path: LoadedPath, open_blobs: ExitStack) -> Model
     return overlay(ModelWeights(headers, tensors), read_index(exact, what=what, error=IntegrityError), exact)
 
 
+def replaced_tensors(blobs: Blobs, path: LoadedPath) -> frozenset[str]:
+    """The tensors of the base model that the exact link of a path replaces; none, where there is no such link."""
+    if path.exact is None:
+        return frozenset()
+    from registry.tensors.exact.index import read_index
+
+    with ExitStack() as opened:
+        exact = open_source(blobs, path.exact.file(EXACT_WEIGHTS), opened)
+        what = f"{EXACT_WEIGHTS} of {path.exact.reference}"
+        return frozenset(read_index(exact, what=what, error=IntegrityError).entries)
+
+
 def path_table(blobs: Blobs, path: LoadedPath) -> TargetTable:
     """The target table of the model that the live links of a path go on: the base's, maybe with a grown vocabulary."""
     table = target_table(blobs, path.base)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +16,19 @@ from registry.files.model_weights import Tensors
 from registry.files.source import ByteSource
 from registry.files.strict_json import shown
 from registry.folders.errors import ErrorMapping, telling_unreadable, unwritable
-from registry.folders.scan import ADAPTER_CONFIG, EXACT_WEIGHTS, MODEL_CONFIG
+from registry.folders.scan import ADAPTER_CONFIG, EXACT_WEIGHTS, MODEL_CONFIG, FoundFile
 from registry.progress import Progress
+from registry.schemas import LeftOut
 from registry.services.artifacts.inputs import base_weights
-from registry.services.exact.model_folder import open_tensors, read_full_model
+from registry.services.exact.model_folder import FullFolder, open_tensors
 from registry.services.exact.values import check_values, no_change
 from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
 from registry.tensors.exact.fit import check_fit
-from registry.tensors.exact.writing import changed_tensors, estimated_size, write_exact
+from registry.tensors.exact.writing import Changed, changed_tensors, estimated_size, write_exact
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.model_files import INDEX
-from registry.transfer.model_weights import ModelFiles
 
-_NOT_COPIED: Final = {INDEX, EXACT_WEIGHTS, ADAPTER_CONFIG}
-"""What would be taken for the index, the weights or the configuration of what is published."""
+_MARKS: Final = {EXACT_WEIGHTS, ADAPTER_CONFIG}
+"""What would be taken for the weights or the configuration of what is published."""
 
 
 @dataclass(frozen=True)
@@ -41,43 +40,52 @@ class ExactFolder:
     changed: int  # bytes of the changed tensors
     estimated: int  # bytes that they were to take, by samples
     size: int  # bytes of the exact file
+    left_out: tuple[LeftOut, ...]
 
 
-def write_exact_folder(blobs: Blobs, base: LoadedPath, folder: Path, out: Path, progress: Progress) -> ExactFolder:
+@dataclass(frozen=True)
+class Beside:
+    """A full model beside its base model, both open: the tensors of both by the base's names."""
+
+    config: Mapping[str, Any]
+    found: Tensors
+    base: Tensors
+    table: TargetTable
+
+    def changed(self, progress: Progress) -> list[Changed]:
+        """The tensors that are not the base's, bit for bit.
+
+        Raises:
+            InvalidAdapterError: what `registry.tensors.exact.fit.check_fit` raises.
+        """
+        progress.begin("Comparing with the base model", sum(one.stop - one.start for _, one in self.found.values()))
+        changed = list(changed_tensors(self.found, self.base, progress.advance))
+        found = _shapes({one.name: self.found[one.name] for one in changed})
+        check_fit(found, _shapes(self.base), self.table, self.config)
+        return changed
+
+
+def write_exact_folder(blobs: Blobs, base: LoadedPath, full: FullFolder, out: Path, progress: Progress) -> ExactFolder:
     """Write what is published of a full fine-tune.
 
     Args:
         blobs: where the base model's files are.
         base: the path of the base model alone.
-        folder: the model, as `save_pretrained` writes it.
+        full: the folder of the model.
         out: an empty folder.
         progress: of the comparison, then of the compression; its title says what that will take.
 
     Raises:
-        NotFoundError, InvalidAdapterError: the folder is no model; see `read_full_model`.
         InvalidAdapterError: ``missing_file``, it has no config.json; ``incomplete_model``, tensors are missing; or
             what `registry.tensors.exact.fit.check_fit` and `check_values` raise.
         InvalidAdapterError: ``no_change``: its tensors are the base model's, bit for bit.
         UnavailableError: ``out`` has too little space.
     """
-    model = read_full_model(folder)
-    config = model.model.config
-    if config is None:
-        raise InvalidAdapterError(
-            f"{folder} has no {MODEL_CONFIG}; a folder written by save_pretrained is expected.", code="missing_file"
-        )
     with ExitStack() as opened:
-        weights = base_weights(blobs, base, opened)
-        table = target_table(blobs, base.base)
-        untied = _says_untied(config) and not _says_untied(_base_config(blobs, base))
-        found = _by_base_names(open_tensors(model, opened), weights.tensors, table, folder, untied=untied)
-        shapes = _shapes(weights.tensors)
-        check_fit(_shapes({name: one for name, one in found.items() if name not in shapes}), shapes, table, config)
-        progress.begin("Comparing with the base model", sum(one.stop - one.start for _, one in found.values()))
-        changed = list(changed_tensors(found, weights.tensors, progress.advance))
+        beside = open_beside(blobs, base, full, opened)
+        changed = beside.changed(progress)
         if not changed:
             raise no_change(base)
-        check_fit(_shapes({one.name: found[one.name] for one in changed}), shapes, table, config)
         progress.begin("Checking the changed tensors", sum(one.size for one in changed))
         for one in changed:
             check_values(one.source, one.entry, progress.advance)
@@ -86,9 +94,33 @@ def write_exact_folder(blobs: Blobs, base: LoadedPath, folder: Path, out: Path, 
         progress.begin(f"Compressing {len(changed)} tensors of {size(total)} to about {size(estimated)}", total)
         with ErrorMapping(unwritable, out), (out / EXACT_WEIGHTS).open("xb") as file:
             write_exact(changed, file, progress.advance)
-        _copy_others(model, out)
+        marks = [found for found in full.others if found.path.partition("/")[0] in _MARKS]
+        _copy((found for found in full.others if found not in marks), out)
         written = (out / EXACT_WEIGHTS).stat().st_size
-        return ExactFolder(len(changed), len(weights.tensors), total, estimated, written)
+        left_out = full.left_out(marks, "marks another kind of revision")
+        return ExactFolder(len(changed), len(beside.base), total, estimated, written, left_out)
+
+
+def open_beside(blobs: Blobs, base: LoadedPath, full: FullFolder, opened: ExitStack) -> Beside:
+    """Open a full model beside the path of its base model alone; ``opened`` closes both.
+
+    Raises:
+        InvalidAdapterError: ``missing_file``, it has no config.json; ``incomplete_model``, tensors are missing;
+            ``tied_partial``; or what `registry.tensors.exact.fit.check_fit` raises about tensors that the base lacks.
+    """
+    folder, model = full.place, full.model
+    config = model.model.config
+    if config is None:
+        raise InvalidAdapterError(
+            f"{folder} has no {MODEL_CONFIG}; a folder written by save_pretrained is expected.", code="missing_file"
+        )
+    weights = base_weights(blobs, base, opened)
+    table = target_table(blobs, base.base)
+    untied = _says_untied(config) and not _says_untied(_base_config(blobs, base))
+    found = _by_base_names(open_tensors(model, opened), weights.tensors, table, folder, untied=untied)
+    shapes = _shapes(weights.tensors)
+    check_fit(_shapes({name: one for name, one in found.items() if name not in shapes}), shapes, table, config)
+    return Beside(config, found, weights.tensors, table)
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -180,14 +212,12 @@ def _check_space(out: Path, wanted: int) -> None:
         )
 
 
-def _copy_others(model: ModelFiles, out: Path) -> None:
-    """Everything of the model that is neither weights nor their index, nor the mark of another kind of revision."""
-    for found in model.files:
-        if found.path not in model.headers and found.path.partition("/")[0] not in _NOT_COPIED:
-            target = out / found.path
-            with telling_unreadable(found.file):
-                source = found.file.open("rb")
-            with ErrorMapping(unwritable, out), source:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    shutil.copyfileobj(source, file)
+def _copy(files: Iterable[FoundFile], out: Path) -> None:
+    for found in files:
+        target = out / found.path
+        with telling_unreadable(found.file):
+            source = found.file.open("rb")
+        with ErrorMapping(unwritable, out), source:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                shutil.copyfileobj(source, file)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from registry import figures
 from registry.errors import RegistryError
 from registry.folders.heap.walk import Found, Heap
 from registry.reference import Path, Reference
@@ -13,13 +14,16 @@ from registry.schemas.publishing import ImportEntry, NearFolder
 from registry.services.importing.names import wanted_name
 from registry.services.importing.reading import Adapter, Contents, Model
 from registry.services.importing.settle import name_of
-from registry.services.importing.settled import Landed, Settled, There
+from registry.services.importing.settled import Landed, MaybeFull, Settled, There
 from registry.services.importing.trainer_notes import notes_of
 
+_LOST_LINK = "If an adapter was merged into it that is not here, bring that too and plan again."
 _SETTLE_MODEL = (
-    "If an adapter was merged into it that is not here, bring that too and plan again. If it was trained as a whole, "
-    "publish it as a link, with `registry publish --full`, or as a base model of its own: set action to add."
+    f"{_LOST_LINK} If it was trained as a whole, set action to full, and parent to what it was trained from; or action "
+    "to add, for a base model of its own."
 )
+_SETTLE_FULL = "Set action to full for a full fine-tune of its parent, or to add for a base model of its own."
+_OTHER_FULL = "Give it a rank or a max_error to have an adapter made of it, or set action to add or skip."
 _SETTLE_ADAPTER = "If you know it, set parent to that, and action to publish: it is your word then."
 
 
@@ -39,15 +43,17 @@ class Writing:
         made = [*map(self._model, models), *map(self._adapter, self.contents.adapters)]
         made += [self._refused(one, problem) for one, problem in self.contents.refused]
         made += [ImportEntry(folder=one.place, what=one.what, action="skip", reason=one.why) for one in self.heap.left]
-        order = ("add", "publish", "undecided", "refused", "skip")
-        depth = {place: one.answer.revision.path.count("/") for place, one in done.landed.items()}
-        yield from sorted(made, key=lambda one: (order.index(one.action), depth.get(one.folder, 0), one.folder))
+        order = {"add": 0, "publish": 1, "full": 1, "undecided": 2, "refused": 3, "skip": 4}
+        depth = {place: len(one.path.names) for place, one in done.landed.items()}
+        depth |= {place: len(one.path.names) for place, one in done.full.items()}
+        yield from sorted(made, key=lambda one: (order[one.action], depth.get(one.folder, 0), one.folder))
 
     @cached_property
     def _owners(self) -> Mapping[str, str]:
         """What a plan calls a base model or a path of the private registry: "./place", or as the registry has it."""
         known = set(self.there.bases.values())
         owners = {name: name if name in known else key for key, name in self.settled.bases.items()}
+        owners |= {one.private: key for key, one in self.settled.full.items() if one.private is not None}
         for place, landed in self.settled.landed.items():
             owners[landed.answer.revision.path] = landed.there or place
         return owners
@@ -61,6 +67,8 @@ class Writing:
 
     def _model(self, model: Model) -> ImportEntry:
         done, key = self.settled, model.key
+        if key in done.full or isinstance(done.maybe_full.get(key), MaybeFull):
+            return self._full(model)
         what, action, reason, name, code = "model", "undecided", None, None, None
         found = done.compared.get(key)
         near: tuple[NearFolder, ...] = ()
@@ -77,11 +85,18 @@ class Writing:
             what, action = "merged model", "skip"
             reason = f"it is {self._called(found.fitting[0].reference)}: {found.proof}"
         else:
-            name = wanted_name(key, model.repo, dots=True)
-            near = () if found is None else tuple(self._near(each.reference, each.distance) for each in found.near)
+            name, near = wanted_name(key, model.repo, dots=True), self._near_to(key)
             reason = f"Nothing here makes these weights{_reason(found)}. {_SETTLE_MODEL}"
-            if found is not None and found.order:
-                reason = f"It was made by merging {' then '.join(found.order)}, and no path here has that order."
+            order = next((one.order for one in done.compared_with(key) if one.order), ())
+            problem = done.maybe_full.get(key)
+            if order:
+                links = " then ".join(map(self._called, order))
+                reason = f"It was made by merging {links}, and no path here has that order. {_SETTLE_MODEL}"
+            elif isinstance(problem, RegistryError):
+                reason, code = (
+                    f"It can't be kept exactly below what it is near: {problem} {_SETTLE_MODEL}",
+                    problem.code,
+                )
         return ImportEntry.model_validate(
             {
                 "folder": key, "what": what, "action": action, "name": name, "reason": reason, "code": code,
@@ -89,8 +104,44 @@ class Writing:
             }
         )  # fmt: skip
 
-    def _near(self, reference: str, distance: float) -> NearFolder:
-        return NearFolder(parent=self._called(reference), why=f"{100 * distance:.3g} % of its norm away")
+    def _full(self, model: Model) -> ImportEntry:
+        """A model that is a full fine-tune, or may be one."""
+        done, key = self.settled, model.key
+        full = done.full.get(key)
+        found = full or done.maybe_full[key]
+        assert not isinstance(found, RegistryError), "what can't be one is no entry of this kind"
+        size, notes = found.size, notes_of(model.folder, model.run)
+        beside = (
+            f"{size.tensors} of {size.of} tensors differ from {self._called(size.base)} "
+            f"({100 * size.distance:.3g} % of its norm), and nothing here makes them"
+        )
+        name = wanted_name(key, model.repo, dots=False) if full is None else full.path.name
+        if isinstance(found, MaybeFull):
+            reason = f"{beside}; {found.unclear}. {_SETTLE_FULL} {_LOST_LINK}"
+        else:
+            reason = f"{beside}: kept exactly, it takes about {figures.size(size.stored)}. {_OTHER_FULL} {_LOST_LINK}"
+        return ImportEntry(
+            folder=key,
+            what="model" if full is None else "full fine-tune",
+            action="undecided" if full is None else "full",
+            name=name,
+            parent=self._called(found.parent),
+            reason=reason,
+            candidates=tuple(one for one in self._near_to(key) if one.parent != self._called(size.base)),
+            takes=size.model_copy(update={"base": self._called(size.base)}),
+            metrics=dict(notes.metrics),
+            annotations=dict(notes.annotations),
+            digest=model.digest,
+            files=model.files,
+        )
+
+    def _near_to(self, key: str) -> tuple[NearFolder, ...]:
+        """What a model is near, in both registries."""
+        found = {one.reference: one.distance for each in self.settled.compared_with(key) for one in each.near}
+        return tuple(
+            NearFolder(parent=self._called(reference), why=f"{100 * distance:.3g} % of its norm away")
+            for reference, distance in sorted(found.items(), key=lambda one: one[1])
+        )
 
     def _adapter(self, one: Adapter) -> ImportEntry:
         done = self.settled
@@ -125,13 +176,19 @@ class Writing:
             "name": Path.parse(revision.path).name,
             "parent": self._called(revision.parent),
             "proof": self._proof(landed),
-            "digest": revision.digest,
+            "digest": None if self._is_on_full(landed) else revision.digest,
         }
+
+    def _is_on_full(self, landed: Landed) -> bool:
+        """Whether it is below a full fine-tune, where the private registry has another lineage for it."""
+        return Path.parse(landed.answer.revision.path).base in {one.private for one in self.settled.full.values()}
 
     def _proof(self, landed: Landed) -> str:
         """Why it is the parent, which the plan calls otherwise than the private registry."""
         parent, why = landed.answer.revision.parent, landed.answer.parent_reason
-        return why.replace(parent, self._called(parent)) if "@" in parent else why
+        if "@" in parent:
+            return why.replace(parent, self._called(parent))
+        return why.replace(f"are those of {parent}:", f"are those of {self._called(parent)}:")
 
     def _refused(self, one: Found, problem: RegistryError) -> ImportEntry:
         return ImportEntry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterator
 from itertools import count, islice
 from typing import Final
@@ -12,7 +13,8 @@ from registry.folders.heap.kinds import CHECKPOINT, HUB_REPO
 from registry.reference import MAX_BELOW_BASE, Path, check_base_name
 
 _SAYS_NOTHING: Final = re.compile(
-    r"adapter|adapters|lora|peft|model|output|outputs|out|results?|final|last|best|saved?|merged|snapshots|[0-9a-f]{40}"
+    r"adapters?|q?lora([_-](out|model|adapters?|weights))?|peft|models?|outputs?|out|results?|final|last|best|save[ds]?|"
+    r"merged([_-]model)?|full|sft|dpo|train_[0-9-]+|snapshots|[0-9a-f]{40}"
 )
 """Names of folders that say what is in them, or where it comes from, and not which one it is."""
 _LONGEST: Final = 40
@@ -37,7 +39,10 @@ def wanted_name(place: str, repo: str | None, *, dots: bool) -> str:
 
 def _valid(text: str, dots: bool) -> str:
     allowed = r"[^a-z0-9._]+" if dots else r"[^a-z0-9_]+"
-    name = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", re.sub(allowed, "-", text.lower())))
+    letters = "".join(
+        char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char)
+    )
+    name = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", re.sub(allowed, "-", letters)))
     return name[:_LONGEST].strip("._-").removesuffix(".git").strip("._-")
 
 

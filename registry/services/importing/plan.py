@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from registry.services.importing.settle import Settling, order_of
 from registry.services.importing.settled import Settled, Side, There
 
 _MOST_ORDERS: Final = 4
-"""Other models that are tried as the first base model, where one that nothing explains is near another one."""
+"""Other models that are tried as the first base model, where one that no path explains is near another one."""
 
 
 def plan_import(
@@ -64,26 +65,44 @@ def _settle(
         with private() as side:
             return Settling(some, side, target, there, progress).run(order, roots)
 
-    best = tried(contents, likely)
-    for key, taken in _others(contents, there, best)[:_MOST_ORDERS]:
-        part = _above(contents, best, taken)
-        if taken not in tried(part, [key, *(one for one in part.models if one != key)], 1).pending:
-            other = tried(contents, [key, *(one for one in likely if one != key)])
-            best = max(best, other, key=lambda one: one.quality)
+    best, asked = tried(contents, likely), set[str]()
+    for _ in range(_MOST_ORDERS):
+        other = next((one for one in _others(contents, there, best) if one.key not in asked), None)
+        if other is None:
+            break
+        asked.add(other.key)
+        above = _first(_above(contents, best, other.taken), other.key)
+        if other.explains or other.taken not in tried(*above, 1).pending:
+            best = max(best, tried(*_first(contents, other.key, likely)), key=lambda one: one.quality)
     return best
 
 
-def _others(contents: Contents, there: There, found: Settled) -> list[tuple[str, str]]:
-    """Models that adapters were trained on, near one that was only taken for a base model; and that one."""
+@dataclass(frozen=True)
+class _Other:
+    """A model that may be the base model instead of the one that was taken for it."""
+
+    key: str
+    taken: str
+    explains: bool  # a trainer left its files with the other alone
+
+
+def _others(contents: Contents, there: There, found: Settled) -> Iterator[_Other]:
+    """Models near one that was only taken for a base model: adapters were trained on them, or that one was trained."""
     taken = {name: key for key, name in found.bases.items() if contents.models[key].repo is None}
     named = {one.model for one in contents.adapters}
-    near = []
     for key in found.pending:
-        compared = found.compared.get(key)
+        compared, model = found.compared.get(key), contents.models[key]
         name = "" if compared is None or compared.nearest is None else compared.nearest.partition("/")[0]
-        if key in named and contents.models[key].digest is not None and name in taken.keys() - there.bases.values():
-            near.append((key, taken[name]))
-    return near
+        if model.digest is None or name not in taken.keys() - there.bases.values():
+            continue
+        explains = contents.models[taken[name]].trained and not model.trained
+        if explains or key in named:
+            yield _Other(key, taken[name], explains)
+
+
+def _first(contents: Contents, key: str, order: Iterable[str] = ()) -> tuple[Contents, list[str]]:
+    """A heap, and an order of its models in which one is the first."""
+    return contents, [key, *(one for one in order or contents.models if one != key)]
 
 
 def _above(contents: Contents, found: Settled, taken: str) -> Contents:

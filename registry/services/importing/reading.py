@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from registry.errors import RegistryError
 from registry.folders.heap.walk import Found, Heap
@@ -12,10 +13,14 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import FileEntry
 from registry.services.importing.old_roots import Moved, named_parts
+from registry.services.importing.trainer_notes import began_with
 from registry.transfer.index import index_model
 from registry.transfer.model_weights import read_model_files
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on
+
+_TRAINED: Final = ("trainer_state.json", "training_args.bin", "train_results.json", "all_results.json", "optimizer.pt")
+"""What trainers leave beside the weights that they have trained."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class Model:
     written: float = 0.0
     receipt: bool = False
     with_adapter: bool = False  # an adapter was saved into its folder, so that it is no entry of its own
+    trained: bool = False  # a trainer left its files there
+    began_with: frozenset[str] = frozenset()  # the models that it says that it was made of
+    run: Path | None = None  # of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,9 @@ def _read_model(found: Contents, one: Found, progress: Progress) -> None:
         max((each.file.stat().st_mtime for each in files.files if each.path in files.headers), default=0.0),
         any(left.reason == "receipt of a fetch" for left in files.left_out),
         one.with_model,
+        one.run is not None or any((one.folder / name).exists() for name in _TRAINED),
+        began_with(one.folder, files.model.config),
+        None if one.run is None else one.folder.parent,
     )
 
 
@@ -138,7 +149,7 @@ def _on_folder(
 ) -> Adapter:
     place = there.place.resolve()
     if place in models:
-        return replace(one, model=models[place], words=there.words)
+        return replace(one, model=models[place], words=models[place])
     key = adapters.get(place, str(place))
     found.models.setdefault(key, Model(key, place))
     return replace(one, model=key, words=there.words)

@@ -10,22 +10,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from registry.errors import RegistryError, UnavailableError, UsageError
+from registry.figures import command
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
+from registry.schemas.publishing import FullSize
+from registry.services.importing.full_models import FAR, FullModels, fits_itself
 from registry.services.importing.names import free_base, free_path, wanted_name
 from registry.services.importing.reading import Adapter, Contents, Model
-from registry.services.importing.settled import Doubt, Landed, Settled, Side, There
+from registry.services.importing.settled import Doubt, Full, Landed, MaybeFull, Settled, Side, There
 from registry.transfer.trained_on import TrainedFolder, is_newer
 
 _LISTED: Final = 10
-FAR: Final = 0.5
-"""A model farther from all others than this, relative to its norm, is not made of one of them."""
 
 
 @dataclass
@@ -67,7 +69,9 @@ class Settling:
                 break
             pending.remove(root)
             self._add_base(root, None)
-        self.done.pending = pending
+        if roots is None:
+            self._place_full(pending)
+        self.done.pending = [key for key in pending if key in self.done.full or not self._fits(key)]
         for one in self._waiting:
             self._leave(one)
         self._look_again()
@@ -101,8 +105,7 @@ class Settling:
 
     def _add_base(self, key: str, name: str | None) -> None:
         model = self.contents.models[key]
-        taken = {*(path.base for path in self.there.taken), *self.done.bases.values()}
-        name = name or free_base(wanted_name(_said(key, model.folder), model.repo, dots=True), taken)
+        name = name or free_base(wanted_name(_said(key, model.folder), model.repo, dots=True), self._base_names)
         try:
             added = self.private.registry.add_base(name, model.folder, link=True)
         except UnavailableError:
@@ -111,15 +114,7 @@ class Settling:
             self.done.refused[key] = problem
             return
         self.done.bases[key] = name
-        fits = FolderCompared.model_validate(
-            {
-                "words": key,
-                "fitting": [{"reference": name, "digest": added.base.digest}],
-                "searched": 1,
-                "proof": "it is that base model itself",
-            }
-        )
-        self.done.compared[key] = fits
+        self.done.compared[key] = fits_itself(key, name, added.base.digest, None)
 
     def _fits(self, key: str) -> bool:
         found = self.done.compared.get(key)
@@ -127,10 +122,67 @@ class Settling:
 
     def _may_be_base(self, key: str) -> bool:
         """Whether a model is none that is made of another one here: it has other tensors, or is far from all."""
-        model, found = self.contents.models[key], self.done.compared.get(key)
+        model, found = self.contents.models[key], self.done.compared_with(key)
         if model.digest is None or model.with_adapter:
             return False
-        return found is None or found.reason is not None or (not found.order and found.distance >= FAR)
+        if not found:  # it has other tensors than all of them, or a vocabulary that has grown
+            return self.full_models.size(key) is None
+        return not any(one.order for one in found) and min(one.distance for one in found) >= FAR
+
+    def _place_full(self, pending: Sequence[str]) -> None:
+        """Propose what is near a base model as full fine-tunes, nearest first, and place what stands on them."""
+        left = list(pending)
+        while nearest := self._nearest(left):
+            key, size = nearest
+            left.remove(key)
+            found = self.full_models.found(key, size)
+            if found.unclear is None:
+                self._add_full(key, found)
+                while self._goes_on(left):
+                    left = [one for one in left if not self._fits(one)]
+            else:
+                self.done.maybe_full[key] = found
+        for key in left:
+            if self.done.compared_with(key) and (problem := self.full_models.problem(key)) is not None:
+                self.done.maybe_full[key] = problem
+
+    def _nearest(self, keys: Sequence[str]) -> tuple[str, FullSize] | None:
+        whole = [key for key in keys if (one := self.contents.models[key]).digest and not one.with_adapter]
+        unordered = [key for key in whole if not any(one.order for one in self.done.compared_with(key))]
+        sizes = [(key, size) for key in unordered if (size := self.full_models.size(key)) is not None]
+        return min(sizes, key=lambda one: one[1].distance, default=None)
+
+    def _add_full(self, key: str, found: MaybeFull) -> None:
+        """Give a full fine-tune its path; where adapters were trained on it, it stands as a base model of its own."""
+        model = self.contents.models[key]
+        if found.parent in self.done.full:
+            above = self.done.full[found.parent].path
+        else:
+            above = Reference.parse(found.parent).path
+            above = self._paths.get(above, above)
+        try:
+            path = free_path(above, wanted_name(_said(key, model.folder), model.repo, dots=False), self._taken)
+            name = None
+            if any(self._key(one) == key for one in self._waiting):
+                name = free_base(path.name, {*self._base_names, *self.there.bases.values()})
+                digest = self.private.registry.add_base(name, model.folder, link=True).base.digest
+                self.done.compared[key] = fits_itself(key, name, digest, self.done.compared.get(key))
+                self._paths[TreePath(name)] = path
+        except UnavailableError:
+            raise
+        except RegistryError as problem:
+            self.done.maybe_full[key] = problem
+            return
+        self.done.full[key] = Full(found.size, found.parent, path, name)
+
+    @property
+    def _taken(self) -> set[TreePath]:
+        return {*self.there.taken, *self._paths.values(), *(one.path for one in self.done.full.values())}
+
+    @property
+    def _base_names(self) -> set[str]:
+        private = {one.private for one in self.done.full.values() if one.private is not None}
+        return {*(path.base for path in self.there.taken), *self.done.bases.values(), *private}
 
     def _explain(self, pending: Sequence[str]) -> bool:
         """Search for what the models are; whether one was found."""
@@ -142,6 +194,11 @@ class Settling:
             self.done.compared[key] = self._search(self.private, key)
             self.progress.advance(1)
         return any(self._fits(key) for key in searched)
+
+    @cached_property
+    def full_models(self) -> FullModels:
+        """The models that may be full fine-tunes."""
+        return FullModels(self.contents, self.private, self.target, self.there, self.done, self.progress)
 
     @property
     def _has_bases(self) -> bool:
@@ -158,6 +215,7 @@ class Settling:
             self._asked.add(key)
             found = self._search(self.target, key)
             if not found.fitting:
+                self.done.there[key] = found
                 continue
             try:
                 for one in found.fitting:
@@ -216,8 +274,7 @@ class Settling:
     def _try(self, one: Adapter, above: TreePath, compared: FolderCompared | None) -> RegistryError | None:
         """Publish an adapter below a path of the private registry; the error, if it can't be."""
         try:
-            taken = {*self.there.taken, *self._paths.values()}
-            target = free_path(self._paths.get(above, above), name_of(one), taken)
+            target = free_path(self._paths.get(above, above), name_of(one), self._taken)
             path = TreePath(above.base, (*above.names, target.name))
             adapter = replace(one.made.adapter, trained_on=None)
             made = replace(one.made, adapter=adapter).with_request(path=str(path), compared=compared)
@@ -228,7 +285,7 @@ class Settling:
             return problem
         there = self.there.revisions.get(answer.revision.digest)
         self._paths[path] = target if there is None else Reference.parse(there).path
-        self.done.landed[one.place] = Landed(answer, there)
+        self.done.landed[one.place] = Landed(answer, self._paths[path], there)
         return None
 
     def _publish_otherwise(self) -> bool:
@@ -289,24 +346,36 @@ class Settling:
     def _doubt(self, one: Adapter) -> Doubt:
         found, model = self.done.compared.get(self._key(one) or ""), self.contents.models[one.model or ""]
         near = () if found is None else tuple((each.reference, _away(each.distance)) for each in found.near)
+        if self._key(one) in self.done.maybe_full:
+            near = ((self._key(one) or "", "it was trained on that folder, which is undecided"), *near)
         why = f"It was trained on {one.words}, and nothing here makes those weights."
         if found is not None and found.order:
             why = f"{one.words} was made by merging {' then '.join(found.order)}, and no path has that order."
+        elif (place := self._refused_at(model.folder)) is not None:
+            why = f"It was trained on {place}, which is refused here: see there."
+        elif not any(model.folder.glob("*.safetensors")):
+            why = f"It was trained on {one.words}, which holds no safetensors weights."
         elif model.digest is None and not near and Path(model.key).is_absolute():
             why = (
                 f"It was trained on {one.words}, which lies elsewhere and is no model of this registry: add what it is "
-                f"made of, or itself with `registry base add NAME {model.folder}`, and plan again."
+                f"made of, or itself with {command('registry', 'base', 'add', 'NAME', model.folder)}, and plan again."
             )
         elif found is not None and found.reason is not None:
             why = f"It was trained on {one.words}, which can't be compared: {found.reason}."
         return Doubt(UsageError(why, code="parent_ambiguous"), near)
+
+    def _refused_at(self, folder: Path) -> str | None:
+        """The place of a folder of the heap that can't be read as what it is."""
+        there = folder.resolve()
+        return next((one.place for one, _ in self.contents.refused if one.folder.resolve() == there), None)
 
     def _look_again(self) -> None:
         """Search once more for models that were explained early: something published later may equal them as well."""
         count = len(self.done.landed) + len(self._copied)
         for key, before in list(self.done.compared.items()):
             used = [one for one in self.contents.adapters if self._key(one) == key and one.place in self.done.landed]
-            if not used or key in self.done.bases or self._searched.get(key) == count or not before.fitting:
+            itself = key in self.done.bases or key in self.done.full
+            if not used or itself or self._searched.get(key) == count or not before.fitting:
                 continue
             found = self._search(self.private, key)
             # what was trained on a model is no part of it, even if it changes nothing
@@ -355,9 +424,18 @@ def _away(distance: float) -> str:
 def order_of(models: Mapping[str, Model], adapters: Sequence[Adapter]) -> list[str]:
     """Keys of models, those first that are most likely base models; proofs decide, the order saves time."""
     named = [one.model for one in adapters]
+    known = {name for model in models.values() for name in (model.repo, str(model.folder))}
 
-    def likely(key: str) -> tuple[bool, bool, int, float, str]:
+    def likely(key: str) -> tuple[bool, bool, bool, bool, int, float, str]:
         model = models[key]
-        return model.receipt, model.repo is None, -named.count(key), model.written, key
+        return (
+            model.receipt,
+            not known.isdisjoint(model.began_with),
+            model.trained,
+            model.repo is None,
+            -named.count(key),
+            model.written,
+            key,
+        )
 
     return sorted(models, key=likely)

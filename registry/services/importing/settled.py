@@ -9,6 +9,7 @@ from registry.errors import RegistryError
 from registry.operations.registry import Registry
 from registry.reference import Path as TreePath
 from registry.schemas import FolderCompared, Published
+from registry.schemas.publishing import FullSize
 from registry.transfer.publish_tree import Ground
 
 
@@ -46,7 +47,8 @@ class Landed:
     """An adapter that was published in the private registry."""
 
     answer: Published
-    there: str | None  # reference of the same revision in the registry that is imported into
+    path: TreePath  # in the registry that is imported into
+    there: str | None  # reference of the same revision there
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,46 @@ class Doubt:
     near: tuple[tuple[str, str], ...] = ()  # references in the private registry, or "./places", and why
 
 
+@dataclass(frozen=True)
+class Full:
+    """A model that is a full fine-tune."""
+
+    size: FullSize
+    parent: str  # reference in one of the registries, or the key of another full fine-tune
+    path: TreePath  # in the registry that is imported into
+    private: str | None  # the base model that stands for it in the private registry; None: nothing was trained on it
+
+
+@dataclass(frozen=True)
+class MaybeFull:
+    """A model that may be a full fine-tune."""
+
+    size: FullSize
+    parent: str  # as of a full one
+    unclear: str | None  # what is, as a clause; None: it is one
+
+
 @dataclass
 class Settled:
     """Where everything belongs."""
 
     bases: dict[str, str] = field(default_factory=dict)  # names by key of the model
     compared: dict[str, FolderCompared] = field(default_factory=dict)  # what each model is, by key
+    there: dict[str, FolderCompared] = field(default_factory=dict)  # what the registry has that is near, by key
+    full: dict[str, Full] = field(default_factory=dict)  # by key, parents first
+    maybe_full: dict[str, MaybeFull | RegistryError] = field(default_factory=dict)  # or why it can't be one, by key
     landed: dict[str, Landed] = field(default_factory=dict)  # adapters by place
     doubts: dict[str, Doubt] = field(default_factory=dict)  # by place
     refused: dict[str, RegistryError] = field(default_factory=dict)  # by place
     same: dict[str, str] = field(default_factory=dict)  # copies: the place of the first
-    pending: list[str] = field(default_factory=list)  # keys of models that nothing explains
+    pending: list[str] = field(default_factory=list)  # keys of models that no path explains, full fine-tunes among them
+
+    def compared_with(self, key: str) -> tuple[FolderCompared, ...]:
+        """The comparisons of a model with the revisions of both registries that came to something."""
+        found = (self.compared.get(key), self.there.get(key))
+        return tuple(one for one in found if one is not None and one.reason is None)
 
     @property
-    def quality(self) -> tuple[int, int]:
-        """How much is explained: the more, the better."""
-        return -len([key for key in self.pending if key in self.compared]), len(self.landed)
+    def quality(self) -> tuple[int, int, int]:
+        """How much is explained by proofs, and then at all: the more, the better."""
+        return -len([key for key in self.pending if key in self.compared]), len(self.landed), len(self.full)

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from registry.errors import UsageError
 from registry.folders.contents import read_start
 from registry.folders.heap.kinds import CHECKPOINT
 from registry.folders.heap.walk import trainer_state
-from registry.folders.scan import README
+from registry.folders.scan import README, is_own_file
 from registry.schemas.texts import check_name
 from registry.services.artifacts.readme.front_matter import split
 
@@ -54,12 +54,22 @@ def notes_of(folder: Path, run: Path | None) -> Notes:
 
 
 def _is_metric(name: object, value: object) -> bool:
-    if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, int | float):
+    if not isinstance(name, str) or not _is_number(value):
         return False
     try:
         check_name("Metric name", name)
+    except UsageError:
+        return False
+    return True
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a finite number; True is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
         return math.isfinite(float(value))
-    except (UsageError, OverflowError):
+    except OverflowError:
         return False
 
 
@@ -87,7 +97,7 @@ def _of_state(state: Mapping[str, Any], step: int | None) -> Iterator[tuple[Any,
     history = state.get("log_history")
     entries = [one for one in history if isinstance(one, dict)] if isinstance(history, list) else []
     if step is not None:
-        entries = [one for one in entries if isinstance(one.get("step"), int | float) and one["step"] <= step]
+        entries = [one for one in entries if _is_number(one.get("step")) and one["step"] <= step]
     last = next((one for one in reversed(entries) if any(str(key).startswith("eval_") for key in one)), {})
     yield from ((key, value) for key, value in last.items() if str(key).startswith("eval_") and _says(str(key)))
     loss = next((one for one in reversed(entries) if "loss" in one or "train_loss" in one), {})
@@ -132,8 +142,8 @@ def _annotations(
     elif (one := _wandb_folder(folder) or (_wandb_folder(run) if run is not None else None)) is not None:
         yield "wandb", one
     at = step if step is not None else state.get("global_step")
-    if isinstance(at, int):
-        yield "step", str(at)
+    if _is_number(at):
+        yield "step", f"{at:.0f}"
 
 
 def _wandb_folder(folder: Path) -> str | None:
@@ -147,7 +157,14 @@ def _wandb_folder(folder: Path) -> str | None:
 
 def _card(folder: Path) -> str:
     file = folder / README
-    return read_start(file, _MOST).decode("utf-8", "replace") if file.is_file() and not file.is_symlink() else ""
+    return read_start(file, _MOST).decode("utf-8", "replace") if is_own_file(file, folder) else ""
+
+
+def began_with(folder: Path, config: Mapping[str, Any] | None) -> frozenset[str]:
+    """The models, repositories or folders, that a model's card and configuration say that it was made of."""
+    said = split(_card(folder))[0].get("base_model")
+    names = [*(said if isinstance(said, list) else [said]), (config or {}).get("_name_or_path")]
+    return frozenset(name for name in names if isinstance(name, str) and name)
 
 
 def _json(file: Path) -> dict[str, Any]:

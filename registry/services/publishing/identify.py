@@ -92,4 +92,5 @@ def _merged(found: OnBase, name: str) -> MergedFrom:
 
 
 def _links(path: LoadedPath) -> tuple[str, ...]:
-    return tuple(link.reference for link in path.links)
+    """What was merged: the links that add, after the full fine-tune that they go on, if there is one."""
+    return tuple(link.reference for link in path.links[max(0, path.dead - 1) :])

@@ -6,7 +6,8 @@ The samples of revisions that have none yet are made here, a few at a time, so t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +24,13 @@ from registry.errors import InvalidAdapterError, NotFoundError, UsageError
 from registry.progress import SILENT, Progress
 from registry.reference import Reference
 from registry.schemas.parents import NarrowRequest, NearPath, PathsLeft, WeightedLink
-from registry.services.artifacts.inputs import base_weights
+from registry.services.artifacts.inputs import base_weights, replaced_tensors
 from registry.services.artifacts.load import path_to
-from registry.services.artifacts.not_composable import exact_link
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.services.publishing.parent_folder import candidates_of
 from registry.tensors.arithmetic.lanes import run_alone
-from registry.tensors.comparison.fingerprint import fingerprint, unpacked
+from registry.tensors.comparison.fingerprint import fingerprint, is_of, replaced_fingerprint, replaces, unpacked
 from registry.tensors.comparison.narrowing import Chain, Narrowed, narrow, narrow_links
 from registry.tensors.comparison.spots import Sampled, Spots, sampled, spots_of
 from registry.tensors.elements.dtypes import FLOATS
@@ -55,8 +55,11 @@ def narrow_paths(deployment: Deployment, request: NarrowRequest, progress: Progr
     with ExitStack() as opened:
         ground = _Ground.of(deployment, row, root, opened)
         found = _sampled(request, ground.spots)
-        prints = ground.fingerprints(rows, progress)
-        narrowed = run_alone(lambda: _narrowed(request, ground, ground.chains(rows, prints), found))
+        if request.link is not None and not any(request.dtypes):  # nothing that it adds can be told
+            narrowed = Narrowed((), ())
+        else:
+            prints = ground.fingerprints(rows, progress)
+            narrowed = run_alone(lambda: _narrowed(request, ground, ground.chains(rows, prints), found))
     left = narrowed.left
     if request.link is not None:
         with deployment.read() as session:
@@ -144,18 +147,18 @@ class _Ground:
         """The paths whose fingerprints are there, the base model first."""
         own = self.own.values.to(torch.float32)
         yield Chain(self.row.name, [own])
+        states = _States(self.spots, prints, own, rows)
         for one in rows:
-            states = [unpacked(prints[key], self.spots, own) for key in one.above if key in prints]
-            there = [state for state in states if state is not None]
-            if len(there) == len(one.above):
-                yield Chain(one.reference, [own, *there])
+            found = states.after(one.above)
+            if found is not None:
+                yield Chain(one.reference, found)
 
     def fingerprints(self, rows: Sequence[Searched], progress: Progress) -> Mapping[int, bytes]:
         """Those of all revisions and of what is above them; missing ones are made, and kept."""
         digest, keys = self.row.table_digest, {key for one in rows for key in one.above}
         with self.deployment.read() as session:
             there = fingerprints.kept(session, keys, digest)
-        kept = {key: one for key, one in there.items() if one[:8] == self.spots.digest}
+        kept = {key: one for key, one in there.items() if is_of(one, self.spots)}
         missing = sorted(keys.difference(kept))
         if missing:
             progress.begin(f"Sampling the revisions on {self.row.name}", len(missing))
@@ -175,11 +178,59 @@ class _Ground:
         try:
             with self.deployment.read_everything() as session:
                 path = path_to(session, self.row, revisions.get(session, key), with_retracted=True)
-            if path.exact is not None:
-                raise exact_link(path.exact)
             with ExitStack() as opened:
-                programs = candidates_of(self.deployment.artifact_blobs, [path], opened)[0].programs
-                return run_alone(lambda: fingerprint(programs, self.base, self.spots, self.own.values))
+                return self._fingerprint(path, opened)
         except (InvalidAdapterError, NotFoundError) as problem:
             log.info("revision %d can't be searched: %s", key, problem)
             return None
+
+    def _fingerprint(self, path: LoadedPath, opened: ExitStack) -> bytes:
+        blobs = self.deployment.artifact_blobs
+        if path.exact is None:
+            programs = candidates_of(blobs, [path], opened)[0].programs
+            return run_alone(lambda: fingerprint(programs, self.base, self.spots, self.own.values))
+        model = BaseTensors(base_weights(blobs, path, opened).tensors)
+
+        def values(tensors: Collection[str]) -> torch.Tensor:
+            """What the model has there; frames of other tensors are not decoded for it."""
+            there = {name: one for name, one in model.tensors.items() if name in tensors}
+            return sampled(self.spots, there).values
+
+        if not path.live:
+            replaced = replaced_tensors(blobs, path)
+            return run_alone(lambda: replaced_fingerprint(self.spots, values(replaced), replaced))
+        programs = candidates_of(blobs, [path], opened)[0].programs
+        return run_alone(lambda: fingerprint(programs, model, self.spots, values(programs.placed())))
+
+
+class _States:
+    """What paths make of the elements that stand for their base model, after each link that counts."""
+
+    def __init__(self, spots: Spots, prints: Mapping[int, bytes], own: torch.Tensor, rows: Sequence[Searched]) -> None:
+        self._spots, self._prints, self._own = spots, prints, own
+        self._children = Counter(one.above[-2] for one in rows if len(one.above) > 1)
+        self._shared: dict[tuple[int, ...], list[torch.Tensor] | None] = {}  # those that several go on from
+
+    def after(self, keys: tuple[int, ...]) -> list[torch.Tensor] | None:
+        """The values after each link, those of the model that they go on first; None: they are not all known."""
+        if not keys:
+            return [self._own]
+        if keys in self._shared:
+            return self._shared[keys]
+        found = self._made(keys)
+        if self._children[keys[-1]]:
+            self._shared[keys] = found
+        return found
+
+    def _made(self, keys: tuple[int, ...]) -> list[torch.Tensor] | None:
+        kept = self._prints.get(keys[-1])
+        if kept is None:
+            return None
+        if replaces(kept, self._spots):
+            before: list[torch.Tensor] | None = []
+            ground = self._own
+        else:
+            before = self.after(keys[:-1])
+            ground = self._own if before is None else before[0]
+        now = unpacked(kept, self._spots, ground)
+        return None if before is None or now is None else [*before, now]

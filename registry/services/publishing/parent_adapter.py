@@ -5,6 +5,7 @@ For adapters that were trained on another adapter's folder, and for whoever asks
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Final
 from registry.digest import sha256_digest
 from registry.errors import InvalidAdapterError, RetractedError
 from registry.files.hashed import hash_file
-from registry.files.header import read_header
-from registry.files.source import FileSource
+from registry.files.header import TensorEntry, read_header
+from registry.files.source import ByteSource, FileSource
 from registry.folders.contents import read_start
 from registry.folders.errors import telling_unreadable
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
@@ -22,19 +23,20 @@ from registry.progress import SILENT, Progress
 from registry.schemas import FolderCompared
 from registry.schemas.parents import NearPath
 from registry.services.artifacts.bound import bind_link
-from registry.services.artifacts.inputs import base_weights
-from registry.services.lineage import LoadedPath, target_table
+from registry.services.artifacts.inputs import base_weights, path_table
+from registry.services.lineage import LoadedPath
 from registry.services.publishing.narrowing import narrow_request
 from registry.services.publishing.parent_folder import holds_adapter
 from registry.services.publishing.parent_search import MOST, Searchable, fitting, search_parents
-from registry.tensors.checkpoint.lora_config import parse_config
+from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
 from registry.tensors.comparison.fingerprint import added
 from registry.tensors.comparison.narrowing import LISTED
 from registry.tensors.comparison.same_link import same_link
-from registry.tensors.comparison.spots import spots_of
+from registry.tensors.comparison.spots import sampled, spots_of
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
+from registry.tensors.table.targets import TargetTable
 from registry.transfer.adapter_folder import MAX_CONFIG
 from registry.transfer.trained_on import TrainedFolder, trained_folder
 
@@ -107,14 +109,10 @@ def revisions_of(where: Searchable, folder: Path, progress: Progress) -> SameLin
     with ExitStack() as opened:
         source = opened.enter_context(FileSource(files[ADAPTER_WEIGHTS]))
         header, parsed = read_header(source, what=ADAPTER_WEIGHTS, error=InvalidAdapterError), parse_config(config)
+        own = _Own(parsed, header.entries, source, digests)
         for name in where.bases():
-            root = where.path(name)
-            try:
-                own = BoundLink(read_checkpoint(parsed, header.entries, target_table(where.blobs, root.base)), source)
-            except InvalidAdapterError:
-                continue
-            bases.append(name)
-            one = _on_base(where, root, own, digests, progress)
+            one = _on_base(where, where.path(name), own, progress)
+            bases += one.bases
             same += one.same
             retracted += one.retracted
             near += one.near
@@ -124,15 +122,32 @@ def revisions_of(where: Searchable, folder: Path, progress: Progress) -> SameLin
     return SameLinks(tuple(bases), tuple(same), tuple(retracted), tuple(near[:LISTED]), searched)
 
 
-def _on_base(
-    where: Searchable, root: LoadedPath, own: BoundLink, digests: tuple[str, str], progress: Progress
-) -> SameLinks:
-    """Those on one base model; ``digests`` are of the configuration and the weights."""
+@dataclass(frozen=True)
+class _Own:
+    """The folder's adapter."""
+
+    config: LoraAdapterConfig
+    entries: Mapping[str, TensorEntry]
+    source: ByteSource
+    digests: tuple[str, str]  # of the configuration and the weights
+
+    def on(self, table: TargetTable) -> BoundLink | None:
+        """What it does to a model; None: it does not fit."""
+        try:
+            return BoundLink(read_checkpoint(self.config, self.entries, table), self.source)
+        except InvalidAdapterError:
+            return None
+
+
+def _on_base(where: Searchable, root: LoadedPath, adapter: _Own, progress: Progress) -> SameLinks:
+    """Those on one base model. What only fits a vocabulary that has grown in a full fine-tune is known by its file."""
     same, retracted = [], []
     with ExitStack() as opened:
         base = BaseTensors(base_weights(where.blobs, root, opened).tensors)
         spots = spots_of({name: entry for name, (_, entry) in base.tensors.items()})
-        adds = added(path_programs([own], target_table(where.blobs, root.base)), base, spots)
+        table, digests = path_table(where.blobs, root), adapter.digests
+        fitting = adapter.on(table)
+        adds = sampled(spots, {}) if fitting is None else added(path_programs([fitting], table), base, spots)
         left = where.narrow(narrow_request(root.reference, adds, link=digests[1]), progress)
         for name in left.left[:MOST]:
             try:
@@ -143,9 +158,12 @@ def _on_base(
             link = path.links[-1]
             if digests == (link.file(ADAPTER_CONFIG).digest, link.file(ADAPTER_WEIGHTS).digest):
                 same.append((path, _FILES))
-            elif same_link(own, bind_link(where.blobs, link, path, opened)):
+            elif (own := adapter.on(path_table(where.blobs, path))) is not None and same_link(
+                own, bind_link(where.blobs, link, path, opened)
+            ):
                 same.append((path, _NUMBERS))
-    return SameLinks((root.reference,), tuple(same), tuple(retracted), left.near, left.searched)
+    bases = (root.reference,) if fitting is not None or same else ()
+    return SameLinks(bases, tuple(same), tuple(retracted), left.near, left.searched if bases else 0)
 
 
 def _told_by_its_own(

@@ -6,7 +6,7 @@ If a folder can't be compared, the reason is reported and nothing is refused.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import Fitting, FolderCompared
 from registry.services.artifacts.bound import bind_link
-from registry.services.artifacts.inputs import base_weights, path_table
-from registry.services.lineage import Blobs, Link, LoadedPath, target_table
+from registry.services.artifacts.inputs import base_weights, path_table, replaced_tensors
+from registry.services.lineage import Blobs, Link, LoadedPath
+from registry.tensors.comparison.between import surely_at_one
 from registry.tensors.comparison.compare import compare
 from registry.tensors.comparison.orders import other_orders
 from registry.tensors.comparison.places import Candidate
@@ -29,6 +30,7 @@ from registry.tensors.comparison.verdict import Limit, Verdict
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
+from registry.tensors.table.targets import TargetTable
 from registry.transfer.model_files import MAX_DOCUMENT, list_model
 from registry.transfer.model_weights import check_model
 from registry.transfer.trained_on import TrainedFolder, is_newer
@@ -43,17 +45,20 @@ class NotComparableError(Exception):
 
 
 @dataclass(frozen=True)
-class OpenFolder:
-    """The weights in a folder beside a base model, both open."""
+class _OpenFolder:
+    """The weights in a folder beside those that the live links of some paths go on, both open."""
 
     base: BaseTensors
     named: Held  # those of the folder, by the base's names where they have one
+    table: TargetTable
+    replaced: frozenset[str]  # tensors of the base model that are not its own any more
 
 
-def beside_base(blobs: Blobs, path: LoadedPath, found: Held, opened: ExitStack) -> OpenFolder:
-    """The weights in a folder beside the base model of a path; raises `NotComparableError`."""
+def _beside(blobs: Blobs, path: LoadedPath, found: Held, opened: ExitStack) -> _OpenFolder:
+    """The weights in a folder beside those that the live links of a path go on; raises `NotComparableError`."""
     base = BaseTensors(base_weights(blobs, path, opened).tensors)
-    return OpenFolder(base, _comparable(base.tensors, found))
+    named = comparable(base.tensors, found)
+    return _OpenFolder(base, named, path_table(blobs, path), replaced_tensors(blobs, path))
 
 
 def compare_folder(
@@ -70,52 +75,25 @@ def compare_folder(
         NotComparableError: the folder holds nothing comparable.
         What opening the paths raises; see `registry.services.artifacts.build`.
     """
-    groups: dict[str | None, list[LoadedPath]] = {}
-    for path in paths:
-        groups.setdefault(None if path.exact is None else path.exact.digest, []).append(path)
-    verdicts, reasons = [], []
     with ExitStack() as opened:
         held = open_folder(folder, opened)
-        for group in groups.values():
-            try:
-                verdicts.append(_compare_on_one(blobs, group, held, opened, limit, progress))
-            except NotComparableError as problem:
-                reasons.append(problem)
-    if not verdicts:
-        raise reasons[0]
-    return _of_all(verdicts)
 
+        def of_one(group: Sequence[LoadedPath]) -> Verdict:
+            found = _beside(blobs, group[0], held, opened)
+            candidates = candidates_of(blobs, group, opened)
+            _check_all_there(candidates, found)
+            named = BaseTensors(found.named)
+            return compare(candidates, found.base, named, found.table, limit=limit, progress=progress)
 
-def _compare_on_one(
-    blobs: Blobs,
-    paths: Sequence[LoadedPath],
-    held: Held,
-    opened: ExitStack,
-    limit: Limit | None,
-    progress: Progress,
-) -> Verdict:
-    """The same for paths whose live links go on one model: the base model, or one exact revision."""
-    found = beside_base(blobs, paths[0], held, opened)
-    candidates = candidates_of(blobs, paths, opened)
-    _check_all_there(candidates, found)
-    table = path_table(blobs, paths[0])
-    return compare(candidates, found.base, BaseTensors(found.named), table, limit=limit, progress=progress)
-
-
-def _of_all(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict on paths of several models: what fits bit for bit is it, whatever else is within rounding of it."""
-    fitting = [one for one in verdicts if one.fitting]
-    equal = [one for one in fitting if one.nearest.distance == 0]
-    chosen = equal or fitting
-    names = tuple(name for one in chosen for name in one.fitting)
-    nearest = min(chosen or verdicts, key=lambda one: one.nearest.distance)
-    return replace(nearest, fitting=names, complete=all(one.complete for one in chosen or verdicts))
+        return of_models(paths, of_one)
 
 
 def compare_whole(
-    blobs: Blobs, paths: Sequence[LoadedPath], found: OpenFolder, opened: ExitStack, progress: Progress
+    blobs: Blobs, paths: Sequence[LoadedPath], held: Held, opened: ExitStack, progress: Progress
 ) -> tuple[Verdict, Mapping[str, Sequence[str]]]:
     """Like `compare_folder`, by every element, and with the other orders in which the links may have been merged.
+
+    A path that changes what the folder lacks, or other shapes, is not it, as long as others can be compared.
 
     Returns:
         The verdict, and the references of the links in the other orders that it names, as they were merged.
@@ -123,21 +101,56 @@ def compare_whole(
     Raises:
         What `compare_folder` raises.
     """
-    table = target_table(blobs, paths[0].base)
-    candidates = candidates_of(blobs, paths, opened)
-    there = [number for number, candidate in enumerate(candidates) if _lacking(candidate, found) is None]
-    if not there:
-        _check_all_there(candidates, found)
-    paths, candidates = [paths[number] for number in there], [candidates[number] for number in there]
     orders: dict[str, Sequence[str]] = {}
-    for path, candidate in list(zip(paths, candidates, strict=True)):
-        for order in other_orders(candidate.programs, len(path.links)):
-            merged = [path.links[number].reference for number in order.links]
-            name = f"{path.reference} in the order {', '.join(merged)}"
-            orders[name] = merged
-            candidates.append(Candidate(name, order.programs, other_order=True))
-    verdict = compare(candidates, found.base, BaseTensors(found.named), table, whole=True, progress=progress)
-    return verdict, orders
+
+    def of_one(group: Sequence[LoadedPath]) -> Verdict:
+        found = _beside(blobs, group[0], held, opened)
+        both = list(zip(group, candidates_of(blobs, group, opened), strict=True))
+        there = [one for one in both if _lacking(one[1], found) is None]
+        if not there:
+            _check_all_there([candidate for _, candidate in both], found)
+        candidates = [candidate for _, candidate in there]
+        for path, candidate in there:
+            for order in other_orders(candidate.programs, len(path.live)):
+                merged = [path.live[number].reference for number in order.links]
+                name = f"{path.reference} in the order {', '.join(merged)}"
+                orders[name] = merged
+                candidates.append(Candidate(name, order.programs, other_order=True))
+        return compare(candidates, found.base, BaseTensors(found.named), found.table, whole=True, progress=progress)
+
+    return of_models(paths, of_one), orders
+
+
+def of_models(paths: Sequence[LoadedPath], of_one: Callable[[Sequence[LoadedPath]], Verdict]) -> Verdict:
+    """The verdict on paths whose live links go on several models: the base model, and exact revisions.
+
+    What fits bit for bit is it, whatever else is within rounding of it; so is, by every element, what lies far nearer
+    to what merging makes of one than of another.
+
+    Raises:
+        NotComparableError: none can be compared; the reason is that of the first.
+    """
+    groups: dict[str | None, list[LoadedPath]] = {}
+    for path in paths:
+        groups.setdefault(None if path.exact is None else path.exact.digest, []).append(path)
+    verdicts, reasons = [], []
+    for group in groups.values():
+        try:
+            verdicts.append(of_one(group))
+        except NotComparableError as problem:
+            reasons.append(problem)
+    if not verdicts:
+        raise reasons[0]
+    fitting = sorted((one for one in verdicts if one.fitting), key=lambda one: (one.residual, one.nearest.distance))
+    equal = [one for one in fitting if one.nearest.distance == 0 or one.exact]
+    chosen = equal or [one for one in fitting if not any(_is_rather(other, one) for other in fitting)]
+    names = tuple(name for one in chosen for name in one.fitting)
+    first = chosen[0] if chosen else min(verdicts, key=lambda one: one.nearest.distance)
+    return replace(first, fitting=names, complete=all(one.complete for one in chosen or verdicts))
+
+
+def _is_rather(one: Verdict, other: Verdict) -> bool:
+    return one.whole and other.whole and surely_at_one(one.residual, other.residual)
 
 
 def candidates_of(blobs: Blobs, paths: Sequence[LoadedPath], opened: ExitStack) -> list[Candidate]:
@@ -217,10 +230,10 @@ def by_names_of(base: Mapping[str, object], found: Held) -> Held:
     return best
 
 
-def _comparable(base: Mapping[str, tuple[ByteSource, TensorEntry]], found: Held) -> Held:
-    """The tensors of a folder by the base's names; raises `NotComparableError`."""
+def comparable(base: Mapping[str, tuple[ByteSource, TensorEntry]], found: Held, *, grown: bool = False) -> Held:
+    """The tensors of a folder by the base's names, maybe with a ``grown`` vocabulary; raises `NotComparableError`."""
     best = by_names_of(base, found)
-    _check_shapes(base, best)
+    _check_shapes(base, best, grown=grown)
     sizes = {name: entry.elements for name, (_, entry) in base.items()}
     if sum(sizes[name] for name in sizes if name in best) < _MOST_OF_IT * sum(sizes.values()):
         raise NotComparableError("its tensors have other names than those of the base model")
@@ -235,7 +248,7 @@ def _renamings(base: Mapping[str, object], found: Mapping[str, object]) -> Itera
         yield {name: name if name in found else name.removeprefix(f"{lead}.") for name in base}
 
 
-def _check_shapes(base: Mapping[str, tuple[ByteSource, TensorEntry]], named: Held) -> None:
+def _check_shapes(base: Mapping[str, tuple[ByteSource, TensorEntry]], named: Held, *, grown: bool) -> None:
     for name, (_, entry) in base.items():
         if name not in named or entry.dtype not in FLOATS:
             continue
@@ -244,23 +257,35 @@ def _check_shapes(base: Mapping[str, tuple[ByteSource, TensorEntry]], named: Hel
             raise NotComparableError(f"its tensor {name!r} is of the dtype {other.dtype}")
         if other.shape != entry.shape:
             vocabulary = other.shape[1:] == entry.shape[1:] and len(entry.shape) == 2
+            if grown and vocabulary and other.shape[0] > entry.shape[0]:
+                continue
             what = "another vocabulary: " if vocabulary else "other shapes: "
             raise NotComparableError(
                 f"it has {what}{name!r} has the shape {list(other.shape)}, in the base model {list(entry.shape)}"
             )
 
 
-def _check_all_there(candidates: Sequence[Candidate], found: OpenFolder) -> None:
+def _check_all_there(candidates: Sequence[Candidate], found: _OpenFolder) -> None:
     """Check that the folder has every tensor of the base that a candidate changes."""
     for candidate in candidates:
         if (tensor := _lacking(candidate, found)) is not None:
             raise NotComparableError(f"it lacks the tensor {tensor!r}, which {candidate.name} changes")
 
 
-def _lacking(candidate: Candidate, found: OpenFolder) -> str | None:
+def _lacking(candidate: Candidate, found: _OpenFolder) -> str | None:
     """A tensor of the base that a candidate changes and the folder lacks."""
     changed = (name for name in candidate.programs.by_tensor() if name in found.base.tensors)
-    return next((name for name in changed if name not in found.named), None)
+    lacking = next((name for name in changed if name not in found.named), None)
+    if lacking is not None:
+        return lacking
+    # of tied weights that the base's files hold twice, a model may be saved with one
+    return next((name for name in sorted(found.replaced) if not _held(name, found)), None)
+
+
+def _held(name: str, found: _OpenFolder) -> bool:
+    module = name.removesuffix(".weight")
+    group = found.table.tie_group(module) if module in found.table.targets else ()
+    return name in found.named or any(f"{other}.weight" in found.named for other in group)
 
 
 def look_into(

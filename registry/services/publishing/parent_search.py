@@ -15,11 +15,12 @@ from typing import Final, Protocol
 
 from registry.catalogue.tree import bases
 from registry.errors import RetractedError
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EXACT_WEIGHTS
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import Fitting, FolderCompared
 from registry.schemas.parents import NarrowRequest, NearPath, PathsLeft
+from registry.services.artifacts.inputs import base_weights
 from registry.services.artifacts.load import path_to
 from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, LoadedPath
@@ -27,8 +28,7 @@ from registry.services.publishing.narrowing import narrow_paths, narrow_request
 from registry.services.publishing.parent_folder import (
     Held,
     NotComparableError,
-    OpenFolder,
-    beside_base,
+    comparable,
     compare_whole,
     open_folder,
 )
@@ -176,14 +176,15 @@ def retracted_of(found: Sequence[OnBase]) -> tuple[str, ...]:
 
 def _on_base(where: Searchable, root: LoadedPath, held: Held, progress: Progress) -> OnBase:
     with ExitStack() as opened:
-        folder = beside_base(where.blobs, root, held, opened)
-        spots = spots_of({name: entry for name, (_, entry) in folder.base.tensors.items()})
-        left = where.narrow(narrow_request(root.reference, sampled(spots, folder.named)), progress)
+        base = base_weights(where.blobs, root, opened).tensors
+        named = comparable(base, held, grown=True)
+        spots = spots_of({name: entry for name, (_, entry) in base.items()})
+        left = where.narrow(narrow_request(root.reference, sampled(spots, named)), progress)
         if len(left.left) > MOST:
             raise NotComparableError(f"{len(left.left)} revisions can't be told apart by samples")
         paths, unread = _paths(where, root, left.left)
-        verdict, orders = compare_whole(where.blobs, list(paths.values()) or [root], folder, opened, progress)
-        return OnBase(left, paths, verdict, orders, _dtype(folder), unread)
+        verdict, orders = compare_whole(where.blobs, list(paths.values()) or [root], held, opened, progress)
+        return OnBase(left, paths, verdict, orders, _dtype(named), unread)
 
 
 def _paths(where: Searchable, root: LoadedPath, names: Sequence[str]) -> tuple[dict[str, LoadedPath], tuple[str, ...]]:
@@ -205,14 +206,15 @@ def fitting(path: LoadedPath) -> Fitting:
 
 def _same_weights(path: LoadedPath) -> str:
     """A digest that is the same for paths of the same files, whatever their revisions are called."""
-    files = [link.file(name).digest for link in path.links for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-    return sha256(" ".join([path.base.digest, *files]).encode()).hexdigest()
+    files = [link.file(name).digest for link in path.live for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+    exact = [] if path.exact is None else [path.exact.file(EXACT_WEIGHTS).digest]
+    return sha256(" ".join([path.base.digest, *exact, *files]).encode()).hexdigest()
 
 
-def _dtype(folder: OpenFolder) -> str:
-    """The dtype of most of the folder's numbers, as options call it."""
+def _dtype(named: Held) -> str:
+    """The dtype of most of a folder's numbers, as options call it."""
     sizes: dict[str, int] = {}
-    for _, entry in folder.named.values():
+    for _, entry in named.values():
         if entry.dtype in FLOATS:
             sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.elements
     words = {name: word for word, name in OPTION_DTYPES.items()}

@@ -18,7 +18,9 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Published, PublishPreview
 from registry.schemas.around import MEASURED_CODES
+from registry.schemas.publishing import FullSize
 from registry.services.deployment import Deployment
+from registry.services.exact.figures import full_size
 from registry.services.exact.values import check_exact
 from registry.services.lineage import Link, LoadedPath
 from registry.services.publishing.candidates import Candidate, require_publishing
@@ -106,6 +108,11 @@ class Rehearsal:
     def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
         return search_trained(SearchableHere(self.deployment), folder, None, progress)
+
+    def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
+        """See `registry.services.exact.figures.full_size`."""
+        where = SearchableHere(self.deployment)
+        return full_size(where.blobs, where.path(base), folder, far, progress)
 
 
 def _with_link(candidate: Candidate, found: PublishPreview) -> LoadedPath:

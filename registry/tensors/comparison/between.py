@@ -8,6 +8,7 @@ from typing import Final
 _NEAR: Final = 0.3  # of the way between two candidates: 0 is the one, 1 the other
 _SURE: Final = 4.0  # standard errors
 _TELLING: Final = 16.0  # squared units: what a few elements say that other sums would round otherwise, nobody knows
+_FAR: Final = 0.02  # sure whatever the product is: with t the root of it, t (1 + t) / (1 - t)^2 is below `_NEAR`
 
 
 def lies_at_one(own: float, both: float, others: float, elements: float) -> bool:
@@ -25,3 +26,11 @@ def lies_at_one(own: float, both: float, others: float, elements: float) -> bool
     along = (own - both) / apart
     noise = math.sqrt(max(0.0, min(own, others)) / max(1.0, elements) / apart)
     return abs(along) + _SURE * noise <= _NEAR
+
+
+def surely_at_one(own: float, others: float) -> bool:
+    """The same, where the product beside both is not known: its size is at most the root of ``own`` times ``others``.
+
+    Of residuals beside every element, so that what they are rounded by is no sample.
+    """
+    return own <= _FAR * others and (math.sqrt(others) - math.sqrt(own)) ** 2 >= _TELLING

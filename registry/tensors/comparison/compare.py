@@ -19,7 +19,7 @@ from registry.tensors.arithmetic.lanes import available_cores, in_order
 from registry.tensors.comparison.between import lies_at_one
 from registry.tensors.comparison.places import Candidate, Place, Region, in_order_of_weight, joined, regions
 from registry.tensors.comparison.quick import QuickComparison
-from registry.tensors.comparison.sample import Sample, Share, exact_sample, take_sample
+from registry.tensors.comparison.sample import Sample, Share, quick_sample, take_sample
 from registry.tensors.comparison.verdict import Limit, Standing, Verdict
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.table.targets import TargetTable
@@ -63,6 +63,8 @@ class _Evidence:
         for share in sample.shares:
             for number in share.candidates:
                 self._add_share(number, share, slot.tensor, sample.elements)
+        if not sample.elements:
+            return
         owner = [(number, at) for at, share in enumerate(sample.shares) for number in share.candidates]
         numbers, places = [number for number, _ in owner], [at for _, at in owner]
         self.products[torch.tensor(numbers)[:, None], torch.tensor(numbers)] += sample.products[places][:, places]
@@ -109,6 +111,11 @@ class _Evidence:
         else:
             self.untold += [self.candidates[number].name for number in fitting if number not in paths and paths]
             self.active = paths or self.active
+
+    @property
+    def of_one_path(self) -> bool:
+        """Whether all candidates are one path, and other orders of its links."""
+        return sum(not one.other_order for one in self.candidates) == 1
 
     def undecided(self) -> bool:
         """Whether several candidates are left."""
@@ -170,7 +177,12 @@ def compare(
     def in_limit() -> bool:
         return evidence.bytes < limit.bytes and clock() < ends
 
-    later, unseen = work.first_of(parts, in_limit)
+    if whole and evidence.of_one_path:  # there is nothing to choose between: a few blocks, then all
+        work.first_of(parts[:_FOR_THE_NEAREST], in_limit)
+        work.rest_of(parts, progress)
+        later, unseen = list[Place](), parts[:0]
+    else:
+        later, unseen = work.first_of(parts, in_limit)
     evidence.leave_equal_orders()
     if evidence.undecided():
         tied = evidence.fitting
@@ -184,7 +196,7 @@ def compare(
             work.samples(left, evidence.undecided, progress)
     if whole and evidence.fitting:
         work.rest_of(parts, progress)
-        unseen = ()
+        unseen = []
     fitting = tuple(candidates[number].name for number in evidence.fitting)
     first = next(iter(evidence.fitting), evidence.nearest)
     tensors = {run.tensor for part in parts for run in part.slot.places}
@@ -197,7 +209,7 @@ def compare(
         whole and bool(fitting),
         evidence.units.get(first, 0.0),
         tuple(evidence.untold),
-        whole and bool(fitting) and evidence.products[first, first].item() == 0,
+        evidence.products[first, first].item(),
         not unseen,
     )
 
@@ -209,24 +221,26 @@ class _Work:
     base: BaseTensors
     found: BaseTensors
     evidence: _Evidence
-    quick: QuickComparison | None  # what is bit for bit what all candidates give need not be measured
+    quick: QuickComparison | None  # to measure only what is not, bit for bit, what candidates give; None: all
 
     def looked_at(self, place: Place, candidates: Sequence[int]) -> list[Sample]:
-        """Look at some blocks, as one where they need not be measured."""
-        exact = None if self.quick is None else exact_sample(place, self.quick, self.found, candidates)
-        if exact is not None:
-            return [exact]
+        """Look at some blocks, as one where nearly nothing of them has to be measured."""
+        quick = None if self.quick is None else quick_sample(place, self.quick, self.found, candidates)
+        if quick is not None:
+            return [quick]
         if place.blocks > 1:
             return [sample for one in place.each for sample in self.looked_at(one, candidates)]
         return [take_sample(place, self.base, self.found, candidates)]
 
-    def first_of(self, parts: Sequence[Region], in_limit: Callable[[], bool]) -> tuple[list[Place], Sequence[Region]]:
+    def first_of(self, parts: list[Region], in_limit: Callable[[], bool]) -> tuple[list[Place], list[Region]]:
         """Look at the first blocks of every region; their other blocks, and the regions that the limit left out."""
         later: list[Place] = []
         evidence = self.evidence
 
         def look(part: Region) -> tuple[list[Sample], list[Place]]:
-            first, others = in_order_of_weight(part, active)
+            # where all is read in the end, blocks need not be chosen unless they tell candidates apart
+            choose = self.quick is None or part.tells_apart(active)
+            first, others = in_order_of_weight(part, active if choose else ())
             return [sample for place in first for sample in self.looked_at(place, active)], others
 
         for start in range(0, len(parts), _at_once()):
@@ -240,12 +254,14 @@ class _Work:
             evidence.drop()
             if evidence.nothing_fits:
                 break
-        return later, ()
+        return later, []
 
     def rest_of(self, parts: Sequence[Region], progress: Progress) -> None:
         """Look at all other blocks of some regions, as long as something fits."""
         seen = self.evidence.seen
         left = [place for part in parts for place in part.places if (id(part), place.index) not in seen]
+        if not left or not self.evidence.fitting:
+            return
         progress.begin("Comparing whole tensors", sum(place.elements for place in left))
         self.samples(left, lambda: bool(self.evidence.fitting), progress, all_of_them=True)
 
@@ -267,15 +283,17 @@ class _Work:
 
         active = tuple(self.evidence.fitting)
         places = list(joined(places)) if all_of_them else [one for one in places if one.region.tells_apart(active)]
-        for start in range(0, len(places), _at_once()):
+        if not go_on():
+            return places
+        for number, samples in enumerate(in_order(look, places), 1):
+            for sample in samples:
+                self.evidence.add(sample)
+                progress.advance(sample.place.elements)
+            if any(sample.elements for sample in samples):
+                self.evidence.drop()
+                active = tuple(self.evidence.active)
             if not go_on():
-                return places[start:]
-            for samples in in_order(look, places[start : start + _at_once()]):
-                for sample in samples:
-                    self.evidence.add(sample)
-                    progress.advance(sample.place.elements)
-            self.evidence.drop()
-            active = tuple(self.evidence.active)
+                return places[number:]
         return ()
 
 

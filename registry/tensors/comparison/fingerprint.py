@@ -2,11 +2,14 @@
 
 Exact values, rounded once to float32, of the tensors that the path changes. What one link adds is the difference of its
 fingerprint and that of the path above it, so a merge that went step by step can be replayed from fingerprints alone.
+
+A link that replaces tensors begins anew: its fingerprint has the values of all that it replaces in the base model, and
+those of the links below it have only what these change in the model that it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -19,29 +22,49 @@ from registry.tensors.path.slot_values import SlotValues
 
 
 def fingerprint(programs: PathPrograms, base: BaseTensors, spots: Spots, values: torch.Tensor) -> bytes:
-    """The fingerprint of a path, as it is kept.
+    """The fingerprint of a path whose links add, as it is kept.
 
     It is the digest of the spots, the number of changed tensors, their numbers (uint32), and their values (float32),
     all with the least byte first.
 
     Args:
         programs: of the path.
-        base: the base model.
-        spots: the elements that stand for it.
-        values: theirs, in float64.
+        base: the model that its links go on.
+        spots: the elements that stand for the base model.
+        values: what that model has there, in float64; of tensors that the path leaves alone, anything.
 
     Raises:
         InvalidAdapterError: ``zero_norm``, a DoRA link divides by it.
     """
     placed = programs.placed()
-    numbers, parts = [], []
-    for number, spot in enumerate(spots.spots):
+    found = values.clone()
+    for spot in spots.spots:
         if spot.tensor in placed:
-            numbers.append(number)
-            parts.append(_values(spot, values[spots.slices[spot.tensor]], base, placed[spot.tensor]))
+            part = found[spots.slices[spot.tensor]]
+            part.copy_(_values(spot, part, base, placed[spot.tensor]))
+    return spots.digest + _packed(spots, found, placed)
+
+
+def replaced_fingerprint(spots: Spots, values: torch.Tensor, replaced: Collection[str]) -> bytes:
+    """The fingerprint of a link that replaces some tensors of the base model; ``values`` as for `fingerprint`."""
+    return spots.replaced_digest + _packed(spots, values, replaced)
+
+
+def _packed(spots: Spots, values: torch.Tensor, tensors: Collection[str]) -> bytes:
+    numbers = [number for number, spot in enumerate(spots.spots) if spot.tensor in tensors]
+    parts = [values[spots.slices[spots.spots[number].tensor]] for number in numbers]
     head = np.array([len(numbers), *numbers], "<u4").tobytes()
-    changed = torch.cat(parts).to(torch.float32).numpy().astype("<f4").tobytes() if parts else b""
-    return spots.digest + head + changed
+    return head + (torch.cat(parts).to(torch.float32).numpy().astype("<f4").tobytes() if parts else b"")
+
+
+def is_of(kept: bytes, spots: Spots) -> bool:
+    """Whether a fingerprint was made of these elements."""
+    return kept[:8] in (spots.digest, spots.replaced_digest)
+
+
+def replaces(kept: bytes, spots: Spots) -> bool:
+    """Whether a fingerprint is of a link that replaces tensors of the base model, whatever is above it."""
+    return kept[:8] == spots.replaced_digest
 
 
 def unpacked(kept: bytes, spots: Spots, base: torch.Tensor) -> torch.Tensor | None:
@@ -49,16 +72,11 @@ def unpacked(kept: bytes, spots: Spots, base: torch.Tensor) -> torch.Tensor | No
 
     None: it was made of other elements.
     """
-    if kept[:8] != spots.digest:
+    if not is_of(kept, spots):
         return None
     count = int(np.frombuffer(kept, "<u4", 1, 8)[0])
-    numbers = torch.from_numpy(np.frombuffer(kept, "<u4", count, 12).astype(np.int64))
     values = torch.from_numpy(np.frombuffer(kept, "<f4", offset=12 + 4 * count).astype(np.float32))
-    changed = torch.zeros(len(spots.spots), dtype=torch.bool)
-    changed[numbers] = True
-    found = base.clone()
-    found[changed[spots.owners]] = values  # the numbers rise, so the values are in order
-    return found
+    return base.index_copy(0, spots.elements_of(kept[12 : 12 + 4 * count]), values)
 
 
 def _values(

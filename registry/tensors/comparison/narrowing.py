@@ -2,23 +2,20 @@
 
 A candidate is struck out by another one if the weights clearly lie at that one, on the line between the two: the rule
 of the comparator. So what is left has the path that they are those of, whichever it is, and paths that these few
-elements don't tell from it. A path is replayed from the values after each of its links, also as if it had been merged
-step by step.
+elements don't tell from it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import torch
 
-from registry.tensors.comparison.between import lies_at_one
-from registry.tensors.comparison.rounded_path import SHORT, SUM_ERROR, Way, ways
-from registry.tensors.comparison.sample import least_dtype
+from registry.tensors.comparison.between import lies_at_one, surely_at_one
+from registry.tensors.comparison.scale import Scale
 from registry.tensors.comparison.spots import Sampled, Spots
 from registry.tensors.comparison.weighted import Weighted, WeightedSums
 
@@ -28,6 +25,9 @@ LISTED: Final = 5
 
 _KEPT: Final = 2.0**-23  # fingerprints are rounded to float32, before and after a link
 _SUMS: Final = 2.0**-30  # sums in float64, of factors that may cancel
+_AT_ONCE: Final = 1 << 18  # elements of paths that are looked at together, as many as a processor's cache holds
+_WAITING: Final = 1 << 24  # elements of paths that wait for the nearest one
+_MANY: Final = 1 << 7  # elements with which four standard errors are within what `surely_at_one` leaves
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,17 @@ def narrow(chains: Iterable[Chain], found: Sampled, base: Sampled, spots: Spots)
         base: the base's.
         spots: which elements they are.
     """
-    scale = _Scale.of(found, base, spots)
-    left: list[_Rest] = []
-    best: _Rest | None = None
-    distances: list[Near] = []
-    sums = WeightedSums(scale.beside(base))
-    for chain in chains:
-        if len(chain.states) > 1:
-            sums.add(chain.name, scale.in_units(chain.states[-1] - chain.states[-2]))
-        rest = _Rest(chain.name, scale.residual(chain))
-        distances.append(Near(chain.name, scale.distance(chain)))
-        if best is not None and best.strikes_out(rest, scale.elements):
-            continue
-        if best is None or rest.square < best.square:
-            best = rest
-        left.append(rest)
-    if best is None:
-        return Narrowed((), ())
-    left = [one for one in left if one is best or not best.strikes_out(one, scale.elements)]
-    left.sort(key=lambda one: one.square)
+    scale = Scale.of(found, base, spots)
+    search, distances, sums = _Search(scale), list[Near](), WeightedSums(scale.beside(base))
+    for batch in _batches(enumerate(chains)):
+        tips, names = batch.states[-1], [chain.name for _, chain in batch.chains]
+        if len(batch.states) > 1:
+            sums.add(names, scale.in_units(tips - batch.states[-2]))
+        distances += map(Near, names, scale.distances(tips))
+        search.add(batch)
+    search.decide()
     nearest = sorted(distances, key=lambda one: one.distance)[:LISTED]
-    return Narrowed(tuple(one.name for one in left), tuple(nearest), sums.found())
+    return Narrowed(search.left, tuple(nearest), sums.found())
 
 
 def narrow_links(chains: Iterable[Chain], found: Sampled) -> Narrowed:
@@ -113,105 +103,92 @@ def narrow_links(chains: Iterable[Chain], found: Sampled) -> Narrowed:
     return Narrowed(tuple(one.name for one in left), tuple(nearest))
 
 
-def replayed(states: Sequence[torch.Tensor], way: Way) -> torch.Tensor:
-    """What a merge that goes step by step makes of the first state, in the precision of the states."""
-    found = _rounded(states[0], way.dtype)
-    for before, now in pairwise(states):
-        delta = now - before
-        step = _rounded(found + (_rounded(delta, way.dtype) if way.deltas else delta), way.dtype)
-        found = torch.where(delta == 0, found, step)
-    return found
+@dataclass(frozen=True)
+class _Batch:
+    """Paths of equally many links, numbered as they came."""
+
+    chains: Sequence[tuple[int, Chain]]
+
+    @cached_property
+    def states(self) -> list[torch.Tensor]:
+        """What they make, after each link; a row each."""
+        return [torch.stack(after) for after in zip(*(chain.states for _, chain in self.chains), strict=True)]
 
 
-def _rounded(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Values as they are after a rounding; those kept in float32 are rounded once."""
-    return values.to(dtype).to(values.dtype)
-
-
-class _Rest:
-    """What is left of the weights beside one path, in units."""
-
-    def __init__(self, name: str, residual: torch.Tensor) -> None:
-        self.name = name
-        self.residual = residual
-        self.square = self.times(self)
-
-    def times(self, other: _Rest) -> float:
-        """The product of both."""
-        return float(self.residual @ other.residual)
-
-    def strikes_out(self, other: _Rest, elements: int) -> bool:
-        return lies_at_one(self.square, self.times(other), other.square, elements)
+def _batches(chains: Iterable[tuple[int, Chain]]) -> Iterator[_Batch]:
+    waiting: dict[int, list[tuple[int, Chain]]] = {}
+    for numbered in chains:
+        states = numbered[1].states
+        alike = waiting.setdefault(len(states), [])
+        alike.append(numbered)
+        if len(alike) * states[0].numel() >= _AT_ONCE:
+            yield _Batch(waiting.pop(len(states)))
+    yield from map(_Batch, waiting.values())
 
 
 @dataclass(frozen=True)
-class _Scale:
-    """The weights, and what differences from them are measured in."""
+class _Rest:
+    """What is left of the weights beside one path, in units."""
 
-    values: torch.Tensor  # where they are there, else 0
-    weights: torch.Tensor  # 1 over the unit of each; 0 where nothing is there
-    kept: dict[torch.dtype, torch.Tensor]  # the elements that came through each dtype
-    steps: tuple[torch.dtype, ...]  # in which they may have been merged step by step
-    spots: Spots
-    elements: int
+    name: str
+    number: int
+    residual: torch.Tensor
+    square: float
 
-    @classmethod
-    def of(cls, found: Sampled, base: Sampled, spots: Spots) -> _Scale:
-        there = ~found.values.isnan()
-        eps = torch.zeros(spots.elements, dtype=torch.float64)
-        kept: dict[torch.dtype, torch.Tensor] = {}
-        steps: dict[torch.dtype, None] = {}
-        for spot, stored, own in zip(spots.spots, found.dtypes, base.dtypes, strict=True):
-            if stored is None or own is None:
-                continue
-            part = spots.slices[spot.tensor]
-            least = least_dtype(found.values[part], stored)
-            kept.setdefault(least, torch.zeros(spots.elements, dtype=torch.bool))[part] = True
-            steps |= dict.fromkeys(dtype for dtype in (own, stored, least) if dtype in SHORT)
-            eps[part] = max(torch.finfo(least).eps, SUM_ERROR)
-        size = torch.maximum(found.values.nan_to_num(0.0).abs(), base.values.nan_to_num(0.0).abs())
-        unit = (size * eps).clamp(min=torch.finfo(torch.float16).tiny * 2.0**-11)
-        values = torch.where(there, found.values, 0.0).to(torch.float32)
-        # nothing is left where nothing is there
-        weights = torch.where(there, 1 / unit, 0.0).to(torch.float32)
-        return cls(values, weights, kept, tuple(steps), spots, int(there.sum()))
+    def strikes_out(self, other: _Rest, elements: int) -> bool:
+        return lies_at_one(self.square, float(self.residual @ other.residual), other.square, elements)
 
-    def residual(self, chain: Chain) -> torch.Tensor:
-        """What is left, in units, beside the rendering that explains most of each tensor."""
-        best, least = torch.zeros_like(self.values), torch.full((len(self.spots.spots),), math.inf)
-        for rendering in self._renderings(chain):
-            rest = ((self.values - rendering) * self.weights).nan_to_num_(0.0, 1e9, -1e9)
-            squares = torch.zeros_like(least).index_add_(0, self.spots.owners, rest.square())
-            nearer = squares < least
-            least = torch.where(nearer, squares, least)
-            best = torch.where(nearer[self.spots.owners], rest, best)
-        return best
 
-    def in_units(self, values: torch.Tensor) -> torch.Tensor:
-        """Differences, in units; 0 where nothing is there."""
-        return (values * self.weights).nan_to_num(0.0, 0.0, 0.0)
+class _Search:
+    """Strikes paths out: by what is at least left beside the path itself, else by what is left beside its renderings.
 
-    def beside(self, base: Sampled) -> torch.Tensor:
-        """What the weights are beside the base model, in units."""
-        return self.in_units(self.values - base.values.to(torch.float32))
+    The nearest path comes first, since it strikes out most of the others without a look at their renderings.
+    """
 
-    def distance(self, chain: Chain) -> float:
-        values = torch.where(self.weights > 0, chain.states[-1], 0.0).nan_to_num(0.0)
-        return float((self.values - values).norm() / values.norm().clamp(min=1e-300))
+    def __init__(self, scale: Scale) -> None:
+        self._scale = scale
+        self._waiting: list[tuple[float, float, int, Chain]] = []  # what is left, and what is so at least
+        self._left: list[_Rest] = []
+        self._best: _Rest | None = None
 
-    def _renderings(self, chain: Chain) -> Iterator[torch.Tensor]:
-        yield self._kept(chain.states[-1])
-        for dtype in self.steps:
-            yield self._kept(_rounded(chain.states[-1], dtype))
-        if len(chain.states) > 1:
-            for way in ways(self.steps):
-                yield self._kept(replayed(chain.states, way))
+    def add(self, batch: _Batch) -> None:
+        """Take in more paths."""
+        squares, least = self._scale.bounds(batch.states)
+        for square, bound, (number, chain) in zip(squares, least, batch.chains, strict=True):
+            if self._may_be(bound):
+                self._waiting.append((square, bound, number, chain))
+        if len(self._waiting) * self._scale.values.numel() >= _WAITING:
+            self.decide()
 
-    def _kept(self, values: torch.Tensor) -> torch.Tensor:
-        """Values as a file holds them."""
-        if len(self.kept) == 1:
-            return _rounded(values, next(iter(self.kept)))
-        out = values
-        for dtype, where in self.kept.items():
-            out = torch.where(where, _rounded(values, dtype), out)
-        return out
+    def decide(self) -> None:
+        """Strike out what was taken in."""
+        self._waiting.sort(key=lambda one: one[0])
+        self._render([one[2:] for one in self._waiting[:1]])
+        self._render([one[2:] for one in self._waiting[1:] if self._may_be(one[1])])
+        self._waiting = []
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The paths that are not struck out, nearest first."""
+        best = self._best
+        if best is None:
+            return ()
+        left = [one for one in self._left if one is best or not best.strikes_out(one, self._scale.elements)]
+        return tuple(one.name for one in sorted(left, key=lambda one: (one.square, one.number)))
+
+    def _may_be(self, bound: float) -> bool:
+        best = self._best
+        return best is None or self._scale.elements < _MANY or not surely_at_one(best.square, bound)
+
+    def _render(self, chains: Sequence[tuple[int, Chain]]) -> None:
+        for batch in _batches(chains):
+            residuals = self._scale.residuals(batch.states)
+            squares: list[float] = residuals.square().sum(dim=1).tolist()
+            for at in sorted(range(len(squares)), key=squares.__getitem__):
+                number, chain = batch.chains[at]
+                one = _Rest(chain.name, number, residuals[at], squares[at])
+                if self._best is None or one.square < self._best.square:
+                    self._best = replace(one, residual=one.residual.clone())
+                    self._left.append(self._best)
+                elif not self._best.strikes_out(one, self._scale.elements):
+                    self._left.append(replace(one, residual=one.residual.clone()))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import torch
@@ -44,8 +45,9 @@ class Region:
 
     slot: Slot
     programs: tuple[Program | None, ...]  # by candidate
+    _groups: dict[tuple[int, ...], dict[Program, list[int]]] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
+    @cached_property
     def rows_a_block(self) -> int:
         """Rows of one block."""
         return min(max(1, ELEMENTS // self.slot.columns), self.slot.rows)
@@ -59,6 +61,17 @@ class Region:
     def places(self) -> list[Place]:
         """All of its blocks."""
         return [Place(self, index) for index in range(self.blocks)]
+
+    def grouped(self, candidates: tuple[int, ...]) -> Mapping[Program, list[int]]:
+        """Candidates, given by number, by what they make of it; without those that lack it."""
+        if candidates not in self._groups:
+            groups: dict[Program, list[int]] = {}
+            for number in candidates:
+                program = self.programs[number]
+                if program is not None:
+                    groups.setdefault(program, []).append(number)
+            self._groups[candidates] = groups
+        return self._groups[candidates]
 
     def tells_apart(self, candidates: Sequence[int]) -> bool:
         """Whether some of the candidates, given by number, make different things of it."""
@@ -83,7 +96,7 @@ class Place:
         """Of the region."""
         return self.index * self.region.rows_a_block
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """How many rows it has."""
         return min(self.blocks * self.region.rows_a_block, self.region.slot.rows - self.first_row)
@@ -166,9 +179,10 @@ def in_order_of_weight(region: Region, candidates: Sequence[int]) -> tuple[list[
     strengths = torch.zeros(region.slot.rows, dtype=torch.float64)
     for step in _own_steps(region, candidates):
         strengths += _strength(step, region.slot)
-    order = sorted(range(region.blocks), key=lambda index: -_mean(strengths, region, index))
     if not strengths.any():  # nothing to choose by: not the first rows, which may be special tokens
-        order = [region.blocks // 2, *(index for index in range(region.blocks) if index != region.blocks // 2)]
+        middle = region.blocks // 2
+        return [Place(region, middle)], [Place(region, index) for index in range(region.blocks) if index != middle]
+    order = sorted(range(region.blocks), key=lambda index: -_mean(strengths, region, index))
     places = [Place(region, index) for index in order]
     sure = sum(_mean(strengths, region, place.index) == torch.inf for place in places)
     return places[: max(1, sure)], places[max(1, sure) :]

@@ -1,19 +1,21 @@
-"""Whether blocks of weights are, bit for bit, what one of the usual ways of merging makes of a path.
+"""How blocks of weights compare, bit by bit, with what the usual ways of merging make of a path.
 
-In the precision of merging, so much faster than measuring how far they are. Where a few sums round otherwise than here,
-the answer is no, and the blocks have to be measured.
+In the precision of merging, so much faster than measuring how far they are. Elements that are, bit for bit, what one of
+the ways makes need not be measured; where a few sums round otherwise than here, these are left to be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from registry.tensors.arithmetic.rounding import round_into
-from registry.tensors.comparison.places import Place, Region
+from registry.tensors.arithmetic.scratch import scratch
+from registry.tensors.comparison.places import Place
 from registry.tensors.comparison.rounded_path import SHORT, Way, links_of, ways
 from registry.tensors.factors.slots import Slot
 from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors
@@ -21,6 +23,15 @@ from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.path.steps import Add
+
+_FEW: Final = 1 / 16
+"""Of a block: with more elements that are something else, all of it is measured."""
+_ENOUGH: Final = 1 / 4096
+"""Of a block: the way that explained the last one is right, and no other is tried. Other sums turn fewer roundings."""
+_ONE_PANEL: Final = 128
+"""Up to this rank a product is the same bits whether it is added where it is summed or afterwards."""
+_FACTORS: Final = 16
+"""That are kept: of each link, for the slots that a few lanes are at."""
 
 
 @dataclass(frozen=True)
@@ -36,137 +47,198 @@ class FactorsOf:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How some rows compare with what one way of merging makes of a program."""
+
+    way: Way | None  # None: summed first, and rounded once
+    units: float  # the largest error of that way, in units in the last place
+    wrong: torch.Tensor  # the elements that are something else, by their numbers in the flat rows
+
+
+@dataclass(frozen=True)
 class QuickComparison:
     """Compares blocks bit by bit; of several ways of merging the one that explained the last block comes first."""
 
     base: BaseTensors
-    kept: KeptFactors = field(default_factory=RecentFactors)
-    stepwise: dict[int, Way] = field(default_factory=dict)  # by the number of links; none: merged at once
+    kept: KeptFactors = field(default_factory=lambda: RecentFactors(_FACTORS))
+    likely: dict[int, Way | None] = field(default_factory=dict)  # by the number of links
 
-    def errors(self, place: Place, programs: Sequence[Program], found: torch.Tensor) -> list[float] | None:
-        """The largest error of each program's rendering, in units in the last place; None: the rows are not all theirs.
-
-        Args:
-            place: the blocks.
-            programs: what the candidates do to their region.
-            found: their rows, as they were found.
-        """
-        at = _Blocks(self, place, found)
-        groups: dict[frozenset[object], list[int]] = {}  # summed at once, the order of steps that add does not show
-        for number, program in enumerate(programs):
-            adds = program.origin is not None and all(isinstance(step, Add) for step in program.steps)
-            groups.setdefault(frozenset(program.steps) if adds else frozenset((program,)), []).append(number)
-        errors = [0.0] * len(programs)
-        for numbers in groups.values():
-            same = [programs[number] for number in numbers]
-            for index in place.indexes:
-                for number, error in zip(numbers, at.errors(same, index), strict=True):
-                    if error is None:
-                        return None
-                    errors[number] = max(errors[number], error)
-        return errors
+    def at(self, place: Place, found: torch.Tensor) -> Rows:
+        """Some blocks of a region; ``found`` are their rows, as they were found."""
+        return Rows(self, place, found)
 
 
 @dataclass(frozen=True)
-class _Blocks:
+class Rows:
     """Some blocks of a region, whose rows of the base are read once."""
 
     of: QuickComparison
     place: Place
     found: torch.Tensor
-    origins: dict[Slot, torch.Tensor] = field(default_factory=dict)
+    _origins: dict[Slot, torch.Tensor] = field(default_factory=dict)
 
-    @property
-    def _region(self) -> Region:
-        return self.place.region
+    def looks(self, programs: Sequence[Program]) -> list[Look] | None:
+        """How the rows compare with each program; None: for one of them, too much of them is something else."""
+        at_once: dict[Hashable, Look] = {}  # the order of steps that add does not show there
+        several = len(programs) > 1
+        found = []
+        for program in programs:
+            look = self._look(program, frozenset(program.steps) if several else None, at_once)
+            if look is None:
+                return None
+            found.append(look)
+        return found
 
-    def errors(self, programs: Sequence[Program], index: int) -> list[float | None]:
-        """The errors of programs that differ in the order of what they add, in one block; None: it is not theirs."""
-        rows = self._rows(index)
-        first = self.place.first_row
-        found = self.found[rows.start - first : rows.stop - first]
-        program = programs[0]
-        if not program.steps:
-            return [0.0 if program.origin is not None and _same(self._origin(program.origin, rows), found) else None]
-        links = links_of(program)
-        by_steps = links > 1 and program.origin is not None and all(isinstance(step, Add) for step in program.steps)
-        likely = self.of.stepwise.get(links) if by_steps else None
-        if likely is None and self._at_once(program, index, rows, found):
-            return [0.5] * len(programs)
-        stepwise = [self._stepwise(one, rows, found, likely) if by_steps else None for one in programs]
-        if likely is not None and None in stepwise and self._at_once(program, index, rows, found):
-            self.of.stepwise.pop(links, None)
-            return [0.5] * len(programs)
-        for way in stepwise:
-            if way is not None:
-                self.of.stepwise[links] = way
-        return [None if way is None else links * (1.0 if way.deltas else 0.5) for way in stepwise]
+    def origin(self, slot: Slot) -> torch.Tensor:
+        """The base's rows, as they are kept."""
+        if slot not in self._origins:
+            first = self.place.first_row
+            self._origins[slot] = self.of.base.rows(slot)(first, first + self.found.shape[0])
+        return self._origins[slot]
 
-    def _at_once(self, program: Program, index: int, rows: range, found: torch.Tensor) -> bool:
-        """Whether the block is what summing first makes of a program."""
-        whole = self._values(program, id(program))
-        if whole.dtype is not torch.float32:
-            return False
-        if program.origin is None or whole.replaces:
-            return _same(whole.block(index), found)
-        values = self._origin(program.origin, rows).to(torch.float32)
-        whole.put_on(rows, values)
-        return _same(values, found)
+    def values(self, program: Program, dtype: torch.dtype, *, merge_products: bool = True) -> SlotValues:
+        """What a program makes, with factors that are kept between blocks."""
+        kept = FactorsOf(self.of.kept, (id(program), dtype, merge_products))
+        rows = self.place.region.rows_a_block
+        return self.of.base.values(program, dtype, kept=kept, merge_products=merge_products, rows_a_block=rows)
 
-    def _stepwise(self, program: Program, rows: range, found: torch.Tensor, likely: Way | None) -> Way | None:
-        """The way of merging step by step in the base's dtype that makes the block, the ``likely`` one first."""
-        assert program.origin is not None
-        own = self.of.base.dtype(program.origin)
-        if own not in SHORT:
+    def _look(self, program: Program, key: Hashable, at_once: dict[Hashable, Look]) -> Look | None:
+        """``key`` is the same for programs that add the same."""
+        links, adds = links_of(program), only_adds(program)
+        likely, known = self.of.likely.get(links), links in self.of.likely
+        best: Look | None = None
+        for way in sorted(self._ways(program), key=lambda way: way != likely):
+            if way is None and key in at_once:
+                look: Look | None = at_once[key]
+            else:
+                made = self._made(program, way)
+                look = None if made is None else Look(way, _error_of(way, program), self._wrong(made))
+                if look is not None and way is None and adds:
+                    at_once[key] = look
+            if look is None:
+                return None
+            if best is None or len(look.wrong) < len(best.wrong):
+                best = look
+            if not len(best.wrong) or (known and len(best.wrong) <= _ENOUGH * self.found.numel()):
+                break
+        if best is None or len(best.wrong) > (_FEW * self.found.numel() if adds else 0):
             return None
-        before = self._origin(program.origin, rows).to(torch.float32)
-        deltas = list(self._deltas(program, rows, before))
-        for way in sorted(ways((own,)), key=lambda way: way != likely):
-            total = before
-            for number, delta in enumerate(deltas):
-                now = torch.add(total, delta.to(own) if way.deltas else delta).to(own)
-                total = now.to(torch.float32) if number + 1 < len(deltas) else now
-            if _same(total, found):
-                return way
-        return None
+        if program.steps:
+            self.of.likely[links] = best.way
+        return best
 
-    def _deltas(self, program: Program, rows: range, like: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _ways(self, program: Program) -> list[Way | None]:
+        """The ways that are tried; the same ones give the same bits."""
+        if not program.steps or not only_adds(program):
+            return [None]
+        assert program.origin is not None
+        links, stored = links_of(program), self.found.dtype
+        own = self.of.base.dtype(program.origin)
+        if torch.float64 in (own, stored):
+            return [None]
+        found: list[Way | None] = [None]
+        for dtype in dict.fromkeys((own, stored)):
+            of_one = ways((dtype,)) if dtype in SHORT else (Way(dtype, deltas=False),)
+            found += [way for way in of_one if links > 1 or way.deltas or dtype is not stored]
+        return found
+
+    def _made(self, program: Program, way: Way | None) -> torch.Tensor | None:
+        """The rows as a way of merging makes them; None: not in the precision of merging."""
+        if not program.steps:
+            return None if program.origin is None else self._stored(self.origin(program.origin))
+        if way is not None:
+            return self._stored(self._stepwise(program, way))
+        whole = self.values(program, torch.float32)
+        if whole.dtype is not torch.float32:
+            return None
+        if program.origin is None or whole.replaces:
+            return self._stored(torch.cat([whole.block(index).clone() for index in self.place.indexes]))
+        total = self._as_summed(program.origin)
+        first = self.place.first_row
+        whole.put_on(range(first, first + self.found.shape[0]), total)
+        return self._stored(total)
+
+    def _stepwise(self, program: Program, way: Way) -> torch.Tensor:
+        """The rows after the links one by one, each sum rounded, in the dtype of the way."""
+        assert program.origin is not None
+        total = self._as_summed(program.origin)
+        if way.dtype is torch.float32:
+            for left, right in self._factors(program):
+                _add(total, left, right)
+            return total
+        short = scratch(total.shape, way.dtype)
+        if self.of.base.dtype(program.origin) is not way.dtype:
+            total.copy_(short.copy_(total))
+        for number, (left, right) in enumerate(self._factors(program)):
+            if number:
+                total.copy_(short)
+            if way.deltas:
+                delta = torch.mm(left, right, out=scratch(total.shape, torch.float32))
+                total += delta.to(way.dtype)
+            else:
+                _add(total, left, right)
+            short.copy_(total)
+        return short
+
+    def _factors(self, program: Program) -> Iterator[Factors]:
+        """The rows of the factors of each step."""
+        first = self.place.first_row
         for number, step in enumerate(program.steps):
             one = replace(program, steps=(step,))
-            delta = torch.empty_like(like)
-            self._values(one, (id(program), number)).added_to(rows, delta)
-            yield delta
+            kept = FactorsOf(self.of.kept, (id(program), number))
+            rows = self.place.region.rows_a_block
+            left, right = self.of.base.values(one, torch.float32, kept=kept, rows_a_block=rows).product(0)
+            yield left[first : first + self.found.shape[0]], right
 
-    def _values(self, program: Program, owner: Hashable) -> SlotValues:
-        kept = FactorsOf(self.of.kept, owner)
-        return self.of.base.values(program, torch.float32, kept=kept, rows_a_block=self._region.rows_a_block)
+    def _as_summed(self, slot: Slot) -> torch.Tensor:
+        return scratch(self.found.shape, torch.float32).copy_(self.origin(slot))
 
-    def _origin(self, slot: Slot, rows: range) -> torch.Tensor:
-        """The base's rows, as they are kept."""
-        first = self.place.first_row
-        if slot not in self.origins:
-            self.origins[slot] = self.of.base.rows(slot)(first, first + self.found.shape[0])
-        return self.origins[slot][rows.start - first : rows.stop - first]
-
-    def _rows(self, index: int) -> range:
-        first = index * self._region.rows_a_block
-        return range(first, min(first + self._region.rows_a_block, self._region.slot.rows))
-
-
-def _same(values: torch.Tensor, found: torch.Tensor) -> bool:
-    """Whether rows as they are stored are those that were found, after a rounding to their dtype."""
-    if values.dtype is not found.dtype:
-        out = torch.empty(found.shape, dtype=found.dtype)
+    def _stored(self, values: torch.Tensor) -> torch.Tensor:
+        """Values as a file of the rows' dtype holds them."""
+        if values.dtype is self.found.dtype:
+            return values
+        out = scratch(self.found.shape, self.found.dtype)
         round_into(out, values)
-        values = out
-    return _same_bytes(values, found) or torch.equal(values, found)
+        return out
+
+    def _wrong(self, made: torch.Tensor) -> torch.Tensor:
+        """The elements of other bits; those of two zeros, or NaN, are measured to be the same."""
+        if not made.numel():
+            return _NONE
+        ours, theirs = _words(made), _words(self.found)
+        wide = len(ours) * ours.itemsize // 8 * 8 // ours.itemsize
+        if np.array_equal(ours[:wide].view(np.int64), theirs[:wide].view(np.int64)):
+            return torch.from_numpy(np.flatnonzero(ours[wide:] != theirs[wide:]) + wide)
+        return torch.from_numpy(np.flatnonzero(ours != theirs))
 
 
-def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if not (one.is_contiguous() and other.is_contiguous()):
-        return False
-    ours, theirs = (rows.view(-1).view(torch.uint8).numpy() for rows in (one, other))
-    wide = len(ours) // 8 * 8
-    return np.array_equal(ours[:wide].view(np.int64), theirs[:wide].view(np.int64)) and np.array_equal(
-        ours[wide:], theirs[wide:]
-    )
+_NONE: Final = torch.zeros(0, dtype=torch.int64)
+
+
+def _add(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add a product that was summed by itself."""
+    if right.shape[0] <= _ONE_PANEL:
+        total.addmm_(left, right)
+    else:
+        total += torch.mm(left, right, out=scratch(total.shape, total.dtype))
+
+
+def only_adds(program: Program) -> bool:
+    """Whether a program adds products to what the base has, so that elements can be measured one by one."""
+    return program.origin is not None and all(isinstance(step, Add) for step in program.steps)
+
+
+def _error_of(way: Way | None, program: Program) -> float:
+    """The largest error of a way of merging, in units in the last place."""
+    if way is None:
+        return 0.5 if program.steps else 0.0
+    return links_of(program) * (1.0 if way.deltas else 0.5)
+
+
+def _words(rows: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The bits of each element."""
+    words: np.ndarray[Any, Any] = rows.contiguous().view(-1).view(_BITS[rows.dtype.itemsize]).numpy()
+    return words
+
+
+_BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

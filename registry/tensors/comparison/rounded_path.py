@@ -52,6 +52,16 @@ class RoundedBlock:
     factors: torch.Tensor  # as large as what is made of factors that somebody may have rounded before multiplying
     stepwise: Mapping[Way, torch.Tensor]  # as if merged step by step
 
+    def flat(self) -> RoundedBlock:
+        """The same as one row of elements."""
+        return RoundedBlock(
+            self.values.flatten(),
+            self.scale.flatten(),
+            self.reach.flatten(),
+            self.factors.flatten(),
+            {way: held.flatten() for way, held in self.stepwise.items()},
+        )
+
     def renderings(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """What a file of ``dtype`` holds of the block, by each of the usual ways."""
         for by in {dtype, *(way.dtype for way in self.stepwise)}:
@@ -103,6 +113,32 @@ def rounded_block(values: SlotValues, index: int, dtypes: Iterable[torch.dtype] 
             stepwise = {way: way.plus(held, delta) for way, held in stepwise.items()}
         before = now.clone()
     return RoundedBlock(before, scale, reach, factors, stepwise)
+
+
+def rounded_elements(
+    values: SlotValues, rows: torch.Tensor, columns: torch.Tensor, origin: torch.Tensor, dtypes: Iterable[torch.dtype]
+) -> RoundedBlock:
+    """The same for chosen elements of a slot to which products are added, one a step.
+
+    Args:
+        values: in float64, the products being stages of their own.
+        rows: stored rows of the elements.
+        columns: theirs.
+        origin: what the base has there, in float64.
+        dtypes: as for `rounded_block`.
+    """
+    found, scale, reach = origin, origin.abs(), origin.abs()
+    factors = torch.zeros_like(origin)
+    stepwise = {way: rounded(origin, way.dtype) for way in ways(dtypes)}
+    for number in range(values.products):
+        left, right = values.product(number)
+        b, a = left[rows], right.T[columns]
+        delta = torch.einsum("er,er->e", b, a)
+        bound = torch.linalg.vector_norm(b, dim=1) * torch.linalg.vector_norm(a, dim=1)
+        scale, reach, factors = scale + delta.abs(), reach + bound, factors + bound
+        stepwise = {way: way.plus(held, delta) for way, held in stepwise.items()}
+        found = found + delta
+    return RoundedBlock(found, scale, reach, factors, stepwise)
 
 
 def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:

@@ -8,20 +8,22 @@ the products of all r with each other say where the weights lie on the line betw
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
 from registry.tensors.comparison.places import Place
-from registry.tensors.comparison.quick import QuickComparison
+from registry.tensors.comparison.quick import Look, QuickComparison, Rows
 from registry.tensors.comparison.rounded_path import (
     SHORT,
+    RoundedBlock,
     coarser,
     last_place,
     links_of,
     rounded,
     rounded_block,
+    rounded_elements,
 )
 from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import Program
@@ -30,6 +32,8 @@ _FLOOR: Final = 2.0**-25
 """Half of the smallest number of float16, through which weights of 16 bits may have gone."""
 
 _EVERY: Final = 16
+_TRIED: Final = 4096
+"""Elements that nearly always tell that a block did not come through a dtype."""
 
 
 @dataclass(frozen=True)
@@ -57,87 +61,137 @@ class Sample:
     bytes: int  # that were read
 
 
-def exact_sample(place: Place, quick: QuickComparison, found: BaseTensors, candidates: Sequence[int]) -> Sample | None:
-    """Blocks that are bit for bit what all candidates give, without measuring anything; None: they are not."""
-    programs: dict[Program, list[int]] = {}
-    for number in candidates:
-        program = place.region.programs[number]
-        if program is not None:
-            programs.setdefault(program, []).append(number)
+def quick_sample(place: Place, quick: QuickComparison, found: BaseTensors, candidates: Sequence[int]) -> Sample | None:
+    """Blocks of which only those elements are measured that are not, bit for bit, what the candidates give.
+
+    None: these are too many.
+    """
+    programs = place.region.grouped(tuple(candidates))
     rows, stored = _found_rows(place, found)
-    errors = quick.errors(place, list(programs), rows)
-    if errors is None:
+    at = quick.at(place, rows)
+    looks = at.looks(list(programs))
+    if looks is None:
         return None
     some = rows[::_EVERY]  # what distances are relative to, where another block does not fit
     size = float(torch.linalg.vector_norm(some, dtype=torch.float32)) ** 2 * rows.shape[0] / some.shape[0]
-    shares = tuple(
-        Share(tuple(numbers), True, -1.0, 0, 0, units, 0.0, size)
-        for units, numbers in zip(errors, programs.values(), strict=True)
-    )
-    nothing = torch.zeros(len(shares), len(shares), dtype=torch.float64)
-    return Sample(place, shares, nothing, 0, place.elements * stored.itemsize)
+    read = place.elements * stored.itemsize
+    wrong = torch.unique(torch.cat([look.wrong for look in looks]))
+    if not len(wrong):
+        shares = tuple(
+            Share(tuple(numbers), True, -1.0, 0, 0, look.units, 0.0, size)
+            for look, numbers in zip(looks, programs.values(), strict=True)
+        )
+        return Sample(place, shares, torch.zeros(len(shares), len(shares), dtype=torch.float64), 0, read)
+    values, least = rows.flatten()[wrong].to(torch.float64), least_dtype(rows, stored)
+    measured = []
+    for (program, numbers), look in zip(programs.items(), looks, strict=True):
+        judged, rendering = _elements(at, program, look, wrong, values, least)
+        left = torch.where(torch.isin(wrong, look.wrong), values - rendering, 0.0)
+        share = _share(numbers, judged, place, wrong)
+        measured.append((replace(share, units=max(share.units, look.units), size=size), left, judged.units))
+    return _sample(place, measured, len(wrong), read)
 
 
 def take_sample(place: Place, base: BaseTensors, found: BaseTensors, candidates: Sequence[int]) -> Sample:
     """Read a block of the weights that were ``found`` (by the names of the base's files), and compare it."""
     region = place.region
-    groups: dict[Program, list[int]] = {}
-    for number in candidates:
-        program = region.programs[number]
-        if program is not None:
-            groups.setdefault(program, []).append(number)
-    values, stored = _found_block(place, found)
-    least = least_dtype(values, stored)
+    rows, stored = _found_rows(place, found)
+    values, least = rows.to(torch.float64).flatten(), least_dtype(rows, stored)
     read = place.elements * stored.itemsize
-    residuals, shares, units = [], [], torch.zeros_like(values)  # units of what the weights came through: bits tell
-    for program, numbers in groups.items():
+    measured, numbered = [], torch.arange(place.elements)
+    for program, numbers in region.grouped(tuple(candidates)).items():
         slot_values = base.values(program, torch.float64, merge_products=False, rows_a_block=region.rows_a_block)
         own = stored if program.origin is None else base.dtype(program.origin)
-        kept = least_dtype(slot_values.origin_block(place.index).to(torch.float64), own)
-        block = rounded_block(slot_values, place.index, {own, least, stored}.intersection(SHORT))
+        kept = least_dtype(slot_values.origin_block(place.index), own)
+        block = rounded_block(slot_values, place.index, {own, least, stored}.intersection(SHORT)).flat()
+        judged = _Judged.of(block, values, program, own, kept, least)
+        left = _nearest(values, block.renderings(least), judged.step)
+        measured.append((_share(numbers, judged, place, numbered), left, judged.units))
+        read += place.elements * own.itemsize
+    return _sample(place, measured, place.elements, read)
+
+
+def _elements(
+    at: Rows, program: Program, look: Look, wrong: torch.Tensor, values: torch.Tensor, least: torch.dtype
+) -> tuple[_Judged, torch.Tensor]:
+    """What a program makes of chosen elements, and how the way of merging that explains the others renders them."""
+    assert program.origin is not None
+    origin, stored = at.origin(program.origin), at.found.dtype
+    columns = origin.shape[1]
+    rows = wrong // columns + at.place.first_row
+    dtypes = {origin.dtype, least, stored}.intersection(SHORT) | ({look.way.dtype} if look.way else set())
+    exact = at.values(program, torch.float64, merge_products=False)
+    before = origin.flatten()[wrong].to(torch.float64)
+    block = rounded_elements(exact, rows, wrong % columns, before, dtypes)
+    rendering = rounded(block.values if look.way is None else block.stepwise[look.way], stored)
+    return _Judged.of(block, values, program, origin.dtype, least_dtype(origin, origin.dtype), least), rendering
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Elements of one program beside what was found: how far they may be from it, and how far they are."""
+
+    block: RoundedBlock
+    coarse: torch.dtype
+    step: torch.Tensor  # of one rounding on the way
+    units: torch.Tensor  # of what the weights came through: bits tell
+    allowed: torch.Tensor
+    apart: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        block: RoundedBlock,
+        values: torch.Tensor,
+        program: Program,
+        own: torch.dtype,
+        kept: torch.dtype,
+        least: torch.dtype,
+    ) -> _Judged:
+        """Of the ``values`` that were found, which came through ``least``; the base's are ``own`` through ``kept``."""
         roundings = links_of(program) + (least is not kept)
         floor = _FLOOR if least in SHORT or own in SHORT else 0.0
         coarse = coarser(own, least)
         step = block.unit(coarse)
-        units = torch.maximum(units, block.unit(least))
         allowed = roundings * step + (1 + roundings) * floor + block.factor_error(coarse)
-        apart = _apart(values, block.values)
-        excess = ((apart - allowed) / step).nan_to_num(nan=torch.inf)
-        residuals.append(_nearest(values, block.renderings(least), step))
-        ulps = (apart / last_place(block.scale, coarse)).nan_to_num(torch.inf).max().item()
-        shares.append(_share(numbers, torch.where(apart == 0, -1.0, excess), apart, block.values, place, ulps))
-        read += place.elements * own.itemsize
-    if not residuals:  # a head that none of them has
+        # a base may hold numbers that are not finite, in unused rows
+        same = (values == block.values) | (values.isnan() & block.values.isnan())
+        apart = torch.where(same, 0.0, (values - block.values).abs())
+        return cls(block, coarse, step, block.unit(least), allowed, apart)
+
+    @property
+    def excess(self) -> torch.Tensor:
+        """How much further than roundings explain, in units; below 0 where they do."""
+        excess = ((self.apart - self.allowed) / self.step).nan_to_num(nan=torch.inf)
+        return torch.where(self.apart == 0, -1.0, excess)
+
+
+def _sample(
+    place: Place, measured: Sequence[tuple[Share, torch.Tensor, torch.Tensor]], elements: int, read: int
+) -> Sample:
+    """Of shares, what is left of the weights beside each, and units."""
+    if not measured:  # a head that none of them has
         return Sample(place, (), torch.zeros(0, 0, dtype=torch.float64), 0, read)
-    rows = torch.stack([(residual / units).nan_to_num(0.0, 0.0, 0.0).flatten() for residual in residuals])
-    return Sample(place, tuple(shares), rows @ rows.T, place.elements, read)
+    units = torch.stack([one for _, _, one in measured]).amax(dim=0)
+    rows = torch.stack([(left / units).nan_to_num(0.0, 0.0, 0.0) for _, left, _ in measured])
+    return Sample(place, tuple(share for share, _, _ in measured), rows @ rows.T, elements, read)
 
 
-def _apart(values: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """How far each element is from what is expected; a base may hold numbers that are not finite, in unused rows."""
-    same = (values == expected) | (values.isnan() & expected.isnan())
-    return torch.where(same, 0.0, (values - expected).abs())
-
-
-def _share(
-    numbers: Sequence[int],
-    excess: torch.Tensor,
-    apart: torch.Tensor,
-    expected: torch.Tensor,
-    place: Place,
-    units: float,
-) -> Share:
-    at, columns = int(excess.argmax()), excess.shape[1]
-    worst = excess.flatten()[at].item()
+def _share(numbers: Sequence[int], judged: _Judged, place: Place, elements: torch.Tensor) -> Share:
+    """``elements`` are their numbers in the place."""
+    excess, columns = judged.excess, place.region.slot.columns
+    at = int(excess.argmax())
+    worst, element = excess[at].item(), int(elements[at])
+    ulps = (judged.apart / last_place(judged.block.scale, judged.coarse)).nan_to_num(torch.inf)
     return Share(
         candidates=tuple(numbers),
         fits=worst <= 0,
         excess=worst,
-        row=place.index * place.region.rows_a_block + at // columns,
-        column=at % columns,
-        units=units,
-        squares=apart.square().sum().item(),
-        size=expected.nan_to_num(0.0, 0.0, 0.0).square().sum().item(),
+        row=place.first_row + element // columns,
+        column=element % columns,
+        units=ulps.max().item(),
+        squares=judged.apart.square().sum().item(),
+        size=judged.block.values.nan_to_num(0.0, 0.0, 0.0).square().sum().item(),
     )
 
 
@@ -145,12 +199,6 @@ def _nearest(values: torch.Tensor, renderings: Iterable[torch.Tensor], step: tor
     """What is left of the weights beside the rendering that explains most of them."""
     left = [values - rendering for rendering in renderings]
     return min(left, key=lambda one: (one / step).square().sum().nan_to_num(torch.inf, torch.inf).item())
-
-
-def _found_block(place: Place, found: BaseTensors) -> tuple[torch.Tensor, torch.dtype]:
-    """The block of the weights that were found, in float64, and the dtype that they are kept in."""
-    rows, stored = _found_rows(place, found)
-    return rows.to(torch.float64), stored
 
 
 def _found_rows(place: Place, found: BaseTensors) -> tuple[torch.Tensor, torch.dtype]:
@@ -166,6 +214,11 @@ def _found_rows(place: Place, found: BaseTensors) -> tuple[torch.Tensor, torch.d
 def least_dtype(values: torch.Tensor, stored: torch.dtype) -> torch.dtype:
     """The dtype of fewest digits that the values have come through, whatever they are kept in."""
     for dtype in SHORT:
-        if dtype is stored or torch.equal(rounded(values, dtype), values):
+        if dtype is stored or (_came_through(values.flatten()[:_TRIED], dtype) and _came_through(values, dtype)):
             return dtype
     return stored
+
+
+def _came_through(values: torch.Tensor, dtype: torch.dtype) -> bool:
+    values = values.to(torch.float64)
+    return torch.equal(rounded(values, dtype), values)

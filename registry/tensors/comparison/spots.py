@@ -10,14 +10,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource
 from registry.tensors.elements.dtypes import FLOATS
 
+Array = np.ndarray[Any, Any]
 _MOST: Final = 64  # elements of one tensor
 _LEAST: Final = 4
 _ALL: Final = 1 << 14  # elements of a model, where its tensors are not so many that the least of each are more
@@ -69,10 +71,36 @@ class Spots:
         return torch.repeat_interleave(torch.arange(len(self.spots)), counts)
 
     @cached_property
+    def _starts(self) -> Array:
+        return np.cumsum([0, *(spot.elements for spot in self.spots)])[:-1]
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the elements of each spot, of rows of values."""
+        sums: Array = np.add.reduceat(values.numpy(), self._starts, axis=1)
+        return torch.from_numpy(sums)
+
+    @cached_property
+    def _of_some(self) -> dict[bytes, torch.Tensor]:
+        return {}
+
+    def elements_of(self, numbers: bytes) -> torch.Tensor:
+        """Where the elements of some spots are, given by their numbers (uint32, least byte first), rising."""
+        if numbers not in self._of_some:
+            changed = torch.zeros(len(self.spots), dtype=torch.bool)
+            changed[torch.from_numpy(np.frombuffer(numbers, "<u4").astype(np.int64))] = True
+            self._of_some[numbers] = changed[self.owners].nonzero().flatten()
+        return self._of_some[numbers]
+
+    @cached_property
     def digest(self) -> bytes:
         """Eight bytes that say which elements these are."""
         text = "\n".join(f"{spot.tensor} {spot.starts} {spot.length}" for spot in self.spots)
         return hashlib.sha256(text.encode()).digest()[:8]
+
+    @cached_property
+    def replaced_digest(self) -> bytes:
+        """The same, of what replaces the base's own elements: versions that only know what adds leave that alone."""
+        return hashlib.sha256(b"replaced " + self.digest).digest()[:8]
 
 
 def spots_of(entries: Mapping[str, TensorEntry]) -> Spots:
@@ -101,7 +129,10 @@ class Sampled:
 
 
 def sampled(spots: Spots, tensors: Mapping[str, tuple[ByteSource, TensorEntry]]) -> Sampled:
-    """Read some weights, given by the names of the base's files, where these stand for the base."""
+    """Read some weights, given by the names of the base's files, where these stand for the base.
+
+    A tensor may have grown by rows at its end: the base's elements are where they were.
+    """
     values = torch.full((spots.elements,), torch.nan, dtype=torch.float64)
     dtypes: list[torch.dtype | None] = []
     for spot in spots.spots:

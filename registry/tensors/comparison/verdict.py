@@ -36,5 +36,11 @@ class Verdict:
     whole: bool  # every element of every tensor was looked at
     units: float  # of the first that fits (else the nearest): its largest difference, in units in the last place
     untold: tuple[str, ...]  # other orders of what fits that the bits don't tell from it
-    exact: bool  # every element of the first that fits is, bit for bit, what a usual way of merging makes of it
+    residual: float  # of the first that fits (else the nearest): sum of squares beside what a usual way of merging
+    # makes of it, each in units of rounding
     complete: bool  # False: the limit came first, and nothing up to it spoke against the verdict
+
+    @property
+    def exact(self) -> bool:
+        """Whether every element of the first that fits is, bit for bit, what a usual way of merging makes of it."""
+        return self.whole and self.residual == 0

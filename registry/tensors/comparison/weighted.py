@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from heapq import heappush, heappushpop
+from heapq import heappush, heapreplace
 from itertools import count
 from typing import Final
 
@@ -36,15 +36,14 @@ class WeightedSums:
     _numbers: count[int] = field(default_factory=count)
     _best: list[tuple[float, int, str, torch.Tensor]] = field(default_factory=list)
 
-    def add(self, name: str, delta: torch.Tensor) -> None:
-        """Take in what one more link adds, in the same units."""
-        size = float(delta.norm())
-        if size > 0:
-            one = (abs(float(delta @ self.wanted)) / size, next(self._numbers), name, delta)
-            if len(self._best) < _TRIED:
-                heappush(self._best, one)
-            else:
-                heappushpop(self._best, one)
+    def add(self, names: Sequence[str], deltas: torch.Tensor) -> None:
+        """Take in what more links add, a row each, in the same units."""
+        likeness = ((deltas @ self.wanted).abs() / deltas.norm(dim=1)).tolist()  # NaN where nothing is added
+        for at, (name, like) in enumerate(zip(names, likeness, strict=True)):
+            if len(self._best) < _TRIED and like >= 0:
+                heappush(self._best, (like, next(self._numbers), name, deltas[at].clone()))
+            elif self._best and like > self._best[0][0]:
+                heapreplace(self._best, (like, next(self._numbers), name, deltas[at].clone()))
 
     def found(self) -> tuple[Weighted, ...]:
         """The sum of several links that leaves nothing but roundings; none: no sum does, or others do as well."""

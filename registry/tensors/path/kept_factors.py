@@ -16,6 +16,7 @@ from registry.errors import IntegrityError, UnavailableError
 from registry.memory import MemoryCache
 
 _KEPT: Final = 4
+"""Of one file."""
 
 Factors = tuple[torch.Tensor, torch.Tensor]
 
@@ -28,9 +29,10 @@ class KeptFactors(Protocol):
 
 
 class RecentFactors:
-    """Factors in use: made once each, the least recently used dropped; shared by the slots of a file."""
+    """Factors in use: made once each, the least recently used of more than ``most`` dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = _KEPT) -> None:
+        self._most = most
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[threading.Lock, list[Factors]]] = OrderedDict()
 
@@ -38,7 +40,7 @@ class RecentFactors:
         with self._lock:
             slot = self._kept.setdefault(key, (threading.Lock(), []))
             self._kept.move_to_end(key)
-            while len(self._kept) > _KEPT:
+            while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         lock, made = slot
         with lock:

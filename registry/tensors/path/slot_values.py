@@ -89,13 +89,18 @@ class SlotValues:
         return stored, values[:rows]
 
     @property
+    def products(self) -> int:
+        """How many of the first stages are products."""
+        return next((at for at, one in enumerate(self._stages) if not isinstance(one, _Product)), len(self._stages))
+
+    @property
     def only_adds(self) -> bool:
         """Whether the steps are one product: what it adds does not depend on what it is added to."""
         return len(self._stages) == 1 and isinstance(self._stages[0], _Product)
 
     def added_to(self, rows: range, out: torch.Tensor) -> None:
         """Write what the steps add to some stored rows, where they `only_adds`, in the precision of ``out``."""
-        left, right = self._product(0)
+        left, right = self.product(0)
         chosen = left[rows.start : rows.stop : rows.step]
         torch.mm(chosen.to(out.dtype), right.to(out.dtype), out=out)
 
@@ -104,7 +109,7 @@ class SlotValues:
         chosen = slice(rows.start, rows.stop, rows.step)
         for number, stage in enumerate(self._stages):
             if isinstance(stage, _Product):
-                left, right = self._product(number)
+                left, right = self.product(number)
                 add_product(values, left[chosen].to(values.dtype), right.to(values.dtype))
             elif isinstance(stage, SetRows):
                 _set_rows(values, stage, rows)
@@ -132,7 +137,7 @@ class SlotValues:
         By the norms of the factors' rows and columns (Cauchy and Schwarz). What is summed may cancel, and the error of
         a sum is relative to its terms.
         """
-        left, right = self._product(number)
+        left, right = self.product(number)
         first = index * self.rows_a_block
         rows = left[first : min(first + self.rows_a_block, self.slot.rows)]
         lengths: torch.Tensor = torch.linalg.vector_norm(rows, dim=1)
@@ -147,7 +152,7 @@ class SlotValues:
         """What happens to the values after a replacement, in order; a product is left (rows, R), right (R, columns)."""
         for number, stage in enumerate(self._stages):
             if isinstance(stage, _Product):
-                left, right = self._product(number)
+                left, right = self.product(number)
                 yield left[: self.slot.rows], right
             else:
                 yield stage
@@ -166,7 +171,7 @@ class SlotValues:
         stage = self._stages[number]
         first = index * self.rows_a_block
         if isinstance(stage, _Product):
-            left, right = self._product(number)
+            left, right = self.product(number)
             add_product(values, left[first : first + self.rows_a_block], right)
         elif isinstance(stage, SetRows):
             _set_rows(values, stage, range(first, first + rows))
@@ -175,7 +180,8 @@ class SlotValues:
         else:
             values[:rows] *= self._by_row(stage, values[:rows], first).unsqueeze(1)
 
-    def _product(self, number: int) -> Factors:
+    def product(self, number: int) -> Factors:
+        """Left (stored rows, R), padded to whole blocks, and right (R, columns) of the product that is a stage."""
         stage = self._stages[number]
         if not isinstance(stage, _Product):
             raise TypeError(f"step {number} is no product")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.figures import command
 from tests.cli.conftest import Ended, Run
 from tests.kit.hub_folder import hub_client
 from tests.kit.hub_writing import WritableHub
@@ -50,7 +51,7 @@ def test_a_folder(at: Run, tmp_path: Path) -> None:
 def test_what_a_terminal_offers_next_can_be_run_and_stays_private(
     at: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.cli.session.Session.next", lambda run, command, _: run.say(command))
+    monkeypatch.setattr("registry.cli.session.Session.next", lambda run, words, _: run.say(command(*words)))
     done = at(CHILD_1, str(tmp_path / "my out"))
     assert f"hf upload --private ORG/REPO '{tmp_path}/my out'" in done.err
 

@@ -75,6 +75,7 @@ def test_what_has_changed_ends_with_a_code_of_its_own(tmp_path: Path, run: Run) 
         (["import", "--plan", "p"], "registry import SOURCE --plan FILE"),
         (["import", "x", "--apply", "p"], "--apply FILE takes no SOURCE"),
         (["import", "x", "--apply", "p", "--plan", "p"], "Give --plan FILE"),
+        (["import", "x", "--plan", "nowhere/p"], "create it or choose another"),
     ],
 )
 def test_what_can_not_be_meant_is_told(run: Run, words: list[str], said: str) -> None:
@@ -87,12 +88,13 @@ def test_killed_while_it_is_applied_it_goes_on(tmp_path: Path) -> None:
     heap = PlainHeap(tmp_path / "heap").fill()
     for number in range(12):
         heap.run(f"more-{number}", heap.on_support, seed=100 + number)
+    heap.run("on-tuned", heap.tuned("tuned"), seed=7)
     url, plan = tmp_path / "team", tmp_path / "plan.json"
     with LocalRegistry.open(url) as team:
         team.plan_import(heap.folder).write(plan)
     command = [sys.executable, "-m", "registry", "--url", str(url), "import", "--apply", str(plan)]
     counts = []
-    for lines in (2, 6, 11):
+    for lines in (2, 3, 6, 11):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()) as child:
             assert child.stdout is not None
             for _ in range(lines):
@@ -105,7 +107,8 @@ def test_killed_while_it_is_applied_it_goes_on(tmp_path: Path) -> None:
     with LocalRegistry.open(url) as team:
         outcomes = team.apply_import(plan)
         assert {one.state for one in outcomes} <= {"existing", "published"}
-        assert len(team.search(all_revisions=True).revisions) == 16
-        assert {one.parent_known_by for one in team.search().revisions} == {"compared"}
+        assert len(team.search(all_revisions=True).revisions) == 18
+        given = {one.path for one in team.search().revisions if one.parent_known_by != "compared"}
+        assert given == {"net/tuned"}
     assert counts == sorted(counts)
     assert counts[0] < 16

@@ -189,7 +189,7 @@ CHECKS: Final = (
     ),
     Mutant(
         "down-and-up-confused",
-        "_FACTORS",
+        "foreign_names:_FACTORS",
         '{"down": "lora_A", "up": "lora_B"}',
         '{"down": "lora_B", "up": "lora_A"}',
         KEYS,

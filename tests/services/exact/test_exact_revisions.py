@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from registry import connect
-from registry.errors import ConflictError, InvalidAdapterError, RegistryError, UsageError
+from registry.errors import ConflictError, InvalidAdapterError, UsageError
 from registry.files.strict_json import parse
 from registry.services.bases.add import understood
 from registry.services.local import LocalRegistry
@@ -24,6 +25,7 @@ from tests.kit.fine_tunes import fine_tuned
 from tests.kit.floats import round_once
 from tests.kit.kinds_of_bases import mixtral_base
 from tests.kit.merged_tensor import used_bound
+from tests.kit.peers import peft_merge
 from tests.kit.registries import opened_as
 from tests.services.exact.shop import Shop, same_bits
 
@@ -120,6 +122,13 @@ def test_a_grown_vocabulary_comes_with_its_size(tmp_path: Path, tied: bool) -> N
         registry.publish(child, "net/sft/child")
         wanted = model.reference([child])
         assert used_bound(wanted, shop.merged("net/sft/child")) <= 1
+        config = {"base_model_name_or_path": str(model.folder)}
+        lost = write_adapter(tmp_path / "lost", model, ["embed_tokens"], r=2, size=0.1, seed=8, config=config)
+        assert registry.publish(lost, "net/sft/lost", find_parent=True).revision.parent == "net/sft@1"
+        registry.fetch("net/sft/child", tmp_path / "merged-child", kind="merged")
+        for folder, path in ((model.folder, "net/sft"), (tmp_path / "merged-child", "net/sft/child")):
+            assert [one.reference for one in registry.identify(folder).merged] == [f"{path}@1"]
+        assert registry.identify(child).published == ("net/sft/child@1",)
 
 
 def _generates(registry: LocalRegistry, out: Path, vocabulary: int) -> None:
@@ -252,10 +261,36 @@ def test_the_folder_that_a_child_was_trained_on_is_compared(shop: Shop) -> None:
                 with pytest.raises(ConflictError) as refused:
                     shop.registry.publish(child, f"{path}/compared-{name}")
                 assert refused.value.code in {"parent_mismatch", "parent_unproven"}
+        assert shop.registry.publish(child, f"{parent}/searched", find_parent=True).revision.parent == f"{parent}@1"
+        (one,) = shop.registry.identify(place).merged
+        assert (one.reference, one.links) == (f"{parent}@1", (f"{parent}@1",))
     config = {"base_model_name_or_path": str(shop.folder / "sft")}
     lost = write_adapter(shop.folder / "lost", shop.base, ["v_proj"], r=2, seed=23, config=config)
-    with pytest.raises(RegistryError):
+    with pytest.raises(ConflictError, match="publish under net/sft,"):
         shop.registry.publish(lost, "net/lora/compared", find_parent=True)
+
+
+def test_paths_through_it_are_found(shop: Shop) -> None:
+    """Its links merged in steps as PEFT does it; its history, which nothing merged; and adapters below it."""
+    model = Base(shop.folder / "sft", shop.base.modules, shop.base.architecture)
+    links = ("net/sft@1", "net/sft/first@1", "net/sft/first/second@1")
+    for order in (("first", "second"), ("second", "first")):
+        merged = shop.folder / "-".join(order)
+        steps = peft_merge(model.folder, [shop.folder / name for name in order], torch.bfloat16)
+        steps.save_pretrained(merged)
+        found = shop.registry.identify(merged)
+        if order == ("first", "second"):
+            assert [(one.reference, one.links, one.order_shows) for one in found.merged] == [(links[-1], links, True)]
+        else:
+            assert (found.merged, found.unknown_order) == ((), (links[2], links[1]))
+    over = fine_tuned(shop.folder / "over-sft", shop.base, seed=41)
+    shop.published("net/sft/first/over", over)
+    assert [one.links for one in shop.registry.identify(over.folder).merged] == [("net/sft/first/over@1",)]
+    assert shop.registry.identify(shop.folder / "first").published == ("net/sft/first@1",)
+    foreign = fine_tuned(shop.folder / "unpublished", model, seed=42)
+    unknown = shop.registry.identify(foreign.folder)
+    assert unknown.merged == ()
+    assert str(unknown.nearest).startswith("net/sft")
 
 
 def test_nothing_is_rebased_over_it(shop: Shop) -> None:
@@ -325,7 +360,11 @@ def test_a_pool_refuses_it(shop: Shop) -> None:
 def test_a_folder_fetched_as_published_is_published_again(shop: Shop) -> None:
     out = shop.folder / "published"
     shop.registry.fetch("net/sft", out, kind="published")
-    again = shop.registry.publish(out, "net/again").revision
+    answer = shop.registry.publish(out, "net/again")
+    assert [(one.code, one.reference) for one in answer.notices] == [("duplicate", "net/sft@1")]
+    with pytest.raises(InvalidAdapterError, match="those of net/sft@1, byte for byte"):
+        shop.registry.publish(shop.folder / "sft", "net/third", full=True, strict=["duplicate"])
+    again = answer.revision
     assert again.digest == shop.registry.log("net/sft").revisions[0].digest
     same_bits(shop.merged("net/again"), shop.folder / "sft")
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from registry.errors import UnavailableError
+from registry.errors import InvalidAdapterError, UnavailableError
 from registry.services.local import LocalRegistry
 from tests.kit import RawTensor, gpt2_base, llama_base, read_model, write_adapter, write_tensors
 from tests.kit.fine_tunes import fine_tuned
 from tests.services.exact.shop import Shop, same_bits
+
+COUNT = "bn.num_batches_tracked"
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,15 @@ def test_what_marks_another_kind_of_revision_is_no_file_of_a_model(shop: Shop, t
     model = fine_tuned(tmp_path / "full", shop.base, seed=41)
     (model.folder / "model.exact").write_bytes((tmp_path / "published/model.exact").read_bytes())
     write_adapter(model.folder, shop.base, ["q_proj"], r=2)
-    ref = shop.published("net/marked", model)
-    assert {file.path for file in shop.registry.show(ref).files} == {"config.json", "model.exact"}
+    (model.folder / "training_args.bin").write_bytes(b"pickled")
+    (model.folder / "tokenizer.json").write_text("{}")
+    answer = shop.registry.publish(model.folder, "net/marked", full=True)
+    ref = answer.revision.reference
+    assert {file.path for file in shop.registry.show(ref).files} == {"config.json", "model.exact", "tokenizer.json"}
+    marks = ["adapter_config.json", "adapter_model.safetensors", "model.exact"]
+    assert [one.path for one in answer.left_out] == [*marks, "training_args.bin"]
+    near = shop.registry.preview(model.folder, "net/marked", full=True, rank=1)
+    assert [one.path for one in near.left_out] == [*marks, "tokenizer.json", "training_args.bin"]
     same_bits(shop.merged(ref), fine_tuned(tmp_path / "alone", shop.base, seed=41).folder)
 
 
@@ -97,6 +106,37 @@ def test_a_head_that_is_let_go_needs_a_config_that_ties_it(tmp_path: Path) -> No
         (model / "config.json").write_text(json.dumps(document | {"tie_word_embeddings": False}))
         refused = shop.refused(model)
         assert (refused.code, "tie_word_embeddings false" in str(refused)) == ("tied_partial", True)
+
+
+def test_counts_and_masks_that_changed_are_kept(tmp_path: Path) -> None:
+    """Such as the batches that a BatchNorm has seen; no pair can hold them."""
+    with closing(LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")) as registry:
+        base = llama_base(tmp_path / "base", dtype="BF16")
+        tensors = read_model(base.folder)
+        counts = {COUNT: ("I64", (), 8), "mask": ("BOOL", (2, 3), 6), "steps": ("I32", (1,), 4)}
+        made = [
+            {name: RawTensor(dtype, shape, bytes([value] * size)) for name, (dtype, shape, size) in counts.items()}
+            for value in (0, 1)
+        ]
+        write_tensors(base.folder / "model.safetensors", {**tensors, **made[0]})
+        registry.add_base("net", base.folder)
+        full = tmp_path / "full"
+        write_tensors(full / "model.safetensors", {**tensors, **made[1]})
+        (full / "config.json").write_bytes((base.folder / "config.json").read_bytes())
+        with pytest.raises(InvalidAdapterError, match="Publish it without --rank and --max-error"):
+            registry.publish(full, "net/sft", full=True, rank=2)
+        counted = tmp_path / "counted"
+        write_tensors(counted / "model.safetensors", {**tensors, **made[0], COUNT: made[1][COUNT]})
+        with pytest.raises(InvalidAdapterError, match="nothing was trained"):  # as for a count beside an adapter
+            registry.publish(counted, "net/sft", full=True, rank=2)
+        registry.publish(full, "net/sft", full=True)
+        below = write_adapter(tmp_path / "below", base, ["q_proj"], r=2)
+        registry.publish(below, "net/sft/below")
+        registry.fetch("net/sft", tmp_path / "merged", kind="merged")
+        same_bits(read_model(tmp_path / "merged"), full)
+        registry.fetch("net/sft/below", tmp_path / "merged-below", kind="merged", dtype="fp32")
+        found = read_model(tmp_path / "merged-below")
+        assert {name: found[name] for name in counts} == made[1]
 
 
 def test_empty_tensors_of_another_dtype_are_kept(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.services.local import LocalRegistry
 from tests.kit.serving import ServedRegistry
 from tests.services.importing.plain_heap import PlainHeap, state_of
-from tests.services.publishing.parent_house import opened
+from tests.services.publishing.parent_house import WEIGHTS, opened
 
 Kind = pytest.param("over HTTP", marks=pytest.mark.slow)
 
@@ -42,13 +42,38 @@ def heap(tmp_path: Path) -> PlainHeap:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The text of a plan."""
-    folder = tmp_path_factory.mktemp("written")
+def share(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlainHeap, ImportDocument]:
+    """A heap and its plan; who changes files restores them."""
+    folder = tmp_path_factory.mktemp("share")
     heap = PlainHeap(folder / "heap").fill()
     with closing(opened(folder)) as registry:
-        registry.plan_import(heap.folder).write(folder / "plan.json")
-    return (folder / "plan.json").read_text()
+        return heap, registry.plan_import(heap.folder).document
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
+    """An empty registry, which stays so."""
+    with closing(opened(tmp_path_factory.mktemp("idle"))) as registry:
+        yield registry
+        assert registry.bases() == ()
+
+
+@contextmanager
+def changed(*files: Path) -> Iterator[None]:
+    """Files that may be changed, added or removed meanwhile."""
+    before = {file: file.read_bytes() if file.is_file() else None for file in files}
+    yield
+    for file, data in before.items():
+        if data is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(data)
+
+
+def edited(document: ImportDocument, **changes: dict[str, object]) -> ImportDocument:
+    """A plan with other fields of the entries of some folders."""
+    entries = [one.model_copy(update=changes.get(one.folder[2:], {})) for one in document.entries]
+    return document.model_copy(update={"entries": tuple(entries)})
 
 
 def planned(entries: tuple[ImportEntry, ...]) -> dict[str, tuple[str, str | None, str | None]]:
@@ -138,7 +163,7 @@ def test_a_retracted_revision_is_no_parent(tmp_path: Path, team: LocalRegistry) 
 @pytest.mark.slow
 def test_names_of_the_registry_are_not_taken_again(heap: PlainHeap, team: LocalRegistry, tmp_path: Path) -> None:
     other = PlainHeap(tmp_path / "other", base="net")
-    team.add_base("net", other.stepwise("tuned", [other.adapter("x", seed=5)]))
+    team.add_base("net", other.save("far", {name: -one for name, one in other.values(other.base.folder).items()}))
     assert planned(team.plan_import(heap.folder).entries)["./net"] == ("add", "net-2", None)
 
 
@@ -151,21 +176,6 @@ def test_the_base_is_the_model_that_the_others_are_made_of(tmp_path: Path, team:
     found = planned(team.plan_import(heap.folder).entries)
     assert found["./z-net"] == ("add", "z-net", None)
     assert found["./more"] == ("publish", "more", "./support")
-
-
-def test_a_full_fine_tune_is_undecided_and_so_is_what_stands_on_it(heap: PlainHeap, team: LocalRegistry) -> None:
-    tuned = heap.tuned("tuned")
-    heap.run("on-tuned", tuned, seed=7)
-    entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
-    assert entries["./tuned"].action == entries["./on-tuned"].action == "undecided"
-    assert entries["./tuned"].candidates[0].parent == "./net"
-    assert "of its norm away" in entries["./tuned"].candidates[0].why
-    assert planned(tuple(entries.values())) == TREE
-
-    decided = entries["./tuned"].model_copy(update={"action": "add", "name": "tuned"})
-    child = entries["./on-tuned"].model_copy(update={"action": "publish", "parent": "./tuned"})
-    outcomes = team.apply_import(document(heap, decided, child))
-    assert [(one.path, one.state) for one in outcomes] == [("tuned", "published"), ("tuned/on-tuned", "published")]
 
 
 @pytest.mark.slow
@@ -227,31 +237,31 @@ def test_an_adapter_that_was_trained_on_a_model_is_no_part_of_it(heap: PlainHeap
     assert {one.state for one in plan.apply()} == {"published"}
 
 
-def test_what_has_changed_since_is_refused(heap: PlainHeap, team: LocalRegistry) -> None:
-    plan = team.plan_import(heap.folder)
-    config = heap.french / "adapter_config.json"
-    config.write_text(config.read_text() + "\n")
-    (heap.on_support / "extra.txt").write_text("new, and not of the model")
-    found = {one.folder: (one.state, one.code) for one in plan.apply()}
+def test_what_has_changed_since_is_refused(share: tuple[PlainHeap, ImportDocument], team: LocalRegistry) -> None:
+    heap, plan = share
+    config, extra = heap.french / "adapter_config.json", heap.on_support / "extra.txt"
+    with changed(config, extra):
+        config.write_text(config.read_text() + "\n")
+        extra.write_text("new, and not of the model")
+        found = {one.folder: (one.state, one.code) for one in team.apply_import(plan)}
     assert found["./french"] == ("refused", "changed_since")
     assert found["./paris"] == ("blocked", None)
     assert found["./legal"] == ("published", None)
 
+    with changed(heap.on_french / WEIGHTS):
+        heap.stepwise("merged-2", [heap.helper])
+        done = {one.folder: one for one in team.apply_import(plan)}
+    assert (done["./french"].state, done["./paris"].state) == ("published", "refused")
+    assert done["./paris"].code == "changed_since"
+    assert "./merged-2 is not what the plan saw: model.safetensors has changed" in (done["./paris"].message or "")
 
-def test_a_merged_model_that_has_changed_proves_nothing(heap: PlainHeap, team: LocalRegistry) -> None:
-    plan = team.plan_import(heap.folder)
-    heap.stepwise("merged-2", [heap.helper])
-    found = {one.folder: one for one in plan.apply()}
-    assert (found["./paris"].state, found["./paris"].code) == ("refused", "changed_since")
-    assert "./merged-2 is not what the plan saw: model.safetensors has changed" in (found["./paris"].message or "")
 
-
-def test_a_proof_is_made_again_whatever_a_plan_says(heap: PlainHeap, team: LocalRegistry) -> None:
-    plan = team.plan_import(heap.folder)
-    wrong = [one.model_copy(update={"parent": "./legal"}) if one.folder == "./french" else one for one in plan.entries]
-    said = [one.model_copy(update={"proof": None}) if one.folder == "./french" else one for one in wrong]
-    for entries in (wrong, said):
-        outcomes = team.apply_import(plan.document.model_copy(update={"entries": tuple(entries)}))
+def test_a_proof_is_made_again_whatever_a_plan_says(
+    share: tuple[PlainHeap, ImportDocument], team: LocalRegistry
+) -> None:
+    _, plan = share
+    for said in ({}, {"proof": None}):
+        outcomes = team.apply_import(edited(plan, french={"parent": "./legal", **said}))
         refused = {one.folder: one.code for one in outcomes if one.state in ("refused", "blocked")}
         assert refused.pop("./french") in {"parent_mismatch", "parent_unproven"}
         assert refused == {"./paris": None}
@@ -270,24 +280,48 @@ def test_names_and_parents_may_be_edited(heap: PlainHeap, team: LocalRegistry, t
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("changes", "said"),
     [
-        ('"action": "add"', '"action": "take"', "action of ./net: Input should be 'add'"),
-        ('"name": "support"', '"nmae": "support"', "nmae of ./support: Extra inputs are not permitted"),
-        ('"name": "support"', '"name": "Support"', "capital letters are not used"),
-        ('"parent": "./support"', '"parent": "./suport"', "is ./suport, which is no folder of the plan"),
-        ('"parent": "./net"', '"parent": "./french"', "go in a circle"),
-        ('"action": "add"', '"action": "skip"', "whose action is skip: it is not brought in"),
+        ({"net": {"action": "take"}}, "action of ./net: Input should be 'add'"),
+        ({"support": {"nmae": "x"}}, "nmae of ./support: Extra inputs are not permitted"),
+        ({"support": {"name": "Support"}}, "./support in the plan: .*capital letters are not used"),
+        ({"french": {"parent": "./suport"}}, "is ./suport, which is no folder of the plan: give"),
+        ({"support": {"parent": "./french"}}, "go in a circle"),
+        ({"net": {"action": "skip"}}, "whose action is skip: it is not brought in"),
+        (
+            {"support": {"name": "legal"}},
+            r"brings ./(legal|support) and ./\w+ both to net/legal: .* as revisions of one",
+        ),
+        ({"french": {"parent": "./net", "name": "legal"}}, "both to net/legal"),
+        ({"merged-1": {"action": "add", "name": "net"}}, "both to net: give one of them another name, or skip it.$"),
+        ({"legal": {"action": "add"}}, r"says to add ./legal \(adapter\): publish"),
+        ({"legal": {"rank": 2}}, "a rank or max_error for ./legal, whose action is publish: they are for full"),
+        (
+            {"merged-1": {"action": "full", "name": "m", "parent": "./net", "rank": 0}},
+            "./merged-1 in the plan: --rank must be 1 or more",
+        ),
+        (
+            {
+                "merged-1": {"action": "full", "name": "m", "parent": "./net", "rank": 2},
+                "french": {"parent": "./merged-1"},
+            },
+            "./french was trained on ./merged-1, and the plan says to make an adapter of that one",
+        ),
     ],
 )
 def test_a_plan_that_can_not_be_done_does_nothing(
-    written: str, team: LocalRegistry, tmp_path: Path, old: str, new: str, said: str
+    share: tuple[PlainHeap, ImportDocument],
+    idle: LocalRegistry,
+    tmp_path: Path,
+    changes: dict[str, dict[str, object]],
+    said: str,
 ) -> None:
-    file = tmp_path / "plan.json"
-    file.write_text(written.replace(old, new))
-    with pytest.raises(UsageError, match=said.replace("(", r"\(")):
-        team.apply_import(file)
-    assert team.bases() == ()
+    plan = share[1].model_dump(mode="json")
+    for entry in plan["entries"]:
+        entry.update(changes.get(entry["folder"][2:], {}))
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match=said):
+        idle.apply_import(tmp_path / "plan.json")
 
 
 @pytest.mark.slow
@@ -336,19 +370,15 @@ def test_a_cache_of_the_hub_is_looked_into(tmp_path: Path, team: LocalRegistry) 
     assert {one.state for one in plan.apply()} == {"published"}
 
 
-def test_there_must_be_a_folder(team: LocalRegistry, tmp_path: Path) -> None:
+def test_there_must_be_a_folder(idle: LocalRegistry, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="There is no folder"):
-        team.plan_import(tmp_path / "nowhere")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert team.plan_import(empty).entries == ()
+        idle.plan_import(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="is empty text"):
+        idle.plan_import("")
+    assert idle.plan_import(tmp_path).entries == ()
 
 
 def revision_of(team: Registry, reference: str) -> RevisionSummary:
     found = team.show(reference).revision
     assert found is not None
     return found
-
-
-def document(heap: PlainHeap, *entries: ImportEntry) -> ImportDocument:
-    return ImportDocument(registry="", source=str(heap.folder), entries=entries)

@@ -25,6 +25,7 @@ def test_the_repositories_of_an_organisation_come_in(tmp_path: Path, monkeypatch
             if name == "support":
                 heap.stepwise("on-hub", [folder])
             places[name] = f"hf:acme/{name}@{hub.add(f'acme/{name}', folder)}"
+        places["tuned"] = f"hf:acme/tuned@{hub.add('acme/tuned', heap.tuned('on-hub-tuned'))}"
         places["net"] = f"hf:acme/Net-1B@{hub.add('acme/Net-1B', heap.base.folder)}"
         places["merged"] = f"hf:acme/merged@{hub.add('acme/merged', heap.folder / 'on-hub')}"
         hub.add("acme/mlx", heap.folder / "mlx")
@@ -41,8 +42,11 @@ def test_the_repositories_of_an_organisation_come_in(tmp_path: Path, monkeypatch
             "hf:acme/lost": "undecided",
             "hf:acme/merged": "skip",
             "hf:acme/mlx": "refused",
+            "hf:acme/tuned": "full",
         }
+        assert next(one.parent for one in plan.entries if one.action == "full") == places["net"]
         assert {one.state for one in plan.apply()} == {"published"}
+        assert team.search(path="net-1b/tuned").revisions[0].parent == "net-1b"
         french = team.search(path="net-1b/support/french").revisions[0]
         assert (french.parent, french.parent_known_by) == ("net-1b/support@1", "compared")
         assert (french.source or "").startswith(places["french"])

@@ -38,6 +38,9 @@ def test_states_results_and_cards_are_read(tmp_path: Path) -> None:
     (run / "all_results.json").write_text(json.dumps({"eval_loss": 1.25, "eval_runtime": 3.0, "epoch": 2.0}))
     history = [{"step": 10, "loss": 3.0}, {"step": 10, "eval_loss": 2.0}, {"step": 20, "loss": 1.5}]
     last = {"step": 20, "eval_loss": 1.0, "eval_acc": 0.5, "eval_samples_per_second": 9.0}
+    (run / "trainer_state.json").write_text('{"global_step": true, "log_history": [{"step": true, "loss": true}]}')
+    assert "step" not in notes_of(run, None).annotations
+    (run / "trainer_state.json").unlink()
     state = {"best_metric": 1.0, "global_step": 20, "log_history": [*history, last]}
     (run / "checkpoint-20/trainer_state.json").write_text(json.dumps(state))
     found = notes_of(run, None)
@@ -68,6 +71,8 @@ def test_what_is_no_state_says_nothing(tmp_path: Path) -> None:
         ("./x", "acme/Support.LoRA", False, "support-lora"),
         ("./output", None, False, "output"),
         ("./\u4f60\u597d", None, False, "adapter"),
+        ("./Gr\u00f6\u00dfe \u00c9t\u00e9", None, False, "grosse-ete"),
+        ("./support/lora-out/checkpoint-9", None, False, "support"),
     ],
 )
 def test_names_are_made_of_places(place: str, repo: str | None, dots: bool, name: str) -> None:

@@ -86,7 +86,8 @@ PARENTS = {
 def test_all_that_can_come_is_planned_below_its_true_parent(plan: ImportPlan) -> None:
     assert {folder: parent for folder, (_, _, parent) in planned(plan.entries).items()} == PARENTS
     undecided = {one.folder for one in plan.entries if one.action == "undecided"}
-    assert undecided == {"./tuned", "./heap/quantised-by-load", "./heap/quantised-by-name"}
+    assert undecided == {"./heap/quantised-by-load", "./heap/quantised-by-name"}
+    assert {one.folder: one.parent for one in plan.entries if one.action == "full"} == {"./tuned": "./base"}
     assert {one.folder: one.code for one in plan.entries if one.action == "refused"} == {
         "./heap/ia3": "unsupported_peft_type",
         "./heap/mlx": "missing_file",
@@ -102,6 +103,7 @@ def test_and_comes_in_so(plan: ImportPlan, team: LocalRegistry) -> None:
     assert {one.state for one in plan.apply()} == {"published"}
     found = {one.path.rpartition("/")[2]: one for one in team.search().revisions}
     assert found["grandchild"].parent == found["child"].reference
+    assert found.pop("tuned").parent_known_by == "given"
     assert {one.parent_known_by for one in found.values()} == {"compared"}
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.reference import Reference
 from registry.services.artifacts.load import load_path
-from registry.services.publishing.parent_folder import compare_folder
-from registry.tensors.comparison.verdict import Limit, Verdict
+from registry.services.lineage import LoadedPath
+from registry.services.publishing.parent_folder import compare_folder, of_models
+from registry.tensors.comparison.verdict import Limit, Standing, Verdict
 from tests.kit import Base, RawTensor, plain_base, read_model, read_tensors, write_model, write_tensors
 from tests.kit.floats import round_once
 from tests.kit.recipes import Recipe, write_recipe
@@ -432,3 +434,26 @@ def test_what_ties_is_read_whole_with_progress(tmp_path: Path) -> None:
         assert found.fitting == ("net/support@1", "net/support@3")
         assert bar.begun
         assert house.refused(house.adapter("child", folder), "net/support/child").code == "parent_ambiguous"
+
+
+def test_of_several_models_it_is_that_which_explains_the_bits_or_clearly_more_of_them() -> None:
+    """Verdicts on the paths of each model by itself: their residuals say which model it is, or that none does."""
+
+    def path(name: str, exact: str | None) -> Any:
+        return SimpleNamespace(reference=name, exact=exact and SimpleNamespace(digest=exact))
+
+    def decided(**residuals: tuple[float, bool]) -> tuple[tuple[str, ...], str]:
+        def of_one(group: Sequence[LoadedPath]) -> Verdict:
+            residual, fits = residuals[group[0].reference]
+            nearest = Standing(group[0].reference, 1e-3, "a.weight", 0, 0)
+            names = (group[0].reference,) if fits else ()
+            return Verdict(names, nearest, 4, 4, 0, True, 0.5, (), residual, True)
+
+        verdict = of_models([path(name, None if name == "base" else name) for name in residuals], of_one)
+        return verdict.fitting, verdict.nearest.name
+
+    assert decided(base=(400.0, True), sft=(2.0, True)) == (("sft",), "sft")
+    assert decided(base=(40.0, True), sft=(2.0, True)) == (("sft", "base"), "sft")  # too near each other
+    assert decided(base=(3.0, True), sft=(0.0, True)) == (("sft",), "sft")  # bit for bit
+    assert decided(base=(3.0, True), sft=(0.0, False)) == (("base",), "base")
+    assert decided(base=(3.0, False), sft=(1.0, False))[0] == ()

@@ -15,7 +15,7 @@ from registry.files.header import read_header
 from registry.files.source import NOWHERE, FileSource
 from registry.tensors.comparison.compare import compare
 from registry.tensors.comparison.places import Candidate, Region, regions
-from registry.tensors.comparison.verdict import Limit
+from registry.tensors.comparison.verdict import Limit, Verdict
 from registry.tensors.factors.matrices import Held
 from registry.tensors.factors.slots import Slot
 from registry.tensors.path.origins import BaseTensors
@@ -24,6 +24,7 @@ from registry.tensors.path.steps import Add, BoundPair
 from registry.tensors.table.held import Run
 from registry.tensors.table.targets import TargetTable
 from tests.kit import RawTensor, write_tensors
+from tests.kit.floats import round_once
 
 Array = np.ndarray
 TABLE = TargetTable({}, "made by hand")
@@ -36,9 +37,9 @@ def opened() -> Iterator[ExitStack]:
         yield files
 
 
-def held(folder: Path, arrays: dict[str, Array], opened: ExitStack) -> BaseTensors:
+def held(folder: Path, arrays: dict[str, Array], opened: ExitStack, dtype: str = "F32") -> BaseTensors:
     folder.mkdir()
-    write_tensors(folder / "model.safetensors", {name: RawTensor.of(one, "F32") for name, one in arrays.items()})
+    write_tensors(folder / "model.safetensors", {name: RawTensor.of(one, dtype) for name, one in arrays.items()})
     source = opened.enter_context(FileSource(folder / "model.safetensors"))
     entries = read_header(source, what="model", error=InvalidBaseError).entries
     return BaseTensors({name: (source, entry) for name, entry in entries.items()})
@@ -133,3 +134,44 @@ def test_numbers_of_the_base_that_are_not_finite_are_those_of_its_merges_too(tmp
     odd["alone"][0, 1] = 0.5
     found = compare([candidate], base, held(tmp_path / "other", odd, opened), TABLE)
     assert (found.fitting, found.nearest.tensor) == ((), "alone")
+
+
+def test_elements_that_round_otherwise_are_measured_alone(
+    tmp_path: Path, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another machine's sums turn by a unit fits; one more unit of one element does not, and is told."""
+    random = np.random.default_rng(5)
+    own = round_once(random.standard_normal((96, 64)) * 0.02, "BF16")
+    weights: dict[str, Array] = {"w": own, "alone": np.ones((4, 4))}
+    base = held(tmp_path / "base", weights, opened, "BF16")
+    slot = Slot("w", 0, 96, 64)
+    a, b = (torch.from_numpy(random.standard_normal(shape) * 0.05).float() for shape in ((3, 64), (96, 3)))
+    program = Program(slot, (Add(0, BoundPair(Held(a), Held(b), 1.3, NOWHERE)),), slot)
+    candidate = Candidate("net/a@1", PathPrograms({slot: program}))
+    exact: Array = own + 1.3 * (b.double() @ a.double()).numpy()
+    merged = round_once(exact, "BF16")
+    spacing = np.spacing(np.abs(merged).astype(np.float32)).astype(np.float64) * 2**16
+    turned = merged.copy()
+    turned[::9, 7] += np.where(exact > merged, 1, -1)[::9, 7] * spacing[::9, 7]  # the other neighbour
+    wrong = turned.copy()
+    wrong[50, 3] += 3 * spacing[50, 3]
+
+    def looked(name: str, values: Array) -> Verdict:
+        found = held(tmp_path / name, weights | {"w": values}, opened, "BF16")
+        return compare([candidate], base, found, TABLE, whole=True)
+
+    verdicts = {name: looked(name, values) for name, values in (("at", merged), ("turned", turned), ("off", wrong))}
+    assert [one.fitting for one in verdicts.values()] == [(candidate.name,), (candidate.name,), ()]
+    assert (verdicts["at"].residual, verdicts["at"].exact, verdicts["turned"].exact) == (0, True, False)
+    off = verdicts["off"].nearest
+    assert (off.tensor, off.row, off.column) == ("w", 50, 3)
+    units = ((turned - merged) / ((np.abs(own) + np.abs(exact - own)) * 2.0**-7))[::9, 7]
+    assert verdicts["turned"].residual == pytest.approx(np.square(units).sum(), rel=1e-6)
+    monkeypatch.setattr("registry.tensors.comparison.quick._FEW", -1.0)  # all of it is measured
+    for name, values in (("turned-again", turned), ("off-again", wrong)):
+        whole, few = looked(name, values), verdicts[name.removesuffix("-again")]
+        assert (whole.fitting, whole.nearest.row, whole.nearest.column) == (
+            few.fitting, few.nearest.row, few.nearest.column,
+        )  # fmt: skip
+        assert whole.units == pytest.approx(few.units)
+        assert whole.residual == pytest.approx(few.residual)

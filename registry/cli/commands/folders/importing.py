@@ -55,15 +55,17 @@ def import_(
 
 def _plan(run: Session, source: str, file: str) -> None:
     from registry.cli.render.import_plan import plan_lines
+    from registry.cli.written import check_file
     from registry.operations.import_plan import require_new, summary
 
+    check_file("--plan", file)
     require_new(Path(file))
     made = run.registry.plan_import(source, progress=run.progress)
     made.write(file)
     run.answer(made.document, lambda width: plan_lines(made.document, width))
     run.say(f"{file}: {summary(made.document)}.")
-    if any(one.action in ("add", "publish") for one in made.entries):
-        run.next(f"registry import --apply {file}", "brings that in")
+    if any(one.action in ("add", "publish", "full") for one in made.entries):
+        run.next(("registry", "import", "--apply", file), "brings that in")
 
 
 def _apply(run: Session, file: str) -> None:
