@@ -91,6 +91,7 @@ class Identified(Schema):
     unknown_order: tuple[str, ...] = ()  # of a model: the links, in the order that its bits show, and no path has
     nearest: str | None = None  # of a model that is none of them: the nearest path
     distance: float | None = None  # from there, relative to its norm: what no revision explains
+    tensor: str | None = None  # where that one fits least
     near: tuple[NearPath, ...] = ()
     sum: tuple[WeightedLink, ...] = ()  # of a model that no path is: a sum of links that samples look like, no proof
     retracted: tuple[str, ...] = ()  # revisions that it may be, too: a service gives no retracted ones to compare

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import BEHIND, QUIET, REFERENCE, Line, Span, fields, phrase, words
 from registry.figures import counted
 
 if TYPE_CHECKING:
     from registry.schemas.parents import Identified, MergedFrom
+
+_OF_ANOTHER_BASE: Final = 0.5
+"""Of the norm of the weights; what training adds is some hundredths."""
 
 Pair = tuple[str, list[list[Span]]]
 
@@ -18,7 +21,7 @@ def identified_lines(found: Identified, width: int | None) -> list[Line]:
     """The folder; then the paths that it is, or what is nearest."""
     merged = "is" if found.kind == "model" else "trained on"
     pairs: list[Pair] = [
-        ("kind", [words("a merged model" if found.kind == "model" else "an adapter")]),
+        ("kind", [words("a model" if found.kind == "model" else "an adapter")]),
         ("names", [[phrase(found.trained_on)]] if found.trained_on else []),
         ("fits", [[phrase(name)] for name in found.bases]),
         ("published", [[phrase(name)] for name in found.published]),
@@ -29,7 +32,9 @@ def identified_lines(found: Identified, width: int | None) -> list[Line]:
         pairs.append(("merged", [words(order, BEHIND)]))
     if found.nearest is not None and found.distance is not None:
         rest = f"{100 * found.distance:.3g} % of its norm is explained by no revision"
-        pairs.append(("nearest", [[phrase(found.nearest)], words(rest, BEHIND)]))
+        other = ": its base model is hardly one of those here" if found.distance > _OF_ANOTHER_BASE else ""
+        pairs.append(("nearest", [[phrase(found.nearest)], words(rest + other, BEHIND)]))
+        pairs.append(("fits least", [[phrase(found.tensor)]] if found.tensor and not other else []))
     if found.sum:
         terms = " + ".join(f"{one.weight:.3g} x {one.reference}" for one in found.sum)
         pairs.append(("looks like", [words(terms), words("by samples: a hint, no proof", BEHIND)]))

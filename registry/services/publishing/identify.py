@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
+from registry.errors import InvalidAdapterError
 from registry.folders.contents import read_start
-from registry.folders.scan import ADAPTER_CONFIG
+from registry.folders.errors import telling_unreadable
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
 from registry.progress import Progress
 from registry.schemas.parents import Identified, MergedFrom
 from registry.services.lineage import LoadedPath
@@ -14,6 +17,8 @@ from registry.services.publishing.parent_folder import NotComparableError, holds
 from registry.services.publishing.parent_search import OnBase, Searchable, nearest_of, retracted_of, search_bases
 from registry.transfer.adapter_folder import MAX_CONFIG
 from registry.transfer.trained_on import moved_folder, trained_folder, trained_on
+
+_WEIGHTS: Final = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 
 
 def identify(where: Searchable, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
@@ -27,10 +32,20 @@ def identify(where: Searchable, folder: Path, look_in: tuple[Path, ...], progres
 
     Raises:
         NotFoundError: there is no such folder.
-        InvalidAdapterError: it holds an adapter that can't be read.
+        InvalidAdapterError: it holds an adapter that can't be read; ``missing_file``, it holds no weights at all.
     """
     if holds_adapter(folder):
         return _adapter(where, folder, look_in, progress)
+    with telling_unreadable(folder):
+        weights = {file.suffix for file in folder.iterdir()} & _WEIGHTS
+    if (folder / ADAPTER_CONFIG).is_file() and ".safetensors" not in weights:
+        adapter_folder(folder)  # says what is wrong with it
+    if not weights:
+        raise InvalidAdapterError(
+            f"{folder} holds neither an adapter nor a model: expected are {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}, or "
+            "config.json and the *.safetensors of a model. `registry import` looks through folders of such folders.",
+            code="missing_file",
+        )
     return _model(where, folder, folder, progress)
 
 
@@ -48,7 +63,7 @@ def _adapter(where: Searchable, folder: Path, look_in: tuple[Path, ...], progres
     }
     there = trained_folder(config, folder) or (moved_folder(config, look_in) if look_in else None)
     if there is None:
-        reason = "the folder that it was trained on is not there"
+        reason = "the folder that it was trained on is not there; --look-in DIR gives folders to look for it in"
         return Identified(searched=found.searched, reason=reason, **known)  # type: ignore[arg-type]
     if not holds_adapter(there.place):
         return _model(where, folder, there.place, progress).model_copy(update=known)
@@ -78,6 +93,7 @@ def _model(where: Searchable, folder: Path, weights: Path, progress: Progress) -
         unknown_order=() if merged or not turned else tuple(turned[0]),
         nearest=None if merged or turned else nearest.name,
         distance=None if merged or turned else nearest.distance,
+        tensor=None if merged or turned else nearest.tensor or None,
         near=near,
         sum=() if merged or turned else next((one.left.sum for one in found if one.left.sum), ()),
         retracted=retracted_of(found),

@@ -204,6 +204,8 @@ def holds_adapter(folder: Path) -> bool:
     Raises:
         NotFoundError: there is no such folder.
     """
+    if folder.is_file():
+        raise NotFoundError(f"{folder} is a file, and a folder is expected: give {folder.parent}, which it is in.")
     if not folder.is_dir():
         raise NotFoundError(f"There is no folder {folder}.")
     weights = {file.name for file in folder.glob("*.safetensors")}

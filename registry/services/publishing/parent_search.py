@@ -105,10 +105,8 @@ class OnBase:
     def proof(self) -> str:
         """How far the folder equals what fits, as a clause."""
         verdict = self.verdict
-        return (
-            f"equal in {verdict.tensors} of {verdict.of} tensors, largest difference {verdict.units:.2g} units in the "
-            f"last place of {self.dtype}"
-        )
+        how = f"largest difference {verdict.units:.2g} units in the last place of {self.dtype}"
+        return f"equal in {verdict.tensors} of {verdict.of} tensors, {how if verdict.units else 'bit for bit'}"
 
 
 def search_parents(

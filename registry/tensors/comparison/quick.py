@@ -30,7 +30,7 @@ _ENOUGH: Final = 1 / 4096
 """Of a block: the way that explained the last one is right, and no other is tried. Other sums turn fewer roundings."""
 _ONE_PANEL: Final = 128
 """Up to this rank a product is the same bits whether it is added where it is summed or afterwards."""
-_FACTORS: Final = 16
+_FACTORS_KEPT: Final = 16
 """That are kept: of each link, for the slots that a few lanes are at."""
 
 
@@ -60,7 +60,7 @@ class QuickComparison:
     """Compares blocks bit by bit; of several ways of merging the one that explained the last block comes first."""
 
     base: BaseTensors
-    kept: KeptFactors = field(default_factory=lambda: RecentFactors(_FACTORS))
+    kept: KeptFactors = field(default_factory=lambda: RecentFactors(_FACTORS_KEPT))
     likely: dict[int, Way | None] = field(default_factory=dict)  # by the number of links
 
     def at(self, place: Place, found: torch.Tensor) -> Rows:

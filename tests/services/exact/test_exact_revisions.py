@@ -15,14 +15,17 @@ import torch
 
 from registry import connect
 from registry.errors import ConflictError, InvalidAdapterError, UsageError
+from registry.files.header import TensorEntry, read_header
+from registry.files.source import FileSource
 from registry.files.strict_json import parse
 from registry.services.bases.add import understood
 from registry.services.local import LocalRegistry
+from registry.tensors.comparison.spots import spots_of
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.model_weights import CheckedModel
 from tests.kit import Base, RawTensor, gpt2_base, llama_base, read_model, read_tensors, write_adapter, write_tensors
 from tests.kit.fine_tunes import fine_tuned
-from tests.kit.floats import round_once
+from tests.kit.floats import Array, round_once
 from tests.kit.kinds_of_bases import mixtral_base
 from tests.kit.merged_tensor import used_bound
 from tests.kit.peers import peft_merge
@@ -291,6 +294,19 @@ def test_paths_through_it_are_found(shop: Shop) -> None:
     unknown = shop.registry.identify(foreign.folder)
     assert unknown.merged == ()
     assert str(unknown.nearest).startswith("net/sft")
+    ours, theirs = (_at_spots(shop, one) for one in (model.folder, foreign.folder))
+    near = {one.reference: one.distance for one in unknown.near}
+    assert near["net/sft@1"] == pytest.approx(np.linalg.norm(theirs - ours) / np.linalg.norm(ours), rel=1e-4)
+
+
+def _at_spots(shop: Shop, folder: Path) -> Array:
+    """What a model has where its base is sampled."""
+    entries: dict[str, TensorEntry] = {}
+    for file in sorted(shop.base.folder.glob("*.safetensors")):
+        with FileSource(file) as source:
+            entries |= read_header(source, what=file.name, error=InvalidAdapterError).entries
+    found = read_model(folder)
+    return np.concatenate([found[spot.tensor].values.ravel()[spot.offsets] for spot in spots_of(entries).spots])
 
 
 def test_nothing_is_rebased_over_it(shop: Shop) -> None:
