@@ -1,12 +1,11 @@
 """The best pair of a rank, or of an error, for a delta that is dense.
 
-By Eckart and Young (1936) it is what the truncated SVD leaves. Two ways find the directions. *Randomised* block Krylov
-iteration (Musco and Musco 2015) in float32, for a rank that is given: passes over the delta go on until one of them
-lowers the error by less than `ENOUGH`. *Full*: all eigenvalues of the smaller Gram matrix in float64, and one
-half step of iteration for directions that squaring blurs; it is taken where an error is given, since the lowest rank is
-to be found, where the rank is no small part of the matrix, and where next to nothing is left out, which float32 could
-not see. Either gives factors of a few more directions than are kept; what is kept of them is up to
-`registry.tensors.truncation.truncate`.
+By Eckart and Young (1936) it is what the truncated SVD leaves. Two ways find the directions. *Randomised*
+(`registry.tensors.extraction.directions`), for a rank that is given: passes over the delta in float32 go on until one
+of them lowers the error by less than 3e-7 of it. *Full*: all eigenvalues of the smaller Gram matrix in float64, and
+one half step of iteration for directions that squaring blurs; it is taken where an error is given, since the lowest
+rank is to be found, where the rank is no small part of the matrix, and where next to nothing is left out, which float32
+could not see. How a pair is written is up to `registry.tensors.truncation.truncate`.
 
 The error is that of the pair as it is written, in float32, measured on every element in float64.
 """
@@ -21,14 +20,13 @@ import torch
 
 from registry.errors import AccuracyError
 from registry.tensors.extraction.delta import HeldDelta, stacked
+from registry.tensors.extraction.directions import OVERSAMPLED, directions
 from registry.tensors.truncation.rank_choice import rounded_up
 from registry.tensors.truncation.truncate import decompose
 
-OVERSAMPLED: Final = 10
-ENOUGH: Final = 1e-6
-MOST_BLOCKS: Final = 16
-_SEED: Final = 20111107
-_VISIBLE: Final = 1e-3  # of the energy: float32 sees no errors whose square is below
+_SEVERAL: Final = 14
+"""How many times the rank the smaller side has, or the full way costs less: for a flat spectrum the basis of directions
+grows to 7 times the rank and more."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ def best_pair(delta: HeldDelta, wanted: Wanted, name: str) -> BestPair:
         return _within(delta, _Spectrum(delta), wanted.max_error, name)
     assert wanted.rank is not None, "a rank or an error is asked for"
     rank = min(wanted.rank, most)
-    if not wanted.full and 4 * (rank + OVERSAMPLED) <= most:
-        found = _randomised(delta, rank)
+    if not wanted.full and _SEVERAL * (rank + OVERSAMPLED) <= most:
+        found = directions(delta, rank)
         if found is not None:
             return _cut(delta, *found, rank, name)
     return _Spectrum(delta).pair(rank, name)
@@ -91,49 +89,6 @@ def _cut(delta: HeldDelta, b: torch.Tensor, a: torch.Tensor, rank: int, name: st
     kept = decompose(b, a, name=name).keep(rank)
     left, right = kept.b_rows(b).to(torch.float32), kept.a_rows(a).to(torch.float32)
     return BestPair(left, right, delta.energy, delta.distance(left, right))
-
-
-def _randomised(delta: HeldDelta, rank: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """B and A whose product has nearly all that a rank can hold.
-
-    None where that is not found: float32 can't see what it leaves out, or so many passes cost more than the full way.
-    """
-    generator = torch.Generator().manual_seed(_SEED)
-    width = rank + OVERSAMPLED
-    most = min(min(delta.rows, delta.columns) // 2, MOST_BLOCKS * width)
-    left = _basis(delta.times(torch.randn(delta.columns, width, generator=generator)))
-    basis = right = _basis(delta.turned_times(left))  # orthonormal columns, a block for each step
-    images = delta.times(right)  # of all of them
-    before = math.inf
-    while True:
-        error = delta.energy - _energy(images, rank)
-        if before - error <= ENOUGH * error:
-            return images.to(torch.float64), basis.T.to(torch.float64)
-        if error < _VISIBLE * delta.energy or basis.shape[1] + width > most:
-            return None
-        before = error
-        right = _basis(delta.turned_times(_basis(images[:, -width:])), beside=basis)
-        basis = torch.cat([basis, right], dim=1)
-        images = torch.cat([images, delta.times(right)], dim=1)
-
-
-def _basis(columns: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
-    """Orthonormal columns in float32 with the same span, as far as it lies beside that of others."""
-    wide = columns.to(torch.float64)
-    if beside is not None:
-        others = beside.to(torch.float64)
-        for _ in range(2):  # the first time leaves roundings
-            wide = torch.linalg.qr(wide).Q
-            wide = wide - others @ (others.T @ wide)
-    basis: torch.Tensor = torch.linalg.qr(wide).Q
-    return basis.to(torch.float32)
-
-
-def _energy(images: torch.Tensor, rank: int) -> float:
-    """The squares of the largest singular values of a matrix with few columns."""
-    triangle = torch.linalg.qr(images.to(torch.float64), mode="r").R
-    energies: list[float] = torch.linalg.svdvals(triangle)[:rank].square().tolist()
-    return math.fsum(energies)
 
 
 class _Spectrum:
@@ -165,12 +120,12 @@ class _Spectrum:
 
     def pair(self, rank: int, name: str) -> BestPair:
         """The best pair of a rank."""
-        directions = self._vectors[:, :rank]
+        vectors = self._vectors[:, :rank]
         if self._turned:
-            right = self._turned_times(directions)  # D^T U
+            right = self._turned_times(vectors)  # D^T U
             basis = torch.linalg.qr(right).Q
             return _cut(self._delta, self._times(basis), basis.T, rank, name)
-        basis = torch.linalg.qr(self._times(directions)).Q
+        basis = torch.linalg.qr(self._times(vectors)).Q
         return _cut(self._delta, basis, self._turned_times(basis).T, rank, name)
 
     def _times(self, right: torch.Tensor) -> torch.Tensor:

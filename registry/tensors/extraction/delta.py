@@ -120,7 +120,7 @@ class Blocks(Protocol):
     def elements(self) -> int: ...
 
     def blocks(self) -> Iterator[torch.Tensor]:
-        """The blocks in order, in float64, each with all columns."""
+        """The blocks in order, in float64, each with all columns; whoever takes one may change it."""
 
 
 class HeldDelta:
@@ -133,7 +133,7 @@ class HeldDelta:
         self._exact = True  # whether float32 holds every element of what is kept
         energy = []
         for block in delta.blocks():
-            energy.append(torch.sum(block * block).item())
+            energy.append(_square(block))
             if self._held is not None:
                 short = block.to(torch.float32)
                 self._exact = self._exact and torch.equal(short.to(torch.float64), block)
@@ -141,7 +141,7 @@ class HeldDelta:
         self.energy = math.fsum(energy)
 
     def exact(self) -> Iterator[torch.Tensor]:
-        """The blocks in float64."""
+        """The blocks in float64; whoever takes one may change it."""
         if self._held is not None and self._exact:
             yield from (block.to(torch.float64) for block in self._held)
         else:
@@ -153,15 +153,19 @@ class HeldDelta:
         else:
             yield from (block.to(torch.float32) for block in self._delta.blocks())
 
-    def times(self, right: torch.Tensor) -> torch.Tensor:
-        """D X for X (columns, k) in float32, shape (rows, k)."""
-        return torch.cat([block @ right for block in self._short()])
-
-    def turned_times(self, left: torch.Tensor) -> torch.Tensor:
-        """D^T X for X (rows, k) in float32, shape (columns, k)."""
-        sums, at = torch.zeros(self.columns, left.shape[1]), 0
+    def times(self, directions: torch.Tensor) -> torch.Tensor:
+        """X D^T for X (k, columns) in float32, shape (k, rows)."""
+        out, at = torch.empty(directions.shape[0], self.rows), 0
         for block in self._short():
-            sums.addmm_(block.T, left[at : at + block.shape[0]])
+            torch.mm(directions, block.T, out=out[:, at : at + block.shape[0]])
+            at += block.shape[0]
+        return out
+
+    def turned_times(self, directions: torch.Tensor) -> torch.Tensor:
+        """X D for X (k, rows) in float32, shape (k, columns)."""
+        sums, at = torch.zeros(directions.shape[0], self.columns), 0
+        for block in self._short():
+            sums.addmm_(directions[:, at : at + block.shape[0]], block)
             at += block.shape[0]
         return sums
 
@@ -170,10 +174,16 @@ class HeldDelta:
         squares, at = [], 0
         left, right = left.to(torch.float64), right.to(torch.float64)
         for block in self.exact():
-            apart = torch.addmm(block, left[at : at + block.shape[0]], right, alpha=-1)
-            squares.append(torch.sum(apart.mul_(apart)).item())
+            block.addmm_(left[at : at + block.shape[0]], right, alpha=-1)
+            squares.append(_square(block))
             at += block.shape[0]
         return math.fsum(squares)
+
+
+def _square(block: torch.Tensor) -> float:
+    """|block|_F^2, of values in one piece."""
+    flat = block.reshape(-1)
+    return torch.dot(flat, flat).item()
 
 
 def stacked(blocks: Sequence[torch.Tensor]) -> torch.Tensor:

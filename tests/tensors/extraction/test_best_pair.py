@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import AccuracyError
+from registry.tensors.extraction import best_pair as pairs
 from registry.tensors.extraction import delta as deltas
 from registry.tensors.extraction.best_pair import BestPair, Wanted, best_pair
 from registry.tensors.extraction.delta import HeldDelta
@@ -39,6 +40,7 @@ SPECTRA: dict[str, Callable[[int], Any]] = {
     "slow": lambda count: np.arange(1, count + 1) ** -0.5,
     "fast": lambda count: 0.7 ** np.arange(count),
     "step": lambda count: np.where(np.arange(count) < 20, 1.0, 0.9),
+    "equal": lambda count: np.where(np.arange(count) < 40, 1.0, 3e-4 * 0.99 ** np.arange(count)),
     "low rank": lambda count: (np.arange(count) < 6).astype(float),
     "tiny": lambda count: 1e-30 * np.arange(1, count + 1) ** -0.5,
 }
@@ -66,6 +68,13 @@ def _single_threaded() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_ones_are_randomised_too() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "_SEVERAL", 4)
+        yield
 
 
 def matrices(most: int) -> st.SearchStrategy[Array]:
@@ -105,6 +114,12 @@ def test_passes_go_on_until_next_to_nothing_is_gained(spectrum: str, columns: in
     values = drawn(300, columns, spectrum, 1)
     pair = best_pair(HeldDelta(Dense(values)), Wanted(rank=16), "m")
     assert pair.error <= least_error(values, 16) / float(np.linalg.norm(values)) * (1 + 1e-5)
+
+
+def test_more_equal_singular_values_than_a_pass_takes_are_all_found() -> None:
+    values = drawn(300, 260, "equal", 2)
+    pair = best_pair(HeldDelta(Dense(values)), Wanted(rank=33), "m")
+    assert pair.error <= least_error(values, 33) / float(np.linalg.norm(values)) * (1 + 1e-5)
 
 
 @settings(max_examples=15, deadline=None)
