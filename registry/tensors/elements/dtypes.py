@@ -15,7 +15,7 @@ FLOATS: Final[dict[str, torch.dtype]] = {
 """The dtypes that weights and factors may have."""
 
 WHOLE_NUMBERS: Final = frozenset({"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"})
-"""Dtypes of what no training changes: indices, masks, counts."""
+"""Dtypes of what no gradient changes: indices, masks, counts of batches."""
 
 OPTION_DTYPES: Final[dict[str, str]] = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """Spelling of ``--dtype`` -> dtype in files."""

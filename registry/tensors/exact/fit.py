@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from registry.errors import InvalidAdapterError
 from registry.files.strict_json import shown
-from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.exact.grown import vocabulary_tensors
 from registry.tensors.exact.index import ExactIndex
 from registry.tensors.table.targets import TargetTable
@@ -29,8 +29,9 @@ def check_fit(found: Shapes, base: Shapes, table: TargetTable, config: Mapping[s
         config: config.json of the model that they belong to.
 
     Raises:
-        InvalidAdapterError: ``unknown_target``, a tensor that the base lacks; ``bad_dtype``, one that is no float in
-            either; ``shape_mismatch``; ``bad_config``, the vocabulary has grown and config.json does not say so.
+        InvalidAdapterError: ``unknown_target``, a tensor that the base lacks; ``bad_dtype``, one that is neither a
+            float in both nor of the same whole numbers; ``shape_mismatch``; ``bad_config``, the vocabulary has grown
+            and config.json does not say so.
     """
     grown = {}
     for name, (dtype, shape) in found.items():
@@ -41,10 +42,10 @@ def check_fit(found: Shapes, base: Shapes, table: TargetTable, config: Mapping[s
                 code="unknown_target",
             )
         base_dtype, base_shape = base[name]
-        if dtype not in FLOATS or base_dtype not in FLOATS:
+        if not (dtype in FLOATS and base_dtype in FLOATS) and not (dtype in WHOLE_NUMBERS and dtype == base_dtype):
             raise InvalidAdapterError(
-                f"Tensor {shown(name)} has dtype {dtype} and differs from the base's of {base_dtype}: only floats "
-                f"({', '.join(FLOATS)}) are trained. Publish the model under the base that it was trained on.",
+                f"Tensor {shown(name)} has dtype {dtype}, and {base_dtype} in the base: another one is kept only of "
+                f"floats ({', '.join(FLOATS)}). Publish the model under the base that it was trained on.",
                 code="bad_dtype",
             )
         if shape != base_shape:

@@ -18,12 +18,13 @@ from registry.files.header import MAX_BYTES, MAX_DIMENSION, MAX_DIMENSIONS, MAX_
 from registry.files.sizes import SIZES
 from registry.files.source import ByteSource, read_range
 from registry.files.strict_json import parse, shown
-from registry.tensors.elements.dtypes import FLOATS
+from registry.tensors.elements.dtypes import FLOATS, WHOLE_NUMBERS
 from registry.tensors.exact.coding import FRAME, largest_frame
 
 FORMAT: Final = 1
 _LENGTH: Final = 8
 _ALIGN: Final = 8
+_DTYPES: Final = {*FLOATS, *WHOLE_NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,8 @@ def _entry(name: str, value: Any, start: int) -> ExactEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "frames"}:
         raise _IndexError(f"tensor {shown(name)} needs exactly dtype, shape and frames")
     dtype, shape, frames = value["dtype"], value["shape"], value["frames"]
-    if not isinstance(dtype, str) or dtype not in FLOATS:
-        raise _IndexError(f"tensor {shown(name)} has the dtype {shown(dtype)}, and one of {', '.join(FLOATS)} is meant")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise _IndexError(f"tensor {shown(name)} has the dtype {shown(dtype)}, which no exact revision keeps")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_count(one, 0) for one in shape):
         raise _IndexError(f"tensor {shown(name)} has a malformed shape")
     size = math.prod(shape) * SIZES[dtype]

@@ -14,6 +14,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
 from registry.progress import SILENT, Progress
+from registry.tensors.checkpoint.variants.saved_modules import COUNTER
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.extraction.delta import Delta
 from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piece, slot_of_target
@@ -217,9 +218,9 @@ class _Walk:
                 self._found.values.append(ChangedValue(name, entry.shape, None))
 
     def _others(self) -> None:
-        """What the table has no place for must be as the base has it."""
+        """What the table has no place for must be as the base has it, but the batches that a norm has counted."""
         for name in self._base.tensors:
-            if name in self._seen or name not in self._full.tensors:
+            if name in self._seen or name not in self._full.tensors or name.rpartition(".")[2] == COUNTER:
                 continue
             entry = self._base.entry(name)
             if entry.dtype in FLOATS:

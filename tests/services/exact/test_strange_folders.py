@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from registry.errors import UnavailableError
+from registry.errors import InvalidAdapterError, UnavailableError
 from registry.services.local import LocalRegistry
 from tests.kit import RawTensor, gpt2_base, llama_base, read_model, write_adapter, write_tensors
 from tests.kit.fine_tunes import fine_tuned
 from tests.services.exact.shop import Shop, same_bits
+
+COUNT = "bn.num_batches_tracked"
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,38 @@ def test_a_head_that_is_let_go_needs_a_config_that_ties_it(tmp_path: Path) -> No
         (model / "config.json").write_text(json.dumps(document | {"tie_word_embeddings": False}))
         refused = shop.refused(model)
         assert (refused.code, "tie_word_embeddings false" in str(refused)) == ("tied_partial", True)
+
+
+def test_counts_and_masks_that_changed_are_kept(tmp_path: Path) -> None:
+    """Such as the batches that a BatchNorm has seen; no pair can hold them."""
+    with closing(LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")) as registry:
+        base = llama_base(tmp_path / "base", dtype="BF16")
+        tensors = read_model(base.folder)
+        counts = {COUNT: ("I64", (), 8), "mask": ("BOOL", (2, 3), 6), "steps": ("I32", (1,), 4)}
+        made = [
+            {name: RawTensor(dtype, shape, bytes([value] * size)) for name, (dtype, shape, size) in counts.items()}
+            for value in (0, 1)
+        ]
+        write_tensors(base.folder / "model.safetensors", {**tensors, **made[0]})
+        registry.add_base("net", base.folder)
+        full = tmp_path / "full"
+        write_tensors(full / "model.safetensors", {**tensors, **made[1]})
+        (full / "config.json").write_bytes((base.folder / "config.json").read_bytes())
+        with pytest.raises(InvalidAdapterError, match="Publish it without --rank and --max-error"):
+            registry.publish(full, "net/sft", full=True, rank=2)
+        counted = tmp_path / "counted"
+        write_tensors(counted / "model.safetensors", {**tensors, **made[0], COUNT: made[1][COUNT]})
+        with pytest.raises(InvalidAdapterError, match="nothing was trained"):  # as for a count beside an adapter
+            registry.publish(counted, "net/sft", full=True, rank=2)
+        registry.publish(full, "net/sft", full=True)
+        below = write_adapter(tmp_path / "below", base, ["q_proj"], r=2)
+        registry.publish(below, "net/sft/below")
+        for path, dtype in (("net/sft", None), ("net/sft/below", "fp32")):
+            out = tmp_path / f"merged-{path.count('/')}-{dtype}"
+            registry.fetch(path, out, kind="merged", dtype=dtype)
+            found = read_model(out)
+            assert {name: found[name] for name in counts} == made[1]
+        same_bits(read_model(tmp_path / "merged-1-None"), full)
 
 
 def test_empty_tensors_of_another_dtype_are_kept(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def _check(found: Shapes, **config: Any) -> None:
     ("found", "config", "code"),
     [
         ({"other": ("BF16", (1,))}, {}, "unknown_target"),
-        ({"steps": ("I64", (1,))}, {}, "bad_dtype"),
+        ({"steps": ("I32", (1,))}, {}, "bad_dtype"),
         ({"proj.weight": ("I32", (40, 8))}, {}, "bad_dtype"),
         ({"proj.weight": ("BF16", (43, 8))}, {"vocab_size": 43}, "shape_mismatch"),
         ({EMBEDDING: ("BF16", (39, 8))}, {"vocab_size": 39}, "shape_mismatch"),

@@ -51,7 +51,7 @@ def test_what_was_written_is_read() -> None:
         _file({"format": 1, "tensors": {}}, 0),
         _file(_with(), 29),
         _file(_with(), 31),
-        _file(_with(dtype="I64")),
+        _file(_with(dtype="C64")),
         _file(_with(dtype="nonsense")),
         _file(_with(dtype=None)),
         _file(_with(shape=[4, -3])),
