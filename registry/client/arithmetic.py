@@ -16,13 +16,13 @@ from registry.operations.registry import Registry
 from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.schemas import FolderCompared, Options, OutputFile
-from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified
 from registry.schemas.publishing import ImportDocument
 from registry.schemas.receipt import Receipt
 from registry.transfer.compare import Comparison
+from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.publish_tree import Ground
 from registry.transfer.searched import Searched
 from registry.transfer.trained_on import TrainedFolder
@@ -106,7 +106,7 @@ class Arithmetic(Protocol):
         asked: FullModel,
         out: Path,
         progress: Progress,
-    ) -> Extraction | None:
+    ) -> MadeOfFull:
         """Write what is published of a full model into an empty folder; ``base`` as for `look_into`."""
 
     def check_finite(self, weights: Path, progress: Progress) -> None:

@@ -44,7 +44,6 @@ from registry.schemas import (
     Published,
     Verified,
 )
-from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry
 from registry.schemas.cards import Exported
 from registry.schemas.form import MeasuredRows
@@ -53,7 +52,7 @@ from registry.schemas.publishing import ImportDocument
 from registry.schemas.use import Interface
 from registry.transfer.copy import copy
 from registry.transfer.folders import PublishingFolders
-from registry.transfer.full_folder import extracted
+from registry.transfer.full_folder import MadeOfFull, extracted
 from registry.transfer.requests import base_request, request_of
 from registry.version import __version__
 
@@ -113,7 +112,7 @@ class RemoteRegistry(PublishingFolders, Partner, Registry):
         parents = self._parents
         bundle = parents.parent_of_full(publication)
 
-        def extract(folder: Path, asked: FullModel, out: Path) -> Extraction | None:
+        def extract(folder: Path, asked: FullModel, out: Path) -> MadeOfFull:
             base = parents.base_files(bundle, progress)
             # every element counts: what comes over the network is checked as a whole
             return arithmetic.write_full(bundle, self.open_blob, base, folder, asked, out, progress)

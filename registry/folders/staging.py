@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import ConflictError, UnavailableError
+from registry.folders.exchange import exchange
 
 HEX_DIGIT: Final = "[0-9a-f]"  # as a glob pattern
 _MARK: Final = ".fetch-"
@@ -117,13 +118,19 @@ def _escaped(name: str) -> str:
 def put_in_place(staging: Path, place: Path, *, replace: bool) -> None:
     """Give a complete folder its name by one rename, after everything in it is synced to disk.
 
+    A folder that is replaced is exchanged with it, so that a kill never leaves the name without one; where that can't
+    be done in one step, it does so for the moment between two.
+
     Raises:
         ConflictError: ``folder_taken``, something was created there meanwhile.
     """
     sync_folder(staging)
     if replace and place.exists():
-        old = place.rename(_hidden(place))
-        staging.rename(place)
+        if exchange(staging, place):
+            old = staging
+        else:
+            old = place.rename(_hidden(place))
+            staging.rename(place)
         shutil.rmtree(old, ignore_errors=True)
     else:
         try:

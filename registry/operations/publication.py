@@ -12,6 +12,7 @@ from registry.errors import UsageError
 from registry.reference import Path, check_tag
 from registry.schemas.around import NOTICE_CODES, NoticeCode
 from registry.schemas.artifacts import Extraction, Svd
+from registry.schemas.form import LeftOut
 from registry.schemas.texts import check_annotations, check_metrics, check_text
 
 
@@ -82,6 +83,7 @@ class Publication:
     look_in: tuple[FilePath, ...] = ()  # folders in which the one that it was trained on may be by now
     full: FullModel | None = None  # the folder holds a full model
     extracted: Extraction | None = None  # the folder holds what was made of one
+    left_out: tuple[LeftOut, ...] = ()  # files of the full model's folder that did not become part of this one
 
 
 def strict_codes(strict: bool | Iterable[str]) -> tuple[NoticeCode, ...]:

@@ -33,7 +33,6 @@ from registry.schemas import (
     Published,
     Verified,
 )
-from registry.schemas.artifacts import Extraction
 from registry.schemas.cards import Exported
 from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from registry.services.weight_changes import WeightChanges
     from registry.storage.staging import StagingDriver
     from registry.tensors.artifacts.artifact import Artifact
+    from registry.transfer.full_folder import MadeOfFull
     from registry.transfer.publish_tree import Ground
 
 
@@ -166,7 +166,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         from registry.services.full.written import write_full
         from registry.transfer.full_folder import extracted
 
-        def extract(folder: Path, asked: FullModel, out: Path) -> Extraction | None:
+        def extract(folder: Path, asked: FullModel, out: Path) -> MadeOfFull:
             return write_full(self.deployment.artifact_blobs, parent, folder, asked, out, progress)
 
         parent = parent_here(self.deployment, publication)

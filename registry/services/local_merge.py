@@ -26,7 +26,6 @@ from registry.operations.transfer import ClosableSource
 from registry.progress import Progress
 from registry.reference import Reference
 from registry.schemas import FolderCompared, Options, OutputFile
-from registry.schemas.artifacts import Extraction
 from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.form import MeasuredRows
 from registry.schemas.parents import Identified, NarrowRequest, PathsLeft
@@ -44,6 +43,7 @@ from registry.tensors.artifacts.artifact import Artifact, ArtifactFile
 from registry.tensors.artifacts.closeness import TensorComparison
 from registry.tensors.elements.dtypes import TORCH
 from registry.tensors.elements.finite import check_finite
+from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.index import files_digest, weights_digest
 from registry.transfer.receipts import receipt_of
 from registry.transfer.searched import Searched
@@ -173,7 +173,7 @@ class LocalArithmetic:
         asked: FullModel,
         out: Path,
         progress: Progress,
-    ) -> Extraction | None:
+    ) -> MadeOfFull:
         """Write what is published of a full model over its parent into an empty folder."""
         with closing(KeptBlobs([parent], open_blob, base)) as blobs:
             path = path_of(parent)

@@ -5,7 +5,7 @@ Afterwards only the files' bytes are read again, to hash or send them. Needs nei
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -81,6 +81,7 @@ def read_adapter(
     receipt: Path | None,
     skip_parent_check: bool,
     look_in: Sequence[Path] = (),
+    before: Iterable[LeftOut] = (),
     progress: Progress,
 ) -> AdapterFolder:
     """Read a publish folder; a repository of a Hub is downloaded first.
@@ -90,6 +91,7 @@ def read_adapter(
         receipt: given by the user.
         look_in: folders in which the folder that it was trained on is searched, where it is not in its place.
         skip_parent_check: use neither a receipt nor the folder that it was trained on to find the parent.
+        before: what was left out where this folder was made.
         progress: of the download.
 
     Raises:
@@ -117,7 +119,7 @@ def read_adapter(
         weights=by_name[form.weights],
         form=form,
         files=found.files,
-        left_out=left_out,
+        left_out=tuple(sorted([*left_out, *before], key=lambda left: left.path)),
         trained_on=None if skip_parent_check else trained_on,
         receipt=proof,
         derived_from=derived,

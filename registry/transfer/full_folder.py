@@ -7,17 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from registry.folders.errors import telling_unwritable
 from registry.operations.publication import FullModel, Publication
 from registry.progress import Progress
+from registry.schemas import LeftOut
 from registry.schemas.artifacts import Extraction
 from registry.transfer.source import given_base
 
-Extract = Callable[[Path, FullModel, Path], Extraction | None]
+
+@dataclass(frozen=True)
+class MadeOfFull:
+    """What was written of a full model."""
+
+    extracted: Extraction | None  # the report of an extraction, if it is one
+    left_out: tuple[LeftOut, ...]  # files of the model's folder that are not published
+
+
+Extract = Callable[[Path, FullModel, Path], MadeOfFull]
 """Writes what is published of a full model into an empty folder: the model's folder, what is asked for, the
 empty one."""
 
@@ -37,5 +47,6 @@ def extracted(publication: Publication, extract: Extract, progress: Progress) ->
     with room as place:
         out = Path(place) / "adapter"
         out.mkdir()
-        report = extract(given.folder, publication.full, out)
-        yield replace(publication, folder=out, full=None, extracted=report)
+        made = extract(given.folder, publication.full, out)
+        left_out = given.with_left_out(made.left_out)
+        yield replace(publication, folder=out, full=None, extracted=made.extracted, left_out=left_out)

@@ -17,7 +17,7 @@ from registry.folders.provenance import derived_from
 from registry.folders.scan import Folder, FoundFile, scan
 from registry.operations.publication import Publication
 from registry.progress import Progress
-from registry.schemas import FileEntry, PublishPreview
+from registry.schemas import FileEntry, LeftOut, PublishPreview
 from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction
 from registry.schemas.transfer import BaseRequest, FileClaim, PublishPlan, PublishRequest
@@ -75,6 +75,7 @@ def request_of(publication: Publication, progress: Progress) -> PublishFolder:
         annotations=labels.annotations,
         strict=publication.strict,
         extracted=publication.extracted,
+        before=publication.left_out,
         progress=progress,
     )
 
@@ -96,6 +97,7 @@ def publish_request(
     nested: bool = False,
     strict: tuple[NoticeCode, ...] = (),
     extracted: Extraction | None = None,
+    before: Iterable[LeftOut] = (),
 ) -> PublishFolder:
     """Read an adapter's folder (a repository of a Hub is downloaded first) and hash its files.
 
@@ -103,7 +105,12 @@ def publish_request(
         What `registry.transfer.adapter_folder.read_adapter` raises.
     """
     adapter = read_adapter(
-        place, receipt=receipt, skip_parent_check=skip_parent_check, look_in=look_in, progress=progress
+        place,
+        receipt=receipt,
+        skip_parent_check=skip_parent_check,
+        look_in=look_in,
+        before=before,
+        progress=progress,
     )
     claims, hashed = _claims("Hashing", adapter.given, adapter.files, progress)
     request = PublishRequest(

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from registry.catalogue.database.prepared import Prepared, Reader, reading
 from registry.catalogue.database.statistics_tables import NoticeRecord
 from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, table_of
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.folders.scan import form_of
 from registry.reference import Path
 from registry.schemas.around import Notice, notice
 
@@ -71,8 +71,10 @@ def same_files(reader: Reader, path: Path, digest: str, files: Mapping[str, str]
         digest: of the same.
         files: digests of its files by name.
     """
-    values = {"own": str(path), "digest": digest, "config": files[ADAPTER_CONFIG], "weights": files[ADAPTER_WEIGHTS]}
-    row = reader.first(_SAME, values)
+    form = form_of(files)
+    names = {"config": form.config, "weights": form.weights}
+    digests = {f"{what}_digest": files[name] for what, name in names.items()}
+    row = reader.first(_SAME, {"own": str(path), "digest": digest, **names, **digests})
     return None if row is None else Noticed(notice("duplicate", reference=f"{row.path}@{row.number}"), row.id)
 
 
@@ -95,8 +97,8 @@ def _same() -> Prepared:
         .join(Adapter, Adapter.id == Revision.adapter_id)
         .join(weights, weights.revision_id == Revision.id)
         .join(config, config.revision_id == Revision.id)
-        .where(weights.path == ADAPTER_WEIGHTS, weights.digest == bindparam("weights"))
-        .where(config.path == ADAPTER_CONFIG, config.digest == bindparam("config"))
+        .where(weights.path == bindparam("weights"), weights.digest == bindparam("weights_digest"))
+        .where(config.path == bindparam("config"), config.digest == bindparam("config_digest"))
         .where(or_(Revision.digest != bindparam("digest"), Adapter.path != bindparam("own")))
         .where(Adapter.renamed_to.is_(None))
         .order_by(Revision.id)

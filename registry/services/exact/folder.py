@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +16,19 @@ from registry.files.model_weights import Tensors
 from registry.files.source import ByteSource
 from registry.files.strict_json import shown
 from registry.folders.errors import ErrorMapping, telling_unreadable, unwritable
-from registry.folders.scan import ADAPTER_CONFIG, EXACT_WEIGHTS, MODEL_CONFIG
+from registry.folders.scan import ADAPTER_CONFIG, EXACT_WEIGHTS, MODEL_CONFIG, FoundFile
 from registry.progress import Progress
+from registry.schemas import LeftOut
 from registry.services.artifacts.inputs import base_weights
-from registry.services.exact.model_folder import open_tensors, read_full_model
+from registry.services.exact.model_folder import FullFolder, open_tensors
 from registry.services.exact.values import check_values, no_change
 from registry.services.lineage import Blobs, LoadedPath, read_document, target_table
 from registry.tensors.exact.fit import check_fit
 from registry.tensors.exact.writing import changed_tensors, estimated_size, write_exact
 from registry.tensors.table.targets import TargetTable
-from registry.transfer.model_files import INDEX
-from registry.transfer.model_weights import ModelFiles
 
-_NOT_COPIED: Final = {INDEX, EXACT_WEIGHTS, ADAPTER_CONFIG}
-"""What would be taken for the index, the weights or the configuration of what is published."""
+_MARKS: Final = {EXACT_WEIGHTS, ADAPTER_CONFIG}
+"""What would be taken for the weights or the configuration of what is published."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +40,26 @@ class ExactFolder:
     changed: int  # bytes of the changed tensors
     estimated: int  # bytes that they were to take, by samples
     size: int  # bytes of the exact file
+    left_out: tuple[LeftOut, ...]
 
 
-def write_exact_folder(blobs: Blobs, base: LoadedPath, folder: Path, out: Path, progress: Progress) -> ExactFolder:
+def write_exact_folder(blobs: Blobs, base: LoadedPath, full: FullFolder, out: Path, progress: Progress) -> ExactFolder:
     """Write what is published of a full fine-tune.
 
     Args:
         blobs: where the base model's files are.
         base: the path of the base model alone.
-        folder: the model, as `save_pretrained` writes it.
+        full: the folder of the model.
         out: an empty folder.
         progress: of the comparison, then of the compression; its title says what that will take.
 
     Raises:
-        NotFoundError, InvalidAdapterError: the folder is no model; see `read_full_model`.
         InvalidAdapterError: ``missing_file``, it has no config.json; ``incomplete_model``, tensors are missing; or
             what `registry.tensors.exact.fit.check_fit` and `check_values` raise.
         InvalidAdapterError: ``no_change``: its tensors are the base model's, bit for bit.
         UnavailableError: ``out`` has too little space.
     """
-    model = read_full_model(folder)
+    folder, model = full.place, full.model
     config = model.model.config
     if config is None:
         raise InvalidAdapterError(
@@ -86,9 +85,11 @@ def write_exact_folder(blobs: Blobs, base: LoadedPath, folder: Path, out: Path, 
         progress.begin(f"Compressing {len(changed)} tensors of {size(total)} to about {size(estimated)}", total)
         with ErrorMapping(unwritable, out), (out / EXACT_WEIGHTS).open("xb") as file:
             write_exact(changed, file, progress.advance)
-        _copy_others(model, out)
+        marks = [found for found in full.others if found.path.partition("/")[0] in _MARKS]
+        _copy((found for found in full.others if found not in marks), out)
         written = (out / EXACT_WEIGHTS).stat().st_size
-        return ExactFolder(len(changed), len(weights.tensors), total, estimated, written)
+        left_out = full.left_out(marks, "marks another kind of revision")
+        return ExactFolder(len(changed), len(weights.tensors), total, estimated, written, left_out)
 
 
 def _shapes(tensors: Tensors) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -180,14 +181,12 @@ def _check_space(out: Path, wanted: int) -> None:
         )
 
 
-def _copy_others(model: ModelFiles, out: Path) -> None:
-    """Everything of the model that is neither weights nor their index, nor the mark of another kind of revision."""
-    for found in model.files:
-        if found.path not in model.headers and found.path.partition("/")[0] not in _NOT_COPIED:
-            target = out / found.path
-            with telling_unreadable(found.file):
-                source = found.file.open("rb")
-            with ErrorMapping(unwritable, out), source:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    shutil.copyfileobj(source, file)
+def _copy(files: Iterable[FoundFile], out: Path) -> None:
+    for found in files:
+        target = out / found.path
+        with telling_unreadable(found.file):
+            source = found.file.open("rb")
+        with ErrorMapping(unwritable, out), source:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                shutil.copyfileobj(source, file)

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import InvalidAdapterError, InvalidBaseError, RegistryError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, FileSource
 from registry.folders.errors import telling_unreadable
+from registry.folders.scan import FoundFile
+from registry.schemas import LeftOut
+from registry.transfer.model_files import INDEX
 from registry.transfer.model_weights import ModelFiles, read_model_files
 
 
-def read_full_model(folder: Path) -> ModelFiles:
-    """The files of a full model, as ``save_pretrained`` writes them, in one file of weights or several.
+@dataclass(frozen=True)
+class FullFolder:
+    """The folder of a full model."""
+
+    place: Path  # as it was given
+    model: ModelFiles
+
+    @property
+    def others(self) -> tuple[FoundFile, ...]:
+        """The files of the model that are neither weights nor their index."""
+        weights = {*self.model.headers, INDEX}
+        return tuple(found for found in self.model.files if found.path not in weights)
+
+    def left_out(self, not_taken: Iterable[FoundFile], reason: str) -> tuple[LeftOut, ...]:
+        """What of the folder is not published: what is no file of a model, and these files of it."""
+        more = (LeftOut(path=found.path, reason=reason) for found in not_taken)
+        return tuple(sorted([*self.model.left_out, *more], key=lambda left: left.path))
+
+
+def read_full_model(folder: Path) -> FullFolder:
+    """The folder of a full model, as ``save_pretrained`` writes it, with one file of weights or several.
 
     Raises:
         NotFoundError: there is no such folder.
@@ -21,7 +45,7 @@ def read_full_model(folder: Path) -> ModelFiles:
             ``adapter_as_base``: it is no full model.
     """
     try:
-        return read_model_files(folder)
+        return FullFolder(folder, read_model_files(folder))
     except InvalidBaseError as problem:
         raise InvalidAdapterError(_reworded(folder, problem), code=_code(folder, problem)) from problem
 

@@ -16,6 +16,7 @@ from registry.progress import Progress
 from registry.schemas.artifacts import ExtractedModule, Extraction
 from registry.services.artifacts.bound import bound_links
 from registry.services.artifacts.inputs import Inputs
+from registry.services.exact.model_folder import FullFolder
 from registry.services.exact.values import no_change
 from registry.services.full.folder import open_full_model
 from registry.services.lineage import Blobs, LoadedPath
@@ -29,14 +30,14 @@ from registry.tensors.path.programs import path_programs
 
 
 def extract_full(
-    blobs: Blobs, parent: LoadedPath, folder: Path, asked: FullModel, out: Path, progress: Progress
+    blobs: Blobs, parent: LoadedPath, full: FullFolder, asked: FullModel, out: Path, progress: Progress
 ) -> Extraction:
     """Write the best adapter of a full model over a parent, in fp32.
 
     Args:
         blobs: where the parent is read from.
         parent: the revision or base model that the full model was trained from.
-        folder: the full model.
+        full: the folder of the full model.
         asked: which rank or error.
         out: an empty folder for the adapter; its sibling ``factors`` is used meanwhile.
         progress: of the work.
@@ -56,15 +57,16 @@ def extract_full(
         weights = core.ParentWeights(
             bound_links(inputs, parent.live), BaseTensors(inputs.base_weights().tensors), inputs.table
         )
-        full = open_full_model(folder, weights.base, weights.table, parent.base.name, opened)
-        progress.begin("Comparing with the parent", sum(entry.elements for _, entry in full.tensors.values()))
-        changes = changes_of(path_programs(weights.links, weights.table), weights.base, full, weights.table, progress)
+        tensors = open_full_model(full, weights.base, weights.table, parent.base.name, opened)
+        progress.begin("Comparing with the parent", sum(entry.elements for _, entry in tensors.tensors.values()))
+        programs = path_programs(weights.links, weights.table)
+        changes = changes_of(programs, weights.base, tensors, weights.table, progress)
         if not changes:
             raise no_change(parent)
         factors = out.with_name("factors")
         with telling_unwritable(out), Scratch(factors) as scratch:
             wanted = Wanted(asked.rank, asked.max_error, asked.svd == "full")
-            found = core.Extraction(weights, full, changes, wanted, scratch, progress)
+            found = core.Extraction(weights, tensors, changes, wanted, scratch, progress)
             scratch.flush()
             source = opened.enter_context(FileSource(factors))
             files, modules = found.files(source)

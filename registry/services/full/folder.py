@@ -9,7 +9,7 @@ from typing import Final
 
 from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
-from registry.services.exact.model_folder import open_tensors, read_full_model
+from registry.services.exact.model_folder import FullFolder, open_tensors
 from registry.services.publishing.parent_folder import Held, by_names_of
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.factors.slots import slot_of_target
@@ -19,24 +19,24 @@ from registry.tensors.table.targets import TargetTable
 _MOST_OF_IT: Final = 0.5  # share of the base's tensors that must be found by name
 
 
-def open_full_model(folder: Path, base: BaseTensors, table: TargetTable, name: str, opened: ExitStack) -> BaseTensors:
+def open_full_model(
+    full: FullFolder, base: BaseTensors, table: TargetTable, name: str, opened: ExitStack
+) -> BaseTensors:
     """The tensors of a full model, by the names of the base's files where they have one.
 
     Args:
-        folder: what ``save_pretrained`` wrote, in one file or several.
+        full: the folder.
         base: the tensors of the base model.
         table: its target table.
         name: of the base model, for errors.
         opened: closes the files.
 
     Raises:
-        NotFoundError: there is no such folder.
         UnavailableError: a file can't be read.
-        InvalidAdapterError: ``pickle``, ``missing_file``, ``bad_index``, ``bad_safetensors``, ``quantised_base``,
-            ``adapter_as_base``: it is no full model; ``architecture``: of another base model; ``incomplete_model``,
-            ``shape_mismatch``, ``grown_vocabulary``, ``bad_dtype``, ``unexpected_tensor``: it does not fit that one.
+        InvalidAdapterError: ``architecture``: of another base model; ``incomplete_model``, ``shape_mismatch``,
+            ``grown_vocabulary``, ``bad_dtype``, ``unexpected_tensor``: it does not fit that one.
     """
-    found = open_tensors(read_full_model(folder), opened)
+    folder, found = full.place, open_tensors(full.model, opened)
     named = by_names_of(base.tensors, found)
     _check_architecture(folder, base.tensors, named, name)
     _check_there(folder, base.tensors, named, table, name)

@@ -12,7 +12,7 @@ from registry.catalogue.changes.publish import NewRevision
 from registry.catalogue.tree import revisions
 from registry.errors import InvalidAdapterError, UsageError
 from registry.files.source import ByteSource
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from registry.folders.scan import form_of
 from registry.reference import Reference
 from registry.schemas.around import MEASURED_CODES, Notice
 from registry.services.artifacts.inputs import path_table
@@ -43,7 +43,8 @@ def with_notices(
     """
     found = () if directions is None else of_directions(directions)
     files = {file.path: file.digest for file in new.files}
-    may_be_there = known is None or {files[ADAPTER_CONFIG], files[ADAPTER_WEIGHTS]} <= set(known)
+    form = form_of(files)
+    may_be_there = known is None or {files[form.config], files[form.weights]} <= set(known)
     if may_be_there and new.parent_known_by != REBASED:  # which has the files of another revision on purpose
         same = deployment.ask(lambda reader: same_files(reader, new.path, new.digest, files))
         found += () if same is None else (same,)

@@ -69,6 +69,7 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
         receipt=publication.receipt,
         skip_parent_check=skip,
         look_in=publication.look_in,
+        before=publication.left_out,
         progress=progress,
     )
     said = Said(publication.parent, folder.receipt, skip, find=publication.find_parent)
@@ -151,7 +152,7 @@ def planned_publish(
     candidate = check_draft(deployment, _draft(request, claims), claims, nesting=Nesting(lineage))
     found = candidate.found
     new = new_revision(candidate, claims.sizes, deployment.principal)
-    if found.wanted is not None and candidate.exact is None:
+    if found.wanted is not None:
         new = with_notices(deployment, new, found.wanted.recorded)
         refuse_noticed(candidate.draft, [one.notice for one in new.noticed])
     plan = PublishPlan(
@@ -277,13 +278,14 @@ def _publish_once(
             if candidate.exact is not None:
                 progress.begin("Checking the model", candidate.exact.bytes_of_tensors)
                 check_exact(deployment, candidate.lineage, candidate.exact, weights, progress.advance)
-                new = new_revision(candidate, files, deployment.principal)
+                directions = None
             else:
                 check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
                 candidate = with_copies(deployment, candidate, weights)
-                new = new_revision(candidate, files, deployment.principal)
-                new = with_notices(deployment, new, recorded, watch.directions(weights))
-                refuse_noticed(draft, [one.notice for one in new.noticed])
+                directions = watch.directions(weights)
+            new = with_notices(deployment, new_revision(candidate, files, deployment.principal), recorded, directions)
+            refuse_noticed(draft, [one.notice for one in new.noticed])
+            if candidate.exact is None:
                 refuse_measured(deployment, candidate, weights)
         stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
         return make_visible(candidate, new, intake, stored)

@@ -325,7 +325,11 @@ def test_a_pool_refuses_it(shop: Shop) -> None:
 def test_a_folder_fetched_as_published_is_published_again(shop: Shop) -> None:
     out = shop.folder / "published"
     shop.registry.fetch("net/sft", out, kind="published")
-    again = shop.registry.publish(out, "net/again").revision
+    answer = shop.registry.publish(out, "net/again")
+    assert [(one.code, one.reference) for one in answer.notices] == [("duplicate", "net/sft@1")]
+    with pytest.raises(InvalidAdapterError, match="those of net/sft@1, byte for byte"):
+        shop.registry.publish(shop.folder / "sft", "net/third", full=True, strict=["duplicate"])
+    again = answer.revision
     assert again.digest == shop.registry.log("net/sft").revisions[0].digest
     same_bits(shop.merged("net/again"), shop.folder / "sft")
 

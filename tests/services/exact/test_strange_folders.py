@@ -35,8 +35,15 @@ def test_what_marks_another_kind_of_revision_is_no_file_of_a_model(shop: Shop, t
     model = fine_tuned(tmp_path / "full", shop.base, seed=41)
     (model.folder / "model.exact").write_bytes((tmp_path / "published/model.exact").read_bytes())
     write_adapter(model.folder, shop.base, ["q_proj"], r=2)
-    ref = shop.published("net/marked", model)
-    assert {file.path for file in shop.registry.show(ref).files} == {"config.json", "model.exact"}
+    (model.folder / "training_args.bin").write_bytes(b"pickled")
+    (model.folder / "tokenizer.json").write_text("{}")
+    answer = shop.registry.publish(model.folder, "net/marked", full=True)
+    ref = answer.revision.reference
+    assert {file.path for file in shop.registry.show(ref).files} == {"config.json", "model.exact", "tokenizer.json"}
+    marks = ["adapter_config.json", "adapter_model.safetensors", "model.exact"]
+    assert [one.path for one in answer.left_out] == [*marks, "training_args.bin"]
+    near = shop.registry.preview(model.folder, "net/marked", full=True, rank=1)
+    assert [one.path for one in near.left_out] == [*marks, "tokenizer.json", "training_args.bin"]
     same_bits(shop.merged(ref), fine_tuned(tmp_path / "alone", shop.base, seed=41).folder)
 
 
@@ -125,12 +132,11 @@ def test_counts_and_masks_that_changed_are_kept(tmp_path: Path) -> None:
         registry.publish(full, "net/sft", full=True)
         below = write_adapter(tmp_path / "below", base, ["q_proj"], r=2)
         registry.publish(below, "net/sft/below")
-        for path, dtype in (("net/sft", None), ("net/sft/below", "fp32")):
-            out = tmp_path / f"merged-{path.count('/')}-{dtype}"
-            registry.fetch(path, out, kind="merged", dtype=dtype)
-            found = read_model(out)
-            assert {name: found[name] for name in counts} == made[1]
-        same_bits(read_model(tmp_path / "merged-1-None"), full)
+        registry.fetch("net/sft", tmp_path / "merged", kind="merged")
+        same_bits(read_model(tmp_path / "merged"), full)
+        registry.fetch("net/sft/below", tmp_path / "merged-below", kind="merged", dtype="fp32")
+        found = read_model(tmp_path / "merged-below")
+        assert {name: found[name] for name in counts} == made[1]
 
 
 def test_empty_tensors_of_another_dtype_are_kept(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from registry.errors import ConflictError, NotFoundError, RetractedError, UsageError
+from registry.folders.staging import put_in_place
 from registry.schemas import ArtifactKind
 from registry.services.deployment import DATABASE
 from registry.services.local import LocalRegistry
@@ -284,6 +285,23 @@ def test_stopped_there_is_nothing_or_the_old_one(house: House, tmp_path: Path, m
                 with pytest.raises(KeyboardInterrupt):
                     house.registry.export(f"{PARENT}@2", tmp_path / "out")
             assert bytes_in(tmp_path) == kept
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_a_folder_is_replaced_in_one_step_where_that_can_be(
+    can: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    for name in ("new", "place"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "what").write_text(name)
+    if not can:
+        monkeypatch.setattr("registry.folders.staging.exchange", lambda *_: False)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda one, to: (steps.append(one.name), rename(one, to))[1])
+    put_in_place(tmp_path / "new", tmp_path / "place", replace=True)
+    assert steps == ([] if can else ["place", "new"])
+    assert [(one.name, (one / "what").read_text()) for one in tmp_path.iterdir()] == [("place", "new")]
 
 
 @pytest.mark.slow  # a process of its own, which imports torch
