@@ -65,7 +65,10 @@ def _adapters_below(where: str, others: Sequence[str]) -> str | None:
 def _model(where: str, names: Collection[str]) -> str | None:
     if "config.json" not in names or not any(_MODEL.fullmatch(name) for name in names):
         return None
-    return f"{where} holds a whole model and no adapter. Add it with `registry base add NAME {where}`."
+    return (
+        f"{where} holds a whole model and no adapter. Publish a full fine-tune with `registry publish --full {where} "
+        f"PATH`, or add a model of its own with `registry base add NAME {where}`."
+    )
 
 
 def _kohya(where: str, names: Collection[str], head: Head | None) -> str | None:

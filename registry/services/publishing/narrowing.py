@@ -56,6 +56,7 @@ def narrow_paths(deployment: Deployment, request: NarrowRequest, progress: Progr
         ground = _Ground.of(deployment, row, root, opened)
         found = _sampled(request, ground.spots)
         prints = ground.fingerprints(rows, progress)
+        rows = tuple(one for one in rows if prints.keys() >= set(one.above))  # not exact ones, nor what is below them
         narrowed = run_alone(lambda: _narrowed(request, ground, ground.chains(rows, prints), found))
     left = narrowed.left
     if request.link is not None:

@@ -298,7 +298,12 @@ def test_a_folder_is_replaced_in_one_step_where_that_can_be(
     if not can:
         monkeypatch.setattr("registry.folders.staging.exchange", lambda *_: False)
     rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda one, to: (steps.append(one.name), rename(one, to))[1])
+
+    def noted(one: Path, to: Path) -> Path:
+        steps.append(one.name)
+        return rename(one, to)
+
+    monkeypatch.setattr(Path, "rename", noted)
     put_in_place(tmp_path / "new", tmp_path / "place", replace=True)
     assert steps == ([] if can else ["place", "new"])
     assert [(one.name, (one / "what").read_text()) for one in tmp_path.iterdir()] == [("place", "new")]
