@@ -380,6 +380,7 @@ def test_a_dry_run_says_what_it_takes(shop: Shop) -> None:
     answer = shop.registry.publish(model.folder, "net/dry", full=True)
     assert answer.revision.digest == found.digest
     assert answer.revision.size == found.size
+    assert "net/dry@1, whole tensors, on net" in repr(answer.revision)
     assert answer.revision.parameters == sum(
         one.data != read_model(shop.base.folder)[name].data and one.values.size
         for name, one in read_model(model.folder).items()
