@@ -1,4 +1,4 @@
-"""The folder of a full model: its files and tensors, or the rule of base models that it breaks, told of that model."""
+"""The folder of a full model: its files and tensors, or the rule of base models that it breaks, in the words of one."""
 
 from __future__ import annotations
 
