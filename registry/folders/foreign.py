@@ -67,8 +67,12 @@ def _adapters_below(where: str, others: Sequence[str]) -> str | None:
 def _model(where: str, names: Collection[str]) -> str | None:
     if "config.json" not in names or not any(_MODEL.fullmatch(name) for name in names):
         return None
+    full = command("registry", "publish", "--full", where, "PATH")
     add = command("registry", "base", "add", "NAME", where)
-    return f"{where} holds a whole model and no adapter. Add it with {add}."
+    return (
+        f"{where} holds a whole model and no adapter. Publish a full fine-tune with {full}, or add a model of its own "
+        f"with {add}."
+    )
 
 
 def _kohya(where: str, names: Collection[str], head: Head | None) -> str | None:

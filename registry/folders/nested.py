@@ -169,8 +169,8 @@ def _group(folder: Path) -> InvalidAdapterError:
 
 def _no_adapter(folder: Path) -> InvalidAdapterError:
     return InvalidAdapterError(
-        f"{folder} contains weights but no {ADAPTER_CONFIG}: it is not an adapter. Add a whole model with `registry "
-        "base add`.",
+        f"{folder} contains weights but no {ADAPTER_CONFIG}: it is not an adapter. Publish a full fine-tune with "
+        "`registry publish --full`, or add a model of its own with `registry base add`.",
         code="missing_file",
     )
 

@@ -214,7 +214,8 @@ class Difference(Schema):
     identical: bool  # nothing differs but their names, numbers, authors and times
     bases: tuple[LineageEntry, ...]  # the base models of both, where they are not the same
     about: tuple[ValueDifference, ...]  # message, tags, rank, parameters, size, parent, source
-    config: tuple[ValueDifference, ...]  # fields of adapter_config.json; of nested ones ``rank_pattern.NAME``
+    config: tuple[ValueDifference, ...]
+    """Fields of adapter_config.json, or of config.json where both are exact; of nested ones ``rank_pattern.NAME``."""
     targets: tuple[TargetDifference, ...]
     metrics: tuple[MetricDifference, ...]
     annotations: tuple[ValueDifference, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from registry.figures import amount, clean, counted, metrics, short_digest, size
+from registry.figures import amount, clean, counted, metrics, ranked, short_digest, size
 
 if TYPE_CHECKING:
     from registry.schemas.artifacts import Fetched
@@ -38,7 +38,7 @@ def revision(one: RevisionSummary) -> str:
 def _about(one: RevisionSummary, name: str) -> str:
     """A revision's name, tags, rank, metrics, and what is wrong with it."""
     head = f"{name} [{', '.join(one.tags)}]" if one.tags else name
-    return ", ".join([head, f"rank {one.rank}", *metrics(one.metrics), *remarks(one)])
+    return ", ".join([head, ranked(one.rank), *metrics(one.metrics), *remarks(one)])
 
 
 def remarks(one: RevisionSummary) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy.orm import Session
 
 from registry.catalogue.tree import browse, revisions
+from registry.folders.scan import form_of
 from registry.reference import Reference
 from registry.schemas import FileEntry, LineageEntry, RevisionSummary
 from registry.schemas.difference import (
@@ -34,9 +35,11 @@ def compared(session: Session, first: Reference, second: Reference) -> Differenc
     """
     rows = [revisions.find(session, reference) for reference in (first, second)]
     a, b = (browse.summary(session, row.id) for row in rows)
-    config = _values(*(_flat(json.loads(row.manifest).get("config", {})) for row in rows))
     targets = _pairs(*({group.name: group for group in browse.targets(session, row.id)} for row in rows))
-    files = _pairs(*(_files(session, row.id) for row in rows))
+    there = [_files(session, row.id) for row in rows]
+    alike = form_of(there[0]) == form_of(there[1])  # the configuration of a model is no other one of an adapter
+    config = _values(*(_flat(json.loads(row.manifest).get("config", {})) for row in rows)) if alike else ()
+    files = _pairs(*there)
     lineages = [browse.lineage_entries(session, row.id) for row in rows]
     about = _values(*({name: getattr(one, name) for name in _ABOUT} for one in (a, b)))
     found = Difference(

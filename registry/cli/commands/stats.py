@@ -63,7 +63,7 @@ def stats(
             write_file("--csv", csv, csv_text(answer))
         run.answer(answer, lambda width: statistics_lines(answer, width))
         if answer.path.modules and answer.path.relative_frobenius is None:
-            run.say(_unmeasured(answer.reference, answer.since if since is None else None))
+            run.say(_unmeasured(answer.reference, answer.since, asked=since is not None))
 
 
 def _dense(ref: str, since: str | None, csv: str | None, url: str | None, *, as_json: bool) -> None:
@@ -75,15 +75,20 @@ def _dense(ref: str, since: str | None, csv: str | None, url: str | None, *, as_
             write_file("--csv", csv, csv_text(answer))
         run.answer(answer, lambda width: dense_lines(answer, width))
         if answer.matrices and answer.relative_frobenius is None:
-            run.say(_unmeasured(answer.reference, answer.since if since is None else None))
+            run.say(_unmeasured(answer.reference, answer.since, asked=since is not None))
 
 
-def _unmeasured(reference: str, begins: str | None) -> str:
-    """Why figures are not relative to the weights; ``begins``: after what they begin, where nobody asked for that."""
+def _unmeasured(reference: str, begins: str, *, asked: bool) -> str:
+    """Why figures are not relative to the weights; ``begins``: after what they begin, which somebody ``asked`` for."""
     base = reference.partition("/")[0]
-    if begins not in {None, base}:
+    if begins == base:
+        return f"The norms of {base} are not known yet; `registry base measure {base}` reads its weights once."
+    if not asked:
         return f"{begins} is an exact full fine-tune, whose norms are not kept: the figures are not relative to them."
-    return f"The norms of {base} are not known yet; `registry base measure {base}` reads its weights once."
+    return (
+        f"The figures are not relative to weights: the norms of {base} are not known (`registry base measure {base}` "
+        "reads its weights once), or the path has an exact full fine-tune, whose norms are not kept."
+    )
 
 
 def check(

@@ -82,6 +82,8 @@ def _members(a: Sequence[object], b: Sequence[object]) -> Items:
 def _text(name: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and name in {"size", "parameters"}:
         return size(value) if name == "size" else amount(value)
+    if name == "rank" and value == 0:
+        return ranked(0)
     if isinstance(value, str):
         return value or '""'
     return "none" if value is None else json.dumps(value)

@@ -18,7 +18,7 @@ def exact_link(link: Link) -> InvalidAdapterError:
 
 def exact_between(path: LoadedPath, exact: Link) -> InvalidAdapterError:
     """What some links of a path change together."""
-    way = f"; after it, with --since {exact.reference}, they have" if path.links[-1] is not exact else ""
+    way = f"; after it, with --since {exact.reference}, they have" if path.live else ""
     return InvalidAdapterError(
         f"{exact.reference} is an exact full fine-tune, which replaces tensors of the base model, so the links of "
         f"{path.reference} have no delta together{way}. `--as merged` gives its weights.",
@@ -28,10 +28,11 @@ def exact_between(path: LoadedPath, exact: Link) -> InvalidAdapterError:
 
 def exact_as_lora(path: LoadedPath, exact: Link) -> InvalidAdapterError:
     """A path that no LoRA equals."""
-    below = f"`--since {exact.reference}` the adapters below it, " if path.links[-1] is not exact else ""
+    fetch = f"registry fetch {path.reference}"
+    below = f"`{fetch} --since {exact.reference}` the adapters below it as one, " if path.live else ""
     return InvalidAdapterError(
-        f"{path.reference} can't be fetched as a LoRA: {exact.reference} is an exact full fine-tune, which replaces "
-        f"tensors of the base model. `--as merged` gives the model, {below}and publishing that model with "
+        f"No LoRA equals {path.reference}: {exact.reference} is an exact full fine-tune, which replaces tensors of "
+        f"the base model. `{fetch} --as merged` gives the model, {below}and publishing that model with "
         "`--full --rank N` a LoRA that is near it.",
         code="not_composable",
     )

@@ -40,8 +40,8 @@ def check_found(compared: FolderCompared, *, named: bool) -> None:
     if not compared.fitting:
         raise ambiguous(
             f"{words[:1].upper()}{words[1:]}, are those of none of the {counted(compared.searched or 0, 'revision')} "
-            f"that this token sees{_near(compared)}. If something was merged into them that was never published, "
-            "publish that first."
+            f"that were searched (never exact full fine-tunes){_near(compared)}. If something was merged into them "
+            "that was never published, publish that first."
         )
     if not named and len({one.weights for one in compared.fitting}) > 1:
         names = [one.reference for one in compared.fitting]

@@ -4,7 +4,7 @@ Rayleigh and Ritz on the Gram matrix of the delta's smaller side, in a basis tha
 preconditioner, which is block Krylov iteration where all residuals are taken: Musco and Musco 2015). It begins as wide
 as the rank and a little more, so that singular values that are equal are all seen: a narrow start finds of each as many
 as it is wide, and stops. It then takes a third as many directions with each pass, those in which the wanted ones are
-furthest from done, and comes as near with two thirds of the products of passes as wide as the rank. The delta is
+furthest from done, and comes as near with three quarters of the products of passes as wide as the rank. The delta is
 multiplied in float32; what is small besides is float64.
 
 Directions are rows here, as products with few rows are fast that way.

@@ -14,6 +14,7 @@ from registry.engines.checking import in_short
 from registry.engines.rules import ENGINES
 from registry.errors import RegistryError
 from registry.figures import number
+from registry.folders.scan import EXACT, form_of
 from registry.operations import table
 from registry.plots.line_chart import Point, Sparkline
 from registry.schemas import RevisionSummary, TargetGroup
@@ -50,6 +51,7 @@ def adapter_page(visit: Visit, reference: str) -> Response:
         lineage={one.reference: one for one in known.lineage},
         metrics=[*_metrics(subject.revision, known.lineage)][:LISTED],
         link=known.link,
+        is_exact=form_of({file.path for file in subject.shown.files}) is EXACT,
         change=_change(subject, known),
         energy=_energy(subject, known),
         whole=_whole(subject, known) if len(subject.shown.lineage) > 2 else None,

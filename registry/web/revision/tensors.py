@@ -14,6 +14,7 @@ from pydantic import Field
 from registry.digest import hex_of
 from registry.errors import NotFoundError
 from registry.files.header import TensorEntry
+from registry.folders.scan import EXACT_WEIGHTS
 from registry.http.dependencies import service_of
 from registry.http.looks import look_at
 from registry.http.reads import ReadRoute
@@ -49,7 +50,8 @@ def tensors_page(visit: PageVisit, reference: str) -> Response:
         headers = {name: file.header for name, file in handle.artifact.files.items() if asked.file in (None, name)}
         places = [(name, entry) for name, header in headers.items() if header for entry in header.entries.values()]
         if asked.tensor is None:
-            return visit.page(template, title=title, **values, **_some(places, asked))
+            differences = EXACT_WEIGHTS in handle.artifact.files
+            return visit.page(template, title=title, **values, **_some(places, asked), differences=differences)
         file, entry = next((one for one in places if one[1].name == asked.tensor), (None, None))
         if file is None or entry is None:
             raise NotFoundError(f"{ref} as {asked.kind} has no tensor {asked.tensor[:256]!r}.")

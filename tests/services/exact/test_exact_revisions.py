@@ -28,8 +28,10 @@ from tests.kit.fine_tunes import fine_tuned
 from tests.kit.floats import Array, round_once
 from tests.kit.kinds_of_bases import mixtral_base
 from tests.kit.merged_tensor import used_bound
+from tests.kit.pages import Visitor
 from tests.kit.peers import peft_merge
 from tests.kit.registries import opened_as
+from tests.kit.serving import ServedRegistry
 from tests.services.exact.shop import Shop, same_bits
 
 MAKERS: dict[str, Callable[..., Base]] = {"llama": llama_base, "gpt2": gpt2_base, "mixtral": mixtral_base}
@@ -329,6 +331,17 @@ def test_what_is_made_of_it_elsewhere(shop: Shop, tmp_path: Path) -> None:
         shop.registry.combine({"net/sft/first": 1.0, "net/sft/other": 0.5}, "net/sft/mixed")
 
 
+def _pages_tell(registry: ServedRegistry, ref: str) -> None:
+    """No command that refuses it, and where its tensors are."""
+    with Visitor(registry.url) as somebody:
+        somebody.sign_in(registry.local.create_token("reader", name="pages").secret)
+        overview = somebody.get(f"/tree/{ref}").text
+        assert "replaces tensors of the base model" in overview
+        assert "registry stats" not in overview
+        assert "of 0" not in overview
+        assert f"/tensors/{ref}?kind=merged" in somebody.get(f"/tensors/{ref}?kind=published").text
+
+
 def test_its_materialisation_has_the_same_bytes(shop: Shop) -> None:
     before = shop.merged("net/sft/first")
     shop.registry.materialise("net/sft/first", kind="merged")
@@ -418,6 +431,7 @@ def test_a_dry_run_says_what_it_takes(shop: Shop) -> None:
     answer = shop.registry.publish(model.folder, "net/dry", full=True)
     assert answer.revision.digest == found.digest
     assert answer.revision.size == found.size
+    assert "net/dry@1, whole tensors, on net" in repr(answer.revision)
     assert answer.revision.parameters == sum(
         one.data != read_model(shop.base.folder)[name].data and one.values.size
         for name, one in read_model(model.folder).items()
@@ -448,6 +462,7 @@ def test_elsewhere(kind: str, shop: Shop, tmp_path: Path, request: pytest.Fixtur
         same_bits(read_model(tmp_path / "more"), model.folder)
         other.fetch("net/sft/first/second", tmp_path / "second", kind="merged")
         assert read_model(tmp_path / "second") == shop.merged("net/sft/first/second")
-        if kind == "http":
+        if isinstance(other, ServedRegistry):
+            _pages_tell(other, "net/more@1")
             other.fetch("net/sft/first/second", tmp_path / "here", kind="merged", base_dir=shop.base.folder)
             assert read_model(tmp_path / "here") == read_model(tmp_path / "second")

@@ -13,7 +13,7 @@ from registry import errors
 from registry.cli.exit_codes import NONE, SOME, exit_code
 from registry.cli.options import pairs
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, phrase, table, words
-from registry.cli.render.text import amount, counted, size
+from registry.cli.render.text import amount, counted, ranked, size
 from registry.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _about(outcome: FolderOutcome) -> list[list[Span]]:
         code = [Span(outcome.code, GONE)] if outcome.code else []
         return [[*code, *words(outcome.message or "")]]
     return [
-        [Span("rank"), Span(str(preview.rank))],
+        words(ranked(preview.rank)),
         [Span(size(preview.size))],
         words(f"{amount(preview.parameters)} parameters", QUIET),
         words(f"parent {preview.parent}, {preview.parent_known_by} ({preview.parent_reason})"),
