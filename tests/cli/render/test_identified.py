@@ -19,7 +19,7 @@ def test_a_model_is_a_path_and_its_links() -> None:
     for shows, words in ((True, "in the order that its bits show"), (False, "other orders give the same")):
         merged = MergedFrom(reference=LINKS[-1], links=LINKS, order_shows=shows, proof=PROOF)
         text = _text(Identified(folder=FOLDER, kind="model", searched=412, merged=(merged,)))
-        assert text.startswith(f"{FOLDER} kind a merged model is {LINKS[-1]} {PROOF}")
+        assert text.startswith(f"{FOLDER} kind a model is {LINKS[-1]} {PROOF}")
         assert f"links {LINKS[0]}, then {LINKS[1]} ({words})" in text
         assert text.endswith("searched 412 revisions")
 
