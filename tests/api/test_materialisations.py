@@ -197,6 +197,7 @@ def test_what_can_not_be_materialised_is_said_at_once(
     assert client.get("/materialisations").json()["items"] == []
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_a_replica_ended(
     registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_block_that_is_saved_whole_has_no_pair(tmp_path: Path, monkeypatch: py
     assert (found.verdict, found.composed) == ("exact", "exact"), found
 
 
+@pytest.mark.slow
 def test_biases_of_some_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The configuration speaks of all modules with a pair, or of the whole model: the rest is as the base has it."""
     for number, bias in enumerate(["lora_only", "all"]):

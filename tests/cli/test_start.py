@@ -173,6 +173,7 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_client_needs_no_torch_and_no_database(shared_service: SharedService, tmp_path: Path) -> None:
     def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         environ = clean_environ({"XDG_CONFIG_HOME": str(tmp_path), **settings})

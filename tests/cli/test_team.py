@@ -153,6 +153,7 @@ def test_an_open_folder_needs_no_token_on_loopback(anna: Person, keeper: Person,
     assert service.printed == []
 
 
+@pytest.mark.slow
 def test_nobody_is_served_without_tokens_elsewhere(keeper: Person, start_service: StartService) -> None:
     refused = keeper.run("serve", "--host", "0.0.0.0", "--port", "0", code=7)
     assert "registry token create" in refused.err

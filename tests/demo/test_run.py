@@ -98,6 +98,7 @@ def test_the_commands_to_try_next_work_as_written(
     assert (tmp_path / "urgency-merged" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_nothing_and_checks_again(finished: Run, listener: Listener, recipe: Recipe) -> None:
     before = finished.registry.events()
     again = run(finished.registry, listener, base=finished.base, recipe=recipe)

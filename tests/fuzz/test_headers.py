@@ -93,6 +93,7 @@ def test_the_seeds_are_valid(seed: bytes) -> None:
     assert judge(seed)
 
 
+@pytest.mark.slow
 @settings(QUICK)
 @given(drafts())
 def test_every_valid_file_is_accepted(draft: Draft) -> None:

@@ -127,6 +127,7 @@ def test_in_python(workshop: Path) -> None:
     assert (workshop / "support-merged/registry-receipt.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_next_five_commands(after_the_demo: Path) -> None:
     out = _shell(_block("registry show minilm/support/shop"), after_the_demo)
     assert "minilm/support/shop@1" in out

@@ -144,6 +144,7 @@ def check_all(found: Deltas, a: Mapping[str, list[Array]], b: Mapping[str, list[
         assert math.fsum(shares) == pytest.approx(inner, abs=1e-9 * scale**2)
 
 
+@pytest.mark.slow_on("patterns")
 @pytest.mark.parametrize(("kind", "name"), TRIED)
 def test_siblings_parent_and_child_and_depths_are_what_dense_matrices_say(shelf: Shelf, kind: str, name: str) -> None:
     """Below one parent a plain link, the variant beside it, and another one below the first."""

@@ -47,6 +47,7 @@ def _finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
+@pytest.mark.slow
 def test_a_publish_killed_at_any_step_loses_nothing(tmp_path: Path, base: Base) -> None:
     adapters = [str(write_adapter(tmp_path / f"adapter{seed}", base, ["a"], r=2, seed=seed)) for seed in range(40)]
     steps = json.loads(_finished(_python(str(WORKER), str(tmp_path), "publish", *adapters)))

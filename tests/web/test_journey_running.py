@@ -74,6 +74,7 @@ def test_a_reader_is_offered_nothing_to_change(reader: OpenReader, javascript: b
     assert "not_allowed" in somebody.text
 
 
+@pytest.mark.slow
 @SCRIPTS
 def test_make_a_token_use_it_and_revoke_it(reader: OpenReader, site: Site, javascript: bool) -> None:
     admin, name = reader("admin", javascript=javascript), f"ci {javascript}"

@@ -63,6 +63,7 @@ def test_a_read_only_folder_can_be_read_and_not_written(open_folder: Path) -> No
     assert sorted(open_folder.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_read_only_file(open_folder: Path) -> None:
     path = fill(open_folder)
     path.chmod(0o444)

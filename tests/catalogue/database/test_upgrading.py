@@ -66,6 +66,7 @@ def test_rows_of_the_first_version(old: Database) -> None:
     assert times == 2
 
 
+@pytest.mark.slow
 def test_down_to_the_first_version_and_up_again(old: Database) -> None:
     old.prepare()
     with old.migrating() as connection:

@@ -84,6 +84,7 @@ def differ(pair: Pair, reference: str) -> float:
         return pair.differ(reference, X)
 
 
+@pytest.mark.slow
 def test_rows_that_a_module_does_not_have_are_told_where_a_path_needs_them(
     models: Models, references: list[str]
 ) -> None:

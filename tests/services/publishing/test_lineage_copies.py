@@ -67,6 +67,7 @@ def test_copies_of_the_composed_parent_are_accepted(shelf: Shelf, dtype: str, de
     assert used_bound(base.reference([*parents, child]), shelf.merged(shelf.path(name, [*parents, child]))) <= 1
 
 
+@pytest.mark.slow_on("BF16")
 @pytest.mark.slow_on("0.01")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [0.01, 0.3])

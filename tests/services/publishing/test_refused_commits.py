@@ -181,6 +181,7 @@ def test_what_was_acknowledged_and_lost_is_the_stores_fault(
     assert team.commit_publish(again).created
 
 
+@pytest.mark.slow
 def test_an_upload_that_the_store_dropped_is_begun_again(team: LocalRegistry, tmp_path: Path) -> None:
     """A rule of the bucket may remove what lies in it for long, also where the catalogue knows it."""
     base = plain_base(tmp_path / "base", {"a.weight": (24, 16), "b.weight": (3000, 1500)})

