@@ -91,8 +91,11 @@ class Scale:
         return self.in_units(self.values - base.values.to(torch.float32))
 
     def distances(self, tips: torch.Tensor) -> list[float]:
+        """How far the weights are from paths, a row each, as an estimate of |weights - path| / |path| over all."""
         values = torch.where(self.weights > 0, tips, 0.0).nan_to_num_(0.0)
-        found: list[float] = ((self.values - values).norm(dim=1) / values.norm(dim=1).clamp(min=1e-30)).tolist()
+        of_tensors = self.spots.stands_for.sqrt()
+        apart, sizes = ((one * of_tensors).norm(dim=1) for one in (self.values - values, values))
+        found: list[float] = (apart / sizes.clamp(min=1e-30)).tolist()
         return found
 
     def _renderings(self, states: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:

@@ -32,6 +32,7 @@ class Spot:
     tensor: str
     starts: tuple[int, ...]
     length: int
+    of: int  # elements of the whole tensor
 
     @property
     def elements(self) -> int:
@@ -69,6 +70,12 @@ class Spots:
         """The number of the spot that each element belongs to."""
         counts = torch.tensor([spot.elements for spot in self.spots], dtype=torch.int64)
         return torch.repeat_interleave(torch.arange(len(self.spots)), counts)
+
+    @cached_property
+    def stands_for(self) -> torch.Tensor:
+        """How many elements of its tensor each one stands for."""
+        counts = torch.tensor([spot.of / spot.elements for spot in self.spots], dtype=torch.float32)
+        return counts[self.owners]
 
     @cached_property
     def _starts(self) -> Array:
@@ -112,12 +119,12 @@ def spots_of(entries: Mapping[str, TensorEntry]) -> Spots:
 
 def _spot(entry: TensorEntry, elements: int) -> Spot:
     if entry.elements <= elements:
-        return Spot(entry.name, (0,), entry.elements)
+        return Spot(entry.name, (0,), entry.elements, entry.elements)
     length, half = elements // 2, entry.elements // 2
     drawn = hashlib.sha256(f"{entry.name} {list(entry.shape)}".encode()).digest()
     first, second = (int.from_bytes(drawn[at : at + 8], "big") for at in (0, 8))
     starts = first % (half - length + 1), half + second % (entry.elements - half - length + 1)
-    return Spot(entry.name, starts, length)
+    return Spot(entry.name, starts, length, entry.elements)
 
 
 @dataclass(frozen=True)

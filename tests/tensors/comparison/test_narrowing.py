@@ -186,3 +186,14 @@ def test_distances_are_relative_and_tensors_that_are_not_there_say_nothing() -> 
     assert [near.name for near in narrowed.nearest] == ["a", "b"]
     assert narrowed.nearest[1].distance == pytest.approx(exact, rel=1e-4)
     assert narrow([], held(found, "F32"), held(tree.base, "BF16"), SPOTS).left == ()
+
+
+def test_a_distance_is_that_of_whole_tensors_and_not_of_as_many_elements_of_each() -> None:
+    tree = Tree(9)
+    b = tree.delta()
+    found = tree.at_once("F32", tree.delta())
+    found[SPOTS.slices["norm"]] += 1.0  # five elements of 73,733, and of 773 that are looked at
+    narrowed = narrow([tree.chain("b", b)], held(found, "F32"), held(tree.base, "BF16"), SPOTS)
+    stand = np.concatenate([np.full(s.elements, ENTRIES[s.tensor].elements / s.elements) for s in SPOTS.spots])
+    apart, path = (float(np.sum(stand * one**2)) for one in (tree.base + b - found, tree.base + b))
+    assert narrowed.nearest[0].distance == pytest.approx((apart / path) ** 0.5, rel=1e-4)
