@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 import registry
 from tests.kit import Base, add_tokenizer, bert_base, llama_base, write_adapter
+from tests.kit.fine_tunes import fine_tuned
 from tests.kit.servers_service import ServiceProcess
 from tests.root import ROOT
 
@@ -82,6 +84,25 @@ def test_with_your_own_model(workshop: Path) -> None:
     assert "the receipt in" in out  # why the parent was pinned
     assert (workshop / "french-lora/adapter_model.safetensors").is_file()
     assert (workshop / "french/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_with_what_a_team_has(workshop: Path) -> None:
+    base = llama_base(workshop / "other/Llama-3.2-1B", dtype="BF16")
+    fine_tuned(workshop / "sft", base)
+    on_the_base = {"base_model_name_or_path": str(workshop / "share/Llama-3.2-1B")}
+    write_adapter(workshop / "share/runs/code", base, ["o_proj"], r=2, seed=2, config=on_the_base)
+    shutil.copytree(base.folder, workshop / "share/Llama-3.2-1B")
+    trained_on = {"base_model_name_or_path": "./merged-in-may"}
+    write_adapter(workshop / "out/mail", base, ["v_proj"], r=2, seed=3, config=trained_on)
+    _shell(_installed(_block("registry base add llama ./") + _block("--metric acc=0.91")), workshop)
+    shutil.move(workshop / "support-merged", workshop / "merged-in-may")
+    (workshop / "merged-in-may/registry-receipt.json").unlink()
+    out = _shell(_block("registry import --apply"), workshop)
+    for line in ("llama/code@1", "is        llama/support@1", "llama/support/mail@1", "llama/sft@1"):
+        assert line in out
+    assert "llama/support/both@1" in out
+    assert (workshop / "for-the-hub/README.md").is_file()
 
 
 @pytest.mark.slow
