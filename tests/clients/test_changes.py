@@ -104,6 +104,7 @@ def test_a_token_sees_its_scopes(tree: Tree, machine: NewMachine) -> None:
     machine("hf-lora", token=secret).run(step("snapshot", repo="llama/seen"), step("snapshot", repo="llama/_"))
 
 
+@pytest.mark.long
 def test_what_was_retracted_does_not_load_silently(tree: Tree, machine: NewMachine) -> None:
     """A client with a copy in its cache raises too; the reason is in the message."""
     tree.publish("llama/retracted")

@@ -125,6 +125,7 @@ def test_a_download_that_is_cut_is_resumed(tree: Tree, wire: Shim, machine: NewM
     assert statuses == [200, 206, 200]
 
 
+@pytest.mark.long
 def test_offline_after_the_first_load(tree: Tree, wire: Shim, machine: NewMachine) -> None:
     repo, text = f"llama/{DEEP}", "where is my order"
     merged, lora = machine("hf"), machine("hf-lora")

@@ -80,7 +80,7 @@ def test_a_path_loads_as_a_model_and_as_an_adapter(tree: Tree, wire: Shim, machi
         assert set(names) >= {"resolve"} | pinned
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_encoder(tree: Tree, machine: NewMachine, tmp_path: Path) -> None:
     """MiniLM as the demo takes it, and four adapters that PEFT itself has made."""
     folder = bundled_base_model()

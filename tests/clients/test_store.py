@@ -119,6 +119,7 @@ def test_a_materialised_model_comes_from_the_store(team: Team) -> None:
     assert {seen.status for seen in team.service.seen("GET", "^/hf/.*safetensors")} == {302}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("team", ["localhost"], indirect=True)
 def test_models_and_adapters_load_from_a_store(team: Team) -> None:
     base = llama_base(team.folder / "llama")

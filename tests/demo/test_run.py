@@ -133,7 +133,7 @@ def test_an_interrupted_run_is_continued_and_leaves_no_litter(
     registry.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("no_network")
 def test_on_the_bundled_model_every_link_helps_its_own_task_and_the_readme_shows_it(
     tmp_path: Path, listener: Listener

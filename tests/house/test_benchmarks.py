@@ -133,7 +133,6 @@ def test_truncation_is_measured_beside_its_peer(
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_merge_measures_every_side(tmp_path: Path) -> None:
     found = quick("merge", tmp_path)
     error = found["error of the sum of deltas"]
@@ -163,7 +162,6 @@ def test_the_floor_of_a_merge_writes_what_the_merge_writes(tmp_path: Path) -> No
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_startup_measures_every_command(tmp_path: Path) -> None:
     found = quick("startup", tmp_path)
     assert found["registry tree"]["figure"]["cpu"] > 0
@@ -171,7 +169,6 @@ def test_startup_measures_every_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path) -> None:
     found = quick("hub", tmp_path)
     assert found["what the store has grown by"]["figure"]["value"] == 0
@@ -182,7 +179,6 @@ def test_virtual_files_are_measured_beside_stored_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_statistics_are_measured_beside_dense_matrices(tmp_path: Path) -> None:
     found = quick("stats", tmp_path)
     assert found["one link, one layer of 1.1 B"]["peer"]["figure"]["value"] > 0
@@ -222,7 +218,7 @@ def test_flatness_is_measured(tmp_path: Path) -> None:
     assert "resident memory grown from 10 to 100 switches" in found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mixed_batches_equal_what_peft_computes_one_by_one(tmp_path: Path) -> None:
     found = quick("pool_mixed", tmp_path)
     for batch in ("8 x 32 tokens, fp32", "8 x 128 tokens, fp32", "8 x 32 tokens, fp32, DoRA"):
@@ -232,7 +228,7 @@ def test_mixed_batches_equal_what_peft_computes_one_by_one(tmp_path: Path) -> No
     assert found["8 paths in a batch, 1.1 B, 8 x 32 tokens, bf16"]["figure"]["value"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_siblings_are_measured_beside_single_ones(tmp_path: Path) -> None:
     found = quick("siblings", tmp_path)
     for rows, tokens in ((1, 32), (8, 128)):
@@ -257,7 +253,7 @@ def test_extracting_is_measured(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("extract-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
     found = quick("reads", tmp_path)
     for database in ("SQLite", "PostgreSQL"):
@@ -272,7 +268,7 @@ def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
     assert found["resolve with 2 workers, 8 clients on the same machine"]["figure"]["value"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_page_is_measured_on_the_server_and_in_a_browser(tmp_path: Path) -> None:
     found = quick("pages", tmp_path)
     for name in pages.PAGES:
@@ -281,7 +277,7 @@ def test_every_page_is_measured_on_the_server_and_in_a_browser(tmp_path: Path) -
         assert found[f"{name}, first paint"]["figure"]["value"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_service_is_measured(tmp_path: Path) -> None:
     found = quick("service_catalogue", tmp_path)
     for database in ("SQLite", "PostgreSQL"):

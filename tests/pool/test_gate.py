@@ -55,7 +55,7 @@ def test_a_merge_waits_for_the_calls_that_run(tree: Tree) -> None:
         assert bits(model) == tree.bits(second)
 
 
-@pytest.mark.parametrize("rounds", [15, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [15, pytest.param(500, marks=pytest.mark.long)])
 def test_every_answer_is_that_of_one_path(tree: Tree, rounds: int) -> None:
     model = tree.load().eval()
     with AdapterPool(model, tree.registry) as pool, torch.inference_mode():

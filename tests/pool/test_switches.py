@@ -22,7 +22,7 @@ def tree(shelf: Shelf) -> Tree:
     return found
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.long)])
 def test_random_switches(tree: Tree, count: int) -> None:
     chance = random.Random(count)
     model = tree.load()

@@ -68,8 +68,7 @@ def labels_of(session: Session, revision_id: int) -> tuple[tuple[str, ...], dict
     return summary.tags, summary.metrics
 
 
-@pytest.mark.long_on("postgresql")
-@pytest.mark.slow
+@pytest.mark.long
 def test_they_are_what_simple_queries_find(filled: Database, writer: Writer) -> None:
     assert sum(check(filled, one) for one in SEEN_BY) > 40
     with filled.write() as session:

@@ -37,8 +37,8 @@ class Sides:
         return away(found.logits, right.logits) if hasattr(found, "logits") else away(found, right)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(one, marks=[] if one == "bert" else pytest.mark.long) for one in KINDS])
+@pytest.mark.long
+@pytest.mark.parametrize("name", KINDS)
 def test_models_of_transformers(shelf: Shelf, name: str) -> None:
     standing = Standing(shelf, name)
     model = standing.load()

@@ -103,7 +103,7 @@ def said(caplog: pytest.LogCaptureFixture) -> str:
     return "".join(found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_path_needs_beyond_its_slots_is_said_and_compiles_once(
     models: Models, references: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

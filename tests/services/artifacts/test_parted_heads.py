@@ -143,7 +143,7 @@ def test_what_is_loaded_is_what_was_trained(registry: LocalRegistry, tmp_path: P
         assert not torch.allclose(before, trained, atol=1e-3), link
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_types_are_tried() -> None:
     """A version of transformers that has another class of this kind fails here until it is in the list."""
     assert set(_classes()) - LEFT_OUT == {str(param.values[0]) for param in CLASSES}

@@ -151,7 +151,7 @@ print(digest.hexdigest())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_any_process(shelf: Shelf, deep: str) -> None:
     """Other processes, with other thread settings, give the same renderings and the same bytes."""
     answers = set()

@@ -100,6 +100,7 @@ def test_all_rows_are_exact(shelf: Shelf, kind: str, names: tuple[str, ...], dty
     assert {named[one] for one in names if one in named} <= set(left_out.values())
 
 
+@pytest.mark.long_on("100")
 @pytest.mark.parametrize("seeds", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_intervals_hold_the_truth(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, seeds: int) -> None:
     """With fixed seeds, each drawing other rows, at least 95 of 100 intervals of 99 % do; rows are not alike."""

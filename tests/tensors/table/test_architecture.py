@@ -88,7 +88,6 @@ def test_a_net_that_transformers_does_not_know_is_read_by_its_names(forked_child
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_ten_million_layers() -> None:
     with pytest.raises(InvalidBaseError) as caught:
         make_table(LLAMA | {"num_hidden_layers": 10_000_000}, Q_PROJ)
@@ -148,7 +147,7 @@ def test_a_config_nested_beyond_reason() -> None:
         make_table(LLAMA | {"text_config": deep}, Q_PROJ)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_config_that_asks_for_memory() -> None:
     labels = LLAMA | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 10**12}
     with pytest.raises(InvalidBaseError, match="memory") as caught:
