@@ -33,7 +33,7 @@ test: $(VENV)/.dev ## Run the tests (6 to 11 minutes on 2 cores, set-up included
 test-slow: $(VENV)/.dev ## Run the tests that take minutes.
 	$(PYTEST) -m 'slow and not long and not image' $(ARGS)
 
-test-long: $(VENV)/.dev ## Generate inputs at length, and go through every variant (some minutes; not in CI).
+test-long: $(VENV)/.dev ## Generate inputs at length, and go through every variant (long; not in CI).
 	$(PYTEST) -m 'long and not image' $(ARGS)
 
 test-heaps: $(VENV)/.dev ## Draw 500 heaps of folders without receipts, and find their parents (hours; HEAPS=N for fewer).
