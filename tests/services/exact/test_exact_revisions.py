@@ -302,13 +302,16 @@ def test_paths_through_it_are_found(shop: Shop) -> None:
 
 
 def _at_spots(shop: Shop, folder: Path) -> Array:
-    """What a model has where its base is sampled."""
+    """What a model has where its base is sampled, as much of each tensor as there is of all of it."""
     entries: dict[str, TensorEntry] = {}
     for file in sorted(shop.base.folder.glob("*.safetensors")):
         with FileSource(file) as source:
             entries |= read_header(source, what=file.name, error=InvalidAdapterError).entries
-    found = read_model(folder)
-    return np.concatenate([found[spot.tensor].values.ravel()[spot.offsets] for spot in spots_of(entries).spots])
+    found, parts = read_model(folder), list[Array]()
+    for spot in spots_of(entries).spots:
+        values = found[spot.tensor].values.ravel()
+        parts.append(values[spot.offsets] * (entries[spot.tensor].elements / spot.elements) ** 0.5)
+    return np.concatenate(parts)
 
 
 def test_nothing_is_rebased_over_it(shop: Shop) -> None:
