@@ -209,7 +209,7 @@ def test_switches_are_measured_at_every_depth(tmp_path: Path) -> None:
     assert found["with a forward of 8 tokens"]["peer"]["figure"]["value"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_flatness_is_measured(tmp_path: Path) -> None:
     found = quick("pool_flat", tmp_path)
     for what in ("switch unmerged", "forward of 8 tokens"):
@@ -238,7 +238,7 @@ def test_siblings_are_measured_beside_single_ones(tmp_path: Path) -> None:
     assert found["memory of training 5 adapters (PSS)"]["peer"]["figure"]["value"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_finding_a_parent_is_measured_beside_reading(tmp_path: Path) -> None:
     found = quick("identify", tmp_path)
     for way in ("at once", "step by step"):

@@ -137,6 +137,7 @@ def test_a_store_that_is_down_while_bytes_are_sent_is_waited_for(house: House) -
     house.check_is_published(folder, "net/waiting")
 
 
+@pytest.mark.long
 def test_a_store_that_stays_down_is_one_sentence_and_leaves_nothing(house: House, tmp_path: Path) -> None:
     there = house.adapter("there")
     house.client().publish(there, "net/there")

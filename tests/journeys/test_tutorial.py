@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "tutorial.md"
 PORT = "8321"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_line_of_the_tutorial(tmp_path: Path) -> None:
     text = PAGE.read_text(encoding="utf-8")
     page, port = pages.read(text), str(free_port())
