@@ -16,7 +16,7 @@ from tests.kit.peers import peft_merge
 from tests.root import ROOT
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_others_have_is_brought_as_the_page_says(tmp_path: Path) -> None:
     base = llama_base(tmp_path / "Llama-3.2-1B", dtype="BF16")
     places = [

@@ -55,6 +55,7 @@ def _wait_until_nobody_listens(address: str) -> None:
     raise AssertionError("the service still listens")
 
 
+@pytest.mark.long
 def test_jobs_run_once_on_postgresql_and_s3(
     models: Models, postgres_migrated_url: str, s3_store: S3Place, start_service: StartService
 ) -> None:

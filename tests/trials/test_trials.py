@@ -12,7 +12,7 @@ from tests.trials.processes import kills, races
 from tests.trials.requests import grow, held_against
 from tests.trials.scene import Scene
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 SECONDS = 8
 
 

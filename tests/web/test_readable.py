@@ -10,6 +10,7 @@ from tests.web.page_table import PAGES, PageRow, page_path
 
 QUICK = {"home", "adapter"}
 ROWS = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest.mark.slow) for row in PAGES]
+AT_LENGTH = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest.mark.long) for row in PAGES]
 
 
 @pytest.mark.slow_on("adapter")
@@ -22,7 +23,7 @@ def test_a_page_has_no_grave_faults(reader: OpenReader, site: Site, row: PageRow
     assert somebody.axe() == []
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", AT_LENGTH)
 def test_a_page_fits_a_narrow_screen(reader: OpenReader, site: Site, row: PageRow) -> None:
     somebody = reader(row.who, size=NARROW)
     somebody.open(page_path(site, row), status=row.status)
