@@ -219,7 +219,7 @@ def run(arguments):
     else:
         sys.setprofile(strike)
         import heavy
-    time.sleep(30)
+    time.sleep(5)
     return 7
 
 program.run = run

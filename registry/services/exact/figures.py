@@ -87,8 +87,7 @@ def _apart(model: Tensors, other: Tensors) -> Apart | None:
     if not spots.elements:
         return None
     found, there = (sampled(spots, {name: one[name] for name in alike}).values for one in (model, other))
-    stand_for = torch.tensor([alike[spot.tensor].elements / spot.elements for spot in spots.spots], dtype=torch.float64)
-    weights = stand_for[spots.owners]
+    weights = spots.stands_for.to(torch.float64)
     square = float((weights * there.square()).sum())
     if not 0 < square < math.inf:
         return None

@@ -96,7 +96,7 @@ class FullModels:
         found: dict[str, tuple[float, str]] = {}
         for compared in self.done.compared_with(key):
             distances = {one.reference: one.distance for one in compared.near}
-            # if the base model is not listed, it is not nearer than what is; these samples have weights of their own
+            # a base model that is not listed is not nearer than what is
             whole = distances.get(size.base, max(distances.values(), default=0.0))
             for name, distance in distances.items():
                 path = Reference.parse(name).path
