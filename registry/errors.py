@@ -87,6 +87,7 @@ CODES: Final[dict[str, str]] = {
     "tag_moved": "The tag does not point at the revision that was expected.",
     "parent_deleted": "The revision's parent is deleted and must be restored first.",
     "changed_since": "A folder is not what it was when the import was planned.",
+    "not_newest": "The commit is based on a revision that is not the newest one.",
     "card_changed": "Somebody else changed the card since it was read.",
     "in_use": "The base model is in use, so it can't be deleted.",
     # integrity

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
-import anyio.from_thread
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Path, Request, Response
 
@@ -13,7 +11,7 @@ from registry.api.openapi import problems
 from registry.api.parameters import Id
 from registry.errors import UsageError
 from registry.http.dependencies import RequestRegistry, service_of
-from registry.http.payloads import JsonBody
+from registry.http.payloads import JsonBody, chunks_of
 from registry.http.request.context import context_of
 from registry.schemas.protocol import API
 from registry.schemas.transfer import Upload, UploadRequest
@@ -22,7 +20,6 @@ from registry.services.intake import uploads
 router = APIRouter(prefix=API, tags=["transfer"])
 
 PartNumber = Annotated[int, Path(ge=1, le=10_000, examples=[1])]
-_GATHER = 1 << 20
 
 
 @router.post("/uploads", status_code=201, responses=problems(400, 408))
@@ -68,22 +65,7 @@ async def put_part(registry: RequestRegistry, request: Request, id: Id, number: 
         registry.deployment,
         id,
         number,
-        _chunks(request.stream()),
+        chunks_of(request),
         limiter=service_of(request).part_threads,
     )
     return Response(status_code=204)
-
-
-def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """The body as it comes, for a thread that stores it."""
-    while chunk := anyio.from_thread.run(_gather, stream):
-        yield chunk
-
-
-async def _gather(stream: AsyncIterator[bytes]) -> bytes:
-    gathered = bytearray()
-    async for piece in stream:
-        gathered += piece
-        if len(gathered) >= _GATHER:
-            break
-    return bytes(gathered)

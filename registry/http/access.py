@@ -171,9 +171,9 @@ class DenialLog:
         self._each: OrderedDict[str, _RateLimit] = OrderedDict()
         self._all = _rate(most, time.monotonic())
 
-    def note(self, request: Request, error: RegistryError) -> None:
-        """Record a denial, unless its rate limit is exceeded."""
-        if not isinstance(error, NotAllowedError) or error.code == "read_only":
+    def note(self, request: Request, error: RegistryError, *, tried: str | None = None) -> None:
+        """Record a denial, unless its rate limit is exceeded; with ``tried`` also one that is not for lack of rights."""
+        if tried is None and (not isinstance(error, NotAllowedError) or error.code == "read_only"):
             return
         principal: Principal | None = getattr(request.state, "principal", None)
         gave_secret = "authorization" in request.headers or getattr(request.state, "gave_secret", False)
@@ -184,7 +184,7 @@ class DenialLog:
             return
         who = principal or Principal("unknown", Rights("reader"), source=source)
         try:
-            self._record(who, f"{request.method} {route_of(request.scope)}", error)
+            self._record(who, tried or f"{request.method} {route_of(request.scope)}", error)
         except RegistryError as problem:
             log.warning("a refusal could not be recorded: %s", problem)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Final, Generic, TypeVar
 
+import anyio.from_thread
 from fastapi import Depends, Request
 from pydantic import ValidationError
 
@@ -16,6 +18,7 @@ from registry.schemas import Schema
 S = TypeVar("S", bound=Schema)
 JSON: Final = "application/json"
 DEPTH: Final = 64
+_GATHER: Final = 1 << 20
 # Possessive quantifiers, and an open string ends with the text: no backtracking, so the time is linear.
 _STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
@@ -26,6 +29,22 @@ async def _received(request: Request) -> bytes:
         # Also stops cross-site requests: a browser sends a CORS preflight for this type, which is never granted.
         raise MalformedError(f"The body has the type {kind or 'none'!r}, {JSON} is expected.")
     return await request.body()
+
+
+def chunks_of(request: Request) -> Iterator[bytes]:
+    """The body as it comes, for a thread that stores it: in pieces of about a MiB."""
+    stream = request.stream()
+    while chunk := anyio.from_thread.run(_gather, stream):
+        yield chunk
+
+
+async def _gather(stream: AsyncIterator[bytes]) -> bytes:
+    gathered = bytearray()
+    async for piece in stream:
+        gathered += piece
+        if len(gathered) >= _GATHER:
+            break
+    return bytes(gathered)
 
 
 class JsonBody(Generic[S]):

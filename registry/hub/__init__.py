@@ -1,1 +1,1 @@
-"""The Hub-compatible views: a read-only Hub for each kind of artifact."""
+"""The Hub-compatible views: a Hub for each kind of artifact, which takes pushes of adapters."""

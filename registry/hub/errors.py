@@ -46,6 +46,14 @@ class MissingError(NotFoundError):
         self.commit = commit
 
 
+class EmptyRepoError(MissingError):
+    """A repo that this principal pushes to has no revision yet."""
+
+    def __init__(self, repo_id: str, commit: str) -> None:
+        super().__init__(f"{repo_id} has no revision yet: nothing is published there.", "RevisionNotFound")
+        self.sha = commit
+
+
 @contextmanager
 def as_missing(what: What, commit: str | None = None) -> Iterator[None]:
     """Map errors of the requested thing to `MissingError`: the Hub's protocol has no other code for them."""
@@ -60,6 +68,10 @@ def as_missing(what: What, commit: str | None = None) -> Iterator[None]:
 class HubRoute(ReadRoute):
     """A route of a view; errors are answered in the Hub's form."""
 
+    async def refusal(self, request: Request, error: RegistryError) -> Response:
+        """The response for an error."""
+        return await error_answer(request, error)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
@@ -67,7 +79,7 @@ class HubRoute(ReadRoute):
             try:
                 response = await handle(request)
             except RegistryError as error:
-                return await error_answer(request, error)
+                return await self.refusal(request, error)
             return _Body(request, response) if isinstance(response, BodyResponse) else response
 
         return told

@@ -10,7 +10,7 @@ from registry.errors import NotFoundError, UnavailableError
 from registry.folders.scan import ADAPTER_CONFIG
 from registry.http.addresses import prefix_of
 from registry.http.artifacts import file_answer, file_names
-from registry.hub.errors import COMMIT, MissingError, as_missing
+from registry.hub.errors import COMMIT, EmptyRepoError, MissingError, as_missing
 from registry.hub.requests import RepoQuery, RepoQueryParam, renamed_warning
 from registry.services.artifacts.commits import is_commit
 from registry.services.hub_repos import Pinned
@@ -18,7 +18,10 @@ from registry.services.hub_repos import Pinned
 
 def resolve(query: RepoQueryParam) -> Response:
     """A file of a repo, whole or by a single range; by a name of a revision that may move: where it is now."""
-    pinned = query.pinned()
+    try:
+        pinned = query.pinned()
+    except EmptyRepoError as empty:
+        raise MissingError(str(empty), "EntryNotFound", commit=empty.sha) from None
     if is_commit(query.revision):
         return _bytes(query, pinned)
     with as_missing("RevisionNotFound"):

@@ -11,14 +11,26 @@ from sqlalchemy.orm import Session
 from registry.catalogue.tree import browse, cards
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.hub.entries import files_of, hub_time, sibling
+from registry.hub.errors import EmptyRepoError
 from registry.hub.requests import RepoQuery, RepoQueryParam, renamed_warning
+from registry.reference import MAIN
 from registry.services.artifacts.readme.facts import base_facts
 from registry.services.hub_cards import RepoCard, repo_card
 from registry.services.hub_repos import Pinned
 
 
 def model_info(query: RepoQueryParam) -> JSONResponse:
-    """A repo at a revision."""
+    """A repo at a revision; of one that is empty so far that it is there."""
+    try:
+        return _model_info(query)
+    except EmptyRepoError as empty:
+        if query.revision not in {MAIN, empty.sha}:
+            raise
+        found = {"id": query.repo_id, "modelId": query.repo_id, "sha": empty.sha, "private": False, "siblings": []}
+        return JSONResponse(found | {"tags": []})
+
+
+def _model_info(query: RepoQuery) -> JSONResponse:
     with query.deployment.read() as session:
         pinned = query.pinned_in(session)
         edited, said = {}, {}

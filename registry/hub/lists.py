@@ -13,7 +13,7 @@ from registry.errors import NotAllowedError, UsageError
 from registry.http.payloads import JSON, check_depth, check_keys
 from registry.http.request.errors import MalformedError
 from registry.hub.entries import all_entries, files_of, hub_time, inside
-from registry.hub.errors import MissingError, as_missing
+from registry.hub.errors import EmptyRepoError, MissingError, as_missing
 from registry.hub.requests import RepoQueryParam, RequestRegistry
 from registry.services import hub_repos
 from registry.services.hub_repos import Commit, Ref
@@ -36,6 +36,7 @@ def whoami(registry: RequestRegistry) -> JSONResponse:
     who = registry.deployment.principal
     if who.token is None:
         raise NotAllowedError("No token was given, so there is no user to name.", code="bad_token")
+    role = "read" if who.rights.role == "reader" else "write"
     return JSONResponse(
         {
             "type": "user",
@@ -44,14 +45,17 @@ def whoami(registry: RequestRegistry) -> JSONResponse:
             "fullname": who.name,
             "orgs": [],
             # by its id: clients would overwrite a token of another Hub with the same name
-            "auth": {"type": "access_token", "accessToken": {"displayName": who.token, "role": "read"}},
+            "auth": {"type": "access_token", "accessToken": {"displayName": who.token, "role": role}},
         }
     )
 
 
 def tree(query: RepoQueryParam) -> JSONResponse:
     """The files and folders of a repo, or of a folder of it."""
-    pinned = query.pinned()
+    try:
+        pinned = query.pinned()
+    except EmptyRepoError:
+        return JSONResponse([])
     entries = all_entries(files_of(query, pinned), pinned.commit)
     folder = query.path.strip("/")
     if folder and entries.get(folder, {}).get("type") != "directory":

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from registry.errors import UsageError
 from registry.http.addresses import prefix_of
 from registry.http.dependencies import Service, address_of, service_of
-from registry.hub.errors import MissingError, as_missing, warning
+from registry.hub.errors import EmptyRepoError, MissingError, as_missing, warning
 from registry.reference import MAIN, Path
 from registry.schemas import ArtifactKind
 from registry.schemas.protocol import VIEWS
@@ -20,6 +20,7 @@ from registry.services import hub_repos
 from registry.services.deployment import Deployment
 from registry.services.hub_repos import Pinned, Repo
 from registry.services.local import LocalRegistry
+from registry.services.pushing.place import pending_commit
 
 _REVISION: Final = "{revision}"
 _IN_A_HEADER: Final = "/%:@!$&'()*+,;=~"  # safe in an encoded path, without what would end the URL in the header
@@ -92,8 +93,19 @@ class RepoQuery:
         return found
 
     def repo(self, session: Session) -> Repo:
-        with as_missing("RepoNotFound"):
-            return hub_repos.find_repo(session, self.view, self.repo_id)
+        """The repo.
+
+        Raises:
+            EmptyRepoError: it was created, or files of it wait for others.
+            MissingError: there is none.
+        """
+        try:
+            with as_missing("RepoNotFound"):
+                return hub_repos.find_repo(session, self.view, self.repo_id)
+        except MissingError:
+            if (sha := pending_commit(session, self.deployment.principal, self.repo_id)) is not None:
+                raise EmptyRepoError(self.repo_id, sha) from None
+            raise
 
     def pinned(self) -> Pinned:
         """Resolve the repo's revision now."""

@@ -19,10 +19,14 @@ from registry.hub.info import auth_check, model_info
 from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
 from registry.hub.models import models
 from registry.hub.requests import RequestRegistry, request_registry
+from registry.hub.writing.commits import commit, preupload
+from registry.hub.writing.refusals import WriteRoute
+from registry.hub.writing.repos import branches, create, no_discussions, no_removal, settings, validate_yaml
+from registry.hub.writing.tags import create_tag, delete_tag
 from registry.schemas.protocol import VIEWS
 
 _READ: Final = ("GET", "HEAD")
-_WRITE: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MODEL: Final = "/api/models/{namespace}/{name}"
 
 
@@ -60,15 +64,15 @@ def no_list(registry: RequestRegistry, request: Request) -> None:
 
 
 def no_writing(request: Request) -> None:
-    """What changes something at other Hubs: impossible here, whoever asks and whatever there is."""
+    """What changes something else at other Hubs: impossible here, whoever asks and whatever there is."""
     raise NotFoundError(_nothing_at(request))
 
 
 def _nothing_at(request: Request) -> str:
     address = f"{request.method} {request.url.path[:256]}"
     return (
-        f"{address} is not supported: the Hub views are read-only and serve models by repo id. List models with "
-        "`registry tree` or `registry search`, and add them with `registry publish`."
+        f"{address} is not supported: the Hub views serve models by repo id, and take pushes of adapters. List models "
+        "with `registry tree` or `registry search`."
     )
 
 
@@ -88,8 +92,22 @@ _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (_READ, "/api/{list}", no_list),
     (_READ, "", nothing),
     (_READ, "/{path:rest}", nothing),
-    (_WRITE, "", no_writing),
-    (_WRITE, "/{path:rest}", no_writing),
+)
+_WRITES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
+    (("POST",), "/api/repos/create", create),
+    (("POST",), "/api/validate-yaml", validate_yaml),
+    (("POST",), _MODEL + "/preupload/{revision:rest}", preupload),
+    (("POST",), _MODEL + "/commit/{revision:rest}", commit),
+    (("POST",), _MODEL + "/tag/{revision:rest}", create_tag),
+    (("DELETE",), _MODEL + "/tag/{revision:rest}", delete_tag),
+    (("POST", "DELETE"), _MODEL + "/branch/{revision:rest}", branches),
+    (("PUT",), _MODEL + "/settings", settings),
+    (("DELETE",), "/api/repos/delete", no_removal),
+    (("POST",), "/api/repos/move", no_removal),
+    (("POST",), _MODEL + "/super-squash/{revision:rest}", no_removal),
+    (("POST",), _MODEL + "/discussions", no_discussions),
+    (_CHANGES, "", no_writing),
+    (_CHANGES, "/{path:rest}", no_writing),
 )
 
 
@@ -97,6 +115,10 @@ def _router(view: str) -> APIRouter:
     router = APIRouter(prefix=f"/{view}", route_class=HubRoute, include_in_schema=False)
     for methods, path, endpoint in _ROUTES:
         router.add_api_route(path, endpoint, methods=list(methods), response_model=None)
+    for methods, path, endpoint in _WRITES:
+        router.add_api_route(
+            path, endpoint, methods=list(methods), response_model=None, route_class_override=WriteRoute
+        )
     return router
 
 

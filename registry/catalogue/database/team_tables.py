@@ -178,6 +178,23 @@ class UseRecord(Record):
     last_used_at: Mapped[Time]
 
 
+class PushedFileRecord(Record):
+    """A file that was pushed for an adapter and waits for the others of its revision, or an empty repo without a name.
+
+    `data` is a document, or the header of the weights, whose bytes are those of an upload.
+    """
+
+    __tablename__ = "pushed_files"
+
+    path: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    owner: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    name: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    data: Mapped[bytes]
+    size: Mapped[int]
+    upload_id: Mapped[str | None] = mapped_column(ORDERED, ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
+    expires_at: Mapped[Time] = mapped_column(index=True)
+
+
 class CardRecord(Record):
     """The card of an adapter, where somebody edited it; without one it is the README.md that was published last."""
 

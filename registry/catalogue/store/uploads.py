@@ -66,7 +66,7 @@ def create(
     )
     session.add(row)
     session.flush()
-    return _value(row)
+    return value_of(row)
 
 
 def new_id() -> str:
@@ -83,7 +83,7 @@ def find(session: Session, digest: str, size: int, principal: Principal) -> Uplo
         UploadRecord.expires_at > datetime.now(UTC),
     )
     row = session.scalar(query.order_by(UploadRecord.created_at.desc()).limit(1))
-    return None if row is None else _value(row)
+    return None if row is None else value_of(row)
 
 
 def get(session: Session, upload_id: str, principal: Principal) -> UploadRow:
@@ -95,7 +95,7 @@ def get(session: Session, upload_id: str, principal: Principal) -> UploadRow:
     row = session.get(UploadRecord, upload_id)
     if row is None or row.owner != owner_of(principal) or row.expires_at <= datetime.now(UTC):
         raise NotFoundError(f"There is no upload {upload_id}, or it has expired: start it again.")
-    return _value(row)
+    return value_of(row)
 
 
 def open_ones(session: Session, uploads: Mapping[str, str], principal: Principal) -> tuple[UploadRow, ...]:
@@ -107,7 +107,7 @@ def open_ones(session: Session, uploads: Mapping[str, str], principal: Principal
             UploadRecord.owner == owner_of(principal),
             UploadRecord.expires_at > datetime.now(UTC),
         )
-        found += (_value(row) for row in session.scalars(query))
+        found += (value_of(row) for row in session.scalars(query))
     return tuple(row for row in found if uploads.get(row.digest) == row.id)
 
 
@@ -130,10 +130,11 @@ def remove(session: Session, *upload_ids: str) -> None:
 def expired(session: Session, before: datetime, *, limit: int = 500) -> tuple[UploadRow, ...]:
     """Uploads that expired before then, oldest first."""
     query = select(UploadRecord).where(UploadRecord.expires_at < before).order_by(UploadRecord.expires_at).limit(limit)
-    return tuple(_value(row) for row in session.scalars(query))
+    return tuple(value_of(row) for row in session.scalars(query))
 
 
-def _value(row: UploadRecord) -> UploadRow:
+def value_of(row: UploadRecord) -> UploadRow:
+    """An upload by its row."""
     return UploadRow(
         id=row.id,
         digest=row.digest,

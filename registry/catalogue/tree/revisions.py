@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final, Literal, get_args
 
-from sqlalchemy import BindParameter, Integer, Select, bindparam, select
+from sqlalchemy import BindParameter, Integer, Select, bindparam, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from registry.catalogue.database import visibility
@@ -156,6 +156,15 @@ def with_digest(session: Session, path: Path, digest: str) -> str | None:
     """The reference of an adapter's revision with exactly this digest; None: there is none, or no such adapter."""
     number = session.scalar(_number_of(), {"path": str(path), "digest": digest})
     return None if number is None else f"{path}@{number}"
+
+
+def with_files(session: Session, path: Path, files: Mapping[str, str], *, limit: int) -> tuple[int, ...]:
+    """The keys of an adapter's revisions that have these files, digests by name; newest first."""
+    query = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.path == str(path))
+    for name, digest in files.items():
+        of_it = (RevisionFile.revision_id == Revision.id) & (RevisionFile.path == name)
+        query = query.where(exists().where(of_it & (RevisionFile.digest == digest)))
+    return tuple(session.scalars(query.order_by(Revision.number.desc()).limit(limit)))
 
 
 def anywhere(session: Session, digest: str) -> str | None:

@@ -13,8 +13,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.prepared import Prepared, reading
+from registry.catalogue.database.tables import Adapter, Revision
 from registry.catalogue.database.team_tables import UseRecord
 from registry.catalogue.store.blobs import parts
+from registry.reference import Path
 from registry.schemas.use import RECENT_DAYS, RevisionUse, Use
 
 
@@ -32,6 +34,20 @@ class Uses:
             for key, reference in references.items()
             if key in self.each
         )
+
+
+def loaded(session: Session, path: Path, who: str, since: datetime) -> tuple[int, ...]:
+    """The numbers of an adapter's revisions that a token, or a principal by its name, has loaded from a Hub view."""
+    query = (
+        select(Revision.number)
+        .join(Adapter, Adapter.id == Revision.adapter_id)
+        .join(UseRecord, UseRecord.revision_id == Revision.id)
+        .where(Adapter.path == str(path), UseRecord.who == who, UseRecord.interface == "hub")
+        .where(UseRecord.last_used_at >= since, UseRecord.day >= since.date())
+        .distinct()
+        .order_by(Revision.number)
+    )
+    return tuple(session.scalars(query))
 
 
 def uses(session: Session, revision_ids: Iterable[int]) -> Uses:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
 from registry.schemas.protocol import VIEWS
 
 MIB: Final = 1 << 20
+_COMMIT: Final = re.compile(r"/[^/]+/api/models/[^/]+/[^/]+/commit/")
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Limits:
 
     document: int = MIB  # a JSON body
     claims: int = 64 * MIB  # a plan or a commit: it carries the headers of all weight files
+    push: int = 360 * MIB  # a commit of a Hub client: files of 256 MiB in base64, and what is said about them
     part: int = 5 << 30  # a part of an upload; its exact length is checked by the route
     depth: int = 64  # of JSON
     headers: int = 64
@@ -60,6 +63,8 @@ def largest_body(limits: Limits, method: str, path: str) -> int:
         return 0
     if path.startswith("/api/v1/uploads/"):
         return limits.part
+    if is_commit(path):
+        return limits.push
     if path.startswith(("/api/v1/publishes", "/api/v1/bases", "/api/v1/parents")):
         return limits.claims
     return limits.document
@@ -70,6 +75,11 @@ def is_below_view(path: str) -> bool:
     return path.removeprefix("/").partition("/")[0] in VIEWS
 
 
+def is_commit(path: str) -> bool:
+    """Whether an address is that of a commit of a Hub client."""
+    return is_below_view(path) and _COMMIT.match(path) is not None
+
+
 def time_to_answer(limits: Limits, path: str) -> float:
     """How long a route may take until its response begins."""
     parts = (
@@ -78,4 +88,4 @@ def time_to_answer(limits: Limits, path: str) -> float:
         *("gc", "fsck"),
     )
     slow = (*(f"/api/v1/{part}" for part in parts), "/compare", "/matrix", "/figures", "/admin/storage")
-    return limits.plan_time if path.startswith(slow) else limits.answer_time
+    return limits.plan_time if path.startswith(slow) or is_commit(path) else limits.answer_time

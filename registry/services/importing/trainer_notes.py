@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
@@ -45,12 +45,25 @@ def notes_of(folder: Path, run: Path | None) -> Notes:
     """What was left in a folder, and in that of its run."""
     card = _card(folder)
     state, step = _state(folder, run)
+    metrics = _metrics((*_of_card(card), *_of_results(folder), *_of_state(state, step)))
+    return Notes(metrics, dict(_annotations(folder, run, card, state, step)))
+
+
+def notes_in(card: str, state: Mapping[str, Any]) -> Notes:
+    """What a model card and a trainer's state say, where there is no folder."""
+    texts = ((name, words) for name, words, _ in TRACES if words is not None)
+    trainers = [("trainer", name) for name, words in texts if words.search(card)][:1]
+    return Notes(
+        _metrics((*_of_card(card), *_of_state(state, None))), dict([*trainers, *_run(card, None), *_step(state)])
+    )
+
+
+def _metrics(found: Iterable[tuple[Any, Any]]) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    for name, value in (*_of_card(card), *_of_results(folder), *_of_state(state, step)):
+    for name, value in found:
         if len(metrics) < _MOST_METRICS and _is_metric(name, value):
             metrics[name] = float(value)  # later ones are nearer to these weights
-    annotations = dict(_annotations(folder, run, card, state, step))
-    return Notes(metrics, annotations)
+    return metrics
 
 
 def _is_metric(name: object, value: object) -> bool:
@@ -137,12 +150,20 @@ def _annotations(
         if (words is not None and words.search(card)) or any((folder / file).is_file() for file in files):
             yield "trainer", name
             break
+    yield from _run(card, _wandb_folder(folder) or (_wandb_folder(run) if run is not None else None))
+    yield from _step(state if step is None else {"global_step": step})
+
+
+def _run(card: str, left: str | None) -> Iterator[tuple[str, str]]:
+    """The run of W&B that the card links to; else the id that W&B's client has left."""
     if (linked := _WANDB.search(card)) is not None:
         yield "wandb", f"{linked[1]}/runs/{linked[2]}"
-    elif (one := _wandb_folder(folder) or (_wandb_folder(run) if run is not None else None)) is not None:
-        yield "wandb", one
-    at = step if step is not None else state.get("global_step")
-    if _is_number(at):
+    elif left is not None:
+        yield "wandb", left
+
+
+def _step(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if _is_number(at := state.get("global_step")):
         yield "step", f"{at:.0f}"
 
 

@@ -26,6 +26,7 @@ class Said:
     nested: bool = False
     compared: FolderCompared | None = None
     find: bool = False  # the parent has to be found: it is proven, or refused
+    loaded: tuple[int, ...] = ()  # numbers of the revisions above that the publisher has loaded from this service
 
 
 @dataclass(frozen=True)

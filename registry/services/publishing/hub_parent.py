@@ -46,9 +46,12 @@ class TrainedOn:
 
     path: TreePath
     revision: str | None
+    loaded: tuple[int, ...] = ()  # numbers of its revisions that the publisher has loaded lately
 
     @classmethod
-    def of(cls, name: str | None, revision: str | None, *, taken: bool = False) -> TrainedOn | None:
+    def of(
+        cls, name: str | None, revision: str | None, *, taken: bool = False, loaded: tuple[int, ...] = ()
+    ) -> TrainedOn | None:
         """Parse ``base_model_name_or_path`` and ``revision``; None: they can't be a path of a registry.
 
         For an adapter that was ``taken`` from a Hub only a commit counts: numbers and tags may be another registry's.
@@ -61,7 +64,7 @@ class TrainedOn:
         if taken and revision is not None and not is_commit(revision):
             revision = None
         try:
-            return cls(TreePath.of_repo_id(name), revision or None)
+            return cls(TreePath.of_repo_id(name), revision or None, loaded)
         except UsageError:
             return None
 
@@ -181,9 +184,17 @@ def _of_commit(session: Session, place: Place, path: TreePath, commit: str) -> R
     return next(iter(revisions.pinnable(session, place.path, digest=digest)), None)
 
 
+def _loaded(session: Session, place: Place, told: TrainedOn) -> RevisionRow | None:
+    """The only revision that the publisher has loaded; no proof, since its machines may have others from before."""
+    return place.numbered(session, told.loaded[0]) if len(told.loaded) == 1 else None
+
+
 def _by_name(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt:
     """The revision of a tag that never moved."""
     above, name = place.above, told.revision
+    if name in _NEWEST and (row := _loaded(session, place, told)) is not None:
+        why = f"{told.words} says so, and it is the only revision of {above} that this token has loaded lately"
+        return Proof(row, why, "loaded")
     named: Sequence[str] = ()
     if name not in _NEWEST:
         named = tags.ever_named(session, told.path, name)

@@ -101,7 +101,8 @@ def look_up(
 def _told(draft: Draft, config: LoraAdapterConfig) -> Told:
     said, origin = draft.said, draft.origin
     # A copy keeps its parent: numbers and tags in its configuration are those of the source registry.
-    view = TrainedOn.of(config.base_model_name_or_path, config.revision, taken=draft.source is not None)
+    name, taken = config.base_model_name_or_path, draft.source is not None
+    view = TrainedOn.of(name, config.revision, taken=taken, loaded=said.loaded)
     return Told(
         parent=said.parent,
         skip_check=said.skip_check,
@@ -109,7 +110,7 @@ def _told(draft: Draft, config: LoraAdapterConfig) -> Told:
         receipt=said.receipt,
         trained_on=view if origin is None and not draft.rebased and draft.combination is None else None,
         compared=said.compared,
-        name=config.base_model_name_or_path,
+        name=name,
         word=_word(draft),
     )
 

@@ -131,7 +131,7 @@ def find_parent(session: Session, path: TreePath, told: Told) -> Parent:
     return _unsaid(session, place, told, notices)
 
 
-_ORDER = ("receipt", "view", "given", "assumed")
+_ORDER = ("receipt", "view", "given", "loaded", "assumed")
 
 
 @dataclass(frozen=True)

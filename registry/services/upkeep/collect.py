@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import materialise, use
 from registry.catalogue.database import events
-from registry.catalogue.store import materialisations, purge, tombstones, unreferenced, uploads
+from registry.catalogue.store import materialisations, purge, pushed_files, tombstones, unreferenced, uploads
 from registry.catalogue.store.materialisations import MaterialisationRow
 from registry.catalogue.store.uploads import UploadRow
 from registry.catalogue.team import jobs
@@ -251,6 +251,7 @@ class _Collection:
             self.deployment.change(lambda session: tombstones.forget(session, now - tombstones.LIFETIME))
             self.deployment.change(lambda session: jobs.forget(session, now - jobs.KEPT))
             self.deployment.change(lambda session: use.forget(session, now))
+            self.deployment.change(lambda session: pushed_files.forget(session, now))
 
     def _expired(self, now: datetime) -> Sequence[UploadRow]:
         with self.deployment.read() as session:

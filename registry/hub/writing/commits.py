@@ -1,0 +1,166 @@
+"""Commits: first their files by name, so that what is not taken does not travel, then the files themselves."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Final
+
+import anyio.to_thread
+from fastapi import Depends, Request
+from fastapi.responses import JSONResponse
+
+from registry.errors import ConflictError, RegistryError, UsageError
+from registry.http.dependencies import service_of
+from registry.http.payloads import chunks_of
+from registry.http.request.context import context_of
+from registry.http.request.errors import MalformedError
+from registry.hub.errors import EmptyRepoError, warning
+from registry.hub.requests import RepoQuery, RepoQueryParam
+from registry.hub.writing.documents import Announcement, Body, Header, PushedFile, parsed
+from registry.hub.writing.ndjson import Line, lines
+from registry.hub.writing.refusals import said_in
+from registry.hub.writing.repos import view_of
+from registry.reference import MAIN, Path
+from registry.services import hub_repos
+from registry.services.pushing.chosen import PAIR, choose
+from registry.services.pushing.place import place_of, waiting_for
+from registry.services.pushing.push import Push, Spooled, Taken, parent_in, take_push
+
+_PULL_REQUEST: Final = "create_pr"
+
+
+def preupload(query: RepoQueryParam, asked: Annotated[Announcement, Depends(Body(Announcement))]) -> JSONResponse:
+    """Say which files of a commit are taken. What waits from an earlier push is superseded by what comes now."""
+    path = _place(query)
+    sizes = {file.path: file.size for file in asked.files}
+    chosen = choose(query.repo_id, sizes, waiting_for(query.deployment, path, superseded=tuple(sizes)))
+    files = [
+        # Without an oid clients send everything again, so that a commit is whole.
+        {"path": file.path, "uploadMode": "regular", "shouldIgnore": file.path not in chosen.taken, "oid": None}
+        for file in asked.files
+    ]
+    headers = warning(f"left_out {query.repo_id}", chosen.sentence) if chosen.declined else {}
+    return JSONResponse({"files": files}, headers=headers)
+
+
+async def commit(query: RepoQueryParam, request: Request) -> JSONResponse:
+    """Take the files of a commit."""
+    context_of(request.scope).kind = "part"
+    # With threads of their own, as parts of uploads: a client that sends slowly must not keep others waiting.
+    limiter = service_of(request).part_threads
+    return await anyio.to_thread.run_sync(_commit, query, chunks_of(request), limiter=limiter)
+
+
+def _commit(query: RepoQuery, chunks: Iterable[bytes]) -> JSONResponse:
+    path = _place(query)
+    with tempfile.TemporaryDirectory(prefix="registry-push-") as folder:
+        found = _read(query, lines(chunks, FilePath(folder)))
+        before = _newest(query)
+        if found.header.parentCommit not in {None, before}:
+            raise ConflictError(
+                f"{query.repo_id} has a newer revision than the one this commit is based on, {before}: look at it, and "
+                "push again.",
+                code="not_newest",
+            )
+        message, parent = parent_in(found.header.summary, found.header.description or "")
+        taken = take_push(query.deployment, Push(path, message, parent, found.files))
+    made = None if taken.published is None else taken.published.revision.reference.rpartition("@")[2]
+    commit_id = _newest(query) if made is None else _commit_of(query, f"r{made}")
+    answer = {"commitUrl": f"{view_of(query.request)}/models/{path.repo_id}/commit/{commit_id}", "commitOid": commit_id}
+    sentence = " ".join(_told(taken))
+    return JSONResponse(answer, headers=warning(f"push {said_in(query.request)}", sentence) if sentence else {})
+
+
+def _place(query: RepoQuery) -> Path:
+    """Where a commit goes, once the rights to it are checked."""
+    path = place_of(query.deployment, query.repo_id)
+    try:
+        branch = query.revision
+    except RegistryError as error:
+        raise UsageError(str(error)) from None
+    if branch != MAIN:
+        raise UsageError(
+            f"{query.repo_id} has no branch {branch[:96]!r}: push to {MAIN}, and name the revision by a tag "
+            "(create_tag)."
+        )
+    if query.flag(_PULL_REQUEST):
+        raise UsageError("This registry has no pull requests: push to main (create_pr=False).")
+    return path
+
+
+@dataclass(frozen=True)
+class _Read:
+    header: Header
+    files: Mapping[str, Spooled]
+
+
+def _read(query: RepoQuery, body: Iterable[Line]) -> _Read:
+    header: Header | None = None
+    files: dict[str, Spooled] = {}
+    for line in body:
+        key, value = line.document.get("key"), line.document.get("value")
+        if header is None:
+            if key != "header":
+                raise MalformedError("The commit is malformed: its first line has to be the header.")
+            header = parsed(Header, value)
+            query.request.state.summary = header.summary
+        else:
+            name, content = _operation(key, value, line)
+            files[name] = content
+    if header is None:
+        raise MalformedError("The commit is malformed: it has no header.")
+    return _Read(header, files)
+
+
+def _operation(key: Any, value: Any, line: Line) -> tuple[str, Spooled]:
+    if key in {"deletedFile", "deletedFolder"}:
+        raise UsageError(
+            "What was published is not changed: a push can't delete files. To take a revision back, use `registry "
+            "retract` or `registry delete`."
+        )
+    if key != "file":
+        named = value.get("path") if isinstance(value, dict) else None
+        raise UsageError(
+            f"The file {str(named)[:256]!r} comes as {str(key)[:32]!r}, and this registry takes files within the "
+            "commit: push again, so that the client asks how to send it."
+        )
+    file = parsed(PushedFile, value)
+    if file.encoding != "base64" or line.content is None:
+        raise MalformedError(f"The commit is malformed: the content of {file.path!r} has to be base64.")
+    return file.path, line.content
+
+
+def _newest(query: RepoQuery) -> str:
+    """The commit of ``main``, or what stands for it in an empty repo."""
+    try:
+        return _commit_of(query, MAIN)
+    except EmptyRepoError as empty:
+        return empty.sha
+
+
+def _commit_of(query: RepoQuery, name: str) -> str:
+    with query.deployment.read() as session:
+        return hub_repos.pin(session, query.repo(session), name).commit
+
+
+def _told(taken: Taken) -> Iterable[str]:
+    """What the client prints of it."""
+    if taken.published is not None:
+        revision = taken.published.revision
+        if taken.published.created:
+            yield f"Published as {revision.reference}, on {revision.parent} ({taken.published.parent_reason})."
+            yield from revision.notices
+            yield from (str(notice) for notice in taken.published.notices)
+        else:
+            yield f"{revision.reference} has this configuration and these weights already: nothing new was published."
+    if taken.waiting:
+        missing = " and ".join(name for name in PAIR if name not in taken.waiting)
+        yield (
+            f"{', '.join(taken.waiting)} {'waits' if len(taken.waiting) == 1 else 'wait'} for {missing}: nothing is "
+            "published yet, and what waits is dropped after 24 hours."
+        )
+    if taken.card_kept:
+        yield "The card was edited by somebody else and stays as it is."

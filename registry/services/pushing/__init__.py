@@ -1,0 +1,1 @@
+"""Pushes of Hub clients: commits whose files become revisions, cards and metrics."""

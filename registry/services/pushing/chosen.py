@@ -1,0 +1,107 @@
+"""Which files of a push are taken: those of one adapter, at the root of its repo, and what is said about it.
+
+Trainers push whole folders. What does not become part of a revision is declined before its bytes travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from registry.errors import InvalidAdapterError, UnavailableError
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README, RECEIPT
+from registry.schemas.cards import MAX_CARD
+from registry.transfer.adapter_folder import MAX_CONFIG
+
+STATE: Final = "trainer_state.json"
+MOST_INLINE: Final = 256 << 20
+"""Bytes of weights in a commit."""
+TAKEN: Final[Mapping[str, int]] = {
+    ADAPTER_CONFIG: MAX_CONFIG,
+    ADAPTER_WEIGHTS: MOST_INLINE,
+    README: MAX_CARD,
+    RECEIPT: MAX_CONFIG,
+    STATE: MAX_CONFIG,
+}
+"""The files that are taken, and how many bytes they may have."""
+PAIR: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+"""The two files that make a revision."""
+
+_PICKLED: Final = "adapter_model.bin"
+_WHOLE_MODELS: Final = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_NAMED: Final = 5
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The names of a push that are taken, and of the others those that say something to its user."""
+
+    taken: frozenset[str]
+    declined: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What was declined, for the user."""
+        named, more = ", ".join(self.declined[:_NAMED]), len(self.declined) - _NAMED
+        others = f" and {more} more" if more > 0 else ""
+        return (
+            f"{named}{others} {'is' if len(self.declined) == 1 else 'are'} not kept: the registry takes "
+            f"{ADAPTER_CONFIG}, {ADAPTER_WEIGHTS} and {README} at the root of the repo."
+        )
+
+
+def choose(repo_id: str, sizes: Mapping[str, int], waiting: Collection[str] = ()) -> Chosen:
+    """Choose among the files that a client is about to send, by name and size; ``waiting``: what was sent before.
+
+    Raises:
+        InvalidAdapterError: ``pickle``, or ``missing_file``: nothing of what it sends is an adapter that can be taken,
+            though it looks like weights.
+        UnavailableError: ``too_large``.
+    """
+    taken = frozenset(name for name in sizes if name in TAKEN)
+    if ADAPTER_WEIGHTS not in taken and ADAPTER_WEIGHTS not in waiting:
+        _refuse_other_weights(repo_id, sizes)
+    for name in sorted(taken):
+        check_size(name, sizes[name])
+    return Chosen(taken, tuple(sorted(name for name in sizes if name not in TAKEN)))
+
+
+def check_size(name: str, size: int) -> None:
+    """Check the size of a file that is taken; raises `UnavailableError` (``too_large``)."""
+    if size > TAKEN[name]:
+        way = "`registry publish` has no such limit" if name == ADAPTER_WEIGHTS else "make it smaller"
+        sentence = f"{name} has {size} bytes, and a push takes at most {TAKEN[name]} of it: {way}."
+        raise UnavailableError(sentence, code="too_large")
+
+
+def _refuse_other_weights(repo_id: str, names: Iterable[str]) -> None:
+    found = frozenset(names)
+    if _PICKLED in found:
+        raise InvalidAdapterError(
+            f"{_PICKLED} is a pickle, which is never read: save the adapter with safetensors, as "
+            f"save_pretrained(..., safe_serialization=True) does, and push {ADAPTER_WEIGHTS}.",
+            code="pickle",
+        )
+    if whole := next((name for name in _WHOLE_MODELS if name in found), None):
+        raise InvalidAdapterError(
+            f"{whole} is a whole model, and a push takes adapters: publish the folder with "
+            f"`registry publish --full DIR {_path_of(repo_id)}`.",
+            code="missing_file",
+        )
+    folders = sorted(
+        name.rpartition("/")[0]
+        for name in found
+        if name.endswith(f"/{ADAPTER_WEIGHTS}") and not name.startswith(("checkpoint-", "last-checkpoint/"))
+    )
+    if folders and not found & set(PAIR):
+        raise InvalidAdapterError(
+            f"The adapter is in the folder {folders[0]}, and a repo has one adapter at its root: push what is in "
+            f"{folders[0]} by itself.",
+            code="missing_file",
+        )
+
+
+def _path_of(repo_id: str) -> str:
+    base, _, names = repo_id.partition("/")
+    return "/".join((base, *names.split(".")))
