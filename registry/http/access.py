@@ -172,7 +172,7 @@ class DenialLog:
         self._all = _rate(most, time.monotonic())
 
     def note(self, request: Request, error: RegistryError, *, tried: str | None = None) -> None:
-        """Record a denial, unless its rate limit is exceeded; with ``tried`` also one that is not for lack of rights."""
+        """Record a denial, unless its rate limit is exceeded; with ``tried`` also one for other reasons than rights."""
         if tried is None and (not isinstance(error, NotAllowedError) or error.code == "read_only"):
             return
         principal: Principal | None = getattr(request.state, "principal", None)

@@ -20,6 +20,7 @@ from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoam
 from registry.hub.models import models
 from registry.hub.requests import RequestRegistry, request_registry
 from registry.hub.writing.commits import commit, preupload
+from registry.hub.writing.lfs import batch, complete, part
 from registry.hub.writing.refusals import WriteRoute
 from registry.hub.writing.repos import branches, create, no_discussions, no_removal, settings, validate_yaml
 from registry.hub.writing.tags import create_tag, delete_tag
@@ -28,6 +29,7 @@ from registry.schemas.protocol import VIEWS
 _READ: Final = ("GET", "HEAD")
 _CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MODEL: Final = "/api/models/{namespace}/{name}"
+_LFS: Final = "/{namespace}/{name}.git/info/lfs"
 
 
 class _Rest(Convertor[str]):
@@ -98,6 +100,9 @@ _WRITES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (("POST",), "/api/validate-yaml", validate_yaml),
     (("POST",), _MODEL + "/preupload/{revision:rest}", preupload),
     (("POST",), _MODEL + "/commit/{revision:rest}", commit),
+    (("POST",), _LFS + "/objects/batch", batch),
+    (("PUT",), _LFS + "/parts/{upload}/{number}", part),
+    (("POST",), _LFS + "/complete/{upload}", complete),
     (("POST",), _MODEL + "/tag/{revision:rest}", create_tag),
     (("DELETE",), _MODEL + "/tag/{revision:rest}", delete_tag),
     (("POST", "DELETE"), _MODEL + "/branch/{revision:rest}", branches),

@@ -9,16 +9,17 @@ key, which the caller records. So storing the same files again repairs a store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from registry.digest import BlobRef
 from registry.errors import IntegrityError, RegistryError
 from registry.files.sha256 import Fill
+from registry.files.source import ByteSource
 from registry.storage.blocks import Digests, digest_pass, list_size
 from registry.storage.checking import Advance, Watch, check_blob, digest_object, read_back
 from registry.storage.driver import Commit, ObjectInfo, ObjectWriter
@@ -26,6 +27,8 @@ from registry.storage.layout import BLOBS, BLOCKS, blob_key_of, blocks_key, new_
 from registry.storage.reading import BlobReader, load_list, stored_list
 from registry.storage.staging import Staging, StagingDriver
 from registry.storage.streams import BytesStream, ChunkStream, FileStream, Patient
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -250,6 +253,18 @@ class BlobStore:
     def begin_staging(self, size: int, part_size: int, digest: str) -> Staging:
         """See `StagingDriver.begin_staging`; likewise for the other methods of that protocol."""
         return self._driver.begin_staging(size, part_size, digest)
+
+    def read_upload(self, staging: Staging, digest: str, read: Callable[[ByteSource], T]) -> T:
+        """What ``read`` makes of the bytes of a complete upload, which nothing has checked yet.
+
+        Raises what `StagingDriver.take_staging` raises.
+        """
+        with self._driver.take_staging(staging, staging.joined or new_blob_key(digest)) as writer:
+            reader = writer.open()
+            try:
+                return read(reader)
+            finally:
+                reader.close()
 
     def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
         return self._driver.sign_part(staging, number, expires)

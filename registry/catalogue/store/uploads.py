@@ -86,14 +86,15 @@ def find(session: Session, digest: str, size: int, principal: Principal) -> Uplo
     return None if row is None else value_of(row)
 
 
-def get(session: Session, upload_id: str, principal: Principal) -> UploadRow:
-    """An open upload of this principal.
+def get(session: Session, upload_id: str, principal: Principal | None) -> UploadRow:
+    """An open upload of this principal; None: of whoever knows its id.
 
     Raises:
         NotFoundError: there is none of this id, it is someone else's, or it has expired.
     """
     row = session.get(UploadRecord, upload_id)
-    if row is None or row.owner != owner_of(principal) or row.expires_at <= datetime.now(UTC):
+    own = row is not None and (principal is None or row.owner == owner_of(principal))
+    if row is None or not own or row.expires_at <= datetime.now(UTC):
         raise NotFoundError(f"There is no upload {upload_id}, or it has expired: start it again.")
     return value_of(row)
 

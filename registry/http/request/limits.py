@@ -9,6 +9,7 @@ from typing import Final
 from registry.schemas.protocol import VIEWS
 
 MIB: Final = 1 << 20
+_PART: Final = re.compile(r"/[^/]+/[^/]+/[^/]+\.git/info/lfs/parts/")
 _COMMIT: Final = re.compile(r"/[^/]+/api/models/[^/]+/[^/]+/commit/")
 
 
@@ -61,7 +62,7 @@ def largest_body(limits: Limits, method: str, path: str) -> int:
     """The largest body of a route, by its address."""
     if method not in {"POST", "PUT"} | ({"DELETE", "PATCH"} if is_below_view(path) else set()):
         return 0
-    if path.startswith("/api/v1/uploads/"):
+    if path.startswith("/api/v1/uploads/") or (is_below_view(path) and _PART.match(path) is not None):
         return limits.part
     if is_commit(path):
         return limits.push

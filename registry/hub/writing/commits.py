@@ -12,6 +12,7 @@ import anyio.to_thread
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse
 
+from registry.digest import PREFIX
 from registry.errors import ConflictError, RegistryError, UsageError
 from registry.http.dependencies import service_of
 from registry.http.payloads import chunks_of
@@ -19,15 +20,16 @@ from registry.http.request.context import context_of
 from registry.http.request.errors import MalformedError
 from registry.hub.errors import EmptyRepoError, warning
 from registry.hub.requests import RepoQuery, RepoQueryParam
-from registry.hub.writing.documents import Announcement, Body, Header, PushedFile, parsed
+from registry.hub.writing.documents import Announcement, Body, Header, LargePushed, PushedFile, parsed
 from registry.hub.writing.ndjson import Line, lines
 from registry.hub.writing.refusals import said_in
 from registry.hub.writing.repos import view_of
 from registry.reference import MAIN, Path
 from registry.services import hub_repos
 from registry.services.pushing.chosen import PAIR, choose
+from registry.services.pushing.parts import Large, Sent
 from registry.services.pushing.place import place_of, waiting_for
-from registry.services.pushing.push import Push, Spooled, Taken, parent_in, take_push
+from registry.services.pushing.push import Push, Taken, parent_in, take_push
 
 _PULL_REQUEST: Final = "create_pr"
 
@@ -39,10 +41,16 @@ def preupload(query: RepoQueryParam, asked: Annotated[Announcement, Depends(Body
     chosen = choose(query.repo_id, sizes, waiting_for(query.deployment, path, superseded=tuple(sizes)))
     files = [
         # Without an oid clients send everything again, so that a commit is whole.
-        {"path": file.path, "uploadMode": "regular", "shouldIgnore": file.path not in chosen.taken, "oid": None}
+        {
+            "path": file.path,
+            "uploadMode": "lfs" if file.path in chosen.large else "regular",
+            "shouldIgnore": file.path not in chosen.taken,
+            "oid": None,
+        }
         for file in asked.files
     ]
-    headers = warning(f"left_out {query.repo_id}", chosen.sentence) if chosen.declined else {}
+    told = " ".join(chosen.sentences)
+    headers = warning(f"left_out {query.repo_id}", told) if told else {}
     return JSONResponse({"files": files}, headers=headers)
 
 
@@ -94,12 +102,12 @@ def _place(query: RepoQuery) -> Path:
 @dataclass(frozen=True)
 class _Read:
     header: Header
-    files: Mapping[str, Spooled]
+    files: Mapping[str, Sent]
 
 
 def _read(query: RepoQuery, body: Iterable[Line]) -> _Read:
     header: Header | None = None
-    files: dict[str, Spooled] = {}
+    files: dict[str, Sent] = {}
     for line in body:
         key, value = line.document.get("key"), line.document.get("value")
         if header is None:
@@ -115,18 +123,17 @@ def _read(query: RepoQuery, body: Iterable[Line]) -> _Read:
     return _Read(header, files)
 
 
-def _operation(key: Any, value: Any, line: Line) -> tuple[str, Spooled]:
+def _operation(key: Any, value: Any, line: Line) -> tuple[str, Sent]:
     if key in {"deletedFile", "deletedFolder"}:
         raise UsageError(
             "What was published is not changed: a push can't delete files. To take a revision back, use `registry "
             "retract` or `registry delete`."
         )
+    if key == "lfsFile":
+        large = parsed(LargePushed, value)
+        return large.path, Large(f"{PREFIX}{large.oid}", large.size)
     if key != "file":
-        named = value.get("path") if isinstance(value, dict) else None
-        raise UsageError(
-            f"The file {str(named)[:256]!r} comes as {str(key)[:32]!r}, and this registry takes files within the "
-            "commit: push again, so that the client asks how to send it."
-        )
+        raise MalformedError(f"The commit is malformed: there is no operation {str(key)[:32]!r}.")
     file = parsed(PushedFile, value)
     if file.encoding != "base64" or line.content is None:
         raise MalformedError(f"The commit is malformed: the content of {file.path!r} has to be base64.")

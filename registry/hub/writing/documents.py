@@ -67,6 +67,28 @@ class PushedFile(Document):
     encoding: str = "base64"
 
 
+class LargePushed(Document):
+    """A file of a commit whose bytes went by LFS before."""
+
+    path: str = Field(max_length=1024)
+    oid: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class LargeObject(Document):
+    """Bytes that are to go by LFS."""
+
+    oid: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class LargeObjects(Document):
+    """The body of an LFS batch."""
+
+    operation: str
+    objects: tuple[LargeObject, ...] = Field(max_length=256, strict=False)
+
+
 D = TypeVar("D", bound=Document)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from registry.errors import UnavailableError
 from registry.http.payloads import check_depth, check_keys
 from registry.http.request.errors import MalformedError
-from registry.services.pushing.push import Spooled
+from registry.services.pushing.parts import Spooled
 
 MOST_LINE: Final = 1 << 20
 """Bytes of a line without its content."""

@@ -5,7 +5,7 @@ Trainers push whole folders. What does not become part of a revision is declined
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,10 +16,12 @@ from registry.transfer.adapter_folder import MAX_CONFIG
 
 STATE: Final = "trainer_state.json"
 MOST_INLINE: Final = 256 << 20
-"""Bytes of weights in a commit."""
+"""Bytes of weights in a commit; larger ones go by LFS."""
+MOST_LARGE: Final = 5 << 30
+"""Bytes of weights that go by LFS."""
 TAKEN: Final[Mapping[str, int]] = {
     ADAPTER_CONFIG: MAX_CONFIG,
-    ADAPTER_WEIGHTS: MOST_INLINE,
+    ADAPTER_WEIGHTS: MOST_LARGE,
     README: MAX_CARD,
     RECEIPT: MAX_CONFIG,
     STATE: MAX_CONFIG,
@@ -39,10 +41,21 @@ class Chosen:
 
     taken: frozenset[str]
     declined: tuple[str, ...]
+    large: frozenset[str] = frozenset()  # of those that are taken: they go by LFS
 
     @property
-    def sentence(self) -> str:
-        """What was declined, for the user."""
+    def sentences(self) -> Iterator[str]:
+        """What the user should know."""
+        if self.declined:
+            yield self._declined
+        for name in sorted(self.large):
+            yield (
+                f"{name} has more than {MOST_INLINE >> 20} MiB and goes by LFS: where the client has hf_xet, set "
+                "HF_HUB_DISABLE_XET=1 first, or use `registry publish`."
+            )
+
+    @property
+    def _declined(self) -> str:
         named, more = ", ".join(self.declined[:_NAMED]), len(self.declined) - _NAMED
         others = f" and {more} more" if more > 0 else ""
         return (
@@ -64,7 +77,8 @@ def choose(repo_id: str, sizes: Mapping[str, int], waiting: Collection[str] = ()
         _refuse_other_weights(repo_id, sizes)
     for name in sorted(taken):
         check_size(name, sizes[name])
-    return Chosen(taken, tuple(sorted(name for name in sizes if name not in TAKEN)))
+    declined = tuple(sorted(name for name in sizes if name not in TAKEN))
+    return Chosen(taken, declined, frozenset(name for name in taken if sizes[name] > MOST_INLINE))
 
 
 def check_size(name: str, size: int) -> None:
