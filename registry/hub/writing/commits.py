@@ -18,7 +18,7 @@ from registry.http.dependencies import service_of
 from registry.http.payloads import chunks_of
 from registry.http.request.context import context_of
 from registry.http.request.errors import MalformedError
-from registry.hub.errors import EmptyRepoError, warning
+from registry.hub.errors import EmptyRepoError, MissingError, warning
 from registry.hub.requests import RepoQuery, RepoQueryParam
 from registry.hub.writing.documents import Announcement, Body, Header, LargePushed, PushedFile, parsed
 from registry.hub.writing.ndjson import Line, lines
@@ -28,7 +28,7 @@ from registry.reference import MAIN, Path
 from registry.services import hub_repos
 from registry.services.pushing.chosen import PAIR, choose
 from registry.services.pushing.parts import Large, Sent
-from registry.services.pushing.place import place_of, waiting_for
+from registry.services.pushing.place import begin, place_of, waiting_for
 from registry.services.pushing.push import Push, Taken, parent_in, take_push
 
 _PULL_REQUEST: Final = "create_pr"
@@ -66,7 +66,7 @@ def _commit(query: RepoQuery, chunks: Iterable[bytes]) -> JSONResponse:
     path = _place(query)
     with tempfile.TemporaryDirectory(prefix="registry-push-") as folder:
         found = _read(query, lines(chunks, FilePath(folder)))
-        before = _newest(query)
+        before = _begun(query, path)
         if found.header.parentCommit not in {None, before}:
             raise ConflictError(
                 f"{query.repo_id} has a newer revision than the one this commit is based on, {before}: look at it, and "
@@ -138,6 +138,15 @@ def _operation(key: Any, value: Any, line: Line) -> tuple[str, Sent]:
     if file.encoding != "base64" or line.content is None:
         raise MalformedError(f"The commit is malformed: the content of {file.path!r} has to be base64.")
     return file.path, line.content
+
+
+def _begun(query: RepoQuery, path: Path) -> str:
+    """The commit before this one. A repo need not be created first."""
+    try:
+        return _newest(query)
+    except MissingError:
+        begin(query.deployment, path)
+        return _newest(query)
 
 
 def _newest(query: RepoQuery) -> str:

@@ -18,7 +18,8 @@ from registry.hub.errors import HubRoute, view_response, warning
 
 REFUSED: Final = 422
 """Of whatever is wrong with what is pushed. With 404, clients would report that a repo does not exist."""
-_BY_CODE: Final = {"tag_moved": 409, "not_newest": 412}
+EXISTS: Final = 409
+_BY_CODE: Final = {"tag_moved": EXISTS, "not_newest": 412}
 _MOST_SUMMARY: Final = 120
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,9 @@ class WriteRoute(HubRoute):
             log.error("%s", error, extra={"request": id_, "code": told.code})
         told = told.model_copy(update={"detail": f"{told.detail} ({told.code})"})
         # Printed also where the error itself is swallowed, as by a trainer that pushes in the background.
-        return view_response(told, warning(f"{told.code} {said_in(request)}", told.detail))
+        # Not that something exists: clients ask just to find out.
+        headers = {} if told.status == EXISTS else warning(f"{told.code} {said_in(request)}", told.detail)
+        return view_response(told, headers)
 
 
 def said_in(request: Request) -> str:
