@@ -372,9 +372,9 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
     found = {"HF_ENDPOINT": f"{Address.parse(place.address).url}/{KINDS[view].view}"}
     if token is not None:
         found["HF_TOKEN"] = token
-    found["HF_HUB_DISABLE_XET"] = "1"  # large files are pushed by LFS; clients with hf_xet would insist on Xet
     # The token that somebody has for another Hub must not be sent to this one.
     found["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1" if token is None else "0"
+    found["HF_HUB_DISABLE_XET"] = "1"  # large files are pushed by LFS; clients with hf_xet would insist on Xet
     return found
 
 

@@ -111,9 +111,8 @@ _WRITES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (("POST",), "/api/repos/move", no_removal),
     (("POST",), _MODEL + "/super-squash/{revision:rest}", no_removal),
     (("POST",), _MODEL + "/discussions", no_discussions),
-    (_CHANGES, "", no_writing),
-    (_CHANGES, "/{path:rest}", no_writing),
 )
+_NOT_HERE: Final = ((_CHANGES, "", no_writing), (_CHANGES, "/{path:rest}", no_writing))
 
 
 def _router(view: str) -> APIRouter:
@@ -124,6 +123,8 @@ def _router(view: str) -> APIRouter:
         router.add_api_route(
             path, endpoint, methods=list(methods), response_model=None, route_class_override=WriteRoute
         )
+    for methods, path, endpoint in _NOT_HERE:
+        router.add_api_route(path, endpoint, methods=list(methods), response_model=None)
     return router
 
 

@@ -43,6 +43,5 @@ def test_what_is_only_not_there_is_no_warning(reader: httpx.Client) -> None:
         ("HEAD", "/tiny/a/resolve/main/nothing.json"),
         ("HEAD", "/tiny/a/resolve/r9/config.json"),
         ("GET", "/api/models"),
-        ("POST", "/api/repos/create"),
     ):
         assert WARNING not in reader.request(method, f"/hf{address}").headers

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 
 from registry.digest import PREFIX
 from registry.errors import ConflictError, RegistryError, UsageError
+from registry.folders.scan import ADAPTER_WEIGHTS
 from registry.http.dependencies import service_of
 from registry.http.payloads import chunks_of
 from registry.http.request.context import context_of
@@ -43,7 +44,7 @@ def preupload(query: RepoQueryParam, asked: Annotated[Announcement, Depends(Body
         # Without an oid clients send everything again, so that a commit is whole.
         {
             "path": file.path,
-            "uploadMode": "lfs" if file.path in chosen.large else "regular",
+            "uploadMode": "lfs" if chosen.large and file.path == ADAPTER_WEIGHTS else "regular",
             "shouldIgnore": file.path not in chosen.taken,
             "oid": None,
         }

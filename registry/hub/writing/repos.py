@@ -21,14 +21,15 @@ def create(
     registry: RequestRegistry, request: Request, asked: Annotated[NewRepo, Depends(Body(NewRepo))]
 ) -> JSONResponse:
     """Begin a repo: it has a place in the tree once something is published to it."""
-    if asked.type not in {None, "model"}:
-        raise UsageError(f"This registry has models only, and no {asked.type[:32]}s." if asked.type else "No type.")
+    request.state.summary = asked.name
+    if asked.type is not None and asked.type != "model":
+        raise UsageError(f"This registry has models only, and no repos of the type {asked.type[:32]!r}.")
     if asked.organization is None:
         raise UsageError(
             f"{asked.name[:96]!r} does not say which base model it belongs to: give the repo id as BASE/NAME, for a "
             "trainer as hub_model_id='BASE/NAME'."
         )
-    repo_id = f"{asked.organization}/{asked.name}"
+    repo_id = request.state.summary = f"{asked.organization}/{asked.name}"
     path = place_of(registry.deployment, repo_id)
     created = begin(registry.deployment, path)
     url = f"{view_of(request)}/models/{path.repo_id}"

@@ -41,17 +41,17 @@ class Chosen:
 
     taken: frozenset[str]
     declined: tuple[str, ...]
-    large: frozenset[str] = frozenset()  # of those that are taken: they go by LFS
+    large: bool = False  # the weights go by LFS
 
     @property
     def sentences(self) -> Iterator[str]:
         """What the user should know."""
         if self.declined:
             yield self._declined
-        for name in sorted(self.large):
+        if self.large:
             yield (
-                f"{name} has more than {MOST_INLINE >> 20} MiB and goes by LFS: where the client has hf_xet, set "
-                "HF_HUB_DISABLE_XET=1 first, or use `registry publish`."
+                f"{ADAPTER_WEIGHTS} has more than {MOST_INLINE >> 20} MiB and goes by LFS: if the client has hf_xet, "
+                "set HF_HUB_DISABLE_XET=1 first, or use `registry publish`."
             )
 
     @property
@@ -78,7 +78,7 @@ def choose(repo_id: str, sizes: Mapping[str, int], waiting: Collection[str] = ()
     for name in sorted(taken):
         check_size(name, sizes[name])
     declined = tuple(sorted(name for name in sizes if name not in TAKEN))
-    return Chosen(taken, declined, frozenset(name for name in taken if sizes[name] > MOST_INLINE))
+    return Chosen(taken, declined, large=sizes.get(ADAPTER_WEIGHTS, 0) > MOST_INLINE)
 
 
 def check_size(name: str, size: int) -> None:

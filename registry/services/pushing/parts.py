@@ -78,8 +78,9 @@ def part_of(deployment: Deployment, name: str, sent: Sent) -> Part:
         raise UsageError(f"{name} came by LFS, and is expected within the commit: push it again.")
     with deployment.read() as session:
         row = upload_rows.find(session, sent.digest, sent.size, deployment.principal)
-        there = blob_rows.visible(session, [sent.digest]) if row is None else ()
-        blob = blob_rows.rows(session, [sent.digest])[sent.digest] if sent.digest in there else None
+        recorded = blob_rows.rows(session, [sent.digest])
+        seen = blob_rows.visible(session, recorded.keys())
+        blob = recorded[sent.digest] if sent.digest in seen else None
     if row is not None and is_complete(deployment, row):
         head = deployment.blobs.read_upload(staging_of(row), row.digest, _head)
         return Part(head, sent.size, sent.digest, upload=row)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +73,14 @@ class Pushing:
 def repo_of(path: str) -> str:
     base, _, names = path.partition("/")
     return f"{base}/{names.replace('/', '.')}"
+
+
+def body(files: dict[str, bytes], **header: Any) -> bytes:
+    """A commit as clients send it."""
+    said = [{"key": "header", "value": {"summary": "step 5", "description": "", **header}}]
+    for path, data in files.items():
+        said.append({"key": "file", "value": {"path": path, "content": base64.b64encode(data).decode()}})
+    return b"".join(json.dumps(line).encode() + b"\n" for line in said)
 
 
 @pytest.fixture(scope="module")
