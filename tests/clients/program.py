@@ -168,9 +168,63 @@ def leave(host: str) -> None:
     urllib.request.urlopen(host, timeout=5).close()
 
 
+def adapter(base: str, seed: int, revision: str | None = None, **options: Any) -> Any:
+    """A model of a repo with a new adapter on it, as a trainer makes it; the revision as in `peft.get_peft_model`."""
+    import peft
+    import torch
+
+    torch.manual_seed(seed)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = _load("AutoModelForCausalLM", base, **options)
+    return peft.get_peft_model(model, config, **({} if revision is None else {"revision": revision}))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def push_adapter(repo: str, tokenizer: str | None = None, **given: Any) -> dict[str, Any]:
+    """Push a new adapter by PEFT, its tokenizer after it; the commit, and the digests of what was pushed."""
+    import transformers
+
+    model = adapter(**given)
+    model.save_pretrained("pushed")
+    commit = model.push_to_hub(repo).oid
+    if tokenizer is not None:
+        transformers.AutoTokenizer.from_pretrained(tokenizer).push_to_hub(repo)
+    return {"commit": commit, "files": _digests(Path("pushed"))}
+
+
+def train(repo: str, strategy: str = "every_save", last: bool = True, **given: Any) -> dict[str, str]:
+    """Train by transformers' Trainer, which pushes; the digests of what it saved last."""
+    import transformers
+
+    ids = IDS[0]
+    arguments = transformers.TrainingArguments(
+        output_dir=f"out-{strategy}",
+        max_steps=4,
+        save_steps=2,
+        per_device_train_batch_size=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        push_to_hub=True,
+        hub_model_id=repo,
+        hub_strategy=strategy,
+    )
+    data: Any = [{"input_ids": ids, "labels": ids}] * 8
+    trainer = transformers.Trainer(adapter(**given), arguments, train_dataset=data)
+    trainer.train()
+    if last:
+        trainer.push_to_hub()
+    return _digests(Path(arguments.output_dir or ""))
+
+
 LOADING = (model, chain, tokenizer, pipeline, adapted, auto_adapted)
+PUSHING = (push_adapter, train)
 ASKING = (file, snapshot, asked, info, tensors, part, xet, leave)
-STEPS = {one.__name__: one for one in (*LOADING, *ASKING)}
+STEPS = {one.__name__: one for one in (*LOADING, *PUSHING, *ASKING)}
 
 
 def outcome(do: str, **given: Any) -> dict[str, Any]:

@@ -113,6 +113,8 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_revision_sources_source_id ",
         "CREATE TABLE revisions: combined ",
         "CREATE TABLE cards: ",
+        "CREATE TABLE pushed_files: ",
+        "CREATE INDEX ix_pushed_files_",
         "CREATE TABLE uses: ",
         "CREATE INDEX ix_uses_day ",
         "CREATE INDEX ix_events_",
@@ -156,6 +158,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
     "errors": (
         "changed_since",
         "card_changed",
+        "not_newest",
         "client_only",
         "model_changed",
         "unsupported_model",

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from registry.app import service_app
 from registry.services.local import LocalRegistry
-from tests.hub.pushing.conftest import Pushing, repo_of
+from tests.hub.writing.conftest import Pushing, repo_of
 from tests.kit.library import running
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from registry.schemas.protocol import VIEWS
-from tests.hub.pushing.conftest import PAIR, Pushing, repo_of
+from tests.hub.writing.conftest import PAIR, Pushing, repo_of
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from registry.services.intake import uploads
 from registry.services.pushing import chosen
-from tests.hub.pushing.conftest import PAIR, Pushing, body, repo_of
+from tests.hub.writing.conftest import PAIR, Pushing, body, repo_of
 
 # The client's own, about how it calls its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import HfHubHTTPError
 
-from tests.hub.pushing.conftest import PAIR, Pushing, body, repo_of
+from tests.hub.writing.conftest import PAIR, Pushing, body, repo_of
 
 Refusal = tuple[int, str, str]  # status, code, words
 

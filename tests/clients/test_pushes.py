@@ -1,0 +1,128 @@
+"""What people's trainers and commands push, with clients of each generation: right revisions on the right parents."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from registry.errors import NotFoundError
+from registry.schemas import RevisionSummary
+from tests.clients.conftest import NewMachine
+from tests.clients.machines import Machine, step
+from tests.clients.tree import Tree
+from tests.kit import write_adapter
+
+pytestmark = pytest.mark.slow
+PAIR = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def revisions(tree: Tree, path: str) -> tuple[RevisionSummary, ...]:
+    """Newest first."""
+    try:
+        return tree.registry.log(path).revisions
+    except NotFoundError:
+        return ()
+
+
+@pytest.fixture
+def writer(tree: Tree, machine: NewMachine) -> Machine:
+    return machine("hf", token=tree.token("writer")[1])
+
+
+def test_hf_uploads_a_folder_and_one_file_after_the_other(tree: Tree, writer: Machine) -> None:
+    folder = write_adapter(writer.folder / "made", tree.bases["llama"], ["q_proj", "v_proj"], r=2, seed=61)
+    (folder / "optimizer.pt").write_bytes(b"x")
+    said = writer.shell("hf upload llama/whole made . --commit-message 'by hand' 2>&1")
+    (revision,) = revisions(tree, "llama/whole")
+    assert (revision.message, revision.parent) == ("by hand", "llama")
+    if writer.clients.version("huggingface_hub") >= (1, 0):  # the first generation prints no warnings
+        assert "optimizer.pt is not kept" in said
+        assert "Published as llama/whole@1, on llama" in said
+    for name in reversed(PAIR):
+        assert not revisions(tree, "llama/apart")
+        writer.shell(f"hf upload llama/apart made/{name}")
+    (apart,) = revisions(tree, "llama/apart")
+    assert apart.digest == revision.digest
+    writer.shell("hf download llama/apart --local-dir back", exit_code=0)
+    assert (writer.folder / "back" / "model.safetensors").is_file()
+    refused = writer.shell("hf upload llama/nothing/here made 2>&1 || hf upload nobody/x made 2>&1", exit_code=1)
+    assert "nobody" in refused
+
+
+def test_peft_pushes_a_child_of_the_merged_view(tree: Tree, writer: Machine) -> None:
+    """Its parent has two revisions, and nothing in the push says which one was loaded."""
+    for seed in (62, 63):
+        tree.publish("llama/trained", seed=seed)
+    given = {"base": "llama/trained", "repo": "llama/trained.child"}
+    (pushed,) = writer.run(step("push_adapter", seed=1, tokenizer="llama/_", **given))
+    (revision,) = revisions(tree, "llama/trained/child")
+    assert (revision.parent, revision.parent_known_by) == ("llama/trained@2", "loaded")
+    back, pinned = writer.run(
+        step("asked", call="list_repo_files", repo_id="llama/trained.child"),
+        step("push_adapter", seed=2, revision="r1", **given),
+    )
+    assert "model.safetensors" in back
+    newest = revisions(tree, "llama/trained/child")[0]
+    assert (newest.parent, newest.parent_known_by) == ("llama/trained@1", "view")
+    out = writer.folder / "out"
+    for number, commit in ((1, pushed), (2, pinned)):
+        tree.registry.fetch(f"llama/trained/child@{number}", out, kind="published")
+        for name, digest in commit["files"].items():
+            assert tree_digest(out / name) == digest
+        shutil.rmtree(out)
+    (grandchild,) = writer.run(
+        step(
+            "push_adapter",
+            seed=3,
+            base="llama/trained.child",
+            repo="llama/trained.child.next",
+            revision=pushed["commit"],
+        )
+    )
+    assert grandchild["commit"]
+    assert revisions(tree, "llama/trained/child/next")[0].parent == "llama/trained/child@1"
+
+
+def tree_digest(file: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_trainer_pushes_by_each_strategy(tree: Tree, writer: Machine) -> None:
+    strategies = ("end", "every_save", "checkpoint", "all_checkpoints")
+    trained = writer.run(
+        *(
+            step("train", base="llama/support", repo=f"llama/support.{one.replace('_', '-')}", strategy=one, seed=4)
+            for one in strategies
+        )
+    )
+    for strategy, digests in zip(strategies, trained, strict=True):
+        path = f"llama/support/{strategy.replace('_', '-')}"
+        newest = revisions(tree, path)[0]
+        assert newest.parent == "llama/support@1"
+        shown = tree.registry.show(newest.reference)
+        files = {file.path: file.digest.removeprefix("sha256:") for file in shown.files}
+        assert {name: files[name] for name in PAIR} == digests
+        assert set(files) <= {*PAIR, "README.md"}
+        assert len(revisions(tree, path)) <= (1 if strategy == "end" else 3)
+
+
+def test_a_refusal_in_the_background_is_printed_and_training_goes_on(tree: Tree, writer: Machine) -> None:
+    for seed in (64, 65):
+        tree.publish("llama/unsure", seed=seed)
+    for revision in ("r1", "r2"):
+        writer.run(step("model", repo="llama/unsure", revision=revision))
+    given = {"base": "llama/unsure", "repo": "llama/unsure.child", "seed": 5}
+    (digests,) = writer.run(step("train", last=False, **given))
+    assert digests
+    assert not revisions(tree, "llama/unsure/child")
+    if writer.clients.version("huggingface_hub") >= (1, 0):
+        assert "names llama/unsure but none of its revisions" in writer.said
+    outcome = writer.refused(step("train", **given))
+    assert outcome.error[0] == "HfHubHTTPError"
+    assert "revision='rN'" in outcome.text
+    refusals = [event for event in tree.registry.events(kind="refused") if "llama/unsure.child" in str(event.detail)]
+    assert refusals
