@@ -104,7 +104,8 @@ class _Reader:
             while True:
                 end = self._buffer.find(b'"')
                 piece = rest + (self._buffer if end < 0 else self._buffer[:end])
-                whole = len(piece) if end >= 0 else len(piece) - len(piece) % _QUARTET
+                # The last digits are kept back until it is clear whether padding at their end is that of the whole.
+                whole = len(piece) if end >= 0 else max(0, len(piece) - 1) // _QUARTET * _QUARTET
                 data = _decoded(piece[:whole], last=end >= 0)
                 rest = piece[whole:]
                 digest.update(data)

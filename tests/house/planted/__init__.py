@@ -27,6 +27,7 @@ from tests.house.planted.norms import NORMS
 from tests.house.planted.notices import NOTICES
 from tests.house.planted.pages import PAGES
 from tests.house.planted.pool import POOL
+from tests.house.planted.pushed import PUSHED
 from tests.house.planted.rebased import REBASED
 from tests.house.planted.services import SERVICES
 from tests.house.planted.uses import USES
@@ -55,6 +56,7 @@ MUTANTS: Final = (
     *DRAWINGS,
     *ENGINES,
     *REBASED,
+    *PUSHED,
     *IMPORTING,
     *SERVICES,
     *USES,

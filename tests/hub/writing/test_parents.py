@@ -27,8 +27,8 @@ def load(pushing: Pushing, path: str, revision: str, who: str = "writer") -> Non
     api.hf_hub_download(repo_of(path), "model.safetensors", revision=revision, force_download=True)
 
 
-def push(pushing: Pushing, path: str, folder: Path, **more: str) -> None:
-    pushing.api().upload_folder(repo_id=repo_of(path), folder_path=folder, **more)
+def push(pushing: Pushing, path: str, folder: Path, description: str | None = None) -> None:
+    pushing.api().upload_folder(repo_id=repo_of(path), folder_path=folder, commit_description=description)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -47,7 +47,7 @@ def test_of_two_that_were_loaded_none_is_taken(pushing: Pushing, two: str) -> No
         push(pushing, f"{two}/child", child)
     assert caught.value.response.status_code == 422
     assert not pushing.revisions(f"{two}/child")
-    push(pushing, f"{two}/child", child, commit_description=f"Some words.\nParent: {two}@2\n")
+    push(pushing, f"{two}/child", child, description=f"Some words.\nParent: {two}@2\n")
     (revision,) = pushing.revisions(f"{two}/child")
     assert (revision.parent, revision.parent_known_by) == (f"{two}@2", "given")
     assert "Parent:" not in revision.message
@@ -91,8 +91,8 @@ def test_where_parents_have_to_be_proven_a_load_is_no_proof(pushing: Pushing, tw
 def test_the_same_again_needs_no_parent(pushing: Pushing, two: str) -> None:
     """A trainer that pushes again after the parent has got another revision is not asked which one it was."""
     path, folder = f"{two}/child", pushing.adapter(base_model_name_or_path=repo_of(two))
-    push(pushing, path, folder, commit_description=f"Parent: {two}@1")
+    push(pushing, path, folder, description=f"Parent: {two}@1")
     push(pushing, path, folder)
     assert [one.parent for one in pushing.revisions(path)] == [f"{two}@1"]
-    push(pushing, path, folder, commit_description=f"Parent: {two}@2")
+    push(pushing, path, folder, description=f"Parent: {two}@2")
     assert [one.parent for one in pushing.revisions(path)] == [f"{two}@1", f"{two}@2"]

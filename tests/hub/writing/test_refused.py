@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_sizes_are_refused_before_they_travel(pushing: Pushing) -> None:
 
 def test_what_a_push_does_not_do(pushing: Pushing) -> None:
     api, repo, add = pushing.api(), "tiny/a", CommitOperationAdd("README.md", b"x")
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "can't delete files": lambda: api.create_commit(repo, [CommitOperationDelete("README.md")], commit_message="x"),
         "newer revision": lambda: api.create_commit(repo, [add], commit_message="x", parent_commit="0" * 40),
         "no branch 'dev'": lambda: api.create_commit(repo, [add], commit_message="x", revision="dev"),

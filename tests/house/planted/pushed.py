@@ -1,0 +1,66 @@
+"""Pushes of Hub clients: what is put together, what is refused, and whose parent is taken."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.house.planted.mutant import Mutant
+
+PUSHED: Final = (
+    Mutant(
+        "pushes-mix-what-was-given-up",
+        "place:waiting_for",
+        "if name in superseded]",
+        "if False]",
+        "test_a_half_of_a_push_that_was_given_up_is_not_mixed_into_the_next_one",
+    ),
+    Mutant(
+        "pushes-mix-tokens",
+        "pushed_files:of",
+        "PushedFileRecord.owner == owner_of(principal),",
+        "PushedFileRecord.owner != '',",
+        "test_halves_of_two_tokens_are_not_put_together",
+    ),
+    Mutant(
+        "pushes-take-one-of-two-loads",
+        "hub_parent:_loaded",
+        "if len(told.loaded) == 1 else None",
+        "if told.loaded else None",
+        "test_of_two_that_were_loaded_none_is_taken",
+    ),
+    Mutant(
+        "pushes-count-loads-of-others",
+        "use:loaded",
+        "UseRecord.who == who, ",
+        "",
+        "test_what_another_token_has_loaded_says_nothing",
+    ),
+    Mutant(
+        "pushes-write-over-cards",
+        "card:keep_card",
+        "and state.edited_by != me.name",
+        "and not state",
+        "test_a_card_that_somebody_has_edited_stays",
+    ),
+    Mutant(
+        "pushes-lose-the-rest-of-a-chunk",
+        "_Reader._content",
+        "max(0, len(piece) - 1) // _QUARTET * _QUARTET",
+        "len(piece) // _QUARTET * _QUARTET",
+        "test_it_is_read_as_json_and_base64_say",
+    ),
+    Mutant(
+        "pushes-of-what-was-not-sent",
+        "parts:is_complete",
+        "return all(there.get(number) == staging.part_length(number) for",
+        "return any(True for",
+        "test_bytes_that_were_not_sent_or_are_others",
+    ),
+    Mutant(
+        "pushes-of-anybody",
+        "place:place_of",
+        "    require_publishing(deployment, path)\n",
+        "",
+        "test_who_may_not",
+    ),
+)
