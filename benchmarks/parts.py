@@ -21,6 +21,7 @@ PARTS: Final = {
     "service_catalogue": "publishes and lookups in process, beside MLflow and the bare statement",
     "service_http": "lookups and publishes of a service on PostgreSQL and S3, beside MLflow's server",
     "service_transfer": "an adapter through S3, beside boto3",
+    "push": "an adapter pushed by huggingface_hub, beside registry publish",
     "pages": "the web pages on a large registry, beside those of MLflow",
     "hub": "merged models that are computed while they are read, beside stored copies",
 }

@@ -80,8 +80,8 @@ class Moved:
         client = [sys.executable, "-m", "benchmarks.service_client"]
         known = [address.url, address.token]
         sides: dict[str, Callable[[Path], Sample]] = {
-            DOWNLOAD: lambda out: _run([*client, "download", *known, "llama/moved@1", str(out)]),
-            UPLOAD: lambda out: _run([*client, "upload", *known, str(changed(out)), "llama/moved"]),
+            DOWNLOAD: lambda out: run_json([*client, "download", *known, "llama/moved@1", str(out)]),
+            UPLOAD: lambda out: run_json([*client, "upload", *known, str(changed(out)), "llama/moved"]),
         }
         return sides if self.python is None else {**sides, **self._peers(self.python, self.s3.place(), folder, changed)}
 
@@ -91,7 +91,7 @@ class Moved:
         environ = {**os.environ, **place.environ}
 
         def boto(action: str, key: str, *words: str) -> Sample:
-            return _run([python, "-m", "benchmarks.service_boto", action, place.bucket, key, *words], environ)
+            return run_json([python, "-m", "benchmarks.service_boto", action, place.bucket, key, *words], environ)
 
         def download(out: Path) -> Sample:
             out.mkdir()
@@ -107,7 +107,8 @@ class Moved:
         }
 
 
-def _run(command: list[str], environ: Mapping[str, str] | None = None) -> Sample:
+def run_json(command: list[str], environ: Mapping[str, str] | None = None) -> Sample:
+    """What a command prints as its last line."""
     done = subprocess.run(command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[2:4])} failed:\n{done.stderr}")

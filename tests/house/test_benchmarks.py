@@ -269,6 +269,13 @@ def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_push_is_measured_beside_a_publish(tmp_path: Path) -> None:
+    first, second = quick("push", tmp_path).values()
+    assert first["peer"]["figure"]["value"] > 0
+    assert second["figure"]["value"] >= 0
+
+
+@pytest.mark.long
 def test_every_page_is_measured_on_the_server_and_in_a_browser(tmp_path: Path) -> None:
     found = quick("pages", tmp_path)
     for name in pages.PAGES:
