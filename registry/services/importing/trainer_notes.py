@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
-from registry.errors import UsageError
 from registry.folders.contents import read_start
+from registry.folders.heap.evaluations import figures_of_state, is_number, is_of_weights, metrics_among
 from registry.folders.heap.kinds import CHECKPOINT
 from registry.folders.heap.walk import trainer_state
 from registry.folders.scan import README, is_own_file
-from registry.schemas.texts import check_name
 from registry.services.artifacts.readme.front_matter import split
 
 _MOST: Final = 1 << 20
-_MOST_METRICS: Final = 32
 _WANDB: Final = re.compile(r"https?://[^\s/()]*wandb\.ai/([\w.-]+/[\w.-]+)/runs/([a-z0-9]{4,32})")
 _WANDB_FOLDER: Final = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-([a-z0-9]{4,32})")
 
@@ -45,32 +42,10 @@ def notes_of(folder: Path, run: Path | None) -> Notes:
     """What was left in a folder, and in that of its run."""
     card = _card(folder)
     state, step = _state(folder, run)
-    metrics: dict[str, float] = {}
-    for name, value in (*_of_card(card), *_of_results(folder), *_of_state(state, step)):
-        if len(metrics) < _MOST_METRICS and _is_metric(name, value):
-            metrics[name] = float(value)  # later ones are nearer to these weights
+    # Later ones are nearer to these weights.
+    metrics = metrics_among((*_of_card(card), *_of_results(folder), *figures_of_state(state, step)))
     annotations = dict(_annotations(folder, run, card, state, step))
     return Notes(metrics, annotations)
-
-
-def _is_metric(name: object, value: object) -> bool:
-    if not isinstance(name, str) or not _is_number(value):
-        return False
-    try:
-        check_name("Metric name", name)
-    except UsageError:
-        return False
-    return True
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of JSON is a finite number; True is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
 
 
 def _state(folder: Path, run: Path | None) -> tuple[Mapping[str, Any], int | None]:
@@ -92,29 +67,13 @@ def _last_checkpoint(folder: Path) -> Iterator[Path]:
     yield from sorted(found, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True)[:1]
 
 
-def _of_state(state: Mapping[str, Any], step: int | None) -> Iterator[tuple[Any, Any]]:
-    """The last evaluation up to the step; and what was best, as the trainer counts it."""
-    history = state.get("log_history")
-    entries = [one for one in history if isinstance(one, dict)] if isinstance(history, list) else []
-    if step is not None:
-        entries = [one for one in entries if _is_number(one.get("step")) and one["step"] <= step]
-    last = next((one for one in reversed(entries) if any(str(key).startswith("eval_") for key in one)), {})
-    yield from ((key, value) for key, value in last.items() if str(key).startswith("eval_") and _says(str(key)))
-    loss = next((one for one in reversed(entries) if "loss" in one or "train_loss" in one), {})
-    yield "train_loss", loss.get("loss", loss.get("train_loss"))
-    yield "best_metric", state.get("best_metric")
-
-
-def _says(name: str) -> bool:
-    """Whether a figure is about the weights, and not about the machine."""
-    return not name.endswith(("_runtime", "_per_second"))
-
-
 def _of_results(folder: Path) -> Iterator[tuple[Any, Any]]:
     for name in ("all_results.json", "eval_results.json"):
         found = _json(folder / name)
         yield from (
-            (key, value) for key, value in found.items() if _says(str(key)) and key not in {"epoch", "total_flos"}
+            (key, value)
+            for key, value in found.items()
+            if is_of_weights(str(key)) and key not in {"epoch", "total_flos"}
         )
 
 
@@ -142,7 +101,7 @@ def _annotations(
     elif (one := _wandb_folder(folder) or (_wandb_folder(run) if run is not None else None)) is not None:
         yield "wandb", one
     at = step if step is not None else state.get("global_step")
-    if _is_number(at):
+    if is_number(at):
         yield "step", f"{at:.0f}"
 
 
