@@ -1,0 +1,90 @@
+"""Where a training run happens: its git commit, and the runs of W&B and MLflow that are open in this process.
+
+None of these programs is imported here: a run can only be open where the trainer imported them.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+LOG: Final = logging.getLogger("registry.training")
+_SECONDS: Final = 10.0
+_SUMMARY: Final = "registry_revision"
+_TAG: Final = "registry.revision"
+
+_Tell = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What there is to say of the place, and how runs are told what was published of them."""
+
+    annotations: Mapping[str, str]
+    told: tuple[_Tell, ...] = ()
+
+    def tell(self, reference: str) -> None:
+        """Write the reference of a revision into the open runs."""
+        for tell in self.told:
+            try:
+                tell(reference)
+            except Exception as problem:  # noqa: BLE001 - code of others; the revision is published all the same
+                LOG.warning("A run could not be told that %s is published: %s", reference, problem)
+
+
+def look_around() -> Surroundings:
+    """What can be found in this process, now."""
+    annotations: dict[str, str] = {}
+    told: list[_Tell] = []
+    if (commit := _git_commit()) is not None:
+        annotations["git"] = commit
+    for look in (_wandb, _mlflow):
+        try:
+            found = look()
+        except Exception as problem:  # noqa: BLE001 - code of others, whose attributes differ between versions
+            LOG.warning("A run was not recognised: %s", problem)
+            continue
+        if found is not None:
+            name, text, tell = found
+            annotations[name] = text
+            told.append(tell)
+    return Surroundings(annotations, tuple(told))
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, ``-dirty`` if files in it differ; None: there is none."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_SECONDS)  # noqa: S603 - no word of it is from outside
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _wandb() -> tuple[str, str, _Tell] | None:
+    run: Any = getattr(sys.modules.get("wandb"), "run", None)
+    if run is None:
+        return None
+
+    def tell(reference: str) -> None:
+        run.summary[_SUMMARY] = reference
+
+    return "wandb", f"{run.entity}/{run.project}/runs/{run.id}", tell
+
+
+def _mlflow() -> tuple[str, str, _Tell] | None:
+    mlflow: Any = sys.modules.get("mlflow")
+    run = None if mlflow is None else mlflow.active_run()
+    if run is None:
+        return None
+    identity = str(run.info.run_id)
+
+    def tell(reference: str) -> None:
+        # By its id: what is active belongs to a thread, and the run may have ended by now.
+        mlflow.MlflowClient().set_tag(identity, _TAG, reference)
+
+    return "mlflow", identity, tell
