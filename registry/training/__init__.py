@@ -6,11 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from registry.training.callback import RegistryCallback
     from registry.training.publishing import publish_model
 
-__all__ = ["publish_model"]
+__all__ = ["RegistryCallback", "publish_model"]
 
-_ELSEWHERE: Final = {"publish_model": "publishing"}
+_ELSEWHERE: Final = {"RegistryCallback": "callback", "publish_model": "publishing"}
 
 if not TYPE_CHECKING:  # nothing is loaded before it is asked for: transformers takes seconds
 

@@ -6,14 +6,18 @@ None of these programs is imported here: a run can only be open where the traine
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 LOG: Final = logging.getLogger("registry.training")
 _SECONDS: Final = 10.0
+_TRAINERS: Final = {"trl": "TRL", "axolotl": "axolotl", "llamafactory": "LLaMA-Factory"}
+"""By the words that an import has for them."""
 _SUMMARY: Final = "registry_revision"
 _TAG: Final = "registry.revision"
 
@@ -36,9 +40,11 @@ class Surroundings:
                 LOG.warning("A run could not be told that %s is published: %s", reference, problem)
 
 
-def look_around() -> Surroundings:
-    """What can be found in this process, now."""
+def look_around(args: Any = None) -> Surroundings:
+    """What can be found in this process, now; with a trainer's arguments also what its loggers write."""
     annotations: dict[str, str] = {}
+    if args is not None and (board := _tensorboard(args)) is not None:
+        annotations["tensorboard"] = board
     told: list[_Tell] = []
     if (commit := _git_commit()) is not None:
         annotations["git"] = commit
@@ -63,6 +69,27 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _tensorboard(args: Any) -> str | None:
+    """The folder that TensorBoard's events of a trainer are in, below its output; None: there are none."""
+    if "tensorboard" not in (args.report_to or ()):
+        return None
+    output = Path(args.output_dir)
+    said = getattr(args, "logging_dir", None) or os.environ.get("TENSORBOARD_LOGGING_DIR")
+    try:
+        events = list((Path(said) if said else output / "runs").expanduser().rglob("events.out.tfevents.*"))
+        newest = max(events, key=lambda file: file.stat().st_mtime, default=None)
+    except OSError:
+        return None
+    if newest is None:
+        return None
+    return os.path.relpath(newest.parent, output)
+
+
+def trainer_of(args: Any) -> str:
+    """The program that trains, by the module of its arguments."""
+    return _TRAINERS.get(type(args).__module__.partition(".")[0], "transformers Trainer")
 
 
 def _wandb() -> tuple[str, str, _Tell] | None:
