@@ -40,7 +40,7 @@ class Session:
         greater = options.prefers_greater(self._metric, args.greater_is_better)
         keep = Keep(options.keep_best, options.keep_last, greater_is_better=greater)
         self._sender = Sender(self._outbox, connect, keep, self._tell, above=str(self._path.parent))
-        self._tell_runs: Callable[[str], None] = look_around().tell
+        self._around = look_around(args)
 
     def begin(self, *, resumed: bool) -> None:
         """Begin a run, or go on with it; send what waits from before."""
@@ -126,8 +126,8 @@ class Session:
     ) -> None:
         """Keep the adapter of a step in the outbox, and have it sent."""
         moment = moment_of(state, step, self._metric)
-        labels, around = self._options.labels, look_around(self._args)
-        self._tell_runs = around.tell
+        labels = self._options.labels
+        self._around = self._around.with_later(look_around(self._args))
         own = {"run": self._run, "trainer": trainer_of(self._args), **moment.annotations}
         document = ToPublish(
             run=self._run,
@@ -136,7 +136,7 @@ class Session:
             parent=self._options.parent,
             message=labels.message or moment.message,
             metrics=moment.metrics,
-            annotations={**around.annotations, **own, **labels.annotations},
+            annotations={**self._around.annotations, **own, **labels.annotations},
             tags=labels.tags if final else (),
             score=moment.score,
             final=final,
@@ -153,4 +153,4 @@ class Session:
         self._sender.wake()
 
     def _tell(self, reference: str) -> None:
-        self._tell_runs(reference)
+        self._around.tell(reference)

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,12 +28,16 @@ _Tell = Callable[[str], object]
 class Surroundings:
     """What there is to say of the place, and how runs are told what was published of them."""
 
-    annotations: Mapping[str, str]
-    told: tuple[_Tell, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, _Tell] = field(default_factory=dict)  # by the name of the annotation with the run's id
+
+    def with_later(self, later: Surroundings) -> Surroundings:
+        """These, and what was found later: a run that ends before the training does is not forgotten."""
+        return Surroundings({**self.annotations, **later.annotations}, {**self.told, **later.told})
 
     def tell(self, reference: str) -> None:
         """Write the reference of a revision into the open runs."""
-        for tell in self.told:
+        for tell in self.told.values():
             try:
                 tell(reference)
             except Exception as problem:  # noqa: BLE001 - code of others; the revision is published all the same
@@ -45,7 +49,7 @@ def look_around(args: Any = None) -> Surroundings:
     annotations: dict[str, str] = {}
     if args is not None and (board := _tensorboard(args)) is not None:
         annotations["tensorboard"] = board
-    told: list[_Tell] = []
+    told: dict[str, _Tell] = {}
     if (commit := _git_commit()) is not None:
         annotations["git"] = commit
     for look in (_wandb, _mlflow):
@@ -57,8 +61,8 @@ def look_around(args: Any = None) -> Surroundings:
         if found is not None:
             name, text, tell = found
             annotations[name] = text
-            told.append(tell)
-    return Surroundings(annotations, tuple(told))
+            told[name] = tell
+    return Surroundings(annotations, told)
 
 
 def _git_commit() -> str | None:
@@ -100,7 +104,8 @@ def _wandb() -> tuple[str, str, _Tell] | None:
     def tell(reference: str) -> None:
         run.summary[_SUMMARY] = reference
 
-    return "wandb", f"{run.entity}/{run.project}/runs/{run.id}", tell
+    # Without an entity where the run is offline.
+    return "wandb", "/".join(part for part in (run.entity, run.project, "runs", run.id) if part), tell
 
 
 def _mlflow() -> tuple[str, str, _Tell] | None:

@@ -12,6 +12,7 @@ import pytest
 
 from registry.services.local import LocalRegistry
 from tests.kit import llama_base
+from tests.kit.tokenizer_files import add_working_tokenizer
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,14 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     with closing(LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache")) as team:
         team.add_base("llama", base.folder)
         yield Desk(tmp_path, team, base.folder)
+
+
+@pytest.fixture
+def on_support(desk: Desk) -> Desk:
+    """Where the page begins: an older revision of support was fetched."""
+    for seed in (1, 2):
+        desk.trained(lora_alpha=seed).save_pretrained(desk.folder / f"{seed}")
+        desk.team.publish(desk.folder / f"{seed}", "llama/support")
+    desk.team.fetch("llama/support@1", desk.folder / "support", kind="merged")
+    add_working_tokenizer(desk.folder / "support")
+    return desk

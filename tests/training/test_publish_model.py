@@ -105,29 +105,12 @@ def _config_of(desk: Desk, model: Any) -> Any:
         return json.loads((folder / "adapter_config.json").read_bytes())
 
 
-def test_the_commit_and_open_runs_are_annotations_and_runs_are_told(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    git = ["git", "-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false"]
-    (desk.folder / "train.py").write_text("1")
-    for words in (["init", "-q"], ["add", "train.py"], ["commit", "-qm", "one"]):
-        subprocess.run([*git, *words], check=True, cwd=desk.folder)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+def test_open_runs_are_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(entity="acme", project="support", id="a1b2c3d4", summary={})
-    set_tags: list[tuple[str, ...]] = []
-    client = SimpleNamespace(set_tag=lambda *words: set_tags.append(words))
-    active = SimpleNamespace(info=SimpleNamespace(run_id="5f"))
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=run))
-    mlflow = SimpleNamespace(active_run=lambda: active, MlflowClient=lambda: client)
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    found = publish_model(desk.trained(), "llama/support").revision.annotations
-    assert found == {"git": commit, "wandb": "acme/support/runs/a1b2c3d4", "mlflow": "5f"}
+    found = publish_model(desk.trained(), "llama/support", annotations={"wandb": "another"}).revision.annotations
+    assert found == {"wandb": "another"}
     assert run.summary == {"registry_revision": "llama/support@1"}
-    assert set_tags == [("5f", "registry.revision", "llama/support@1")]
-    (desk.folder / "train.py").write_text("2")
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object()))  # of a version that nobody knows
-    found = publish_model(desk.trained(), "llama/again").revision.annotations
-    assert found == {"git": f"{commit}-dirty", "mlflow": "5f"}
 
 
 def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
