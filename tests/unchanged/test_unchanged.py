@@ -31,6 +31,8 @@ from tests.unchanged.write import DIGESTS, FACES
 
 ADDED: Final[dict[str, tuple[str, ...]]] = {
     "commands": (
+        "registry publish: --resume",
+        "registry publish [OPTIONS] DIR [PATH]",
         "registry card ",
         "registry untag: --if ",
         "registry card: ",
