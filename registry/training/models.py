@@ -61,7 +61,10 @@ def save_adapter(model: Any, name: str, folder: Path, tokenizer: Any = None) -> 
 
 
 def loaded_commit(model: Any) -> str | None:
-    """The commit of the Hub's repository that the model below a PeftModel was loaded from; None: not from one."""
+    """The commit of the Hub's repository that the model below a PeftModel was loaded from; None: it is not known.
+
+    Version 4 of transformers keeps it in the model's configuration; version 5 keeps it nowhere.
+    """
     commit = getattr(getattr(model.get_base_model(), "config", None), "_commit_hash", None)
     return commit if isinstance(commit, str) else None
 

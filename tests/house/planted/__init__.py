@@ -29,6 +29,7 @@ from tests.house.planted.pages import PAGES
 from tests.house.planted.pool import POOL
 from tests.house.planted.rebased import REBASED
 from tests.house.planted.services import SERVICES
+from tests.house.planted.training import TRAINING
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -56,6 +57,7 @@ MUTANTS: Final = (
     *ENGINES,
     *REBASED,
     *IMPORTING,
+    *TRAINING,
     *SERVICES,
     *USES,
     *VIEWS,
