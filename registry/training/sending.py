@@ -15,8 +15,9 @@ from registry.training.outbox import Outbox, Waiting
 from registry.training.retention import Keep, too_many
 
 LOG: Final = logging.getLogger("registry.training")
-LAST_WAIT: Final = 600.0
-"""Seconds that the end of a training run waits for what is being published."""
+LAST_WAIT: Final = 300.0
+"""Seconds that the end of a training run waits for what is being published: other processes of it give up after ten
+minutes without the first."""
 
 
 def send(team: Registry, outbox: Outbox, one: Waiting) -> RevisionSummary:

@@ -36,6 +36,7 @@ class Session:
         self._metric = options.metric_of(args.metric_for_best_model)
         self._taken: set[int] = set()  # steps that were taken for being the N-th
         self._run = ""
+        self._over = False
         self._outbox = Outbox(self._output)
         greater = options.prefers_greater(self._metric, args.greater_is_better)
         keep = Keep(options.keep_best, options.keep_last, greater_is_better=greater)
@@ -56,11 +57,15 @@ class Session:
 
     def step(self, state: Any) -> None:
         """Take a step, if it is the N-th: from memory, since the trainer need not save it."""
-        every, step = self._options.every, state.global_step
-        if not isinstance(every, int) or step == 0 or step % every or step in self._taken or is_sharded(self._args):
+        step = state.global_step
+        if self._over or step in self._taken or not self._is_nth(step):
             return
         self._taken.add(step)
         self._take(state, step, self._save)
+
+    def _is_nth(self, step: int) -> bool:
+        every = self._options.every
+        return isinstance(every, int) and step > 0 and step % every == 0 and not is_sharded(self._args)
 
     def saved(self, state: Any) -> None:
         """Take the checkpoint that the trainer has just saved."""
@@ -69,6 +74,7 @@ class Session:
 
     def end(self, state: Any) -> None:
         """Take what the run ends with, and wait for all that is being published."""
+        self._over = True  # an evaluation may follow, which is of no step
         try:
             self._take_last(state)
         finally:
@@ -127,7 +133,7 @@ class Session:
         """Keep the adapter of a step in the outbox, and have it sent."""
         moment = moment_of(state, step, self._metric)
         labels = self._options.labels
-        self._around = self._around.with_later(look_around(self._args))
+        self._around = self._around.with_later(look_around(self._args, again=True))
         own = {"run": self._run, "trainer": trainer_of(self._args), **moment.annotations}
         document = ToPublish(
             run=self._run,

@@ -44,13 +44,18 @@ class Surroundings:
                 LOG.warning("A run could not be told that %s is published: %s", reference, problem)
 
 
-def look_around(args: Any = None) -> Surroundings:
-    """What can be found in this process, now; with a trainer's arguments also what its loggers write."""
+def look_around(args: Any = None, *, again: bool = False) -> Surroundings:
+    """What can be found in this process, now.
+
+    Args:
+        args: of a trainer, to find also what its loggers write.
+        again: the commit is known already: asking for it takes seconds in a large repository.
+    """
     annotations: dict[str, str] = {}
     if args is not None and (board := _tensorboard(args)) is not None:
         annotations["tensorboard"] = board
     told: dict[str, _Tell] = {}
-    if (commit := _git_commit()) is not None:
+    if not again and (commit := _git_commit()) is not None:
         annotations["git"] = commit
     for look in (_wandb, _mlflow):
         try:
@@ -92,8 +97,9 @@ def _tensorboard(args: Any) -> str | None:
 
 
 def trainer_of(args: Any) -> str:
-    """The program that trains, by the module of its arguments."""
-    return _TRAINERS.get(type(args).__module__.partition(".")[0], "transformers Trainer")
+    """The program that trains, by the class of its arguments or one that it is made of."""
+    packages = (kind.__module__.partition(".")[0] for kind in type(args).__mro__)
+    return next((_TRAINERS[package] for package in packages if package in _TRAINERS), "transformers Trainer")
 
 
 def _wandb() -> tuple[str, str, _Tell] | None:

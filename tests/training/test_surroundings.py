@@ -35,6 +35,7 @@ def test_the_commit_says_whether_files_differ_from_it() -> None:
     commit = git("rev-parse", "HEAD")
     git("tag", "v1")
     assert look_around().annotations == {"git": commit}
+    assert look_around(again=True).annotations == {}
     Path("train.py").write_text("2")
     assert look_around().annotations == {"git": f"{commit}-dirty"}
 
@@ -89,7 +90,10 @@ def test_a_trainer_is_told_by_its_arguments() -> None:
 
     assert trainer_of(SFTConfig()) == "transformers Trainer"
     SFTConfig.__module__ = "trl.trainer.sft_config"
-    assert trainer_of(SFTConfig()) == "TRL"
+
+    class Own(SFTConfig): ...
+
+    assert trainer_of(SFTConfig()) == trainer_of(Own()) == "TRL"
 
 
 @pytest.mark.slow
