@@ -16,6 +16,7 @@ from typing import Any, Final
 from registry.errors import UsageError
 from registry.settings.parsers import (
     MAX_AUTHOR,
+    MAX_KEPT,
     MAX_RANK,
     MAX_WORKERS,
     parse_address,
@@ -23,10 +24,15 @@ from registry.settings.parsers import (
     parse_base,
     parse_database,
     parse_duration,
+    parse_every,
     parse_folder,
+    parse_kept,
+    parse_metric,
     parse_networks,
     parse_parents,
+    parse_path,
     parse_rank,
+    parse_reference,
     parse_share,
     parse_size,
     parse_store,
@@ -76,6 +82,12 @@ class Settings:
     gc_grace: int | None = None  # seconds
     parents: str = "any"
     trusted_proxies: tuple[str, ...] = ()  # networks
+    publish_path: str | None = None
+    publish_every: str | int | None = None
+    publish_keep_best: int | None = None
+    publish_keep_last: int | None = None
+    publish_metric: str | None = None
+    publish_parent: str | None = None
     vllm_base: str | None = None
     vllm_max_rank: int | None = None
     vllm_max_error: float | None = None
@@ -193,6 +205,48 @@ SETTINGS: Final[dict[str, Setting]] = {
         form="addresses or networks, such as 10.0.0.7,172.16.0.0/12",
         default="none: the address of the connection is the client's",
         parse=parse_networks,
+    ),
+    "publish_path": Setting(
+        name="REGISTRY_PUBLISH_PATH",
+        meaning="For RegistryCallback: the path that a trainer's adapter is published at.",
+        form="a path BASE/NAME",
+        default="given in code",
+        parse=parse_path,
+    ),
+    "publish_every": Setting(
+        name="REGISTRY_PUBLISH_EVERY",
+        meaning="For RegistryCallback: what of a training run is published.",
+        form="end, save, or a number of steps",
+        default="end",
+        parse=parse_every,
+    ),
+    "publish_keep_best": Setting(
+        name="REGISTRY_PUBLISH_KEEP_BEST",
+        meaning="For RegistryCallback: how many of the run's best revisions stay.",
+        form=f"a number from 1 to {MAX_KEPT}",
+        default="all stay",
+        parse=parse_kept,
+    ),
+    "publish_keep_last": Setting(
+        name="REGISTRY_PUBLISH_KEEP_LAST",
+        meaning="For RegistryCallback: how many of the run's last revisions stay.",
+        form=f"a number from 1 to {MAX_KEPT}",
+        default="all stay",
+        parse=parse_kept,
+    ),
+    "publish_metric": Setting(
+        name="REGISTRY_PUBLISH_METRIC",
+        meaning="For RegistryCallback: the metric by which the best is told.",
+        form="the name of a metric, such as eval_loss",
+        default="the trainer's metric_for_best_model",
+        parse=parse_metric,
+    ),
+    "publish_parent": Setting(
+        name="REGISTRY_PUBLISH_PARENT",
+        meaning="For RegistryCallback: the revision that the adapter is trained on.",
+        form="a reference, such as llama/support@2",
+        default="what the model was loaded from tells",
+        parse=parse_reference,
     ),
     "vllm_base": Setting(
         name="REGISTRY_VLLM_BASE",

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from registry.errors import UsageError
-from registry.reference import check_base_name
+from registry.reference import Path as TreePath
+from registry.reference import Reference, check_base_name
 
 MAX_AUTHOR: Final = 128
+MAX_EVERY: Final = 999_999_999
+MAX_KEPT: Final = 10_000
 MAX_RANK: Final = 1 << 16
 MAX_WORKERS: Final = 64
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]i?B|B)?")
@@ -23,6 +26,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,9}) ?([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DATABASE: Final = re.compile(r"postgresql(\+psycopg)?://.+|sqlite:///.+", re.DOTALL)
 _BUCKET: Final = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?")
+_METRIC: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63}")
 _ADDRESS: Final = re.compile(r"https?://[^/?#@]+(/[^?#]*)?", re.IGNORECASE)
 
 
@@ -113,6 +117,43 @@ def parse_base(text: str) -> str:
         return check_base_name(text)
     except UsageError as error:
         raise ValueError(text) from error
+
+
+def parse_path(text: str) -> str:
+    """The path of an adapter."""
+    try:
+        path = TreePath.parse(text)
+    except UsageError as error:
+        raise ValueError(text) from error
+    if path.is_base:
+        raise ValueError(text)
+    return text
+
+
+def parse_reference(text: str) -> str:
+    """A reference."""
+    try:
+        Reference.parse(text)
+    except UsageError as error:
+        raise ValueError(text) from error
+    return text
+
+
+def parse_every(text: str) -> str | int:
+    """``end``, ``save``, or a number of steps."""
+    return text if text in {"end", "save"} else _whole_number(text, MAX_EVERY)
+
+
+def parse_kept(text: str) -> int:
+    """How many revisions stay."""
+    return _whole_number(text, MAX_KEPT)
+
+
+def parse_metric(text: str) -> str:
+    """The name of a metric."""
+    if _METRIC.fullmatch(text) is None:
+        raise ValueError(text)
+    return text
 
 
 def parse_rank(text: str) -> int:

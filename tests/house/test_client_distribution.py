@@ -23,7 +23,8 @@ from tests.root import ROOT
 
 HEAVY = {"torch", "numpy", "safetensors", "transformers", "huggingface_hub", "sqlalchemy", "alembic", "fastapi",
          "starlette", "uvicorn", "boto3", "botocore", "psycopg", "prometheus_client", "regex"}  # fmt: skip
-OPTIONAL = {"huggingface_hub", "vllm", "pandas", "IPython"}  # imported where they are there
+# Imported where they are there.
+OPTIONAL = {"huggingface_hub", "vllm", "pandas", "IPython", "peft", "transformers", "axolotl"}
 GUARDED = {"registry.app", "registry.cli.commands.demo"}  # ask `registry.distribution` first
 # What pip knows of an environment for training of a year ago.
 OTHERS = {

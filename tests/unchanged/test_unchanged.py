@@ -31,6 +31,8 @@ from tests.unchanged.write import DIGESTS, FACES
 
 ADDED: Final[dict[str, tuple[str, ...]]] = {
     "commands": (
+        "registry publish: --resume",
+        "registry publish [OPTIONS] DIR [PATH]",
         "registry card ",
         "registry untag: --if ",
         "registry card: ",
@@ -227,7 +229,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/log/deleted ",
         "POST /api/v1/tags/undo ",
     ),
-    "settings": ("REGISTRY_WORKERS: ", "REGISTRY_PUBLIC_URL: "),
+    "settings": ("REGISTRY_WORKERS: ", "REGISTRY_PUBLIC_URL: ", "REGISTRY_PUBLISH_"),
     "schemas": (
         "Fitting.weights",
         "FolderCompared.near",

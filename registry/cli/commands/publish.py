@@ -8,6 +8,7 @@ import typer
 
 from registry.cli import completion
 from registry.cli.commands.folders.publish_folders import parse_renames, publish_folders
+from registry.cli.commands.folders.waiting import publish_rest
 from registry.cli.options import (
     AdapterPath,
     Annotations,
@@ -59,13 +60,13 @@ def publish(
         str, typer.Argument(metavar="DIR", help="The folder that PEFT saved the adapter to, or hf:ORG/REPO[@REV].")
     ],
     path: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="PATH",
-            help="The path of the adapter: BASE/name/name... With -r: BASE.",
+            help="The path of the adapter: BASE/name/name... With -r: BASE. With --resume: none.",
             autocompletion=completion.paths,
         ),
-    ],
+    ] = None,
     *,
     recursive: Annotated[
         bool,
@@ -153,6 +154,10 @@ def publish(
             "--rename", metavar="OLD=NEW", help="With -r: publish the folder OLD as the adapter NEW; may be repeated."
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="DIR is the output of a training: publish what its callback could not."),
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -164,19 +169,30 @@ def publish(
     nothing identifies it and the parent adapter has a single revision, that one is used and recorded as assumed. With
     --find-parent the weights of that folder are compared with all revisions, and nothing is assumed. With --full, DIR
     is a full model, which is kept exactly, or with --rank or --max-error as the adapter that is nearest to it. The
-    first line of the output is the reference PATH@N alone.
+    first line of the output is the reference PATH@N alone. With --resume, DIR is the output folder of a training with a
+    RegistryCallback, and what waits there is published.
     """
     if parent is not None and receipt is not None:
         raise UsageError("--parent and --receipt both name the parent; give one of them.")
     metrics, annotations = parse_metrics(metric), parse_annotations(annotation)
-    if recursive:
-        given = {
-            "--parent": parent, "--receipt": receipt, "--skip-parent-check": skip_parent_check,
-            "--find-parent": find_parent, "--look-in": look_in, "--full": full, "--rank": rank,
-            "--max-error": max_error, "-m": message,
-            "--metric": metric, "--tag": tag, "--annotation": annotation,
-        }  # fmt: skip
+    given = {
+        "--receipt": receipt, "--skip-parent-check": skip_parent_check,
+        "--find-parent": find_parent, "--look-in": look_in, "--full": full, "--rank": rank,
+        "--max-error": max_error, "-m": message,
+        "--metric": metric, "--tag": tag, "--annotation": annotation,
+    }  # fmt: skip
+    if resume:
+        given |= {"-r": recursive, "--strict": strict, "--dry-run": dry_run, "--keep-going": keep_going,
+                  "--rename": rename, "PATH": path}  # fmt: skip
         if wrong := [option for option, value in given.items() if value]:
+            raise UsageError(f"{wrong[0]} can't be given with --resume: what waits has its path and its words with it.")
+        with session(url, as_json) as run:
+            publish_rest(run, folder, parent)
+        return
+    if path is None:
+        raise UsageError("Missing argument 'PATH'. See: registry publish --help")
+    if recursive:
+        if wrong := [option for option, value in ({"--parent": parent} | given).items() if value]:
             raise UsageError(f"{wrong[0]} applies to one revision and can't be given with -r.")
     elif keep_going or rename:
         raise UsageError(f"{'--keep-going' if keep_going else '--rename'} is for nested folders: give -r too.")

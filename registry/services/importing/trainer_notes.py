@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
-from registry.errors import UsageError
 from registry.folders.contents import read_start
+from registry.folders.heap.evaluations import figures_of_state, is_number, is_of_weights, metrics_among
 from registry.folders.heap.kinds import CHECKPOINT
 from registry.folders.heap.walk import trainer_state
 from registry.folders.scan import README, is_own_file
-from registry.schemas.texts import check_name
 from registry.services.artifacts.readme.front_matter import split
 
 _MOST: Final = 1 << 20
-_MOST_METRICS: Final = 32
 _WANDB: Final = re.compile(r"https?://[^\s/()]*wandb\.ai/([\w.-]+/[\w.-]+)/runs/([a-z0-9]{4,32})")
 _WANDB_FOLDER: Final = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-([a-z0-9]{4,32})")
 
@@ -45,7 +42,8 @@ def notes_of(folder: Path, run: Path | None) -> Notes:
     """What was left in a folder, and in that of its run."""
     card = _card(folder)
     state, step = _state(folder, run)
-    metrics = _metrics((*_of_card(card), *_of_results(folder), *_of_state(state, step)))
+    # Later ones are nearer to these weights.
+    metrics = metrics_among((*_of_card(card), *_of_results(folder), *figures_of_state(state, step)))
     return Notes(metrics, dict(_annotations(folder, run, card, state, step)))
 
 
@@ -53,37 +51,8 @@ def notes_in(card: str, state: Mapping[str, Any]) -> Notes:
     """What a model card and a trainer's state say, where there is no folder."""
     texts = ((name, words) for name, words, _ in TRACES if words is not None)
     trainers = [("trainer", name) for name, words in texts if words.search(card)][:1]
-    return Notes(
-        _metrics((*_of_card(card), *_of_state(state, None))), dict([*trainers, *_run(card, None), *_step(state)])
-    )
-
-
-def _metrics(found: Iterable[tuple[Any, Any]]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for name, value in found:
-        if len(metrics) < _MOST_METRICS and _is_metric(name, value):
-            metrics[name] = float(value)  # later ones are nearer to these weights
-    return metrics
-
-
-def _is_metric(name: object, value: object) -> bool:
-    if not isinstance(name, str) or not _is_number(value):
-        return False
-    try:
-        check_name("Metric name", name)
-    except UsageError:
-        return False
-    return True
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of JSON is a finite number; True is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
+    metrics = metrics_among((*_of_card(card), *figures_of_state(state, None)))
+    return Notes(metrics, dict([*trainers, *_run(card, None), *_step(state)]))
 
 
 def _state(folder: Path, run: Path | None) -> tuple[Mapping[str, Any], int | None]:
@@ -105,29 +74,13 @@ def _last_checkpoint(folder: Path) -> Iterator[Path]:
     yield from sorted(found, key=lambda one: int(one.name.rpartition("-")[2]), reverse=True)[:1]
 
 
-def _of_state(state: Mapping[str, Any], step: int | None) -> Iterator[tuple[Any, Any]]:
-    """The last evaluation up to the step; and what was best, as the trainer counts it."""
-    history = state.get("log_history")
-    entries = [one for one in history if isinstance(one, dict)] if isinstance(history, list) else []
-    if step is not None:
-        entries = [one for one in entries if _is_number(one.get("step")) and one["step"] <= step]
-    last = next((one for one in reversed(entries) if any(str(key).startswith("eval_") for key in one)), {})
-    yield from ((key, value) for key, value in last.items() if str(key).startswith("eval_") and _says(str(key)))
-    loss = next((one for one in reversed(entries) if "loss" in one or "train_loss" in one), {})
-    yield "train_loss", loss.get("loss", loss.get("train_loss"))
-    yield "best_metric", state.get("best_metric")
-
-
-def _says(name: str) -> bool:
-    """Whether a figure is about the weights, and not about the machine."""
-    return not name.endswith(("_runtime", "_per_second"))
-
-
 def _of_results(folder: Path) -> Iterator[tuple[Any, Any]]:
     for name in ("all_results.json", "eval_results.json"):
         found = _json(folder / name)
         yield from (
-            (key, value) for key, value in found.items() if _says(str(key)) and key not in {"epoch", "total_flos"}
+            (key, value)
+            for key, value in found.items()
+            if is_of_weights(str(key)) and key not in {"epoch", "total_flos"}
         )
 
 
@@ -163,7 +116,7 @@ def _run(card: str, left: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _step(state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if _is_number(at := state.get("global_step")):
+    if is_number(at := state.get("global_step")):
         yield "step", f"{at:.0f}"
 
 

@@ -30,6 +30,7 @@ from tests.house.planted.pool import POOL
 from tests.house.planted.pushed import PUSHED
 from tests.house.planted.rebased import REBASED
 from tests.house.planted.services import SERVICES
+from tests.house.planted.training import TRAINING
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -58,6 +59,7 @@ MUTANTS: Final = (
     *REBASED,
     *PUSHED,
     *IMPORTING,
+    *TRAINING,
     *SERVICES,
     *USES,
     *VIEWS,

@@ -1,0 +1,26 @@
+"""The code that docs/training.md shows, by section."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tests.root import ROOT
+
+PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def block(heading: str) -> str:
+    """The Python code of a section."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    return str(code)
+
+
+def run(heading: str, names: dict[str, Any], *changed: tuple[str, str]) -> None:
+    """Run the code of a section; ``changed``: where this machine is another than the page's."""
+    code = block(heading)
+    for old, new in changed:
+        assert old in code
+        code = code.replace(old, new)
+    exec(compile(code, "<docs/training.md>", "exec"), names)
