@@ -20,6 +20,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "named": "known by its configuration",
     "rebased": "put on it by rebase",
     "combined": "its sources are combined over it",
+    "cache": "known by the cache of its publisher",
     "loaded": "known by what its publisher has loaded",
     "assumed": "assumed",
     "unrecorded": "how that is known was not recorded",

@@ -88,6 +88,8 @@ class PublishRequest(Schema):
     source: str | None = None  # the repository of a Hub that it was taken from
     derived_from: DerivedFrom | None = None  # what the receipt in its folder says
     quantised: str | None = Field(default=None, pattern="^[ -~]{1,200}$")  # what shows that its base was, in training
+    cached: Annotated[str | None, Field(pattern="^[0-9a-f]{40}$", exclude_if=lambda value: value is None)] = None
+    """The only commit of the repository that it was trained on in the publisher's cache of the Hub."""
     nested: bool = False  # ``parent`` was given by no one: it is what stands for the folder above
     strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
     extracted: Extracted = None  # how it was made of a full model

@@ -24,6 +24,7 @@ from registry.transfer.claims import Head
 from registry.transfer.source import Given, given_adapter
 from registry.transfer.trained_on import (
     TrainedFolder,
+    cached_parent,
     moved_folder,
     receipt_of_export,
     receipt_of_parent,
@@ -48,6 +49,7 @@ class AdapterFolder:
     receipt: GivenReceipt | None  # names the parent
     derived_from: DerivedFrom | None  # by the receipt beside the weights
     quantised: str | None  # the evidence that it was trained on quantised weights
+    cached: str | None = None  # the only commit of the repository that it was trained on in this machine's cache
 
     @property
     def size(self) -> int:
@@ -124,4 +126,5 @@ def read_adapter(
         receipt=proof,
         derived_from=derived,
         quantised=sign_of_quantised(found, None if trained_on is None else trained_on.place),
+        cached=None if given.source is not None or skip_parent_check else cached_parent(config, trained_on),
     )

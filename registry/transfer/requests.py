@@ -130,6 +130,7 @@ def publish_request(
         find_parent=find_parent,
         derived_from=adapter.derived_from,
         quantised=adapter.quantised,
+        cached=adapter.cached,
         nested=nested,
         strict=strict,
         extracted=extracted,

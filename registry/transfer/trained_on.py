@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
+from registry.folders.hub.cached import cached_commit
 from registry.folders.output import is_right
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECEIPT, Folder
@@ -77,6 +78,12 @@ def moved_folder(config: bytes, look_in: Sequence[Path]) -> TrainedFolder | None
             code="parent_ambiguous",
         )
     return TrainedFolder(found[0], str(found[0])) if found else None
+
+
+def cached_parent(config: bytes, folder: TrainedFolder | None) -> str | None:
+    """The only commit of the repository that ``base_model_name_or_path`` names in this machine's cache of the Hub."""
+    name = trained_on(config)
+    return None if folder is not None or not name else cached_commit(name)
 
 
 def _folders(root: Path) -> Iterator[Path]:

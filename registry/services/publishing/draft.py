@@ -26,6 +26,7 @@ class Said:
     nested: bool = False
     compared: FolderCompared | None = None
     find: bool = False  # the parent has to be found: it is proven, or refused
+    cached: str | None = None  # the only commit of what it was trained on in the publisher's cache of the Hub
     loaded: tuple[int, ...] = ()  # numbers of the revisions above that the publisher has loaded from this service
 
 

@@ -47,10 +47,17 @@ class TrainedOn:
     path: TreePath
     revision: str | None
     loaded: tuple[int, ...] = ()  # numbers of its revisions that the publisher has loaded lately
+    cached: str | None = None  # the only commit of it in the publisher's cache of the Hub
 
     @classmethod
     def of(
-        cls, name: str | None, revision: str | None, *, taken: bool = False, loaded: tuple[int, ...] = ()
+        cls,
+        name: str | None,
+        revision: str | None,
+        *,
+        taken: bool = False,
+        loaded: tuple[int, ...] = (),
+        cached: str | None = None,
     ) -> TrainedOn | None:
         """Parse ``base_model_name_or_path`` and ``revision``; None: they can't be a path of a registry.
 
@@ -59,12 +66,12 @@ class TrainedOn:
         name = name or ""
         if len(name) > _LONGEST:
             return None
-        if (cached := _CACHED.fullmatch(name)) is not None:
-            name, revision = f"{cached[1]}/{cached[2]}", cached[3]
+        if (inside := _CACHED.fullmatch(name)) is not None:
+            name, revision = f"{inside[1]}/{inside[2]}", inside[3]
         if taken and revision is not None and not is_commit(revision):
             revision = None
         try:
-            return cls(TreePath.of_repo_id(name), revision or None, loaded)
+            return cls(TreePath.of_repo_id(name), revision or None, loaded, cached)
         except UsageError:
             return None
 
@@ -158,6 +165,11 @@ def _base(place: Place, told: TrainedOn) -> Proof | Doubt:
 
 def _revision(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt | None:
     name, seen = told.revision, rights_of(session).sees(place.above)
+    if name in _NEWEST and told.cached is not None:
+        row = _of_commit(session, place, told.path, told.cached)  # None: the cache has it from another Hub, or view
+        if row is not None:
+            why = f"{told.words} says so, and this machine's cache of the Hub has no other commit of it"
+            return Proof(row, why, "cache")
     if name is not None and is_commit(name):
         row = _of_commit(session, place, told.path, name)
     elif name is not None and (number := number_in_view(name)) is not None:

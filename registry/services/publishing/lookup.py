@@ -102,7 +102,7 @@ def _told(draft: Draft, config: LoraAdapterConfig) -> Told:
     said, origin = draft.said, draft.origin
     # A copy keeps its parent: numbers and tags in its configuration are those of the source registry.
     name, taken = config.base_model_name_or_path, draft.source is not None
-    view = TrainedOn.of(name, config.revision, taken=taken, loaded=said.loaded)
+    view = TrainedOn.of(name, config.revision, taken=taken, loaded=said.loaded, cached=said.cached)
     return Told(
         parent=said.parent,
         skip_check=said.skip_check,

@@ -43,7 +43,7 @@ REBASED = "rebased"
 """How the parent of a revision is known that was put on it, and not trained on it."""
 COMBINED = "combined"
 """How the parent of a combination is known: it is the ancestor that the deltas of its sources are taken over."""
-PROVEN = frozenset({"receipt", "view", "compared", "given", "named", REBASED, COMBINED})
+PROVEN = frozenset({"receipt", "view", "cache", "compared", "given", "named", REBASED, COMBINED})
 """How a parent may be known where proof is required; *named* counts for base models only."""
 
 
@@ -131,7 +131,7 @@ def find_parent(session: Session, path: TreePath, told: Told) -> Parent:
     return _unsaid(session, place, told, notices)
 
 
-_ORDER = ("receipt", "view", "given", "loaded", "assumed")
+_ORDER = ("receipt", "view", "given", "cache", "loaded", "assumed")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
         before=publication.left_out,
         progress=progress,
     )
-    said = Said(publication.parent, folder.receipt, skip, find=publication.find_parent)
+    said = Said(publication.parent, folder.receipt, skip, find=publication.find_parent, cached=folder.cached)
     return publish_read(
         deployment,
         folder,
@@ -231,6 +231,7 @@ def _draft(request: PublishRequest, claims: Claims) -> Draft:
             request.nested,
             request.compared,
             request.find_parent,
+            cached=request.cached,
         ),
         Labels.checked(request.message, request.metrics, request.tags, request.annotations),
         request.config,
