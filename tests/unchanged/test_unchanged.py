@@ -241,6 +241,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "NearPath.",
         "WeightedLink",
         "PathsLeft.",
+        "PublishRequest.cached",
         "PublishRequest.find_parent",
         "PublishRequest.extracted",
         "Published.extracted",

@@ -1,7 +1,7 @@
 """What this machine's cache of the Hub holds of a repository, without asking anybody.
 
-PEFT writes the name of the model that an adapter was trained on, and no revision. Where the cache holds one commit of that
-repository only, that is the one that was loaded.
+PEFT writes the name of the model that an adapter was trained on, and no revision. Where the cache holds one commit of
+that repository only, that is the one that was loaded.
 """
 
 from __future__ import annotations
