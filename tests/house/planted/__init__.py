@@ -28,6 +28,7 @@ from tests.house.planted.notices import NOTICES
 from tests.house.planted.pages import PAGES
 from tests.house.planted.pool import POOL
 from tests.house.planted.rebased import REBASED
+from tests.house.planted.retention import RETENTION
 from tests.house.planted.services import SERVICES
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
@@ -55,6 +56,7 @@ MUTANTS: Final = (
     *DRAWINGS,
     *ENGINES,
     *REBASED,
+    *RETENTION,
     *IMPORTING,
     *SERVICES,
     *USES,

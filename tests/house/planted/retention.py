@@ -1,0 +1,45 @@
+"""Bugs planted in retention rules."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.house.planted.mutant import Mutant
+
+RETENTION: Final = (
+    Mutant(
+        "older-of-equal-ones-kept",
+        "_keys_of_best",
+        "-one.number)",
+        "one.number)",
+        "test_retained.py",
+    ),
+    Mutant(
+        "retracted-among-the-last",
+        "retained:kept",
+        "if not one.is_retracted",
+        "if one.number",
+        "test_retained.py",
+    ),
+    Mutant(
+        "hidden-combination-does-not-keep",
+        "_needed",
+        ".join(RevisionSource, RevisionSource.source_id == own.id)",
+        ".join(RevisionSource, RevisionSource.revision_id == own.id)",
+        "test_what_needs_a_revision_counts_where_it_is_not_seen",
+    ),
+    Mutant(
+        "chosen-once-for-all-parts",
+        "upkeep:_delete",
+        "still = [one.id for one in _choice(session, *found).going if one.id in part]",
+        "still = list(part)",
+        "test_what_is_needed_by_now_stays",
+    ),
+    Mutant(
+        "rule-outlives-its-adapter",
+        "clear_where_nothing_is_left",
+        "Adapter.live_revisions == 0",
+        "Adapter.live_revisions < 0",
+        "test_a_rule_ends_with_its_adapter_and_is_not_copied",
+    ),
+)
