@@ -209,9 +209,10 @@ def _mark(
     principal: Principal,
     why: str | None = None,
 ) -> None:
+    materialised = materialise.among(session, rows)
     for key, row in sorted(rows.items()):
         own = tags.get(key, ())
-        dropped = materialise.drop_of(session, key)
+        dropped = materialise.drop_of(session, key) if key in materialised else ()
         values = {"deleted_at": now, "deleted_by": principal.name, "deleted_tags": list(own)}
         session.execute(update(Revision).where(Revision.id == key).values(values))
         detail: dict[str, object] = {

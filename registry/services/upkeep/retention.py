@@ -26,7 +26,7 @@ from registry.schemas.team import KeepReason, KeptFor, Retention, RetentionRule
 from registry.services.deployment import Deployment
 from registry.services.upkeep.retained import kept
 
-AT_ONCE: Final = 100
+AT_ONCE: Final = 250
 """Revisions that one transaction deletes: SQLite has one writer, and others wait meanwhile."""
 WHY: Final = "the retention rule"
 
