@@ -113,7 +113,7 @@ def delete_tree(
     return _answer(session, path, rows, tags, done=True)
 
 
-def hold(session: Session, revision_ids: Collection[int]) -> None:
+def hold_revisions(session: Session, revision_ids: Collection[int]) -> None:
     """Lock revisions, so that nothing pins, combines, tags or materialises them before `delete_held`."""
     _use_blobs(session, revision_ids)
     for part in blobs.parts(sorted(revision_ids)):

@@ -9,7 +9,7 @@ from registry.schemas.requests import Best
 from registry.schemas.team import KeepReason, RetentionRule
 
 
-def kept(rule: RetentionRule, revisions: Sequence[KeptRevision]) -> Mapping[int, tuple[KeepReason, ...]]:
+def kept_by_rule(rule: RetentionRule, revisions: Sequence[KeptRevision]) -> Mapping[int, tuple[KeepReason, ...]]:
     """The keys of the revisions that are kept, each with the reasons.
 
     What was retracted is kept, so that its reason is still told, and takes no place among the last or the best ones.

@@ -24,7 +24,7 @@ from registry.reference import Path
 from registry.schemas.requests import Best, RunRetentionRequest, SetRetentionRequest, check_rule
 from registry.schemas.team import KeepReason, KeptFor, Retention, RetentionRule
 from registry.services.deployment import Deployment
-from registry.services.upkeep.retained import kept
+from registry.services.upkeep.retained import kept_by_rule
 
 AT_ONCE: Final = 250
 """Revisions that one transaction deletes: SQLite has one writer, and others wait meanwhile."""
@@ -92,7 +92,7 @@ def run(deployment: Deployment, request: RunRetentionRequest, progress: Progress
         return show(deployment, path)
     with deployment.read() as session:
         choice = _choice(session, *rules.get(session, path))
-    gone = _delete(deployment, choice, progress)
+    gone = _delete_by_parts(deployment, choice, progress)
     until = datetime.now(UTC) + timedelta(seconds=deployment.gc_grace)
     return _told(choice, gone).model_copy(update={"done": True, "until": until})
 
@@ -104,16 +104,16 @@ def run_if_set(deployment: Deployment, path: Path, progress: Progress) -> None:
         if found is None:
             return
         choice = _choice(session, *found)
-    _delete(deployment, choice, progress)
+    _delete_by_parts(deployment, choice, progress)
 
 
 def _choice(session: Session, adapter_id: int, rule: RetentionRule) -> _Choice:
     names = {Best.parse(one).metric for one in rule.keep_best}
     revisions = rules.asked_about(session, Path.parse(rule.path), adapter_id, names)
-    return _Choice(rule, revisions, kept(rule, revisions))
+    return _Choice(rule, revisions, kept_by_rule(rule, revisions))
 
 
-def _delete(deployment: Deployment, choice: _Choice, progress: Progress) -> DeletedTags:
+def _delete_by_parts(deployment: Deployment, choice: _Choice, progress: Progress) -> DeletedTags:
     """Delete what a choice leaves to go, by parts; the rule is asked again in the transaction that deletes a part."""
     path, going, now = Path.parse(choice.rule.path), choice.going, datetime.now(UTC)
     gone: DeletedTags = {}
@@ -122,7 +122,7 @@ def _delete(deployment: Deployment, choice: _Choice, progress: Progress) -> Dele
         part = {one.id: one for one in going[begin : begin + AT_ONCE]}
 
         def work(session: Session, part: Mapping[int, KeptRevision] = part) -> DeletedTags:
-            deletion.hold(session, part)
+            deletion.hold_revisions(session, part)
             found = rules.find(session, path)
             if found is None:  # removed meanwhile: nothing more goes
                 return {}

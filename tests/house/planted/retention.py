@@ -16,7 +16,7 @@ RETENTION: Final = (
     ),
     Mutant(
         "retracted-among-the-last",
-        "retained:kept",
+        "kept_by_rule",
         "if not one.is_retracted",
         "if one.number",
         "test_retained.py",
@@ -30,10 +30,17 @@ RETENTION: Final = (
     ),
     Mutant(
         "chosen-once-for-all-parts",
-        "upkeep:_delete",
+        "_delete_by_parts",
         "still = [one.id for one in _choice(session, *found).going if one.id in part]",
         "still = list(part)",
         "test_what_is_needed_by_now_stays",
+    ),
+    Mutant(
+        "run-locks-nothing",
+        "hold_revisions",
+        ".with_for_update()",
+        "",
+        "test_a_run_waits_for_who_publishes_below",
     ),
     Mutant(
         "rule-outlives-its-adapter",

@@ -14,7 +14,7 @@ from registry.catalogue.changes.retention import KeptRevision
 from registry.errors import UsageError
 from registry.schemas.requests import Best, check_rule
 from registry.schemas.team import RetentionRule
-from registry.services.upkeep.retained import kept
+from registry.services.upkeep.retained import kept_by_rule
 
 NOW: Final = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -92,7 +92,7 @@ RULES: Final = st.builds(
 
 @given(REVISIONS, RULES)
 def test_it_keeps_what_the_definition_keeps(revisions: list[KeptRevision], by: RetentionRule) -> None:
-    found = kept(by, revisions)
+    found = kept_by_rule(by, revisions)
     assert set(found) == {one.id for one in revisions if stays(one, by, revisions)}
     assert all(found.values())
 
@@ -109,7 +109,7 @@ def test_each_reason_is_named() -> None:
         revision(8),
     ]
     by = rule(keep_last=1, keep_every=4, keep_best=("max:acc:1",))
-    assert {key - 1000: why for key, why in kept(by, revisions).items()} == {
+    assert {key - 1000: why for key, why in kept_by_rule(by, revisions).items()} == {
         1: ("children",),
         2: ("tagged",),
         3: ("combinations", "materialised"),
@@ -122,8 +122,8 @@ def test_each_reason_is_named() -> None:
 
 def test_tags_keep_nothing_where_the_rule_says_so_unless_they_are_protected() -> None:
     revisions = [revision(1, tags=("dev",)), revision(2, tags=("prod",), is_protected=True), revision(3)]
-    assert set(kept(rule(keep_last=1, keep_tagged=False), revisions)) == {1002, 1003}
-    assert set(kept(rule(keep_last=1), revisions)) == {1001, 1002, 1003}
+    assert set(kept_by_rule(rule(keep_last=1, keep_tagged=False), revisions)) == {1002, 1003}
+    assert set(kept_by_rule(rule(keep_last=1), revisions)) == {1001, 1002, 1003}
 
 
 @pytest.mark.parametrize("text", ["acc", "max:acc", "max::3", "best:acc:3", "max:acc:0", "max:acc:-1", "max:acc:3x"])

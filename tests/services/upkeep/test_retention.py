@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
+from registry.catalogue.changes import publish
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, UsageError
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
@@ -232,11 +236,12 @@ class Meanwhile:
 
 
 @EMBEDDED
-def test_what_is_needed_by_now_stays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_needed_by_now_stays(place: Place, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = place.registry
     monkeypatch.setattr(services, "AT_ONCE", 2)
     registry.set_retention("net/one", keep_last=1)
-    meanwhile = Meanwhile(lambda: registry.tag("net/one@4", "new"), lambda: registry.clear_retention("net/one"))
+    child = partial(registry.publish, folders / f"adapter{COUNT + 1}", "net/one/child", parent="net/one@4")
+    meanwhile = Meanwhile(child, lambda: registry.clear_retention("net/one"))
     with suppress(NotFoundError):  # of the second removal
         services.run(place.deployment, RunRetentionRequest(path="net/one"), meanwhile)
     assert numbers(registry) == list(range(2, COUNT + 1))  # but for @1, which went with the first part
@@ -256,3 +261,42 @@ def test_a_service_runs_the_rule_after_each_publish(
             time.sleep(0.02)
         assert {one.actor for one in served.events(path="net/one", kind="delete")} == {"registry"}
         served.close()
+
+
+def wait_until_blocked(place: Place, thread: threading.Thread) -> None:
+    """Wait until a thread waits for a lock of the database, or has ended."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    until = time.monotonic() + 60
+    while thread.is_alive():
+        with place.deployment.read_everything() as session:
+            if session.scalar(waiting):
+                return
+        assert time.monotonic() < until
+        thread.join(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["team"], indirect=True)  # on SQLite a writer is alone
+def test_a_run_waits_for_who_publishes_below(place: Place, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run begins while the child is there for nobody else, and its parent is locked."""
+    registry = place.registry
+    registry.set_retention("net/one", keep_last=1)
+    looked = publish._place
+    runs: list[threading.Thread] = []
+
+    def place_of(session: Session, new: publish.NewRevision) -> publish._Place:
+        found = looked(session, new)
+        if not runs:
+            runs.append(threading.Thread(target=registry.run_retention, args=("net/one",)))
+            runs[0].start()
+            wait_until_blocked(place, runs[0])
+        return found
+
+    monkeypatch.setattr(publish, "_place", place_of)
+    registry.publish(folders / f"adapter{COUNT + 1}", "net/one/child", parent="net/one@5")
+    runs[0].join()
+    assert numbers(registry) == [2, 3, 5, 9]
+    newest = registry.log("net/one/child").revisions[0]
+    assert (newest.number, newest.parent) == (2, "net/one@5")
