@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -130,17 +130,16 @@ def asked_about(session: Session, path: Path, adapter_id: int, metrics: Collecti
 
     What needs a revision counts whether or not the session may see it.
     """
-    own = select(Revision.id).where(Revision.adapter_id == adapter_id)
+    query = select(Revision.id, Revision.number, Revision.size, Revision.retracted_at)
+    rows = session.execute(query.where(Revision.adapter_id == adapter_id).order_by(Revision.number)).all()
+    keys = [row.id for row in rows]
     tags: dict[int, list[str]] = defaultdict(list)
     for key, name in session.execute(select(Tag.revision_id, Tag.name).where(Tag.adapter_id == adapter_id)):
         tags[key].append(name)
     protected = protection.protected(session, path.base, {name for names in tags.values() for name in names})
-    values: dict[int, dict[str, float]] = defaultdict(dict)
-    measured = select(Metric.revision_id, Metric.name, Metric.value).where(Metric.name.in_(sorted(metrics)))
-    for key, name, value in session.execute(measured.where(Metric.revision_id.in_(own))) if metrics else ():
-        values[key][name] = value
-    children, combined, materialised = _needed(session, adapter_id)
-    query = select(Revision.id, Revision.number, Revision.size, Revision.retracted_at)
+    values = _values(session, keys, metrics)
+    children = _with_children(session, keys)
+    combined, materialised = _combined(session, adapter_id), _materialised(session, adapter_id)
     return tuple(
         KeptRevision(
             id=row.id,
@@ -154,30 +153,52 @@ def asked_about(session: Session, path: Path, adapter_id: int, metrics: Collecti
             is_materialised=row.id in materialised,
             is_retracted=row.retracted_at is not None,
         )
-        for row in session.execute(query.where(Revision.adapter_id == adapter_id).order_by(Revision.number))
+        for row in rows
     )
 
 
-def _needed(session: Session, adapter_id: int) -> tuple[set[int], set[int], set[int]]:
-    """The keys of the adapter's revisions that have children, that combinations are made of, that are materialised."""
-    own, child, combination = aliased(Revision), aliased(Revision), aliased(Revision)
-    children = select(own.id).join(child, child.parent_id == own.id).where(own.adapter_id == adapter_id)
-    combined = (
+# By their keys, some at a time: of an adapter with many revisions PostgreSQL would read all revisions of the registry.
+
+
+def _values(session: Session, keys: Sequence[int], metrics: Collection[str]) -> dict[int, dict[str, float]]:
+    """The values of some metrics of some revisions, by key and name."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    query = select(Metric.revision_id, Metric.name, Metric.value).where(Metric.name.in_(sorted(metrics)))
+    for part in parts(keys) if metrics else ():
+        for key, name, value in session.execute(query.where(Metric.revision_id.in_(part))):
+            found[key][name] = value
+    return found
+
+
+def _with_children(session: Session, keys: Sequence[int]) -> set[int]:
+    """The keys of those of some revisions that others were trained on."""
+    found: set[int] = set()
+    for part in parts(keys):
+        parents = select(Revision.parent_id).where(Revision.parent_id.in_(part)).distinct()
+        found.update(key for key in session.scalars(parents, execution_options=IGNORE_RIGHTS) if key is not None)
+    return found
+
+
+def _combined(session: Session, adapter_id: int) -> set[int]:
+    """The keys of an adapter's revisions that combinations are made of."""
+    own, combination = aliased(Revision), aliased(Revision)
+    query = (
         select(own.id)
         .join(RevisionSource, RevisionSource.source_id == own.id)
         .join(combination, combination.id == RevisionSource.revision_id)
         .where(own.adapter_id == adapter_id)
     )
-    materialised = (
-        select(own.id)
-        .join(MaterialisationRecord, MaterialisationRecord.revision_id == own.id)
-        .where(own.adapter_id == adapter_id, MaterialisationRecord.expires_at > datetime.now(UTC))
+    return set(session.scalars(query.distinct(), execution_options=IGNORE_RIGHTS))
+
+
+def _materialised(session: Session, adapter_id: int) -> set[int]:
+    """The keys of an adapter's revisions that something is kept of that was materialised."""
+    query = (
+        select(Revision.id)
+        .join(MaterialisationRecord, MaterialisationRecord.revision_id == Revision.id)
+        .where(Revision.adapter_id == adapter_id, MaterialisationRecord.expires_at > datetime.now(UTC))
     )
-    return (
-        set(session.scalars(children.distinct(), execution_options=IGNORE_RIGHTS)),
-        set(session.scalars(combined.distinct(), execution_options=IGNORE_RIGHTS)),
-        set(session.scalars(materialised.distinct(), execution_options=IGNORE_RIGHTS)),
-    )
+    return set(session.scalars(query.distinct(), execution_options=IGNORE_RIGHTS))
 
 
 _COLUMNS = (
