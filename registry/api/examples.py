@@ -8,6 +8,7 @@ from typing import Any, Final
 from registry.api.combination_examples import combination_examples
 from registry.api.delta_examples import DELTA_EXAMPLES
 from registry.api.parent_examples import PARENT_EXAMPLES
+from registry.api.retention_examples import RETENTION_EXAMPLES
 from registry.api.service_examples import SERVICE_EXAMPLES
 from registry.api.statistics_examples import DELTA, STATISTICS_EXAMPLES
 from registry.operations.table import OPERATIONS
@@ -288,6 +289,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "MaterialiseRequest": {"ref": "llama/support@3", "kind": "merged", "expires_in": 2592000},
     "Materialisation": _MATERIALISATION,
     "Materialised": {"materialisation": _MATERIALISATION, "created": True, "bytes_stored": 16058000000},
+    **RETENTION_EXAMPLES,
     **SERVICE_EXAMPLES,
     "Operation": _OPERATION,
     "Problem": {

@@ -33,7 +33,7 @@ def build_command() -> Any:
     """The command ``registry``, with all commands under it."""
     # On a terminal the help has panels; in a pipe it is plain text, which starts faster and can be searched.
     markup = "rich" if sys.stdout.isatty() else None
-    about = {"base": _base, "token": _token, "db": _db}
+    about = {"base": _base, "retention": _retention, "token": _token, "db": _db}
     groups = {word: _group(about[word], places, {}, markup, Group) for word, places in GROUPS.items()}
     for word, group in groups.items():
         group.name = word
@@ -83,6 +83,11 @@ def _root(
 
 def _base(context: typer.Context) -> None:
     """Add, list, rename and delete base models."""
+    _help_alone(context)
+
+
+def _retention(context: typer.Context) -> None:
+    """Set which revisions are kept, and delete the others."""
     _help_alone(context)
 
 

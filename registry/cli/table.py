@@ -23,6 +23,12 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "delete": "delete.base_delete",
         "protect-tag": "retract.protect_tag",
     },
+    "retention": {
+        "set": "rules.retention.set_",
+        "show": "rules.retention.show",
+        "clear": "rules.retention.clear",
+        "run": "rules.retention.run",
+    },
     "token": {"create": "tokens.create", "list": "tokens.list_", "revoke": "tokens.revoke"},
     "db": {"upgrade": "database.upgrade"},
 }

@@ -22,12 +22,24 @@ from registry.operations.methods.labels import Labels
 from registry.operations.methods.naming import Naming
 from registry.operations.methods.publishing import Publishing
 from registry.operations.methods.removal import Removal
+from registry.operations.methods.retention import Retaining
 from registry.progress import Progress
 from registry.schemas import Copied
 
 
 class Registry(
-    Browsing, Analysis, Labels, Naming, Publishing, Combining, Importing, Artifacts, Exporting, Removal, Administration
+    Browsing,
+    Analysis,
+    Labels,
+    Naming,
+    Publishing,
+    Combining,
+    Importing,
+    Artifacts,
+    Exporting,
+    Removal,
+    Retaining,
+    Administration,
 ):
     """Adapters as a tree of immutable revisions; the weights that each path of it stands for.
 

@@ -28,6 +28,8 @@ from registry.schemas import (
     Published,
     Resolved,
     Retabled,
+    Retention,
+    RetentionRule,
     Retracted,
     RevisionSummary,
     Shown,
@@ -67,9 +69,12 @@ from registry.schemas.requests import (
     ProtectRequest,
     ReferenceRequest,
     RetableRequest,
+    RetentionRequest,
     RetractRequest,
     RevokeRequest,
+    RunRetentionRequest,
     SearchRequest,
+    SetRetentionRequest,
     StatisticsRequest,
     SubtreeRequest,
     TagRequest,
@@ -363,6 +368,30 @@ UNDELETE_BASE: Final = Operation(
     about="Restore a deleted base model and what was deleted with it, within the grace period.",
 )  # fmt: skip
 
+# Retention: deletion by rules
+
+RETENTION: Final = Operation(
+    name="retention", method="GET", address="/retention", request=RetentionRequest, answer=Retention, right=READER,
+    group="deletions", refusals=(404,),
+    about="The retention rule of an adapter, and what a run would delete by it now.",
+)  # fmt: skip
+SET_RETENTION: Final = Operation(
+    name="set_retention", method="PUT", address="/retention", request=SetRetentionRequest, answer=Retention,
+    right=Right("writer", "path", "set a retention rule", "path"), group="deletions", refusals=(404, 409),
+    about="Set which revisions of an adapter are kept; tells what a run would delete, and deletes nothing.",
+)  # fmt: skip
+CLEAR_RETENTION: Final = Operation(
+    name="clear_retention", method="DELETE", address="/retention", request=RetentionRequest, answer=RetentionRule,
+    right=Right("writer", "path", "remove a retention rule", "path"), group="deletions", refusals=(404,),
+    idempotent=lambda _: False, about="Remove the retention rule of an adapter; returns it.",
+)  # fmt: skip
+RUN_RETENTION: Final = Job(
+    name="run_retention", method="POST", address="/retention/run", request=RunRetentionRequest, answer=Retention,
+    right=Right("writer", "path", "delete", "path"), group="deletions", refusals=(404,),
+    kind="retention", result="retained",
+    about="Delete the revisions that the retention rule of an adapter does not keep.",
+)  # fmt: skip
+
 # Keeping
 
 RETRACT: Final = Operation(
@@ -404,7 +433,7 @@ HEALTH: Final = Operation(
 NOTICE: Final = Job(
     name="notice", method="POST", address="", request=ReferenceRequest, answer=Looked, right=READER, group="keeping",
     kind="notice", result="looked",
-    about="Compute the statistics of a revision, and keep notices about it: after each publish.",
+    about="Run the retention rule of its path, compute its statistics, and keep notices about it: after each publish.",
 )  # fmt: skip
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
@@ -416,6 +445,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     BUNDLE, NARROW, SUBTREE,
     MATERIALISATIONS, MATERIALISE, DROP_MATERIALISATION,
     DELETE, UNDELETE, DELETE_TREE, UNDELETE_TREE, DELETE_BASE, UNDELETE_BASE,
+    RETENTION, SET_RETENTION, CLEAR_RETENTION, RUN_RETENTION,
     RETRACT, GC, FSCK, DU, LIST_JOBS, HEALTH,
 )  # fmt: skip
 JOBS: Final = (*(operation for operation in OPERATIONS if isinstance(operation, Job)), NOTICE)

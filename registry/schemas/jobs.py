@@ -14,6 +14,7 @@ from registry.schemas import (
     Materialised,
     Published,
     Retabled,
+    Retention,
     Schema,
 )
 from registry.schemas.form import Param
@@ -22,7 +23,7 @@ from registry.schemas.publishing import Combined
 from registry.schemas.statistics import DenseStatistics
 
 OperationKind = Literal[
-    "publish", "base", "materialise", "gc", "fsck", "retable", "measure", "dense", "notice", "combine"
+    "publish", "base", "materialise", "gc", "fsck", "retable", "measure", "dense", "notice", "combine", "retention"
 ]
 OperationState = Literal["pending", "running", "done", "failed"]
 
@@ -46,6 +47,7 @@ class OperationResult(Schema):
     dense: DenseStatistics | None = None
     looked: Looked | None = None
     combined: Combined | None = None
+    retained: Retention | None = None
 
 
 class Operation(Schema):

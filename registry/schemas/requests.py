@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from registry.errors import UsageError
 from registry.schemas.form import ArtifactKind, Dtype, EngineName, MeasuredRows, Moment, Param, Schema
+from registry.schemas.texts import check_name
 
 Ref = Annotated[
     str,
@@ -25,6 +30,9 @@ Text = Annotated[str | None, Param(min_length=1, max_length=512)]
 WithTags = Annotated[bool, Param(description="Also delete revisions that have tags, and those tags.")]
 DryRun = Annotated[bool, Param(description="Only list what would be deleted.")]
 
+
+_BEST: Final = re.compile(r"(max|min):(.+):([1-9][0-9]{0,8})")
+_Count = Annotated[int | None, Field(ge=1, le=1 << 31)]
 
 OldNames = Annotated[bool, Param(description="Also what was renamed, under its old name.")]
 
@@ -353,3 +361,72 @@ class ProtectRequest(Schema):
     base: str
     pattern: str
     remove: bool = False
+
+
+@dataclass(frozen=True)
+class Best:
+    """So many revisions with the largest or the smallest values of a metric."""
+
+    mode: Literal["max", "min"]
+    metric: str
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Best:
+        """Read ``max:acc:3``.
+
+        Raises:
+            UsageError: it has another form; ``bad_name``, no metric can be called that.
+        """
+        found = _BEST.fullmatch(text)
+        if found is None:
+            raise UsageError(f"{text!r} does not say what is best: max:METRIC:N or min:METRIC:N is expected, such as "
+                             "max:acc:3.")  # fmt: skip
+        mode: Literal["max", "min"] = "max" if found[1] == "max" else "min"
+        return cls(mode, check_name("Metric name", found[2]), int(found[3]))
+
+
+class SetRetentionRequest(Schema):
+    """Set which revisions of an adapter are kept; what no part of the rule keeps is deleted by a run."""
+
+    path: str
+    keep_last: _Count = None  # so many with the highest numbers
+    keep_every: _Count = None  # those whose numbers can be divided by it
+    keep_best: tuple[str, ...] = Field(default=(), max_length=16)  # max:METRIC:N or min:METRIC:N
+    keep_tagged: bool = True
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"path": "llama/support", "keep_last": 10, "keep_every": 1000, "keep_best": ["max:acc:3"]}
+        }
+    )
+
+
+class RetentionRequest(Schema):
+    """The path of an adapter that has a retention rule."""
+
+    path: AtPath
+
+
+class RunRetentionRequest(Schema):
+    """Delete what the retention rule of an adapter keeps no longer."""
+
+    path: str
+    dry_run: bool = False
+
+    model_config = ConfigDict(json_schema_extra={"example": {"path": "llama/support", "dry_run": True}})
+
+
+def check_rule(path: str, keep_last: int | None, keep_every: int | None, keep_best: Iterable[str]) -> tuple[Best, ...]:
+    """What is best by a rule that keeps something.
+
+    Raises:
+        UsageError: it keeps nothing, or does not say clearly what is best.
+    """
+    best = tuple(map(Best.parse, keep_best))
+    if keep_last is None and keep_every is None and not best:
+        raise UsageError(
+            f"The retention rule of {path} is empty, and would delete all revisions but the newest: give "
+            "--keep-last N, --keep-every N or --keep-best max:METRIC:N."
+        )
+    return best

@@ -32,6 +32,8 @@ EventKind = Literal[
     "purge",
     "refused",
     "rename",
+    "retention clear",
+    "retention set",
     "retract",
     "retract undo",
     "tag",
@@ -41,6 +43,11 @@ EventKind = Literal[
     "untag",
 ]
 """What an event can be about, as this version writes it."""
+KeepReason = Literal[
+    "newest", "last", "every", "best", "tagged", "children", "combinations", "materialised", "retracted"
+]
+"""Why a revision is kept: the newest of all, the three parts of a rule, a tag, what needs it, or its retraction."""
+
 EVENT_KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
 
 
@@ -143,6 +150,38 @@ class Retracted(Schema):
     done: bool = True  # False: only listed
     use: Use | None = None  # of all of these together; None: of an undo
     used: tuple[RevisionUse, ...] = ()  # those of them that were used: the revision itself first
+
+
+class RetentionRule(Schema):
+    """Which revisions of an adapter are kept."""
+
+    path: str
+    keep_last: int | None  # so many with the highest numbers; None: the rule does not say
+    keep_every: int | None  # those whose numbers can be divided by it; None: the same
+    keep_best: tuple[str, ...]  # max:METRIC:N or min:METRIC:N
+    keep_tagged: bool  # False: tags keep nothing, unless they are protected
+    set_at: datetime
+    set_by: str
+
+
+class KeptFor(Schema):
+    """How many revisions are kept for a reason; one that has several is counted for each."""
+
+    reason: KeepReason
+    revisions: int
+
+
+class Retention(Schema):
+    """Answer of ``retention set``, ``show`` and ``run``: a rule, and what is deleted by it."""
+
+    rule: RetentionRule
+    revisions: tuple[str, ...]  # PATH@N that a run would delete or has deleted, by rising numbers
+    tags: tuple[str, ...]  # PATH@tag that name them and go with them
+    kept: int  # revisions that stay
+    reasons: tuple[KeptFor, ...]  # why they stay
+    done: bool = False  # True: they were deleted
+    until: datetime | None = None  # they can be restored until then
+    use: Use | None = None  # of what would be deleted, together; None: it was deleted
 
 
 class CollectedBlob(Schema):

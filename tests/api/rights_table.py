@@ -58,6 +58,11 @@ def _a_tag(registry: LocalRegistry, path: str) -> Mapping[str, str]:
     return {}
 
 
+def _a_rule(registry: LocalRegistry, path: str) -> Mapping[str, str]:
+    registry.set_retention(path, keep_last=100)
+    return {}
+
+
 def _a_rendering(registry: LocalRegistry, path: str) -> Mapping[str, str]:
     with registry.artifact(path, kind="lora") as artifact:
         return {"rendering": artifact.rendering.removeprefix("sha256:"), "path": "adapter_config.json"}
@@ -89,6 +94,10 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     table.UNDELETE_TREE: Call("path", body={"ref": "{path}"}, good=frozenset({404})),
     table.DELETE_BASE: Call("all", {"name": "tiny", "dry_run": "true"}),
     table.UNDELETE_BASE: Call("all", body={"ref": "tiny"}),
+    table.RETENTION: Call("path", {"path": "{path}"}, prepare=_a_rule),
+    table.SET_RETENTION: Call("path", body={"path": "{path}", "keep_last": 100}),
+    table.CLEAR_RETENTION: Call("path", {"path": "{path}"}, prepare=_a_rule),
+    table.RUN_RETENTION: Call("path", body={"path": "{path}"}, prepare=_a_rule),
     table.DIFF: Call("path", {"a": "{path}", "b": "{path}"}),
     table.DIFF_CHILDREN: Call("path", {"path": "{path}"}),
     table.STATS: Call("path", {"ref": "{path}"}),

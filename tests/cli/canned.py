@@ -342,8 +342,8 @@ SILENT = REPLICA.model_copy(
 )
 HEALTH = Health(
     version="0.1.1",
-    migration="0015",
-    newest_migration="0015",
+    migration="0016",
+    newest_migration="0016",
     replicas=(REPLICA, SILENT),
     jobs=JobCounts(pending=2, running=1, failed=3, oldest_pending_at=WHEN),
     notices=JobCounts(pending=0, running=0, failed=0, oldest_pending_at=None),

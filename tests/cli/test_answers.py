@@ -399,7 +399,7 @@ def test_health_says_what_is_known_and_what_is_not(canned: CannedRegistry, run: 
         "notices 0 pending, 0 running, 0 failed in a week",
         "stored 12.0 GB, 2.00 GB of them since 2026-03-02",
         "last gc 2026-03-04 05:06 UTC by nightly last fsck not known",
-        "schema 0015, this program has 0015",
+        "schema 0016, this program has 0016",
     ):
         assert part in said
     damage = Event(at=WHEN, action="fsck", subject="registry", actor="ada", detail={"damaged": 1, "unreadable": 0})

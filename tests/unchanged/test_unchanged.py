@@ -105,12 +105,15 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "registry base list: --figures",
         "registry base measure ",
         "registry base measure: ",
+        "registry retention ",
+        "registry retention: ",
     ),
     "database": (
         "CREATE TABLE adapters: renamed_to ",
         "CREATE TABLE base_models: renamed_to ",
         "CREATE TABLE base_norms: ",
         "CREATE TABLE fingerprints: ",
+        "CREATE TABLE retention_rules: ",
         "CREATE TABLE revision_sources: ",
         "CREATE INDEX ix_revision_sources_source_id ",
         "CREATE TABLE revisions: combined ",
@@ -228,6 +231,10 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/checks ",
         "GET /api/v1/log/deleted ",
         "POST /api/v1/tags/undo ",
+        "GET /api/v1/retention ",
+        "PUT /api/v1/retention ",
+        "DELETE /api/v1/retention ",
+        "POST /api/v1/retention/run ",
     ),
     "settings": ("REGISTRY_WORKERS: ", "REGISTRY_PUBLIC_URL: ", "REGISTRY_PUBLISH_"),
     "schemas": (
@@ -357,6 +364,12 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "LineageEntry.combined",
         "LinkEntry.sources",
         "OperationResult.combined",
+        "OperationResult.retained",
+        "KeptFor.",
+        "Retention.",
+        "RetentionRule.",
+        "RunRetentionRequest.",
+        "SetRetentionRequest.",
         "PublishRequest.sources",
         "PublishRequest.truncated",
         "RevisionSummary.sources",
@@ -375,7 +388,7 @@ WIDENED: Final[dict[str, dict[str, str]]] = {
     "schemas": {  # a client meets the kinds that it asks for
         "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable', required": (
             "Operation.kind: 'publish' | 'base' | 'materialise' | 'gc' | 'fsck' | 'retable' | 'measure' | 'dense' | "
-            "'notice' | 'combine', "
+            "'notice' | 'combine' | 'retention', "
             "required"
         ),
     },

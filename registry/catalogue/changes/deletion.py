@@ -15,7 +15,7 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import materialise, protection
+from registry.catalogue.changes import materialise, protection, retention
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import Adapter, Revision, RevisionFile, Tag
 from registry.catalogue.database.visibility import in_subtree
@@ -27,6 +27,9 @@ from registry.errors import ConflictError
 from registry.reference import Path
 from registry.rights import Principal
 from registry.schemas import Deleted, DeletedTree, RevisionSummary
+
+DeletedTags = dict[str, tuple[str, ...]]
+"""References of deleted revisions, and the tags that named each: ``PATH@tag``."""
 
 _NAMED: Final = 8  # children or tags; more would bury the sentence
 
@@ -110,6 +113,37 @@ def delete_tree(
     return _answer(session, path, rows, tags, done=True)
 
 
+def hold_revisions(session: Session, revision_ids: Collection[int]) -> None:
+    """Lock revisions, so that nothing pins, combines, tags or materialises them before `delete_held`."""
+    _use_blobs(session, revision_ids)
+    for part in blobs.parts(sorted(revision_ids)):
+        held = select(Revision.id).where(Revision.id.in_(part)).order_by(Revision.id).with_for_update()
+        session.execute(held).all()
+
+
+def delete_held(
+    session: Session, revision_ids: Collection[int], principal: Principal, now: datetime, why: str
+) -> DeletedTags:
+    """Delete revisions that the caller locked, and found to be needed by nothing, with their tags.
+
+    Args:
+        session: a write transaction.
+        revision_ids: the keys of the revisions.
+        principal: who deletes them.
+        now: the time of the deletion: those of one time can be restored together.
+        why: for their events.
+
+    Returns:
+        The references of those that were still there, by their keys, with the tags that named each.
+    """
+    rows: dict[int, RevisionSummary] = {}
+    for part in blobs.parts(sorted(revision_ids)):
+        rows |= browse.summaries(session, part)
+    tags = _lock_tags(session, rows)
+    _mark(session, rows, tags, now, principal, why)
+    return {rows[key].reference: _named(rows[key], tags.get(key, ())) for key in sorted(rows)}
+
+
 def _chosen(path: Path) -> Select[int]:
     return select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(in_subtree(path))
 
@@ -173,10 +207,12 @@ def _mark(
     tags: Mapping[int, tuple[str, ...]],
     now: datetime,
     principal: Principal,
+    why: str | None = None,
 ) -> None:
+    materialised = materialise.among(session, rows)
     for key, row in sorted(rows.items()):
         own = tags.get(key, ())
-        dropped = materialise.drop_of(session, key)
+        dropped = materialise.drop_of(session, key) if key in materialised else ()
         values = {"deleted_at": now, "deleted_by": principal.name, "deleted_tags": list(own)}
         session.execute(update(Revision).where(Revision.id == key).values(values))
         detail: dict[str, object] = {
@@ -188,9 +224,12 @@ def _mark(
         }
         if dropped:
             detail["materialisations"] = dropped
+        if why is not None:
+            detail["why"] = why
         events.record(session, "delete", row.reference, principal, detail)
     for part in blobs.parts(rows):
         session.execute(delete_rows(Tag).where(Tag.revision_id.in_(part)))
+    retention.clear_where_nothing_is_left(session, rows, principal)
     session.flush()
 
 

@@ -128,6 +128,15 @@ def drop(session: Session, rows: Iterable[MaterialisationRow], principal: Princi
         events.record(session, "materialise drop", row.reference, principal, detail)
 
 
+def among(session: Session, revision_ids: Iterable[int]) -> set[int]:
+    """Those of some revisions that `drop_of` would drop something of."""
+    found: set[int] = set()
+    for part in blobs.parts(sorted(revision_ids)):
+        column = MaterialisationRecord.revision_id
+        found.update(session.scalars(select(column).where(column.in_(part)).distinct()))
+    return found
+
+
 def drop_of(session: Session, revision_id: int) -> tuple[str, ...]:
     """Drop all of a deleted revision; their ids."""
     rows = values(session, rows_query().where(MaterialisationRecord.revision_id == revision_id))

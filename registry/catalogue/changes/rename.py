@@ -134,6 +134,7 @@ def _copy(session: Session, renaming: Renaming, principal: Principal) -> Renamed
     base_id = renamed_rows.copy_base(session, renaming) if renaming.old.is_base else None
     renamed_rows.copy_adapters(session, renaming, base_id)
     left = renamed_rows.copy_details(session, renaming, protected)
+    renamed_rows.move_rules(session, renaming)
     kept = _materialisations(session, renaming.old)
     adapters, written = _counted(session, renaming.new)
     renamed_rows.mark(session, renaming)

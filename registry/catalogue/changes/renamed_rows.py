@@ -36,7 +36,7 @@ from registry.catalogue.database.tables import (
     Tag,
     table_of,
 )
-from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord
+from registry.catalogue.database.team_tables import CardRecord, ProtectedTagRecord, RetentionRecord
 from registry.catalogue.database.visibility import in_subtree, live
 from registry.catalogue.tree import commits
 from registry.reference import Path
@@ -48,6 +48,7 @@ _TAGS: Final = table_of(Tag)
 _BASES: Final = table_of(BaseModelRecord)
 _CARDS: Final = table_of(CardRecord)
 _NOTICES: Final = table_of(NoticeRecord)
+_RULES: Final = table_of(RetentionRecord)
 _SOURCES: Final = table_of(RevisionSource)
 _OF_REVISIONS: Final = (
     *map(table_of, (RevisionFile, RevisionTarget, RevisionSource, Metric, Annotation)),
@@ -163,6 +164,18 @@ def _copy_cards(session: Session, renaming: Renaming) -> None:
         .where(renaming.under(_OLD_ADAPTER.c.path), _OLD_ADAPTER.c.renamed_to.is_(None))
     )
     _insert(session, _CARDS, {"adapter_id": _NEW_ADAPTER.c.id}, rows, cards)
+
+
+def move_rules(session: Session, renaming: Renaming) -> None:
+    """Give the retention rules to the new names: nothing is published to the old ones, so that nothing goes there."""
+    new = (
+        select(_NEW_ADAPTER.c.id)
+        .join(_OLD_ADAPTER, _NEW_ADAPTER.c.path == renaming.renamed(_OLD_ADAPTER.c.path))
+        .where(_OLD_ADAPTER.c.id == _RULES.c.adapter_id)
+        .scalar_subquery()
+    )
+    old = select(_OLD_ADAPTER.c.id).where(renaming.under(_OLD_ADAPTER.c.path), _OLD_ADAPTER.c.renamed_to.is_(None))
+    session.execute(update(_RULES).where(_RULES.c.adapter_id.in_(old)).values(adapter_id=new))
 
 
 def mark(session: Session, renaming: Renaming) -> None:

@@ -208,6 +208,20 @@ class CardRecord(Record):
     edited_by: Mapped[str]
 
 
+class RetentionRecord(Record):
+    """Which revisions of an adapter are kept, where somebody set that; the others are deleted."""
+
+    __tablename__ = "retention_rules"
+
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True)
+    keep_last: Mapped[int | None]
+    keep_every: Mapped[int | None]
+    keep_best: Mapped[list[str]]  # "max:acc:3"
+    keep_tagged: Mapped[bool]
+    set_at: Mapped[Time]
+    set_by: Mapped[str]
+
+
 class Compatibility(Record):
     """For each migration, the newest migration of the oldest program that can still work with it."""
 

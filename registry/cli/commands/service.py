@@ -39,6 +39,7 @@ class JobKind(StrEnum):
     COMBINE = "combine"
     MEASURE = "measure"
     DENSE = "dense"
+    RETENTION = "retention"
     NOTICE = "notice"
 
 

@@ -127,7 +127,9 @@ def _dense_stats(deployment: Deployment, request: DenseStatisticsRequest, progre
 def _notice(deployment: Deployment, request: ReferenceRequest, progress: Progress) -> Looked:
     from registry.services.publishing.narrowing import sample_revision
     from registry.services.statistics import looked
+    from registry.services.upkeep.retention import run_if_set
 
+    run_if_set(deployment, Reference.parse(request.ref).path, progress)  # first: looking may take long, or fail
     found = looked(deployment, request.ref, progress)
     with suppress(NotFoundError):  # deleted meanwhile
         sample_revision(deployment, found.reference)

@@ -1,4 +1,4 @@
-"""Handlers of deleting and retracting.
+"""Handlers of deleting, also by retention rules, and of retracting.
 
 Tensor code is imported where it is needed, so that browsing starts fast.
 """
@@ -12,18 +12,21 @@ from registry.catalogue.tree import revisions
 from registry.errors import UsageError
 from registry.operations import table
 from registry.progress import Progress
-from registry.reference import Reference
-from registry.schemas import Deleted, DeletedTree, Retracted
+from registry.reference import Path, Reference
+from registry.schemas import Deleted, DeletedTree, Retention, RetentionRule, Retracted
 from registry.schemas.requests import (
     DeleteBaseRequest,
     DeleteRequest,
     DeleteTreeRequest,
+    RetentionRequest,
     RetractRequest,
+    RunRetentionRequest,
+    SetRetentionRequest,
     UndeleteRequest,
 )
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does
-from registry.services.upkeep import deletion
+from registry.services.upkeep import deletion, retention
 
 
 @does(table.DELETE)
@@ -54,6 +57,26 @@ def _delete_base(deployment: Deployment, request: DeleteBaseRequest, _progress: 
 @does(table.UNDELETE_BASE)
 def _undelete_base(deployment: Deployment, request: UndeleteRequest, _progress: Progress) -> DeletedTree:
     return deletion.undelete_base(deployment, request.ref)
+
+
+@does(table.RETENTION)
+def _retention(deployment: Deployment, request: RetentionRequest, _progress: Progress) -> Retention:
+    return retention.show(deployment, Path.parse(request.path))
+
+
+@does(table.SET_RETENTION)
+def _set_retention(deployment: Deployment, request: SetRetentionRequest, _progress: Progress) -> Retention:
+    return retention.set_rule(deployment, request)
+
+
+@does(table.CLEAR_RETENTION)
+def _clear_retention(deployment: Deployment, request: RetentionRequest, _progress: Progress) -> RetentionRule:
+    return retention.clear(deployment, Path.parse(request.path))
+
+
+@does(table.RUN_RETENTION)
+def _run_retention(deployment: Deployment, request: RunRetentionRequest, progress: Progress) -> Retention:
+    return retention.run(deployment, request, progress)
 
 
 @does(table.RETRACT)

@@ -29,7 +29,9 @@ VERBS: Final = {
     "delete undo": "restored", "fsck": "checked the store", "gc": "collected what nothing needs",
     "materialise": "materialised", "materialise drop": "dropped a materialisation of",
     "notice": "noticed something about", "protect tag": "protected tags of", "publish": "published", "purge": "purged",
-    "refused": "was refused", "rename": "renamed", "retract": "retracted", "retract undo": "undid the retraction of",
+    "refused": "was refused", "rename": "renamed",
+    "retention clear": "removed the retention rule of", "retention set": "set the retention rule of",
+    "retract": "retracted", "retract undo": "undid the retraction of",
     "tag": "moved a tag of", "token create": "made the token", "token revoke": "revoked the token",
     "unprotect tag": "ended the protection of tags of", "untag": "took a tag away from",
 }  # fmt: skip

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import publish as publishing
+from registry.catalogue.changes import retention
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.catalogue.database.events import EventFilter, EventPosition
@@ -87,6 +88,10 @@ UNSCOPED: Final[dict[str, Callable[[Session], Any]]] = {
     "deleted": lambda session: deleted(session, BIG, datetime.now(UTC), timedelta(days=1), limit=PAGE),
     "refs": lambda session: repo_rows.served(session, BIG, "published", limit=100),
     "card": lambda session: cards.state(session, revisions.find(session, Reference.parse(grown.BIG)).adapter_id),
+    "retention rule": lambda session: retention.find(session, BIG),
+    "what a rule is asked about": lambda session: retention.asked_about(
+        session, BIG, revisions.find(session, Reference.parse(grown.BIG)).adapter_id, {"acc"}
+    ),
     "keys": lambda session: unreferenced.keys(session, after="blobs/sha256/80"),
     "taken down": lambda session: unreferenced.takes_down(session, sha256_digest(b"weights 1")),
 }

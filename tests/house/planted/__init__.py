@@ -29,6 +29,7 @@ from tests.house.planted.pages import PAGES
 from tests.house.planted.pool import POOL
 from tests.house.planted.pushed import PUSHED
 from tests.house.planted.rebased import REBASED
+from tests.house.planted.retention import RETENTION
 from tests.house.planted.services import SERVICES
 from tests.house.planted.training import TRAINING
 from tests.house.planted.uses import USES
@@ -58,6 +59,7 @@ MUTANTS: Final = (
     *ENGINES,
     *REBASED,
     *PUSHED,
+    *RETENTION,
     *IMPORTING,
     *TRAINING,
     *SERVICES,

@@ -1,0 +1,145 @@
+"""Retention: rules that say which revisions of an adapter are kept, and runs that delete the others.
+
+A run deletes as `registry delete` does: the revisions can be restored until the grace period is over, all of one run
+together. A service runs the rule of a path after each publish to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, get_args
+
+from sqlalchemy.orm import Session
+
+from registry.catalogue.changes import deletion
+from registry.catalogue.changes import retention as rules
+from registry.catalogue.changes.deletion import DeletedTags
+from registry.catalogue.changes.retention import KeptRevision
+from registry.catalogue.tree.use import uses
+from registry.progress import Progress
+from registry.reference import Path
+from registry.schemas.requests import Best, RunRetentionRequest, SetRetentionRequest, check_rule
+from registry.schemas.team import KeepReason, KeptFor, Retention, RetentionRule
+from registry.services.deployment import Deployment
+from registry.services.upkeep.retained import kept_by_rule
+
+AT_ONCE: Final = 250
+"""Revisions that one transaction deletes: SQLite has one writer, and others wait meanwhile."""
+WHY: Final = "the retention rule"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What a rule says of the revisions that are there now."""
+
+    rule: RetentionRule
+    revisions: Sequence[KeptRevision]  # by rising numbers
+    kept: Mapping[int, tuple[KeepReason, ...]]
+
+    @property
+    def going(self) -> tuple[KeptRevision, ...]:
+        """Those that nothing keeps."""
+        return tuple(one for one in self.revisions if one.id not in self.kept)
+
+
+def set_rule(deployment: Deployment, request: SetRetentionRequest) -> Retention:
+    """Set a rule, and tell what a run would delete now; nothing is deleted.
+
+    Raises:
+        UsageError: the rule is empty or says nothing clear, or the path names a base model.
+        NotFoundError: there is no such adapter.
+        ConflictError: ``renamed``, it is an old name.
+    """
+    check_rule(request.path, request.keep_last, request.keep_every, request.keep_best)
+    path = Path.parse(request.path)
+    deployment.change(lambda session: rules.set_rule(session, path, request, deployment.principal))
+    return show(deployment, path)
+
+
+def show(deployment: Deployment, path: Path) -> Retention:
+    """The rule of an adapter, and what a run would delete now.
+
+    Raises:
+        NotFoundError: there is no such adapter, or it has no rule.
+    """
+    with deployment.read() as session:
+        choice = _choice(session, *rules.get(session, path))
+        used = uses(session, [one.id for one in choice.going]).together
+    going = {f"{path}@{one.number}": tuple(f"{path}@{tag}" for tag in one.tags) for one in choice.going}
+    return _told(choice, going).model_copy(update={"use": used})
+
+
+def clear(deployment: Deployment, path: Path) -> RetentionRule:
+    """Remove the rule of an adapter.
+
+    Raises:
+        NotFoundError: there is no such adapter, or it has no rule.
+    """
+    return deployment.change(lambda session: rules.clear(session, path, deployment.principal))
+
+
+def run(deployment: Deployment, request: RunRetentionRequest, progress: Progress) -> Retention:
+    """Delete what the rule of an adapter keeps no longer.
+
+    Raises:
+        NotFoundError: there is no such adapter, or it has no rule.
+    """
+    path = Path.parse(request.path)
+    if request.dry_run:
+        return show(deployment, path)
+    with deployment.read() as session:
+        choice = _choice(session, *rules.get(session, path))
+    gone = _delete_by_parts(deployment, choice, progress)
+    until = datetime.now(UTC) + timedelta(seconds=deployment.gc_grace)
+    return _told(choice, gone).model_copy(update={"done": True, "until": until})
+
+
+def run_if_set(deployment: Deployment, path: Path, progress: Progress) -> None:
+    """The same, where an adapter has a rule; of one that is not there nothing."""
+    with deployment.read() as session:
+        found = rules.find(session, path)
+        if found is None:
+            return
+        choice = _choice(session, *found)
+    _delete_by_parts(deployment, choice, progress)
+
+
+def _choice(session: Session, adapter_id: int, rule: RetentionRule) -> _Choice:
+    names = {Best.parse(one).metric for one in rule.keep_best}
+    revisions = rules.asked_about(session, Path.parse(rule.path), adapter_id, names)
+    return _Choice(rule, revisions, kept_by_rule(rule, revisions))
+
+
+def _delete_by_parts(deployment: Deployment, choice: _Choice, progress: Progress) -> DeletedTags:
+    """Delete what a choice leaves to go, by parts; the rule is asked again in the transaction that deletes a part."""
+    path, going, now = Path.parse(choice.rule.path), choice.going, datetime.now(UTC)
+    gone: DeletedTags = {}
+    progress.begin(f"Deleting revisions of {path}", sum(one.size for one in going))
+    for begin in range(0, len(going), AT_ONCE):
+        part = {one.id: one for one in going[begin : begin + AT_ONCE]}
+
+        def work(session: Session, part: Mapping[int, KeptRevision] = part) -> DeletedTags:
+            deletion.hold_revisions(session, part)
+            found = rules.find(session, path)
+            if found is None:  # removed meanwhile: nothing more goes
+                return {}
+            still = [one.id for one in _choice(session, *found).going if one.id in part]
+            return deletion.delete_held(session, still, deployment.principal, now, WHY)
+
+        gone |= deployment.change(work)
+        progress.advance(sum(one.size for one in part.values()))
+    return gone
+
+
+def _told(choice: _Choice, going: DeletedTags) -> Retention:
+    counted = Counter(why for reasons in choice.kept.values() for why in reasons)
+    return Retention(
+        rule=choice.rule,
+        revisions=tuple(going),
+        tags=tuple(sorted(tag for tags in going.values() for tag in tags)),
+        kept=len(choice.revisions) - len(going),
+        reasons=tuple(KeptFor(reason=why, revisions=counted[why]) for why in get_args(KeepReason) if counted[why]),
+    )
