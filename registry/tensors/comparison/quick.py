@@ -139,7 +139,9 @@ class Rows:
         found: list[Way | None] = [None]
         for dtype in dict.fromkeys((own, stored)):
             of_one = ways((dtype,)) if dtype in SHORT else (Way(dtype, deltas=False),)
-            found += [way for way in of_one if links > 1 or way.deltas or dtype is not stored]
+            # of one link, a sum in float32, or in the dtype of both the base and the file, is one summed at once
+            same = links == 1 and (dtype not in SHORT or own is dtype is stored)
+            found += [way for way in of_one if way.deltas or not same]
         return found
 
     def _made(self, program: Program, way: Way | None) -> torch.Tensor | None:
