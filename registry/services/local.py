@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ import platformdirs
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.errors import telling_unreadable
+from registry.folders.staging import temporary_folder
 from registry.operations.exports import Export
 from registry.operations.last_opened import LastOpened
 from registry.operations.methods.partner import Partner
@@ -278,8 +278,7 @@ def _thrown_away() -> Iterator[LocalRegistry]:
     """An empty registry in a temporary folder, whose blobs are references to files that lie elsewhere."""
     from registry.storage.referencing import ReferencingStore
 
-    with tempfile.TemporaryDirectory(prefix="registry-plan-") as place:
-        folder = Path(place)
+    with temporary_folder("registry-plan") as folder:
         database = Database(sqlite_url(folder / DATABASE))
         database.prepare()
         deployment = Deployment(
