@@ -300,6 +300,13 @@ CHECKS: Final = (
         "test_peft_rounds_sums_and_not_deltas",
     ),
     Mutant(
+        "another-number-looked-for-in-the-first-block",
+        "Rows._unlike",
+        "at + rows.start * self.found.shape[1]",
+        "at",
+        "test_one_other_number_is_no_proof",
+    ),
+    Mutant(
         "one-link-on-a-rounded-base-not-replayed",
         "Rows._ways",
         "if way.deltas or not same]",
