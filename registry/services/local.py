@@ -16,7 +16,6 @@ import platformdirs
 from registry.catalogue.database.database import Database, sqlite_url
 from registry.errors import NotFoundError, UnavailableError
 from registry.folders.errors import telling_unreadable
-from registry.folders.staging import temporary_folder
 from registry.operations.exports import Export
 from registry.operations.last_opened import LastOpened
 from registry.operations.methods.partner import Partner
@@ -276,6 +275,7 @@ def planned_import(registry: Registry, ground: Ground, source: str, progress: Pr
 @contextmanager
 def _thrown_away() -> Iterator[LocalRegistry]:
     """An empty registry in a temporary folder, whose blobs are references to files that lie elsewhere."""
+    from registry.folders.staging import temporary_folder
     from registry.storage.referencing import ReferencingStore
 
     with temporary_folder("registry-plan") as folder:
