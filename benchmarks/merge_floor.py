@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -102,7 +102,7 @@ class Adapter:
         self.rank: int = config["r"]
         self.scale: float = config["lora_alpha"] / self.rank
         self.source = FileSource(folder / "adapter_model.safetensors")
-        self.header = _header(self.source)
+        self.header = header_of(self.source)
 
     def read(self, weight: str, side: str, memory: Memory) -> torch.Tensor:
         """A or B of a weight, shape as stored."""
@@ -113,8 +113,22 @@ class Adapter:
         return data.view(torch.float32).view(entry.shape)
 
 
-def _header(source: FileSource) -> Header:
+def header_of(source: FileSource) -> Header:
+    """The header of one of the files."""
     return read_header(source, what="a file of the benchmark", error=InvalidBaseError)
+
+
+def factors(adapters: Sequence[Adapter], weight: TensorEntry, grid: int, memory: Memory) -> Factors:
+    """B, scaled and padded to whole blocks, and A of some adapters side by side."""
+    rows, columns = weight.shape
+    rank = adapters[0].rank
+    left = torch.empty(rows, rank * len(adapters))
+    right = torch.empty(rank * len(adapters), columns)
+    for number, adapter in enumerate(adapters):
+        at = slice(number * rank, (number + 1) * rank)
+        right[at] = adapter.read(weight.name, "A", memory)
+        torch.mul(adapter.read(weight.name, "B", memory), adapter.scale, out=left[:, at])
+    return pad_rows(left, grid), right
 
 
 class Floor:
@@ -148,7 +162,8 @@ class Floor:
     def _merge(self, stored: torch.Tensor, block: Block, weight: TensorEntry, spent: Spent) -> None:
         columns = weight.shape[1]
         rows = stored.numel() // columns
-        left, right = self._kept.get(weight.name, lambda: self._factors(weight, block.grid))
+        made = self._kept.get(weight.name, lambda: factors(self._adapters, weight, block.grid, self._memory))
+        left, right = made
         spent.end("factors")
         values = self._memory.get("values", block.grid * columns, torch.float32).view(-1, columns)
         values[:rows].copy_(stored.view(rows, columns))
@@ -161,17 +176,6 @@ class Floor:
         if not stored.sum().isfinite():
             raise AssertionError("weights of the benchmark are small")
         spent.end("check")
-
-    def _factors(self, weight: TensorEntry, grid: int) -> Factors:
-        rows, columns = weight.shape
-        rank = self._adapters[0].rank
-        left = torch.empty(rows, rank * len(self._adapters))
-        right = torch.empty(rank * len(self._adapters), columns)
-        for number, adapter in enumerate(self._adapters):
-            at = slice(number * rank, (number + 1) * rank)
-            right[at] = adapter.read(weight.name, "A", self._memory)
-            torch.mul(adapter.read(weight.name, "B", self._memory), adapter.scale, out=left[:, at])
-        return pad_rows(left, grid), right
 
     def sync(self) -> float:
         """Make the file durable and close it; CPU seconds."""
@@ -193,7 +197,7 @@ def merge(base: Path, out: Path, folders: list[Path]) -> dict[str, float]:
         synced = []
         for path in sorted(base.glob("*.safetensors")):
             with FileSource(path) as source:
-                entries = sorted(_header(source).entries.values(), key=lambda entry: entry.start)
+                entries = sorted(header_of(source).entries.values(), key=lambda entry: entry.start)
             floor = Floor(path, out / path.name, adapters, memory)
             results = lanes.map(floor.do, blocks(entries))
             while done := list(islice(results, FLUSH_EVERY)):

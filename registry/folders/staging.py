@@ -1,7 +1,7 @@
 """Staging folders: a folder gets its final name only when it is complete.
 
 It is filled beside its final place under a hidden name, with a lock on it. A killed run leaves the folder without its
-lock; the next run for the same place finds that and clears it.
+lock; the next run for the same place finds that and clears it. So it is with temporary folders, too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,18 @@ def staged_folder(place: Path, *, leave: bool = False) -> Iterator[Path]:
         if not left:
             shutil.rmtree(staging, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """An empty folder among temporary files, closed to other users and removed on exit.
+
+    Those of killed runs, given by the same ``name``, are removed before it is made.
+    """
+    with staged_folder(Path(tempfile.gettempdir()) / name) as staging:
+        place = staging / "made"
+        place.mkdir(mode=0o700)
+        yield place
 
 
 def abandoned(place: Path) -> list[Path]:

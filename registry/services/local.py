@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -276,10 +275,10 @@ def planned_import(registry: Registry, ground: Ground, source: str, progress: Pr
 @contextmanager
 def _thrown_away() -> Iterator[LocalRegistry]:
     """An empty registry in a temporary folder, whose blobs are references to files that lie elsewhere."""
+    from registry.folders.staging import temporary_folder
     from registry.storage.referencing import ReferencingStore
 
-    with tempfile.TemporaryDirectory(prefix="registry-plan-") as place:
-        folder = Path(place)
+    with temporary_folder("registry-plan") as folder:
         database = Database(sqlite_url(folder / DATABASE))
         database.prepare()
         deployment = Deployment(

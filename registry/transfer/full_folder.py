@@ -6,12 +6,12 @@ Needs neither torch nor a database: what makes the adapter is passed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from registry.folders.errors import telling_unwritable
+from registry.folders.staging import temporary_folder
 from registry.operations.publication import FullModel, Publication
 from registry.progress import Progress
 from registry.schemas import LeftOut
@@ -42,11 +42,9 @@ def extracted(publication: Publication, extract: Extract, progress: Progress) ->
     if publication.full is None:
         raise AssertionError("the folder of an adapter is published as it is")
     given = given_base(publication.folder, progress)
-    with telling_unwritable(Path("the folder for temporary files")):
-        room = TemporaryDirectory(prefix="registry-full-")
-    with room as place:
-        out = Path(place) / "adapter"
-        out.mkdir()
+    with ExitStack() as opened:
+        with telling_unwritable(Path("the folder for temporary files")):
+            out = opened.enter_context(temporary_folder("registry-full"))
         made = extract(given.folder, publication.full, out)
         left_out = given.with_left_out(made.left_out)
         yield replace(publication, folder=out, full=None, extracted=made.extracted, left_out=left_out)

@@ -241,8 +241,8 @@ def test_siblings_are_measured_beside_single_ones(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_finding_a_parent_is_measured_beside_reading(tmp_path: Path) -> None:
     found = quick("identify", tmp_path)
-    for way in ("at once", "step by step"):
-        assert found[f"a folder merged {way}, among 6 revisions"]["peer"]["figure"]["value"] > 0
+    for way in ("at once", "step by step", "step by step, scales of no power of two"):
+        assert found[f"a folder merged {way}, among 8 revisions"]["peer"]["figure"]["value"] > 0
     assert not list((tmp_path / "cache").glob("identify-*"))
 
 

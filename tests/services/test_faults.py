@@ -59,10 +59,11 @@ def test_a_full_model_killed_at_any_step_of_its_publish_loses_nothing(
     tmp_path: Path, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "room").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "room"))  # what is killed leaves its own folder there
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "room"))  # what is killed leaves its own folder there, till the next
     models = [str(fine_tuned(tmp_path / f"model{seed}", base, seed=seed).folder) for seed in range(40)]
     steps = json.loads(_finished(_python(str(WORKER), str(tmp_path), "full", *models)))
     assert steps > 9  # three of them before it is published
+    assert not list((tmp_path / "room").glob("*registry-full*"))
     registry = _opened(tmp_path)
     registry.gc()
     assert registry.fsck(deep=True).damage == ()

@@ -26,7 +26,7 @@ from registry.tensors.table.targets import TargetTable
 
 ELEMENTS: Final = 1 << 17
 """Of one block. So few rows of every tensor say more than a few whole ones."""
-JOINED: Final = 8
+JOINED: Final = 16
 """Blocks that are read together where all of them are looked at."""
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
 import torch
 
+from registry.tensors.arithmetic.blocks import add_product
 from registry.tensors.arithmetic.rounding import round_into
 from registry.tensors.arithmetic.scratch import scratch
 from registry.tensors.comparison.places import Place
@@ -24,6 +26,7 @@ from registry.tensors.path.programs import Program
 from registry.tensors.path.slot_values import SlotValues
 from registry.tensors.path.steps import Add
 
+Words = np.ndarray[Any, Any]
 _FEW: Final = 1 / 16
 """Of a block: with more elements that are something else, all of it is measured."""
 _ENOUGH: Final = 1 / 4096
@@ -76,6 +79,7 @@ class Rows:
     place: Place
     found: torch.Tensor
     _origins: dict[Slot, torch.Tensor] = field(default_factory=dict)
+    _rooms: dict[tuple[str, torch.dtype, int], torch.Tensor] = field(default_factory=dict)
 
     def looks(self, programs: Sequence[Program]) -> list[Look] | None:
         """How the rows compare with each program; None: for one of them, too much of them is something else."""
@@ -111,8 +115,8 @@ class Rows:
             if way is None and key in at_once:
                 look: Look | None = at_once[key]
             else:
-                made = self._made(program, way)
-                look = None if made is None else Look(way, _error_of(way, program), self._wrong(made))
+                unlike = self._unlike(program, way)
+                look = None if unlike is None else Look(way, _error_of(way, program), unlike)
                 if look is not None and way is None and adds:
                     at_once[key] = look
             if look is None:
@@ -139,77 +143,117 @@ class Rows:
         found: list[Way | None] = [None]
         for dtype in dict.fromkeys((own, stored)):
             of_one = ways((dtype,)) if dtype in SHORT else (Way(dtype, deltas=False),)
-            found += [way for way in of_one if links > 1 or way.deltas or dtype is not stored]
+            # of one link, a sum in float32, or in the dtype of both the base and the file, is one summed at once
+            same = links == 1 and (dtype not in SHORT or own is dtype is stored)
+            found += [way for way in of_one if way.deltas or not same]
         return found
 
-    def _made(self, program: Program, way: Way | None) -> torch.Tensor | None:
-        """The rows as a way of merging makes them; None: not in the precision of merging."""
+    def _unlike(self, program: Program, way: Way | None) -> torch.Tensor | None:
+        """The elements that a way of merging makes something else; None: it isn't in the precision of merging.
+
+        Block by block, so that what is computed stays in a processor's cache until it is compared.
+        """
+        make = self._making(program, way)
+        if make is None:
+            return None
+        unlike = []
+        for rows in self._blocks:
+            at = self._unequal(make(rows), rows)
+            if at.numel():
+                unlike.append(at + rows.start * self.found.shape[1])
+        return torch.cat(unlike) if unlike else _NONE
+
+    @cached_property
+    def _blocks(self) -> list[slice]:
+        """Where the blocks are among the rows."""
+        rows, count = self.place.region.rows_a_block, self.found.shape[0]
+        return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+    def _making(self, program: Program, way: Way | None) -> Callable[[slice], torch.Tensor] | None:
+        """What makes a block as a way of merging does, which lasts until the next; None: not in its precision."""
+        origin = None if program.origin is None else self.origin(program.origin)
         if not program.steps:
-            return None if program.origin is None else self._stored(self.origin(program.origin))
+            return None if origin is None else origin.__getitem__
         if way is not None:
-            return self._stored(self._stepwise(program, way))
+            assert origin is not None
+            return partial(self._stepwise, origin, list(self._factors(program)), way)
         whole = self.values(program, torch.float32)
         if whole.dtype is not torch.float32:
             return None
-        if program.origin is None or whole.replaces:
-            return self._stored(torch.cat([whole.block(index).clone() for index in self.place.indexes]))
-        total = self._as_summed(program.origin)
-        first = self.place.first_row
-        whole.put_on(range(first, first + self.found.shape[0]), total)
-        return self._stored(total)
+        if origin is None or whole.replaces:
+            return lambda rows: whole.block((self.place.first_row + rows.start) // whole.rows_a_block)
+        if whole.only_adds:
+            left, right = whole.product(0)
+            return partial(self._with_product, origin, left[self.place.first_row :], right)
+        return partial(self._at_once, origin, whole)
 
-    def _stepwise(self, program: Program, way: Way) -> torch.Tensor:
-        """The rows after the links one by one, each sum rounded, in the dtype of the way."""
-        assert program.origin is not None
-        total = self._as_summed(program.origin)
+    def _with_product(self, origin: torch.Tensor, left: torch.Tensor, right: torch.Tensor, rows: slice) -> torch.Tensor:
+        """A block and what all steps add, not rounded."""
+        total = self._as_summed(origin, rows)
+        add_product(total, left[rows], right)
+        return total
+
+    def _at_once(self, origin: torch.Tensor, whole: SlotValues, rows: slice) -> torch.Tensor:
+        """A block after all steps, not rounded."""
+        first, total = self.place.first_row, self._as_summed(origin, rows)
+        whole.put_on(range(first + rows.start, first + rows.stop), total)
+        return total
+
+    def _stepwise(self, origin: torch.Tensor, links: Sequence[Factors], way: Way, rows: slice) -> torch.Tensor:
+        """A block after the links one by one, each sum rounded, in the dtype of the way."""
+        total = self._as_summed(origin, rows)
         if way.dtype is torch.float32:
-            for left, right in self._factors(program):
-                _add(total, left, right)
+            for left, right in links:
+                _add(total, left[rows], right)
             return total
-        short = scratch(total.shape, way.dtype)
-        if self.of.base.dtype(program.origin) is not way.dtype:
+        short = self._room("sum", rows, way.dtype)
+        if origin.dtype is not way.dtype:
             total.copy_(short.copy_(total))
-        for number, (left, right) in enumerate(self._factors(program)):
+        for number, (left, right) in enumerate(links):
             if number:
                 total.copy_(short)
             if way.deltas:
-                delta = torch.mm(left, right, out=scratch(total.shape, torch.float32))
+                delta = torch.mm(left[rows], right, out=self._room("delta", rows, torch.float32))
                 total += delta.to(way.dtype)
             else:
-                _add(total, left, right)
+                _add(total, left[rows], right)
             short.copy_(total)
         return short
 
     def _factors(self, program: Program) -> Iterator[Factors]:
-        """The rows of the factors of each step."""
-        first = self.place.first_row
+        """The factors of each step, the left ones from the first of the rows on."""
         for number, step in enumerate(program.steps):
             one = replace(program, steps=(step,))
             kept = FactorsOf(self.of.kept, (id(program), number))
             rows = self.place.region.rows_a_block
             left, right = self.of.base.values(one, torch.float32, kept=kept, rows_a_block=rows).product(0)
-            yield left[first : first + self.found.shape[0]], right
+            yield left[self.place.first_row :], right
 
-    def _as_summed(self, slot: Slot) -> torch.Tensor:
-        return scratch(self.found.shape, torch.float32).copy_(self.origin(slot))
+    def _as_summed(self, origin: torch.Tensor, rows: slice) -> torch.Tensor:
+        return self._room("total", rows, torch.float32).copy_(origin[rows])
 
-    def _stored(self, values: torch.Tensor) -> torch.Tensor:
-        """Values as a file of the rows' dtype holds them."""
-        if values.dtype is self.found.dtype:
-            return values
-        out = scratch(self.found.shape, self.found.dtype)
-        round_into(out, values)
-        return out
+    def _room(self, what: str, rows: slice, dtype: torch.dtype) -> torch.Tensor:
+        """Memory for a block, the same for all of one size."""
+        key = what, dtype, rows.stop - rows.start
+        if key not in self._rooms:
+            self._rooms[key] = scratch((rows.stop - rows.start, self.found.shape[1]), dtype)
+        return self._rooms[key]
 
-    def _wrong(self, made: torch.Tensor) -> torch.Tensor:
-        """The elements of other bits; those of two zeros, or NaN, are measured to be the same."""
-        if not made.numel():
-            return _NONE
-        ours, theirs = _words(made), _words(self.found)
+    def _unequal(self, made: torch.Tensor, rows: slice) -> torch.Tensor:
+        """The elements of a block of other bits; those of two zeros, or NaN, are measured to be the same."""
+        if made.dtype is not self.found.dtype:
+            made, values = self._room("stored", rows, self.found.dtype), made
+            round_into(made, values)
+        columns = self.found.shape[1]
+        ours, theirs = _words(made), self._words[rows.start * columns : rows.stop * columns]
         wide = len(ours) * ours.itemsize // 8 * 8 // ours.itemsize
-        if np.array_equal(ours[:wide].view(np.int64), theirs[:wide].view(np.int64)):
-            return torch.from_numpy(np.flatnonzero(ours[wide:] != theirs[wide:]) + wide)
-        return torch.from_numpy(np.flatnonzero(ours != theirs))
+        if (ours[:wide].view(np.int64) == theirs[:wide].view(np.int64)).all():
+            return _NONE if wide == len(ours) else _apart(ours[wide:], theirs[wide:]) + wide
+        return _apart(ours, theirs)
+
+    @cached_property
+    def _words(self) -> Words:
+        return _words(self.found)
 
 
 _NONE: Final = torch.zeros(0, dtype=torch.int64)
@@ -235,9 +279,13 @@ def _error_of(way: Way | None, program: Program) -> float:
     return links_of(program) * (1.0 if way.deltas else 0.5)
 
 
-def _words(rows: torch.Tensor) -> np.ndarray[Any, Any]:
+def _apart(ours: Words, theirs: Words) -> torch.Tensor:
+    return torch.from_numpy(np.flatnonzero(ours != theirs))
+
+
+def _words(rows: torch.Tensor) -> Words:
     """The bits of each element."""
-    words: np.ndarray[Any, Any] = rows.contiguous().view(-1).view(_BITS[rows.dtype.itemsize]).numpy()
+    words: Words = rows.contiguous().view(-1).view(_BITS[rows.dtype.itemsize]).numpy()
     return words
 
 

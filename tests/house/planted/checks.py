@@ -300,6 +300,20 @@ CHECKS: Final = (
         "test_peft_rounds_sums_and_not_deltas",
     ),
     Mutant(
+        "another-number-looked-for-in-the-first-block",
+        "Rows._unlike",
+        "at + rows.start * self.found.shape[1]",
+        "at",
+        "test_one_other_number_is_no_proof",
+    ),
+    Mutant(
+        "one-link-on-a-rounded-base-not-replayed",
+        "Rows._ways",
+        "if way.deltas or not same]",
+        "if way.deltas or links > 1]",
+        "test_the_order_shows_where_a_float32_base_was_loaded_in_16_bits",
+    ),
+    Mutant(
         "candidates-not-projected",
         "lies_at_one",
         "return abs(along) + _SURE * noise <= _NEAR",

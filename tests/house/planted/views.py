@@ -135,6 +135,13 @@ VIEWS: Final = (
         "client:test_direct.py",
     ),
     Mutant(
+        "temporary-folder-open-to-others",
+        "temporary_folder",
+        "place.mkdir(mode=0o700)",
+        "place.mkdir()",
+        "test_temporary_folder.py",
+    ),
+    Mutant(
         "failed-write-unseen",
         "write_files",
         "future.result()",

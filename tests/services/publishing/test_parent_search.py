@@ -30,6 +30,7 @@ from registry.services.local import LocalRegistry
 from registry.tensors.comparison.fingerprint import unpacked
 from registry.tensors.comparison.spots import sampled, spots_of
 from tests.kit import RawTensor, plain_base, read_tensors, write_adapter, write_tensors
+from tests.kit.floats import round_once
 from tests.kit.serving import ServedRegistry
 from tests.services.publishing.parent_house import WEIGHTS, House, opened
 
@@ -421,3 +422,26 @@ def test_the_order_of_the_links_is_told(orders: Share) -> None:
     assert (at_once.links, at_once.order_shows) == (("net/x@1", "net/x/y@1"), False)
     turned = orders.registry.identify(orders.stepwise("id-yx", [y, x]))
     assert (turned.merged, turned.unknown_order) == ((), ("net/x/y@1", "net/x@1"))
+
+
+def test_the_order_shows_where_a_float32_base_was_loaded_in_16_bits(tmp_path: Path) -> None:
+    """What only one link changes is then two roundings away from the base: that of loading it, and that of the sum."""
+    with closing(opened(tmp_path)) as local:
+        house = House(tmp_path, local, shapes={"a.weight": (16, 8), "b.weight": (24, 16)}, dtype="F32")
+        x = house.adapter("x", seed=21, size=0.05)
+        y = house.adapter("y", seed=22, size=0.05, targets=["a"])
+        local.publish(x, "net/x")
+        local.publish(y, "net/x/y")
+        whole = {tensor: one.values for tensor, one in house.base.reference([]).items()}
+        for number, links in enumerate(([x, y], [y, x])):
+            found = {tensor: round_once(value, "F16") for tensor, value in whole.items()}
+            for link in links:
+                after = house.base.reference([link])
+                found = {
+                    name: round_once(held + after[name].values - whole[name], "F16") for name, held in found.items()
+                }
+            told = local.identify(house.save(f"merged-{number}", found, "F16"))
+            if number:
+                assert (told.merged, told.unknown_order) == ((), ("net/x/y@1", "net/x@1"))
+            else:
+                assert [one.reference for one in told.merged] == ["net/x/y@1"]
