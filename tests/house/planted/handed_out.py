@@ -206,7 +206,7 @@ REGISTRY: Final = (
     Mutant(
         "assumed-called-proven",
         "PROVEN",
-        'PROVEN = frozenset({"receipt", "view", "compared", "given", "named", REBASED, COMBINED})',
+        'PROVEN = frozenset({"receipt", "view", "cache", "compared", "given", "named", REBASED, COMBINED})',
         'PROVEN = frozenset({"receipt", "view", "compared", "given", "named", "assumed"})',
         "test_a_registry_that_takes_proven_parents_only",
     ),
