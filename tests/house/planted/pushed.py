@@ -9,7 +9,7 @@ from tests.house.planted.mutant import Mutant
 PUSHED: Final = (
     Mutant(
         "pushes-mix-what-was-given-up",
-        "place:waiting_for",
+        "waiting_for",
         "if name in superseded]",
         "if False]",
         "test_a_half_of_a_push_that_was_given_up_is_not_mixed_into_the_next_one",
@@ -37,7 +37,7 @@ PUSHED: Final = (
     ),
     Mutant(
         "pushes-write-over-cards",
-        "card:keep_card",
+        "keep_card",
         "and state.edited_by != me.name",
         "and not state",
         "test_a_card_that_somebody_has_edited_stays",
@@ -51,14 +51,14 @@ PUSHED: Final = (
     ),
     Mutant(
         "pushes-of-what-was-not-sent",
-        "parts:is_complete",
+        "is_complete",
         "return all(there.get(number) == staging.part_length(number) for",
         "return any(True for",
         "test_bytes_that_were_not_sent_or_are_others",
     ),
     Mutant(
         "pushes-of-anybody",
-        "place:place_of",
+        "place_of",
         "    require_publishing(deployment, path)\n",
         "",
         "test_who_may_not",
