@@ -58,7 +58,7 @@ PUSHED: Final = (
     ),
     Mutant(
         "pushes-of-anybody",
-        "place_of",
+        "place:place_of",
         "    require_publishing(deployment, path)\n",
         "",
         "test_who_may_not",
