@@ -23,6 +23,7 @@ from tests.house.planted.full import FULL
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.importing import IMPORTING
 from tests.house.planted.mutant import Mutant
+from tests.house.planted.names import NAMES
 from tests.house.planted.norms import NORMS
 from tests.house.planted.notices import NOTICES
 from tests.house.planted.pages import PAGES
@@ -44,6 +45,7 @@ MUTANTS: Final = (
     *COMPOSED,
     *TRUNCATION,
     *REGISTRY,
+    *NAMES,
     *NORMS,
     *PAGES,
     *NOTICES,
