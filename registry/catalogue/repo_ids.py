@@ -18,7 +18,7 @@ _EVERYTHING = {**IGNORE_RIGHTS, **INCLUDE_DELETED}
 _HOLDER = aliased(BaseModelRecord)
 
 
-def base_of(session: Session, repo_id: str) -> str | None:
+def base_answering(session: Session, repo_id: str) -> str | None:
     """The base model that answers under a repo id which is no path's; None: there is none for this session."""
     if begins_with_a_base(session, repo_id):
         return None

@@ -112,7 +112,7 @@ def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
         path = Path.of_repo_id(repo_id)
         row = repo_rows.repo(session, path)
     except (UsageError, NotFoundError):
-        base = repo_ids.base_of(session, repo_id)
+        base = repo_ids.base_answering(session, repo_id)
         if base is None:
             raise
         path = Path(base)

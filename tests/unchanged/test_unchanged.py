@@ -229,7 +229,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "GET /api/v1/log/deleted ",
         "POST /api/v1/tags/undo ",
     ),
-    "settings": ("REGISTRY_WORKERS: ", "REGISTRY_PUBLIC_URL: "),
+    "settings": ("REGISTRY_WORKERS: ", "REGISTRY_PUBLIC_URL: ", "REGISTRY_UPSTREAM: "),
     "schemas": (
         "Fitting.weights",
         "FolderCompared.near",

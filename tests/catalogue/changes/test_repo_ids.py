@@ -27,7 +27,7 @@ def give(database: Database, name: str = "llama", repo_id: str = ID) -> tuple[st
 
 def found(database: Database, repo_id: str = ID, *scopes: str) -> str | None:
     with database.read(rights("reader", *scopes)) as session:
-        return repo_ids.base_of(session, repo_id)
+        return repo_ids.base_answering(session, repo_id)
 
 
 def base(database: Database, name: str, source: str | None = None) -> None:

@@ -30,6 +30,7 @@ from tests.house.planted.pages import PAGES
 from tests.house.planted.pool import POOL
 from tests.house.planted.rebased import REBASED
 from tests.house.planted.services import SERVICES
+from tests.house.planted.upstream import UPSTREAM
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -59,6 +60,7 @@ MUTANTS: Final = (
     *REBASED,
     *IMPORTING,
     *SERVICES,
+    *UPSTREAM,
     *USES,
     *VIEWS,
     *VERSIONS,

@@ -9,14 +9,14 @@ from tests.house.planted.mutant import Mutant
 NAMES: Final = (
     Mutant(
         "ids-of-sources-before-those-given",
-        "repo_ids:base_of",
+        "base_answering",
         "if _is_given(session, repo_id):",
         "if False:",
         "test_what_is_given_comes_before_sources_and_the_first_of_them_first[sqlite]",
     ),
     Mutant(
         "hidden-names-told-to-another-hub",
-        "repo_ids:begins_with_a_base",
+        "begins_with_a_base",
         "execution_options=_EVERYTHING",
         "execution_options={}",
         "test_what_other_hubs_are_not_asked_about[sqlite]",
