@@ -11,6 +11,7 @@ depends_on = None
 # Programs of the schema before don't answer under these ids, and change none of them.
 OLDEST = "0015"
 
+KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ORDERED = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 
 
@@ -25,7 +26,7 @@ def upgrade() -> None:
     op.create_table(
         "base_repo_ids",
         sa.Column("repo_id", ORDERED, nullable=False),
-        sa.Column("base_id", sa.BigInteger(), nullable=False),
+        sa.Column("base_id", KEY, nullable=False),
         sa.ForeignKeyConstraint(
             ["base_id"], ["base_models.id"], name=op.f("fk_base_repo_ids_base_id"), ondelete="CASCADE"
         ),
