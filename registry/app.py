@@ -255,7 +255,7 @@ def serve(
             if count == 1:
                 serve_registry(
                     registry.with_memory(_memory(settings, 1)),
-                    partial(service_app, public_url=settings.public_url),
+                    partial(service_app, public_url=settings.public_url, upstream=settings.upstream),
                     host=host,
                     port=port,
                     anonymous=anonymous,
@@ -288,7 +288,7 @@ def _service_of_worker(
     settings = read_settings(os.environ)
     with closing(_in_process(place, settings, create=False)) as registry:
         kept = registry.with_memory(_memory(settings, count))
-        yield service_app(kept, access, limits, shared, public_url=settings.public_url)
+        yield service_app(kept, access, limits, shared, public_url=settings.public_url, upstream=settings.upstream)
 
 
 def _memory(settings: Settings, workers: int) -> MemoryCache:
@@ -305,18 +305,23 @@ def service_app(
     shared: SharedValues | None = None,
     *,
     public_url: str | None = None,
+    upstream: str | None = None,
 ) -> FastAPI:
     """What answers over HTTP: every face of a registry; ``shared`` if this process is one of several workers.
 
-    ``public_url`` is the address that users reach it by, None for the one that it listens on.
+    ``public_url`` is the address that users reach it by, None for the one that it listens on; ``upstream`` that of a
+    Hub which the Hub views ask for what is not here.
     """
     from registry.api.routes import ROUTERS
     from registry.http.service import build
+    from registry.hub.upstream.client import Upstream
     from registry.hub.views import HUB
     from registry.web.routes import PAGES
 
     faces = (HUB, PAGES)
-    return build(registry, ROUTERS, faces, public_url=public_url, anonymous=anonymous, limits=limits, shared=shared)
+    app = build(registry, ROUTERS, faces, public_url=public_url, anonymous=anonymous, limits=limits, shared=shared)
+    app.state.upstream = None if upstream is None else Upstream(upstream)
+    return app
 
 
 def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:

@@ -20,6 +20,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "retable": "retract.retable",
         "measure": "measure.base_measure",
         "rename": "rename.base_rename",
+        "also-known-as": "rename.base_also_known_as",
         "delete": "delete.base_delete",
         "protect-tag": "retract.protect_tag",
     },

@@ -36,14 +36,14 @@ def _model_info(query: RepoQuery) -> JSONResponse:
         edited, said = {}, {}
         if pinned.revision is not None:
             edited, said = cards.own_metadata(session, pinned.revision.adapter_id), _said(session, pinned.revision)
-    repo, repo_id, blobs = pinned.repo, pinned.repo.path.repo_id, query.flag("blobs")
+    repo, repo_id, blobs = pinned.repo, query.repo_id, query.flag("blobs")
     card = _card(query, pinned, edited, said)
     known = {"library_name": card.library, "pipeline_tag": card.pipeline_tag}
     return JSONResponse(
         {
             "id": repo_id,
             "modelId": repo_id,
-            "author": repo.path.base,
+            "author": repo_id.partition("/")[0],
             "sha": pinned.commit,
             "createdAt": hub_time(repo.created_at),
             "lastModified": hub_time(pinned.at),

@@ -13,12 +13,13 @@ from registry.http.request.context import Scope
 from registry.http.request.errors import Face
 from registry.http.request.limits import is_below_view
 from registry.hub.browsers import page_of
-from registry.hub.errors import HubRoute, MissingError, view_response
+from registry.hub.errors import MissingError, view_response
 from registry.hub.files import resolve
 from registry.hub.info import auth_check, model_info
 from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
 from registry.hub.models import models
 from registry.hub.requests import RequestRegistry, request_registry
+from registry.hub.upstream.answers import RepoRoute
 from registry.hub.writing.commits import commit, preupload
 from registry.hub.writing.lfs import batch, complete, part
 from registry.hub.writing.refusals import WriteRoute
@@ -59,6 +60,12 @@ def nothing(request: Request) -> Response:
     raise MissingError(_nothing_at(request), "RepoNotFound")
 
 
+def no_paths(registry: RequestRegistry, request: Request) -> None:
+    """Paths of a repo that no view has: of a data set, or of a name without a first part."""
+    del registry
+    raise MissingError(_nothing_at(request), "RepoNotFound")
+
+
 def no_list(registry: RequestRegistry, request: Request) -> None:
     """What other Hubs list or tell of themselves. No repo was asked for: a client would propose to create one."""
     del registry
@@ -89,6 +96,8 @@ _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (_READ, _MODEL + "/tree/{revision}/{path:rest}", tree),
     (_READ, _MODEL + "/refs", refs),
     (("POST",), _MODEL + "/paths-info/{revision:rest}", paths_info),
+    (("POST",), "/api/{kind}/{name}/paths-info/{revision:rest}", no_paths),
+    (("POST",), "/api/datasets/{namespace}/{name}/paths-info/{revision:rest}", no_paths),
     (_READ, _MODEL + "/commits/{revision:rest}", commits),
     (_READ, "/api/whoami-v2", whoami),
     (_READ, "/api/{list}", no_list),
@@ -116,7 +125,7 @@ _NOT_HERE: Final = ((_CHANGES, "", no_writing), (_CHANGES, "/{path:rest}", no_wr
 
 
 def _router(view: str) -> APIRouter:
-    router = APIRouter(prefix=f"/{view}", route_class=HubRoute, include_in_schema=False)
+    router = APIRouter(prefix=f"/{view}", route_class=RepoRoute, include_in_schema=False)
     for methods, path, endpoint in _ROUTES:
         router.add_api_route(path, endpoint, methods=list(methods), response_model=None)
     for methods, path, endpoint in _WRITES:

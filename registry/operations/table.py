@@ -45,7 +45,7 @@ from registry.schemas.difference import DeltaMatrix, Difference
 from registry.schemas.jobs import Health, JobsRequest, JobSummary, Looked
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.publishing import Combined, CombineRequest, Rebased, RebaseRequest, Replayed, ReplayRequest
-from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
+from registry.schemas.renaming import AlsoKnownAs, AlsoKnownAsRequest, RenameBaseRequest, Renamed, RenameRequest
 from registry.schemas.requests import (
     AnnotateRequest,
     BasesRequest,
@@ -225,6 +225,11 @@ RENAME_BASE: Final = Operation(
     name="rename_base", method="POST", address="/bases/rename", request=RenameBaseRequest, answer=Renamed,
     right=Right("admin", "path", "rename a base model", "name"), group="names", refusals=(404, 409),
     about="Give a base model and all its adapters another name; the old names go on.",
+)  # fmt: skip
+ALSO_KNOWN_AS: Final = Operation(
+    name="also_known_as", method="PUT", address="/bases/also-known-as", request=AlsoKnownAsRequest, answer=AlsoKnownAs,
+    right=Right("admin", "path", "give it another repo id", "name"), group="names", refusals=(404, 409),
+    about="Let a base model answer under another repo id in the Hub views, or no longer.",
 )  # fmt: skip
 
 # Tokens
@@ -439,7 +444,7 @@ NOTICE: Final = Job(
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     WHOAMI, BASES, TREE, LOG, DELETED, SHOW, DIFF, DIFF_CHILDREN, STATS, DENSE_STATS, CHECK, RESOLVE, SEARCH, EVENTS,
     TAG, UNDO_TAG, UNTAG, ANNOTATE, PROTECTED_TAGS, PROTECT_TAG, CARD, SET_CARD, EXPORT_CARD,
-    RENAME, RENAME_BASE,
+    RENAME, RENAME_BASE, ALSO_KNOWN_AS,
     TOKENS, CREATE_TOKEN, REVOKE_TOKEN,
     PLAN_PUBLISH, COMMIT_PUBLISH, REBASE, COMBINE, REPLAY, PLAN_BASE, COMMIT_BASE, RETABLE, MEASURE_BASE,
     BUNDLE, NARROW, SUBTREE,

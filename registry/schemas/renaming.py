@@ -1,4 +1,4 @@
-"""Renaming an adapter or a base model: the request, the answer, and what is said where the old name is used."""
+"""Other names of adapters and base models: requests, answers, and what is said where an old name is used."""
 
 from __future__ import annotations
 
@@ -28,6 +28,36 @@ class RenameBaseRequest(Schema):
     new: str
 
     model_config = ConfigDict(json_schema_extra={"example": {"name": "llama", "new": "llama-1b"}})
+
+
+class AlsoKnownAsRequest(Schema):
+    """Let a base model answer under another repo id in the Hub views, or no longer."""
+
+    name: str
+    repo_id: str
+    remove: bool = False
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"name": "llama", "repo_id": "unsloth/Llama-3.2-1B", "remove": False}}
+    )
+
+
+class AlsoKnownAs(Schema):
+    """Answer of ``base also-known-as``: the repo ids of a base model that are not its path's."""
+
+    base: str
+    source: str | None  # it answers under the repo in it, too
+    repo_ids: tuple[str, ...]  # given by admins
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "base": "llama",
+                "source": "hf:meta-llama/Llama-3.2-1B@4e20de362430cd3b72f300e6b0f18e50e7166e08",
+                "repo_ids": ["unsloth/Llama-3.2-1B"],
+            }
+        }
+    )
 
 
 class ProtectedTagLeft(Schema):

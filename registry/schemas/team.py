@@ -15,6 +15,7 @@ from registry.schemas.use import RevisionUse, Use
 EventKind = Literal[
     "annotate",
     "base add",
+    "base also-known-as",
     "base delete",
     "base delete undo",
     "base rename",

@@ -89,6 +89,7 @@ class BaseSummary(Schema):
     source: str | None = None  # hf:ORG/REPO@COMMIT, and " at ENDPOINT" where that is another; None: a folder
     derived_from: DerivedFrom | None = None
     renamed_to: RenamedTo = None
+    also_known_as: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # other repo ids
     figures: Annotated[BaseFigures | None, Field(exclude_if=lambda value: value is None)] = None  # if requested
 
     def __repr__(self) -> str:

@@ -5,12 +5,14 @@ Names are ``main`` (the newest revision), ``r3`` (a number), tags, and commit id
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from sqlalchemy.orm import Session
 
+from registry.catalogue import repo_ids
 from registry.catalogue.tree import commits, repo_rows, revisions
 from registry.catalogue.tree.bases import BaseRow
 from registry.catalogue.tree.commits import MEANT
@@ -29,6 +31,7 @@ from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.numerics import fingerprint
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 
+_AT_COMMIT: Final = re.compile(r"hf:[^@]+@([0-9a-f]{40})(?: at .*)?")
 MOST_REFS: Final = 10_000
 """Numbers that a repo lists as refs: clients ask for all of them at once."""
 
@@ -99,14 +102,21 @@ class Commit:
 
 
 def find_repo(session: Session, view: ArtifactKind, repo_id: str) -> Repo:
-    """The repo of an id.
+    """The repo of an id: of a path, or of a base model by another of its ids (`registry.catalogue.repo_ids`).
 
     Raises:
         UsageError: the id is outside the grammar.
         NotFoundError: there is no such path, or it is hidden.
     """
-    path = Path.of_repo_id(repo_id)
-    row = repo_rows.repo(session, path)
+    try:
+        path = Path.of_repo_id(repo_id)
+        row = repo_rows.repo(session, path)
+    except (UsageError, NotFoundError):
+        base = repo_ids.base_answering(session, repo_id)
+        if base is None:
+            raise
+        path = Path(base)
+        row = repo_rows.repo(session, path)
     return Repo(view, path, row.base, RepoNames.of(view, path, row.base), row.created_at, row.renamed_to)
 
 
@@ -246,10 +256,16 @@ def _check_base_name(session: Session, repo: Repo, name: str) -> None:
     transformers requests an adapter's base at the revision that was requested of the adapter. So in the view of
     composed adapters a base model also answers to the revision names of its adapters.
     """
-    if name in {MAIN, repo.names.commit(None)}:
+    if name in {MAIN, repo.names.commit(None)} or name == _commit_at_source(repo):
         return
     if not KINDS[repo.view].is_composed or not _is_name_below(session, repo, name):
         raise _no_revision(repo, name, f"it is a base model, and {MAIN} and its commit are the only ones")
+
+
+def _commit_at_source(repo: Repo) -> str | None:
+    """The commit that the base model was taken at: scripts that pin it mean these bytes."""
+    found = None if repo.base.source is None else _AT_COMMIT.fullmatch(repo.base.source)
+    return None if found is None else found[1]
 
 
 def _is_name_below(session: Session, repo: Repo, name: str) -> bool:

@@ -78,6 +78,7 @@ class Settings:
     store_url: str | None = field(default=None, repr=False)
     store_public_url: str | None = field(default=None, repr=False)
     public_url: str | None = field(default=None, repr=False)
+    upstream: str | None = None
     proxy_blobs: bool = False
     gc_grace: int | None = None  # seconds
     parents: str = "any"
@@ -175,6 +176,14 @@ SETTINGS: Final[dict[str, Setting]] = {
         meaning="The address that people and programs reach this service by, a path prefix included; pages show it.",
         form="http(s)://HOST or http(s)://HOST/PREFIX",
         default="the address that `serve` listens on",
+        parse=parse_address,
+        redact=redact_url,
+    ),
+    "upstream": Setting(
+        name="REGISTRY_UPSTREAM",
+        meaning="A Hub that the Hub views ask, without a token, for models and data sets that are not this registry's.",
+        form="http(s)://HOST or http(s)://HOST/PREFIX",
+        default="none: the views have what the registry has",
         parse=parse_address,
         redact=redact_url,
     ),

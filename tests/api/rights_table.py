@@ -119,6 +119,7 @@ CALLS: Final[dict[Operation[Any, Any], Call]] = {
     # Refused for what is there, after the rights to both names were checked.
     table.RENAME: Call("path", body={"path": "{path}/nothing", "name": "new"}, good=frozenset({404})),
     table.RENAME_BASE: Call("all", body={"name": "tiny", "new": "tiny"}, good=frozenset({400})),
+    table.ALSO_KNOWN_AS: Call("all", body={"name": "tiny", "repo_id": "org/tiny"}),
     table.PROTECTED_TAGS: Call("any", {"base": "tiny"}),
     table.PROTECT_TAG: Call("all", body={"base": "tiny", "pattern": "release-*"}),
     table.PLAN_PUBLISH: Call("path", body=PUBLISH, good=frozenset({422})),

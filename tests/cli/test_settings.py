@@ -187,6 +187,7 @@ SECRETS: dict[str, list[str] | None] = {
         "u:hunter2@h",
     ],
     "public_url": ["http://u:hunter2@h", "https://hunter2@h", "https://h/?token=hunter2", "u:hunter2@h"],
+    "upstream": ["http://u:hunter2@h", "https://hunter2@h", "https://h/?token=hunter2", "u:hunter2@h"],
     "proxy_blobs": None,
     "gc_grace": None,
     "parents": None,

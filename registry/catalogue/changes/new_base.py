@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import norms
+from registry.catalogue.changes import norms, repo_ids
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import BaseFile, BaseModelRecord
 from registry.catalogue.store import blobs, purge
@@ -47,7 +47,7 @@ def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSumma
     """Add a base model; False: the same weights were there under this name already, and nothing was changed.
 
     Raises:
-        ConflictError: ``other_weights``, the name is taken by other weights.
+        ConflictError: ``other_weights``, the name is taken by other weights; ``name_taken``, by a repo id.
     """
     check_base_name(new.name)
     taken = session.scalar(select(BaseModelRecord.digest).where(BaseModelRecord.name == new.name))
@@ -59,6 +59,7 @@ def add(session: Session, new: NewBase, principal: Principal) -> tuple[BaseSumma
                 code="other_weights",
             )
         return bases.summary(session, new.name), False
+    repo_ids.check_free(session, new.name)
     blobs.require(session, [*(file.digest for file in new.files), new.index_blob, new.table_blob], new.name)
     replaced = purge.release_name(session, new.name, principal)
     row = BaseModelRecord(

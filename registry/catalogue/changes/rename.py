@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
-from registry.catalogue.changes import protection, renamed_rows
+from registry.catalogue.changes import protection, renamed_rows, repo_ids
 from registry.catalogue.changes.renamed_rows import Renaming
 from registry.catalogue.database import events
 from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseModelRecord, Revision
@@ -63,6 +63,7 @@ def rename_base(session: Session, old: Path, new: Path, principal: Principal) ->
         state = "already exists" if there.deleted_at is None else "is the name of a base model that was deleted"
         raise ConflictError(f"{new} {state}: choose another name for {old}.")
     _check_free(session, new)
+    repo_ids.check_free(session, new.base)
     return _copy(session, renaming, principal)
 
 

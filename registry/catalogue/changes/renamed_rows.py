@@ -28,6 +28,7 @@ from registry.catalogue.database.tables import (
     Annotation,
     BaseFile,
     BaseModelRecord,
+    BaseRepoId,
     Metric,
     Revision,
     RevisionFile,
@@ -46,6 +47,7 @@ _ADAPTERS: Final = table_of(Adapter)
 _REVISIONS: Final = table_of(Revision)
 _TAGS: Final = table_of(Tag)
 _BASES: Final = table_of(BaseModelRecord)
+_REPO_IDS: Final = table_of(BaseRepoId)
 _CARDS: Final = table_of(CardRecord)
 _NOTICES: Final = table_of(NoticeRecord)
 _RULES: Final = table_of(RetentionRecord)
@@ -81,7 +83,10 @@ class Renaming:
 
 
 def copy_base(session: Session, renaming: Renaming) -> int:
-    """Write the row of a base model again, with its files and protected patterns; the key of the new row."""
+    """Write the row of a base model again, with its files and protected patterns; the key of the new row.
+
+    Its other repo ids go over to the new name.
+    """
     base = _BASES.alias("base")
     given = {"name": literal(str(renaming.new))}
     _insert(session, _BASES, given, base, select(base).where(base.c.name == str(renaming.old)))
@@ -93,6 +98,8 @@ def copy_base(session: Session, renaming: Renaming) -> int:
         rows = table.alias("of_base")
         wanted = select(rows).where(rows.c.base_id == keys[renaming.old])
         _insert(session, table, {"base_id": literal(keys[renaming.new])}, rows, wanted)
+    moved = update(_REPO_IDS).where(_REPO_IDS.c.base_id == keys[renaming.old])  # each is of one base model
+    session.execute(moved.values(base_id=keys[renaming.new]))
     return int(keys[renaming.new])
 
 

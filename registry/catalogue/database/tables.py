@@ -156,6 +156,15 @@ class BaseFile(Record):
     digest: Mapped[Digest] = mapped_column(ForeignKey("blobs.digest"), index=True)
 
 
+class BaseRepoId(Record):
+    """Another repo id under which a base model answers in the Hub views, given by an admin."""
+
+    __tablename__ = "base_repo_ids"
+
+    repo_id: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_models.id", ondelete="CASCADE"), index=True)
+
+
 class Adapter(Record):
     """A node of the tree. `next_number` only grows, so that a deleted revision's number is never given again."""
 

@@ -20,6 +20,7 @@ from registry.catalogue.database.tables import (
     Annotation,
     BaseFile,
     BaseModelRecord,
+    BaseRepoId,
     Metric,
     Revision,
     RevisionFile,
@@ -137,7 +138,7 @@ def purge_base(
     below = select(Revision.id).join(Adapter, Adapter.id == Revision.adapter_id).where(Adapter.base_id == row.id)
     purge(session, session.scalars(below, execution_options=_ALL).all(), why, principal)
     there = session.scalar(select(BaseFile.base_id).where(BaseFile.base_id == row.id).limit(1)) is not None
-    for table in (BaseFile, ProtectedTagRecord, BaseNormsRecord):
+    for table in (BaseFile, BaseRepoId, ProtectedTagRecord, BaseNormsRecord):
         session.execute(delete(table).where(table.base_id == row.id))
     if there:
         detail = {"digest": row.digest, **_deletion(row.deleted_at, row.deleted_by), "why": why}

@@ -13,7 +13,15 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.collected import collected, rows_in
 from registry.catalogue.database.prepared import Prepared, reading
-from registry.catalogue.database.tables import HAS_REVISIONS, Adapter, BaseFile, BaseModelRecord, Blob, Revision
+from registry.catalogue.database.tables import (
+    HAS_REVISIONS,
+    Adapter,
+    BaseFile,
+    BaseModelRecord,
+    BaseRepoId,
+    Blob,
+    Revision,
+)
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.store.blobs import BLOB_COLUMNS
 from registry.catalogue.tree import provenance
@@ -239,6 +247,7 @@ def _summaries(session: Session, rows: Sequence[Any]) -> tuple[BaseSummary, ...]
             source=row.source,
             derived_from=derived.get(row.id),
             renamed_to=row.renamed_to if row.renamed_to in new_names else None,
+            also_known_as=tuple(sorted(repo_id for (repo_id,) in rows_in(row.repo_ids))),
         )
         for row in rows
     )
@@ -248,10 +257,12 @@ def _shown(rights: Rights) -> Select[*tuple[Any, ...]]:
     # Attributes of the class: of columns of the mapper, a query knows no base models, and hides none.
     columns = [getattr(BaseModelRecord, column.key) for column in BaseModelRecord.__mapper__.column_attrs]
     files = collected(BaseFile.path, Blob.size, Blob.digest).join(Blob, Blob.digest == BaseFile.digest)
+    repo_ids = collected(BaseRepoId.repo_id)
     return select(
         *columns,
         _adapters(rights).label("adapters"),
         files.where(BaseFile.base_id == BaseModelRecord.id).scalar_subquery().label("files"),
+        repo_ids.where(BaseRepoId.base_id == BaseModelRecord.id).scalar_subquery().label("repo_ids"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Commands that give other names: rename, base rename."""
+"""Commands that give other names: rename, base rename, base also-known-as."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from registry.cli.render.text import counted
 from registry.cli.session import Session, session
 
 if TYPE_CHECKING:
-    from registry.schemas.renaming import Renamed
+    from registry.schemas.renaming import AlsoKnownAs, Renamed
 
 
 def rename(
@@ -46,6 +46,33 @@ def base_rename(
     """
     with session(url, as_json) as run:
         _told(run, run.registry.rename_base(name, new))
+
+
+def base_also_known_as(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the base model.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repo id of a Hub: ORG/NAME.")],
+    *,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the repo id away.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Give a base model another repo id in the Hub views.
+
+    It answers under the repo that it was taken from without this. Adapters that name the id as what they were trained
+    on count as trained on the base model. The output lists all its repo ids.
+    """
+    with session(url, as_json) as run:
+        answer = run.registry.also_known_as(name, repo_id, remove=remove)
+        run.answer(answer, lambda width: known_as_lines(answer, width))
+
+
+def known_as_lines(answer: AlsoKnownAs, width: int | None) -> list[Line]:
+    """The base model, its source, and its other repo ids."""
+    pairs = [
+        ("source", [[phrase(answer.source)]] if answer.source else []),
+        ("also known as", [[phrase(repo_id)] for repo_id in answer.repo_ids]),
+    ]
+    return [(Span(answer.base, REFERENCE),), *fields(pairs, width)]
 
 
 def _told(run: Session, answer: Renamed) -> None:

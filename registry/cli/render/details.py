@@ -190,6 +190,7 @@ def _base_fields(shown: Shown, width: int | None) -> list[Line]:
         ("adapters", [[Span(str(base.adapters))]]),
         ("added", [words(f"{moment(base.created_at)} UTC")]),
         ("repo id", _repo(shown)),
+        ("also known as", [[phrase(repo_id)] for repo_id in base.also_known_as]),
         ("source", [[phrase(base.source)]] if base.source else []),
         ("derived from", _derived(base.derived_from)),
         ("digest", [[Span(base.digest)]]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
-from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
+from registry.schemas.renaming import AlsoKnownAs, AlsoKnownAsRequest, RenameBaseRequest, Renamed, RenameRequest
 
 
 class Naming(TableCalls):
@@ -52,3 +52,27 @@ class Naming(TableCalls):
             'llama-1b'
         """
         return self._do(table.RENAME_BASE, asked(RenameBaseRequest, name=name, new=new))
+
+    def also_known_as(self, name: str, repo_id: str, *, remove: bool = False) -> AlsoKnownAs:
+        """Let a base model answer under another repo id in the Hub views, as it does under the repo it was taken from.
+
+        An adapter that names the id as what it was trained on counts as trained on the base model.
+
+        Args:
+            name: the base model.
+            repo_id: ``ORG/NAME``, as on a Hub; its first part is no base model.
+            remove: take the id away instead.
+
+        Returns:
+            All repo ids of the base model that are not its path's.
+
+        Raises:
+            NotFoundError: there is no such base model, or ``remove`` and it does not have the id.
+            ConflictError: the id is another's.
+            NotAllowedError: the caller is no admin of the base model.
+
+        Example:
+            >>> team.also_known_as("llama", "unsloth/Llama-3.2-1B").repo_ids
+            ('unsloth/Llama-3.2-1B',)
+        """
+        return self._do(table.ALSO_KNOWN_AS, asked(AlsoKnownAsRequest, name=name, repo_id=repo_id, remove=remove))

@@ -1,16 +1,16 @@
-"""Handlers of renaming.
+"""Handlers of other names.
 
 Tensor code is imported where it is needed, so that browsing starts fast.
 """
 
 from __future__ import annotations
 
-from registry.catalogue.changes import rename
+from registry.catalogue.changes import rename, repo_ids
 from registry.errors import UsageError
 from registry.operations import table
 from registry.progress import Progress
 from registry.reference import Path, check_adapter_name, check_base_name
-from registry.schemas.renaming import RenameBaseRequest, Renamed, RenameRequest
+from registry.schemas.renaming import AlsoKnownAs, AlsoKnownAsRequest, RenameBaseRequest, Renamed, RenameRequest
 from registry.services.deployment import Deployment
 from registry.services.handlers.handling import does
 
@@ -46,3 +46,10 @@ def _rename_base(deployment: Deployment, request: RenameBaseRequest, _progress: 
     old, new = Path(check_base_name(request.name)), Path(check_base_name(request.new))
     deployment.rights.require_on("admin", new, "rename a base model")
     return deployment.change(lambda session: rename.rename_base(session, old, new, deployment.principal))
+
+
+@does(table.ALSO_KNOWN_AS)
+def _also_known_as(deployment: Deployment, request: AlsoKnownAsRequest, _progress: Progress) -> AlsoKnownAs:
+    base = check_base_name(request.name)
+    change = repo_ids.take_away if request.remove else repo_ids.give
+    return deployment.change(lambda session: change(session, base, request.repo_id, deployment.principal))

@@ -10,7 +10,7 @@ not contradict one that is given.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -237,15 +237,20 @@ def _unknown(place: Place, told: TrainedOn) -> Doubt:
     )
 
 
-def names_source(name: str | None, source: str | None) -> bool | None:
+def names_source(name: str | None, source: str | None, given: Collection[str] = ()) -> bool | None:
     """Whether the name in a configuration is the repository that a base model was taken from.
 
-    None: nothing can be said, since the name is no repo id, or the base was not taken from a Hub.
+    So are repo ids that an admin gave it. None: nothing can be said, since the name is no repo id, or none of those
+    and the base was not taken from a Hub.
     """
-    if name is None or source is None or len(name) > _LONGEST:
+    if name is None or len(name) > _LONGEST:
         return None
     if (cached := _CACHED.fullmatch(name)) is not None:
         name = f"{cached[1]}/{cached[2]}"
     if _REPO_ID.fullmatch(name) is None:
+        return None
+    if name in given:
+        return True
+    if source is None:
         return None
     return source.removeprefix("hf:").partition("@")[0] == name

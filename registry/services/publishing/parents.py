@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from registry.catalogue import repo_ids
 from registry.catalogue.database.visibility import rights_of
 from registry.catalogue.tree import bases, old_names, revisions
 from registry.catalogue.tree.bases import BaseRow
@@ -172,7 +173,9 @@ def _settled(told: Told, doubt: Doubt) -> bool:
 def _unsaid(session: Session, place: Place, told: Told, notices: tuple[str, ...]) -> Parent:
     """The parent where no evidence names one: the only one possible, ``named`` or ``assumed``."""
     base, above = place.base, place.above
-    named = None if told.compared is not None else names_source(told.name, base.source)
+    named = None
+    if told.compared is None:
+        named = names_source(told.name, base.source, repo_ids.given_to(session, base.id))
     if named is False:
         notices = (
             *notices,

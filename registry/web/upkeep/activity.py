@@ -23,7 +23,8 @@ from registry.web.frame.visit import PageVisit
 router = APIRouter(include_in_schema=False, route_class=ReadRoute)
 _Text = Annotated[str | None, Field(max_length=512)]
 VERBS: Final = {
-    "annotate": "annotated", "base add": "added the base model", "base delete": "deleted the base model",
+    "annotate": "annotated", "base add": "added the base model", "base also-known-as": "changed other repo ids of",
+    "base delete": "deleted the base model",
     "base delete undo": "restored the base model", "base rename": "renamed the base model",
     "base retable": "rebuilt the target table of", "card": "edited the card of", "delete": "deleted",
     "delete undo": "restored", "fsck": "checked the store", "gc": "collected what nothing needs",

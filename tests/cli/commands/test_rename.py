@@ -86,6 +86,20 @@ def test_a_base_model(url: str, run: Run) -> None:
     assert "renamed to    network\n" in run("show", "net", "--url", url).out
 
 
+def test_another_repo_id(url: str, run: Run) -> None:
+    done = run("base", "also-known-as", "net", "Org/Net", "--url", url)
+    assert (done.code, done.out) == (0, "net\n  also known as  Org/Net\n")
+    assert "also known as  Org/Net\n" in run("show", "net", "--url", url).out
+    answer = json.loads(run("base", "also-known-as", "net", "Org/Net", "--url", url, "--json").out)
+    assert answer == {"base": "net", "source": None, "repo_ids": ["Org/Net"]}
+    refused = run("base", "also-known-as", "net", "net/x", "--url", url)
+    assert (refused.code, refused.out) == (5, "")
+    assert "begins with net, which is a base model" in refused.err
+    assert run("base", "also-known-as", "net", "Org/Net", "--remove", "--url", url).out == "net\n"
+    assert run("base", "also-known-as", "net", "Org/Net", "--remove", "--url", url).code == 3
+    assert "base also-known-as" in run("events", "--url", url).out
+
+
 def test_everything_is_copied(url: str, run: Run, tmp_path: Path) -> None:
     with closing(LocalRegistry.open(Path(url), cache_folder=tmp_path / "cache")) as registry:
         registry.add_base("other", tmp_path / "base")

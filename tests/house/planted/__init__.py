@@ -23,6 +23,7 @@ from tests.house.planted.full import FULL
 from tests.house.planted.handed_out import REGISTRY
 from tests.house.planted.importing import IMPORTING
 from tests.house.planted.mutant import Mutant
+from tests.house.planted.names import NAMES
 from tests.house.planted.norms import NORMS
 from tests.house.planted.notices import NOTICES
 from tests.house.planted.pages import PAGES
@@ -32,6 +33,7 @@ from tests.house.planted.rebased import REBASED
 from tests.house.planted.retention import RETENTION
 from tests.house.planted.services import SERVICES
 from tests.house.planted.training import TRAINING
+from tests.house.planted.upstream import UPSTREAM
 from tests.house.planted.uses import USES
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
@@ -47,6 +49,7 @@ MUTANTS: Final = (
     *COMPOSED,
     *TRUNCATION,
     *REGISTRY,
+    *NAMES,
     *NORMS,
     *PAGES,
     *NOTICES,
@@ -63,6 +66,7 @@ MUTANTS: Final = (
     *IMPORTING,
     *TRAINING,
     *SERVICES,
+    *UPSTREAM,
     *USES,
     *VIEWS,
     *VERSIONS,

@@ -59,8 +59,8 @@ NORMS: Final = (
     Mutant(
         "norms-outlive-their-base",
         "purge_base",
-        "(BaseFile, ProtectedTagRecord, BaseNormsRecord)",
-        "(BaseFile, ProtectedTagRecord)",
+        "(BaseFile, BaseRepoId, ProtectedTagRecord, BaseNormsRecord)",
+        "(BaseFile, BaseRepoId, ProtectedTagRecord)",
         "test_they_go_with_the_base_and_come_back_with_it",
     ),
 )

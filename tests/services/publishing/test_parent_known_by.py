@@ -45,6 +45,9 @@ def test_every_word(registry: Registry, tmp_path: Path) -> None:
     assert _known(publish(house.adapter("under"), "net/none/under")) == ("net/none@1", "assumed")
     assert _known(publish(house.adapter("said"), "net/none/said", parent="net/none@1")) == ("net/none@1", "given")
     assert _known(publish(house.adapter("named", "acme/net"), "net/named")) == ("net", "named")
+    assert _known(publish(house.adapter("other", "mirror/net"), "net/other")) == ("net", "assumed")
+    registry.also_known_as("net", "mirror/net")
+    assert _known(publish(house.adapter("given", "mirror/net"), "net/given")) == ("net", "named")
     assert _known(publish(house.adapter("view", "net/_"), "net/view")) == ("net", "view")
     registry.fetch("net/support@1", tmp_path / "fetched", kind="merged")
     receipt = tmp_path / "fetched" / "registry-receipt.json"
