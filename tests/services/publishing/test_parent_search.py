@@ -390,7 +390,8 @@ def test_siblings_that_a_script_summed_are_hinted_at(share: Share) -> None:
         assert {one.reference for one in found.sum} == set(weights)
         for link in found.sum:
             assert link.weight == pytest.approx(weights[link.reference][1], abs=error)
-    for folder in (share.folder / "id-merged", share.merged("id-sum-none", [share.legal])):
+    strange = share.merged("id-sum-strange", [share.legal, share.adapter("id-sum-unknown", seed=79)], "F32")
+    for folder in (strange, share.merged("id-sum-none", [share.legal])):
         assert share.registry.identify(folder).sum == ()
 
 
