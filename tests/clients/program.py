@@ -222,7 +222,17 @@ def train(repo: str, strategy: str = "every_save", last: bool = True, **given: A
 
 
 LOADING = (model, chain, tokenizer, pipeline, adapted, auto_adapted)
-PUSHING = (push_adapter, train)
+def schedule(repo: str, folder: str) -> str:
+    """Push a folder by the scheduler that does so every few minutes: once; the commit."""
+    import huggingface_hub
+
+    scheduler = huggingface_hub.CommitScheduler(repo_id=repo, folder_path=folder, every=60)
+    commit: str = scheduler.trigger().result().oid
+    scheduler.stop()
+    return commit
+
+
+PUSHING = (push_adapter, train, schedule)
 ASKING = (file, snapshot, asked, info, tensors, part, xet, leave)
 STEPS = {one.__name__: one for one in (*LOADING, *PUSHING, *ASKING)}
 

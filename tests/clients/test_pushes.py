@@ -51,6 +51,19 @@ def test_hf_uploads_a_folder_and_one_file_after_the_other(tree: Tree, writer: Ma
     assert "nobody" in refused
 
 
+def test_a_scheduler_and_a_large_folder(tree: Tree, writer: Machine) -> None:
+    """The latter makes commits of a few files in any order."""
+    folder = write_adapter(writer.folder / "made", tree.bases["llama"], ["q_proj"], r=2, seed=66)
+    (commit,) = writer.run(step("schedule", repo="llama/scheduled", folder=str(folder)))
+    (revision,) = revisions(tree, "llama/scheduled")
+    (info,) = writer.run(step("asked", call="list_repo_files", repo_id="llama/scheduled", revision=commit))
+    assert "model.safetensors" in info
+    if writer.clients.version("huggingface_hub") < (2, 0):  # later clients have no such command
+        writer.shell("hf upload-large-folder llama/large made --repo-type model 2>&1")
+        (large,) = revisions(tree, "llama/large")
+        assert large.digest == revision.digest
+
+
 def test_peft_pushes_a_child_of_the_merged_view(tree: Tree, writer: Machine) -> None:
     """Its parent has two revisions, and nothing in the push says which one was loaded."""
     for seed in (62, 63):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.team_tables import PushedFileRecord, UploadRecord
@@ -64,6 +64,16 @@ def put(session: Session, path: Path, principal: Principal, files: Iterable[Push
             )
         )
     session.flush()
+
+
+def waiting_bytes(session: Session, principal: Principal, *, but: Path) -> int:
+    """The bytes of what waits of all pushes of a principal, without those to one path."""
+    query = select(func.coalesce(func.sum(PushedFileRecord.size), 0)).where(
+        PushedFileRecord.owner == owner_of(principal),
+        PushedFileRecord.path != str(but),
+        PushedFileRecord.expires_at > datetime.now(UTC),
+    )
+    return int(session.scalar(query) or 0)
 
 
 def remove(session: Session, path: Path, principal: Principal, names: Collection[str] | None = None) -> None:

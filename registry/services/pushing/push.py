@@ -19,7 +19,14 @@ from registry.catalogue.changes import annotations as annotation_rows
 from registry.catalogue.store import pushed_files
 from registry.catalogue.store.pushed_files import PushedRow
 from registry.catalogue.tree import revisions
-from registry.errors import ConflictError, InvalidAdapterError, NotFoundError, RetractedError, UsageError
+from registry.errors import (
+    ConflictError,
+    InvalidAdapterError,
+    NotFoundError,
+    RetractedError,
+    UnavailableError,
+    UsageError,
+)
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README
 from registry.operations.publication import Labels
 from registry.progress import SILENT
@@ -36,6 +43,9 @@ from registry.services.pushing.loaded import loaded_by
 from registry.services.pushing.parts import Part, Parts, Sent, bringing, part_of, part_of_row, to_wait
 from registry.services.pushing.same import existing, same_files
 from registry.transfer.claims import Head
+
+MOST_WAITING: Final = 16 << 30
+"""Bytes of a token's pushes that wait for their other halves."""
 
 _PARENT: Final = re.compile(r"^Parent:[ \t]+(\S{1,512})[ \t]*$", re.MULTILINE)
 _FOR_GOOD: Final = (InvalidAdapterError, ConflictError, UsageError, RetractedError, NotFoundError)
@@ -100,7 +110,19 @@ def take_push(deployment: Deployment, push: Push) -> Taken:
 
 
 def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, Part]:
-    """Keep what was sent; everything that waits now. Of two halves that come at once, the later one finds both."""
+    """Keep what was sent; everything that waits now. Of two halves that come at once, the later one finds both.
+
+    Raises:
+        UnavailableError: ``too_large``, too much of this principal waits already.
+    """
+    with deployment.read() as session:
+        waiting = pushed_files.waiting_bytes(session, deployment.principal, but=path)
+    if waiting + sum(part.size for part in parts.values()) > MOST_WAITING:
+        raise UnavailableError(
+            f"Files of {waiting} bytes that this token pushed wait for others, and at most {MOST_WAITING} may: push both "
+            f"{' and '.join(PAIR)} in one commit, or wait until the others are dropped, a day after they came.",
+            code="too_large",
+        )
     rows = [to_wait(deployment, name, part) for name, part in parts.items()]
 
     def work(session: Session) -> dict[str, PushedRow]:

@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from registry.schemas.protocol import VIEWS
+from registry.services.pushing import push as taking
 from tests.hub.writing.conftest import PAIR, Pushing, repo_of
 
 
@@ -103,6 +104,23 @@ def test_halves_of_two_tokens_are_not_put_together(pushing: Pushing) -> None:
         pushing.api(who).upload_file(repo_id=repo_of(path), path_or_fileobj=folder / name, path_in_repo=name)
     assert not pushing.revisions(path)
     assert not pushing.api("reader").repo_exists(repo_of(path))
+
+
+def test_what_waits_of_a_token_is_bounded(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, api = pushing.adapter(), pushing.api()
+    monkeypatch.setattr(taking, "MOST_WAITING", 2 * (folder / PAIR[1]).stat().st_size)
+    paths = [pushing.name() for _ in range(3)]
+
+    def half(path: str) -> None:
+        api.upload_file(repo_id=repo_of(path), path_or_fileobj=folder / PAIR[1], path_in_repo=PAIR[1])
+
+    with pytest.raises(HfHubHTTPError, match="in one commit") as caught:
+        for path in paths:
+            half(path)
+    assert caught.value.response.status_code == 413
+    api.upload_folder(repo_id=repo_of(paths[0]), folder_path=folder)  # which takes one away
+    half(paths[1])
+    half(paths[1])
 
 
 def test_a_repo_that_was_created_is_there_for_who_created_it(pushing: Pushing) -> None:
