@@ -222,6 +222,8 @@ def train(repo: str, strategy: str = "every_save", last: bool = True, **given: A
 
 
 LOADING = (model, chain, tokenizer, pipeline, adapted, auto_adapted)
+
+
 def schedule(repo: str, folder: str) -> str:
     """Push a folder by the scheduler that does so every few minutes: once; the commit."""
     import huggingface_hub

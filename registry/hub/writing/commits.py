@@ -159,8 +159,10 @@ def _newest(query: RepoQuery) -> str:
 
 
 def _commit_of(query: RepoQuery, name: str) -> str:
+    """The commit of a revision, also of one that was retracted: what is pushed after it has nothing to do with that."""
     with query.deployment.read() as session:
-        return hub_repos.pin(session, query.repo(session), name).commit
+        (commit,) = hub_repos.history(session, query.repo(session), name, below=None, limit=1)
+    return commit.id
 
 
 def _told(taken: Taken) -> Iterable[str]:

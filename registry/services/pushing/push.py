@@ -119,7 +119,7 @@ def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, Part]:
         waiting = pushed_files.waiting_bytes(session, deployment.principal, but=path)
     if waiting + sum(part.size for part in parts.values()) > MOST_WAITING:
         raise UnavailableError(
-            f"Files of {waiting} bytes that this token pushed wait for others, and at most {MOST_WAITING} may: push both "
+            f"Files of {waiting} bytes that this token pushed wait for others, and at most {MOST_WAITING} may: push "
             f"{' and '.join(PAIR)} in one commit, or wait until the others are dropped, a day after they came.",
             code="too_large",
         )

@@ -107,20 +107,32 @@ def test_halves_of_two_tokens_are_not_put_together(pushing: Pushing) -> None:
 
 
 def test_what_waits_of_a_token_is_bounded(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, api = pushing.adapter(), pushing.api()
+    folder = pushing.adapter()
+    secret = pushing.registry.create_token("writer", name="bounded").secret
+    api = HfApi(endpoint=f"{pushing.address}/hf", token=secret)
     monkeypatch.setattr(taking, "MOST_WAITING", 2 * (folder / PAIR[1]).stat().st_size)
     paths = [pushing.name() for _ in range(3)]
 
     def half(path: str) -> None:
         api.upload_file(repo_id=repo_of(path), path_or_fileobj=folder / PAIR[1], path_in_repo=PAIR[1])
 
+    half(paths[0])
+    half(paths[1])
     with pytest.raises(HfHubHTTPError, match="in one commit") as caught:
-        for path in paths:
-            half(path)
+        half(paths[2])
     assert caught.value.response.status_code == 413
     api.upload_folder(repo_id=repo_of(paths[0]), folder_path=folder)  # which takes one away
-    half(paths[1])
-    half(paths[1])
+    half(paths[2])
+
+
+def test_what_is_pushed_after_a_retraction_is_published(pushing: Pushing) -> None:
+    path, api = pushing.name(), pushing.api()
+    first = api.upload_folder(repo_id=repo_of(path), folder_path=pushing.adapter())
+    pushing.registry.retract(f"{path}@1", reason="trained on the test set")
+    told = api.create_commit(repo_of(path), [CommitOperationAdd("README.md", b"Gone.")], commit_message="card")
+    assert told.oid == first.oid
+    second = api.upload_folder(repo_id=repo_of(path), folder_path=pushing.adapter())
+    assert api.model_info(repo_of(path)).sha == second.oid
 
 
 def test_a_repo_that_was_created_is_there_for_who_created_it(pushing: Pushing) -> None:
