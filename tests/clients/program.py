@@ -225,13 +225,14 @@ LOADING = (model, chain, tokenizer, pipeline, adapted, auto_adapted)
 
 
 def schedule(repo: str, folder: str) -> str:
-    """Push a folder by the scheduler that does so every few minutes: once; the commit."""
+    """Push a folder by the scheduler that does so every few minutes; the newest commit."""
     import huggingface_hub
 
     scheduler = huggingface_hub.CommitScheduler(repo_id=repo, folder_path=folder, every=60)
-    commit: str = scheduler.trigger().result().oid
+    scheduler.trigger().result()  # or the first push, which begins by itself, was faster, and there is nothing to do
     scheduler.stop()
-    return commit
+    newest: str = huggingface_hub.HfApi().model_info(repo).sha
+    return newest
 
 
 PUSHING = (push_adapter, train, schedule)
