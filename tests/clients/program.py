@@ -231,8 +231,7 @@ def schedule(repo: str, folder: str) -> str:
     scheduler = huggingface_hub.CommitScheduler(repo_id=repo, folder_path=folder, every=60)
     scheduler.trigger().result()  # or the first push, which begins by itself, was faster, and there is nothing to do
     scheduler.stop()
-    newest: str = huggingface_hub.HfApi().model_info(repo).sha
-    return newest
+    return str(huggingface_hub.HfApi().model_info(repo).sha)
 
 
 PUSHING = (push_adapter, train, schedule)
