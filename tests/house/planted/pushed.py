@@ -47,7 +47,7 @@ PUSHED: Final = (
         "_Reader._content",
         "max(0, len(piece) - 1) // _QUARTET * _QUARTET",
         "len(piece) // _QUARTET * _QUARTET",
-        "test_it_is_read_as_json_and_base64_say",
+        "test_a_chunk_may_end_anywhere",
     ),
     Mutant(
         "pushes-of-what-was-not-sent",

@@ -78,6 +78,8 @@ def test_bytes_that_were_not_sent_or_are_others(pushing: Pushing) -> None:
         asked = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": size}]}
         batch = client.post(f"/{repo_of(path)}.git/info/lfs/objects/batch", json=asked).json()["objects"][0]
         upload = batch["actions"]["upload"]
+        told = client.post(commit, content=pushed)  # begun, and nothing sent
+        assert (told.status_code, "were not uploaded" in told.text) == (422, True)
         header_of = upload.get("header", {"chunk_size": str(size), "1": upload["href"]})
         length = int(header_of.pop("chunk_size"))
         wrong = (folder / PAIR[1]).read_bytes().ljust(size, b"x")[:size]

@@ -59,6 +59,15 @@ def test_it_is_read_as_json_and_base64_say(
     assert found == expected
 
 
+@pytest.mark.parametrize("size", range(8))
+def test_a_chunk_may_end_anywhere(tmp_path: Path, size: int) -> None:
+    """Also between the padding of a content and its closing quote."""
+    data = bytes(range(size))
+    line = json.dumps({"value": {"content": base64.b64encode(data).decode(), "path": "a"}}).encode()
+    for cut in range(len(line) + 1):
+        assert read(line, [cut], tmp_path) == [({"value": {"content": "", "path": "a"}}, data)]
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
