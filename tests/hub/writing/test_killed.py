@@ -71,7 +71,7 @@ def test_it_is_killed_somewhere_in_a_push(tmp_path: Path, own_home: Home, seed: 
         adapter = write_adapter(tmp_path / f"a{number}", base, list(base.modules)[:2], r=2, seed=number)
         with scene.serving() as service, ThreadPoolExecutor(1) as pool:
             pushed = pool.submit(scene.push, service, path, adapter, apart=apart)
-            time.sleep(draw.uniform(0, 1.5))
+            time.sleep(draw.uniform(0, 0.4))
             service.kill()
             broken += not pushed.result()
         assert scene.count(path) <= 1
@@ -81,5 +81,5 @@ def test_it_is_killed_somewhere_in_a_push(tmp_path: Path, own_home: Home, seed: 
         files = {file.path: file.digest for file in registry.show(revision.reference).files}
         assert files == {name: f"sha256:{hashlib.sha256((adapter / name).read_bytes()).hexdigest()}" for name in PAIR}
     assert not registry.fsck(deep=True).damage
-    assert broken or seed  # else no push was under way
+    assert broken  # else no push was under way
     registry.close()
