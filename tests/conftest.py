@@ -23,7 +23,6 @@ from typing import Any
 import httpx
 import pytest
 from botocore.loaders import JSONFileLoader
-from hypothesis import HealthCheck, settings
 from sqlalchemy import Connection, create_engine
 
 from registry.catalogue.database import migrations, postgresql, sqlite
@@ -37,10 +36,6 @@ from tests.kit.servers import Postgres, S3Place, S3Server
 from tests.kit.servers_home import Home
 from tests.kit.servers_service import ServiceProcess
 from tests.kit.servers_shared import SharedServers, SharedService
-
-# How fast a machine is, is no property of the code.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
 
 StartService = Callable[..., ServiceProcess]
 

@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.cli.render.log import log_lines
@@ -76,6 +76,7 @@ def test_deleted_numbers_stand_in_their_place() -> None:
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200, None])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # how busy the machine is does not matter
 @given(metrics=METRICS)
 def test_every_value_is_said_once_at_every_width(width: int | None, metrics: list[dict[str, float]]) -> None:
     log = log_of(*metrics, deleted=True)
