@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from typing import Annotated, Any, Final
 
 import anyio.to_thread
@@ -15,6 +13,7 @@ from fastapi.responses import JSONResponse
 from registry.digest import PREFIX
 from registry.errors import ConflictError, RegistryError, UsageError
 from registry.folders.scan import ADAPTER_WEIGHTS
+from registry.folders.staging import temporary_folder
 from registry.http.dependencies import service_of
 from registry.http.payloads import chunks_of
 from registry.http.request.context import context_of
@@ -65,8 +64,8 @@ async def commit(query: RepoQueryParam, request: Request) -> JSONResponse:
 
 def _commit(query: RepoQuery, chunks: Iterable[bytes]) -> JSONResponse:
     path = _place(query)
-    with tempfile.TemporaryDirectory(prefix="registry-push-") as folder:
-        found = _read(query, lines(chunks, FilePath(folder)))
+    with temporary_folder("registry-push") as folder:
+        found = _read(query, lines(chunks, folder))
         before = _begun(query, path)
         if found.header.parentCommit not in {None, before}:
             raise ConflictError(

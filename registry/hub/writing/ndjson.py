@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from registry.errors import UnavailableError
+from registry.folders.errors import telling_unusable
 from registry.http.payloads import check_depth, check_keys
 from registry.http.request.errors import MalformedError
 from registry.services.pushing.parts import Spooled
@@ -42,7 +43,8 @@ def lines(chunks: Iterable[bytes], folder: Path) -> Iterator[Line]:
 
     Raises:
         MalformedError: a line is no JSON object, or a content no base64.
-        UnavailableError: ``too_large``, there are too many lines, or one of them is too long beside its content.
+        UnavailableError: ``too_large``, there are too many lines, or one of them is too long beside its content; or
+            the contents can't be written.
     """
     reader = _Reader(chunks, folder)
     for count in range(MOST_LINES + 1):
@@ -100,7 +102,7 @@ class _Reader:
     def _content(self, file: Path) -> Spooled:
         """Decode up to the next quote."""
         digest, size, rest = hashlib.sha256(), 0, b""
-        with file.open("wb") as out:
+        with telling_unusable(self._folder), file.open("wb") as out:
             while True:
                 end = self._buffer.find(b'"')
                 piece = rest + (self._buffer if end < 0 else self._buffer[:end])

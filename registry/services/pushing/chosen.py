@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from registry.errors import InvalidAdapterError, UnavailableError
-from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README, RECEIPT
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, README
 from registry.schemas.cards import MAX_CARD
 from registry.transfer.adapter_folder import MAX_CONFIG
 
@@ -23,7 +23,6 @@ TAKEN: Final[Mapping[str, int]] = {
     ADAPTER_CONFIG: MAX_CONFIG,
     ADAPTER_WEIGHTS: MOST_LARGE,
     README: MAX_CARD,
-    RECEIPT: MAX_CONFIG,
     STATE: MAX_CONFIG,
 }
 """The files that are taken, and how many bytes they may have."""

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.errors import RegistryError
+from registry.errors import RegistryError, UnavailableError
 from registry.hub.writing.ndjson import MOST_LINE, lines
 
 TEXTS = st.text(max_size=40) | st.sampled_from(
@@ -91,6 +91,11 @@ def test_what_is_no_commit_is_refused(tmp_path: Path, body: bytes, code: str, si
     with pytest.raises(RegistryError) as caught:
         list(lines(chunks, tmp_path))
     assert caught.value.code == code
+
+
+def test_a_content_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="gone"):
+        list(lines([b'{"content":"AAAA"}'], tmp_path / "gone"))
 
 
 def test_a_large_content_passes_through_little_memory(tmp_path: Path) -> None:
