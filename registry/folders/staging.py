@@ -78,14 +78,18 @@ def abandoned(place: Path) -> list[Path]:
 
 
 def _locked_folder(place: Path) -> tuple[Path, int]:
+    """A new hidden folder and its lock: another run may clear it at any moment until it is locked."""
     while True:
         staging = _hidden(place)
         staging.mkdir()
-        lock = os.open(staging, os.O_RDONLY)
+        try:
+            lock = os.open(staging, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
         if staging.is_dir():
             return staging, lock
-        os.close(lock)  # another run cleared it before it was locked
+        os.close(lock)
 
 
 def _hidden(place: Path) -> Path:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_what_a_killed_run_left_goes_with_the_next_and_what_is_in_use_stays(room
             assert (list(mine.iterdir()), mine.parent.parent) == ([], room)
             assert [place.exists() for place in places] == [False, True]
         alive.communicate("\n")
+    assert list(room.iterdir()) == []
+
+
+def test_many_at_once_under_one_name_never_clear_each_others_while_it_is_made(room: Path) -> None:
+    def fill(number: int) -> None:
+        with temporary_folder("registry-test") as place:
+            (place / "weights").write_text(str(number))
+            assert [(file.name, file.read_text()) for file in place.iterdir()] == [("weights", str(number))]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fill, range(400)))
     assert list(room.iterdir()) == []
 
 

@@ -63,4 +63,11 @@ PUSHED: Final = (
         "",
         "test_who_may_not",
     ),
+    Mutant(
+        "a-folder-cleared-before-it-is-locked",
+        "staging:_locked_folder",
+        "except FileNotFoundError:",
+        "except NotADirectoryError:",
+        "test_many_at_once_under_one_name_never_clear_each_others_while_it_is_made",
+    ),
 )
