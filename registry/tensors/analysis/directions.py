@@ -31,6 +31,7 @@ ONE_DIRECTION: Final = 1.05
 _CLEAR: Final = 1.06  # float32 tells stable ranks to far less than the difference
 _ROUNDING: Final = 8 * torch.finfo(torch.float64).eps  # of norms of factors, for each rank; seldom above 1 eps
 _CANCELLED: Final = 1e-3  # below this share of the factors' norms, float32 does not tell an energy well
+_SMALL: Final = 128  # a rank of which Gram matrices cost little in any case
 _PENDING: Final = 64 << 20  # bytes of Gram matrices that wait for those of the other factor
 
 
@@ -56,7 +57,7 @@ class DirectionWatch:
         self._of: dict[str, str] = {}
         for name, pair in checkpoint.pairs.items():
             experts = 1 if pair.fused is None or pair.piece is not None else pair.fused.experts
-            if pair.blocks_a == pair.blocks_b == 1:
+            if pair.blocks_a == pair.blocks_b == 1 and pair.rank <= _most_rank(pair, experts):
                 shapes[pair.a.name] = FactorShape("rows", pair.rank, experts)
                 shapes[pair.b.name] = FactorShape("columns", pair.rank, experts)
                 self._of |= {pair.a.name: name, pair.b.name: name}
@@ -94,6 +95,12 @@ class DirectionWatch:
             elif pair.rank > 1 and ranks.get(name, math.inf) < ONE_DIRECTION:
                 one.append(name)
         return Directions(len(self._pairs), tuple(zero), tuple(one))
+
+
+def _most_rank(pair: LoraPair, experts: int) -> int:
+    """Above this a Gram matrix is larger than its factor; it would grow with the square of a rank that adds nothing."""
+    sizes = (math.prod(entry.shape) // (pair.rank * experts) for entry in (pair.a, pair.b))
+    return max(_SMALL, min(sizes))
 
 
 def _is_clear(one: Gram, other: Gram) -> bool:

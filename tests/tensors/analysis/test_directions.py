@@ -107,6 +107,23 @@ def test_what_float32_can_not_tell_is_read_again(tmp_path: Path, dtype: str) -> 
     assert (found.zero, found.one) == ((), tuple(names))
 
 
+def test_a_rank_far_above_the_size_of_the_matrix_costs_no_more_than_its_bytes(tmp_path: Path) -> None:
+    """Its Gram matrices would have four billion elements each."""
+    rank, names = 1 << 16, ["m0", "m1", "m2"]
+    tensors: dict[str, RawTensor] = {}
+    for name in names:
+        rng = np.random.default_rng(len(tensors))
+        b, a = rng.normal(size=(3, rank)), rng.normal(size=(rank, 2))
+        a, b = {"m0": (a, b), "m1": (a, b * 0), "m2": (a[:, :1] * [[1, 2]], b)}[name]
+        tensors[f"base_model.model.{name}.lora_A.weight"] = RawTensor.of(a, "F16")
+        tensors[f"base_model.model.{name}.lora_B.weight"] = RawTensor.of(b, "F16")
+    write_tensors(tmp_path / "file", tensors)
+    table = TargetTable({name: Target(name, TargetKind.LINEAR, f"{name}.weight", (3, 2)) for name in names}, "test")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": names}
+    found = watched((tmp_path / "file").read_bytes(), json.dumps(config).encode(), table, 1 << 20)
+    assert (found.zero, found.one) == (("m1",), ("m2",))
+
+
 def test_alpha_zero_is_a_zero_delta(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     b, a = factors("usual", 2, 24, 16, rng)
