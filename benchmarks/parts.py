@@ -22,6 +22,7 @@ PARTS: Final = {
     "service_http": "lookups and publishes of a service on PostgreSQL and S3, beside MLflow's server",
     "service_transfer": "an adapter through S3, beside boto3",
     "push": "an adapter pushed by huggingface_hub, beside registry publish",
+    "ways": "what it costs a Hub client to send weights in the commit, by LFS, by Xet",
     "pages": "the web pages on a large registry, beside those of MLflow",
     "hub": "merged models that are computed while they are read, beside stored copies",
 }

@@ -372,6 +372,7 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
         )
     from registry.client.http.address import Address
     from registry.schemas.kinds import KINDS
+    from registry.schemas.protocol import HUB_ORIGIN
 
     token = _token_for(place.address, settings)
     found = {"HF_ENDPOINT": f"{Address.parse(place.address).url}/{KINDS[view].view}"}
@@ -380,6 +381,7 @@ def hub_settings(url: str | PathLike[str] | None, view: ArtifactKind) -> dict[st
     # The token that somebody has for another Hub must not be sent to this one.
     found["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1" if token is None else "0"
     found["HF_HUB_DISABLE_XET"] = "1"  # large files are pushed by LFS; clients with hf_xet would insist on Xet
+    found["HF_HUB_USER_AGENT_ORIGIN"] = HUB_ORIGIN  # tells the service that they won't
     return found
 
 

@@ -17,6 +17,8 @@ SPOKEN: Final = frozenset({"3", "4"})
 """The protocols of services that a client of this version may use."""
 AGENT: Final = "adapter-registry/"
 """How the ``User-Agent`` of a client begins; its version follows."""
+HUB_ORIGIN: Final = "adapter-registry"
+"""What Hub clients add to their ``User-Agent`` in the environment that `registry env` prints."""
 API: Final = "/api/v1"
 VIEWS: Final[dict[str, ArtifactKind]] = {kind.view: kind.name for kind in KINDS.values()}
 """The Hub-compatible views: where each is below the service's address, and what it hands out of a path."""

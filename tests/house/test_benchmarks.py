@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import merge_floor, merge_parts, pages, pool_switch, quote, report, request_steps, running, synthetic
+from benchmarks import (
+    merge_floor,
+    merge_parts,
+    pages,
+    pool_switch,
+    quote,
+    report,
+    request_steps,
+    running,
+    synthetic,
+    ways,
+)
 from benchmarks.machine import machine
 from benchmarks.parts import PARTS
 from benchmarks.rows import Figure, Goal, Peer, Row
@@ -270,9 +281,19 @@ def test_reads_are_measured_beside_a_bare_answer(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_push_is_measured_beside_a_publish(tmp_path: Path) -> None:
-    first, second = quick("push", tmp_path).values()
+    first, inline, memory = quick("push", tmp_path).values()
     assert first["peer"]["figure"]["value"] > 0
-    assert second["figure"]["value"] >= 0
+    assert inline["figure"]["value"] > 0
+    assert memory["figure"]["value"] >= 0
+
+
+@pytest.mark.long
+def test_each_way_of_sending_weights_is_measured_and_all_of_them_arrive(tmp_path: Path) -> None:
+    found = quick("ways", tmp_path)
+    sent = {name: row["figure"]["value"] for name, row in found.items() if "bytes" in name}
+    by_lfs, within, by_xet = (sent[f"bytes that are sent {way}"] for way in (ways.LFS, ways.COMMIT, ways.XET))
+    assert by_lfs < within < 1.5 * by_lfs
+    assert 0.5 * by_lfs < by_xet < 1.1 * by_lfs
 
 
 @pytest.mark.long

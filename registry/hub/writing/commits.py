@@ -20,6 +20,7 @@ from registry.http.request.context import context_of
 from registry.http.request.errors import MalformedError
 from registry.hub.errors import EmptyRepoError, MissingError, warning
 from registry.hub.requests import RepoQuery, RepoQueryParam
+from registry.hub.writing.clients import uses_lfs
 from registry.hub.writing.documents import Announcement, Body, Header, LargePushed, PushedFile, parsed
 from registry.hub.writing.ndjson import Line, lines
 from registry.hub.writing.refusals import said_in
@@ -38,12 +39,13 @@ def preupload(query: RepoQueryParam, asked: Annotated[Announcement, Depends(Body
     """Say which files of a commit are taken. What waits from an earlier push is superseded by what comes now."""
     path = _place(query)
     sizes = {file.path: file.size for file in asked.files}
-    chosen = choose(query.repo_id, sizes, waiting_for(query.deployment, path, superseded=tuple(sizes)))
+    waiting = waiting_for(query.deployment, path, superseded=tuple(sizes))
+    chosen = choose(query.repo_id, sizes, waiting, uses_lfs=uses_lfs(query.request.headers.get("user-agent", "")))
     files = [
         # Without an oid clients send everything again, so that a commit is whole.
         {
             "path": file.path,
-            "uploadMode": "lfs" if chosen.large and file.path == ADAPTER_WEIGHTS else "regular",
+            "uploadMode": "lfs" if chosen.by_lfs and file.path == ADAPTER_WEIGHTS else "regular",
             "shouldIgnore": file.path not in chosen.taken,
             "oid": None,
         }

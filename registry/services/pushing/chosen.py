@@ -15,8 +15,10 @@ from registry.schemas.cards import MAX_CARD
 from registry.transfer.adapter_folder import MAX_CONFIG
 
 STATE: Final = "trainer_state.json"
+LEAST_BY_LFS: Final = 2 << 20
+"""Bytes of weights from which on LFS takes less time, where the client is known to use it."""
 MOST_INLINE: Final = 256 << 20
-"""Bytes of weights in a commit; larger ones go by LFS."""
+"""Bytes of weights in a commit; larger ones go by LFS with every client."""
 MOST_LARGE: Final = 5 << 30
 """Bytes of weights that go by LFS."""
 TAKEN: Final[Mapping[str, int]] = {
@@ -40,14 +42,15 @@ class Chosen:
 
     taken: frozenset[str]
     declined: tuple[str, ...]
-    large: bool = False  # the weights go by LFS
+    by_lfs: bool = False  # the weights go by LFS
+    warned: bool = False  # which not every client will do
 
     @property
     def sentences(self) -> Iterator[str]:
         """What the user should know."""
         if self.declined:
             yield self._declined
-        if self.large:
+        if self.warned:
             yield (
                 f"{ADAPTER_WEIGHTS} has more than {MOST_INLINE >> 20} MiB and goes by LFS: if the client has hf_xet, "
                 "set HF_HUB_DISABLE_XET=1 first, or use `registry publish`."
@@ -63,8 +66,10 @@ class Chosen:
         )
 
 
-def choose(repo_id: str, sizes: Mapping[str, int], waiting: Collection[str] = ()) -> Chosen:
+def choose(repo_id: str, sizes: Mapping[str, int], waiting: Collection[str] = (), *, uses_lfs: bool = False) -> Chosen:
     """Choose among the files that a client is about to send, by name and size; ``waiting``: what was sent before.
+
+    ``uses_lfs``: the client is known to send files by LFS where it is told to.
 
     Raises:
         InvalidAdapterError: ``pickle``, or ``missing_file``: nothing of what it sends is an adapter that can be taken,
@@ -77,7 +82,11 @@ def choose(repo_id: str, sizes: Mapping[str, int], waiting: Collection[str] = ()
     for name in sorted(taken):
         check_size(name, sizes[name])
     declined = tuple(sorted(name for name in sizes if name not in TAKEN))
-    return Chosen(taken, declined, large=sizes.get(ADAPTER_WEIGHTS, 0) > MOST_INLINE)
+    weights = sizes.get(ADAPTER_WEIGHTS, 0)
+    large = weights > MOST_INLINE
+    return Chosen(
+        taken, declined, by_lfs=large or (uses_lfs and weights >= LEAST_BY_LFS), warned=large and not uses_lfs
+    )
 
 
 def check_size(name: str, size: int) -> None:

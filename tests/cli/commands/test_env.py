@@ -33,12 +33,14 @@ def test_names_the_view_and_the_token_of_the_host(run: Run, monkeypatch: pytest.
             "export HF_TOKEN=reg_secret",
             "export HF_HUB_DISABLE_IMPLICIT_TOKEN=0",
             "export HF_HUB_DISABLE_XET=1",
+            "export HF_HUB_USER_AGENT_ORIGIN=adapter-registry",
         ]
     assert json.loads(run("env", "--json").out) == {
         "HF_ENDPOINT": f"{URL}/hf",
         "HF_TOKEN": "reg_secret",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0",
         "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_USER_AGENT_ORIGIN": "adapter-registry",
     }
     other = run("env", "--url", "http://localhost:8321")
     assert "reg_secret" not in other.out
@@ -47,6 +49,7 @@ def test_names_the_view_and_the_token_of_the_host(run: Run, monkeypatch: pytest.
         "export HF_ENDPOINT=http://localhost:8321/hf",
         "export HF_HUB_DISABLE_IMPLICIT_TOKEN=1",
         "export HF_HUB_DISABLE_XET=1",
+        "export HF_HUB_USER_AGENT_ORIGIN=adapter-registry",
     ]
 
 
@@ -75,5 +78,5 @@ def test_a_terminal_is_not_shown_the_token() -> None:
     os.close(theirs)
     shown = os.read(ours, 4096).decode()
     os.close(ours)
-    assert [line for line in shown.splitlines() if "DISABLE" not in line] == [f"export HF_ENDPOINT={URL}/hf"]
+    assert [line for line in shown.splitlines() if "HF_HUB_" not in line] == [f"export HF_ENDPOINT={URL}/hf"]
     assert b"HF_TOKEN is not shown on a terminal" in b" ".join(done.stderr.split())

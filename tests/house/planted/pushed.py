@@ -64,6 +64,13 @@ PUSHED: Final = (
         "test_who_may_not",
     ),
     Mutant(
+        "pushes-by-lfs-of-clients-that-insist-on-xet",
+        "uses_lfs",
+        "< _INSISTS or",
+        ">= (0, 0) or",
+        "test_lfs_is_for_clients_that_are_known_to_use_it",
+    ),
+    Mutant(
         "a-folder-cleared-before-it-is-locked",
         "staging:_locked_folder",
         "except FileNotFoundError:",
