@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import sqlite3
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -127,9 +128,22 @@ def made_once(table_made_once: Callable[..., TargetTable], shared_servers: Share
             patch.setattr(backend, "create_engine", partial(create_engine, execution_options=_compiled_once()))
         for wait in ("connect", "read", "write", "pool"):  # five seconds: on a busy machine an answer may take longer
             patch.setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, wait, 60.0)
+        patch.setattr(httpx._transports.default, "create_ssl_context", _certificates_read_once())
         # Every S3 driver reads the description of the service, a megabyte of JSON, which nothing changes.
         patch.setattr(JSONFileLoader, "load_file", staticmethod(cache(JSONFileLoader().load_file)))
         yield
+
+
+def _certificates_read_once() -> Callable[..., ssl.SSLContext]:
+    """For clients that are made as usual: each reads the certificates of all authorities, which takes 20 ms."""
+    made = cache(lambda *_: httpx.create_ssl_context())
+
+    def create(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        if verify is not True or cert is not None or not trust_env:
+            return httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        return made(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+    return create
 
 
 def _schema_made_once() -> Callable[[Connection], None]:
