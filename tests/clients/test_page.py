@@ -56,6 +56,7 @@ def user(tree: Tree, wire: Shim, machine: NewMachine) -> Machine:
 
 
 @pytest.mark.slow
+@pytest.mark.long_on("Revisions", "Files")
 @pytest.mark.parametrize("title", WITH_SNIPPETS)
 def test_the_snippets_of_a_section(tree: Tree, wire: Shim, user: Machine, title: str) -> None:
     tree.registry.tag("llama/support/french@1", "prod")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 HOSTS = [
     "127.0.0.1",
-    "localhost",
+    pytest.param("localhost", marks=pytest.mark.long),
 ]  # of the store: the service's own, or another. Some clients compare no more than that
 
 

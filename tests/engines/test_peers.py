@@ -31,7 +31,7 @@ QUICK: Final = {
     ("mixtral", "up only"),
 }
 ALL: Final = [(kind, name) for kind in VARIANTS for name in VARIANTS[kind]]
-CASES: Final = [one if one in QUICK else pytest.param(*one, marks=pytest.mark.slow) for one in ALL]
+CASES: Final = [one if one in QUICK else pytest.param(*one, marks=pytest.mark.long) for one in ALL]
 
 
 @pytest.fixture(scope="module")

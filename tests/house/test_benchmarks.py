@@ -209,7 +209,7 @@ def test_merging_into_a_running_model_leaves_no_other_bits(tmp_path: Path) -> No
     assert not list((tmp_path / "cache").glob("pool-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_switches_are_measured_at_every_depth(tmp_path: Path) -> None:
     found = quick("pool_switch", tmp_path)
     for modules in ("12 modules (MiniLM)", "14 modules (a Llama of 22 layers)"):
@@ -257,7 +257,7 @@ def test_finding_a_parent_is_measured_beside_reading(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("identify-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_extracting_is_measured(tmp_path: Path) -> None:
     (found,) = quick("extract", tmp_path).values()
     assert found["figure"]["value"] > 0

@@ -89,6 +89,7 @@ def test_a_connection_to_the_database_breaks_in_a_publish(house: House) -> None:
         assert not house.client().publish(folder, f"net/wire-{moment}").created
 
 
+@pytest.mark.long_on("before", "after")
 @pytest.mark.parametrize("moment", ["before", "in", "after"])
 def test_the_database_is_killed_in_a_publish(house: House, moment: Moment) -> None:
     path = f"net/killed-{moment}"
@@ -265,6 +266,7 @@ def test_a_presigned_put_used_again_changes_nothing(house: House) -> None:
 # The service
 
 
+@pytest.mark.long_on("both live")
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "one is killed"])
 def test_sixteen_publishers_at_two_replicas(house: House, *, killed: bool) -> None:
     """Numbers without gap or duplicate, and all that was acknowledged is there, also by a replica that was killed."""

@@ -142,7 +142,9 @@ def the_store_lies(_: Stored) -> list[Fault]:
     return [Fault("GET", OWN, times=GOOD), Fault("GET", OWN, change_answer=flip_first_byte)]
 
 
-@pytest.mark.parametrize("fault", [the_store_is_gone, the_store_cuts, the_store_lies])
+@pytest.mark.parametrize(
+    "fault", [the_store_is_gone, the_store_cuts, pytest.param(the_store_lies, marks=pytest.mark.long)]
+)
 def test_a_body_that_can_not_go_on_is_broken(
     stored: Stored, models: Models, tmp_path: Path, fault: Callable[[Stored], list[Fault]]
 ) -> None:

@@ -77,7 +77,7 @@ def to_train_on(folder: Path) -> dict[str, Any]:
     return {"batches": [({"input_ids": ids, "labels": ids}, rows)], "examples": examples, "arguments": arguments}
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/pool/compiled has shorter ones
 def test_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with closing(llama_tree(tmp_path)) as team:

@@ -32,7 +32,7 @@ ADDED = [
 ]
 """Variants that only add products."""
 QUICK = {("llama", "patterns"), ("tied llama", "kept"), ("gpt2", "lora bias"), ("conv", "some"), ("mixtral", "fused")}
-TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.slow) for one in ADDED]
+TRIED = [pytest.param(*one, id="-".join(one), marks=[] if one in QUICK else pytest.mark.long) for one in ADDED]
 EMBEDDINGS = ("embed_tokens", "wte", "wpe", "emb")
 
 

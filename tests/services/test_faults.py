@@ -92,7 +92,7 @@ def test_a_fetch_killed_at_any_step_leaves_nothing_that_looks_complete(tmp_path:
     assert steps > 5
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/catalogue has sixteen of each backend
 def test_eight_publishers_number_without_gap_or_duplicate(tmp_path: Path, base: Base) -> None:
     program = (
         "import sys; from registry.services.local import LocalRegistry\n"

@@ -20,7 +20,7 @@ from tests.kit.registries import ON_HTTP, ON_TEAM_AT_LENGTH, opened
 from tests.kit.serving import served
 
 EMBEDDED = pytest.mark.parametrize("registry", ["embedded"], indirect=True)
-pytestmark = pytest.mark.slow_on("http")
+pytestmark = pytest.mark.long_on("http")
 SHAPES = {"a.weight": (24, 16), "b.weight": (16, 24)}
 
 

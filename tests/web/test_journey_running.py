@@ -10,7 +10,9 @@ from tests.web.conftest import OpenReader
 from tests.web.kit import Site
 
 SCRIPTS = pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["js", "none"])
-SLOW = pytest.mark.parametrize("javascript", [pytest.param(one, marks=pytest.mark.slow) for one in (True, False)])
+SLOW = pytest.mark.parametrize(
+    "javascript", [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.long)]
+)
 SUPPORT = f"{LLAMA}/support"
 
 

@@ -203,6 +203,7 @@ def test_what_rounding_would_lose_and_which_engines_load_it(
 
 
 @pytest.mark.slow
+@pytest.mark.long_on("team")
 def test_jobs_that_nobody_waits_for_rest_between_each_other(registry: LocalRegistry, base: Base) -> None:
     """So that they take at most about a quarter of a processor while there are many, and all are done in the end."""
     spans: list[tuple[float, float]] = []

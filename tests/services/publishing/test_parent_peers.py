@@ -60,7 +60,9 @@ def test_a_path_that_peft_merged_step_by_step_in_bfloat16(shelf: Shelf) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("merged_in", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "merged_in", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 @pytest.mark.parametrize("kind", RECIPES)
 def test_parents_of_every_kind(shelf: Shelf, kind: str, dtype: str, merged_in: torch.dtype) -> None:
