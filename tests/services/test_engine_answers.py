@@ -32,12 +32,13 @@ def answers(registry: Registry, ref: str = "llama/odd") -> dict[str, EngineAnswe
 
 
 def test_show_has_what_was_asked_by_the_defaults(registry: Registry) -> None:
-    assert answers(registry) == {}
+    by_itself = not isinstance(registry, LocalRegistry)  # a service asks all engines, at some time after a publish
+    assert by_itself or answers(registry) == {}
     registry.check("llama/odd", engine="vllm", max_lora_rank=32)  # by another limit
-    assert answers(registry) == {}
+    assert by_itself or answers(registry) == {}
     found = {name: registry.check("llama/odd", engine=name) for name in ("vllm", "peft")}
     kept = answers(registry)
-    assert list(kept) == ["vllm", "peft"]
+    assert [name for name in kept if name in found or not by_itself] == ["vllm", "peft"]
     for name, check in found.items():
         reasons = tuple(reason.code for reason in check.reasons)
         assert kept[name] == EngineAnswer(
@@ -46,7 +47,8 @@ def test_show_has_what_was_asked_by_the_defaults(registry: Registry) -> None:
         )  # fmt: skip
     assert (kept["vllm"].reasons, kept["peft"].loads) == (("dora",), True)
     registry.rename("llama/odd", "even")
-    assert answers(registry, "llama/even") == kept
+    renamed = answers(registry, "llama/even")
+    assert {name: renamed[name] for name in kept} == kept
 
 
 def test_other_rules_and_what_can_not_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
