@@ -52,6 +52,7 @@ def _cases() -> list[tuple[str, str]]:
     return [one for one in found if one not in NOT_IN_PEFT]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), _cases())
 def test_peft_merges_to_the_reference(bases: dict[str, Base], kind: str, name: str, tmp_path: Path) -> None:
     base, recipe = bases[kind], VARIANTS[kind][name]

@@ -30,7 +30,7 @@ def workshop(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return folder
 
 
-@pytest.fixture(params=["in process", "over HTTP"])
+@pytest.fixture(params=["in process", pytest.param("over HTTP", marks=pytest.mark.slow)])
 def team(request: pytest.FixtureRequest, workshop: Path) -> Iterator[Registry]:
     """The registry of the workshop."""
     local = LocalRegistry.open(workshop / REGISTRY, cache_folder=workshop / "cache")

@@ -66,6 +66,7 @@ def faults_of(browser: Browser, site: Site, path: str, **options: Any) -> list[s
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "javascript", "told"),
     [

@@ -114,6 +114,7 @@ def test_one_link(shelf: Shelf, kind: str, name: str) -> None:
     _check(shelf, kind, "F32", _recipes(kind, [name]))
 
 
+@pytest.mark.long_on("gpt2", "declared")
 @pytest.mark.parametrize(("kind", "name"), [one for one in EVERY if one[0] in NARROW])
 def test_twice_on_a_narrow_base(shelf: Shelf, kind: str, name: str) -> None:
     _check(shelf, kind, NARROW[kind], _recipes(kind, [name, name]))
@@ -138,6 +139,7 @@ PLACES = {
 }
 
 
+@pytest.mark.long_on("gpt2", "opt", "tied llama")
 @pytest.mark.parametrize("place", sorted(PLACES))
 @pytest.mark.parametrize("kind", sorted(DORA))
 def test_dora_anywhere(shelf: Shelf, kind: str, place: str) -> None:
