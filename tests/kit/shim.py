@@ -43,15 +43,20 @@ class Fault:
 
     method: str | None = None
     target: str = ""  # a regular expression, searched
+    skip: int = 0  # so many such requests pass before it strikes
     times: int | None = None  # how often it strikes; None: always
     delay: float = 0.0  # seconds before anything else
     change_request: Callable[[bytes], bytes] | None = None  # other bytes reach the server; of the same length
+    then: Callable[[], None] | None = (
+        None  # called before the request reaches the server, or when ``at`` bytes of it did
+    )
+    at: int = 0
     cut_request: int | None = None  # so many bytes reach the server, then the connections break
     status: int | None = None  # the answer, without asking the server
     headers: dict[str, str] = field(default_factory=dict)  # of such an answer
     body: bytes = b""
     answer: Callable[[Asked], tuple[int, bytes]] | None = None  # status and body, without asking the server
-    lose_answer: bool = False  # the server does it, the client hears nothing
+    lose_answer: bool = False  # the server does it, the client hears nothing, or ``status`` in place of the answer
     change_answer: Callable[[bytes], bytes] | None = None  # other bytes reach the client; of the same length
     cut_answer: int | None = None  # so many bytes reach the client, then the connection breaks
 
@@ -68,6 +73,7 @@ class Seen:
     status: int
     sent: int  # bytes of the request's body that came from the client
     received: int  # bytes of the answer's body that went to the client
+    code: str = ""  # X-Error-Code of the answer
 
 
 def flip_first_byte(data: bytes) -> bytes:
@@ -120,6 +126,9 @@ class Shim:
             self._going += 1
             for fault in self.faults:
                 if fault.times != 0 and fault.matches(method, target):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
                     if fault.times is not None:
                         fault.times -= 1
                     return fault, self._forgotten
@@ -169,13 +178,14 @@ class _Handler(BaseHTTPRequestHandler):
         shim = self.server.shim
         fault, came = shim.strike(self.command, self.path)
         self._status = self._sent = self._received = 0
+        self._code = ""
         try:
             time.sleep(fault.delay)
             if fault.answer is not None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 asked = Asked(self.command, self.path, headers, b"".join(self._body()))
                 self._answer_alone(*fault.answer(asked), fault.headers)
-            elif fault.status is not None:
+            elif fault.status is not None and not fault.lose_answer:
                 self._drain()
                 self._answer_alone(fault.status, fault.body, fault.headers)
             else:
@@ -184,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (_BrokenError, OSError, HTTPException):  # the last: the server's answer ends too early
             self.close_connection = True
         finally:
-            shim.note(Seen(self.command, self.path, self._status, self._sent, self._received), came)
+            shim.note(Seen(self.command, self.path, self._status, self._sent, self._received, self._code), came)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_OPTIONS = _pass_on  # noqa: N815
 
@@ -204,12 +214,18 @@ class _Handler(BaseHTTPRequestHandler):
             answer = connection.getresponse()
             if fault.lose_answer:
                 answer.read()
-                raise _BrokenError
+                if fault.status is None:
+                    raise _BrokenError
+                self._answer_alone(fault.status, fault.body, fault.headers)
+                return
             self._relay(answer, fault)
         finally:
             connection.close()
 
     def _send(self, connection: HTTPConnection, fault: Fault) -> None:
+        then = fault.then
+        if then is not None and not fault.at:
+            then = then()
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in _HOP:
@@ -222,6 +238,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _BrokenError
             connection.send(fault.change_request(chunk) if fault.change_request and first else chunk)
             first = False
+            if then is not None and self._sent >= fault.at:
+                then = then()
         if fault.cut_request is not None:
             raise _BrokenError
 
@@ -252,6 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _relay(self, answer: HTTPResponse, fault: Fault) -> None:
         part = self.server.shim.like_s3 and answer.status == 200 and "Content-Range" in answer.headers
         self._status = 206 if part else answer.status
+        self._code = answer.headers.get("X-Error-Code", "")
         self.send_response_only(self._status, "Partial Content" if part else answer.reason)
         chunked = answer.headers.get("Transfer-Encoding", "").lower() == "chunked"
         for name, value in answer.headers.items():

@@ -75,5 +75,9 @@ def test_bodies_are_cut_and_changed(shim: Shim) -> None:
             httpx.get(f"{shim.url}/{path}")
     with pytest.raises(httpx.TransportError):
         httpx.put(f"{shim.url}/cut-request", content=GIVEN)
+    shim.faults.append(Fault(target="did", skip=1, times=1, lose_answer=True, status=503, body=b"no"))
+    told = [httpx.put(f"{shim.url}/did", content=GIVEN) for _ in range(3)]
+    assert [(one.status_code, len(one.content)) for one in told] == [(200, len(GIVEN)), (503, 2), (200, len(GIVEN))]
+    assert [one.sent for one in shim.seen(target="did")] == [len(GIVEN)] * 3
     assert httpx.get(f"{shim.url}/answer").content == b"\x01" + GIVEN[1:]
     assert httpx.put(f"{shim.url}/request", content=GIVEN).content == b"\x01" + GIVEN[1:]
