@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import RegistryError, UnavailableError
@@ -40,6 +40,7 @@ def read(body: bytes, cuts: list[int], folder: Path) -> list[tuple[dict[str, Any
     return found
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # how busy the machine is does not matter
 @given(DOCUMENTS, st.lists(st.integers(0, 1 << 20), max_size=8), st.booleans(), st.booleans())
 def test_it_is_read_as_json_and_base64_say(
     documents: list[tuple[dict[str, str], bytes | None]], cuts: list[int], first: bool, spaced: bool
