@@ -119,6 +119,7 @@ _WRITES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (("DELETE",), "/api/repos/delete", no_removal),
     (("POST",), "/api/repos/move", no_removal),
     (("POST",), _MODEL + "/super-squash/{revision:rest}", no_removal),
+    (("POST",), _MODEL + "/lfs-files/batch", no_removal),
     (("POST",), _MODEL + "/discussions", no_discussions),
 )
 _NOT_HERE: Final = ((_CHANGES, "", no_writing), (_CHANGES, "/{path:rest}", no_writing))

@@ -133,6 +133,8 @@ def _operation(key: Any, value: Any, line: Line) -> tuple[str, Sent]:
         )
     if key == "lfsFile":
         large = parsed(LargePushed, value)
+        if large.size is None:
+            raise UsageError(f"A push can't copy files: send {large.path[:96]} itself.")
         return large.path, Large(f"{PREFIX}{large.oid}", large.size)
     if key != "file":
         raise MalformedError(f"The commit is malformed: there is no operation {str(key)[:32]!r}.")

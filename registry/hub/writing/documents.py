@@ -68,11 +68,11 @@ class PushedFile(Document):
 
 
 class LargePushed(Document):
-    """A file of a commit whose bytes went by LFS before."""
+    """A file of a commit whose bytes went by LFS before; without a size, a copy of one that is in a repo."""
 
     path: str = Field(max_length=1024)
     oid: str = Field(pattern="^[0-9a-f]{64}$")
-    size: int = Field(ge=0)
+    size: int | None = Field(None, ge=0)
 
 
 class LargeObject(Document):

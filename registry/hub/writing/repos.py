@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,8 +11,8 @@ from fastapi.responses import JSONResponse
 from registry.errors import UsageError
 from registry.http.addresses import prefix_of
 from registry.http.dependencies import address_of
-from registry.hub.errors import warning
-from registry.hub.requests import RequestRegistry
+from registry.hub.errors import EmptyRepoError, warning
+from registry.hub.requests import RepoQueryParam, RequestRegistry, request_registry
 from registry.hub.writing.documents import Body, CardText, NewRepo
 from registry.services.artifacts.readme import front_matter
 from registry.services.pushing.place import begin, place_of
@@ -48,19 +49,25 @@ def view_of(request: Request) -> str:
     return f"{address_of(request)}{prefix_of(request.app)}/{view}"
 
 
-def validate_yaml(registry: RequestRegistry, asked: Annotated[CardText, Depends(Body(CardText))]) -> JSONResponse:
-    """Check the front matter of a card: clients ask before they push it."""
-    del registry
-    try:
-        front_matter.check(asked.content)
-    except UsageError as problem:
-        return JSONResponse({"errors": [{"message": str(problem)}], "warnings": []}, status_code=400)
+def validate_yaml(request: Request, asked: Annotated[CardText, Depends(Body(CardText))]) -> JSONResponse:
+    """Check the front matter of a card: clients ask before they push it.
+
+    `ModelCard.push_to_hub` sends no token with this: for who may be anybody, no YAML is parsed.
+    """
+    if "Authorization" in request.headers:
+        request_registry(request)
+        try:
+            front_matter.check(asked.content)
+        except UsageError as problem:
+            return JSONResponse({"errors": [{"message": str(problem)}], "warnings": []}, status_code=400)
     return JSONResponse({"errors": [], "warnings": []})
 
 
-def settings(registry: RequestRegistry) -> JSONResponse:
-    """Visibility and the like, which are no matter of a repo here."""
-    del registry
+def settings(query: RepoQueryParam) -> JSONResponse:
+    """Visibility and the like, which are no matter of a repo here: for who may push to it, there is nothing to do."""
+    place_of(query.deployment, query.repo_id)
+    with query.deployment.read() as session, suppress(EmptyRepoError):
+        query.repo(session)
     return JSONResponse({})
 
 

@@ -77,4 +77,32 @@ PUSHED: Final = (
         "except NotADirectoryError:",
         "test_many_at_once_under_one_name_never_clear_each_others_while_it_is_made",
     ),
+    Mutant(
+        "settings-of-what-is-not-there",
+        "repos:settings",
+        "        query.repo(session)\n",
+        "        pass\n",
+        "test_calls_that_are_refused[update_repo_settings]",
+    ),
+    Mutant(
+        "pushes-copy-files-of-no-size",
+        "_operation",
+        "if large.size is None:",
+        "if large.size == -1:",
+        "test_calls_that_are_refused[copy]",
+    ),
+    Mutant(
+        "pushes-of-cards-need-a-token",
+        "validate_yaml",
+        'if "Authorization" in request.headers:',
+        "if request:",
+        "test_yaml_of_a_card",
+    ),
+    Mutant(
+        "pushes-leave-what-was-published-waiting",
+        "push:_published",
+        "        _forget(deployment, push.path, parts)\n        kept",
+        "        kept",
+        "test_the_last_commit",
+    ),
 )

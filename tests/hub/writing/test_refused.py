@@ -153,3 +153,8 @@ def test_yaml_of_a_card(pushing: Pushing) -> None:
         told = client.post("/api/validate-yaml", json={"content": "---\n: [\n---\n", "repoType": "model"})
         assert told.status_code == 400
         assert "line" in told.json()["errors"][0]["message"]
+    with pushing.client("nobody") as client:  # `ModelCard.push_to_hub` sends no token
+        told = client.post("/api/validate-yaml", json={"content": "---\n: [\n---\n", "repoType": "model"})
+        assert (told.status_code, told.json()["errors"]) == (200, [])
+        told = client.post("/api/validate-yaml", json={"content": ""}, headers={"Authorization": "Bearer reg_nonsense"})
+        assert told.status_code == 401
