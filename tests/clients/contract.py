@@ -1,12 +1,13 @@
 """What clients ask of a Hub, and what the answer may be: the tables of the contract, held against what was asked.
 
-A client asks for files that a repo may lack and goes on without; everything else that it asks for is there.
+A client asks for files that a repo may lack and goes on without; everything else that it asks for is there. What it
+pushes is taken, or refused by a status whose sentence it shows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote
 
@@ -24,6 +25,32 @@ ROUTES: Final = {
     "harnesses": r"GET /api/agent-harnesses",
 }
 """All that the clients ask for; paths below the endpoint."""
+
+_TAKEN: Final = frozenset({200})
+_THERE: Final = frozenset({200, 409})  # 409: there is one, which clients take for an answer
+WRITES: Final = {
+    "create": (r"POST /api/repos/create", _THERE),
+    "yaml": (r"POST /api/validate-yaml", _TAKEN),
+    "preupload": (rf"POST /api/models/{_REPO}/preupload/[^/]+", _TAKEN),
+    "commit": (rf"POST /api/models/{_REPO}/commit/[^/]+", _TAKEN),
+    "batch": (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _TAKEN),
+    "part": (rf"PUT /{_REPO}\.git/info/lfs/parts/[0-9a-f]+/[0-9]+", _TAKEN),
+    "complete": (rf"POST /{_REPO}\.git/info/lfs/complete/[0-9a-f]+", _TAKEN),
+    "tag": (rf"POST /api/models/{_REPO}/tag/[^/]+", _THERE),
+    "untag": (rf"DELETE /api/models/{_REPO}/tag/[^/]+", _TAKEN),
+    "settings": (rf"PUT /api/models/{_REPO}/settings", _TAKEN),
+    "branch": (rf"(POST|DELETE) /api/models/{_REPO}/branch/[^/]+", frozenset()),
+    "delete": (r"DELETE /api/repos/delete", frozenset()),
+    "move": (r"POST /api/repos/move", frozenset()),
+    "squash": (rf"POST /api/models/{_REPO}/super-squash/[^/]+", frozenset()),
+    "discussion": (rf"POST /api/models/{_REPO}/discussions", frozenset()),
+    "whoami": (r"GET /api/whoami-v2", _TAKEN),
+}
+"""What clients ask for in order to push, and the answers that are no refusals."""
+
+REFUSALS: Final = frozenset({403, 412, 413, 422})
+"""Statuses whose sentences all clients show, and which they do not repeat."""
+MISSING: Final = frozenset({"RepoNotFound", "RevisionNotFound", "EntryNotFound"})
 
 MODEL: Final = frozenset(["adapter_config.json", "generation_config.json", "custom_generate/generate.py"])
 SHARDED: Final = MODEL | {"model.safetensors"}
@@ -69,10 +96,30 @@ def keeps_to(
     return names
 
 
-def _named(one: Seen, view: str) -> tuple[str, re.Match[str]]:
+def pushes_keep_to(asked: Iterable[Seen], endpoint: str) -> list[str]:
+    """Check requests of clients that push; their names in the contract, in order.
+
+    Reads find something, or are told what is missing; writes are taken, or refused as the contract says.
+    """
+    view = httpx.URL(endpoint).path
+    routes = ROUTES | {name: pattern for name, (pattern, _) in WRITES.items()}
+    names = []
+    for one in asked:
+        name, _ = _named(one, view, routes)
+        names.append(name)
+        if name in WRITES:
+            expected = one.status in WRITES[name][1] | REFUSALS
+            assert not one.code, f"{one}: with a code, clients report that something does not exist"
+        else:
+            expected = 200 <= one.status < 400 or (one.status == 404 and one.code in MISSING)
+        assert expected, f"{one}, which is not in the contract"
+    return names
+
+
+def _named(one: Seen, view: str, routes: Mapping[str, str] = ROUTES) -> tuple[str, re.Match[str]]:
     path = one.target.partition("?")[0]
     assert path.startswith(f"{view}/"), f"{one} has left {view}"
-    for name, pattern in ROUTES.items():
+    for name, pattern in routes.items():
         if found := re.fullmatch(pattern, f"{one.method} {path.removeprefix(view)}"):
             return name, found
     raise AssertionError(f"{one} is not in the contract")

@@ -234,7 +234,14 @@ def schedule(repo: str, folder: str) -> str:
     return str(huggingface_hub.HfApi().model_info(repo).sha)
 
 
-PUSHING = (push_adapter, train, schedule)
+def card(repo: str, text: str) -> str:
+    """Push a model card; the commit's address."""
+    import huggingface_hub
+
+    return str(huggingface_hub.ModelCard(text).push_to_hub(repo))
+
+
+PUSHING = (push_adapter, train, schedule, card)
 ASKING = (file, snapshot, asked, info, tensors, part, xet, leave)
 STEPS = {one.__name__: one for one in (*LOADING, *PUSHING, *ASKING)}
 

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from registry.errors import NotFoundError
 from registry.schemas import RevisionSummary
+from tests.clients import contract
 from tests.clients.conftest import NewMachine
 from tests.clients.machines import Machine, step
 from tests.clients.tree import Tree
 from tests.kit import write_adapter
+from tests.kit.shim import Shim
 
 pytestmark = pytest.mark.slow
 PAIR = ("adapter_config.json", "adapter_model.safetensors")
+
+NOT_BY_HF = "use `registry delete`, `registry retract` or `registry rename`"
+MANAGED = {
+    "settings llama/managed --private": "llama/managed",
+    "settings llama/nothing --private": "There is no adapter llama/nothing.",
+    "move llama/managed llama/moved": NOT_BY_HF,
+    "delete llama/managed --yes": NOT_BY_HF,
+    "delete-files llama/managed README.md": "a push can't delete files",
+    "branch create llama/managed dev": "no branch but main",
+    "tag delete llama/managed none --yes": "has no tag none",
+}
+"""What `hf repos` does to a repo, and what it prints."""
 
 
 def revisions(tree: Tree, path: str) -> tuple[RevisionSummary, ...]:
@@ -27,8 +42,12 @@ def revisions(tree: Tree, path: str) -> tuple[RevisionSummary, ...]:
 
 
 @pytest.fixture
-def writer(tree: Tree, machine: NewMachine) -> Machine:
-    return machine("hf", token=tree.token("writer")[1])
+def writer(tree: Tree, machine: NewMachine, wire: Shim) -> Iterator[Machine]:
+    """Somebody who may push; all that their clients ask for is in the contract, and so are the answers."""
+    one = machine("hf", token=tree.token("writer")[1])
+    yield one
+    names = contract.pushes_keep_to(wire.seen(), one.endpoint)
+    assert {"create", "preupload", "commit"} <= set(names)
 
 
 def test_hf_uploads_a_folder_and_one_file_after_the_other(tree: Tree, writer: Machine) -> None:
@@ -62,6 +81,33 @@ def test_a_scheduler_and_a_large_folder(tree: Tree, writer: Machine) -> None:
         writer.shell("hf upload-large-folder llama/large made --repo-type model 2>&1")
         (large,) = revisions(tree, "llama/large")
         assert large.digest == revision.digest
+
+
+def test_hf_logs_in_and_manages_repos(tree: Tree, machine: NewMachine, wire: Shim) -> None:
+    identity, secret = tree.token("writer")
+    one = machine("hf", token=None)
+    first, third = (one.clients.version("huggingface_hub") < (version, 0) for version in (1, 2))
+    said = one.shell(f"hf auth login --token {secret} 2>&1; hf auth whoami 2>&1")
+    assert identity in said
+    assert first or "permission: write" in said
+    write_adapter(one.folder / "made", tree.bases["llama"], ["q_proj"], r=2, seed=67)
+    repos = "hf repo" if first else "hf repos"
+    said = one.shell(
+        f"{repos} create llama/managed 2>&1; hf upload llama/managed made 2>&1; "
+        f"{repos} tag create llama/managed best 2>&1; {repos} create llama/managed 2>&1 || true"
+    )
+    assert "llama/managed exists already." in said
+    (revision,) = revisions(tree, "llama/managed")
+    assert revision.tags == ("best",)
+    if not third:
+        (url,) = one.run(step("card", repo="llama/managed", text="---\nlicense: mit\n---\nWhat it is for.\n"))
+        assert url.startswith(f"{one.endpoint}/models/llama/managed/commit/")
+        assert "What it is for." in tree.registry.card("llama/managed").text
+    if not first:
+        for command, words in MANAGED.items():
+            assert words in one.shell(f"hf repos {command} 2>&1 || true")
+    assert revisions(tree, "llama/managed") == (revision,)
+    contract.pushes_keep_to(wire.seen(), one.endpoint)
 
 
 def test_peft_pushes_a_child_of_the_merged_view(tree: Tree, writer: Machine) -> None:
