@@ -105,4 +105,11 @@ PUSHED: Final = (
         "        kept",
         "test_the_last_commit",
     ),
+    Mutant(
+        "pushes-wait-for-ever",
+        "pushed_files:of",
+        "PushedFileRecord.expires_at > datetime.now(UTC),",
+        "PushedFileRecord.expires_at > datetime.min.replace(tzinfo=UTC),",
+        "test_what_was_left_is_dropped_after_a_day",
+    ),
 )

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import HfApi
 from huggingface_hub.utils import _http
 
 from registry.catalogue.store import pushed_files
@@ -22,53 +21,12 @@ from registry.rights import UNLIMITED, Principal
 from registry.services.intake import uploads
 from registry.services.pushing import chosen
 from tests.hub.writing.conftest import PAIR, Pushing, repo_of
+from tests.hub.writing.journeys import JOURNEYS, Journey, folder, halves
 from tests.kit.shim import Fault, Shim
 
 # The client's own, about how it calls its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-Journey = Callable[[HfApi, str, Path], str]
-
-
-def folder(api: HfApi, repo: str, adapter: Path) -> str:
-    """As `hf upload` and trainers do it: the commit is repeated by the client."""
-    api.create_repo(repo, exist_ok=True)
-    return api.upload_folder(repo_id=repo, folder_path=adapter).oid
-
-
-def commit(api: HfApi, repo: str, adapter: Path) -> str:
-    """As `push_to_hub` does it: the commit is sent once."""
-    api.create_repo(repo, exist_ok=True)
-    operations = [CommitOperationAdd(name, adapter / name) for name in (*PAIR, "README.md")]
-    return api.create_commit(repo, operations, commit_message="x").oid
-
-
-def halves(api: HfApi, repo: str, adapter: Path) -> str:
-    """One file after the other."""
-    made = [
-        api.upload_file(repo_id=repo, path_or_fileobj=adapter / name, path_in_repo=name)
-        for name in (*PAIR, "README.md")
-    ]
-    return made[-1].oid
-
-
-def large(api: HfApi, repo: str, adapter: Path) -> str:
-    """By LFS, which is how each client sends what is no path."""
-    with ExitStack() as opened:
-        files = {name: opened.enter_context((adapter / name).open("rb")) for name in PAIR}
-        operations = [CommitOperationAdd(name, file) for name, file in files.items()]
-        return api.create_commit(repo, operations, commit_message="x").oid
-
-
-def large_halves(api: HfApi, repo: str, adapter: Path) -> str:
-    """One file after the other, the weights by LFS."""
-    for name in PAIR:
-        with (adapter / name).open("rb") as file:
-            api.upload_file(repo_id=repo, path_or_fileobj=file, path_in_repo=name)
-    return str(api.model_info(repo).sha)
-
-
-JOURNEYS: dict[str, Journey] = {one.__name__: one for one in (folder, commit, halves, large, large_halves)}
 FAULTS: dict[str, Callable[[], Fault]] = {
     "lost": lambda: Fault(times=1, lose_answer=True),
     "503 in its place": lambda: Fault(times=1, lose_answer=True, status=503),

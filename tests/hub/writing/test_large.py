@@ -19,11 +19,11 @@ from tests.hub.writing.conftest import PAIR, Pushing, body, repo_of
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
-@pytest.fixture(autouse=True, params=[1 << 20, 500], ids=["one part", "parts"])
+@pytest.fixture(autouse=True, params=[1 << 20, 300], ids=["one part", "parts"])
 def _small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of a few hundred bytes are large, and go in one part or in several."""
     monkeypatch.setattr(chosen, "MOST_INLINE", 100)
-    monkeypatch.setattr(uploads, "PART", request.param)
+    monkeypatch.setattr(uploads, "part_size", lambda _: request.param)
 
 
 def push(pushing: Pushing, path: str, folder: Path, names: tuple[str, ...] = PAIR) -> str:
