@@ -93,6 +93,27 @@ def test_bytes_that_were_not_sent_or_are_others(pushing: Pushing) -> None:
     assert not pushing.revisions(path)
 
 
+def test_a_part_that_is_missing(pushing: Pushing) -> None:
+    path, folder = pushing.name(), pushing.adapter()
+    data = (folder / PAIR[1]).read_bytes()
+    oid = hashlib.sha256(data).hexdigest()
+    asked = {"operation": "upload", "transfers": ["basic", "multipart"], "objects": [{"oid": oid, "size": len(data)}]}
+    with pushing.client() as client:
+        batch = client.post(f"/{repo_of(path)}.git/info/lfs/objects/batch", json=asked).json()["objects"][0]
+        parts = dict(batch["actions"]["upload"].get("header", {}))
+        length = int(parts.pop("chunk_size", 0))
+        for number, url in enumerate([*parts.values()][:-1]):
+            assert client.put(url, content=data[number * length : (number + 1) * length]).headers["ETag"]
+        told = client.post(batch["actions"]["upload"]["href"], json={"oid": oid, "parts": []}) if parts else None
+        assert told is None or told.status_code == 200  # which is looked at when the commit comes
+        config = {PAIR[0]: (folder / PAIR[0]).read_bytes()}
+        told = client.post(f"/api/models/{repo_of(path)}/commit/main", content=body(config) + large(oid, len(data)))
+        assert (told.status_code, "were not uploaded" in told.text) == (422, True)
+    assert not pushing.revisions(path)
+    push(pushing, path, folder)
+    assert [one.number for one in pushing.revisions(path)] == [1]
+
+
 def test_a_part_of_nothing(pushing: Pushing) -> None:
     with pushing.client("nobody") as client:
         told = client.put(f"/tiny/a.git/info/lfs/parts/{'0' * 32}/1", content=b"x")

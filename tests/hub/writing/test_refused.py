@@ -103,6 +103,23 @@ def test_sizes_are_refused_before_they_travel(pushing: Pushing) -> None:
         refused(answer, 413, "too_large", str(size))
 
 
+BATCHES: list[tuple[dict[str, Any], Refusal]] = [
+    ({"operation": "download"}, (422, "usage", "only the operation upload is served")),
+    ({"objects": [{"oid": "0" * 64, "size": 6 << 30}]}, (413, "too_large", f"at most {5 << 30}")),
+    ({"objects": [{"oid": "x", "size": 1}]}, (400, "usage", "body.objects.0.oid")),
+]
+
+
+@pytest.mark.parametrize(("asked", "refusal"), BATCHES, ids=["download", "too large", "no digest"])
+def test_batches_of_lfs(pushing: Pushing, asked: dict[str, Any], refusal: Refusal) -> None:
+    given = {"operation": "upload", "objects": [], **asked}
+    with pushing.client() as client:
+        refused(client.post("/tiny/a.new.git/info/lfs/objects/batch", json=given), *refusal)
+    with pushing.client("reader") as client:
+        answer = client.post("/tiny/a.new.git/info/lfs/objects/batch", json={"operation": "upload", "objects": []})
+        refused(answer, 403, "not_allowed", "needs the role writer")
+
+
 def test_what_a_push_does_not_do(pushing: Pushing) -> None:
     api, repo, add = pushing.api(), "tiny/a", CommitOperationAdd("README.md", b"x")
     calls: dict[str, Callable[[], object]] = {
