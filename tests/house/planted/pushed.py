@@ -23,7 +23,7 @@ PUSHED: Final = (
     ),
     Mutant(
         "pushes-take-one-of-two-loads",
-        "hub_parent:_loaded",
+        "_loaded",
         "if len(told.loaded) == 1 else None",
         "if told.loaded else None",
         "test_of_two_that_were_loaded_none_is_taken",
@@ -72,14 +72,14 @@ PUSHED: Final = (
     ),
     Mutant(
         "a-folder-cleared-before-it-is-locked",
-        "staging:_locked_folder",
+        "_locked_folder",
         "except FileNotFoundError:",
         "except NotADirectoryError:",
         "test_many_at_once_under_one_name_never_clear_each_others_while_it_is_made",
     ),
     Mutant(
         "settings-of-what-is-not-there",
-        "repos:settings",
+        "settings",
         "        query.repo(session)\n",
         "        pass\n",
         "test_calls_that_are_refused[update_repo_settings]",
