@@ -35,7 +35,7 @@ def test_a_list_that_other_hubs_have_is_no_repo_that_is_not_there(service: str, 
 
 WRITES = [
     ("PATCH", "/tiny/a/resolve/main/x"), ("POST", ""), ("POST", "/api/whoami-v2"), ("POST", "/api/jobs/tiny"),
-    ("POST", "/api/models/tiny/a/lfs-files/batch"), ("PUT", "/api/models/tiny/a"), ("DELETE", "/api/models/tiny/a"),
+    ("POST", "/api/models/tiny/a/lfs-files/duplicate"), ("PUT", "/api/models/tiny/a"), ("DELETE", "/api/models/tiny/a"),
 ]  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def body(files: dict[str, bytes], **header: Any) -> bytes:
     return b"".join(json.dumps(line).encode() + b"\n" for line in said)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pushing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushing]:
     root = tmp_path_factory.mktemp("pushing")
     shelf = Shelf(root)
