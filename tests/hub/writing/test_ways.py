@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils._headers import build_hf_headers
 
 from registry.schemas.protocol import HUB_ORIGIN
 from registry.services.pushing.chosen import LEAST_BY_LFS, MOST_INLINE
