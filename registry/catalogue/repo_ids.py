@@ -20,7 +20,7 @@ _HOLDER = aliased(BaseModelRecord)
 
 def base_answering(session: Session, repo_id: str) -> str | None:
     """The base model that answers under a repo id which is no path's; None: there is none for this session."""
-    if begins_with_a_base(session, repo_id):
+    if "/" in repo_id and begins_with_a_base(session, repo_id):  # without a slash it is no path
         return None
     if _is_given(session, repo_id):
         return _by_given(session, repo_id)

@@ -64,7 +64,8 @@ class RepoQuery:
     @property
     def repo_id(self) -> str:
         """The repo id as requested."""
-        return "{namespace}/{name}".format(**self.request.path_params)
+        given = self.request.path_params
+        return "/".join(given[part] for part in ("namespace", "name") if part in given)
 
     @property
     def path(self) -> str:

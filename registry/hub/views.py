@@ -30,6 +30,7 @@ from registry.schemas.protocol import VIEWS
 _READ: Final = ("GET", "HEAD")
 _CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _MODEL: Final = "/api/models/{namespace}/{name}"
+_BARE: Final = "/api/models/{name}"  # a repo without an organisation, which only the source of a base model has
 _LFS: Final = "/{namespace}/{name}.git/info/lfs"
 
 
@@ -96,9 +97,16 @@ _ROUTES: Final[tuple[tuple[tuple[str, ...], str, Callable[..., Any]], ...]] = (
     (_READ, _MODEL + "/tree/{revision}/{path:rest}", tree),
     (_READ, _MODEL + "/refs", refs),
     (("POST",), _MODEL + "/paths-info/{revision:rest}", paths_info),
+    (("POST",), _BARE + "/paths-info/{revision:rest}", paths_info),
     (("POST",), "/api/{kind}/{name}/paths-info/{revision:rest}", no_paths),
     (("POST",), "/api/datasets/{namespace}/{name}/paths-info/{revision:rest}", no_paths),
     (_READ, _MODEL + "/commits/{revision:rest}", commits),
+    (_READ, "/{name}/resolve/{revision}/{path:rest}", resolve),
+    (_READ, _BARE, model_info),
+    (_READ, _BARE + "/revision/{revision:rest}", model_info),
+    (_READ, _BARE + "/tree/{revision}", tree),
+    (_READ, _BARE + "/tree/{revision}/{path:rest}", tree),
+    (_READ, _BARE + "/commits/{revision:rest}", commits),
     (_READ, "/api/whoami-v2", whoami),
     (_READ, "/api/{list}", no_list),
     (_READ, "", nothing),

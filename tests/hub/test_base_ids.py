@@ -20,6 +20,7 @@ from tests.kit.library import Library, running, with_tokens
 SOURCE = "Some-Org/Tiny-1B"
 AT_SOURCE = "0123456789abcdef0123456789abcdef01234567"
 GIVEN = "mirror/Tiny-1B"
+BARE = "gpt2"
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
     shelf = fill(tmp_path_factory.mktemp("library"))
     shelf.base("hidden", lambda folder: plain_base(folder, {"a.weight": (24, 16)}))
     took = update(BaseModelRecord).where(BaseModelRecord.name == "tiny").values(source=f"hf:{SOURCE}@{AT_SOURCE}")
+    with shelf.registry.deployment.database.write() as session:
+        session.execute(took)
+    shelf.base(BARE, lambda folder: plain_base(folder, {"b.weight": (8, 8)}))
+    took = update(BaseModelRecord).where(BaseModelRecord.name == BARE).values(source=f"hf:{BARE}@{AT_SOURCE}")
     with shelf.registry.deployment.database.write() as session:
         session.execute(took)
     shelf.registry.also_known_as("tiny", GIVEN)
@@ -63,6 +68,25 @@ def test_it_is_the_base_model(service: str, library: Library, tmp_path: Path, re
     assert "model.safetensors" in names
     for name in names:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+
+
+def test_a_source_without_an_organisation(service: str, library: Library, tmp_path: Path) -> None:
+    """As `from_pretrained("gpt2")` asks: also where the base model has that name itself."""
+    secret = library.secrets["reader"]
+    api = HfApi(endpoint=f"{service}/hf", token=secret)
+    own, info = api.model_info(f"{BARE}/_", files_metadata=True), api.model_info(BARE, files_metadata=True)
+    assert (info.id, info.sha, info.siblings) == (BARE, own.sha, own.siblings)
+    assert api.model_info(BARE, revision=AT_SOURCE).siblings
+    assert api.list_repo_files(BARE) == api.list_repo_files(f"{BARE}/_")
+    assert [one.commit_id for one in api.list_repo_commits(BARE)] == [own.sha]
+    assert api.get_paths_info(BARE, ["config.json"]) == api.get_paths_info(f"{BARE}/_", ["config.json"])
+    folder = Path(snapshot_download(BARE, endpoint=f"{service}/hf", token=secret, cache_dir=tmp_path))
+    assert (folder / "model.safetensors").is_file()
+    for name in ("tiny", "hidden", "none"):  # a base model's own name is no repo id
+        assert not api.repo_exists(name)
+        assert not api.file_exists(name, "config.json")
+        missing = httpx.get(f"{service}/hf/api/models/{name}", headers=library.headers("reader"))
+        assert "BASE/_ for the base model itself" in str(assert_missing(missing, "RepoNotFound"))
 
 
 def test_a_script_that_pins_the_commit_of_the_source(service: str, library: Library, tmp_path: Path) -> None:

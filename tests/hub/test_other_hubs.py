@@ -12,7 +12,7 @@ from tests.kit.library import Library, running
 
 NOTHING = [
     "", "/", "/x", "/x%0A", "/%0Ax", "/api", "/api/", "/api/models%0A/tiny/a",
-    "/api/datasets/tiny/a", "/tiny/a", "/api/v1/tree", "/api/models/tiny", "/api/models/",
+    "/api/datasets/tiny/a", "/tiny/a", "/api/v1/tree", "/api/models/",
     "/api/models/tiny/a/xet-read-token/main", "/tiny/a/resolve/main",
 ]  # fmt: skip
 LISTS = ["/api/datasets", "/api/spaces", "/api/models-tags-by-type"]

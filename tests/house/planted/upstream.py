@@ -28,4 +28,11 @@ UPSTREAM: Final = (
         "pass",
         "test_clients_get_what_they_get_there[model-gpt-two]",
     ),
+    Mutant(
+        "a-bare-name-is-taken-for-a-path",
+        "base_answering",
+        'if "/" in repo_id and begins_with_a_base',
+        "if begins_with_a_base",
+        "test_a_source_without_an_organisation",
+    ),
 )
