@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry.app import hub_settings
+from tests.clients import contract
 from tests.clients.conftest import NewMachine
 from tests.clients.machines import Machine
 from tests.clients.tree import Tree
@@ -46,3 +47,4 @@ def test_lfs_is_used_where_it_is_known_to_work(
     by_lfs, sent = pushed(tree, wire, plain, "plain", seed=72)
     assert by_lfs == (plain.clients.version("huggingface_hub") < (1, 20))
     assert (sent > 1.3 * bytes_of) == (not by_lfs)
+    assert {"batch", "part", "commit"} <= set(contract.pushes_keep_to(wire.seen(), told.endpoint))
