@@ -10,16 +10,15 @@ from tests.root import ROOT
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
-def block(heading: str) -> str:
+def blocks(heading: str) -> list[str]:
     """The Python code of a section."""
     section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    return str(code)
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 
 def run(heading: str, names: dict[str, Any], *changed: tuple[str, str]) -> None:
-    """Run the code of a section; ``changed``: where this machine is another than the page's."""
-    code = block(heading)
+    """Run the first code of a section; ``changed``: where this machine is another than the page's."""
+    code = blocks(heading)[0]
     for old, new in changed:
         assert old in code
         code = code.replace(old, new)
