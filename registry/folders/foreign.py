@@ -49,8 +49,8 @@ def _mlx(where: str, names: Collection[str]) -> str | None:
         return None
     return (
         f"{where} was written by mlx-lm: it holds {_MLX}. Write its tensors as PEFT does, MODULE.lora_a transposed as "
-        f"{_IN_PEFT} and MODULE.lora_b transposed as lora_B, with r and lora_alpha = scale * rank; or add what "
-        "mlx_lm.fuse makes of it as a base model."
+        f"{_IN_PEFT} and MODULE.lora_b transposed as lora_B, with r and lora_alpha = scale * rank; or publish what "
+        f"mlx_lm.fuse makes of it with {command('registry', 'publish', '--full', 'DIR', 'PATH')}."
     )
 
 

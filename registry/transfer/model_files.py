@@ -129,15 +129,16 @@ def _shards(where: str, paths: Iterable[str], index: Mapping[str, Any] | None) -
             f"{where} has no safetensors weights; save the model with save_pretrained(..., safe_serialization=True).",
             code="missing_file",
         )
-    if SINGLE in weights:
-        raise InvalidBaseError(
-            f"{where} has both {SINGLE} and {INDEX}, and loaders differ in which they use; remove one.",
-            code="bad_index",
-        )
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise InvalidBaseError(f"{INDEX} needs a weight_map from tensor names to file names.", code="bad_index")
     shards = sorted(set(weight_map.values()))
+    if SINGLE in weights and shards != [SINGLE]:  # mlx-lm writes an index of one file, too: it contradicts nothing
+        raise InvalidBaseError(
+            f"{where} has both {SINGLE} and {INDEX}, which names other files, and loaders differ in which they use; "
+            "remove one.",
+            code="bad_index",
+        )
     for shard in shards:
         if "/" in shard or "\\" in shard or shard in ("", ".", ".."):
             raise InvalidBaseError(

@@ -377,6 +377,20 @@ CHECKS: Final = (
         "test_strict_json.py",
     ),
     Mutant(
+        "index-of-other-files-beside-one",
+        "model_files:_shards",
+        "if SINGLE in weights and shards != [SINGLE]:",
+        "if False:",
+        "test_an_index_of_other_files_does",
+    ),
+    Mutant(
+        "index-of-the-one-file-refused",
+        "model_files:_shards",
+        "if SINGLE in weights and shards != [SINGLE]:",
+        "if SINGLE in weights:",
+        "test_an_index_of_the_one_file_contradicts_nothing",
+    ),
+    Mutant(
         "last-key-wins",
         "_decoder.object_of",
         "if len(document) != len(pairs):",
