@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import pytest
 
 from registry.settings import SETTINGS
 from registry.training.outbox import FOLDER, MOST_WAITING
 from registry.training.sending import LAST_WAIT
+from tests.root import ROOT
 from tests.training.conftest import Desk
 from tests.training.page import PAGE, run
+
+AXOLOTL: Final = ROOT / "registry" / "training" / "axolotl.py"
 
 
 def rows() -> list[dict[str, Any]]:
@@ -34,6 +38,9 @@ def test_the_code_of_the_page_publishes(on_support: Desk, heading: str) -> None:
 def test_the_page_names_every_setting_and_figure() -> None:
     settings = [setting.name for field, setting in SETTINGS.items() if field.startswith("publish_")]
     assert [name for name in settings if name not in PAGE] == []
+    keys = re.findall(r"^    (registry_\w+):", AXOLOTL.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(keys) == 6
+    assert [key for key in keys if f"{key}:" not in PAGE and f"`{key}`" not in PAGE] == []
     assert f"At most {MOST_WAITING} adapters wait" in PAGE
     assert f"waits {LAST_WAIT / 60:.0f} minutes at most" in PAGE
     assert f"OUTPUT_DIR/{FOLDER}" in PAGE
