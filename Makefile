@@ -46,8 +46,8 @@ test-clients: $(VENV)/.dev $(VENV)/clients-hub-1/.made $(VENV)/clients-hub-0.36/
 	CLIENTS=$(VENV)/clients-hub-1 $(PYTEST) tests/clients $(ARGS)
 	CLIENTS=$(VENV)/clients-hub-0.36 $(PYTEST) tests/clients $(ARGS)
 
-test-recipes: $(VENV)/recipes/.made ## Run the recipes of docs/pool.md, train with TRL and import what it left, with TRL and lm-evaluation-harness.
-	$(TEST_ENV) $(VENV)/recipes/bin/python -m pytest -q -m 'not slow' tests/pool/test_recipes.py tests/services/importing/test_sft.py tests/training/test_trl.py $(ARGS)
+test-recipes: $(VENV)/recipes/.made ## Run the recipes of docs/pool.md, and train with TRL and MLX, in an environment of their own.
+	$(TEST_ENV) $(VENV)/recipes/bin/python -m pytest -q -m 'not slow' tests/pool/test_recipes.py tests/services/importing/test_sft.py tests/training/test_trl.py tests/training/test_mlx.py $(ARGS)
 
 architectures: $(VENV)/.dev ## Try every model type of transformers against PEFT, and print the table (about half an hour).
 	$(TEST_ENV) $(PY) -m tests.architectures.run $(ARGS)
@@ -113,7 +113,7 @@ $(VENV)/clients-%/.made: tests/clients/%.txt | $(PY)
 	@touch $@
 
 $(VENV)/recipes/.made: tests/pool/recipes.txt pyproject.toml | $(PY)
-	@echo 'Installing what the recipes of docs/pool.md use into $(@D), once (torch is large: a minute or more).'
+	@echo 'Installing what the recipes of docs/pool.md and docs/training.md use into $(@D), once (torch is large: a minute or more).'
 	$(PY) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check install --progress-bar off --no-compile --quiet -e '.[demo,test]' -r $<
 	@touch $@
