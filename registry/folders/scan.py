@@ -33,6 +33,7 @@ MAX_FILES: Final = 20_000
 _TRAINER: Final = re.compile(r"(training_args\.bin|optimizer\.pt|optimizer\.bin|scheduler\.pt|scaler\.pt|rng_state.*)")
 _PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CHECKPOINT: Final = re.compile(r"checkpoint-.*")
+_WHOLE_MODEL: Final = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json")
 _HIDDEN_REASON: Final = "hidden"
 CHECKPOINT: Final = "trainer checkpoint"
 ANOTHER_ADAPTER: Final = "another adapter"
@@ -319,7 +320,15 @@ def adapter_folder(folder: Path) -> Folder:
     found = scan(folder, InvalidAdapterError)
     places = {one.path: one.file for one in found.files}
     require_adapter(str(folder), places, found.left_out, lambda name: head_of(places[name]))
-    return found
+    return _without_model(found) if form_of(places) == ADAPTER else found
+
+
+def _without_model(found: Folder) -> Folder:
+    """Without the merged model that a trainer wrote beside the adapter, as torchtune does: it follows from the path."""
+    models = [one for one in found.files if _WHOLE_MODEL.fullmatch(one.path)]
+    left_out = [*found.left_out, *(LeftOut(path=one.path, reason="whole model") for one in models)]
+    files = tuple(one for one in found.files if one not in models)
+    return Folder(found.root, files, tuple(sorted(left_out, key=lambda left: left.path)))
 
 
 def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftOut], head: Head | None = None) -> None:

@@ -95,6 +95,22 @@ def test_what_one_publish_leaves_out_nesting_never_enters(registry: Registry, wr
     assert (alone.created, alone.left_out) == (False, a.left_out)
 
 
+def test_a_whole_model_beside_the_adapter_is_left_out(registry: Registry, write: Write, base: Base) -> None:
+    """As torchtune writes both; what only looks like it is taken."""
+    folder = write("a")
+    for name in ("model.safetensors", "model-00001-of-00001.safetensors", "model.safetensors.index.json"):
+        (folder / name).write_bytes((base.folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors.md").write_text("notes")
+    done = registry.publish(folder, "net/a")
+    assert {one.path: one.reason for one in done.left_out} == {
+        "model-00001-of-00001.safetensors": "whole model",
+        "model.safetensors": "whole model",
+        "model.safetensors.index.json": "whole model",
+    }
+    names = {file.path for file in registry.show("net/a").files}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "model.safetensors.md"}
+
+
 def test_nothing_is_called_given_that_nobody_gave(registry: Registry, write: Write, tmp_path: Path) -> None:
     for name in ("a", "a/b"):
         write(name)

@@ -391,6 +391,13 @@ CHECKS: Final = (
         "test_an_index_of_the_one_file_contradicts_nothing",
     ),
     Mutant(
+        "whole-model-stored-beside-an-adapter",
+        "adapter_folder",
+        "if form_of(places) == ADAPTER",
+        "if form_of(places) != ADAPTER",
+        "test_a_whole_model_beside_the_adapter_is_left_out",
+    ),
+    Mutant(
         "last-key-wins",
         "_decoder.object_of",
         "if len(document) != len(pairs):",
