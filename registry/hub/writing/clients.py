@@ -14,7 +14,7 @@ _INSISTS: Final = (1, 20)
 
 
 def uses_lfs(user_agent: str) -> bool:
-    """Whether a client is known to send a large file by LFS, which costs it a fifth of what base64 does.
+    """Whether a client is known to send a large file by LFS, which costs it a sixth of what base64 does.
 
     Version 1.20 and later say nothing of whether they will; those whose shell has what `registry env` prints will.
     """

@@ -16,7 +16,7 @@ from registry.transfer.adapter_folder import MAX_CONFIG
 
 STATE: Final = "trainer_state.json"
 LEAST_BY_LFS: Final = 2 << 20
-"""Bytes of weights from which on LFS takes less time, where the client is known to use it."""
+"""Bytes of weights from which on they go by LFS, where the client is known to use it: it takes less time."""
 MOST_INLINE: Final = 256 << 20
 """Bytes of weights in a commit; larger ones go by LFS with every client."""
 MOST_LARGE: Final = 5 << 30
