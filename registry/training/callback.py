@@ -48,7 +48,8 @@ class RegistryCallback(TrainerCallback):  # type: ignore[misc] # of a library wi
         keep_best: remove all revisions of this run but so many of the best,
         keep_last: and so many of the last. None for both: nothing is removed. What somebody tagged, trained on or used
             stays in any case.
-        metric: by which the best is told. None: the trainer's ``metric_for_best_model``.
+        metric: by which the best is told, of evaluations; ``train_reward`` and ``train_loss`` are of the training.
+            None: the trainer's ``metric_for_best_model``.
         greater_is_better: whether more of it is better. None: as the trainer has it, else as its name tells.
         parent: the revision that it is trained on. None: what the model was loaded from tells.
         tags: for what the run ends with.

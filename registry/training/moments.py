@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from registry.folders.heap.evaluations import figures_of_state, is_number, metrics_among
+from registry.folders.heap.evaluations import figure_of, figures_of_state, is_number, metrics_among
 from registry.folders.heap.kinds import CHECKPOINT
 from registry.training.options import Options
 
@@ -41,7 +41,7 @@ def moment_of(state: Any, step: int, metric: str | None) -> Moment:
 
 def _is_measured_at(state: Any, step: int, metric: str) -> bool:
     """Whether the metric was measured at the very step: what was measured before says nothing of these weights."""
-    return any(entry.get("step") == step and is_number(entry.get(metric)) for entry in state.log_history)
+    return any(entry.get("step") == step and is_number(figure_of(entry, metric)) for entry in state.log_history)
 
 
 def _epoch_of(state: Any, step: int) -> float | None:
@@ -57,11 +57,11 @@ def best_step(state: Any, options: Options) -> int | None:
         checkpoint = state.best_model_checkpoint
         match = CHECKPOINT.fullmatch(Path(checkpoint).name) if checkpoint else None
         return int(match[1]) if match else None
-    metric = options.metric_of(None)
+    metric = options.metric_of(None) or ""
     greater = options.prefers_greater(metric, None)
     measured = [
-        (entry[metric] if greater else -entry[metric], -entry["step"])
+        (figure if greater else -figure, -entry["step"])
         for entry in state.log_history
-        if is_number(entry.get(metric)) and is_number(entry.get("step"))
+        if is_number(figure := figure_of(entry, metric)) and is_number(entry.get("step"))
     ]
     return -max(measured)[1] if measured else None

@@ -13,6 +13,7 @@ from registry.settings import SETTINGS, read_settings
 
 Value = TypeVar("Value")
 _EVAL: Final = "eval_"
+_TRAIN: Final = "train_"
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,12 @@ class Options:
         return chosen
 
     def metric_of(self, trainers: str | None) -> str | None:
-        """The name of the metric by which the best is told, as evaluations have it; None: nobody has said one."""
+        """The name of the metric by which the best is told: of an evaluation, unless it is said to be of the training.
+
+        None: nobody has said one.
+        """
         name = self.metric or trainers
-        return name if name is None or name.startswith(_EVAL) else f"{_EVAL}{name}"
+        return name if name is None or name.startswith((_EVAL, _TRAIN)) else f"{_EVAL}{name}"
 
     def prefers_greater(self, name: str | None, trainers: bool | None) -> bool:
         """Whether more of the metric is better: as given, as the trainer has it, else as its name tells."""

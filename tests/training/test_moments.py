@@ -40,9 +40,28 @@ def test_a_moment_has_what_was_measured_up_to_it() -> None:
     assert moment_of(state(), 5, None).annotations == {"step": "5"}
 
 
+def test_a_policy_is_told_by_the_reward_of_its_rollouts() -> None:
+    history = [{"step": step, "loss": 0.0, "reward": reward} for step, reward in ((1, 0.25), (2, 0.75), (3, 0.5))]
+    training = SimpleNamespace(
+        log_history=[*history, {"step": 3, "train_loss": 0.1}], global_step=3, epoch=None, best_model_checkpoint=None
+    )
+    found = moment_of(training, 2, "train_reward")
+    assert (found.metrics, found.score) == ({"train_loss": 0.0, "train_reward": 0.75}, 0.75)
+    assert moment_of(training, 3, "train_reward").metrics == {"train_loss": 0.1, "train_reward": 0.5}
+    assert best_step(training, options("train_reward")) == 2
+    assert best_step(training, options("reward")) is None, "of an evaluation, and there was none"
+
+
 @pytest.mark.parametrize(
     ("metric", "greater", "best"),
-    [(None, None, None), ("loss", None, 4), ("eval_acc", None, 4), ("eval_acc", False, 2), ("eval_bleu", None, None)],
+    [
+        (None, None, None),
+        ("loss", None, 4),
+        ("eval_acc", None, 4),
+        ("eval_acc", False, 2),
+        ("eval_bleu", None, None),
+        ("train_loss", None, 7),
+    ],
 )
 def test_the_best_step_is_told_by_the_metric(metric: str | None, greater: bool | None, best: int | None) -> None:
     """Of equals the earlier one."""

@@ -36,6 +36,13 @@ TRAINING: Final = (
         "test_a_moment_has_what_was_measured_up_to_it",
     ),
     Mutant(
+        "rewards-are-looked-for-in-evaluations",
+        "Options.metric_of",
+        "name.startswith((_EVAL, _TRAIN))",
+        "name.startswith(_EVAL)",
+        "test_a_policy_is_told_by_the_reward_of_its_rollouts",
+    ),
+    Mutant(
         "what-is-refused-holds-up-the-rest",
         "Sender._send_all",
         "continue",
