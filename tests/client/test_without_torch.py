@@ -74,7 +74,7 @@ def test_a_client_works_where_nothing_heavy_can_be_imported(team: Team, base: Ba
     check(run_client(sys.executable, team, base, tmp_path), team, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_client_works_where_nothing_heavy_is_installed(team: Team, base: Base, wheel: Path, tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)

@@ -116,6 +116,7 @@ def test_ours(tree: Tree, user: Machine, lines: Mapping[str, Steps], tool: str) 
 
 
 @pytest.mark.slow
+@pytest.mark.long_on("transformers")  # tests/clients/test_page has it, too
 @pytest.mark.parametrize("tool", ["peft", "transformers"])
 def test_peers(tree: Tree, user: Machine, lines: Mapping[str, Steps], tool: str) -> None:
     said = user.shell(script(lines[tool], more=SHOW))

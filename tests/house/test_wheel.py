@@ -158,7 +158,7 @@ def test_the_demo_runs_from_the_wheel(installed: tuple[Path, Path], tmp_path: Pa
     assert (tmp_path / f"{LINKS[-1].task}-merged" / "model.safetensors").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_main_job_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     """The wheel's own list of dependencies is enough: pip installs all of them, as a user's would."""
     python, packages = environment(tmp_path / "venv")

@@ -72,7 +72,7 @@ def test_a_full_model_killed_at_any_step_of_its_publish_loses_nothing(
     registry.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_combination_killed_at_any_step_is_there_whole_or_not_at_all(tmp_path: Path, base: Base) -> None:
     registry = _opened(tmp_path)
     folders = [write_adapter(tmp_path / str(seed), base, ["a"], r=2, seed=seed) for seed in (1, 2)]

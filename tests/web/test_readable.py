@@ -9,7 +9,15 @@ from tests.web.kit import NARROW, Scheme, Site
 from tests.web.page_table import PAGES, PageRow, page_path
 
 QUICK = {"home", "adapter"}
-ROWS = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest.mark.slow) for row in PAGES]
+NAMES = {row.name for row in PAGES}
+
+
+def _mark(row: PageRow) -> pytest.MarkDecorator:
+    """One of each page is for CI, its variants (``tree``, ``tree-table``) are not."""
+    return pytest.mark.long if row.name.split("-")[0] in NAMES - {row.name} else pytest.mark.slow
+
+
+ROWS = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else _mark(row)) for row in PAGES]
 AT_LENGTH = [pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest.mark.long) for row in PAGES]
 
 

@@ -131,7 +131,7 @@ def test_the_error_is_what_is_claimed(shelf: Shelf, kind: str, names: tuple[str,
         assert dora == any("dora" in name or name == "half" for name in names)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_path(shelf: Shelf, data: st.DataObject) -> None:

@@ -388,7 +388,7 @@ def test_a_collector_that_loses_its_store_is_finished_by_the_next(place: Place, 
     assert_sound(place)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/journeys kills one replica of two while it collects
 def test_a_collector_killed_at_any_step_loses_nothing(embedded: Place, base: Base, tmp_path: Path) -> None:
     fill(embedded.registry, base, tmp_path)
     adapters = [
