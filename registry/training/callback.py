@@ -104,7 +104,14 @@ class RegistryCallback(TrainerCallback):  # type: ignore[misc] # of a library wi
 
     @_ends_no_training
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take each N-th step, unless it is evaluated first."""
+        """Take each N-th step, unless it is logged or evaluated first."""
+        del args, kwargs
+        if self._session is not None and not control.should_evaluate and not control.should_log:
+            self._session.step(state)
+
+    @_ends_no_training
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take each N-th step with what was logged of it, unless it is evaluated next."""
         del args, kwargs
         if self._session is not None and not control.should_evaluate:
             self._session.step(state)

@@ -40,7 +40,7 @@ def test_another_process_reads_each_policy_back_and_has_exactly_its_weights(on_s
     (on_support.folder / "worker.py").write_text(blocks(heading)[1].replace("sleep(1)", "sleep(0.1)"))
     with subprocess.Popen([sys.executable, "worker.py"], stdout=subprocess.PIPE, text=True) as worker:
         names: dict[str, Any] = {"reading": _until_read(on_support, worker)}
-        few = "max_steps=3, learning_rate=1e-2, per_device_train_batch_size=8, bf16=False"
+        few = "max_steps=3, learning_rate=1e-2, per_device_train_batch_size=8, bf16=False, logging_steps=1"
         run(heading, names, ("max_steps=100", few), ("[published]", "[published, reading]"))
         said, _ = worker.communicate(timeout=300)
     assert worker.returncode == 0
@@ -48,6 +48,7 @@ def test_another_process_reads_each_policy_back_and_has_exactly_its_weights(on_s
     for one, line in zip(reversed(on_support.team.log(POLICY).revisions), said.splitlines(), strict=True):
         words = _words(on_support, one.reference)
         assert one.metrics["eval_words"] == sum(words) / len(words)
+        assert one.metrics["train_reward"] > 0
         assert line == f"{one.reference} of step {one.annotations['step']} {words}"
 
 
@@ -56,7 +57,7 @@ def _until_read(desk: Desk, worker: subprocess.Popen[str]) -> Any:
     transformers: Any = importlib.import_module("transformers")
 
     class Reading(transformers.TrainerCallback):  # type: ignore[misc, unused-ignore]
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             while not _is_read(desk, state.global_step):
                 assert worker.poll() is None
                 time.sleep(0.1)
