@@ -86,7 +86,7 @@ def _is_all_sent(case: Case[Any], response: Any) -> bool:
     return set(case.query or {}) <= set(sent)
 
 
-@pytest.mark.parametrize("who", ["admin", pytest.param("reader", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("who", ["admin", pytest.param("reader", marks=pytest.mark.long)])
 @pytest.mark.parametrize(("method", "path"), sorted(TABLE))
 def test_anything_is_answered_as_described(target: Target, method: str, path: str, who: str) -> None:
     send_anything(target, method, path, who, 4)

@@ -21,6 +21,7 @@ def test_hf_says_why_a_revision_is_not_there(tree: Tree, machine: NewMachine) ->
         assert "trained on the test set" in one.shell(f"hf download {wanted} 2>&1", exit_code=1)
 
 
+@pytest.mark.long
 def test_hf_says_that_a_token_is_worthless(machine: NewMachine) -> None:
     one = machine("hf", token="reg_nonsense")
     for command in ("hf download llama/support", "hf download llama/support config.json", "hf auth whoami"):

@@ -24,7 +24,7 @@ StartService = Callable[..., ServiceProcess]
 TWO = ("--workers", "2")
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_bodies_of_all_workers_end_before_the_service_does(
     models: Models, start_service: StartService, end: signal.Signals
 ) -> None:

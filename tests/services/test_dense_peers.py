@@ -39,6 +39,7 @@ def trained(folder: Path, model: torch.nn.Module, seed: int, **config: object) -
     return merged.eval()
 
 
+@pytest.mark.long
 def test_a_minilm_with_a_plain_link_and_a_dora(tmp_path: Path) -> None:
     base, links = bundled_base_model(), [tmp_path / "plain", tmp_path / "dora"]
     model = trained(links[0], load_model(base), 1, use_rslora=True)

@@ -35,6 +35,7 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long_on("sqlite")
 def test_sixteen_processes_publish_without_gap_or_loss(database: Database, url: str, writer: Writer) -> None:
     with database.write() as session:
         writer.base(session, "llama")

@@ -63,7 +63,7 @@ def test_a_path_that_peft_merged_step_by_step_in_bfloat16(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     "merged_in", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.long)]
 )
-@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@pytest.mark.parametrize("dtype", [pytest.param("F32", marks=pytest.mark.long), "BF16"])
 @pytest.mark.parametrize("kind", RECIPES)
 def test_parents_of_every_kind(shelf: Shelf, kind: str, dtype: str, merged_in: torch.dtype) -> None:
     name = f"llama-{dtype.lower()}"
