@@ -320,15 +320,17 @@ def adapter_folder(folder: Path) -> Folder:
     found = scan(folder, InvalidAdapterError)
     places = {one.path: one.file for one in found.files}
     require_adapter(str(folder), places, found.left_out, lambda name: head_of(places[name]))
-    return _without_model(found) if form_of(places) == ADAPTER else found
+    models = models_beside(places)
+    names = {model.path for model in models}
+    files = tuple(one for one in found.files if one.path not in names)
+    return Folder(found.root, files, tuple(sorted([*found.left_out, *models], key=lambda left: left.path)))
 
 
-def _without_model(found: Folder) -> Folder:
-    """Without the merged model that a trainer wrote beside the adapter, as torchtune does: it follows from the path."""
-    models = [one for one in found.files if _WHOLE_MODEL.fullmatch(one.path)]
-    left_out = [*found.left_out, *(LeftOut(path=one.path, reason="whole model") for one in models)]
-    files = tuple(one for one in found.files if one not in models)
-    return Folder(found.root, files, tuple(sorted(left_out, key=lambda left: left.path)))
+def models_beside(names: Collection[str]) -> tuple[LeftOut, ...]:
+    """The merged model that a trainer wrote beside an adapter, as torchtune does: it follows from the path."""
+    if form_of(names) != ADAPTER:
+        return ()
+    return tuple(LeftOut(path=name, reason="whole model") for name in names if _WHOLE_MODEL.fullmatch(name))
 
 
 def require_adapter(where: str, taken: Collection[str], left_out: Iterable[LeftOut], head: Head | None = None) -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from registry.errors import UsageError
+from registry.folders.heap.evaluations import OF_TRAINING
 from registry.operations.publication import Labels
 from registry.settings import SETTINGS, read_settings
 
 Value = TypeVar("Value")
 _EVAL: Final = "eval_"
-_TRAIN: Final = "train_"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class Options:
         None: nobody has said one.
         """
         name = self.metric or trainers
-        return name if name is None or name.startswith((_EVAL, _TRAIN)) else f"{_EVAL}{name}"
+        if name is None or name.startswith(_EVAL) or self.metric in OF_TRAINING:
+            return name
+        return f"{_EVAL}{name}"
 
     def prefers_greater(self, name: str | None, trainers: bool | None) -> bool:
         """Whether more of the metric is better: as given, as the trainer has it, else as its name tells."""

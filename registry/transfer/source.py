@@ -13,7 +13,7 @@ from pathlib import Path
 from registry.errors import InvalidAdapterError, InvalidBaseError, NotFoundError, RegistryError, UsageError
 from registry.folders.errors import telling_unreadable
 from registry.folders.hub.repository import Choose, Listing, Snapshot, as_repository, bring, names_a_hub
-from registry.folders.scan import RECEIPT, require_adapter
+from registry.folders.scan import RECEIPT, models_beside, require_adapter
 from registry.progress import Progress
 from registry.schemas import LeftOut
 from registry.transfer.model_files import list_model
@@ -67,7 +67,9 @@ def given_adapter(place: str | PathLike[str], progress: Progress) -> Given:
 
     def choose(listing: Listing) -> tuple[Iterable[str], Iterable[LeftOut]]:
         require_adapter(listing.where, listing.names, listing.left_out)
-        return (*listing.names, *_receipt(listing)), ()
+        models = models_beside(listing.names)
+        names = (name for name in listing.names if name not in {model.path for model in models})
+        return (*names, *_receipt(listing)), models
 
     return _given(place, choose, InvalidAdapterError, progress)
 

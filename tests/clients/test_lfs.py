@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry.app import hub_settings
+from registry.services.pushing.chosen import LEAST_BY_LFS
 from tests.clients import contract
 from tests.clients.conftest import NewMachine
 from tests.clients.machines import Machine
@@ -38,11 +39,10 @@ def test_lfs_is_used_where_it_is_known_to_work(
     found = hub_settings(tree.service.url, "merged")
     settings = {name: found[name] for name in ("HF_HUB_DISABLE_XET", "HF_HUB_USER_AGENT_ORIGIN")}
     told, plain = machine("hf", token=token, settings=settings), machine("hf", token=token)
-    size = 2 * 2**20
     by_lfs, sent = pushed(tree, wire, told, "told", seed=71)
     assert by_lfs
     bytes_of = (told.folder / "told" / "adapter_model.safetensors").stat().st_size
-    assert bytes_of > size
+    assert bytes_of > LEAST_BY_LFS
     assert sent < 1.1 * bytes_of
     by_lfs, sent = pushed(tree, wire, plain, "plain", seed=72)
     assert by_lfs == (plain.clients.version("huggingface_hub") < (1, 20))

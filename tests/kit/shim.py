@@ -47,9 +47,7 @@ class Fault:
     times: int | None = None  # how often it strikes; None: always
     delay: float = 0.0  # seconds before anything else
     change_request: Callable[[bytes], bytes] | None = None  # other bytes reach the server; of the same length
-    then: Callable[[], None] | None = (
-        None  # called before the request reaches the server, or when ``at`` bytes of it did
-    )
+    then: Callable[[], None] | None = None  # called before the request reaches the server, or after ``at`` bytes of it
     at: int = 0
     cut_request: int | None = None  # so many bytes reach the server, then the connections break
     status: int | None = None  # the answer, without asking the server

@@ -100,11 +100,14 @@ def test_takes_a_base_and_an_adapter_and_says_where_they_are_from(
 
     made = adapter(net, tmp_path / "made")
     (made / "training_args.bin").write_bytes(b"a pickle")
+    (made / "model.safetensors").write_bytes((net.folder / "model.safetensors").read_bytes())  # what follows from it
     commit = hub.add("org/support", made)
     published = registry.publish("hf:org/support@main", "net/support")
     assert published.revision.source == f"hf:org/support@{commit} at {hub.url}"
-    assert [left.path for left in published.left_out] == ["training_args.bin"]
-    assert "training_args.bin" not in hub.got()
+    not_taken = {left.path for left in published.left_out}
+    assert not_taken == {"model.safetensors", "training_args.bin"}
+    before = hub.got().index("adapter_config.json")
+    assert not not_taken & set(hub.got()[before:])
     assert registry.log("net/support").revisions[0].source == published.revision.source
     same = registry.publish(made, "net/support")
     assert not same.created

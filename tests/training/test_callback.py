@@ -114,6 +114,17 @@ def test_each_third_step_is_published_with_what_is_measured_there(desk: Desk) ->
     assert weights_of(desk, "llama/support@2") == (desk.folder / "saved/adapter_model.safetensors").read_bytes()
 
 
+def test_each_second_step_is_published_with_what_is_logged_of_it(desk: Desk) -> None:
+    trainer = train(desk, RegistryCallback("llama/support", every=2), save_strategy="no", logging_steps=1)
+    logged = {str(one["step"]): one["loss"] for one in trainer.state.log_history if "loss" in one}
+    assert len(set(logged.values())) == 6
+    last, *before = desk.team.log("llama/support").revisions
+    assert last.metrics["train_loss"] == trainer.state.log_history[-1]["train_loss"]  # what the trainer says at its end
+    assert [one.annotations["step"] for one in before] == ["4", "2"]
+    for one in before:
+        assert one.metrics["train_loss"] == logged[one.annotations["step"]]
+
+
 def test_a_registry_that_is_away_ends_nothing_and_is_caught_up_with(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -81,6 +81,8 @@ def test_the_trainers_own_best_counts_where_no_metric_is_given() -> None:
         ("loss", None, True, False),
         ("acc", None, False, True),
         (None, None, None, False),
+        ("train_reward", None, None, True),
+        ("train_loss", None, True, False),
     ],
 )
 def test_the_direction_is_as_given_or_as_the_trainer_has_it(
@@ -88,3 +90,21 @@ def test_the_direction_is_as_given_or_as_the_trainer_has_it(
 ) -> None:
     asked = options(metric, greater)
     assert asked.prefers_greater(asked.metric_of(None), trainers) is found
+
+
+@pytest.mark.parametrize(
+    ("metric", "trainers", "found"),
+    [
+        (None, None, None),
+        ("acc", "loss", "eval_acc"),
+        ("eval_acc", None, "eval_acc"),
+        ("train_reward", "loss", "train_reward"),
+        ("train_acc", None, "eval_train_acc"),
+        (None, "train_loss", "eval_train_loss"),
+    ],
+)
+def test_a_metric_is_of_an_evaluation_unless_it_is_asked_for_as_of_the_training(
+    metric: str | None, trainers: str | None, found: str | None
+) -> None:
+    """The trainer's own always is: with several sets to evaluate on, ``train`` may be the name of one."""
+    assert options(metric).metric_of(trainers) == found

@@ -10,7 +10,7 @@ from registry.errors import UsageError
 from registry.schemas.texts import check_name
 
 _MOST_METRICS: Final = 32
-_OF_TRAINING: Final[Mapping[str, tuple[str, ...]]] = {"train_loss": ("loss", "train_loss"), "train_reward": ("reward",)}
+OF_TRAINING: Final[Mapping[str, tuple[str, ...]]] = {"train_loss": ("loss", "train_loss"), "train_reward": ("reward",)}
 """Metrics of the training itself, and how trainers log them; those of policies log the reward of their rollouts."""
 
 
@@ -31,14 +31,14 @@ def figures_of_state(state: Mapping[str, Any], step: int | None) -> Iterator[tup
         entries = [one for one in entries if is_number(one.get("step")) and one["step"] <= step]
     last = next((one for one in reversed(entries) if any(str(key).startswith("eval_") for key in one)), {})
     yield from ((key, value) for key, value in last.items() if str(key).startswith("eval_") and is_of_weights(str(key)))
-    for metric in _OF_TRAINING:
+    for metric in OF_TRAINING:
         yield metric, next((one for entry in reversed(entries) if (one := figure_of(entry, metric)) is not None), None)
     yield "best_metric", state.get("best_metric")
 
 
 def figure_of(entry: Mapping[str, Any], metric: str) -> Any:
     """The figure of a metric in an entry of a trainer's log; None: it has none."""
-    return next((entry[name] for name in _OF_TRAINING.get(metric, (metric,)) if name in entry), None)
+    return next((entry[name] for name in OF_TRAINING.get(metric, (metric,)) if name in entry), None)
 
 
 def is_of_weights(name: str) -> bool:

@@ -392,9 +392,9 @@ CHECKS: Final = (
     ),
     Mutant(
         "whole-model-stored-beside-an-adapter",
-        "adapter_folder",
-        "if form_of(places) == ADAPTER",
-        "if form_of(places) != ADAPTER",
+        "models_beside",
+        "if form_of(names) != ADAPTER",
+        "if form_of(names) == ADAPTER",
         "test_a_whole_model_beside_the_adapter_is_left_out",
     ),
     Mutant(

@@ -36,10 +36,17 @@ TRAINING: Final = (
         "test_a_moment_has_what_was_measured_up_to_it",
     ),
     Mutant(
+        "a-step-is-taken-before-it-is-logged",
+        "RegistryCallback.on_step_end",
+        " and not control.should_log",
+        "",
+        "test_each_second_step_is_published_with_what_is_logged_of_it",
+    ),
+    Mutant(
         "rewards-are-looked-for-in-evaluations",
         "Options.metric_of",
-        "name.startswith((_EVAL, _TRAIN))",
-        "name.startswith(_EVAL)",
+        " or self.metric in OF_TRAINING",
+        "",
         "test_a_policy_is_told_by_the_reward_of_its_rollouts",
     ),
     Mutant(
