@@ -185,7 +185,7 @@ def _in_process(place: Place, settings: Settings, *, create: bool, interface: In
             create=create,
             cache_folder=settings.cache_dir,
             cache_limit=settings.cache_size,
-            proven_parents=settings.parents == "proven",
+            parents=settings.parents,
             interface=interface,
             **_grace(settings),
         )
@@ -197,7 +197,7 @@ def _in_process(place: Place, settings: Settings, *, create: bool, interface: In
         actor=settings.author,
         cache_folder=settings.cache_dir,
         cache_limit=settings.cache_size,
-        proven_parents=settings.parents == "proven",
+        parents=settings.parents,
         interface=interface,
         **_grace(settings),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, get_args
 
 from pydantic import Field
 
@@ -12,24 +14,76 @@ from registry.schemas.form import Base64, Schema
 KNOWN_BY: Final = "^[a-z_]{1,32}$"
 """Words for how a parent is known; later versions have more of them."""
 
-_WORDS: Final[Mapping[str, str]] = {
-    "receipt": "known by the receipt of its folder",
-    "view": "known by the Hub view that it was loaded from",
-    "compared": "known by a comparison of the weights",
-    "given": "known by the word of its publisher",
-    "named": "known by its configuration",
-    "rebased": "put on it by rebase",
-    "combined": "its sources are combined over it",
-    "cache": "known by the cache of its publisher",
-    "loaded": "known by what its publisher has loaded",
-    "assumed": "assumed",
-    "unrecorded": "how that is known was not recorded",
-}
+Level = Literal["proven", "stated", "assumed"]
+"""How far a word can be relied on: *proven* by bytes, *stated* by somebody or something, *assumed* by the registry."""
+LEVELS: Final[tuple[Level, ...]] = get_args(Level)
+Policy = Literal["any", "stated", "proven"]
+"""Which parents a registry accepts, see `accepted`."""
+POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a word for how a parent is known says."""
+
+    level: Level
+    clause: str  # as people read it; what is assumed says from what
+
+
+WORDS: Final[Mapping[str, Word]] = MappingProxyType(
+    {
+        "receipt": Word("proven", "known by the receipt of its folder"),
+        "view": Word("proven", "known by the Hub view that it was loaded from"),
+        "compared": Word("proven", "known by a comparison of the weights"),
+        "file": Word("proven", "known by complete weights of it in the adapter"),
+        "rebased": Word("proven", "put on it by rebase"),
+        "combined": Word("proven", "its sources are combined over it"),
+        "given": Word("stated", "known by the word of its publisher"),
+        "named": Word("stated", "known by its configuration, which names the plain base model"),
+        "compared_untimed": Word("stated", "known by a comparison of the weights, whose times are unknown"),
+        "sampled": Word("stated", "known by a comparison of samples of the weights"),
+        "loaded": Word("assumed", "assumed from what its publisher has loaded"),
+        "cache": Word("assumed", "assumed from the cache of its publisher"),
+        "assumed": Word("assumed", "assumed, since nothing shows it"),
+        "unrecorded": Word("assumed", "how that is known was not recorded"),
+    }
+)
+"""All words of this version, the strongest first. Rows keep theirs, and a word of a later version is assumed."""
+
+_GIVEN: Final = "given"
 
 
 def known_by(word: str) -> str:
     """How a parent is known, as a clause; a word of later versions as it is."""
-    return _WORDS.get(word, word)
+    return WORDS[word].clause if word in WORDS else word
+
+
+def level_of(word: str) -> Level:
+    """How far a word can be relied on; one of a later version is *assumed*, since nothing is known of it."""
+    return WORDS[word].level if word in WORDS else "assumed"
+
+
+def strongest(words: Sequence[str]) -> str:
+    """The word that counts most of some that say the same parent: the first in the table."""
+    order = list(WORDS)
+    return min(words, key=lambda word: order.index(word) if word in WORDS else len(order))
+
+
+def in_short(word: str) -> str:
+    """A word behind its level, where there is room for both: ``stated (given)``; once where they are the same."""
+    level = level_of(word)
+    return level if word == level else f"{level} ({word})"
+
+
+def accepted(word: str, policy: Policy) -> bool:
+    """Whether a registry accepts a parent that is known by ``word``.
+
+    *stated* takes what is proven or stated; *proven* takes what is proven, and what a person has *given*: that is on
+    record with its author, which no inference is.
+    """
+    if policy == "any":
+        return True
+    return level_of(word) == "proven" or (level_of(word) == "stated" if policy == "stated" else word == _GIVEN)
 
 
 class Fitting(Schema):

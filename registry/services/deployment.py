@@ -14,6 +14,7 @@ from registry.catalogue.database.database import Database
 from registry.catalogue.database.prepared import Reader
 from registry.digest import BlobRef
 from registry.rights import UNLIMITED, Principal, Rights
+from registry.schemas.parents import Policy
 from registry.schemas.use import Interface
 from registry.services.uses import UseLog
 from registry.storage.blobs import BlobStore
@@ -40,7 +41,7 @@ class Deployment:
     url: str
     clears_litter: bool = False  # whether publishing removes leftovers of killed writers; else only the collector does
     gc_grace: float = GRACE  # seconds
-    proven_parents: bool = False  # whether a parent that is only assumed is refused
+    parents: Policy = "any"  # which parents of what is published are accepted
     memory: MemoryCache | None = None  # of a service: shared by its requests
     folder: Path | None = None  # of an embedded registry
     uses: UseLog | None = None  # None: uses are not counted

@@ -35,7 +35,7 @@ from registry.schemas import (
 from registry.schemas.cards import Exported
 from registry.schemas.form import MeasuredRows
 from registry.schemas.kinds import KINDS
-from registry.schemas.parents import Identified
+from registry.schemas.parents import Identified, Policy
 from registry.schemas.use import Interface
 from registry.services.deployment import DATABASE, GRACE, Deployment
 from registry.services.exchange import Exchange
@@ -78,7 +78,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         cache_folder: Path | None = None,
         cache_limit: int | None = None,
         gc_grace: float = GRACE,
-        proven_parents: bool = False,
+        parents: Policy = "any",
         interface: Interface = "fetch",
     ) -> LocalRegistry:
         """Open the embedded registry in ``folder``.
@@ -99,7 +99,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         store = BlobStore(FilesystemDriver(folder))
         kept = Deployment(database, store, _principal(actor), str(folder), clears_litter=True, folder=folder)
         uses = UseLog(database)
-        deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents, uses=uses, interface=interface)
+        deployment = replace(kept, gc_grace=gc_grace, parents=parents, uses=uses, interface=interface)
         return cls(deployment, _cache(cache_folder, cache_limit))
 
     @classmethod
@@ -112,14 +112,14 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         cache_folder: Path | None = None,
         cache_limit: int | None = None,
         gc_grace: float = GRACE,
-        proven_parents: bool = False,
+        parents: Policy = "any",
         interface: Interface = "fetch",
     ) -> LocalRegistry:
         """Open a team's registry; creating and upgrading its database is up to its operator."""
         database = Database(database_url)
         kept = Deployment(database, BlobStore(store), _principal(actor), database.where)
         uses = UseLog(database)
-        deployment = replace(kept, gc_grace=gc_grace, proven_parents=proven_parents, uses=uses, interface=interface)
+        deployment = replace(kept, gc_grace=gc_grace, parents=parents, uses=uses, interface=interface)
         return cls(deployment, _cache(cache_folder, cache_limit))
 
     def with_principal(self, principal: Principal) -> LocalRegistry:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from registry.errors import UsageError
 from registry.settings.parsers import (
@@ -81,7 +81,7 @@ class Settings:
     upstream: str | None = None
     proxy_blobs: bool = False
     gc_grace: int | None = None  # seconds
-    parents: str = "any"
+    parents: Literal["any", "stated", "proven"] = "any"
     trusted_proxies: tuple[str, ...] = ()  # networks
     publish_path: str | None = None
     publish_every: str | int | None = None
@@ -203,8 +203,9 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "parents": Setting(
         name="REGISTRY_PARENTS",
-        meaning="Which adapters are accepted: with proven, only those whose parent is more than assumed.",
-        form="any or proven",
+        meaning="How the parent of an adapter has to be known to be accepted: stated takes what is proven or stated, "
+        "proven what is proven, and what a person gave with `--parent`.",
+        form="any, stated or proven",
         default="any",
         parse=parse_parents,
     ),

@@ -181,8 +181,8 @@ def parse_share(text: str) -> float:
 
 
 def parse_parents(text: str) -> str:
-    """``any`` or ``proven``."""
-    if text not in {"any", "proven"}:
+    """``any``, ``stated`` or ``proven``."""
+    if text not in {"any", "stated", "proven"}:
         raise ValueError(text)
     return text
 

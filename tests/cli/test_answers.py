@@ -119,7 +119,7 @@ def test_publish_prints_the_reference_alone_first(canned: CannedRegistry, run: R
     said = text_without_layout("\n".join(rest))
     for part in (
         FRENCH.digest,
-        "llama-1b/support@2 222222222222 receipt (the receipt in ./output/merged says so)",
+        "llama-1b/support@2 222222222222 proven (the receipt in ./output/merged says so)",
         "training_args.bin (a pickle)",
         "stored 6.29 MB",
         "registry /data/registry",
@@ -178,7 +178,7 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
 def test_publish_recursively_prints_one_reference_a_line(canned: CannedRegistry, run: Run) -> None:
     ended = run("publish", "-r", "dir", "llama-1b")
     assert ended.out == "llama-1b/support/french@2\n"
-    assert "parent llama-1b/support@2, receipt (the receipt" in text_without_layout(ended.err)
+    assert "parent llama-1b/support@2, proven (the receipt" in text_without_layout(ended.err)
     assert "skipped: checkpoint-10: trainer checkpoint" in text_without_layout(ended.err)
 
 
@@ -283,9 +283,9 @@ def test_url_and_json_may_stand_before_the_command(canned: CannedRegistry, run: 
 def test_tree_says_what_is_behind_and_why(canned: CannedRegistry, run: Run) -> None:
     lines = [text_without_layout(line).strip() for line in run("tree").out.splitlines()]
     assert lines[0] == "llama-1b LlamaForCausalLM 1.10 B parameters 2.20 GB"
-    assert lines[2] == "support @3 [prod] [stable] rank 16 6.29 MB parent receipt"
-    assert lines[3] == "french @2 [prod] rank 8 6.29 MB parent receipt behind: pinned to support@2, newest is @3"
-    assert lines[4] == "legal @1 rank 8 6.29 MB parent receipt behind: french@2 is behind"
+    assert lines[2] == "support @3 [prod] [stable] rank 16 6.29 MB parent proven"
+    assert lines[3] == "french @2 [prod] rank 8 6.29 MB parent proven behind: pinned to support@2, newest is @3"
+    assert lines[4] == "legal @1 rank 8 6.29 MB parent proven behind: french@2 is behind"
 
 
 def test_show_has_lineage_targets_files_and_shares(canned: CannedRegistry, run: Run) -> None:
@@ -297,7 +297,7 @@ def test_show_has_lineage_targets_files_and_shares(canned: CannedRegistry, run: 
         "team=nlp",
         "2026-03-04 05:06 UTC by anna",
         "trained on ./output/merged",
-        "parent llama-1b/support@2 receipt",
+        "parent llama-1b/support@2 proven (receipt)",
         "6.29 MB, 1.57 M parameters (0.29 % of the model)",
         "repo id llama-1b/support.french",
         "llama-1b aaaaaaaaaaaa base model llama-1b/support@2 222222222222 rank 16 newest is @3",

@@ -21,6 +21,7 @@ from registry.cli.render.text import (
     size,
 )
 from registry.cli.render.use import use_items
+from registry.schemas.parents import in_short, level_of
 
 if TYPE_CHECKING:
     from registry.schemas import (
@@ -86,7 +87,7 @@ def _revision_fields(shown: Shown, revision: RevisionSummary, width: int | None)
         ("published", [words(f"{moment(revision.created_at)} UTC by {revision.author}")]),
         ("copied", [words(copied(revision.copied_from))] if revision.copied_from else []),
         ("trained on", [words(revision.trained_on or "")]),
-        ("parent", [[phrase(revision.parent)], [Span(revision.parent_known_by)]]),
+        ("parent", [[phrase(revision.parent)], words(in_short(revision.parent_known_by))]),
         ("sum of", [source_spans(one) for one in revision.sources]),
         ("rank", [words(str(revision.rank) if revision.rank else ranked(0))]),
         ("extracted", _extracted(shown.extracted)),
@@ -226,7 +227,7 @@ def published_lines(answer: Published, width: int | None) -> list[Line]:
             "parent",
             [
                 [phrase(revision.parent), Span(short_digest(answer.parent_digest), QUIET)],
-                [Span(revision.parent_known_by)],
+                [Span(level_of(revision.parent_known_by))],
                 words(f"({answer.parent_reason})", QUIET),
             ],
         ),
@@ -279,7 +280,7 @@ def preview_lines(preview: PublishPreview, width: int | None) -> list[Line]:
             "parent",
             [
                 [phrase(preview.parent), Span(short_digest(preview.parent_digest), QUIET)],
-                [Span(preview.parent_known_by)],
+                [Span(level_of(preview.parent_known_by))],
                 words(f"({preview.parent_reason})", QUIET),
             ],
         ),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TreeNode,
     )
     from registry.schemas.tree import CombinedOf
+from registry.schemas.parents import level_of
 from registry.schemas.usage import BaseFigures
 
 
@@ -200,7 +201,7 @@ def _about_revision(revision: RevisionSummary, above: TreeNode | None) -> list[l
         *tags_of(revision),
         [Span(ranked(revision.rank), QUIET)],
         [Span(size(revision.size), QUIET)],
-        words(f"parent {revision.parent_known_by}", QUIET),
+        words(f"parent {level_of(revision.parent_known_by)}", QUIET),
     ]
     if revision.sources:
         about.append(words("sum of " + " + ".join(map(_weighed, revision.sources)), QUIET))

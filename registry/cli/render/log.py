@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from registry.cli.render.lists import copied, remarks
 from registry.cli.render.screen import GAP, GONE, QUIET, REFERENCE, Line, Row, Span, phrase, table, words
 from registry.cli.render.text import clean, moment, number, size
+from registry.schemas.parents import level_of
 
 if TYPE_CHECKING:
     from registry.schemas import DeletedRevision, Log, RevisionSummary
@@ -88,7 +89,7 @@ def _row(revision: RevisionSummary, columns: _Columns) -> Row:
     values = [_metric(revision, name) for name in columns.metrics]
     rest = {name: value for name, value in revision.metrics.items() if name not in columns.metrics}
     items = [
-        words(f"parent {revision.parent_known_by}", QUIET),
+        words(f"parent {level_of(revision.parent_known_by)}", QUIET),
         *remarks(revision, rest),
         words(f"from {revision.source}" if revision.source else "", QUIET),
         words(copied(revision.copied_from) if revision.copied_from else "", QUIET),

@@ -11,6 +11,7 @@ from registry.files.strict_json import shown
 from registry.folders.scan import ADAPTER_WEIGHTS, EXACT
 from registry.reference import Path as TreePath
 from registry.schemas.artifacts import Extraction
+from registry.schemas.parents import level_of
 from registry.services.artifacts.inputs import path_table
 from registry.services.deployment import Deployment
 from registry.services.exact.candidate import as_checkpoint, exact_config, fitting_index
@@ -19,7 +20,7 @@ from registry.services.publishing.derivation import named
 from registry.services.publishing.draft import Draft
 from registry.services.publishing.lookup import Claims, Lookup, Nesting, look_up
 from registry.services.publishing.parent_found import not_found
-from registry.services.publishing.parents import Parent, is_proven, require_proven
+from registry.services.publishing.parents import Parent, require_accepted
 from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
@@ -131,16 +132,15 @@ def _check_extracted(extracted: Extraction, checkpoint: Checkpoint, parent: Pare
 
 
 def require_known(deployment: Deployment, draft: Draft, parent: Parent) -> None:
-    """Refuse a parent that is not proven, where it has to be.
+    """Refuse a parent that is not known as it has to be.
 
     Raises:
         ConflictError: ``parent_unproven``, the registry takes no others.
-        UsageError: ``parent_ambiguous``, it was to be found.
+        UsageError: ``parent_ambiguous``, it was to be found, and is only assumed.
     """
-    if draft.said.find and not is_proven(parent):
+    if draft.said.find and level_of(parent.known_by) == "assumed":
         raise not_found(parent.known_by, parent.reference, parent.notices)
-    if deployment.proven_parents:
-        require_proven(parent)
+    require_accepted(parent, deployment.parents)
 
 
 def require_publishing(deployment: Deployment, path: TreePath) -> None:

@@ -78,7 +78,7 @@ def not_found(known_by: str, reference: str, notices: tuple[str, ...]) -> UsageE
     )
     return ambiguous(
         f"Nothing shows what the adapter was trained on. {why} Its parent could only be {known_by}, {reference}, and "
-        "with --find-parent it has to be proven."
+        "with --find-parent that is not enough."
     )
 
 

@@ -12,8 +12,9 @@ only revisions in the token's own lineages, whole digests and commits are accept
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -27,6 +28,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.kinds import KINDS
+from registry.schemas.parents import Policy, accepted, in_short, strongest
 from registry.schemas.transfer import GivenReceipt
 from registry.services.publishing.hub_parent import (
     Doubt,
@@ -44,8 +46,6 @@ REBASED = "rebased"
 """How the parent of a revision is known that was put on it, and not trained on it."""
 COMBINED = "combined"
 """How the parent of a combination is known: it is the ancestor that the deltas of its sources are taken over."""
-PROVEN = frozenset({"receipt", "view", "cache", "compared", "given", "named", REBASED, COMBINED})
-"""How a parent may be known where proof is required; *named* counts for base models only."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def find_parent(session: Session, path: TreePath, told: Told) -> Parent:
     _check_agree(base, found)
     said = found[0] if found else None
     if said is not None:  # the strongest of the agreeing proofs: a receipt counts more than a typed name
-        best = min((one.proof.known_by for one in found), key=_ORDER.index)
+        best = strongest([one.proof.known_by for one in found])
         said = _Said(said.what, Proof(said.proof.row, said.proof.reason, best))
     if told.word is not None and said is not None:
         return Parent(base, said.proof.row, said.proof.reason, told.word)
@@ -130,9 +130,6 @@ def find_parent(session: Session, path: TreePath, told: Told) -> Parent:
     if said is not None:
         return Parent(base, said.proof.row, said.proof.reason, said.proof.known_by, notices)
     return _unsaid(session, place, told, notices)
-
-
-_ORDER = ("receipt", "view", "given", "cache", "loaded", "assumed")
 
 
 @dataclass(frozen=True)
@@ -195,22 +192,22 @@ def _unsaid(session: Session, place: Place, told: Told, notices: tuple[str, ...]
     return Parent(base, row, f"the only revision of {above}", "assumed", notices)
 
 
-def is_proven(parent: Parent) -> bool:
-    """Whether a parent is known by more than that no other is possible."""
-    return parent.known_by in PROVEN and (parent.known_by != "named" or parent.row is None)
-
-
-def require_proven(parent: Parent) -> None:
-    """Refuse a parent that is not proven; raises `ConflictError` (``parent_unproven``)."""
-    if is_proven(parent):
+def require_accepted(parent: Parent, policy: Policy) -> None:
+    """Refuse a parent that a registry does not accept; raises `ConflictError` (``parent_unproven``)."""
+    if accepted(parent.known_by, policy):
         return
+    ways = "give that folder's receipt with --receipt FILE, or give the parent with --parent REF"
+    if policy == "proven":
+        ways += ", which counts as proven since it is on record with its author"
     raise ConflictError(
-        "This registry only accepts adapters whose parent is proven (REGISTRY_PARENTS=proven), but the parent of "
-        f"this one is only {parent.known_by}: {parent.reference}, {parent.reason}. Publish from the machine that has "
-        "the folder it was trained on, give that folder's receipt with --receipt FILE, or give the parent with "
-        "--parent REF.",
+        f"This registry only accepts adapters whose parent is {_ACCEPTED[policy]} (REGISTRY_PARENTS={policy}), but the "
+        f"parent of this one is only {in_short(parent.known_by)}: {parent.reference}, {parent.reason}. Publish from "
+        f"the machine that has the folder it was trained on, {ways}.",
         code="parent_unproven",
     )
+
+
+_ACCEPTED: Final[Mapping[Policy, str]] = {"any": "known at all", "stated": "proven or stated", "proven": "proven"}
 
 
 def _check_agree(base: BaseRow, found: Sequence[_Said]) -> None:

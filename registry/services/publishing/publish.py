@@ -20,6 +20,7 @@ from registry.reference import Path as TreePath
 from registry.schemas import FolderCompared, Published
 from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction
+from registry.schemas.parents import accepted
 from registry.schemas.transfer import PublishCommit, PublishPlan, PublishRequest
 from registry.services.deployment import Deployment
 from registry.services.exact.values import check_exact
@@ -293,17 +294,17 @@ def _publish_once(
 
 
 def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSource) -> Candidate:
-    """The candidate, its parent ``compared`` instead of ``assumed`` if its copies of whole weights rule out all others.
+    """The candidate, its parent proven by its ``file`` if its copies of whole weights rule out all others.
 
     Raises:
-        ConflictError: ``parent_unproven``, the registry takes proven parents only, and this one is not.
+        ConflictError: ``parent_unproven``, the registry does not accept what is only assumed.
     """
     parent, above = candidate.parent, candidate.draft.path.parent
-    if parent.known_by == "assumed" and candidate.checkpoint.copies and above is not None:
+    if not accepted(parent.known_by, "proven") and candidate.checkpoint.copies and above is not None:
         paths = parent_candidates(deployment, candidate.draft.path, above, None)
         others = [path for path in paths if path.reference != parent.reference]
         if copies_tell(deployment, others, candidate.checkpoint, weights):
             reason = f"{parent.reason}, and the whole weights that the adapter keeps are its"
-            candidate = replace(candidate, parent=replace(parent, known_by="compared", reason=reason))
+            candidate = replace(candidate, parent=replace(parent, known_by="file", reason=reason))
     require_known(deployment, candidate.draft, candidate.parent)
     return candidate

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from registry import figures
 from registry.plots.drawing import environment_of
-from registry.schemas.parents import known_by
+from registry.schemas.parents import known_by, level_of
 
 
 def rendered(template: str, values: Mapping[str, Any]) -> str:
@@ -68,6 +68,7 @@ _FILTERS: Final = {
     "counted": figures.counted,
     "digest": figures.short_digest,
     "short_url": figures.short_url,
+    "level": level_of,
     "known_by": known_by,
     "share": share,
 }

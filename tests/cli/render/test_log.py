@@ -43,9 +43,9 @@ def test_metrics_stand_below_each_other() -> None:
     log = log_of({"acc": 0.87, "eval_loss": 0.4}, {"acc": 0.9, "eval_loss": 0.31, "f1": 0.5}, {"acc": 0.9125})
     assert text(log, 120)[1:] == [
         "REV  PUBLISHED (UTC)   RANK     SIZE  PARENT  AUTHOR     acc  eval_loss   f1  REMARKS",
-        "@5   2026-03-04 05:06     8  6.29 MB  llama   anna    0.9125          -    -  parent receipt  Tickets of May",
-        "@3   2026-03-04 05:06     8  6.29 MB  llama   anna       0.9       0.31  0.5  parent receipt  Tickets of May",
-        "@1   2026-03-04 05:06     8  6.29 MB  llama   anna      0.87        0.4    -  parent receipt  Tickets of May",
+        "@5   2026-03-04 05:06     8  6.29 MB  llama   anna    0.9125          -    -  parent proven  Tickets of May",
+        "@3   2026-03-04 05:06     8  6.29 MB  llama   anna       0.9       0.31  0.5  parent proven  Tickets of May",
+        "@1   2026-03-04 05:06     8  6.29 MB  llama   anna      0.87        0.4    -  parent proven  Tickets of May",
     ]
     assert text(log, 40)[1:4] == [
         "REV     acc  eval_loss   f1  REMARKS",

@@ -274,7 +274,7 @@ CHECKS: Final = (
     Mutant(
         "found-parent-assumed",
         "require_known",
-        "if draft.said.find and not is_proven(parent):",
+        'if draft.said.find and level_of(parent.known_by) == "assumed":',
         "if False:",
         "test_an_adapter_whose_folder_is_gone_is_not_assumed",
     ),

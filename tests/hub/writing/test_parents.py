@@ -77,7 +77,7 @@ def test_where_parents_have_to_be_proven_a_load_is_no_proof(pushing: Pushing, tw
     load(pushing, two, "r1")
     assert pushing.registry.deployment.uses is not None
     pushing.registry.deployment.uses.write()  # a service writes them every few seconds, for its replicas
-    strict = LocalRegistry.open(Path(pushing.registry.url), proven_parents=True)
+    strict = LocalRegistry.open(Path(pushing.registry.url), parents="proven")
     with running(service_app(strict)) as address:
         there = Pushing(pushing.registry, pushing.base, address, pushing.secrets, pushing.root, pushing._numbers)
         with pytest.raises(HfHubHTTPError, match="parent_unproven"):

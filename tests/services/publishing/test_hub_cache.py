@@ -10,8 +10,9 @@ import pytest
 from huggingface_hub import HfApi
 
 from registry.app import connect, service_app
-from registry.errors import RegistryError
+from registry.errors import ConflictError, RegistryError
 from registry.folders.hub.cached import cached_commit
+from registry.schemas.parents import Policy
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
 from tests.kit.library import running
@@ -27,9 +28,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Scene:
     """``net/support`` has two revisions, and a served view of them."""
 
-    def __init__(self, folder: Path, *, proven: bool = False) -> None:
+    def __init__(self, folder: Path, *, parents: Policy = "any") -> None:
         self.folder = folder
-        self.registry = LocalRegistry.open(folder / "registry", proven_parents=proven)
+        self.registry = LocalRegistry.open(folder / "registry", parents=parents)
         self.base = plain_base(folder / "base")
         self.registry.add_base("net", self.base.folder)
         for seed in (1, 2):
@@ -51,9 +52,20 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path, proven=True)
+    made = Scene(tmp_path)
     with closing(made.registry):
         yield made
+
+
+@pytest.mark.parametrize("parents", ["stated", "proven"])
+def test_what_a_cache_has_is_neither_stated_nor_proven(tmp_path: Path, home: Path, parents: Policy) -> None:
+    """It was trained on a cluster on r2, and is published where the cache has r1."""
+    scene = Scene(tmp_path, parents=parents)
+    with closing(scene.registry):
+        scene.load(home, "r1")
+        with pytest.raises(ConflictError, match=rf"REGISTRY_PARENTS={parents}\).*only assumed \(cache\)") as caught:
+            scene.registry.publish(scene.adapter(9, "net/support"), "net/support/child")
+        assert caught.value.code == "parent_unproven"
 
 
 @pytest.mark.parametrize("number", [1, 2])

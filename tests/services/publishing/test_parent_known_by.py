@@ -17,6 +17,7 @@ from registry.operations.registry import Registry
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
 from registry.schemas import Fitting, FolderCompared, Published
+from registry.schemas.parents import Policy
 from registry.schemas.transfer import PublishRequest
 from registry.services.artifacts.commits import RepoNames
 from registry.services.local import LocalRegistry
@@ -86,16 +87,25 @@ def test_a_view_shows_a_revision_only_where_it_names_one(tmp_path: Path) -> None
             assert _known(local.publish(child, "net/only/child")) == ("net/only@1", word)
 
 
-@pytest.fixture(params=["in process", pytest.param("over HTTP", marks=pytest.mark.slow)])
-def proven(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    """A tree in a registry that takes proven parents only from now on."""
-    with closing(opened(tmp_path)) as free:
-        house = House(tmp_path, free, source=SOURCE)
+def _house_of(request: pytest.FixtureRequest, folder: Path, parents: Policy) -> Iterator[House]:
+    """A tree in a registry that has a policy from now on."""
+    with closing(opened(folder)) as free:
+        house = House(folder, free, source=SOURCE)
         free.publish(house.support[0], "net/only")
-    local = LocalRegistry.open(tmp_path / "registry", cache_folder=tmp_path / "cache", proven_parents=True)
-    with closing(local if request.param == "in process" else ServedRegistry(local, tmp_path / "client")) as found:
+    local = LocalRegistry.open(folder / "registry", cache_folder=folder / "cache", parents=parents)
+    with closing(local if request.param == "in process" else ServedRegistry(local, folder / "client")) as found:
         house.registry = found
         yield house
+
+
+@pytest.fixture(params=["in process", pytest.param("over HTTP", marks=pytest.mark.slow)])
+def proven(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    yield from _house_of(request, tmp_path, "proven")
+
+
+@pytest.fixture(params=["in process", pytest.param("over HTTP", marks=pytest.mark.slow)])
+def stated(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    yield from _house_of(request, tmp_path, "stated")
 
 
 def test_a_registry_that_takes_proven_parents_only(proven: House) -> None:
@@ -103,16 +113,27 @@ def test_a_registry_that_takes_proven_parents_only(proven: House) -> None:
         (proven.adapter("none"), "net/none"),
         (proven.adapter("under"), "net/only/under"),
         (proven.adapter("name", "acme/net"), "net/only/named"),  # a name shows the base model only
+        (proven.adapter("plain", "acme/net"), "net/plain"),  # where a model that was merged in memory looks the same
     ):
         problem = proven.refused(child, path)
         assert (problem.code, "REGISTRY_PARENTS=proven" in str(problem)) == ("parent_unproven", True)
-    assert proven.pinned(proven.adapter("named", "acme/net"), "net/named") == ("net", "named")
     assert proven.pinned(proven.adapter("said"), "net/only/said", parent="net/only@1") == ("net/only@1", "given")
     merged = proven.merged("merged", proven.support[:1])
     assert proven.pinned(proven.adapter("seen", merged), "net/only/seen") == ("net/only@1", "compared")
     proven.registry.fetch("net/only", proven.folder / "fetched", kind="merged")
     child = proven.adapter("receipt", proven.folder / "fetched")
     assert proven.pinned(child, "net/only/receipt") == ("net/only@1", "receipt")
+
+
+def test_a_registry_that_takes_stated_parents_too(stated: House) -> None:
+    """The commonest adapter is trained on the plain base model, by its name."""
+    for child, path in ((stated.adapter("none"), "net/none"), (stated.adapter("under"), "net/only/under")):
+        problem = stated.refused(child, path)
+        assert (problem.code, "proven or stated (REGISTRY_PARENTS=stated)" in str(problem)) == ("parent_unproven", True)
+    assert stated.pinned(stated.adapter("named", "acme/net"), "net/named") == ("net", "named")
+    assert stated.pinned(stated.adapter("said"), "net/only/said", parent="net/only@1") == ("net/only@1", "given")
+    merged = stated.merged("merged", stated.support[:1])
+    assert stated.pinned(stated.adapter("seen", merged), "net/only/seen") == ("net/only@1", "compared")
 
 
 @pytest.mark.slow
@@ -125,7 +146,7 @@ def test_copies_take_the_word_along(tmp_path: Path) -> None:
             for path in ("net/support", "net/support/shop", "net/support/seen"):
                 assert _parents(other, path) == _parents(local, path)
             assert _parents(other, "net/support/seen") == {"net/support/seen@1": ("net/support@1", "compared")}
-        strict = LocalRegistry.open(tmp_path / "strict", cache_folder=tmp_path / "cache", proven_parents=True)
+        strict = LocalRegistry.open(tmp_path / "strict", cache_folder=tmp_path / "cache", parents="proven")
         with closing(strict), pytest.raises(ConflictError, match="REGISTRY_PARENTS=proven"):
             copy(local, "net/support@1", strict, recursive=False, progress=SILENT)
 
@@ -181,7 +202,7 @@ def test_requests_say_only_what_is_used() -> None:
     assert "nested" not in text
 
 
-@pytest.mark.parametrize(("changed", "word"), [("embed_tokens", "compared"), ("q_proj", "assumed")])
+@pytest.mark.parametrize(("changed", "word"), [("embed_tokens", "file"), ("q_proj", "assumed")])
 def test_whole_weights_that_an_adapter_keeps_can_show_its_parent(tmp_path: Path, changed: str, word: str) -> None:
     """They do where the parent changed them: else those of the base are the same."""
     with closing(opened(tmp_path)) as local:

@@ -13,6 +13,7 @@ from registry.cli.exit_codes import NONE, SOME
 from registry.cli.options import Json, Url
 from registry.cli.session import session
 from registry.errors import UsageError
+from registry.schemas.parents import level_of
 
 if TYPE_CHECKING:
     from registry.cli.session import Session
@@ -101,7 +102,7 @@ def _tell(run: Session, outcome: FolderOutcome) -> None:
     reference = answer.revision.reference if answer else outcome.path or ""
     run.show([(Span(reference, REFERENCE),)])
     state = "is there already" if outcome.state == "existing" else "brought in"
-    parent = f", parent {answer.revision.parent}, {answer.revision.parent_known_by}" if answer else ""
+    parent = f", parent {answer.revision.parent}, {level_of(answer.revision.parent_known_by)}" if answer else ""
     run.say(f"{outcome.folder} {state}{parent}")
     if answer is not None:
         run.notices((*answer.revision.notices, *map(str, answer.notices)))

@@ -15,6 +15,7 @@ from registry.cli.options import pairs
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, phrase, table, words
 from registry.cli.render.text import amount, counted, ranked, size
 from registry.errors import RegistryError
+from registry.schemas.parents import level_of
 
 if TYPE_CHECKING:
     from registry.cli.session import Session
@@ -135,7 +136,7 @@ def _about(outcome: FolderOutcome) -> list[list[Span]]:
         words(ranked(preview.rank)),
         [Span(size(preview.size))],
         words(f"{amount(preview.parameters)} parameters", QUIET),
-        words(f"parent {preview.parent}, {preview.parent_known_by} ({preview.parent_reason})"),
+        words(f"parent {preview.parent}, {level_of(preview.parent_known_by)} ({preview.parent_reason})"),
         words(f"as {preview.reference}" if preview.reference else "", QUIET),
         *(words(f"left out {item.path} ({item.reason})", QUIET) for item in _left_out(preview.left_out)),
         *(words(notice, BEHIND) for notice in (*preview.notices, *outcome.notices)),
@@ -160,4 +161,4 @@ def _status(outcomes: Sequence[FolderOutcome], *, keep_going: bool) -> int:
 
 
 def _parent(answer: Published) -> str:
-    return f"{answer.revision.parent}, {answer.revision.parent_known_by} ({answer.parent_reason})"
+    return f"{answer.revision.parent}, {level_of(answer.revision.parent_known_by)} ({answer.parent_reason})"
