@@ -87,6 +87,7 @@ class Principal:
     rights: Rights
     token: str | None = None  # id of the token, never the secret
     source: str | None = None  # address of the client
+    session: str | None = None  # digest of the secret of the session at the pages, of who signed in there
 
 
 UNLIMITED: Final = Rights("admin")

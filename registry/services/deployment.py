@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.prepared import Reader
+from registry.catalogue.team import tokens
 from registry.digest import BlobRef
 from registry.rights import UNLIMITED, Principal, Rights
 from registry.schemas.parents import Policy
@@ -71,8 +72,17 @@ class Deployment:
         return self.database.read(UNLIMITED)
 
     def change(self, work: Callable[[Session], T]) -> T:
-        """Run a write transaction with the principal's visibility filter; ``work`` may be retried."""
-        return self.database.change(work, rights=self.rights)
+        """Run a write transaction with the principal's visibility filter; ``work`` may be retried.
+
+        Raises:
+            NotAllowedError: ``bad_token``, the principal's token was revoked or has expired since the request began.
+        """
+
+        def held(session: Session) -> T:
+            tokens.hold(session, self.principal)
+            return work(session)
+
+        return self.database.change(held, rights=self.rights)
 
     def note_use(self, reference: str, interface: Interface | None = None) -> None:
         """Note that the principal asked for the weights of a revision (``PATH@N``), or of a base model."""

@@ -13,7 +13,8 @@ from registry.errors import NotAllowedError, UsageError
 from registry.services.local import LocalRegistry
 from registry.storage.memory import MemoryDriver
 from tests.kit import plain_base
-from tests.kit.sending import SHAPES, acting
+from tests.kit.acting import acting
+from tests.kit.sending import SHAPES
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,6 @@ from registry.digest import sha256_digest
 from registry.files.source import FileSource
 from registry.operations.transfer import Transfer
 from registry.progress import SILENT
-from registry.reference import Path as TreePath
-from registry.rights import Principal, Rights, Role
 from registry.schemas import BaseAdded, Published
 from registry.schemas.transfer import BaseCommit, PublishCommit
 from registry.services.local import LocalRegistry
@@ -80,12 +78,6 @@ def another(tmp_path: Path) -> Iterator[LocalRegistry]:
     opened = LocalRegistry.open(tmp_path / "other", cache_folder=tmp_path / "cache")
     yield opened
     opened.close()
-
-
-def acting(registry: LocalRegistry, role: Role, *scopes: str, token: str = "tok_1") -> LocalRegistry:
-    """The same registry for the holder of a token."""
-    rights = Rights(role, tuple(TreePath.parse(scope) for scope in scopes))
-    return registry.with_principal(Principal(f"holder of {token}", rights, token=token))
 
 
 def keys(registry: LocalRegistry) -> list[str]:

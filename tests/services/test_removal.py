@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, RetractedError, UsageError
-from registry.reference import Path as TreePath
-from registry.rights import Principal, Rights, Role
+from registry.rights import Role
 from registry.services.local import LocalRegistry
 from tests.kit import plain_base, write_adapter
+from tests.kit.acting import acting
 from tests.kit.places import KINDS, open_place
 
 # net/one/two@1 was trained on net/one@1.
@@ -54,10 +54,6 @@ def registry(request: pytest.FixtureRequest, folders: Path, tmp_path: Path) -> I
 
 
 EMBEDDED = pytest.mark.parametrize("registry", ["embedded"], indirect=True)
-
-
-def acting(registry: LocalRegistry, role: Role, *scopes: str) -> LocalRegistry:
-    return registry.with_principal(Principal("eve", Rights(role, tuple(map(TreePath.parse, scopes))), token="t1"))
 
 
 def test_a_parent_is_not_deleted(registry: LocalRegistry) -> None:
@@ -191,4 +187,6 @@ def test_rights(registry: LocalRegistry, role: Role, scopes: tuple[str, ...], al
             continue
     assert done == allowed
     if done:
-        assert {(event.actor, event.token) for event in registry.events(limit=len(done))} == {("eve", "t1")}
+        assert {(event.actor, event.token) for event in registry.events(limit=len(done))} == {
+            ("holder of tok_1", "tok_1")
+        }

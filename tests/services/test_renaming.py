@@ -12,10 +12,10 @@ import pytest
 
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, RetractedError, UsageError
 from registry.operations.registry import Registry
-from registry.reference import Path as TreePath
-from registry.rights import Principal, Rights, Role
+from registry.rights import Role
 from registry.services.local import LocalRegistry
 from tests.kit import Base, add_tokenizer, plain_base, read_model, write_adapter
+from tests.kit.acting import acting
 from tests.kit.registries import ON_HTTP, ON_TEAM_AT_LENGTH, opened
 from tests.kit.serving import served
 
@@ -225,10 +225,6 @@ def test_the_views_warn_of_an_old_name(base: Base, registry: Registry) -> None:
         file = client.get("/hf/net/one/resolve/main/model.safetensors")
         assert file.content == client.get("/hf/net/uno/resolve/main/model.safetensors").content
         assert "x-hf-warning" in client.head("/hf/net/one/resolve/main/model.safetensors").headers
-
-
-def acting(registry: LocalRegistry, role: Role, *scopes: str) -> LocalRegistry:
-    return registry.with_principal(Principal("eve", Rights(role, tuple(map(TreePath.parse, scopes))), token="t1"))
 
 
 @EMBEDDED

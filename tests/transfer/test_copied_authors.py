@@ -14,7 +14,8 @@ from registry.schemas import CopiedFrom, RevisionSummary
 from registry.schemas.transfer import Origin
 from registry.services.local import LocalRegistry
 from tests.kit import Base
-from tests.kit.sending import acting, adapter, another, prepare, request_of
+from tests.kit.acting import acting
+from tests.kit.sending import adapter, another, prepare, request_of
 
 AT = datetime(2024, 2, 29, 12, 30, tzinfo=UTC)
 

@@ -17,7 +17,6 @@ from registry.catalogue.database.database import Database
 from registry.catalogue.database.prepared import Prepared
 from registry.catalogue.database.team_tables import SessionRecord, TokenRecord
 from registry.catalogue.team import tokens
-from registry.errors import NotAllowedError
 from registry.rights import Principal
 
 SECRET_PREFIX: Final = "regses_"  # noqa: S105 - prefix of all secrets, for secret scanners
@@ -58,10 +57,10 @@ def principal_of(database: Database, secret: str, source: str | None = None) -> 
     Raises:
         NotAllowedError: ``bad_token``, the session has ended, or its token was revoked or expired.
     """
-    row = next(iter(database.rows(_HELD, {"digest": tokens.digest_of(secret)})), None)
-    if row is None or row.ends_at <= datetime.now(UTC):
-        raise NotAllowedError("The session has ended: sign in again.", code="bad_token")
-    return tokens.admit(database, row, source)
+    digest = tokens.digest_of(secret)
+    row = next(iter(database.rows(_HELD, {"digest": digest})), None)
+    tokens.check_session(None if row is None else row.ends_at)
+    return tokens.admit(database, row, source, by_session=digest)
 
 
 def close_session(session: Session, secret: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.prepared import Prepared
-from registry.catalogue.database.team_tables import TokenRecord
+from registry.catalogue.database.team_tables import SessionRecord, TokenRecord
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, UnavailableError, UsageError
 from registry.reference import Path
 from registry.rights import ROLES, Principal, Rights, Role
@@ -100,8 +100,10 @@ def sign_in(database: Database, secret: str, source: str | None = None) -> Princ
     return admit(database, next(iter(database.rows(_HELD, {"digest": digest_of(secret)})), None), source)
 
 
-def admit(database: Database, row: _Token | None, source: str | None) -> Principal:
+def admit(database: Database, row: _Token | None, source: str | None, *, by_session: str | None = None) -> Principal:
     """The principal of a row with the columns `HELD`, of a token that is used now; None: there is no such token.
+
+    ``by_session`` is the digest of the session's secret, where it is used through one.
 
     Raises:
         NotAllowedError: ``bad_token``, it is unknown, revoked or expired.
@@ -116,7 +118,7 @@ def admit(database: Database, row: _Token | None, source: str | None) -> Princip
             # Best effort: a long write of someone else, or a read-only disk, must not block readers.
             if error.code not in {"busy", "read_only", "disk_full"}:
                 raise
-    return _principal(row, source)
+    return _principal(row, source, by_session)
 
 
 def authenticate(session: Session, secret: str) -> Principal:
@@ -126,6 +128,36 @@ def authenticate(session: Session, secret: str) -> Principal:
         NotAllowedError: ``bad_token``, it is unknown, revoked or expired.
     """
     return _principal(check(session.execute(_HELD_QUERY, {"digest": digest_of(secret)}).first()))
+
+
+def hold(session: Session, principal: Principal) -> None:
+    """Check again, in a transaction that changes something, that a principal may still act; it stays so till its end.
+
+    On PostgreSQL the rows are locked for sharing: who revokes the token, or ends the session, waits for what has begun,
+    and nothing is committed after that was answered. On SQLite one transaction writes at a time.
+
+    Raises:
+        NotAllowedError: ``bad_token``, the token was revoked or has expired, or the session has ended.
+    """
+    if principal.token is None:
+        return
+    held = select(TokenRecord.revoked_at, TokenRecord.expires_at, TokenRecord.id).where(
+        TokenRecord.id == principal.token
+    )
+    check(session.execute(held.with_for_update(read=True)).first())
+    if principal.session is not None:
+        mine = select(SessionRecord.expires_at).where(SessionRecord.digest == principal.session)
+        check_session(session.scalar(mine.with_for_update(read=True)))
+
+
+def check_session(ends_at: datetime | None) -> None:
+    """Check that a session goes on; None: it was ended.
+
+    Raises:
+        NotAllowedError: ``bad_token``.
+    """
+    if ends_at is None or ends_at <= datetime.now(UTC):
+        raise NotAllowedError("The session has ended: sign in again.", code="bad_token")
 
 
 def touch(session: Session, token_id: str, now: datetime) -> None:
@@ -210,9 +242,9 @@ def _row(session: Session, token_id: str) -> TokenRecord:
     return row
 
 
-def _principal(row: _Token, source: str | None = None) -> Principal:
+def _principal(row: _Token, source: str | None = None, by_session: str | None = None) -> Principal:
     rights = Rights(row.role, tuple(Path.parse(scope) for scope in row.scopes))
-    return Principal(row.name or row.id, rights, token=row.id, source=source)
+    return Principal(row.name or row.id, rights, token=row.id, source=source, session=by_session)
 
 
 def _shown(row: TokenRecord) -> Token:

@@ -49,7 +49,7 @@ def test_a_session_acts_for_its_token(database: Database, made: TokenCreated) ->
     secret, ends = opened(database, made.token.id)
     assert before + sessions.LIFETIME <= ends <= datetime.now(UTC) + sessions.LIFETIME
     rights = Rights("writer", (SUPPORT,))
-    expected = Principal("ci", rights, made.token.id, "192.0.2.1")
+    expected = Principal("ci", rights, made.token.id, "192.0.2.1", tokens.digest_of(secret))
     assert sessions.principal_of(database, secret, "192.0.2.1") == expected
     with database.read() as session:
         assert tokens.get(session, made.token.id).last_used_at is not None
@@ -104,6 +104,17 @@ def test_signing_out_ends_one_session(database: Database, made: TokenCreated) ->
     database.change(lambda session: sessions.close_session(session, secret))
     assert ended(database, secret) == "The session has ended: sign in again."
     sessions.principal_of(database, other)
+
+
+def test_who_has_signed_out_changes_nothing_any_more(database: Database, made: TokenCreated) -> None:
+    """Of a request that had begun before."""
+    secret, _ = opened(database, made.token.id)
+    principal = sessions.principal_of(database, secret)
+    database.change(lambda session: tokens.hold(session, principal))
+    database.change(lambda session: sessions.close_session(session, secret))
+    with pytest.raises(NotAllowedError, match="The session has ended: sign in again") as caught:
+        database.change(lambda session: tokens.hold(session, principal))
+    assert caught.value.code == "bad_token"
 
 
 def test_a_session_ends_by_itself_and_never_after_its_token(database: Database) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
@@ -94,6 +97,52 @@ def test_the_last_use_is_noted_once_a_minute(database: Database, made: TokenCrea
     with database.write() as session:
         tokens.touch(session, made.token.id, first + timedelta(seconds=61))
     assert row(database, made.token.id).last_used_at == first + timedelta(seconds=61)
+
+
+def test_a_principal_is_asked_again_in_the_transaction(database: Database, made: TokenCreated) -> None:
+    principal = tokens.sign_in(database, made.secret)
+    database.change(lambda session: tokens.hold(session, principal))
+    database.change(lambda session: tokens.hold(session, TESTER))  # of a folder, without a token
+    database.change(lambda session: tokens.revoke(session, made.token.id, BOB))
+    with pytest.raises(NotAllowedError, match="is unknown or was revoked") as caught:
+        database.change(lambda session: tokens.hold(session, principal))
+    assert caught.value.code == "bad_token"
+    other = database.change(lambda session: tokens.create(session, TESTER, "writer", expires_in=60))
+    late = tokens.sign_in(database, other.secret)
+    with database.write() as session:
+        session.execute(text("UPDATE tokens SET expires_at = '2026-01-02 03:04:05.000000'"))
+    with pytest.raises(NotAllowedError, match="expired on 2026-01-02"):
+        database.change(lambda session: tokens.hold(session, late))
+
+
+def test_who_revokes_a_token_waits_for_what_it_has_begun_to_commit(database: Database, made: TokenCreated) -> None:
+    """So nothing is committed after the revocation was answered."""
+    principal = tokens.sign_in(database, made.secret)
+    order: list[str] = []
+    begun, going = threading.Event(), threading.Event()
+
+    def change(session: Session) -> None:
+        tokens.hold(session, principal)
+        begun.set()
+        going.wait(60)
+        order.append("changed")
+
+    def revoke() -> None:
+        database.change(lambda session: tokens.revoke(session, made.token.id, BOB))
+        order.append("revoked")
+
+    with ThreadPoolExecutor(2) as pool:
+        changing = pool.submit(database.change, change)
+        assert begun.wait(60)
+        revoking = pool.submit(revoke)
+        with pytest.raises(TimeoutError):
+            revoking.result(timeout=0.3)
+        going.set()
+        changing.result(60)
+        revoking.result(60)
+    assert order == ["changed", "revoked"]
+    with pytest.raises(NotAllowedError):
+        database.change(lambda session: tokens.hold(session, principal))
 
 
 @ON_SQLITE

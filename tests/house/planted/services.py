@@ -9,9 +9,9 @@ from tests.house.planted.mutant import Mutant
 SERVICES: Final = (
     Mutant(
         "a-session-without-end",
-        "sessions:principal_of",
-        "row is None or row.ends_at <= datetime.now(UTC)",
-        "row is None",
+        "tokens:check_session",
+        "ends_at is None or ends_at <= datetime.now(UTC)",
+        "ends_at is None",
         "test_a_session_ends_by_itself_and_never_after_its_token[sqlite]",
     ),
     Mutant(
@@ -27,6 +27,27 @@ SERVICES: Final = (
         "row = check(row)",
         "row = row or check(row)",
         "test_revoking_a_token_ends_its_sessions_at_once[sqlite]",
+    ),
+    Mutant(
+        "a-revoked-token-commits-what-it-has-begun",
+        "Deployment.change",
+        "tokens.hold(session, self.principal)",
+        "",
+        "test_a_push_whose_token_ends_meanwhile_publishes_nothing[revoked]",
+    ),
+    Mutant(
+        "a-token-is-revoked-under-a-transaction",
+        "tokens:hold",
+        "held.with_for_update(read=True)",
+        "held",
+        "test_who_revokes_a_token_waits_for_what_it_has_begun_to_commit[postgresql]",
+    ),
+    Mutant(
+        "who-signed-out-commits-what-was-begun",
+        "tokens:hold",
+        "if principal.session is not None:",
+        "if False:",
+        "test_who_has_signed_out_changes_nothing_any_more[sqlite]",
     ),
     Mutant(
         "jobs-of-everyone-for-any-admin",

@@ -16,9 +16,7 @@ from registry.catalogue.database.statistics_tables import BaseNormsRecord
 from registry.catalogue.database.tables import BaseModelRecord
 from registry.errors import NotAllowedError, NotFoundError, UnavailableError, UsageError
 from registry.progress import SILENT
-from registry.reference import Path as TreePath
 from registry.reference import Reference
-from registry.rights import Principal, Rights, Role
 from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.load import load_path
 from registry.services.bases import norms
@@ -29,6 +27,7 @@ from registry.tensors.factors.slots import Slot, slot_of_parameter, slot_of_piec
 from registry.tensors.path.programs import origin_of, path_programs
 from registry.tensors.table.targets import TargetTable
 from tests.kit import Base, llama_base, read_model, write_adapter, write_model
+from tests.kit.acting import acting
 from tests.kit.floats import Array
 from tests.kit.laid_models import laid_base, load_laid
 from tests.kit.masked import masked_base
@@ -283,10 +282,6 @@ def test_values_that_are_not_finite_have_none(local: LocalRegistry, tmp_path: Pa
     assert not [slot for slot in found if slot.tensor == name]
     assert [slot for slot in found if slot.tensor == name.replace("q_proj", "k_proj")]
     assert not local.measure_base("net").measured
-
-
-def acting(registry: LocalRegistry, role: Role, *scopes: str) -> LocalRegistry:
-    return registry.with_principal(Principal("eve", Rights(role, tuple(map(TreePath.parse, scopes))), token="t1"))
 
 
 def test_who_may(local: LocalRegistry, tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ import pytest
 from registry.catalogue.store import blobs
 from registry.errors import ConflictError, IntegrityError, NotAllowedError, NotFoundError, UsageError
 from registry.progress import SILENT
-from registry.reference import Path as TreePath
-from registry.rights import Principal, Rights, Role
 from registry.services.artifacts.kinds import merged as merged_kind
 from registry.services.bases import add, retable
 from registry.services.local import LocalRegistry
 from registry.services.upkeep.collect import collect
 from registry.tensors.table.targets import TargetKind, TargetTable
 from tests.kit import read_model, write_adapter
+from tests.kit.acting import acting
 from tests.kit.masked import BIAS, EMBEDDING, HEAD, QUERY, masked_base
 from tests.kit.old_tables import of_before
 from tests.kit.team import open_team
@@ -170,10 +169,6 @@ def test_published_meanwhile(old: LocalRegistry, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(retable, "understood", publishing)
     assert old.retable("bert").revisions == 3
     assert seen == [True, False]  # and so the table was made a second time
-
-
-def acting(registry: LocalRegistry, role: Role, *scopes: str) -> LocalRegistry:
-    return registry.with_principal(Principal("eve", Rights(role, tuple(map(TreePath.parse, scopes))), token="t1"))
 
 
 def test_who_may(old: LocalRegistry) -> None:

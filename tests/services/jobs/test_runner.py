@@ -18,8 +18,6 @@ from registry.catalogue.team import jobs as rows
 from registry.errors import InvalidAdapterError, NotAllowedError, NotFoundError, UnavailableError
 from registry.operations.table import COMMIT_PUBLISH, FSCK, GC
 from registry.progress import Progress
-from registry.reference import Path as TreePath
-from registry.rights import Principal, Rights, Role
 from registry.schemas import Published
 from registry.schemas.jobs import Operation, OperationResult
 from registry.schemas.requests import FsckRequest, GcRequest
@@ -30,6 +28,7 @@ from registry.services.jobs.runner import ATTEMPTS, Runner
 from registry.services.jobs.table import KINDS, operation, perform, submit
 from registry.services.local import LocalRegistry
 from tests.kit import Base, plain_base, write_adapter
+from tests.kit.acting import acting
 from tests.kit.sending import prepare, request_of
 
 StartRunner = Callable[..., Runner]
@@ -80,11 +79,6 @@ def ended(registry: LocalRegistry, operation_id: str) -> Operation:
         assert time.monotonic() < deadline, found
         time.sleep(0.01)
     return found
-
-
-def acting(registry: LocalRegistry, role: Role, *scopes: str, token: str | None = None) -> LocalRegistry:
-    rights = Rights(role, tuple(TreePath.parse(scope) for scope in scopes))
-    return registry.with_principal(Principal("someone", rights, token=token))
 
 
 class Gate:

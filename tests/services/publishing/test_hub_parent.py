@@ -16,7 +16,8 @@ from registry.services.artifacts.commits import RepoNames
 from registry.services.local import LocalRegistry
 from registry.services.publishing.hub_parent import TrainedOn
 from tests.kit import plain_base, write_adapter
-from tests.kit.sending import SHAPES, acting
+from tests.kit.acting import acting
+from tests.kit.sending import SHAPES
 from tests.kit.serving import ServedRegistry
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
