@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+CROSS_SITE: Final = "cross_site"
+
 CODES: Final[dict[str, str]] = {
     # usage
     "usage": "An option or argument is malformed or contradicts another.",
@@ -102,6 +104,7 @@ CODES: Final[dict[str, str]] = {
     # not allowed
     "not_allowed": "The token does not allow this.",
     "bad_token": "A token is needed, or the given one is unknown, expired or revoked.",
+    CROSS_SITE: "A browser sent the request for a page of another site, which may change nothing here.",
     "protected_tag": "The tag is protected; only admins can move it.",
     "read_only": "The registry or the folder can't be written.",
     # accuracy

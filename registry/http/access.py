@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import threading
 import time
@@ -10,11 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import urlsplit
 
 from fastapi import Request
 
-from registry.errors import NotAllowedError, RegistryError
+from registry.errors import CROSS_SITE, NotAllowedError, RegistryError
+from registry.http.addresses import host_of, is_loopback
 from registry.http.request.context import context_of, route_of, source_of
 from registry.http.request.limits import Limits
 from registry.rights import UNLIMITED, Principal, Rights
@@ -23,27 +22,13 @@ Anonymous = Literal["none", "read", "open"]  # open: an embedded registry on loo
 _MAX_SECRET: Final = 512
 _MAX_SOURCES: Final = 4096  # remembered
 _REFILL: Final = 30.0  # seconds
+_CROSS_SITE_EVERY: Final = 60.0  # seconds, after the first ones: a page may stay open for days, and hide no others
+_MAX_PLACE: Final = 128  # characters
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip")  # headers
 
 log = logging.getLogger(__name__)
 
 Authenticate = Callable[[str, str | None], Principal]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or an address is a loopback one."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def _host(header: str) -> str:
-    """The name or address in a Host header, without the port."""
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
 
 
 class Access:
@@ -102,7 +87,7 @@ class Access:
         if self._anonymous == "read":
             return Principal("anonymous", Rights("reader"), source=source)
         if self._anonymous == "open" and not self._has_tokens():
-            host = _host(request.headers.get("host", ""))
+            host = host_of(request.headers.get("host", ""))
             if not is_loopback(host):
                 # DNS rebinding: a page of another host can make a local browser use a name that resolves to loopback.
                 raise NotAllowedError(
@@ -155,7 +140,7 @@ class DenialLog:
     Args:
         record: writes the event of a denial.
         most: how many are recorded at once; as many again in half a minute.
-        most_of_one: the same of one token or address.
+        most_of_one: the same of one token or address; of what pages of other sites send, then only one a minute.
     """
 
     def __init__(
@@ -169,7 +154,9 @@ class DenialLog:
         self._most_of_one = most_of_one
         self._lock = threading.Lock()
         self._each: OrderedDict[str, _RateLimit] = OrderedDict()
-        self._all = _rate(most, time.monotonic())
+        now = time.monotonic()
+        self._all = _rate(most, now)
+        self._cross_site = _RateLimit(most=most_of_one, a_second=1 / _CROSS_SITE_EVERY, left=most_of_one, at=now)
 
     def note(self, request: Request, error: RegistryError, *, tried: str | None = None) -> None:
         """Record a denial, unless its rate limit is exceeded; with ``tried`` also one for other reasons than rights."""
@@ -180,13 +167,22 @@ class DenialLog:
         if principal is None and error.code == "bad_token" and not gave_secret:
             return  # the usual challenge
         source = source_of(request.scope)
-        if not self._within_limits((principal and principal.token) or source or ""):
+        place = route_of(request.scope)
+        if error.code == CROSS_SITE:  # refused before there is a route, at a rate of its own
+            place = request.scope["raw_path"].decode("ascii", "replace")[:_MAX_PLACE]
+            if not self._takes(self._cross_site):
+                return
+        elif not self._within_limits((principal and principal.token) or source or ""):
             return
         who = principal or Principal("unknown", Rights("reader"), source=source)
         try:
-            self._record(who, tried or f"{request.method} {route_of(request.scope)}", error)
+            self._record(who, tried or f"{request.method} {place}", error)
         except RegistryError as problem:
             log.warning("a refusal could not be recorded: %s", problem)
+
+    def _takes(self, limit: _RateLimit) -> bool:
+        with self._lock:
+            return limit.take(time.monotonic())
 
     def _within_limits(self, who: str) -> bool:
         now = time.monotonic()

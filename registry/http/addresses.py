@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -22,6 +23,22 @@ def public_address(request: Request) -> str:
 def http_address(host: str, port: int) -> str:
     """The URL of an address of this machine."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def host_of(address: str) -> str:
+    """The name or number of a machine in a Host header, without the port."""
+    try:
+        return urlsplit(f"//{address}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address is a loopback one."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def prefix_of(app: Any) -> str:

@@ -12,6 +12,7 @@ from fastapi.dependencies.models import Dependant
 from registry.errors import UnavailableError
 from registry.http.access import Access, DenialLog
 from registry.http.heartbeat import Heartbeat
+from registry.http.origins import foreign_page
 from registry.http.renderings import Renderings
 from registry.http.request.errors import MalformedError
 from registry.http.request.limits import Limits
@@ -20,6 +21,7 @@ from registry.http.threads import ReaderThreads
 from registry.http.wire.admission import ThreadAdmission
 from registry.http.wire.bodies import BodySender
 from registry.memory import MemoryCache
+from registry.rights import Principal
 from registry.schemas.protocol import AGENT, PROTOCOL, PROTOCOL_HEADER
 from registry.schemas.texts import is_plain
 from registry.services.jobs.runner import Runner
@@ -58,8 +60,17 @@ def request_registry(request: Request) -> LocalRegistry:
     _check_client(request)
     principal = service.access.principal(request)
     _check_query(request)
+    return registry_for(request, principal)
+
+
+def registry_for(request: Request, principal: Principal) -> LocalRegistry:
+    """The registry with the rights of the principal of a request, which denials of it name from now on.
+
+    Where nobody said who they are, what a page of another site makes a browser read is no use by anybody here.
+    """
     request.state.principal = principal
-    return service.registry.with_principal(principal)
+    found = service_of(request).registry.with_principal(principal)
+    return found if principal.token is not None or foreign_page(request) is None else found.without_uses()
 
 
 def _check_client(request: Request) -> None:

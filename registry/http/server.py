@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from registry.catalogue.team.tokens import any_exist
 from registry.errors import NotAllowedError
-from registry.http.access import Anonymous, is_loopback
+from registry.http.access import Anonymous
+from registry.http.addresses import is_loopback
 from registry.http.request.limits import Limits
 from registry.http.request.logs import log_to_stderr
 from registry.http.wire.webserver import Server, address_of, listen, stopped_by_signals

@@ -20,11 +20,12 @@ from registry.http.access import Access, Anonymous, DenialLog
 from registry.http.dependencies import Service
 from registry.http.gauges import figures_of, of_process, of_registry
 from registry.http.heartbeat import Heartbeat
+from registry.http.origins import OriginGuard
 from registry.http.readiness import Readiness
 from registry.http.reads import ReadDispatch
 from registry.http.request.bounds import BoundsMiddleware
 from registry.http.request.context import Scope
-from registry.http.request.errors import Face, install, problem
+from registry.http.request.errors import Face, Refused, install, problem
 from registry.http.request.limits import Limits
 from registry.http.request.metrics import Metrics
 from registry.http.request.middleware import Receive, RequestMiddleware, Send
@@ -63,9 +64,11 @@ def build(
     """
     limits = limits or Limits()
     service = _service(registry, anonymous, limits, shared)
+    refused = partial(_record_denial, service.denials)
     app = _Application(
         limits,
         service.metrics,
+        refused,
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
         openapi_url=None,  # a route of our own, which needs a token
@@ -78,16 +81,17 @@ def build(
     app.state.public_url = public_url
     for router in (*routers, *(router for face in faces for router in face.routers)):
         app.include_router(router)
-    install(app, partial(_record_denial, service.denials), faces)
+    install(app, refused, faces)
     return app
 
 
 class _Application(FastAPI):
     """Our middleware stands before FastAPI's own, which has nothing to do where `ReadDispatch` finds the route."""
 
-    def __init__(self, limits: Limits, metrics: Metrics, **given: Any) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics, refused: Refused, **given: Any) -> None:
         super().__init__(**given)
-        bounded = BoundsMiddleware(ReadDispatch(super().__call__), limits=limits)
+        guarded = OriginGuard(ReadDispatch(super().__call__), refused)
+        bounded = BoundsMiddleware(guarded, limits=limits)
         self._outermost = RequestMiddleware(bounded, limits=limits, metrics=metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from registry.errors import UsageError
 from registry.http.addresses import prefix_of
-from registry.http.dependencies import Service, address_of, service_of
+from registry.http.dependencies import Service, address_of, registry_for, service_of
 from registry.hub.errors import EmptyRepoError, MissingError, as_missing, warning
 from registry.reference import MAIN, Path
 from registry.schemas import ArtifactKind
@@ -31,10 +31,7 @@ def request_registry(request: Request) -> LocalRegistry:
     """Authenticate the request, and return the registry for its principal. Unknown query parameters are ignored, as
     the Hub has many.
     """
-    service = service_of(request)
-    principal = service.access.principal(request)
-    request.state.principal = principal
-    return service.registry.with_principal(principal)
+    return registry_for(request, service_of(request).access.principal(request))
 
 
 RequestRegistry = Annotated[LocalRegistry, Depends(request_registry)]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
-from registry.errors import NotFoundError
+from registry.errors import CROSS_SITE, NotFoundError
 from registry.http.request.context import Scope
 from registry.http.request.errors import Face
 from registry.http.request.limits import is_below_view
 from registry.hub.browsers import page_of
-from registry.hub.errors import MissingError, view_response
+from registry.hub.errors import MissingError, view_response, warning
 from registry.hub.files import resolve
 from registry.hub.info import auth_check, model_info
 from registry.hub.lists import commits, harnesses, paths_info, refs, tree, whoami
@@ -25,7 +25,7 @@ from registry.hub.writing.lfs import batch, complete, part
 from registry.hub.writing.refusals import WriteRoute
 from registry.hub.writing.repos import branches, create, no_discussions, no_removal, settings, validate_yaml
 from registry.hub.writing.tags import create_tag, delete_tag
-from registry.schemas.protocol import VIEWS
+from registry.schemas.protocol import VIEWS, Problem
 
 _READ: Final = ("GET", "HEAD")
 _CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -146,10 +146,18 @@ def _router(view: str) -> APIRouter:
     return router
 
 
+def _told(_: Scope, told: Problem, headers: Mapping[str, str]) -> Response:
+    """Refusals before any route; of one for a page of another site, what clients print, as where a route refuses."""
+    if told.code == CROSS_SITE:
+        told = told.model_copy(update={"detail": f"{told.detail} ({told.code})"})
+        headers = {**headers, **warning(told.code, told.detail)}
+    return view_response(told, headers)
+
+
 def _is_for(scope: Scope) -> bool:
     return is_below_view(scope["path"])
 
 
 VIEW_ROUTERS: Final = tuple(map(_router, VIEWS))
 """One router per view."""
-HUB: Final = Face(VIEW_ROUTERS, _is_for, lambda _, told, headers: view_response(told, headers))
+HUB: Final = Face(VIEW_ROUTERS, _is_for, _told)

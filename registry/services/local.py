@@ -126,6 +126,10 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
         """The same registry for another principal. It shares resources: close the original, not the copy."""
         return LocalRegistry(replace(self.deployment, principal=principal), self._cache)
 
+    def without_uses(self) -> LocalRegistry:
+        """The same registry, which counts no use of what is asked for. Close the original, not the copy."""
+        return LocalRegistry(replace(self.deployment, uses=None), self._cache)
+
     def with_memory(self, memory: MemoryCache) -> LocalRegistry:
         """The same registry with a memory cache that its requests share. Close the original, not the copy."""
         return LocalRegistry(replace(self.deployment, memory=memory), self._cache)

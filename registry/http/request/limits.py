@@ -9,7 +9,7 @@ from typing import Final
 from registry.schemas.protocol import VIEWS
 
 MIB: Final = 1 << 20
-_PART: Final = re.compile(r"/[^/]+/[^/]+/[^/]+\.git/info/lfs/parts/")
+_PART: Final = re.compile(r"/[^/]+/[^/]+/[^/]+\.git/info/lfs/parts/[^/]+/[^/]+")
 _COMMIT: Final = re.compile(r"/[^/]+/api/models/[^/]+/[^/]+/commit/")
 
 
@@ -62,7 +62,7 @@ def largest_body(limits: Limits, method: str, path: str) -> int:
     """The largest body of a route, by its address."""
     if method not in {"POST", "PUT"} | ({"DELETE", "PATCH"} if is_below_view(path) else set()):
         return 0
-    if path.startswith("/api/v1/uploads/") or (is_below_view(path) and _PART.match(path) is not None):
+    if path.startswith("/api/v1/uploads/") or is_part(path):
         return limits.part
     if is_commit(path):
         return limits.push
@@ -79,6 +79,11 @@ def is_below_view(path: str) -> bool:
 def is_commit(path: str) -> bool:
     """Whether an address is that of a commit of a Hub client."""
     return is_below_view(path) and _COMMIT.match(path) is not None
+
+
+def is_part(path: str) -> bool:
+    """Whether an address is that of a part which a Hub client sends by LFS."""
+    return is_below_view(path) and _PART.fullmatch(path) is not None
 
 
 def time_to_answer(limits: Limits, path: str) -> float:

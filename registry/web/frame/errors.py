@@ -42,5 +42,6 @@ def error_page(scope: Scope, told: Problem, headers: Mapping[str, str]) -> Respo
     response = Response(rendered(template, values), status_code=told.status, headers=every, media_type=HTML)
     if signing_in and session_of(request) is not None:
         forget_session(request, response)
-    tokens.keep(response)
+    if signing_in:  # else there is no form in it, and a page of another site must not end those that are open
+        tokens.keep(response)
     return response

@@ -10,12 +10,12 @@ import hashlib
 import hmac
 import secrets
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 
-from registry.errors import NotAllowedError
+from registry.errors import CROSS_SITE, NotAllowedError
 from registry.http.addresses import prefix_of, public_address
+from registry.http.origins import require_own_page
 
 
 def cookie_name(request: Request, what: str = "session") -> str:
@@ -67,23 +67,17 @@ class FormTokens:
         Raises:
             NotAllowedError: it came from another site, or from a page that is older than the session.
         """
-        origin = self._request.headers.get("origin")
-        if origin is None or origin not in _own_origins(self._request):
+        require_own_page(self._request)  # the guard lets those through that show a token
+        if "origin" not in self._request.headers:
             raise NotAllowedError(
-                f"This form was sent from {origin or 'an unknown page'}, and only forms of this registry's own pages "
-                "are accepted: open its page and send it again. Behind a proxy, REGISTRY_PUBLIC_URL has to be the "
-                "address that the browser shows."
+                "This form was sent from an unknown page, and only forms of this registry's own pages are accepted: "
+                "open its page and send it again, with a browser that says where a form comes from.",
+                code=CROSS_SITE,
             )
         if self._new is not None or not hmac.compare_digest((given or "").encode(), self.value.encode()):
             raise NotAllowedError(
                 "This form belongs to an earlier session, or cookies are off: reload its page and send it again."
             )
-
-
-def _own_origins(request: Request) -> set[str]:
-    """Where our own pages come from: the public address, and the one that this browser used."""
-    public = urlsplit(public_address(request))
-    return {f"{public.scheme}://{public.netloc}", f"{request.url.scheme}://{request.headers.get('host', '')}"}
 
 
 def _set(request: Request, response: Response, what: str, value: str, seconds: int | None) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from fastapi import Depends, Request, Response
 
 from registry.http.addresses import prefix_of, public_address
-from registry.http.dependencies import service_of
+from registry.http.dependencies import registry_for, service_of
 from registry.http.request.errors import MalformedError
 from registry.operations.operation import Item, Listing, Operation, Part
 from registry.reference import Path
@@ -147,8 +147,7 @@ def page_visit(request: Request) -> Visit:
         principal = service.access.of_session(request, secret)
     else:
         principal = service.access.principal(request)
-    request.state.principal = principal
-    return Visit(request, service.registry.with_principal(principal), principal)
+    return Visit(request, registry_for(request, principal), principal)
 
 
 async def _body(request: Request) -> bytes:

@@ -26,6 +26,7 @@ from tests.house.planted.mutant import Mutant
 from tests.house.planted.names import NAMES
 from tests.house.planted.norms import NORMS
 from tests.house.planted.notices import NOTICES
+from tests.house.planted.origins import ORIGINS
 from tests.house.planted.pages import PAGES
 from tests.house.planted.pool import POOL
 from tests.house.planted.pushed import PUSHED
@@ -51,6 +52,7 @@ MUTANTS: Final = (
     *REGISTRY,
     *NAMES,
     *NORMS,
+    *ORIGINS,
     *PAGES,
     *NOTICES,
     *DELTAS,
