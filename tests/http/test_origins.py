@@ -259,7 +259,7 @@ def test_behind_a_proxy_our_pages_are_those_of_the_public_address(shelf: Shelf) 
         assert status(url, Origin=team) == allowed
         assert status(url, Origin=url) == allowed
         assert status(url, Origin=team, Host="127.0.0.1:9") == allowed
-        assert status(url, Origin="http://127.0.0.1:9", Host="registry.team") == 403
+        assert status(url, Origin="http://127.0.0.1:9", Host="registry.team:9") == 403
         assert status(url, Origin=url, Host="registry.team") == 403
         assert status(url, Origin="https://registry.team:8443") == 403
         assert status(url, Origin=f"{team}/adapters") == 403
