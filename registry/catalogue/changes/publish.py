@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, exists, insert, select, update
+from sqlalchemy import Select, and_, bindparam, exists, func, insert, select, update
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -66,6 +66,7 @@ class NewRevision:
     copied_from: CopiedFrom | None = None  # of a copy: the original
     noticed: tuple[Noticed, ...] = ()  # what its weights show
     sources: tuple[SourcePin, ...] = ()  # of a combination, in the order of its manifest
+    after: int | None = None  # number of the newest revision that it has to follow, 0: of none; None: of whichever
 
 
 def publish(
@@ -79,7 +80,8 @@ def publish(
 
     Raises:
         NotFoundError: the base model, the adapter above, or the parent revision does not exist.
-        ConflictError: ``other_weights``, ``parent_mismatch``, or ``renamed``: it is an old name, or below one.
+        ConflictError: ``other_weights``, ``parent_mismatch``, or ``renamed``: it is an old name, or below one;
+            ``not_newest``, it follows another revision than the newest.
         RetractedError: it is there under an old name of the adapter, and was retracted.
         IntegrityError: the manifest does not have its digest.
     """
@@ -275,6 +277,8 @@ def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
         {"name": group.name, "modules": group.modules, "ranks": list(group.ranks), "scalings": list(group.scalings)}
         for group in new.targets
     ]
+    if new.after is not None:
+        _check_newest(session, new, adapter_id, new.after)
     # The same revision, published concurrently, violates a unique key: `Database.change` retries.
     written = columns | {
         "notices": list(new.notices),
@@ -307,6 +311,21 @@ def _insert(session: Session, new: NewRevision, place: _Place) -> RevisionRow:
         combined=bool(new.sources),
         **columns,
     )
+
+
+def _check_newest(session: Session, new: NewRevision, adapter_id: int, after: int) -> None:
+    """Refuse a revision that follows another one than the newest.
+
+    Two at once: the second waits here, and then finds the revision of the first.
+    """
+    session.execute(select(Adapter.id).where(Adapter.id == adapter_id).with_for_update())
+    newest = session.scalar(select(func.max(Revision.number)).where(Revision.adapter_id == adapter_id)) or 0
+    if newest != after:
+        was = f"{new.path}@{after}" if after else "none"
+        raise ConflictError(
+            f"{new.path} has a newer revision than the one that this is based on, {was}: look at it, and push again.",
+            code="not_newest",
+        )
 
 
 def _check_old_names(session: Session, new: NewRevision) -> None:

@@ -28,6 +28,7 @@ class PushedRow:
     data: bytes
     size: int
     upload: UploadRow | None = None
+    until: datetime | None = None  # how long it waits: another one of the same name has another time
 
 
 def of(session: Session, path: Path, principal: Principal) -> dict[str, PushedRow]:
@@ -45,7 +46,7 @@ def of(session: Session, path: Path, principal: Principal) -> dict[str, PushedRo
 
 
 def _value(row: PushedFileRecord, upload: UploadRecord | None) -> PushedRow:
-    return PushedRow(row.name, row.data, row.size, None if upload is None else value_of(upload))
+    return PushedRow(row.name, row.data, row.size, None if upload is None else value_of(upload), row.expires_at)
 
 
 def put(session: Session, path: Path, principal: Principal, files: Iterable[PushedRow]) -> None:
@@ -64,6 +65,14 @@ def put(session: Session, path: Path, principal: Principal, files: Iterable[Push
             )
         )
     session.flush()
+
+
+def hold(session: Session, path: Path, principal: Principal) -> None:
+    """Keep other transactions from what a principal pushes for a path until this one ends, whether it waits or not.
+
+    On PostgreSQL the row of the repo is locked. Of two that make it at once one is repeated by `Database.change`.
+    """
+    put(session, path, principal, [PushedRow(REPO, b"", 0)])
 
 
 def waiting_bytes(session: Session, principal: Principal, *, but: Path) -> int:

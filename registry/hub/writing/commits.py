@@ -69,16 +69,19 @@ def _commit(query: RepoQuery, chunks: Iterable[bytes]) -> JSONResponse:
     with temporary_folder("registry-push") as folder:
         found = _read(query, lines(chunks, folder))
         before = _begun(query, path)
-        if found.header.parentCommit not in {None, before}:
-            raise ConflictError(
-                f"{query.repo_id} has a newer revision than the one this commit is based on, {before}: look at it, and "
-                "push again.",
-                code="not_newest",
-            )
+        after = None
+        if found.header.parentCommit is not None:
+            if found.header.parentCommit != before.id:
+                raise ConflictError(
+                    f"{query.repo_id} has a newer revision than the one this commit is based on, {before.id}: look at "
+                    "it, and push again.",
+                    code="not_newest",
+                )
+            after = before.number or 0
         message, parent = parent_in(found.header.summary, found.header.description or "")
-        taken = take_push(query.deployment, Push(path, message, parent, found.files))
+        taken = take_push(query.deployment, Push(path, message, parent, found.files, after))
     made = None if taken.published is None else taken.published.revision.reference.rpartition("@")[2]
-    commit_id = _newest(query) if made is None else _commit_of(query, f"r{made}")
+    commit_id = _newest(query).id if made is None else _commit_of(query, f"r{made}").id
     answer = {"commitUrl": f"{view_of(query.request)}/models/{path.repo_id}/commit/{commit_id}", "commitOid": commit_id}
     sentence = " ".join(_told(taken))
     return JSONResponse(answer, headers=warning(f"push {said_in(query.request)}", sentence) if sentence else {})
@@ -144,7 +147,7 @@ def _operation(key: Any, value: Any, line: Line) -> tuple[str, Sent]:
     return file.path, line.content
 
 
-def _begun(query: RepoQuery, path: Path) -> str:
+def _begun(query: RepoQuery, path: Path) -> _Before:
     """The commit before this one. A repo need not be created first."""
     try:
         return _newest(query)
@@ -153,19 +156,27 @@ def _begun(query: RepoQuery, path: Path) -> str:
         return _newest(query)
 
 
-def _newest(query: RepoQuery) -> str:
+@dataclass(frozen=True)
+class _Before:
+    """The commit that another one follows; ``number`` None: what stands for one in an empty repo."""
+
+    id: str
+    number: int | None
+
+
+def _newest(query: RepoQuery) -> _Before:
     """The commit of ``main``, or what stands for it in an empty repo."""
     try:
         return _commit_of(query, MAIN)
     except EmptyRepoError as empty:
-        return empty.sha
+        return _Before(empty.sha, None)
 
 
-def _commit_of(query: RepoQuery, name: str) -> str:
+def _commit_of(query: RepoQuery, name: str) -> _Before:
     """The commit of a revision, also of one that was retracted: what is pushed after it has nothing to do with that."""
     with query.deployment.read() as session:
         (commit,) = hub_repos.history(session, query.repo(session), name, below=None, limit=1)
-    return commit.id
+    return _Before(commit.id, commit.number)
 
 
 def _told(taken: Taken) -> Iterable[str]:

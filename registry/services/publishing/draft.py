@@ -83,3 +83,4 @@ class Draft:
     claimed: tuple[SourceClaim, ...] = ()  # of a copied combination: what it is made of, by references
     truncated: Truncated | None = None  # the same: what it was truncated to
     form: Form = ADAPTER  # which files ``config`` and ``weights`` are
+    after: int | None = None  # number of the newest revision that it has to follow, 0: of none

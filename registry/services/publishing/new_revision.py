@@ -73,6 +73,7 @@ def new_revision(candidate: Candidate, files: Files, principal: Principal) -> Ne
         derived_from=candidate.draft.derived_from,
         copied_from=None if origin is None else _original(origin),
         sources=() if combination is None else tuple(SourcePin(one.key, one.weight) for one in combination.sources),
+        after=candidate.draft.after,
     )
 
 

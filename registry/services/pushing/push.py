@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import annotations as annotation_rows
+from registry.catalogue.store import blobs as blob_rows
 from registry.catalogue.store import pushed_files
 from registry.catalogue.store.pushed_files import PushedRow
 from registry.catalogue.tree import revisions
@@ -34,6 +36,7 @@ from registry.reference import Path, Reference
 from registry.schemas import Published
 from registry.services.deployment import Deployment
 from registry.services.importing.trainer_notes import Notes, notes_in
+from registry.services.intake.intake import BytesGoneError
 from registry.services.intake.wanted import drop_taken
 from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.publish import publish_claimed, publish_made
@@ -47,6 +50,9 @@ from registry.transfer.claims import Head
 MOST_WAITING: Final = 16 << 30
 """Bytes of a token's pushes that wait for their other halves."""
 
+_OTHERS: Final = 10.0
+"""Seconds in which another push that took the same bytes is waited for: it only has its transaction before it."""
+_LOOK: Final = 0.1  # seconds between looks whether it is there
 _PARENT: Final = re.compile(r"^Parent:[ \t]+(\S{1,512})[ \t]*$", re.MULTILINE)
 _FOR_GOOD: Final = (InvalidAdapterError, ConflictError, UsageError, RetractedError, NotFoundError)
 _HOW_TO_SAY: Final = (
@@ -63,6 +69,7 @@ class Push:
     message: str
     parent: str | None  # a reference, where its description names one
     files: Mapping[str, Sent]
+    after: int | None = None  # number of the newest revision that it is based on, 0: none; None: it says none
 
 
 @dataclass(frozen=True)
@@ -99,17 +106,23 @@ def take_push(deployment: Deployment, push: Push) -> Taken:
     parts = {name: part_of(deployment, name, file) for name, file in sent.items()}
     if there and not any(name in PAIR for name in sent):
         return _said(deployment, push.path, parts)
-    before = {name: part_of_row(row) for name, row in waiting.items() if name in TAKEN}
     if not all(name in sent for name in PAIR):
-        before = _wait(deployment, push.path, parts)
-    parts = before | parts
+        waiting = _wait(deployment, push.path, parts)
+    parts = {name: part_of_row(row) for name, row in waiting.items() if name in TAKEN} | parts
     if not all(name in parts for name in PAIR):
         return Taken(waiting=tuple(sorted(parts)))
-    with _dropped_when_refused(deployment, push.path, parts):
-        return _published(deployment, push, parts)
+    with _dropped_when_refused(deployment, push.path, parts, waiting):
+        try:
+            taken = _published(deployment, push, parts)
+        except UnavailableError as error:
+            if not (isinstance(error, BytesGoneError) or error.code == "upload_incomplete"):
+                raise
+            taken = _published(deployment, push, _taken_meanwhile(deployment, parts, error))
+    _forget(deployment, push.path, parts, waiting)
+    return taken
 
 
-def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, Part]:
+def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, PushedRow]:
     """Keep what was sent; everything that waits now. Of two halves that come at once, the later one finds both.
 
     Raises:
@@ -126,10 +139,33 @@ def _wait(deployment: Deployment, path: Path, parts: Parts) -> dict[str, Part]:
     rows = [to_wait(deployment, name, part) for name, part in parts.items()]
 
     def work(session: Session) -> dict[str, PushedRow]:
+        pushed_files.hold(session, path, deployment.principal)
         pushed_files.put(session, path, deployment.principal, rows)
         return pushed_files.of(session, path, deployment.principal)
 
-    return {name: part_of_row(row) for name, row in deployment.change(work).items() if name in TAKEN}
+    return deployment.change(work)
+
+
+def _taken_meanwhile(deployment: Deployment, parts: Parts, error: UnavailableError) -> Parts:
+    """The parts, where another push of the same bytes by the same token took their upload and stores them now.
+
+    Raises:
+        UnavailableError: ``error``, where nothing is stored in the end: the store has lost the bytes.
+    """
+    deadline = time.monotonic() + _OTHERS
+    digests = {part.digest for part in parts.values() if part.upload is not None}
+    while True:
+        with deployment.read() as session:
+            recorded = blob_rows.rows(session, digests)
+            stored = {one: recorded[one] for one in blob_rows.visible(session, recorded.keys())}
+        if stored.keys() == digests:
+            return {
+                name: part if part.upload is None else replace(part, upload=None, stored=stored[part.digest])
+                for name, part in parts.items()
+            }
+        if time.monotonic() > deadline:
+            raise error
+        time.sleep(_LOOK)
 
 
 def _published(deployment: Deployment, push: Push, parts: Parts) -> Taken:
@@ -143,15 +179,13 @@ def _published(deployment: Deployment, push: Push, parts: Parts) -> Taken:
         Labels.checked(push.message, notes.metrics, (), notes.annotations),
         config.data,
         Head(ADAPTER_WEIGHTS, weights.data, weights.size, InvalidAdapterError),
+        after=push.after,
     )
     for same, claims in existing(deployment, draft, found):
         published = publish_claimed(deployment, same, claims, SILENT)
-        _forget(deployment, push.path, parts)
         kept = README in parts and not keep_card(deployment, push.path, _text(parts[README]))
         return Taken(published, card_kept=kept)
-    published = publish_made(deployment, draft, bringing(parts), SILENT)
-    _forget(deployment, push.path, parts)
-    return Taken(published)
+    return Taken(publish_made(deployment, draft, bringing(parts), SILENT))
 
 
 def _said(deployment: Deployment, path: Path, parts: Parts) -> Taken:
@@ -186,12 +220,16 @@ def _text(part: Part) -> str:
     return part.data.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
-def _forget(deployment: Deployment, path: Path, parts: Parts) -> None:
-    """Nothing of a push waits any more: it was published, or can't be."""
+def _forget(deployment: Deployment, path: Path, parts: Parts, waiting: Mapping[str, PushedRow]) -> None:
+    """Nothing of a push waits any more: it was published, or can't be. What came for the next one meanwhile stays."""
+    me = deployment.principal
 
     def work(session: Session) -> dict[str, PushedRow]:
-        found = pushed_files.of(session, path, deployment.principal)
-        pushed_files.remove(session, path, deployment.principal)
+        pushed_files.hold(session, path, me)
+        there = pushed_files.of(session, path, me)
+        found = {name: row for name, row in there.items() if name in waiting and row.until == waiting[name].until}
+        left = there.keys() - found.keys() - {pushed_files.REPO}
+        pushed_files.remove(session, path, me, found if left else None)
         return found
 
     uploads = [row.upload for row in deployment.change(work).values()] + [part.upload for part in parts.values()]
@@ -199,12 +237,14 @@ def _forget(deployment: Deployment, path: Path, parts: Parts) -> None:
 
 
 @contextmanager
-def _dropped_when_refused(deployment: Deployment, path: Path, parts: Parts) -> Iterator[None]:
+def _dropped_when_refused(
+    deployment: Deployment, path: Path, parts: Parts, waiting: Mapping[str, PushedRow]
+) -> Iterator[None]:
     """Nothing is kept of what no repetition publishes; of a parent that is not known, the error says how to name it."""
     try:
         yield
     except _FOR_GOOD as error:
-        _forget(deployment, path, parts)
+        _forget(deployment, path, parts, waiting)
         if error.code == "parent_ambiguous":
             raise UsageError(f"{error} {_HOW_TO_SAY}", code=error.code) from None
         raise

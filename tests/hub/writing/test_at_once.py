@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
+import httpx
 import pytest
 from huggingface_hub import CommitOperationAdd
+from sqlalchemy import func, select
 
 from registry.app import service_app
+from registry.catalogue.database.team_tables import PushedFileRecord
+from registry.schemas import Published
 from registry.services.local import LocalRegistry
+from registry.services.publishing.publish import publish_made
 from registry.services.pushing import chosen
+from registry.services.pushing import push as push_module
 from registry.storage.s3 import S3Driver
 from tests.hub.writing.conftest import PAIR, Pushing, body, repo_of
-from tests.kit import plain_base, write_adapter
+from tests.kit import plain_base
 from tests.kit.library import running
 from tests.kit.servers import S3Place
 
@@ -50,6 +57,26 @@ def test_two_halves_at_once_are_one_revision(pushing: Pushing) -> None:
         assert len(pushing.revisions(path)) == 1
 
 
+def test_a_half_that_comes_while_others_are_published_waits_for_its_own(
+    pushing: Pushing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, folder, following = pushing.name(), pushing.adapter(), pushing.adapter()
+
+    def publish_late(*given: Any) -> Published:
+        monkeypatch.setattr(push_module, "publish_made", publish_made)
+        commit(pushing, path, following, PAIR[:1])
+        return publish_made(*given)
+
+    monkeypatch.setattr(push_module, "publish_made", publish_late)
+    commit(pushing, path, folder)
+    commit(pushing, path, following, PAIR[1:])
+    for number, one in enumerate((folder, following), 1):
+        expected = {name: (one / name).read_bytes() for name in PAIR}
+        assert pushing.files(f"{path}@{number}", tmp_path / str(number)) == expected
+    with pushing.registry.deployment.read() as session:
+        assert session.scalar(select(func.count()).where(PushedFileRecord.path == path)) == 0
+
+
 def test_two_trainers_at_once_make_two_revisions(pushing: Pushing, tmp_path: Path) -> None:
     for count in range(4):
         path, folders = pushing.name(), [pushing.adapter(), pushing.adapter()]
@@ -68,38 +95,98 @@ def test_the_same_commit_twice_at_once_is_one_revision(pushing: Pushing) -> None
     assert len(pushing.revisions(path)) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-@pytest.mark.parametrize("large", [False, True], ids=["within the commit", "by LFS"])
-def test_halves_at_two_services_of_a_team(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
-) -> None:
-    """On PostgreSQL and S3; large weights go to the bucket directly."""
+def race(pushing: Pushing, path: str, parent: str) -> list[httpx.Response]:
+    """Four commits of different adapters at once, all based on the same commit."""
+
+    def push(folder: Path) -> httpx.Response:
+        content = body({name: (folder / name).read_bytes() for name in PAIR}, parentCommit=parent)
+        with pushing.client() as client:
+            return client.post(f"/api/models/{repo_of(path)}/commit/main", content=content)
+
+    folders = [pushing.adapter() for _ in range(4)]
+    return cast(list[httpx.Response], at_once(*(partial(push, folder) for folder in folders)))
+
+
+def test_of_commits_with_one_parent_one_is_taken(pushing: Pushing) -> None:
+    for _ in range(5):
+        path = pushing.name()
+        first = commit(pushing, path, pushing.adapter())
+        answers = race(pushing, path, first)
+        assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412], [one.text for one in answers]
+        refused = next(answer for answer in answers if answer.status_code == 412)
+        assert "a newer revision than the one" in refused.json()["error"]
+        assert [one.number for one in pushing.revisions(path)] == [1, 2]
+
+
+def test_of_first_commits_of_one_repo_one_is_taken(pushing: Pushing) -> None:
+    path = pushing.name()
+    pushing.api().create_repo(repo_of(path))
+    empty = pushing.api().model_info(repo_of(path)).sha
+    assert empty is not None
+    answers = race(pushing, path, empty)
+    assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412], [one.text for one in answers]
+    assert [one.number for one in pushing.revisions(path)] == [1]
+
+
+@pytest.fixture
+def replicas(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Pushing, Pushing]]:
+    """Two services of a team, on PostgreSQL and S3."""
     database: str = request.getfixturevalue("postgres_migrated_url")
     store: S3Place = request.getfixturevalue("s3_store")
     for name, value in store.environ.items():
         monkeypatch.setenv(name, value)
-    if large:
-        monkeypatch.setattr(chosen, "MOST_INLINE", 100)
     base = plain_base(tmp_path / "base")
     with ExitStack() as opened:
-        replicas = [LocalRegistry.of(database, S3Driver(store.url)) for _ in range(2)]
-        for replica in replicas:
+        made = [LocalRegistry.of(database, S3Driver(store.url)) for _ in range(2)]
+        for replica in made:
             opened.callback(replica.close)
-        replicas[0].add_base("tiny", base.folder)
-        secrets = {"writer": replicas[0].create_token("writer", name="writer").secret}
-        addresses = [opened.enter_context(running(service_app(replica))) for replica in replicas]
+        made[0].add_base("tiny", base.folder)
+        secrets = {"writer": made[0].create_token("writer", name="writer").secret}
+        addresses = [opened.enter_context(running(service_app(replica))) for replica in made]
         here, there = (
-            Pushing(replica, base, address, secrets, tmp_path)
-            for replica, address in zip(replicas, addresses, strict=True)
+            Pushing(replica, base, address, secrets, tmp_path) for replica, address in zip(made, addresses, strict=True)
         )
-        for order in (PAIR, PAIR[::-1]):
-            path = f"tiny/{order[0][8:11]}"
-            folder = write_adapter(tmp_path / order[0], base, list(base.modules)[:2], r=2, seed=len(order[0]))
-            for side, name in zip((here, there), order, strict=True):
+        for side in (here, there):  # one by one: FastAPI makes its routes at the first request, and ignores a warning
+            with side.client() as client:
+                assert client.get("/api/models/tiny/_").status_code == 200
+        yield here, there
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("large", [False, True], ids=["within the commit", "by LFS"])
+def test_halves_at_two_services_of_a_team(
+    replicas: tuple[Pushing, Pushing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """Large weights go to the bucket directly."""
+    if large:
+        monkeypatch.setattr(chosen, "MOST_INLINE", 100)
+    here, _ = replicas
+    for order in (PAIR, PAIR[::-1]):
+        path = f"tiny/{order[0][8:11]}"
+        folder = here.adapter(seed=len(order[0]))
+        with ExitStack() as opened:
+            for side, name in zip(replicas, order, strict=True):
                 assert not side.revisions(path)
                 operation = CommitOperationAdd(name, opened.enter_context((folder / name).open("rb")))
                 side.api().create_commit(repo_of(path), [operation], commit_message="half")
-            found = here.files(f"{path}@1", tmp_path / f"out-{order[0]}")
-            assert found == {name: (folder / name).read_bytes() for name in PAIR}
-        assert not replicas[0].gc(dry_run=True).uploads
+        found = here.files(f"{path}@1", tmp_path / f"out-{order[0]}")
+        assert found == {name: (folder / name).read_bytes() for name in PAIR}
+    assert not here.registry.gc(dry_run=True).uploads
+
+
+@pytest.mark.slow
+def test_what_comes_at_once_at_two_services_of_a_team(replicas: tuple[Pushing, Pushing]) -> None:
+    here, _ = replicas
+    for turn in range(5):
+        path, folder = here.name("tiny"), here.adapter()
+        halves = zip(replicas, PAIR, strict=True)
+        at_once(*(partial(commit, side, path, folder, (name,)) for side, name in halves))
+        assert [one.number for one in here.revisions(path)] == [1]
+        newest = here.api().model_info(repo_of(path)).sha
+        assert newest is not None
+        answers = race(replicas[turn % 2], path, newest)
+        assert sorted(answer.status_code for answer in answers) == [200, 412, 412, 412], [one.text for one in answers]
+        assert [one.number for one in here.revisions(path)] == [1, 2]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError
 
 from registry.services.intake import uploads
 from registry.services.pushing import chosen
+from registry.services.pushing import push as push_module
+from registry.services.pushing.same import same_files
 from tests.hub.writing.conftest import PAIR, Pushing, body, repo_of
 
 # The client's own, about how it calls its HTTP library.
@@ -65,6 +72,35 @@ def test_a_commit_that_is_sent_again_finds_what_it_has_published(pushing: Pushin
     with pushing.client() as client:
         answer = client.post(f"/api/models/{repo_of(path)}/commit/main", content=again)
     assert answer.json()["commitOid"] == made
+
+
+def test_equal_weights_at_once_are_there_already(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both commits find the upload that they share before either takes it."""
+    path, folder = pushing.name(), pushing.adapter()
+    data = (folder / PAIR[1]).read_bytes()
+    oid = hashlib.sha256(data).hexdigest()
+    with ExitStack() as opened:
+        weights = CommitOperationAdd(PAIR[1], opened.enter_context((folder / PAIR[1]).open("rb")))
+        pushing.api().preupload_lfs_files(repo_of(path), [weights])
+    content = body({PAIR[0]: (folder / PAIR[0]).read_bytes()}) + large(oid, len(data))
+    both, look = threading.Barrier(2), same_files
+
+    def looked(*given: Any) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):  # of who looks again
+            both.wait(timeout=20)
+        both.abort()
+        return look(*given)
+
+    def commit() -> httpx.Response:
+        with pushing.client() as client:
+            return client.post(f"/api/models/{repo_of(path)}/commit/main", content=content)
+
+    monkeypatch.setattr(push_module, "same_files", looked)
+    with ThreadPoolExecutor(2) as pool:
+        answers = [one.result() for one in [pool.submit(commit) for _ in range(2)]]
+    assert [answer.status_code for answer in answers] == [200, 200], [answer.text for answer in answers]
+    assert len({answer.json()["commitOid"] for answer in answers}) == 1
+    assert [one.number for one in pushing.revisions(path)] == [1]
 
 
 def test_bytes_that_were_not_sent_or_are_others(pushing: Pushing) -> None:
