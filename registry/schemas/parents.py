@@ -9,6 +9,7 @@ from typing import Final, Literal, get_args
 
 from pydantic import Field
 
+from registry.errors import UsageError
 from registry.schemas.form import Base64, Schema
 
 KNOWN_BY: Final = "^[a-z_]{1,32}$"
@@ -30,7 +31,7 @@ class Word:
     clause: str  # as people read it; what is assumed says from what
 
 
-WORDS: Final[Mapping[str, Word]] = MappingProxyType(
+PARENT_WORDS: Final[Mapping[str, Word]] = MappingProxyType(
     {
         "receipt": Word("proven", "known by the receipt of its folder"),
         "view": Word("proven", "known by the Hub view that it was loaded from"),
@@ -55,18 +56,36 @@ _GIVEN: Final = "given"
 
 def known_by(word: str) -> str:
     """How a parent is known, as a clause; a word of later versions as it is."""
-    return WORDS[word].clause if word in WORDS else word
+    return PARENT_WORDS[word].clause if word in PARENT_WORDS else word
 
 
 def level_of(word: str) -> Level:
     """How far a word can be relied on; one of a later version is *assumed*, since nothing is known of it."""
-    return WORDS[word].level if word in WORDS else "assumed"
+    return PARENT_WORDS[word].level if word in PARENT_WORDS else "assumed"
 
 
 def strongest(words: Sequence[str]) -> str:
     """The word that counts most of some that say the same parent: the first in the table."""
-    order = list(WORDS)
-    return min(words, key=lambda word: order.index(word) if word in WORDS else len(order))
+    order = list(PARENT_WORDS)
+    return min(words, key=lambda word: order.index(word) if word in PARENT_WORDS else len(order))
+
+
+def words_meant(text: str) -> tuple[tuple[str, ...], bool]:
+    """The words that a word or a level stands for; and whether those of later versions belong to them, as assumed.
+
+    *assumed*, which is both, is the level.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text in LEVELS:
+        return tuple(word for word, each in PARENT_WORDS.items() if each.level == text), text == "assumed"
+    if text in PARENT_WORDS:
+        return (text,), False
+    raise UsageError(
+        f"{text[:64]!r} is no word for how a parent is known: expected is a level ({', '.join(LEVELS)}), or one of "
+        f"{', '.join(word for word in PARENT_WORDS if word not in LEVELS)}."
+    )
 
 
 def in_short(word: str) -> str:

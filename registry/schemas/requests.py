@@ -150,6 +150,14 @@ class SearchRequest(Schema):
     ] = None
     tag: Text = None
     author: Text = None
+    parent_known_by: Annotated[
+        str | None,
+        Param(
+            max_length=32,
+            description="How the parent is known: a word as of a revision, or proven, stated or assumed.",
+            examples=("assumed",),
+        ),
+    ] = None
     rank: Annotated[str | None, Param(max_length=64, examples=("<=16",))] = None
     metric: Annotated[str | None, Param(max_length=512, examples=("acc>0.8",))] = None
     stat: Annotated[

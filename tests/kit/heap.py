@@ -35,7 +35,7 @@ class Verdict:
     code: str | None = None  # where it is refused
     notice: str | None = None  # a part of one
     left_out: frozenset[str] = frozenset()
-    known_by: str = "compared"  # how its parent is known, where it is published
+    known_by: str = "named"  # how its parent is known, where it is published: mostly the folder of the base model
 
 
 _TRAINER_LEFT: Final = frozenset({"training_args.bin", "checkpoint-1", "checkpoint-2"})
@@ -43,7 +43,7 @@ _TRAINER_LEFT: Final = frozenset({"training_args.bin", "checkpoint-1", "checkpoi
 VERDICTS: Final[dict[str, Verdict]] = {
     "rslora": Verdict("published", left_out=frozenset({"with-receipt", "without-receipt"})),
     "rslora/with-receipt": Verdict("published", known_by="receipt"),
-    "rslora/without-receipt": Verdict("published"),
+    "rslora/without-receipt": Verdict("published", known_by="compared"),
     "on-the-base": Verdict("published"),
     "dora": Verdict("published", notice="is a DoRA"),
     "embeddings-and-head": Verdict("published"),

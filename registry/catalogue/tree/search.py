@@ -50,6 +50,7 @@ def search(
     depth: int | None = None,
     tag: str | None = None,
     author: str | None = None,
+    parent_known_by: str | None = None,
     rank: str | None = None,
     metric: str | None = None,
     stat: str | None = None,
@@ -70,6 +71,7 @@ def search(
         depth: only so many levels below ``path``, or below the base models.
         tag: the revision that this tag names.
         author: the name it was published under.
+        parent_known_by: how its parent is known, by a word, or by a level of them: see `registry.schemas.parents`.
         rank: ``16``, ``<=16``, ``>8``: the largest rank of the revision's own pairs.
         metric: ``acc>0.8``, ``loss<=0.2``, or ``acc``: has it.
         stat: ``rank95<8,stable_rank>2``: statistics of the revision's own delta, where they were computed.
@@ -98,6 +100,7 @@ def search(
         None if depth is None else search_conditions.depth(None if path is None else Path.parse(path), depth),
         None if tag is None else search_conditions.tag(tag),
         None if author is None else search_conditions.author(author),
+        None if parent_known_by is None else search_conditions.parent_known_by(parent_known_by),
         None if rank is None else search_conditions.rank(rank),
         *map(search_conditions.number, compared),
         None if target is None else search_conditions.target(target),

@@ -26,6 +26,7 @@ from registry.catalogue.tree.search_values import COMPARE, Comparison, malformed
 from registry.catalogue.tree.text_search import has_text, keys_with_text
 from registry.errors import UsageError
 from registry.reference import Path
+from registry.schemas.parents import PARENT_WORDS, words_meant
 from registry.schemas.texts import check_text
 
 _ADAPTERS: Final = table_of(Adapter)
@@ -94,6 +95,18 @@ def author(name: str) -> Condition:
     """Those published under this name."""
     check_text("The author", name)
     return Condition(Revision.author == name, None)
+
+
+def parent_known_by(text: str) -> Condition:
+    """Those whose parent is known by a word, or by one of a level; words of later versions are assumed.
+
+    Raises:
+        UsageError: there is no such word; names them.
+    """
+    words, and_unknown = words_meant(text)
+    column = Revision.parent_known_by
+    others = [word for word in PARENT_WORDS if word not in words]
+    return Condition(column.not_in(others) if and_unknown else column.in_(words), None)
 
 
 def scopes(session: Session) -> Condition | None:

@@ -146,6 +146,14 @@ def search(
     author: Annotated[
         str | None, typer.Option("--author", metavar="NAME", help="Only what was published under this name.")
     ] = None,
+    parent_known_by: Annotated[
+        str | None,
+        typer.Option(
+            "--parent-known-by",
+            metavar="WORD",
+            help="Only revisions whose parent is proven, stated or assumed, or known by an exact word: loaded.",
+        ),
+    ] = None,
     rank: Annotated[
         str | None,
         typer.Option("--rank", metavar="CONDITION", help="Only revisions whose rank meets this: '<=16', '8'."),
@@ -188,6 +196,7 @@ def search(
             depth=depth,
             tag=tag,
             author=author,
+            parent_known_by=parent_known_by,
             rank=rank,
             metric=metric,
             stat=",".join(stat) if stat else None,

@@ -61,7 +61,8 @@ def search_lines(found: SearchResult, width: int | None) -> list[Line]:
         ([Span(revision.reference, REFERENCE), Span(ranked(revision.rank)), Span(size(revision.size))], items)
         for revision in found.revisions
         for named in [[*_arrow(revision.renamed_to), *_values(revision.statistics)]]
-        for items in [[*named, *remarks(revision, revision.metrics)]]
+        for known in [words(f"parent {level_of(revision.parent_known_by)}", QUIET)]
+        for items in [[*named, known, *remarks(revision, revision.metrics)]]
     ]
     return table(rows, width, right=(1, 2))
 

@@ -212,6 +212,7 @@ class Browsing(TableCalls):
         depth: int | None = None,
         tag: str | None = None,
         author: str | None = None,
+        parent_known_by: str | None = None,
         rank: str | None = None,
         metric: str | None = None,
         stat: str | None = None,
@@ -230,6 +231,8 @@ class Browsing(TableCalls):
             depth: only so many levels below ``path``, or below the base models.
             tag: a tag that points at the revision.
             author: the name it was published under.
+            parent_known_by: how its parent is known: ``"proven"``, ``"stated"``, ``"assumed"``, or an exact word as in
+                ``RevisionSummary.parent_known_by``.
             rank: a condition on its largest rank, such as ``"<=16"``.
             metric: a condition on a metric, such as ``"acc>0.8"``.
             stat: conditions on statistics of the revision's own delta, such as ``"rank95<8,stable_rank>2"``. What
@@ -256,6 +259,7 @@ class Browsing(TableCalls):
             depth=depth,
             tag=tag,
             author=author,
+            parent_known_by=parent_known_by,
             rank=rank,
             metric=metric,
             stat=stat,

@@ -160,7 +160,7 @@ def _base(place: Place, told: TrainedOn) -> Proof | Doubt:
     names = RepoNames.of(TRAINED_ON, told.path, place.base)
     if told.revision is not None and is_commit(told.revision) and told.revision[:MEANT] != names.meaning(None):
         return _unknown(place, told)
-    return Proof(None, f"{told.words} says so")
+    return Proof(None, f"{told.words} says so", "named")  # which a model keeps that was merged in memory
 
 
 def _revision(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt | None:

@@ -15,6 +15,7 @@ from registry.errors import ConflictError, NotFoundError, UsageError
 from registry.reference import MAIN, Reference
 from registry.reference import Path as TreePath
 from registry.schemas.kinds import TRAINED_ON
+from registry.schemas.parents import strongest
 from registry.services.artifacts.commits import RepoNames, is_commit
 from registry.services.publishing.hub_parent import Doubt, Place, Proof, candidates_for, read_view
 from registry.services.publishing.parent_weights import of_planned
@@ -74,8 +75,7 @@ def _compared(parent: Parent, digest: str, told: Told) -> Parent:
     if not agrees:
         return replace(parent, notices=notices)
     reason = f"{parent.reason}, and its weights are those in {told.compared.words}"
-    known_by = "compared" if parent.known_by == "assumed" else parent.known_by
-    return replace(parent, reason=reason, known_by=known_by, notices=notices)
+    return replace(parent, reason=reason, known_by=strongest([parent.known_by, "compared"]), notices=notices)
 
 
 def _is_there(session: Session, path: TreePath, digest: str) -> bool:

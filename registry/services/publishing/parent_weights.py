@@ -13,6 +13,7 @@ from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, RegistryError, UsageError
 from registry.reference import Reference
 from registry.schemas import Fitting, FolderCompared
+from registry.schemas.parents import strongest
 from registry.services.publishing.hub_parent import Place, Proof
 from registry.services.publishing.parent_found import check_found, reason_of
 
@@ -42,9 +43,8 @@ def of_weights(
         if said.row not in rows:
             name = said.row.reference if said.row else f"the base model {place.base.name}"
             raise _mismatch(place, compared, f"{what} says {name}, but")
-        known_by = "compared" if said.known_by in {"given", "assumed"} else said.known_by
         reason = f"{said.reason}, and its weights are those in {compared.words}"
-        return Proof(said.row, reason, known_by), _partly(compared)
+        return Proof(said.row, reason, strongest([said.known_by, _word_of_weights(said.row)])), _partly(compared)
     if not rows:
         raise _mismatch(place, compared, "")
     if len(rows) > 1:
@@ -55,9 +55,18 @@ def of_weights(
             code="parent_ambiguous",
         )
     if compared.searched is not None:
-        return Proof(rows[0], reason_of(compared, rows[0].reference if rows[0] else place.base.name), "compared"), ()
+        found = rows[0].reference if rows[0] else place.base.name
+        return Proof(rows[0], reason_of(compared, found), _word_of_weights(rows[0])), ()
     reason = f"its weights are those in {compared.words}, which the adapter was trained on"
-    return Proof(rows[0], reason, "compared"), _partly(compared)
+    return Proof(rows[0], reason, _word_of_weights(rows[0])), _partly(compared)
+
+
+def _word_of_weights(row: RevisionRow | None) -> str:
+    """How weights show a parent. Those of the plain base model only name it.
+
+    A model that adapters were merged into in memory keeps the name of the folder that it was loaded from.
+    """
+    return "named" if row is None else "compared"
 
 
 def of_planned(above: str, digest: str, compared: FolderCompared) -> tuple[bool, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from registry.schemas import RevisionSummary, Schema
 from registry.schemas.requests import SearchRequest
 from registry.web.frame.visit import Visit
 
-CONDITIONS: Final = ("text", "tag", "metric", "rank", "target", "author", "stat")
+CONDITIONS: Final = ("text", "tag", "metric", "rank", "target", "author", "parent_known_by", "stat")
 _LOOKED_AT: Final = 1000  # revisions, for one page of those that are behind
 
 
@@ -24,6 +24,7 @@ class Filters(Schema):
     rank: str | None = None
     target: str | None = None
     author: str | None = None
+    parent_known_by: str | None = None
     stat: str | None = None
     behind: bool = False
     sort: str | None = None

@@ -19,6 +19,7 @@ from registry.errors import NotFoundError, UsageError
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import RevisionSummary, TargetGroup
+from registry.schemas.parents import level_of
 from tests.catalogue.database.test_query_plans import SENT
 from tests.catalogue.rows import TESTER, Writer
 from tests.kit.statements import statements
@@ -95,6 +96,10 @@ def test_conditions(filled: Database, text: str | None, conditions: dict[str, st
         ({"sort": "min:stat:"}, "'max:acc', 'min:eval_loss' or 'min:stat:rank95' is expected"),
         ({"text": "x" * 10_001}, "at most 10000"),
         ({"target": "\ud800"}, "plain text is expected"),
+        (
+            {"parent_known_by": "guessed"},
+            "'guessed' is no word for how a parent is known: expected is a level (proven, ",
+        ),
     ],
 )
 def test_a_malformed_condition_says_the_form(filled: Database, conditions: dict[str, str], form: str) -> None:
@@ -119,6 +124,7 @@ REVISION = st.fixed_dictionaries(
         "message": MESSAGES,
         "rank": st.integers(1, 4),
         "author": st.sampled_from(["ann", "bob"]),
+        "parent_known_by": st.sampled_from(["receipt", "given", "loaded", "assumed", "of_a_later_version"]),
         "metrics": st.dictionaries(st.sampled_from(["acc", "loss"]), st.sampled_from([-1.0, 0.0, 0.5]), max_size=2),
         "statistics": st.dictionaries(
             st.sampled_from(["rank95", "stable_rank"]), st.sampled_from([1.0, 2.0, 2.5]), max_size=2
@@ -136,6 +142,7 @@ CONDITIONS = st.fixed_dictionaries(
         "path": st.none() | st.sampled_from(["llama", "bert"]),
         "depth": st.none() | st.integers(0, 1),
         "author": st.none() | st.sampled_from(["ann", "bob", "an"]),
+        "parent_known_by": st.none() | st.sampled_from(["receipt", "loaded", "proven", "stated", "assumed"]),
         "rank": st.none() | st.tuples(st.sampled_from(["<=", ">=", "<", ">", "=", ""]), st.integers(1, 4)),
         "metric": st.none()
         | st.tuples(
@@ -182,6 +189,7 @@ def meets(one: RevisionSummary, targets: set[str], statistics: dict[str, float],
         and wanted["path"] in (None, one.path.split("/")[0])
         and wanted["depth"] != 0
         and wanted["author"] in (None, one.author)
+        and wanted["parent_known_by"] in (None, one.parent_known_by, level_of(one.parent_known_by))
         and (wanted["tag"] is None or wanted["tag"] in one.tags)
         and (wanted["rank"] is None or holds(one.rank, *wanted["rank"]))
         and has(one.metrics, wanted["metric"])

@@ -49,7 +49,8 @@ def test_every_word(registry: Registry, tmp_path: Path) -> None:
     assert _known(publish(house.adapter("other", "mirror/net"), "net/other")) == ("net", "assumed")
     registry.also_known_as("net", "mirror/net")
     assert _known(publish(house.adapter("given", "mirror/net"), "net/given")) == ("net", "named")
-    assert _known(publish(house.adapter("view", "net/_"), "net/view")) == ("net", "view")
+    assert _known(publish(house.adapter("view", "net/_"), "net/view")) == ("net", "named")
+    assert _known(publish(house.adapter("folder", house.base.folder), "net/folder")) == ("net", "named")
     registry.fetch("net/support@1", tmp_path / "fetched", kind="merged")
     receipt = tmp_path / "fetched" / "registry-receipt.json"
     assert _known(publish(house.adapter("receipt"), "net/support/r", receipt=receipt)) == ("net/support@1", "receipt")
@@ -117,6 +118,10 @@ def test_a_registry_that_takes_proven_parents_only(proven: House) -> None:
     ):
         problem = proven.refused(child, path)
         assert (problem.code, "REGISTRY_PARENTS=proven" in str(problem)) == ("parent_unproven", True)
+    for name in (proven.base.folder, "net/_"):  # whichever way the plain base model is named, and whatever agrees
+        problem = proven.refused(proven.adapter("base", name), "net/base")
+        assert (problem.code, "only stated (named)" in str(problem)) == ("parent_unproven", True)
+    assert proven.pinned(proven.adapter("sure", "net/_"), "net/sure", parent="net") == ("net", "given")
     assert proven.pinned(proven.adapter("said"), "net/only/said", parent="net/only@1") == ("net/only@1", "given")
     merged = proven.merged("merged", proven.support[:1])
     assert proven.pinned(proven.adapter("seen", merged), "net/only/seen") == ("net/only@1", "compared")

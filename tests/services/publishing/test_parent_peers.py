@@ -82,7 +82,7 @@ def test_sharded_folders_and_tied_bases(shelf: Shelf) -> None:
         assert len(list(folder.glob("*.safetensors"))) > 1
         assert _known(shelf, _child(shelf, base, folder, targets), f"{name}/one/child") == (f"{name}/one@2", "compared")
         again = save_model(shelf.folder(), base.folder)
-        assert _known(shelf, _child(shelf, base, again, targets), f"{name}/two") == (name, "compared")
+        assert _known(shelf, _child(shelf, base, again, targets), f"{name}/two") == (name, "named")
 
 
 def test_peft_rounds_sums_and_not_deltas(shelf: Shelf) -> None:
