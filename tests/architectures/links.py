@@ -24,6 +24,9 @@ _FIRST: Final = {"r": 2, "lora_alpha": 4}
 _SECOND: Final = {"r": 3, "lora_alpha": 3, "use_rslora": True}
 
 
+CONVERTED: Final = "converted"
+"""Among `Options`, and no argument of ``LoraConfig``."""
+
 MAMBA: Final = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 """Types of which PEFT refuses to adapt any module called out_proj or conv1d."""
 
@@ -241,33 +244,69 @@ def tied_by_peft(variant: str) -> bool:
     return variant in ("containers", "parameters", "values")
 
 
-def trained(folder: Path, model: Any, options: Options, seed: int) -> Any:
-    """Train a link on the model (random numbers), save it into the folder, and return the merged model."""
+def trained(folder: Path, model: Any, options: Options, seed: int, seen: Callable[[Any], None] = lambda _: None) -> Any:
+    """Train a link on the model (random numbers), save it into the folder, and return the merged model.
+
+    ``seen`` is shown the model as it was trained, before anything is merged. A link that moves the base's weights to
+    begin with (`CONVERTED`) is saved as what it is relative to the weights it found, as the pages of PEFT say.
+    """
     import peft
 
-    if getattr(model.config, "model_type", None) in MAMBA:
+    if getattr(getattr(model, "config", None), "model_type", None) in MAMBA:
         options = {**options, "exclude_modules": r"(.*\.)?(out_proj|conv1d)"}
+    start = folder.with_name(f"{folder.name}-start") if options.get(CONVERTED) else None
 
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped = peft.get_peft_model(model, peft.LoraConfig(**options))
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(**_with_configs(options)))
+        wrapped.create_or_update_model_card = lambda _: None  # takes longer than the weights
+        if start is not None:
+            config = wrapped.peft_config["default"]
+            way, config.init_lora_weights = config.init_lora_weights, True
+            wrapped.save_pretrained(start)
+            config.init_lora_weights = way
         with torch.no_grad():
             for name, one in wrapped.named_parameters():
-                if "lora_B" in name or "lora_embedding" in name:
+                frozen = "lora_A" in name and bool(one.any())  # where A begins as zeros, B is what is not trained
+                if "lora_B" in name or "lora_embedding" in name or ("lora_A" in name and not frozen):
                     one.copy_(torch.randn_like(one) * 0.1)
                 elif one.requires_grad and "lora_A" not in name:
                     one.add_(torch.randn_like(one) * 0.05)
-        wrapped.create_or_update_model_card = lambda _: None  # takes longer than the weights
+        seen(wrapped.eval())
         try:
-            wrapped.save_pretrained(folder)
+            wrapped.save_pretrained(
+                folder, path_initial_model_for_weight_conversion=None if start is None else str(start)
+            )
         except NotImplementedError:  # the model does not say which its embeddings are, for which PEFT looks
             wrapped.save_pretrained(folder, save_embedding_layers=False)
         return wrapped.merge_and_unload()
 
 
+def _with_configs(options: Options) -> Options:
+    """The arguments, with the nested ones as the objects that PEFT wants."""
+    from peft import EvaConfig, LoftQConfig, MontecloraConfig, VeloraConfig
+    from peft.tuners.lora.config import BdLoraConfig, KasaConfig
+
+    makers = {
+        "use_bdlora": BdLoraConfig, "velora_config": VeloraConfig, "monteclora_config": MontecloraConfig,
+        "kasa_config": KasaConfig, "eva_config": EvaConfig, "loftq_config": LoftQConfig,
+    }  # fmt: skip
+    return {
+        name: makers[name](**value) if name in makers else value for name, value in options.items() if name != CONVERTED
+    }
+
+
 def loaded_and_merged(model: Any, folder: Path) -> Any:
-    """The model with an adapter that PEFT loads from a folder, merged.
+    """The model with an adapter that PEFT loads from a folder, merged: see `loaded_by_peft`."""
+    loaded = loaded_by_peft(model, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return loaded.merge_and_unload()
+
+
+def loaded_by_peft(model: Any, folder: Path) -> Any:
+    """The model with an adapter that PEFT loads from a folder; in float64 where the model is.
 
     Raises `LookupError` where PEFT has no place for a tensor of the file: it drops those without a word.
     """
@@ -275,10 +314,12 @@ def loaded_and_merged(model: Any, folder: Path) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loaded = peft.PeftModel.from_pretrained(model, str(folder))
+        config = peft.LoraConfig.from_pretrained(str(folder))
+        config.init_lora_weights = True  # all of them are read; and some ways of drawing them know no float64
+        loaded = peft.PeftModel.from_pretrained(model, str(folder), config=config, autocast_adapter_dtype=False)
         known = {*peft.get_peft_model_state_dict(loaded, save_embedding_layers=False), *loaded.state_dict()}
         known |= {f"{name}.weight" for name in known if name.endswith("lora_magnitude_vector")}  # loaded by both names
         with safe_open(folder / "adapter_model.safetensors", "pt") as file:
             if dropped := sorted(set(file.keys()) - known):
                 raise LookupError(f"PEFT has no place for {', '.join(dropped[:4])} ({len(dropped)})")
-        return loaded.merge_and_unload()
+    return loaded.eval()

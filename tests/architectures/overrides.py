@@ -31,6 +31,7 @@ FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "time_series_transformer": {"prediction_length": 4, "context_length": 8},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
+    "gptj": {"rotary_dim": 8},  # of a head
     "esm": {"vocab_size": 64, "pad_token_id": 1, "mask_token_id": 2},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},

@@ -20,15 +20,20 @@ import torch
 from registry.errors import RegistryError
 from registry.services.local import LocalRegistry
 from registry.tensors.table import architecture, architecture_child
-from tests.architectures.links import VARIANTS, loaded_and_merged, parted, tied_by_peft, trained
+from tests.architectures.compared import Compared, Different, Output, State
+from tests.architectures.links import (
+    VARIANTS,
+    Options,
+    loaded_and_merged,
+    loaded_by_peft,
+    parted,
+    tied_by_peft,
+    trained,
+)
 from tests.architectures.tiny import model_classes, tiny_model
 
 _CLASSES: Final = 4
 """Classes of a type that are tried until one loads what it saved."""
-CLOSE: Final = 1e-5
-"""Of the largest delta: what our weights may be from PEFT's, beside the rounding of the weights themselves."""
-
-State = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,6 @@ class _SameTies(Exception):  # noqa: N818 (it is a verdict)
     """The type ties nothing more or less when its configuration says the opposite."""
 
 
-class _Different(Exception):  # noqa: N818 (it is a verdict)
-    """Weights that are not those of PEFT."""
-
-
 @dataclass(frozen=True)
 class _Made:
     """A tiny model's folder, its class, and how many weights that class misses in it."""
@@ -71,8 +72,11 @@ class _Made:
 
 
 @dataclass(frozen=True)
-class _Base:
-    """A tiny model's folder, and a registry that has it as ``base`` once it was asked for."""
+class Base:
+    """A tiny model's folder, its class, and a registry that has it as ``base`` once it was asked for.
+
+    ``template`` is an empty registry to copy.
+    """
 
     folder: Path
     cls: Any
@@ -99,14 +103,14 @@ class _Base:
 
 def try_type(model_type: str, variants: Sequence[str], root: Path, registry: Path) -> Iterator[Verdict]:
     """Try the variants, in a folder that is left empty; ``registry`` is an empty registry to copy."""
-    bases: dict[bool, _Base | Verdict] = {}
+    bases: dict[bool, Base | Verdict] = {}
     for variant in variants:
         began = time.monotonic()
         other = variant == "embeddings-other"
         if other not in bases:
             try:
                 made = _base(model_type, root / f"base-{int(other)}", other=other)
-                bases[other] = _Base(made.folder, made.cls, registry)
+                bases[other] = Base(made.folder, made.cls, registry)
             except _SameTies:
                 bases[other] = Verdict(model_type, variant, "nothing")
             except Exception as error:  # noqa: BLE001 (model code raises anything; it is the verdict)
@@ -170,36 +174,59 @@ def _load(cls: Any, folder: Path) -> tuple[Any, dict[str, list[str]]]:
     return model.float().eval(), names
 
 
-def _try(model_type: str, variant: str, base: _Base, work: Path) -> Verdict:
-    model, of_base = _load(base.cls, base.folder)
-    links = VARIANTS[variant](model)
+def _try(model_type: str, variant: str, base: Base, work: Path) -> Verdict:
+    links = VARIANTS[variant](_load(base.cls, base.folder)[0])
     if links is None:
         return Verdict(model_type, variant, "nothing")
-    part = _as_it_is if tied_by_peft(variant) else parted
+    return try_links(model_type, variant, base, links, work, as_it_is if tied_by_peft(variant) else parted)
+
+
+def try_links(
+    model_type: str, variant: str, base: Base, links: Sequence[Options], work: Path, part: Callable[[Any], Any],
+    output: Output | None = None,
+) -> Verdict:  # fmt: skip
+    """Train the links, each on the merged model below it, publish them, and judge what is handed out.
+
+    Args:
+        model_type: As the verdict says it.
+        variant: Likewise; and the adapters' names.
+        base: What the first link is trained on.
+        links: Arguments of ``LoraConfig``, root first.
+        work: An empty folder.
+        part: What is done to a model before it is trained or compared: `parted` or `as_it_is`.
+        output: What a model makes of an input. With it, the outputs of the last link as it was trained are compared
+            too, and the merged weights with PEFT's merge of the saved links in float64.
+    """
+    model, of_base = _load(base.cls, base.folder)
     model = part(model)
     before = _state(model)
     states, folders = [], []
+    outputs: list[torch.Tensor] = []
     try:
         for number, options in enumerate(links):
             folders.append(work / f"link-{number}")
-            model = trained(folders[-1], model, options, number)
+            seen = _nothing if output is None else lambda wrapped: outputs.append(output(wrapped))
+            model = trained(folders[-1], model, options, number, seen)
             states.append(_state(model))
     except Exception as error:  # noqa: BLE001 (what PEFT raises is the verdict)
+        if output is not None and len(outputs) == len(folders) == 1:  # it could not merge what it trained
+            return _judge_trained(model_type, variant, base, folders[0], (output, outputs[0]))
         return Verdict(model_type, variant, "peft", type(error).__name__, _told(error))
     if all(torch.equal(before[name], one) for name, one in states[-1].items()):
         return Verdict(model_type, variant, "peft", "nothing changed", "PEFT's merged model is the base")
-    compared = _Compared(before, states[-1], of_base["missing_keys"], part)
+    judged = None if output is None else (output, outputs[-1])
+    compared = Compared(before, states[-1], of_base["missing_keys"], part, judged)
     try:
         return _judge(model_type, variant, base, folders, compared, of_base, states[0])
     except RegistryError as error:
         return Verdict(model_type, variant, "refused", error.code, str(error))
-    except _Different as error:
+    except Different as error:
         return Verdict(model_type, variant, "wrong", "merged", str(error))
 
 
 def _judge(
-    model_type: str, variant: str, base: _Base, links: Sequence[Path],
-    compared: _Compared, of_base: Mapping[str, list[str]], first: State,
+    model_type: str, variant: str, base: Base, links: Sequence[Path],
+    compared: Compared, of_base: Mapping[str, list[str]], first: State,
 ) -> Verdict:  # fmt: skip
     ours = base.registry()
     reference, path = "", "base"
@@ -213,12 +240,20 @@ def _judge(
     merged, of_merged = _load(base.cls, out)
     for key, names in of_merged.items():
         if more := sorted(set(names) - set(of_base[key])):
-            raise _Different(f"transformers has {key} for the merged model: {', '.join(more[:4])} ({len(more)})")
+            raise Different(f"transformers has {key} for the merged model: {', '.join(more[:4])} ({len(more)})")
     compared.check(_state(merged))
+    compared.check_output(merged)
+    if compared.judged is not None:
+        exact = compared.part(_load(base.cls, base.folder)[0]).double()
+        for link in links:
+            exact = loaded_and_merged(exact, link)
+        compared.check_rounding(_state(merged), _state(exact))
     try:
         adapter = links[0].parent / "composed"
         ours.fetch(reference, adapter, kind="lora")
-        compared.check(_state(loaded_and_merged(compared.part(_load(base.cls, base.folder)[0]), adapter)))
+        loaded = loaded_and_merged(compared.part(_load(base.cls, base.folder)[0]), adapter)
+        compared.check(_state(loaded))
+        compared.check_output(loaded)
     except RegistryError as error:
         return Verdict(model_type, variant, "exact", composed=f"refused {error.code}", text=str(error))
     except Exception as error:  # noqa: BLE001 (whatever PEFT raises on loading)
@@ -233,68 +268,46 @@ def _judge(
     return Verdict(model_type, variant, "exact", composed="exact")
 
 
-def _reloads(base: _Base, link: Path, compared: _Compared, first: State) -> bool:
+def _judge_trained(
+    model_type: str, variant: str, base: Base, link: Path, judged: tuple[Output, torch.Tensor]
+) -> Verdict:
+    """The verdict by outputs alone, of one link that PEFT can't merge."""
+    compared = Compared({}, {}, (), as_it_is, judged)
+    try:
+        ours = base.registry()
+        reference = ours.publish(link, f"base/{variant}").revision.reference
+        for kind in ("merged", "lora"):
+            ours.fetch(reference, link.parent / kind, kind=kind)
+        compared.check_output(_load(base.cls, link.parent / "merged")[0])
+        compared.check_output(loaded_by_peft(_load(base.cls, base.folder)[0], link.parent / "lora"))
+    except RegistryError as error:
+        return Verdict(model_type, variant, "refused", error.code, str(error))
+    except Different as error:
+        return Verdict(model_type, variant, "wrong", "output", str(error))
+    return Verdict(model_type, variant, "exact", composed="exact", text="by outputs: PEFT can't merge it")
+
+
+def _reloads(base: Base, link: Path, compared: Compared, first: State) -> bool:
     """Whether PEFT loads the link that it saved."""
     try:
         again = _state(loaded_and_merged(compared.part(_load(base.cls, base.folder)[0]), link))
-        _Compared(compared.before, first, compared.left_out, compared.part).check(again)
+        Compared(compared.before, first, compared.left_out, compared.part).check(again)
     except Exception:  # noqa: BLE001 (whatever PEFT raises on loading)
         return False
     return True
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """The base's weights, PEFT's after the path, and names that the base's files lack."""
-
-    before: State
-    after: State
-    left_out: Sequence[str]
-    part: Callable[[Any], Any]  # what was done to the model before it was trained
-
-    def check(self, ours: State) -> None:
-        """Compare every weight; raises `_Different` naming the worst."""
-        if set(ours) != set(self.after):
-            names = sorted(set(ours) ^ set(self.after))
-            raise _Different(f"the models have other weights: {', '.join(names[:4])}")
-        for name, one in self.after.items():
-            if not one.is_floating_point() and name not in self.left_out and not torch.equal(ours[name], one):
-                raise _Different(f"{name} holds other whole numbers")
-        ours = {name: _unless_loaded_as_zero(one, self.before[name], self.after[name]) for name, one in ours.items()}
-        moved = max(float((self.after[name] - self.before[name]).abs().max()) for name in self._floats())
-        worst, at = 0.0, ""
-        for name in self._floats():
-            apart = (ours[name] - self.after[name]).abs().max()
-            room = CLOSE * moved + 2.0**-21 * float(self.after[name].abs().max())
-            if float(apart) / room > worst or not bool(torch.isfinite(apart)):
-                worst, at = float(apart) / room, name
-        if not worst <= 1:
-            wrong = sum(
-                bool((ours[name] - self.after[name]).abs().max() > CLOSE * moved + 1e-6) for name in self._floats()
-            )
-            apart = (ours[at] - self.after[at]).abs().max()
-            raise _Different(f"{at} is {float(apart):.3g} off (deltas up to {moved:.3g}); {wrong} weights in all")
-
-    def _floats(self) -> Iterator[str]:
-        for name, one in self.after.items():
-            if one.is_floating_point() and one.numel() and name not in self.left_out:
-                yield name
-
-
-def _unless_loaded_as_zero(ours: torch.Tensor, base: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Ours, with PEFT's row where it and the base's are all zeros: a padding row, which some models' loaders zero."""
-    if ours.dim() != 2 or ours.shape != base.shape:
-        return ours
-    zero = (ours == 0).all(dim=1) & (base == 0).all(dim=1)
-    return torch.where(zero.unsqueeze(1), after, ours) if bool(zero.any()) else ours
 
 
 def _state(model: Any) -> dict[str, torch.Tensor]:
     return {name: one.detach().clone() for name, one in model.state_dict().items()}
 
 
-def _as_it_is(model: Any) -> Any:
+def as_it_is(model: Any) -> Any:
+    """The model: for what PEFT keeps tied itself."""
     return model
+
+
+def _nothing(_: Any) -> None:
+    """For models whose outputs are not compared."""
 
 
 def _told(error: BaseException) -> str:
