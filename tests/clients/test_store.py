@@ -25,10 +25,8 @@ from tests.kit.shim import Fault, Shim
 
 pytestmark = pytest.mark.slow
 MIB = 1 << 20
-HOSTS = [
-    "127.0.0.1",
-    pytest.param("localhost", marks=pytest.mark.long),
-]  # of the store: the service's own, or another. Some clients compare no more than that
+HOSTS = ("127.0.0.1", "localhost")
+"""Of the store: the service's own, or another. Some clients compare no more than that."""
 
 
 @dataclass
@@ -52,7 +50,7 @@ class Team:
         return self.machines[-1]
 
 
-@pytest.fixture(params=HOSTS)
+@pytest.fixture(params=[HOSTS[0], pytest.param(HOSTS[1], marks=pytest.mark.long)])
 def team(
     request: pytest.FixtureRequest,
     postgres_migrated_url: str,

@@ -39,11 +39,12 @@ class S3Uploads:
         return replace(staging, multipart=f"{key} {self._bucket.begin(key)}")
 
     def sign_part(self, staging: Staging, number: int, expires: int) -> str | None:
-        staging.part_length(number)
+        # Signed, so that the store takes no other length: what comes is counted in no quota before it is committed.
+        length = {"ContentLength": staging.part_length(number)}
         if staging.upload is None:
-            return self._sign("put_object", expires, self._bucket.at(staging.key))
+            return self._sign("put_object", expires, {**self._bucket.at(staging.key), **length})
         key, upload = staging.upload
-        part = {"UploadId": upload, "PartNumber": number}
+        part = {"UploadId": upload, "PartNumber": number, **length}
         return self._sign("upload_part", expires, {**self._bucket.at(key), **part})
 
     def put_part(self, staging: Staging, number: int, chunks: Iterable[bytes]) -> None:

@@ -43,6 +43,13 @@ PUSHED: Final = (
         "test_a_half_that_comes_while_others_are_published_waits_for_its_own",
     ),
     Mutant(
+        "a-presigned-part-of-any-length",
+        "sign_part",
+        "staging.part_length(number)}",
+        "staging.part_length(number)} if False else {}",
+        "test_a_presigned_put_takes_the_length_that_was_announced[parts]",
+    ),
+    Mutant(
         "equal-weights-at-once-are-lost",
         "take_push",
         'error.code == "upload_incomplete"',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from http.client import HTTPResponse
 from pathlib import Path
@@ -139,10 +140,33 @@ def test_what_was_joined_is_removed_where_its_bytes_are_stored_or_wrong(make_s3:
         assert left(driver) == before
 
 
-def test_a_presigned_put_of_another_length_is_a_part_that_is_missing(make_s3: MakeS3) -> None:
-    store = BlobStore(make_s3())
+@pytest.mark.parametrize("part", [BLOCK, 3 * BLOCK], ids=["parts", "one part"])
+def test_a_presigned_put_takes_the_length_that_was_announced(make_s3: MakeS3, part: int) -> None:
+    """Else whoever may publish an adapter of some MB could fill the bucket."""
+    driver = make_s3()
+    store = BlobStore(driver)
+    data = noise(2 * BLOCK + 100) if part == BLOCK else noise(1000)
+    staging = store.begin_staging(len(data), part, sha256_digest(data))
+    for number in range(1, staging.part_count + 1):
+        url, length = str(store.sign_part(staging, number, 60)), staging.part_length(number)
+        for wrong in (0, length - 1, length + 1, 40 * length):
+            assert httpx.put(url, content=bytes(wrong)).status_code == 403
+        assert httpx.put(url, content=iter([bytes(length)])).status_code in {403, 411}  # in chunks, without a length
+        assert store.parts(staging) == {}
+    for number in range(1, staging.part_count + 1):
+        start = (number - 1) * part
+        assert httpx.put(str(store.sign_part(staging, number, 60)), content=data[start : start + part]).is_success
+    with store.adopt(staging, sha256_digest(data)) as staged:
+        store.check(staged.commit())
+
+
+def test_a_part_of_another_length_is_missing(make_s3: MakeS3) -> None:
+    """Of a store that does not look at what was signed."""
+    driver = make_s3()
+    store = BlobStore(driver)
     staging = store.begin_staging(1000, 1000, sha256_digest(b""))
-    httpx.put(str(store.sign_part(staging, 1, 60)), content=bytes(999))
+    shorter = replace(staging, size=999, part_size=999)
+    assert httpx.put(str(store.sign_part(shorter, 1, 60)), content=bytes(999)).is_success
     assert store.parts(staging) == {1: 999}
     with pytest.raises(UnavailableError, match="missing or have another length: 1;"):
         store.adopt(staging, sha256_digest(bytes(1000)))
