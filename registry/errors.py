@@ -61,6 +61,7 @@ CODES: Final[dict[str, str]] = {
     "not_rebasable": "The revision keeps values of the weights that it was trained on, so its parent can't be changed.",
     "engine_limits": "The inference engine can't load the adapter: its rank, or a part that the engine does not know.",
     "unsupported_layout": "The base's files store a weight in a form that the adapter's tensors can't be mapped to.",
+    "undeclared_orientation": "Which way a weight is stored is a guess that something contradicts, and not declared.",
     "bad_declaration": "The base's registry.json is malformed or contradicts the model.",
     "architecture": "The model's structure can't be determined from its configuration, or isn't the base model's.",
     "overflow": "A merged weight is too large for the output dtype.",

@@ -24,7 +24,7 @@ def test_clients_without_a_token_push_to_an_open_registry(clients: ClientSet, tm
             user.shell(f"hf upload tiny/whole {folder} . 2>&1")
             (commit,) = user.run(step("schedule", repo="tiny/scheduled", folder=str(folder)))
             user.run(step("asked", call="create_tag", repo_id="tiny/whole", tag="best"))
-            create = f"{address}/hf/api/repos/create -d '{{\"organization\": \"tiny\", \"name\": \"new\"}}'"
+            create = f'{address}/hf/api/repos/create -d \'{{"organization": "tiny", "name": "new"}}\''
             user.shell(f"curl -sSf {create}")
             user.shell(f"curl -sSf -H 'Origin: null' {create}", exit_code=22)
         finally:

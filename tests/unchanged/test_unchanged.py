@@ -166,6 +166,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_statistic_values_name_value_revision_id ",
     ),
     "errors": (
+        "undeclared_orientation",
         "changed_since",
         "card_changed",
         "not_newest",

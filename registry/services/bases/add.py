@@ -27,6 +27,7 @@ from registry.storage.blobs import StoredBlob
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.declaration import declare
 from registry.tensors.table.targets import TargetTable
+from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import ModelIndex, files_digest, index_model
 from registry.transfer.model_files import DECLARATION
@@ -204,7 +205,7 @@ def _new_base(name: str, made: Made, index_blob: StoredBlob, table_blob: StoredB
         size=sum(size for _, size in index.files.values()),
         index_blob=index_blob.digest,
         table_blob=table_blob.digest,
-        notices=table.notices,
+        notices=(*table.notices, *guesses(table)),
         files=tuple(FileRef(path, digest) for path, (digest, _) in sorted(index.files.items())),
         norms=made.norms,
     )
