@@ -32,6 +32,7 @@ from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import ModelIndex, files_digest, index_model
 from registry.transfer.model_files import DECLARATION
 from registry.transfer.model_weights import CheckedModel, ModelFiles, read_model_files
+from registry.transfer.requests import refuse_adapter_beside
 from registry.transfer.source import Given, given_base
 
 StoredBy = Literal["copy", "reflink", "link", "none"]
@@ -63,6 +64,7 @@ def add_base(
     require_adding(deployment, name)
     given = given_base(place, progress)
     files = read_model_files(given.folder)
+    refuse_adapter_beside(files.folder)
     energies = watches_of(files.headers)
     index = index_model(files, progress, energies)
     given.check(index.files)
