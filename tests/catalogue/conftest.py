@@ -10,6 +10,7 @@ import pytest
 
 from registry.catalogue.database import migrations
 from registry.catalogue.database.database import Database, sqlite_url
+from registry.catalogue.store import blobs
 from tests.catalogue.rows import Writer
 from tests.kit.servers_shared import SharedServers
 
@@ -109,3 +110,15 @@ def postgres_filled_template(shared_servers: SharedServers) -> Iterator[str]:
 def postgres_filled_url(shared_servers: SharedServers, postgres_filled_template: str) -> Iterator[str]:
     with shared_servers.postgres_like(postgres_filled_template) as url:
         yield url
+
+
+@pytest.fixture
+def whole_batches() -> None:
+    """For tests of the statements themselves: as many keys in each as there are in use."""
+
+
+@pytest.fixture(autouse=True)
+def small_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key in a statement: what is done for many rows takes many in every test, and none may be left out."""
+    if "whole_batches" not in request.fixturenames:
+        monkeypatch.setattr(blobs, "AT_ONCE", 1)

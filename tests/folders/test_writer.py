@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -124,6 +125,24 @@ def test_bytes_that_may_not_be_on_the_medium_are_an_error(
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output error"):
         write_files(Several((Made("a", 1), Made("b", 1))), tmp_path, SILENT)
+    assert opened() == 0
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_each_of_several_files_has_to_be_on_the_medium(
+    tmp_path: Path, opened: Callable[[], int], monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    sync, calls = os.fsync, itertools.count()
+
+    def broken_once(fd: int) -> None:
+        if next(calls) == which:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", broken_once)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_files(Several((Made("a", 1), Made("b", 1), Made("c", 1))), tmp_path, SILENT)
+    assert next(calls) == 3
     assert opened() == 0
 
 

@@ -113,6 +113,8 @@ def test_the_parent_is_proved_or_asked_for(registry: Registry, base: Base, tmp_p
     )
     assert proved.revision.parent == "net/one@1"
     assert proved.revision.behind
+    shown = [registry.show(f"net/one/{name}").revision for name in ("proved", "child")]
+    assert [one is not None and one.behind for one in shown] == [True, False]
     given = registry.publish(_adapter(tmp_path, base, "given", seed=5), "net/one/given", receipt=merged.folder)
     assert given.revision.parent == "net/one@1"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import random
 import re
@@ -11,8 +12,9 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from registry.digest import sha256_digest
 from registry.errors import IntegrityError, NotAllowedError, UnavailableError, UsageError
 from registry.folders.errors import unusable
 from registry.storage.blobs import BlobStore, StoredBlob
+from registry.storage.driver import Commit
 from registry.storage.filesystem import FilesystemDriver
 from registry.storage.layout import new_blob_key
 
@@ -255,6 +258,7 @@ import os, sys
 from pathlib import Path
 from registry.errors import NotAllowedError
 from registry.storage.blobs import BlobStore
+from registry.storage.driver import Commit
 from registry.storage.filesystem import FilesystemDriver
 from registry.digest import BlobRef
 
@@ -299,6 +303,39 @@ def test_a_read_only_folder_is_one_sentence_and_can_be_read(
     assert second.startswith("read_only The folder deeper can't be")
     assert third == "old 0"
     assert len(files_below(root)) == 1
+
+
+def test_a_commit_fails_with_any_of_its_syncs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each file and of each folder: what may not be on the medium is not told as stored."""
+    sync, sync_data = os.fsync, os.fdatasync
+
+    def fails_at(which: int) -> int | None:
+        """The number of syncs of a commit of three objects; None: it failed."""
+        calls = itertools.count()
+
+        def broken_once(real: Callable[[int], None], fd: int) -> None:
+            if next(calls) == which:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real(fd)
+
+        driver = FilesystemDriver(root / str(which))
+        with ExitStack() as stack:
+            writers = [stack.enter_context(driver.writer()) for _ in range(3)]
+            for writer in writers:
+                writer.write(b"data")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", partial(broken_once, sync))
+                patch.setattr(os, "fdatasync", partial(broken_once, sync_data))
+                try:
+                    driver.commit([Commit(writer, f"blobs/{at}/data") for at, writer in enumerate(writers)])
+                except UnavailableError:
+                    return None
+        return next(calls)
+
+    total = fails_at(-1)
+    assert total is not None
+    assert total >= 3 + 3, "files and their folders"
+    assert [fails_at(which) for which in range(total)] == [None] * total
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from typing import Any, Final
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Dtype
 from registry.schemas.kinds import KINDS
-from registry.schemas.receipt import rendering_digest
 from registry.tensors.artifacts.numerics import fingerprint
 
 PLAN_FORMAT: Final = 1
@@ -84,4 +83,5 @@ class Plan:
 
 def rendering_of(plan: Plan, numerics: str | None) -> str:
     """The rendering of a plan under an arithmetic."""
-    return rendering_digest(plan.digest, ARTIFACT_FORMAT, numerics, plan.base_model)
+    document = {"plan": plan.digest, "artifact_format": ARTIFACT_FORMAT, "numerics": numerics}
+    return document_digest(document | ({} if plan.base_model is None else {"base_model": plan.base_model}))

@@ -222,10 +222,49 @@ def test_what_a_parent_is_deleted_of_comes_back_after_it(filled: Database) -> No
         assert len(revisions.lineage(session, key(session, "llama/support/french/legal@1"))) == 3
 
 
+def _restored(database: Database, path: str) -> DeletedTree:
+    return database.change(lambda s: undeletion.undo_tree(s, TreePath.parse(path), LONG_AGO, BOB))
+
+
+def test_every_parent_of_a_tree_is_looked_for(filled: Database, writer: Writer) -> None:
+    """More of them than one statement asks for, all there, and then the last one deleted too."""
+    with filled.write() as session:
+        for number in range(1, 6):
+            parent = writer.publish(session, "llama/top", f"top {number}")
+            writer.publish(session, "llama/top/below", f"below {number}", parent)
+    gone = delete_tree(filled, "llama/top/below")
+    assert _restored(filled, "llama/top/below").revisions == gone.revisions
+    delete_tree(filled, "llama/top/below")
+    delete(filled, "llama/top@5")
+    with pytest.raises(ConflictError, match="below@5 was trained on llama/top@5, which is deleted") as refused:
+        _restored(filled, "llama/top/below")
+    assert refused.value.code == "parent_deleted"
+
+
+def test_every_source_of_a_combination_is_looked_for(filled: Database, writer: Writer) -> None:
+    with filled.write() as session:
+        parts = [writer.publish(session, f"llama/part{number}", f"part {number}") for number in range(1, 6)]
+        for number in range(1, 4):
+            pins = tuple(publish.SourcePin(one.id, 1.0) for one in parts[: number + 2])  # only the last is of all five
+            writer.publish(session, "llama/mix", f"mix {number}", sources=pins)
+    gone = delete_tree(filled, "llama/mix")
+    assert _restored(filled, "llama/mix").revisions == gone.revisions
+    delete_tree(filled, "llama/mix")
+    delete(filled, "llama/part5@1")
+    with pytest.raises(ConflictError, match="is combined of llama/part5@1, which is deleted") as refused:
+        _restored(filled, "llama/mix")
+    assert refused.value.code == "parent_deleted"
+
+
 def test_an_undo_that_comes_too_late(filled: Database) -> None:
     delete(filled, "llama/code@1")
     with pytest.raises(NotFoundError, match="grace period is over"):
         undo(filled, "llama/code@1", datetime.now(UTC) + timedelta(seconds=1))
+    with (
+        pytest.raises(NotFoundError, match=r"llama/code was deleted on .* grace period is over"),
+        filled.write() as new,
+    ):
+        undeletion.undo_tree(new, TreePath.parse("llama/code"), datetime.now(UTC) + timedelta(seconds=1), BOB)
     assert end_all(filled) == ("llama/code@1",)
     assert end_all(filled) == ()
     with pytest.raises(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import text
@@ -19,7 +19,7 @@ from registry.catalogue.team import tokens
 from registry.catalogue.tree import browse, revisions
 from registry.errors import ConflictError, IntegrityError, NotFoundError, RegistryError, UnavailableError, UsageError
 from registry.reference import Path, Reference
-from registry.schemas import TargetGroup
+from registry.schemas import CopiedFrom, TargetGroup
 from tests.catalogue.rows import TESTER, Writer, blob, digest_of
 from tests.kit.statements import statements
 
@@ -118,7 +118,26 @@ def test_a_row_that_points_at_no_bytes_is_impossible(filled: Database, writer: W
         publishing.publish(session, writer.new("llama/code", "never stored", None), TESTER)
     with pytest.raises(UnavailableError, match="rejected a change"), filled.write() as session:
         session.execute(text("INSERT INTO revision_files VALUES (1, 'x', 'sha256:none')"))
+    stored = blobs.FileRef("adapter_model.safetensors", digest_of("s1"))
+    missing = blobs.FileRef("adapter_config.json", digest_of("never stored"))
+    for files in ((stored, missing), (missing, stored)):
+        with pytest.raises(UnavailableError, match=f"The bytes {missing.digest} of"), filled.write() as session:
+            publishing.publish(session, writer.new("llama/code", "two files", None, files=files), TESTER)
+        with pytest.raises(UnavailableError, match=f"The bytes {missing.digest} of x"), filled.write() as session:
+            blobs.require(session, [file.digest for file in files], "x")
     assert counts(filled) == before
+
+
+def test_a_combination_of_what_is_gone(filled: Database, writer: Writer) -> None:
+    with filled.write() as session:
+        sources = [writer.publish(session, f"llama/part{number}", f"part {number}") for number in range(3)]
+        pins = tuple(publishing.SourcePin(one.id, 0.5) for one in sources)
+        new = writer.new("llama/mix", "mix", None, sources=pins)
+        blobs.record(session, [blob("mix")])
+    with filled.write() as session:
+        deletion.delete(session, sources[-1].id, TESTER)
+    with pytest.raises(NotFoundError, match="A source of llama/mix was deleted in the meantime"):
+        filled.change(lambda session: publishing.publish(session, new, TESTER))
 
 
 def test_a_manifest_that_is_not_its_digest(filled: Database, writer: Writer) -> None:
@@ -131,6 +150,13 @@ def test_a_manifest_that_is_not_its_digest(filled: Database, writer: Writer) -> 
 def test_texts_that_no_database_keeps(filled: Database, writer: Writer, message: str) -> None:
     with pytest.raises(UsageError, match="The message"), filled.write() as session:
         writer.publish(session, "llama/code", "c9", message=message)
+    with pytest.raises(UsageError, match="The author"), filled.write() as session:
+        writer.publish(session, "llama/code", "c9", author=message)
+    for place in ("registry", "author"):
+        said = CopiedFrom(registry="https://far", reference="llama/x@1", author="ann", created_at=datetime.now(UTC))
+        copied = said.model_copy(update={place: message})
+        with pytest.raises(UsageError, match="The origin of the copy"), filled.write() as session:
+            writer.publish(session, "llama/code", "c9", copied_from=copied)
 
 
 def test_publishing_is_an_event(filled: Database) -> None:

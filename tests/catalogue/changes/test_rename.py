@@ -120,6 +120,8 @@ def test_lists_leave_old_names_out(filled: Database) -> None:
             "llama/help/french@1",
             "llama/help/french/legal@1",
         )
+        assert [one.path for one in search.search(session, path="llama/support")] == old
+        assert [one.path for one in search.search(session, base="llama", path="llama/support")] == old
         assert len(subtree(session, SUPPORT)) == 4
         assert bases.summary(session, "llama").adapters == 4
         told = {one.path: one.renamed_to for one in search.search(session, old_names=True)}

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from registry.catalogue.changes import deletion, protection, retraction, tags, undeletion
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
-from registry.catalogue.database.tables import Revision, Tag
+from registry.catalogue.database.tables import EventRecord, Revision, Tag
 from registry.catalogue.tree import revisions, tag_moves
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, RegistryError, RetractedError, UsageError
 from registry.reference import Path as TreePath
@@ -187,6 +187,19 @@ def test_a_tag_that_was_deleted_with_its_revision(filled: Database) -> None:
     filled.change(lambda s: undeletion.undo(s, Reference.parse("llama/support@2"), LONG_AGO, TESTER))
     assert named(filled) == 2
     assert undo(filled).reference is None  # its last change was that it came back with the revision
+
+
+def test_an_undo_does_not_guess_what_no_event_tells(filled: Database) -> None:
+    """A program of an early version deleted a revision and did not note which tags went with it."""
+    set_to(filled, 2)
+    filled.change(lambda s: deletion.delete(s, key(s, "llama/support@2"), TESTER, with_tags=True))
+    with filled.write() as session:
+        (gone,) = session.scalars(select(EventRecord).where(EventRecord.action == "delete"))
+        gone.detail = {name: value for name, value in gone.detail.items() if name != "tags"}
+    with pytest.raises(NotFoundError, match="It is not known what llama/support@prod pointed at before"):
+        undo(filled)
+    with filled.read() as session:
+        assert session.scalar(select(Tag.revision_id).where(Tag.name == "prod")) is None
 
 
 def test_an_undo_does_not_go_to_what_is_retracted(filled: Database) -> None:

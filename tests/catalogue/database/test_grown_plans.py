@@ -37,6 +37,8 @@ PAGE: Final = 101
 LARGE: Final = (
     "revisions", "revision_files", "revision_targets", "metrics", "statistic_values", "annotations", "events", "blobs",
 )  # fmt: skip
+pytestmark = pytest.mark.usefixtures("whole_batches")
+
 LATER: Final = EventPosition(grown.BEGAN + timedelta(seconds=47 * 5000), 1)
 SCOPED: Final = rights("admin", grown.WIDE)
 BIG: Final = TreePath.parse(grown.BIG)

@@ -30,6 +30,8 @@ from registry.schemas.use import Counted, UseKey
 from tests.catalogue.rows import BOB, TESTER, Writer, digest_of, rights
 from tests.kit.statements import statements
 
+pytestmark = pytest.mark.usefixtures("whole_batches")
+
 SENT: Final = ("SELECT", "WITH", "UPDATE", "DELETE")
 BOB_OF_A_PART: Final = Principal("bob", rights("writer", "llama"), token="tok_bob")
 SCOPED: Final = rights("admin", "llama/wide-7", "llama/wide-8/child")

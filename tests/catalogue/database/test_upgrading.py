@@ -15,7 +15,7 @@ from registry.catalogue.database import events, migrations
 from registry.catalogue.database.database import Database, Schema
 from registry.catalogue.store import blobs
 from registry.catalogue.tree import bases, revisions
-from registry.errors import UnavailableError
+from registry.errors import RegistryError, UnavailableError
 from registry.reference import Reference
 from tests.catalogue.rows import ON_POSTGRESQL, TESTER, Writer, digest_of
 from tests.root import ROOT
@@ -136,6 +136,14 @@ def test_a_teams_database_is_upgraded_when_its_operator_says_so(old: Database, p
     old.prepare()
     old.ping()
     assert old.change(bases.summaries)[0].name == "llama"
+
+
+def test_an_error_of_a_migration_is_not_told_as_a_lock(old: Database) -> None:
+    with pytest.raises(RegistryError, match=r"no such table|does not exist") as caught, old.migrating() as connection:
+        connection.exec_driver_sql("SELECT * FROM nowhere")
+    assert caught.value.code != "busy"
+    assert "Try again" not in str(caught.value)
+    assert old.schema() is Schema.OLDER
 
 
 @ON_POSTGRESQL

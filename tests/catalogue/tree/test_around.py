@@ -97,6 +97,23 @@ def test_a_tag_goes_and_comes_back_with_its_revision(filled: Database) -> None:
     assert moves(filled, two) == [("stage", two, [(None, two), (two, None), (None, two)])]
 
 
+def test_undoing_a_tag_that_came_back_with_others_removes_it(filled: Database) -> None:
+    """Each of them moved with its revision; what it named before that is not what it goes back to."""
+    one, two, path = "llama/support@1", "llama/support@2", TreePath.parse("llama/support")
+    names = ("best", "prod", "stage")
+    for tag in names:
+        set_tag(filled, one, tag)
+        set_tag(filled, two, tag)
+    with filled.write() as session:
+        deletion.delete(session, row(session, two).id, TESTER, with_tags=True)
+        gone = [tag_moves.last(session, path, tag) for tag in names]
+        assert [(move.old, move.new) for move in gone if move] == [(two, None)] * 3
+        undeletion.undo(session, Reference.parse(two), session.get_one(EventRecord, 1).at, TESTER)
+        for tag in names:
+            undone = tags.undo(session, path, tag, TESTER)
+            assert (undone.previous, undone.reference) == (two, None)
+
+
 def test_histories_are_bounded_and_say_who(filled: Database) -> None:
     for count in range(tag_moves.LISTED + 1):
         set_tag(filled, f"llama/support@{1 + count % 2}", "busy")

@@ -13,6 +13,7 @@ from registry.catalogue.changes.annotations import annotate
 from registry.catalogue.database import events
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import browse, nodes, revisions
+from registry.catalogue.tree.links import links_to
 from registry.catalogue.tree.nodes import Section
 from registry.catalogue.tree.revisions import RevisionRow
 from registry.catalogue.tree.search import search
@@ -96,6 +97,29 @@ def test_targets_by_leaf_name(filled: Database, writer: Writer) -> None:
         row = writer.publish(session, "llama/code", "c2", targets=groups)
     with filled.read() as session:
         assert browse.targets(session, row.id) == (groups[1], groups[0])
+
+
+def test_a_revision_by_itself_is_what_lists_say_of_it(filled: Database) -> None:
+    """From its links, which are read anyway: behind where an ancestor has a newer revision, not where it has one."""
+    behind = {}
+    with filled.read() as session:
+        for path in ("llama/support", "llama/support/french", "llama/support/french/legal", "llama/code"):
+            for one in browse.log(session, TreePath.parse(path)).revisions:
+                found = links_to(session, revisions.find(session, Reference.parse(one.reference)).id)
+                assert browse.summary_of(session, found) == browse.summary(session, found[-1].revision.id) == one
+                behind[one.reference] = one.behind
+    assert {reference for reference, is_behind in behind.items() if is_behind} == {
+        "llama/support/french@1",
+        "llama/support/french/legal@1",
+    }
+
+
+def test_the_labels_of_a_revision(filled: Database) -> None:
+    """Each once, however many metrics it has."""
+    with filled.write() as session:
+        annotate(session, 1, metrics={"loss": 2.0, "f1": 0.25}, annotations={}, principal=BOB)
+    with filled.read() as session:
+        assert browse.labels(session, 1) == (("prod",), {"acc": 0.5, "f1": 0.25, "loss": 2.0})
 
 
 def test_a_revision_that_is_gone(filled: Database) -> None:
@@ -200,6 +224,7 @@ def grow(session: Session, writer: Writer, width: int) -> None:
         writer.publish(session, f"llama/wide-{first}/child", f"child {first}", row, metrics={"acc": 0.5}, tag="prod")
 
 
+@pytest.mark.usefixtures("whole_batches")
 def test_the_number_of_queries_does_not_grow_with_the_tree(filled: Database, writer: Writer) -> None:
     counted = []
     for width in (2, 30):

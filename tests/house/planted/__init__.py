@@ -16,6 +16,7 @@ from tests.house.planted.composed import COMPOSED, TRUNCATION
 from tests.house.planted.deltas import DELTAS
 from tests.house.planted.dense import DENSE
 from tests.house.planted.drawings import DRAWINGS
+from tests.house.planted.drawn import DRAWN
 from tests.house.planted.engines import ENGINES
 from tests.house.planted.exact import EXACT
 from tests.house.planted.fidelity import FIDELITY
@@ -36,7 +37,6 @@ from tests.house.planted.services import SERVICES
 from tests.house.planted.training import TRAINING
 from tests.house.planted.upstream import UPSTREAM
 from tests.house.planted.uses import USES
-from tests.house.planted.verifying import VERIFYING
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
 from tests.house.planted.workers import WORKERS
@@ -62,6 +62,7 @@ MUTANTS: Final = (
     *EXACT,
     *FULL,
     *DRAWINGS,
+    *DRAWN,
     *ENGINES,
     *REBASED,
     *PUSHED,
@@ -71,7 +72,6 @@ MUTANTS: Final = (
     *SERVICES,
     *UPSTREAM,
     *USES,
-    *VERIFYING,
     *VIEWS,
     *VERSIONS,
     *SHOWN,

@@ -61,6 +61,7 @@ REFUSED: dict[str, tuple[Call, int, str]] = {
         lambda api, _: api.update_repo_settings("tiny/nothing", private=True), 422, "There is no adapter tiny/nothing.",
     ),
     "create_tag": (lambda api, _: api.create_tag("tiny/nothing", tag="best"), 422, "There is no adapter tiny/nothing."),
+    "create_tag(base)": (lambda api, _: api.create_tag("tiny/_", tag="best"), 422, "tiny/_ is a base model, which has"),
 }  # fmt: skip
 
 

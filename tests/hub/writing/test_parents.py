@@ -96,3 +96,15 @@ def test_the_same_again_needs_no_parent(pushing: Pushing, two: str) -> None:
     assert [one.parent for one in pushing.revisions(path)] == [f"{two}@1"]
     push(pushing, path, folder, description=f"Parent: {two}@2")
     assert [one.parent for one in pushing.revisions(path)] == [f"{two}@1", f"{two}@2"]
+
+
+def test_the_same_again_is_any_revision_of_these_files(pushing: Pushing, two: str) -> None:
+    """Each was pushed with another README.md: the one on the parent that is named is found, however many are newer."""
+    path, folder = f"{two}/child", pushing.adapter(base_model_name_or_path=repo_of(two))
+    for number in (1, 2):
+        (folder / "README.md").write_text(f"Trained on revision {number}.\n")
+        push(pushing, path, folder, description=f"Parent: {two}@{number}")
+    (folder / "README.md").unlink()
+    for number in (1, 2):
+        push(pushing, path, folder, description=f"Parent: {two}@{number}")
+    assert [one.parent for one in pushing.revisions(path)] == [f"{two}@1", f"{two}@2"]

@@ -16,7 +16,20 @@ import pytest
 import torch
 
 from registry.errors import InvalidAdapterError
-from tests.kit import Base, RawTensor, llama_base, read_model, read_pairs, used_bound, write_model
+from registry.tensors.composed import forms
+from tests.kit import (
+    Base,
+    RawTensor,
+    llama_base,
+    plain_base,
+    read_model,
+    read_pairs,
+    read_tensors,
+    used_bound,
+    write_adapter,
+    write_model,
+    write_tensors,
+)
 from tests.kit.floats import Array
 from tests.kit.kinds_of_bases import attention_base, conv_base, mixtral_base
 from tests.kit.nets import load_net
@@ -207,3 +220,55 @@ def test_one_expert_projection_alone(shelf: Shelf) -> None:
     with pytest.raises(ValueError, match="Cannot convert"):
         peft_load(base.folder, [adapter])
     assert used_bound(base.reference([adapter]), read_model(_fetched(shelf, "mixtral", [adapter]))) <= 1
+
+
+class PlacedNet(torch.nn.Module):
+    """Has a module with a parameter of its own and a linear module inside, both of which PEFT takes for biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(6, 6, bias=False)
+        places: Any = torch.nn.Module()
+        places.start = torch.nn.Parameter(torch.zeros(6))
+        places.proj = torch.nn.Linear(6, 6, bias=False)
+        self.bias_of_places = places
+
+
+def test_a_pair_inside_a_module_that_is_saved_whole(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT takes the module and drops the pair, without a word: no single adapter is this path, and none is written."""
+    shapes = {"first.weight": (6, 6), "bias_of_places.start": (6,), "bias_of_places.proj.weight": (6, 6)}
+    base = shelf.base("placed", plain_base, shapes=shapes)
+    pairs = write_adapter(shelf.folder(), base, ["first", "proj"], r=2, seed=1)
+    # PEFT before 0.21 takes every name for a bias that has "bias" in it; before 0.18 it does not say its version
+    config = {"bias": "all", "peft_version": ...}
+    value = write_adapter(shelf.folder(), base, ["first"], r=2, seed=2, config=config)
+    tensors = read_tensors(value / "adapter_model.safetensors")
+    start = np.random.default_rng(3).standard_normal(6)
+    tensors["base_model.model.bias_of_places.start"] = RawTensor.of(start, "F32")
+    write_tensors(value / "adapter_model.safetensors", tensors)
+    reference = shelf.path("placed", [pairs, value])
+
+    def loaded(*adapters: Path) -> Any:
+        model: Any = PlacedNet()
+        model.load_state_dict({name: torch.from_numpy(one.values) for name, one in read_model(base.folder).items()})
+        with between_themselves():
+            for adapter in adapters:
+                model = peft.PeftModel.from_pretrained(model, str(adapter))
+                model = model if len(adapters) == 1 else model.merge_and_unload()
+        return model
+
+    truth, merged = _weights(loaded(pairs, value)), shelf.merged(reference)
+    assert sorted(truth) == sorted(merged)
+    assert all(np.allclose(merged[name].values, one, atol=1e-6) for name, one in truth.items())
+    with pytest.raises(InvalidAdapterError, match=r"has 'bias_of_places\.proj' in it, and adapts that") as refused:
+        shelf.composed(reference)
+    assert refused.value.code == "not_composable"
+
+    monkeypatch.setattr(forms, "_check_apart", lambda _: None)
+    wrong = shelf.composed(reference)
+    assert sorted(read_pairs(wrong)) == ["bias_of_places.proj", "first"]
+    assert {name.partition(".lora_")[0] for name, _ in loaded(wrong).named_parameters() if ".lora_" in name} == {
+        "base_model.model.first"
+    }
+    with pytest.raises(InvalidAdapterError, match="has a LoRA pair and was trained whole"):
+        shelf.publish("placed", [wrong])

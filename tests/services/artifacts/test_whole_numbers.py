@@ -14,19 +14,21 @@ from transformers import DonutSwinConfig, DonutSwinModel
 
 from registry.errors import InvalidAdapterError
 from registry.services.local import LocalRegistry
+from registry.services.publishing import lineage_check
 from tests.kit.peers import between_themselves
 
 WEIGHTS = "adapter_model.safetensors"
 SAVED = "encoder.layers.0.blocks.0.attention.self"
 INDEX = f"base_model.model.{SAVED}.relative_position_index"
 TABLE = f"base_model.model.{SAVED}.relative_position_bias_table"
+SECOND = INDEX.replace("blocks.0", "blocks.1")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A window of 12 has indices up to 528: more than bfloat16 counts one by one."""
     torch.manual_seed(0)
-    config = DonutSwinConfig(embed_dim=8, depths=[1], num_heads=[2], window_size=12, image_size=24, patch_size=2)
+    config = DonutSwinConfig(embed_dim=8, depths=[2], num_heads=[2], window_size=12, image_size=24, patch_size=2)
     folder = tmp_path_factory.mktemp("base")
     DonutSwinModel(config).save_pretrained(folder)
     return folder
@@ -89,7 +91,9 @@ def test_they_are_kept_exactly(base: Path, registry: LocalRegistry, adapter: Pat
     ("name", "values", "code"),
     [
         (INDEX, torch.arange(144 * 144).view(144, 144), "lineage_mismatch"),
+        (SECOND, torch.arange(144 * 144).view(144, 144), "lineage_mismatch"),
         (INDEX, torch.zeros(144, 144, dtype=torch.int32), "bad_dtype"),
+        (SECOND, torch.zeros(144, 144), "bad_dtype"),
         (INDEX, torch.zeros(144, 144).to(torch.float8_e4m3fn), "bad_dtype"),
         (INDEX, torch.zeros(144, 143, dtype=torch.int64), "shape_mismatch"),
         (INDEX, torch.zeros(144, 144), "bad_dtype"),
@@ -108,3 +112,14 @@ def test_others_are_refused(
     assert refused.value.code == code, refused.value
     assert name.rpartition(".")[2] in str(refused.value)
     assert registry.search().revisions == before
+
+
+@pytest.mark.parametrize("at", [0, 8191, -1])
+def test_each_number_counts(registry: LocalRegistry, adapter: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """In whichever step of the comparison it lies."""
+    monkeypatch.setattr(lineage_check, "_AT_ONCE", 1 << 16)
+    index = load_file(adapter / WEIGHTS)[SECOND].clone()
+    index.view(-1)[at] += 1
+    with pytest.raises(InvalidAdapterError, match="holds integers") as refused:
+        registry.publish(_changed(adapter, SECOND, index), "base/other")
+    assert refused.value.code == "lineage_mismatch"

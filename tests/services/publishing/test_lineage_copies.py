@@ -132,6 +132,19 @@ def test_one_wrong_element_is_enough(shelf: Shelf, size: float) -> None:
     assert f"({row}, {column})" in str(problem)
 
 
+@pytest.mark.parametrize("wrong", [COPY, "base_model.model.lm_head.base_layer.weight"])
+def test_each_of_several_copies_has_to_be_the_parents(shelf: Shelf, wrong: str) -> None:
+    name, base = _base(shelf, "F32")
+    child = write_adapter(shelf.folder(), base, ["embed_tokens", "lm_head"], copies=[])
+    tensors = read_tensors(child / WEIGHTS)
+    assert sum(one.endswith("base_layer.weight") for one in tensors) == 2
+    tensors[wrong] = RawTensor.of(tensors[wrong].values + 1, "F32")
+    write_tensors(child / WEIGHTS, tensors)
+    problem = _refused(shelf, child, f"{name}/wrong")
+    assert problem.code == "lineage_mismatch"
+    assert wrong in str(problem)
+
+
 def test_a_copy_that_is_no_number_is_refused(shelf: Shelf) -> None:
     name, base = _base(shelf, "F32")
     values = base.reference([])[EMBEDDING].values.copy()

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import publish
+from registry.catalogue.store import blobs
 from registry.errors import ConflictError, NotAllowedError, NotFoundError, UsageError
 from registry.progress import SILENT
 from registry.reference import Path as TreePath
@@ -61,6 +62,12 @@ def place(request: pytest.FixtureRequest, folders: Path, tmp_path: Path) -> Iter
         if request.param == "team":
             fill(opened.registry, folders)
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of many revisions is asked of one after another: none may be left out, or it would be deleted."""
+    monkeypatch.setattr(blobs, "AT_ONCE", 1)
 
 
 EMBEDDED = pytest.mark.parametrize("place", ["embedded"], indirect=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from http.client import HTTPResponse
@@ -306,6 +307,46 @@ def test_a_read_that_breaks_goes_on_where_it_broke(make_s3: MakeS3, shim: Shim) 
     assert sum(one.received for one in shim.seen("GET")) == len(data)
     shim.faults = [Fault(method="GET", cut_answer=10_000)]
     with pytest.raises(UnavailableError, match="broke the connection 4 times"):
+        get(driver, KEY)
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_commit_of_several_fails_with_any_of_them(make_s3: MakeS3, shim: Shim, broken: int) -> None:
+    """Else a row would name an object that is not there."""
+    driver, keys = make_s3(shim.url, attempts=1), [f"{KEY}-{number}" for number in range(3)]
+    shim.faults = [Fault(method="PUT", target=keys[broken], status=503)]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(driver.writer()) for _ in keys]
+        for writer in writers:
+            writer.write(b"data")
+        with pytest.raises(UnavailableError, match="503"):
+            driver.commit([Commit(writer, key) for writer, key in zip(writers, keys, strict=True)])
+    assert driver.size(keys[broken]) is None
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_an_object_of_parts_fails_with_any_of_them(make_s3: MakeS3, shim: Shim, broken: int) -> None:
+    driver = make_s3(shim.url, attempts=1)
+    shim.faults = [Fault(method="PUT", target=f"partNumber={broken}", status=503)]
+    with pytest.raises(UnavailableError, match="503"):
+        put(driver, KEY, noise(2 * BLOCK + 5))
+    assert left(driver) == []
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_read_of_several_pieces_fails_with_any_of_them(make_s3: MakeS3, shim: Shim, broken: int) -> None:
+    """It is an outage, of the one piece: what lies in the buffer is not taken for what is stored."""
+    driver, data = make_s3(shim.url, attempts=1), noise(250_000)
+    put(make_s3(), KEY, data)
+
+    def answer(asked: Asked) -> tuple[int, bytes]:
+        first, _, last = asked.headers["range"].removeprefix("bytes=").partition("-")
+        return (503, b"") if int(first) == broken * 100_000 else (206, data[int(first) : int(last) + 1])
+
+    shim.faults = [Fault(method="GET", target=KEY, answer=answer)]
+    with pytest.raises(UnavailableError, match="503"):
         get(driver, KEY)
 
 

@@ -118,6 +118,7 @@ def test_required_fields(field: str) -> None:
         ("use_bdlora", {"nblocks": 0}),
         ("use_bdlora", {"target_modules_bd_a": "q"}),
         ("use_bdlora", {"target_modules_bd_a": [""]}),
+        ("use_bdlora", {"target_modules_bd_a": [f"q{number}" for number in range(257)]}),
         ("lora_dropout", "x"),
         ("base_model_name_or_path", "x" * 4097),
         ("revision", 3),

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
-from registry.tensors.checkpoint.patterns import PatternBudget, PatternMap
+from registry.tensors.checkpoint.pattern_syntax import MAX_EXPANDED, MAX_LENGTH
+from registry.tensors.checkpoint.patterns import MAX_EXPRESSIONS, MAX_MATCHES, PatternBudget, PatternMap
 
 NAMES = [
     "model.layers.0.self_attn.q_proj",
@@ -103,6 +104,51 @@ def test_bombs_and_dialects_are_refused_by_name(pattern: str) -> None:
         resolve({pattern: 1}, "a" * 30)
     assert caught.value.code == "bad_config"
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("(a|b)" + "c" * MAX_LENGTH, f"more than {MAX_LENGTH} characters"),
+        ("(?:" + "abcdefghij" * 9 + "){99}", f"come to more than {MAX_EXPANDED} steps"),
+        ("a()b", "the group that ends at position 2 holds nothing"),
+        ("(ab)?+c", "repeats a group possessively"),
+        ("(ab){2}+c", "repeats a group possessively"),
+        ("a{,}b", "has no number"),
+        ("a{1234567890}", "a number of more than 9 digits"),
+        ("(" * 41 + "a" + ")" * 41, "nested deeper than 40 levels"),
+    ],
+)
+def test_why_a_pattern_is_refused(pattern: str, why: str) -> None:
+    with pytest.raises(InvalidAdapterError, match=why):
+        resolve({pattern: 1}, "a" * 30)
+
+
+def test_groups_as_deep_as_is_allowed() -> None:
+    assert resolve({"(" * 40 + "a" + ")" * 40: 1}, "a")[0] == 1
+
+
+def test_expressions_are_counted_over_all_patterns() -> None:
+    budget = PatternBudget(seconds=60)
+    PatternMap({f"a{at}|b": 1 for at in range(MAX_EXPRESSIONS)}, field="rank_pattern", budget=budget)
+    with pytest.raises(InvalidAdapterError, match=f"more than {MAX_EXPRESSIONS} patterns of the adapter are not plain"):
+        PatternMap({"c|d": 1}, field="alpha_pattern", budget=budget)
+
+
+def test_keys_that_match_one_module_are_counted() -> None:
+    patterns = {f"a|{at}": at for at in range(MAX_MATCHES + 1)}
+    with pytest.raises(InvalidAdapterError, match=f"{MAX_MATCHES + 1} keys that match the module 'a'") as caught:
+        resolve(patterns, "a")
+    assert caught.value.code == "bad_config"
+    del patterns["a|0"]
+    assert resolve(patterns, "a")[0] == 1
+
+
+@pytest.mark.parametrize("pattern", [r"\w+|x", r"(?i:a)|x"])
+def test_a_name_that_programs_match_differently(pattern: str) -> None:
+    assert resolve({pattern: 1}, "a")[0] == 1
+    with pytest.raises(InvalidAdapterError, match="which programs match differently with the module"):
+        resolve({pattern: 1}, "model.é")
 
 
 def test_time_is_bounded_over_all_patterns() -> None:

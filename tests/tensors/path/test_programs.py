@@ -12,11 +12,12 @@ from registry.tensors.checkpoint.adapter import Checkpoint
 from registry.tensors.factors.slots import slot_of_parameter, slot_of_piece, slot_of_target
 from registry.tensors.path.programs import BoundLink, PathPrograms, path_programs
 from registry.tensors.path.steps import Add, Replace
-from registry.tensors.table.held import FileParameter
-from registry.tensors.table.targets import TargetTable
+from registry.tensors.table.held import FileParameter, Piece
+from registry.tensors.table.targets import TargetKind, TargetTable
 from tests.tensors.checkpoint.adapter_headers import (
     EMBED,
     EXPERTS,
+    GATE_UP,
     HEAD,
     TABLE,
     TIED,
@@ -51,6 +52,30 @@ def test_each_expert_is_replaced_by_its_own_rows() -> None:
                 piece.expert * fused.out_features + piece.out[0],
                 fused.in_features,
             )
+
+
+def test_two_readings_of_one_tensor_are_no_path() -> None:
+    """One of the adapters was trained on a model that keeps the weight the other way; a square one fits both."""
+    square = replace(TABLE, targets={**TABLE.targets, Q: replace(TABLE.targets[Q], shape=(6, 6))})
+    turned = replace(square, targets={**square.targets, Q: replace(square.targets[Q], kind=TargetKind.CONV1D)})
+    straight, other = check(pair(Q, 6, 6), table=square), check(pair(Q, 6, 6), table=turned)
+    for table in (square, turned):
+        with pytest.raises(InvalidAdapterError, match="in two ways, one as") as refused:
+            _programs(straight, other, table=table)
+        assert refused.value.code == "lineage_mismatch"
+
+
+@pytest.mark.parametrize("pieces", [GATE_UP.pieces, (replace(GATE_UP.pieces[0], transposed=True),)])
+def test_experts_whose_pieces_are_turned_are_not_replaced(pieces: tuple[Piece, ...]) -> None:
+    """Which rows of the value are whose can't be said of a part of a turned matrix."""
+    fused = replace(GATE_UP, transposed=pieces is GATE_UP.pieces, pieces=pieces)
+    experts = replace(TABLE.targets[EXPERTS], fused=(fused,))
+    table = replace(TABLE, targets={**TABLE.targets, EXPERTS: experts})
+    shape = (3, 6, 10) if fused.transposed else (3, 10, 6)
+    whole = check({**pair(Q, 6, 8), **named(EXPERTS, gate_up_proj=shape)}, table=table, modules_to_save=["experts"])
+    with pytest.raises(InvalidAdapterError, match="that the base's files keep transposed") as refused:
+        _programs(whole, table=table)
+    assert refused.value.code == "unsupported_layout"
 
 
 @pytest.mark.parametrize("module", [EMBED, HEAD])

@@ -1,0 +1,193 @@
+"""Bugs that were first drawn by the syntax and that no test saw: guards none reached, only the first of several."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.house.planted.mutant import Mutant
+
+FORMS: Final = "composed:test_forms.py"
+DRAWN: Final = (
+    Mutant(
+        "first-pair-apart",
+        "_check_apart",
+        "        if is_under(module, forms.saved_modules):",
+        "        if is_under(module, forms.saved_modules) and module == adapted[0]:",
+        FORMS,
+    ),
+    Mutant(
+        "pairs-inside-saved",
+        "forms_of",
+        "    _check_apart(forms)\n",
+        "",
+        "test_a_pair_inside_a_module_that_is_saved_whole",
+    ),
+    Mutant(
+        "first-dora-alone",
+        "_check_dora",
+        "for module, kind in kinds.items():",
+        "for module, kind in list(kinds.items())[:1]:",
+        FORMS,
+    ),
+    Mutant(
+        "token-rows-of-a-block",
+        "token_tensor",
+        "list(rows.values())[start:stop]",
+        "list(rows.values())[start : stop + 1]",
+        "test_any_rows_of_a_composed_tensor_are_those_rows",
+    ),
+    Mutant(
+        "first-whole-numbers",
+        "lineage_check:_same_bytes",
+        "for start, stop in steps\n",
+        "for start, stop in list(steps)[:1]\n",
+        "test_each_number_counts",
+    ),
+    Mutant(
+        "first-tag-moved",
+        "tag_moves:_changes",
+        'for tag in detail.get("tags") or ():',
+        'for tag in (detail.get("tags") or ())[:1]:',
+        "test_undoing_a_tag_that_came_back_with_others_removes_it",
+    ),
+    Mutant(
+        "first-piece-fails",
+        "S3Reader.read_into",
+        "for read in reads:",
+        "for read in reads[:1]:",
+        "test_a_read_of_several_pieces_fails_with_any_of_them",
+    ),
+    Mutant(
+        "first-of-the-same-files",
+        "same:existing",
+        "for one in found:",
+        "for one in found[:1]:",
+        "test_the_same_again_is_any_revision_of_these_files",
+    ),
+    Mutant(
+        "pieces-from-row-0",
+        "_piece_problems",
+        "0 <= first < stop",
+        "0 >= first < stop",
+        "test_table_check.py",
+    ),
+    Mutant(
+        "experts-of-one-rank",
+        "LinkMaker.add_experts",
+        "filled_a[expert, : a.shape[0]] = a",
+        "filled_a[expert] = a",
+        "test_experts_of_other_ranks_are_filled_up_with_zeros",
+    ),
+    Mutant(
+        "first-batch-of-parents",
+        "undeletion:_lock_ancestors",
+        "for part in parts(sorted(above)):",
+        "for part in list(parts(sorted(above)))[:1]:",
+        "test_every_parent_of_a_tree_is_looked_for",
+    ),
+    Mutant(
+        "first-batch-of-sources",
+        "_lock_what_they_are_made_of",
+        "for part in parts(sorted(own)):",
+        "for part in list(parts(sorted(own)))[:1]:",
+        "test_every_source_of_a_combination_is_looked_for",
+    ),
+    Mutant(
+        "first-batch-of-children",
+        "retention:_with_children",
+        "for part in parts(keys):",
+        "for part in list(parts(keys))[:1]:",
+        "test_a_rule_is_set_shown_run_undone_and_removed[local]",
+    ),
+    Mutant(
+        "first-batch-of-metrics",
+        "retention:_values",
+        "for part in parts(keys) if metrics else ():",
+        "for part in list(parts(keys))[:1] if metrics else ():",
+        "test_a_rule_is_set_shown_run_undone_and_removed[local]",
+    ),
+    Mutant(
+        "first-file-required",
+        "blobs:require",
+        "for digest in wanted:",
+        "for digest in list(wanted)[:1]:",
+        "test_a_row_that_points_at_no_bytes_is_impossible[sqlite]",
+    ),
+    Mutant(
+        "sources-not-looked-for",
+        "_lock_sources",
+        "if len(there) < len(keys):",
+        "if len(there) < 0:",
+        "test_a_combination_of_what_is_gone[sqlite]",
+    ),
+    Mutant(
+        "undo-of-a-tag-guesses",
+        "tags:undo",
+        "if change.new != named:",
+        "if False:",
+        "test_an_undo_does_not_guess_what_no_event_tells[sqlite]",
+    ),
+    Mutant(
+        "first-commit-fails",
+        "S3Driver.commit",
+        "for one in done:",
+        "for one in done[:1]:",
+        "test_a_commit_of_several_fails_with_any_of_them",
+    ),
+    Mutant(
+        "last-parts-unasked",
+        "_Incoming.join",
+        "while self._going:",
+        "while False:",
+        "test_an_object_of_parts_fails_with_any_of_them",
+    ),
+    Mutant(
+        "first-sync-fails",
+        "filesystem:_at_once",
+        "for done in [pool.submit(sync) for sync in syncs]:",
+        "for done in [pool.submit(sync) for sync in syncs][:1]:",
+        "test_a_commit_fails_with_any_of_its_syncs",
+    ),
+    Mutant(
+        "first-file-synced",
+        "write_files",
+        "for future in synced:",
+        "for future in synced[:1]:",
+        "test_each_of_several_files_has_to_be_on_the_medium",
+    ),
+    Mutant(
+        "every-error-a-lock",
+        "Database.migrating",
+        'if errors.sqlstate(error) != "55P03":',
+        'if errors.sqlstate(error) == "":',
+        "test_an_error_of_a_migration_is_not_told_as_a_lock[sqlite]",
+    ),
+    Mutant(
+        "tags-of-bases",
+        "create_tag",
+        "if pinned.revision is None:",
+        "if pinned is None:",
+        "test_calls_that_are_refused[create_tag(base)]",
+    ),
+    Mutant(
+        "one-name-more",
+        "_few_names",
+        "if len(found) > _MAX_NAMES:",
+        "if len(found) > _MAX_NAMES + 1:",
+        "test_lora_config:test_types",
+    ),
+    Mutant(
+        "shown-never-behind",
+        "browse:summary_of",
+        "for link in found[:-1])",
+        "for link in found[:0])",
+        "test_a_revision_by_itself_is_what_lists_say_of_it[sqlite]",
+    ),
+    Mutant(
+        "an-address-of-four-parts",
+        "webserver:address_of",
+        "listener.getsockname()[:2]",
+        "listener.getsockname()",
+        "test_an_address_that_is_taken_or_foreign_is_one_sentence",
+    ),
+)
