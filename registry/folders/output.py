@@ -11,6 +11,7 @@ from typing import Final
 from blake3 import blake3
 
 from registry.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.folders.beside import Beside, advice, beside, named
 from registry.folders.errors import reason, telling_unwritable
 from registry.folders.receipts import read_receipt, write_receipt
 from registry.folders.scan import RECEIPT
@@ -77,17 +78,26 @@ def already_there(
     """The answer of a fetch whose folder already holds this rendering, complete; None if it has to be filled.
 
     Several references, registries and options can give the same rendering: the answer is about this request, and the
-    receipt is rewritten to match it.
+    receipt is rewritten to match it. What lies beside the files, such as a trainer's checkpoints, is named in a notice.
+
+    Raises:
+        ConflictError: ``folder_taken``, files of something else lie beside them that programs load with them.
     """
     there = receipt_of_rendering(place, rendering, size, progress)
     if there is None:
         return None
+    with telling_unwritable(place):
+        others = beside(place, (file.path for file in there.files))
+    if others.loaded:
+        told = advice(others.loaded, f"{there.reference} as {there.kind}")
+        raise ConflictError(f"{place} {told}.", code="folder_taken")
     # The bytes are still those that another version of the registry may have written.
     receipt = make_receipt(there.files)
     receipt = receipt.model_copy(
         update={"versions": there.versions, "fidelity": fuller(receipt.fidelity, there.fidelity)}
     )
     answer = fetched(receipt, place, fresh=False)
+    answer = answer.model_copy(update={"notices": (*answer.notices, *_notices(place, others))})
     if receipt == there:
         return answer
     try:
@@ -99,6 +109,14 @@ def already_there(
         )
         return answer.model_copy(update={"notices": (*answer.notices, told)})
     return answer
+
+
+def _notices(place: Path, others: Beside) -> tuple[str, ...]:
+    """What is said of a folder that holds something beside its artifact."""
+    if not others.others:
+        return ()
+    verb = "is" if len(others.others) == 1 else "are"
+    return (f"{place} also contains {named(others.others)}, which {verb} not of the artifact.",)
 
 
 def _replace_receipt(place: Path, receipt: Receipt) -> None:
@@ -162,17 +180,18 @@ def _may_fill(place: Path, *, force: bool) -> bool:
             f"{place} contains files that were not written by fetch; choose a folder that is absent or empty.",
             code="folder_taken",
         ) from None
-    foreign = sorted(names - {RECEIPT, *(file.path for file in receipt.files)})
-    if not force:
+    what = f"{receipt.reference} as {receipt.kind} or a changed copy of it"
+    others = beside(place, (file.path for file in receipt.files)).names
+    if others:
+        verb, them = ("was", "it") if len(others) == 1 else ("were", "them")
         raise ConflictError(
-            f"{place} contains something else, {receipt.reference} as {receipt.kind} or a changed copy of it; --force "
-            "replaces what an earlier fetch wrote.",
+            f"{place} contains {what}, and {named(others)}, which {verb} not written by fetch, so --force can't "
+            f"replace the folder; move {them} away, or choose another folder.",
             code="folder_taken",
         )
-    if foreign:
+    if not force:
         raise ConflictError(
-            f"{place} contains {foreign[0]!r}, which was not written by fetch, so --force can't replace the folder; "
-            "move that file away.",
+            f"{place} contains something else, {what}; --force replaces what an earlier fetch wrote.",
             code="folder_taken",
         )
     return True

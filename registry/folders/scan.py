@@ -224,11 +224,16 @@ def reason_by_name(name: str) -> str | None:
         return _HIDDEN_REASON
     if is_taken(name, RECEIPT):
         return "receipt of a fetch"
-    if _TRAINER.fullmatch(name):
+    if is_trainer_state(name):
         return "trainer state"
     if PurePosixPath(name).suffix.lower() in _PICKLES:
         return "pickle"
     return None
+
+
+def is_trainer_state(name: str) -> bool:
+    """Whether a file of that base name is what a trainer resumes from, and nothing that a model is loaded with."""
+    return _TRAINER.fullmatch(name) is not None
 
 
 def is_own_file(path: Path, root: Path) -> bool:

@@ -191,11 +191,18 @@ class Materialised(Schema):
 
 
 class TensorMismatch(Schema):
-    """A tensor of a fetched folder that differs from the registry's."""
+    """A tensor of a fetched folder that differs from the registry's, a field of its receipt, or a file beside them."""
 
     file: str
-    tensor: str | None  # None: not a tensor file, or its header
+    tensor: str | None  # None: not a tensor file, or its header; or the file does not belong there
     reason: str
+
+
+class BesideFile(Schema):
+    """What a fetched folder holds beside the artifact's files; a folder that holds nothing else ends with /."""
+
+    path: str
+    loaded: bool  # programs that load the folder read it; False: it is in nobody's way, such as a trainer's checkpoints
 
 
 class ReplayedCombination(Schema):
@@ -213,9 +220,11 @@ class Verified(Schema):
     reference: str
     kind: ArtifactKind
     equal: bool
-    exact: bool  # False: compared within the bound, because this machine's arithmetic is another
+    exact: bool  # False: values were compared within the rounding bound, not bytes: ``not_exact`` says why
     files: int
     mismatches: tuple[TensorMismatch, ...]
+    not_exact: Annotated[str | None, Field(exclude_if=lambda reason: reason is None)] = None
+    beside: Annotated[tuple[BesideFile, ...], Field(exclude_if=lambda found: not found)] = ()
     fidelity: Measured = None  # on all rows where the model was computed again on this machine
     combinations: tuple[ReplayedCombination, ...] = Field(
         default=(), exclude_if=lambda found: not found, description="Those of its path, combined again."

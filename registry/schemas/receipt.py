@@ -6,11 +6,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Dtype, Options, OutputFile, Schema, Truncation
 from registry.schemas.artifacts import Measured
 from registry.schemas.kinds import KINDS
 
 RECEIPT_FORMAT: Final = 1
+README_FORMAT: Final = 4
+"""The first version of the artifact format whose composed and merged artifacts have a README.md that is made."""
 
 
 class ReceiptPlanLink(Schema):
@@ -103,3 +106,16 @@ class Receipt(Schema):
     def tip(self) -> str | None:
         """Digest of the revision whose path this is; None: the base model itself."""
         return self.lineage[-1].digest if self.lineage else None
+
+
+def rendering_digest(plan_digest: str, artifact_format: int, numerics: str | None, base_model: str | None) -> str:
+    """The digest that names an artifact's bytes.
+
+    Args:
+        plan_digest: what is meant.
+        artifact_format: the version of what writes headers, configurations and README.md.
+        numerics: the fingerprint of the arithmetic; None: bytes are only copied.
+        base_model: what README.md calls the model; None: no README.md is made.
+    """
+    document = {"plan": plan_digest, "artifact_format": artifact_format, "numerics": numerics}
+    return document_digest(document | ({} if base_model is None else {"base_model": base_model}))

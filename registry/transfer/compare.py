@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from registry.errors import IntegrityError, InvalidAdapterError, NotFoundError
 from registry.files.header import Header, read_header
 from registry.files.source import FileSource, read_range
+from registry.folders.beside import beside
+from registry.folders.errors import telling_unreadable
 from registry.folders.output import file_is_right
-from registry.folders.scan import README
 from registry.progress import Progress
-from registry.schemas import TensorMismatch, Verified
+from registry.schemas import Fidelity, TensorMismatch, Verified
+from registry.schemas.artifacts import BesideFile
 from registry.schemas.receipt import Receipt
+from registry.transfer.receipt_check import Ours, wrong_fields
 
 
 class Expected(Protocol):
@@ -46,6 +49,8 @@ class Comparison(Protocol):
         """Compare the same range of both."""
 
 
+FOREIGN: Final = "not of this artifact, and programs that load the folder read it"
+
 Compare = Callable[[str], Comparison]
 """Begins the comparison of two tensors of a dtype."""
 
@@ -70,8 +75,9 @@ def verified(
     folder: Path,
     receipt: Receipt,
     files: Mapping[str, Expected],
-    artifact_format: int,
+    ours: Ours,
     compare: Compare | None,
+    fidelity: Callable[[], Fidelity | None],
     progress: Progress,
 ) -> Verified:
     """Compare a fetched folder with its receipt and with the registry's artifact for the receipt's plan.
@@ -80,29 +86,46 @@ def verified(
         folder: that was fetched.
         receipt: in it.
         files: of the registry's artifact.
-        artifact_format: of these files. Another one writes another README.md, which is held against the receipt only.
+        ours: what the registry says of it. Another format writes another README.md, which is held against the receipt
+            only.
         compare: for tensors of another arithmetic or format; None: every byte has to be equal.
+        fidelity: what the registry measured of the rows that the receipt's figures are of, once all files were read.
         progress: counts bytes.
     """
-    if receipt.versions.artifact_format != artifact_format:
-        files = {path: file for path, file in files.items() if path != README}
+    own = frozenset(ours.files)
+    expected = ours.listed(receipt)
+    files = {path: file for path, file in files.items() if path in expected}
     progress.begin("Verifying", 2 * sum(file.size for file in files.values()))
-    mismatches = [*_against_receipt(folder, receipt, progress), *_against_artifact(folder, files, compare, progress)]
+    mismatches = [
+        *_against_receipt(folder, receipt, own, progress),
+        *_against_artifact(folder, files, compare, progress),
+    ]
+    with telling_unreadable(folder):
+        there = beside(folder, own)
+    wrong = (
+        *_without_repeats(mismatches),
+        *wrong_fields(receipt, ours, fidelity()),
+        *(TensorMismatch(file=name, tensor=None, reason=FOREIGN) for name in there.loaded),
+    )
     return Verified(
         folder=str(folder),
-        reference=receipt.reference,
+        reference=ours.plan.reference,
         kind=receipt.kind,
-        equal=not mismatches,
+        equal=not wrong,
         exact=compare is None,
+        not_exact=None if compare is None else ours.not_exact(receipt),
         files=len(receipt.files),
-        mismatches=_without_repeats(mismatches),
+        mismatches=wrong,
+        beside=tuple(BesideFile(path=name, loaded=name in there.loaded) for name in there.names),
     )
 
 
-def _against_receipt(folder: Path, receipt: Receipt, progress: Progress) -> Iterator[TensorMismatch]:
-    """Files that differ from the receipt."""
+def _against_receipt(
+    folder: Path, receipt: Receipt, own: Collection[str], progress: Progress
+) -> Iterator[TensorMismatch]:
+    """Files that differ from the receipt; others than the artifact's ``own`` that it lists are not looked at."""
     for file in receipt.files:
-        if not file_is_right(folder, file, progress):
+        if file.path in own and not file_is_right(folder, file, progress):
             there = (folder / file.path).is_file()
             reason = "not the bytes that were fetched" if there else "the file is missing"
             yield TensorMismatch(file=file.path, tensor=None, reason=reason)

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import Final
 
 from registry.errors import InvalidBaseError, UnavailableError
 from registry.files.hashed import HashedFile
 from registry.folders.contents import hash_found, head_of, read_start
 from registry.folders.provenance import derived_from
-from registry.folders.scan import Folder, FoundFile, scan
+from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Folder, FoundFile, scan
 from registry.operations.publication import Publication
 from registry.progress import Progress
 from registry.schemas import FileEntry, LeftOut, PublishPreview
@@ -186,6 +187,7 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
     given = given_base(place, progress)
     found = scan(given.folder, InvalidBaseError)
     listing = list_folder(found)
+    refuse_adapter_beside(found)
     files = {entry.path: entry for entry in found.files if entry.path in set(listing.files)}
     claims, hashed = _claims("Hashing the base model", given, files.values(), progress)
     derived, left_out = derived_from(
@@ -202,6 +204,24 @@ def base_request(name: str, place: str | PathLike[str], progress: Progress) -> B
         derived_from=derived,
     )
     return BaseFolder(hashed, request, given.folder)
+
+
+_ADAPTER_WEIGHTS: Final = (ADAPTER_WEIGHTS, "adapter_model.bin")
+
+
+def refuse_adapter_beside(folder: Folder) -> None:
+    """Refuse a base model beside which an adapter lies: trained on that folder is trained on both.
+
+    Raises:
+        InvalidBaseError: ``adapter_as_base``.
+    """
+    names = {*(one.path for one in folder.files), *(one.path for one in folder.left_out)}
+    if ADAPTER_CONFIG in names and not names.isdisjoint(_ADAPTER_WEIGHTS):
+        raise InvalidBaseError(
+            f"{folder.root} holds a whole model and beside it an adapter ({ADAPTER_CONFIG} and its weights), which "
+            "transformers puts on top of the model: move the adapter into a folder of its own and add the model alone.",
+            code="adapter_as_base",
+        )
 
 
 def list_folder(folder: Folder) -> ModelListing:

@@ -156,6 +156,8 @@ def table(verdicts: Iterable[dict[str, Any]]) -> str:
     lines += [f"| {name} | " + " | ".join(str(found[kind]) for kind in kinds) + " |" for name, found in counts.items()]
     composed = Counter(one["composed"] for one in verdicts if one.get("composed"))
     lines += ["", "Composed: " + ", ".join(f"{name} {count}" for name, count in composed.most_common())]
+    parents = Counter(one["parent"] for one in verdicts if one.get("parent"))
+    lines.append("Parents known by: " + ", ".join(f"{name} {count}" for name, count in parents.most_common()))
     for kind in ("wrong", "failed", "refused"):
         groups: dict[str, list[str]] = defaultdict(list)
         for one in verdicts:

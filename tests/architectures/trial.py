@@ -49,6 +49,7 @@ class Verdict:
     verdict: str
     code: str = ""
     text: str = ""
+    parent: str = ""  # by which word the first link was found below the second, which was trained on its merged folder
     composed: str = ""  # the composed adapter: exact, wrong, refused CODE, or peft where PEFT loses its own link, too
     cls: str = ""  # of the model
     seconds: float = 0.0
@@ -200,13 +201,16 @@ def try_links(
     model, of_base = _load(base.cls, base.folder)
     model = part(model)
     before = _state(model)
-    states, folders = [], []
+    states, folders, proven = [], [], []
     outputs: list[torch.Tensor] = []
     try:
         for number, options in enumerate(links):
             folders.append(work / f"link-{number}")
             seen = _nothing if output is None else lambda wrapped: outputs.append(output(wrapped))
-            model = trained(folders[-1], model, options, number, seen)
+            alone = number > 0 and output is None
+            stand = _saved_and_loaded(model, base.cls, work / f"stand-{number}", part) if alone else None
+            model, found = _trained_on(stand, model, folders[-1], options, number, seen)
+            proven.append(found)
             states.append(_state(model))
     except Exception as error:  # noqa: BLE001 (what PEFT raises is the verdict)
         if output is not None and len(outputs) == len(folders) == 1:  # it could not merge what it trained
@@ -217,24 +221,53 @@ def try_links(
     judged = None if output is None else (output, outputs[-1])
     compared = Compared(before, states[-1], of_base["missing_keys"], part, judged)
     try:
-        return _judge(model_type, variant, base, folders, compared, of_base, states[0])
+        return _judge(model_type, variant, base, folders, compared, of_base, states[0], proven=proven)
     except RegistryError as error:
         return Verdict(model_type, variant, "refused", error.code, str(error))
     except Different as error:
         return Verdict(model_type, variant, "wrong", "merged", str(error))
 
 
+def _saved_and_loaded(model: Any, cls: Any, folder: Path, part: Callable[[Any], Any]) -> Any | None:
+    """The merged model as it is loaded from a folder that it is saved into; None where that is another one."""
+    try:
+        model.save_pretrained(folder)
+        loaded = part(_load(cls, folder)[0])
+    except Exception:  # noqa: BLE001 (model code raises anything)
+        return None
+    wanted, found = _state(model), _state(loaded)
+    same = wanted.keys() == found.keys() and all(torch.equal(wanted[name], one) for name, one in found.items())
+    return loaded if same else None
+
+
+def _trained_on(
+    stand: Any | None, model: Any, folder: Path, options: Options, number: int, seen: Callable[[Any], None]
+) -> tuple[Any, bool]:
+    """A link trained on the model that was loaded, or, where PEFT can't, on the one in memory; and whether it was."""
+    if stand is not None:
+        try:
+            return trained(folder, stand, options, number, seen), True
+        except Exception:  # noqa: BLE001 (whatever PEFT raises about a model that is loaded alone)
+            shutil.rmtree(folder, ignore_errors=True)
+    return trained(folder, model, options, number, seen), False
+
+
 def _judge(
     model_type: str, variant: str, base: Base, links: Sequence[Path],
-    compared: Compared, of_base: Mapping[str, list[str]], first: State,
+    compared: Compared, of_base: Mapping[str, list[str]], first: State, *, proven: Sequence[bool],
 ) -> Verdict:  # fmt: skip
     ours = base.registry()
-    reference, path = "", "base"
+    reference, path, parent = "", "base", ""
     for number, link in enumerate(links):
         path = f"{path}/{variant}-{number}"
-        # The second link was trained on a model in memory, whose configuration goes on naming the base.
-        above: dict[str, Any] = {"parent": reference, "skip_parent_check": True} if number else {}
-        reference = ours.publish(link, path, **above).revision.reference
+        # What was trained on a model in memory has a configuration that goes on naming the base.
+        above: dict[str, Any] = (
+            {"parent": reference, "skip_parent_check": True} if number and not proven[number] else {}
+        )
+        published = ours.publish(link, path, **above).revision
+        if number and published.parent != reference:
+            raise Different(f"the parent of link {number} is {published.parent}, and {reference} was trained on")
+        reference, parent = published.reference, published.parent_known_by or ""
     out = links[0].parent / "merged"
     ours.fetch(reference, out, kind="merged")
     merged, of_merged = _load(base.cls, out)
@@ -255,17 +288,18 @@ def _judge(
         compared.check(_state(loaded))
         compared.check_output(loaded)
     except RegistryError as error:
-        return Verdict(model_type, variant, "exact", composed=f"refused {error.code}", text=str(error))
+        return Verdict(model_type, variant, "exact", composed=f"refused {error.code}", text=str(error), parent=parent)
     except Exception as error:  # noqa: BLE001 (whatever PEFT raises on loading)
         told = _told(error)
         if not _reloads(base, links[0], compared, first):
-            return Verdict(model_type, variant, "exact", composed="peft", text=f"PEFT loses its own link, too; {told}")
+            told = f"PEFT loses its own link, too; {told}"
+            return Verdict(model_type, variant, "exact", composed="peft", text=told, parent=parent)
         return Verdict(model_type, variant, "wrong", "composed", told)
     try:
         ours.publish(adapter, f"base/{variant}-again")
     except RegistryError as error:
         return Verdict(model_type, variant, "wrong", "published again", f"{error.code}: {error}")
-    return Verdict(model_type, variant, "exact", composed="exact")
+    return Verdict(model_type, variant, "exact", composed="exact", parent=parent)
 
 
 def _judge_trained(

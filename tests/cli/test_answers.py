@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from registry.schemas import CopiedFrom, Event, FolderOutcome, Log, Schema, SearchResult, Tree
+from registry.schemas import (
+    CopiedFrom,
+    Event,
+    FolderOutcome,
+    Log,
+    Schema,
+    SearchResult,
+    TensorMismatch,
+    Tree,
+    Verified,
+)
+from registry.schemas.artifacts import BesideFile
 from registry.schemas.usage import BaseFigures
 from tests.cli.canned import (
     ANSWERS,
@@ -35,6 +46,7 @@ from tests.cli.canned import (
     SUPPORT,
     TAKEN_BACK,
     TREE,
+    VERIFIED,
     WHEN,
     CannedRegistry,
     node,
@@ -445,6 +457,37 @@ def test_what_differs_is_listed_and_ends_with_6(canned: CannedRegistry, run: Run
     assert as_json.code == 6
     assert type(DIFFERS).model_validate_json(as_json.out) == DIFFERS
     assert json.loads(as_json.err)["code"] == "verify_failed"
+
+
+def test_files_of_something_else_end_with_6_and_what_to_do(canned: CannedRegistry, run: Run) -> None:
+    trained = ("adapter_config.json", "adapter_model.safetensors")
+    foreign = tuple(TensorMismatch(file=name, tensor=None, reason="read") for name in trained)
+    beside = (*(BesideFile(path=name, loaded=True) for name in trained), BesideFile(path="runs/", loaded=False))
+    found = VERIFIED.model_copy(update={"equal": False, "mismatches": foreign, "beside": beside})
+    canned.answers["verify"] = found
+    ended = run("verify", "dir", "--json")
+    problem = json.loads(ended.err)
+    assert (ended.code, problem["code"]) == (6, "foreign_files")
+    assert Verified.model_validate_json(ended.out) == found
+    said = (
+        f"/data/out contains adapter_config.json and adapter_model.safetensors, which are not of {FRENCH.reference} as "
+        "lora, and programs that load the folder read them, an adapter on top of the weights: move the adapter into a "
+        "folder of its own."
+    )
+    assert problem["message"] == said
+    assert "beside runs/ (not loaded with it)" in text_without_layout(run("verify", "dir").out)
+    canned.answers["verify"] = found.model_copy(update={"mismatches": (*foreign, *DIFFERS.mismatches)})
+    both = json.loads(run("verify", "dir", "--json").err)
+    assert both["code"] == "verify_failed"
+    assert both["message"].startswith(
+        f"{said} It does not match {FRENCH.reference} as lora either: 2 differences; then "
+    )
+
+
+def test_closeness_says_why_bytes_were_not_compared(canned: CannedRegistry, run: Run) -> None:
+    why = "made with the arithmetic a, and the registry's is b"
+    canned.answers["verify"] = VERIFIED.model_copy(update={"exact": False, "not_exact": why})
+    assert f"2 files, within the rounding bound ({why})" in text_without_layout(run("verify", "dir").out)
 
 
 def test_nothing_found_is_no_error(canned: CannedRegistry, run: Run) -> None:

@@ -123,6 +123,7 @@ def declared_base(folder: Path, *, dtype: str = "F32", seed: int = 0, shards: in
     }
     modules = {
         "body.turned": {"kind": "linear", "transposed": True},
+        "body.straight": {"kind": "linear"},
         "body.experts": {"kind": "experts", "parameters": ["up", "mid", "down"], "transposed": True},
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -81,10 +81,10 @@ class Planting:
         """One path for each of the other parts."""
         self.publish(Adapter("embedding").pair("emb", 16, 64), "net/embedding")
         self.publish(Adapter("experts").experts("body.experts", "up", (2, 16, 16)), "net/experts")
-        self.publish(Adapter("many", 32, 64).pair("head", 16, 16), "net/many")  # a rank above the matrix
+        self.publish(Adapter("many", 32, 64).pair("body.fc", 16, 64), "net/many")  # a rank above the matrix
         self.publish(Adapter("few", 4, 8).few("body.fc", 16, 64).few("body.turned", 64, 16), "net/few")
         self.publish(Adapter("half", dtype="F16").pair("body.fc", 16, 64), "net/half")
-        norm = Adapter("norm", config={"modules_to_save": ["norm"]}).value("norm.weight", (16,)).pair("head", 16, 16)
+        norm = Adapter("norm", config={"modules_to_save": ["norm"]}).value("norm.weight", (16,)).pair("body.fc", 16, 64)
         self.publish(norm, "net/norm")
 
     def given_back(self) -> None:
@@ -99,7 +99,7 @@ class Planting:
     def others(self) -> None:
         """The same chain below the sharded base, and a tied head below the one that transformers knows."""
         self.publish(Adapter("s").pair("body.fc", 16, 64).pair("emb", 16, 64), "shards/a")
-        self.publish(Adapter("t").pair("body.fc", 16, 64).pair("head", 16, 16), "shards/a/b")
+        self.publish(Adapter("t").pair("body.fc", 16, 64).pair("body.turned", 64, 16), "shards/a/b")
         width = GPT2_WIDTH
         attention = Adapter("u", config={"fan_in_fan_out": True, "task_type": "CAUSAL_LM"})
         attention.pair("transformer.h.0.attn.c_attn", 3 * width, width)

@@ -166,6 +166,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "CREATE INDEX ix_statistic_values_name_value_revision_id ",
     ),
     "errors": (
+        "undeclared_orientation",
         "changed_since",
         "card_changed",
         "not_newest",
@@ -190,6 +191,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "low_fidelity",
         "repo_taken",
         "names_inside",
+        "foreign_files",
     ),
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")

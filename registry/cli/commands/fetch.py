@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,9 @@ from registry.cli.render.truncation import truncation_line
 from registry.cli.session import session
 from registry.cli.written import check_file, write_file
 from registry.errors import IntegrityError, UsageError
+
+if TYPE_CHECKING:
+    from registry.schemas import Verified
 
 
 def fetch(
@@ -129,7 +132,8 @@ def verify(
 ) -> None:
     """Check a fetched folder, file by file and tensor by tensor.
 
-    First against its receipt, then against the registry, which computes the weights again.
+    First against its receipt, then against the registry, which computes the weights again. What else lies in the folder
+    is named, and refused where programs would load it with the weights.
     """
     from registry.cli.render.details import verified_lines
 
@@ -139,11 +143,24 @@ def verify(
         if answer.fidelity is not None:
             run.say(fidelity_line(answer.fidelity))
         if not answer.equal:
-            raise IntegrityError(
-                f"{answer.folder} does not match {answer.reference} as {answer.kind}: "
-                f"{counted(len(answer.mismatches), 'difference')}; fetch it again with --force.",
-                code="verify_failed",
-            )
+            raise _unequal(answer)
+
+
+def _unequal(answer: Verified) -> IntegrityError:
+    """The error for a folder that does not match: what to do with files of something else comes first."""
+    from registry.folders.beside import advice
+
+    subject = f"{answer.reference} as {answer.kind}"
+    foreign = [one.path for one in answer.beside if one.loaded]
+    own = len(answer.mismatches) - len(foreign)
+    if not foreign:
+        told = f"{answer.folder} does not match {subject}: {counted(own, 'difference')}; fetch it again with --force."
+        return IntegrityError(told, code="verify_failed")
+    told = f"{answer.folder} {advice(foreign, subject)}."
+    if not own:
+        return IntegrityError(told, code="foreign_files")
+    told += f" It does not match {subject} either: {counted(own, 'difference')}; then fetch it again with --force."
+    return IntegrityError(told, code="verify_failed")
 
 
 def export(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from registry.cli.render.around import children_lines, materialisation_lines, tag_lines
 from registry.cli.render.lists import copied, tags_of
-from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, fields, phrase, table, words
+from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Row, Span, fields, phrase, table, words
 from registry.cli.render.text import (
     amount,
     clean,
@@ -321,18 +321,21 @@ def base_added_lines(answer: BaseAdded, width: int | None) -> list[Line]:
 
 
 def verified_lines(answer: Verified, width: int | None) -> list[Line]:
-    """The result in one line, and every tensor that differs."""
+    """The result in one line, everything that differs, and what else lies in the folder."""
     subject = f"{answer.reference} as {answer.kind}"
+    others = ", ".join(one.path for one in answer.beside if not one.loaded)
+    besides: list[Row] = [([Span("beside", QUIET)], [words(f"{others} (not loaded with it)", QUIET)])] if others else []
     if answer.equal:
-        how = "byte for byte" if answer.exact else "within the rounding bound (this machine's arithmetic differs)"
+        how = "byte for byte" if answer.exact else f"within the rounding bound ({answer.not_exact})"
         told = f"{subject}, {counted(answer.files, 'file')}, {how}"
         if answer.combinations:
             same = all(one.state == "same" for one in answer.combinations)
             how = "the same bytes" if same else "the same up to rounding"
             told += f"; {counted(len(answer.combinations), 'combination')} made again: {how}"
-        return table([([Span("equal", "green")], [words(told)])], width)
+        return table([([Span("equal", "green")], [words(told)]), *besides], width)
     rows = [
         ([phrase(wrong.file)], [words(f"{wrong.tensor}:" if wrong.tensor else ""), words(wrong.reason)])
         for wrong in answer.mismatches
     ]
-    return [(Span("differs", "red"), Span(f"  {clean(subject)}")), *table(rows, width, indent=2)]
+    shown = [*table(rows, width, indent=2), *table(besides, width)]
+    return [(Span("differs", "red"), Span(f"  {clean(subject)}")), *shown]

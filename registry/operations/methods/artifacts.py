@@ -10,7 +10,7 @@ from registry.bars.shown import shown
 from registry.engines.checking import options_for
 from registry.errors import UsageError
 from registry.folders.receipts import receipt_in
-from registry.folders.scan import ADAPTER_WEIGHTS
+from registry.folders.scan import ADAPTER_WEIGHTS, RECEIPT
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.methods.table_calls import TableCalls
@@ -139,7 +139,8 @@ class Artifacts(TableCalls):
             The folder and what is in it; ``fresh`` is False where it held these very bytes already.
 
         Raises:
-            ConflictError: ``folder_taken``: the folder holds something else.
+            ConflictError: ``folder_taken``: the folder holds something else, or beside this artifact what programs load
+                with it.
             InvalidAdapterError: ``engine_limits``: there is no adapter that the engine loads; the message says what
                 would do, and nothing is written.
             RegistryError: and what `artifact` raises.
@@ -176,10 +177,13 @@ class Artifacts(TableCalls):
     def verify(self, folder: Folder, *, progress: Progress | bool = False) -> Verified:
         """Check a fetched folder against its receipt and, by computing it again, against the registry.
 
-        Combinations in its path are combined again from their sources, and compared with what was published.
+        The receipt is compared too, in all that can be computed again. Combinations in its path are combined again from
+        their sources, and compared with what was published. What else lies in the folder is named.
 
         Returns:
-            Whether they are equal. What differs is in ``mismatches``, and is no error.
+            Whether they are equal. What differs is in ``mismatches``, and is no error; so is a file of something else
+            that programs load with the folder, such as an adapter beside a merged model. ``beside`` has all that is not
+            the artifact's.
 
         Raises:
             NotFoundError: the folder has no receipt, or the registry lacks what it names.
@@ -190,9 +194,11 @@ class Artifacts(TableCalls):
             >>> team.verify("./french").equal
             True
         """
+        place = FilePath(folder)
+        place = place.parent if place.name == RECEIPT and place.is_file() else place
         with shown(progress) as sink:
-            answer = self._verify(folder, sink)
-            return answer.model_copy(update=self._combined_again(FilePath(folder), answer, sink))
+            answer = self._verify(place, sink)
+            return answer.model_copy(update=self._combined_again(place, answer, sink))
 
     def _combined_again(self, folder: FilePath, answer: Verified, progress: Progress) -> dict[str, object]:
         """What combining the combinations of a folder's path again says; nothing where it has none."""

@@ -13,12 +13,13 @@ from registry.reference import Reference
 from registry.schemas import Verified
 from registry.schemas.receipt import Receipt
 from registry.services.artifacts.build import build_artifact
+from registry.services.artifacts.describe import described
 from registry.services.artifacts.load import load_path
 from registry.services.deployment import Deployment
 from registry.services.lineage import LoadedPath
 from registry.tensors.artifacts.closeness import TensorComparison
-from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 from registry.transfer.compare import check_base, check_plan, verified
+from registry.transfer.receipt_check import Ours
 
 
 def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified:
@@ -32,16 +33,18 @@ def verify(deployment: Deployment, folder: Path, progress: Progress) -> Verified
     path = _path(deployment, receipt, receipt.reference, receipt.tip)
     ancestor = None if receipt.since is None else _path(deployment, receipt, receipt.since, receipt.plan.since)
     with build_artifact(deployment, path, ancestor, receipt.options, measured="full") as artifact:
-        if receipt.plan.table != artifact.plan.table:
+        if receipt.plan_digest != artifact.plan.digest and receipt.plan.table != artifact.plan.table:
             raise IntegrityError(
                 f"The folder {folder} was made with the target table {receipt.plan.table}, and {path.base.name} has "
                 f"{artifact.plan.table}: it was rebuilt since (`registry base retable`); fetch the artifact again.",
                 code="verify_failed",
             )
         check_plan(folder, receipt, artifact.plan.digest)
-        exact = artifact.rendering == receipt.rendering
-        compare = None if exact else TensorComparison
-        answer = verified(folder, receipt, artifact.files, ARTIFACT_FORMAT, compare, progress)
+        plan = described(path, ancestor, artifact)
+        ours = Ours(plan, deployment.url, artifact.files.keys(), artifact.plan.base_model)
+        compare = None if ours.is_exact(receipt) else TensorComparison
+        rows = None if receipt.fidelity is None else receipt.fidelity.rows
+        answer = verified(folder, receipt, artifact.files, ours, compare, lambda: artifact.fidelity(rows), progress)
         return answer.model_copy(update={"fidelity": artifact.fidelity()})
 
 

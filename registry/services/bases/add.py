@@ -27,10 +27,12 @@ from registry.storage.blobs import StoredBlob
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.declaration import declare
 from registry.tensors.table.targets import TargetTable
+from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.index import ModelIndex, files_digest, index_model
 from registry.transfer.model_files import DECLARATION
 from registry.transfer.model_weights import CheckedModel, ModelFiles, read_model_files
+from registry.transfer.requests import refuse_adapter_beside
 from registry.transfer.source import Given, given_base
 
 StoredBy = Literal["copy", "reflink", "link", "none"]
@@ -62,6 +64,7 @@ def add_base(
     require_adding(deployment, name)
     given = given_base(place, progress)
     files = read_model_files(given.folder)
+    refuse_adapter_beside(files.folder)
     energies = watches_of(files.headers)
     index = index_model(files, progress, energies)
     given.check(index.files)
@@ -204,7 +207,7 @@ def _new_base(name: str, made: Made, index_blob: StoredBlob, table_blob: StoredB
         size=sum(size for _, size in index.files.values()),
         index_blob=index_blob.digest,
         table_blob=table_blob.digest,
-        notices=table.notices,
+        notices=(*table.notices, *guesses(table)),
         files=tuple(FileRef(path, digest) for path, (digest, _) in sorted(index.files.items())),
         norms=made.norms,
     )

@@ -39,6 +39,7 @@ from registry.tensors.checkpoint.lora_config import parse_config
 from registry.tensors.checkpoint.reading import read_checkpoint
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import Target, TargetTable
+from registry.tensors.table.tensor_names import guesses
 from registry.tensors.table.ties import parted_by_files
 from registry.transfer.model_files import list_model
 from registry.transfer.model_weights import CheckedModel, check_model
@@ -86,7 +87,7 @@ def _retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
     _Revisions(deployment, rows, base, old, new).check(progress)
     with Intake(deployment, progress) as intake:
         stored = intake.put(canonical_json(new.to_document()))
-        table = NewTable(new.digest, stored.digest, new.source, new.architecture, new.notices)
+        table = NewTable(new.digest, stored.digest, new.source, new.architecture, (*new.notices, *guesses(new)))
         return _make_visible(deployment, intake, found, table, rows, _changes(old, new))
 
 

@@ -72,7 +72,8 @@ def _check_overlaps(table: TargetTable) -> None:
 
 
 def _problems(target: Target, table: TargetTable, shapes: Shapes) -> Iterator[str]:
-    if not target.shape or min(target.shape) < 1:
+    least = 1 if target.tensor is None else 0  # a tensor may be empty: its shape is compared below
+    if not target.shape or min(target.shape) < least:
         yield "has an invalid shape"
     if target.tensor is not None and (target.tensor not in shapes or target.shape != shapes[target.tensor][1]):
         yield "is not a tensor of that shape"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,6 +27,7 @@ from registry.tensors.checkpoint.lora_config import LoraAdapterConfig, parse_con
 from registry.tensors.checkpoint.reading import read_checkpoint
 from registry.tensors.checkpoint.untargeted import refuse_untargeted
 from registry.tensors.exact.index import ExactIndex
+from registry.tensors.table.targets import TargetKind, TargetTable
 
 _OF_ANOTHER_BASE: Final = ("shape_mismatch", "unknown_target")
 
@@ -83,20 +85,22 @@ def check_draft(
         require_known(deployment, draft, found.parent)
         return Candidate(draft, config, Header({}, {}, index.size), as_checkpoint(config), found.parent, found, index)
     header = read_header(draft.weights, what=ADAPTER_WEIGHTS, error=InvalidAdapterError)
-    checkpoint = _read(config, header, deployment, found.lineage)
+    table = path_table(deployment, found.lineage)
+    checkpoint = _read(config, header, table, found.lineage)
     if not checkpoint.copies:  # copies of whole weights may prove it later
         require_known(deployment, draft, found.parent)
     if draft.origin is None:  # a copy is accepted as in the source registry
         refuse_untargeted(config, checkpoint.untargeted)
     if draft.extracted is not None:
         _check_extracted(draft.extracted, checkpoint, found.parent)
+        checkpoint = replace(checkpoint, notices=(*checkpoint.notices, *_guessed_kinds(checkpoint, table)))
     return Candidate(draft, config, header, checkpoint, found.parent, found)
 
 
-def _read(config: LoraAdapterConfig, header: Header, deployment: Deployment, lineage: LoadedPath) -> Checkpoint:
+def _read(config: LoraAdapterConfig, header: Header, table: TargetTable, lineage: LoadedPath) -> Checkpoint:
     """The checkpoint; where it does not fit the base model, the error names the one that it was trained on."""
     try:
-        return read_checkpoint(config, header.entries, path_table(deployment, lineage))
+        return read_checkpoint(config, header.entries, table)
     except InvalidAdapterError as wrong:
         name = config.base_model_name_or_path
         if not name or wrong.code not in _OF_ANOTHER_BASE:
@@ -129,6 +133,23 @@ def _check_extracted(extracted: Extraction, checkpoint: Checkpoint, parent: Pare
                 f"{ranks.get(one.module, 'no pair')} there.",
                 code="bad_config",
             )
+
+
+def _guessed_kinds(checkpoint: Checkpoint, table: TargetTable) -> Iterator[str]:
+    """What a full model does not show, as an adapter that was trained does by the names of its tensors."""
+    guessed = [
+        module
+        for module, pair in checkpoint.pairs.items()
+        if pair.target.kind is TargetKind.LINEAR and not table.knows_kind(pair.target)
+        if "bias" not in table.parameters_of(pair.target.module)  # an embedding has none
+    ]
+    if guessed:
+        more = f" and {len(guessed) - 1} more modules" if len(guessed) > 1 else ""
+        yield (
+            f"{shown(guessed[0])}{more}: the full model does not show whether it is an embedding, and its pair is that "
+            "of a linear module, which PEFT leaves out where it finds an nn.Embedding. Declare embeddings in the base "
+            "folder's registry.json."
+        )
 
 
 def require_known(deployment: Deployment, draft: Draft, parent: Parent) -> None:

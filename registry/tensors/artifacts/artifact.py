@@ -18,6 +18,7 @@ from registry.files.header import Header
 from registry.files.sha256 import Each
 from registry.files.source import ByteSource, look_at
 from registry.schemas import ArtifactKind, Fidelity, Truncation, views
+from registry.schemas.form import MeasuredRows
 from registry.tensors.arithmetic.lanes import begun_in_order
 from registry.tensors.artifacts.pieces import Buffer, Piece, Region, SharedPieces, begin, begin_giving
 from registry.tensors.artifacts.plan import Plan, rendering_of
@@ -129,8 +130,11 @@ def generated_file(path: str, data: bytes) -> ArtifactFile:
 class Meter(Protocol):
     """Measures fidelity while pieces are made."""
 
-    def result(self) -> Fidelity | None:
-        """The figures; None where there is nothing to measure, or not every piece was made."""
+    def result(self, rows: MeasuredRows | None = None) -> Fidelity | None:
+        """The figures; None where there is nothing to measure, or not every piece was made.
+
+        ``rows``: of which, where it measures all: those of the sample are among them. None: of all that it measures.
+        """
 
     def finish(self) -> None:
         """Make the pieces that nobody made, for their figures alone."""
@@ -142,8 +146,9 @@ class Measured:
 
     fidelity: Fidelity | None
 
-    def result(self) -> Fidelity | None:
-        return self.fidelity
+    def result(self, rows: MeasuredRows | None = None) -> Fidelity | None:
+        known = self.fidelity is not None and rows in (None, self.fidelity.rows)
+        return self.fidelity if known else None
 
     def finish(self) -> None:
         """Nothing is missing."""
@@ -186,9 +191,12 @@ class Artifact:
         """Digest that names the artifact's bytes."""
         return rendering_of(self.plan, self.numerics)
 
-    def fidelity(self) -> Fidelity | None:
-        """How much of the path's change its rounded weights hold; None unless every piece was made and measured."""
-        return None if self._meter is None else self._meter.result()
+    def fidelity(self, rows: MeasuredRows | None = None) -> Fidelity | None:
+        """How much of the path's change its rounded weights hold; None unless every piece was made and measured.
+
+        ``rows``: as for `Meter.result`.
+        """
+        return None if self._meter is None else self._meter.result(rows)
 
     def measure(self) -> None:
         """Make the pieces that were not made, for their figures alone."""

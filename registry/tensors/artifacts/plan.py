@@ -15,6 +15,7 @@ from typing import Any, Final
 from registry.digest import document_digest
 from registry.schemas import ArtifactKind, Dtype
 from registry.schemas.kinds import KINDS
+from registry.schemas.receipt import rendering_digest
 from registry.tensors.artifacts.numerics import fingerprint
 
 PLAN_FORMAT: Final = 1
@@ -83,5 +84,4 @@ class Plan:
 
 def rendering_of(plan: Plan, numerics: str | None) -> str:
     """The rendering of a plan under an arithmetic."""
-    document = {"plan": plan.digest, "artifact_format": ARTIFACT_FORMAT, "numerics": numerics}
-    return document_digest(document | ({} if plan.base_model is None else {"base_model": plan.base_model}))
+    return rendering_digest(plan.digest, ARTIFACT_FORMAT, numerics, plan.base_model)

@@ -17,6 +17,7 @@ from registry.files.header import TensorEntry
 from registry.files.strict_json import shown
 from registry.tensors.table.held import FusedParameter
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from registry.tensors.table.tensor_names import is_square_guess
 from registry.tensors.table.ties import retable_needed, unsaid
 
 _FOLDED: Final = (TargetKind.LINEAR, TargetKind.CONV1D, TargetKind.EMBEDDING)
@@ -156,6 +157,38 @@ def as_folded(name: str, target: Target, *, embedding: bool, table: TargetTable)
             code="shape_mismatch",
         )
     return target
+
+
+def check_orientation(target: Target, table: TargetTable, *, flag: bool, transposed: str | None) -> None:
+    """Refuse a square matrix whose orientation is a guess that something speaks against.
+
+    PEFT's one flag has the value of the module that it visited last, so it tells that the model has modules that are
+    stored (in, out), and not which. False tells nothing.
+
+    Args:
+        target: the module, as it is read.
+        table: of the base model.
+        flag: ``fan_in_fan_out`` of the adapter's configuration.
+        transposed: another module that is stored so (`registry.tensors.table.tensor_names.kept_transposed`).
+
+    Raises:
+        InvalidAdapterError: ``undeclared_orientation``.
+    """
+    if is_square_guess(target, table) and flag:
+        raise undeclared(target, "fan_in_fan_out is true in adapter_config.json")
+    if is_square_guess(target, table) and transposed:
+        raise undeclared(target, f"{shown(transposed)} is stored (in, out)")
+
+
+def undeclared(target: Target, why: str) -> InvalidAdapterError:
+    """The error for a matrix that is read as (out, in) by a guess, and what speaks against it."""
+    return InvalidAdapterError(
+        f"Module {shown(target.module)} of the base model has a weight of shape {target.shape}, and transformers does "
+        f"not know the model: whether it is stored (out, in) or (in, out) is not known, and {why}. Declare it in the "
+        'base folder\'s registry.json, as {"kind": "linear", "transposed": true} for a Conv1D or with false for an '
+        "nn.Linear, and add that folder as a base model of its own.",
+        code="undeclared_orientation",
+    )
 
 
 def check_kept(name: str, target: Target) -> None:

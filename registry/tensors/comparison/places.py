@@ -147,8 +147,11 @@ def regions(
         # A head that the base lacks may be left out of a model; a tied weight is then held by the other side.
         if slot.tensor in new and (slot.tensor not in found or found[slot.tensor].elements != slot.rows * slot.columns):
             continue
-        same = None if slot.tensor in new else Program(slot, (), origin_of(slot, table))
-        made.append(Region(slot, tuple(one.programs.programs.get(slot, same) for one in candidates)))
+        if slot.tensor in new:
+            made.append(Region(slot, tuple(one.programs.programs.get(slot) for one in candidates)))
+        else:
+            origin = origin_of(slot, table)
+            made.append(Region(slot, tuple(one.programs.made_of(slot, origin) for one in candidates)))
     touched: dict[str, list[tuple[Run, int]]] = {}
     for slot in changed:
         for run in slot.places:

@@ -32,7 +32,9 @@ class RowEnergies:
     rows: Energies  # not finite where an element is not
 
     def between(self, first: int, stop: int) -> float:
-        """The energy of elements ``first`` to ``stop`` of the tensor, which are whole rows."""
+        """The energy of elements ``first`` to ``stop`` of the tensor, which are whole rows; 0 of none."""
+        if not self.columns:
+            return 0.0
         if first % self.columns or stop % self.columns:
             raise ValueError(f"elements {first} to {stop} are not whole rows of {self.columns}")
         return float(self.rows[first // self.columns : stop // self.columns].sum())

@@ -14,6 +14,8 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
 from registry.progress import SILENT, Progress
+from registry.tensors.checkpoint.fit import check_orientation, undeclared
+from registry.tensors.checkpoint.variants.attention import holder_of
 from registry.tensors.checkpoint.variants.saved_modules import COUNTER
 from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.extraction.delta import Delta
@@ -22,6 +24,7 @@ from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import PathPrograms, Program, origin_of
 from registry.tensors.table.held import FileParameter, FusedParameter, Piece
 from registry.tensors.table.targets import Target, TargetKind, TargetTable
+from registry.tensors.table.tensor_names import contradicts_bias, kept_transposed
 
 _Stored = tuple[ByteSource, TensorEntry]
 _STEP: Final = 8 << 20
@@ -87,7 +90,8 @@ def changes_of(
         progress: of the work, by elements.
 
     Raises:
-        InvalidAdapterError: ``unsupported_layout``, it changed what no adapter can bring.
+        InvalidAdapterError: ``unsupported_layout``, it changed what no adapter can bring; ``undeclared_orientation``,
+            how a changed matrix is stored is a guess that something speaks against.
     """
     return _Walk(parent, base, full, table, progress).changes()
 
@@ -98,6 +102,7 @@ class _Walk:
     ) -> None:
         self._parent, self._base, self._full, self._table = parent, base, full, table
         self._progress = progress
+        self._transposed = kept_transposed(table)
         self._found = Changes()
         self._seen: set[str] = set()  # tensors of the base's files
 
@@ -144,9 +149,17 @@ class _Walk:
 
     def _add(self, target: Target, delta: Delta, *, tied: bool = False) -> None:
         if _takes_a_pair(target):
+            self._check_orientation(target)
             self._found.targets.append(ChangedTarget(target, delta, tied))
         else:
             self._found.values.append(_value_of(target, delta, tied=tied))
+
+    def _check_orientation(self, target: Target) -> None:
+        """A full model has no factors, whose shapes would tell: PEFT would lay the pair over the weight its own way."""
+        if contradicts_bias(target, self._table) and not self._table.knows_kind(target):
+            raise undeclared(target, "its bias fits (in, out) only")
+        if holder_of(target.module, self._table) is None:
+            check_orientation(target, self._table, flag=False, transposed=self._transposed)
 
     def _experts(self, target: Target) -> None:
         for fused in target.fused:

@@ -1,7 +1,8 @@
 """Fidelity measured while the blocks of a merged model are made: the rounded rows are at hand, and the base's too.
 
-A fixed sample of rows is measured, or all of them. Each block has sums of its own, which are added in the order of the
-blocks, so that the figures do not depend on who made which block when. Nothing here changes a byte of the model.
+A fixed sample of rows is measured, or all of them; of all, the sample's figures are kept too. Each block has sums of
+its own, which are added in the order of the blocks, so that the figures do not depend on who made which block when.
+Nothing here changes a byte of the model.
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ class SlotMeter:
         self.values = values
         self.dtype = dtype
         slot = values.slot
-        self._step = 1 if rows == "full" or slot.rows * slot.columns <= SMALL else EVERY
+        of_sample = 1 if slot.rows * slot.columns <= SMALL else EVERY
+        self._steps = (1, of_sample) if rows == "full" and of_sample != 1 else (of_sample,)
         self._replaced = values.sets_rows()
-        self._sums: list[Sums | None] = [None] * values.blocks
+        self._sums: list[tuple[Sums, ...] | None] = [None] * values.blocks
 
     def see(self, index: int, before: torch.Tensor, after: torch.Tensor) -> None:
         """Block ``index``: its stored rows before the steps, and its rounded rows after them."""
-        self._sums[index] = added(self._parts(index * self.values.rows_a_block, before, after))
+        first = index * self.values.rows_a_block
+        self._sums[index] = tuple(added(self._parts(first, step, before, after)) for step in self._steps)
 
     @property
     def missing(self) -> Sequence[int]:
@@ -58,15 +61,14 @@ class SlotMeter:
             raise AssertionError(f"a file has these values of {self.values.slot.tensor}, so they can be rounded")
         self.see(index, before, after)
 
-    @property
-    def total(self) -> Sums:
-        """The sums of the whole slot, as its sample has them."""
-        found = added(one for one in self._sums if one is not None)
+    def total(self, rows_of: MeasuredRows) -> Sums:
+        """The sums of the whole slot, as the rows that were measured have them, or the sample of these."""
+        found = added(one[-1 if rows_of == "sample" else 0] for one in self._sums if one is not None)
         rows = self.values.slot.rows - len(self._replaced)
         return found.times(rows * self.values.slot.columns / found.elements) if found.elements else found
 
-    def _parts(self, first: int, before: torch.Tensor, after: torch.Tensor) -> Iterator[Sums]:
-        rows = range(0, before.shape[0], self._step)
+    def _parts(self, first: int, step: int, before: torch.Tensor, after: torch.Tensor) -> Iterator[Sums]:
+        rows = range(0, before.shape[0], step)
         many = max(1, _AT_ONCE // self.values.slot.columns)
         for some in (rows[at : at + many] for at in range(0, len(rows), many)):
             for kept in self._without_replaced(first, some):
@@ -126,12 +128,13 @@ class FidelityMeter:
             self._slots[key] = SlotMeter(values, dtype, self._rows)
         return self._slots[key]
 
-    def result(self) -> Fidelity | None:
-        """The figures; None where the path changes nothing, or not every block was made."""
-        if any(slot.missing for slot in self._slots.values()):
+    def result(self, rows: MeasuredRows | None = None) -> Fidelity | None:
+        """The figures; None where the path changes nothing, or not every block was made and measured on these rows."""
+        rows = rows or self._rows
+        if any(slot.missing for slot in self._slots.values()) or (rows, self._rows) == ("full", "sample"):
             return None
-        found = [(slot.values.slot.tensor, slot.dtype, slot.total) for slot in self._slots.values()]
-        return fidelity_of(self._rows, found, self._left_out.values())
+        found = [(slot.values.slot.tensor, slot.dtype, slot.total(rows)) for slot in self._slots.values()]
+        return fidelity_of(rows, found, self._left_out.values())
 
     def finish(self) -> None:
         """Make the blocks that nobody made, for their figures alone."""

@@ -65,6 +65,11 @@ class PathPrograms:
         default_factory=dict
     )  # let go with them: copies of what they were tied to
 
+    def made_of(self, slot: Slot, origin: Slot) -> Program:
+        """What becomes of a slot that starts from ``origin``: its own program, or of one it is tied to, or none."""
+        own = self.programs.get(slot) or self.followers.get(slot) or self.programs.get(origin)
+        return Program(slot, (), origin) if own is None else replace(own, slot=slot)
+
     def by_tensor(self) -> dict[str, list[Program]]:
         """Programs of each tensor of the merged model, in the order of its rows."""
         return {tensor: [program for _, program in placed] for tensor, placed in self.placed().items()}
@@ -261,8 +266,12 @@ def _let_go(programs: Mapping[Slot, Program], new: dict[str, NewTensor], table: 
 
 
 def _held_by_another(table: TargetTable) -> dict[str, str]:
-    """For the weights of tied modules that the files lack: the tensor that holds them."""
-    found = {}
+    """For tied weights, biases and other parameters that the files lack: the tensor that holds them."""
+    found = {
+        name: table.parameters[holder].tensor
+        for name, holder in (table.ties or {}).items()
+        if holder is not None and not table.parameters[holder].runs
+    }
     for target in table.targets.values():
         if target.tensor is None and target.tie is not None:
             holder = table.targets[table.tie_group(target.module)[0]]

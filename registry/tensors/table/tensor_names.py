@@ -2,14 +2,16 @@
 
 A name says nothing about orientation, so every 2-D ``X.weight`` is taken as (out, in), and the table says so. Whether
 such a module is an embedding is left to the adapter that names it (`Target.as_embedding`); no word is a hint. What the
-files can't tell is declared (`registry.tensors.table.declaration`).
+files can't tell is declared (`registry.tensors.table.declaration`). A square weight fits both ways, so its orientation
+is believed only where nothing speaks against it (`is_square_guess`, `kept_transposed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
+from registry.files.strict_json import shown
 from registry.tensors.table.held import FileParameter
 from registry.tensors.table.targets import TENSOR_NAMES, WEIGHT, Target, TargetKind, TargetTable
 
@@ -18,6 +20,10 @@ Shape = tuple[int, ...]
 _IN_PROJECTION: Final = ".in_proj_weight"
 _OUT_PROJECTION: Final = ".out_proj"
 _ORIENTATION: Final = "Every 2-D weight is taken as (out, in), because transformers does not know this architecture."
+
+_SHARED: Final = (
+    "No two modules are taken to share a weight: where the model ties them, an adapter of one changes the other, too."
+)
 
 
 def table_from_names(
@@ -46,6 +52,56 @@ def table_from_names(
         model_type=model_type,
         notices=(*notices, _ORIENTATION),
     )
+
+
+def is_square_guess(target: Target, table: TargetTable) -> bool:
+    """Whether a matrix of a table from names is square and undeclared: no shape tells (out, in) from (in, out)."""
+    guessed = target.kind is TargetKind.LINEAR and not table.knows_kind(target)
+    return guessed and len(target.shape) == 2 and target.shape[0] == target.shape[1] > 1
+
+
+def kept_transposed(table: TargetTable) -> str | None:
+    """A module of a table from names that is stored (in, out): declared so, or by a bias of as many columns as it has.
+
+    One such module, as transformers' ``Conv1D`` is one, says that (out, in) is no rule of this model.
+    """
+    for module, target in table.targets.items():
+        if target.declared and target.kind is TargetKind.CONV1D:
+            return module
+        if not table.knows_kind(target) and contradicts_bias(target, table):
+            return module
+    return None
+
+
+def contradicts_bias(target: Target, table: TargetTable) -> bool:
+    """Whether a module that is read as (out, in) has a bias that fits (in, out) only."""
+    bias = table.parameters_of(target.module).get("bias")
+    if target.kind is not TargetKind.LINEAR or bias is None or len(target.shape) != 2:
+        return False
+    out, columns = target.shape
+    return out != columns and bias.shape == (columns,)
+
+
+def guesses(table: TargetTable) -> tuple[str, ...]:
+    """What was assumed of a model because its files don't show it, a sentence each, besides `TargetTable.notices`.
+
+    They are beside the table, not in it: equal tables of different versions have equal digests.
+    """
+    if table.knows_kinds:
+        return ()
+    undeclared = [one for one in table.targets.values() if not one.declared]
+    kernels = [one.module for one in undeclared if one.kind is TargetKind.CONV and max(one.shape[2:], default=1) > 1]
+    attentions = [one.module for one in undeclared if one.kind is TargetKind.ATTENTION]
+    found = [_SHARED]
+    if kernels:
+        found.append(f"{_some(kernels)}: the files do not record dilation and padding mode; 1 and zeros are assumed.")
+    if attentions:
+        found.append(f"{_some(attentions)}: by the names of its tensors, each is taken as an nn.MultiheadAttention.")
+    return tuple(found)
+
+
+def _some(modules: Sequence[str]) -> str:
+    return shown(modules[0]) + (f" and {len(modules) - 1} more" if len(modules) > 1 else "")
 
 
 def _weight(name: str, shape: Shape) -> Target | None:

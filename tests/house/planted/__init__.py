@@ -37,6 +37,7 @@ from tests.house.planted.services import SERVICES
 from tests.house.planted.training import TRAINING
 from tests.house.planted.upstream import UPSTREAM
 from tests.house.planted.uses import USES
+from tests.house.planted.verifying import VERIFYING
 from tests.house.planted.versions import SHOWN, VERSIONS
 from tests.house.planted.views import VIEWS
 from tests.house.planted.workers import WORKERS
@@ -72,6 +73,7 @@ MUTANTS: Final = (
     *SERVICES,
     *UPSTREAM,
     *USES,
+    *VERIFYING,
     *VIEWS,
     *VERSIONS,
     *SHOWN,

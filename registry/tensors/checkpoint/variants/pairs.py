@@ -21,10 +21,11 @@ from registry.tensors.checkpoint.field_rules import (
     patterns,
     rank,
 )
-from registry.tensors.checkpoint.fit import as_folded, check_factors, resolve
+from registry.tensors.checkpoint.fit import as_folded, check_factors, check_orientation, resolve
 from registry.tensors.checkpoint.variants.block_diagonal import blocks_of
 from registry.tensors.checkpoint.variants.draft import Draft
 from registry.tensors.checkpoint.variants.variant import Variant
+from registry.tensors.table.tensor_names import is_square_guess, kept_transposed
 
 A: Final[str] = "lora_A.weight"
 B: Final[str] = "lora_B.weight"
@@ -63,15 +64,27 @@ def take_pair(draft: Draft, module: str, parts: tuple[str, str] = (A, B)) -> tup
 
 def fold(draft: Draft) -> None:
     """The pairs of all modules that no other variant has claimed."""
+    flag = bool(draft.config.values.get("fan_in_fan_out"))
+    transposed = kept_transposed(draft.table)
+    assumed: list[str] = []
     for parts in PAIRS:
         for name in list(draft.having(parts[0])):
             target = as_folded(name, resolve(name, draft.table), embedding=parts[0] == EMBEDDING_A, table=draft.table)
+            check_orientation(target, draft.table, flag=flag, transposed=transposed)
+            if is_square_guess(target, draft.table):
+                assumed.append(name)
             blocks = blocks_of(draft.config, name, target)
             a, b = take_pair(draft, name, parts)
             found = check_factors(name, target, a, b, *blocks)
             alpha, scaling = draft.scaled(name, found, a)
             pair = LoraPair(target.module, target, a, b, found, alpha, scaling, blocks_a=blocks[0], blocks_b=blocks[1])
             draft.add_pair(name, pair)
+    if assumed:
+        more = f" and {len(assumed) - 1} more modules" if len(assumed) > 1 else ""
+        draft.notices.append(
+            f"{shown(assumed[0])}{more}: the base's files do not show which way a square weight is stored; (out, in) "
+            "is assumed. If the model stores it (in, out), say so in the base folder's registry.json."
+        )
 
 
 VARIANT: Final = Variant(

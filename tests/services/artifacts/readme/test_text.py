@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from registry.app import service_app
 from registry.catalogue.tree.commits import MEANT
-from registry.digest import sha256_digest
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import RECEIPT
 from registry.schemas import ArtifactKind
+from registry.schemas.receipt import rendering_digest
 from registry.services.artifacts import commits
 from registry.services.artifacts.readme import front_matter
 from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
@@ -112,7 +112,7 @@ def test_a_folder_of_the_format_before_is_verified_but_for_its_readme(
     there = read_receipt(folder)
     before = there.model_copy(
         update={
-            "rendering": sha256_digest(b"before"),
+            "rendering": rendering_digest(there.plan_digest, ARTIFACT_FORMAT - 1, there.numerics, None),
             "versions": there.versions.model_copy(update={"artifact_format": ARTIFACT_FORMAT - 1}),
             "files": tuple(file for file in there.files if file.path != "README.md"),
         }
