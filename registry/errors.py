@@ -133,6 +133,8 @@ class RegistryError(Exception):
     """Base of all errors that a user can cause; ``str(error)`` is the message."""
 
     default_code: ClassVar[str] = "unavailable"
+    outside: str | None = None
+    """What a service says of it in the place of the message, which names a place of its own: that is for its log."""
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)

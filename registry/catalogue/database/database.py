@@ -125,7 +125,8 @@ class Database:
         ):
             yield session
         if frozen is not None and self._path is not None and frozen != sqlite.stamp(self._path):
-            raise UnavailableError(f"The database {self._where} was changed while it was read: try again.", code="busy")
+            problem = f"The database {self._where} was changed while it was read: try again."
+            raise errors.placeless(UnavailableError(problem, code="busy"))
 
     def rows(self, query: Prepared, values: Mapping[str, object], rights: Rights = UNLIMITED) -> Rows:
         """The rows of one prepared query, without a session: their columns are attributes.
@@ -334,7 +335,5 @@ class Database:
         self.prepare()
 
     def _unfit(self) -> UnavailableError:
-        return UnavailableError(
-            f"The database {self._where} has no schema yet or an older one: run `registry db upgrade`.",
-            code="schema_older",
-        )
+        problem = f"The database {self._where} has no schema yet or an older one: run `registry db upgrade`."
+        return errors.placeless(UnavailableError(problem, code="schema_older"))

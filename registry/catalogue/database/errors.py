@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -31,6 +31,17 @@ _UNLOCKABLE: Final = frozenset(
         "SHMMAP",
     )
 )
+_OUTSIDE: Final = {
+    "unavailable": "The database of this registry can't be reached or used now: try again; the service's log says why.",
+    "busy": "The database of this registry is busy: try again.",
+    "disk_full": "There is no space left for the database of this registry: its operator has to free some.",
+    "read_only": "The database of this registry can't be written now; the service's log says why.",
+    "corrupt": "The database of this registry is damaged; the service's log says more.",
+    "schema_older": "The database of this registry has an older schema than the service: its operator upgrades it.",
+    "schema_newer": "The database of this registry has a newer schema than the service: its operator upgrades that.",
+}
+"""What a service says of an error of its database, by code."""
+Error = TypeVar("Error", bound=errors.RegistryError)
 _LEAST_FREE: Final = 1 << 20  # bytes; with less, a failed growth of SQLite's shared memory file means a full disk
 
 
@@ -45,13 +56,19 @@ def translated(where: str, folder: Path | None = None) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise _from_driver(error, where, folder) from error
+        raise placeless(_from_driver(error, where, folder)) from error
     except sqlite3.Error as error:
-        raise _from_sqlite(error, where, folder) from error
+        raise placeless(_from_sqlite(error, where, folder)) from error
     except StaleDataError as error:
-        raise _refused(error, where) from error
+        raise placeless(_refused(error, where)) from error
     except PoolTimeout as error:
-        raise _busy(where) from error
+        raise placeless(_busy(where)) from error
+
+
+def placeless(error: Error) -> Error:
+    """The error of a database, with what strangers are told of it: neither where it is nor what its driver says."""
+    error.outside = _OUTSIDE.get(error.code, _OUTSIDE["unavailable"])
+    return error
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -64,10 +81,13 @@ def committing(error: DBAPIError, where: str) -> errors.RegistryError | None:
     """The error for a connection lost during a commit; None for any other."""
     if not error.connection_invalidated:
         return None
-    return errors.UnavailableError(
-        f"The connection to the database {where} was lost while a change was committed: it is not known whether the "
-        "change was made. Run it again; nothing is done twice."
+    sentence = (
+        "The connection to the database{} was lost while a change was committed: it is not known whether the change "
+        "was made. Run it again; nothing is done twice."
     )
+    found = errors.UnavailableError(sentence.format(f" {where}"))
+    found.outside = sentence.format("")
+    return found
 
 
 def _from_driver(error: DBAPIError, where: str, folder: Path | None) -> errors.RegistryError:
@@ -103,6 +123,10 @@ def _from_sqlite(error: sqlite3.Error, where: str, folder: Path | None) -> error
 
 def from_system(where: str, error: OSError) -> errors.RegistryError:
     """The error for an `OSError` of the database's folder."""
+    return placeless(_from_system(where, error))
+
+
+def _from_system(where: str, error: OSError) -> errors.RegistryError:
     if error.errno in FULL:
         return _full(where)
     if error.errno in FORBIDDEN:

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, func, inspect, select
 
 from registry.catalogue.database import migrations
+from registry.catalogue.database.errors import placeless
 from registry.errors import UnavailableError
 
 HAS_TRIGRAMS: Final = select(func.to_regclass("ix_revisions_message_trigrams").is_not(None))
@@ -44,7 +45,8 @@ def compare(connection: Connection, where: str) -> Schema:
     version = connection.scalar(migrations.VERSION) if migrations.VERSION_TABLE in tables else None
     if version is None:
         if tables - {migrations.VERSION_TABLE}:
-            raise UnavailableError(f"The database {where} contains something other than a registry: use an empty one.")
+            problem = f"The database {where} contains something other than a registry: use an empty one."
+            raise placeless(UnavailableError(problem))
         return Schema.ABSENT
     newest = migrations.HISTORY[-1]
     if version == newest:
@@ -57,11 +59,11 @@ def compare(connection: Connection, where: str) -> Schema:
         oldest = connection.scalar(migrations.OLDEST, {"version": version})
     if oldest is not None and newest >= oldest:
         return Schema.CURRENT
-    raise UnavailableError(
+    problem = (
         f"The database {where} was written by a newer version of the registry (schema {version}, this one supports "
-        f"{newest}): upgrade this program.",
-        code="schema_newer",
+        f"{newest}): upgrade this program."
     )
+    raise placeless(UnavailableError(problem, code="schema_newer"))
 
 
 def notices(connection: Connection) -> tuple[str, ...]:

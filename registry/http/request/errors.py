@@ -40,7 +40,7 @@ def problem(error: RegistryError, request: str | None = None, *, status: int | N
         type=f"urn:adapter-registry:error:{error.code}",
         title=CODES[error.code],
         status=status,
-        detail=str(error),
+        detail=error.outside or str(error),
         code=error.code,
         kind=next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == RegistryError.__module__),
         request=request,
@@ -125,6 +125,8 @@ def install(app: FastAPI, refused: Refused, faces: Sequence[Face] = ()) -> None:
         told = problem(error, context_of(request.scope).request)
         if told.status == 500:
             log.error("%s", error, extra={"request": told.request, "code": told.code})
+        elif error.outside is not None:
+            log.warning("%s", error, extra={"request": told.request, "code": told.code})
         return problem_response(told)
 
     async def of_router(request: Request, error: Any) -> Response:

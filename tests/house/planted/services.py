@@ -91,4 +91,18 @@ SERVICES: Final = (
         "Adapter.id.is_not(None)",
         "test_an_old_name_counts_only_under_itself[sqlite]",
     ),
+    Mutant(
+        "outage-names-its-place",
+        "errors:problem",
+        "detail=error.outside or str(error),",
+        "detail=str(error),",
+        "test_an_outage_tells_strangers_nothing",
+    ),
+    Mutant(
+        "errors-of-drivers-name-their-place",
+        "errors:translated",
+        "raise placeless(_from_driver(error, where, folder)) from error",
+        "raise _from_driver(error, where, folder) from error",
+        "test_an_outage_tells_strangers_nothing",
+    ),
 )
