@@ -32,6 +32,7 @@ from registry.services.bases import add
 from registry.tensors.table import architecture
 from registry.tensors.table.architecture import make_table
 from registry.tensors.table.targets import TargetTable
+from registry.transfer import times
 from tests.kit import delays, order
 from tests.kit.servers import Postgres, S3Place, S3Server
 from tests.kit.servers_home import Home
@@ -66,6 +67,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     order.shuffle(config, items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trained_in_a_moment() -> Iterator[None]:
+    """Tests merge, train and publish in a moment, after which times tell nothing: here they tell that it was in order.
+
+    Tests of times have the real ones by `real_times`, and so have other processes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(times, "OF_ONE_MOMENT", "older")
+        yield
+
+
+@pytest.fixture
+def real_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written within a moment has no order."""
+    monkeypatch.setattr(times, "OF_ONE_MOMENT", "unknown")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

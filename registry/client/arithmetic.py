@@ -25,7 +25,7 @@ from registry.transfer.compare import Comparison
 from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.publish_tree import Ground
 from registry.transfer.searched import Searched
-from registry.transfer.trained_on import TrainedFolder
+from registry.transfer.trained_on import Beside, TrainedFolder
 
 OpenBlob = Callable[[BlobEntry], ClosableSource]
 OpenBlobOf = Callable[[str, BlobEntry], ClosableSource]
@@ -81,17 +81,17 @@ class Arithmetic(Protocol):
         open_blob: OpenBlobOf,
         base: Mapping[str, HashedFile],
         folder: TrainedFolder,
-        weights: Path,
+        beside: Beside,
         progress: Progress,
+        *,
+        sampled: bool = False,
     ) -> FolderCompared:
         """Find which of some paths, or their parents, the weights in a folder are those of.
 
         ``base`` has the checked local weight files of the base; others are read by range.
         """
 
-    def search(
-        self, where: Searched, folder: TrainedFolder, weights: Path | None, progress: Progress
-    ) -> FolderCompared:
+    def search(self, where: Searched, folder: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
 
     def identify(self, where: Searched, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:

@@ -16,7 +16,7 @@ from registry.progress import Progress
 from registry.schemas import FolderCompared, Published, PublishPreview, Resolved
 from registry.schemas.publishing import FullSize
 from registry.transfer.requests import PublishFolder, preview
-from registry.transfer.trained_on import TrainedFolder
+from registry.transfer.trained_on import UNTIMED, TrainedFolder
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RemoteGround:
         return publish_folder(self.transport, self.folders.compared(folder, progress), progress)
 
     def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
-        return self.folders.searched(folder, None, progress)
+        return self.folders.searched(folder, UNTIMED, progress)
 
     def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
         bundle = self.folders.bundle(base)

@@ -29,7 +29,7 @@ from registry.schemas.bundles import BlobEntry, Bundle
 from registry.schemas.parents import NarrowRequest, PathsLeft
 from registry.schemas.requests import BasesRequest, PathRequest
 from registry.transfer.requests import PublishFolder
-from registry.transfer.trained_on import TrainedFolder, receipt_of_parent
+from registry.transfer.trained_on import UNTIMED, Beside, TrainedFolder, or_elsewhere, receipt_of_parent
 
 
 class ParentFolders:
@@ -46,14 +46,20 @@ class ParentFolders:
         trained_on = folder.adapter.trained_on
         if trained_on is None or above is None:
             return folder
-        weights = folder.adapter.weights.file
-        if folder.request.find_parent:
-            return folder.with_request(compared=self.searched(trained_on, weights, progress))
-        return folder.with_request(compared=self._look(trained_on, weights, above, progress))
+        beside = folder.adapter.beside or UNTIMED
 
-    def searched(self, trained_on: TrainedFolder, weights: Path | None, progress: Progress) -> FolderCompared:
+        def search() -> FolderCompared:
+            return self.searched(trained_on, beside, progress)
+
+        if folder.request.find_parent:
+            return folder.with_request(compared=search())
+        sampled = folder.adapter.sampled
+        found = self._look(trained_on, beside, above, progress, sampled=sampled)
+        return folder.with_request(compared=or_elsewhere(found, search))
+
+    def searched(self, trained_on: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
-        return needed(self._arithmetic, "search for a parent").search(self, trained_on, weights, progress)
+        return needed(self._arithmetic, "search for a parent").search(self, trained_on, beside, progress)
 
     def bases(self) -> Sequence[str]:
         """The names of all base models."""
@@ -117,7 +123,9 @@ class ParentFolders:
             )
         return bundle
 
-    def _look(self, trained_on: TrainedFolder, weights: Path, above: TreePath, progress: Progress) -> FolderCompared:
+    def _look(
+        self, trained_on: TrainedFolder, beside: Beside, above: TreePath, progress: Progress, *, sampled: bool
+    ) -> FolderCompared:
         if self._arithmetic is None:
             return FolderCompared(
                 words=trained_on.words, reason="torch is needed for that, and it is not installed here"
@@ -128,7 +136,13 @@ class ParentFolders:
             return FolderCompared(words=trained_on.words, reason=f"this token does not see it ({problem})".rstrip("."))
         remembered = BaseFolders(self._room).find(bundles[0].base, progress)
         return self._arithmetic().look_into(
-            bundles, self._open, {} if remembered is None else remembered[1], trained_on, weights, progress
+            bundles,
+            self._open,
+            {} if remembered is None else remembered[1],
+            trained_on,
+            beside,
+            progress,
+            sampled=sampled,
         )
 
     def _bundles(self, above: TreePath) -> list[Bundle]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -122,16 +123,33 @@ def _notices(place: Path, others: Beside) -> tuple[str, ...]:
 def _replace_receipt(place: Path, receipt: Receipt) -> None:
     """Replace the receipt of a complete folder atomically; raises OSError."""
     with staged_folder(place) as staging:  # beside the folder, so that leftovers of a killed run are cleared
-        _write_receipt(staging, receipt)
+        _write_receipt(staging, receipt, place)
         (staging / RECEIPT).replace(place / RECEIPT)
     sync_folder(place)
 
 
-def _write_receipt(folder: Path, receipt: Receipt) -> None:
+def _write_receipt(folder: Path, receipt: Receipt, files: Path) -> None:
+    """Write the receipt of what is in ``files`` with their time and one nanosecond: see `has_own_times`."""
     with (folder / RECEIPT).open("xb") as stream:
         stream.write(write_receipt(receipt))
         stream.flush()
+        if (last := _last_written(files)) is not None:
+            with suppress(OSError):
+                os.utime(stream.fileno(), ns=(last + 1, last + 1))
         os.fsync(stream.fileno())
+
+
+def has_own_times(folder: Path) -> bool:
+    """Whether the weights in a folder have the times at which they were fetched; raises OSError.
+
+    What is copied without its times has others, which are whole ticks of a clock apart, and never one nanosecond.
+    """
+    last = _last_written(folder)
+    return last is not None and (folder / RECEIPT).is_file() and (folder / RECEIPT).stat().st_mtime_ns == last + 1
+
+
+def _last_written(folder: Path) -> int | None:
+    return max((file.stat().st_mtime_ns for file in folder.glob("*.safetensors")), default=None)
 
 
 def file_is_right(folder: Path, file: OutputFile, progress: Progress) -> bool:
@@ -218,7 +236,7 @@ def fill(
     with telling_unwritable(place), staged_folder(place, leave=resumable) as staging:
         _check_space(place, artifact.size)
         receipt = make_receipt(write_files(artifact, staging, progress))
-        _write_receipt(staging, receipt)
+        _write_receipt(staging, receipt, staging)
         put_in_place(staging, place, replace=replace)
         return receipt
 

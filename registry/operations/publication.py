@@ -81,6 +81,7 @@ class Publication:
     strict: tuple[NoticeCode, ...] = ()  # notices that refuse it
     find_parent: bool = False  # search for it among all revisions
     look_in: tuple[FilePath, ...] = ()  # folders in which the one that it was trained on may be by now
+    sampled: bool = False  # of the folder that it was trained on, compare samples only
     full: FullModel | None = None  # the folder holds a full model
     extracted: Extraction | None = None  # the folder holds what was made of one
     left_out: tuple[LeftOut, ...] = ()  # files of the full model's folder that did not become part of this one

@@ -41,6 +41,7 @@ PARENT_WORDS: Final[Mapping[str, Word]] = MappingProxyType(
         "combined": Word("proven", "its sources are combined over it"),
         "given": Word("stated", "known by the word of its publisher"),
         "named": Word("stated", "known by its configuration, which names the plain base model"),
+        "receipt_untimed": Word("stated", "known by the receipt of its folder, whose times are unknown"),
         "compared_untimed": Word("stated", "known by a comparison of the weights, whose times are unknown"),
         "sampled": Word("stated", "known by a comparison of samples of the weights"),
         "loaded": Word("assumed", "assumed from what its publisher has loaded"),
@@ -103,6 +104,15 @@ def accepted(word: str, policy: Policy) -> bool:
     if policy == "any":
         return True
     return level_of(word) == "proven" or (level_of(word) == "stated" if policy == "stated" else word == _GIVEN)
+
+
+Times = Literal["older", "newer", "unknown"]
+"""When the folder that an adapter was trained on was written, beside the adapter."""
+
+EQUAL: Final = 1 - 1e-5
+"""Of the elements that a path changes: with fewer that are what a usual way of merging gives, weights only fit it."""
+RULE: Final = 1
+"""By which a comparison is made: every element, bit for bit up to what the usual ways of merging explain."""
 
 
 class Fitting(Schema):
@@ -192,3 +202,52 @@ class FolderCompared(Schema):
     order: tuple[str, ...] = ()  # of a search: in which order the links were merged, where no path has it
     near: tuple[NearPath, ...] = ()  # of a search: the nearest, where nothing fits
     retracted: tuple[str, ...] = ()  # of a search: revisions that it may be too, not compared since they were retracted
+    rule: int | None = None  # by which it was compared, see `RULE`; None: by that of an older client, which is none
+    whole: bool = False  # every element was looked at; else samples
+    equal: float | None = None  # of what fits: share of the elements that it changes, and that are equal bit for bit
+    others: int = 0  # elements that it leaves alone, and that are within a rounding of the base's
+    times: Times | None = None  # of its weights
+    recorded: bool | None = None  # they are what was recorded when the training began; None: nothing was recorded
+
+    def beside(self, words: str, times: Times, recorded: bool | None) -> FolderCompared:
+        """The same of an adapter that was trained on it, with when it was written beside that."""
+        told = {"words": words, "newer": times == "newer", "times": times, "recorded": recorded}
+        return self.model_copy(update=told)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether something fits, and not within rounding only."""
+        return bool(self.fitting) and not self.is_near
+
+    @property
+    def is_near(self) -> bool:
+        """Whether what fits is within rounding only, so that it may be something else, such as an earlier step."""
+        return bool(self.fitting) and self.whole and (self.others > 0 or (self.equal or 0.0) < EQUAL)
+
+    @property
+    def is_later(self) -> bool:
+        """Whether the folder was written after the adapter was trained, so that it shows nothing."""
+        return self.recorded is False or (self.recorded is None and (self.newer or self.times == "newer"))
+
+    @property
+    def word(self) -> str:
+        """How a parent is known by it that fits; *assumed*: it is not."""
+        if self.is_later or self.is_near:
+            return "assumed"
+        if self.rule is None or not self.whole:
+            return "sampled"
+        return "compared" if self.recorded or self.times == "older" else "compared_untimed"
+
+    @property
+    def why_not(self) -> str | None:
+        """Why it proves nothing, as a clause; None: it does."""
+        if self.recorded is False:
+            return f"{self.words} is not what it was when the training began, so it does not show the parent"
+        if self.is_later:
+            return f"{self.words} is newer than the adapter, so it does not show the parent"
+        if not self.is_near:
+            return None
+        if self.others:
+            return f"{self.words} fits {self.fitting[0].reference} within rounding only: {self.others} elements differ"
+        share = 100 * (self.equal or 0.0)
+        return f"{self.words} fits {self.fitting[0].reference} within rounding only: {share:.4g} % equal"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -118,6 +118,7 @@ class ImportDocument(Schema):
     help: tuple[str, ...] = IMPORT_HELP
     registry: str
     source: str  # the folder that was looked through, or hf:ORG
+    notices: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()  # about all of it
     entries: tuple[ImportEntry, ...]  # parents before their children; an edited plan may have another order
 
 

@@ -18,6 +18,7 @@ from registry.schemas import (
 from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extracted
 from registry.schemas.form import Base64, Moment
+from registry.schemas.parents import Times
 from registry.schemas.receipt import Receipt
 
 
@@ -47,6 +48,24 @@ class GivenReceipt(Schema):
     words: str = Field(max_length=4096)
     own: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """It lies beside the adapter, whose files are those that were exported with it."""
+    given: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """A person says that it was there when the training began."""
+    times: Annotated[Times | None, Field(exclude_if=lambda value: value is None)] = None
+    """When the folder that it lies in was written, beside the adapter; None: an older client does not say."""
+
+    @property
+    def is_later(self) -> bool:
+        """Whether it was written after the adapter was trained, and nobody says that it was there before."""
+        return self.times == "newer" and not self.given and not self.own
+
+    @property
+    def word(self) -> str:
+        """How a parent is known by it."""
+        if self.own:
+            return "receipt"
+        if self.given:
+            return "given" if self.times == "newer" else "receipt"
+        return {"older": "receipt", "newer": "assumed"}.get(self.times or "", "receipt_untimed")
 
 
 MOST_SOURCES: Final = 256

@@ -49,7 +49,7 @@ from registry.transfer.full_folder import MadeOfFull
 from registry.transfer.index import files_digest, weights_digest
 from registry.transfer.receipts import receipt_of
 from registry.transfer.searched import Searched
-from registry.transfer.trained_on import TrainedFolder
+from registry.transfer.trained_on import Beside, TrainedFolder
 
 OpenBlob = Callable[[BlobEntry], ClosableSource]
 
@@ -144,22 +144,22 @@ class LocalArithmetic:
         open_blob: OpenBlobOf,
         base: Mapping[str, HashedFile],
         folder: TrainedFolder,
-        weights: Path,
+        beside: Beside,
         progress: Progress,
+        *,
+        sampled: bool = False,
     ) -> FolderCompared:
         """Find which of some paths, or of their ancestors, the weights in a folder belong to."""
         with closing(KeptBlobs(bundles, open_blob, base)) as blobs:
             paths = [path_of(bundle) for bundle in bundles]
             for bundle, path in zip(bundles, paths, strict=True):
                 check_bundle(bundle, path, blobs)
-            return look_into(blobs, with_ancestors(paths), folder, weights, progress=progress)
+            return look_into(blobs, with_ancestors(paths), folder, beside, sampled=sampled, progress=progress)
 
-    def search(
-        self, where: Searched, folder: TrainedFolder, weights: Path | None, progress: Progress
-    ) -> FolderCompared:
+    def search(self, where: Searched, folder: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
         """Find the revisions of a service, among all, whose merged weights a folder has, or which are nearest."""
         with closing(KeptBlobs((), where.open_blob, {})) as blobs:
-            return search_trained(_SearchableThere(where, blobs, progress), folder, weights, progress)
+            return search_trained(_SearchableThere(where, blobs, progress), folder, beside, progress)
 
     def identify(self, where: Searched, folder: Path, look_in: tuple[Path, ...], progress: Progress) -> Identified:
         """Say which base model and revisions of a service a folder is made of."""

@@ -4,6 +4,7 @@
 
     OUTPUT_DIR/_registry/            begins with _ so that a push to a Hub leaves it out
         .run.json                    the run's id, and what was published of it
+        .trained-on.json             what the folder held that it started from
         .waiting/000000040/          what waits, in the order of steps
             publish.json             path and labels
             adapter/                 a copy of what was saved: the trainer may remove its own

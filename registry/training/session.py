@@ -19,6 +19,7 @@ from registry.training.outbox import MOST_WAITING, Outbox, ToPublish
 from registry.training.retention import Keep
 from registry.training.sending import Sender
 from registry.training.surroundings import look_around, trainer_of
+from registry.training.trained import Recording
 
 LOG: Final = logging.getLogger("registry.training")
 
@@ -42,10 +43,12 @@ class Session:
         keep = Keep(options.keep_best, options.keep_last, greater_is_better=greater)
         self._sender = Sender(self._outbox, connect, keep, self._tell, above=str(self._path.parent))
         self._around = look_around(args)
+        self._trained_on = Recording(self._outbox.root, self._model, self._adapter)
 
     def begin(self, *, resumed: bool) -> None:
         """Begin a run, or go on with it; send what waits from before."""
         self._run = self._outbox.begin(resumed=resumed).run
+        self._trained_on.start(resumed=resumed)
         if self._options.keep_best is not None and self._metric is None:
             LOG.warning("Nobody says what the best is, so all revisions stay: set metric or metric_for_best_model.")
         if isinstance(self._options.every, int) and is_sharded(self._args):
@@ -152,6 +155,7 @@ class Session:
         def keep(place: Path) -> None:
             save(place)
             note_commit(place, self._path, loaded_commit(self._model))
+            self._trained_on.lay_beside(place)
 
         if not self._outbox.add(document, keep):
             LOG.warning("Step %d is not published: %d earlier ones wait.", step, MOST_WAITING)

@@ -23,6 +23,7 @@ from registry.schemas.transfer import GivenReceipt
 from registry.transfer.claims import Head
 from registry.transfer.source import Given, given_adapter
 from registry.transfer.trained_on import (
+    Beside,
     TrainedFolder,
     cached_parent,
     moved_folder,
@@ -49,6 +50,8 @@ class AdapterFolder:
     receipt: GivenReceipt | None  # names the parent
     derived_from: DerivedFrom | None  # by the receipt beside the weights
     quantised: str | None  # the evidence that it was trained on quantised weights
+    beside: Beside | None = None  # whether `trained_on` was written later than the adapter
+    sampled: bool = False  # samples of it are compared only, which prove nothing
     cached: str | None = None  # the only commit of the repository that it was trained on in this machine's cache
 
     @property
@@ -83,6 +86,7 @@ def read_adapter(
     receipt: Path | None,
     skip_parent_check: bool,
     look_in: Sequence[Path] = (),
+    sampled: bool = False,
     before: Iterable[LeftOut] = (),
     progress: Progress,
 ) -> AdapterFolder:
@@ -93,6 +97,7 @@ def read_adapter(
         receipt: given by the user.
         look_in: folders in which the folder that it was trained on is searched, where it is not in its place.
         skip_parent_check: use neither a receipt nor the folder that it was trained on to find the parent.
+        sampled: compare samples of that folder only.
         before: what was left out where this folder was made.
         progress: of the download.
 
@@ -110,7 +115,11 @@ def read_adapter(
     trained_on = None if given.source is not None else trained_folder(config, given.folder)
     if trained_on is None and look_in:
         trained_on = moved_folder(config, look_in)
-    proof = None if skip_parent_check else receipt_of_parent(receipt, trained_on)
+    named, weights = trained_on, by_name[form.weights]
+    if skip_parent_check:
+        trained_on = None
+    beside = None if trained_on is None else Beside.of(trained_on, weights.file)
+    proof = None if skip_parent_check else receipt_of_parent(receipt, trained_on, weights.file, beside)
     if proof is None and not skip_parent_check:
         proof = receipt_of_export(found)
     derived, left_out = derived_from(found.root, [form.weights], given.with_left_out(found.left_out))
@@ -118,13 +127,15 @@ def read_adapter(
         given=given,
         config=config,
         header=head_of(by_name[form.weights].file),
-        weights=by_name[form.weights],
+        weights=weights,
         form=form,
         files=found.files,
         left_out=tuple(sorted([*left_out, *before], key=lambda left: left.path)),
-        trained_on=None if skip_parent_check else trained_on,
+        trained_on=trained_on,
+        beside=beside,
+        sampled=sampled,
         receipt=proof,
         derived_from=derived,
-        quantised=sign_of_quantised(found, None if trained_on is None else trained_on.place),
+        quantised=sign_of_quantised(found, None if named is None else named.place),
         cached=None if given.source is not None or skip_parent_check else cached_parent(config, trained_on),
     )

@@ -23,7 +23,8 @@ from registry.schemas.publishing import ImportDocument, ImportEntry
 from registry.transfer.publish_tree import Ground
 from registry.transfer.requests import PublishFolder, publish_request
 from registry.transfer.source import given_base
-from registry.transfer.trained_on import TrainedFolder
+from registry.transfer.times import Around
+from registry.transfer.trained_on import Beside, TrainedFolder
 
 Told = Callable[[FolderOutcome], None]
 _MODELS: Final = ("model", "base model", "merged model", "full fine-tune")
@@ -306,7 +307,9 @@ class _Run:
             raise problem
         if place not in self.compared:
             self.compared[place] = self.ground.searched(TrainedFolder(folder, place), self.progress)
-        compared = self.compared[place]
+        around = None if self.source is None else Around(self.source)
+        beside = Beside.of(TrainedFolder(folder, place), made.adapter.weights.file, around)
+        compared = self.compared[place].beside(place, beside.times, beside.recorded)
         several = len({one.weights for one in compared.fitting}) > 1
         adapter = replace(made.adapter, trained_on=None)
         return replace(made, adapter=adapter).with_request(compared=compared, parent=parent if several else None)

@@ -70,6 +70,7 @@ def request_of(publication: Publication, progress: Progress) -> PublishFolder:
         skip_parent_check=publication.skip_parent_check,
         find_parent=publication.find_parent,
         look_in=publication.look_in,
+        sampled=publication.sampled,
         message=labels.message,
         metrics=labels.metrics,
         tags=labels.tags,
@@ -90,6 +91,7 @@ def publish_request(
     skip_parent_check: bool = False,
     find_parent: bool = False,
     look_in: Sequence[Path] = (),
+    sampled: bool = False,
     message: str = "",
     metrics: Mapping[str, float] = {},
     tags: Iterable[str] = (),
@@ -110,6 +112,7 @@ def publish_request(
         receipt=receipt,
         skip_parent_check=skip_parent_check,
         look_in=look_in,
+        sampled=sampled,
         before=before,
         progress=progress,
     )

@@ -8,16 +8,28 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
+from pydantic import ValidationError
+
+from registry.digest import document_digest
 from registry.errors import InvalidAdapterError, NotFoundError, RegistryError, UsageError
+from registry.files.hashed import hash_file
 from registry.folders.hub.cached import cached_commit
-from registry.folders.output import is_right
+from registry.folders.output import has_own_times, is_right
 from registry.folders.receipts import read_receipt
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RECEIPT, Folder
+from registry.progress import SILENT
+from registry.schemas.form import Schema
+from registry.schemas.parents import FolderCompared, Times
 from registry.schemas.transfer import GivenReceipt
+from registry.transfer.times import Around, times_of, weights_in
+
+RECORD: Final = ".registry-trained-on.json"
+"""Hidden, so that it belongs to no revision."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +112,22 @@ def _common(parts: Sequence[str], others: Sequence[str]) -> int:
     return next((count for count, (one, other) in pairs if one != other), min(len(parts), len(others)))
 
 
-def receipt_of_parent(given: Path | None, folder: TrainedFolder | None) -> GivenReceipt | None:
+def receipt_of_parent(
+    given: Path | None, folder: TrainedFolder | None, weights: Path | None = None, beside: Beside | None = None
+) -> GivenReceipt | None:
     """The receipt that names the parent: the given one, or that of the folder that the adapter was trained on.
+
+    ``weights`` are the adapter's, and ``beside`` is when that folder was written: a receipt that is newer shows nothing
+    by itself, and a person who gives one says that it was there before.
 
     Raises:
         NotFoundError, InvalidAdapterError: the receipt can't be read.
     """
     if given is not None:
-        return GivenReceipt(receipt=read_receipt(given, InvalidAdapterError), words=f"the receipt {given}")
+        receipt = read_receipt(given, InvalidAdapterError)
+        file = given / RECEIPT if given.is_dir() else given
+        times = None if weights is None else times_of([file], weights, Around.both(file.parent, weights.parent))
+        return GivenReceipt(receipt=receipt, words=f"the receipt {given}", given=True, times=times)
     if folder is None:
         return None
     try:
@@ -117,7 +137,11 @@ def receipt_of_parent(given: Path | None, folder: TrainedFolder | None) -> Given
     if not there:
         return None
     words = f"the receipt in {folder.words}, which the adapter was trained on"
-    return GivenReceipt(receipt=read_receipt(folder.place, InvalidAdapterError), words=words)
+    receipt = read_receipt(folder.place, InvalidAdapterError)
+    if beside is None:
+        return GivenReceipt(receipt=receipt, words=words)
+    known: Times = "newer" if beside.is_later else "older" if beside.recorded else beside.times
+    return GivenReceipt(receipt=receipt, words=words, times=known)
 
 
 def receipt_of_export(folder: Folder) -> GivenReceipt | None:
@@ -149,11 +173,78 @@ def trained_on(config: bytes) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def is_newer(folder: TrainedFolder, weights: Path) -> bool:
-    """Whether weights in the folder were written after the adapter's: the folder may have been overwritten since."""
+@dataclass(frozen=True)
+class Beside:
+    """What says whether a folder still holds what an adapter was trained on."""
+
+    times: Times
+    recorded: bool | None = None  # it is what was recorded when the training began; None: nothing was
+
+    @classmethod
+    def of(cls, folder: TrainedFolder, weights: Path, around: Around | None = None) -> Beside:
+        """Look at the times of a folder and of an adapter's ``weights``, and at what the callback has recorded.
+
+        ``around`` are the files of the heap that both lie in, where it is known.
+        """
+        there = folder.place
+        around = around or Around.both(there, weights.parent)
+        times = times_of(weights_in(there), weights, around, fetched=_has_own_times(there))
+        return cls(times, _is_recorded(there, weights.parent))
+
+    @property
+    def is_later(self) -> bool:
+        """Whether the folder was written after the adapter was trained, so that it shows nothing."""
+        return self.recorded is False or (self.recorded is None and self.times == "newer")
+
+
+UNTIMED: Final = Beside("unknown")
+"""Where there is no adapter to be older than."""
+
+
+class TrainedRecord(Schema):
+    """What a folder held when a training began that starts from it: lies beside the adapter, and is never published."""
+
+    format: Literal[1] = 1
+    name: str  # base_model_name_or_path
+    digest: str  # of its weights, see `weights_of_folder`
+
+
+def weights_of_folder(folder: Path) -> str | None:
+    """A digest of all weights in a folder, which are read whole; None: it has none.
+
+    Raises:
+        OSError: one can't be read.
+    """
+    digests = {file.name: hash_file(file, SILENT).digest for file in weights_in(folder)}
+    return document_digest(digests) if digests else None
+
+
+def write_record(folder: Path, record: TrainedRecord) -> None:
+    """Lay a record beside an adapter; raises OSError."""
+    (folder / RECORD).write_text(record.model_dump_json(indent=2), encoding="utf-8")
+
+
+def _has_own_times(folder: Path) -> bool:
     try:
-        files = [file for file in folder.place.glob("*.safetensors") if file.name != ADAPTER_WEIGHTS]
-        written = [file.stat().st_mtime for file in files]
-        return bool(written) and max(written) > weights.stat().st_mtime
+        return has_own_times(folder)
     except OSError:
         return False
+
+
+def _is_recorded(folder: Path, adapter: Path) -> bool | None:
+    try:
+        record = TrainedRecord.model_validate_json((adapter / RECORD).read_bytes())
+        if record.name != trained_on((adapter / ADAPTER_CONFIG).read_bytes()):
+            return None
+        return record.digest == weights_of_folder(folder)
+    except (OSError, ValidationError):
+        return None
+
+
+def or_elsewhere(found: FolderCompared, search: Callable[[], FolderCompared]) -> FolderCompared:
+    """A comparison that found only what is within rounding, or the one revision among all that is equal."""
+    if not found.is_near:
+        return found
+    other = search()
+    equal = other.fitting and not other.is_near and not other.retracted
+    return other if equal else found

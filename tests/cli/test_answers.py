@@ -172,6 +172,7 @@ def test_publish_passes_every_option_on(canned: CannedRegistry, run: Run) -> Non
         "parent": "llama-1b",
         "receipt": None,
         "skip_parent_check": True,
+        "sampled": False,
         "find_parent": False,
         "look_in": (),
         "full": False,

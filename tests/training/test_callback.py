@@ -179,6 +179,18 @@ def test_the_child_of_a_fetched_folder_is_pinned(desk: Desk) -> None:
     assert (one.parent, one.parent_known_by) == ("llama/support@1", "receipt")
 
 
+@pytest.mark.usefixtures("real_times")
+def test_what_a_training_started_from_is_recorded(desk: Desk) -> None:
+    """So it is proven, although all of it takes a moment."""
+    train(desk, RegistryCallback("llama/support"))
+    train(desk, RegistryCallback("llama/support"), max_steps=2)
+    desk.team.fetch("llama/support@1", desk.folder / "merged", kind="merged")
+    (desk.folder / "merged" / "registry-receipt.json").unlink()
+    train(desk, RegistryCallback("llama/support/french"), desk.model(Path("merged")))
+    (one,) = desk.team.log("llama/support/french").revisions
+    assert (one.parent, one.parent_known_by) == ("llama/support@1", "compared")
+
+
 def test_settings_stand_for_arguments_and_mistakes_are_told_before_the_training(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -106,6 +106,13 @@ def publish(
             help="With --find-parent: where the folder it was trained on may be now; may be repeated.",
         ),
     ] = None,
+    sampled: Annotated[
+        bool,
+        typer.Option(
+            "--sampled",
+            help="Compare samples of the folder it was trained on, not all of it: the parent is stated, not proven.",
+        ),
+    ] = False,
     full: Annotated[
         bool,
         typer.Option(
@@ -165,7 +172,8 @@ def publish(
 
     The parent is the one given with --parent; else the one in a receipt (--receipt, or that of the folder the adapter
     was trained on); else the one given by the repo id and revision of a Hub view in the configuration. If the folder
-    it was trained on is available, its weights are compared with the parent's, and can also identify the parent. If
+    it was trained on is available, all of its weights are compared with the parent's, and can also identify the parent;
+    a folder that is newer than the adapter proves nothing. If
     nothing identifies it and the parent adapter has a single revision, that one is used and recorded as assumed. With
     --find-parent the weights of that folder are compared with all revisions, and nothing is assumed. With --full, DIR
     is a full model, which is kept exactly, or with --rank or --max-error as the adapter that is nearest to it. The
@@ -177,7 +185,7 @@ def publish(
     metrics, annotations = parse_metrics(metric), parse_annotations(annotation)
     given = {
         "--receipt": receipt, "--skip-parent-check": skip_parent_check,
-        "--find-parent": find_parent, "--look-in": look_in, "--full": full, "--rank": rank,
+        "--find-parent": find_parent, "--look-in": look_in, "--sampled": sampled, "--full": full, "--rank": rank,
         "--max-error": max_error, "-m": message,
         "--metric": metric, "--tag": tag, "--annotation": annotation,
     }  # fmt: skip
@@ -218,6 +226,7 @@ def publish(
             skip_parent_check=skip_parent_check,
             find_parent=find_parent,
             look_in=tuple(look_in or ()),
+            sampled=sampled,
             full=full,
             rank=rank,
             max_error=max_error,

@@ -100,6 +100,7 @@ class Publishing(TableCalls):
         skip_parent_check: bool = False,
         find_parent: bool = False,
         look_in: Iterable[Folder] = (),
+        sampled: bool = False,
         full: bool = False,
         rank: int | None = None,
         max_error: float | None = None,
@@ -123,6 +124,8 @@ class Publishing(TableCalls):
             find_parent: search for the parent among all revisions, by the weights in the folder it was trained on; it
                 is proven by every element, or the publish is refused.
             look_in: folders in which the one that it was trained on may be by now, for ``find_parent``.
+            sampled: compare samples of the folder it was trained on, in seconds, instead of every element: the parent
+                is then known by ``sampled``, which proves nothing.
             full: the folder holds a full model; publish it exactly, as the tensors that differ from the base's, or the
                 best adapter over its parent, of a rank or an error.
             rank: with ``full``: of every pair.
@@ -156,7 +159,16 @@ class Publishing(TableCalls):
         """
         labels = Labels.checked(message, metrics, tags, annotations)
         asked_for = _publication(
-            folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict), find_parent, look_in
+            folder,
+            path,
+            parent,
+            receipt,
+            skip_parent_check,
+            labels,
+            strict_codes(strict),
+            find_parent,
+            look_in,
+            sampled,
         )
         asked_for = _of_full(asked_for, full, rank, max_error, svd)
         with shown(progress) as sink, self._adapter(asked_for, sink) as publication:
@@ -173,6 +185,7 @@ class Publishing(TableCalls):
         skip_parent_check: bool = False,
         find_parent: bool = False,
         look_in: Iterable[Folder] = (),
+        sampled: bool = False,
         full: bool = False,
         rank: int | None = None,
         max_error: float | None = None,
@@ -196,7 +209,16 @@ class Publishing(TableCalls):
         """
         labels = Labels.checked(message, metrics, tags, annotations)
         asked_for = _publication(
-            folder, path, parent, receipt, skip_parent_check, labels, strict_codes(strict), find_parent, look_in
+            folder,
+            path,
+            parent,
+            receipt,
+            skip_parent_check,
+            labels,
+            strict_codes(strict),
+            find_parent,
+            look_in,
+            sampled,
         )
         asked_for = _of_full(asked_for, full, rank, max_error, svd)
         with shown(progress) as sink, self._adapter(asked_for, sink) as publication:
@@ -371,6 +393,7 @@ def _publication(
     strict: tuple[NoticeCode, ...],
     find_parent: bool,
     look_in: Iterable[Folder],
+    sampled: bool,
 ) -> Publication:
     check_order(folder, path, Path.parse, "registry publish {folder} {name}", "the folder")
     places = tuple(FilePath(place) for place in look_in)
@@ -378,9 +401,14 @@ def _publication(
         raise UsageError("--find-parent proves the parent, and --skip-parent-check trusts it: give one of them.")
     if places and not find_parent:
         raise UsageError("--look-in says where --find-parent looks: give --find-parent too.")
+    if sampled and (find_parent or skip_parent_check):
+        what = "--find-parent" if find_parent else "--skip-parent-check"
+        raise UsageError(
+            f"--sampled compares samples of what it was trained on, and {what} does not: give one of them."
+        )
     shown_by = None if receipt is None else FilePath(receipt)
     return Publication(
-        folder, Path.parse(path), labels, parent, shown_by, skip_parent_check, strict, find_parent, places
+        folder, Path.parse(path), labels, parent, shown_by, skip_parent_check, strict, find_parent, places, sampled
     )
 
 
@@ -390,8 +418,12 @@ def _of_full(publication: Publication, full: bool, rank: int | None, max_error: 
         if rank is not None or max_error is not None or svd != "randomised":
             raise UsageError("--rank, --max-error and --svd are for a full model: give --full too.")
         return publication
-    if publication.find_parent or publication.skip_parent_check:
-        what = "--find-parent" if publication.find_parent else "--skip-parent-check"
+    about = {
+        "--find-parent": publication.find_parent,
+        "--skip-parent-check": publication.skip_parent_check,
+        "--sampled": publication.sampled,
+    }
+    if what := next((option for option, given in about.items() if given), None):
         raise UsageError(
             f"{what} is about the folder that an adapter was trained on, and a full model names none: give its parent "
             "with --parent REF or --receipt FILE."

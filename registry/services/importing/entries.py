@@ -10,6 +10,7 @@ from registry import figures
 from registry.errors import RegistryError
 from registry.folders.heap.walk import Found, Heap
 from registry.reference import Path, Reference
+from registry.schemas import FolderCompared
 from registry.schemas.publishing import ImportEntry, NearFolder
 from registry.services.importing.names import wanted_name
 from registry.services.importing.reading import Adapter, Contents, Model
@@ -81,7 +82,7 @@ class Writing:
             has = name in self.there.bases.values()
             what, action = "base model", "skip" if has else "add"
             reason = f"the registry has these weights as {name}" if has else None
-        elif found is not None and found.fitting:
+        elif found is not None and found.is_equal:
             what, action = "merged model", "skip"
             reason = f"it is {self._called(found.fitting[0].reference)}: {found.proof}"
         else:
@@ -197,5 +198,7 @@ class Writing:
 
 
 def _reason(found: object) -> str:
+    if isinstance(found, FolderCompared) and found.is_near:
+        return f" ({found.proof}: {found.fitting[0].reference})"
     reason = getattr(found, "reason", None)
     return f" (it was not compared: {reason})" if reason else ""

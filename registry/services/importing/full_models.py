@@ -15,6 +15,7 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
+from registry.schemas.parents import RULE
 from registry.schemas.publishing import FullSize
 from registry.services.exact.figures import Apart, models_apart
 from registry.services.importing.reading import Contents
@@ -168,4 +169,7 @@ def fits_itself(words: str, name: str, digest: str, before: FolderCompared | Non
     """A model that is a base model of the private registry, as a result of comparing it."""
     fits: Mapping[str, object] = {"fitting": [{"reference": name, "digest": digest}], "searched": 1}
     near = {} if before is None else {"nearest": before.nearest, "distance": before.distance, "near": before.near}
-    return FolderCompared.model_validate({"words": words, **fits, **near, "proof": "it is that model itself"})
+    return FolderCompared.model_validate({"words": words, **fits, **near, **_ITSELF})
+
+
+_ITSELF: Final = {"proof": "it is that model itself", "rule": RULE, "whole": True, "equal": 1.0}

@@ -17,6 +17,11 @@ from registry.services.importing.reading import Contents, read_heap
 from registry.services.importing.settle import Settling, order_of
 from registry.services.importing.settled import Settled, Side, There
 
+_NO_TIMES: Final = (
+    "All files here were written in one go, as by a copy or a clone that kept no times. So nothing tells whether a "
+    "folder was overwritten after an adapter had been trained on it: parents that a comparison shows are stated "
+    "(compared_untimed), not proven. Copy the heap with its times (cp -a, rsync -t) to have them proven."
+)
 _MOST_ORDERS: Final = 4
 """Other models that are tried as the first base model, where one that no path explains is near another one."""
 
@@ -44,7 +49,10 @@ def plan_import(
     settled = _settle(contents, target, there, private, progress)
     entries = tuple(Writing(heap, contents, settled, there).entries())
     return ImportDocument(
-        registry=target.registry.url, source=source if heap.root is None else str(heap.root), entries=entries
+        registry=target.registry.url,
+        source=source if heap.root is None else str(heap.root),
+        notices=(_NO_TIMES,) if contents.around is not None and contents.around.of_one_moment else (),
+        entries=entries,
     )
 
 
@@ -108,4 +116,5 @@ def _first(contents: Contents, key: str, order: Iterable[str] = ()) -> tuple[Con
 def _above(contents: Contents, found: Settled, taken: str) -> Contents:
     """What may be above the model that was taken for a base model, if that is none: what nothing has explained."""
     models = {key: contents.models[key] for key in (*found.pending, taken)}
-    return Contents(models, [one for one in contents.adapters if one.model in models and one.model != taken])
+    adapters = [one for one in contents.adapters if one.model in models and one.model != taken]
+    return Contents(models, adapters, around=contents.around)

@@ -17,6 +17,7 @@ from registry.services.importing.trainer_notes import began_with
 from registry.transfer.index import index_model
 from registry.transfer.model_weights import read_model_files
 from registry.transfer.requests import PublishFolder, publish_request
+from registry.transfer.times import Around
 from registry.transfer.trained_on import TrainedFolder, trained_folder, trained_on
 
 _TRAINED: Final = ("trainer_state.json", "training_args.bin", "train_results.json", "all_results.json", "optimizer.pt")
@@ -75,11 +76,12 @@ class Contents:
     models: dict[str, Model] = field(default_factory=dict)  # by key
     adapters: list[Adapter] = field(default_factory=list)
     refused: list[tuple[Found, RegistryError]] = field(default_factory=list)
+    around: Around | None = None  # the files of the heap; None: repositories of a Hub
 
 
 def read_heap(heap: Heap, progress: Progress) -> Contents:
     """Read and hash all that is an adapter or a model; what can't be published has the error of that."""
-    found = Contents()
+    found = Contents(around=None if heap.root is None else Around(heap.root))
     for one in heap.found:
         if one.kind.taken == "model" or one.with_model:
             _read_model(found, one, progress)

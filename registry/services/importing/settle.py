@@ -25,7 +25,7 @@ from registry.services.importing.full_models import FAR, FullModels, fits_itself
 from registry.services.importing.names import free_base, free_path, wanted_name
 from registry.services.importing.reading import Adapter, Contents, Model
 from registry.services.importing.settled import Doubt, Full, Landed, MaybeFull, Settled, Side, There
-from registry.transfer.trained_on import TrainedFolder, is_newer
+from registry.transfer.trained_on import Beside, TrainedFolder
 
 _LISTED: Final = 10
 
@@ -118,7 +118,7 @@ class Settling:
 
     def _fits(self, key: str) -> bool:
         found = self.done.compared.get(key)
-        return key in self.done.refused or (found is not None and bool(found.fitting))
+        return key in self.done.refused or (found is not None and found.is_equal)
 
     def _may_be_base(self, key: str) -> bool:
         """Whether a model is none that is made of another one here: it has other tensors, or is far from all."""
@@ -214,7 +214,7 @@ class Settling:
                 continue
             self._asked.add(key)
             found = self._search(self.target, key)
-            if not found.fitting:
+            if not found.is_equal:
                 self.done.there[key] = found
                 continue
             try:
@@ -262,8 +262,13 @@ class Settling:
     def _publish(self, one: Adapter, compared: FolderCompared) -> None:
         above = Reference.parse(compared.fitting[0].reference).path
         trained = TrainedFolder(self.contents.models[one.model or ""].folder, one.words)
-        newer = is_newer(trained, one.made.adapter.weights.file)
-        told = compared.model_copy(update={"words": one.words, "newer": newer})
+        beside = Beside.of(trained, one.made.adapter.weights.file, self.contents.around)
+        told = compared.beside(one.words, beside.times, beside.recorded)
+        if told.why_not is not None:
+            why = UsageError(f"{told.why_not[:1].upper()}{told.why_not[1:]}.", code="parent_ambiguous")
+            near = tuple((each.reference, "its merged weights are equal now") for each in compared.fitting)
+            self.done.doubts[one.place] = Doubt(why, near)
+            return
         problem = self._try(one, above, told)
         if isinstance(problem, UsageError):
             near = tuple((each.reference, "its merged weights are equal") for each in compared.fitting)
@@ -375,7 +380,7 @@ class Settling:
         for key, before in list(self.done.compared.items()):
             used = [one for one in self.contents.adapters if self._key(one) == key and one.place in self.done.landed]
             itself = key in self.done.bases or key in self.done.full
-            if not used or itself or self._searched.get(key) == count or not before.fitting:
+            if not used or itself or self._searched.get(key) == count or not before.is_equal:
                 continue
             found = self._search(self.private, key)
             # what was trained on a model is no part of it, even if it changes nothing

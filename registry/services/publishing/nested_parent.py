@@ -46,11 +46,13 @@ def planned_parent(
         return None
     base = bases.get(session, above.base)
     planned, reason, known_by = PlannedRevision(above, digest), NESTED, "assumed"
+    if receipt is not None and receipt.is_later:
+        receipt = None
     if receipt is not None:
         check_receipt(base, receipt)
         if receipt.receipt.tip != digest:
             raise _mismatch(receipt.words, receipt.receipt.reference, path)
-        reason, known_by = receipt.words, "receipt"
+        reason, known_by = receipt.words, receipt.word
     if trained_on is not None:
         names = RepoNames.of(TRAINED_ON, above, base)
         named = trained_on.revision
@@ -71,11 +73,12 @@ def _compared(parent: Parent, digest: str, told: Told) -> Parent:
     if told.compared is None:
         return parent
     above = parent.planned.path if parent.planned else None
-    agrees, notices = of_planned(str(above), digest, told.compared)
-    if not agrees:
+    word, notices = of_planned(str(above), digest, told.compared)
+    if word is None:
         return replace(parent, notices=notices)
     reason = f"{parent.reason}, and its weights are those in {told.compared.words}"
-    return replace(parent, reason=reason, known_by=strongest([parent.known_by, "compared"]), notices=notices)
+    known_by = strongest([parent.known_by, word])
+    return replace(parent, reason=reason, known_by=known_by, notices=notices)
 
 
 def _is_there(session: Session, path: TreePath, digest: str) -> bool:

@@ -21,7 +21,7 @@ from registry.folders.errors import telling_unreadable
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder
 from registry.progress import SILENT, Progress
 from registry.schemas import FolderCompared
-from registry.schemas.parents import NearPath
+from registry.schemas.parents import RULE, NearPath
 from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights, path_table
 from registry.services.lineage import LoadedPath
@@ -38,7 +38,7 @@ from registry.tensors.path.origins import BaseTensors
 from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.adapter_folder import MAX_CONFIG
-from registry.transfer.trained_on import TrainedFolder, trained_folder
+from registry.transfer.trained_on import UNTIMED, Beside, TrainedFolder, trained_folder
 
 _DEEPEST: Final = 8  # folders that were trained on one another
 _FILES: Final = "it holds the adapter of that revision, file by file"
@@ -57,19 +57,19 @@ class SameLinks:
 
 
 def search_trained(
-    where: Searchable, folder: TrainedFolder, weights: Path | None, progress: Progress, *, depth: int = 0
+    where: Searchable, folder: TrainedFolder, beside: Beside, progress: Progress, *, depth: int = 0
 ) -> FolderCompared:
     """Find the revisions that a folder is, which an adapter was trained on: a merged model, or another adapter.
 
     Args:
         where: the registry that is searched.
         folder: the folder.
-        weights: of the adapter that was trained on it, to tell whether the folder was written later.
+        beside: whether it was written later than the adapter that was trained on it.
         progress: of the search.
         depth: how many folders, each trained on the next one, came before it.
     """
     if not holds_adapter(folder.place):
-        return search_parents(where, folder, weights, progress)
+        return search_parents(where, folder, beside, progress)
     try:
         found = revisions_of(where, folder.place, progress)
     except InvalidAdapterError as problem:
@@ -87,6 +87,12 @@ def search_trained(
         proof=same[0][1] if same else None,
         near=() if same else found.near,
         retracted=found.retracted if not same else (),
+        rule=RULE,
+        whole=bool(same),
+        equal=1.0 if same else None,
+        newer=beside.times == "newer",
+        times=beside.times,
+        recorded=beside.recorded,
     )
 
 
@@ -173,7 +179,7 @@ def _told_by_its_own(
     above = trained_folder(read_start(folder / ADAPTER_CONFIG, MAX_CONFIG + 1), folder)
     if above is None or depth == _DEEPEST:
         return found.same
-    parents = {one.digest for one in search_trained(where, above, None, progress, depth=depth + 1).fitting}
+    parents = {one.digest for one in search_trained(where, above, UNTIMED, progress, depth=depth + 1).fitting}
     told = tuple(one for one in found.same if _parent(one[0]) in parents)
     return told or found.same
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from registry.errors import NotFoundError
 from registry.progress import Progress
@@ -12,37 +11,55 @@ from registry.schemas import FolderCompared
 from registry.schemas.transfer import GivenReceipt
 from registry.services.deployment import Deployment
 from registry.services.lineage import Blobs, LoadedPath, with_ancestors
+from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_candidates import parent_candidates
 from registry.services.publishing.parent_folder import look_into
-from registry.transfer.trained_on import TrainedFolder
+from registry.services.publishing.parent_search import SearchableHere
+from registry.transfer.adapter_folder import AdapterFolder
+from registry.transfer.trained_on import UNTIMED, or_elsewhere
 
 
-def compare_trained(
+@dataclass(frozen=True)
+class Planned:
+    """In nested folders, the lineage of the folder above, which is not published yet, and where it is read from."""
+
+    lineage: LoadedPath
+    blobs: Blobs
+
+
+def look_at_trained(
     deployment: Deployment,
     path: TreePath,
-    folder: TrainedFolder,
+    adapter: AdapterFolder,
     receipt: GivenReceipt | None,
-    weights: Path,
     progress: Progress,
     *,
-    planned: LoadedPath | None = None,
-    blobs: Blobs | None = None,
+    find: bool,
+    planned: Planned | None = None,
 ) -> FolderCompared | None:
-    """The comparison with the weights in the folder; None: ``path`` has no parent, which is refused elsewhere.
+    """What the weights are that an adapter was trained on; None: that is not there, or its path is refused elsewhere.
 
     Args:
         deployment: where the candidates are.
         path: the adapter that is published.
-        folder: the folder that its configuration names.
-        receipt: the folder's, if there is one.
-        weights: the adapter's own file.
+        adapter: its folder.
+        receipt: of the folder that its configuration names, if there is one.
         progress: of the comparison.
-        planned: in nested folders, the lineage of the folder above, which is not published yet.
-        blobs: where ``planned`` is read from; the registry's blobs by default.
+        find: search for the parent among all revisions; else they are compared with the path's first.
+        planned: a candidate that is not published yet.
 
     Raises:
         NotFoundError: the base model, or the adapter above, does not exist.
     """
+    folder, beside = adapter.trained_on, adapter.beside or UNTIMED
+    if folder is None:
+        return None
+
+    def search() -> FolderCompared:
+        return search_trained(SearchableHere(deployment), folder, beside, progress)
+
+    if find:
+        return search()
     if path.parent is None:
         return None
     try:
@@ -52,9 +69,11 @@ def compare_trained(
             raise
         found = ()
     known = {one.tip for one in found}
-    above = () if planned is None else with_ancestors([planned])
+    above = () if planned is None else with_ancestors([planned.lineage])
     candidates = [*found, *(_named(one) for one in above if one.tip not in known)]
-    return look_into(blobs or deployment, candidates, folder, weights, progress=progress)
+    blobs: Blobs = deployment if planned is None else planned.blobs
+    compared = look_into(blobs, candidates, folder, beside, sampled=adapter.sampled, progress=progress)
+    return or_elsewhere(compared, search)
 
 
 def _named(path: LoadedPath) -> LoadedPath:

@@ -1,17 +1,20 @@
 """Comparing the weights in the folder that an adapter was trained on with those of its possible parents.
 
-If a folder can't be compared, the reason is reported and nothing is refused.
+Samples leave few of these; what is left is proven by every element, or it is not. If a folder can't be compared, the
+reason is reported and nothing is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from registry.digest import PREFIX
 from registry.errors import InvalidBaseError, NotFoundError, RegistryError
 from registry.files.header import Header, TensorEntry, read_header
 from registry.files.source import ByteSource, FileSource
@@ -19,9 +22,10 @@ from registry.folders.errors import telling_unreadable
 from registry.folders.scan import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from registry.progress import SILENT, Progress
 from registry.schemas import Fitting, FolderCompared
+from registry.schemas.parents import RULE
 from registry.services.artifacts.bound import bind_link
 from registry.services.artifacts.inputs import base_weights, path_table, replaced_tensors
-from registry.services.lineage import Blobs, Link, LoadedPath
+from registry.services.lineage import Blobs, Link, LoadedPath, read_document
 from registry.tensors.comparison.between import surely_at_one
 from registry.tensors.comparison.compare import compare
 from registry.tensors.comparison.orders import other_orders
@@ -33,9 +37,10 @@ from registry.tensors.path.programs import BoundLink, path_programs
 from registry.tensors.table.targets import TargetTable
 from registry.transfer.model_files import MAX_DOCUMENT, list_model
 from registry.transfer.model_weights import check_model
-from registry.transfer.trained_on import TrainedFolder, is_newer
+from registry.transfer.trained_on import Beside, TrainedFolder
 
 Held = dict[str, tuple[ByteSource, TensorEntry]]
+_AT_ONCE: Final = 1 << 22  # bytes that are hashed at a time
 _MOST_OF_IT: Final = 0.5  # fraction of the base's elements whose tensors must be found by name
 _REASONS: Final = {"quantised_base": "it is quantised", "missing_file": "it contains no safetensors weights"}
 
@@ -52,13 +57,36 @@ class _OpenFolder:
     named: Held  # those of the folder, by the base's names where they have one
     table: TargetTable
     replaced: frozenset[str]  # tensors of the base model that are not its own any more
+    digests: Mapping[str, str]  # of the others
+
+    def is_alike(self, tensor: str) -> bool:
+        """Whether the folder has the very bytes of a tensor of the base model."""
+        if tensor not in self.digests or tensor not in self.named:
+            return False
+        (source, found), (_, own) = self.named[tensor], self.base.tensors[tensor]
+        if (found.dtype, found.shape) != (own.dtype, own.shape):
+            return False
+        return _digest(source, found) == self.digests[tensor]
 
 
 def _beside(blobs: Blobs, path: LoadedPath, found: Held, opened: ExitStack) -> _OpenFolder:
     """The weights in a folder beside those that the live links of a path go on; raises `NotComparableError`."""
     base = BaseTensors(base_weights(blobs, path, opened).tensors)
     named = comparable(base.tensors, found)
-    return _OpenFolder(base, named, path_table(blobs, path), replaced_tensors(blobs, path))
+    replaced = replaced_tensors(blobs, path)
+    indexed = read_document(blobs, path.base.index)["tensors"]
+    digests = {name: str(one["digest"]) for name, one in indexed.items() if name not in replaced}
+    return _OpenFolder(base, named, path_table(blobs, path), replaced, digests)
+
+
+def _digest(source: ByteSource, entry: TensorEntry) -> str:
+    hashed = hashlib.sha256()
+    room = memoryview(bytearray(min(_AT_ONCE, entry.stop - entry.start)))
+    for start in range(entry.start, entry.stop, _AT_ONCE):
+        part = room[: min(_AT_ONCE, entry.stop - start)]
+        source.read_into(start, part)
+        hashed.update(part)
+    return PREFIX + hashed.hexdigest()
 
 
 def compare_folder(
@@ -116,7 +144,9 @@ def compare_whole(
                 name = f"{path.reference} in the order {', '.join(merged)}"
                 orders[name] = merged
                 candidates.append(Candidate(name, order.programs, other_order=True))
-        return compare(candidates, found.base, BaseTensors(found.named), found.table, whole=True, progress=progress)
+        named = BaseTensors(found.named)
+        alike = found.is_alike
+        return compare(candidates, found.base, named, found.table, whole=True, alike=alike, progress=progress)
 
     return of_models(paths, of_one), orders
 
@@ -294,8 +324,9 @@ def look_into(
     blobs: Blobs,
     paths: Sequence[LoadedPath],
     folder: TrainedFolder,
-    weights: Path,
+    beside: Beside,
     *,
+    sampled: bool = False,
     limit: Limit | None = None,
     progress: Progress = SILENT,
 ) -> FolderCompared:
@@ -305,21 +336,43 @@ def look_into(
         blobs: where the paths are read from.
         paths: all of one base model.
         folder: the folder that the adapter's configuration names.
-        weights: the adapter's own file, to tell whether the folder was written later.
-        limit: how much to read at most.
+        beside: whether it was written later than the adapter.
+        sampled: leave it at samples, which prove nothing.
+        limit: how much of these is read at most.
         progress: of the comparison.
     """
     try:
         verdict = compare_folder(blobs, paths, folder.place, limit=limit, progress=progress)
+        orders: Mapping[str, Sequence[str]] = {}
+        if verdict.fitting and not sampled:
+            with ExitStack() as opened:
+                left = [path for path in paths if path.reference in verdict.fitting]
+                verdict, orders = compare_whole(blobs, left, open_folder(folder.place, opened), opened, progress)
     except NotComparableError as problem:
         return FolderCompared(words=folder.words, reason=str(problem))
     digests = {path.reference: path.tip for path in paths}
+    turned = [orders[name] for name in verdict.fitting if name in orders]
+    fitting = [name for name in verdict.fitting if name in digests]
     return FolderCompared(
         words=folder.words,
-        fitting=tuple(Fitting(reference=name, digest=digests[name]) for name in verdict.fitting),
+        fitting=tuple(Fitting(reference=name, digest=digests[name]) for name in fitting),
         nearest=verdict.nearest.name,
         distance=verdict.nearest.distance,
         tensor=verdict.nearest.tensor,
-        newer=is_newer(folder, weights),
         looked_at=None if verdict.complete else f"{verdict.tensors} of {verdict.of} tensors",
+        order=() if fitting or not turned else tuple(turned[0]),
+        **measured(verdict, beside),
     )
+
+
+def measured(verdict: Verdict, beside: Beside) -> dict[str, Any]:
+    """What says how much a comparison proves."""
+    return {
+        "rule": RULE,
+        "whole": verdict.whole,
+        "equal": verdict.equal,
+        "others": verdict.others,
+        "newer": beside.times == "newer",
+        "times": beside.times,
+        "recorded": beside.recorded,
+    }

@@ -26,10 +26,7 @@ def check_found(compared: FolderCompared, *, named: bool) -> None:
     """
     words = f"the weights in {compared.words}, which the adapter was trained on"
     if compared.order:
-        raise ambiguous(
-            f"{words[:1].upper()}{words[1:]}, were made by merging {' then '.join(compared.order)}: their roundings "
-            "show that order, and no path here has it. Publish them in that order first."
-        )
+        raise ambiguous(other_order(compared))
     if compared.retracted:
         fits = [one.reference for one in compared.fitting]
         raise ambiguous(
@@ -43,6 +40,8 @@ def check_found(compared: FolderCompared, *, named: bool) -> None:
             f"that were searched (never exact full fine-tunes){_near(compared)}. If something was merged into them "
             "that was never published, publish that first."
         )
+    if compared.why_not is not None and not named:
+        raise ambiguous(f"{compared.why_not[:1].upper()}{compared.why_not[1:]}.")
     if not named and len({one.weights for one in compared.fitting}) > 1:
         names = [one.reference for one in compared.fitting]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
@@ -54,11 +53,21 @@ def check_found(compared: FolderCompared, *, named: bool) -> None:
         )
 
 
+def other_order(compared: FolderCompared) -> str:
+    """What a folder is whose links were merged in an order that no path has."""
+    return (
+        f"The weights in {compared.words}, which the adapter was trained on, were made by merging "
+        f"{' then '.join(compared.order)}: their roundings show that order, and no path here has it. Publish them in "
+        "that order first."
+    )
+
+
 def reason_of(compared: FolderCompared, reference: str) -> str:
     """Why a parent is pinned that was found."""
     return (
         f"the weights in {compared.words}, which the adapter was trained on, are those of {reference}: "
         f"{compared.proof} (searched: {counted(compared.searched or 0, 'revision')})"
+        f"{', times unknown' if compared.word == 'compared_untimed' else ''}"
     )
 
 

@@ -30,13 +30,14 @@ from registry.services.publishing.parent_folder import (
     NotComparableError,
     comparable,
     compare_whole,
+    measured,
     open_folder,
 )
 from registry.tensors.comparison.narrowing import LISTED
 from registry.tensors.comparison.spots import sampled, spots_of
 from registry.tensors.comparison.verdict import Standing, Verdict
 from registry.tensors.elements.dtypes import FLOATS, OPTION_DTYPES
-from registry.transfer.trained_on import TrainedFolder, is_newer
+from registry.transfer.trained_on import Beside, TrainedFolder
 
 MOST: Final = 64
 """Revisions that are compared by every element; of more that samples don't tell apart, nothing is pinned."""
@@ -105,19 +106,20 @@ class OnBase:
     def proof(self) -> str:
         """How far the folder equals what fits, as a clause."""
         verdict = self.verdict
+        if not verdict.bits:
+            off = f"{verdict.others} elements that it leaves alone differ" if verdict.others else ""
+            return f"fits within rounding only: {off or f'{100 * verdict.equal:.4g} % equal'}"
         how = f"largest difference {verdict.units:.2g} units in the last place of {self.dtype}"
         return f"equal in {verdict.tensors} of {verdict.of} tensors, {how if verdict.units else 'bit for bit'}"
 
 
-def search_parents(
-    where: Searchable, folder: TrainedFolder, weights: Path | None, progress: Progress
-) -> FolderCompared:
+def search_parents(where: Searchable, folder: TrainedFolder, beside: Beside, progress: Progress) -> FolderCompared:
     """Find the revisions whose merged weights a folder has, or which are nearest.
 
     Args:
         where: the registry that is searched.
         folder: of a merged model.
-        weights: of the adapter that was trained on it, to tell whether the folder was written later.
+        beside: whether it was written later than the adapter that was trained on it.
         progress: of the search.
     """
     try:
@@ -127,18 +129,19 @@ def search_parents(
     fits = [(one, name) for one in found for name in one.verdict.fitting if name in one.paths]
     turned = [one.orders[name] for one in found for name in one.verdict.fitting if name in one.orders]
     nearest, near = nearest_of(found)
+    first = fits[0][0] if fits else found[0]
     return FolderCompared(
         words=folder.words,
         fitting=tuple(fitting(one.paths[name]) for one, name in fits),
         nearest=nearest.name,
         distance=nearest.distance,
         tensor=nearest.tensor,
-        newer=weights is not None and is_newer(folder, weights),
         searched=sum(one.left.searched for one in found),
         proof=fits[0][0].proof if fits else None,
         order=() if fits or not turned else tuple(turned[0]),
         near=near,
         retracted=retracted_of(found),
+        **measured(first.verdict, beside),
     )
 
 

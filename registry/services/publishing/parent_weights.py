@@ -1,10 +1,13 @@
 """The parent by the weights in the folder that an adapter was trained on.
 
 The weights prove a parent, contradict one, or match nothing known here; if they can't be compared, a notice says so.
+They prove one only where the folder is older than the adapter and is that parent's bit for bit, see decision 26.
 The comparison is made where the folder is: a service relies on what its client reports.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
@@ -13,10 +16,11 @@ from registry.catalogue.tree.revisions import RevisionRow
 from registry.errors import ConflictError, RegistryError, UsageError
 from registry.reference import Reference
 from registry.schemas import Fitting, FolderCompared
-from registry.schemas.parents import strongest
+from registry.schemas.parents import level_of, strongest
 from registry.services.publishing.hub_parent import Place, Proof
-from registry.services.publishing.parent_found import check_found, reason_of
+from registry.services.publishing.parent_found import ambiguous, check_found, other_order, reason_of
 
+_NEWER = " The folder is newer than the adapter: something else may have been saved there since."
 _NOR_ABOVE = ", nor of anything above it"
 _OVERRIDE = "if you are sure of the parent (adapters may have been merged into that model in memory), give it with "
 
@@ -24,29 +28,29 @@ _OVERRIDE = "if you are sure of the parent (adapters may have been merged into t
 def of_weights(
     session: Session, place: Place, compared: FolderCompared, what: str, said: Proof | None
 ) -> tuple[Proof | None, tuple[str, ...]]:
-    """The parent by the weights (None: they can't be compared), and notices.
+    """The parent by the weights (None: they show nothing), and notices.
 
-    ``said`` is the parent by other evidence, if any, and ``what`` names that evidence.
+    ``said`` is the parent by other evidence, if any, and ``what`` names that evidence. A folder that is newer than the
+    adapter shows nothing for it, and nothing against what a person, a receipt or a view says. What only fits within
+    rounding is pinned where nothing else says a parent, and is assumed.
 
     Raises:
         ConflictError: ``parent_mismatch``, the weights are those of another revision; ``parent_unproven``, of none.
-        UsageError: ``parent_ambiguous``, they are equally those of several revisions; or a search found none.
+        UsageError: ``parent_ambiguous``, they are equally those of several revisions; or a search proved none.
     """
     if compared.reason is not None:
         return None, _not(compared)
-    if compared.searched is not None:
-        check_found(compared, named=said is not None)
-    if not compared.fitting:
-        raise _unproven(_wanted(place) + ("" if place.above.is_base else _NOR_ABOVE), compared)
+    why_not = _noticed(compared)
+    if compared.is_later and said is not None and level_of(said.known_by) != "assumed":
+        return said, why_not
+    _check(place, compared, named=said is not None)
     rows = _admitted(session, place, compared.fitting)
     if said is not None:
-        if said.row not in rows:
-            name = said.row.reference if said.row else f"the base model {place.base.name}"
-            raise _mismatch(place, compared, f"{what} says {name}, but")
-        reason = f"{said.reason}, and its weights are those in {compared.words}"
-        return Proof(said.row, reason, strongest([said.known_by, _word_of_weights(said.row)])), _partly(compared)
+        return _agreeing(place, compared, what, said, rows), why_not or _partly(compared)
     if not rows:
         raise _mismatch(place, compared, "")
+    if compared.is_later:
+        return None, why_not
     if len(rows) > 1:
         names = ", ".join(row.reference if row else place.base.name for row in rows)
         raise UsageError(
@@ -54,33 +58,79 @@ def of_weights(
             "right one with --parent REF.",
             code="parent_ambiguous",
         )
+    return _alone(place, compared, rows[0]), why_not or _partly(compared)
+
+
+def _check(place: Place, compared: FolderCompared, *, named: bool) -> None:
+    """Check that something fits."""
     if compared.searched is not None:
-        found = rows[0].reference if rows[0] else place.base.name
-        return Proof(rows[0], reason_of(compared, found), _word_of_weights(rows[0])), ()
-    reason = f"its weights are those in {compared.words}, which the adapter was trained on"
-    return Proof(rows[0], reason, _word_of_weights(rows[0])), _partly(compared)
+        check_found(compared, named=named)
+    elif compared.order:
+        raise ambiguous(other_order(compared))
+    if not compared.fitting:
+        raise _unproven(_wanted(place) + ("" if place.above.is_base else _NOR_ABOVE), compared)
 
 
-def _word_of_weights(row: RevisionRow | None) -> str:
+def _agreeing(
+    place: Place, compared: FolderCompared, what: str, said: Proof, rows: Sequence[RevisionRow | None]
+) -> Proof:
+    """The parent that other evidence says, if the weights don't contradict it."""
+    if said.row not in rows:
+        name = said.row.reference if said.row else f"the base model {place.base.name}"
+        raise _mismatch(place, compared, f"{what} says {name}, but")
+    if compared.why_not is not None:
+        return said
+    known_by = strongest([said.known_by, _word_of_weights(compared, said.row)])
+    return Proof(said.row, f"{said.reason}, and {_weights_are(compared)}", known_by)
+
+
+def _alone(place: Place, compared: FolderCompared, row: RevisionRow | None) -> Proof:
+    """The parent that nothing but the weights says."""
+    if compared.why_not is not None:
+        return Proof(row, f"nothing is nearer to what it was trained on, but {compared.why_not}", "assumed")
+    word = _word_of_weights(compared, row)
+    if compared.searched is not None:
+        return Proof(row, reason_of(compared, row.reference if row else place.base.name), word)
+    return Proof(row, f"{_weights_are(compared)}, which the adapter was trained on", word)
+
+
+def _noticed(compared: FolderCompared) -> tuple[str, ...]:
+    """A notice about weights that prove nothing."""
+    clause = compared.why_not
+    return () if clause is None else (f"{clause[:1].upper()}{clause[1:]}.",)
+
+
+def _word_of_weights(compared: FolderCompared, row: RevisionRow | None) -> str:
     """How weights show a parent. Those of the plain base model only name it.
 
     A model that adapters were merged into in memory keeps the name of the folder that it was loaded from.
     """
-    return "named" if row is None else "compared"
+    return "named" if row is None else compared.word
 
 
-def of_planned(above: str, digest: str, compared: FolderCompared) -> tuple[bool, tuple[str, ...]]:
-    """Whether the weights are those of a planned revision of ``above`` (False: they can't be compared), and notices.
+def _weights_are(compared: FolderCompared) -> str:
+    """What the comparison shows of a parent that fits, as a clause with how far that is proven."""
+    if compared.word == "sampled":
+        return f"samples of its weights are those in {compared.words}"
+    untold = " (their times are unknown)" if compared.word == "compared_untimed" else ""
+    return f"its weights are those in {compared.words}{untold}"
+
+
+def of_planned(above: str, digest: str, compared: FolderCompared) -> tuple[str | None, tuple[str, ...]]:
+    """How it is known by the weights that they are those of a planned revision of ``above`` (None: they show nothing),
+    and notices.
 
     Raises:
         ConflictError: ``parent_mismatch``, ``parent_unproven``.
     """
     if compared.reason is not None:
-        return False, _not(compared)
+        return None, _not(compared)
     if not compared.fitting:
         raise _unproven(f"the folder above, which is published as {above}{_NOR_ABOVE}", compared)
     if digest in {one.digest for one in compared.fitting}:
-        return True, _partly(compared)
+        if compared.why_not is not None:
+            return None, _noticed(compared)
+        return compared.word, _partly(compared)
     names = ", ".join(one.reference for one in compared.fitting)
     raise ConflictError(
         f"The weights in {compared.words}, which the adapter was trained on, are those of {names}, not those of the "
@@ -134,7 +184,8 @@ def _mismatch(place: Place, compared: FolderCompared, lead: str) -> RegistryErro
     what = f"{lead} the weights in {compared.words}, which the adapter was trained on, are those of {names}".strip()
     path = "" if lead else f", not those of {_wanted(place)}, the parent given by the path"
     return ConflictError(
-        f"{what[:1].upper()}{what[1:]}{path}; {advice}{_OVERRIDE}--parent REF --skip-parent-check.",
+        f"{what[:1].upper()}{what[1:]}{path}; {advice}{_OVERRIDE}--parent REF --skip-parent-check."
+        f"{_NEWER if compared.is_later else ''}",
         code="parent_mismatch",
     )
 
@@ -144,11 +195,7 @@ def _wanted(place: Place) -> str:
 
 
 def _unproven(wanted: str, compared: FolderCompared) -> RegistryError:
-    newer = (
-        " The folder is newer than the adapter: something else may have been saved there since."
-        if compared.newer
-        else ""
-    )
+    newer = _NEWER if compared.is_later else ""
     nearest = ""
     if compared.nearest is not None:
         nearest = (

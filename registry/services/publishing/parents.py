@@ -121,15 +121,28 @@ def find_parent(session: Session, path: TreePath, told: Told) -> Parent:
         said = _Said(said.what, Proof(said.proof.row, said.proof.reason, best))
     if told.word is not None and said is not None:
         return Parent(base, said.proof.row, said.proof.reason, told.word)
-    notices: tuple[str, ...] = ()
+    notices = _later_receipt(told)
     if told.compared is not None and not told.skip_check:
         what, by_word = (said.what, said.proof) if said is not None else ("", None)
-        proof, notices = of_weights(session, place, told.compared, what, by_word)
+        proof, noticed = of_weights(session, place, told.compared, what, by_word)
+        notices += noticed
         if proof is not None:
             return Parent(base, proof.row, proof.reason, proof.known_by, notices)
     if said is not None:
         return Parent(base, said.proof.row, said.proof.reason, said.proof.known_by, notices)
     return _unsaid(session, place, told, notices)
+
+
+def _later_receipt(told: Told) -> tuple[str, ...]:
+    """A notice about a receipt that shows nothing, since its folder was written after the adapter was trained."""
+    if told.receipt is None or not told.receipt.is_later or told.skip_check:
+        return ()
+    said = told.receipt
+    notice = (
+        f"{said.words[:1].upper()}{said.words[1:]}, is newer than the adapter, so it does not show the parent: it says "
+        f"{said.receipt.reference}, which may have been fetched there since."
+    )
+    return (notice,)
 
 
 @dataclass(frozen=True)
@@ -146,14 +159,20 @@ def _said(session: Session, place: Place, told: Told) -> Iterator[_Said]:
         yield _Said(f"--parent {told.parent}", Proof(row, f"given as {told.parent}", "given"))
     if told.skip_check:
         return
-    if told.receipt is not None:
+    if told.receipt is not None and not told.receipt.is_later:
         row = _by_receipt(session, place, told.receipt)
-        yield _Said(told.receipt.words, Proof(row, told.receipt.words, "receipt"))
+        untold = " (its times are unknown)" if told.receipt.word == "receipt_untimed" else ""
+        yield _Said(told.receipt.words, Proof(row, f"{told.receipt.words}{untold}", told.receipt.word))
     if told.trained_on is not None:
         shown = read_view(session, place, told.trained_on)
         if isinstance(shown, Proof):
             yield _Said(told.trained_on.words, shown)
-        elif isinstance(shown, Doubt) and not named and told.receipt is None and not _settled(told, shown):
+        elif (
+            isinstance(shown, Doubt)
+            and not named
+            and (told.receipt is None or told.receipt.is_later)
+            and not _settled(told, shown)
+        ):
             raise shown.error
     if told.parent is not None and told.nested:
         row = _by_reference(session, place, told.parent)
@@ -161,7 +180,9 @@ def _said(session: Session, place: Place, told: Told) -> Iterator[_Said]:
 
 
 def _settled(told: Told, doubt: Doubt) -> bool:
-    """Whether the weights or the folder above settle a doubt."""
+    """Whether a receipt, the weights or the folder above settle a doubt."""
+    if told.receipt is not None and not told.receipt.is_later:
+        return True
     if told.compared is not None and told.compared.fitting:
         return True
     return told.nested and doubt.error.code == "parent_ambiguous"

@@ -28,14 +28,14 @@ from registry.services.publishing.draft import Said
 from registry.services.publishing.lineage_check import check_lineage
 from registry.services.publishing.noticing import of_directions, refuse_noticed
 from registry.services.publishing.parent_adapter import search_trained
-from registry.services.publishing.parent_check import compare_trained
+from registry.services.publishing.parent_check import Planned, look_at_trained
 from registry.services.publishing.parent_search import SearchableHere
 from registry.services.publishing.publish import planned_publish, publish_read, with_copies
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.elements.finite import FiniteWatch
 from registry.tensors.elements.passing import pass_by, watched_by
 from registry.transfer.requests import PublishFolder, preview
-from registry.transfer.trained_on import TrainedFolder
+from registry.transfer.trained_on import UNTIMED, TrainedFolder
 
 
 @dataclass
@@ -53,17 +53,12 @@ class Rehearsal:
         require_publishing(self.deployment, path)
         above = Reference.parse(request.parent).digest_prefix if request.nested and request.parent else None
         lineage, blobs = self._lineages.get(above or ""), _Overlay(self.deployment, self._files)
-        trained_on, weights = folder.adapter.trained_on, folder.adapter.weights.file
-        if trained_on is not None:
-            if request.find_parent:
-                compared: FolderCompared | None = search_trained(
-                    SearchableHere(self.deployment), trained_on, weights, progress
-                )
-            else:
-                receipt = request.receipt
-                compared = compare_trained(
-                    self.deployment, path, trained_on, receipt, weights, progress, planned=lineage, blobs=blobs
-                )
+        adapter, weights = folder.adapter, folder.adapter.weights.file
+        if adapter.trained_on is not None:
+            find, planned = request.find_parent, None if lineage is None else Planned(lineage, blobs)
+            compared = look_at_trained(
+                self.deployment, path, adapter, request.receipt, progress, find=find, planned=planned
+            )
             request = request.model_copy(update={"compared": compared})
         candidate, plan = planned_publish(self.deployment, request, lineage)
         with FileSource(weights) as source:
@@ -107,7 +102,7 @@ class Rehearsal:
 
     def searched(self, folder: TrainedFolder, progress: Progress) -> FolderCompared:
         """Find the revisions, among all, whose merged weights a folder has, or which are nearest."""
-        return search_trained(SearchableHere(self.deployment), folder, None, progress)
+        return search_trained(SearchableHere(self.deployment), folder, UNTIMED, progress)
 
     def full_size(self, base: str, folder: Path, far: float, progress: Progress) -> FullSize | None:
         """See `registry.services.exact.figures.full_size`."""

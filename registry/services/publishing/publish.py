@@ -17,7 +17,7 @@ from registry.folders.scan import form_of
 from registry.operations.publication import Labels, Publication
 from registry.progress import SILENT, Progress
 from registry.reference import Path as TreePath
-from registry.schemas import FolderCompared, Published
+from registry.schemas import Published
 from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction
 from registry.schemas.parents import accepted
@@ -34,10 +34,8 @@ from registry.services.publishing.lookup import Claims, Nesting
 from registry.services.publishing.manifests import Files
 from registry.services.publishing.new_revision import new_revision
 from registry.services.publishing.noticing import kept_notices, refuse_measured, refuse_noticed, with_notices
-from registry.services.publishing.parent_adapter import search_trained
 from registry.services.publishing.parent_candidates import parent_candidates
-from registry.services.publishing.parent_check import compare_trained
-from registry.services.publishing.parent_search import SearchableHere
+from registry.services.publishing.parent_check import look_at_trained
 from registry.services.publishing.visible import make_visible
 from registry.tensors.analysis.directions import DirectionWatch
 from registry.tensors.elements.finite import FiniteWatch
@@ -70,6 +68,7 @@ def publish(deployment: Deployment, publication: Publication, progress: Progress
         receipt=publication.receipt,
         skip_parent_check=skip,
         look_in=publication.look_in,
+        sampled=publication.sampled,
         before=publication.left_out,
         progress=progress,
     )
@@ -98,13 +97,7 @@ def publish_read(
 ) -> Published:
     """Publish a folder that was read, after the check of rights; raises what `publish` raises."""
     if folder.trained_on is not None:
-        weights = folder.weights.file
-        if said.find:
-            compared: FolderCompared | None = search_trained(
-                SearchableHere(deployment), folder.trained_on, weights, progress
-            )
-        else:
-            compared = compare_trained(deployment, path, folder.trained_on, folder.receipt, weights, progress)
+        compared = look_at_trained(deployment, path, folder, folder.receipt, progress, find=said.find)
         said = replace(said, compared=compared)
     draft = Draft(
         path,

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 
 from registry.progress import SILENT, Progress
+from registry.schemas.parents import EQUAL
 from registry.tensors.arithmetic.lanes import available_cores, in_order
 from registry.tensors.comparison.between import lies_at_one
 from registry.tensors.comparison.places import Candidate, Place, Region, in_order_of_weight, joined, regions
@@ -44,6 +45,9 @@ class _Evidence:
     seen: set[tuple[int, int]] = field(default_factory=set)  # blocks that were looked at: region, index
     units: dict[int, float] = field(default_factory=dict)
     untold: list[str] = field(default_factory=list)  # other orders that were left out, since nothing told them apart
+    changed: dict[int, int] = field(default_factory=dict)  # elements that each candidate's path changes
+    unlike: dict[int, int] = field(default_factory=dict)  # of those, the ones that no one way of merging gives
+    others: dict[int, int] = field(default_factory=dict)  # of the elements that it leaves alone
     unfitting: int = 0  # samples before which nothing fitted any more
 
     def __post_init__(self) -> None:
@@ -63,6 +67,7 @@ class _Evidence:
         for share in sample.shares:
             for number in share.candidates:
                 self._add_share(number, share, slot.tensor, sample.elements)
+                self._count(number, share, sample.place)
         if not sample.elements:
             return
         owner = [(number, at) for at, share in enumerate(sample.shares) for number in share.candidates]
@@ -77,6 +82,24 @@ class _Evidence:
         self.units[number] = max(self.units.get(number, 0.0), share.units)
         if number not in self.worst or share.excess > self.worst[number][0]:
             self.worst[number] = (share.excess, tensor, share.row, share.column)
+
+    def _count(self, number: int, share: Share, place: Place) -> None:
+        program = place.region.programs[number]
+        changes = program is not None and bool(program.steps)
+        counts = self.unlike if changes else self.others
+        counts[number] = counts.get(number, 0) + share.unlike
+        if changes:
+            self.changed[number] = self.changed.get(number, 0) + place.elements
+
+    def equal(self, number: int) -> float:
+        """The share of the elements which a candidate's path changes that a usual way of merging gives."""
+        return 1 - self.unlike.get(number, 0) / max(1, self.changed.get(number, 0))
+
+    def leave_unlike(self) -> None:
+        """Leave out what only fits, where something else is equal bit for bit."""
+        fitting = self.fitting
+        equal = [one for one in fitting if self.equal(one) >= EQUAL and not self.others.get(one)]
+        self.active = equal or self.active
 
     def drop(self) -> None:
         """Leave out the candidates that it can't be, unless none would be left."""
@@ -161,17 +184,19 @@ def compare(
     *,
     limit: Limit | None = None,
     whole: bool = False,
+    alike: Callable[[str], bool] | None = None,
     progress: Progress = SILENT,
     clock: Callable[[], float] = time.monotonic,
 ) -> Verdict:
     """Tell of which candidate the weights are that were ``found``, given by the names of the base's files.
 
-    ``whole`` looks at every element of what then fits, whatever the limit is.
+    ``whole`` looks at every element of what then fits, whatever the limit is. Of a tensor that no candidate changes it
+    need not, if that is ``alike``, by a digest: the same bytes as the base's, of which then none are read.
     """
     limit = limit or Limit()
     entries = {name: entry for name, (_, entry) in found.tensors.items()}
     parts = regions(candidates, base, entries, table)
-    work = _Work(base, found, _Evidence(candidates), QuickComparison(base) if whole else None)
+    work = _Work(base, found, _Evidence(candidates), QuickComparison(base) if whole else None, alike)
     evidence, ends = work.evidence, clock() + limit.seconds
 
     def in_limit() -> bool:
@@ -196,6 +221,7 @@ def compare(
             work.samples(left, evidence.undecided, progress)
     if whole and evidence.fitting:
         work.rest_of(parts, progress)
+        evidence.leave_unlike()
         unseen = []
     fitting = tuple(candidates[number].name for number in evidence.fitting)
     first = next(iter(evidence.fitting), evidence.nearest)
@@ -210,6 +236,8 @@ def compare(
         evidence.units.get(first, 0.0),
         tuple(evidence.untold),
         evidence.products[first, first].item(),
+        evidence.equal(first),
+        evidence.others.get(first, 0),
         not unseen,
     )
 
@@ -222,6 +250,7 @@ class _Work:
     found: BaseTensors
     evidence: _Evidence
     quick: QuickComparison | None  # to measure only what is not, bit for bit, what candidates give; None: all
+    alike: Callable[[str], bool] | None  # whether a tensor has the base's bytes; None: nobody knows that
 
     def looked_at(self, place: Place, candidates: Sequence[int]) -> list[Sample]:
         """Look at some blocks, as one where nearly nothing of them has to be measured."""
@@ -230,7 +259,7 @@ class _Work:
             return [quick]
         if place.blocks > 1:
             return [sample for one in place.each for sample in self.looked_at(one, candidates)]
-        return [take_sample(place, self.base, self.found, candidates)]
+        return [take_sample(place, self.base, self.found, candidates, bits=self.quick is not None)]
 
     def first_of(self, parts: list[Region], in_limit: Callable[[], bool]) -> tuple[list[Place], list[Region]]:
         """Look at the first blocks of every region; their other blocks, and the regions that the limit left out."""
@@ -258,12 +287,27 @@ class _Work:
 
     def rest_of(self, parts: Sequence[Region], progress: Progress) -> None:
         """Look at all other blocks of some regions, as long as something fits."""
-        seen = self.evidence.seen
-        left = [place for part in parts for place in part.places if (id(part), place.index) not in seen]
-        if not left or not self.evidence.fitting:
+        if not self.evidence.fitting:
             return
-        progress.begin("Comparing whole tensors", sum(place.elements for place in left))
+        progress.begin("Comparing whole tensors", sum(part.slot.rows * part.slot.columns for part in parts))
+        same, seen = self._alike(parts, progress), self.evidence.seen
+        others = [part for part in parts if id(part) not in same]
+        left = [place for part in others for place in part.places if (id(part), place.index) not in seen]
         self.samples(left, lambda: bool(self.evidence.fitting), progress, all_of_them=True)
+
+    def _alike(self, parts: Sequence[Region], progress: Progress) -> set[int]:
+        """The regions, by id, that are whole tensors which nobody changes, and have the base's bytes."""
+        if self.alike is None:
+            return set()
+        alone = [part for part in parts if part.is_left_alone and self.found.holds_whole(part.slot)]
+        same: set[int] = set()
+        for part, is_same in zip(alone, in_order(self.alike, [part.slot.tensor for part in alone]), strict=True):
+            self.evidence.bytes += self.found.size(part.slot.tensor)
+            if is_same:
+                same.add(id(part))
+                self.evidence.tensors.add(part.slot.tensor)
+                progress.advance(part.slot.rows * part.slot.columns)
+        return same
 
     def samples(
         self,

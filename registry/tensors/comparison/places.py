@@ -73,6 +73,11 @@ class Region:
             self._groups[candidates] = groups
         return self._groups[candidates]
 
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether no candidate changes it."""
+        return not any(program is None or program.steps for program in self.programs)
+
     def tells_apart(self, candidates: Sequence[int]) -> bool:
         """Whether some of the candidates, given by number, make different things of it."""
         return len({self.programs[number] for number in candidates} - {None}) > 1

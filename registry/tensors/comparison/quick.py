@@ -18,6 +18,7 @@ from registry.tensors.arithmetic.blocks import add_product
 from registry.tensors.arithmetic.rounding import round_into
 from registry.tensors.arithmetic.scratch import scratch
 from registry.tensors.comparison.places import Place
+from registry.tensors.comparison.rounded_factors import with_rounded_factors
 from registry.tensors.comparison.rounded_path import SHORT, Way, links_of, ways
 from registry.tensors.factors.slots import Slot
 from registry.tensors.path.kept_factors import Factors, KeptFactors, RecentFactors
@@ -31,6 +32,8 @@ _FEW: Final = 1 / 16
 """Of a block: with more elements that are something else, all of it is measured."""
 _ENOUGH: Final = 1 / 4096
 """Of a block: the way that explained the last one is right, and no other is tried. Other sums turn fewer roundings."""
+_OTHER_FACTORS: Final = 1 / 64
+"""Of a block: with more elements that are something else, it is tried whether the factors were rounded first."""
 _ONE_PANEL: Final = 128
 """Up to this rank a product is the same bits whether it is added where it is summed or afterwards."""
 _FACTORS_KEPT: Final = 16
@@ -53,6 +56,7 @@ class FactorsOf:
 class Look:
     """How some rows compare with what one way of merging makes of a program."""
 
+    program: Program  # that of the path, or the same with rounded factors
     way: Way | None  # None: summed first, and rounded once
     units: float  # the largest error of that way, in units in the last place
     wrong: torch.Tensor  # the elements that are something else, by their numbers in the flat rows
@@ -64,7 +68,18 @@ class QuickComparison:
 
     base: BaseTensors
     kept: KeptFactors = field(default_factory=lambda: RecentFactors(_FACTORS_KEPT))
-    likely: dict[int, Way | None] = field(default_factory=dict)  # by the number of links
+    likely: dict[int, tuple[torch.dtype | None, Way | None]] = field(default_factory=dict)
+    """By the number of links: what factors are rounded to, and the way."""
+    _turned: dict[tuple[int, torch.dtype], Program | None] = field(default_factory=dict)
+
+    def with_factors(self, program: Program, dtype: torch.dtype | None) -> Program | None:
+        """A program with factors that are rounded to a dtype, the same one each time; None: they are not changed."""
+        if dtype is None:
+            return program
+        key = id(program), dtype
+        if key not in self._turned:
+            self._turned[key] = with_rounded_factors(program, dtype)
+        return self._turned[key]
 
     def at(self, place: Place, found: torch.Tensor) -> Rows:
         """Some blocks of a region; ``found`` are their rows, as they were found."""
@@ -109,15 +124,43 @@ class Rows:
     def _look(self, program: Program, key: Hashable, at_once: dict[Hashable, Look]) -> Look | None:
         """``key`` is the same for programs that add the same."""
         links, adds = links_of(program), only_adds(program)
-        likely, known = self.of.likely.get(links), links in self.of.likely
+        shorts = self._shorts(program)
+        likely = self.of.likely.get(links, (None, None))[0]
+        best: Look | None = None
+        for short in sorted((None, *shorts), key=lambda short: short != likely):
+            turned = self.of.with_factors(program, short)
+            if turned is None:
+                continue
+            look = self._best_way(turned, key if short is None else None, at_once, links)
+            if look is not None and (best is None or len(look.wrong) < len(best.wrong)):
+                best = look
+                if program.steps:
+                    self.of.likely[links] = short, look.way
+            if best is not None and len(best.wrong) <= _OTHER_FACTORS * self.found.numel():
+                break
+        if best is None or len(best.wrong) > (_FEW * self.found.numel() if adds else 0):
+            return None
+        return best
+
+    def _shorts(self, program: Program) -> tuple[torch.dtype, ...]:
+        """The dtypes that factors may have been rounded to first."""
+        if program.origin is None or not program.steps or not only_adds(program):
+            return ()
+        dtypes = dict.fromkeys((self.of.base.dtype(program.origin), self.found.dtype))
+        return tuple(dtype for dtype in dtypes if dtype in SHORT)
+
+    def _best_way(self, program: Program, key: Hashable, at_once: dict[Hashable, Look], links: int) -> Look | None:
+        """The way of merging that explains most; None: one can't be tried in the precision of merging."""
+        adds = only_adds(program)
+        known, likely = links in self.of.likely, self.of.likely.get(links, (None, None))[1]
         best: Look | None = None
         for way in sorted(self._ways(program), key=lambda way: way != likely):
-            if way is None and key in at_once:
+            if way is None and key is not None and key in at_once:
                 look: Look | None = at_once[key]
             else:
                 unlike = self._unlike(program, way)
-                look = None if unlike is None else Look(way, _error_of(way, program), unlike)
-                if look is not None and way is None and adds:
+                look = None if unlike is None else Look(program, way, _error_of(way, program), unlike)
+                if look is not None and way is None and adds and key is not None:
                     at_once[key] = look
             if look is None:
                 return None
@@ -125,10 +168,6 @@ class Rows:
                 best = look
             if not len(best.wrong) or (known and len(best.wrong) <= _ENOUGH * self.found.numel()):
                 break
-        if best is None or len(best.wrong) > (_FEW * self.found.numel() if adds else 0):
-            return None
-        if program.steps:
-            self.of.likely[links] = best.way
         return best
 
     def _ways(self, program: Program) -> list[Way | None]:

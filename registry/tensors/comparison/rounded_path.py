@@ -2,8 +2,11 @@
 
 Whoever merges step by step rounds each partial sum, and before that each delta (PEFT's ``safe_merge``) or not (its
 default); whoever sums first rounds once. Either may load or
-save in another dtype than the base's, or turn the adapter into that dtype before it is merged. So a block has its exact
-values, what roundings are relative to, and its *renderings*: what the usual ways of merging make of it.
+save in another dtype than the base's, or turn the adapter into that dtype before it is merged
+(`.rounded_factors`). So a block has its exact
+values, what roundings are relative to, and its *renderings*: what the usual ways of merging make of it. Sums in float32
+differ by the order of their terms, so a rendering is an interval, nearly always of one number: what lies in none of
+them was made in no usual way.
 """
 
 from __future__ import annotations
@@ -21,6 +24,16 @@ from registry.tensors.path.steps import Rescale, SetRows
 
 SUM_ERROR: Final = 2.0**-20
 """Of sums in float32, relative to the sizes of what is summed."""
+
+_OF_A_SUM: Final = 2.0**-23
+"""Of one sum or product in float32, relative to what it is; twice its rounding."""
+_OF_NORMS: Final = 2.0**-21
+"""Of norms in float32 and what is divided by them."""
+_OF_OTHER_NORMS: Final = 2.0**-16
+"""How far the norm of a column is from that of the same one, each of its elements rounded to 8 bits."""
+
+Bounds = tuple[torch.Tensor, torch.Tensor]
+"""The least and the most that values can be."""
 
 SHORT: Final = (torch.bfloat16, torch.float16)
 """The dtypes whose roundings are seen beside those of sums."""
@@ -51,6 +64,7 @@ class RoundedBlock:
     reach: torch.Tensor  # as large as the terms of its sums, which may cancel
     factors: torch.Tensor  # as large as what is made of factors that somebody may have rounded before multiplying
     stepwise: Mapping[Way, torch.Tensor]  # as if merged step by step
+    bounds: Mapping[Way, Bounds]  # the same, whatever sums in float32 give
 
     def flat(self) -> RoundedBlock:
         """The same as one row of elements."""
@@ -60,7 +74,28 @@ class RoundedBlock:
             self.reach.flatten(),
             self.factors.flatten(),
             {way: held.flatten() for way, held in self.stepwise.items()},
+            {way: (least.flatten(), most.flatten()) for way, (least, most) in self.bounds.items()},
         )
+
+    @property
+    def at_once(self) -> Bounds:
+        """What summing first gives before it is rounded, whatever sums in float32 give."""
+        slack = _slack(self.scale, self.factors)
+        return self.values - slack, self.values + slack
+
+    def explained(self, values: torch.Tensor, way: Way | None, dtype: torch.dtype, by: torch.dtype) -> torch.Tensor:
+        """Which ``values`` one way of merging gives, bit for bit, in a file of ``dtype`` that came through ``by``."""
+        least, most = self.at_once if way is None else self.bounds[way]
+        within = (values >= rounded(rounded(least, by), dtype)) & (values <= rounded(rounded(most, by), dtype))
+        # a base may hold numbers that are not finite, in unused rows
+        return within | (values == self.values) | (values.isnan() & self.values.isnan())
+
+    def explained_by_one(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Which ``values`` the way of merging gives that gives most of them."""
+        ways_and_dtypes: list[tuple[Way | None, torch.dtype]] = [(way, dtype) for way in self.stepwise]
+        ways_and_dtypes += [(None, by) for by in {dtype, *(way.dtype for way in self.stepwise)}]
+        found = (self.explained(values, way, dtype, by) for way, by in ways_and_dtypes)
+        return max(found, key=lambda one: int(one.count_nonzero()))
 
     def renderings(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """What a file of ``dtype`` holds of the block, by each of the usual ways."""
@@ -80,39 +115,77 @@ class RoundedBlock:
         return self.factors * torch.finfo(dtype).eps
 
 
-def rounded_block(values: SlotValues, index: int, dtypes: Iterable[torch.dtype] = ()) -> RoundedBlock:
+def _slack(scale: torch.Tensor, terms: torch.Tensor) -> torch.Tensor:
+    """How far sums in float32 may be off; not at all where nothing is added."""
+    return torch.where(terms > 0, scale * _OF_A_SUM + terms * SUM_ERROR, 0.0)
+
+
+def _plus(way: Way, bounds: Bounds, delta: torch.Tensor, slack: torch.Tensor) -> Bounds:
+    """What a partial sum may be after one more delta, which is known up to ``slack``."""
+    least, most = bounds
+    return way.plus(least, delta - slack), way.plus(most, delta + slack)
+
+
+def rounded_block(
+    values: SlotValues, index: int, dtypes: Iterable[torch.dtype] = (), *, bounded: bool = False
+) -> RoundedBlock:
     """Block ``index`` of a slot after its path; ``dtypes``: those in which it may have been merged step by step.
+
+    ``bounded`` where it is to be told what these explain.
 
     The products of ``values`` must be stages of their own (``merge_products=False``).
     """
     before = scale = reach = factors = torch.empty(0)
     stepwise: dict[Way, torch.Tensor] = {}
+    bounds: dict[Way, Bounds] = {}
     for number, (step, now) in enumerate(values.trace(index), -1):
         if step is None:
             scale = reach = now.abs()
             factors = torch.zeros_like(now)
             stepwise = {way: rounded(now, way.dtype) for way in ways(dtypes)}
+            bounds = {way: (held, held) for way, held in stepwise.items()} if bounded else {}
         elif isinstance(step, Rescale):
             # a rescaling is by the same factor for the whole oriented row, whatever the element
-            norms = [_norms(block, transposed=values.slot.transposed) for block in (before, now)]
+            turned = values.slot.transposed
+            norms = [_norms(block, transposed=turned) for block in (before, now)]
             factor = (norms[1] / norms[0]).nan_to_num(1.0)
             scale = torch.maximum(scale * factor, now.abs())
             reach = torch.maximum(reach * factor, scale)
             factors = factors * factor + now.abs()  # the magnitudes are factors, too
-            stepwise = {way: rounded(held * factor, way.dtype) for way, held in stepwise.items()}
+            own = {}
+            for way, held in stepwise.items():
+                # of columns a block has not all, and the norm of the exact ones is nearly that of these
+                one = factor if turned else (norms[1] / _norms(held, transposed=False)).nan_to_num(1.0)
+                if bounded:
+                    slack = (_OF_OTHER_NORMS if turned else _OF_NORMS) * (held * one).abs()
+                    least, most = bounds[way]
+                    bounds[way] = rounded(least * one - slack, way.dtype), rounded(most * one + slack, way.dtype)
+                own[way] = rounded(held * one, way.dtype)
+            stepwise = own
         elif isinstance(step, SetRows):
             changed = now != before
             scale, reach = (torch.where(changed, now.abs(), old) for old in (scale, reach))
             factors = torch.where(changed, 0.0, factors)
-            stepwise = {way: torch.where(changed, rounded(now, way.dtype), held) for way, held in stepwise.items()}
+            new = {way: rounded(now, way.dtype) for way in stepwise}
+            stepwise = {way: torch.where(changed, new[way], held) for way, held in stepwise.items()}
+            bounds = {
+                way: (torch.where(changed, new[way], least), torch.where(changed, new[way], most))
+                for way, (least, most) in bounds.items()
+            }
         else:
             delta = now - before
             scale = scale + delta.abs()
             bound = values.product_bound(number, index)
             reach, factors = reach + bound, factors + bound
-            stepwise = {way: way.plus(held, delta) for way, held in stepwise.items()}
+            slack = _slack(scale, bound)
+            if values.rescales(number + 1):  # of one link: rounded once, after that
+                stepwise = {way: held + delta for way, held in stepwise.items()}
+                bounds = {way: (least + delta - slack, most + delta + slack) for way, (least, most) in bounds.items()}
+            else:
+                stepwise = {way: way.plus(held, delta) for way, held in stepwise.items()}
+                bounds = {way: _plus(way, both, delta, slack) for way, both in bounds.items()}
         before = now.clone()
-    return RoundedBlock(before, scale, reach, factors, stepwise)
+    return RoundedBlock(before, scale, reach, factors, stepwise, bounds)
 
 
 def rounded_elements(
@@ -130,6 +203,7 @@ def rounded_elements(
     found, scale, reach = origin, origin.abs(), origin.abs()
     factors = torch.zeros_like(origin)
     stepwise = {way: rounded(origin, way.dtype) for way in ways(dtypes)}
+    bounds = {way: (held, held) for way, held in stepwise.items()}
     for number in range(values.products):
         left, right = values.product(number)
         b, a = left[rows], right.T[columns]
@@ -137,8 +211,10 @@ def rounded_elements(
         bound = torch.linalg.vector_norm(b, dim=1) * torch.linalg.vector_norm(a, dim=1)
         scale, reach, factors = scale + delta.abs(), reach + bound, factors + bound
         stepwise = {way: way.plus(held, delta) for way, held in stepwise.items()}
+        slack = _slack(scale, bound)
+        bounds = {way: _plus(way, both, delta, slack) for way, both in bounds.items()}
         found = found + delta
-    return RoundedBlock(found, scale, reach, factors, stepwise)
+    return RoundedBlock(found, scale, reach, factors, stepwise, bounds)
 
 
 def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from registry.schemas.parents import EQUAL
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -38,7 +40,15 @@ class Verdict:
     untold: tuple[str, ...]  # other orders of what fits that the bits don't tell from it
     residual: float  # of the first that fits (else the nearest): sum of squares beside what a usual way of merging
     # makes of it, each in units of rounding
+    equal: float  # of the first that fits (else the nearest): share of the elements that its path changes, and that one
+    # of the usual ways of merging gives, bit for bit
+    others: int  # elements that it leaves alone, and that are not the base's
     complete: bool  # False: the limit came first, and nothing up to it spoke against the verdict
+
+    @property
+    def bits(self) -> bool:
+        """Whether all of the weights are what was merged, up to a few sums that were made otherwise."""
+        return self.whole and self.equal >= EQUAL and not self.others
 
     @property
     def exact(self) -> bool:

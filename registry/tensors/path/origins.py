@@ -48,6 +48,16 @@ class BaseTensors:
         found = [FLOATS[self.entry(run.tensor).dtype] for run in slot.places]
         return reduce(torch.promote_types, found)
 
+    def holds_whole(self, slot: Slot) -> bool:
+        """Whether a slot is a whole tensor that is there."""
+        held = self.tensors.get(slot.tensor)
+        return held is not None and len(slot.places) == 1 and slot.rows * slot.columns == held[1].elements
+
+    def size(self, tensor: str) -> int:
+        """Bytes of a tensor."""
+        entry = self.entry(tensor)
+        return entry.stop - entry.start
+
     def values(
         self,
         program: Program,

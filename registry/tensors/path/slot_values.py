@@ -93,6 +93,10 @@ class SlotValues:
         """How many of the first stages are products."""
         return next((at for at, one in enumerate(self._stages) if not isinstance(one, _Product)), len(self._stages))
 
+    def rescales(self, number: int) -> bool:
+        """Whether step ``number`` of `trace` rescales."""
+        return number < len(self._stages) and isinstance(self._stages[number], Rescale)
+
     @property
     def only_adds(self) -> bool:
         """Whether the steps are one product: what it adds does not depend on what it is added to."""

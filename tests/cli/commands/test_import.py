@@ -41,7 +41,7 @@ def test_a_heap_is_planned_and_brought_in(tmp_path: Path, run: Run) -> None:
     done = run("--url", url, "import", "--apply", plan)
     assert done.code == 0
     assert done.out.splitlines() == ["net", "net/support@1", "net/support/french@1", "net/support/french/paris@1"]
-    assert "./french brought in, parent net/support@1, compared\n" in done.err
+    assert "./french brought in, parent net/support@1, proven\n" in done.err
     assert done.err.endswith("4 brought in, 0 there already, 0 not.\n")
 
     (heap.folder / "legal/new.txt").write_text("")

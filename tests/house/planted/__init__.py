@@ -18,6 +18,7 @@ from tests.house.planted.dense import DENSE
 from tests.house.planted.drawings import DRAWINGS
 from tests.house.planted.drawn import DRAWN
 from tests.house.planted.engines import ENGINES
+from tests.house.planted.evidence import EVIDENCE
 from tests.house.planted.exact import EXACT
 from tests.house.planted.fidelity import FIDELITY
 from tests.house.planted.full import FULL
@@ -60,6 +61,7 @@ MUTANTS: Final = (
     *DELTAS,
     *FIDELITY,
     *DENSE,
+    *EVIDENCE,
     *EXACT,
     *FULL,
     *DRAWINGS,

@@ -198,7 +198,7 @@ REGISTRY: Final = (
     ),
     Mutant(
         "receipt-believed-over-weights",
-        "of_weights",
+        "_agreeing",
         "if said.row not in rows:",
         "if False:",
         "test_the_receipt_names_the_candidate_and_the_weights_have_to_agree",
@@ -241,7 +241,7 @@ REGISTRY: Final = (
     Mutant(
         "folder-of-the-base-called-compared",
         "_word_of_weights",
-        '"named" if row is None else "compared"',
+        '"named" if row is None else compared.word',
         '"compared"',
         "test_an_adapter_trained_on_the_base_is_not_pinned_below_it",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -179,6 +180,37 @@ def test_the_base_is_the_model_that_the_others_are_made_of(tmp_path: Path, team:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_times")
+def test_a_folder_that_was_overwritten_since_leaves_its_adapter_undecided(heap: PlainHeap, team: LocalRegistry) -> None:
+    """And what is older proves its parent, as in a heap that was copied with its times."""
+    then = time.time() - 40 * 86_400
+    for days, place in enumerate(
+        (heap.base.folder, heap.helper, heap.on_support, heap.french, heap.on_french, heap.paris)
+    ):
+        for file in place.iterdir():
+            os.utime(file, (then + days * 86_400,) * 2)
+    plan = team.plan_import(heap.folder)
+    assert (planned(plan.entries), plan.document.notices) == (TREE, ())
+    for file in heap.on_support.iterdir():  # a month later, whatever it held before
+        os.utime(file)
+    entries = {one.folder: one for one in team.plan_import(heap.folder).entries}
+    assert (entries["./french"].action, entries["./french"].code) == ("undecided", "parent_ambiguous")
+    assert "is newer than the adapter" in (entries["./french"].reason or "")
+    assert [one.parent for one in entries["./french"].candidates] == ["./support"]
+
+
+@pytest.mark.usefixtures("real_times")
+def test_a_heap_without_times_is_stated_and_says_so_once(
+    share: tuple[PlainHeap, ImportDocument], team: LocalRegistry
+) -> None:
+    plan = team.plan_import(share[0].folder)
+    assert planned(plan.entries) == TREE
+    assert [("written in one go" in one, "compared_untimed" in one) for one in plan.document.notices] == [(True, True)]
+    assert {one.state for one in plan.apply()} == {"published"}
+    words = {one.path: one.parent_known_by for one in team.search().revisions}
+    assert words["net/support/french/paris"] == "compared_untimed"
+
+
 def test_what_was_trained_on_a_folder_that_is_gone_is_undecided(heap: PlainHeap, team: LocalRegistry) -> None:
     heap.run("lost", "/nowhere/merged-1", seed=7)
     entry = next(one for one in team.plan_import(heap.folder).entries if one.folder == "./lost")

@@ -1,12 +1,15 @@
 """Heaps of folders whose receipts are lost: merged by PEFT itself, drawn by a seed, with traps, and the true parents.
 
-``python -m tests.services.publishing.parent_heap N [FIRST]`` tries as many and prints what came out.
+``python -m tests.services.publishing.parent_heap N [FIRST]`` tries as many and prints what came out: how often the true
+parent is *compared*, and *compared_untimed* where times tell nothing.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -25,6 +28,7 @@ from tests.kit.peers import peft_merge
 from tests.kit.recipes import Recipe, write_recipe
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj")
+DAY = 86_400.0
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -135,22 +139,36 @@ class Heap:
         model.save_pretrained(folder, max_shard_size=self.random.choice(["5GB", "5GB", "60KB", "20KB"]))
         return folder
 
-    def child(self, folder: Path) -> Path:
+    def child(self, folder: Path, *, timed: bool) -> Path:
+        """An adapter that was trained on a folder, which was written a day before where it is ``timed``."""
         config = {"base_model_name_or_path": str(folder)}
+        if timed:
+            before = time.time() - DAY
+            for file in folder.iterdir():
+                os.utime(file, (before, before))
         return write_adapter(self.place(), self.base, ["q_proj"], r=2, seed=self.count, config=config)
 
     def tried(self, what: str, folder: Path, path: str, truth: str | None) -> None:
-        """Publish a child of a folder; anything but its true parent, or a refusal, is a wrong pin."""
+        """Publish a child of a folder; anything but its true parent, or a refusal, is a wrong pin.
+
+        Once with times that tell, and once as in a heap that was copied without them: there nothing is proven.
+        """
+        for timed in (False, True):
+            self._tried(what, folder, path, truth, timed=timed)
+
+    def _tried(self, what: str, folder: Path, path: str, truth: str | None, *, timed: bool) -> None:
         name = f"{path}/n{self.count}"
         try:
-            found = self.registry.publish(self.child(folder), name, find_parent=True).revision.parent
+            revision = self.registry.publish(self.child(folder, timed=timed), name, find_parent=True).revision
         except (UsageError, ConflictError) as problem:
             if problem.code not in {"parent_ambiguous", "parent_mismatch"}:
                 raise
             self.outcomes[f"{what}: {problem.code}"] += 1
             return
+        found, word = revision.parent, revision.parent_known_by
         assert found == truth, f"heap {self.seed}, {what}: {found} is pinned, and it was {truth} ({folder})"
-        self.outcomes[f"{what}: found"] += 1
+        assert word == ("compared" if timed else "compared_untimed"), f"heap {self.seed}, {what}: {word} ({folder})"
+        self.outcomes[f"{what}: {word}"] += 1
 
     def check(self) -> None:
         """Try every revision, and every trap."""

@@ -447,7 +447,7 @@ def test_of_several_models_it_is_that_which_explains_the_bits_or_clearly_more_of
             residual, fits = residuals[group[0].reference]
             nearest = Standing(group[0].reference, 1e-3, "a.weight", 0, 0)
             names = (group[0].reference,) if fits else ()
-            return Verdict(names, nearest, 4, 4, 0, True, 0.5, (), residual, True)
+            return Verdict(names, nearest, 4, 4, 0, True, 0.5, (), residual, 1.0, 0, True)
 
         verdict = of_models([path(name, None if name == "base" else name) for name in residuals], of_one)
         return verdict.fitting, verdict.nearest.name

@@ -183,7 +183,12 @@ def test_what_a_client_says_that_it_compared_is_its_word_and_no_more(registry: R
         return registry.commit_publish(prepare(registry, asked))  # type: ignore[arg-type]
 
     one = "net/support@1"
-    assert _known(send(fitting=(Fitting(reference=one, digest=digests[one]),))) == (one, "compared")
+    fits = (Fitting(reference=one, digest=digests[one]),)
+    assert _known(send(fitting=fits)) == (one, "sampled")  # an older client says nothing of times, nor how it compared
+    rule: dict[str, Any] = {"rule": 1, "whole": True, "equal": 1.0}
+    assert _known(send(fitting=fits, times="older", **rule)) == (one, "sampled")  # the word that it has stays
+    made = request_of(house.adapter("other", seed=4), "net/support/other")
+    assert _known(send(fitting=fits, times="older", **rule)) == (one, "compared")
     for fitting in (
         (Fitting(reference=one, digest="sha256:" + "0" * 64),),
         (Fitting(reference="net/support/shop@1", digest=registry.resolve("net/support/shop").digest),),

@@ -59,6 +59,12 @@ def test_a_path_that_peft_merged_step_by_step_in_bfloat16(shelf: Shelf) -> None:
     _check(shelf, "llama-bf16", base, [LINEAR, RECIPES["tokens"]], torch.bfloat16)
 
 
+def test_a_dora_that_was_merged_step_by_step(shelf: Shelf) -> None:
+    """PEFT rounds a DoRA once, after its rescaling, by the norms of what was rounded before."""
+    base = shelf.base("llama-bf16", llama_base, dtype="BF16")
+    _check(shelf, "llama-bf16", base, [LINEAR, RECIPES["dora"]], torch.bfloat16)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "merged_in", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.long)]

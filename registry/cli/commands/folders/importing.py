@@ -63,6 +63,7 @@ def _plan(run: Session, source: str, file: str) -> None:
     require_new(Path(file))
     made = run.registry.plan_import(source, progress=run.progress)
     made.write(file)
+    run.notices(made.document.notices)
     run.answer(made.document, lambda width: plan_lines(made.document, width))
     run.say(f"{file}: {summary(made.document)}.")
     if any(one.action in ("add", "publish", "full") for one in made.entries):
