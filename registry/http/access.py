@@ -164,7 +164,8 @@ class DenialLog:
             return
         principal: Principal | None = getattr(request.state, "principal", None)
         gave_secret = "authorization" in request.headers or getattr(request.state, "gave_secret", False)
-        if principal is None and error.code == "bad_token" and not gave_secret:
+        token = None if principal is None else principal.token
+        if token is None and error.code == "bad_token" and not gave_secret:
             return  # the usual challenge
         source = source_of(request.scope)
         place = route_of(request.scope)
@@ -172,7 +173,7 @@ class DenialLog:
             place = request.scope["raw_path"].decode("ascii", "replace")[:_MAX_PLACE]
             if not self._takes(self._cross_site):
                 return
-        elif not self._within_limits((principal and principal.token) or source or ""):
+        elif not self._within_limits(token or source or ""):
             return
         who = principal or Principal("unknown", Rights("reader"), source=source)
         try:

@@ -97,6 +97,13 @@ ORIGINS: Final = (
         "test_a_page_that_goes_on_for_days_fills_no_database_and_hides_no_other_denial",
     ),
     Mutant(
+        "a-challenge-is-noted",
+        "DenialLog.note",
+        'if token is None and error.code == "bad_token"',
+        'if principal is None and error.code == "bad_token"',
+        "test_reading_writes_nothing_but_what_it_computed",
+    ),
+    Mutant(
         "what-another-site-reads-is-a-use",
         "registry_for",
         "principal.token is not None or foreign_page(request) is None",
