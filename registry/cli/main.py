@@ -9,11 +9,14 @@ import os
 import signal
 import sys
 import threading
+import time
+from types import FrameType
 from typing import Any, Final, NoReturn
 
 _COLLECT_AFTER: Final = 200_000
 """Allocations between garbage collections, more than a short command makes: nearly all that is imported lasts."""
-_AGAIN_AFTER: Final = 0.01  # seconds: by then the callback that swallowed an interrupt has returned
+_AGAIN_AFTER: Final = 0.01  # seconds: by then the callback that swallowed an interrupt has mostly returned
+_ONE_AND_THE_SAME: Final = 0.5  # seconds
 
 
 def main() -> NoReturn:
@@ -48,10 +51,53 @@ def _interrupt_again(unraised: Any) -> None:
     if not issubclass(unraised.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraised)
         return
-    main_thread = threading.main_thread().ident  # the one whose system call has to end early
-    again = threading.Timer(_AGAIN_AFTER, signal.pthread_kill, (main_thread, signal.SIGINT))
-    again.daemon = True
-    again.start()
+    if threading.current_thread() is threading.main_thread():  # elsewhere it is no signal's
+        _Again()
+
+
+class _Again:
+    """Sends Ctrl-C to the main thread until code has it whose exceptions are not dropped.
+
+    Once is not enough: on a busy machine the hook itself is still at work by then, where it is dropped as well.
+    """
+
+    def __init__(self) -> None:
+        self._taken_at: float | None = None
+        now = signal.getsignal(signal.SIGINT)
+        of_another = getattr(now, "__self__", None)  # what it sent was dropped again
+        self._before: object = of_another._before if isinstance(of_another, _Again) else now
+        signal.signal(signal.SIGINT, self._take)
+        threading.Thread(target=self._send, daemon=True).start()
+
+    def _send(self) -> None:
+        main_thread = threading.main_thread().ident  # the one whose system call has to end early
+        assert main_thread is not None
+        while True:
+            time.sleep(_AGAIN_AFTER)
+            if self._taken_at is not None or signal.getsignal(signal.SIGINT) != self._take:
+                return
+            signal.pthread_kill(main_thread, signal.SIGINT)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if _is_in_hook(frame):
+            return
+        now = time.monotonic()
+        if self._taken_at is not None and now - self._taken_at < _ONE_AND_THE_SAME:
+            return  # sent while the one before was being taken
+        self._taken_at = now
+        if callable(self._before):
+            self._before(number, frame)
+        else:
+            raise KeyboardInterrupt
+
+
+def _is_in_hook(frame: FrameType | None) -> bool:
+    """Whether what is interrupted was called by the hook, whose exceptions are dropped too."""
+    while frame is not None:
+        if frame.f_code is _interrupt_again.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _fill_closed() -> None:

@@ -196,6 +196,39 @@ def test_ctrl_c_in_a_publish_is_quiet_and_leaves_a_registry_that_works(
     assert ok(tiny("publish", str(folder), "tiny/support")).splitlines()[0] == "tiny/support@1"
 
 
+def test_ctrl_c_that_strikes_the_hook_itself_ends_the_command() -> None:
+    """As on a busy machine, where it is sent again before the hook is at its end, whose exceptions are dropped too."""
+    script = """
+import signal, sys, threading, time
+import registry.cli.program as program
+from registry.cli.main import main
+
+class Left:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+begin = threading.Thread.start
+
+def slowly(self):
+    begin(self)
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        pass
+
+def run(arguments):
+    threading.Thread.start = slowly
+    Left()
+    time.sleep(20)
+    return 7
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+program.run = run
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("of", ["a destructor", "an import"])
 def test_ctrl_c_in_a_callback_whose_exceptions_python_drops_ends_the_command(of: str, tmp_path: Path) -> None:
     (tmp_path / "heavy.py").write_text("")

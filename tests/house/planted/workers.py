@@ -28,4 +28,11 @@ WORKERS: Final = (
         "getattr(self, name)",
         "test_what_is_refused_beyond_a_number_is_divided",
     ),
+    Mutant(
+        "interrupt-lost-in-the-hook",
+        "_is_in_hook",
+        "        if frame.f_code is _interrupt_again.__code__:",
+        "        if frame.f_code is None:",
+        "test_ctrl_c_that_strikes_the_hook_itself_ends_the_command",
+    ),
 )
