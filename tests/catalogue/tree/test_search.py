@@ -301,6 +301,7 @@ def spelt(condition: Any) -> str | None:
     "conditions",
     [{}, {"text": "message"}, {"tag": "prod", "sort": "max:acc"}, {"stat": "rank95<3", "sort": "min:stat:rank95"}],
 )
+@pytest.mark.usefixtures("whole_batches")
 def test_a_page_is_a_few_statements(filled: Database, conditions: dict[str, Any]) -> None:
     with filled.write() as session:
         session.add(StatisticValueRecord(revision_id=1, name="rank95", value=2))
