@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -282,6 +283,11 @@ def test_a_folder_that_is_only_read_goes_on_being_read() -> None:
             path.chmod(0o755 if path.is_dir() else 0o644)
         (place / "own").mkdir()
         (place / "own").chmod(0o777)
+        # What is imported on the way is loaded first: the folder that the checkout lies in may be closed to others.
+        shutil.copytree(place / "registry", place / "copy")
+        with closing(LocalRegistry.open(place / "copy", create=False)) as copy:
+            copy.fetch("net/one", place / "own" / "first")
+            copy.show("net/one")
         with as_nobody(), closing(LocalRegistry.open(place / "registry", create=False)) as theirs:
             assert theirs.fetch("net/one", place / "own" / "out").fresh
             assert theirs.show("net/one").use == Use()
