@@ -7,13 +7,14 @@ from urllib.parse import quote
 from fastapi import Response
 
 from registry.errors import NotFoundError, UnavailableError
-from registry.folders.scan import ADAPTER_CONFIG
+from registry.folders.scan import ADAPTER_CONFIG, MODEL_CONFIG
 from registry.http.addresses import prefix_of
 from registry.http.artifacts import file_answer, file_names
 from registry.hub.errors import COMMIT, EmptyRepoError, MissingError, as_missing
 from registry.hub.requests import RepoQuery, RepoQueryParam, renamed_warning
 from registry.services.artifacts.commits import is_commit
 from registry.services.hub_repos import Pinned
+from registry.services.loads import is_header_read
 
 
 def resolve(query: RepoQueryParam) -> Response:
@@ -28,6 +29,8 @@ def resolve(query: RepoQueryParam) -> Response:
         names = file_names(query.service, query.deployment, pinned.asked)
     if query.path not in names or is_hidden(pinned, query.path):
         raise _no_file(pinned, query.path)
+    if query.request.method == "HEAD":
+        _note_load(query, pinned)
     location = (
         f"{prefix_of(query.request.app)}/{query.place}/{query.repo_id}/resolve/{pinned.commit}/{quote(query.path)}"
     )
@@ -63,7 +66,17 @@ def _bytes(query: RepoQuery, pinned: Pinned) -> Response:
             raise _no_file(pinned, query.path) from None
     if query.request.method == "GET" and query.path.endswith(".safetensors"):  # clients look at other files to browse
         query.deployment.note_use(pinned.asked.path.reference, "hub")
+    _note_load(query, pinned)
     return answer
+
+
+def _note_load(query: RepoQuery, pinned: Pinned) -> None:
+    """Record what is loaded: weights, or a configuration, after which clients take from their cache what that has."""
+    is_weights = query.path.endswith(".safetensors")
+    if is_weights and query.request.method == "GET" and is_header_read(query.request.headers.get("range")):
+        return
+    if is_weights or query.path == MODEL_CONFIG:
+        query.deployment.note_load(pinned.asked.path.reference, weights=is_weights)
 
 
 def is_hidden(pinned: Pinned, path: str) -> bool:

@@ -36,6 +36,7 @@ def _model_info(query: RepoQuery) -> JSONResponse:
         edited, said = {}, {}
         if pinned.revision is not None:
             edited, said = cards.own_metadata(session, pinned.revision.adapter_id), _said(session, pinned.revision)
+    query.deployment.note_load(pinned.asked.path.reference, weights=False)  # transformers 5 asks no more of what it has
     repo, repo_id, blobs = pinned.repo, query.repo_id, query.flag("blobs")
     card = _card(query, pinned, edited, said)
     known = {"library_name": card.library, "pipeline_tag": card.pipeline_tag}

@@ -46,6 +46,30 @@ class UseKey:
     who: str
 
 
+@dataclass(frozen=True, order=True)
+class Load:
+    """That a token loaded a revision from a Hub view in an hour, or was told only that a name means it."""
+
+    path: str
+    number: int
+    who: str
+    hour: datetime
+    weights: bool  # False: it was told only
+
+
+@dataclass(frozen=True)
+class Loads:
+    """The numbers of an adapter's revisions that a token has loaded lately."""
+
+    weights: tuple[int, ...] = ()
+    told: tuple[int, ...] = ()  # of those that it was told of only, which a cache that others fill may have
+    missed: str | None = None  # why some of it could not be recorded, as a sentence
+
+
+NOTHING: Final = Loads()
+"""Of who has loaded nothing, as far as is known."""
+
+
 @dataclass(frozen=True)
 class Counted:
     """How many uses, and when the last one was."""

@@ -89,6 +89,11 @@ class Deployment:
         if self.uses is not None:
             self.uses.note(reference, interface or self.interface, self.principal)
 
+    def note_load(self, reference: str, *, weights: bool) -> None:
+        """Record that the principal loaded a revision (``PATH@N``) from a Hub view, or was told of it only."""
+        if self.uses is not None:
+            self.uses.loads.note(reference, self.principal, weights=weights)
+
     def open_blob(self, blob: BlobRef) -> BlobReader:
         """Open a blob for checked reads."""
         return self.blobs.open(blob)

@@ -20,6 +20,7 @@ from registry.catalogue.database.database import Database
 from registry.errors import RegistryError
 from registry.rights import Principal
 from registry.schemas.use import Counted, Interface, UseKey
+from registry.services.loads import LoadLog
 
 WRITTEN_EVERY: Final = 10.0
 """Seconds between two writes."""
@@ -54,6 +55,7 @@ class UseLog:
         self._failing = False
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
+        self.loads = LoadLog(database, clock)
         _OPEN.add(self)
 
     def note(self, reference: str, interface: Interface, principal: Principal) -> None:
@@ -105,6 +107,7 @@ class UseLog:
 
     def write(self) -> None:
         """Write what waits. Without a thread that tries again, what can't be written is dropped."""
+        self.loads.write()
         with self._writing:
             with self._lock:
                 waiting, self._waiting = self._waiting, {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -10,13 +10,14 @@ from sqlalchemy import delete, select, tuple_
 from sqlalchemy.orm import Session
 
 from registry.catalogue.database.tables import Adapter, Revision
-from registry.catalogue.database.team_tables import UseRecord
-from registry.catalogue.database.upsert import insert_or_add
+from registry.catalogue.database.team_tables import LoadRecord, UseRecord
+from registry.catalogue.database.upsert import insert_new, insert_or_add
 from registry.catalogue.database.visibility import IGNORE_RIGHTS, INCLUDE_DELETED
 from registry.catalogue.store.blobs import parts
-from registry.schemas.use import Counted, UseKey
+from registry.schemas.use import Counted, Load, UseKey
 
 KEPT: Final = timedelta(days=400)
+LOADS_KEPT: Final = timedelta(days=40)
 
 
 def add(session: Session, uses: Mapping[UseKey, Counted]) -> None:
@@ -39,6 +40,18 @@ def add(session: Session, uses: Mapping[UseKey, Counted]) -> None:
         session.execute(insert_or_add(UseRecord, session, UseRecord.count, UseRecord.last_used_at), rows)
 
 
+def add_loads(session: Session, loads: Sequence[Load]) -> None:
+    """Record loads, in their order; those of revisions that do not exist any more are dropped."""
+    keys = _keys(session, {(load.path, load.number) for load in loads})
+    rows = [
+        {"revision_id": keys[load.path, load.number], "who": load.who, "hour": load.hour, "weights": load.weights}
+        for load in loads
+        if (load.path, load.number) in keys
+    ]
+    if rows:
+        session.execute(insert_new(LoadRecord, session), rows)
+
+
 def _keys(session: Session, revisions: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
     """Keys of revisions by path and number; also of deleted ones, whose deletion may be undone."""
     found: dict[tuple[str, int], int] = {}
@@ -51,5 +64,6 @@ def _keys(session: Session, revisions: Collection[tuple[str, int]]) -> dict[tupl
 
 
 def forget(session: Session, now: datetime) -> None:
-    """Remove counts that are older than they are kept."""
+    """Remove counts and loads that are older than they are kept."""
     session.execute(delete(UseRecord).where(UseRecord.day < (now - KEPT).date()))
+    session.execute(delete(LoadRecord).where(LoadRecord.hour < now - LOADS_KEPT))

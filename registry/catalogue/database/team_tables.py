@@ -178,6 +178,20 @@ class UseRecord(Record):
     last_used_at: Mapped[Time]
 
 
+class LoadRecord(Record):
+    """A revision that a token loaded in an hour from a Hub view, or was told of. `who` is as of `UseRecord`.
+
+    See `registry.services.loads`.
+    """
+
+    __tablename__ = "loads"
+
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id", ondelete="CASCADE"), primary_key=True)
+    who: Mapped[str] = mapped_column(ORDERED, primary_key=True)
+    hour: Mapped[Time] = mapped_column(primary_key=True, index=True)
+    weights: Mapped[bool] = mapped_column(primary_key=True)  # False: it was told only which commit a name means
+
+
 class PushedFileRecord(Record):
     """A file that was pushed for an adapter and waits for the others of its revision, or an empty repo without a name.
 

@@ -31,6 +31,21 @@ def _insert_if_absent(dialect: str, key: Column, answered: tuple[Column, ...]) -
     return ours.returning(*answered) if answered else ours.inline()
 
 
+def insert_new(record: type[Record], session: Session) -> Executable:
+    """The statement that inserts rows whose primary key does not exist."""
+    return _insert_new(session.get_bind().dialect.name, record)
+
+
+@cache
+def _insert_new(dialect: str, record: type[Record]) -> Executable:
+    table = table_of(record)
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key)).inline()
+    return sqlite.insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key)).inline()
+
+
 def insert_or_add(record: type[Record], session: Session, amount: Column, latest: Column) -> Executable:
     """The statement that inserts rows; where a row of the same primary key exists, ``amount`` is added to it, and
     ``latest`` becomes the later of both.

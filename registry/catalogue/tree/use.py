@@ -14,7 +14,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from registry.catalogue.database.prepared import Prepared, reading
 from registry.catalogue.database.tables import Adapter, Revision
-from registry.catalogue.database.team_tables import UseRecord
+from registry.catalogue.database.team_tables import LoadRecord, UseRecord
 from registry.catalogue.store.blobs import parts
 from registry.reference import Path
 from registry.schemas.use import RECENT_DAYS, RevisionUse, Use
@@ -36,18 +36,19 @@ class Uses:
         )
 
 
-def loaded(session: Session, path: Path, who: str, since: datetime) -> tuple[int, ...]:
-    """The numbers of an adapter's revisions that a token, or a principal by its name, has loaded from a Hub view."""
+def loaded(session: Session, path: Path, who: str, since: datetime) -> tuple[tuple[int, bool], ...]:
+    """The numbers of an adapter's revisions that a token, or a principal by its name, has loaded from a Hub view.
+
+    Each with whether weights were asked for; else the token was told only which commit a name means.
+    """
     query = (
-        select(Revision.number)
+        select(Revision.number, LoadRecord.weights)
         .join(Adapter, Adapter.id == Revision.adapter_id)
-        .join(UseRecord, UseRecord.revision_id == Revision.id)
-        .where(Adapter.path == str(path), UseRecord.who == who, UseRecord.interface == "hub")
-        .where(UseRecord.last_used_at >= since, UseRecord.day >= since.date())
+        .join(LoadRecord, LoadRecord.revision_id == Revision.id)
+        .where(Adapter.path == str(path), LoadRecord.who == who, LoadRecord.hour >= since)
         .distinct()
-        .order_by(Revision.number)
     )
-    return tuple(session.scalars(query))
+    return tuple((number, weights) for number, weights in session.execute(query))
 
 
 def uses(session: Session, revision_ids: Iterable[int]) -> Uses:

@@ -14,6 +14,7 @@ from registry.schemas import DerivedFrom, FolderCompared, LeftOut
 from registry.schemas.around import NoticeCode
 from registry.schemas.artifacts import Extraction
 from registry.schemas.transfer import GivenReceipt, Origin, SourceClaim, Truncated
+from registry.schemas.use import NOTHING, Loads
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Said:
     compared: FolderCompared | None = None
     find: bool = False  # the parent has to be found: it is proven, or refused
     cached: str | None = None  # the only commit of what it was trained on in the publisher's cache of the Hub
-    loaded: tuple[int, ...] = ()  # numbers of the revisions above that the publisher has loaded from this service
+    loaded: Loads = NOTHING  # of the revisions above, from this service
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from registry.errors import ConflictError, RegistryError, UsageError
 from registry.reference import MAIN, Reference, number_in_view
 from registry.reference import Path as TreePath
 from registry.schemas.kinds import TRAINED_ON
+from registry.schemas.use import NOTHING, Loads
 from registry.services.artifacts.commits import RepoNames, is_commit
 
 LISTED: Final = 10
@@ -46,7 +47,7 @@ class TrainedOn:
 
     path: TreePath
     revision: str | None
-    loaded: tuple[int, ...] = ()  # numbers of its revisions that the publisher has loaded lately
+    loaded: Loads = NOTHING  # of its revisions, by the publisher, lately
     cached: str | None = None  # the only commit of it in the publisher's cache of the Hub
 
     @classmethod
@@ -56,7 +57,7 @@ class TrainedOn:
         revision: str | None,
         *,
         taken: bool = False,
-        loaded: tuple[int, ...] = (),
+        loaded: Loads = NOTHING,
         cached: str | None = None,
     ) -> TrainedOn | None:
         """Parse ``base_model_name_or_path`` and ``revision``; None: they can't be a path of a registry.
@@ -196,17 +197,41 @@ def _of_commit(session: Session, place: Place, path: TreePath, commit: str) -> R
     return next(iter(revisions.pinnable(session, place.path, digest=digest)), None)
 
 
-def _loaded(session: Session, place: Place, told: TrainedOn) -> RevisionRow | None:
-    """The only revision that the publisher has loaded; no proof, since its machines may have others from before."""
-    return place.numbered(session, told.loaded[0]) if len(told.loaded) == 1 else None
+def _only_loaded(session: Session, place: Place, told: TrainedOn) -> Proof | None:
+    """The only revision that the publisher has loaded; no proof, since its machines may have others from before.
+
+    One that it was told of is in doubt as well: a client whose cache has it asks for nothing else.
+    """
+    loaded = told.loaded
+    if len(loaded.weights) != 1 or loaded.told:
+        return None
+    row = place.numbered(session, loaded.weights[0])
+    why = f"{told.words} says so, and it is the only revision of {place.above} that this token has loaded lately"
+    if row is not None and loaded.missed is not None:
+        return Proof(row, f"{why}, as far as that could be recorded ({loaded.missed.rstrip('.')})", "assumed")
+    return None if row is None else Proof(row, why, "loaded")
+
+
+def _loaded_words(loaded: Loads, above: TreePath) -> str:
+    """What of an adapter the publisher has loaded or may have, as part of a sentence; empty: nothing, or one."""
+    if len(loaded.weights) + len(loaded.told) < 2:
+        return ""
+    parts = [f"has loaded {_numbers(loaded.weights, above)}"] if loaded.weights else []
+    if loaded.told:
+        parts.append(f"was told that its name means {_numbers(loaded.told, above)}, which a cache may have")
+    return f", and this token {' and '.join(parts)}"
+
+
+def _numbers(numbers: Sequence[int], above: TreePath) -> str:
+    more = f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else ""
+    return f"{', '.join(f'{above}@{number}' for number in numbers[-LISTED:])}{more}"
 
 
 def _by_name(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt:
     """The revision of a tag that never moved."""
     above, name = place.above, told.revision
-    if name in _NEWEST and (row := _loaded(session, place, told)) is not None:
-        why = f"{told.words} says so, and it is the only revision of {above} that this token has loaded lately"
-        return Proof(row, why, "loaded")
+    if name in _NEWEST and (loaded := _only_loaded(session, place, told)) is not None:
+        return loaded
     named: Sequence[str] = ()
     if name not in _NEWEST:
         named = tags.ever_named(session, told.path, name)
@@ -214,7 +239,7 @@ def _by_name(session: Session, place: Place, told: TrainedOn) -> Proof | Doubt:
         row = place.numbered(session, reference.number)
         return _unknown(place, told) if row is None else Proof(row, f"{told.words} says so, and it never moved")
     if name in _NEWEST:
-        what = f"names {above} but none of its revisions ({place.listed})"
+        what = f"names {above} but none of its revisions ({place.listed}){_loaded_words(told.loaded, above)}"
     elif named:
         what = f"names a tag that was moved: it has named {', '.join(named)}"
     else:

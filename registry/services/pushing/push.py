@@ -34,6 +34,7 @@ from registry.operations.publication import Labels
 from registry.progress import SILENT
 from registry.reference import Path, Reference
 from registry.schemas import Published
+from registry.schemas.use import NOTHING, Loads
 from registry.services.deployment import Deployment
 from registry.services.importing.trainer_notes import Notes, notes_in
 from registry.services.intake.intake import BytesGoneError
@@ -42,7 +43,6 @@ from registry.services.publishing.draft import Draft, Said
 from registry.services.publishing.publish import publish_claimed, publish_made
 from registry.services.pushing.card import keep_card
 from registry.services.pushing.chosen import PAIR, STATE, TAKEN, check_size
-from registry.services.pushing.loaded import loaded_by
 from registry.services.pushing.parts import Part, Parts, Sent, bringing, part_of, part_of_row, to_wait
 from registry.services.pushing.same import existing, same_files
 from registry.transfer.claims import Head
@@ -175,7 +175,7 @@ def _published(deployment: Deployment, push: Push, parts: Parts) -> Taken:
         found = same_files(session, push.path, config.digest, weights.digest)
     draft = Draft(
         push.path,
-        Said(push.parent, loaded=loaded_by(deployment, push.path.parent)),
+        Said(push.parent, loaded=_loaded(deployment, push.path.parent)),
         Labels.checked(push.message, notes.metrics, (), notes.annotations),
         config.data,
         Head(ADAPTER_WEIGHTS, weights.data, weights.size, InvalidAdapterError),
@@ -214,6 +214,13 @@ def _document(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):  # of a file that only tells metrics
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _loaded(deployment: Deployment, above: Path | None) -> Loads:
+    """What the principal has loaded lately of the adapter above; nothing of a base model."""
+    if above is None or above.is_base or deployment.uses is None:
+        return NOTHING
+    return deployment.uses.loads.of(above, deployment.principal, deployment.rights)
 
 
 def _text(part: Part) -> str:
