@@ -194,6 +194,7 @@ ADDED: Final[dict[str, tuple[str, ...]]] = {
         "repo_taken",
         "names_inside",
         "foreign_files",
+        "cross_site",
     ),
     "python": tuple(
         f"{where}.{name}(" for where in ("local", "remote") for name in ("copy_all", "rename", "rename_base")
