@@ -345,6 +345,7 @@ def test_a_page_that_goes_on_for_days_fills_no_database_and_hides_no_other_denia
 def test_what_another_site_only_reads_is_no_use(shelf: Shelf) -> None:
     """A page can't read what comes back, but where nobody shows a token it would be counted as this machine's."""
     noted: list[str] = []
+    loaded: list[str] = []  # which is what the parent of a push may be known by
     uses = shelf.registry.deployment.uses
     assert uses is not None
     with (
@@ -352,8 +353,9 @@ def test_what_another_site_only_reads_is_no_use(shelf: Shelf) -> None:
         running(service_app(shelf.registry, "open")) as url,
         httpx.Client(base_url=url, timeout=60) as client,
     ):
-        patch.setattr(uses, "note", lambda reference, *_: noted.append(reference))
         commit = client.get("/hf/api/models/tiny/a.x/revision/main").json()["sha"]
+        patch.setattr(uses, "note", lambda reference, *_: noted.append(reference))
+        patch.setattr(uses.loads, "note", lambda reference, *_, **__: loaded.append(reference))
         for path in (
             f"/hf/tiny/a.x/resolve/{commit}/model.safetensors",
             f"{API}/artifacts?ref=tiny/a/x&kind=merged",
@@ -361,10 +363,12 @@ def test_what_another_site_only_reads_is_no_use(shelf: Shelf) -> None:
         ):
             for said in FOREIGN["fetch of another site"], {"sec-fetch-site": "same-site"}:
                 assert client.get(path, headers=said).status_code == 200
-                assert noted == []
+                assert noted == loaded == []
             assert client.get(path).status_code == 200
             assert noted == ["tiny/a/x@1"]
+            assert loaded == noted * path.startswith("/hf/")
             noted.clear()
+            loaded.clear()
 
 
 def test_a_problem_says_what_to_do(shelf: Shelf) -> None:
