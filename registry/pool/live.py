@@ -9,11 +9,11 @@ from typing import Final
 import torch
 from torch import nn
 
-from registry.errors import IntegrityError
 from registry.pool.layout import Layout, Place
 from registry.pool.pristine import PristineTensors, plain_rows
 from registry.pool.rounds import Rounds
 from registry.pool.wanted import BASE, Key, Wanted
+from registry.pool.watch import Watch
 from registry.tensors.arithmetic.blocks import block_rows
 from registry.tensors.arithmetic.lanes import in_order
 from registry.tensors.artifacts.merged import RoundedSlot
@@ -45,20 +45,6 @@ class _Rows:
         target.copy_(block.reshape(target.shape))
 
 
-def _version(tensor: torch.Tensor) -> int:
-    """Counts what was written into it; a tensor of inference mode does not count."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _in_one_storage(layout: Layout) -> dict[str, tuple[str, ...]]:
-    """The tensors that are cut out of one, as loaders make them of a fused weight: by name, those beside it and it."""
-    found: dict[int, list[str]] = {}
-    for one in layout.values():
-        if one.first == one.name:
-            found.setdefault(one.get().untyped_storage().data_ptr(), []).append(one.name)
-    return {name: tuple(names) for names in found.values() for name in names}
-
-
 class LiveWeights:
     """The tensors of a running model. One thread at a time may use it, and none may run the model meanwhile.
 
@@ -67,11 +53,6 @@ class LiveWeights:
     """
 
     def __init__(self, model: nn.Module, layout: Layout, base: PristineTensors) -> None:
-        self._held = [
-            (name, parent._modules, key, module)
-            for name, parent in model.named_modules()
-            for key, module in parent._modules.items()
-        ]
         self.base = base
         self.layout = layout
         self._now: dict[Place, Key] = {}  # what is not as in the base
@@ -81,41 +62,27 @@ class LiveWeights:
             place.slot: place for one in layout.values() for place in one.places if one.first == one.name
         }
         self._rounds = Rounds()
-        self._beside = _in_one_storage(layout)
         self._inference = any(one.get().is_inference() for one in layout.values())
-        self._seen: dict[str, tuple[torch.Tensor, int]] = {}
-        for one in layout.values():
-            if one.first == one.name:
-                self._see(one.name)
+        self._watch = Watch(model, layout)
+        self._watch.take(self._own_names())
 
     @property
     def changed(self) -> int:
         """How many places are not as in the base."""
         return len(self._now)
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, *, values: bool = False) -> None:
         """Check that nobody else changed the weights, or put other modules in the place of those that hold them.
+
+        Args:
+            values: compare some elements of each tensor, too: the only trace of what is written through ``.data``.
 
         Raises:
             IntegrityError: ``model_changed``.
         """
-        for name, modules, key, module in self._held:
-            if modules.get(key) is not module:
-                raise IntegrityError(
-                    f"{key!r} in {name or 'the model'!r} is another module than when the model was checked: make a new "
-                    "pool of the model.",
-                    code="model_changed",
-                )
-        for name, (tensor, version) in self._seen.items():
-            one = self.layout[name]
-            beside = self._beside.get(name, (name,))
-            torn = any(self._now.get(place) is _TORN for near in beside for place in self.layout[near].places)
-            if not torn and (one.get() is not tensor or _version(tensor) != version):
-                raise IntegrityError(
-                    f"{name!r} was changed by something else than the pool since the model was checked, as training "
-                    "does: load the base model again, and make a new pool.",
-                    code="model_changed",
-                )
+        self._watch.check(self._is_torn)
+        if values:
+            self._watch.check_samples(self._is_torn)
 
     def become(self, path: Wanted) -> None:
         """Make the weights those of a path.
@@ -131,14 +98,14 @@ class LiveWeights:
                 self._part(name)
         wanted = [
             place
-            for one in self.layout.values()
-            if one.first == one.name or one.name in self._apart
-            for place in one.places
+            for name in self._own_names()
+            for place in self.layout[name].places
             if self._now.get(place, BASE) != path.key(place)
         ]
         with self._writing():
             self._restore_own([place for place in wanted if place.origin is None and path.key(place) == BASE])
             self._write(path, [place for place in wanted if place.origin is not None or path.key(place) != BASE])
+        self._watch.take(self._own_names())
         torch.clear_autocast_cache()  # copies of weights in 16 bits, which a caller's autocast keeps
 
     @contextmanager
@@ -165,7 +132,7 @@ class LiveWeights:
             self._now[place] = _TORN
         one.set(self.layout[one.first].get())
         self._apart.discard(name)
-        self._seen.pop(name, None)
+        self._watch.forget(name)
         for place in one.places:
             self._now.pop(place, None)
 
@@ -209,11 +176,17 @@ class LiveWeights:
             self._now[place] = key
 
     def _see(self, name: str) -> None:
-        """Take note of what was written: tensors that lie in one storage count together."""
-        for near in (name, *self._beside.get(name, ())):
-            if near == name or near in self._seen:
-                tensor = self.layout[near].get()
-                self._seen[near] = tensor, _version(tensor)
+        """Take note of what was written."""
+        self._watch.see(name)
+
+    def _own_names(self) -> list[str]:
+        """The names that have a tensor of their own now."""
+        return [one.name for one in self.layout.values() if one.first == one.name or one.name in self._apart]
+
+    def _is_torn(self, name: str) -> bool:
+        """Whether a tensor, or one in the same storage, is half written."""
+        near = {name, *self._watch.together.get(name, ())}
+        return any(self._now.get(place) is _TORN for one in near for place in self.layout[one].places)
 
     def _rows(self, path: Wanted, place: Place, factors: RecentFactors) -> _Rows:
         tensor = self.layout[place.tensor].get()

@@ -299,6 +299,7 @@ class AdapterPool:
             force: replace what is in it.
 
         Raises:
+            IntegrityError: ``model_changed``: something else changed the weights, so that the files would be others.
             UsageError: the model has tensors of several dtypes, and not those of the base's files.
             ConflictError: ``folder_taken``.
 
@@ -307,6 +308,7 @@ class AdapterPool:
             ...     saved = pool.save("merged-support")
         """
         with self._turn:
+            self._live.check_unchanged(values=True)
             saved = self._registry.fetch(
                 self._path.reference or self.base, out, kind="merged", dtype=self._dtype(), force=force
             )
@@ -376,6 +378,7 @@ class AdapterPool:
                     reference,
                     configs,
                     closed=lambda: self._siblings_closed(before),
+                    check_parent=lambda: self._live.check_unchanged(values=True),
                     **options,
                 )
             except BaseException:
@@ -423,7 +426,7 @@ class AdapterPool:
         before = self._path
         try:
             with self._gate.change():
-                self._live.check_unchanged()
+                self._live.check_unchanged(values=True)
                 try:
                     self._gate.refusal, self._beside.choices.merged = _HALF_WRITTEN, True
                     self._live.become(path)

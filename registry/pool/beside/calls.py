@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -28,10 +28,16 @@ _MAIN: Final = (
 
 
 class Calls:
-    """What stands around each call of the model."""
+    """What stands around each call of the model.
 
-    def __init__(self, choices: Choices) -> None:
+    Args:
+        choices: what runs.
+        check_unchanged: raises where something else changed the weights.
+    """
+
+    def __init__(self, choices: Choices, check_unchanged: Callable[[], None]) -> None:
         self._choices = choices
+        self._check_unchanged = check_unchanged
 
     @contextmanager
     def around(self, call: Call) -> Iterator[None]:
@@ -39,11 +45,21 @@ class Calls:
 
         Raises:
             UsageError: other paths would run on top of what is merged, or the list does not fit the batch.
+            IntegrityError: ``model_changed``: PyTorch could not run it, as something else changed the weights.
         """
         active = self._choices.active()
         if active is None:
             yield
             return
+        try:
+            with self._with_paths(call, active):
+                yield
+        except RuntimeError:
+            self._check_unchanged()  # factors of another dtype or device than the weights have now, say
+            raise
+
+    @contextmanager
+    def _with_paths(self, call: Call, active: Active) -> Iterator[None]:
         self._choices.check_unmerged(active)
         self._choices.for_gradients |= torch.is_grad_enabled()
         if call.method in _SORTING and _elsewhere(call):

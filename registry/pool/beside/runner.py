@@ -51,7 +51,7 @@ class BesidePaths:
         self._rows_elsewhere = rows_elsewhere(body)
         self._closed = False
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="registry-pool")  # has no thread before there is work
-        gate.around = Calls(self.choices).around
+        gate.around = Calls(self.choices, live.check_unchanged).around
 
     def set(self, ref: str | None) -> str | None:
         """Make a path the default of all calls; None: the base."""

@@ -52,12 +52,14 @@ class Siblings:
         accumulate: int | Mapping[str, int] = 1,
         loss: Loss | None = None,
         closed: Callable[[], None] = lambda: None,
+        check_parent: Callable[[], None] = lambda: None,
     ) -> None:
         """Make the factors; see `AdapterPool.siblings`."""
         if not configs:
             raise UsageError("No siblings are given: a configuration for at least one path is expected.")
         self._model, self._registry, self._parent = model, registry, parent
         self._closed = closed
+        self._check_parent = check_parent
         self._loss = loss or own_loss(model)
         self._mixing = Mixing(model)
         self._siblings: dict[str, Sibling] = {}
@@ -239,7 +241,9 @@ class Siblings:
         Raises:
             UsageError: it was set aside.
             ConflictError: ``folder_taken``.
+            IntegrityError: ``model_changed``: it was not trained on the parent, whose weights something else changed.
         """
+        self._check_parent()
         sibling = self._sibling(path)
         if sibling.set_aside is not None:
             raise UsageError(f"{path} was set aside: {sibling.set_aside}.")

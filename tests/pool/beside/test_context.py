@@ -168,15 +168,17 @@ def test_merged_and_beside_exclude_each_other(running: Running, tree: Tree) -> N
 
 
 def test_training_under_a_pool_is_noticed_at_the_next_use(running: Running, tree: Tree) -> None:
+    weight = running.model.model.norm.weight
+    before = weight.detach().clone()
     with torch.no_grad():
-        running.model.model.norm.weight.add_(1)
+        weight.add_(1)
     for act in (lambda: running.pool.set(tree.references[0]), lambda: running.answer(None)):
         with pytest.raises(IntegrityError, match="changed by something else") as found:
             act()
         assert found.value.code == "model_changed"
     with torch.no_grad():
-        running.model.model.norm.weight.sub_(1)
-    running.pool._live._seen.clear()  # so that it can be closed
+        weight.copy_(before)
+    running.pool._live._see("model.norm.weight")  # so that it can be closed
 
 
 def test_another_module_in_the_place_of_one_is_noticed(running: Running, tree: Tree) -> None:
