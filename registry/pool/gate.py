@@ -41,6 +41,8 @@ class Gate:
         """Why no call is let in: the weights are half written."""
         self.around: Around = nullcontext
         """What runs around each call, and may refuse it."""
+        self.leaving: Callable[[Any], object] = lambda _: None
+        """Is given what each call gives, within what is around it."""
         self.instead: dict[str, Callable[..., Any]] = {}
         """By the name of a method, what runs in its place."""
         self._changed = threading.Condition()
@@ -103,7 +105,9 @@ class Guarded:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._gate.call(), self._gate.around(Call(self._model, self._name, args, kwargs)):
-            return self._gate.instead.get(self._name, self.method)(*args, **kwargs)
+            found = self._gate.instead.get(self._name, self.method)(*args, **kwargs)
+            self._gate.leaving(found)
+            return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (self._model, self._name)

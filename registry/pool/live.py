@@ -55,6 +55,8 @@ class LiveWeights:
     def __init__(self, model: nn.Module, layout: Layout, base: PristineTensors) -> None:
         self.base = base
         self.layout = layout
+        self.changes = 0
+        """How often they were written."""
         self._now: dict[Place, Key] = {}  # what is not as in the base
         self._apart: set[str] = set()  # names with a tensor of their own that share one in the base
         self._own: dict[Place, torch.Tensor] = {}  # what was in places that the base lacks
@@ -91,6 +93,7 @@ class LiveWeights:
             InvalidAdapterError: ``overflow``, ``zero_norm``: the path has no weights in this dtype.
             IntegrityError, UnavailableError: stored bytes are wrong, or can't be read.
         """
+        self.changes += path.apart != self._apart
         with self._writing():
             for name in sorted(self._apart - path.apart):
                 self._join(name)
@@ -102,6 +105,7 @@ class LiveWeights:
             for place in self.layout[name].places
             if self._now.get(place, BASE) != path.key(place)
         ]
+        self.changes += bool(wanted)
         with self._writing():
             self._restore_own([place for place in wanted if place.origin is None and path.key(place) == BASE])
             self._write(path, [place for place in wanted if place.origin is not None or path.key(place) != BASE])

@@ -346,10 +346,10 @@ class AdapterPool:
             configs: a ``peft.LoraConfig``, or its fields, by the path that the adapter is to be published at: LoRA,
                 rsLoRA and DoRA of linear modules and embeddings, and ``modules_to_save``.
             parent: the revision that they are trained on, the parent of all paths. None: the base model.
-            options: for all, or by path. ``seed`` of what is drawn; ``learning_rate`` (1e-4) of AdamW, or
-                ``optimizer``, a function that makes one for a list of parameters; ``max_grad_norm`` (1.0), None does
-                not clip; ``accumulate`` batches before each update. For all: ``loss``, a function of one sibling's
-                logits and labels, where the model's own is not known.
+            options: for all, or by path. ``seed`` of what is drawn; ``learning_rate`` (1e-4) and ``weight_decay`` (0)
+                of AdamW, or ``optimizer``, a function that makes one for a list of parameters; ``max_grad_norm`` (1.0),
+                None does not clip; ``accumulate`` batches before each update. For all: ``loss``, a function of one
+                sibling's logits and labels, where the model's own is not known.
 
         Raises:
             RegistryError: what `merge` raises.

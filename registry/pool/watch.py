@@ -9,7 +9,7 @@ weights some elements of all tensors are compared, too, and at each look on the 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ SAMPLES: Final = 2048
 class _Seen(NamedTuple):
     """A tensor as it was."""
 
-    held: dict[str, torch.Tensor | None]  # the parameters or buffers of its module
+    held: Mapping[str, torch.Tensor | None]  # the parameters or buffers of its module
     leaf: str
     tensor: torch.Tensor
     version: int | None  # counts writes; None: a tensor of inference mode, which does not count
@@ -81,7 +81,9 @@ class Watch:
             if near == name or near in self._seen:
                 one = self._layout[near]
                 tensor = one.get()
-                held = one.owner._parameters if one.leaf in one.owner._parameters else one.owner._buffers
+                held: Mapping[str, torch.Tensor | None] = (
+                    one.owner._parameters if one.leaf in one.owner._parameters else one.owner._buffers
+                )
                 version = None if tensor.is_inference() else tensor._version
                 self._seen[near] = _Seen(held, one.leaf, tensor, version, tensor.dtype, tensor.data_ptr(), tensor.data)
 

@@ -48,7 +48,7 @@ def _vector(model: Any) -> None:
 
 
 def _swapped(model: Any) -> None:
-    torch.utils.swap_tensors(weight(model), nn.Parameter(torch.zeros_like(weight(model))))
+    torch.utils.swap_tensors(weight(model), nn.Parameter(torch.zeros_like(weight(model))))  # type: ignore[no-untyped-call]
 
 
 def _loaded(model: Any, *, assign: bool) -> None:

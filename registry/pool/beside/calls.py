@@ -51,12 +51,16 @@ class Calls:
         if active is None:
             yield
             return
+        of_thread = self._choices.of_thread
+        before, of_thread.inside = of_thread.inside, True
         try:
             with self._with_paths(call, active):
                 yield
         except RuntimeError:
             self._check_unchanged()  # factors of another dtype or device than the weights have now, say
             raise
+        finally:
+            of_thread.inside = before
 
     @contextmanager
     def _with_paths(self, call: Call, active: Active) -> Iterator[None]:

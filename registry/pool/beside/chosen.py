@@ -43,3 +43,5 @@ class OfThread(threading.local):
 
     chosen: Chosen | None = None
     """In a call that is compiled, its slots."""
+    inside: bool = False
+    """Whether a call of the model runs, in which paths were chosen."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -16,15 +16,11 @@ import torch
 from torch import nn
 
 from registry.errors import UsageError
+from registry.pool.beside.again import Again
 from registry.pool.beside.chosen import Chosen, OfThread
 from registry.pool.beside.selection import Active
 
 MERGED = "A path is merged into the model: `unmerge()` before other paths run beside its weights."
-
-_RUN_AGAIN = (
-    "The model is run again in a backward pass, where it is not known which path ran before: turn off gradient "
-    "checkpointing, or merge the path instead."
-)
 
 
 class Choices:
@@ -38,15 +34,34 @@ class Choices:
         self.of_thread = OfThread()
         self.for_gradients = False
         """Whether a path ever ran for a backward pass."""
+        self.again = Again()
+        """What ran in the calls that backward passes are of."""
 
     def active(self) -> Active | None:
         """What runs in this context; None: the base, or what is merged."""
         return self.of_call.get(self.default)
 
+    def mark(self, found: object) -> None:
+        """Mark what a call of the model gave with what ran in it, for its backward pass."""
+        self.again.mark(found, _paths(self.active()))
+
+    def check_again(self, active: Active | None) -> None:
+        """Check that a backward pass which runs a module again runs what ran in its call; raises `UsageError`."""
+        if active is not None or self.for_gradients:
+            self.again.check(_paths(active))
+
     def check_unmerged(self, active: Active | None) -> None:
         """Check that what runs does not run on top of what is merged; raises `UsageError`."""
         if self.merged and active is not None:
             raise UsageError(MERGED)
+
+
+def _paths(active: Active | None) -> Hashable:
+    """Which paths run in which rows; None: none."""
+    if active is None or active.selection.is_base:
+        return None
+    selection = active.selection
+    return tuple(None if path is None else path.digest for path in selection.paths), selection.rows
 
 
 class Slotted(Protocol):
@@ -73,13 +88,14 @@ class Dispatched:
             if chosen.rows is None or self.slots is None:
                 return self._forward(*args, **kwargs)
             return self.slots.run(chosen, chosen.rows, self._forward, args, kwargs)
-        active = self._choices.active()
-        if self._choices.for_gradients and torch._C._current_graph_task_id() != -1:
-            raise UsageError(_RUN_AGAIN)
+        active, again = self._choices.active(), torch._C._current_graph_task_id() != -1
+        if again:
+            self._choices.check_again(active)
         if active is None:
             return self._forward(*args, **kwargs)
         self._choices.check_unmerged(active)
-        self._choices.for_gradients |= torch.is_grad_enabled()
+        if not again and not self._choices.of_thread.inside:  # a checkpoint may have switched gradients off here
+            self._choices.for_gradients = self._choices.again.unknown = True
         return active.run(self._name, self._module, self._forward, args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -51,6 +51,8 @@ class BesidePaths:
         self._rows_elsewhere = rows_elsewhere(body)
         self._closed = False
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="registry-pool")  # has no thread before there is work
+        self.choices.again.weights = lambda: live.changes
+        gate.leaving = self.choices.mark
         gate.around = Calls(self.choices, live.check_unchanged).around
 
     def set(self, ref: str | None) -> str | None:

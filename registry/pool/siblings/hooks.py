@@ -34,6 +34,12 @@ class Trained:
 
     def run(self, owner: object, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """The module's output for the rows of all siblings, from that of the parent."""
+        if torch._C._current_graph_task_id() != -1:
+            raise UsageError(
+                f"The module {self.name!r} is run again in a backward pass, when nobody knows whose rows these are: "
+                "siblings can't be trained with gradient checkpointing, switch it off.",
+                code="unsupported_model",
+            )
         choice = chosen(owner)
         rows = None if choice is None else choice.call or choice.rows
         if rows is None or not any(group.name in self.pairs or group.name in self.copies for group in rows.groups):

@@ -1,9 +1,14 @@
-"""The loss of each sibling: the model's own loss function on that one's rows, so that means are over these alone."""
+"""The loss of each sibling: the model's own loss function on that one's rows, so that means are over these alone.
+
+A mean over the labels of a batch is no mean over those of several batches, where these have different numbers of them.
+So the labels of each loss are counted, as `transformers.Trainer` counts them, and its gradient weighs as much as they.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -14,13 +19,35 @@ from registry.pool.siblings.rows import Rows
 Loss = Callable[[torch.Tensor, Any], torch.Tensor]
 """From the outputs and the labels of one sibling's rows."""
 
+IGNORED: Final = -100
+"""The label of a position that no loss is taken of."""
+
 _OWN: Final = frozenset(
     {"ForCausalLM", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForImageClassification"}
 )
 """Losses of transformers that are computed from logits and labels alone."""
 
 
-def own_loss(model: nn.Module) -> Loss | None:
+class Labels(NamedTuple):
+    """How many labels some rows have."""
+
+    used: int  # those that the mean is over
+    given: int  # all but the ignored ones: of a causal model the first position of each row too, which predicts nothing
+
+
+ONE: Final = Labels(1, 1)
+"""Of a loss that nothing is known of: each batch weighs the same."""
+
+
+@dataclass(frozen=True)
+class CountedLoss:
+    """A loss, and how its labels are counted."""
+
+    compute: Loss
+    count: Callable[[torch.Tensor], Labels] | None = None  # None: it is not known what the mean is over
+
+
+def own_loss(model: nn.Module) -> CountedLoss | None:
     """The model's own loss function; None: it has none that is known to need logits and labels alone."""
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "loss_function") or not _is_known(model):
@@ -34,7 +61,17 @@ def own_loss(model: nn.Module) -> Loss | None:
         found = compute(logits=logits, pooled_logits=logits, labels=labels, config=config, vocab_size=size)
         return _scalar(found)
 
-    return loss
+    shifted = (getattr(model, "loss_type", None) or "ForCausalLM") == "ForCausalLM"
+    return CountedLoss(loss, _count_shifted if shifted else _count)
+
+
+def _count_shifted(labels: torch.Tensor) -> Labels:
+    return Labels(int((labels[..., 1:] != IGNORED).sum()), int((labels != IGNORED).sum()))
+
+
+def _count(labels: torch.Tensor) -> Labels:
+    given = int((labels != IGNORED).sum())
+    return Labels(labels.numel() if labels.is_floating_point() else given, given)
 
 
 def _is_known(model: nn.Module) -> bool:
@@ -47,14 +84,48 @@ def _is_known(model: nn.Module) -> bool:
     return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
-def losses_by_sibling(rows: Rows, outputs: object, labels: Any, loss: Loss) -> dict[str, torch.Tensor]:
-    """The loss of each sibling that has rows in a batch.
+def labels_of(labels: Any, loss: CountedLoss) -> Labels:
+    """How many labels some rows have."""
+    return ONE if loss.count is None or not isinstance(labels, torch.Tensor) else loss.count(labels)
+
+
+class _Weighted(torch.autograd.Function):
+    """A loss that is shown as one number and whose gradient has a weight."""
+
+    @staticmethod
+    def forward(context: Any, loss: torch.Tensor, weight: float, shown: float | None) -> torch.Tensor:
+        context.weight = weight
+        return loss.clone() if shown is None else torch.full_like(loss, shown)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0] * context.weight, None, None
+
+
+def weighted(loss: torch.Tensor, weight: float, shown: float | None = None) -> torch.Tensor:
+    """A loss whose gradient is multiplied by a weight.
+
+    Args:
+        loss: the loss.
+        weight: of its gradient.
+        shown: its value. None: as it is.
+    """
+    if weight == 1 and shown is None:
+        return loss
+    found: torch.Tensor = _Weighted.apply(loss, weight, shown)  # type: ignore[no-untyped-call]
+    return found
+
+
+def losses_by_sibling(
+    rows: Rows, outputs: object, labels: Any, loss: CountedLoss
+) -> dict[str, tuple[torch.Tensor, Labels]]:
+    """The loss of each sibling that has rows in a batch, and how many labels it is of.
 
     Args:
         rows: the batch.
         outputs: the logits, or what has them as ``logits`` or under that name.
         labels: a tensor, or tensors by name, with an entry a row.
-        loss: from one sibling's outputs and labels to a number.
+        loss: from one sibling's outputs and labels to a number, the mean over these.
 
     Raises:
         UsageError: outputs or labels have another number of rows.
@@ -64,7 +135,7 @@ def losses_by_sibling(rows: Rows, outputs: object, labels: Any, loss: Loss) -> d
     if isinstance(labels, torch.Tensor):
         _checked(rows, "The labels", labels)
     said = rows.by_name(labels)
-    return {name: _scalar(loss(parts[name], said[name])) for name in parts}
+    return {name: (_scalar(loss.compute(parts[name], said[name])), labels_of(said[name], loss)) for name in parts}
 
 
 def _logits(outputs: object) -> torch.Tensor:

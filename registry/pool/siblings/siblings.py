@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,18 +12,18 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from registry.errors import UsageError
 from registry.pool.beside.readers import Readers
 from registry.pool.checked_base import PoolRegistry
 from registry.pool.siblings.folder import configuration, receipt_of_merged, write_folder
 from registry.pool.siblings.hooks import Hooks, Trained
-from registry.pool.siblings.losses import Loss, losses_by_sibling, own_loss
+from registry.pool.siblings.losses import CountedLoss, Labels, Loss, labels_of, losses_by_sibling, own_loss, weighted
 from registry.pool.siblings.recipe import read_recipe
 from registry.pool.siblings.refusals import Mixing
 from registry.pool.siblings.rows import Rows
-from registry.pool.siblings.sibling import MakeOptimizer, Pace, Sibling
+from registry.pool.siblings.sibling import MakeOptimizer, Pace, Seen, Sibling
 from registry.pool.siblings.steps import Step
 from registry.pool.siblings.trainer import Collate, callback, collator
 from registry.reference import Path as TreePath
@@ -47,6 +48,7 @@ class Siblings:
         *,
         seed: int = 0,
         learning_rate: float | Mapping[str, float] = 1e-4,
+        weight_decay: float | Mapping[str, float] = 0.0,
         optimizer: MakeOptimizer | Mapping[str, MakeOptimizer] | None = None,
         max_grad_norm: float | Mapping[str, float | None] | None = 1.0,
         accumulate: int | Mapping[str, int] = 1,
@@ -60,13 +62,19 @@ class Siblings:
         self._model, self._registry, self._parent = model, registry, parent
         self._closed = closed
         self._check_parent = check_parent
-        self._loss = loss or own_loss(model)
+        self._loss = own_loss(model) if loss is None else CountedLoss(loss)
+        self._batch = Labels(0, 0)  # what the Trainer's batches had since the last update, rows of all
+        self._counted: int | None = None  # what the Trainer counted in them
         self._mixing = Mixing(model)
         self._siblings: dict[str, Sibling] = {}
         for path, config in configs.items():
             _check_path(path, parent)
-            make = _of(optimizer, path) or _adamw(_of(learning_rate, path))
-            pace = Pace(make, _of(max_grad_norm, path), _of(accumulate, path))
+            make, decay = _of(optimizer, path), _of(weight_decay, path)
+            if make is not None and decay:
+                raise UsageError(
+                    f"{path}: weight_decay is of AdamW, and an optimizer of your own is given: set it there."
+                )
+            pace = Pace(make, _of(learning_rate, path), decay, _of(max_grad_norm, path), _of(accumulate, path))
             self._siblings[path] = Sibling(model, read_recipe(path, config), pace, seed)
         self._frozen = [one for one in model.parameters() if one.requires_grad]
         for one in self._frozen:
@@ -127,6 +135,9 @@ class Siblings:
     def losses(self, outputs: object, labels: Any) -> dict[str, torch.Tensor]:
         """The loss of each sibling in the last batch, to be summed; one that is not finite is set aside and left out.
 
+        Each is the mean over its labels. Where batches are accumulated, its gradient weighs as much as these are many:
+        what a sibling is updated by is the mean over all labels since the last update. One without labels is left out.
+
         Args:
             outputs: what the model gave for the batch, called without labels.
             labels: of the batch, an entry a row: a tensor, or tensors by name for a loss that takes these.
@@ -142,27 +153,70 @@ class Siblings:
                 f"The loss of {type(self._model).__name__} is not known: give `loss=`, a function of one sibling's "
                 "logits and labels, to `pool.siblings`."
             )
-        found = losses_by_sibling(self._last, outputs, labels, self._loss)
-        for name, loss in list(found.items()):
-            if not loss.requires_grad:  # an evaluation
+        found = {}
+        for name, (loss, counted) in losses_by_sibling(self._last, outputs, labels, self._loss).items():
+            sibling, training = self._siblings[name], loss.requires_grad
+            weight = sibling.take(counted) if training else 1.0
+            if not counted.used:
                 continue
-            if not bool(torch.isfinite(loss)):
-                sibling = self._siblings[name]
-                sibling.put_aside(f"its loss was {float(loss.detach())}, after {sibling.updates} updates")
-                del found[name]
+            value = float(loss.detach())
+            if not training or math.isfinite(value):
+                sibling.seen[training].add(value, counted.used)
+                found[name] = weighted(loss, weight)
             else:
-                self._siblings[name].due = True
+                sibling.put_aside(f"its loss was {value}, after {sibling.updates} updates")
         return found
 
-    def update(self) -> dict[str, float]:
+    def update(self, *, complete: bool = False) -> dict[str, float]:
         """Step the optimizers of those that had a loss, once each has as many batches as it accumulates.
+
+        Args:
+            complete: step those that have fewer, too, as after the last batch of an epoch.
 
         Returns:
             The norm of the gradient, before it was clipped, of those that were updated. One whose gradient is not
             finite is set aside.
         """
-        norms = {name: one.update() for name, one in self._siblings.items() if one.due}
+        norms = {name: one.update(complete=complete) for name, one in self._siblings.items() if one.due or complete}
         return {name: norm for name, norm in norms.items() if norm is not None}
+
+    def update_as_trainer(self) -> None:
+        """Step all optimizers where the Trainer steps its own; for the callback.
+
+        Raises:
+            UsageError: the Trainer counted other labels than the losses were taken of.
+        """
+        used, given = self._batch
+        if self._counted not in (None, used, given):
+            raise UsageError(
+                f"The Trainer counted {self._counted} labels for an update, and losses were taken of {used} in its "
+                f"batches: `siblings.loss` has to be its compute_loss_func, and no batch may be left out."
+            )
+        # some versions count the first label of each row too, whatever the model predicts
+        by_given = self._counted not in (None, used)
+        self._batch, self._counted = Labels(0, 0), None
+        for one in self._siblings.values():
+            one.update(complete=True, given=by_given)
+
+    def forget(self) -> None:
+        """Drop the gradients of batches that nobody was updated for; for the callback."""
+        self._batch, self._counted = Labels(0, 0), None
+        for one in self._siblings.values():
+            one.forget()
+
+    def take_means(self, *, training: bool) -> dict[str, float]:
+        """The mean loss of each sibling over its labels since the last time; for the callback."""
+        found = {}
+        for name, one in self._siblings.items():
+            seen, one.seen[training] = one.seen[training], Seen()
+            if seen.labels:
+                found[name] = seen.total / seen.labels
+        return found
+
+    @property
+    def paces(self) -> dict[str, Pace]:
+        """How each is updated."""
+        return {name: one.pace for name, one in self._siblings.items()}
 
     def step(self, batch: Mapping[str, Any], rows: Sequence[str | None]) -> Step:
         """One forward and one backward for a batch that holds rows of several, and the updates that are due.
@@ -211,25 +265,42 @@ class Siblings:
         return collator(self.paths, collate)
 
     def callback(self) -> Any:
-        """A callback for `transformers.Trainer` that updates siblings, at rates that follow its schedule's shape.
+        """A callback for `transformers.Trainer`: updates siblings when it updates, at rates of its schedule's shape.
+
+        It writes the mean loss of each since the last log as ``loss/PATH`` into what is logged, and of an evaluation as
+        ``eval_loss/PATH``.
+
+        Raises:
+            UsageError: when the training begins, its arguments ask for what siblings don't do, or accumulate otherwise.
 
         Example:
             >>> with pool.siblings({"llama/legal/eu": config}, "llama/legal@1") as siblings:
             ...     callbacks = [siblings.callback()]
         """
-        return callback(self.update, self.optimizers)
+        return callback(self)
 
     def loss(self, outputs: object, labels: Any, num_items_in_batch: object = None) -> torch.Tensor:
-        """The sum of all losses, as ``compute_loss_func`` of `transformers.Trainer`; each is the mean of its own rows.
+        """All losses as one, ``compute_loss_func`` of `transformers.Trainer`; each is the mean of its own rows.
+
+        Its gradient is that of their sum. Its value is the mean over all labels where the Trainer counted them, as it
+        logs it for one model, else the sum.
 
         Args:
             outputs: as for `losses`.
             labels: as for `losses`.
-            num_items_in_batch: of all rows together: not used.
+            num_items_in_batch: the labels of all rows in the batches until the next update, as the Trainer counts them.
         """
-        del num_items_in_batch
-        losses = list(self.losses(outputs, labels).values())
-        return torch.stack(losses).sum() if losses else torch.zeros((), requires_grad=torch.is_grad_enabled())
+        before = {name: one.seen[True].total for name, one in self._siblings.items()}
+        losses = self.losses(outputs, labels)
+        total = torch.stack(list(losses.values())).sum() if losses else torch.zeros((), requires_grad=True)
+        counts = self._loss is not None and self._loss.count is not None
+        if num_items_in_batch is None or self._loss is None or not counts or not torch.is_grad_enabled():
+            return total
+        more = labels_of(labels, self._loss)
+        self._batch = Labels(self._batch.used + more.used, self._batch.given + more.given)
+        self._counted = int(num_items_in_batch)  # type: ignore[call-overload]
+        taken = sum(self._siblings[name].seen[True].total - before[name] for name in losses)
+        return weighted(total, 1.0, taken / max(self._counted, 1))
 
     def save(self, path: str, out: str | PathLike[str]) -> Path:
         """Write one sibling as a PEFT folder; a receipt in it pins the parent, for when it is published.
@@ -342,10 +413,6 @@ def _check_path(path: str, parent: str) -> None:
     above = TreePath.parse(path).parent
     if above is None or above != Reference.parse(parent).path:
         raise UsageError(f"{path} is no child of {parent}, which it is to be trained on: its path is PARENT/NAME.")
-
-
-def _adamw(learning_rate: float) -> MakeOptimizer:
-    return lambda parameters: AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
 
 
 def _of(value: Value | Mapping[str, Value], path: str) -> Value:

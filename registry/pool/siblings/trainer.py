@@ -6,13 +6,14 @@ The Trainer's own optimizer has nothing to update: the model's parameters are fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch.optim import Optimizer
 
 from registry.errors import UsageError
 from registry.pool.siblings.hooks import ROWS
+from registry.pool.siblings.sibling import Pace
 
 FIELD: Final = "sibling"
 """The field of an example that says which sibling it is for."""
@@ -39,8 +40,29 @@ def collator(paths: Sequence[str], collate: Collate) -> Collate:
     return with_rows
 
 
-def callback(update: Callable[[], object], optimizers: Mapping[str, Optimizer]) -> Any:
-    """A ``transformers.TrainerCallback`` that updates after each batch, at rates that follow the Trainer's schedule."""
+class Trainable(Protocol):
+    """What a callback asks of siblings."""
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """By path."""
+
+    @property
+    def paces(self) -> dict[str, Pace]:
+        """By path."""
+
+    def update_as_trainer(self) -> None:
+        """Step all optimizers."""
+
+    def forget(self) -> None:
+        """Drop gradients."""
+
+    def take_means(self, *, training: bool) -> dict[str, float]:
+        """The mean loss of each since the last time."""
+
+
+def callback(siblings: Trainable) -> Any:
+    """A ``transformers.TrainerCallback`` that updates siblings when the Trainer updates, and logs their losses."""
     from transformers import TrainerCallback
 
     class UpdateSiblings(TrainerCallback):  # type: ignore[misc]
@@ -50,22 +72,55 @@ def callback(update: Callable[[], object], optimizers: Mapping[str, Optimizer]) 
             self._rates: list[tuple[dict[str, Any], float]] = []
 
         def on_train_begin(self, args: Any, *_: Any, **__: Any) -> None:
-            wrong = next((name for name in ("fp16", "deepspeed", "fsdp") if getattr(args, name, None)), None)
-            if wrong is not None or args.n_gpu > 1:
-                raise UsageError(
-                    f"Siblings are trained by a Trainer on one device without {wrong or 'DataParallel'}, which would "
-                    "scale or split the gradients of all of them."
-                )
-            groups = [group for one in optimizers.values() for group in one.param_groups]
+            check_arguments(args, siblings.paces)
+            siblings.forget()
+            groups = [group for one in siblings.optimizers.values() for group in one.param_groups]
             self._rates = [(group, group["lr"]) for group in groups]
-
-        def on_substep_end(self, *_: Any, **__: Any) -> None:
-            update()
 
         def on_pre_optimizer_step(self, args: Any, *_: Any, lr_scheduler: Any = None, **__: Any) -> None:
             if lr_scheduler is not None and args.learning_rate:
                 for group, rate in self._rates:
                     group["lr"] = rate * lr_scheduler.get_last_lr()[0] / args.learning_rate
-            update()
+            siblings.update_as_trainer()
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            siblings.forget()  # of an accumulation that was broken off
+
+        def on_log(self, args: Any, state: Any, *_: Any, logs: dict[str, Any] | None = None, **__: Any) -> None:  # noqa: ARG002
+            for key in [one for one in logs or {} if one == "loss" or (one.endswith("_loss") and one != "train_loss")]:
+                found = siblings.take_means(training=key == "loss")
+                more = {f"{key}/{path}": mean for path, mean in found.items()}
+                for written in (logs, *state.log_history[-1:]):
+                    if written is not None and key in written:
+                        written.update(more)
 
     return UpdateSiblings()
+
+
+def check_arguments(args: Any, paces: Mapping[str, Pace]) -> None:
+    """Check that siblings are trained as the arguments of a Trainer say.
+
+    Raises:
+        UsageError: they ask for what would mix siblings or is not done for them, or accumulate otherwise.
+    """
+    wrong = next((name for name in ("fp16", "deepspeed", "fsdp") if getattr(args, name, None)), None)
+    if wrong is not None or args.n_gpu > 1 or args.world_size > 1:
+        raise UsageError(
+            f"Siblings are trained by a Trainer on one device without {wrong or 'DataParallel'}, which would "
+            "scale or split the gradients of all of them."
+        )
+    for name in ("label_smoothing_factor", "neftune_noise_alpha"):
+        if getattr(args, name, None):
+            raise UsageError(f"Siblings are trained without {name}: their losses are the model's own. Leave it out.")
+    for path, pace in paces.items():
+        if pace.accumulate != args.gradient_accumulation_steps:
+            raise UsageError(
+                f"{path} accumulates {pace.accumulate} batches, and the Trainer's gradient_accumulation_steps is "
+                f"{args.gradient_accumulation_steps}: give `pool.siblings` the same `accumulate`, as siblings "
+                "are updated when the Trainer updates."
+            )
+        if args.weight_decay and pace.optimizer is None and pace.weight_decay != args.weight_decay:
+            raise UsageError(
+                f"{path} has a weight_decay of {pace.weight_decay:g}, and the Trainer's is {args.weight_decay:g}, "
+                "which siblings do not take: give it to `pool.siblings`."
+            )

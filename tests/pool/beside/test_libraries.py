@@ -18,7 +18,7 @@ from tests.kit.shelf import Shelf
 from tests.kit.tokenizer_files import add_working_tokenizer
 from tests.pool.beside import nets
 from tests.pool.beside.kinds import away
-from tests.pool.beside.test_nets import NetPool
+from tests.pool.beside.net_pools import NetPool
 
 TEXTS = ["hello you", "where is my order", "send it back please to the room", "thanks", "cancel booking"]
 

@@ -14,7 +14,7 @@ from tests.kit.shelf import Shelf
 from tests.kit.variants import VARIANTS
 from tests.pool.beside import nets
 from tests.pool.beside.kinds import Standing, away
-from tests.pool.beside.test_nets import NetPool
+from tests.pool.beside.net_pools import NetPool
 from tests.pool.beside.test_values import ids_of, outputs
 from tests.pool.trees import Tree
 

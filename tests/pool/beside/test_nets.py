@@ -5,47 +5,19 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from registry.errors import RegistryError, UsageError
+from registry.errors import RegistryError
 from registry.pool import AdapterPool
 from registry.pool.beside.dispatch import Dispatched
-from tests.kit.nets import save_net
 from tests.kit.peers import wrap
 from tests.kit.shelf import Shelf
 from tests.pool.beside import nets
 from tests.pool.beside.kinds import away
-
-IDS = torch.tensor([[3, 1, 4, 1, 5, 0], [9, 2, 6, 5, 3, 5], [8, 9, 7, 9, 0, 0]])
-
-
-class NetPool:
-    """A net, its pool and one path that targets some modules."""
-
-    def __init__(self, shelf: Shelf, make: Callable[[], Any], targets: list[str], **config: Any) -> None:
-        torch.manual_seed(3)
-        self.model = make().eval()
-        self.name = f"net{next(shelf._numbers)}"
-        shelf.registry.add_base(self.name, save_net(shelf.folder(), self.model))
-        adapter = shelf.folder()
-        wrap(adapter, copy.deepcopy(self.model), b_scale=0.5, target_modules=targets, **config)
-        self.reference = shelf.path(self.name, [adapter])
-        self.pool = AdapterPool(self.model, shelf.registry, base=self.name)
-
-    def merged(self, ids: torch.Tensor = IDS) -> torch.Tensor:
-        with self.pool.merged(self.reference):
-            found: torch.Tensor = self.model(ids)
-        return found
-
-    def refusal(self) -> str:
-        with pytest.raises(UsageError) as found, self.pool.use(self.reference):
-            self.model(IDS)
-        assert found.value.code == "unsupported_model"
-        return str(found.value)
+from tests.pool.beside.net_pools import IDS, NetPool
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -149,15 +121,6 @@ def test_functional_transforms(shelf: Shelf) -> None:
         wanted = torch.func.jacrev(net.model.body)(x)
     with net.pool.use(net.reference):
         assert away(torch.func.jacrev(net.model.body)(x), wanted) < 1e-5
-
-
-def test_gradient_checkpointing_is_refused_where_it_would_run_another_path(shelf: Shelf) -> None:
-    net = NetPool(shelf, nets.Checkpointed, ["lin"])
-    net.model(IDS).sum().backward()  # the base alone
-    with net.pool.use(net.reference):
-        loss = net.model(IDS).sum()
-    with pytest.raises(UsageError, match="gradient checkpointing"):
-        loss.backward()
 
 
 def test_what_is_set_on_a_module_later_is_followed(shelf: Shelf) -> None:

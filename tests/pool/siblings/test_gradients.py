@@ -106,6 +106,11 @@ def batches(kind: str, count: int, rows: int) -> list[Batch]:
     return [texts(rows, seed=number, labels=3 if kind == "bert" else None) for number in range(count)]
 
 
+def labels_in(kind: str, labels: torch.Tensor) -> int:
+    """The labels that a loss is the mean over."""
+    return int((labels if kind == "bert" else labels[:, 1:]).ne(-100).sum())
+
+
 @pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "sgd"])
 @pytest.mark.parametrize(
     ("kind", "count"),
@@ -116,7 +121,7 @@ def batches(kind: str, count: int, rows: int) -> list[Batch]:
     ],
 )
 def test_steps_are_those_of_peft_alone(nurseries: dict[str, Nursery], kind: str, count: int, optimizer: str) -> None:
-    """One takes two batches for each update, the other is clipped and sits out every third batch."""
+    """One takes two batches for each update, and all their labels alike; the other is clipped and sits out a third."""
     nursery = nurseries[kind]
     given = {nursery.path("s"): config for config in configs(kind)[1:3]}
     first, second = given
@@ -142,12 +147,15 @@ def test_steps_are_those_of_peft_alone(nurseries: dict[str, Nursery], kind: str,
             trained = peft_names(alone)
             theirs = make(list(trained.values()))
             losses = []
-            for batch, rows in work:
-                if path in rows:
-                    loss = alone(**mine(batch, rows, path)).loss
+            own = [mine(batch, rows, path) for batch, rows in work if path in rows]
+            counts = [labels_in(kind, one["labels"]) for one in own]
+            size = accumulate[path]
+            for at in range(0, len(own), size):
+                for batch, labels in zip(own[at : at + size], counts[at : at + size], strict=True):
+                    loss = alone(**batch).loss
                     losses.append(float(loss.detach()))
-                    (loss / accumulate[path]).backward()
-                    if len(losses) % accumulate[path] == 0:
+                    (loss * labels / sum(counts[at : at + size])).backward()
+                    if len(losses) % size == 0:
                         torch.nn.utils.clip_grad_norm_(trained.values(), norm[path] or math.inf)
                         theirs.step()
                         theirs.zero_grad()

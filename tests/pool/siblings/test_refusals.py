@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from registry.errors import InvalidAdapterError, RegistryError, UsageError
 from registry.pool.beside.readers import Readers
@@ -115,6 +116,34 @@ def test_rows_that_may_be_positions() -> None:
     hooks = Hooks(model, [trained], lambda: None, lambda _: Rows.of([]))
     with hooks.choosing(Rows.of(["llama/own"] * 3)), pytest.raises(UsageError, match="can't tell whose they are"):
         model(torch.zeros(3, 3, 4))
+    hooks.remove()
+
+
+class Checkpointed(nn.Module):
+    """Runs its module again in a backward pass, and does not say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = checkpoint(self.body, x, use_reentrant=False)
+        return found
+
+    def body(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.linear(x)
+        return found
+
+
+def test_checkpointing_that_no_flag_tells(nursery: Nursery) -> None:
+    model = Checkpointed()
+    recipe = read_recipe("llama/own", fields(target_modules=["linear"]))
+    pair = make_pair(find_targets(model, recipe).pairs[0], recipe, torch.Generator(), None)
+    hooks = Hooks(model, [Trained("linear", model.linear, {"llama/own": pair})], lambda: None, lambda _: Rows.of([]))
+    with hooks.choosing(Rows.of(["llama/own"] * 3)):
+        out = model(torch.zeros(3, 4))
+        with pytest.raises(UsageError, match="run again in a backward pass"):
+            out.sum().backward()
     hooks.remove()
 
 

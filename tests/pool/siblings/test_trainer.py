@@ -23,11 +23,12 @@ def test_the_trainer_does_what_a_loop_does(shelf: Shelf, tmp_path: Path) -> None
     batch = texts(8, seed=1)
     names = [first, second, second, first, second, first, first, second]
     examples = [{**{name: one[row] for name, one in batch.items()}, "sibling": names[row]} for row in range(8)]
-    options: dict[str, Any] = {"learning_rate": {first: 1e-2, second: 2e-2}, "accumulate": {first: 1, second: 2}}
+    options: dict[str, Any] = {"learning_rate": {first: 1e-2, second: 2e-2}, "accumulate": 2}
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "runs"),
         per_device_train_batch_size=2,
-        max_steps=4,
+        max_steps=2,
+        gradient_accumulation_steps=2,
         learning_rate=1e-3,
         lr_scheduler_type="linear",
         remove_unused_columns=False,
@@ -54,13 +55,15 @@ def test_the_trainer_does_what_a_loop_does(shelf: Shelf, tmp_path: Path) -> None
             siblings.collator(default_data_collator)([{"input_ids": [1]}])
         with torch.no_grad():  # an evaluation updates nothing
             assert trainer.evaluate(examples)["eval_loss"] > 0
+        last = trainer.state.log_history[-1]
+        assert last["eval_loss"] > 0 < min(last[f"eval_loss/{path}"] for path in given)
         assert siblings.update() == {}
     with nursery.pool() as pool, pool.siblings(given, nursery.parent, **options) as siblings:
         pool._model.train()
         rates = {path: one.param_groups[0]["lr"] for path, one in siblings.optimizers.items()}
         for number in range(4):
             for path, optimizer in siblings.optimizers.items():
-                optimizer.param_groups[0]["lr"] = rates[path] * (1 - number / 4)
+                optimizer.param_groups[0]["lr"] = rates[path] * (1 - number // 2 / 2)
             rows = slice(2 * number, 2 * number + 2)
             siblings.step({name: one[rows] for name, one in batch.items()}, names[rows])
         for path in given:
