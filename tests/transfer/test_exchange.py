@@ -29,9 +29,9 @@ from registry.services.intake import uploads
 from registry.services.local import LocalRegistry
 from registry.transfer.requests import base_request
 from tests.kit import Base, add_tokenizer, plain_base
+from tests.kit.acting import acting
 from tests.kit.sending import (
     SHAPES,
-    acting,
     adapter,
     another,
     keys,
