@@ -256,6 +256,23 @@ def test_every_source_of_a_combination_is_looked_for(filled: Database, writer: W
     assert refused.value.code == "parent_deleted"
 
 
+def test_what_was_materialised_of_each_revision_of_a_tree_goes(filled: Database) -> None:
+    with filled.write() as session:
+        keys = [key(session, f"llama/support/{name}@1") for name in ("french", "french/legal")]
+        keys += [key(session, "llama/support@1"), key(session, "llama/code@1")]
+        for one in (keys[-1], keys[1]):
+            _materialise(session, one)
+        for chosen in (keys, keys[::-1]):
+            assert {row.reference for row in materialisations.find(session, chosen)} == {
+                "llama/code@1",
+                "llama/support/french/legal@1",
+            }
+    delete_tree(filled, "llama/support")
+    with filled.read() as session:
+        assert [row.reference for row in materialisations.find(session, keys)] == ["llama/code@1"]
+    assert rows(filled, "materialisations") == 1
+
+
 def test_an_undo_that_comes_too_late(filled: Database) -> None:
     delete(filled, "llama/code@1")
     with pytest.raises(NotFoundError, match="grace period is over"):

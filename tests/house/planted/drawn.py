@@ -107,6 +107,13 @@ DRAWN: Final = (
         "test_a_rule_is_set_shown_run_undone_and_removed[local]",
     ),
     Mutant(
+        "first-batch-of-materialised",
+        "materialise:among",
+        "in blobs.parts(sorted(revision_ids)):",
+        "in list(blobs.parts(sorted(revision_ids)))[:1]:",
+        "test_what_was_materialised_of_each_revision_of_a_tree_goes[sqlite]",
+    ),
+    Mutant(
         "first-file-required",
         "blobs:require",
         "for digest in wanted:",
