@@ -64,7 +64,7 @@ CODES: Final[dict[str, str]] = {
     "undeclared_orientation": "Which way a weight is stored is a guess that something contradicts, and not declared.",
     "bad_declaration": "The base's registry.json is malformed or contradicts the model.",
     "architecture": "The model's structure can't be determined from its configuration, or isn't the base model's.",
-    "overflow": "A merged weight is too large for the output dtype.",
+    "overflow": "A merged weight, or what the factors add to it, is too large for the dtype.",
     # notices, where a publish is strict about them
     "zero_delta": "The delta of a module is zero.",
     "one_direction": "The delta of a module has one direction only, though its rank is above 1.",

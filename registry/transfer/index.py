@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ class ModelIndex:
 
     tensors: Mapping[str, IndexedTensor]
     files: Mapping[str, tuple[str, int]]  # path -> (digest, size)
+    not_finite: Mapping[str, Sequence[int]] = field(default_factory=dict)  # tensor -> rows with NaN or infinity
 
     @property
     def weights_digest(self) -> str:
@@ -55,6 +56,7 @@ class ModelIndex:
         """The index as a JSON document, which is stored as a blob."""
         return {
             "format": INDEX_FORMAT,
+            **({"not_finite": {name: list(rows) for name, rows in self.not_finite.items()}} if self.not_finite else {}),
             "tensors": {
                 name: {
                     "dtype": tensor.entry.dtype,

@@ -13,6 +13,7 @@ from registry.errors import InvalidAdapterError
 from registry.pool.beside.effects import ConvSum, EmbeddingSum, LinearSum, Sum
 from registry.pool.beside.forms import Form, is_scaled
 from registry.tensors.arithmetic.blocks import rounded
+from registry.tensors.arithmetic.rounding import holding
 from registry.tensors.path.low_rank import LowRank
 
 
@@ -49,8 +50,8 @@ class SumParts:
         found = rounded(values, self.live.dtype)
         if found is None:
             raise InvalidAdapterError(
-                f"What the path adds to {self.name!r} is too large for {str(self.live.dtype).removeprefix('torch.')}: "
-                "load the model in bf16 or fp32.",
+                f"What the path adds to {self.name!r} is too large for {str(self.live.dtype).removeprefix('torch.')}"
+                f"{f': load the model in {held}' if (held := holding(values)) else ', and for every other dtype'}.",
                 code="overflow",
             )
         return found.to(self.live.device).contiguous()

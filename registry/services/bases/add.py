@@ -20,7 +20,7 @@ from registry.progress import Progress
 from registry.reference import Path as TreePath
 from registry.reference import check_base_name
 from registry.schemas import BaseAdded, BaseSummary, DerivedFrom, LeftOut
-from registry.services.bases.norms import norms_row, watches_of
+from registry.services.bases.norms import norms_row, not_finite, not_finite_notices, watches_of
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.storage.blobs import StoredBlob
@@ -74,6 +74,7 @@ def add_base(
         stored = retry_collected(lambda: _mend(deployment, there, files, index, progress))
         return answer(deployment, there, given.with_left_out(files.left_out), stored, created=False)
     table = settled(understood(files.model), index)
+    index = replace(index, not_finite=not_finite(energies))
     made = Made(index, table, norms_row(table, energies))
     return retry_collected(lambda: _add(deployment, name, given, files, made, link=link, progress=progress))
 
@@ -207,7 +208,7 @@ def _new_base(name: str, made: Made, index_blob: StoredBlob, table_blob: StoredB
         size=sum(size for _, size in index.files.values()),
         index_blob=index_blob.digest,
         table_blob=table_blob.digest,
-        notices=(*table.notices, *guesses(table)),
+        notices=(*table.notices, *guesses(table), *not_finite_notices(index.to_document())),
         files=tuple(FileRef(path, digest) for path, (digest, _) in sorted(index.files.items())),
         norms=made.norms,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from registry.catalogue.store import uploads as upload_rows
@@ -26,7 +26,7 @@ from registry.services.bases.add import (
     settled,
     understood,
 )
-from registry.services.bases.norms import norms_row, watches_of
+from registry.services.bases.norms import norms_row, not_finite, watches_of
 from registry.services.bases.table_check import check_table
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
@@ -158,7 +158,7 @@ def _add(
     watches = {checked.files[path].digest: _watch(checked, path, hashes[path], energies[path]) for path in hashes}
     with Intake(deployment, progress, wanted.recorded) as intake:
         take(wanted, intake, watches)
-        index = _index(checked, hashes)
+        index = replace(_index(checked, hashes), not_finite=not_finite(energies))
         digests = {path: claim.digest for path, claim in checked.files.items()}
         if there is not None:
             check_same(there, index.weights_digest, digests)

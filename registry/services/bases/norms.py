@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from registry.catalogue.tree import norms as rows
 from registry.catalogue.tree.norms import NormsRow
 from registry.errors import IntegrityError, UnavailableError, UsageError
 from registry.files.header import Header, read_header
+from registry.files.strict_json import shown
 from registry.progress import Progress
 from registry.reference import Path, Reference
 from registry.schemas import BaseMeasured
@@ -93,6 +94,21 @@ def take_norms(deployment: Deployment, base: PathBase, progress: Progress) -> Ma
 def watches_of(headers: Mapping[str, Header]) -> dict[str, EnergyWatch]:
     """What has to see the bytes of each weight file of a base model that is added, for `norms_row`."""
     return {path: EnergyWatch(header.entries) for path, header in headers.items()}
+
+
+def not_finite(watches: Mapping[str, EnergyWatch]) -> dict[str, list[int]]:
+    """Tensors with NaN or infinity, and their rows, of a base model whose weight files have passed by."""
+    return {name: bad for watch in watches.values() for name, bad in sorted(watch.not_finite().items())}
+
+
+def not_finite_notices(index: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each such tensor, from the document of a base model's index."""
+    for name, bad in index.get("not_finite", {}).items():
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        yield (
+            f"{shown(name)} contains NaN or infinity, in row {bad[0]}{more} of {index['tensors'][name]['shape']}: "
+            "adapters that change it are refused."
+        )
 
 
 def norms_row(table: TargetTable, watches: Mapping[str, EnergyWatch]) -> NormsRow:

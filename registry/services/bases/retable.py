@@ -31,6 +31,7 @@ from registry.schemas import Retabled
 from registry.services.artifacts.inputs import table_on
 from registry.services.artifacts.load import load_path
 from registry.services.bases.add import understood
+from registry.services.bases.norms import not_finite_notices
 from registry.services.deployment import Deployment
 from registry.services.intake.intake import Intake, retry_collected
 from registry.services.lineage import PathBase, read_blob, read_document, target_table
@@ -87,7 +88,8 @@ def _retable(deployment: Deployment, name: str, progress: Progress) -> Retabled:
     _Revisions(deployment, rows, base, old, new).check(progress)
     with Intake(deployment, progress) as intake:
         stored = intake.put(canonical_json(new.to_document()))
-        table = NewTable(new.digest, stored.digest, new.source, new.architecture, (*new.notices, *guesses(new)))
+        notices = (*new.notices, *guesses(new), *not_finite_notices(read_document(deployment, base.index)))
+        table = NewTable(new.digest, stored.digest, new.source, new.architecture, notices)
         return _make_visible(deployment, intake, found, table, rows, _changes(old, new))
 
 

@@ -72,8 +72,9 @@ def _check_overlaps(table: TargetTable) -> None:
 
 
 def _problems(target: Target, table: TargetTable, shapes: Shapes) -> Iterator[str]:
-    least = 1 if target.tensor is None else 0  # a tensor may be empty: its shape is compared below
-    if not target.shape or min(target.shape) < least:
+    tensor = target.tensor
+    empty = tensor is not None and tensor in shapes and target.shape == shapes[tensor][1]  # one may hold nothing
+    if not target.shape or (min(target.shape) < 1 and not empty):
         yield "has an invalid shape"
     if target.tensor is not None and (target.tensor not in shapes or target.shape != shapes[target.tensor][1]):
         yield "is not a tensor of that shape"

@@ -18,6 +18,7 @@ from registry.errors import InvalidAdapterError
 from registry.files.header import TensorEntry
 from registry.files.source import ByteSource, read_range
 from registry.services.artifacts.inputs import base_weights, path_table
+from registry.services.bases.not_finite import check_changed_rows
 from registry.services.lineage import Blobs, LoadedPath, read_document
 from registry.services.publishing.parent_links import parent_links
 from registry.tensors.arithmetic.lanes import in_order
@@ -55,12 +56,14 @@ def check_lineage(blobs: Blobs, parent: LoadedPath, checkpoint: Checkpoint, sour
         source: its adapter_model.safetensors.
 
     Raises:
-        InvalidAdapterError: ``lineage_mismatch``; ``tied_partial`` where tied tensors differ; or what
+        InvalidAdapterError: ``lineage_mismatch``; ``non_finite``, it changes rows of the base model that hold NaN or
+            infinity; ``tied_partial`` where tied tensors differ; or what
             `registry.tensors.path.programs.path_programs` raises.
     """
     with ExitStack() as open_blobs:
         table = path_table(blobs, parent)
-        path_programs([*parent_links(blobs, parent, open_blobs), BoundLink(checkpoint, source)], table)
+        programs = path_programs([*parent_links(blobs, parent, open_blobs), BoundLink(checkpoint, source)], table)
+        check_changed_rows(blobs, parent, programs)
         check_twins(checkpoint, source)
         _check_constants(blobs, parent, checkpoint, source, open_blobs)
         for copy, misfit in _misfits(blobs, parent, checkpoint, source, open_blobs):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Final
+
+import torch
 
 from registry.catalogue.changes import notices
 from registry.catalogue.changes.notices import Noticed, same_files
@@ -12,6 +15,7 @@ from registry.catalogue.changes.publish import NewRevision
 from registry.catalogue.tree import revisions
 from registry.errors import InvalidAdapterError, UsageError
 from registry.files.source import ByteSource
+from registry.files.strict_json import shown
 from registry.folders.scan import form_of
 from registry.reference import Reference
 from registry.schemas.around import MEASURED_CODES, Notice
@@ -19,15 +23,24 @@ from registry.services.artifacts.inputs import path_table
 from registry.services.bases.norms import slot_norms
 from registry.services.deployment import Deployment
 from registry.services.fidelity import new_link_survival
+from registry.services.lineage import read_document
 from registry.services.notices import LinkAtHand, look, of_fidelity, of_modules
 from registry.services.publishing.candidates import Candidate
 from registry.services.publishing.draft import Draft
 from registry.services.publishing.parent_links import parent_links
 from registry.services.publishing.parents import REBASED
-from registry.tensors.analysis.directions import Directions
+from registry.tensors.analysis.directions import Directions, DirectionWatch, largest_element
 from registry.tensors.analysis.sketch import sketch
 from registry.tensors.analysis.statistics import delta_statistics
+from registry.tensors.arithmetic.rounding import holding, limit_of
+from registry.tensors.checkpoint.adapter import LoraPair
+from registry.tensors.elements.dtypes import FLOATS
 from registry.tensors.path.programs import BoundLink
+
+_ROOM: Final = 2
+"""What a pair may add stays below this part of a limit: the other is for the weight itself."""
+LEAST: Final = min(limit_of(dtype) for dtype in FLOATS.values()) / _ROOM
+"""A pair that adds less is not looked at: every dtype of a base model holds it."""
 
 
 def with_notices(
@@ -107,3 +120,70 @@ def refuse_measured(deployment: Deployment, candidate: Candidate, weights: ByteS
         if "low_fidelity" in codes and (kept := new_link_survival(deployment, lineage, links)) is not None:
             found += of_fidelity(kept)
         refuse_noticed(draft, [one.notice for one in found])
+
+
+def check_products(
+    deployment: Deployment, candidate: Candidate, watch: DirectionWatch, weights: ByteSource
+) -> tuple[str, ...]:
+    """Notices about pairs that may add more than the base model's dtype holds, and could not be merged into it.
+
+    Most are cleared by the norm of their delta, which the Gram matrices of the factors told as the bytes passed by; the
+    factors of the others are read once more.
+    A DoRA rescales what its pairs make, and a copy is accepted as in the source registry: neither is looked at.
+
+    Args:
+        deployment: where the base model is.
+        candidate: is to be published.
+        watch: has seen the bytes of its weights.
+        weights: these.
+
+    Raises:
+        InvalidAdapterError: ``overflow``, a pair does add more.
+    """
+    pairs = [candidate.checkpoint.pairs[name] for name in watch.above(LEAST)]
+    pairs = [pair for pair in pairs if pair.magnitude is None]
+    if not pairs or candidate.draft.origin is not None:
+        return ()
+    tensors = read_document(deployment, candidate.lineage.base.index)["tensors"]
+    risky: list[str] = []
+    for pair in pairs:
+        dtypes = {FLOATS[tensors[name]["dtype"]] for name in _tensors_of(pair) if name in tensors}
+        for dtype in sorted(dtypes, key=limit_of)[:1]:
+            largest, bound = largest_element(pair, weights)
+            if not largest < limit_of(dtype):
+                raise _too_large(pair, dtype, largest, candidate.lineage.base.name)
+            if not bound < limit_of(dtype) / _ROOM:
+                risky.append(f"{shown(pair.module)} ({_named(dtype)})")
+    return tuple(_risky_notice(risky))
+
+
+def _tensors_of(pair: LoraPair) -> Iterator[str]:
+    """The tensors of the base's files that a pair adds to."""
+    if pair.fused is not None:
+        yield from (piece.tensor for piece in ((pair.piece,) if pair.piece else pair.fused.pieces))
+    elif pair.target.tensor is not None:
+        yield pair.target.tensor
+    yield from (run.tensor for run in pair.target.runs)
+
+
+def _too_large(pair: LoraPair, dtype: torch.dtype, largest: float, base: str) -> InvalidAdapterError:
+    held = holding(torch.tensor(largest, dtype=torch.float64))
+    advice = f"Add the base model in {held}, and publish under that one, or publish" if held else "Publish"
+    return InvalidAdapterError(
+        f"The factors of {shown(pair.module)} add up to {largest:.3g}, which {_named(dtype)}, the dtype of its weight "
+        f"in {base}, does not hold, so nothing could be merged. {advice} factors of a usual size.",
+        code="overflow",
+    )
+
+
+def _risky_notice(risky: list[str]) -> Iterator[str]:
+    if risky:
+        more = f" and {len(risky) - 1} more" if len(risky) > 1 else ""
+        yield (
+            f"The factors of {risky[0]}{more} are so large that what they add may be more than the dtype holds: where "
+            "a merge is refused (overflow), its sentence names a dtype that helps."
+        )
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -33,7 +33,13 @@ from registry.services.publishing.lineage_check import check_lineage, copies_tel
 from registry.services.publishing.lookup import Claims, Nesting
 from registry.services.publishing.manifests import Files
 from registry.services.publishing.new_revision import new_revision
-from registry.services.publishing.noticing import kept_notices, refuse_measured, refuse_noticed, with_notices
+from registry.services.publishing.noticing import (
+    check_products,
+    kept_notices,
+    refuse_measured,
+    refuse_noticed,
+    with_notices,
+)
 from registry.services.publishing.parent_candidates import parent_candidates
 from registry.services.publishing.parent_check import look_at_trained
 from registry.services.publishing.visible import make_visible
@@ -277,6 +283,7 @@ def _publish_once(
             else:
                 check_lineage(deployment, candidate.lineage, candidate.checkpoint, weights)
                 candidate = with_copies(deployment, candidate, weights)
+                candidate = with_told(candidate, check_products(deployment, candidate, watch, weights))
                 directions = watch.directions(weights)
             new = with_notices(deployment, new_revision(candidate, files, deployment.principal), recorded, directions)
             refuse_noticed(draft, [one.notice for one in new.noticed])
@@ -284,6 +291,12 @@ def _publish_once(
                 refuse_measured(deployment, candidate, weights)
         stored = intake.commit()  # also for an existing revision: repairs blobs that the store lost or damaged
         return make_visible(candidate, new, intake, stored)
+
+
+def with_told(candidate: Candidate, notices: tuple[str, ...]) -> Candidate:
+    """The candidate with more notices about what it does."""
+    checkpoint = candidate.checkpoint
+    return replace(candidate, checkpoint=replace(checkpoint, notices=(*checkpoint.notices, *notices)))
 
 
 def with_copies(deployment: Deployment, candidate: Candidate, weights: ByteSource) -> Candidate:

@@ -32,6 +32,7 @@ _CLEAR: Final = 1.06  # float32 tells stable ranks to far less than the differen
 _ROUNDING: Final = 8 * torch.finfo(torch.float64).eps  # of norms of factors, for each rank; seldom above 1 eps
 _CANCELLED: Final = 1e-3  # below this share of the factors' norms, float32 does not tell an energy well
 _SMALL: Final = 128  # a rank of which Gram matrices cost little in any case
+_PRODUCT: Final = 1 << 22  # elements of a product at a time
 _PENDING: Final = 64 << 20  # bytes of Gram matrices that wait for those of the other factor
 
 
@@ -51,6 +52,7 @@ class DirectionWatch:
         self._pairs = checkpoint.pairs
         self._open = set(checkpoint.pairs)  # not known to be nothing special
         self._zero: set[str] = set()
+        self._bounded: dict[str, float] = {}  # the norm of the delta: no element is larger
         self._waiting: dict[str, Gram] = {}  # by tensor: the other factor of its pair is still to come
         self._bytes = 0
         shapes: dict[str, FactorShape] = {}
@@ -76,11 +78,17 @@ class DirectionWatch:
         other = self._waiting.pop(pair.b.name if tensor == pair.a.name else pair.a.name, None)
         if other is not None:
             self._bytes -= other.values.nbytes
+            self._bounded[name] = abs(pair.scaling) * _norm_of(gram, other)
             if _is_clear(gram, other):
                 self._open.discard(name)
         elif name in self._open and self._bytes + gram.values.nbytes <= _PENDING:
             self._waiting[tensor] = gram
             self._bytes += gram.values.nbytes
+
+    def above(self, limit: float) -> dict[str, float]:
+        """Bounds of the largest element that pairs may add, where they are not below ``limit``; infinite: not known."""
+        bounds = {name: self._bounded.get(name, math.inf) for name in self._pairs if name not in self._zero}
+        return {name: bound for name, bound in bounds.items() if not bound < limit}
 
     def directions(self, source: ByteSource) -> Directions:
         """What was found; ``source`` is the file, of which only pairs are read that are still open."""
@@ -101,6 +109,32 @@ def _most_rank(pair: LoraPair, experts: int) -> int:
     """Above this a Gram matrix is larger than its factor; it would grow with the square of a rank that adds nothing."""
     sizes = (math.prod(entry.shape) // (pair.rank * experts) for entry in (pair.a, pair.b))
     return max(_SMALL, min(sizes))
+
+
+def _norm_of(one: Gram, other: Gram) -> float:
+    """|B A|_F over all experts, with room for the rounding of sums in float32; infinite where that is not finite."""
+    with np.errstate(all="ignore"):
+        g, h = one.values.astype(np.float64), other.values.astype(np.float64)
+        energy = float(np.einsum("eij,eij->", g, h))
+        norms = float(np.sqrt(np.einsum("eij,eij->", g, g) * np.einsum("eij,eij->", h, h)))
+    found = math.sqrt(max(0.0, energy) + _CANCELLED * norms)
+    return found if math.isfinite(found) else math.inf
+
+
+def largest_element(pair: LoraPair, source: ByteSource) -> tuple[float, float]:
+    """The magnitude of the largest element that a pair adds, in float64, and a bound by the norms of rows and columns.
+
+    Both are infinite where float64 does not hold them.
+    """
+    largest = bound = 0.0
+    for b, a in _factors(pair, source):
+        left, right = b.to(torch.float64) * abs(pair.scaling), a.to(torch.float64)
+        lengths, widths = torch.linalg.vector_norm(left, dim=1), torch.linalg.vector_norm(right, dim=0)
+        bound = max(bound, (lengths.max() * widths.max()).item())
+        step = max(1, _PRODUCT // right.shape[1])
+        for at in range(0, left.shape[0], step):
+            largest = max(largest, (left[at : at + step] @ right).abs().max().nan_to_num(math.inf).item())
+    return largest, bound
 
 
 def _is_clear(one: Gram, other: Gram) -> bool:

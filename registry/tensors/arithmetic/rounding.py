@@ -11,6 +11,8 @@ from typing import Final
 
 import torch
 
+from registry.tensors.elements.dtypes import FLOATS, OPTION_DTYPES
+
 _LIMITS: Final[dict[torch.dtype, float]] = {
     torch.float16: 65520.0,
     torch.bfloat16: float.fromhex("0x1.ffp127"),
@@ -18,6 +20,11 @@ _LIMITS: Final[dict[torch.dtype, float]] = {
     torch.float64: float("inf"),
 }
 """Magnitudes from here on round to infinity: the largest finite value and half a unit in the last place."""
+
+
+def limit_of(dtype: torch.dtype) -> float:
+    """The least magnitude that a dtype does not hold."""
+    return _LIMITS[dtype]
 
 
 def sum_dtype(*dtypes: torch.dtype) -> torch.dtype:
@@ -41,6 +48,11 @@ def _to_odd(values: torch.Tensor) -> torch.Tensor:
     # One step of the integer moves to the neighbour: outward where the magnitude was rounded down, else inward.
     step = torch.where(back.abs() < values.abs(), 1, -1).to(torch.int32)
     return torch.where(even_and_inexact, bits + step, bits).view(torch.float32)
+
+
+def holding(values: torch.Tensor) -> str:
+    """The dtypes of ``--dtype`` that hold values which another does not, as an error says them; empty: none does."""
+    return " or ".join(option for option, name in OPTION_DTYPES.items() if fits(values, FLOATS[name]))
 
 
 def fits(values: torch.Tensor, dtype: torch.dtype) -> bool:

@@ -15,7 +15,7 @@ from registry.errors import IntegrityError, InvalidAdapterError
 from registry.files.header import Header, TensorEntry, write_header
 from registry.files.source import ByteSource, read_range
 from registry.tensors.arithmetic.blocks import rounded
-from registry.tensors.arithmetic.rounding import fits, round_into
+from registry.tensors.arithmetic.rounding import fits, holding, round_into
 from registry.tensors.artifacts.artifact import ArtifactFile, bytes_region, copy_region
 from registry.tensors.artifacts.pieces import Buffer, Region
 from registry.tensors.elements.dtypes import FLOATS
@@ -170,7 +170,7 @@ class RoundedSlot:
         before, after = self.values.before_and_after(index)
         merged = rounded(after, self.dtype)
         if merged is None:
-            raise self._too_large(before)
+            raise self._too_large(before, after)
         if self._meter is not None:
             self._meter.see(index, before, merged)
         return merged
@@ -179,7 +179,7 @@ class RoundedSlot:
         """The bytes of `block`."""
         return as_buffer(self.block(index))
 
-    def _too_large(self, origin: torch.Tensor) -> Exception:
+    def _too_large(self, origin: torch.Tensor, values: torch.Tensor) -> Exception:
         name = self.values.slot.tensor
         if not bool(origin.isfinite().all()):
             return IntegrityError(
@@ -187,15 +187,16 @@ class RoundedSlot:
                 "again from intact files.",
                 code="non_finite",
             )
-        return overflow(name, self.dtype)
+        return overflow(name, self.dtype, values)
 
 
-def overflow(tensor: str, dtype: torch.dtype) -> InvalidAdapterError:
-    """The error for a value that rounds to infinity."""
+def overflow(tensor: str, dtype: torch.dtype, values: torch.Tensor) -> InvalidAdapterError:
+    """The error for values that round to infinity; it names the dtypes of ``--dtype`` that hold them, if any does."""
+    held = holding(values)
+    advice = f"fetch with --dtype {held}" if held else "no dtype that can be asked for holds them"
     name = str(dtype).removeprefix("torch.")
     return InvalidAdapterError(
-        f"Tensor {tensor!r} has values too large for {name} once it is merged; fetch with --dtype fp32 or bf16.",
-        code="overflow",
+        f"Tensor {tensor!r} has values too large for {name} once it is merged; {advice}.", code="overflow"
     )
 
 
@@ -208,8 +209,9 @@ def _cast_region(source: ByteSource, entry: TensorEntry, out: TensorEntry, first
         start = entry.start + (first + index * _CAST_ELEMENTS) * from_dtype.itemsize
         stop = min(start + _CAST_ELEMENTS * from_dtype.itemsize, end)
         values = torch.frombuffer(read_range(source, start, stop), dtype=from_dtype)
-        if not fits(values[values.isfinite()], to_dtype):
-            raise overflow(entry.name, to_dtype)
+        finite = values[values.isfinite()]
+        if not fits(finite, to_dtype):
+            raise overflow(entry.name, to_dtype, finite)
         cast = torch.empty(values.shape, dtype=to_dtype)
         round_into(cast, values)
         return as_buffer(cast)

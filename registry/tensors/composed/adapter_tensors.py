@@ -102,7 +102,7 @@ def _maker(tensor: AdapterTensor, step: int, dtype: torch.dtype) -> Callable[[in
         found = tensor.rows(index * step, min((index + 1) * step, rows))
         values = found if tensor.dtype else rounded(found, dtype)
         if values is None:
-            raise overflow(tensor.name, dtype)
+            raise overflow(tensor.name, dtype, found)
         return as_buffer(values)
 
     return make

@@ -85,7 +85,7 @@ def written_error(part: TruncatedPair | TruncatedExperts, dtype: torch.dtype) ->
 def _as_written(values: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     made = rounded(values, dtype)
     if made is None:
-        raise overflow(name, dtype)
+        raise overflow(name, dtype, values)
     return made
 
 

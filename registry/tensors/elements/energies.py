@@ -48,9 +48,22 @@ class EnergyWatch:
 
     def __init__(self, entries: Mapping[str, TensorEntry]) -> None:
         self.tensors = {name: _rows_of(entry) for name, entry in entries.items() if entry.dtype in _WIDEN}
+        self._dtypes = {name: entry.dtype for name, entry in entries.items()}
         self._elements = PassingElements(entries, _WIDEN, self._take)
         self._values = np.empty(_BLOCK)
         self._half = np.empty(_BLOCK, np.uint32)
+
+    def not_finite(self) -> dict[str, list[int]]:
+        """Tensors with NaN or infinity, and the rows (of the first dimension) that hold them, ascending.
+
+        In float64 a square may be infinite where its element is not, so of such tensors only NaN is seen.
+        """
+        found = {}
+        for name, tensor in self.tensors.items():
+            bad = np.isnan(tensor.rows) if self._dtypes[name] == "F64" else ~np.isfinite(tensor.rows)
+            if bad.any():
+                found[name] = [int(row) for row in np.flatnonzero(bad)]
+        return found
 
     def __call__(self, offset: int, chunk: memoryview) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so

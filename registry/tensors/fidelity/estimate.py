@@ -16,6 +16,7 @@ import torch
 from registry.errors import InvalidAdapterError
 from registry.schemas.artifacts import UnmeasuredTensor
 from registry.tensors.arithmetic.lanes import in_order
+from registry.tensors.arithmetic.rounding import holding
 from registry.tensors.fidelity.sampling import RUN, Ratio, Stratum, ratio, strata
 from registry.tensors.fidelity.sums import NOTHING, Sums, in_dtype, sums
 from registry.tensors.path.kept_factors import RecentFactors
@@ -164,7 +165,7 @@ class _Unit:
             name = str(self.chain.dtype).removeprefix("torch.")
             raise InvalidAdapterError(
                 f"Tensor {self.chain.program.slot.tensor!r} has values that are not finite, or too large for {name}, "
-                "once it is merged.",
+                f"once it is merged{f'; {held} holds them' if (held := holding(after)) else ''}.",
                 code="overflow",
             )
         return one

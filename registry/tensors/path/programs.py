@@ -38,6 +38,11 @@ class Program:
     steps: tuple[Step, ...]
     origin: Slot | None  # the base's rows that it starts from; None: the base has none, the first step replaces
 
+    @property
+    def replaces(self) -> bool:
+        """Whether nothing is left of what it starts from."""
+        return bool(self.steps) and isinstance(self.steps[0], Replace)
+
     def since(self, link: int) -> tuple[Step, ...]:
         """The steps of the links from number ``link`` on."""
         return tuple(step for step in self.steps if step.link >= link)

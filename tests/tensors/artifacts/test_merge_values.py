@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.errors import InvalidAdapterError
 from registry.schemas import Dtype
+from registry.tensors.artifacts.merged import overflow
 from tests.kit import (
     Base,
     RawTensor,
@@ -302,14 +304,30 @@ def test_dtype_option_applies_to_all_float_tensors(shelf: Shelf, dtype: str, opt
 
 
 def test_overflow_is_refused_and_leaves_nothing(shelf: Shelf) -> None:
+    """Two links whose products the dtype holds, and not their sum."""
     name, base = _plain(shelf, "F16")
-    adapter = write_adapter(shelf.folder(), base, ["square"], fill="positive", alpha=4e5)
-    reference, out = shelf.path(name, [adapter]), shelf.folder()
-    with pytest.raises(InvalidAdapterError, match=r"square\.weight") as caught:
+    path = [write_adapter(shelf.folder(), base, ["square"], fill="positive", alpha=alpha) for alpha in (8e4, 8.5e4)]
+    reference, out = shelf.path(name, path), shelf.folder()
+    with pytest.raises(InvalidAdapterError, match=r"square\.weight.*fetch with --dtype bf16 or fp32\.") as caught:
         shelf.registry.fetch(reference, out, kind="merged")
     assert caught.value.code == "overflow"
     assert not out.exists() or not any(out.iterdir())
-    assert used_bound(base.reference([adapter]), shelf.merged(reference, dtype="fp32"), "F32") <= 1
+    assert used_bound(base.reference(path), shelf.merged(reference, dtype="fp32"), "F32") <= 1
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype", "advice"),
+    [
+        (7e4, torch.float16, "fetch with --dtype bf16 or fp32."),
+        (3.4e38, torch.bfloat16, "fetch with --dtype fp32."),
+        (3.4e38, torch.float16, "fetch with --dtype fp32."),
+        (1e39, torch.float32, "no dtype that can be asked for holds them."),
+        (float("nan"), torch.float16, "no dtype that can be asked for holds them."),
+    ],
+)
+def test_the_advice_names_a_dtype_that_helps(largest: float, dtype: torch.dtype, advice: str) -> None:
+    found = overflow("a.weight", dtype, torch.tensor([1.0, -largest], dtype=torch.float64))
+    assert str(found).endswith(advice)
 
 
 def test_untouched_values_too_large_for_the_dtype_are_refused(shelf: Shelf) -> None:
