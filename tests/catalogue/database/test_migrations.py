@@ -58,6 +58,17 @@ def test_every_constraint_has_a_name() -> None:
             assert constraint.name, (table.name, constraint)
 
 
+def test_what_was_loaded_before_there_were_loads_goes_on_counting(filled: Database) -> None:
+    with filled.migrating() as connection:
+        command.downgrade(migrations.configuration(connection), "0018")
+        row = "INSERT INTO uses SELECT id, '2026-11-30', :interface, :who, 1, '2026-11-30 10:00:00' FROM revisions"
+        for interface, who in (("hub", "tok_a"), ("fetch", "tok_b")):
+            connection.execute(text(f"{row} WHERE number = 1"), {"interface": interface, "who": who})
+        command.upgrade(migrations.configuration(connection), "head")
+        found = connection.execute(text("SELECT DISTINCT who, weights FROM loads")).all()
+    assert [tuple(one) for one in found] == [("tok_a", True)]
+
+
 def test_the_migrations_can_be_written_out_for_postgresql() -> None:
     config = migrations.configuration()
     config.output_buffer = io.StringIO()

@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.changes import deletion, use
 from registry.catalogue.database.database import Database
-from registry.catalogue.database.team_tables import UseRecord
+from registry.catalogue.database.team_tables import LoadRecord, UseRecord
 from registry.catalogue.store import purge
 from registry.catalogue.tree import revisions
-from registry.catalogue.tree.use import uses
-from registry.reference import Reference
-from registry.schemas.use import RECENT_DAYS, Counted, RevisionUse, Use, UseKey
+from registry.catalogue.tree.use import loaded, uses
+from registry.reference import Path, Reference
+from registry.schemas.use import RECENT_DAYS, Counted, Load, RevisionUse, Use, UseKey
 from tests.catalogue.rows import TESTER
 
 NOW = datetime.now(UTC)
@@ -78,6 +78,28 @@ def test_counts_are_forgotten_after_their_time(filled: Database) -> None:
     filled.change(lambda session: use.forget(session, NOW))
     with filled.read() as session:
         assert session.scalars(select(UseRecord.day)).all() == [kept.date()]
+
+
+def test_loads_are_one_row_a_token_a_revision_and_an_hour_and_are_forgotten(filled: Database) -> None:
+    hour = NOW.replace(minute=0, second=0, microsecond=0)
+    old = hour - use.LOADS_KEPT - timedelta(hours=1)
+    batch = [
+        Load(*revision, who, at, weights)
+        for revision in (FRENCH, SUPPORT, ("llama/none", 1))
+        for who in ("tok_a", "tok_b")
+        for at in (hour, hour - timedelta(hours=1), old)
+        for weights in (True, False)
+    ]
+    for _ in range(2):
+        filled.change(lambda session: use.add_loads(session, batch))
+    with filled.read() as session:
+        assert session.scalar(select(func.count()).select_from(LoadRecord)) == 24
+        told = loaded(session, Path.parse("llama/support"), "tok_a", NOW - timedelta(days=31))
+        assert sorted(told) == [(2, False), (2, True)]
+        assert loaded(session, Path.parse("llama/support"), "tok_c", old) == ()
+    filled.change(lambda session: use.forget(session, NOW))
+    with filled.read() as session:
+        assert {*session.scalars(select(LoadRecord.hour))} == {hour, hour - timedelta(hours=1)}
 
 
 def test_uses_of_what_is_gone_are_dropped_and_of_what_is_deleted_kept(filled: Database) -> None:
