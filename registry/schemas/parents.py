@@ -208,10 +208,11 @@ class FolderCompared(Schema):
     others: int = 0  # elements that it leaves alone, and that are within a rounding of the base's
     times: Times | None = None  # of its weights
     recorded: bool | None = None  # they are what was recorded when the training began; None: nothing was recorded
+    covered: bool = False  # another adapter lies beside them, which loaders put on top
 
-    def beside(self, words: str, times: Times, recorded: bool | None) -> FolderCompared:
+    def beside(self, words: str, times: Times, recorded: bool | None, *, covered: bool) -> FolderCompared:
         """The same of an adapter that was trained on it, with when it was written beside that."""
-        told = {"words": words, "newer": times == "newer", "times": times, "recorded": recorded}
+        told = {"words": words, "newer": times == "newer", "times": times, "recorded": recorded, "covered": covered}
         return self.model_copy(update=told)
 
     @property
@@ -230,9 +231,14 @@ class FolderCompared(Schema):
         return self.recorded is False or (self.recorded is None and (self.newer or self.times == "newer"))
 
     @property
+    def shows_nothing(self) -> bool:
+        """Whether what was trained on may have been something else than these weights."""
+        return self.is_later or self.covered
+
+    @property
     def word(self) -> str:
         """How a parent is known by it that fits; *assumed*: it is not."""
-        if self.is_later or self.is_near:
+        if self.shows_nothing or self.is_near:
             return "assumed"
         if self.rule is None or not self.whole:
             return "sampled"
@@ -241,6 +247,8 @@ class FolderCompared(Schema):
     @property
     def why_not(self) -> str | None:
         """Why it proves nothing, as a clause; None: it does."""
+        if self.covered:
+            return f"{self.words} holds another adapter, which loaders put on top, so it does not show the parent"
         if self.recorded is False:
             return f"{self.words} is not what it was when the training began, so it does not show the parent"
         if self.is_later:

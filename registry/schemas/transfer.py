@@ -53,10 +53,13 @@ class GivenReceipt(Schema):
     times: Annotated[Times | None, Field(exclude_if=lambda value: value is None)] = None
     """When the folder that it lies in was written, beside the adapter; None: an older client does not say."""
 
+    covered: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Another adapter lies in that folder, which loaders put on top of its weights."""
+
     @property
-    def is_later(self) -> bool:
-        """Whether it was written after the adapter was trained, and nobody says that it was there before."""
-        return self.times == "newer" and not self.given and not self.own
+    def shows_nothing(self) -> bool:
+        """Whether what was trained on may have been something else than it says, and nobody says that it was not."""
+        return (self.times == "newer" or self.covered) and not self.given and not self.own
 
     @property
     def word(self) -> str:
@@ -65,6 +68,8 @@ class GivenReceipt(Schema):
             return "receipt"
         if self.given:
             return "given" if self.times == "newer" else "receipt"
+        if self.covered:
+            return "assumed"
         return {"older": "receipt", "newer": "assumed"}.get(self.times or "", "receipt_untimed")
 
 

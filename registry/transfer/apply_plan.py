@@ -309,7 +309,7 @@ class _Run:
             self.compared[place] = self.ground.searched(TrainedFolder(folder, place), self.progress)
         around = None if self.source is None else Around(self.source)
         beside = Beside.of(TrainedFolder(folder, place), made.adapter.weights.file, around)
-        compared = self.compared[place].beside(place, beside.times, beside.recorded)
+        compared = self.compared[place].beside(place, beside.times, beside.recorded, covered=beside.covered)
         several = len({one.weights for one in compared.fitting}) > 1
         adapter = replace(made.adapter, trained_on=None)
         return replace(made, adapter=adapter).with_request(compared=compared, parent=parent if several else None)

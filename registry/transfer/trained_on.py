@@ -5,6 +5,7 @@ Needs no torch, since clients use it.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import re
@@ -141,7 +142,7 @@ def receipt_of_parent(
     if beside is None:
         return GivenReceipt(receipt=receipt, words=words)
     known: Times = "newer" if beside.is_later else "older" if beside.recorded else beside.times
-    return GivenReceipt(receipt=receipt, words=words, times=known)
+    return GivenReceipt(receipt=receipt, words=words, times=known, covered=beside.covered)
 
 
 def receipt_of_export(folder: Folder) -> GivenReceipt | None:
@@ -179,6 +180,7 @@ class Beside:
 
     times: Times
     recorded: bool | None = None  # it is what was recorded when the training began; None: nothing was
+    covered: bool = False  # another adapter lies in it, which loaders put on top of its weights
 
     @classmethod
     def of(cls, folder: TrainedFolder, weights: Path, around: Around | None = None) -> Beside:
@@ -189,7 +191,7 @@ class Beside:
         there = folder.place
         around = around or Around.both(there, weights.parent)
         times = times_of(weights_in(there), weights, around, fetched=_has_own_times(there))
-        return cls(times, _is_recorded(there, weights.parent))
+        return cls(times, _is_recorded(there, weights.parent), _is_covered(there, weights, around))
 
     @property
     def is_later(self) -> bool:
@@ -229,6 +231,24 @@ def _has_own_times(folder: Path) -> bool:
         return has_own_times(folder)
     except OSError:
         return False
+
+
+def _is_covered(folder: Path, weights: Path, around: Around) -> bool:
+    """Whether another adapter lies beside the model in a folder, unless it was saved there after the training.
+
+    transformers puts it on top of the weights, as `PeftAdapterMixin.load_adapter` does. What lies in the folder itself
+    or below it is the trainer's own output, and so is a copy of the adapter.
+    """
+    other = folder / ADAPTER_WEIGHTS
+    try:
+        model = [file for file in folder.glob("*.safetensors") if file.name != ADAPTER_WEIGHTS]
+        if not model or not (other.is_file() and (folder / ADAPTER_CONFIG).is_file()):
+            return False
+        if folder.resolve() in weights.resolve().parents or filecmp.cmp(other, weights, shallow=False):
+            return False
+    except OSError:
+        return False
+    return times_of([other], weights, around) != "newer"
 
 
 def _is_recorded(folder: Path, adapter: Path) -> bool | None:

@@ -48,6 +48,7 @@ def told(folder: Path, adapter: Path) -> Times:
         (NOW - 2 * DAY, NOW + DAY, "unknown"),  # of a clock that was wrong
         (NOW + DAY, NOW, "unknown"),
     ],
+    ids=["older", "newer", "moment", "moment-turned", "no-times", "adapter-of-tomorrow", "folder-of-tomorrow"],
 )
 def test_two_times(tmp_path: Path, folder: float, adapter: float, expected: Times) -> None:
     assert told(*heap(tmp_path, folder, adapter)) == expected

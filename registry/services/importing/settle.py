@@ -263,7 +263,7 @@ class Settling:
         above = Reference.parse(compared.fitting[0].reference).path
         trained = TrainedFolder(self.contents.models[one.model or ""].folder, one.words)
         beside = Beside.of(trained, one.made.adapter.weights.file, self.contents.around)
-        told = compared.beside(one.words, beside.times, beside.recorded)
+        told = compared.beside(one.words, beside.times, beside.recorded, covered=beside.covered)
         if told.why_not is not None:
             why = UsageError(f"{told.why_not[:1].upper()}{told.why_not[1:]}.", code="parent_ambiguous")
             near = tuple((each.reference, "its merged weights are equal now") for each in compared.fitting)

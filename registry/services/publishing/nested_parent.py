@@ -46,7 +46,7 @@ def planned_parent(
         return None
     base = bases.get(session, above.base)
     planned, reason, known_by = PlannedRevision(above, digest), NESTED, "assumed"
-    if receipt is not None and receipt.is_later:
+    if receipt is not None and receipt.shows_nothing:
         receipt = None
     if receipt is not None:
         check_receipt(base, receipt)

@@ -93,6 +93,7 @@ def search_trained(
         newer=beside.times == "newer",
         times=beside.times,
         recorded=beside.recorded,
+        covered=beside.covered,
     )
 
 

@@ -375,4 +375,5 @@ def measured(verdict: Verdict, beside: Beside) -> dict[str, Any]:
         "newer": beside.times == "newer",
         "times": beside.times,
         "recorded": beside.recorded,
+        "covered": beside.covered,
     }

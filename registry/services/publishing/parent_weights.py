@@ -41,7 +41,7 @@ def of_weights(
     if compared.reason is not None:
         return None, _not(compared)
     why_not = _noticed(compared)
-    if compared.is_later and said is not None and level_of(said.known_by) != "assumed":
+    if compared.shows_nothing and said is not None and level_of(said.known_by) != "assumed":
         return said, why_not
     _check(place, compared, named=said is not None)
     rows = _admitted(session, place, compared.fitting)
@@ -49,7 +49,7 @@ def of_weights(
         return _agreeing(place, compared, what, said, rows), why_not or _partly(compared)
     if not rows:
         raise _mismatch(place, compared, "")
-    if compared.is_later:
+    if compared.shows_nothing:
         return None, why_not
     if len(rows) > 1:
         names = ", ".join(row.reference if row else place.base.name for row in rows)

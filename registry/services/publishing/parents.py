@@ -134,15 +134,17 @@ def find_parent(session: Session, path: TreePath, told: Told) -> Parent:
 
 
 def _later_receipt(told: Told) -> tuple[str, ...]:
-    """A notice about a receipt that shows nothing, since its folder was written after the adapter was trained."""
-    if told.receipt is None or not told.receipt.is_later or told.skip_check:
+    """A notice about a receipt that shows nothing of its folder as it was when the training began."""
+    if told.receipt is None or not told.receipt.shows_nothing or told.skip_check:
         return ()
     said = told.receipt
-    notice = (
-        f"{said.words[:1].upper()}{said.words[1:]}, is newer than the adapter, so it does not show the parent: it says "
-        f"{said.receipt.reference}, which may have been fetched there since."
-    )
-    return (notice,)
+    what = f"{said.words[:1].upper()}{said.words[1:]}"
+    where = said.receipt.reference
+    if said.covered:
+        notice = f"{what}, says {where}, but another adapter lies there, which loaders put on top"
+        return (f"{notice}: it does not show the parent.",)
+    notice = f"{what}, is newer than the adapter, so it does not show the parent"
+    return (f"{notice}: it says {where}, which may have been fetched there since.",)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _said(session: Session, place: Place, told: Told) -> Iterator[_Said]:
         yield _Said(f"--parent {told.parent}", Proof(row, f"given as {told.parent}", "given"))
     if told.skip_check:
         return
-    if told.receipt is not None and not told.receipt.is_later:
+    if told.receipt is not None and not told.receipt.shows_nothing:
         row = _by_receipt(session, place, told.receipt)
         untold = " (its times are unknown)" if told.receipt.word == "receipt_untimed" else ""
         yield _Said(told.receipt.words, Proof(row, f"{told.receipt.words}{untold}", told.receipt.word))
@@ -170,7 +172,7 @@ def _said(session: Session, place: Place, told: Told) -> Iterator[_Said]:
         elif (
             isinstance(shown, Doubt)
             and not named
-            and (told.receipt is None or told.receipt.is_later)
+            and (told.receipt is None or told.receipt.shows_nothing)
             and not _settled(told, shown)
         ):
             raise shown.error
@@ -181,7 +183,7 @@ def _said(session: Session, place: Place, told: Told) -> Iterator[_Said]:
 
 def _settled(told: Told, doubt: Doubt) -> bool:
     """Whether a receipt, the weights or the folder above settle a doubt."""
-    if told.receipt is not None and not told.receipt.is_later:
+    if told.receipt is not None and not told.receipt.shows_nothing:
         return True
     if told.compared is not None and told.compared.fitting:
         return True

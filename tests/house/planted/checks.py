@@ -147,7 +147,7 @@ CHECKS: Final = (
     ),
     Mutant(
         "empty-tensors-of-copies-refused",
-        "table_check:_problems",
+        "_problems",
         "(min(target.shape) < 1 and not empty)",
         "min(target.shape) < 1",
         "test_empty_tensors.py",
@@ -294,7 +294,7 @@ CHECKS: Final = (
     ),
     Mutant(
         "down-and-up-confused",
-        "foreign_names:_FACTORS",
+        "_FACTORS",
         '{"down": "lora_A", "up": "lora_B"}',
         '{"down": "lora_B", "up": "lora_A"}',
         KEYS,
@@ -483,14 +483,14 @@ CHECKS: Final = (
     ),
     Mutant(
         "index-of-other-files-beside-one",
-        "model_files:_shards",
+        "_shards",
         "if SINGLE in weights and shards != [SINGLE]:",
         "if False:",
         "test_an_index_of_other_files_does",
     ),
     Mutant(
         "index-of-the-one-file-refused",
-        "model_files:_shards",
+        "_shards",
         "if SINGLE in weights and shards != [SINGLE]:",
         "if SINGLE in weights:",
         "test_an_index_of_the_one_file_contradicts_nothing",

@@ -44,7 +44,7 @@ COMBINED: Final = (
     ),
     Mutant(
         "retraction-stops-at-sources",
-        "ancestry:read",
+        "read",
         "own = of_sources(session, combined) | _retractions(session, withdrawn)",
         "own = _retractions(session, withdrawn)",
         "test_a_retracted_source_takes_it_down",
@@ -58,7 +58,7 @@ COMBINED: Final = (
     ),
     Mutant(
         "served-without-its-source",
-        "repo_rows:served",
+        "served",
         "*(row.id for row in rows if row.combined)",
         "",
         "test_the_views_serve_it_until_a_source_is_retracted",

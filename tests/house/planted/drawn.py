@@ -80,7 +80,7 @@ DRAWN: Final = (
     ),
     Mutant(
         "first-batch-of-parents",
-        "undeletion:_lock_ancestors",
+        "_lock_ancestors",
         "for part in parts(sorted(above)):",
         "for part in list(parts(sorted(above)))[:1]:",
         "test_every_parent_of_a_tree_is_looked_for",
@@ -94,7 +94,7 @@ DRAWN: Final = (
     ),
     Mutant(
         "first-batch-of-children",
-        "retention:_with_children",
+        "_with_children",
         "for part in parts(keys):",
         "for part in list(parts(keys))[:1]:",
         "test_a_rule_is_set_shown_run_undone_and_removed[local]",
@@ -108,7 +108,7 @@ DRAWN: Final = (
     ),
     Mutant(
         "first-batch-of-materialised",
-        "materialise:among",
+        "among",
         "in blobs.parts(sorted(revision_ids)):",
         "in list(blobs.parts(sorted(revision_ids)))[:1]:",
         "test_what_was_materialised_of_each_revision_of_a_tree_goes[sqlite]",
@@ -185,7 +185,7 @@ DRAWN: Final = (
     ),
     Mutant(
         "shown-never-behind",
-        "browse:summary_of",
+        "summary_of",
         "for link in found[:-1])",
         "for link in found[:0])",
         "test_a_revision_by_itself_is_what_lists_say_of_it[sqlite]",

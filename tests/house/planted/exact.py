@@ -23,7 +23,7 @@ EXACT: Final = (
     ),
     Mutant(
         "coded-against-the-next-tensor",
-        "source:against",
+        "against",
         "min(first + count, size)",
         "first + count",
         "test_any_range_is_the_models",

@@ -16,7 +16,7 @@ FIDELITY: Final = (
     ),
     Mutant(
         "rounded-base-not-subtracted",
-        "fidelity:sums",
+        "sums",
         "moved -= in_dtype(before, after.dtype)",
         "moved -= before",
         "test_small_and_large_deltas[bf16-0.001]",
@@ -52,8 +52,8 @@ FIDELITY: Final = (
     Mutant(
         "figures-of-a-part",
         "FidelityMeter.result",
-        "if any(slot.missing for slot in self._slots.values()):",
-        "if all(slot.missing for slot in self._slots.values()):",
+        "if any(slot.missing for slot in self._slots.values())",
+        "if all(slot.missing for slot in self._slots.values())",
         "test_figures_wait_for_every_tensor",
     ),
     Mutant(
@@ -72,7 +72,7 @@ FIDELITY: Final = (
     ),
     Mutant(
         "interval-too-narrow",
-        "sampling:ratio",
+        "ratio",
         "spread / many / total**2",
         "spread / many / many**2 / total**2",
         "test_intervals_hold_the_truth",

@@ -184,7 +184,7 @@ REGISTRY: Final = (
     ),
     Mutant(
         "grandparent-not-looked-at",
-        "ancestry:read",
+        "read",
         "(outdated[parent] or bool(above))",
         "outdated[parent]",
         "test_browse.py",
@@ -233,7 +233,7 @@ REGISTRY: Final = (
     ),
     Mutant(
         "search-leaves-out-later-words",
-        "search_conditions:parent_known_by",
+        "parent_known_by",
         "column.not_in(others) if and_unknown else column.in_(words)",
         "column.in_(words)",
         "test_search_is_what_a_plain_filter_finds",

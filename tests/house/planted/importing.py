@@ -30,7 +30,7 @@ IMPORTING: Final = (
     ),
     Mutant(
         "imports-the-first-base",
-        "plan:_settle",
+        "_settle",
         "other.taken not in tried(",
         "other.taken in tried(",
         "test_the_base_is_the_model_that_the_others_are_made_of",
@@ -51,7 +51,7 @@ IMPORTING: Final = (
     ),
     Mutant(
         "imports-full-ones-in-any-order",
-        "full_models:began_at",
+        "began_at",
         "and 1.5 * square >= _SURE * noise",
         "",
         "test_which_of_two_came_first_has_to_show",
@@ -65,7 +65,7 @@ IMPORTING: Final = (
     ),
     Mutant(
         "imports-two-to-one-path",
-        "apply_plan:_check_paths",
+        "_check_paths",
         "if other != entry.folder:",
         "if False:",
         "test_a_plan_that_can_not_be_done_does_nothing",
@@ -79,7 +79,7 @@ IMPORTING: Final = (
     ),
     Mutant(
         "imports-what-has-changed",
-        "apply_plan:_require_same",
+        "_require_same",
         "if seen != found:",
         "if False:",
         "test_what_has_changed_since_is_refused",

@@ -28,7 +28,7 @@ ORIGINS: Final = (
     ),
     Mutant(
         "another-port-is-ours",
-        "origins:_OWN_SITES",
+        "_OWN_SITES",
         '{"same-origin", "none"}',
         '{"same-origin", "same-site", "none"}',
         _PUBLISH,
@@ -56,7 +56,7 @@ ORIGINS: Final = (
     ),
     Mutant(
         "deleting-needs-no-page-of-ours",
-        "origins:_READING",
+        "_READING",
         '"OPTIONS"}',
         '"OPTIONS", "DELETE"}',
         _ALL,
@@ -84,7 +84,7 @@ ORIGINS: Final = (
     ),
     Mutant(
         "our-page-by-one-name-only",
-        "origins:_LOOPBACK",
+        "_LOOPBACK",
         '"127.0.0.1", "[::1]")',
         '"127.0.0.1")',
         "test_programs_and_our_own_pages_change_what_they_did",

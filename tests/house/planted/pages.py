@@ -30,7 +30,7 @@ PAGES: Final = (
     ),
     Mutant(
         "signing-in-leads-anywhere",
-        "sign_in:_to",
+        "_to",
         'path.startswith("/") and not path.startswith("//")',
         'path.startswith("/")',
         "test_signing_in_leads_to_our_own_pages_only",

@@ -23,7 +23,7 @@ POOL: Final = (
     ),
     Mutant(
         "pool-any-bits",
-        "checked_base:_is_same",
+        "_is_same",
         "return PREFIX +",
         "return True or PREFIX +",
         "test_one_other_bit_is_another_model",
@@ -163,7 +163,7 @@ POOL: Final = (
     ),
     Mutant(
         "siblings-any-accumulation",
-        "trainer:check_arguments",
+        "check_arguments",
         "pace.accumulate != args.gradient_accumulation_steps",
         "False",
         "test_arguments_that_siblings_do_not_follow",

@@ -9,7 +9,7 @@ from tests.house.planted.mutant import Mutant
 SERVICES: Final = (
     Mutant(
         "a-session-without-end",
-        "tokens:check_session",
+        "check_session",
         "ends_at is None or ends_at <= datetime.now(UTC)",
         "ends_at is None",
         "test_a_session_ends_by_itself_and_never_after_its_token[sqlite]",
@@ -23,7 +23,7 @@ SERVICES: Final = (
     ),
     Mutant(
         "a-session-of-a-revoked-token",
-        "tokens:admit",
+        "admit",
         "row = check(row)",
         "row = row or check(row)",
         "test_revoking_a_token_ends_its_sessions_at_once[sqlite]",
@@ -51,7 +51,7 @@ SERVICES: Final = (
     ),
     Mutant(
         "jobs-of-everyone-for-any-admin",
-        "jobs:sees_everyones",
+        "sees_everyones",
         'principal.rights.role == "admin" and principal.rights.unlimited',
         'principal.rights.role == "admin"',
         "test_one_sees_ones_own_and_an_admin_of_everything_sees_all[sqlite]",
@@ -65,21 +65,21 @@ SERVICES: Final = (
     ),
     Mutant(
         "a-silent-replica-answers",
-        "replicas:_replica",
+        "_replica",
         "now - row.seen_at < SILENT",
         "now - row.seen_at < KEPT",
         "test_one_that_wrote_nothing_for_a_while_does_not_answer_and_is_forgotten_after_a_day[sqlite]",
     ),
     Mutant(
         "a-week-ends-a-day-early",
-        "growth:_between",
+        "_between",
         "Blob.created_at < begin + _WEEK",
         "Blob.created_at < begin + _WEEK * 6 / 7",
         "test_bytes_are_counted_in_the_week_in_which_they_were_stored[sqlite]",
     ),
     Mutant(
         "an-empty-collection-leaves-no-trace",
-        "collect:_Collection.record",
+        "_Collection.record",
         "always=True",
         "always=False",
         "test_collecting_and_checking_are_recorded",
@@ -93,14 +93,14 @@ SERVICES: Final = (
     ),
     Mutant(
         "outage-names-its-place",
-        "errors:problem",
+        "problem",
         "detail=error.outside or str(error),",
         "detail=str(error),",
         "test_an_outage_tells_strangers_nothing",
     ),
     Mutant(
         "errors-of-drivers-name-their-place",
-        "errors:translated",
+        "translated",
         "raise placeless(_from_driver(error, where, folder)) from error",
         "raise _from_driver(error, where, folder) from error",
         "test_an_outage_tells_strangers_nothing",

@@ -13,7 +13,7 @@ KEPT: Final = "services:test_materialising.py"
 VIEWS: Final = (
     Mutant(
         "prepared-without-rights",
-        "prepared:statement",
+        "statement",
         "filtered(query.make(rights), rights, ignore_rights=query.ignore_rights)",
         "filtered(query.make(rights), rights, ignore_rights=True)",
         "test_resolution.py",
@@ -26,12 +26,10 @@ VIEWS: Final = (
         "test_resolution.py",
     ),
     Mutant("commit-of-any-revision", "RepoNames.meaning", "self._document(revision)", "self._document(None)", COMMITS),
-    Mutant(
-        "digits-of-any-table", "commits:_hashed", "_BASES.c.table_digest", "_BASES.c.digest", "test_commit_digits.py"
-    ),
+    Mutant("digits-of-any-table", "_hashed", "_BASES.c.table_digest", "_BASES.c.digest", "test_commit_digits.py"),
     Mutant(
         "commit-without-record-lost",
-        "commits:candidates",
+        "candidates",
         "_recorded(kind)",
         "_recorded(kind)[:1]",
         "test_commit_digits.py",
@@ -122,14 +120,14 @@ VIEWS: Final = (
     ),
     Mutant(
         "body-cut-short-taken",
-        "direct:_Body.readinto",
+        "_Body.readinto",
         "if not count and self._left:",
         "if self._left < 0:",
         "client:test_direct.py",
     ),
     Mutant(
         "connection-with-a-rest-kept",
-        "direct:_Body.close",
+        "_Body.close",
         "self._answer.isclosed() or self._left == 0",
         "True",
         "client:test_direct.py",
@@ -150,7 +148,7 @@ VIEWS: Final = (
     ),
     Mutant(
         "written-after-the-end",
-        "writer:_Target.put",
+        "_Target.put",
         "self._fd is None",
         "self._waiting < 0",
         "folders:test_writer.py",

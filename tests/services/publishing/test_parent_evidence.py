@@ -21,6 +21,7 @@ from tests.kit.serving import ServedRegistry
 from tests.services.publishing.parent_house import WEIGHTS, House, opened
 
 DAY = 86_400.0
+PAIR = ("adapter_config.json", "adapter_model.safetensors")
 LARGE = {"a.weight": (96, 64), "b.weight": (64, 96), "c.weight": (20_000, 16), "norm.weight": (16,)}
 
 
@@ -242,3 +243,24 @@ def test_another_merge_in_a_newer_folder_is_still_refused(house: House) -> None:
     with pytest.raises(ConflictError, match="newer than the adapter") as refused:
         house.registry.publish(child, "net/only/child")
     assert refused.value.code == "parent_unproven"
+
+
+def test_a_folder_with_another_adapter_in_it_shows_nothing(house: House) -> None:
+    """transformers loads that adapter on top of the weights, and trains on the sum."""
+    folder = house.folder / "current"
+    house.registry.fetch("net/support@1", folder, kind="merged")
+    for name in PAIR:
+        shutil.copyfile(house.shop / name, folder / name)
+    aged(folder, 30)
+    for number, options in enumerate([{}, {"find_parent": True}]):
+        problem = house.refused(trained(house, f"child-{number}", folder, 0), f"net/support/c{number}", **options)
+        assert (problem.code, "holds another adapter" in str(problem)) == ("parent_ambiguous", True)
+    parent, word, told = said(house, trained(house, "alone", folder, 0), "net/only/child", parent="net/only@1")
+    assert (parent, word) == ("net/only@1", "given")
+    assert "which loaders put on top" in told
+    # what the training itself saved there: the adapter, one that is newer, or all that lies below
+    child = trained(house, "child", folder, 0)
+    for name in PAIR:
+        shutil.copy2(child / name, folder / name)
+    assert said(house, child, "net/support/same")[:2] == ("net/support@1", "receipt")
+    assert said(house, folder, "net/support/inside")[:2] == ("net/support@1", "receipt")
