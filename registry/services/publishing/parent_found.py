@@ -67,7 +67,7 @@ def reason_of(compared: FolderCompared, reference: str) -> str:
     return (
         f"the weights in {compared.words}, which the adapter was trained on, are those of {reference}: "
         f"{compared.proof} (searched: {counted(compared.searched or 0, 'revision')})"
-        f"{', times unknown' if compared.word == 'compared_untimed' else ''}"
+        f"{', times unknown' if compared.word == 'compared_untimed' and '@' in reference else ''}"
     )
 
 

@@ -81,7 +81,7 @@ def _agreeing(
     if compared.why_not is not None:
         return said
     known_by = strongest([said.known_by, _word_of_weights(compared, said.row)])
-    return Proof(said.row, f"{said.reason}, and {_weights_are(compared)}", known_by)
+    return Proof(said.row, f"{said.reason}, and {_weights_are(compared, said.row)}", known_by)
 
 
 def _alone(place: Place, compared: FolderCompared, row: RevisionRow | None) -> Proof:
@@ -91,7 +91,7 @@ def _alone(place: Place, compared: FolderCompared, row: RevisionRow | None) -> P
     word = _word_of_weights(compared, row)
     if compared.searched is not None:
         return Proof(row, reason_of(compared, row.reference if row else place.base.name), word)
-    return Proof(row, f"{_weights_are(compared)}, which the adapter was trained on", word)
+    return Proof(row, f"{_weights_are(compared, row)}, which the adapter was trained on", word)
 
 
 def _noticed(compared: FolderCompared) -> tuple[str, ...]:
@@ -108,11 +108,11 @@ def _word_of_weights(compared: FolderCompared, row: RevisionRow | None) -> str:
     return "named" if row is None else compared.word
 
 
-def _weights_are(compared: FolderCompared) -> str:
+def _weights_are(compared: FolderCompared, row: RevisionRow | None) -> str:
     """What the comparison shows of a parent that fits, as a clause with how far that is proven."""
     if compared.word == "sampled":
         return f"samples of its weights are those in {compared.words}"
-    untold = " (their times are unknown)" if compared.word == "compared_untimed" else ""
+    untold = " (their times are unknown)" if _word_of_weights(compared, row) == "compared_untimed" else ""
     return f"its weights are those in {compared.words}{untold}"
 
 

@@ -65,7 +65,7 @@ EVIDENCE: Final = (
         'return "receipt"',
         "test_a_folder_that_was_fetched_again_since_shows_nothing[in process]",
     ),
-    Mutant("order-of-a-copy", "Around.in_one_go", "if last - first <= MOMENT:", "if False:", _TIMES),
+    Mutant("order-of-a-copy", "Around.in_one_go", "return True", "return False", _TIMES),
     Mutant(
         "copy-of-an-hour",
         "Around.in_one_go",
