@@ -98,6 +98,7 @@ class ImportEntry(Schema):
     name: str | None = None  # of the base model; or of the adapter, below its parent
     parent: str | None = None  # "./place" of another entry; else a base model or revision that the registry has
     proof: str | None = None  # why that is the parent, so that applying has to prove it again; None: it is your word
+    parent_known_by: str | None = None  # the exact word for that, as it was planned
     reason: str | None = None  # why it is not brought in, or what would settle it
     code: str | None = None  # of the error that publishing gives
     candidates: tuple[NearFolder, ...] = ()

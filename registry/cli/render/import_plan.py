@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from registry.cli.render.screen import BEHIND, GONE, QUIET, REFERENCE, Line, Span, phrase, table, words
+from registry.schemas.parents import level_of
 
 if TYPE_CHECKING:
     from registry.schemas.publishing import ImportDocument, ImportEntry
@@ -46,6 +47,11 @@ def _path(entry: ImportEntry, entries: Mapping[str, ImportEntry]) -> str | None:
     return "/".join([at.name or "", *reversed(names)]) if names else None
 
 
+def _level(entry: ImportEntry) -> str:
+    """How far its parent can be relied on; empty: the plan is of a version that did not say."""
+    return "" if entry.parent_known_by is None else f", {level_of(entry.parent_known_by)}"
+
+
 def _about(entry: ImportEntry) -> list[list[Span]]:
     near = [words(f"{one.parent}: {one.why}", QUIET) for one in entry.candidates]
     labels = [
@@ -53,7 +59,7 @@ def _about(entry: ImportEntry) -> list[list[Span]]:
         *map("=".join, entry.annotations.items()),
     ]
     return [
-        *([words(f"parent {entry.parent}: {entry.proof}")] if entry.proof else []),
+        *([words(f"parent {entry.parent}{_level(entry)}: {entry.proof}")] if entry.proof else []),
         *([[*([Span(entry.code, GONE)] if entry.code else []), *words(entry.reason)]] if entry.reason else []),
         *near,
         *([words(" ".join(labels), QUIET)] if entry.action == "publish" and labels else []),

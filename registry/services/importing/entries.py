@@ -177,6 +177,7 @@ class Writing:
             "name": Path.parse(revision.path).name,
             "parent": self._called(revision.parent),
             "proof": self._proof(landed),
+            "parent_known_by": revision.parent_known_by,
             "digest": None if self._is_on_full(landed) else revision.digest,
         }
 

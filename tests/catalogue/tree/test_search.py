@@ -108,6 +108,19 @@ def test_a_malformed_condition_says_the_form(filled: Database, conditions: dict[
     assert form in str(caught.value)
 
 
+def test_parents_by_word_and_by_level_and_words_of_later_versions_are_assumed(filled: Database) -> None:
+    words = ("receipt", "given", "loaded", "of_a_later_version")
+    with filled.write() as session:
+        for word in words:
+            Writer().publish(session, f"llama/by_{word}", word, parent_known_by=word)
+
+    def by(text: str) -> list[str]:
+        return [one.partition("by_")[2] for one in found(filled, parent_known_by=text) if "by_" in one]
+
+    assert by("assumed") == ["loaded@1", "of_a_later_version@1"]
+    assert (by("proven"), by("stated"), by("loaded")) == (["receipt@1"], ["given@1"], ["loaded@1"])
+
+
 def test_an_unknown_base_or_path_offers_the_nearest(filled: Database) -> None:
     with pytest.raises(NotFoundError, match="Did you mean llama"):
         found(filled, base="lama")

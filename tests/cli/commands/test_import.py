@@ -23,7 +23,7 @@ def test_a_heap_is_planned_and_brought_in(tmp_path: Path, run: Run) -> None:
     found = run("--url", url, "import", str(heap.folder), "--plan", plan)
     assert found.code == 0
     rows = {line.split("  ")[0]: " ".join(line.split()) for line in found.out.splitlines()}
-    assert "adapter publish net/support/french/paris parent ./french: the weights in" in rows["./paris"]
+    assert "adapter publish net/support/french/paris parent ./french, proven: the weights in" in rows["./paris"]
     assert "LoRA of mlx-lm refused - missing_file" in rows["./mlx"]
     assert found.err.endswith(
         f"{plan}: 1 base model to add, 4 adapters to publish, 2 refused, 5 left where they are.\n"

@@ -236,7 +236,7 @@ REGISTRY: Final = (
         "parent_known_by",
         "column.not_in(others) if and_unknown else column.in_(words)",
         "column.in_(words)",
-        "test_search_is_what_a_plain_filter_finds",
+        "test_parents_by_word_and_by_level_and_words_of_later_versions_are_assumed",
     ),
     Mutant(
         "folder-of-the-base-called-compared",
