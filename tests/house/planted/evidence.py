@@ -162,10 +162,10 @@ EVIDENCE: Final = (
     ),
     Mutant(
         "factors-never-rounded-first",
-        "Rows._shorts",
-        "return tuple(dtype for dtype in dtypes if dtype in SHORT)",
-        "return ()",
-        "test_an_adapter_that_was_rounded_before_it_was_merged[BF16-False]",
+        "with_rounded_factors",
+        "return None if steps == program.steps else replace(program, steps=steps)",
+        "return None",
+        "test_an_adapter_that_was_rounded_before_it_was_merged[BF16-True]",
     ),
     Mutant(
         "dora-rounded-twice",
