@@ -74,7 +74,9 @@ class Around:
         return len(moments) > 1 and self.in_one_go(moments[0], moments[-1])
 
 
-def times_of(written: Iterable[Path], adapter: Path, around: Around, *, fetched: bool = False) -> Times:
+def times_of(
+    written: Iterable[Path], adapter: Path, around: Around, *, fetched: bool = False, place: Path | None = None
+) -> Times:
     """Whether files that an adapter was trained on are older or newer than it.
 
     Args:
@@ -82,22 +84,43 @@ def times_of(written: Iterable[Path], adapter: Path, around: Around, *, fetched:
         adapter: its own weights.
         around: both of them.
         fetched: the files have the times at which a registry wrote them.
+        place: the folder that they are in, by the name that the adapter knows.
     """
     try:
         files = [file.stat() for file in written]
+        turned, named = (0.0, 0.0) if place is None else _named(place, around.root)
         own = [_Saved.of(file) for file in _pair(adapter)]
     except OSError:
         return "unknown"
     if not files:
         return "unknown"
-    last, saved = max(one.st_mtime for one in files), own[0].written
+    last, saved = max(turned, *(one.st_mtime for one in files)), own[0].written
     if max(last, saved) > time.time() + MOMENT:  # by a clock that was wrong
         return "unknown"
     if not fetched and around.in_one_go(min(last, saved), max(last, saved)):
         return OF_ONE_MOMENT
     if last > saved:
         return "newer"
-    return "older" if _is_sure(last, max(one.st_ctime for one in files), own) else "unknown"
+    return "older" if _is_sure(last, max(named, *(one.st_ctime for one in files)), own) else "unknown"
+
+
+def _named(place: Path, root: Path | None) -> tuple[float, float]:
+    """When a name came to mean the folder that it means: when it was linked to it, and when one was renamed last.
+
+    Files know nothing of it when a folder gets the name of another. Where something comes into a folder or goes, both
+    its times change; where the folder itself gets another name, only that of the change.
+    """
+    linked = place.lstat().st_mtime if place.is_symlink() else 0.0
+    changed, itself = 0.0, place.resolve()
+    for start in (place, itself):
+        for one in (start, *start.parents):
+            if one in {root, Path(one.anchor)}:
+                break
+            found = one.lstat()
+            # of the folder itself also what came into it since: it may have got its name before
+            if one == itself or one.is_symlink() or found.st_ctime > found.st_mtime:
+                changed = max(changed, found.st_ctime)
+    return linked, changed
 
 
 def _is_sure(last: float, changed: float, own: Sequence[_Saved]) -> bool:

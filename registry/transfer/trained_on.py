@@ -190,7 +190,9 @@ class Beside:
         """
         there = folder.place
         around = around or Around.both(there, weights.parent)
-        times = times_of(weights_in(there), weights, around, fetched=_has_own_times(there))
+        named = _as_named(there, weights.parent)
+        written = weights_in(there) or [there / RECEIPT]
+        times = times_of(written, weights, around, fetched=_has_own_times(there), place=named)
         return cls(times, _is_recorded(there, weights.parent), _is_covered(there, weights, around))
 
     @property
@@ -201,6 +203,15 @@ class Beside:
 
 UNTIMED: Final = Beside("unknown")
 """Where there is no adapter to be older than."""
+
+
+def _as_named(folder: Path, adapter: Path) -> Path:
+    """A folder by the name that an adapter knows, where that leads to it: it may be a link, or behind one."""
+    try:
+        named = trained_folder((adapter / ADAPTER_CONFIG).read_bytes(), adapter)
+    except OSError:
+        return folder
+    return folder if named is None or named.place.resolve() != folder.resolve() else named.place
 
 
 class TrainedRecord(Schema):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from registry.schemas.parents import Times
 from registry.transfer.times import Around, times_of, weights_in
+from registry.transfer.trained_on import Beside, TrainedFolder
+from tests.services.publishing.lying_clock import Clock
 
 pytestmark = pytest.mark.usefixtures("real_times")
 DAY = 86_400.0
@@ -121,3 +124,65 @@ def test_weights_beside_an_adapter_that_was_saved_there(tmp_path: Path) -> None:
     assert [file.name for file in weights_in(tmp_path)] == ["model.safetensors"]
     (tmp_path / "model.safetensors").unlink()
     assert [file.name for file in weights_in(tmp_path)] == ["adapter_model.safetensors"]
+
+
+@pytest.fixture
+def as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """Files and folders that were put there when they were written; what a test says was put there later."""
+    clock = Clock()
+    folder, adapter = heap(tmp_path / "runs" / "a", NOW - 9 * DAY, NOW - 5 * DAY)
+    for place, at in ((tmp_path / "runs", NOW - 9 * DAY), (adapter.parent, NOW - 5 * DAY), (folder, NOW - 9 * DAY)):
+        clock.stamp(place, at)
+    with clock.shown(monkeypatch):
+        yield clock
+
+
+def named(place: Path, adapter: Path) -> Times:
+    return times_of(weights_in(place), adapter, Around(adapter.parents[3]), place=place)
+
+
+def test_a_name_that_was_linked_to_another_folder_since(tmp_path: Path, as_written: Clock) -> None:
+    folder, adapter = tmp_path / "runs/a/merged", tmp_path / "runs/a/out/adapter_model.safetensors"
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    as_written.stamp(link, NOW - 8 * DAY)
+    assert named(link, adapter) == "older"
+    as_written.stamp(link, NOW - DAY)
+    assert named(link, adapter) == "newer"
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "runs")
+    as_written.stamp(tmp_path / "elsewhere", NOW - DAY)
+    assert named(tmp_path / "elsewhere/a/merged", adapter) == "unknown"
+
+
+@pytest.mark.parametrize("renamed", ["runs/a/merged", "runs/a", "runs"])
+def test_a_folder_that_was_given_the_name_since(renamed: str, tmp_path: Path, as_written: Clock) -> None:
+    """No file was written or changed: another folder has the name now."""
+    folder, adapter = tmp_path / "runs/a/merged", tmp_path / "runs/a/out/adapter_model.safetensors"
+    assert named(folder, adapter) == "older"
+    as_written.changed[str(tmp_path / renamed)] = NOW - DAY
+    assert named(folder, adapter) == "unknown"
+
+
+def test_a_folder_that_something_came_into_since_may_have_got_its_name_before(
+    tmp_path: Path, as_written: Clock
+) -> None:
+    folder, adapter = tmp_path / "runs/a/merged", tmp_path / "runs/a/out/adapter_model.safetensors"
+    os.utime(folder, (NOW - DAY, NOW - DAY))
+    as_written.changed[str(folder)] = NOW - DAY
+    assert named(folder, adapter) == "unknown"
+
+
+def test_what_came_into_a_folder_above_since_means_nothing(tmp_path: Path, as_written: Clock) -> None:
+    folder, adapter = tmp_path / "runs/a/merged", tmp_path / "runs/a/out/adapter_model.safetensors"
+    os.utime(tmp_path / "runs", (NOW - DAY, NOW - DAY))
+    as_written.changed[str(tmp_path / "runs")] = NOW - DAY
+    assert named(folder, adapter) == "older"
+
+
+def test_a_receipt_without_weights_has_times_too(tmp_path: Path) -> None:
+    folder, adapter = heap(tmp_path, NOW - 9 * DAY, NOW - 5 * DAY)
+    for file in folder.iterdir():
+        file.unlink()
+    for at, expected in ((NOW - 9 * DAY, "older"), (NOW - DAY, "newer")):
+        written(folder / "registry-receipt.json", at)
+        assert Beside.of(TrainedFolder(folder, "it"), adapter, Around(None)).times == expected

@@ -65,6 +65,18 @@ EVIDENCE: Final = (
         'return "receipt"',
         "test_a_folder_that_was_fetched_again_since_shows_nothing[in process]",
     ),
+    Mutant(
+        "link-shows-elsewhere", "times:_named", "place.lstat().st_mtime if place.is_symlink()", "0.0 if True", _TIMES
+    ),
+    Mutant("another-folder-has-the-name", "times:_named", "if one == itself or", "if", _TIMES),
+    Mutant("a-folder-above-renamed", "times:_named", " or found.st_ctime > found.st_mtime", "", _TIMES),
+    Mutant(
+        "receipt-alone-without-times",
+        "Beside.of",
+        "weights_in(there) or [there / RECEIPT]",
+        "weights_in(there)",
+        _TIMES,
+    ),
     Mutant("order-of-a-copy", "Around.in_one_go", "return True", "return False", _TIMES),
     Mutant(
         "copy-of-an-hour",
