@@ -111,7 +111,7 @@ def test_what_one_worker_has_heard_of_others_know_at_once(pushing: Pushing, two:
         load(workers[0], two, "r1")
         tell(workers[1], two, "r2")
         child = pushing.adapter(base_model_name_or_path=repo_of(two))
-        with pytest.raises(HfHubHTTPError, match="parent_ambiguous"):
+        with pytest.raises(HfHubHTTPError, match=rf"has loaded {two}@1 and was told that its name means {two}@2"):
             push(workers[2], f"{two}/child", child)
 
 
