@@ -28,7 +28,7 @@ from registry.reference import Path as TreePath
 from registry.reference import Reference
 from registry.schemas import FolderCompared
 from registry.schemas.kinds import KINDS
-from registry.schemas.parents import Policy, accepted, in_short, strongest
+from registry.schemas.parents import Policy, accepted, in_short, level_of, strongest
 from registry.schemas.transfer import GivenReceipt
 from registry.services.publishing.hub_parent import (
     Doubt,
@@ -163,8 +163,11 @@ def _said(session: Session, place: Place, told: Told) -> Iterator[_Said]:
         return
     if told.receipt is not None and not told.receipt.shows_nothing:
         row = _by_receipt(session, place, told.receipt)
-        untold = " (its times are unknown)" if told.receipt.word == "receipt_untimed" else ""
-        yield _Said(told.receipt.words, Proof(row, f"{told.receipt.words}{untold}", told.receipt.word))
+        word = told.receipt.word
+        untold = " (its times are unknown)" if word == "receipt_untimed" else ""
+        if row is None and not told.receipt.own and level_of(word) == "proven":
+            word = "named"  # as the base's own folder: a model that was merged in memory leaves the same receipt
+        yield _Said(told.receipt.words, Proof(row, f"{told.receipt.words}{untold}", word))
     if told.trained_on is not None:
         shown = read_view(session, place, told.trained_on)
         if isinstance(shown, Proof):

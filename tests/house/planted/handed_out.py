@@ -239,6 +239,13 @@ REGISTRY: Final = (
         "test_parents_by_word_and_by_level_and_words_of_later_versions_are_assumed",
     ),
     Mutant(
+        "receipt-of-the-base-called-proven",
+        "parents:_said",
+        "if row is None and not",
+        "if False and not",
+        "test_a_registry_that_takes_proven_parents_only",
+    ),
+    Mutant(
         "folder-of-the-base-called-compared",
         "_word_of_weights",
         '"named" if row is None else compared.word',

@@ -118,7 +118,12 @@ def test_a_registry_that_takes_proven_parents_only(proven: House) -> None:
     ):
         problem = proven.refused(child, path)
         assert (problem.code, "REGISTRY_PARENTS=proven" in str(problem)) == ("parent_unproven", True)
-    for name in (proven.base.folder, "net/_"):  # whichever way the plain base model is named, and whatever agrees
+    proven.registry.fetch("net", proven.folder / "fetched-base", kind="merged")  # with a receipt, which says no more
+    for name in (
+        proven.base.folder,
+        "net/_",
+        proven.folder / "fetched-base",
+    ):  # whichever way the plain base model is named, and whatever agrees
         problem = proven.refused(proven.adapter("base", name), "net/base")
         assert (problem.code, "only stated (named)" in str(problem)) == ("parent_unproven", True)
     assert proven.pinned(proven.adapter("sure", "net/_"), "net/sure", parent="net") == ("net", "given")
