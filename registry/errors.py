@@ -77,7 +77,8 @@ CODES: Final[dict[str, str]] = {
     "other_weights": "The name is taken by a base model with other weights.",
     "lineage_mismatch": "The adapter was trained on another parent.",
     "parent_mismatch": "The given parent contradicts the receipt, the path, or the weights that were trained on.",
-    "parent_unproven": "The weights that were trained on match no revision that can be the parent.",
+    "parent_unproven": "The weights that were trained on match no revision that can be the parent; or the parent is "
+    "known by a weaker word than `REGISTRY_PARENTS` accepts.",
     "folder_taken": "The output folder contains something else.",
     "repo_taken": "The Hub repository holds something else, was changed, or is public although that was not asked for.",
     "names_inside": "A file that would be exported holds a name of its path.",

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from registry.catalogue.database.database import Database
 from registry.catalogue.database.prepared import Reader
-from registry.catalogue.team import tokens
 from registry.digest import BlobRef
 from registry.rights import UNLIMITED, Principal, Rights
 from registry.schemas.parents import Policy
@@ -77,6 +76,8 @@ class Deployment:
         Raises:
             NotAllowedError: ``bad_token``, the principal's token was revoked or has expired since the request began.
         """
+
+        from registry.catalogue.team import tokens  # whoever only reads needs none of it
 
         def held(session: Session) -> T:
             tokens.hold(session, self.principal)

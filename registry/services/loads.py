@@ -18,7 +18,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from registry.catalogue.database.database import Database
-from registry.catalogue.tree import use
 from registry.errors import RegistryError
 from registry.reference import Path
 from registry.rights import Principal, Rights
@@ -103,6 +102,8 @@ class LoadLog:
 
     def of(self, path: Path, principal: Principal, rights: Rights) -> Loads:
         """What a principal has loaded lately of an adapter, as far as that could be recorded."""
+        from registry.catalogue.tree import use  # whoever only browses needs none of it
+
         self.write()
         who = _who(principal)
         with self._lock:

@@ -33,6 +33,8 @@ def judged(
     monkeypatch.setattr(trial, "VARIANTS", {"own": lambda _: [{**PAIRS, **one} for one in links]})
     monkeypatch.setattr(trial, "tied_by_peft", lambda _: True)
     monkeypatch.setattr(trial, "model_classes", lambda _: [getattr(transformers, cls)])
+    if unread:  # PEFT's folder has it as it was in the base, so that no revision is equal to that folder
+        monkeypatch.setattr(trial, "_saved_and_loaded", lambda *_: None)
     template, work = folder / "template", folder / "work"
     LocalRegistry.open(template, create=True).close()
     work.mkdir()

@@ -245,10 +245,12 @@ def test_factors_in_every_dtype(shelf: Shelf) -> None:
 def test_extreme_factors(shelf: Shelf) -> None:
     """Far apart links, and values whose squares are near the ends of float64."""
     base = shelf.base("llama", MAKERS["llama"])
-    for size in (1e-60, 1e60):
+    for down, up in ((1e-60, 1e-60), (1e120, 1e-120)):
         large, small = (write_adapter(shelf.folder(), base, ["q_proj"], dtype="F64", seed=n) for n in (1, 2))
         tensors = read_tensors(large / "adapter_model.safetensors")
-        scaled = {name: RawTensor.of(one.values * size, "F64") for name, one in tensors.items()}
+        scaled = {
+            name: RawTensor.of(one.values * (down if "lora_A" in name else up), "F64") for name, one in tensors.items()
+        }
         write_tensors(large / "adapter_model.safetensors", scaled)
         found = shelf.registry.stats(shelf.path("llama", [large, small]))
         for link, adapter in zip(found.links, (large, small), strict=True):

@@ -98,7 +98,7 @@ class _Scan:
         self.totals.append(0)
         self._endless.append(False)
         self._last, self._last_endless, self._last_is_group = 0, False, False
-        if len(self.totals) > MAX_GROUPS_DEEP:
+        if len(self.totals) - 1 > MAX_GROUPS_DEEP:
             raise PatternFaultError(f"its groups are nested deeper than {MAX_GROUPS_DEEP} levels")
 
     def close(self, at: int) -> None:

@@ -45,7 +45,7 @@ def test_a_script_reports_first_and_publishes_with_yes(rebase: Run, run: Run) ->
     done = rebase("net/a/b", "--onto", "net/a", "--yes", "--tag", "try", "-m", "on the repaired parent")
     assert (done.code, done.out.splitlines()[0]) == (0, "net/a/b@2")
     assert "notice: Rebased from net/a/b@1, not trained" in done.err
-    assert "parent rebased" in run("tree").out
+    assert "parent proven" in run("tree").out
     shown = json.loads(run("show", "net/a/b@try", "--json").out)["revision"]
     assert (shown["parent"], shown["message"]) == ("net/a@2", "on the repaired parent")
     assert "net/a/b@2 was there already" in rebase("net/a/b@1", "--onto", "net/a", "--yes").err
