@@ -84,9 +84,7 @@ def wrong_fields(receipt: Receipt, ours: Ours, fidelity: Fidelity | None) -> Ite
         fidelity: of the same rows, as the registry measured it; None: it did not.
     """
     reasons = [*_wrong_files(receipt, ours), *filter(None, [ours.wrong_rendering(receipt)])]
-    expected = receipt_of(ours.plan, receipt.files, receipt.registry)
-    if receipt.registry != ours.registry:  # where the same revisions may have other numbers
-        expected = _numbered_as(expected, receipt)
+    expected = _numbered_as(receipt_of(ours.plan, receipt.files, receipt.registry), receipt)
     mine, theirs = (one.model_dump(mode="json", exclude={*_TOLD, *_OF_BYTES, "files"}) for one in (expected, receipt))
     mine["fidelity"], theirs["fidelity"] = _comparable(receipt, fidelity)
     if receipt.versions.artifact_format != ours.plan.artifact_format and receipt.truncation is not None:
@@ -109,7 +107,10 @@ def _wrong_files(receipt: Receipt, ours: Ours) -> Iterator[str]:
 
 
 def _numbered_as(expected: Receipt, receipt: Receipt) -> Receipt:
-    """With the numbers of another registry, as far as the receipt agrees with itself."""
+    """With the numbers of the receipt, as far as it agrees with itself.
+
+    The same revisions have others in another registry, and in this one once they were deleted and published again.
+    """
     if len(expected.lineage) != len(receipt.lineage):
         return expected
     pairs = zip(expected.lineage, receipt.lineage, strict=True)

@@ -55,9 +55,15 @@ def workshop(tmp_path: Path) -> Path:
     base: Base = llama_base(tmp_path / "Llama-3.2-1B", dtype="BF16")
     add_tokenizer(base.folder)
     write_adapter(tmp_path / "out/support", base, ["q_proj", "v_proj"], r=4)
-    trained_on = {"base_model_name_or_path": "./support-merged"}
-    write_adapter(tmp_path / "out/french", base, ["q_proj"], r=2, rslora=True, seed=1, config=trained_on)
+    _train_french(tmp_path)
     return tmp_path
+
+
+def _train_french(folder: Path) -> None:
+    """What a training on the fetched folder leaves: it is newer than that."""
+    base = llama_base(folder / "as-trained", dtype="BF16")
+    trained_on = {"base_model_name_or_path": "./support-merged"}
+    write_adapter(folder / "out/french", base, ["q_proj"], r=2, rslora=True, seed=1, config=trained_on)
 
 
 @pytest.fixture
@@ -69,8 +75,6 @@ def after_the_demo(tmp_path: Path) -> Path:
         for number, path in enumerate(("minilm/support", "minilm/support/shop")):
             folder = write_adapter(tmp_path / f"adapter{number}", base, ["query", "value"], r=4, seed=number)
             mine.publish(folder, path, parent="minilm/support@1" if number else None)
-    trained_on = {"base_model_name_or_path": "./support"}
-    write_adapter(tmp_path / "out/returns", base, ["query"], r=2, seed=2, config=trained_on)
     (tmp_path / ".venv").symlink_to(sys.prefix)
     return tmp_path
 
@@ -78,7 +82,9 @@ def after_the_demo(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_with_your_own_model(workshop: Path) -> None:
     first, second = _block("registry base add llama ./"), _block("--metric acc=0.91")
-    out = _shell(_installed(first + second), workshop)
+    out = _shell(_installed(first), workshop)
+    _train_french(workshop)
+    out += _shell(_installed(second), workshop)
     assert "llama/support@1\n" in out
     assert "llama/support/french@1\n" in out
     assert "the receipt in" in out  # why the parent was pinned
@@ -116,8 +122,12 @@ def test_with_a_team(after_the_demo: Path, start_service: Callable[..., ServiceP
     service = start_service({"REGISTRY_URL": str(after_the_demo / "demo-registry")})
     user = user.replace("http://registry.team:8321", service.url)
     secret = (after_the_demo / "anna-token").read_text().strip()
-    login, rest = user.split("\n", 1)
-    out = _shell(login, after_the_demo, REGISTRY_TOKEN=secret, **anna) + _shell(rest, after_the_demo, **anna)
+    login, fetch, rest = user.split("\n", 2)
+    out = _shell(login, after_the_demo, REGISTRY_TOKEN=secret, **anna) + _shell(fetch, after_the_demo, **anna)
+    trained_on = {"base_model_name_or_path": "./support"}
+    base = bert_base(after_the_demo / "as-trained")
+    write_adapter(after_the_demo / "out/returns", base, ["query"], r=2, seed=2, config=trained_on)
+    out += _shell(rest, after_the_demo, **anna)
     assert "role      writer" in out
     assert "minilm/support/returns@1\n" in out
     assert "the receipt in" in out  # why the parent was pinned

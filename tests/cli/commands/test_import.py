@@ -108,7 +108,8 @@ def test_killed_while_it_is_applied_it_goes_on(tmp_path: Path) -> None:
         outcomes = team.apply_import(plan)
         assert {one.state for one in outcomes} <= {"existing", "published"}
         assert len(team.search(all_revisions=True).revisions) == 18
-        given = {one.path for one in team.search().revisions if one.parent_known_by not in {"compared", "named"}}
+        known = {"compared", "compared_untimed", "named"}  # all of this heap was written within a moment
+        given = {one.path for one in team.search().revisions if one.parent_known_by not in known}
         assert given == {"net/tuned"}
     assert counts == sorted(counts)
     assert counts[0] < 16

@@ -96,9 +96,9 @@ VERIFYING: Final = (
     ),
     Mutant(
         "numbers-of-anybody",
-        "wrong_fields",
-        "if receipt.registry != ours.registry:",
-        "if True:",
-        "test_numbers_of_another_registry_are_theirs",
+        "_link_numbered_as",
+        "or number != theirs.number",
+        "",
+        "test_a_changed_value_is_noticed_or_only_told",
     ),
 )

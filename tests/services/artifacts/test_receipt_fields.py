@@ -231,7 +231,7 @@ def test_a_service_holds_the_figures_against_what_it_measured(local: LocalRegist
         local.drop_materialisation(kept.id)
 
 
-def test_numbers_of_another_registry_are_theirs(local: LocalRegistry, tmp_path: Path) -> None:
+def test_revisions_may_have_other_numbers_that_agree(local: LocalRegistry, tmp_path: Path) -> None:
     out = tmp_path / "out"
     local.fetch("net/one/two", out, since="net/one@1")
     document = json.loads((out / RECEIPT).read_text())
@@ -243,7 +243,10 @@ def test_numbers_of_another_registry_are_theirs(local: LocalRegistry, tmp_path: 
     (out / RECEIPT).write_text(json.dumps(document))
     found = local.verify(out)
     assert (found.equal, found.reference) == (True, "net/one/two@1")
-    document["registry"] = local.url
+    document["registry"] = local.url  # where they were deleted, and published again
+    (out / RECEIPT).write_text(json.dumps(document))
+    assert local.verify(out).equal
+    document["since"] = "net/one@1"
     (out / RECEIPT).write_text(json.dumps(document))
     assert not local.verify(out).equal
 

@@ -73,9 +73,9 @@ class House:
         return self.save(name, values, dtype)
 
     def stepwise(self, name: str, adapters: Sequence[Path], dtype: str = "BF16") -> Path:
-        """The same, rounded after each link."""
+        """The same, loaded in ``dtype`` and rounded after each link."""
         weights = {tensor: one.values for tensor, one in self.base.reference([]).items()}
-        found = dict(weights)
+        found = {tensor: round_once(value, dtype) for tensor, value in weights.items()}
         for adapter in adapters:
             alone = self.base.reference([adapter])
             found = {
