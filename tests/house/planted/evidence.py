@@ -31,13 +31,6 @@ EVIDENCE: Final = (
         "test_a_folder_with_another_adapter_in_it_shows_nothing[in process]",
     ),
     Mutant(
-        "what-the-training-saved-covers-its-folder",
-        "_is_covered",
-        "folder.resolve() in weights.resolve().parents or",
-        "",
-        "test_a_folder_with_another_adapter_in_it_shows_nothing[in process]",
-    ),
-    Mutant(
         "newer-folder-pins-one-of-several",
         "of_weights",
         "    if compared.shows_nothing:\n        return None, why_not",

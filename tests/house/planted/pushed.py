@@ -22,20 +22,6 @@ PUSHED: Final = (
         "test_of_commits_with_one_parent_one_is_taken",
     ),
     Mutant(
-        "two-first-commits-on-nothing",
-        "_check_newest",
-        "select(Adapter.id).where(Adapter.id == adapter_id).with_for_update()",
-        "select(Adapter.id).where(Adapter.id == adapter_id)",
-        "test_what_comes_at_once_at_two_services_of_a_team",
-    ),
-    Mutant(
-        "halves-at-once-both-wait",
-        "_wait",
-        "pushed_files.hold(session, path, deployment.principal)",
-        "",
-        "test_what_comes_at_once_at_two_services_of_a_team",
-    ),
-    Mutant(
         "a-publish-forgets-the-next-half",
         "push:_forget",
         "pushed_files.remove(session, path, me, found if left else None)",
@@ -48,13 +34,6 @@ PUSHED: Final = (
         "staging.part_length(number)}",
         "staging.part_length(number)} if False else {}",
         "test_a_presigned_put_takes_the_length_that_was_announced[parts]",
-    ),
-    Mutant(
-        "equal-weights-at-once-are-lost",
-        "take_push",
-        'error.code == "upload_incomplete"',
-        "False",
-        "test_equal_weights_at_once_are_there_already[one part]",
     ),
     Mutant(
         "pushes-mix-tokens",
