@@ -50,6 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     order.choose_seed(config)
+    patience: Any = httpx._config.DEFAULT_TIMEOUT_CONFIG  # of calls that name none: 5 s are short on a busy machine
+    patience.connect = patience.read = patience.write = patience.pool = 120.0
     if config.option.delays:
         delays.delay_everything()
 

@@ -82,7 +82,16 @@ def build(
     for router in (*routers, *(router for face in faces for router in face.routers)):
         app.include_router(router)
     install(app, refused, faces)
+    _make_routes(app)
     return app
+
+
+def _make_routes(app: FastAPI) -> None:
+    """Have FastAPI make what it makes of routes when a first request passes them: while other threads answer, it
+    would set the process's filter of warnings, which is not safe.
+    """
+    for route in app.routes:
+        route.matches({"type": "http", "method": "GET", "path": "", "root_path": "", "headers": []})
 
 
 class _Application(FastAPI):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import signal
 import socket
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from registry.app import service_app
 from registry.errors import NotAllowedError, UnavailableError, UsageError
@@ -50,6 +52,18 @@ def test_who_comes_in_without_a_token(host: str, anonymous: Any, embedded: bool,
 def test_what_nobody_could_use_or_everybody_own_is_not_served(host: str, embedded: bool) -> None:
     with pytest.raises(NotAllowedError, match="token create --role admin"):
         allowed_access(host, "none", embedded=embedded, has_tokens=False)
+
+
+def test_answering_does_not_touch_the_filter_of_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the whole process's: of two services that answer first requests at once, one would raise a warning."""
+    with closing(LocalRegistry.open(tmp_path / "registry", create=True)) as registry:
+        client = TestClient(service_app(registry))
+        set_to: list[object] = []
+        monkeypatch.setattr(warnings, "simplefilter", lambda *given, **_: set_to.append(given))
+        for address in ("/api/v1/whoami", "/hf/api/whoami-v2", "/hf/tiny/a/resolve/main/x", "/adapters/tiny", "/no"):
+            for method in ("GET", "POST"):
+                assert client.request(method, address).status_code in {200, 401, 404, 405}
+        assert not set_to
 
 
 def test_an_address_that_is_taken_or_foreign_is_one_sentence(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ WORKERS: Final = (
         "test_what_is_refused_beyond_a_number_is_divided",
     ),
     Mutant(
+        "routes-made-while-others-answer",
+        "service:build",
+        "    _make_routes(app)\n",
+        "",
+        "test_answering_does_not_touch_the_filter_of_warnings",
+    ),
+    Mutant(
         "interrupt-lost-in-the-hook",
         "_is_in_hook",
         "        if frame.f_code is _interrupt_again.__code__:",
