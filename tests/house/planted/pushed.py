@@ -15,6 +15,13 @@ PUSHED: Final = (
         "test_a_half_of_a_push_that_was_given_up_is_not_mixed_into_the_next_one",
     ),
     Mutant(
+        "equal-files-that-another-push-took-are-gone",
+        "push:take_push",
+        'if not (isinstance(error, BytesGoneError) or error.code == "upload_incomplete"):',
+        "if True:",
+        "test_equal_files_that_another_push_took_are_there_already",
+    ),
+    Mutant(
         "a-commit-is-based-on-what-was-newest-once",
         "publish:_insert",
         "if new.after is not None:",

@@ -77,6 +77,33 @@ def test_a_half_that_comes_while_others_are_published_waits_for_its_own(
         assert session.scalar(select(func.count()).where(PushedFileRecord.path == path)) == 0
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("other", [False, True], ids=["the same repo", "another repo"])
+def test_equal_files_that_another_push_took_are_there_already(
+    pushing: Pushing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool
+) -> None:
+    """Both come by LFS, and what was uploaded is one upload, since it is by digest and token: the first push uses it."""
+    monkeypatch.setattr(chosen, "MOST_INLINE", 100)
+    path, folder = pushing.name(), pushing.adapter()
+    first = pushing.name() if other else path
+
+    def push(path: str) -> None:
+        with ExitStack() as opened:
+            files = [CommitOperationAdd(name, opened.enter_context((folder / name).open("rb"))) for name in PAIR]
+            pushing.api().create_commit(repo_of(path), files, commit_message="step 5")
+
+    def publish_late(*given: Any) -> Published:
+        monkeypatch.setattr(push_module, "publish_made", publish_made)
+        push(first)
+        return publish_made(*given)
+
+    monkeypatch.setattr(push_module, "publish_made", publish_late)
+    push(path)
+    for one in {path, first}:
+        assert [revision.number for revision in pushing.revisions(one)] == [1]
+        assert pushing.files(f"{one}@1", tmp_path / one) == {name: (folder / name).read_bytes() for name in PAIR}
+
+
 def test_two_trainers_at_once_make_two_revisions(pushing: Pushing, tmp_path: Path) -> None:
     for count in range(4):
         path, folders = pushing.name(), [pushing.adapter(), pushing.adapter()]
