@@ -82,7 +82,7 @@ def test_a_half_that_comes_while_others_are_published_waits_for_its_own(
 def test_equal_files_that_another_push_took_are_there_already(
     pushing: Pushing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool
 ) -> None:
-    """Both come by LFS, and what was uploaded is one upload, since it is by digest and token: the first push uses it."""
+    """Both come by LFS, and what they uploaded is one upload, by its digest and the token: the first push uses it."""
     monkeypatch.setattr(chosen, "MOST_INLINE", 100)
     path, folder = pushing.name(), pushing.adapter()
     first = pushing.name() if other else path
