@@ -38,6 +38,8 @@ from tests.kit.servers_service import ServiceProcess
 
 DEPTH = 4
 CLIENTS = 8
+COMPUTED, KEPT = "256MiB", "4GiB"
+"""Caches of a service: what is streamed is computed each time, or kept in memory once it was."""
 SHARD = "model-00001-of-00003.safetensors"
 SMALLER = synthetic.Shape(hidden=1024, intermediate=2816, layers=16, heads=16, kv_heads=4, vocab=16000, shards=3)
 MIDDLE = synthetic.Shape(hidden=2048, intermediate=5632, layers=10, heads=32, kv_heads=4, vocab=32000, shards=3)
@@ -121,8 +123,8 @@ def stream(bench: Bench) -> Iterator[Row]:
         registry.fetch(reference, stored, kind="merged")
     running.warm(folder, stored)
 
-    def start() -> ServiceProcess:
-        return ServiceProcess.started(bench.home, {"REGISTRY_URL": str(folder)})
+    def start(cache: str = COMPUTED) -> ServiceProcess:
+        return ServiceProcess.started(bench.home, {"REGISTRY_URL": str(folder), "REGISTRY_CACHE": cache})
 
     cold: list[Sample] = []
     for _ in range(bench.runs):
@@ -148,6 +150,22 @@ def stream(bench: Bench) -> Iterator[Row]:
     yield Row(what, of["warm"], "GB/s", granian_file, Goal("at least", 0.8, of="ratio"))
     yield Row("  the same", of["warm"], "GB/s", stored_file, Goal("at least", 1.5, of="ratio"))
     yield Row("  the first stream of a process, with planning", of["cold"], "GB/s", stored_file)
+    again = bench.until.enter_context(closing(start(KEPT)))
+    kept = hub_url(again, seeds, SHARD)
+    drained(again.process.pid, kept)
+    sides = {
+        "again": lambda _out: drained(again.process.pid, kept),
+        "file response": lambda _out: drained(files.pid, f"{files.url}/{SHARD}"),
+    }
+    spent = running.alternate(sides, runs=bench.runs, scratch=bench.scratch)
+    copied = Peer("FileResponse of a stored copy", Figure.of(spent["file response"], "cpu"))
+    yield Row(
+        "  CPU of pulling it again from a service that keeps it in memory",
+        Figure.of(spent["again"], "cpu"),
+        "s",
+        copied,
+        Goal("at most", 3, of="ratio"),
+    )
     firsts = [1000 * first for first in _first_bytes(url, int(size))]
     middle = Figure(statistics.median(firsts), None, min(firsts), max(firsts), len(firsts))
     yield Row("first byte of a range of 1 MiB", middle, "ms", goal=Goal("at most", 10, of="figure"))
@@ -178,7 +196,8 @@ def many(bench: Bench) -> Iterator[Row]:
             path = "/".join(f"a{one:02d}" for one in seeds)
             registry.fetch(f"llama/{path}", stored / path.replace("/", "."), kind="merged")
     running.warm(folder, stored)
-    service = bench.until.enter_context(closing(ServiceProcess.started(bench.home, {"REGISTRY_URL": str(folder)})))
+    environ = {"REGISTRY_URL": str(folder), "REGISTRY_CACHE": COMPUTED}
+    service = bench.until.enter_context(closing(ServiceProcess.started(bench.home, environ)))
     urls = [hub_url(service, seeds, SHARD) for seeds in paths]
     before, small = used(folder), memory(service.process.pid, "VmRSS")
     files = file_response(bench, stored, f"{'.'.join(f'a{one:02d}' for one in paths[0])}/{SHARD}")

@@ -34,7 +34,7 @@ SHARES: Final[Mapping[Kind, Share]] = {
     "plan": Share(most=16, idle=60.0, always=True),  # open artifacts: they hold open files
     "factors": Share(part=0.5),  # of composed paths, as they are multiplied
     "rows": Share(),  # of stored blobs, where each read is a request
-    "piece": Share(part=0.125),  # of computed files: equal requests come at about the same time, or hardly ever
+    "piece": Share(part=0.5),  # of computed files: what is pulled again is sent, and not computed again
 }
 
 

@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     order.add_option(parser)
     about = "send, close, begin and note some milliseconds later, now and then (tests.kit.delays)"
     parser.addoption("--delays", action="store_true", help=about)
+    parser.addoption("--busy", type=int, default=0, metavar="N", help="run beside N processes that only burn time")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     patience.connect = patience.read = patience.write = patience.pool = 120.0
     if config.option.delays:
         delays.delay_everything()
+    if config.option.busy and not hasattr(config, "workerinput"):
+        config.add_cleanup(partial(delays.end, delays.burn(config.option.busy)))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

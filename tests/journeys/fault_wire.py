@@ -64,7 +64,7 @@ class Wire:
             except OSError:
                 return
             try:
-                server = socket.create_connection(("127.0.0.1", self._server_port), timeout=10)
+                server = socket.create_connection(("127.0.0.1", self._server_port), timeout=60)
                 server.settimeout(None)
             except OSError:  # what the client sees of a server that is down
                 client.close()

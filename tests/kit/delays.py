@@ -1,8 +1,10 @@
-"""Delays where a quiet machine has none: ``pytest --delays`` shows which test depends on who wins.
+"""What a quiet machine has not: ``pytest --delays`` and ``--busy N`` show which test depends on who wins.
 
 Now and then a socket sends, shuts down or closes some milliseconds later than it was told to, a thread begins later,
 and a service of ours goes on later after it has answered. Nothing else changes: what fails so can fail without it.
 Processes of `ServiceProcess` have them too (``late/sitecustomize.py``). This file imports nothing of ours, for them.
+
+Busy processes only burn processor time, and end with the process of pytest that started them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import asyncio
 import os
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
@@ -19,6 +23,8 @@ from typing import Any, Final
 
 VARIABLE: Final = "TESTS_DELAYS"
 LATE: Final = Path(__file__).with_name("late")  # goes into PYTHONPATH of a process that is to have delays
+
+_BUSY: Final = "import os\nwhile os.getppid() == {parent}:\n    sum(range(100_000))"
 
 _SHARE: Final = 0.15  # of all occasions
 _LONGEST: Final = 0.03  # seconds
@@ -33,6 +39,19 @@ def wanted() -> bool:
 def pause() -> float:
     """How long to wait on this occasion: mostly not at all."""
     return _chance.uniform(0, _LONGEST) if _chance.random() < _SHARE else 0.0
+
+
+def burn(processes: int) -> list[subprocess.Popen[bytes]]:
+    """Start so many busy processes."""
+    program = _BUSY.format(parent=os.getpid())
+    return [subprocess.Popen([sys.executable, "-c", program]) for _ in range(processes)]
+
+
+def end(burning: list[subprocess.Popen[bytes]]) -> None:
+    """End them."""
+    for process in burning:
+        process.kill()
+        process.wait()
 
 
 def delay_everything(*, services: bool = True) -> None:

@@ -84,7 +84,7 @@ class ServiceProcess:
     def status(self, path: str) -> int | None:
         """The status of a GET; None where nobody answers."""
         address = urlsplit(self.url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
         try:
             connection.request("GET", path)
             return connection.getresponse().status

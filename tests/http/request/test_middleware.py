@@ -84,7 +84,7 @@ def hurried_url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=20) as client:
+    with httpx.Client(base_url=url, timeout=120) as client:
         yield client
 
 
@@ -95,7 +95,7 @@ def raw(url: str, *pieces: bytes, pause: float = 0.0, shut: bool = False) -> byt
     """What a server answers to bytes that are sent as they are, until it closes."""
     address = urlsplit(url)
     answer = b""
-    with socket.create_connection((address.hostname, address.port or 0), timeout=20) as wire:
+    with socket.create_connection((address.hostname, address.port or 0), timeout=120) as wire:
         for piece in pieces:
             try:
                 wire.sendall(piece)
@@ -331,7 +331,7 @@ def test_a_body_that_is_cut_is_never_worked_on(url: str, log: Lines) -> None:
 
 
 def test_a_route_that_takes_too_long_is_answered_in_time(hurried_url: str) -> None:
-    with httpx.Client(base_url=hurried_url, timeout=20) as http:
+    with httpx.Client(base_url=hurried_url, timeout=120) as http:
         assert_problem(http.get(f"{API}/sleeps", params={"seconds": 2}), 503, "unavailable")
         answers = (http.get(f"{API}/sleeps", params={"seconds": 0}).json() for _ in range(100))
         assert "awake" in answers  # the next one goes through: on a busy machine perhaps not the very next

@@ -87,7 +87,7 @@ def test_equal_weights_at_once_are_there_already(pushing: Pushing, monkeypatch: 
 
     def looked(*given: Any) -> Any:
         with contextlib.suppress(threading.BrokenBarrierError):  # of who looks again
-            both.wait(timeout=20)
+            both.wait(timeout=120)
         both.abort()
         return look(*given)
 
