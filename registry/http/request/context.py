@@ -27,7 +27,12 @@ class RequestContext:
     complete: float | None = None  # when the body was complete, on the clock of `started`
     sent: int = 0
     status: int | None = None
+    broken: int | None = None  # in place of the status, if the connection broke before the response was complete
     kind: str | None = None  # of a body of bytes: blob, artifact, part
+
+    def breaks(self, status: int) -> None:
+        """Note why the connection is broken off: what a log and metrics say, since the client got no whole response."""
+        self.broken = self.broken or status
 
     @property
     def milliseconds(self) -> float:

@@ -135,6 +135,11 @@ def install(app: FastAPI, refused: Refused, faces: Sequence[Face] = ()) -> None:
     async def of_parser(request: Request, error: Any) -> Response:
         return problem_response(problem(MalformedError(_malformed(error)), context_of(request.scope).request))
 
+    async def of_bug(request: Request, error: Exception) -> Response:
+        del error  # it goes on to `RequestMiddleware`, which logs it
+        return problem_response(problem(unexpected(), context_of(request.scope).request))
+
+    app.add_exception_handler(Exception, of_bug)
     app.add_exception_handler(RegistryError, of_registry)
     app.add_exception_handler(HTTPException, of_router)
     app.add_exception_handler(RequestValidationError, of_parser)

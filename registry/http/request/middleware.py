@@ -12,11 +12,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from registry.errors import RegistryError, UnavailableError
-from registry.http.request.context import RequestContext, Scope, begin_context, route_of, source_of
+from registry.http.request.context import SOCKET_WRITER, RequestContext, Scope, begin_context, route_of, source_of
 from registry.http.request.errors import problem, problem_response, unexpected
 from registry.http.request.limits import Limits, time_to_answer
 from registry.http.request.logs import log_request
 from registry.http.request.metrics import Metrics
+from registry.http.request.statuses import CLIENT_GONE, STATUSES, status_of
 from registry.schemas.protocol import PROTOCOL, PROTOCOL_HEADER, VERSION_HEADER
 from registry.version import __version__
 
@@ -29,7 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class ResponseAbortedError(Exception):
-    """A started response can't be finished: the connection is aborted, so that it does not look complete."""
+    """A started response can't be finished: the connection is aborted, so that it does not look complete.
+
+    ``status`` is what log and metrics say.
+    """
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 class RequestMiddleware:
@@ -47,12 +55,14 @@ class RequestMiddleware:
         context = begin_context(scope)
         answer = _Response(scope, context, send, time_to_answer(self._limits, scope["path"]))
         try:
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, answer.hears(receive), answer.send)
         except ResponseAbortedError as error:
+            context.breaks(error.status)
             log.warning("%s", error, extra={"request": context.request})
         except Exception as error:
             log.error("unexpected error", exc_info=error, extra={"request": context.request, "route": route_of(scope)})
             await answer.send_problem(unexpected())
+            context.breaks(status_of(unexpected()))
         finally:
             await answer.finish()
             self._note(scope, context)
@@ -86,11 +96,25 @@ class _Response:
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.call_later(timeout, self._check_deadline)
         self._given_up: asyncio.Task[None] | None = None
+        self._complete = False
+
+    def hears(self, receive: Receive) -> Receive:
+        """ASGI receive of the app; a client that hangs up before its response is complete is noted."""
+
+        async def heard() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not self._complete:
+                self._context.breaks(CLIENT_GONE)
+            return message
+
+        return heard
 
     async def send(self, message: Message) -> None:
         """ASGI send of the app; raises once the timeout response was sent, so that the app stops."""
         if self._given_up is not None:
-            raise ResponseAbortedError("A response was too late: the client was told to retry.")
+            raise ResponseAbortedError(
+                "A response was too late: the client was told to retry.", STATUSES[UnavailableError]
+            )
         await self._forward(message)
 
     async def send_problem(self, error: RegistryError) -> None:
@@ -110,18 +134,28 @@ class _Response:
         self._given_up = self._loop.create_task(self.send_problem(UnavailableError(sentence)))
 
     async def finish(self) -> None:
-        """Wait for the timeout response."""
+        """Wait for the timeout response; then the status is what came of the request."""
         self._deadline.cancel()
         if self._given_up is not None:
             await self._given_up
+        if not self._complete:
+            self._context.status = self._context.broken or self._context.status
 
     async def _forward(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if SOCKET_WRITER in self._scope and self._scope[SOCKET_WRITER].closed:
+                self._context.breaks(CLIENT_GONE)
+            if self._context.broken is not None:
+                return  # the server sends it to nobody
             self._context.status = message["status"]
             self._deadline.cancel()
             message = {**message, "headers": [*message.get("headers", []), *self._headers()]}
-        elif message["type"] == "http.response.body" and self._scope["method"] != "HEAD":  # whose body stays here
-            self._context.sent += len(message.get("body", b""))
+        elif message["type"] == "http.response.body":
+            if self._context.status is None:
+                return
+            if self._scope["method"] != "HEAD":  # whose body stays here
+                self._context.sent += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
         await self._send(message)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:

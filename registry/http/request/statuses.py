@@ -40,6 +40,8 @@ BY_CODE: Final[dict[str, int]] = {
     "too_slow": 408,
     "unexpected": 500,
 }
+CLIENT_GONE: Final = 499
+"""In log and metrics, where nobody is left to be answered: the client hung up, or read too little (as nginx has it)."""
 MALFORMED: Final = 422  # a payload or a parameter that the schema of the route refuses
 RETRY_AFTER: Final = 5  # seconds
 RETRY_BUSY: Final = 1

@@ -22,6 +22,7 @@ from registry.errors import RegistryError, UsageError
 from registry.http.request.context import ABORT, SOCKET_WRITER, Scope, context_of
 from registry.http.request.errors import problem, problem_response
 from registry.http.request.middleware import Receive, ResponseAbortedError, Send
+from registry.http.request.statuses import CLIENT_GONE, status_of
 from registry.http.wire.admission import Admission, ClientLeftError, Slot
 from registry.http.wire.flow import Flow, Pace
 from registry.http.wire.ranges import Part, Unsatisfiable, Whole, asked_range, has, still
@@ -135,7 +136,7 @@ class BodySender:
             try:
                 state = await self._run(partial(flow.pump, make=slot.held))
             except RegistryError as error:
-                raise ResponseAbortedError(f"A response was aborted: {error}") from error
+                raise _aborted(error) from error
             if state in {"whole", "gone"}:
                 return state == "whole"
             if slot.contended:
@@ -162,7 +163,7 @@ class BodySender:
     def _abort(self, scope: Scope) -> ResponseAbortedError:
         scope.get(ABORT, lambda: None)()
         return ResponseAbortedError(
-            f"A response was aborted: the client read little or nothing for {self._stall:g} seconds."
+            f"A response was aborted: the client read little or nothing for {self._stall:g} seconds.", CLIENT_GONE
         )
 
     async def _wait_client(self, flow: Flow, slot: Slot, takes: Coroutine[Any, Any, bool]) -> bool:
@@ -186,7 +187,7 @@ class BodySender:
         try:
             await slot.acquire(self._stall)
         except RegistryError as error:
-            raise ResponseAbortedError(f"A response was aborted: {error}") from error
+            raise _aborted(error) from error
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
@@ -212,6 +213,10 @@ class BodyResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._bodies.send(self, scope, receive, send)
+
+
+def _aborted(error: RegistryError) -> ResponseAbortedError:
+    return ResponseAbortedError(f"A response was aborted: {error}", status_of(error))
 
 
 async def _gone(receive: Receive) -> None:

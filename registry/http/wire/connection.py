@@ -12,7 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from registry.errors import RegistryError, UnavailableError, UsageError
-from registry.http.request.context import ABORT, SOCKET_WRITER
+from registry.http.request.context import ABORT, KEY, SOCKET_WRITER, context_of
 from registry.http.request.errors import headers_of, problem
 from registry.http.request.limits import Limits
 from registry.http.wire.socket_writer import SocketWriter
@@ -94,13 +94,15 @@ class Connection(H11Protocol):
     def _send_problem(self, error: RegistryError) -> None:
         """Respond in place of the app, which sees a disconnect, and close the connection."""
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        told = problem(error)
         if cycle is not None and not cycle.response_complete:
+            if KEY in cycle.scope:
+                context_of(cycle.scope).breaks(told.status)
             cycle.disconnected = True
             cycle.message_event.set()
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # a response has begun: abort it
             self.transport.close()
             return
-        told = problem(error)
         body = told.model_dump_json().encode()
         headers = {
             **headers_of(told),

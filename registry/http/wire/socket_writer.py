@@ -40,6 +40,11 @@ class SocketWriter:
         self._connection = connection
         self._socket: socket.socket | None = None
 
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is closed, so that nobody reads what is sent."""
+        return self._connection.transport.is_closing()
+
     async def drained(self, timeout: float) -> bool:
         """Wait until the transport's buffer is empty; False on timeout.
 

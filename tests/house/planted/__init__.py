@@ -20,6 +20,7 @@ from tests.house.planted.drawn import DRAWN
 from tests.house.planted.engines import ENGINES
 from tests.house.planted.evidence import EVIDENCE
 from tests.house.planted.exact import EXACT
+from tests.house.planted.faults import FAULTS
 from tests.house.planted.fidelity import FIDELITY
 from tests.house.planted.full import FULL
 from tests.house.planted.handed_out import REGISTRY
@@ -59,6 +60,7 @@ MUTANTS: Final = (
     *PAGES,
     *NOTICES,
     *DELTAS,
+    *FAULTS,
     *FIDELITY,
     *DENSE,
     *EVIDENCE,

@@ -372,15 +372,15 @@ def test_one_who_waits_too_long_for_a_seat_is_told_so() -> None:
 # Turns: nobody keeps a seat while others wait for it.
 
 
-def opened(url: str, receive_buffer: int | None = None) -> socket.socket:
-    """A client that has asked for the file and reads nothing yet."""
+def opened(url: str, receive_buffer: int | None = None, *, path: str = f"{API}/file") -> socket.socket:
+    """A client that has asked for the file, or something else, and reads nothing yet."""
     address = urlsplit(url)
     wire = socket.socket()
     if receive_buffer is not None:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     wire.settimeout(30)
     wire.connect((address.hostname, address.port))
-    wire.sendall(f"GET {API}/file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    wire.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     return wire
 
 
