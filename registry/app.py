@@ -252,6 +252,7 @@ def serve(
     new = place.folder is not None and not os.path.isfile(place.folder / DATABASE)  # noqa: PTH113 - raises nothing
     with ExitStack() as until:
         with closing(_in_process(place, settings, create=True)) as registry:
+            registry.upgrade()
             if count == 1:
                 serve_registry(
                     registry.with_memory(_memory(settings, 1)),
@@ -336,10 +337,16 @@ def upgrade_database(url: str | PathLike[str] | None = None) -> Upgraded:
     found = settings.database_url if place.folder is None else sqlite_url(place.folder / DATABASE)
     database = Database(found or "")
     try:
-        before = database.version()
-        database.prepare()
+        done = database.prepare()
         after = database.version() or ""
-        return Upgraded(database=database.where, before=before, after=after, notices=database.notices())
+        before, copy = (after, None) if done is None else (done.before, done.copy)
+        return Upgraded(
+            database=database.where,
+            before=before,
+            after=after,
+            copied_to=None if copy is None else str(copy),
+            notices=database.notices(),
+        )
     finally:
         database.dispose()
 

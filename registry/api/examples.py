@@ -162,7 +162,7 @@ _REBASED = {
     "own_frobenius": 2.5, "values": [_KEPT], "refused": None, "revision": _REVISION, "created": True,
 }  # fmt: skip
 EXAMPLES: Final[dict[str, Any]] = {
-    "About": {"name": "adapter-registry", "version": "0.2.0", "protocol": 1},
+    "About": {"name": "adapter-registry", "version": "0.3.0", "protocol": 1},
     "Alive": {"alive": True},
     "AnnotateRequest": {"ref": "llama/support@3", "metrics": {"acc": 0.91}, "annotations": {"checked": "yes"}},
     "ArtifactPlan": {
@@ -190,7 +190,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         "notices": [],
         "truncation": None,
         "torch": "2.13.0",
-        "version": "0.2.0",
+        "version": "0.3.0",
         "artifact_format": 3,
         "files": [{"path": "adapter_config.json", "size": 512, "etag": "5f" * 32, "header": None}],
     },
@@ -283,8 +283,8 @@ EXAMPLES: Final[dict[str, Any]] = {
         "scopes": ["llama/support"],
         "token": "tk5f2c9a",
         "expires_at": None,
-        "version": "0.2.0",
-        "service_version": "0.2.0",
+        "version": "0.3.0",
+        "service_version": "0.3.0",
     },
     "MaterialiseRequest": {"ref": "llama/support@3", "kind": "merged", "expires_in": 2592000},
     "Materialisation": _MATERIALISATION,

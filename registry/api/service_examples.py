@@ -37,7 +37,7 @@ _REPLICA: Final = {
     "host": "registry-0",
     "process": 17,
     "worker": 1,
-    "version": "0.2.0",
+    "version": "0.3.0",
     "processor": "AMD EPYC 7B13",
     "numerics": "0123456789abcdef",
     "started_at": _AT,
@@ -69,7 +69,7 @@ SERVICE_EXAMPLES: Final[dict[str, Any]] = {
     "ReplicaFigures": _FIGURES,
     "StoredWeek": _WEEK,
     "Health": {
-        "version": "0.2.0",
+        "version": "0.3.0",
         "migration": "0015",
         "newest_migration": "0015",
         "replicas": [_REPLICA],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry.bars.terminal import RichProgress
-from registry.cli.render.screen import Line, Screen, stderr, stdout
+from registry.cli.render.screen import BEHIND, Line, Screen, stderr, stdout
 from registry.figures import command
 
 if TYPE_CHECKING:
@@ -97,9 +98,26 @@ def session(url: str | None, as_json: bool, *, create: bool = False) -> Iterator
     """Open the registry for one command and close it afterwards."""
     from registry.app import open_registry
 
-    with RichProgress() as progress:
+    with RichProgress() as progress, _warnings_shown(progress):
         registry = open_registry(url, create=create)
         try:
             yield Session(registry, as_json, stdout(), stderr(), progress)
         finally:
             registry.close()
+
+
+@contextmanager
+def _warnings_shown(progress: RichProgress) -> Iterator[None]:
+    """Show what the registry warns of, such as an upgrade, as notices on stderr; also with ``--json``, beside it."""
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            progress.pause()
+            stderr().say(f"notice: {record.getMessage()}", BEHIND)
+
+    log, shown = logging.getLogger(__name__.partition(".")[0]), Shown(logging.WARNING)
+    log.addHandler(shown)
+    try:
+        yield
+    finally:
+        log.removeHandler(shown)

@@ -81,6 +81,13 @@ class Operation(Generic[R, A]):
     """The answer may take longer than a lookup."""
     takes_process: bool = False
     """It may start a process of its own; a service bounds how many there are."""
+    reads: bool = False
+    """It changes nothing of the tree, though its role and its method are those of what does."""
+
+    def writes(self, request: Schema) -> bool:
+        """Whether doing it changes the registry, so that a folder of an older schema is upgraded before it."""
+        changes = self.right.role != "reader" and self.method != "GET" and not self.reads
+        return changes and not getattr(request, "dry_run", False)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

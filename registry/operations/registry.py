@@ -84,6 +84,7 @@ class Registry(
             >>> [one.reference for one in copied.revisions]
             ['llama/support@1', 'llama/support@2', 'llama/support/french@1']
         """
+        to._before_writing()
         with shown(progress) as sink:
             return self._copy(ref, to, recursive=recursive, progress=sink)
 

@@ -141,7 +141,7 @@ STATS: Final = Operation(
 DENSE_STATS: Final = Job(
     name="dense_stats", method="POST", address="/statistics/dense", request=DenseStatisticsRequest,
     answer=DenseStatistics, right=Right("writer", "path", "have its weights analysed", "ref"), group="browse",
-    refusals=(404,), kind="dense", result="dense",
+    refusals=(404,), kind="dense", result="dense", reads=True,
     about="What a path changed of the base model's weights, which are read: also what is no product of factors.",
 )  # fmt: skip
 CHECK: Final = Operation(
@@ -411,7 +411,7 @@ GC: Final = Job(
 )  # fmt: skip
 FSCK: Final = Job(
     name="fsck", method="POST", address="/fsck", request=FsckRequest, answer=Checked,
-    right=Right("admin", "all", "check the registry"), group="keeping", kind="fsck", result="checked",
+    right=Right("admin", "all", "check the registry"), group="keeping", kind="fsck", result="checked", reads=True,
     about="Check that every row has its blob and, if requested, that every blob has its bytes.",
 )  # fmt: skip
 

@@ -255,4 +255,6 @@ class Upgraded(Schema):
     database: str
     before: str | None  # None: there was nothing
     after: str
+    copied_to: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """What a folder's database was like before, beside it."""
     notices: Annotated[tuple[str, ...], Field(exclude_if=lambda value: not value)] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
     from registry.transfer.full_folder import MadeOfFull
     from registry.transfer.publish_tree import Ground
 
+log = logging.getLogger(__name__)
+
 
 class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
     """A registry whose catalogue and blobs this process reads and writes itself: see `registry.operations.registry`.
@@ -95,7 +98,7 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
                 raise NotFoundError(f"There is no registry in {folder}; `registry base add` creates one.")
         database = Database(sqlite_url(folder / DATABASE))
         if create:
-            database.prepare()
+            database.create()
         store = BlobStore(FilesystemDriver(folder))
         kept = Deployment(database, store, _principal(actor), str(folder), clears_litter=True, folder=folder)
         uses = UseLog(database)
@@ -145,9 +148,19 @@ class LocalRegistry(Exchange, PublishingFolders, Partner, Registry):
     def do(self, operation: Operation[R, A], request: R, progress: Progress = SILENT) -> A:
         """Do an operation of the table; raises `NotAllowedError` where the principal's rights don't allow it."""
         operation.right.require(self.deployment.rights, request)
+        if operation.writes(request):
+            self._before_writing()
         return handler_of(operation)(self.deployment, request, progress)
 
     _do = do
+
+    def _before_writing(self) -> None:
+        if (done := self.deployment.database.prepare_to_write()) is not None and done.copy is not None:
+            log.warning("%s.", done.told(self.url))
+
+    def upgrade(self) -> None:
+        """Upgrade the database of a folder, and say so, before it is served: a service writes at once."""
+        self._before_writing()
 
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         listing.right.require(self.deployment.rights, request)

@@ -13,7 +13,10 @@ import tempfile
 from collections.abc import Callable
 from typing import Final
 
+from sqlalchemy import Connection
+
 from registry.catalogue.changes import rename
+from registry.catalogue.database import migrations
 from registry.catalogue.database.database import Database
 from registry.catalogue.tree import nodes, old_names
 from registry.errors import ConflictError, RegistryError
@@ -74,6 +77,19 @@ def die_migrating(database: Database) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_upgrading(database: Database) -> None:
+    """Be killed when all migrations have run, before they are committed."""
+    upgrade = migrations.upgrade
+
+    def killed(connection: Connection) -> None:
+        upgrade(connection)
+        print("reached", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    migrations.upgrade = killed
+    database.prepare()
+
+
 def hold(database: Database) -> None:
     """Hold the lock for writing until standard input ends."""
     with database.write():
@@ -112,6 +128,7 @@ ACTIONS: Final[dict[str, Callable[..., None]]] = {
     "prepare": prepare,
     "die": die,
     "die_migrating": die_migrating,
+    "die_upgrading": die_upgrading,
     "hold": hold,
     "read": read,
     "write": write,

@@ -11,12 +11,18 @@ import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Final
 
 import pytest
+from alembic.script import ScriptDirectory
 
 from benchmarks import synthetic
 from registry import __version__
+from registry.catalogue.database import migrations
+from registry.catalogue.database.migrations import HISTORY
 from registry.demo.links import BASE, LINKS
+from registry.schemas.protocol import PROTOCOL, SPOKEN
+from registry.tensors.artifacts.plan import ARTIFACT_FORMAT
 from tests.house.environments import environment, run
 from tests.root import ROOT
 
@@ -57,6 +63,32 @@ def test_the_newest_version_of_the_changelog_is_this_one() -> None:
     assert versions[0] == ("Unreleased", "")
     assert versions[1][0] == __version__
     assert all(day for _, day in versions[1:])
+
+
+RELEASED: Final = {"0.2.0": "0004", "0.3.0": "0019"}
+"""The schema of each release, oldest first. A row is added by a release, and never changed: a program tells by its
+version what it works with."""
+
+
+def test_a_newer_schema_has_a_version_of_its_own() -> None:
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = re.findall(
+        r"^\| (\d+\.\d+\.\d+) \| `(\d{4})` \| (\d+) \| (\d+) \| ([\d, ]+) \| (\d+) \|$", operations, flags=re.MULTILINE
+    )
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert RELEASED.get(__version__) == HISTORY[-1], (
+        f"{__version__} has the schema {RELEASED.get(__version__)}, and this program {HISTORY[-1]}: raise the version "
+        "(registry/version.py, the image in deploy, the changelog), and give it a row here and in docs/operations.md."
+    )
+    assert {version: schema for version, schema, *_ in table} == RELEASED
+    assert list(reversed(re.findall(r"^## \[(\d[^\]]+)\]", changelog, flags=re.MULTILINE))) == list(RELEASED)
+    assert len(set(RELEASED.values())) == len(RELEASED)
+    *_, artifacts, protocol, used, answered = table[-1]
+    assert (int(artifacts), int(protocol), int(answered)) == (ARTIFACT_FORMAT, PROTOCOL, PROTOCOL)
+    assert set(used.split(", ")) == SPOKEN
+    scripts = ScriptDirectory.from_config(migrations.configuration()).walk_revisions()
+    works = {one.revision: one.module.OLDEST for one in scripts if one.revision != "0001"}
+    assert max(schema for schema, oldest in works.items() if oldest <= "0004") == "0014", "what the page says of 0.2.0"
 
 
 def main_job(python: Path, packages: Path, folder: Path) -> None:

@@ -25,10 +25,11 @@ from registry.catalogue.database.retry import retried
 from registry.catalogue.database.schema import Schema
 from registry.catalogue.database.transactions import begin_explicitly, connected, in_session, mode, reading_session
 from registry.errors import IntegrityError, NotFoundError, UnavailableError, UsageError
+from registry.figures import command
 from registry.folders.errors import ErrorMapping
 from registry.rights import UNLIMITED, Rights
 
-__all__ = ["BUSY_TIMEOUT", "Database", "PoolUse", "Schema", "sqlite_url"]
+__all__ = ["BUSY_TIMEOUT", "Database", "PoolUse", "Schema", "Upgrade", "sqlite_url"]
 
 T = TypeVar("T")
 
@@ -43,6 +44,26 @@ class PoolUse:
     in_use: int
     idle: int
     size: int | None
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """What became of an older schema, or of none."""
+
+    before: str | None
+    """The newest migration until then; None: there was no registry."""
+    after: str
+    copy: Path | None
+    """What a SQLite database was like before, beside it."""
+    parts: bool
+    """Whether programs of the schema before can't use the database any more."""
+
+    def told(self, where: str) -> str:
+        """What whoever uses the registry ``where`` has to know of it."""
+        said = f"The registry in {where} was upgraded from schema {self.before} to {self.after}"
+        if self.parts:
+            said += f", which programs of {self.before} can't use"
+        return said if self.copy is None else f"{said}; its database of before is {self.copy}"
 
 
 def sqlite_url(path: Path) -> str:
@@ -194,7 +215,7 @@ class Database:
     def write(self, rights: Rights = UNLIMITED) -> Iterator[Session]:
         """A write transaction without retry, committed when the block is left and rolled back when it raises.
 
-        The schema is created or upgraded before the first one. Services use `change`.
+        An embedded database is made before the first one. Services use `change`.
         """
         if not self._checked:
             self._check_before_writing()
@@ -246,24 +267,46 @@ class Database:
         """Map errors of the operating system and the driver to errors of this package."""
         return ErrorMapping(from_system, self._where)
 
-    def prepare(self) -> None:
+    def prepare(self) -> Upgrade | None:
         """Create or upgrade the schema; a SQLite database is backed up next to it before an upgrade.
 
-        Safe to call concurrently; an interrupted call changes nothing.
+        Safe to call concurrently; an interrupted call changes nothing. Nothing that reads calls it, and nothing that
+        was not asked for by whoever owns the database: programs of its schema may be using it.
+
+        Returns:
+            What was done; None: the schema fits, maybe since another process upgraded it just now.
         """
+        done = None
         if self.schema() is not Schema.CURRENT:
             with self.migrating() as connection:
-                state = fitting.compare(connection, self._where)
-                if state is Schema.OLDER and self._path is not None:
-                    self._keep_copy(self._path, connection.scalar(migrations.VERSION))
-                if state is not Schema.CURRENT:
-                    migrations.upgrade(connection)
+                done = self._upgraded(connection)
         self._checked = True
+        return done
 
-    def _keep_copy(self, path: Path, version: str | None) -> None:
+    def _upgraded(self, connection: Connection) -> Upgrade | None:
+        state = fitting.compare(connection, self._where)
+        if state is Schema.CURRENT:
+            return None
+        before = fitting.version_on(connection)
+        copy = self._keep_copy(self._path, before) if state is Schema.OLDER and self._path is not None else None
+        migrations.upgrade(connection)
+        after = migrations.HISTORY[-1]
+        return Upgrade(before, after, copy, fitting.parts(connection, before, after))
+
+    def prepare_to_write(self) -> Upgrade | None:
+        """What `prepare` does, for an embedded database: a team's is upgraded by its operator alone."""
+        return None if self._checked or self._path is None else self.prepare()
+
+    def create(self) -> None:
+        """Make an embedded database that is not there yet; one that is there is left as it is."""
+        if self.schema() is Schema.ABSENT:
+            self.prepare()
+
+    def _keep_copy(self, path: Path, version: str | None) -> Path:
         target = path.with_name(f"{path.name}.before-{migrations.HISTORY[-1]}-from-{version}")
         with self._mapping_errors():
             sqlite.copy(path, target, self._busy_timeout)
+        return target
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
@@ -318,22 +361,25 @@ class Database:
         if state is Schema.ABSENT and self._path is not None:
             raise NotFoundError(f"There is no registry at {self._where} yet: `registry base add` creates one.")
         if state is not Schema.CURRENT:
-            self._upgrade_own()
+            raise self._unfit()
         self._checked = True
 
     def _check_before_writing(self) -> None:
-        if self._path is not None:
+        # What is written beside a reading (uses, answers that are kept) comes here, too: it must upgrade nothing.
+        state = self.schema()
+        if state is Schema.ABSENT and self._path is not None:
             self.prepare()
-        elif self.schema() is not Schema.CURRENT:
-            self._upgrade_own()
+        elif state is not Schema.CURRENT:
+            raise self._unfit()
         self._checked = True
 
-    def _upgrade_own(self) -> None:
-        """A team's database is upgraded by its operator, an embedded one when it is opened."""
-        if self._path is None:
-            raise self._unfit()
-        self.prepare()
-
     def _unfit(self) -> UnavailableError:
-        problem = f"The database {self._where} has no schema yet or an older one: run `registry db upgrade`."
+        if self._path is None:
+            problem = f"The database {self._where} has no schema yet or an older one: run `registry db upgrade`."
+        else:
+            upgrade = command("registry", "db", "upgrade", "--url", self._path.parent)
+            problem = (
+                f"The registry in {self._path.parent} has the schema {self.version()} of an older program, and this "
+                f"one needs {migrations.HISTORY[-1]}: {upgrade} upgrades it, after copying its database."
+            )
         return errors.placeless(UnavailableError(problem, code="schema_older"))

@@ -66,6 +66,12 @@ def compare(connection: Connection, where: str) -> Schema:
     raise placeless(UnavailableError(problem, code="schema_newer"))
 
 
+def parts(connection: Connection, before: str | None, after: str) -> bool:
+    """Whether programs of the schema ``before`` can't use the database since it has the schema ``after``."""
+    oldest: str | None = connection.scalar(migrations.OLDEST, {"version": after})
+    return before is not None and (oldest is None or before < oldest)
+
+
 def notices(connection: Connection) -> tuple[str, ...]:
     """What the database could not be given, and what that means, as sentences."""
     if connection.dialect.name != "postgresql" or connection.scalar(HAS_TRIGRAMS):

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import sqlite3
+import stat
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -154,9 +155,13 @@ def _use_log(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 def copy(path: Path, target: Path, timeout: float) -> None:
-    """Copy a database as of now; ``target`` appears when it is complete and on disk."""
+    """Copy a database as of now; ``target`` appears when it is complete and on disk, and whoever may read it is told
+    by the mode of ``path``: the database has hashes of tokens.
+    """
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
+        partial.touch(0o600)
+        partial.chmod(stat.S_IMODE(path.stat().st_mode))
         with closing(connect(path, timeout)) as source, closing(sqlite3.connect(partial)) as copied:
             source.backup(copied)
         with partial.open("rb") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path as FilePath
@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 from registry.bars.shown import shown
 from registry.errors import UsageError
 from registry.operations.import_plan import ImportPlan, read_document
+from registry.operations.methods.table_calls import TableCalls
 from registry.progress import Progress
 from registry.schemas import FolderOutcome
 from registry.schemas.publishing import ImportDocument
@@ -17,7 +18,7 @@ from registry.schemas.publishing import ImportDocument
 Folder = str | PathLike[str]
 
 
-class Importing(ABC):
+class Importing(TableCalls):
     """Bringing in a heap of folders."""
 
     @abstractmethod
@@ -89,5 +90,6 @@ class Importing(ABC):
             document = plan.document
         else:
             document = plan if isinstance(plan, ImportDocument) else read_document(FilePath(plan))
+        self._before_writing()
         with shown(progress) as sink:
             return self._apply_import(document, told, sink)

@@ -87,6 +87,7 @@ class Publishing(TableCalls):
             >>> added.created, added.base.architecture
             (True, 'LlamaForCausalLM')
         """
+        self._before_writing()
         with shown(progress) as sink:
             return self._add_base(name, folder, link=link, progress=sink)
 
@@ -171,6 +172,7 @@ class Publishing(TableCalls):
             sampled,
         )
         asked_for = _of_full(asked_for, full, rank, max_error, svd)
+        self._before_writing()
         with shown(progress) as sink, self._adapter(asked_for, sink) as publication:
             answer = self._publish(publication, sink)
             return answer.model_copy(update={"extracted": publication.extracted})
@@ -370,6 +372,8 @@ class Publishing(TableCalls):
             >>> [(one.folder, one.state, one.path) for one in team.publish_folders("./runs", "llama", dry_run=True)]
             [('legal', 'planned', 'llama/legal'), ('legal/contracts', 'planned', 'llama/legal/contracts')]
         """
+        if not dry_run:
+            self._before_writing()
         with shown(progress) as sink:
             return self._publish_folders(
                 folder,

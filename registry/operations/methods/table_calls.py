@@ -30,6 +30,9 @@ class TableCalls(ABC):
     def _list(self, listing: Listing[R, Item], request: R, limit: int | None = None) -> tuple[Item, ...]:
         """All items of a listing, or the first ``limit``."""
 
+    def _before_writing(self) -> None:  # noqa: B027 - a service and a team's database are upgraded by their operators
+        """What has to be done before something is published or changed: of a folder, its upgrade."""
+
     @abstractmethod
     def close(self) -> None:
         """Release connections and files; the registry is not to be used afterwards.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import shutil
+import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections import Counter
@@ -22,7 +25,7 @@ from registry.catalogue.database import migrations
 from registry.catalogue.database.database import Database, Schema
 from registry.catalogue.database.team_tables import metadata
 from registry.catalogue.tree import revisions
-from registry.errors import NotAllowedError, UnavailableError
+from registry.errors import NotAllowedError, RegistryError, UnavailableError
 from registry.reference import Reference
 from tests.catalogue.rows import ON_SQLITE, Writer
 from tests.root import ROOT
@@ -131,20 +134,58 @@ def test_an_older_one_is_upgraded_after_a_copy(
     filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.dispose()
+    (tmp_path / "catalogue.sqlite").chmod(0o640)
     with_next(monkeypatch, tmp_path / "versions")
     fresh = Database(url)
     assert fresh.schema() is Schema.OLDER
+    fresh.create()
+    assert fresh.schema() is Schema.OLDER, "what is there is left as it is"
+    done = fresh.prepare_to_write()
+    assert done is not None
+    assert (done.before, done.after, done.parts) == (NEWEST, AFTER, True), (
+        "this migration says nothing of older programs"
+    )
+    assert done.told("./here") == (
+        f"The registry in ./here was upgraded from schema {NEWEST} to {AFTER}, which programs of {NEWEST} can't use; "
+        f"its database of before is {done.copy}"
+    )
+    assert (fresh.prepare_to_write(), fresh.prepare()) == (None, None)
     with fresh.read() as session:
         assert revisions.find(session, Reference.parse("llama/support/french/legal")).parent_id is not None
         assert set(session.execute(text("SELECT colour FROM blobs")).scalars()) == {"red"}
     fresh.dispose()
     copies = list(tmp_path.glob(f"catalogue.sqlite.before-{AFTER}-from-{NEWEST}*"))
-    assert len(copies) == 1
+    assert copies == [done.copy]
+    assert stat.S_IMODE(copies[0].stat().st_mode) == 0o640
     with sqlite3.connect(copies[0]) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (NEWEST,)
         assert connection.execute("SELECT count(*) FROM revisions").fetchone() == (5,)
     connection.close()
     assert list(tmp_path.glob("*.partial")) == []
+
+
+@ON_SQLITE
+def test_where_no_copy_can_be_made_nothing_is_upgraded(
+    filled: Database, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.dispose()
+    with_next(monkeypatch, tmp_path / "versions")
+    before = (tmp_path / "catalogue.sqlite").read_bytes()
+    fresh = Database(url)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limit[1]))
+    try:
+        with pytest.raises(RegistryError) as caught:
+            fresh.prepare()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.code in {"disk_full", "unavailable"}
+    assert fresh.schema() is Schema.OLDER
+    fresh.dispose()
+    assert (tmp_path / "catalogue.sqlite").read_bytes() == before
+    assert list(tmp_path.glob("*before*")) == []
 
 
 @ON_SQLITE
@@ -171,10 +212,13 @@ def test_an_older_one_that_can_not_be_written(
     with_next(monkeypatch, tmp_path / "versions")
     monkeypatch.setattr("registry.catalogue.database.sqlite.is_frozen", lambda path: True)
     fresh = Database(url)
-    with pytest.raises(NotAllowedError) as caught, fresh.read():
+    with pytest.raises(UnavailableError, match="registry db upgrade") as caught, fresh.read():
         pass
+    assert caught.value.code == "schema_older"
+    with pytest.raises(NotAllowedError) as refused:
+        fresh.prepare()
     fresh.dispose()
-    assert caught.value.code == "read_only"
+    assert refused.value.code == "read_only"
 
 
 def test_the_folders_of_an_installed_package_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

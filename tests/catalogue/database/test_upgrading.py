@@ -12,12 +12,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from registry.catalogue.database import events, migrations
-from registry.catalogue.database.database import Database, Schema
+from registry.catalogue.database.database import Database, Schema, sqlite_url
 from registry.catalogue.store import blobs
 from registry.catalogue.tree import bases, revisions
 from registry.errors import RegistryError, UnavailableError
 from registry.reference import Reference
-from tests.catalogue.rows import ON_POSTGRESQL, TESTER, Writer, digest_of
+from tests.catalogue.database.test_processes import finish, start
+from tests.catalogue.rows import ON_POSTGRESQL, ON_SQLITE, TESTER, Writer, digest_of
 from tests.root import ROOT
 
 WHEN = "'2026-01-02 03:04:05.000000'"
@@ -76,6 +77,56 @@ def test_down_to_the_first_version_and_up_again(old: Database) -> None:
     old.prepare()
     with old.read() as session:
         assert len(blobs.rows(session, [digest_of("a"), digest_of("b")])) == 2
+
+
+@ON_SQLITE
+def test_reading_and_what_is_written_beside_it_upgrade_nothing(old: Database, tmp_path: Path) -> None:
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if not file.name.endswith(("-wal", "-shm"))}
+    for use in uses(old):
+        with pytest.raises(UnavailableError) as caught:
+            use()
+        assert caught.value.code == "schema_older"
+    assert old.version() == "0001"
+    old.dispose()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@ON_SQLITE
+def test_a_killed_upgrade_leaves_the_database_of_before_and_its_copy(
+    old: Database, empty_url: str, tmp_path: Path
+) -> None:
+    old.dispose()
+    (there,) = tmp_path.glob("*.sqlite")
+    killed = start(empty_url, "die_upgrading")
+    assert finish(killed) == ["reached"]
+    assert killed.returncode == -9
+    (copy,) = tmp_path.glob("*.before-*")
+    for file in (there, copy):
+        found = Database(sqlite_url(file))
+        assert (found.version(), found.schema()) == ("0001", Schema.OLDER)
+        with found.migrating() as connection:
+            assert connection.execute(text("SELECT count(*) FROM blobs")).scalar_one() == 2
+        found.dispose()
+    done = old.prepare()
+    assert done is not None
+    assert done.copy == copy
+    with old.read() as session:
+        assert len(blobs.rows(session, [digest_of("a"), digest_of("b")])) == 2
+
+
+@pytest.mark.slow
+def test_processes_that_upgrade_at_once(old: Database, empty_url: str, tmp_path: Path) -> None:
+    old.dispose()
+    workers = start(empty_url, "many", "4", "prepare")
+    assert finish(workers) == ["current"] * 4
+    assert workers.returncode == 0
+    assert old.version() == migrations.HISTORY[-1]
+    with old.read() as session:
+        assert len(blobs.rows(session, [digest_of("a"), digest_of("b")])) == 2
+    for copy in tmp_path.glob("*.before-*"):
+        kept = Database(sqlite_url(copy))
+        assert kept.version() == "0001", "a process that came second copies nothing"
+        kept.dispose()
 
 
 def test_every_migration_says_the_oldest_program_that_fits(database: Database) -> None:
