@@ -8,6 +8,7 @@ A path maps one to one to a Hub repo id: ``BASE/a/b/c`` is ``BASE/a.b.c`` and th
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +24,7 @@ MAX_TAG: Final = 64
 MAIN: Final = "main"
 """What the Hub views call the newest revision."""
 
+_NOT_OF_NAMES = re.compile(r"[^a-z0-9_]+")
 _BASE = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _ADAPTER = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
 _TAG = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
@@ -40,7 +42,10 @@ def _expected(name: str, grammar: re.Pattern[str], most: int, characters: str) -
     """The rule that a name breaks which ``grammar`` does not match, or which is longer than ``most``."""
     if len(name) <= most and grammar.fullmatch(name.lower()):
         return f"capital letters are not used, write {name.lower()!r}"
-    return f"at most {most} of a-z 0-9 {characters} are expected, beginning and ending with a letter or digit"
+    rule = f"at most {most} of a-z 0-9 {characters} are expected, beginning and ending with a letter or digit"
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    near = "-".join(word for word in _NOT_OF_NAMES.split(plain) if word)[:most].strip("-_.")
+    return f"{rule}, such as {near!r}" if near and grammar.fullmatch(near) and "--" not in near else rule
 
 
 def check_base_name(name: str) -> str:

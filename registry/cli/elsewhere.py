@@ -58,7 +58,7 @@ SPELLINGS: Final[dict[str, str]] = {"materialize": "materialise"}
 """Commands that are accepted by another spelling, too."""
 
 EXTRA: Final[dict[str, str]] = {
-    "registry fetch": "Give the folder to write to with -o DIR.",
+    "registry fetch": "One reference is fetched at a time; give the folder to write to with -o DIR.",
     "registry show": "Write a revision as one word: PATH@3 or PATH@tag.",
     "registry search": "Put several words to find in quotes.",
     "registry publish": "Give a message with -m TEXT, a tag with --tag TAG.",
@@ -66,6 +66,27 @@ EXTRA: Final[dict[str, str]] = {
     "registry retract": "Give the reason with --reason TEXT.",
 }
 """What a word too many may be, by command."""
+
+_GGUF: Final = (
+    "GGUF is not written: fetch it --as merged, or as the LoRA that it is, and convert it with llama.cpp's "
+    "convert_hf_to_gguf.py or convert_lora_to_gguf.py"
+)
+_DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
+
+VALUES: Final[dict[tuple[str, str], str]] = {
+    **{("--dtype", name): f"Write {short}" for name, short in _DTYPES.items()},
+    ("--as", "gguf"): _GGUF,
+    ("--as", "adapter"): "A composed adapter is 'lora', the files as they were published 'published'",
+    ("--as", "model"): "A merged model is 'merged'",
+    **dict.fromkeys((("--engine", "llama.cpp"), ("--engine", "ollama")), _GGUF),
+    ("--role", "owner"): "Who may do everything is an 'admin'",
+}
+"""What to write instead of a value, by option and value."""
+
+OPTIONS: Final[dict[tuple[str, str], str]] = {
+    ("registry card", "--set"): "--file FILE replaces the card, --edit opens it in an editor",
+}
+"""What to use instead of an option, by command and option."""
 
 
 class Group(TyperGroup):

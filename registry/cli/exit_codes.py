@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -12,7 +13,7 @@ from typing import Final
 
 import typer
 
-from registry.cli.elsewhere import EXTRA
+from registry.cli.elsewhere import EXTRA, OPTIONS, VALUES
 from registry.cli.render.screen import stderr
 from registry.cli.render.text import clean
 from registry.errors import (
@@ -52,6 +53,8 @@ PARSER_ERROR: Final = typer.BadParameter.__mro__[2]
 
 
 _EXTRA: Final = "Got unexpected extra argument"
+_VALUE: Final = re.compile(r"Invalid value for '(--[a-z-]+)'(?: / '[^']*')?: '([^']*)' is not one of")
+_OPTION: Final = re.compile(r"No such option: (--?[a-z-]+)")
 
 
 def exit_code(error: RegistryError) -> int:
@@ -111,6 +114,10 @@ def _from_parser(error: BaseException) -> str:
     command = getattr(context, "command_path", "registry")
     if message.startswith(_EXTRA) and command in EXTRA:
         message = f"{message}. {EXTRA[command]}"
+    if (value := _VALUE.match(message)) is not None and (value[1], value[2].lower()) in VALUES:
+        message = f"{message.rstrip('.')}. {VALUES[value[1], value[2].lower()]}."
+    if (option := _OPTION.match(message)) is not None and (command, option[1]) in OPTIONS:
+        message = f"There is no option {option[1]}: {OPTIONS[command, option[1]]}."
     end = "" if message.endswith((".", "?", ")")) else "."
     return f"{message}{end} See: {command} --help"
 

@@ -111,6 +111,8 @@ def read_document(file: Path) -> ImportDocument:
     """
     data = read_start(file, MAX_PLAN + 1)
     found = parse(data, what=f"The plan {file}", limit=MAX_PLAN, error=UsageError, code="usage")
+    if not isinstance(found, dict) or not {"registry", "entries"} <= found.keys():
+        raise UsageError(f"{file} is no plan: one that `registry import SOURCE --plan FILE` wrote is expected.")
     try:
         return ImportDocument.model_validate_json(json.dumps(found))
     except ValidationError as problem:

@@ -139,7 +139,9 @@ class Sorting:
         match = _SORT.fullmatch(text)
         if match is None:
             forms = "'max:acc', 'min:eval_loss' or 'min:stat:rank95'"
-            raise UsageError(f"Sort order {text!r} is malformed: {forms} is expected.")
+            named = ":" not in text and text not in {"max", "min"} and _SORT.fullmatch(f"max:{text}") is not None
+            meant = f"; max:{text} has the largest first" if named else ""
+            raise UsageError(f"Sort order {text!r} is malformed: {forms} is expected{meant}.")
         values = STATISTICS if match[2] else METRICS
         return cls(values, values.checked(match[3]), match[1] == "max")
 

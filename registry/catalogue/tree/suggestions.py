@@ -11,7 +11,8 @@ _LISTED = 8  # names; more would bury the sentence
 def did_you_mean(wanted: str, names: Collection[str]) -> str:
     """A clause that offers the names nearest to ``wanted``, to be put behind a sentence; empty when none is near."""
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    *others, last = near or [""]
+    return f" Did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if near else ""
 
 
 def offered(wanted: str, names: Collection[str], plural: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,6 +15,9 @@ from registry.cli.options import Json, Url
 from registry.cli.render.truncation import truncation_line
 from registry.cli.session import session
 from registry.errors import UsageError
+
+_COLON: Final = re.compile(r"(.+?)[:*]([0-9.]+)")
+_NUMBER: Final = re.compile(r"(-?[0-9]+(?:[.,][0-9]+)?)( ?%)?")
 
 
 def combine(
@@ -109,6 +113,8 @@ def parse_sources(words: Sequence[str]) -> tuple[list[tuple[str, float]], str]:
 
 def _source(text: str, count: int) -> tuple[str, float]:
     ref, equals, number = text.rpartition("=")
+    if not equals and (colon := _COLON.fullmatch(text)) is not None:
+        raise UsageError(f"{text!s} has no weight: it follows '=', as in {colon[1]}={colon[2]}.")
     if not equals:
         if count == 1:
             raise UsageError(f"{text!s} has no weight, and none is assumed: {text}=1 takes its delta as it is.")
@@ -121,5 +127,16 @@ def _source(text: str, count: int) -> tuple[str, float]:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise UsageError(f"The weight of {ref!s} is {number!s}: a finite number is expected, such as 0.5.")
+        meant = _as_number(number)
+        such = "such as 0.5" if meant is None else f"so write {ref}={meant}"
+        raise UsageError(f"The weight of {ref!s} is {number!s}: a finite number is expected, {such}.")
     return ref, weight
+
+
+def _as_number(text: str) -> str | None:
+    """What was meant by a number with a comma, or by percent."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    number = float(match[1].replace(",", "."))
+    return f"{number / 100 if match[2] else number:g}"

@@ -182,6 +182,8 @@ def publish(
     """
     if parent is not None and receipt is not None:
         raise UsageError("--parent and --receipt both name the parent; give one of them.")
+    if parent is not None and find_parent:
+        raise UsageError("--parent names the parent, and --find-parent searches for it; give one of them.")
     metrics, annotations = parse_metrics(metric), parse_annotations(annotation)
     given = {
         "--receipt": receipt, "--skip-parent-check": skip_parent_check,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import ssl
 from typing import Final
 
@@ -39,6 +40,15 @@ _SENTENCES: Final[dict[type[httpx.HTTPError], str]] = {
     httpx.TransportError: "The connection to {url} was lost: {why}; try again.",
 }
 """Messages for a missing response; the first match counts."""
+
+_NUMBERED: Final = re.compile(r"^\[Errno -?\d+\] ")
+_IN_WORDS: Final[dict[str, str]] = {
+    "Connection refused": "nothing answers at that port",
+    "Name or service not known": "there is no host of that name",
+    "Temporary failure in name resolution": "there is no host of that name, or no network",
+    "No route to host": "there is no way to that host",
+}
+"""The system's words, and those that say what is the matter."""
 
 
 def error_of(problem: Problem) -> RegistryError:
@@ -155,7 +165,8 @@ def is_permanent(problem: httpx.HTTPError) -> bool:
 
 
 def _words(problem: BaseException) -> str:
-    return str(problem).strip().rstrip(".") or type(problem).__name__
+    said = _NUMBERED.sub("", str(problem).strip()).rstrip(".") or type(problem).__name__
+    return _IN_WORDS.get(said, said)
 
 
 def _cause(problem: BaseException, kind: type[BaseException]) -> BaseException | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from os import PathLike, fspath
+from pathlib import Path
 
 from registry.bars.shown import shown
-from registry.errors import UsageError
+from registry.errors import NotFoundError, UsageError
 from registry.operations import table
 from registry.operations.arguments import asked
 from registry.operations.exports import Export
@@ -63,6 +64,7 @@ class Exporting(TableCalls):
             RetractedError: it, or one that it was trained on, was retracted.
             ConflictError: ``folder_taken`` or ``repo_taken``: the target holds something else. ``names_inside``: a
                 file that would go out holds a path.
+            NotFoundError: the folder that ``target`` would lie in is not there.
             UsageError: ``target`` or ``base_model`` is no name of a repository, or ``public`` is about a folder.
             NotAllowedError, UnavailableError: the Hub refuses, or can't be reached.
 
@@ -73,10 +75,17 @@ class Exporting(TableCalls):
             >>> team.publish("./for-the-hub", "llama/french").revision.parent_known_by
             'receipt'
         """
+        from registry.folders.hub.repository import as_repository
+
         place = fspath(target)
         if not place or "://" in place:
             raise UsageError(
                 f"{place!r} is no target: a folder, or hf:ORG/REPO for a repository of a Hub, is expected."
+            )
+        if (repository := as_repository(place)) is not None and not Path(place).parent.exists():
+            raise NotFoundError(
+                f"There is no folder {str(Path(place).parent)!r} to write {place!r} into. To a Hub: {repository}",
+                code="missing_file",
             )
         if public and not place.startswith(_HUB):
             raise UsageError(f"--public is about repositories of a Hub, and {place} is a folder: leave it out.")

@@ -237,7 +237,7 @@ def holds_adapter(folder: Path) -> bool:
     if folder.is_file():
         raise NotFoundError(f"{folder} is a file, and a folder is expected: give {folder.parent}, which it is in.")
     if not folder.is_dir():
-        raise NotFoundError(f"There is no folder {folder}.")
+        raise NotFoundError(f"There is no folder {folder}. What is in the registry is shown by `registry show`.")
     weights = {file.name for file in folder.glob("*.safetensors")}
     return ADAPTER_WEIGHTS in weights and (folder / ADAPTER_CONFIG).is_file() and weights == {ADAPTER_WEIGHTS}
 

@@ -98,7 +98,9 @@ def _to_rebase(deployment: Deployment, request: RebaseRequest) -> _Old:
         raise UsageError(f"{path.reference} is on the base model {base.name} itself, which has no other revisions.")
     if onto.path != above:
         raise ConflictError(
-            f"--onto {request.onto} is not a revision of {above}, the parent given by the path.", code="parent_mismatch"
+            f"--onto {request.onto} is not a revision of {above}, the parent given by the path: give one, such as "
+            f"--onto {above}@3; what a revision was trained on can't be replaced by another adapter.",
+            code="parent_mismatch",
         )
     return _Old(path, summary)
 

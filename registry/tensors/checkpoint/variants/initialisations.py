@@ -18,13 +18,13 @@ ADDITIVE: Final = ("gaussian", "orthogonal", "eva", "mica")
 CONVERTED_BY_PEFT: Final = ("pissa", "olora", "corda", "lora_ga")
 
 CONVERT: Final = (
-    "so W + BA is wrong on the original base. Set init_lora_weights to true in the adapter before training and save it "
-    "to a folder INIT, set it back, train, and save with "
-    "save_pretrained(..., path_initial_model_for_weight_conversion=INIT): that is a plain LoRA."
+    "Set init_lora_weights to true in the adapter before training and save it to a folder INIT, set it back, train, "
+    "and save with save_pretrained(..., path_initial_model_for_weight_conversion=INIT): that is a plain LoRA."
 )
 AFTER: Final = (
-    " After training it can be saved so still: make INIT anew from the same base and configuration, and load the "
-    "adapter with PeftModel.from_pretrained."
+    "It can be saved as a plain LoRA still: make a new adapter from the same base and configuration, set "
+    "init_lora_weights to true in it and save it to a folder INIT, load yours with PeftModel.from_pretrained, and save "
+    "it with save_pretrained(..., path_initial_model_for_weight_conversion=INIT)."
 )
 OWN_BASE: Final = (
     "merge it with merge_and_unload(), save the model, and add that as a base model; or train a plain LoRA."
@@ -41,10 +41,11 @@ def initialisation(field: str, value: Any) -> bool | str:
     if name in ADDITIVE:
         return name
     if name in CONVERTED_BY_PEFT or name.startswith("pissa"):
-        after = AFTER if name == "pissa" else ""  # the others draw numbers or look at data
-        raise fault(
-            field, value, f"this initialisation changes the base weights, {CONVERT}{after}", "base_shifting_init"
-        )
+        remedy = (
+            AFTER if name == "pissa" else CONVERT
+        )  # the others draw numbers or look at data: INIT can't be made anew
+        why = "this initialisation changes the base weights, so W + BA is wrong on the original base."
+        raise fault(field, value, f"{why} {remedy}", "base_shifting_init")
     if name == "loftq":
         raise fault(
             field,

@@ -7,7 +7,7 @@ from typing import Any, Final
 from registry.tensors.checkpoint.field_rules import fault
 from registry.tensors.checkpoint.variants.variant import Variant
 
-_DENSE: Final = "merge it with merge_and_unload(), save the model, and add that as a base model."
+_DENSE: Final = "merge it with merge_and_unload(), save the model, and publish that with --full."
 _ROUTED: Final = "what it does depends on the input, so it has no weight equivalent."
 _PROMPT: Final = "it changes the input and no weights, so there is nothing to compose or to merge."
 _CONVERTED: Final = (
